@@ -1,0 +1,109 @@
+"""Checks a task's arguments against its function's signature and type hints."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
+from enum import Enum
+from functools import cached_property
+from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints, is_typeddict
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from cloudq.errors import DecodeError, InvalidArguments
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class Arguments:
+    """The parameters of one function, and its return type, as rules for values.
+
+    Every call must fit the signature. Parameters whose hints carry pydantic models, dataclasses,
+    typed dicts, enums or annotations are validated by pydantic; with `everything`, all are.
+    """
+
+    def __init__(
+        self, name: str, function: Callable[..., object], *, bound: bool, everything: bool
+    ) -> None:
+        self._name = name
+        self._function = function
+        self._everything = everything
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())[1 if bound else 0 :]
+        self._signature = signature.replace(parameters=parameters)
+        plain = [p for p in parameters if p.kind in _POSITIONAL]
+        self._most = len(plain) if len(plain) == len(parameters) else -1
+        self._least = sum(p.default is p.empty for p in plain)
+
+    def check(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """The arguments, validated. Raises `InvalidArguments`, saying which one and why."""
+        if kwargs or not self._least <= len(args) <= self._most:
+            self._fit(args, kwargs)
+        if not self._adapters:
+            return args, kwargs
+        bound = self._signature.bind(*args, **kwargs)
+        for name, adapter in self._adapters.items():
+            if name in bound.arguments:
+                bound.arguments[name] = self._validated(name, adapter, bound.arguments[name])
+        return bound.args, bound.kwargs
+
+    def restore(self, value: Any) -> Any:
+        """A result in the type that the function returns, where its hint carries a model."""
+        if self._returned is None:
+            return value
+        try:
+            return self._returned.validate_python(value)
+        except ValidationError as error:
+            raise DecodeError(
+                f"the result of {self._name} does not fit its type: {error}"
+            ) from error
+
+    def _fit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidArguments(f"{self._name}{self._signature}: {error}") from error
+
+    def _validated(self, name: str, adapter: TypeAdapter[Any], value: Any) -> Any:
+        try:
+            return adapter.validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join([name, *map(str, first["loc"])])
+            raise InvalidArguments(f"{self._name}: {place}: {first['msg']}") from error
+
+    # Hints are read at the first call, when the names they mention are all defined.
+    @cached_property
+    def _hints(self) -> Mapping[str, Any]:
+        try:
+            return get_type_hints(self._function, include_extras=True)
+        except NameError:  # names imported for type checkers only
+            return {}
+
+    @cached_property
+    def _adapters(self) -> Mapping[str, TypeAdapter[Any]]:
+        return {
+            name: TypeAdapter(self._hints[name])
+            for name, parameter in self._signature.parameters.items()
+            if name in self._hints
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            and (self._everything or carries_model(self._hints[name]))
+        }
+
+    @cached_property
+    def _returned(self) -> TypeAdapter[Any] | None:
+        hint = self._hints.get("return")
+        return TypeAdapter(hint) if hint is not None and carries_model(hint) else None
+
+
+def carries_model(hint: object) -> bool:
+    """Whether a type hint has a pydantic model or something like it anywhere in it."""
+    if isinstance(hint, type) and not get_args(hint):
+        kind = cast("type[object]", hint)
+        return issubclass(kind, BaseModel | Enum) or is_dataclass(kind) or is_typeddict(kind)
+    if get_origin(hint) is Annotated:
+        return True
+    return any(carries_model(part) for part in get_args(hint))

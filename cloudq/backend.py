@@ -1,0 +1,180 @@
+"""The portable backend over a driver: records, claims, waiting, and errors that say what to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+
+from cloudq.driver import (
+    BackendDriver,
+    Change,
+    Check,
+    Code,
+    ConditionFailed,
+    Failure,
+    Item,
+    Key,
+    Op,
+    Page,
+    Watch,
+    Watcher,
+)
+from cloudq.errors import BackendError, CloudQError
+from cloudq.record import TERMINAL, Record, from_item, key, to_fields, to_item
+
+_ADVICE = {
+    Code.NOT_FOUND: "there is no such table: make it (cloudq queues create --backend), "
+    "or check the name, the region and the account",
+    Code.DENIED: "the credentials in use may not do this: ask for the permission named below",
+    Code.CREDENTIALS: "no usable credentials: set them up for this service, then try again",
+    Code.THROTTLED: "the service asks to slow down: try again later",
+    Code.UNREACHABLE: "no answer: check the URL, the region and the network",
+    Code.INVALID: "the service calls the request invalid",
+}
+
+# The first and the longest pause between two looks at a store that cannot wake its readers.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+
+
+class Backend:
+    """Keeps what tasks leave behind, in one table. Safe to use from many threads.
+
+    Every method raises `BackendError` when the store refuses or cannot be reached.
+    """
+
+    def __init__(self, driver: BackendDriver, *, url: str, expires: float = 86_400.0) -> None:
+        self.driver = driver
+        self.url = url
+        self.expires = expires
+
+    # ---- records
+
+    def records(self, ids: Sequence[str], *, consistent: bool = True) -> dict[str, Record]:
+        """The records there are of these tasks, read in batches."""
+        found = self.get([key(task_id) for task_id in ids], consistent=consistent)
+        return {
+            item_key.partition.removeprefix("task#"): from_item(item)
+            for item_key, item in found.items()
+        }
+
+    def record(self, task_id: str) -> Record | None:
+        return self.records([task_id]).get(task_id)
+
+    def store(self, records: Sequence[Record]) -> dict[str, Failure]:
+        """Write records whole, in batches, over whatever was there; the refused ones by task id.
+
+        For deliveries whose lease is known to hold: nobody else can be writing.
+        """
+        expires = time.time() + self.expires
+        items = [to_item(record, expires) for record in records]
+        return {records[i].id: failure for i, failure in self.put(items).items()}
+
+    def advance(self, record: Record) -> Record | None:
+        """Write a record unless a later delivery or a terminal state is there already.
+
+        Returns None when it was written, else the record that stands in the way.
+        """
+        change = Change(
+            set=to_fields(record),
+            expires=time.time() + self.expires,
+            when=(
+                Check(field="fence", op=Op.LE, value=record.fence, or_absent=True),
+                *(Check(field="state", op=Op.NE, value=str(state)) for state in sorted(TERMINAL)),
+            ),
+        )
+        try:
+            self.update(key(record.id), change)
+        except ConditionFailed as error:
+            return from_item(error.current) if error.current else None
+        return None
+
+    def revoke(self, task_id: str) -> bool:
+        """Mark a task so that no worker starts it; False when it has ended already."""
+        change = Change(
+            set={"revoked": True},
+            expires=time.time() + self.expires,
+            when=tuple(
+                Check(field="state", op=Op.NE, value=str(state)) for state in sorted(TERMINAL)
+            ),
+        )
+        try:
+            self.update(key(task_id), change)
+        except ConditionFailed:
+            return False
+        return True
+
+    # ---- items
+
+    def get(self, keys: Sequence[Key], *, consistent: bool = True) -> Mapping[Key, Item]:
+        found: dict[Key, Item] = {}
+        for start in range(0, len(keys), self.driver.limits.get):
+            with self._wrapped("read", keys[0].partition):
+                batch = keys[start : start + self.driver.limits.get]
+                found.update(self.driver.get(batch, consistent=consistent))
+        return found
+
+    def put(self, items: Sequence[Item]) -> dict[int, Failure]:
+        failed: dict[int, Failure] = {}
+        for start in range(0, len(items), self.driver.limits.put):
+            with self._wrapped("write", items[0].key.partition):
+                failures = self.driver.put(items[start : start + self.driver.limits.put])
+            failed |= {start + failure.index: failure for failure in failures}
+        return failed
+
+    def update(self, key: Key, change: Change) -> Item:
+        """Change one item atomically. Raises `cloudq.driver.ConditionFailed` as well."""
+        with self._wrapped("write", key.partition):
+            return self.driver.update(key, change)
+
+    def query(self, partition: str, *, after: str | None = None, limit: int = 100) -> Page:
+        with self._wrapped("read", partition):
+            return self.driver.query(partition, after=after, limit=limit)
+
+    def delete(self, keys: Sequence[Key]) -> None:
+        for start in range(0, len(keys), self.driver.limits.put):
+            with self._wrapped("delete", keys[0].partition):
+                failures = self.driver.delete(keys[start : start + self.driver.limits.put])
+            if failures:
+                first = failures[0]
+                raise BackendError(f"{len(failures)} items: {first.reason}", code=first.code)
+
+    # ---- waiting
+
+    def watch(self) -> Watcher:
+        """An ear on the store: its own where it has one, else a clock that ticks ever slower."""
+        if isinstance(self.driver, Watch):
+            return self.driver.watch()
+        return _Clock()
+
+    def close(self) -> None:
+        self.driver.close()
+
+    @contextmanager
+    def _wrapped(self, verb: str, name: str) -> Generator[None]:
+        try:
+            yield
+        except (CloudQError, ConditionFailed):
+            raise
+        except Exception as error:
+            code = self.driver.error_code(error)
+            advice = _ADVICE.get(code, "")
+            raise BackendError(
+                f"cannot {verb} {name!r} in {self.url}: {advice}{' - ' if advice else ''}{error}",
+                code=code,
+            ) from error
+
+
+class _Clock:
+    """Waits a little longer each time, for stores that must be asked."""
+
+    def __init__(self) -> None:
+        self._pause = _FIRST_PAUSE
+
+    def wait(self, timeout: float) -> bool:
+        time.sleep(max(0.0, min(self._pause, timeout)))
+        self._pause = min(self._pause * 1.5, _LONGEST_PAUSE)
+        return True
+
+    def close(self) -> None:
+        """Nothing is held."""

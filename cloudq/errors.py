@@ -1,0 +1,147 @@
+"""Every exception of cloudq: one root, one class for each reaction a caller can have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class CloudQError(Exception):
+    """The root of every error that cloudq raises on purpose."""
+
+
+class ConfigurationError(CloudQError):
+    """A URL, a setting or a task's options cannot be; the message says what to do."""
+
+
+class UnknownTask(CloudQError):
+    """No task of that name is registered in this app."""
+
+
+class InvalidArguments(CloudQError, TypeError):
+    """The arguments do not fit the task's signature or its type hints; nothing was sent."""
+
+
+class EncodeError(CloudQError):
+    """A value cannot be written to the wire; nothing was sent."""
+
+
+class MessageTooLarge(EncodeError):
+    """The encoded message is over the broker's limit; nothing was sent."""
+
+
+class DecodeError(CloudQError):
+    """A body is not a message this release can read."""
+
+
+class ServiceError(CloudQError):
+    """A broker or a backend refused or failed; `code` says how (see `cloudq.driver.Code`)."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class BrokerError(ServiceError):
+    """The broker refused or failed."""
+
+
+class BackendError(ServiceError):
+    """The result backend refused or failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """One message of a publish that the broker did not take: its place in the call, and why."""
+
+    index: int
+    id: str
+    code: str
+    reason: str
+
+
+class PublishError(BrokerError):
+    """Some messages of one publish were not taken; `rejected` names them, all others are sent."""
+
+    def __init__(self, message: str, *, code: str, rejected: Sequence[Rejected]) -> None:
+        super().__init__(message, code=code)
+        self.rejected = tuple(rejected)
+
+
+class ResultTimeout(CloudQError, TimeoutError):
+    """`AsyncResult.get` waited for `timeout` seconds and the task had not finished."""
+
+
+class TaskFailure(CloudQError):
+    """A task failed elsewhere and its exception's class is not known here.
+
+    `type` is the qualified name of the original class and `traceback` its text.
+    """
+
+    def __init__(self, message: str, *, type: str = "", traceback: str = "") -> None:
+        super().__init__(message)
+        self.type = type
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{self.type}: {text}" if self.type else text
+
+
+class TaskRevoked(CloudQError):
+    """The task was revoked or had expired, so it was not run."""
+
+
+class WorkerLost(CloudQError):
+    """The process that ran the task died, as many times as the app allows."""
+
+
+class SoftTimeLimitExceeded(CloudQError):
+    """Raised inside a task when its soft time limit has passed, so that it can clean up."""
+
+    def __init__(self, message: str = "the task ran past its soft time limit") -> None:
+        super().__init__(message)
+
+
+class TimeLimitExceeded(CloudQError):
+    """The task ran past its hard time limit and was stopped."""
+
+    def __init__(self, message: str = "the task ran past its hard time limit") -> None:
+        super().__init__(message)
+
+
+class MaxRetriesExceeded(CloudQError):
+    """`self.retry()` was called without an exception when no retries were left."""
+
+
+class Retry(CloudQError):
+    """Raised by a task (through `self.retry`) to be run again later.
+
+    `countdown` is the delay in seconds, None for the task's own back-off.
+    """
+
+    def __init__(
+        self,
+        message: str = "retry",
+        *,
+        countdown: float | None = None,
+        cause: BaseException | None = None,
+        max_retries: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.countdown = countdown
+        self.cause = cause
+        self.max_retries = max_retries
+
+
+class Ignore(CloudQError):
+    """Raised by a task to end without recording a result; the message is acked."""
+
+
+class Reject(CloudQError):
+    """Raised by a task to dead-letter its message, or with `requeue` to put it back."""
+
+    def __init__(self, reason: str = "rejected by the task", *, requeue: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.requeue = requeue

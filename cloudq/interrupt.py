@@ -1,0 +1,128 @@
+"""Raises an exception inside a running task when its time is up: in its thread or its coroutine."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+_set_async_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+
+class Alarm:
+    """One appointed interruption. `cancel` is final: after it nothing is raised any more."""
+
+    def __init__(self, interrupt: Callable[[], None], undo: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._interrupt = interrupt
+        self._undo = undo
+        self._over = False
+        self._rung = False
+
+    def ring(self) -> None:
+        with self._lock:
+            if not self._over:
+                self._rung = True
+                self._interrupt()
+
+    def cancel(self) -> None:
+        """Call with the interruption expected at any instruction until this returns."""
+        with self._lock:
+            self._over = True
+            if self._rung:
+                self._undo()
+
+
+class Alarms:
+    """A thread that rings alarms on time; it exists only once an alarm was set."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._due: list[tuple[float, int, Alarm]] = []
+        self._numbers = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    def set(self, after: float, alarm: Alarm) -> None:
+        with self._changed:
+            heapq.heappush(self._due, (time.monotonic() + after, next(self._numbers), alarm))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._due or self._due[0][0] > time.monotonic():
+                    self._changed.wait(self._due[0][0] - time.monotonic() if self._due else None)
+                alarm = heapq.heappop(self._due)[2]
+            alarm.ring()
+
+
+def thread_alarm(error: type[BaseException]) -> Alarm:
+    """An alarm that raises `error` in the calling thread, between two of its bytecodes.
+
+    Code that stays in C is interrupted when it comes back.
+    """
+    thread = ctypes.c_ulong(threading.get_ident())
+
+    def interrupt() -> None:
+        _set_async_exception(thread, ctypes.py_object(error))
+
+    def undo() -> None:
+        _set_async_exception(thread, None)
+
+    return Alarm(interrupt, undo)
+
+
+class Interruptible:
+    """Awaits a coroutine, and can throw an exception into it where it waits."""
+
+    def __init__(self, awaitable: Awaitable[Any], error: type[BaseException]) -> None:
+        self._awaitable = awaitable
+        self._error = error
+        self._asked = False
+        self._task: asyncio.Task[Any] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def alarm(self) -> Alarm:
+        def interrupt() -> None:
+            self._loop.call_soon_threadsafe(self._ask)
+
+        return Alarm(interrupt, lambda: None)
+
+    def _ask(self) -> None:
+        if self._task is not None and not self._task.done():
+            self._asked = True
+            self._task.cancel()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        self._task = asyncio.current_task()
+        inner: Generator[Any, Any, Any] = self._awaitable.__await__()
+        thrown: BaseException | None = None
+        answer: Any = None
+        while True:
+            try:
+                waiting_for = inner.send(answer) if thrown is None else inner.throw(thrown)
+            except StopIteration as end:
+                return end.value
+            thrown = answer = None
+            try:
+                answer = yield waiting_for
+            except asyncio.CancelledError as cancelled:
+                thrown = self._translated(cancelled)
+            except BaseException as error:
+                thrown = error
+
+    def _translated(self, cancelled: asyncio.CancelledError) -> BaseException:
+        """Our error where it was we who cancelled the task, else the cancellation."""
+        if not self._asked or self._task is None:
+            return cancelled
+        self._asked = False
+        self._task.uncancel()
+        return self._error()

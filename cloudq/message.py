@@ -1,0 +1,41 @@
+"""The task message: the only thing that crosses the wire, in format version 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+VERSION = 1
+
+
+class TaskMessage(BaseModel):
+    """One call of one task, as it travels. Times are epoch seconds.
+
+    `args` and `kwargs` hold wire values (see `cloudq.codec.to_wire`). A key that has its default
+    is not sent. Keys that this release does not know are passed over, so that a newer release of
+    the same version can add some.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    v: int = VERSION
+    id: str = Field(min_length=1, max_length=255, description="the task id, unique to the call")
+    task: str = Field(min_length=1, max_length=255, description="the task's registered name")
+    args: list[Any] = Field(default=[], description="positional arguments")
+    kwargs: dict[str, Any] = Field(default={}, description="keyword arguments")
+    queue: str = Field(default="", description="where it was sent; retries go there too")
+    sent_at: float = Field(default=0.0, description="when it was first published")
+    not_before: float | None = Field(default=None, description="do not run earlier")
+    expires: float | None = Field(default=None, description="do not run later")
+    retries: int = Field(default=0, ge=0, description="how often it was retried")
+    root: str | None = Field(default=None, description="first task of the workflow; absent: itself")
+    parent: str | None = Field(default=None, description="the task that sent this one")
+    group: str | None = Field(default=None, description="the group this is a member of")
+    headers: dict[str, str] = Field(default={}, description="travels along; traceparent lives here")
+    time_limit: float | None = Field(default=None, gt=0, description="hard limit in seconds")
+    soft_time_limit: float | None = Field(default=None, gt=0, description="soft limit in seconds")
+    ignore_result: bool | None = Field(default=None, description="absent: as the task says")
+    group_key: str | None = Field(default=None, description="ordering key on ordered queues")
+    dedup_key: str | None = Field(default=None, description="keeps a second message out")
+    idempotency_key: str | None = Field(default=None, description="runs once among its equals")

@@ -1,0 +1,92 @@
+"""The stored record of a task: its states, and how it lies in an `Item`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+from cloudq.driver import Item, Key, Value
+
+
+class State(StrEnum):
+    """Where a task is. Celery's names. PENDING also means: never heard of it."""
+
+    PENDING = "PENDING"
+    STARTED = "STARTED"
+    RETRY = "RETRY"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    REVOKED = "REVOKED"
+    REJECTED = "REJECTED"
+
+
+TERMINAL = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED, State.REJECTED})
+
+# A retried task is a new message whose attempts start at 1 again, so retries weigh more.
+_RETRY_WEIGHT = 1 << 20
+
+
+def fence(retries: int, attempts: int) -> int:
+    """The fencing token of one delivery: a later delivery of the same task has a larger one."""
+    return retries * _RETRY_WEIGHT + min(attempts, _RETRY_WEIGHT - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What the backend knows of a task. Times are epoch seconds; `value` and `meta` JSON text.
+
+    `error_type` is the qualified name of the exception's class, `error_args` its arguments as
+    JSON text where they can be written so. `fence` is the token of the delivery that wrote it.
+    """
+
+    id: str
+    state: State
+    task: str = ""
+    value: str | None = None
+    error_type: str | None = None
+    error: str | None = None
+    error_args: str | None = None
+    traceback: str | None = None
+    meta: str | None = None
+    retries: int = 0
+    fence: int = 0
+    queue: str | None = None
+    worker: str | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    revoked: bool = False
+
+    @property
+    def terminal(self) -> bool:
+        return self.state in TERMINAL
+
+
+_FIELDS = tuple((field.name, field.default) for field in fields(Record) if field.name != "id")
+
+
+def key(task_id: str) -> Key:
+    """Where the record of a task lies."""
+    return Key(f"task#{task_id}")
+
+
+def to_fields(record: Record) -> dict[str, Value]:
+    """A record's fields as stored: those that have their default are left out."""
+    values = ((name, getattr(record, name), default) for name, default in _FIELDS)
+    return {name: value for name, value, default in values if value != default}
+
+
+def to_item(record: Record, expires: float | None) -> Item:
+    return Item(key=key(record.id), fields=to_fields(record), expires=expires)
+
+
+_NAMES = frozenset(name for name, _ in _FIELDS)
+
+
+def from_item(item: Item) -> Record:
+    """The record in an item. Fields of newer releases are passed over."""
+    stored: Mapping[str, Any] = item.fields
+    values = {name: value for name, value in stored.items() if name in _NAMES}
+    values["state"] = State(values.get("state", State.PENDING))
+    return Record(id=item.key.partition.removeprefix("task#"), **values)

@@ -1,0 +1,252 @@
+"""What a caller holds of a task: its state, its value when it comes, its failure when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar, cast
+
+from cloudq.backend import Backend
+from cloudq.codec import load_value
+from cloudq.errors import (
+    ConfigurationError,
+    ResultTimeout,
+    TaskFailure,
+    TaskRevoked,
+)
+from cloudq.record import TERMINAL, Record, State, key
+
+R = TypeVar("R")
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+class AsyncResult(Generic[R]):
+    """A handle on one call of a task, by its id.
+
+    Cheap: it holds no connection and asks the backend only when asked. `await result` gives the
+    value in asyncio code.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        backend: Backend | None,
+        *,
+        restore: Callable[[Any], R] = _as_is,
+        task: str = "",
+    ) -> None:
+        self.id = id
+        self.task = task
+        self._backend = backend
+        self._restore = restore
+        self.final: Record | None = None
+
+    def __repr__(self) -> str:
+        return f"<AsyncResult {self.id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AsyncResult) and cast("AsyncResult[Any]", other).id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float | None = None,
+    ) -> R:
+        """Wait for the task and return its value.
+
+        Raises what the task raised (its own class where that is known here, else `TaskFailure`),
+        `TaskRevoked`, or `ResultTimeout` after `timeout` seconds; with `propagate=False` the
+        exception is returned instead. `interval` is the longest pause between two looks, for
+        stores that cannot wake their readers.
+        """
+        record = wait_for([self], timeout=timeout, interval=interval)[0]
+        if record.state == State.SUCCESS:
+            return self._restore(load_value(record.value) if record.value else None)
+        error = failure(record)
+        if propagate:
+            raise error
+        return cast("R", error)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return asyncio.to_thread(self.get).__await__()
+
+    @property
+    def record(self) -> Record:
+        """Everything the backend knows of the task; asked anew until the task has ended."""
+        if self.final is not None:
+            return self.final
+        return self.keep(self.backend.record(self.id))
+
+    def keep(self, record: Record | None) -> Record:
+        """Remember a terminal record, which never changes; an absent one is PENDING."""
+        found = record or Record(id=self.id, state=State.PENDING)
+        if found.terminal:
+            self.final = found
+        return found
+
+    @property
+    def backend(self) -> Backend:
+        if self._backend is None:
+            raise ConfigurationError(
+                "this app has no result backend: set CloudQ(backend=...) or CLOUDQ_BACKEND, "
+                "for example dynamodb://cloudq"
+            )
+        return self._backend
+
+    @property
+    def state(self) -> State:
+        return self.record.state
+
+    status = state
+
+    @property
+    def result(self) -> R | BaseException | None:
+        """The value, or the exception, or None while there is neither."""
+        return self.get(propagate=False) if self.ready() else None
+
+    @property
+    def traceback(self) -> str | None:
+        return self.record.traceback
+
+    @property
+    def retries(self) -> int:
+        return self.record.retries
+
+    @property
+    def info(self) -> Any:
+        """The value or exception of an ended task, else the metadata of its state."""
+        record = self.record
+        if record.terminal:
+            return self.result
+        return load_value(record.meta) if record.meta else None
+
+    @property
+    def date_done(self) -> datetime | None:
+        finished = self.record.finished_at
+        return datetime.fromtimestamp(finished, UTC) if finished else None
+
+    def ready(self) -> bool:
+        return self.record.state in TERMINAL
+
+    def successful(self) -> bool:
+        return self.record.state == State.SUCCESS
+
+    def failed(self) -> bool:
+        return self.record.state == State.FAILURE
+
+    def revoke(self) -> bool:
+        """Keep the task from being started; False when it has ended already.
+
+        A task that is running goes on.
+        """
+        return self.backend.revoke(self.id)
+
+    def forget(self) -> None:
+        """Delete the record."""
+        self.backend.delete([key(self.id)])
+        self.final = None
+
+
+class EagerResult(AsyncResult[R]):
+    """The result of a task that was run at the call; it never asks a backend."""
+
+    def __init__(
+        self,
+        record: Record,
+        *,
+        restore: Callable[[Any], R] = _as_is,
+        error: BaseException | None = None,
+    ) -> None:
+        super().__init__(record.id, None, restore=restore, task=record.task)
+        self.final = record
+        self._error = error
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float | None = None,
+    ) -> R:
+        if self._error is None:
+            return super().get(timeout, propagate, interval)
+        if propagate:
+            raise self._error
+        return cast("R", self._error)
+
+
+def wait_for(
+    results: Sequence[AsyncResult[Any]],
+    *,
+    timeout: float | None = None,
+    interval: float | None = None,
+) -> list[Record]:
+    """Wait until all have ended; their records in the same order. Raises `ResultTimeout`.
+
+    Any number of results costs one batched read a look, and where the store wakes its readers
+    a look is taken only when something was written.
+    """
+    ended = {result.id: result.final for result in results if result.final is not None}
+    waiting = [result for result in results if result.id not in ended]
+    if not waiting:
+        return [ended[result.id] for result in results]
+    backend = waiting[0].backend
+    deadline = None if timeout is None else time.monotonic() + timeout
+    watcher = backend.watch()
+    try:
+        while True:
+            records = backend.records([result.id for result in waiting])
+            for result in waiting:
+                record = result.keep(records.get(result.id))
+                if record.terminal:
+                    ended[result.id] = record
+            waiting = [result for result in waiting if result.id not in ended]
+            if not waiting:
+                return [ended[result.id] for result in results]
+            left = 3600.0 if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise ResultTimeout(
+                    f"{len(waiting)} of {len(results)} tasks had not ended after {timeout:g} s, "
+                    f"the first of them {waiting[0].id}: is a worker running on their queue?"
+                )
+            watcher.wait(min(left, interval or left))
+    finally:
+        watcher.close()
+
+
+def failure(record: Record) -> BaseException:
+    """The exception of a record that did not end well, in its own class where that is known.
+
+    Only builtins and modules that are imported already are looked at: a stored name must not be
+    able to import code.
+    """
+    if record.state in (State.REVOKED, State.REJECTED):
+        return TaskRevoked(record.error or f"task {record.id} was {record.state.lower()}")
+    name = record.error_type or ""
+    module, _, attribute = name.rpartition(".")
+    owner = sys.modules.get(module) if module else builtins
+    kind = getattr(owner, attribute, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            args = load_value(record.error_args) if record.error_args else [record.error]
+            error = kind(*args)
+        except Exception:  # a constructor of the user's own, with a signature of its own
+            return _foreign(record, name)
+        if record.traceback:
+            error.add_note(f"raised in the worker:\n{record.traceback}")
+        return error
+    return _foreign(record, name)
+
+
+def _foreign(record: Record, name: str) -> TaskFailure:
+    return TaskFailure(record.error or "", type=name, traceback=record.traceback or "")

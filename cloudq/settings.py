@@ -1,0 +1,135 @@
+"""Settings of an app: from the constructor, a config object, the environment, or a TOML file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from cloudq.errors import ConfigurationError
+
+# Celery's names for what has a shorter one here.
+_CELERY_NAMES = {
+    "broker_url": "broker",
+    "result_backend": "backend",
+    "task_default_retry_delay": "default_retry_delay",
+    "worker_concurrency": "worker_processes",
+}
+
+
+class Settings(BaseSettings):
+    """Every setting, its default and its meaning. Times are in seconds.
+
+    The first source that has a setting wins: the constructor of `CloudQ`, `config_from_object`,
+    the environment (`CLOUDQ_BROKER`), the file named by `CLOUDQ_CONFIG` (or `cloudq.toml`), the
+    default. Celery's lower-case names are understood where the setting exists there too.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="CLOUDQ_", extra="forbid", validate_assignment=True
+    )
+
+    broker: str = Field(default="sqlite:///cloudq.db", description="URL of the broker")
+    backend: str | None = Field(
+        default=None,
+        description='URL of the result store; "none" for none; left out: the broker, if embedded',
+    )
+    include: list[str] = Field(default=[], description="modules that define tasks")
+    task_default_queue: str = Field(default="default", min_length=1)
+    task_always_eager: bool = Field(default=False, description="run tasks at the call, no broker")
+    task_eager_propagates: bool = Field(default=False, description="eager tasks raise at the call")
+    task_ignore_result: bool = False
+    task_track_started: bool = Field(default=False, description="record STARTED and RETRY too")
+    task_time_limit: float | None = Field(default=None, gt=0)
+    task_soft_time_limit: float | None = Field(default=None, gt=0)
+    max_retries: int = Field(default=3, ge=0)
+    default_retry_delay: float = Field(default=180.0, ge=0)
+    result_expires: float = Field(default=86_400.0, gt=0, description="results are kept this long")
+    idempotency_expires: float = Field(default=86_400.0, gt=0)
+    lease: float = Field(
+        default=60.0, ge=1, description="a dead worker's tasks come back after this; kept extended"
+    )
+    max_deliveries: int = Field(
+        default=10, ge=1, description="deliveries of one message before it counts as WorkerLost"
+    )
+    max_body: int = Field(default=16_777_216, ge=1024, description="largest body decoded, bytes")
+    publish_retries: int = Field(default=3, ge=0, description="for messages the broker throttled")
+    worker_processes: int | None = Field(default=None, ge=1, description="left out: one a core")
+    worker_threads: int = Field(default=16, ge=1, description="tasks at a time in each process")
+    worker_max_tasks_per_child: int | None = Field(default=None, ge=1)
+    worker_grace: float = Field(default=30.0, ge=0, description="for running tasks at shutdown")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _celery_names(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {_CELERY_NAMES.get(name, name): value for name, value in values.items()}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = TomlConfigSettingsSource(settings_cls, _config_file())
+        return init_settings, env_settings, file
+
+    @property
+    def backend_url(self) -> str | None:
+        """Where results go: the backend, or the broker's own file when that is embedded."""
+        if self.backend is not None:
+            return None if self.backend == "none" else self.backend
+        return self.broker if self.broker.startswith(("sqlite:", "memory:")) else None
+
+
+def _config_file() -> Path:
+    named = os.environ.get("CLOUDQ_CONFIG")
+    if named and not Path(named).is_file():
+        raise ConfigurationError(f"CLOUDQ_CONFIG names {named}, and there is no such file")
+    return Path(named or "cloudq.toml")
+
+
+def load(values: Mapping[str, Any]) -> Settings:
+    """Settings with `values` above every other source. Raises `ConfigurationError`."""
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+    except ValueError as error:  # a TOML file that does not parse
+        raise ConfigurationError(f"the configuration file cannot be read: {error}") from error
+
+
+def from_object(source: object) -> dict[str, Any]:
+    """The settings in a mapping, a module, its dotted name, or any object's lower-case names."""
+    if isinstance(source, str):
+        try:
+            source = import_module(source)
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(f"cannot import the config module: {error}") from error
+    if isinstance(source, Mapping):
+        return dict(cast("Mapping[str, Any]", source))
+    known = set(Settings.model_fields) | set(_CELERY_NAMES)
+    return {name: getattr(source, name) for name in dir(source) if name in known}
+
+
+def _explain(error: ValidationError) -> str:
+    lines: list[str] = []
+    for item in error.errors():
+        name = ".".join(map(str, item["loc"])) or "settings"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"there is no setting {name!r}; known: {', '.join(Settings.model_fields)}")
+        else:
+            lines.append(f"setting {name!r}: {item['msg']} (got {item['input']!r})")
+    return "; ".join(lines)

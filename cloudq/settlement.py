@@ -1,0 +1,215 @@
+"""What is to be done about a delivery, as data, and the one place that does it.
+
+`commit` makes the outcome durable: it sends what is to be sent, then records what is to be
+recorded. `dispose` then does with the messages what the settlements say. In this order a crash
+at any point repeats work and loses none.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from cloudq.backend import Backend
+from cloudq.broker import Broker, Refused
+from cloudq.driver import Code, Delivery, Item, Key
+from cloudq.errors import BackendError, BrokerError, CloudQError, PublishError
+from cloudq.message import TaskMessage
+from cloudq.record import Record, State, to_item
+
+log = logging.getLogger("cloudq.execution")
+
+
+class Action(StrEnum):
+    """What happens to the message."""
+
+    ACK = "ack"
+    RELEASE = "release"  # it comes back after `after` seconds
+    DEAD_LETTER = "dead-letter"  # with `reason`
+    NOTHING = "nothing"  # it belongs to someone else by now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """The outcome of one delivery.
+
+    `state` is what became of the task, None where nothing is to be said of it. `record` is
+    written whole, or, when `fenced`, only if no later delivery and no end is recorded. `extra`
+    is stored and `drop` deleted along with it. `error` stays in this process.
+    """
+
+    action: Action
+    task_id: str = ""
+    task: str = ""
+    state: State | None = None
+    reason: str = ""
+    after: float = 0.0
+    resend: TaskMessage | None = None
+    record: Record | None = None
+    fenced: bool = False
+    extra: Item | None = None
+    drop: Key | None = None
+    error: BaseException | None = field(default=None, compare=False)
+
+
+Settled = tuple[Delivery, Settlement]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What a commit achieved: act upon `ready`; commit `failed` again, `error` says why."""
+
+    ready: Sequence[Settled]
+    failed: Sequence[Settled] = ()
+    error: CloudQError | None = None
+
+
+def commit(settled: Sequence[Settled], broker: Broker, backend: Backend | None) -> Committed:
+    """Make outcomes durable, in as few requests as the services allow.
+
+    Never raises `ServiceError`: what could not be done comes back, without the parts that were.
+    """
+    sent, unsent, error = _send(settled, broker)
+    if backend is None:
+        return Committed(ready=sent, failed=unsent, error=error)
+    plain = [pair for pair in sent if not pair[1].fenced]
+    ready: list[Settled] = []
+    failed = list(unsent)
+    try:
+        for delivery, settlement in _store(plain, backend):
+            (failed if settlement.record else ready).append((delivery, settlement))
+    except BackendError as down:
+        error = down
+        failed += plain
+    for pair in sent:
+        if not pair[1].fenced:
+            continue
+        try:
+            ready.append(_advance(pair, backend))
+        except BackendError as down:
+            error = down
+            failed.append(pair)
+    if failed and error is None:
+        error = BackendError(f"{len(failed)} records were not taken", code=Code.THROTTLED)
+    return Committed(ready=ready, failed=failed, error=error)
+
+
+def _send(
+    settled: Sequence[Settled], broker: Broker
+) -> tuple[list[Settled], list[Settled], CloudQError | None]:
+    """Send the copies; the pairs whose copy is out (or that have none), and the others."""
+    copies = [settlement.resend for _, settlement in settled if settlement.resend is not None]
+    if not copies:
+        return list(settled), [], None
+    refused: set[int] = set()
+    error: CloudQError | None = None
+    try:
+        broker.send(copies)
+    except PublishError as partly:
+        error = partly
+        refused = {id(copies[rejected.index]) for rejected in partly.rejected}
+    except BrokerError as whole:
+        error = whole
+        refused = {id(copy) for copy in copies}
+    sent: list[Settled] = []
+    unsent: list[Settled] = []
+    for delivery, settlement in settled:
+        if id(settlement.resend) in refused:
+            unsent.append((delivery, settlement))
+        elif settlement.resend is not None:
+            sent.append((delivery, replace(settlement, resend=None)))
+        else:
+            sent.append((delivery, settlement))
+    return sent, unsent, error
+
+
+def _store(settled: Sequence[Settled], backend: Backend) -> list[Settled]:
+    """Write records over what is there; a pair that keeps its record was refused for now."""
+    expires = time.time() + backend.expires
+    items: list[Item] = []
+    owners: list[int] = []
+    for place, (_, settlement) in enumerate(settled):
+        parts = (settlement.record and to_item(settlement.record, expires), settlement.extra)
+        for item in parts:
+            if item is not None:
+                items.append(item)
+                owners.append(place)
+    dropped = [settlement.drop for _, settlement in settled if settlement.drop is not None]
+    failures = backend.put(items) if items else {}
+    if dropped:
+        backend.delete(dropped)
+    if not failures:
+        return [(delivery, _recorded(settlement)) for delivery, settlement in settled]
+    refused = {owners[i]: failure for i, failure in failures.items()}
+    answer: list[Settled] = []
+    for place, (delivery, settlement) in enumerate(settled):
+        failure = refused.get(place)
+        if failure is None:
+            answer.append((delivery, _recorded(settlement)))
+        elif failure.code in (Code.TOO_LARGE, Code.INVALID) and settlement.record:
+            answer.append((delivery, _shrunk(settlement, settlement.record, failure.reason)))
+        else:
+            answer.append((delivery, settlement))
+    return answer
+
+
+def _recorded(settlement: Settlement) -> Settlement:
+    return replace(settlement, record=None, extra=None, drop=None)
+
+
+def _shrunk(settlement: Settlement, record: Record, reason: str) -> Settlement:
+    """A record that the store will never take, without what makes it large."""
+    error = f"the result could not be stored: {reason}"
+    small = replace(
+        record,
+        state=State.FAILURE,
+        value=None,
+        meta=None,
+        error_type="cloudq.errors.EncodeError",
+        error=error,
+        error_args=None,
+        traceback=None,
+    )
+    return replace(settlement, state=State.FAILURE, record=small, extra=None)
+
+
+def _advance(pair: Settled, backend: Backend) -> Settled:
+    delivery, settlement = pair
+    if settlement.extra is not None:
+        backend.put([settlement.extra])
+    if settlement.drop is not None:
+        backend.delete([settlement.drop])
+    if settlement.record is None:
+        return delivery, _recorded(settlement)
+    standing = backend.advance(settlement.record)
+    if standing is None or standing.terminal:
+        return delivery, _recorded(settlement)
+    log.warning(
+        "task %s: its lease was lost while it ran, so its late %s is not recorded",
+        settlement.task_id,
+        settlement.state,
+    )
+    return delivery, replace(_recorded(settlement), action=Action.NOTHING)
+
+
+def dispose(settled: Sequence[Settled], broker: Broker) -> list[Refused]:
+    """Ack, release and dead-letter in batches; what the broker refused comes back."""
+    refused: list[Refused] = []
+    acks = [delivery for delivery, settlement in settled if settlement.action is Action.ACK]
+    if acks:
+        refused += broker.ack(acks)
+    releases: dict[float, list[Delivery]] = {}
+    burials: dict[str, list[Delivery]] = {}
+    for delivery, settlement in settled:
+        if settlement.action is Action.RELEASE:
+            releases.setdefault(settlement.after, []).append(delivery)
+        elif settlement.action is Action.DEAD_LETTER:
+            burials.setdefault(settlement.reason, []).append(delivery)
+    for after, deliveries in releases.items():
+        refused += broker.release(deliveries, after=after)
+    for reason, deliveries in burials.items():
+        refused += broker.dead_letter(deliveries, reason=reason)
+    return refused

@@ -1,0 +1,1 @@
+"""Plans and applies the cloud resources that a cloudq app needs."""
