@@ -307,8 +307,8 @@ class CloudQ:
         more = {} if run_async is None else {"run_async": run_async}
         return Executor(
             tasks=self.tasks,
-            broker=None if eager else self.broker,
-            backend=None if eager else self.backend,
+            backend=(lambda: None) if eager else (lambda: self.backend),
+            ordered=lambda queue: not eager and self.broker.limits(queue).ordered,
             conf=self.conf,
             middleware=self.middleware,
             hostname=hostname,

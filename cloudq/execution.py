@@ -21,7 +21,6 @@ from typing import Any
 
 from cloudq import idempotency
 from cloudq.backend import Backend
-from cloudq.broker import Broker
 from cloudq.codec import arguments, decode, dump_value
 from cloudq.driver import Delivery
 from cloudq.errors import (
@@ -84,6 +83,7 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
 class Executor:
     """Runs deliveries of one app. Safe to use from many threads.
 
+    `ordered` tells whether a queue keeps the order of its groups.
     `run_async` runs a coroutine to its end and gives its value. `stop_at_hard_limit` raises
     `TimeLimitExceeded` inside a task at its hard limit, for places where no supervisor can stop
     the process.
@@ -93,8 +93,8 @@ class Executor:
         self,
         *,
         tasks: Mapping[str, Task[..., Any]],
-        broker: Broker | None,
-        backend: Backend | None,
+        backend: Callable[[], Backend | None],
+        ordered: Callable[[str], bool],
         conf: Settings,
         middleware: Sequence[Middleware] = (),
         hostname: str = "",
@@ -102,8 +102,8 @@ class Executor:
         stop_at_hard_limit: bool = False,
         is_eager: bool = False,
     ) -> None:
-        self.broker = broker
-        self.backend = backend
+        self._open_backend = backend
+        self._ordered = ordered
         self._tasks = tasks
         self._conf = conf
         self._hostname = hostname
@@ -112,6 +112,11 @@ class Executor:
         self._is_eager = is_eager
         self._alarms = Alarms()
         self._call: Call = onion(middleware, self._innermost)
+
+    @property
+    def backend(self) -> Backend | None:
+        """The result store; opened when it is first needed."""
+        return self._open_backend()
 
     # ---- before: what is to be run, and what is not
 
@@ -159,9 +164,7 @@ class Executor:
         return Job(delivery=delivery, message=message)
 
     def _stays_in_place(self, delivery: Delivery) -> bool:
-        if delivery.group is None or self.broker is None:
-            return False
-        return self.broker.limits(delivery.queue).ordered
+        return delivery.group is not None and self._ordered(delivery.queue)
 
     def _records(self, jobs: Sequence[Job]) -> Mapping[str, Record]:
         if self.backend is None or not jobs:

@@ -1,0 +1,141 @@
+"""A child process of a worker: it runs tasks in threads and on one event loop, and nothing else.
+
+It never talks to the broker. A task that holds the GIL can delay what this process reports, but
+not the leases, which the supervisor keeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Coroutine, Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+from cloudq.app import CloudQ
+from cloudq.errors import DecodeError
+from cloudq.execution import Executor
+from cloudq.settlement import Action, Settlement
+from cloudq.worker import wire
+from cloudq.worker.loading import load_app
+from cloudq.worker.logs import configure
+
+log = logging.getLogger("cloudq.worker.child")
+
+_BATCH = 256
+_PR_SET_PDEATHSIG = 1
+
+
+class Loop:
+    """One event loop in a thread of its own, started by the first coroutine."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine on the loop and block until it has ended."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="asyncio", daemon=True).start()
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+class Pool:
+    """Threads that run jobs, as many as were ever needed at once."""
+
+    def __init__(self, executor: Executor, most: int, connection: Connection) -> None:
+        self._executor = executor
+        self._most = most
+        self._connection = connection
+        self._jobs: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads = 0
+        threading.Thread(target=self._report, name="report", daemon=True).start()
+
+    def submit(self, number: int, job: Any) -> None:
+        if not self._idle.acquire(blocking=False) and self._threads < self._most:
+            self._threads += 1
+            name = f"task-{self._threads}"
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._jobs.put((number, job))
+
+    def refuse(self, number: int, settlement: Settlement) -> None:
+        self._done.put(wire.pack_settlement(number, settlement))
+
+    def _work(self) -> None:
+        while True:
+            number, job = self._jobs.get()
+            settlement = self._executor.run(job)
+            packed = wire.pack_settlement(number, settlement)
+            del job, settlement
+            self._idle.release()
+            self._done.put(packed)
+
+    def _report(self) -> None:
+        """Send what is done; while one batch is being written the next gathers."""
+        while True:
+            batch = [self._done.get()]
+            while len(batch) < _BATCH:
+                try:
+                    batch.append(self._done.get_nowait())
+                except queue.Empty:
+                    break
+            try:
+                wire.send(self._connection, batch)
+            except OSError:  # the supervisor is gone; the main thread is leaving
+                return
+
+
+def main(connection: Connection) -> None:
+    """Take orders until told to stop; leave at once when the supervisor is gone."""
+    config: Mapping[str, Any] = connection.recv()
+    _tie_to_parent(config["parent"])
+    configure(config["log_level"], config["log_format"])
+    sys.path[:] = config["path"]
+    app = load_app(config["app_path"], config["overrides"])
+    pool = Pool(_executor(app, config["hostname"]), config["threads"], connection)
+    wire.send(connection, [wire.READY])
+    while True:
+        try:
+            jobs = wire.receive(connection)
+        except (EOFError, OSError):
+            os._exit(1)  # the supervisor died: what runs here comes back by its lease
+        for packed in jobs:
+            if packed == wire.STOP:
+                app.close()
+                return
+            try:
+                number, job = wire.unpack_job(packed, app.conf.max_body)
+            except DecodeError as error:
+                reason = str(error)
+                refused = Settlement(action=Action.DEAD_LETTER, reason=reason)
+                pool.refuse(packed[0], refused)
+            else:
+                pool.submit(number, job)
+
+
+def _executor(app: CloudQ, hostname: str) -> Executor:
+    return app.executor(hostname=hostname, run_async=Loop().run)
+
+
+def _tie_to_parent(parent: int) -> None:
+    """Leave signals to the supervisor, and (on Linux) die with it even while holding the GIL."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+if __name__ == "__main__":
+    main(Connection(int(sys.argv[1])))

@@ -1,0 +1,48 @@
+"""From `module:attribute` to an app."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from cloudq.app import CloudQ
+from cloudq.errors import ConfigurationError
+
+
+def load_app(path: str, overrides: Mapping[str, Any] | None = None) -> CloudQ:
+    """Import an app, `shop.tasks:app` or, where a module has just one, `shop.tasks`.
+
+    `overrides` are settings above the app's own. The modules in its `include` are imported too.
+    Raises `ConfigurationError`, caused by the import's own error where there was one.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = import_module(module_name)
+    except Exception as error:  # the user's code runs at import
+        raise ConfigurationError(_why(module_name, error)) from error
+    apps = {name: value for name, value in vars(module).items() if isinstance(value, CloudQ)}
+    if attribute:
+        if attribute not in apps:
+            found = f"it has {', '.join(apps)}" if apps else "it has none"
+            raise ConfigurationError(f"no app {attribute!r} in {module_name}: {found}")
+        app = apps[attribute]
+    elif len({id(app) for app in apps.values()}) == 1:
+        app = next(iter(apps.values()))
+    else:
+        found = ", ".join(f"{module_name}:{name}" for name in apps)
+        raise ConfigurationError(
+            f"{module_name} has more than one app, say which: {found}"
+            if apps
+            else f"{module_name} has no CloudQ app in it"
+        )
+    if overrides:
+        app.configure(**overrides)
+    app.load()
+    return app
+
+
+def _why(module: str, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name and module.startswith(error.name):
+        return f"there is no module {error.name!r} here: is the current directory the project's?"
+    return f"importing {module} failed: {type(error).__name__}: {error}"

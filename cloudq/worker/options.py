@@ -1,0 +1,58 @@
+"""What a worker is told when it is started."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cloudq.errors import ConfigurationError
+
+
+def _hostname() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """How one worker runs. Times are in seconds.
+
+    `app_path` is `module:attribute`, imported again in every child. `queues` are names and
+    weights. `processes` times `threads` tasks run at a time. `poll_wait` is the longest wait of
+    one receive. `overrides` are settings above the app's own, also in the children.
+    """
+
+    app_path: str
+    queues: tuple[tuple[str, int], ...]
+    processes: int
+    threads: int
+    max_tasks_per_child: int | None = None
+    lease: float = 60.0
+    grace: float = 30.0
+    poll_wait: float = 20.0
+    hostname: str = field(default_factory=_hostname)
+    overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    log_level: str = "info"
+    log_format: str = "text"
+
+    def __post_init__(self) -> None:
+        if not self.queues:
+            raise ConfigurationError("a worker needs at least one queue: -Q default")
+        names = [name for name, _ in self.queues]
+        for name, weight in self.queues:
+            if weight < 1:
+                raise ConfigurationError(
+                    f"queue {name!r} has weight {weight}: it must be 1 or more"
+                )
+            if names.count(name) > 1:
+                raise ConfigurationError(f"queue {name!r} is given twice")
+        for what, value in (("processes", self.processes), ("threads", self.threads)):
+            if value < 1:
+                raise ConfigurationError(f"{what} is {value}: it must be 1 or more")
+
+    @property
+    def slots(self) -> int:
+        """How many tasks run at a time."""
+        return self.processes * self.threads

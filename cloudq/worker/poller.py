@@ -1,0 +1,161 @@
+"""Receives from one queue, for free slots only, and survives every error of the service."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Sequence
+
+from cloudq.broker import Broker
+from cloudq.driver import Code, Delivery
+from cloudq.errors import BackendError, BrokerError
+from cloudq.execution import Executor
+from cloudq.settlement import Settlement
+from cloudq.worker.dispatcher import Dispatcher
+from cloudq.worker.flight import Flight, Flights
+from cloudq.worker.leases import Leases
+from cloudq.worker.slots import Slots
+
+log = logging.getLogger("cloudq.worker")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+# How long a receive waits for more slots where requests are billed.
+_LINGER = 0.05
+_FATAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.CREDENTIALS, Code.INVALID})
+
+
+class Poller:
+    """One thread that receives from one queue.
+
+    While there is work it takes slots first and asks for as many messages. A queue that was
+    found empty is waited on with one message in prospect and no slot held, so that it keeps no
+    other queue from working; that message waits in hand should all slots be taken by then.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        *,
+        broker: Broker,
+        executor: Executor,
+        flights: Flights,
+        slots: Slots,
+        leases: Leases,
+        dispatcher: Dispatcher,
+        settle: Callable[[Sequence[tuple[Flight, Settlement]]], None],
+        release: Callable[[Sequence[Flight], str], None],
+        fatal: Callable[[BrokerError], None],
+        lease: float,
+        wait: float,
+    ) -> None:
+        self.queue = queue
+        self._broker = broker
+        self._executor = executor
+        self._flights = flights
+        self._slots = slots
+        self._leases = leases
+        self._dispatcher = dispatcher
+        self._settle = settle
+        self._release = release
+        self._fatal = fatal
+        self._lease = lease
+        self._wait = wait
+        self._stopping = threading.Event()
+        self._pause = _FIRST_PAUSE
+        self._reached = False
+        self.thread = threading.Thread(target=self._run, name=f"poll-{queue}", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Receive no more; a receive that is under way ends by itself."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        busy = True
+        while not self._stopping.is_set():
+            try:
+                busy = self._busy() if busy else self._idle()
+            except Exception:  # a poller must not die: its queue would stand still
+                log.exception("polling %s failed", self.queue)
+                busy = False
+                self._back_off()
+
+    def _busy(self) -> bool:
+        """Take slots, then that many messages; whether there may be more."""
+        limits = self._broker.limits(self.queue)
+        linger = _LINGER if limits.billed else 0.0
+        slots = self._slots.take(self.queue, limits.batch, linger=linger)
+        deliveries: Sequence[Delivery] = ()
+        try:
+            if slots:
+                deliveries = self._receive(slots, 0.0)
+        finally:
+            self._slots.give(slots - len(deliveries))
+        self._accept(deliveries)
+        return bool(deliveries)
+
+    def _idle(self) -> bool:
+        """Wait for the first message of an empty queue; whether one came."""
+        deliveries = self._receive(1, self._wait)
+        flights = self._flights.add(deliveries, self._leases.ends())
+        if flights and not self._slots.take(self.queue, 1):
+            self._flights.remove(flights)
+            self._broker.release(deliveries)
+            return False
+        self._open(flights)
+        return bool(flights)
+
+    def _receive(self, count: int, wait: float) -> Sequence[Delivery]:
+        try:
+            deliveries = self._broker.receive(self.queue, count=count, wait=wait, lease=self._lease)
+        except BrokerError as error:
+            if not self._reached and error.code in _FATAL:
+                self._stopping.set()
+                self._fatal(error)
+                return ()
+            log.warning("%s", error)
+            self._back_off()
+            return ()
+        if self._pause > _FIRST_PAUSE:
+            log.info("queue %s answers again", self.queue)
+        self._reached = True
+        self._pause = _FIRST_PAUSE
+        return deliveries
+
+    def _back_off(self) -> None:
+        self._stopping.wait(self._pause * random.uniform(0.5, 1.0))
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+    def _accept(self, deliveries: Sequence[Delivery]) -> None:
+        if deliveries:
+            self._open(self._flights.add(deliveries, self._leases.ends()))
+
+    def _open(self, flights: Sequence[Flight]) -> None:
+        """Sort what came into jobs and settlements; held in hand while the store is down."""
+        if not flights:
+            return
+        by_delivery = {id(flight.delivery): flight for flight in flights}
+        pause = _FIRST_PAUSE
+        while True:
+            if self._stopping.is_set():
+                self._release(flights, "the worker stops")
+                return
+            try:
+                jobs, settled = self._executor.open([flight.delivery for flight in flights])
+            except BackendError as error:
+                log.warning("%d messages wait for the store: %s", len(flights), error)
+                self._stopping.wait(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            else:
+                break
+        if settled:
+            self._settle([(by_delivery[id(delivery)], done) for delivery, done in settled])
+        ready: list[Flight] = []
+        for job in jobs:
+            flight = by_delivery[id(job.delivery)]
+            flight.job = job
+            ready.append(flight)
+        self._dispatcher.submit(ready)

@@ -1,0 +1,213 @@
+"""Carries out settlements in batches: first what must be durable, then the messages."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from cloudq.app import CloudQ
+from cloudq.driver import Code, Delivery
+from cloudq.settlement import Settled, Settlement, commit, dispose
+from cloudq.worker.flight import Flight, Flights
+
+log = logging.getLogger("cloudq.worker")
+
+Pair = tuple[Flight, Settlement]
+
+_BATCH = 256
+# How long acks wait for company where requests are billed.
+_LINGER = 0.05
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+# A message that cannot be dead-lettered is looked at again after this, so that it is not hot.
+_UNBURIED_AFTER = 900.0
+
+
+class Settler:
+    """Two threads: one makes outcomes durable, one settles the messages.
+
+    Results are recorded as soon as they are there; acks may wait a moment to fill a batch, since
+    nobody waits for them. What the store or the broker does not take now is kept, with its lease
+    extended, and tried again. `released` is called with the flights that are out of hand.
+    """
+
+    def __init__(
+        self, app: CloudQ, flights: Flights, released: Callable[[Sequence[Flight]], None]
+    ) -> None:
+        self._app = app
+        self._flights = flights
+        self._released = released
+        self._outcomes: queue.SimpleQueue[Pair | None] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Pair | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._commit_all, name="commit", daemon=True),
+            threading.Thread(target=self._dispose_all, name="dispose", daemon=True),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads; what is queued is still done if the services are up."""
+        self._outcomes.put(None)
+        self._threads[0].join(5.0)
+        self._messages.put(None)
+        self._threads[1].join(5.0)
+
+    def settle(self, pairs: Iterable[Pair]) -> None:
+        """Take over these outcomes."""
+        for flight, settlement in pairs:
+            flight.settling = True
+            self._outcomes.put((flight, settlement))
+
+    # ---- outcomes
+
+    def _commit_all(self) -> None:
+        waiting: list[Pair] = []
+        pause, again_at = _FIRST_PAUSE, 0.0
+        while True:
+            fresh, ended = _drain(self._outcomes, self._patience(waiting, again_at))
+            if ended:
+                return
+            # While the store is down only the clock starts a new try, however much comes in.
+            waiting += fresh
+            if not waiting or time.monotonic() < again_at:
+                continue
+            waiting = self._commit(waiting)
+            if waiting:
+                again_at = time.monotonic() + pause * random.uniform(0.5, 1.0)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            else:
+                pause, again_at = _FIRST_PAUSE, 0.0
+
+    @staticmethod
+    def _patience(waiting: Sequence[Pair], again_at: float) -> float | None:
+        return max(0.0, again_at - time.monotonic()) if waiting else None
+
+    def _commit(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Commit; the pairs that must be tried again."""
+        flights = {id(flight.delivery): flight for flight, _ in pairs}
+        settled = [(flight.delivery, self._guarded(flight, s)) for flight, s in pairs]
+        result = commit(settled, self._app.broker, self._app.backend)
+        for delivery, settlement in result.ready:
+            flight = flights[id(delivery)]
+            _log_outcome(settlement)
+            self._messages.put((flight, settlement))
+        if result.failed:
+            log.warning("%d outcomes wait to be recorded: %s", len(result.failed), result.error)
+        return [(flights[id(delivery)], settlement) for delivery, settlement in result.failed]
+
+    @staticmethod
+    def _guarded(flight: Flight, settlement: Settlement) -> Settlement:
+        """Write conditionally where the lease may have passed to someone else."""
+        if flight.lost or flight.doubtful or time.monotonic() > flight.lease_ends:
+            return replace(settlement, fenced=True)
+        return settlement
+
+    # ---- messages
+
+    def _dispose_all(self) -> None:
+        waiting: list[Pair] = []
+        pause, again_at = _FIRST_PAUSE, 0.0
+        while True:
+            fresh, ended = self._gather(waiting, again_at)
+            waiting += fresh
+            if waiting and (ended or time.monotonic() >= again_at):
+                waiting = self._dispose(waiting)
+                if waiting:
+                    again_at = time.monotonic() + pause * random.uniform(0.5, 1.0)
+                    pause = min(pause * 2, _LONGEST_PAUSE)
+                else:
+                    pause, again_at = _FIRST_PAUSE, 0.0
+            if ended:
+                return
+
+    def _gather(self, waiting: Sequence[Pair], again_at: float) -> tuple[list[Pair], bool]:
+        """Wait for work; where requests cost, a moment longer, so that batches are full."""
+        fresh, ended = _drain(self._messages, self._patience(waiting, again_at))
+        if ended or not fresh:
+            return fresh, ended
+        limits = self._app.broker.limits(fresh[0][0].delivery.queue)
+        until = time.monotonic() + _LINGER
+        while limits.billed and len(fresh) < limits.batch and self._flights.running():
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            more, ended = _drain(self._messages, left)
+            fresh += more
+            if ended:
+                break
+        return fresh, ended
+
+    def _dispose(self, pairs: Sequence[Pair]) -> list[Pair]:
+        settled: list[Settled] = [(flight.delivery, s) for flight, s in pairs]
+        refused = {id(r.delivery): r for r in dispose(settled, self._app.broker)}
+        again: list[Pair] = []
+        done: list[Flight] = []
+        for flight, settlement in pairs:
+            refusal = refused.get(id(flight.delivery))
+            if refusal is None or refusal.code is Code.LEASE_LOST:
+                done.append(flight)
+            elif refusal.code in (Code.THROTTLED, Code.UNREACHABLE, Code.UNKNOWN):
+                log.warning("%s is tried again: %s", settlement.action, refusal.reason)
+                again.append((flight, settlement))
+            else:
+                self._put_aside(flight.delivery, settlement, refusal.reason)
+                done.append(flight)
+        self._released(done)
+        return again
+
+    def _put_aside(self, delivery: Delivery, settlement: Settlement, reason: str) -> None:
+        log.error(
+            "message %s on %s: cannot %s it (%s); it stays on the queue",
+            delivery.id,
+            delivery.queue,
+            settlement.action,
+            reason,
+        )
+        self._app.broker.release([delivery], after=_UNBURIED_AFTER)
+
+
+def _drain(
+    source: queue.SimpleQueue[Pair | None], patience: float | None
+) -> tuple[list[Pair], bool]:
+    """What is queued, after waiting for the first; and whether the end was queued too."""
+    pairs: list[Pair] = []
+    try:
+        item = source.get(timeout=patience)
+        while item is not None:
+            pairs.append(item)
+            if len(pairs) >= _BATCH:
+                return pairs, False
+            item = source.get_nowait()
+    except queue.Empty:
+        return pairs, False
+    return pairs, True
+
+
+def _log_outcome(settlement: Settlement) -> None:
+    if settlement.error is not None or settlement.reason:
+        level = logging.INFO if settlement.state in _QUIET else logging.WARNING
+    else:
+        level = logging.DEBUG
+    log.log(
+        level,
+        "task %s %s: %s%s",
+        settlement.task or "?",
+        settlement.task_id or "?",
+        settlement.state or settlement.action,
+        f" ({settlement.reason})" if settlement.reason else "",
+        extra={
+            "task": settlement.task,
+            "task_id": settlement.task_id,
+            "state": settlement.state and str(settlement.state),
+        },
+    )
+
+
+_QUIET = frozenset({None, "SUCCESS", "RETRY", "REVOKED"})

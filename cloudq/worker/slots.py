@@ -1,0 +1,81 @@
+"""Free places for tasks, shared among queues by weight."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+
+
+class Slots:
+    """A pool of places that pollers take before they receive. Safe to use from many threads.
+
+    Of the queues that wait for places, the one that got the least for its weight is served first
+    (stride scheduling, Waldspurger and Weihl 1995).
+    """
+
+    def __init__(self, total: int, weights: Mapping[str, int]) -> None:
+        self.total = total
+        self._changed = threading.Condition()
+        self._free = total
+        self._weights = weights
+        self._passed = dict.fromkeys(weights, 0.0)
+        self._waiting: set[str] = set()
+        self._closed = False
+
+    @property
+    def free(self) -> int:
+        return self._free
+
+    def take(self, queue: str, most: int, *, linger: float = 0.0) -> int:
+        """Wait for places and take up to `most`; 0 once the pool is closed.
+
+        With some free but fewer than `most`, wait up to `linger` seconds for more, since a full
+        batch costs no more requests than a single message.
+        """
+        wanted = min(most, self.total)
+        with self._changed:
+            self._join(queue)
+            try:
+                first: float | None = None
+                while not self._closed:
+                    if self._free and self._is_next(queue):
+                        now = time.monotonic()
+                        first = now if first is None else first
+                        if self._free >= wanted or now >= first + linger:
+                            return self._grant(queue, min(self._free, wanted))
+                        self._changed.wait(first + linger - now)
+                    else:
+                        self._changed.wait()
+                return 0
+            finally:
+                self._waiting.discard(queue)
+                self._changed.notify_all()
+
+    def give(self, count: int) -> None:
+        """Give places back."""
+        if count:
+            with self._changed:
+                self._free += count
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wake all who wait, with nothing."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _join(self, queue: str) -> None:
+        self._waiting.add(queue)
+        # A queue that was idle has no claim on what it did not use then.
+        others = [self._passed[name] for name in self._waiting if name != queue]
+        if others:
+            self._passed[queue] = max(self._passed[queue], min(others))
+
+    def _is_next(self, queue: str) -> bool:
+        return min(self._waiting, key=lambda name: (self._passed[name], name)) == queue
+
+    def _grant(self, queue: str, count: int) -> int:
+        self._free -= count
+        self._passed[queue] += count / self._weights[queue]
+        return count

@@ -1,0 +1,328 @@
+"""The worker: pollers, leases and settling in this process, tasks in children it looks after."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from cloudq.app import CloudQ
+from cloudq.driver import Code
+from cloudq.errors import (
+    BackendError,
+    BrokerError,
+    CloudQError,
+    ConfigurationError,
+    TimeLimitExceeded,
+)
+from cloudq.settlement import Action, Settlement
+from cloudq.worker.banner import banner
+from cloudq.worker.children import Child
+from cloudq.worker.dispatcher import Dispatcher
+from cloudq.worker.flight import Flight, Flights
+from cloudq.worker.leases import Leases
+from cloudq.worker.options import WorkerOptions
+from cloudq.worker.poller import Poller
+from cloudq.worker.settler import Settler
+from cloudq.worker.slots import Slots
+
+log = logging.getLogger("cloudq.worker")
+
+# How soon a message whose child died may be received again.
+_LOST_AFTER = 1.0
+# A child that dies this young did not come up; after so many in a row it never will.
+_YOUNG, _MOST_YOUNG_DEATHS = 5.0, 5
+_TICK = 0.05
+_PATIENCE = 0.2
+
+
+class Worker:
+    """Runs an app's tasks until it is told to stop.
+
+    The first SIGTERM or SIGINT stops it warm: nothing more is received, what has not started
+    goes back, what runs may end within the grace time. The second stops it cold: children are
+    killed and their messages go back.
+    """
+
+    def __init__(self, app: CloudQ, options: WorkerOptions) -> None:
+        self._app = app
+        self._options = options
+        self._flights = Flights()
+        self._slots = Slots(options.slots, dict(options.queues))
+        self._executor = app.executor(hostname=options.hostname)
+        self._leases = Leases(app.broker, self._flights, options.lease)
+        self._settler = Settler(app, self._flights, self._out_of_hand)
+        self._dispatcher = Dispatcher(
+            limit_of=self._limit_of,
+            ordered=lambda queue: app.broker.limits(queue).ordered,
+            release=self._release,
+            max_tasks_per_child=options.max_tasks_per_child,
+        )
+        self._pollers = [self._poller(queue) for queue, _ in options.queues]
+        self._children: list[Child] = []
+        self._gone: list[Child] = []
+        self._signals = 0
+        self._failure: CloudQError | None = None
+        self._young_deaths = 0
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_writer, False)
+
+    def run(self) -> int:
+        """Work until stopped; the exit code: 0 after a warm stop, 1 after a cold one.
+
+        Call from the main thread. Raises `ConfigurationError`, `BrokerError` or `BackendError`
+        when the queues or the store cannot be used from the start.
+        """
+        self._check_store()
+        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        for line in banner(self._app, self._options):
+            log.info("%s", line)
+        try:
+            self._start()
+            while not self._signals and self._failure is None:
+                self._tick()
+            warm = self._stop()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            os.close(self._wake_reader)
+            os.close(self._wake_writer)
+        if self._failure is not None:
+            raise self._failure
+        return 0 if warm else 1
+
+    # ---- life
+
+    def _check_store(self) -> None:
+        """Find a missing table or missing rights now; a store that is only down may come back."""
+        backend = self._app.backend
+        if backend is None:
+            return
+        try:
+            backend.record("-")
+        except BackendError as error:
+            if error.code not in (Code.UNREACHABLE, Code.THROTTLED):
+                raise
+            log.warning("the store is not there yet: %s", error)
+
+    def _start(self) -> None:
+        self._leases.start()
+        self._settler.start()
+        for _ in range(self._options.processes):
+            self._spawn()
+        for poller in self._pollers:
+            poller.start()
+
+    def _tick(self) -> None:
+        self._sleep(_TICK if self._dispatcher.timed or self._retiring() else _PATIENCE)
+        self._stop_the_overdue()
+        self._replace_the_dead()
+        self._replace_the_retired()
+
+    def _stop(self) -> bool:
+        """Stop warm if time and patience allow; whether it was."""
+        asked = self._signals
+        log.info("stopping: no more is received, %d tasks in hand", len(self._flights))
+        deadline = time.monotonic() + self._options.grace
+        for poller in self._pollers:
+            poller.stop()
+        self._slots.close()
+        self._dispatcher.close()
+        while self._flights or any(poller.thread.is_alive() for poller in self._pollers):
+            if self._signals > max(asked, 1) or time.monotonic() > deadline:
+                return self._stop_cold()
+            self._sleep(_TICK)
+            self._stop_the_overdue()
+            self._replace_the_dead(spawn=False)
+        for child in self._children:
+            child.stop()
+        self._end_children()
+        self._settler.stop()
+        self._leases.stop()
+        self._app.close()
+        log.info("stopped")
+        return True
+
+    def _stop_cold(self) -> bool:
+        log.warning("stopping cold: %d tasks go back to their queues", len(self._flights))
+        for child in self._children:
+            child.kill()
+        self._end_children()
+        for child in self._children:
+            self._dispatcher.remove_child(child)
+        back = [flight for flight in self._flights.all() if not flight.settling]
+        self._release(back, "the worker was stopped")
+        deadline = time.monotonic() + 3.0
+        while self._flights and time.monotonic() < deadline:
+            self._sleep(_TICK)
+        self._settler.stop()
+        self._leases.stop()
+        return False
+
+    def _end_children(self) -> None:
+        deadline = time.monotonic() + 5.0
+        for child in self._children:
+            while child.process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if child.process.poll() is None:
+                child.kill()
+            child.close()
+
+    # ---- children
+
+    def _spawn(self) -> None:
+        child = Child(
+            self._options,
+            self._app.conf.max_body,
+            ready=self._on_ready,
+            settled=self._on_settled,
+            gone=self._on_gone,
+        )
+        self._children.append(child)
+
+    def _on_ready(self, child: Child) -> None:
+        self._young_deaths = 0
+        self._dispatcher.add_child(child)
+
+    def _on_settled(self, child: Child, done: Sequence[tuple[Flight, Settlement]]) -> None:
+        self._settler.settle(done)
+        self._dispatcher.finished(child, done)
+
+    def _on_gone(self, child: Child) -> None:
+        self._gone.append(child)
+        self._wake()
+
+    def _retiring(self) -> bool:
+        return any(child.retiring for child in self._children)
+
+    def _replace_the_retired(self) -> None:
+        for child in self._children:
+            if child.retiring and not child.flights and not child.stopped:
+                log.info("child %d leaves after %d tasks", child.pid, child.given)
+                child.stop()
+
+    def _replace_the_dead(self, *, spawn: bool = True) -> None:
+        while self._gone:
+            child = self._gone.pop()
+            child.close()
+            self._children.remove(child)
+            left = self._dispatcher.remove_child(child)
+            self._after_death(child, left)
+            if spawn:
+                self._respawn(child)
+
+    def _after_death(self, child: Child, left: Sequence[Flight]) -> None:
+        culprit = child.killed_for
+        if culprit is not None:
+            self._time_limit_exceeded(culprit)
+            innocent = [flight for flight in left if flight is not culprit]
+            self._dispatcher.again(innocent)
+            return
+        if not child.stopped:
+            log.error(
+                "child %d died (exit code %s) with %d tasks: they come back",
+                child.pid,
+                child.process.returncode,
+                len(left),
+            )
+        lost = [(f, _back(f, "its process died", after=_LOST_AFTER)) for f in left]
+        self._settler.settle(lost)
+        self._dispatcher.finished(None, lost)
+
+    def _respawn(self, child: Child) -> None:
+        if not child.ready and time.monotonic() - child.started_at < _YOUNG:
+            self._young_deaths += 1
+            if self._young_deaths >= _MOST_YOUNG_DEATHS:
+                self._failure = ConfigurationError(
+                    f"{self._young_deaths} children died while starting, the last with exit code "
+                    f"{child.process.returncode}: see the errors above"
+                )
+                return
+            time.sleep(0.1 * 2**self._young_deaths)
+        self._spawn()
+
+    # ---- time limits
+
+    def _limit_of(self, flight: Flight) -> float | None:
+        return self._executor.limits(flight.job.message)[1] if flight.job else None
+
+    def _stop_the_overdue(self) -> None:
+        for child, flight in self._dispatcher.overdue(time.monotonic()):
+            if child.killed_for is None:
+                child.killed_for = flight
+                child.kill()
+
+    def _time_limit_exceeded(self, flight: Flight) -> None:
+        if flight.job is None or flight.settling:
+            return
+        limit = self._limit_of(flight)
+        error = TimeLimitExceeded(f"{flight.job.message.task} ran longer than {limit:g} s")
+        log.error("task %s: %s; its process was replaced", flight.job.message.id, error)
+        done = [(flight, self._executor.failed(flight.job, error))]
+        self._settler.settle(done)
+        self._dispatcher.finished(None, done)
+
+    # ---- flights
+
+    def _poller(self, queue: str) -> Poller:
+        return Poller(
+            queue,
+            broker=self._app.broker,
+            executor=self._executor,
+            flights=self._flights,
+            slots=self._slots,
+            leases=self._leases,
+            dispatcher=self._dispatcher,
+            settle=self._settle_unrun,
+            release=self._release,
+            fatal=self._on_fatal,
+            lease=self._options.lease,
+            wait=self._options.poll_wait,
+        )
+
+    def _settle_unrun(self, done: Sequence[tuple[Flight, Settlement]]) -> None:
+        self._settler.settle(done)
+
+    def _release(self, flights: Sequence[Flight], reason: str) -> None:
+        self._settler.settle([(flight, _back(flight, reason)) for flight in flights])
+
+    def _out_of_hand(self, flights: Sequence[Flight]) -> None:
+        self._flights.remove(flights)
+        self._slots.give(len(flights))
+        if self._signals:
+            self._wake()
+
+    # ---- waking the main thread
+
+    def _on_fatal(self, error: BrokerError) -> None:
+        self._failure = error
+        self._wake()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_writer, b"!")
+        except BlockingIOError:
+            return  # it is being woken already
+
+    def _sleep(self, longest: float) -> None:
+        if select.select([self._wake_reader], [], [], longest)[0]:
+            os.read(self._wake_reader, 4096)
+
+
+def _back(flight: Flight, reason: str, after: float = 0.0) -> Settlement:
+    message = flight.job.message if flight.job else None
+    return Settlement(
+        action=Action.RELEASE,
+        task_id=message.id if message else "",
+        task=message.task if message else "",
+        reason=reason,
+        after=after,
+    )

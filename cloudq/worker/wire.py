@@ -1,0 +1,90 @@
+"""What the supervisor and a child say to each other: lists of plain tuples, pickled."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any, cast
+
+from cloudq.codec import decode, encode
+from cloudq.driver import Delivery, Item, Key
+from cloudq.execution import Job
+from cloudq.record import State, from_item, key, to_fields
+from cloudq.settlement import Action, Settlement
+
+STOP = ("stop",)
+READY = ("ready",)
+
+PackedJob = tuple[int, str, str, bytes, int, "str | None", int, bool]
+
+
+def pack_job(number: int, job: Job) -> PackedJob:
+    delivery = job.delivery
+    return (
+        number,
+        delivery.queue,
+        delivery.id,
+        delivery.body,
+        delivery.attempts,
+        delivery.group,
+        job.message.retries,
+        job.fenced,
+    )
+
+
+def unpack_job(packed: PackedJob, limit: int) -> tuple[int, Job]:
+    number, queue, name, body, attempts, group, retries, fenced = packed
+    delivery = Delivery(
+        queue=queue, id=name, body=body, receipt=None, attempts=attempts, lease=0.0, group=group
+    )
+    message = decode(body, limit=limit)
+    if message.queue != queue or message.retries != retries:
+        message = message.model_copy(update={"queue": queue, "retries": retries})
+    return number, Job(delivery=delivery, message=message, fenced=fenced)
+
+
+def pack_settlement(number: int, settled: Settlement) -> tuple[Any, ...]:
+    record, extra = settled.record, settled.extra
+    return (
+        number,
+        str(settled.action),
+        settled.task_id,
+        settled.task,
+        settled.state and str(settled.state),
+        settled.reason,
+        settled.after,
+        settled.resend and encode(settled.resend),
+        record and to_fields(record),
+        settled.fenced,
+        extra and (tuple(extra.key), dict(extra.fields), extra.expires),
+        settled.drop and tuple(settled.drop),
+    )
+
+
+def unpack_settlement(packed: tuple[Any, ...], limit: int) -> tuple[int, Settlement]:
+    number, action, task_id, task, state, reason, after, resend, record, fenced, extra, drop = (
+        packed
+    )
+    return number, Settlement(
+        action=Action(action),
+        task_id=task_id,
+        task=task,
+        state=State(state) if state else None,
+        reason=reason,
+        after=after,
+        resend=decode(resend, limit=limit) if resend else None,
+        record=from_item(Item(key=key(task_id), fields=record)) if record else None,
+        fenced=fenced,
+        extra=Item(key=Key(*extra[0]), fields=extra[1], expires=extra[2]) if extra else None,
+        drop=Key(*drop) if drop else None,
+    )
+
+
+def send(connection: Connection, message: Sequence[Any]) -> None:
+    connection.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+
+def receive(connection: Connection) -> Sequence[Any]:
+    """The next message. Raises `EOFError` or `OSError` when the other side is gone."""
+    return cast("Sequence[Any]", pickle.loads(connection.recv_bytes()))
