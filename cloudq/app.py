@@ -22,13 +22,15 @@ from typing import (
 )
 from uuid import uuid4
 
+from pydantic import ValidationError
+
 from cloudq import plugins, settings
 from cloudq.arguments import Arguments
 from cloudq.backend import Backend
 from cloudq.broker import Broker
 from cloudq.codec import to_wire
 from cloudq.driver import Delivery
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.execution import Executor, Job
 from cloudq.message import TaskMessage
 from cloudq.middleware import Middleware, current_request
@@ -234,26 +236,30 @@ class CloudQ:
         parent = current_request.get()
         expires = task.policy.expires if task else None
         queue = task.policy.queue if task else None
-        # The values come from our own code, so they need no validation: 1 us in place of 4.
-        return TaskMessage.model_construct(
-            id=options.task_id or str(uuid4()),
-            task=name,
-            args=[to_wire(arg) for arg in args],
-            kwargs={key: to_wire(value) for key, value in kwargs.items()} if kwargs else {},
-            queue=options.queue or queue or self.conf.task_default_queue,
-            sent_at=round(now, 3),
-            not_before=options.not_before(now),
-            expires=options.expiry(now, expires),
-            root=parent.root_id if parent else None,
-            parent=parent.id if parent else None,
-            headers=dict(options.headers) if options.headers else {},
-            time_limit=options.time_limit,
-            soft_time_limit=options.soft_time_limit,
-            ignore_result=options.ignore_result,
-            group_key=options.group_key,
-            dedup_key=options.dedup_key,
-            idempotency_key=options.idempotency_key,
-        )
+        try:
+            return TaskMessage(
+                id=options.task_id or str(uuid4()),
+                task=name,
+                args=[to_wire(arg) for arg in args],
+                kwargs={key: to_wire(value) for key, value in kwargs.items()} if kwargs else {},
+                queue=options.queue or queue or self.conf.task_default_queue,
+                sent_at=round(now, 3),
+                not_before=options.not_before(now),
+                expires=options.expiry(now, expires),
+                root=parent.root_id if parent else None,
+                parent=parent.id if parent else None,
+                headers=dict(options.headers) if options.headers else {},
+                time_limit=options.time_limit,
+                soft_time_limit=options.soft_time_limit,
+                ignore_result=options.ignore_result,
+                group_key=options.group_key,
+                dedup_key=options.dedup_key,
+                idempotency_key=options.idempotency_key,
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise InvalidArguments(f"{name}: {place}: {first['msg']}") from error
 
     # ---- results
 

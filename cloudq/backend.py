@@ -80,13 +80,17 @@ class Backend:
             expires=time.time() + self.expires,
             when=(
                 Check(field="fence", op=Op.LE, value=record.fence, or_absent=True),
-                *(Check(field="state", op=Op.NE, value=str(state)) for state in sorted(TERMINAL)),
+                *(
+                    Check(field="state", op=Op.NE, value=str(state), or_absent=True)
+                    for state in sorted(TERMINAL)
+                ),
             ),
         )
         try:
             self.update(key(record.id), change)
         except ConditionFailed as error:
-            return from_item(error.current) if error.current else None
+            # A store that does not say what is there is not proof that the record was written.
+            return from_item(error.current or Item(key=key(record.id), fields={}))
         return None
 
     def revoke(self, task_id: str) -> bool:
@@ -95,7 +99,8 @@ class Backend:
             set={"revoked": True},
             expires=time.time() + self.expires,
             when=tuple(
-                Check(field="state", op=Op.NE, value=str(state)) for state in sorted(TERMINAL)
+                Check(field="state", op=Op.NE, value=str(state), or_absent=True)
+                for state in sorted(TERMINAL)
             ),
         )
         try:

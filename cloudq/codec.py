@@ -13,13 +13,14 @@ from typing import Any, cast
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.message import VERSION, TaskMessage
 
 MAX_DEPTH = 100
 _INT64 = 2**63
+_NO_VERSION = "foreign message: no cloudq version in it"
 
 # What JSON cannot say is written as an object with one key: {"$uuid": "..."}.
 _ENCODERS: dict[type, tuple[str, Callable[[Any], object]]] = {
@@ -75,7 +76,7 @@ def to_wire(value: object, depth: int = 0) -> Any:
         raise EncodeError(f"arguments nest deeper than {MAX_DEPTH} levels")
     if kind is int:
         number = cast("int", value)
-        return number if -_INT64 <= number < _INT64 else {"$int": str(number)}
+        return number if -_INT64 <= number < _INT64 else {"$int": _digits(number)}
     if kind is float:
         return value if math.isfinite(cast("float", value)) else {"$float": repr(value)}
     if kind is list or kind is tuple:
@@ -88,16 +89,26 @@ def to_wire(value: object, depth: int = 0) -> Any:
     return _other(value, depth)
 
 
+def _digits(number: int) -> str:
+    try:
+        return str(number)
+    except ValueError as error:  # Python's own limit; the reader would meet it too
+        raise EncodeError(f"an integer of {number.bit_length()} bits: {error}") from error
+
+
 def _mapping(value: Mapping[object, object], depth: int) -> object:
     if all(type(key) is str and not key.startswith("$") for key in value):
         return {key: to_wire(item, depth + 1) for key, item in value.items()}
-    pairs = [[to_wire(key, depth + 1), to_wire(item, depth + 1)] for key, item in value.items()]
+    # The tag, the list and the pair are levels of their own, which the reader counts.
+    pairs = [[to_wire(key, depth + 3), to_wire(item, depth + 3)] for key, item in value.items()]
     return {"$dict": pairs}
 
 
 def _other(value: object, depth: int) -> object:
+    if isinstance(value, RootModel):
+        return to_wire(cast("RootModel[object]", value).root, depth)
     if isinstance(value, BaseModel):
-        return to_wire(dict(value), depth)
+        return to_wire({_alias(value, name): item for name, item in value}, depth)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         return {name: to_wire(getattr(value, name), depth + 1) for name in names}
@@ -106,7 +117,7 @@ def _other(value: object, depth: int) -> object:
     if isinstance(value, set | frozenset):
         items = sorted(cast("set[object]", value), key=repr)
         tag = "$set" if isinstance(value, set) else "$frozenset"
-        return {tag: [to_wire(item, depth + 1) for item in items]}
+        return {tag: [to_wire(item, depth + 2) for item in items]}
     for base, plain in _BASES:
         if isinstance(value, base):
             return to_wire(plain(value), depth)
@@ -114,6 +125,13 @@ def _other(value: object, depth: int) -> object:
         f"a {type(value).__module__}.{type(value).__qualname__} cannot be sent: "
         "pass plain values, dataclasses, pydantic models or an id to look it up by"
     )
+
+
+def _alias(model: BaseModel, name: str) -> str:
+    """The key under which the model takes a field: what the reader validates."""
+    field = type(model).model_fields.get(name)
+    alias = field.validation_alias if field else None
+    return alias if isinstance(alias, str) else name
 
 
 def from_wire(value: Any) -> Any:
@@ -129,7 +147,7 @@ def from_wire(value: Any) -> Any:
         if decode is not None:
             try:
                 return decode(content)
-            except (ValueError, TypeError, ArithmeticError) as error:
+            except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
                 raise DecodeError(f"malformed {tag} value: {error}") from error
     return {key: from_wire(item) for key, item in fields.items()}
 
@@ -184,6 +202,8 @@ def decode(body: bytes, *, limit: int) -> TaskMessage:
         message = TaskMessage.model_validate_json(body)
     except ValidationError as error:
         raise DecodeError(_why(body, error)) from error
+    if "v" not in message.model_fields_set:
+        raise DecodeError(_NO_VERSION)
     if message.v != VERSION:
         raise DecodeError(_unknown_version(message.v))
     _check_depth(message.args)
@@ -211,9 +231,10 @@ def _why(body: bytes, error: ValidationError) -> str:
     if fields.get("v") != VERSION and "v" in fields:
         return _unknown_version(fields["v"])
     if "v" not in fields:
-        return "foreign message: no cloudq version in it"
+        return _NO_VERSION
     first = error.errors()[0]
-    return f"undecodable: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    place = [".".join(map(str, first["loc"]))] if first["loc"] else []
+    return ": ".join(["undecodable", *place, first["msg"]])
 
 
 def _check_depth(value: object) -> None:

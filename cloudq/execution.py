@@ -8,12 +8,13 @@ eager mode and the test kit are callers of these two.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import logging
-import threading
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,9 +26,7 @@ from cloudq.codec import arguments, decode, dump_value
 from cloudq.driver import Delivery
 from cloudq.errors import (
     DecodeError,
-    EncodeError,
     Ignore,
-    InvalidArguments,
     MaxRetriesExceeded,
     Reject,
     Retry,
@@ -39,7 +38,7 @@ from cloudq.errors import (
 from cloudq.interrupt import Alarms, Interruptible, thread_alarm
 from cloudq.message import TaskMessage
 from cloudq.middleware import Call, Context, Middleware, Request, current_request, onion
-from cloudq.record import Record, State, fence
+from cloudq.record import TERMINAL, Record, State, fence
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settled, Settlement
 from cloudq.task import Task
@@ -73,11 +72,10 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(coroutine)
-    answer: list[Any] = []
-    thread = threading.Thread(target=lambda: answer.append(asyncio.run(coroutine)))
-    thread.start()
-    thread.join()
-    return answer[0]
+    # The other thread sees this one's context variables, `current_request` among them.
+    context = contextvars.copy_context()
+    with ThreadPoolExecutor(1) as elsewhere:
+        return elsewhere.submit(context.run, asyncio.run, coroutine).result()
 
 
 class Executor:
@@ -157,7 +155,7 @@ class Executor:
         if message.expires is not None and message.expires <= now:
             return self._revoked(Job(delivery=delivery, message=message), "expired")
         if message.not_before is not None and message.not_before > now + _EARLY:
-            return _settle(message, Action.ACK, resend=message, reason="not due yet")
+            return _settle(message, Action.ACK, resend=_copy(message), reason="not due yet")
         # A retry on an ordered queue is the same message again: a copy would lose its place.
         if self._stays_in_place(delivery) and delivery.attempts - 1 > message.retries:
             message = message.model_copy(update={"retries": delivery.attempts - 1})
@@ -215,12 +213,12 @@ class Executor:
             args, kwargs = arguments(job.message)
             args, kwargs = task.arguments.check(args, kwargs)
             claimed = self._claim(job, task, args, kwargs)
-        except (DecodeError, EncodeError, InvalidArguments) as error:
-            return self.failed(job, error, started)
         except ServiceError as error:
             log.warning("task %s waits for the store: %s", job.message.id, error)
             reason = f"the store is down: {error}"
             return _settle(job.message, Action.RELEASE, after=_STORE_DOWN_AFTER, reason=reason)
+        except Exception as error:  # also what the user's validators and key function raise
+            return self.failed(job, error, started)
         if isinstance(claimed, Settlement):
             return claimed
         self._track_started(job, task, started)
@@ -253,7 +251,7 @@ class Executor:
             current_request.reset(token)
         try:
             return self._succeeded(job, dump_value(value), started)
-        except EncodeError as error:
+        except Exception as error:  # also what the value's own methods raise
             return self.failed(job, error, started)
 
     def _innermost(self, context: Context) -> object:
@@ -299,40 +297,29 @@ class Executor:
         kind = type(error)
         name = kind.__qualname__
         record = replace(
-            self._record(job, State.FAILURE),
+            self._record(job, State.FAILURE, started),
             error_type=name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}",
-            error=str(error)[:_LONGEST_TEXT],
+            error=_text(error)[:_LONGEST_TEXT],
             error_args=_dumped(error.args),
-            traceback="".join(traceback.format_exception(error))[-_LONGEST_TEXT:],
-            started_at=started,
-            finished_at=time.time(),
+            traceback=_utf8("".join(traceback.format_exception(error)))[-_LONGEST_TEXT:],
         )
         action = Action.DEAD_LETTER if policy.dead_letter else Action.ACK
-        return self._ended(job, record, action, reason=f"{name}: {error}"[:1000], error=error)
+        return self._ended(job, record, action, reason=f"{name}: {_text(error)}"[:1000], error=error)
 
     def _succeeded(self, job: Job, value: str | None, started: float | None) -> Settlement:
-        record = replace(
-            self._record(job, State.SUCCESS),
-            value=None if value == "null" else value,
-            started_at=started,
-            finished_at=time.time(),
-        )
+        record = self._record(job, State.SUCCESS, started, None if value == "null" else value)
         return self._ended(job, record, Action.ACK)
 
     def _revoked(self, job: Job, reason: str) -> Settlement:
-        record = replace(self._record(job, State.REVOKED), error=reason, finished_at=time.time())
+        record = replace(self._record(job, State.REVOKED), error=reason)
         return self._ended(job, record, Action.ACK, reason=reason)
 
     def _rejected(self, job: Job, reject: Reject, started: float) -> Settlement:
+        reason = _utf8(str(reject.reason))
         if reject.requeue:
-            return _settle(job.message, Action.RELEASE, reason=reject.reason)
-        record = replace(
-            self._record(job, State.REJECTED),
-            error=reject.reason,
-            started_at=started,
-            finished_at=time.time(),
-        )
-        return self._ended(job, record, Action.DEAD_LETTER, reason=reject.reason, error=reject)
+            return _settle(job.message, Action.RELEASE, reason=reason)
+        record = replace(self._record(job, State.REJECTED, started), error=reason)
+        return self._ended(job, record, Action.DEAD_LETTER, reason=reason, error=reject)
 
     def _retry(
         self,
@@ -352,18 +339,18 @@ class Executor:
         record = None
         if self._tracks(task) and not self._ignores_result(message):
             record = replace(
-                self._record(job, State.RETRY),
+                self._record(job, State.RETRY, started),
                 retries=message.retries + 1,
                 fence=fence(message.retries + 1, 0),
-                error=str(cause)[:_LONGEST_TEXT],
-                started_at=started,
+                error=_text(cause)[:_LONGEST_TEXT],
             )
+        why = f"{type(cause).__name__}: {_text(cause)}"[:1000]
         settled = Settlement(
             action=Action.ACK,
             task_id=message.id,
             task=message.task,
             state=State.RETRY,
-            reason=f"retry {message.retries + 1} in {delay:.3g} s: {type(cause).__name__}: {cause}",
+            reason=f"retry {message.retries + 1} in {delay:.3g} s: {why}",
             record=record,
             fenced=job.fenced,
             error=cause,
@@ -372,8 +359,9 @@ class Executor:
             # Without the record: it would make the same message look done.
             return replace(settled, action=Action.RELEASE, after=delay, record=None)
         not_before = time.time() + delay if delay else None
-        copy = message.model_copy(update={"retries": message.retries + 1, "not_before": not_before})
-        return replace(settled, resend=copy)
+        return replace(
+            settled, resend=_copy(message, retries=message.retries + 1, not_before=not_before)
+        )
 
     def _ended(
         self,
@@ -395,12 +383,17 @@ class Executor:
             error=error,
         )
 
-    def _record(self, job: Job, state: State) -> Record:
+    def _record(
+        self, job: Job, state: State, started: float | None = None, value: str | None = None
+    ) -> Record:
         message = job.message
         return Record(
             id=message.id,
             state=state,
             task=message.task,
+            value=value,
+            started_at=started,
+            finished_at=time.time() if state in TERMINAL else None,
             retries=message.retries,
             fence=job.fence,
             queue=message.queue,
@@ -456,7 +449,7 @@ class Executor:
         if self.backend is None or not self._tracks(task) or self._ignores_result(job.message):
             return
         try:
-            self.backend.advance(replace(self._record(job, State.STARTED), started_at=started))
+            self.backend.advance(self._record(job, State.STARTED, started))
         except ServiceError as error:  # the task can run all the same; its end will be recorded
             log.warning("task %s: STARTED is not recorded: %s", job.message.id, error)
 
@@ -507,12 +500,30 @@ def _settle(
     )
 
 
+def _copy(message: TaskMessage, **changes: Any) -> TaskMessage:
+    """A copy to send in place of the message; the broker must not take it for a duplicate."""
+    return message.model_copy(update={"dedup_key": None, **changes})
+
+
 def _dumped(args: Sequence[object]) -> str | None:
-    """Exception arguments as JSON text, None where they are not plain enough for it."""
+    """Exception arguments as JSON text, None where they are not plain and short enough."""
     try:
-        return dump_value(list(args))[:_LONGEST_TEXT]
-    except EncodeError:
+        text = dump_value(list(args))
+    except Exception:  # the arguments are the user's own objects, whose methods run here
         return None
+    return text if len(text) <= _LONGEST_TEXT else None
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return _utf8(str(error))
+    except Exception as broken:  # the user's own __str__
+        return f"<its __str__ raised {type(broken).__name__}>"
+
+
+def _utf8(text: str) -> str:
+    """The text without lone surrogates (odd file names have them), which no store takes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _datetime(at: float | None) -> datetime | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 from cloudq.driver import Item, Key, Value
@@ -63,7 +64,10 @@ class Record:
         return self.state in TERMINAL
 
 
-_FIELDS = tuple((field.name, field.default) for field in fields(Record) if field.name != "id")
+_NAMES = tuple(field.name for field in fields(Record) if field.name != "id")
+_DEFAULTS = tuple(field.default for field in fields(Record) if field.name != "id")
+_KNOWN = frozenset(_NAMES)
+_values = attrgetter(*_NAMES)
 
 
 def key(task_id: str) -> Key:
@@ -73,20 +77,20 @@ def key(task_id: str) -> Key:
 
 def to_fields(record: Record) -> dict[str, Value]:
     """A record's fields as stored: those that have their default are left out."""
-    values = ((name, getattr(record, name), default) for name, default in _FIELDS)
-    return {name: value for name, value, default in values if value != default}
+    return {
+        name: value
+        for name, value, default in zip(_NAMES, _values(record), _DEFAULTS, strict=True)
+        if value != default
+    }
 
 
 def to_item(record: Record, expires: float | None) -> Item:
     return Item(key=key(record.id), fields=to_fields(record), expires=expires)
 
 
-_NAMES = frozenset(name for name, _ in _FIELDS)
-
-
 def from_item(item: Item) -> Record:
     """The record in an item. Fields of newer releases are passed over."""
     stored: Mapping[str, Any] = item.fields
-    values = {name: value for name, value in stored.items() if name in _NAMES}
+    values = {name: value for name, value in stored.items() if name in _KNOWN}
     values["state"] = State(values.get("state", State.PENDING))
     return Record(id=item.key.partition.removeprefix("task#"), **values)

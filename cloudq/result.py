@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, cast
@@ -197,7 +198,7 @@ def wait_for(
     a look is taken only when something was written.
     """
     ended = {result.id: result.final for result in results if result.final is not None}
-    waiting = [result for result in results if result.id not in ended]
+    waiting = deque(result for result in results if result.id not in ended)
     if not waiting:
         return [ended[result.id] for result in results]
     backend = waiting[0].backend
@@ -205,14 +206,9 @@ def wait_for(
     watcher = backend.watch()
     try:
         while True:
-            records = backend.records([result.id for result in waiting])
-            for result in waiting:
-                record = result.keep(records.get(result.id))
-                if record.terminal:
-                    ended[result.id] = record
-            waiting = [result for result in waiting if result.id not in ended]
-            if not waiting:
-                return [ended[result.id] for result in results]
+            while _advance(waiting, ended, backend):
+                if not waiting:
+                    return [ended[result.id] for result in results]
             left = 3600.0 if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 raise ResultTimeout(
@@ -222,6 +218,24 @@ def wait_for(
             watcher.wait(min(left, interval or left))
     finally:
         watcher.close()
+
+
+def _advance(waiting: deque[AsyncResult[Any]], ended: dict[str, Record], backend: Backend) -> bool:
+    """Look at the first that are waited for, as many as one read takes; whether all had ended.
+
+    The others need no look before these have ended, so that a look costs the same for any number.
+    """
+    front = [waiting.popleft() for _ in range(min(len(waiting), backend.driver.limits.get))]
+    records = backend.records([result.id for result in front])
+    left: list[AsyncResult[Any]] = []
+    for result in front:
+        record = result.keep(records.get(result.id))
+        if record.terminal:
+            ended[result.id] = record
+        else:
+            left.append(result)
+    waiting.extendleft(reversed(left))
+    return not left
 
 
 def failure(record: Record) -> BaseException:

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker, Refused
-from cloudq.driver import Code, Delivery, Item, Key
+from cloudq.driver import Code, Delivery, Failure, Item, Key
 from cloudq.errors import BackendError, BrokerError, CloudQError, PublishError
 from cloudq.message import TaskMessage
 from cloudq.record import Record, State, to_item
@@ -70,7 +70,8 @@ class Committed:
 def commit(settled: Sequence[Settled], broker: Broker, backend: Backend | None) -> Committed:
     """Make outcomes durable, in as few requests as the services allow.
 
-    Never raises `ServiceError`: what could not be done comes back, without the parts that were.
+    Never raises `ServiceError`: what could not be done comes back to be tried again, without its
+    copy where that is out already.
     """
     sent, unsent, error = _send(settled, broker)
     if backend is None:
@@ -79,8 +80,9 @@ def commit(settled: Sequence[Settled], broker: Broker, backend: Backend | None) 
     ready: list[Settled] = []
     failed = list(unsent)
     try:
-        for delivery, settlement in _store(plain, backend):
-            (failed if settlement.record else ready).append((delivery, settlement))
+        stored, refused = _store(plain, backend)
+        ready += stored
+        failed += refused
     except BackendError as down:
         error = down
         failed += plain
@@ -91,7 +93,7 @@ def commit(settled: Sequence[Settled], broker: Broker, backend: Backend | None) 
             ready.append(_advance(pair, backend))
         except BackendError as down:
             error = down
-            failed.append(pair)
+            failed.append(_refused(pair, Failure(index=0, code=Code(down.code), reason=str(down))))
     if failed and error is None:
         error = BackendError(f"{len(failed)} records were not taken", code=Code.THROTTLED)
     return Committed(ready=ready, failed=failed, error=error)
@@ -126,8 +128,8 @@ def _send(
     return sent, unsent, error
 
 
-def _store(settled: Sequence[Settled], backend: Backend) -> list[Settled]:
-    """Write records over what is there; a pair that keeps its record was refused for now."""
+def _store(settled: Sequence[Settled], backend: Backend) -> tuple[Sequence[Settled], list[Settled]]:
+    """Write records over what is there; the pairs that are done, and those to try again."""
     expires = time.time() + backend.expires
     items: list[Item] = []
     owners: list[int] = []
@@ -142,22 +144,19 @@ def _store(settled: Sequence[Settled], backend: Backend) -> list[Settled]:
     if dropped:
         backend.delete(dropped)
     if not failures:
-        return [(delivery, _recorded(settlement)) for delivery, settlement in settled]
+        return settled, []
     refused = {owners[i]: failure for i, failure in failures.items()}
-    answer: list[Settled] = []
-    for place, (delivery, settlement) in enumerate(settled):
-        failure = refused.get(place)
-        if failure is None:
-            answer.append((delivery, _recorded(settlement)))
-        elif failure.code in (Code.TOO_LARGE, Code.INVALID) and settlement.record:
-            answer.append((delivery, _shrunk(settlement, settlement.record, failure.reason)))
-        else:
-            answer.append((delivery, settlement))
-    return answer
+    ready = [pair for place, pair in enumerate(settled) if place not in refused]
+    failed = [_refused(settled[place], failure) for place, failure in refused.items()]
+    return ready, failed
 
 
-def _recorded(settlement: Settlement) -> Settlement:
-    return replace(settlement, record=None, extra=None, drop=None)
+def _refused(pair: Settled, failure: Failure) -> Settled:
+    """What to try next for a record that was refused: a smaller one, or the same later."""
+    delivery, settlement = pair
+    if settlement.record is None or failure.code not in (Code.TOO_LARGE, Code.INVALID):
+        return pair
+    return delivery, _shrunk(settlement, settlement.record, failure.reason)
 
 
 def _shrunk(settlement: Settlement, record: Record, reason: str) -> Settlement:
@@ -173,7 +172,9 @@ def _shrunk(settlement: Settlement, record: Record, reason: str) -> Settlement:
         error_args=None,
         traceback=None,
     )
-    return replace(settlement, state=State.FAILURE, record=small, extra=None)
+    # An equal call may run: nothing tells it this one's value.
+    drop = settlement.extra.key if settlement.extra else settlement.drop
+    return replace(settlement, state=State.FAILURE, record=small, extra=None, drop=drop)
 
 
 def _advance(pair: Settled, backend: Backend) -> Settled:
@@ -183,16 +184,16 @@ def _advance(pair: Settled, backend: Backend) -> Settled:
     if settlement.drop is not None:
         backend.delete([settlement.drop])
     if settlement.record is None:
-        return delivery, _recorded(settlement)
+        return pair
     standing = backend.advance(settlement.record)
     if standing is None or standing.terminal:
-        return delivery, _recorded(settlement)
+        return pair
     log.warning(
         "task %s: its lease was lost while it ran, so its late %s is not recorded",
         settlement.task_id,
         settlement.state,
     )
-    return delivery, replace(_recorded(settlement), action=Action.NOTHING)
+    return delivery, replace(settlement, action=Action.NOTHING)
 
 
 def dispose(settled: Sequence[Settled], broker: Broker) -> list[Refused]:

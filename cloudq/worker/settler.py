@@ -94,10 +94,13 @@ class Settler:
         flights = {id(flight.delivery): flight for flight, _ in pairs}
         settled = [(flight.delivery, self._guarded(flight, s)) for flight, s in pairs]
         result = commit(settled, self._app.broker, self._app.backend)
-        for delivery, settlement in result.ready:
-            flight = flights[id(delivery)]
+        ready = [(flights[id(delivery)], settlement) for delivery, settlement in result.ready]
+        for _, settlement in ready:
             _log_outcome(settlement)
-            self._messages.put((flight, settlement))
+        if ready and not self._app.broker.limits(ready[0][0].delivery.queue).billed:
+            ready = self._dispose(ready)  # no batch to wait for, so no thread to hand it to
+        for pair in ready:
+            self._messages.put(pair)
         if result.failed:
             log.warning("%d outcomes wait to be recorded: %s", len(result.failed), result.error)
         return [(flights[id(delivery)], settlement) for delivery, settlement in result.failed]
@@ -191,10 +194,12 @@ def _drain(
 
 
 def _log_outcome(settlement: Settlement) -> None:
-    if settlement.error is not None or settlement.reason:
+    if settlement.reason:
         level = logging.INFO if settlement.state in _QUIET else logging.WARNING
     else:
         level = logging.DEBUG
+    if not log.isEnabledFor(level):
+        return
     log.log(
         level,
         "task %s %s: %s%s",
