@@ -1,0 +1,311 @@
+"""The result store on DynamoDB: `dynamodb://table?region=&endpoint_url=&profile=&consistent=`.
+
+One table holds everything. Its layout, which is the same for every release of the format:
+
+    pk       S   partition key: `Key.partition`
+    sk       S   sort key: `Key.sort`
+    expires  N   when the item ends, epoch seconds, rounded up; the table's TTL attribute
+    others       each field under its own name: S, B, N, BOOL, NULL or SS
+
+A field that is called like one of the first three is stored as `field:pk` and so on; a field
+`float:x` marks the whole number in `x` as a float (see `dynamodb_items`). DynamoDB deletes
+expired items days late, so that every read and every condition here looks at `expires` itself.
+
+`consistent=false` makes `query` eventually consistent, at half the price.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from botocore.exceptions import ClientError
+
+from cloudq.driver import (
+    Address,
+    Change,
+    Code,
+    ConditionFailed,
+    Failure,
+    Item,
+    Key,
+    Page,
+    StoreLimits,
+)
+from cloudq.errors import ConfigurationError
+from cloudq_aws.client import Access, access
+from cloudq_aws.dynamodb_items import (
+    EXPIRES,
+    PARTITION,
+    SORT,
+    from_attributes,
+    key_attributes,
+    size,
+    to_attributes,
+)
+from cloudq_aws.dynamodb_update import Expressions, holds_on_nothing, made_of_nothing
+from cloudq_aws.errors import AwsError, error_code
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import (
+        KeysAndAttributesTypeDef,
+        QueryInputTypeDef,
+        WriteRequestTypeDef,
+    )
+
+_ITEM = 400 * 1024
+# Rounds of a batch until what DynamoDB leaves unprocessed counts as throttled, and the first pause.
+_ROUNDS = 8
+_PAUSE = 0.05
+# Each round of an update that meets an expired item means that another writer got ahead.
+_RACES = 20
+_BOOLEANS = {"true": True, "false": False, "": True}
+
+_Wanted = Mapping[Key, "WriteRequestTypeDef"]
+
+
+def open_backend(address: Address) -> DynamoDB:
+    """The driver of a `dynamodb://` URL. Raises `ConfigurationError`."""
+    if address.path:
+        raise ConfigurationError(
+            f"{address.url} has a path: a table is written dynamodb://{address.host or 'cloudq'}"
+        )
+    reach = access(address, options=("consistent",))
+    consistent = _BOOLEANS.get(address.options.get("consistent", ""))
+    if consistent is None:
+        raise ConfigurationError(f"consistent in {address.url} is true or false")
+    return DynamoDB(reach, table=address.host or "cloudq", consistent=consistent)
+
+
+class DynamoDB:
+    """A `BackendDriver` and `StoreAdmin` on one table."""
+
+    limits = StoreLimits(put=25, get=100, item=_ITEM)
+
+    def __init__(self, reach: Access, *, table: str, consistent: bool = True) -> None:
+        self.client = cast("DynamoDBClient", reach.client("dynamodb"))
+        self._table = table
+        self._consistent = consistent
+
+    def put(self, items: Sequence[Item]) -> Sequence[Failure]:
+        """Write whole items in one batch; of two with one key, the last counts."""
+        large = [index for index, item in enumerate(items) if _too_large(item)]
+        failures = [
+            Failure(index=index, code=Code.TOO_LARGE, reason=_describe(items[index]))
+            for index in large
+        ]
+        # One item over the limit would make DynamoDB refuse the others with it.
+        wanted: dict[Key, WriteRequestTypeDef] = {
+            item.key: {"PutRequest": {"Item": to_attributes(item)}}
+            for index, item in enumerate(items)
+            if index not in large
+        }
+        left = self._write(wanted)
+        failures += _throttled(index for index, item in enumerate(items) if item.key in left)
+        return failures
+
+    def delete(self, keys: Sequence[Key]) -> Sequence[Failure]:
+        """Delete items in one batch; a missing one is no failure."""
+        wanted: dict[Key, WriteRequestTypeDef] = {
+            key: {"DeleteRequest": {"Key": key_attributes(key)}} for key in keys
+        }
+        left = self._write(wanted)
+        return _throttled(index for index, key in enumerate(keys) if key in left)
+
+    def _write(self, wanted: _Wanted) -> set[Key]:
+        # Returns the keys that DynamoDB would not write in any round.
+        requests = list(wanted.values())
+        for pause in _pauses():
+            if not requests:
+                break
+            reply = self.client.batch_write_item(RequestItems={self._table: requests})
+            requests = cast(
+                "list[WriteRequestTypeDef]", reply.get("UnprocessedItems", {}).get(self._table, [])
+            )
+            if requests:
+                time.sleep(pause)
+        return {_key_of(request) for request in requests}
+
+    def get(self, keys: Sequence[Key], *, consistent: bool) -> Mapping[Key, Item]:
+        """Read items in one batch; raises when DynamoDB leaves some out in every round."""
+        wanted = [key_attributes(key) for key in dict.fromkeys(keys)]
+        found: dict[Key, Item] = {}
+        for pause in _pauses():
+            if not wanted:
+                return found
+            request: KeysAndAttributesTypeDef = {"Keys": wanted, "ConsistentRead": consistent}
+            reply = self.client.batch_get_item(RequestItems={self._table: request})
+            now = time.time()
+            for attributes in reply.get("Responses", {}).get(self._table, []):
+                if not _expired(attributes, now):
+                    item = from_attributes(attributes)
+                    found[item.key] = item
+            unread = reply.get("UnprocessedKeys", {}).get(self._table)
+            wanted = unread["Keys"] if unread else []
+            # 16 MB an answer leaves keys out too; only an answer without any item means throttling.
+            if wanted and not reply.get("Responses", {}).get(self._table):
+                time.sleep(pause)
+        if wanted:
+            raise AwsError(f"DynamoDB left {len(wanted)} keys unread", code=Code.THROTTLED)
+        return found
+
+    def update(self, key: Key, change: Change) -> Item:
+        """Change one item in one request; two or more if an expired one is still in its place.
+
+        The first request holds only where the item is absent or alive. If it fails on an expired
+        item, which counts as absent, the checks are decided here, on no field at all, and a new
+        item is put in its place whole, on the condition that what is there has expired by the same
+        clock. If that fails, somebody else was faster (or the TTL was), and all begins again: no
+        state between the two requests can be mistaken for another.
+        """
+        if size(change.set.items()) + size(change.add.items()) > _ITEM:
+            raise AwsError(f"the change of {key} is over {_ITEM} bytes", code=Code.TOO_LARGE)
+        for _ in range(_RACES):
+            now = time.time()
+            try:
+                return self._update_alive(key, change, now)
+            except ClientError as error:
+                standing = _standing(error)
+            if not standing or not _expired(standing, now):
+                raise ConditionFailed(from_attributes(standing) if standing else None)
+            if not all(map(holds_on_nothing, change.when)):
+                raise ConditionFailed(None)
+            item = made_of_nothing(key, change)
+            if self._replace_expired(item, now):
+                return from_attributes(to_attributes(item))
+        raise AwsError(f"too many writers at {key}", code=Code.THROTTLED)
+
+    def _update_alive(self, key: Key, change: Change, now: float) -> Item:
+        build = Expressions()
+        conditions = [build.alive(now), *map(build.check, change.when)]
+        extra: dict[str, Any] = {}
+        if expression := build.update(change):
+            extra["UpdateExpression"] = expression
+        reply = self.client.update_item(
+            TableName=self._table,
+            Key=key_attributes(key),
+            ConditionExpression=" AND ".join(conditions),
+            ExpressionAttributeNames=build.names,
+            ExpressionAttributeValues=build.values,
+            ReturnValues="ALL_NEW",
+            ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            **extra,
+        )
+        return from_attributes(reply.get("Attributes") or key_attributes(key))
+
+    def _replace_expired(self, item: Item, now: float) -> bool:
+        build = Expressions()
+        condition = build.expired(now)
+        try:
+            self.client.put_item(
+                TableName=self._table,
+                Item=to_attributes(item),
+                ConditionExpression=condition,
+                ExpressionAttributeNames=build.names,
+                ExpressionAttributeValues=build.values,
+            )
+        except ClientError as error:
+            _standing(error)
+            return False
+        return True
+
+    def query(self, partition: str, *, after: str | None, limit: int) -> Page:
+        """Read a partition in order, from the sort key behind `after`."""
+        items: list[Item] = []
+        while True:
+            request: QueryInputTypeDef = {
+                "TableName": self._table,
+                "KeyConditionExpression": "#pk = :pk",
+                "ExpressionAttributeNames": {"#pk": PARTITION},
+                "ExpressionAttributeValues": {":pk": {"S": partition}},
+                "ConsistentRead": self._consistent,
+                "Limit": limit - len(items),
+            }
+            if after is not None:
+                request["ExclusiveStartKey"] = key_attributes(Key(partition, after))
+            reply = self.client.query(**request)
+            now = time.time()
+            items += [
+                from_attributes(found) for found in reply["Items"] if not _expired(found, now)
+            ]
+            last = reply.get("LastEvaluatedKey")
+            after = last[SORT].get("S") if last else None
+            # A page of 1 MB, or of expired items, ends early.
+            if after is None or len(items) == limit:
+                return Page(items=items, next=after)
+
+    def create_store(self) -> None:
+        """Make the table, billed by request, with its TTL; point-in-time recovery stays off."""
+        try:
+            self.client.create_table(
+                TableName=self._table,
+                AttributeDefinitions=[
+                    {"AttributeName": PARTITION, "AttributeType": "S"},
+                    {"AttributeName": SORT, "AttributeType": "S"},
+                ],
+                KeySchema=[
+                    {"AttributeName": PARTITION, "KeyType": "HASH"},
+                    {"AttributeName": SORT, "KeyType": "RANGE"},
+                ],
+                BillingMode="PAY_PER_REQUEST",
+            )
+        except self.client.exceptions.ResourceInUseException:
+            return
+        waiter = self.client.get_waiter("table_exists")
+        waiter.wait(TableName=self._table, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+        self.client.update_time_to_live(
+            TableName=self._table,
+            TimeToLiveSpecification={"Enabled": True, "AttributeName": EXPIRES},
+        )
+
+    def check_store(self) -> None:
+        """Read an item that is not there: it needs no right that a worker lacks."""
+        self.client.get_item(TableName=self._table, Key=key_attributes(Key("check", "-")))
+
+    def error_code(self, error: Exception) -> Code:
+        """The reaction that an error of this driver calls for."""
+        return error_code(error)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+
+def _pauses() -> Iterator[float]:
+    # What DynamoDB leaves unprocessed wants a growing pause; jitter keeps callers apart.
+    return (_PAUSE * 2**step * random.uniform(0.5, 1.0) for step in range(_ROUNDS))
+
+
+def _standing(error: ClientError) -> Mapping[str, Any] | None:
+    # The item that a condition failed on; every other error goes on its way.
+    if error.response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
+        raise error
+    return cast("Mapping[str, Any] | None", error.response.get("Item"))
+
+
+def _expired(attributes: Mapping[str, Any], now: float) -> bool:
+    expires = attributes.get(EXPIRES)
+    return expires is not None and float(expires["N"]) <= now
+
+
+def _too_large(item: Item) -> bool:
+    keys = (("pk", item.key.partition), ("sk", item.key.sort))
+    return size((*keys, *item.fields.items())) > _ITEM
+
+
+def _describe(item: Item) -> str:
+    return f"item {item.key.partition}/{item.key.sort} is over DynamoDB's {_ITEM} bytes"
+
+
+def _throttled(indexes: Iterable[int]) -> list[Failure]:
+    reason = "DynamoDB left it unprocessed: the table is throttled"
+    return [Failure(index=index, code=Code.THROTTLED, reason=reason) for index in indexes]
+
+
+def _key_of(request: WriteRequestTypeDef) -> Key:
+    put, delete = request.get("PutRequest"), request.get("DeleteRequest")
+    attributes = cast("Mapping[str, Any]", put["Item"] if put else delete["Key"] if delete else {})
+    return Key(attributes[PARTITION]["S"], attributes[SORT]["S"])

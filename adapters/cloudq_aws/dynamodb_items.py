@@ -1,0 +1,154 @@
+"""Between items of cloudq and DynamoDB's attribute values, exactly.
+
+DynamoDB has one kind of number, of 38 decimal digits, and no way to tell 2 from 2.0. So that both
+come back as they were, a whole number that is a float has a mark beside it: a field `x` that is
+2.0 is `x` = N 2 and `float:x` = BOOL true. Numbers that DynamoDB cannot hold (infinities, -0.0,
+more digits or a larger exponent) are a map of one string, `{"float": "inf"}`: they come back
+exactly, and cannot be compared or incremented.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from cloudq.driver import Item, Key, Value
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef
+
+PARTITION, SORT, EXPIRES = "pk", "sk", "expires"
+_RESERVED = frozenset({PARTITION, SORT, EXPIRES})
+_MARK = "float:"
+_ESCAPE = "field:"
+_DIGITS = 38
+# DynamoDB takes magnitudes from 1E-130 to 9.99E+125; a float in here has at most 17 digits.
+_SMALLEST, _LARGEST = 1e-130, 9e125
+# A type descriptor and an element of a set or a map, as DynamoDB counts an item's size.
+_OVERHEAD = 3
+
+
+def attribute_name(field: str) -> str:
+    """The attribute that holds a field: its own name, unless the table's layout needs that."""
+    if field in _RESERVED or field.startswith((_ESCAPE, _MARK)):
+        return _ESCAPE + field
+    return field
+
+
+def mark_name(field: str) -> str:
+    """The attribute that marks a field's whole number as a float."""
+    return _MARK + attribute_name(field)
+
+
+def needs_mark(value: Value) -> bool:
+    """Whether the attribute alone would come back as an int, though it is a float."""
+    return isinstance(value, float) and value.is_integer() and _fits(value)
+
+
+def key_attributes(key: Key) -> dict[str, AttributeValueTypeDef]:
+    """The primary key of an item."""
+    return {PARTITION: {"S": key.partition}, SORT: {"S": key.sort}}
+
+
+def expiry(expires: float) -> AttributeValueTypeDef:
+    """The expiry as DynamoDB's TTL wants it: whole seconds, rounded up."""
+    return {"N": str(math.ceil(expires))}
+
+
+def to_attribute(value: Value) -> AttributeValueTypeDef:
+    """One value that is no empty set (which is an absent field) as an attribute."""
+    match value:
+        case bool():
+            return {"BOOL": value}
+        case None:
+            return {"NULL": True}
+        case str():
+            return {"S": value}
+        case bytes():
+            return {"B": value}
+        case int() | float():
+            return _number(value)
+        case _:
+            return {"SS": sorted(value)}
+
+
+def _number(value: int | float) -> AttributeValueTypeDef:
+    if _fits(value):
+        return {"N": repr(value)}
+    return {"M": {type(value).__name__: {"S": repr(value)}}}
+
+
+def _fits(value: int | float) -> bool:
+    if isinstance(value, int):
+        return abs(value) < 10**_DIGITS
+    if not value:
+        return math.copysign(1.0, value) > 0
+    return _SMALLEST < abs(value) < _LARGEST
+
+
+def _from_attribute(attribute: Mapping[str, Any], *, marked: bool) -> Value:
+    kind, value = next(iter(attribute.items()))
+    match kind:
+        case "N":
+            return float(value) if marked or not value.lstrip("-").isdigit() else int(value)
+        case "NULL":
+            return None
+        case "SS":
+            return frozenset(cast("list[str]", value))
+        case "M":
+            ((name, text),) = cast("dict[str, dict[str, str]]", value).items()
+            return (float if name == "float" else int)(text["S"])
+        case "B":
+            return bytes(value)
+        case _:
+            return cast("Value", value)  # S and BOOL
+
+
+def to_attributes(item: Item) -> dict[str, AttributeValueTypeDef]:
+    """A whole item, its key and its expiry."""
+    attributes = key_attributes(item.key)
+    if item.expires is not None:
+        attributes[EXPIRES] = expiry(item.expires)
+    for field, value in item.fields.items():
+        if value == frozenset():
+            continue
+        attributes[attribute_name(field)] = to_attribute(value)
+        if needs_mark(value):
+            attributes[mark_name(field)] = {"BOOL": True}
+    return attributes
+
+
+def from_attributes(attributes: Mapping[str, Any]) -> Item:
+    """An item as DynamoDB answers it."""
+    fields: dict[str, Value] = {}
+    for name, attribute in attributes.items():
+        if name in _RESERVED or name.startswith(_MARK):
+            continue
+        value = _from_attribute(attribute, marked=_MARK + name in attributes)
+        fields[name.removeprefix(_ESCAPE)] = value
+    expires = attributes.get(EXPIRES)
+    return Item(
+        key=Key(attributes[PARTITION]["S"], attributes[SORT]["S"]),
+        fields=fields,
+        expires=float(expires["N"]) if expires else None,
+    )
+
+
+def size(fields: Iterable[tuple[str, Value]]) -> int:
+    """About how many bytes fields take in DynamoDB's own counting, rather too many than too few."""
+    return sum(len(name.encode()) + _size(value) + _OVERHEAD for name, value in fields)
+
+
+def _size(value: Value) -> int:
+    match value:
+        case str():
+            return len(value.encode())
+        case bytes():
+            return len(value)
+        case frozenset():
+            return sum(len(member.encode()) + 1 for member in value)
+        case bool() | None:
+            return 1
+        case _:
+            return len(repr(value)) // 2 + 2

@@ -1,0 +1,184 @@
+"""What cloudq's messages are in SQS: entries, attributes, and the answers to a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from cloudq.driver import Code, Delivery, Failure, Outgoing
+from cloudq_aws.errors import entry_code
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs.literals import MessageSystemAttributeNameType
+    from mypy_boto3_sqs.type_defs import (
+        BatchResultErrorEntryTypeDef,
+        MessageAttributeValueTypeDef,
+        MessageTypeDef,
+        SendMessageBatchRequestEntryTypeDef,
+    )
+
+T = TypeVar("T")
+
+BATCH = 10
+MAX_LEASE = 43_200
+# Attributes count against SQS's 1 MiB: room for the id, the reason and the queue of a dead letter.
+ROOM = 2048
+_MAX_REQUEST = 1_048_576
+MAX_BODY = _MAX_REQUEST - ROOM
+# All ten bodies of one send share the 1 MiB; `ROOM` is enough for ten ids as well.
+MAX_BATCH = MAX_BODY
+
+ID, REASON, SOURCE = "cloudq-id", "cloudq-reason", "cloudq-source"
+_MAX_REASON = 1000
+SYSTEM: Sequence[MessageSystemAttributeNameType] = (
+    "ApproximateReceiveCount",
+    "SentTimestamp",
+    "MessageGroupId",
+)
+
+
+def seconds(duration: float, most: int = MAX_LEASE) -> int:
+    """A duration as SQS wants it: whole seconds, rounded up, never less than asked."""
+    return min(max(math.ceil(duration), 0), most)
+
+
+def text(value: str) -> MessageAttributeValueTypeDef:
+    """A message attribute."""
+    return {"DataType": "String", "StringValue": value}
+
+
+def outgoing_entry(
+    index: int, message: Outgoing, *, fifo: bool
+) -> SendMessageBatchRequestEntryTypeDef:
+    """The entry of one message in a send."""
+    entry: SendMessageBatchRequestEntryTypeDef = {
+        "Id": str(index),
+        "MessageBody": message.body.decode(),
+        "MessageAttributes": {ID: text(message.id)},
+    }
+    if fifo:
+        # A group of its own leaves a message unordered, and SQS free to hand it out at once.
+        entry["MessageGroupId"] = message.group or message.id
+        entry["MessageDeduplicationId"] = message.dedup or message.id
+    elif message.delay > 0:
+        entry["DelaySeconds"] = math.ceil(message.delay)
+    return entry
+
+
+def dead_entry(
+    index: int, delivery: Delivery, *, reason: str, source: str, fifo: bool
+) -> SendMessageBatchRequestEntryTypeDef:
+    """The entry of a message that goes to the dead letters."""
+    short = reason.encode()[:_MAX_REASON].decode(errors="ignore")
+    attributes = {ID: text(delivery.id), REASON: text(short or "unknown"), SOURCE: text(source)}
+    body = delivery.body.decode()
+    return _copy(index, body, attributes, group=delivery.group, id=delivery.id, fifo=fifo)
+
+
+def revived_entry(
+    index: int, message: MessageTypeDef, *, fifo: bool
+) -> SendMessageBatchRequestEntryTypeDef:
+    """The entry of a dead letter that goes back to its queue."""
+    id = message_id(message)
+    attributes = {
+        name: cast("MessageAttributeValueTypeDef", value)
+        for name, value in message.get("MessageAttributes", {}).items()
+        if name not in (REASON, SOURCE)
+    }
+    attributes[ID] = text(id)
+    group = message.get("Attributes", {}).get("MessageGroupId")
+    entry = _copy(index, message.get("Body", ""), attributes, group=group, id=id, fifo=fifo)
+    if fifo:
+        # SQS's own id: another than the first send's, and the same if this is tried again.
+        entry["MessageDeduplicationId"] = f"redrive-{message.get('MessageId', '')}"
+    return entry
+
+
+def _copy(
+    index: int,
+    body: str,
+    attributes: Mapping[str, MessageAttributeValueTypeDef],
+    *,
+    group: str | None,
+    id: str,
+    fifo: bool,
+) -> SendMessageBatchRequestEntryTypeDef:
+    entry: SendMessageBatchRequestEntryTypeDef = {"Id": str(index), "MessageBody": body}
+    if len(body.encode()) <= MAX_BODY:  # else from a stranger: its body matters, the rest does not
+        entry["MessageAttributes"] = attributes
+    if fifo:
+        entry["MessageGroupId"] = group or id
+        entry["MessageDeduplicationId"] = f"dead-{id}"
+    return entry
+
+
+def to_delivery(queue: str, message: MessageTypeDef, lease: float) -> Delivery:
+    """A received message; a stranger's has SQS's own id."""
+    system = message.get("Attributes", {})
+    id = message_id(message)
+    group = system.get("MessageGroupId")
+    return Delivery(
+        queue=queue,
+        id=id,
+        body=message.get("Body", "").encode(),
+        receipt=message.get("ReceiptHandle", ""),
+        attempts=int(system.get("ApproximateReceiveCount", 1)),
+        lease=lease,
+        group=None if group == id else group,
+        sent_at=sent_at(message),
+    )
+
+
+def message_id(message: MessageTypeDef) -> str:
+    """The id that the sender gave, else the one that SQS gave."""
+    return named(message, ID) or message.get("MessageId", "")
+
+
+def named(message: MessageTypeDef, attribute: str) -> str | None:
+    """The text of a received message's attribute."""
+    found = message.get("MessageAttributes", {}).get(attribute)
+    return found.get("StringValue") if found else None
+
+
+def sent_at(message: MessageTypeDef) -> float | None:
+    """When SQS took the message, in epoch seconds."""
+    stamp = message.get("Attributes", {}).get("SentTimestamp")
+    return int(stamp) / 1000 if stamp else None
+
+
+def failures(
+    failed: Iterable[BatchResultErrorEntryTypeDef], indexes: Sequence[int] | None = None
+) -> list[Failure]:
+    """The `Failed` part of an answer: HTTP 200 can hide it.
+
+    `indexes` are the places of the entries in the caller's own sequence, where they differ.
+    """
+    found: list[Failure] = []
+    for entry in failed:
+        place, message = int(entry["Id"]), entry.get("Message", "")
+        code = entry_code(entry["Code"], message, sender_fault=entry["SenderFault"])
+        reason = f"{entry['Code']}: {message}" if message else entry["Code"]
+        found.append(Failure(index=indexes[place] if indexes else place, code=code, reason=reason))
+    return sorted(found, key=lambda failure: failure.index)
+
+
+def too_large(index: int, message: Outgoing) -> Failure:
+    """The refusal of a body over the limit."""
+    reason = f"the body has {len(message.body)} bytes, and SQS takes {MAX_BODY}"
+    return Failure(index=index, code=Code.TOO_LARGE, reason=reason)
+
+
+def by_size(parts: Sequence[T], length: Callable[[T], int]) -> Iterator[list[T]]:
+    """Batches of copies that fit into one send, by number and by bytes, attributes included."""
+    batch: list[T] = []
+    total = 0
+    for part in parts:
+        more = length(part) + ROOM
+        if batch and (len(batch) == BATCH or total + more > _MAX_REQUEST):
+            yield batch
+            batch, total = [], 0
+        batch.append(part)
+        total += more
+    if batch:
+        yield batch

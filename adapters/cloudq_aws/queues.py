@@ -1,0 +1,123 @@
+"""Where an SQS queue and its dead letters are: from names to URLs, looked up once."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
+
+from cloudq.driver import Code
+from cloudq_aws.errors import AwsError
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+FIFO = ".fifo"
+_AMAZON = re.compile(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
+
+
+def is_fifo(queue: str) -> bool:
+    """Whether a queue's name or URL is that of a FIFO queue: SQS tells them by the suffix."""
+    return queue.endswith(FIFO)
+
+
+def is_url(queue: str) -> bool:
+    """Whether a queue was given by its URL."""
+    return queue.startswith(("https://", "http://"))
+
+
+class Queues:
+    """The queues of one client, by name or URL.
+
+    `prefix` stands before every name (a URL is taken as it is). `dead` is the template of the
+    dead-letter queue's name; without one, the queue's own redrive policy says where it is.
+    """
+
+    def __init__(self, client: SQSClient, *, prefix: str = "", dead: str | None = None) -> None:
+        self.client = client
+        self.prefix = prefix
+        self._dead = dead
+        self._urls: dict[str, str] = {}
+        self._dead_urls: dict[str, str] = {}
+
+    def full_name(self, queue: str) -> str:
+        """The queue's name in SQS."""
+        return urlsplit(queue).path.rpartition("/")[2] if is_url(queue) else self.prefix + queue
+
+    def dead_name(self, queue: str) -> str:
+        """The name in SQS of the dead-letter queue that `create` makes."""
+        name = self.full_name(queue)
+        dead = (self._dead or "{queue}-dead").replace("{queue}", name.removesuffix(FIFO))
+        return dead + FIFO if is_fifo(name) else dead
+
+    def url(self, queue: str) -> str:
+        """The queue's URL. The request goes to the client's endpoint, whatever host this names."""
+        if is_url(queue):
+            self._check_region(queue)
+            return queue
+        # dict operations are atomic; at worst two threads look up the same name.
+        if queue not in self._urls:
+            reply = self.client.get_queue_url(QueueName=self.prefix + queue)
+            self._urls[queue] = reply["QueueUrl"]
+        return self._urls[queue]
+
+    def _check_region(self, url: str) -> None:
+        # SQS would answer "no such queue", and nobody would look for the reason in the region.
+        found, ours = _AMAZON.match(urlsplit(url).netloc), self.client.meta.region_name
+        custom = "amazonaws.com" not in self.client.meta.endpoint_url
+        if found and found[1] != ours and not custom:
+            raise AwsError(
+                f"{url} is in {found[1]}, the broker is in {ours}: use sqs://{found[1]}",
+                code=Code.NOT_FOUND,
+            )
+
+    def dead_url(self, queue: str) -> str | None:
+        """The URL of the queue's dead letters; None when it has none."""
+        if queue not in self._dead_urls:
+            found = self._named_dead_url(queue) if self._dead else self._policy_dead_url(queue)
+            if found is None:  # somebody may make one any time
+                return None
+            self._dead_urls[queue] = found
+        return self._dead_urls[queue]
+
+    def require_dead_url(self, queue: str) -> str:
+        """The URL of the queue's dead letters. Raises `AwsError` with NOT_FOUND."""
+        url = self.dead_url(queue)
+        if url is None:
+            raise AwsError(no_dead_letters(queue), code=Code.NOT_FOUND)
+        return url
+
+    def _named_dead_url(self, queue: str) -> str | None:
+        try:
+            return self.client.get_queue_url(QueueName=self.dead_name(queue))["QueueUrl"]
+        except self.client.exceptions.QueueDoesNotExist:
+            return None
+
+    def _policy_dead_url(self, queue: str) -> str | None:
+        url = self.url(queue)
+        reply = self.client.get_queue_attributes(QueueUrl=url, AttributeNames=["RedrivePolicy"])
+        policy = cast(
+            "dict[str, str]", json.loads(reply.get("Attributes", {}).get("RedrivePolicy", "{}"))
+        )
+        if "deadLetterTargetArn" not in policy:
+            return None
+        *_, account, name = policy["deadLetterTargetArn"].split(":")
+        try:
+            found = self.client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)
+        except self.client.exceptions.QueueDoesNotExist:
+            return None  # the policy outlives the queue it names
+        return found["QueueUrl"]
+
+    def forget(self, queue: str) -> None:
+        """Look the queue up again next time."""
+        self._urls.pop(queue, None)
+        self._dead_urls.pop(queue, None)
+
+
+def no_dead_letters(queue: str) -> str:
+    """Why a message of this queue cannot be dead-lettered, and what to do."""
+    return (
+        f"{queue} has no dead-letter queue: make both with `cloudq queues create {queue}`, or"
+        " give the queue a RedrivePolicy"
+    )

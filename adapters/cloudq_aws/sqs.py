@@ -1,0 +1,248 @@
+"""The broker on Amazon SQS, standard and FIFO: `sqs://region?endpoint_url=&profile=&prefix=&dead=`.
+
+A queue is a name, looked up once, or a full URL, never looked up. Nothing here lists or creates
+queues unless an operator asks for it, so that producers and workers need few rights.
+
+A message is its body and one attribute, `cloudq-id`; a dead letter has `cloudq-reason` and
+`cloudq-source` as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from cloudq.driver import (
+    Address,
+    Code,
+    Delivery,
+    Failure,
+    Limits,
+    Outgoing,
+    Peeked,
+    Purged,
+    QueueStats,
+)
+from cloudq.errors import ConfigurationError
+from cloudq_aws import sqs_admin as admin
+from cloudq_aws.client import Access, access
+from cloudq_aws.errors import error_code
+from cloudq_aws.messages import (
+    BATCH,
+    ID,
+    MAX_BATCH,
+    MAX_BODY,
+    MAX_LEASE,
+    SYSTEM,
+    by_size,
+    dead_entry,
+    failures,
+    outgoing_entry,
+    seconds,
+    to_delivery,
+    too_large,
+)
+from cloudq_aws.queues import Queues, is_fifo, no_dead_letters
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+_STANDARD = Limits(
+    batch=BATCH,
+    body=MAX_BODY,
+    batch_body=MAX_BATCH,
+    max_delay=900,
+    max_lease=MAX_LEASE,
+    max_wait=20,
+    min_wait=1,
+)
+_FIFO = Limits(
+    batch=BATCH,
+    body=MAX_BODY,
+    batch_body=MAX_BATCH,
+    max_delay=0,  # a FIFO queue has one delay for all of its messages
+    max_lease=MAX_LEASE,
+    max_wait=20,
+    min_wait=1,
+    ordered=True,
+    dedup_window=300,
+)
+# While a message moves to the dead letters it must not move to another worker.
+_MOVING = 60
+
+
+def open_broker(address: Address) -> SQS:
+    """The driver of an `sqs://` URL. Raises `ConfigurationError`."""
+    if address.path:
+        raise ConfigurationError(f"{address.url} has a path: the region is all, as sqs://eu-west-1")
+    reach = access(address, region=address.host, options=("prefix", "dead"))
+    dead = address.options.get("dead")
+    if dead is not None and "{queue}" not in dead:
+        raise ConfigurationError(f"dead={dead} has no {{queue}} in it, as {{queue}}-dead has")
+    return SQS(reach, prefix=address.options.get("prefix", ""), dead=dead)
+
+
+class SQS:
+    """A `BrokerDriver` and `QueueAdmin` on one account and region."""
+
+    def __init__(self, reach: Access, *, prefix: str = "", dead: str | None = None) -> None:
+        self.client = cast("SQSClient", reach.client("sqs"))
+        self._queues = Queues(self.client, prefix=prefix, dead=dead)
+
+    def limits(self, queue: str) -> Limits:
+        """What the queue can do, by the kind that its name tells."""
+        return _FIFO if is_fifo(queue) else _STANDARD
+
+    def send(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[Failure]:
+        """Send a batch in one request."""
+        fifo = is_fifo(queue)
+        refused = [
+            too_large(index, message)
+            for index, message in enumerate(messages)
+            if len(message.body) > MAX_BODY
+        ]
+        large = {failure.index for failure in refused}
+        entries = [
+            outgoing_entry(index, message, fifo=fifo)
+            for index, message in enumerate(messages)
+            if index not in large
+        ]
+        if not entries:
+            return refused
+        reply = self.client.send_message_batch(QueueUrl=self._queues.url(queue), Entries=entries)
+        return [*refused, *failures(reply.get("Failed", ()))]
+
+    def receive(self, queue: str, *, count: int, wait: float, lease: float) -> Sequence[Delivery]:
+        """Lease messages in one request, by long polling when `wait` is not 0."""
+        leased = seconds(lease)
+        reply = self.client.receive_message(
+            QueueUrl=self._queues.url(queue),
+            MaxNumberOfMessages=count,
+            # Below 1 s SQS asks only some of its servers, and misses messages that are there.
+            WaitTimeSeconds=min(max(int(wait), 1), 20) if wait > 0 else 0,
+            VisibilityTimeout=leased,
+            MessageSystemAttributeNames=SYSTEM,
+            MessageAttributeNames=[ID],
+        )
+        return [to_delivery(queue, message, leased) for message in reply.get("Messages", ())]
+
+    def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Failure]:
+        """Delete the messages. SQS may let a lost lease pass if nobody else has deleted."""
+        reply = self.client.delete_message_batch(
+            QueueUrl=self._queues.url(deliveries[0].queue),
+            Entries=[
+                {"Id": str(index), "ReceiptHandle": cast("str", delivery.receipt)}
+                for index, delivery in enumerate(deliveries)
+            ],
+        )
+        return failures(reply.get("Failed", ()))
+
+    def release(self, deliveries: Sequence[Delivery], *, after: float) -> Sequence[Failure]:
+        """Make the messages visible `after` seconds from now."""
+        return self.extend(deliveries, lease=after)
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Failure]:
+        """Change the messages' visibility; SQS allows 12 h from their receipt in total."""
+        timeout = seconds(lease)
+        reply = self.client.change_message_visibility_batch(
+            QueueUrl=self._queues.url(deliveries[0].queue),
+            Entries=[
+                {
+                    "Id": str(index),
+                    "ReceiptHandle": cast("str", delivery.receipt),
+                    "VisibilityTimeout": timeout,
+                }
+                for index, delivery in enumerate(deliveries)
+            ],
+        )
+        return failures(reply.get("Failed", ()))
+
+    def dead_letter(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
+        """Copy to the dead-letter queue, then delete; first of all make sure of the leases."""
+        queue = deliveries[0].queue
+        url = self._queues.dead_url(queue)
+        if url is None:
+            why = no_dead_letters(queue)
+            return [
+                Failure(index=index, code=Code.NOT_FOUND, reason=why)
+                for index in range(len(deliveries))
+            ]
+        # A copy of a message that another worker holds by now would be a second life for it.
+        failed = list(self.extend(deliveries, lease=_MOVING))
+        lost = {failure.index for failure in failed}
+        held = [index for index in range(len(deliveries)) if index not in lost]
+        for part in by_size(held, lambda index: len(deliveries[index].body)):
+            failed += self._bury(url, deliveries, part, reason)
+        return sorted(failed, key=lambda failure: failure.index)
+
+    def _bury(
+        self, url: str, deliveries: Sequence[Delivery], indexes: list[int], reason: str
+    ) -> list[Failure]:
+        source = self._queues.full_name(deliveries[0].queue)
+        fifo = is_fifo(url)
+        entries = [
+            dead_entry(place, deliveries[index], reason=reason, source=source, fifo=fifo)
+            for place, index in enumerate(indexes)
+        ]
+        reply = self.client.send_message_batch(QueueUrl=url, Entries=entries)
+        unsent = failures(reply.get("Failed", ()), indexes)
+        left = {failure.index for failure in unsent}
+        sent = [index for index in indexes if index not in left]
+        if not sent:
+            return unsent
+        undeleted = self.ack([deliveries[index] for index in sent])
+        return [
+            *unsent,
+            *(
+                Failure(index=sent[failure.index], code=failure.code, reason=failure.reason)
+                for failure in undeleted
+            ),
+        ]
+
+    def error_code(self, error: Exception) -> Code:
+        """The reaction that an error of this driver calls for."""
+        return error_code(error)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+    def create(self, queue: str, *, lease: float, max_deliveries: int) -> None:
+        """Make the queue and its dead-letter queue. Existing ones are left as they are."""
+        admin.create(self._queues, queue, lease=lease, max_deliveries=max_deliveries)
+
+    def delete(self, queue: str) -> None:
+        """Delete the queue, and its dead letters unless that queue has a name of its own."""
+        admin.delete(self._queues, queue)
+
+    def list(self, prefix: str = "") -> Sequence[str]:
+        """The names of the queues, dead-letter queues left out."""
+        return admin.names(self._queues, prefix)
+
+    def stats(self, queue: str) -> QueueStats:
+        """How full the queue is; SQS counts approximately, and knows no age."""
+        return admin.stats(self._queues, queue)
+
+    def peek(self, queue: str, *, count: int) -> Sequence[Peeked]:
+        """Look at messages by leasing them for a moment, which counts as a delivery of each."""
+        return admin.peek(self.client, self._queues.url(queue), count)
+
+    def purge(self, queue: str) -> Purged:
+        """Delete all messages, leased ones too; SQS does so once a minute, within a minute."""
+        return admin.purge(self.client, self._queues.url(queue))
+
+    def peek_dead(self, queue: str, *, count: int) -> Sequence[Peeked]:
+        """Look at dead letters, as `peek` does."""
+        return admin.peek(self.client, self._queues.require_dead_url(queue), count)
+
+    def redrive(self, queue: str, messages: Sequence[Peeked]) -> Sequence[Failure]:
+        """Send dead letters to their queue again, then delete them from the dead letters."""
+        return admin.redrive(self._queues, queue, messages)
+
+    def delete_dead(self, queue: str, messages: Sequence[Peeked]) -> Sequence[Failure]:
+        """Delete the chosen dead letters."""
+        return admin.delete_dead(self._queues, queue, messages)
+
+    def purge_dead(self, queue: str) -> Purged:
+        """Delete all dead letters, as `purge` does."""
+        return admin.purge(self.client, self._queues.require_dead_url(queue))

@@ -1,0 +1,158 @@
+"""The broker driver over queues in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from threading import Lock
+
+from cloudq.driver import Code, Delivery, Failure, Limits, Outgoing, Peeked, Purged, QueueStats
+from cloudq_local.items import Refusal
+from cloudq_local.memory_queue import DEDUP_WINDOW, MemoryQueue
+
+FOREVER = 10 * 365 * 86_400.0
+
+LIMITS = Limits(
+    batch=256,
+    body=16 << 20,
+    batch_body=64 << 20,
+    max_delay=FOREVER,
+    max_lease=FOREVER,
+    max_wait=3_600.0,
+    ordered=True,
+    dedup_window=DEDUP_WINDOW,
+    billed=False,
+)
+
+
+class MemoryQueues:
+    """Queues by name; each comes into being on first use."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._queues: dict[str, MemoryQueue] = {}
+
+    def get(self, name: str) -> MemoryQueue:
+        """Return the queue of that name."""
+        with self._lock:
+            if name not in self._queues:
+                self._queues[name] = MemoryQueue(name=name, clock=self._clock)
+            return self._queues[name]
+
+    def names(self) -> list[str]:
+        """Return the names of the queues in use, in their order."""
+        with self._lock:
+            return sorted(name for name, queue in self._queues.items() if queue.known)
+
+
+class MemoryBroker:
+    """A `BrokerDriver` and `QueueAdmin` whose messages live and die with the process."""
+
+    def __init__(
+        self, queues: MemoryQueues, *, on_close: Callable[[], None] = lambda: None
+    ) -> None:
+        self._queues = queues
+        self._on_close: Callable[[], None] | None = on_close
+
+    def limits(self, queue: str) -> Limits:
+        """Return the same limits for every queue."""
+        return LIMITS
+
+    def send(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[Failure]:
+        """Add messages; one whose body is over the limit is a `Failure`."""
+        failures = [
+            Failure(index=i, code=Code.TOO_LARGE, reason=f"{len(m.body)} bytes in one body")
+            for i, m in enumerate(messages)
+            if len(m.body) > LIMITS.body
+        ]
+        refused = {failure.index for failure in failures}
+        accepted = [message for i, message in enumerate(messages) if i not in refused]
+        self._queues.get(queue).send(accepted)
+        return failures
+
+    def receive(self, queue: str, *, count: int, wait: float, lease: float) -> Sequence[Delivery]:
+        """Lease up to `count` messages for `lease` s; with none there, wait up to `wait` s."""
+        return self._queues.get(queue).receive(count, wait, lease)
+
+    def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Failure]:
+        """Delete for good."""
+        return _lost(self._queues.get(d.queue).ack(d) for d in deliveries)
+
+    def release(self, deliveries: Sequence[Delivery], *, after: float) -> Sequence[Failure]:
+        """End the leases: the messages can be received again `after` seconds from now."""
+        return _lost(self._queues.get(d.queue).move(d, after, release=True) for d in deliveries)
+
+    def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Failure]:
+        """Make the leases end `lease` seconds from now."""
+        return _lost(self._queues.get(d.queue).move(d, lease, release=False) for d in deliveries)
+
+    def dead_letter(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
+        """Move to the queue's dead letters, with the reason."""
+        return _lost(self._queues.get(d.queue).dead_letter(d, reason) for d in deliveries)
+
+    def error_code(self, error: Exception) -> Code:
+        """Return the code of a `Refusal`; this service has no other error."""
+        return error.code if isinstance(error, Refusal) else Code.UNKNOWN
+
+    def close(self) -> None:
+        """Leave the shared state."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+    def create(self, queue: str, *, lease: float, max_deliveries: int) -> None:
+        """Make the queue; received more often than `max_deliveries`, a message is dead."""
+        found = self._queues.get(queue)
+        if not found.known:
+            found.max_deliveries = max_deliveries
+            found.known = True
+
+    def delete(self, queue: str) -> None:
+        """Delete the queue and its dead letters."""
+        found = self._queues.get(queue)
+        found.purge()
+        found.purge_dead()
+        found.known = False
+        found.max_deliveries = 0
+
+    def list(self, prefix: str = "") -> Sequence[str]:
+        """Return the names of the queues in use."""
+        return [name for name in self._queues.names() if name.startswith(prefix)]
+
+    def stats(self, queue: str) -> QueueStats:
+        """Count the queue's messages, exactly."""
+        return self._queues.get(queue).stats()
+
+    def peek(self, queue: str, *, count: int) -> Sequence[Peeked]:
+        """Look at waiting messages without taking them."""
+        return self._queues.get(queue).peek(count)
+
+    def purge(self, queue: str) -> Purged:
+        """Delete every message, also the leased ones."""
+        return Purged(count=self._queues.get(queue).purge())
+
+    def peek_dead(self, queue: str, *, count: int) -> Sequence[Peeked]:
+        """Look at dead letters."""
+        return self._queues.get(queue).peek_dead(count)
+
+    def redrive(self, queue: str, messages: Sequence[Peeked]) -> Sequence[Failure]:
+        """Send dead letters to their queue again."""
+        return self._queues.get(queue).take_dead(messages, redrive=True)
+
+    def delete_dead(self, queue: str, messages: Sequence[Peeked]) -> Sequence[Failure]:
+        """Delete dead letters."""
+        return self._queues.get(queue).take_dead(messages, redrive=False)
+
+    def purge_dead(self, queue: str) -> Purged:
+        """Delete every dead letter."""
+        return Purged(count=self._queues.get(queue).purge_dead())
+
+
+def _lost(settled: Iterable[bool]) -> Sequence[Failure]:
+    reason = "the lease ended and the message is not yours any more"
+    return [
+        Failure(index=index, code=Code.LEASE_LOST, reason=reason)
+        for index, done in enumerate(settled)
+        if not done
+    ]

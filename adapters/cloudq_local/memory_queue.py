@@ -1,0 +1,260 @@
+"""One queue in memory: its messages, leases, groups and dead letters, behind one condition."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from threading import Condition
+from typing import cast
+
+from cloudq.driver import Code, Delivery, Failure, Outgoing, Peeked, QueueStats
+
+DEDUP_WINDOW = 300.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Message:
+    seq: int
+    outgoing: Outgoing
+    sent_at: float
+    visible_at: float
+    attempts: int = 0
+    token: int = 0  # of the present lease; 0 = not leased
+    reason: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class MemoryQueue:
+    """Messages in the order in which they can be received. Every method is thread safe.
+
+    `due` is a heap of (visible_at, seq); an entry that no longer agrees with its message is stale.
+    Of a group only the first message is in the heap: the others become due when it is gone.
+    """
+
+    name: str
+    clock: Callable[[], float]
+    known: bool = False
+    max_deliveries: int = 0  # 0 = no limit
+    messages: dict[int, _Message] = field(default_factory=dict[int, _Message])
+    due: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    groups: dict[str, deque[int]] = field(default_factory=dict[str, deque[int]])
+    dead: dict[int, _Message] = field(default_factory=dict[int, _Message])
+    seen: dict[str, float] = field(default_factory=dict[str, float])
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    changed: Condition = field(default_factory=Condition)
+
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Add the messages, except those whose dedup key was seen within the window."""
+        with self.changed:
+            self.known = True
+            now = self.clock()
+            for message in messages:
+                if not self._duplicate(message, now):
+                    self._add(message, now)
+            self.changed.notify_all()
+
+    def receive(self, count: int, wait: float, lease: float) -> list[Delivery]:
+        """Lease up to `count` messages, waiting up to `wait` seconds for the first."""
+        deadline = time.monotonic() + wait
+        with self.changed:
+            self.known = True
+            while not (taken := self._take(count, lease)):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return []
+                self.changed.wait(min(left, max(self._next_due() - self.clock(), 0.0)))
+            return taken
+
+    def ack(self, delivery: Delivery) -> bool:
+        """Delete the message; False when its lease was lost."""
+        with self.changed:
+            message = self._held(delivery)
+            if message is not None:
+                self._remove(message)
+            return message is not None
+
+    def move(self, delivery: Delivery, seconds: float, *, release: bool) -> bool:
+        """Make the message receivable `seconds` from now; False when its lease was lost."""
+        with self.changed:
+            message = self._held(delivery)
+            if message is None:
+                return False
+            if release:
+                message.token = 0
+            self._schedule(message, self.clock() + seconds)
+            return True
+
+    def dead_letter(self, delivery: Delivery, reason: str) -> bool:
+        """Move the message to the dead letters; False when its lease was lost."""
+        with self.changed:
+            message = self._held(delivery)
+            if message is not None:
+                self._bury(message, reason)
+            return message is not None
+
+    def stats(self) -> QueueStats:
+        """Count the messages."""
+        with self.changed:
+            now = self.clock()
+            leased = sum(m.token != 0 and m.visible_at > now for m in self.messages.values())
+            delayed = sum(
+                m.token == 0 and now < m.visible_at < math.inf for m in self.messages.values()
+            )
+            ages = [now - m.sent_at for m in self.messages.values()]
+            return QueueStats(
+                queue=self.name,
+                ready=len(self.messages) - leased - delayed,
+                delayed=delayed,
+                leased=leased,
+                dead=len(self.dead),
+                oldest_age=max(ages, default=None),
+                exact=True,
+            )
+
+    def peek(self, count: int) -> list[Peeked]:
+        """Look at the first messages that are not leased."""
+        with self.changed:
+            now = self.clock()
+            free = (m for m in self.messages.values() if not m.token or m.visible_at <= now)
+            return [_peeked(message) for message in itertools.islice(free, count)]
+
+    def peek_dead(self, count: int) -> list[Peeked]:
+        """Look at the first dead letters."""
+        with self.changed:
+            return [_peeked(message) for message in itertools.islice(self.dead.values(), count)]
+
+    def purge(self) -> int:
+        """Delete every message, leased or not, and return how many there were."""
+        with self.changed:
+            count = len(self.messages)
+            self.messages.clear()
+            self.due.clear()
+            self.groups.clear()
+            return count
+
+    def purge_dead(self) -> int:
+        """Delete every dead letter and return how many there were."""
+        with self.changed:
+            count = len(self.dead)
+            self.dead.clear()
+            return count
+
+    def take_dead(self, messages: Sequence[Peeked], *, redrive: bool) -> list[Failure]:
+        """Delete the dead letters, or with `redrive` send them again."""
+        failures: list[Failure] = []
+        with self.changed:
+            for index, peeked in enumerate(messages):
+                message = self.dead.pop(cast("int", peeked.handle), None)
+                if message is None:
+                    reason = "it is no longer among the dead letters"
+                    failures.append(Failure(index=index, code=Code.NOT_FOUND, reason=reason))
+                elif redrive:
+                    self._add(message.outgoing, self.clock(), delayed=False)
+            self.changed.notify_all()
+        return failures
+
+    def _duplicate(self, message: Outgoing, now: float) -> bool:
+        if message.dedup is None:
+            return False
+        if self.seen.get(message.dedup, 0.0) > now:
+            return True
+        # Keys stand in the order of their times, so that the old ones are at the front.
+        while self.seen and next(iter(self.seen.values())) <= now:
+            del self.seen[next(iter(self.seen))]
+        self.seen[message.dedup] = now + DEDUP_WINDOW
+        return False
+
+    def _add(self, outgoing: Outgoing, now: float, *, delayed: bool = True) -> None:
+        at = now + outgoing.delay if delayed else now
+        message = _Message(
+            seq=next(self.numbers), outgoing=outgoing, sent_at=now, visible_at=math.inf
+        )
+        self.messages[message.seq] = message
+        if outgoing.group is not None:
+            members = self.groups.setdefault(outgoing.group, deque())
+            members.append(message.seq)
+            if len(members) > 1:
+                # sent_at + delay is its time, once it is the first of its group.
+                return
+        self._schedule(message, at)
+
+    def _schedule(self, message: _Message, at: float) -> None:
+        message.visible_at = at
+        heapq.heappush(self.due, (at, message.seq))
+        self.changed.notify_all()
+
+    def _next_due(self) -> float:
+        while self.due:
+            at, seq = self.due[0]
+            message = self.messages.get(seq)
+            if message is not None and message.visible_at == at:
+                return at
+            heapq.heappop(self.due)
+        return math.inf
+
+    def _take(self, count: int, lease: float) -> list[Delivery]:
+        now = self.clock()
+        taken: list[_Message] = []
+        while len(taken) < count and self._next_due() <= now:
+            message = self.messages[heapq.heappop(self.due)[1]]
+            if self.max_deliveries and message.attempts >= self.max_deliveries:
+                self._bury(message, f"received {message.attempts} times")
+                continue
+            message.visible_at = math.inf
+            taken.append(message)
+        for message in taken:
+            message.token = next(self.numbers)
+            message.attempts += 1
+            self._schedule(message, now + lease)
+        return [self._delivery(message, lease) for message in taken]
+
+    def _delivery(self, message: _Message, lease: float) -> Delivery:
+        return Delivery(
+            queue=self.name,
+            id=message.outgoing.id,
+            body=message.outgoing.body,
+            receipt=(message.seq, message.token),
+            attempts=message.attempts,
+            lease=lease,
+            group=message.outgoing.group,
+            sent_at=message.sent_at,
+        )
+
+    def _held(self, delivery: Delivery) -> _Message | None:
+        seq, token = cast("tuple[int, int]", delivery.receipt)
+        message = self.messages.get(seq)
+        return message if message is not None and message.token == token else None
+
+    def _bury(self, message: _Message, reason: str) -> None:
+        self._remove(message)
+        message.reason = reason
+        self.dead[message.seq] = message
+
+    def _remove(self, message: _Message) -> None:
+        del self.messages[message.seq]
+        group = message.outgoing.group
+        if group is None:
+            return
+        members = self.groups[group]
+        members.popleft()
+        if not members:
+            del self.groups[group]
+            return
+        following = self.messages[members[0]]
+        self._schedule(following, following.sent_at + following.outgoing.delay)
+
+
+def _peeked(message: _Message) -> Peeked:
+    return Peeked(
+        id=message.outgoing.id,
+        body=message.outgoing.body,
+        attempts=message.attempts,
+        handle=message.seq,
+        sent_at=message.sent_at,
+        reason=message.reason,
+    )

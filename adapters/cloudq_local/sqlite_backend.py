@@ -1,0 +1,158 @@
+"""The backend driver over the items of a SQLite file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from cloudq.driver import (
+    Change,
+    Code,
+    ConditionFailed,
+    Failure,
+    Item,
+    Key,
+    Page,
+    StoreLimits,
+    Value,
+    Watcher,
+)
+from cloudq_local.items import Refusal, changed, holds
+from cloudq_local.sqlite_fields import decode, encode
+from cloudq_local.sqlite_file import Database, error_code
+from cloudq_local.wake import Bell
+
+LIMITS = StoreLimits(put=256, get=256, item=16 << 20, billed=False)
+
+# No queue has this name, so that items and messages never ring for each other.
+TOPIC = "\0items"
+
+# Every so many written items, that many expired ones are deleted.
+SWEEP = 64
+
+_PUT = (
+    "INSERT INTO items (partition, sort, expires, fields) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (partition, sort)"
+    " DO UPDATE SET expires = excluded.expires, fields = excluded.fields"
+)
+_GET = "SELECT expires, fields FROM items WHERE partition = ? AND sort = ?"
+_DELETE = "DELETE FROM items WHERE partition = ? AND sort = ?"
+_QUERY = (
+    "SELECT sort, expires, fields FROM items WHERE partition = ? AND sort > ?"
+    " AND (expires IS NULL OR expires > ?) ORDER BY sort LIMIT ?"
+)
+# Sort keys are never empty, so the empty text stands before the first.
+_SWEEP = (
+    "DELETE FROM items WHERE (partition, sort) IN"
+    " (SELECT partition, sort FROM items WHERE expires <= ? LIMIT ?)"
+)
+
+
+class SQLiteBackend:
+    """A `BackendDriver`, `Watch` and `StoreAdmin` over one file."""
+
+    limits = LIMITS
+
+    def __init__(
+        self, database: Database, bell: Bell, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._database = database
+        self._bell = bell
+        self._clock = clock
+        self._unswept = 0
+
+    def put(self, items: Sequence[Item]) -> Sequence[Failure]:
+        """Write whole items in one transaction; one that is over the limit is a `Failure`."""
+        rows: list[tuple[str, str, float | None, bytes]] = []
+        failures: list[Failure] = []
+        for index, item in enumerate(items):
+            blob = encode(item.fields)
+            if len(blob) > LIMITS.item:
+                reason = f"an item of {len(blob)} bytes"
+                failures.append(Failure(index=index, code=Code.TOO_LARGE, reason=reason))
+                continue
+            rows.append((item.key.partition, item.key.sort, item.expires, blob))
+        if rows:
+            with self._database as database:
+                database.executemany(_PUT, rows)
+                self._sweep(len(rows))
+            self._bell.ring(TOPIC)
+        return failures
+
+    def get(self, keys: Sequence[Key], *, consistent: bool) -> Mapping[Key, Item]:
+        """Read items, always as they are now."""
+        if not keys:
+            return {}
+        now = self._clock()
+        found: dict[Key, Item] = {}
+        for key, row in zip(keys, self._database.read_each(_GET, keys), strict=True):
+            if row is not None and (row[0] is None or row[0] > now):
+                found[key] = Item(key=key, fields=decode(row[1]), expires=row[0])
+        return found
+
+    def update(self, key: Key, change: Change) -> Item:
+        """Change one item atomically and return it as it now is. Raises `ConditionFailed`."""
+        with self._database as database:
+            current = self._item(key, database.execute(_GET, key).fetchone())
+            fields: Mapping[str, Value] = current.fields if current else {}
+            if not all(holds(check, fields) for check in change.when):
+                raise ConditionFailed(current)
+            after = changed(fields, change)
+            blob = encode(after)
+            if len(blob) > LIMITS.item:
+                raise Refusal(f"an item of {len(blob)} bytes", code=Code.TOO_LARGE)
+            kept = current.expires if current else None
+            expires = kept if change.keep_expires else change.expires
+            database.execute(_PUT, (*key, expires, blob))
+            self._sweep(1)
+        self._bell.ring(TOPIC)
+        return Item(key=key, fields=after, expires=expires)
+
+    def query(self, partition: str, *, after: str | None, limit: int) -> Page:
+        """Return items in the order of their sort keys."""
+        values = (partition, after or "", self._clock(), limit + 1)
+        items = [
+            Item(key=Key(partition, sort), fields=decode(blob), expires=expires)
+            for sort, expires, blob in self._database.read(_QUERY, values)
+        ]
+        if len(items) <= limit:
+            return Page(items=items)
+        return Page(items=items[:limit], next=items[limit - 1].key.sort)
+
+    def delete(self, keys: Sequence[Key]) -> Sequence[Failure]:
+        """Delete items in one transaction; one that is not there is deleted already."""
+        with self._database as database:
+            database.executemany(_DELETE, keys)
+        return ()
+
+    def error_code(self, error: Exception) -> Code:
+        """Return the code of SQLite's errors and of our own `Refusal`."""
+        return error_code(error)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+        self._bell.close()
+
+    def watch(self) -> Watcher:
+        """Return an ear that hears every write from now on, of any process of this user."""
+        return self._bell.listen(TOPIC)
+
+    def create_store(self) -> None:
+        """Do nothing: opening the file has made it."""
+
+    def check_store(self) -> None:
+        """Raise SQLite's error when the file cannot be read."""
+        self._database.read("SELECT 1 FROM items LIMIT 1")
+
+    def _item(self, key: Key, row: tuple[float | None, bytes] | None) -> Item | None:
+        if row is None or (row[0] is not None and row[0] <= self._clock()):
+            return None
+        return Item(key=key, fields=decode(row[1]), expires=row[0])
+
+    def _sweep(self, written: int) -> None:
+        self._unswept += written
+        if self._unswept < SWEEP:
+            return
+        self._database.execute(_SWEEP, (self._clock(), 2 * self._unswept))
+        self._unswept = 0

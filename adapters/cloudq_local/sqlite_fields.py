@@ -1,0 +1,70 @@
+"""An item's fields as one JSON blob, with tags for the values that JSON does not have."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from typing import cast
+
+import orjson
+
+from cloudq.driver import Value
+from cloudq_local.items import Fields
+
+# A value is never a mapping, so a mapping of one key in its place is a tagged value. Inside a
+# JSON string its quote would be escaped, so these bytes are in a blob only where a tag is.
+_TAGGED = b':{"'
+
+
+def encode(fields: Mapping[str, Value]) -> bytes:
+    """Return the fields as bytes."""
+    plain: Mapping[str, Value] = fields if isinstance(fields, dict) else dict(fields)
+    try:
+        blob = orjson.dumps(plain, default=_tag)
+    except TypeError:
+        # An int of more than 64 bits.
+        return orjson.dumps(_tag_numbers(plain), default=_tag)
+    if b"null" in blob and any(_odd(value) for value in plain.values()):
+        return orjson.dumps(_tag_numbers(plain), default=_tag)
+    return blob
+
+
+def decode(blob: bytes) -> Fields:
+    """Return the fields that `encode` wrote; an empty set is an absent field."""
+    fields = orjson.loads(blob)
+    if blob.find(_TAGGED) < 0:
+        return fields
+    plain = {name: _untag(value) for name, value in fields.items()}
+    return {name: value for name, value in plain.items() if value != frozenset()}
+
+
+def _tag(value: object) -> dict[str, object]:
+    if isinstance(value, bytes):
+        return {"b": base64.b64encode(value).decode()}
+    if isinstance(value, frozenset):
+        return {"s": sorted(cast("frozenset[str]", value))}
+    raise TypeError(f"a field cannot hold {type(value).__name__}")
+
+
+def _odd(value: Value) -> bool:
+    """Tell whether JSON would lose the number."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    return isinstance(value, int) and value.bit_length() > 63
+
+
+def _tag_numbers(fields: Mapping[str, Value]) -> dict[str, object]:
+    return {name: {"n": repr(value)} if _odd(value) else value for name, value in fields.items()}
+
+
+def _untag(value: object) -> Value:
+    if not isinstance(value, dict):
+        return cast("Value", value)
+    ((tag, inner),) = cast("dict[str, object]", value).items()
+    if tag == "b":
+        return base64.b64decode(cast("str", inner))
+    if tag == "s":
+        return frozenset(cast("list[str]", inner))
+    text = cast("str", inner)
+    return int(text) if text.lstrip("-").isdigit() else float(text)

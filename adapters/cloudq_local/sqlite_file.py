@@ -1,0 +1,226 @@
+"""One SQLite file: its schema, its connection, and its short write transactions."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any
+
+from cloudq.driver import Code
+from cloudq.errors import ConfigurationError
+from cloudq_local.items import Refusal
+
+VERSION = 1
+
+# The time of a message that waits for an earlier one of its group.
+BLOCKED = 1e300
+
+# A message is receivable from `visible_at` on; `token` names its present lease (0 = none). Of a
+# group only the first message has a time: the others are blocked, and get their `due` later.
+_SCHEMA = """
+CREATE TABLE cloudq_schema (version INTEGER NOT NULL);
+CREATE TABLE queues (name TEXT PRIMARY KEY, max_deliveries INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE messages (
+  seq INTEGER PRIMARY KEY,
+  queue TEXT NOT NULL,
+  visible_at REAL NOT NULL,
+  token INTEGER NOT NULL DEFAULT 0,
+  attempts INTEGER NOT NULL DEFAULT 0,
+  due REAL NOT NULL,
+  sent_at REAL NOT NULL,
+  id TEXT NOT NULL,
+  grp TEXT,
+  body BLOB NOT NULL
+);
+CREATE INDEX messages_due ON messages (queue, visible_at);
+CREATE INDEX messages_grp ON messages (queue, grp, seq) WHERE grp IS NOT NULL;
+CREATE TABLE dead (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  queue TEXT NOT NULL,
+  id TEXT NOT NULL,
+  body BLOB NOT NULL,
+  grp TEXT,
+  attempts INTEGER NOT NULL,
+  sent_at REAL NOT NULL,
+  died_at REAL NOT NULL,
+  reason TEXT NOT NULL
+);
+CREATE INDEX dead_queue ON dead (queue, seq);
+CREATE TABLE dedup (
+  queue TEXT NOT NULL, key TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (queue, key)
+) WITHOUT ROWID;
+CREATE INDEX dedup_until ON dedup (until);
+CREATE TABLE items (
+  partition TEXT NOT NULL,
+  sort TEXT NOT NULL,
+  expires REAL,
+  fields BLOB NOT NULL,
+  PRIMARY KEY (partition, sort)
+) WITHOUT ROWID;
+CREATE INDEX items_expires ON items (expires) WHERE expires IS NOT NULL;
+"""
+
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "wal_autocheckpoint=4000",
+    "cache_size=-16000",
+    "temp_store=MEMORY",
+)
+
+_CODES = {
+    sqlite3.SQLITE_AUTH: Code.DENIED,
+    sqlite3.SQLITE_BUSY: Code.THROTTLED,
+    sqlite3.SQLITE_CANTOPEN: Code.NOT_FOUND,
+    sqlite3.SQLITE_CONSTRAINT: Code.INVALID,
+    sqlite3.SQLITE_CORRUPT: Code.UNREACHABLE,
+    sqlite3.SQLITE_FULL: Code.UNREACHABLE,
+    sqlite3.SQLITE_IOERR: Code.UNREACHABLE,
+    sqlite3.SQLITE_LOCKED: Code.THROTTLED,
+    sqlite3.SQLITE_MISMATCH: Code.INVALID,
+    sqlite3.SQLITE_MISUSE: Code.INVALID,
+    sqlite3.SQLITE_NOMEM: Code.UNREACHABLE,
+    sqlite3.SQLITE_NOTADB: Code.INVALID,
+    sqlite3.SQLITE_PERM: Code.DENIED,
+    sqlite3.SQLITE_READONLY: Code.DENIED,
+    sqlite3.SQLITE_TOOBIG: Code.TOO_LARGE,
+}
+
+
+def error_code(error: Exception) -> Code:
+    """Return the code of an error that SQLite or these drivers raised."""
+    if isinstance(error, Refusal):
+        return error.code
+    if isinstance(error, sqlite3.Error):
+        # The low byte is the primary code; the others tell its kinds apart.
+        return _CODES.get(_errorcode(error) & 0xFF, Code.UNKNOWN)
+    return Code.UNKNOWN
+
+
+def _errorcode(error: sqlite3.Error) -> int:
+    # Errors of the Python module itself (a closed connection) carry no code.
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
+
+
+class Database:
+    """A connection to the file, shared by threads behind a lock.
+
+    `with database:` is a write transaction; `read` is one statement on its own. Both wait up to
+    `busy_timeout` seconds for another process, asking in shorter steps than SQLite's
+    own handler (1 ms and more), because a transaction here takes about 0.1 ms.
+    """
+
+    def __init__(self, file: Path, *, synchronous: str, busy_timeout: float) -> None:
+        if not file.parent.is_dir():
+            raise ConfigurationError(f"no directory {file.parent} for {file.name}: create it first")
+        self._busy_timeout = busy_timeout
+        self._lock = Lock()
+        self._connection = sqlite3.connect(
+            file, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        self.execute = self._connection.execute
+        self.executemany = self._connection.executemany
+        try:
+            for pragma in (*_PRAGMAS, f"synchronous={synchronous}"):
+                self._patiently(f"PRAGMA {pragma}")
+            self._make()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Database:
+        self._lock.acquire()
+        try:
+            self._patiently("BEGIN IMMEDIATE")
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self.execute("COMMIT")
+            elif self._connection.in_transaction:
+                self.execute("ROLLBACK")
+        except BaseException:
+            if self._connection.in_transaction:
+                self.execute("ROLLBACK")
+            raise
+        finally:
+            self._lock.release()
+
+    def restart(self) -> None:
+        """Undo what the present transaction did, and begin again."""
+        self.execute("ROLLBACK")
+        self._patiently("BEGIN IMMEDIATE")
+
+    def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of one statement outside of a transaction."""
+        with self._lock:
+            return self._patiently(sql, values).fetchall()
+
+    def read_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
+        """Return the first row (or None) of the statement for each of `rows`, of one moment."""
+        with self._lock:
+            if len(rows) == 1:
+                return [self._patiently(sql, rows[0]).fetchone()]
+            # One read transaction, so that each statement needs no file locks of its own.
+            self._patiently("BEGIN")
+            try:
+                return [self.execute(sql, values).fetchone() for values in rows]
+            finally:
+                self.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the connection, when no thread uses it any more."""
+        with self._lock:
+            self._connection.close()
+
+    def _patiently(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        deadline, pause = 0.0, 0.00005
+        while True:
+            try:
+                return self.execute(sql, values)
+            except sqlite3.OperationalError as error:
+                now = time.monotonic()
+                deadline = deadline or now + self._busy_timeout
+                if _errorcode(error) & 0xFF != sqlite3.SQLITE_BUSY or now > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.005)
+
+    def _make(self) -> None:
+        """Make the tables unless they are there; raises when a newer release made them."""
+        if self._version() is None:
+            with self:
+                if self._version() is None:
+                    for statement in _SCHEMA.split(";"):
+                        self.execute(statement)
+                    self.execute("INSERT INTO cloudq_schema VALUES (?)", (VERSION,))
+        version = self._version()
+        if version != VERSION:
+            raise ConfigurationError(
+                f"the file has schema {version} and this release reads schema {VERSION}: "
+                "upgrade cloudq, or use another file"
+            )
+
+    def _version(self) -> int | None:
+        there = "SELECT 1 FROM sqlite_master WHERE name = 'cloudq_schema'"
+        if self._patiently(there).fetchone() is None:
+            return None
+        return self._patiently("SELECT version FROM cloudq_schema").fetchone()[0]
+
+
+def database_file(path: str) -> Path:
+    """Return the absolute path of the file that an address names."""
+    return Path(os.path.abspath(path))

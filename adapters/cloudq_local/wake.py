@@ -1,0 +1,131 @@
+"""Waking waiters of other processes over Unix datagram sockets, without polling."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import math
+import os
+import secrets
+import select
+import socket
+import stat
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from cloudq.errors import ConfigurationError
+
+
+def _digest(text: str, size: int) -> str:
+    return hashlib.blake2s(text.encode(), digest_size=size).hexdigest()
+
+
+def _private_root() -> Path:
+    """Return the directory of this user's sockets; raises when someone else could reach into it."""
+    root = Path(tempfile.gettempdir(), f"cloudq-{os.getuid()}")
+    root.mkdir(mode=0o700, exist_ok=True)
+    status = root.lstat()
+    private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
+    if not private or status.st_uid != os.getuid():
+        raise ConfigurationError(f"{root} must be a directory of yours with mode 700: remove it")
+    return root
+
+
+class Bell:
+    """Rings whoever listens to a topic of one database file, in any process of this user.
+
+    Each listener is a socket in a directory named by the file's real path. The names are hashes
+    because a socket's path has room for about 100 bytes.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._folder = _private_root() / _digest(os.path.realpath(file), 6)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+
+    def ring(self, topic: str) -> None:
+        """Wake every listener of the topic; costs one directory read when there is none."""
+        try:
+            names = os.listdir(self._folder)
+        except FileNotFoundError:
+            return
+        prefix = _digest(topic, 4) if names else ""
+        for name in names:
+            if name.startswith(prefix):
+                self._ring(f"{self._folder}/{name}")
+
+    def _ring(self, path: str) -> None:
+        try:
+            self._socket.sendto(b"!", path)
+        except ConnectionRefusedError:
+            # Nobody holds the other end: its process died without cleaning up.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            # A full buffer is a waiter that has been rung already (macOS says ENOBUFS).
+            if error.errno not in (errno.EAGAIN, errno.ENOBUFS):
+                raise
+
+    def listen(self, topic: str) -> Ear:
+        """Return a new listener, which hears every ring from now on."""
+        ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        ear.setblocking(False)
+        path = f"{self._folder}/{_digest(topic, 4)}{secrets.token_hex(4)}"
+        while True:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            try:
+                ear.bind(path)
+            except FileNotFoundError:
+                # The last listener of another process has just removed the directory.
+                continue
+            return Ear(ear, path)
+
+    def close(self) -> None:
+        """Remove the directory too, when nobody listens any more."""
+        self._socket.close()
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+
+class Ear:
+    """One listener: a bound socket that remembers a ring until it is heard."""
+
+    def __init__(self, ear: socket.socket, path: str) -> None:
+        self._socket = ear
+        self.path = path
+        self._poll = select.poll()
+        self._poll.register(ear, select.POLLIN)
+
+    def __enter__(self) -> Ear:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def wait(self, timeout: float) -> bool:
+        """Block until it is rung, or was since the last wait; False when `timeout` passed."""
+        if not self._poll.poll(math.ceil(max(timeout, 0.0) * 1000)):
+            return False
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(16)
+        return True
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, readable once it was rung."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Stop listening."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        self._socket.close()
