@@ -186,6 +186,7 @@ class Worker:
 
     def _on_ready(self, child: Child) -> None:
         self._young_deaths = 0
+        log.info("child %d is ready", child.pid)
         self._dispatcher.add_child(child)
 
     def _on_settled(self, child: Child, done: Sequence[tuple[Flight, Settlement]]) -> None:

@@ -1,0 +1,53 @@
+"""The places that worker drills run at: SQLite, and SQS with DynamoDB."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloudq import CloudQ
+from cloudq.driver import StoreAdmin
+from localstack.up import Endpoint
+from tests.servers import unique
+from tests.worker.harness import HERE, Place
+
+sys.path.insert(0, str(HERE))
+
+
+def _place(folder: Path, broker: str, backend: str, queue: str) -> Place:
+    app = CloudQ("drills", broker=broker, backend=backend, task_default_queue=queue)
+    return Place(app=app, broker=broker, backend=backend, queue=queue, folder=folder)
+
+
+@pytest.fixture
+def sqlite_place(tmp_path: Path) -> Iterator[Place]:
+    url = f"sqlite:///{tmp_path}/cloudq.db"
+    place = _place(tmp_path, url, url, "default")
+    yield place
+    place.close()
+
+
+@pytest.fixture
+def sqs_place(aws: Endpoint, tmp_path: Path) -> Iterator[Place]:
+    queue, table = unique("drill"), unique("drill")
+    place = _place(
+        tmp_path,
+        f"sqs://?endpoint_url={aws.url}",
+        f"dynamodb://{table}?endpoint_url={aws.url}",
+        queue,
+    )
+    place.app.broker.admin.create(queue, lease=5, max_deliveries=30)
+    assert place.app.backend is not None
+    assert isinstance(place.app.backend.driver, StoreAdmin)
+    place.app.backend.driver.create_store()
+    yield place
+    place.close()
+
+
+@pytest.fixture(params=["sqlite", "sqs"])
+def place(request: pytest.FixtureRequest) -> Place:
+    """Each place in turn."""
+    return request.getfixturevalue(f"{request.param}_place")

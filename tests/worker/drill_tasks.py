@@ -1,0 +1,88 @@
+"""The app that the worker drills run: each task writes to a ledger what it did."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+
+from cloudq import CloudQ, Task
+
+app = CloudQ("drills")
+
+
+def note(entry: object) -> None:
+    """Append a line to the ledger; whole, whoever else appends."""
+    ledger = os.open(os.environ["DRILL_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(ledger, f"{entry}\n".encode())
+    os.close(ledger)
+
+
+@app.task
+def work(number: int, seconds: float) -> int:
+    time.sleep(seconds)
+    note(number)
+    return number * 2
+
+
+@app.task
+def nap(name: str, seconds: float) -> str:
+    """Says when it starts and when it ends."""
+    note(f"start {name}")
+    time.sleep(seconds)
+    note(f"end {name}")
+    return name
+
+
+@app.task
+async def async_nap(name: str, seconds: float) -> str:
+    note(f"start {name}")
+    await asyncio.sleep(seconds)
+    note(f"end {name}")
+    return name
+
+
+def hold_the_gil(seconds: float) -> None:
+    """Stay in one C call that never lets go of the GIL, for about so long, at least."""
+    length = 18
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        start = time.monotonic()
+        re.match(r"(a+)+$", "a" * length + "b")
+        if time.monotonic() - start < seconds / 2:
+            length += 1
+
+
+@app.task
+def hog(name: str, seconds: float) -> str:
+    note(f"start {name}")
+    hold_the_gil(seconds)
+    note(f"end {name}")
+    return name
+
+
+@app.task(time_limit=1.5)
+def spin(name: str) -> None:
+    """One C call that would take years and holds the GIL."""
+    note(f"start {name}")
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+@app.task(bind=True, max_retries=5, default_retry_delay=0.0)
+def flaky(self: Task[..., int], number: int, failures: int) -> int:
+    note(number)
+    if self.request.retries < failures:
+        raise self.retry(exc=ValueError(f"try {self.request.retries}"))
+    return self.request.retries
+
+
+@app.task
+def die(name: str) -> None:
+    note(f"die {name}")
+    os.kill(os.getpid(), 9)
+
+
+@app.task
+def pid() -> int:
+    return os.getpid()

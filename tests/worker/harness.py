@@ -1,0 +1,118 @@
+"""Real workers for tests: started, killed and stopped as an operator would, and audited."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from cloudq import CloudQ
+
+HERE = Path(__file__).parent
+
+
+def until(condition: Callable[[], object], *, within: float, what: str) -> None:
+    """Wait for a condition. Raises `AssertionError` when it does not come in time."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
+        time.sleep(0.02)
+
+
+@dataclass(slots=True, kw_only=True)
+class Place:
+    """Where a drill runs: an app's broker, backend and queue, and the ledger of its tasks."""
+
+    app: CloudQ
+    broker: str
+    backend: str
+    queue: str
+    folder: Path
+    workers: list[Worker] = field(default_factory=list)
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger"
+
+    def entries(self) -> list[str]:
+        return self.ledger.read_text().splitlines() if self.ledger.exists() else []
+
+    def counts(self) -> Counter[str]:
+        return Counter(self.entries())
+
+    def start(self, *options: str, ready: bool = True, queues: str | None = None) -> Worker:
+        """Start a worker and, with `ready`, wait until it has children that take tasks."""
+        worker = Worker(self, ["-Q", queues or self.queue, *options])
+        self.workers.append(worker)
+        if ready:
+            until(worker.is_up, within=20, what=f"the worker is up: {worker.log()}")
+        return worker
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.end()
+        self.app.close()
+
+
+class Worker:
+    """One `cloudq worker` process."""
+
+    def __init__(self, place: Place, options: Sequence[str]) -> None:
+        self._log = place.folder / f"worker-{len(place.workers)}.log"
+        environment = os.environ | {
+            "PYTHONPATH": str(HERE),
+            "DRILL_LEDGER": str(place.ledger),
+            "PYTHONUNBUFFERED": "1",
+        }
+        command = [sys.executable, "-m", "cloudq", "worker", "-A", "drill_tasks:app"]
+        command += ["--broker", place.broker, "--backend", place.backend, *options]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+        self._family = psutil.Process(self.process.pid)
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def children(self) -> list[psutil.Process]:
+        try:
+            return self._family.children()
+        except psutil.NoSuchProcess:
+            return []
+
+    def is_up(self) -> bool:
+        assert self.process.poll() is None, f"the worker ended: {self.log()}"
+        return "is ready" in self.log()
+
+    def kill(self) -> None:
+        """kill -9 of the supervisor; the children must follow by themselves."""
+        children = self.children()
+        self.process.kill()
+        self.process.wait()
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert not alive, f"children outlived their supervisor: {alive}"
+
+    def stop(self, *, within: float = 40) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(within)
+
+    def end(self) -> None:
+        """Leave no process behind, whatever became of the test."""
+        children = self.children()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for child in children:
+            if child.is_running():
+                child.kill()
+        psutil.wait_procs(children, timeout=10)
