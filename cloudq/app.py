@@ -20,7 +20,6 @@ from typing import (
     cast,
     overload,
 )
-from uuid import uuid4
 
 from pydantic import ValidationError
 
@@ -32,11 +31,13 @@ from cloudq.codec import to_wire
 from cloudq.driver import Delivery
 from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.execution import Executor, Job
+from cloudq.ids import new_id
 from cloudq.message import TaskMessage
 from cloudq.middleware import Middleware, current_request
 from cloudq.record import Record, State
 from cloudq.result import AsyncResult, EagerResult
 from cloudq.settings import Settings
+from cloudq.settlement import Action
 from cloudq.task import CallOptions, Options, Prepared, Task, TaskOptions, policy
 
 P = ParamSpec("P")
@@ -67,7 +68,9 @@ class CloudQ:
         self.tasks: dict[str, Task[..., Any]] = {}
         self.middleware = list(middleware)
         given = {"broker": broker, "backend": backend, "include": include}
-        self._given = values | {key: value for key, value in given.items() if value is not None}
+        self._given = settings.plain_names(values) | {
+            key: value for key, value in given.items() if value is not None
+        }
         self.conf: Settings = settings.load(self._given)
         self._lock = RLock()
         self._broker: Broker | None = None
@@ -99,7 +102,7 @@ class CloudQ:
         """Change settings, above all others; before the broker and the backend are first used."""
         if self._broker is not None or self._backend is not None:
             raise ConfigurationError("configure the app before its broker and backend are used")
-        self._given |= values
+        self._given |= settings.plain_names(values)
         self.conf = settings.load(self._given)
 
     # ---- tasks
@@ -238,7 +241,7 @@ class CloudQ:
         queue = task.policy.queue if task else None
         try:
             return TaskMessage(
-                id=options.task_id or str(uuid4()),
+                id=options.task_id or new_id(),
                 task=name,
                 args=[to_wire(arg) for arg in args],
                 kwargs={key: to_wire(value) for key, value in kwargs.items()} if kwargs else {},
@@ -286,7 +289,10 @@ class CloudQ:
             if settlement.resend is None:
                 break
             message = settlement.resend
-        record = settlement.record or Record(id=message.id, state=settlement.state or State.SUCCESS)
+        ended = State.SUCCESS if settlement.action is Action.ACK else State.REJECTED
+        record = settlement.record or Record(
+            id=message.id, state=settlement.state or ended, error=settlement.reason or None
+        )
         if settlement.error is not None:
             return EagerResult(record, error=settlement.error)
         return EagerResult(record, restore=task.arguments.restore)

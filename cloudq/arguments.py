@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
 from functools import cached_property
 from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
-from cloudq.errors import DecodeError, InvalidArguments
+from cloudq.errors import ConfigurationError, DecodeError, InvalidArguments
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -86,7 +87,7 @@ class Arguments:
     @cached_property
     def _adapters(self) -> Mapping[str, TypeAdapter[Any]]:
         return {
-            name: TypeAdapter(self._hints[name])
+            name: self._adapter(name, self._hints[name])
             for name, parameter in self._signature.parameters.items()
             if name in self._hints
             and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -96,14 +97,27 @@ class Arguments:
     @cached_property
     def _returned(self) -> TypeAdapter[Any] | None:
         hint = self._hints.get("return")
-        return TypeAdapter(hint) if hint is not None and carries_model(hint) else None
+        return self._adapter("return", hint) if carries_model(hint) else None
+
+    def _adapter(self, name: str, hint: Any) -> TypeAdapter[Any]:
+        try:
+            return TypeAdapter(hint)
+        except PydanticUserError as error:
+            raise ConfigurationError(
+                f"{self._name}: pydantic cannot check the type hint of {name!r}: {error.message}"
+            ) from error
 
 
 def carries_model(hint: object) -> bool:
     """Whether a type hint has a pydantic model or something like it anywhere in it."""
     if isinstance(hint, type) and not get_args(hint):
         kind = cast("type[object]", hint)
-        return issubclass(kind, BaseModel | Enum) or is_dataclass(kind) or is_typeddict(kind)
+        return issubclass(kind, BaseModel | Enum) or is_dataclass(kind) or _is_checkable(kind)
     if get_origin(hint) is Annotated:
         return True
     return any(carries_model(part) for part in get_args(hint))
+
+
+def _is_checkable(kind: type[object]) -> bool:
+    # Pydantic can read typing.TypedDict from Python 3.12 on; before, it stays the dict it is.
+    return is_typeddict(kind) and sys.version_info >= (3, 12)

@@ -77,7 +77,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One message as received, leased for `lease` seconds from the moment `receive` was called.
+    """One message as received, leased for `lease` seconds from about when `receive` returned.
 
     `attempts` counts the deliveries of this message, this one included (1 = first).
     `receipt` is the driver's own handle on the lease: opaque, and picklable.
@@ -105,7 +105,7 @@ class Failure:
 class BrokerDriver(Protocol):
     """A queue service. Every method is safe to call from many threads.
 
-    A batch never exceeds `limits(queue).batch`. What is refused for single elements comes back as
+    A batch never exceeds `limits(queue).batch`, and its deliveries are of one queue. What is refused for single elements comes back as
     `Failure`s; a call that fails as a whole raises the SDK's own error, which `error_code` reads.
     """
 

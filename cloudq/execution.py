@@ -51,6 +51,8 @@ _EARLY = 1.0
 _BUSY_AFTER = 5.0
 _STORE_DOWN_AFTER = 30.0
 _LONGEST_TEXT = 32_000
+# A century: the wire's times end with the year 9999.
+_LONGEST_DELAY = 36_525 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,8 +217,7 @@ class Executor:
             claimed = self._claim(job, task, args, kwargs)
         except ServiceError as error:
             log.warning("task %s waits for the store: %s", job.message.id, error)
-            reason = f"the store is down: {error}"
-            return _settle(job.message, Action.RELEASE, after=_STORE_DOWN_AFTER, reason=reason)
+            return self._later(job, _STORE_DOWN_AFTER, f"the store is down: {error}")
         except Exception as error:  # also what the user's validators and key function raise
             return self.failed(job, error, started)
         if isinstance(claimed, Settlement):
@@ -304,7 +305,8 @@ class Executor:
             traceback=_utf8("".join(traceback.format_exception(error)))[-_LONGEST_TEXT:],
         )
         action = Action.DEAD_LETTER if policy.dead_letter else Action.ACK
-        return self._ended(job, record, action, reason=f"{name}: {_text(error)}"[:1000], error=error)
+        reason = f"{name}: {_text(error)}"[:1000]
+        return self._ended(job, record, action, reason=reason, error=error)
 
     def _succeeded(self, job: Job, value: str | None, started: float | None) -> Settlement:
         record = self._record(job, State.SUCCESS, started, None if value == "null" else value)
@@ -336,6 +338,7 @@ class Executor:
         delay = countdown
         if delay is None:
             delay = task.policy.delay(message.retries, self._conf.default_retry_delay)
+        delay = min(max(0.0, delay), _LONGEST_DELAY)
         record = None
         if self._tracks(task) and not self._ignores_result(message):
             record = replace(
@@ -464,11 +467,17 @@ class Executor:
         hard = self.limits(job.message)[1]
         claim = idempotency.claim(self.backend, key, job.message.id, hard)
         if isinstance(claim, idempotency.Busy):
-            reason = f"an equal call, {claim.owner}, is running"
-            return _settle(job.message, Action.RELEASE, after=_BUSY_AFTER, reason=reason)
+            return self._later(job, _BUSY_AFTER, f"an equal call, {claim.owner}, is running")
         if isinstance(claim, idempotency.Done):
             return self._succeeded(job, claim.value, None)
         return claim
+
+    def _later(self, job: Job, after: float, reason: str) -> Settlement:
+        """Look at an unrun job again later, as a copy: waiting must not count as deliveries."""
+        if self._stays_in_place(job.delivery):
+            return _settle(job.message, Action.RELEASE, after=after, reason=reason)
+        copy = _copy(job.message, not_before=time.time() + after)
+        return _settle(job.message, Action.ACK, resend=copy, reason=reason)
 
     def _with_claim(self, settlement: Settlement, claim: idempotency.Claimed) -> Settlement:
         """Complete the claim after a success, keep it for a retry, drop it after anything else."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import GenerateJsonSchema
 
 VERSION = 1
+
+# Python's datetime ends with the year 9999.
+Time = Annotated[float, Field(ge=0, lt=253_402_300_799, allow_inf_nan=False)]
 
 
 class TaskMessage(BaseModel):
@@ -25,9 +29,9 @@ class TaskMessage(BaseModel):
     args: list[Any] = Field(default=[], description="positional arguments")
     kwargs: dict[str, Any] = Field(default={}, description="keyword arguments")
     queue: str = Field(default="", description="where it was sent; retries go there too")
-    sent_at: float = Field(default=0.0, description="when it was first published")
-    not_before: float | None = Field(default=None, description="do not run earlier")
-    expires: float | None = Field(default=None, description="do not run later")
+    sent_at: Time = Field(default=0.0, description="when it was first published")
+    not_before: Time | None = Field(default=None, description="do not run earlier")
+    expires: Time | None = Field(default=None, description="do not run later")
     retries: int = Field(default=0, ge=0, description="how often it was retried")
     root: str | None = Field(default=None, description="first task of the workflow; absent: itself")
     parent: str | None = Field(default=None, description="the task that sent this one")
@@ -39,3 +43,15 @@ class TaskMessage(BaseModel):
     group_key: str | None = Field(default=None, description="ordering key on ordered queues")
     dedup_key: str | None = Field(default=None, description="keeps a second message out")
     idempotency_key: str | None = Field(default=None, description="runs once among its equals")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of format version 1, for producers in other languages."""
+    made = TaskMessage.model_json_schema()
+    made["properties"]["v"] = {"const": VERSION, "description": "the version of the format"}
+    return {
+        "$schema": GenerateJsonSchema.schema_dialect,
+        **made,
+        "title": "cloudq task message, version 1",
+        "required": ["v", *made["required"]],
+    }

@@ -67,12 +67,15 @@ class Settings(BaseSettings):
     worker_processes: int | None = Field(default=None, ge=1, description="left out: one a core")
     worker_threads: int = Field(default=16, ge=1, description="tasks at a time in each process")
     worker_max_tasks_per_child: int | None = Field(default=None, ge=1)
+    worker_poll_wait: float = Field(
+        default=20.0, ge=0, description="longest wait of one receive; a warm stop may take as long"
+    )
     worker_grace: float = Field(default=30.0, ge=0, description="for running tasks at shutdown")
 
     @model_validator(mode="before")
     @classmethod
     def _celery_names(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return {_CELERY_NAMES.get(name, name): value for name, value in values.items()}
+        return plain_names(values)
 
     @classmethod
     def settings_customise_sources(
@@ -101,14 +104,19 @@ def _config_file() -> Path:
     return Path(named or "cloudq.toml")
 
 
+def plain_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with Celery's names turned into ours."""
+    return {_CELERY_NAMES.get(name, name): value for name, value in values.items()}
+
+
 def load(values: Mapping[str, Any]) -> Settings:
     """Settings with `values` above every other source. Raises `ConfigurationError`."""
     try:
         return Settings(**values)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from error
-    except ValueError as error:  # a TOML file that does not parse
-        raise ConfigurationError(f"the configuration file cannot be read: {error}") from error
+    except ValueError as error:  # a TOML file or a variable that does not parse
+        raise ConfigurationError(f"the settings cannot be read: {error}") from error
 
 
 def from_object(source: object) -> dict[str, Any]:
@@ -119,9 +127,9 @@ def from_object(source: object) -> dict[str, Any]:
         except ModuleNotFoundError as error:
             raise ConfigurationError(f"cannot import the config module: {error}") from error
     if isinstance(source, Mapping):
-        return dict(cast("Mapping[str, Any]", source))
+        return plain_names(cast("Mapping[str, Any]", source))
     known = set(Settings.model_fields) | set(_CELERY_NAMES)
-    return {name: getattr(source, name) for name in dir(source) if name in known}
+    return plain_names({name: getattr(source, name) for name in dir(source) if name in known})
 
 
 def _explain(error: ValidationError) -> str:

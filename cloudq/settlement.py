@@ -16,7 +16,14 @@ from enum import StrEnum
 from cloudq.backend import Backend
 from cloudq.broker import Broker, Refused
 from cloudq.driver import Code, Delivery, Failure, Item, Key
-from cloudq.errors import BackendError, BrokerError, CloudQError, PublishError
+from cloudq.errors import (
+    BackendError,
+    BrokerError,
+    CloudQError,
+    ConfigurationError,
+    EncodeError,
+    PublishError,
+)
 from cloudq.message import TaskMessage
 from cloudq.record import Record, State, to_item
 
@@ -116,6 +123,11 @@ def _send(
     except BrokerError as whole:
         error = whole
         refused = {id(copy) for copy in copies}
+    except (EncodeError, ConfigurationError) as never:
+        # One of them, and nothing was sent: a retry makes a body longer, or the queue cannot delay.
+        if len(settled) == 1:
+            return [_kept(settled[0], never)], [], None
+        return _send_singly(settled, broker)
     sent: list[Settled] = []
     unsent: list[Settled] = []
     for delivery, settlement in settled:
@@ -126,6 +138,34 @@ def _send(
         else:
             sent.append((delivery, settlement))
     return sent, unsent, error
+
+
+def _send_singly(
+    settled: Sequence[Settled], broker: Broker
+) -> tuple[list[Settled], list[Settled], CloudQError | None]:
+    sent: list[Settled] = []
+    unsent: list[Settled] = []
+    error: CloudQError | None = None
+    for pair in settled:
+        out, left, problem = _send([pair], broker)
+        sent += out
+        unsent += left
+        error = error or problem
+    return sent, unsent, error
+
+
+def _kept(pair: Settled, why: CloudQError) -> Settled:
+    """The message itself in place of a copy that can never be sent."""
+    delivery, settlement = pair
+    due = settlement.resend.not_before if settlement.resend else None
+    return delivery, replace(
+        settlement,
+        action=Action.RELEASE,
+        after=max(0.0, due - time.time()) if due else 0.0,
+        resend=None,
+        record=None,
+        reason=f"{settlement.reason}; kept, since its copy cannot be sent: {why}",
+    )
 
 
 def _store(settled: Sequence[Settled], backend: Backend) -> tuple[Sequence[Settled], list[Settled]]:
