@@ -24,7 +24,7 @@ from cloudq.errors import BackendError, CloudQError
 from cloudq.record import TERMINAL, Record, from_item, key, to_fields, to_item
 
 _ADVICE = {
-    Code.NOT_FOUND: "there is no such table: make it (cloudq queues create --backend), "
+    Code.NOT_FOUND: 'there is no such table: "cloudq queues create --store" makes it, '
     "or check the name, the region and the account",
     Code.DENIED: "the credentials in use may not do this: ask for the permission named below",
     Code.CREDENTIALS: "no usable credentials: set them up for this service, then try again",

@@ -70,6 +70,12 @@ class Broker:
             raise ConfigurationError(f"{self.url} cannot be administered from here")
         return self.driver
 
+    @contextmanager
+    def asking(self, verb: str, queue: str) -> Generator[QueueAdmin]:
+        """The operator's side, for a block whose errors become `BrokerError`s that say `verb`."""
+        with self._wrapped(verb, queue):
+            yield self.admin
+
     # ---- publishing
 
     def send(self, messages: Sequence[TaskMessage]) -> None:

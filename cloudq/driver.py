@@ -105,8 +105,9 @@ class Failure:
 class BrokerDriver(Protocol):
     """A queue service. Every method is safe to call from many threads.
 
-    A batch never exceeds `limits(queue).batch`, and its deliveries are of one queue. What is refused for single elements comes back as
-    `Failure`s; a call that fails as a whole raises the SDK's own error, which `error_code` reads.
+    A batch never exceeds `limits(queue).batch`, and its deliveries are of one queue. What is
+    refused for single elements comes back as `Failure`s; a call that fails as a whole raises the
+    SDK's own error, which `error_code` reads.
     """
 
     def limits(self, queue: str) -> Limits: ...

@@ -51,6 +51,7 @@ _EARLY = 1.0
 _BUSY_AFTER = 5.0
 _STORE_DOWN_AFTER = 30.0
 _LONGEST_TEXT = 32_000
+_ORDERED_PATIENCE = 10
 # A century: the wire's times end with the year 9999.
 _LONGEST_DELAY = 36_525 * 86_400.0
 
@@ -158,12 +159,10 @@ class Executor:
             return self._revoked(Job(delivery=delivery, message=message), "expired")
         if message.not_before is not None and message.not_before > now + _EARLY:
             return _settle(message, Action.ACK, resend=_copy(message), reason="not due yet")
-        # A retry on an ordered queue is the same message again: a copy would lose its place.
-        if self._stays_in_place(delivery) and delivery.attempts - 1 > message.retries:
-            message = message.model_copy(update={"retries": delivery.attempts - 1})
         return Job(delivery=delivery, message=message)
 
     def _stays_in_place(self, delivery: Delivery) -> bool:
+        """Whether a retry is the same message again: a copy would lose its place in its group."""
         return delivery.group is not None and self._ordered(delivery.queue)
 
     def _records(self, jobs: Sequence[Job]) -> Mapping[str, Record]:
@@ -175,15 +174,16 @@ class Executor:
 
     def _judged(self, job: Job, record: Record | None) -> Job | Settlement:
         """The job, or its settlement where what is known of the task says not to run it."""
+        in_place = self._stays_in_place(job.delivery)
+        if in_place:
+            job = self._with_retries(job, record)
         message, attempts = job.message, job.delivery.attempts
         if record is not None and (record.terminal or record.retries > message.retries):
             return _settle(message, Action.ACK, reason="already done")
         if record is not None and record.revoked:
             return self._revoked(job, "revoked")
-        allowed: float = self._conf.max_deliveries
-        if self._stays_in_place(job.delivery):
-            retries = self._retries(self._tasks[message.task])
-            allowed += float("inf") if retries is None else retries
+        # Messages of a group are received along with one that is to be retried, and given back.
+        allowed = self._conf.max_deliveries * (_ORDERED_PATIENCE if in_place else 1)
         if attempts > allowed:
             lost = WorkerLost(
                 f"delivered {attempts} times and never finished: "
@@ -192,6 +192,18 @@ class Executor:
             settlement = self.failed(job, lost)
             return replace(settlement, action=Action.DEAD_LETTER, reason=f"WorkerLost: {lost}")
         return self._claimed(job, record) if attempts > 1 else job
+
+    def _with_retries(self, job: Job, record: Record | None) -> Job:
+        """How often a message that stays in place was retried: its body cannot say.
+
+        Without a backend its deliveries are counted, also those that were given back unrun.
+        """
+        retries = record.retries if record is not None else 0
+        if self.backend is None:
+            retries = job.delivery.attempts - 1
+        if retries <= job.message.retries:
+            return job
+        return replace(job, message=_copy(job.message, retries=retries))
 
     def _claimed(self, job: Job, record: Record | None) -> Job | Settlement:
         """Put this delivery's fence on a redelivered task, so that a late record is refused."""
@@ -339,8 +351,9 @@ class Executor:
         if delay is None:
             delay = task.policy.delay(message.retries, self._conf.default_retry_delay)
         delay = min(max(0.0, delay), _LONGEST_DELAY)
+        in_place = self._stays_in_place(job.delivery)
         record = None
-        if self._tracks(task) and not self._ignores_result(message):
+        if in_place or (self._tracks(task) and not self._ignores_result(message)):
             record = replace(
                 self._record(job, State.RETRY, started),
                 retries=message.retries + 1,
@@ -358,9 +371,8 @@ class Executor:
             fenced=job.fenced,
             error=cause,
         )
-        if self._stays_in_place(job.delivery):
-            # Without the record: it would make the same message look done.
-            return replace(settled, action=Action.RELEASE, after=delay, record=None)
+        if in_place:
+            return replace(settled, action=Action.RELEASE, after=delay)
         not_before = time.time() + delay if delay else None
         return replace(
             settled, resend=_copy(message, retries=message.retries + 1, not_before=not_before)

@@ -9,7 +9,7 @@ from typing import cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cloudq.driver import Address, BackendDriver, BrokerDriver
-from cloudq.errors import ConfigurationError
+from cloudq.errors import CloudQError, ConfigurationError
 
 # The extra of cloudq that brings the packages a scheme needs.
 _EXTRAS = {
@@ -44,14 +44,12 @@ def parse(url: str) -> Address:
 
 def open_broker(url: str) -> BrokerDriver:
     """The driver of a broker URL. Raises `ConfigurationError`."""
-    address = parse(url)
-    return cast("Callable[[Address], BrokerDriver]", _load("broker", address.scheme))(address)
+    return cast("BrokerDriver", _open("broker", parse(url)))
 
 
 def open_backend(url: str) -> BackendDriver:
     """The driver of a backend URL. Raises `ConfigurationError`."""
-    address = parse(url)
-    return cast("Callable[[Address], BackendDriver]", _load("backend", address.scheme))(address)
+    return cast("BackendDriver", _open("backend", parse(url)))
 
 
 def installed(kind: str) -> Sequence[EntryPoint]:
@@ -59,7 +57,17 @@ def installed(kind: str) -> Sequence[EntryPoint]:
     return sorted(entry_points(group=f"cloudq.{kind}s"), key=lambda entry: entry.name)
 
 
-def _load(kind: str, scheme: str) -> object:
+def _open(kind: str, address: Address) -> object:
+    open_driver = _load(kind, address.scheme)
+    try:
+        return open_driver(address)
+    except CloudQError:
+        raise
+    except Exception as error:  # whatever a service's SDK raises before it has a driver
+        raise ConfigurationError(f"cannot open the {kind} {address.url}: {error}") from error
+
+
+def _load(kind: str, scheme: str) -> Callable[[Address], object]:
     found = {entry.name: entry for entry in installed(kind)}
     if scheme not in found:
         close = difflib.get_close_matches(scheme, found, n=1)

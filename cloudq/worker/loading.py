@@ -43,6 +43,6 @@ def load_app(path: str, overrides: Mapping[str, Any] | None = None) -> CloudQ:
 
 
 def _why(module: str, error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name and module.startswith(error.name):
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
         return f"there is no module {error.name!r} here: is the current directory the project's?"
     return f"importing {module} failed: {type(error).__name__}: {error}"

@@ -95,6 +95,8 @@ class Poller:
         finally:
             self._slots.give(slots - len(deliveries))
         self._accept(deliveries)
+        if not deliveries:
+            self._slots.idle(self.queue)
         return bool(deliveries)
 
     def _idle(self) -> bool:

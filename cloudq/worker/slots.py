@@ -20,6 +20,8 @@ class Slots:
         self._free = total
         self._weights = weights
         self._passed = dict.fromkeys(weights, 0.0)
+        self._clock = 0.0
+        self._idle: set[str] = set()
         self._waiting: set[str] = set()
         self._closed = False
 
@@ -35,7 +37,10 @@ class Slots:
         """
         wanted = min(most, self.total)
         with self._changed:
-            self._join(queue)
+            self._waiting.add(queue)
+            if queue in self._idle:  # what it did not use then gives it no claim now
+                self._idle.discard(queue)
+                self._passed[queue] = max(self._passed[queue], self._clock)
             try:
                 first: float | None = None
                 while not self._closed:
@@ -52,6 +57,11 @@ class Slots:
                 self._waiting.discard(queue)
                 self._changed.notify_all()
 
+    def idle(self, queue: str) -> None:
+        """Say that a queue was found empty."""
+        with self._changed:
+            self._idle.add(queue)
+
     def give(self, count: int) -> None:
         """Give places back."""
         if count:
@@ -65,17 +75,11 @@ class Slots:
             self._closed = True
             self._changed.notify_all()
 
-    def _join(self, queue: str) -> None:
-        self._waiting.add(queue)
-        # A queue that was idle has no claim on what it did not use then.
-        others = [self._passed[name] for name in self._waiting if name != queue]
-        if others:
-            self._passed[queue] = max(self._passed[queue], min(others))
-
     def _is_next(self, queue: str) -> bool:
         return min(self._waiting, key=lambda name: (self._passed[name], name)) == queue
 
     def _grant(self, queue: str, count: int) -> int:
         self._free -= count
+        self._clock = self._passed[queue]
         self._passed[queue] += count / self._weights[queue]
         return count

@@ -132,9 +132,20 @@ class Worker:
             poller.stop()
         self._slots.close()
         self._dispatcher.close()
-        while self._flights or any(poller.thread.is_alive() for poller in self._pollers):
+        said = False
+        while self._flights or self._receiving():
             if self._signals > max(asked, 1) or time.monotonic() > deadline:
+                if not self._flights:
+                    log.warning("left a receive under way: a message it gets comes back by lease")
+                    break
                 return self._stop_cold()
+            if not self._flights and not said:
+                said = True
+                log.info(
+                    "waiting for the receive under way on %s, up to %g s; stop again to leave now",
+                    ", ".join(self._receiving()),
+                    self._options.poll_wait,
+                )
             self._sleep(_TICK)
             self._stop_the_overdue()
             self._replace_the_dead(spawn=False)
@@ -146,6 +157,10 @@ class Worker:
         self._app.close()
         log.info("stopped")
         return True
+
+    def _receiving(self) -> list[str]:
+        """The queues with a receive that has not come back yet."""
+        return [poller.queue for poller in self._pollers if poller.thread.is_alive()]
 
     def _stop_cold(self) -> bool:
         log.warning("stopping cold: %d tasks go back to their queues", len(self._flights))

@@ -84,7 +84,9 @@ def test_stopped_over_and_over_nothing_is_lost_and_nothing_repeated(place: Place
         assert not worker.children()
     worker = place.start(*WORKER)
     repeated = audit(place, results)
-    print(f"{place.broker.split(':')[0]}: {count} tasks, {stops} stops: 0 lost, {repeated} repeated")
+    print(
+        f"{place.broker.split(':')[0]}: {count} tasks, {stops} stops: 0 lost, {repeated} repeated"
+    )
     assert repeated == 0
     assert worker.stop() == 0
 
@@ -123,5 +125,3 @@ def test_work_beside_a_stopped_task_is_run_again_at_once(place: Place) -> None:
     assert isinstance(spin.get(timeout=20, propagate=False), TimeLimitExceeded)
     assert nap.get(timeout=10) == "nap"
     assert place.counts()["start nap"] == 2
-
-

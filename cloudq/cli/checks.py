@@ -1,0 +1,245 @@
+"""What `cloudq doctor` looks at: each check is a value with what was found and what to do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cloudq
+from cloudq import settings
+from cloudq.app import CloudQ
+from cloudq.broker import Broker
+from cloudq.cli.common import Target, queues_of
+from cloudq.cli.output import duration
+from cloudq.driver import Change, Check, ConditionFailed, Op
+from cloudq.errors import CloudQError
+from cloudq.plugins import parse
+from cloudq.record import key
+from cloudq.settings import Settings
+
+_EXTRA = re.compile(r"([\w.-]+).*extra == ['\"](\w+)['\"]")
+_EXTRAS = ("aws", "gcp", "azure", "dashboard")
+
+
+class Status(StrEnum):
+    """How a check came out; `skip` is what cannot be looked at from here."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """The outcome of one check; `todo` says what to do about it."""
+
+    what: str
+    status: Status
+    detail: str
+    todo: str | None = None
+
+
+def ok(what: str, detail: str) -> Finding:
+    return Finding(what=what, status=Status.OK, detail=detail)
+
+
+def skip(what: str, detail: str) -> Finding:
+    return Finding(what=what, status=Status.SKIP, detail=detail)
+
+
+def warn(what: str, detail: str, todo: str) -> Finding:
+    return Finding(what=what, status=Status.WARN, detail=detail, todo=todo)
+
+
+def fail(what: str, error: Exception | str) -> Finding:
+    return Finding(what=what, status=Status.FAIL, detail=str(error))
+
+
+def installation() -> Iterator[Finding]:
+    """The release, the Python, and the packages of the extras."""
+    yield ok("cloudq", f"{cloudq.__version__} on Python {platform.python_version()}")
+    wanted: dict[str, list[str]] = {}
+    for requirement in metadata.requires("cloudq") or ():
+        found = _EXTRA.match(requirement)
+        if found and found[2] in _EXTRAS and found[1] != "cloudq":
+            wanted.setdefault(found[2], []).append(found[1])
+    for extra, packages in wanted.items():
+        versions = {package: _version(package) for package in packages}
+        there = [f"{package} {version}" for package, version in versions.items() if version]
+        if len(there) == len(packages):
+            yield ok(f"extra {extra}", ", ".join(there))
+        else:
+            yield skip(f"extra {extra}", f'not installed: pip install "cloudq[{extra}]"')
+
+
+def application(target: Target) -> tuple[CloudQ | None, list[Finding]]:
+    """The app, and whether it can be imported."""
+    try:
+        app = target.open()
+    except CloudQError as error:
+        return None, [fail("app", error)]
+    if target.path is None:
+        return app, [skip("app", "none named: with -A its tasks and queues are looked at too")]
+    if not app.tasks:
+        return app, [
+            warn("app", f"{target.path} has no tasks", "import them in its module, or include=[..]")
+        ]
+    names = ", ".join(sorted(app.tasks))
+    return app, [ok("app", f"{target.path}: {len(app.tasks)} tasks: {names}")]
+
+
+def configuration(app: CloudQ, target: Target) -> Iterator[Finding]:
+    """The settings that are not defaults, and where each came from as far as can be told."""
+    file = Path(os.environ.get("CLOUDQ_CONFIG") or "cloudq.toml")
+    in_file = tomllib.loads(file.read_text()) if file.is_file() else {}
+    outside = settings.load({})
+    for name in Settings.model_fields:
+        value: Any = getattr(app.conf, name)
+        if name in ("broker", "backend") or value != Settings.model_fields[name].default:
+            yield ok(
+                f"setting {name}", f"{value!r}, {_source(app, target, outside, name, in_file)}"
+            )
+    if app.conf.backend is None and app.conf.backend_url:
+        yield ok("results", f"kept with the broker, in {app.conf.backend_url}")
+
+
+def broker(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
+    """Whether the broker is reachable, its queues are there, and messages may be received."""
+    yield from _directory("broker", app.conf.broker)
+    try:
+        opened = app.broker
+    except CloudQError as error:
+        yield fail("broker", error)
+        return
+    except Exception as error:  # an SDK's or SQLite's own, raised while it opens
+        yield fail("broker", f"cannot open {app.conf.broker}: {error}")
+        return
+    for queue in queues or queues_of(app):
+        yield from _queue(opened, queue)
+    yield skip("send", "not tried, it would leave a message: `cloudq call TASK` does try it")
+
+
+def backend(app: CloudQ) -> Iterator[Finding]:
+    """Whether the result store is reachable, its table is there, and can be read and written."""
+    url = app.conf.backend_url
+    if url is None:
+        yield warn(
+            "backend",
+            "none: results, states and idempotency are not kept",
+            "set CLOUDQ_BACKEND or --backend, for example dynamodb://cloudq",
+        )
+        return
+    if url != app.conf.broker:
+        yield from _directory("backend", url)
+    try:
+        opened = app.backend
+    except CloudQError as error:
+        yield fail("backend", error)
+        return
+    except Exception as error:  # as for the broker
+        yield fail("backend", f"cannot open {url}: {error}")
+        return
+    assert opened is not None
+    try:
+        opened.record("cloudq-doctor")
+        yield ok("backend read", f"{url} is there and can be read")
+    except CloudQError as error:
+        yield fail("backend read", error)
+        return
+    try:
+        # A change whose condition cannot hold needs the right to write, and writes nothing.
+        never = Change(set={"state": "x"}, when=(Check(field="state", op=Op.EQ, value="never"),))
+        opened.update(key("cloudq-doctor"), never)
+    except ConditionFailed:
+        yield ok("backend write", "allowed (tried with a change that cannot happen)")
+    except CloudQError as error:
+        yield fail("backend write", error)
+    if opened.driver.limits.billed:
+        yield skip(
+            "backend expiry",
+            "not looked at: a table that `queues create --store` makes has it on; without it "
+            "expired results are hidden, but stay and are billed",
+        )
+
+
+def _queue(opened: Broker, queue: str) -> Iterator[Finding]:
+    what = f"queue {queue}"
+    try:
+        with opened.asking("look at", queue) as admin:
+            stats = admin.stats(queue)
+    except CloudQError as error:
+        yield fail(what, error)
+        return
+    yield ok(what, f"{stats.ready} ready, {stats.delayed} delayed, {stats.leased} running")
+    if stats.dead is None:
+        yield warn(
+            f"{what}, dead letters",
+            "it has no dead-letter queue",
+            "what cannot be run has nowhere to go: give it one (on SQS a redrive policy)",
+        )
+    elif stats.dead:
+        yield warn(
+            f"{what}, dead letters", f"{stats.dead}", f"`cloudq dead list {queue}` shows why"
+        )
+    if stats.oldest_age is not None and stats.oldest_age > 3600:
+        yield warn(what, f"its oldest is {duration(stats.oldest_age)} old", "is a worker running?")
+    yield _receive(opened, queue, stats.ready)
+
+
+def _receive(opened: Broker, queue: str, ready: int | None) -> Finding:
+    what = f"receive from {queue}"
+    if ready != 0:
+        return skip(what, "not tried: messages wait there, and it would count as a delivery")
+    try:
+        deliveries = opened.receive(queue, count=1, wait=0.0, lease=1.0)
+        opened.release(deliveries)
+    except CloudQError as error:
+        return fail(what, error)
+    return ok(what, "allowed (tried while it is empty)")
+
+
+def _directory(what: str, url: str) -> Iterator[Finding]:
+    try:
+        address = parse(url)
+    except CloudQError:
+        return  # opening it says the same
+    if address.scheme != "sqlite" or not address.path:
+        return
+    file = Path(address.path).absolute()
+    if not file.parent.is_dir():
+        yield fail(f"{what} file", f"there is no folder {file.parent}: make it, or change {url}")
+    elif not os.access(file.parent, os.W_OK) or (file.exists() and not os.access(file, os.W_OK)):
+        yield fail(f"{what} file", f"{file} or its folder is not writable for this user")
+    else:
+        yield ok(f"{what} file", str(file))
+
+
+def _source(
+    app: CloudQ, target: Target, outside: Settings, name: str, in_file: dict[str, Any]
+) -> str:
+    if name in target.overrides:
+        return "from the command line"
+    if name not in app.conf.model_fields_set:
+        return "the default"
+    if getattr(app.conf, name) != getattr(outside, name):
+        return "set by the app"
+    variable = f"CLOUDQ_{name.upper()}"
+    if any(given.upper() == variable for given in os.environ):
+        return f"from {variable}"
+    return "from the configuration file" if name in in_file else "set by the app"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

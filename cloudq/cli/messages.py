@@ -1,0 +1,95 @@
+"""Messages that were looked at, as rows and as JSON: for `queues peek` and `dead`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from cloudq.cli.output import shorten, since, table
+from cloudq.codec import decode
+from cloudq.driver import Peeked
+from cloudq.errors import DecodeError
+from cloudq.message import TaskMessage
+
+_ARGS = 40
+
+# What a look costs, where a service cannot show a message without leasing it.
+LOOKING = {
+    "sqs": "SQS shows a message by leasing it for a moment: each look counts as a delivery, "
+    "hides the message meanwhile, and may miss some"
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A message as peeked at, with what is in it or why that cannot be read."""
+
+    peeked: Peeked
+    message: TaskMessage | None = None
+    problem: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The task's id, or that of the message where it is none of ours."""
+        return self.message.id if self.message else self.peeked.id
+
+    @property
+    def task(self) -> str:
+        return self.message.task if self.message else ""
+
+    def goes_by(self, id: str) -> bool:
+        """Whether somebody who says `id` means this one."""
+        return id in (self.id, self.peeked.id)
+
+
+def read(peeked: Peeked, limit: int) -> Seen:
+    """Decode a message of at most `limit` bytes, as far as it can be."""
+    try:
+        return Seen(peeked=peeked, message=decode(peeked.body, limit=limit))
+    except DecodeError as error:
+        return Seen(peeked=peeked, problem=str(error))
+
+
+def as_json(seen: Seen) -> dict[str, object]:
+    """A message as plain JSON: `message` as it is on the wire, or `body` where it is unreadable."""
+    message = seen.message.model_dump(exclude_defaults=True) if seen.message else None
+    return {
+        "id": seen.id,
+        "message_id": seen.peeked.id,
+        "attempts": seen.peeked.attempts,
+        "sent_at": seen.peeked.sent_at,
+        "reason": seen.peeked.reason,
+        "message": message,
+        "problem": seen.problem,
+        "body": None if message else seen.peeked.body.decode(errors="backslashreplace"),
+    }
+
+
+def list_messages(messages: Sequence[Seen], *, dead: bool, empty: str) -> None:
+    """Print a table of messages; of dead ones with the reasons."""
+    last = "REASON" if dead else "RETRIES"
+    columns = ("ID", "TASK", "ARGUMENTS", "AGE", "TRIES", last)
+    table(columns, [_row(seen, dead=dead) for seen in messages], empty=empty)
+
+
+def brief_arguments(message: TaskMessage, length: int = _ARGS) -> str:
+    """The arguments of a call as one would write them, shortened."""
+    positional = [orjson.dumps(arg).decode() for arg in message.args]
+    named = [f"{key}={orjson.dumps(value).decode()}" for key, value in message.kwargs.items()]
+    return shorten(", ".join((*positional, *named)), length)
+
+
+def _row(seen: Seen, *, dead: bool) -> tuple[object, ...]:
+    reason = seen.peeked.reason or "-"
+    age = since(seen.peeked.sent_at)
+    if seen.message is None:
+        body = shorten(seen.peeked.body.decode(errors="backslashreplace"), _ARGS)
+        last = reason if dead else "-"
+        # Of a dead letter the reason says the same.
+        task = "?" if dead and seen.peeked.reason else f"? {seen.problem}"
+        return seen.id, task, body, age, seen.peeked.attempts, last
+    last = reason if dead else seen.message.retries
+    shown = brief_arguments(seen.message)
+    return seen.id, seen.message.task, shown, age, seen.peeked.attempts, last

@@ -1,0 +1,101 @@
+"""Puts the commands together, runs one, and turns what went wrong into a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import cloudq
+from cloudq.cli import brokers, call, dead, demo, doctor, queues, result, worker
+from cloudq.cli.common import AppOption, BackendOption, BrokerOption, DebugOption, Target
+from cloudq.cli.output import complain
+from cloudq.errors import CloudQError
+
+OK, FAILED, UNUSABLE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+
+cli = typer.Typer(
+    name="cloudq",
+    help=cloudq.__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 130 interrupted.",
+)
+cli.command()(worker.worker)
+cli.command(cls=call.CallCommand)(call.call)
+cli.command()(result.result)
+cli.add_typer(queues.cli, name="queues")
+cli.add_typer(dead.cli, name="dead")
+cli.command()(brokers.brokers)
+cli.command()(doctor.doctor)
+cli.command()(demo.demo)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cloudq {cloudq.__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def root(
+    context: typer.Context,
+    app: AppOption = None,
+    broker: BrokerOption = None,
+    backend: BackendOption = None,
+    debug: DebugOption = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Run and look after tasks on the clouds' own queues."""
+    context.obj = Target(app=app, broker=broker, backend=backend)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. What went wrong is one line on standard error."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = typer.main.get_command(cli)
+    try:
+        code = command.main(arguments, prog_name="cloudq", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer must not be written at exit, to a reader that has gone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # user modules and SDKs run in here
+        if "--debug" in arguments and not isinstance(error, typer.TyperException | typer.Abort):
+            traceback.print_exc()
+        return _report(error)
+    return code if isinstance(code, int) else OK
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, typer.TyperException):
+        return _usage(error)
+    if isinstance(error, typer.Abort):
+        complain("nothing was done", kind="aborted")
+        return FAILED
+    if isinstance(error, CloudQError):
+        complain(str(error))
+        return UNUSABLE
+    complain(f"{type(error).__name__}: {error} (unexpected: --debug shows where it comes from)")
+    return FAILED
+
+
+def _usage(error: typer.TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if context is not None and type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(message)
+        return OK
+    hint = f" (see {context.command_path} --help)" if context is not None else ""
+    complain(message.rstrip(".") + hint)
+    return UNUSABLE

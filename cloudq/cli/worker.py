@@ -1,0 +1,104 @@
+"""`cloudq worker`: runs tasks until it is stopped."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cloudq.cli.common import Target, common, queues_of
+from cloudq.errors import ConfigurationError
+from cloudq.worker import Worker, WorkerOptions
+from cloudq.worker.logs import configure
+
+
+class Level(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How a record is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@common
+def worker(
+    target: Target,
+    queues: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-Q",
+            "--queues",
+            metavar="NAME[:WEIGHT],...",
+            help="Queues, and how often each is asked; else the app's.",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option("-c", "--processes", min=1, help="Else one a core.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("-t", "--threads", min=1, help="Tasks at a time in a process.")
+    ] = None,
+    max_tasks_per_child: Annotated[
+        int | None, typer.Option(min=1, help="Replace a process after as many tasks.")
+    ] = None,
+    lease: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="A dead worker's tasks come back after this."),
+    ] = None,
+    grace: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="For running tasks at shutdown."),
+    ] = None,
+    hostname: Annotated[
+        str | None, typer.Option("-n", "--hostname", metavar="NAME", help="This worker's name.")
+    ] = None,
+    log_level: Annotated[Level, typer.Option("-l", "--log-level")] = Level.INFO,
+    log_format: Annotated[LogFormat, typer.Option("--log-format")] = LogFormat.TEXT,
+) -> int:
+    """Run tasks until stopped.
+
+    Ctrl-C or SIGTERM lets what runs end, within the grace time; a second one does not.
+    """
+    configure(log_level, log_format)
+    app = target.load()
+    conf = app.conf
+    options = WorkerOptions(
+        app_path=target.path or "",
+        queues=weights(queues) if queues else tuple((name, 1) for name in queues_of(app)),
+        processes=processes or conf.worker_processes or os.cpu_count() or 1,
+        threads=threads or conf.worker_threads,
+        max_tasks_per_child=max_tasks_per_child or conf.worker_max_tasks_per_child,
+        lease=conf.lease if lease is None else lease,
+        poll_wait=conf.worker_poll_wait,
+        grace=conf.worker_grace if grace is None else grace,
+        overrides=target.overrides,
+        log_level=log_level.value,
+        log_format=log_format.value,
+    )
+    return Worker(app, options if hostname is None else replace(options, hostname=hostname)).run()
+
+
+def weights(values: list[str]) -> tuple[tuple[str, int], ...]:
+    """Read `a,b:3` as queues with weights. Raises `ConfigurationError`."""
+    names = [name.strip() for value in values for name in value.split(",")]
+    found: list[tuple[str, int]] = []
+    for entry in filter(None, names):
+        name, colon, weight = entry.rpartition(":")
+        if "://" in entry and not weight.isdigit():  # a queue's URL
+            found.append((entry, 1))
+            continue
+        if colon and not weight.isdigit():
+            raise ConfigurationError(f"-Q {entry}: the weight {weight!r} is not a number")
+        found.append((name, int(weight)) if colon else (entry, 1))
+    return tuple(found)

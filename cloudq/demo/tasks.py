@@ -1,0 +1,68 @@
+"""Index text files: one task a file, and one more that adds up what they found."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass
+from keyword import kwlist
+from pathlib import Path
+
+from cloudq import CloudQ, Task
+
+app = CloudQ("demo", task_default_queue="demo")
+
+_CALL = re.compile(r"\b([A-Za-z_]\w*)\(")
+_KEPT = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """What is in one file, or in many; `called` counts the names that stand before a bracket."""
+
+    files: int
+    lines: int
+    words: int
+    called: dict[str, int]
+    sha256: str
+
+
+@app.task
+def index(path: str) -> Index:
+    """Read one file."""
+    content = Path(path).read_bytes()
+    text = content.decode(errors="replace")
+    called = Counter(name for name in _CALL.findall(text) if name not in kwlist)
+    return Index(
+        files=1,
+        lines=text.count("\n"),
+        words=len(text.split()),
+        called=dict(called.most_common(_KEPT)),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+@app.task
+def summarize(parts: list[Index]) -> Index:
+    """Add up the indexes of some files, or sums of sums."""
+    called: Counter[str] = Counter()
+    for part in parts:
+        called.update(part.called)
+    return Index(
+        files=sum(part.files for part in parts),
+        lines=sum(part.lines for part in parts),
+        words=sum(part.words for part in parts),
+        called=dict(called.most_common(_KEPT)),
+        sha256=hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest(),
+    )
+
+
+@app.task(
+    bind=True, autoretry_for=[ConnectionError], max_retries=3, retry_backoff=0.2, retry_jitter=False
+)
+def unsteady(self: Task[..., str], failures: int) -> str:
+    """Fail some times, as a service does that is down for a moment."""
+    if self.request.retries < failures:
+        raise ConnectionError(f"down at try {self.request.retries + 1}")
+    return f"up at try {self.request.retries + 1}"

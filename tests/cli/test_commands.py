@@ -1,0 +1,210 @@
+"""What each command prints, for a person and as JSON."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+
+from cloudq.cli import main
+from cloudq.driver import Outgoing
+from cloudq.plugins import open_broker, parse
+
+APP = ("-A", "shop:app")
+
+
+@pytest.fixture
+def worker(project: Path):
+    """A worker on the project's queues, stopped at the end."""
+    args = [sys.executable, "-m", "cloudq", "worker", *APP, "-c", "1", "-t", "2", "--grace", "0.5"]
+    process = subprocess.Popen(args, cwd=project, stderr=subprocess.DEVNULL)
+    yield process
+    process.terminate()
+    process.wait(20)
+
+
+def test_a_call_is_sent_run_and_its_result_read(command, worker):
+    assert command("call", *APP, "shop.add", "-1", "3", "--wait", "60").out == "2\n"
+    sent = command("call", *APP, "shop.add", "--args", "[1]", "--kwargs", '{"b": 4}', "--json")
+    id = sent.json["id"]
+    read = command("result", *APP, id, "--wait", "60", "--json")
+    assert (read.code, read.json["state"], read.json["value"]) == (0, "SUCCESS", 5)
+    shown = command("result", id, "-b", "sqlite:///shop.db")
+    assert "shop.add" in shown.out
+    assert "value     5" in shown.out
+
+
+def test_a_failed_call_is_told_and_its_letter_sent_again(command, worker):
+    ran = command("call", *APP, "shop.fail", "no [stock]", "--wait")
+    assert (ran.code, ran.out) == (1, "")
+    assert "ValueError: no [stock]" in ran.err
+    dead = command("dead", "list", *APP, "default", "--json").json
+    assert [(letter["message"]["task"], letter["reason"]) for letter in dead] == [
+        ("shop.fail", "ValueError: no [stock]")
+    ]
+    id = dead[0]["id"]
+    assert "no [stock]" in command("dead", "show", *APP, "default", id).out
+    assert "nothing was done" in command("dead", "redrive", *APP, "default", id, "--dry-run").err
+    assert command("dead", "redrive", *APP, "default", id, "--yes").out == (
+        "1 dead letters sent again\n"
+    )
+    trace = command("result", *APP, id, "--traceback").out
+    assert "Traceback (most recent call last)" in trace
+
+
+def test_an_unknown_task_is_sent_by_force_only(command):
+    assert command("call", *APP, "other.task", "1").code == 2
+    assert command("call", *APP, "other.task", "1", "--force", "-Q", "mail").code == 0
+    peeked = command("queues", "peek", *APP, "mail", "--json").json
+    assert [(each["message"]["task"], each["message"]["args"]) for each in peeked] == [
+        ("other.task", [1])
+    ]
+
+
+def test_arguments_are_json_where_they_parse_and_else_strings(command):
+    command("call", *APP, "any", "--force", "1", "a b", '{"x": [1]}', "null", '"1"', "1e3")
+    [seen] = command("queues", "peek", *APP, "default", "--json").json
+    assert seen["message"]["args"] == [1, "a b", {"x": [1]}, None, "1", 1000.0]
+
+
+def test_options_of_a_call_travel_with_it(command):
+    command("call", *APP, "shop.add", "1", "2", "--task-id", "mine", "--idempotency-key", "k")
+    command("call", *APP, "shop.add", "1", "2", "--countdown", "60", "--expires", "90")
+    first = command("queues", "peek", *APP, "default", "--json").json[0]["message"]
+    assert (first["id"], first["idempotency_key"]) == ("mine", "k")
+    [stats, mail] = command("queues", "stats", *APP, "--json").json
+    assert (stats["queue"], stats["ready"], stats["delayed"]) == ("default", 1, 1)
+    assert mail["queue"] == "mail"
+
+
+def test_what_cannot_be_read_is_shown_as_such(command, project, monkeypatch):
+    monkeypatch.chdir(project)
+    driver = open_broker("sqlite:///shop.db")
+    driver.send("default", [Outgoing(id="foreign", body=b"hello [bold]")])
+    driver.close()
+    ran = command("queues", "peek", *APP, "default")
+    assert "foreign" in ran.out
+    assert "? undecodable" in ran.out
+    assert "hello [bold]" in ran.out
+
+
+def test_queues_are_made_listed_and_purged(command):
+    assert command("queues", "create", "b", "ab", "-b", "sqlite:///q.db", "--store").code == 0
+    assert command("queues", "list", "-b", "sqlite:///q.db").lines == ["ab", "b"]
+    assert command("queues", "list", "a", "-b", "sqlite:///q.db", "--json").json == ["ab"]
+    command("call", "any", "--force", "-Q", "b", "-b", "sqlite:///q.db")
+    purged = command("queues", "purge", "b", "-b", "sqlite:///q.db", "--yes")
+    assert purged.out == "deleted 1 messages in 'b'\n"
+
+
+def test_a_purge_asks_at_a_terminal(project):
+    def purge(answer: bytes) -> int:
+        near, far = pty.openpty()
+        args = [sys.executable, "-m", "cloudq", "queues", "purge", *APP, "default"]
+        process = subprocess.Popen(args, cwd=project, stdin=far, stdout=far, stderr=far)
+        os.close(far)
+        seen = b""
+        while b"[y or 'default']" not in seen:
+            seen += os.read(near, 1024)
+        os.write(near, answer + b"\n")
+        code = process.wait(20)
+        os.close(near)
+        return code
+
+    assert purge(b"no") == 1
+    assert purge(b"default") == 0
+
+
+def test_dead_letters_are_chosen_by_task_and_deleted(command, project, monkeypatch):
+    monkeypatch.chdir(project)
+    command("call", *APP, "one.task", "--force")
+    command("call", *APP, "two.task", "--force")
+    driver = open_broker(parse("sqlite:///shop.db").url)
+    for delivery in driver.receive("default", count=10, wait=0, lease=30):
+        driver.dead_letter([delivery], reason="tried")
+    driver.close()
+    found = command("dead", "list", *APP, "default", "--task", "one.*", "--json").json
+    assert [letter["message"]["task"] for letter in found] == ["one.task"]
+    deleted = command("dead", "purge", *APP, "default", "--task", "one.*", "--yes")
+    assert deleted.out == "1 dead letters deleted\n"
+    assert "deleted 1 messages" in command("dead", "purge", *APP, "default", "--yes").out
+
+
+def test_brokers_and_their_limits_are_listed(command):
+    found = command("brokers", "--json").json
+    kinds = {each["scheme"]: each["limits"] for each in found["brokers"] if not each["variant"]}
+    assert kinds["sqs"]["max_delay"] == 900
+    assert {"memory", "sqlite", "sqs"} <= kinds.keys()
+    assert "sqs://" in command("brokers").out
+
+
+def test_doctor_finds_nothing_wrong_with_a_good_app(command):
+    ran = command("doctor", *APP, "--json")
+    assert (ran.code, ran.json["ok"]) == (0, True)
+    statuses = {each["what"]: each["status"] for each in ran.json["checks"]}
+    assert statuses["backend write"] == "ok"
+    assert statuses["receive from mail"] == "ok"
+    assert "set by the app" in ran.out
+
+
+def test_doctor_says_what_is_wrong(command, project):
+    ran = command("doctor", "-b", "sqlite:///missing/x.db")
+    assert ran.code == 1
+    assert "there is no folder" in ran.out
+    assert command("doctor", "-A", "gone").code == 1
+    (project / "cloudq.toml").write_text("lease = 7.0\n")
+    assert "7.0, from the configuration file" in command("doctor").out
+
+
+def test_options_may_stand_before_the_command(command):
+    assert command(*APP, "call", "shop.add", "1", "2").code == 0
+
+
+def test_ctrl_c_is_130_without_a_traceback(project):
+    args = [sys.executable, "-m", "cloudq", "call", *APP, "shop.add", "1", "2", "--wait"]
+    process = subprocess.Popen(args, cwd=project, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 20
+    while not list(project.glob("shop.db*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, b"")
+
+
+def test_a_reader_that_leaves_is_no_error(project):
+    names = [f"q{number}" for number in range(2000)]
+    driver = open_broker(f"sqlite:///{project / 'many.db'}")
+    for name in names:
+        driver.send(name, [Outgoing(id=name, body=b"{}")])
+    driver.close()
+    args = f"{sys.executable} -m cloudq queues list -b sqlite:///many.db | head -1"
+    done = subprocess.run(args, cwd=project, shell=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("q0\n", "")
+
+
+def test_help_and_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("cloudq ")
+    assert main([]) == 0
+    assert "doctor" in capsys.readouterr().out
+    assert main(["queues", "--help"]) == 0
+    assert main(["queues"]) == 0
+
+
+def test_no_sdk_is_imported_before_it_is_needed():
+    code = "import sys, cloudq.cli; print([m for m in sys.modules if m.startswith('boto')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_json_is_all_that_is_on_standard_output(command):
+    for args in (["queues", "stats"], ["brokers"], ["doctor"], ["result", "x"]):
+        assert orjson.loads(command(*args, "--json").out) is not None

@@ -1,0 +1,136 @@
+"""Whatever is wrong is one line on standard error that says what to do, and exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+CALL = ("call", "-A", "shop")
+
+
+def is_one_line(text: str) -> bool:
+    return text.startswith("error: ") and text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("queues", "list", "-b", "sqss://"), "did you mean sqs?"),
+        (("queues", "list", "-b", "pubsub://x"), 'no broker for "pubsub://"'),
+        (("queues", "list", "-b", "nowhere"), "is not a URL such as"),
+        (("queues", "list", "-b", "sqs://nowhere"), "is not an AWS region such as eu-west-1"),
+        (("queues", "list", "-b", "sqlite:///missing/x.db"), "create it first"),
+        (("result", "x", "-b", "memory://", "--backend", "none"), "set CloudQ(backend=...)"),
+        (("call", "shop.add"), "which app? say -A module:attribute"),
+        (("call", "-A", "shop.py", "shop.add"), "name its module, as in -A shop"),
+        (("call", "-A", "absent", "shop.add"), "there is no module 'absent' here"),
+        (("call", "-A", "shop:nope", "shop.add"), "no app 'nope' in shop: it has app"),
+        (("worker", "-A", "shop", "-Q", "a:much"), "the weight 'much' is not a number"),
+        (("worker", "-A", "shop", "-Q", "a:0"), "it must be 1 or more"),
+        ((*CALL, "shop.ad", "1"), "did you mean shop.add"),
+        ((*CALL, "add", "1", "2"), "did you mean shop.add"),
+        ((*CALL, "shop.add", "1"), "missing a required argument: 'b'"),
+        ((*CALL, "shop.add", "--args", "[1"), "--args is not JSON"),
+        ((*CALL, "shop.add", "--args", "1"), "must be a JSON list"),
+        ((*CALL, "shop.add", "--kwargs", "[]"), "must be a JSON object"),
+        ((*CALL, "shop.add", "1", "2", "--eta", "soon"), "write a time such as"),
+        ((*CALL, "shop.add", "1", "2", "--countdown", "-3"), "a number of seconds from 0 on"),
+        ((*CALL, "shop.add", "1", "2", "--wait", "0.1"), "is a worker running on their queue?"),
+        (("quues",), "Did you mean 'queues'?"),
+        (("queues", "list", "--nope"), "No such option: --nope"),
+        (("queues", "peek"), "Missing argument 'QUEUE'"),
+        (("queues", "create"), "name the queues to make"),
+        (("queues", "purge", "default"), "There is no terminal to ask at: add --yes"),
+        (("dead", "redrive", "default"), "name their ids, or say --all or --task"),
+        (("dead", "show", "default", "x"), "no dead letter x"),
+        (("demo", "missing"), "there is no folder"),
+        (("demo", ".", "-b", "memory://", "--backend", "none"), "add --backend URL"),
+    ],
+)
+def test_a_bad_input_is_one_line_that_says_what_to_do(command, args, says):
+    ran = command(*args)
+    assert (ran.code, ran.out) == (2, "")
+    assert is_one_line(ran.err)
+    assert says in ran.err
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("x = 1\ny = nope\n", "NameError: name 'nope' is not defined (broken.py, line 2)"),
+        ("import nothere\n", "No module named 'nothere' (broken.py, line 1)"),
+        ("def x(:\n", "SyntaxError: invalid syntax (broken.py, line 1)"),
+        ("from shop import app\nfrom cloudq import CloudQ\nb = CloudQ()", "broken:app, broken:b"),
+        ("x = 1\n", "broken has no CloudQ app in it"),
+        ("from cloudq import CloudQ\napp = CloudQ(brokr='x')", "no setting 'brokr'"),
+        ("from cloudq import CloudQ\napp = CloudQ(include=['gone'])", "cannot import 'gone'"),
+        ("from cloudq import CloudQ\napp = CloudQ(include=['bad'])", "(bad.py, line 1)"),
+        ("from cloudq import CloudQ\napp = CloudQ()", "app 'cloudq' has no tasks"),
+    ],
+)
+def test_an_app_that_cannot_be_loaded_says_where_and_why(command, project, source, says):
+    (project / "broken.py").write_text(source)
+    (project / "bad.py").write_text("1 / 0\n")
+    ran = command("call", "-A", "broken", "task")
+    assert (ran.code, is_one_line(ran.err)) == (2, True)
+    assert says in ran.err
+
+
+def test_debug_shows_the_traceback_of_the_cause(command, project):
+    (project / "broken.py").write_text("y = nope\n")
+    ran = command("call", "-A", "broken", "task", "--debug")
+    assert ran.code == 2
+    assert 'broken.py", line 1' in ran.err
+    assert ran.err.splitlines()[-1].startswith("error: importing broken failed")
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"CLOUDQ_LEASE": "long"}, "setting 'lease': Input should be a valid number"),
+        ({"CLOUDQ_CONFIG": "gone.toml"}, "CLOUDQ_CONFIG names gone.toml"),
+        ({"CLOUDQ_APP": "gone:app"}, "there is no module 'gone' here"),
+        ({"CLOUDQ_BROKER": "sqss://"}, "did you mean sqs?"),
+    ],
+)
+def test_a_bad_environment_is_one_line_too(command, env, says):
+    ran = command("queues", "list", env=env)
+    assert (ran.code, is_one_line(ran.err)) == (2, True)
+    assert says in ran.err
+
+
+def test_a_missing_extra_names_what_to_install(command, tmp_path: Path):
+    installed = tmp_path / "site" / "adapter-1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: adapter\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[cloudq.brokers]\npubsub = not_there:open\n")
+    ran = command("queues", "list", "-b", "pubsub://p", env={"PYTHONPATH": str(installed.parent)})
+    assert (ran.code, is_one_line(ran.err)) == (2, True)
+    assert 'needs the package not_there: pip install "cloudq[gcp]"' in ran.err
+
+
+def test_no_credentials_says_where_they_are_looked_for(command):
+    none = {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}
+    ran = command("queues", "list", "-b", "sqs://eu-west-1", env=none)
+    assert (ran.code, is_one_line(ran.err)) == (2, True)
+    assert "no AWS credentials for sqs://: set AWS_PROFILE" in ran.err
+
+
+def test_no_region_says_how_one_is_given(command):
+    none = {"AWS_REGION": None, "AWS_DEFAULT_REGION": None}
+    ran = command("queues", "list", "-b", "sqs://", env=none)
+    assert (ran.code, is_one_line(ran.err)) == (2, True)
+    assert "no AWS region" in ran.err
+
+
+def test_arguments_over_the_limit_are_refused_before_sending(command, project):
+    (project / "big.py").write_text(
+        "from shop import app\n"
+        "import sys\n"
+        "from cloudq.cli import main\n"
+        "sys.exit(main(['call', '-A', 'shop', 'shop.send', 'x' * (17 << 20)]))\n"
+    )
+    ran = command("call", "-A", "big", "x")
+    assert (ran.code, is_one_line(ran.err)) == (2, True)
+    assert "store the data elsewhere and pass its key" in ran.err
