@@ -1,0 +1,247 @@
+"""One batch of SQS messages in a Lambda: run, made durable, and answered message by message.
+
+The batch processor of Powertools makes the partial batch response; what is in it is decided
+here. Lambda deletes every message that is not reported, so only what is durable is not.
+"""
+
+# Powertools is typed in part only.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from math import isfinite
+from threading import RLock, Timer
+from typing import Any, cast
+
+from aws_lambda_powertools.utilities.batch import (
+    BatchProcessor,
+    EventType,
+    ExceptionInfo,
+    FailureResponse,
+)
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+
+from cloudq.app import CloudQ
+from cloudq.driver import Code, Delivery
+from cloudq.errors import BackendError, CloudQError, ServiceError
+from cloudq.execution import Executor, Job
+from cloudq.record import State
+from cloudq.settlement import Action, Committed, Settled, Settlement, commit, dispose
+from cloudq_aws.deadline import Deadline, released
+from cloudq_aws.messages import ID
+
+log = logging.getLogger("cloudq.lambda")
+
+_AGAIN = frozenset({Code.THROTTLED, Code.TOO_LARGE, Code.INVALID})
+_KEPT = frozenset({Action.RELEASE, Action.NOTHING})
+
+
+class NotSettled(CloudQError):
+    """A message stays in its queue; the text says why."""
+
+
+class SqsBatch(BatchProcessor):
+    """Runs the tasks of one event. Use as `with batch(records=..., handler=batch.run)`.
+
+    `threads` tasks run at a time, on queues without order; `prefix` is that of the broker.
+    """
+
+    def __init__(
+        self,
+        app: CloudQ,
+        executor: Executor,
+        deadline: Deadline,
+        *,
+        threads: int = 1,
+        prefix: str = "",
+    ) -> None:
+        super().__init__(EventType.SQS, raise_on_entire_batch_failure=False)
+        self._app = app
+        self._executor = executor
+        self._deadline = deadline
+        self._threads = threads
+        self._prefix = prefix
+        self._deliveries: dict[str, Delivery] = {}  # by receipt
+        self._opened: dict[str, Job | Settlement] = {}  # by receipt
+        self._pending: deque[Settled] = deque()
+        self._reported: dict[str, str] = {}  # reasons, by receipt
+        self._settling = RLock()
+        self._watch: Timer | None = None
+        self._late = False
+        self._ordered = False
+        self._blocked: set[str] = set()  # groups with a message that stays
+        self._unsure: set[str] = set()  # groups with a message that is not settled yet
+
+    # ---- the life of a batch, as Powertools calls it
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        for record in self._records:
+            delivery = to_delivery(SQSRecord(record), self._prefix, self._deadline.remaining())
+            self._deliveries[cast("str", delivery.receipt)] = delivery
+        deliveries = list(self._deliveries.values())
+        broker = self._app.broker
+        self._ordered = any(broker.limits(delivery.queue).ordered for delivery in deliveries)
+        try:
+            jobs, settled = self._executor.open(deliveries)
+        except BackendError as down:
+            log.error("all %d messages of a batch stay: %s", len(deliveries), down)
+            self._reported = dict.fromkeys(self._deliveries, str(down))
+            return
+        self._opened |= {_receipt(job.delivery): job for job in jobs}
+        self._opened |= {_receipt(delivery): settlement for delivery, settlement in settled}
+        until = self._deadline.until_late()
+        if isfinite(until):
+            self._watch = Timer(until, self._run_late)
+            self._watch.daemon = True
+            self._watch.start()
+
+    def process(self) -> list[tuple[Any, ...]]:
+        """Run the batch: in order, or several at a time where there is no order to keep."""
+        if self._threads == 1 or self._ordered:
+            return [self._process_record(record) for record in self._records]
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="cloudq") as pool:
+            return list(pool.map(self._process_record, self._records))
+
+    def _clean(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._settle()
+        for record in self._records:
+            reason = self._reported.get(record["receiptHandle"])
+            if reason is not None:
+                error = NotSettled(reason)
+                super().failure_handler(SQSRecord(record), (NotSettled, error, None))
+        super()._clean()
+
+    def failure_handler(self, record: SQSRecord, exception: ExceptionInfo) -> FailureResponse:
+        """Keep a message that met an error of ours, or of a task's own key function."""
+        log.error("message %s could not be run", record.message_id, exc_info=exception[1])
+        reason = f"{exception[0]}: {exception[1]}"
+        self._report(self._deliveries[record.receipt_handle], reason)
+        return "fail", reason, record
+
+    @property
+    def _records(self) -> Sequence[dict[str, Any]]:
+        return cast("Sequence[dict[str, Any]]", self.records)
+
+    # ---- one message
+
+    def run(self, record: SQSRecord) -> None:
+        """Decide one message's settlement, running its task if it comes to that."""
+        opened = self._opened.get(record.receipt_handle)
+        if opened is None:  # the store is down: the whole batch is reported
+            return
+        delivery = self._deliveries[record.receipt_handle]
+        group = delivery.group if self._ordered else None
+        if group is not None and (group in self._unsure or self._late):
+            # Should its predecessor not settle after all, this one must not have run.
+            self._settle()
+        settlement = self._settlement(opened, group)
+        self._pending.append((delivery, settlement))
+        if group is not None:
+            (self._blocked if settlement.action in _KEPT else self._unsure).add(group)
+        if self._late:
+            self._settle(delete=True)
+
+    def _settlement(self, opened: Job | Settlement, group: str | None) -> Settlement:
+        if isinstance(opened, Settlement):
+            return opened
+        if group in self._blocked:
+            return released(opened, "an earlier message of its group comes first")
+        if not self._deadline.permits(self._executor.limits(opened.message)[1]):
+            return released(opened)
+        return self._deadline.run(self._executor, opened)
+
+    # ---- what is done about them
+
+    def _run_late(self) -> None:
+        # A task that cannot be interrupted may take the whole invocation down. What has finished
+        # by now is deleted from the queue here, since then no response does it.
+        self._late = True
+        self._settle(delete=True)
+
+    def _settle(self, *, delete: bool = False) -> None:
+        """Make durable what has finished, and act on it; acks are Lambda's, unless `delete`."""
+        with self._settling:
+            self._unsure.clear()
+            pairs = _drained(self._pending)
+            if not pairs:
+                return
+            committed = durable(pairs, self._app)
+            for delivery, _ in committed.failed:
+                self._report(delivery, f"not recorded: {committed.error}")
+            for delivery, settlement in committed.ready:
+                log_outcome(settlement)
+                if settlement.action in _KEPT:
+                    self._report(delivery, settlement.reason)
+            self._dispose(committed.ready, delete=delete)
+
+    def _dispose(self, ready: Sequence[Settled], *, delete: bool) -> None:
+        acked = {_receipt(delivery) for delivery, s in ready if s.action is Action.ACK}
+        acted = [pair for pair in ready if delete or pair[1].action is not Action.ACK]
+        for refused in dispose(acted, self._app.broker):
+            receipt = _receipt(refused.delivery)
+            if receipt not in acked and receipt not in self._reported:
+                self._report(refused.delivery, refused.reason)
+
+    def _report(self, delivery: Delivery, reason: str) -> None:
+        log.warning("message %s stays in %s: %s", delivery.id, delivery.queue, reason)
+        self._reported[_receipt(delivery)] = reason
+        if self._ordered and delivery.group is not None:
+            self._blocked.add(delivery.group)
+
+
+def durable(pairs: Sequence[Settled], app: CloudQ) -> Committed:
+    """Commit; once more what the store refused but may take now, or in a smaller form."""
+    committed = commit(pairs, app.broker, app.backend)
+    error = committed.error
+    if not committed.failed or not isinstance(error, ServiceError) or error.code not in _AGAIN:
+        return committed
+    again = commit(committed.failed, app.broker, app.backend)
+    return replace(again, ready=[*committed.ready, *again.ready])
+
+
+def to_delivery(record: SQSRecord, prefix: str, lease: float) -> Delivery:
+    """A record of the event as the SQS driver would have received it."""
+    named = cast("Mapping[str, Mapping[str, str]]", record.get("messageAttributes") or {}).get(
+        ID, {}
+    )
+    id = named.get("stringValue") or record.message_id
+    attributes = record.attributes
+    return Delivery(
+        queue=record.event_source_arn.rpartition(":")[2].removeprefix(prefix),
+        id=id,
+        body=record.body.encode(),
+        receipt=record.receipt_handle,
+        attempts=int(attributes.approximate_receive_count),
+        lease=lease,
+        group=attributes.message_group_id,
+        sent_at=int(attributes.sent_timestamp) / 1000,
+    )
+
+
+def _receipt(delivery: Delivery) -> str:
+    return cast("str", delivery.receipt)
+
+
+def _drained(pending: deque[Settled]) -> list[Settled]:
+    # Other threads go on appending.
+    return [pending.popleft() for _ in range(len(pending))]
+
+
+def log_outcome(settlement: Settlement) -> None:
+    """One line for one outcome, at the level and with the fields of a worker's log."""
+    level = logging.DEBUG
+    if settlement.reason:
+        failed = settlement.state in (State.FAILURE, State.REJECTED)
+        level = logging.WARNING if failed else logging.INFO
+    task, task_id = settlement.task or "?", settlement.task_id or "?"
+    state = settlement.state or settlement.action
+    extra = {"task": settlement.task, "task_id": settlement.task_id, "state": str(state)}
+    log.log(level, "task %s %s: %s %s", task, task_id, state, settlement.reason, extra=extra)
