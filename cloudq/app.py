@@ -28,7 +28,7 @@ from cloudq.arguments import Arguments
 from cloudq.backend import Backend
 from cloudq.broker import Broker
 from cloudq.codec import to_wire
-from cloudq.driver import Delivery
+from cloudq.driver import Delivery, Limits
 from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.execution import Executor, Job
 from cloudq.ids import new_id
@@ -43,6 +43,11 @@ from cloudq.task import CallOptions, Options, Prepared, Task, TaskOptions, polic
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
+
+# Of the queue that there is not when a task runs at the call.
+_EAGER = Limits(
+    batch=1, body=0, batch_body=0, max_delay=float("inf"), max_lease=0.0, max_wait=0.0, billed=False
+)
 
 
 class CloudQ:
@@ -320,7 +325,7 @@ class CloudQ:
         return Executor(
             tasks=self.tasks,
             backend=(lambda: None) if eager else (lambda: self.backend),
-            ordered=lambda queue: not eager and self.broker.limits(queue).ordered,
+            limits=lambda queue: _EAGER if eager else self.broker.limits(queue),
             conf=self.conf,
             middleware=self.middleware,
             hostname=hostname,

@@ -21,7 +21,7 @@ from cloudq.driver import (
     Watcher,
 )
 from cloudq.errors import BackendError, CloudQError
-from cloudq.record import TERMINAL, Record, from_item, key, to_fields, to_item
+from cloudq.record import RECORD_FIELDS, TERMINAL, Record, from_item, key, to_fields, to_item
 
 _ADVICE = {
     Code.NOT_FOUND: 'there is no such table: "cloudq queues create --store" makes it, '
@@ -75,8 +75,11 @@ class Backend:
 
         Returns None when it was written, else the record that stands in the way.
         """
+        fields = to_fields(record)
         change = Change(
-            set=to_fields(record),
+            set=fields,
+            # What an earlier state has left, say a retry's error, is not part of the end.
+            remove=(RECORD_FIELDS - fields.keys()) if record.terminal else frozenset(),
             expires=time.time() + self.expires,
             when=(
                 Check(field="fence", op=Op.LE, value=record.fence, or_absent=True),

@@ -23,7 +23,7 @@ from typing import Any
 from cloudq import idempotency
 from cloudq.backend import Backend
 from cloudq.codec import arguments, decode, dump_value
-from cloudq.driver import Delivery
+from cloudq.driver import Delivery, Limits
 from cloudq.errors import (
     DecodeError,
     Ignore,
@@ -84,7 +84,7 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
 class Executor:
     """Runs deliveries of one app. Safe to use from many threads.
 
-    `ordered` tells whether a queue keeps the order of its groups.
+    `limits` tells what a queue can do.
     `run_async` runs a coroutine to its end and gives its value. `stop_at_hard_limit` raises
     `TimeLimitExceeded` inside a task at its hard limit, for places where no supervisor can stop
     the process.
@@ -95,7 +95,7 @@ class Executor:
         *,
         tasks: Mapping[str, Task[..., Any]],
         backend: Callable[[], Backend | None],
-        ordered: Callable[[str], bool],
+        limits: Callable[[str], Limits],
         conf: Settings,
         middleware: Sequence[Middleware] = (),
         hostname: str = "",
@@ -104,7 +104,7 @@ class Executor:
         is_eager: bool = False,
     ) -> None:
         self._open_backend = backend
-        self._ordered = ordered
+        self._limits = limits
         self._tasks = tasks
         self._conf = conf
         self._hostname = hostname
@@ -162,8 +162,12 @@ class Executor:
         return Job(delivery=delivery, message=message)
 
     def _stays_in_place(self, delivery: Delivery) -> bool:
-        """Whether a retry is the same message again: a copy would lose its place in its group."""
-        return delivery.group is not None and self._ordered(delivery.queue)
+        """Whether a retry is the same message again: a copy would lose its place in its group.
+
+        A queue that keeps order may be unable to delay a copy, whether or not it has a group.
+        """
+        limits = self._limits(delivery.queue)
+        return limits.ordered and (delivery.group is not None or not limits.max_delay)
 
     def _records(self, jobs: Sequence[Job]) -> Mapping[str, Record]:
         if self.backend is None or not jobs:
@@ -313,7 +317,7 @@ class Executor:
             self._record(job, State.FAILURE, started),
             error_type=name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}",
             error=_text(error)[:_LONGEST_TEXT],
-            error_args=_dumped(error.args),
+            error_args=_dumped(_args(error)),
             traceback=_utf8("".join(traceback.format_exception(error)))[-_LONGEST_TEXT:],
         )
         action = Action.DEAD_LETTER if policy.dead_letter else Action.ACK
@@ -533,6 +537,13 @@ def _dumped(args: Sequence[object]) -> str | None:
     except Exception:  # the arguments are the user's own objects, whose methods run here
         return None
     return text if len(text) <= _LONGEST_TEXT else None
+
+
+def _args(error: BaseException) -> Sequence[object]:
+    # An OSError takes its file name as an argument and does not keep it as one.
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        return (*error.args, error.filename)
+    return error.args
 
 
 def _text(error: BaseException) -> str:

@@ -11,6 +11,9 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
+# With so many alarms set, those that were cancelled are looked for and dropped.
+_CROWDED = 256
+
 _set_async_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
 
@@ -30,6 +33,11 @@ class Alarm:
                 self._rung = True
                 self._interrupt()
 
+    @property
+    def over(self) -> bool:
+        """Whether it was cancelled."""
+        return self._over
+
     def cancel(self) -> None:
         """Call with the interruption expected at any instruction until this returns."""
         with self._lock:
@@ -46,9 +54,14 @@ class Alarms:
         self._due: list[tuple[float, int, Alarm]] = []
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
+        self._crowded = _CROWDED
 
     def set(self, after: float, alarm: Alarm) -> None:
         with self._changed:
+            if len(self._due) >= self._crowded:
+                self._due = [entry for entry in self._due if not entry[2].over]
+                heapq.heapify(self._due)
+                self._crowded = max(_CROWDED, 2 * len(self._due))
             heapq.heappush(self._due, (time.monotonic() + after, next(self._numbers), alarm))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)

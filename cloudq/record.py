@@ -66,7 +66,7 @@ class Record:
 
 _NAMES = tuple(field.name for field in fields(Record) if field.name != "id")
 _DEFAULTS = tuple(field.default for field in fields(Record) if field.name != "id")
-_KNOWN = frozenset(_NAMES)
+RECORD_FIELDS = frozenset(_NAMES)
 _values = attrgetter(*_NAMES)
 
 
@@ -77,11 +77,14 @@ def key(task_id: str) -> Key:
 
 def to_fields(record: Record) -> dict[str, Value]:
     """A record's fields as stored: those that have their default are left out."""
-    return {
+    stored = {
         name: value
         for name, value, default in zip(_NAMES, _values(record), _DEFAULTS, strict=True)
         if value != default
     }
+    # A store compares values of one type, and an enum is a type of its own.
+    stored["state"] = record.state.value
+    return stored
 
 
 def to_item(record: Record, expires: float | None) -> Item:
@@ -91,6 +94,6 @@ def to_item(record: Record, expires: float | None) -> Item:
 def from_item(item: Item) -> Record:
     """The record in an item. Fields of newer releases are passed over."""
     stored: Mapping[str, Any] = item.fields
-    values = {name: value for name, value in stored.items() if name in _KNOWN}
+    values = {name: value for name, value in stored.items() if name in RECORD_FIELDS}
     values["state"] = State(values.get("state", State.PENDING))
     return Record(id=item.key.partition.removeprefix("task#"), **values)

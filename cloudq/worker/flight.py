@@ -33,7 +33,6 @@ class Flights:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._empty = threading.Condition(self._lock)
         self._all: dict[int, Flight] = {}
         self._next = 0
 
@@ -57,14 +56,7 @@ class Flights:
         with self._lock:
             for flight in flights:
                 self._all.pop(flight.number, None)
-            if not self._all:
-                self._empty.notify_all()
 
     def all(self) -> list[Flight]:
         with self._lock:
             return list(self._all.values())
-
-    def running(self) -> int:
-        """How many are not on their way out."""
-        with self._lock:
-            return sum(not flight.settling for flight in self._all.values())

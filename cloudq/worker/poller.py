@@ -20,7 +20,7 @@ from cloudq.worker.slots import Slots
 log = logging.getLogger("cloudq.worker")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-# How long a receive waits for more slots where requests are billed.
+# How long a receive waits for more slots, or more messages, where requests are billed.
 _LINGER = 0.05
 _FATAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.CREDENTIALS, Code.INVALID})
 
@@ -97,6 +97,9 @@ class Poller:
         self._accept(deliveries)
         if not deliveries:
             self._slots.idle(self.queue)
+        elif limits.billed and len(deliveries) < min(slots, limits.batch):
+            # There are no more just now: let some gather, for a request costs the same for ten.
+            self._stopping.wait(_LINGER)
         return bool(deliveries)
 
     def _idle(self) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from cloudq.app import CloudQ
 from cloudq.driver import Code, Delivery
 from cloudq.settlement import Settled, Settlement, commit, dispose
-from cloudq.worker.flight import Flight, Flights
+from cloudq.worker.flight import Flight
 
 log = logging.getLogger("cloudq.worker")
 
@@ -32,15 +32,20 @@ class Settler:
 
     Results are recorded as soon as they are there; acks may wait a moment to fill a batch, since
     nobody waits for them. What the store or the broker does not take now is kept, with its lease
-    extended, and tried again. `released` is called with the flights that are out of hand.
+    extended, and tried again. `released` is called with the flights that are out of hand;
+    `starved` tells whether every slot is taken.
     """
 
     def __init__(
-        self, app: CloudQ, flights: Flights, released: Callable[[Sequence[Flight]], None]
+        self,
+        app: CloudQ,
+        *,
+        released: Callable[[Sequence[Flight]], None],
+        starved: Callable[[], bool],
     ) -> None:
         self._app = app
-        self._flights = flights
         self._released = released
+        self._starved = starved
         self._outcomes: queue.SimpleQueue[Pair | None] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[Pair | None] = queue.SimpleQueue()
         self._threads = [
@@ -116,36 +121,39 @@ class Settler:
 
     def _dispose_all(self) -> None:
         waiting: list[Pair] = []
-        pause, again_at = _FIRST_PAUSE, 0.0
+        refused: list[Pair] = []
+        pause, again_at, full_by = _FIRST_PAUSE, 0.0, 0.0
         while True:
-            fresh, ended = self._gather(waiting, again_at)
+            due = min([full_by] * bool(waiting) + [again_at] * bool(refused), default=None)
+            patience = None if due is None else max(0.0, due - time.monotonic())
+            fresh, ended = _drain(self._messages, patience)
+            if fresh and not waiting:
+                full_by = time.monotonic() + _LINGER
             waiting += fresh
-            if waiting and (ended or time.monotonic() >= again_at):
-                waiting = self._dispose(waiting)
-                if waiting:
+            now = time.monotonic()
+            batch, waiting = self._split(waiting, whole=ended or now >= full_by)
+            if refused and (ended or now >= again_at):
+                batch += refused
+                refused = []
+            if batch:
+                left = self._dispose(batch)
+                refused += left
+                if left:
                     again_at = time.monotonic() + pause * random.uniform(0.5, 1.0)
-                    pause = min(pause * 2, _LONGEST_PAUSE)
-                else:
-                    pause, again_at = _FIRST_PAUSE, 0.0
+                pause = min(pause * 2, _LONGEST_PAUSE) if left else _FIRST_PAUSE
             if ended:
                 return
 
-    def _gather(self, waiting: Sequence[Pair], again_at: float) -> tuple[list[Pair], bool]:
-        """Wait for work; where requests cost, a moment longer, so that batches are full."""
-        fresh, ended = _drain(self._messages, self._patience(waiting, again_at))
-        if ended or not fresh:
-            return fresh, ended
-        limits = self._app.broker.limits(fresh[0][0].delivery.queue)
-        until = time.monotonic() + _LINGER
-        while limits.billed and len(fresh) < limits.batch and self._flights.running():
-            left = until - time.monotonic()
-            if left <= 0:
-                break
-            more, ended = _drain(self._messages, left)
-            fresh += more
-            if ended:
-                break
-        return fresh, ended
+    def _split(self, waiting: list[Pair], *, whole: bool) -> tuple[list[Pair], list[Pair]]:
+        """What to settle now and what to hold for company: full batches cost the least.
+
+        Nothing is held that keeps the worker from receiving.
+        """
+        if not waiting or whole or self._starved():
+            return waiting, []
+        size = self._app.broker.limits(waiting[0][0].delivery.queue).batch
+        full = len(waiting) - len(waiting) % size
+        return waiting[:full], waiting[full:]
 
     def _dispose(self, pairs: Sequence[Pair]) -> list[Pair]:
         settled: list[Settled] = [(flight.delivery, s) for flight, s in pairs]

@@ -55,7 +55,9 @@ class Worker:
         self._slots = Slots(options.slots, dict(options.queues))
         self._executor = app.executor(hostname=options.hostname)
         self._leases = Leases(app.broker, self._flights, options.lease)
-        self._settler = Settler(app, self._flights, self._out_of_hand)
+        self._settler = Settler(
+            app, released=self._out_of_hand, starved=lambda: self._slots.free == 0
+        )
         self._dispatcher = Dispatcher(
             limit_of=self._limit_of,
             ordered=lambda queue: app.broker.limits(queue).ordered,
