@@ -1,0 +1,76 @@
+# Needs python3 (3.11 or newer) and make. Everything else goes into .venv, from constraints.txt.
+
+PYTHON ?= python3
+JOBS ?= 2
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# A stamp for each set of extras: made again when what is to be installed has changed.
+CORE := $(VENV)/.installed-core
+AWS := $(VENV)/.installed-aws
+DEV := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format docs bench localstack mutate clean
+# The targets share one environment, so they run one after the other; tests use JOBS processes.
+.NOTPARALLEL:
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo 'Options of the command behind a target: make test ARGS="-k sqs"'
+
+demo: $(CORE) ## see it work on this machine: no account, no server, no docker
+	@$(BIN)/cloudq demo $(ARGS)
+
+test: $(DEV) ## run all tests, drills shortened; ARGS="-k sqs" chooses, JOBS=2 processes
+	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+check: $(DEV) ## format, lint, types, and who imports whom; changes nothing
+	@$(BIN)/ruff format --check --quiet . || { echo 'not formatted: make format'; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports --no-logo
+
+format: $(DEV) ## format the code, and fix what the linter can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: $(DEV) ## write the tables of docs/ that are made from the code
+	@$(BIN)/python -m tests.docs.tables
+
+bench: $(DEV) ## measure throughput and latency on this machine
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+localstack: $(AWS) ## run SQS and DynamoDB here, without docker, and print the exports
+	@$(BIN)/python localstack/up.py $(ARGS)
+
+mutate: $(DEV) ## break each driver on purpose: the contracts must notice
+	@$(BIN)/python tests/mutate.py $(ARGS)
+
+clean: ## remove the environment, the local servers and the caches
+	rm -rf $(VENV) .state build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CORE) $(AWS) $(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'installing cloudq$(patsubst %,[%],$(EXTRA)) into $(VENV) ...'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
+	  -e '.$(patsubst %,[%],$(EXTRA))'
+	@touch $@ $(COVERS)
+
+$(AWS): EXTRA := aws
+$(AWS): COVERS := $(CORE)
+$(DEV): EXTRA := dev
+$(DEV): COVERS := $(CORE) $(AWS)
+
+$(BIN)/python:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
+	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	  $$python -m venv --clear $(VENV) && exit 0; \
+	  echo "$$python cannot make a virtual environment: on Debian, apt install python3-venv" >&2; \
+	  exit 1; \
+	done; \
+	echo 'cloudq needs Python 3.11 or newer, and found none.' >&2; \
+	echo 'Say where it is: make PYTHON=/path/to/python3' >&2; \
+	exit 1

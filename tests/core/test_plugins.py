@@ -1,0 +1,167 @@
+"""From a URL to a driver: what is installed, what is near, what is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cloudq
+from cloudq import CloudQ, ConfigurationError
+from cloudq.driver import Address
+from cloudq.plugins import installed, open_backend, open_broker, parse
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("memory://", Address(scheme="memory")),
+        ("sqlite:///a.db", Address(scheme="sqlite", path="a.db")),
+        ("sqlite:////var/a.db", Address(scheme="sqlite", path="/var/a.db")),
+        ("sqs://eu-west-1", Address(scheme="sqs", host="eu-west-1")),
+        (
+            "sqs://eu-west-1/prefix?endpoint=http%3A%2F%2Flocalhost%3A4566&x=",
+            Address(
+                scheme="sqs",
+                host="eu-west-1",
+                path="prefix",
+                options={"endpoint": "http://localhost:4566", "x": ""},
+            ),
+        ),
+        ("SQS://a%2Fb", Address(scheme="sqs", host="a/b")),
+    ],
+)
+def test_a_url_is_taken_apart(url: str, address: Address) -> None:
+    parsed = parse(url)
+    assert parsed.url == url
+    assert (parsed.scheme, parsed.host, parsed.path, parsed.options) == (
+        address.scheme,
+        address.host,
+        address.path,
+        address.options,
+    )
+
+
+@pytest.mark.parametrize(
+    "url", ["", "sqs", "mailto:x", "://x", "sqlite:/a.db", "sqs://x?y", "sqs://[", "/a/b.db"]
+)
+def test_what_is_no_url_is_said_so(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a URL"):
+        open_broker(url)
+
+
+@pytest.mark.parametrize(("wrong", "near"), [("sqss", "sqs"), ("sqllite", "sqlite")])
+def test_an_unknown_scheme_suggests_the_near_one(wrong: str, near: str) -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match=rf'no broker for "{wrong}://": did you mean {near}\? installed: .*memory, .*sqs',
+    ):
+        open_broker(f"{wrong}://")
+
+
+def test_a_scheme_like_no_other_lists_the_installed() -> None:
+    with pytest.raises(ConfigurationError, match=r'no backend for "zz://": installed: .*dynamodb'):
+        open_backend("zz://")
+
+
+def test_the_installed_are_listed_by_name() -> None:
+    assert {"memory", "sqlite", "sqs"} <= {entry.name for entry in installed("broker")}
+    assert {"memory", "sqlite", "dynamodb"} <= {entry.name for entry in installed("backend")}
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A distribution with brokers of its own, one of whose modules needs what is not there."""
+    info = tmp_path / "other_adapter-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-adapter\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[cloudq.brokers]\n"
+        "pubsub = other_adapter.needs:open_broker\n"
+        "amqp = other_adapter.needs:open_broker\n"
+        "works = other_adapter.works:open_broker\n"
+    )
+    package = tmp_path / "other_adapter"
+    package.mkdir()
+    (package / "needs.py").write_text("import sdk_that_is_not_installed")
+    (package / "works.py").write_text("def open_broker(address): return address")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("adapter")
+def test_a_missing_package_names_what_to_install() -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match=r'"pubsub://" needs the package sdk_that_is_not_installed: '
+        r'pip install "cloudq\[gcp\]"',
+    ):
+        open_broker("pubsub://project")
+    with pytest.raises(ConfigurationError, match="pip install sdk_that_is_not_installed"):
+        open_broker("amqp://host")
+
+
+@pytest.mark.usefixtures("adapter")
+def test_an_adapter_of_anyone_is_found_by_its_entry_point() -> None:
+    opened: object = open_broker("works://host/path")
+    assert isinstance(opened, Address)
+    assert (opened.host, opened.path) == ("host", "path")
+
+
+def test_a_driver_refuses_options_it_does_not_know() -> None:
+    with pytest.raises(ConfigurationError, match="memory:// has no option 'speed'"):
+        open_broker("memory://x?speed=9")
+
+
+def test_nothing_is_opened_before_it_is_used() -> None:
+    app = CloudQ(broker="nowhere://", backend="nowhere://")
+    app.task(name="t")(lambda: 1)
+    with pytest.raises(ConfigurationError, match='no broker for "nowhere://"'):
+        _ = app.broker
+
+
+def test_a_closed_app_opens_again_at_the_next_use() -> None:
+    app = CloudQ(broker="memory://again")
+    first = app.broker
+    app.close()
+    assert app.broker is not first
+    app.close()
+
+
+def fresh(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "",
+        "cloudq.CloudQ(broker='sqs://eu-west-1', backend='dynamodb://t').task(lambda: 1)",
+    ],
+)
+def test_import_cloudq_loads_no_cloud_and_no_adapter(use: str) -> None:
+    loaded = fresh(
+        f"import sys, cloudq; {use}\n"
+        "roots = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(r for r in roots if r.startswith(('boto', 'google', 'azure', 'cloudq_'))"
+        " or r in ('aws_lambda_powertools', 'typer', 'rich', 'psutil', 'starlette', 'pytest')))"
+    )
+    assert loaded == "[]"
+
+
+def test_the_memory_broker_loads_no_cloud() -> None:
+    loaded = fresh(
+        "import sys, cloudq\n"
+        "app = cloudq.CloudQ(broker='memory://'); app.broker; app.backend; app.close()\n"
+        "print([n for n in sys.modules if n.startswith(('boto', 'cloudq_aws'))])"
+    )
+    assert loaded == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    assert sorted(cloudq.__all__) == sorted(set(cloudq.__all__))
+    for name in cloudq.__all__:
+        assert hasattr(cloudq, name)

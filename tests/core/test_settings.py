@@ -1,0 +1,211 @@
+"""Settings: where they come from, which source wins, and what cannot be."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cloudq import CloudQ, ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory without a cloudq.toml, where a test may put one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_defaults_need_nothing() -> None:
+    conf = CloudQ().conf
+    assert (conf.broker, conf.backend, conf.backend_url) == (
+        "sqlite:///cloudq.db",
+        None,
+        "sqlite:///cloudq.db",
+    )
+    assert (conf.max_retries, conf.default_retry_delay, conf.result_expires) == (3, 180.0, 86400.0)
+
+
+def test_the_constructor_wins_over_object_environment_and_file(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere / "cloudq.toml").write_text(
+        "max_retries = 1\nlease = 10\ntask_default_queue = 'toml'\nmax_deliveries = 4\n"
+    )
+    monkeypatch.setenv("CLOUDQ_MAX_RETRIES", "2")
+    monkeypatch.setenv("CLOUDQ_LEASE", "20")
+    monkeypatch.setenv("CLOUDQ_TASK_DEFAULT_QUEUE", "env")
+    app = CloudQ(max_retries=4)
+    app.config_from_object({"max_retries": 3, "lease": 30.0})
+    conf = app.conf
+    assert (conf.max_retries, conf.lease) == (4, 30.0)
+    assert (conf.task_default_queue, conf.max_deliveries, conf.worker_threads) == ("env", 4, 16)
+
+
+def test_configure_wins_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDQ_BROKER", "memory://env")
+    app = CloudQ(broker="memory://constructor")
+    app.configure(broker="memory://configured")
+    assert app.conf.broker == "memory://configured"
+
+
+def test_configure_comes_before_the_first_use() -> None:
+    with CloudQ(broker="memory://used") as app:
+        assert app.broker
+        with pytest.raises(ConfigurationError, match="before its broker and backend are used"):
+            app.configure(broker="memory://other")
+
+
+def test_a_file_named_by_the_environment_is_read(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere / "cloudq.toml").write_text("max_retries = 1")
+    (elsewhere / "other.toml").write_text("max_retries = 2\ninclude = ['a', 'b']")
+    monkeypatch.setenv("CLOUDQ_CONFIG", "other.toml")
+    assert (CloudQ().conf.max_retries, CloudQ().conf.include) == (2, ["a", "b"])
+
+
+def test_a_named_file_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDQ_CONFIG", "missing.toml")
+    with pytest.raises(
+        ConfigurationError, match=r"CLOUDQ_CONFIG names missing\.toml, and there is"
+    ):
+        CloudQ()
+
+
+def test_a_file_that_does_not_parse_is_an_error(elsewhere: Path) -> None:
+    (elsewhere / "cloudq.toml").write_text("max_retries = ")
+    with pytest.raises(ConfigurationError, match="the settings cannot be read: Invalid value"):
+        CloudQ()
+
+
+def test_a_variable_that_does_not_parse_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDQ_INCLUDE", "a,b")
+    with pytest.raises(ConfigurationError, match=r'cannot be read: .*"include".*Env'):
+        CloudQ()
+
+
+CELERY = {
+    "broker_url": ("broker", "memory://celery"),
+    "result_backend": ("backend", "memory://celery"),
+    "task_default_retry_delay": ("default_retry_delay", 5.0),
+    "worker_concurrency": ("worker_processes", 3),
+}
+
+
+@pytest.mark.parametrize("name", CELERY)
+@pytest.mark.parametrize("way", ["constructor", "object", "configure", "file"])
+def test_celerys_names_are_understood(elsewhere: Path, name: str, way: str) -> None:
+    ours, value = CELERY[name]
+    if way == "file":
+        (elsewhere / "cloudq.toml").write_text(f"{name} = {value!r}")
+    app = CloudQ(**({name: value} if way == "constructor" else {}))
+    if way == "object":
+        app.config_from_object({name: value})
+    if way == "configure":
+        app.configure(**{name: value})
+    assert getattr(app.conf, ours) == value
+
+
+def test_the_order_of_sources_holds_under_either_name(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere / "cloudq.toml").write_text("broker_url = 'memory://file'")
+    assert CloudQ().conf.broker == "memory://file"
+    monkeypatch.setenv("CLOUDQ_BROKER", "memory://env")
+    assert CloudQ().conf.broker == "memory://env"
+    assert CloudQ(broker_url="memory://given").conf.broker == "memory://given"
+    app = CloudQ(broker="memory://given")
+    app.config_from_object({"broker_url": "memory://object"})
+    assert app.conf.broker == "memory://given"
+    app.configure(broker_url="memory://configured")
+    assert app.conf.broker == "memory://configured"
+
+
+def test_an_unknown_setting_lists_the_known() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"there is no setting 'brokr'; known: broker, backend, include"
+    ):
+        CloudQ(brokr="memory://")
+    app = CloudQ()
+    with pytest.raises(ConfigurationError, match="no setting 'max_retry'"):
+        app.configure(max_retry=1)
+    with pytest.raises(ConfigurationError, match="no setting 'max_retry'"):
+        app.config_from_object({"max_retry": 1})
+
+
+def test_an_unknown_setting_in_the_file_is_an_error(elsewhere: Path) -> None:
+    (elsewhere / "cloudq.toml").write_text("max_retry = 3")
+    with pytest.raises(ConfigurationError, match="no setting 'max_retry'"):
+        CloudQ()
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"max_retries": -1}, "setting 'max_retries': .*greater than or equal to 0 .got -1"),
+        ({"max_retries": "many"}, r"setting 'max_retries': .*valid integer.* \(got 'many'\)"),
+        ({"lease": 0.5}, "setting 'lease': "),
+        ({"task_default_queue": ""}, "setting 'task_default_queue': "),
+        ({"result_expires": 0}, "setting 'result_expires': "),
+        ({"max_deliveries": 0}, "setting 'max_deliveries': "),
+        ({"include": "tasks"}, "setting 'include': "),
+        ({"lease": "x", "max_body": 1}, "setting 'lease': .*; setting 'max_body': "),
+    ],
+    ids=str,
+)
+def test_a_bad_value_is_named_with_what_it_must_be(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        CloudQ(**values)
+
+
+def test_a_setting_may_be_assigned_and_is_checked() -> None:
+    app = CloudQ()
+    app.conf.max_retries = 7
+    assert app.conf.max_retries == 7
+    with pytest.raises(ValueError, match="max_retries"):
+        app.conf.max_retries = -1
+
+
+def test_config_from_a_module_a_name_or_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = ModuleType("shop_settings")
+    module.broker_url = "memory://module"
+    module.max_retries = 5
+    module.Unrelated = object()
+    module.helper = 3
+    monkeypatch.setitem(sys.modules, "shop_settings", module)
+    space = SimpleNamespace(broker="memory://module", max_retries=5, other=1)
+    for source in (module, "shop_settings", space, {"max_retries": 5}):
+        app = CloudQ()
+        app.config_from_object(source)
+        assert app.conf.max_retries == 5
+    with pytest.raises(ConfigurationError, match="cannot import the config module"):
+        CloudQ().config_from_object("no_such_module_at_all")
+
+
+@pytest.mark.parametrize(
+    ("broker", "backend", "url"),
+    [
+        ("sqlite:///a.db", None, "sqlite:///a.db"),
+        ("memory://x", None, "memory://x"),
+        ("sqs://", None, None),
+        ("sqs://", "dynamodb://t", "dynamodb://t"),
+        ("sqlite:///a.db", "none", None),
+        ("sqlite:///a.db", "memory://x", "memory://x"),
+    ],
+)
+def test_an_embedded_broker_is_the_backend_too(
+    broker: str, backend: str | None, url: str | None
+) -> None:
+    assert CloudQ(broker=broker, backend=backend).conf.backend_url == url
+
+
+def test_include_is_imported_on_load(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(elsewhere)
+    (elsewhere / "shop_tasks_for_include.py").write_text("LOADED = True")
+    CloudQ(include=["shop_tasks_for_include"]).load()
+    with pytest.raises(ConfigurationError, match="include: cannot import 'shop_missing'"):
+        CloudQ(include=["shop_missing"]).load()

@@ -1,0 +1,172 @@
+"""Reads the code blocks of a Markdown page, and runs them in order as a reader would."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+from cloudq.app import CloudQ
+from cloudq.testing import drain
+
+_FENCE = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"# ([\w/]+\.py)\n")
+_PATIENCE = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One fenced block: its language, its text, and the line that its text starts on."""
+
+    language: str
+    text: str
+    line: int
+
+    @property
+    def file(self) -> str | None:
+        """The file that a Python block is: its first line is a comment with the name."""
+        found = _FILE.match(self.text)
+        return found[1] if found and self.language == "python" else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One command of a console block, and the output that the page shows for it."""
+
+    line: str
+    output: Sequence[str] = ()
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page."""
+    text = page.read_text()
+    return [
+        Block(language=m[1], text=m[2], line=text.count("\n", 0, m.start()) + 2)
+        for m in _FENCE.finditer(text)
+    ]
+
+
+def commands(block: Block) -> list[Command]:
+    """The commands of a console block: the lines that start with `$ `."""
+    found: list[tuple[str, list[str]]] = []
+    for line in block.text.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:].partition("  #")[0].strip(), []))
+        elif line.strip():
+            found[-1][1].append(line)
+    return [Command(line=line, output=output) for line, output in found]
+
+
+def matches(shown: Sequence[str], printed: str) -> bool:
+    """Whether a page's output is what was printed; `...` stands for anything."""
+    parts = (re.escape(line.strip()).replace(r"\.\.\.", ".*") for line in shown)
+    text = "\n".join(line.strip() for line in printed.strip().splitlines())
+    return re.fullmatch("\n".join(parts), text, re.DOTALL) is not None
+
+
+class Shell:
+    """A reader at a terminal: remembers what was exported, leaves workers running to the end."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {**os.environ, "PATH": path, "COLUMNS": "200", **(environment or {})}
+        self._workers: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop_workers()
+
+    def run(self, command: Command) -> None:
+        """Run one command; fails when it fails, or prints other things than the page says."""
+        words = shlex.split(command.line)
+        if words[0] == "export":
+            self.environment |= dict(word.split("=", 1) for word in words[1:])
+        elif words[:2] == ["cloudq", "worker"]:
+            self._start_worker(words)
+        else:
+            done = subprocess.run(
+                ["bash", "-c", command.line],
+                cwd=self.folder,
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                timeout=_PATIENCE,
+                check=False,
+            )
+            assert done.returncode == 0, f"$ {command.line}\n{done.stdout}{done.stderr}"
+            if command.output:
+                assert matches(command.output, done.stdout), f"$ {command.line}\n{done.stdout}"
+
+    def _start_worker(self, words: Sequence[str]) -> None:
+        self.stop_workers()
+        log = self.folder / "worker.log"
+        with log.open("wb") as output:
+            worker = subprocess.Popen(
+                words, cwd=self.folder, env=self.environment, stdout=output, stderr=output
+            )
+        self._workers.append(worker)
+        deadline = time.monotonic() + _PATIENCE
+        while b"tasks  " not in log.read_bytes():
+            assert worker.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+
+    def stop_workers(self) -> None:
+        """Stop the workers: cold, since a page has nothing left to run by then."""
+        for worker in self._workers:
+            while worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+                try:
+                    worker.wait(0.5)
+                except subprocess.TimeoutExpired:
+                    continue
+        self._workers.clear()
+
+
+@contextmanager
+def session(name: str, folder: Path) -> Generator[dict[str, Any]]:
+    """The namespace that a page's Python blocks share; what they send to `app` is run."""
+    module = ModuleType(name)
+    sys.modules[name] = module
+    sys.path.insert(0, str(folder))
+    before = set(sys.modules)
+    stopped = threading.Event()
+    thread = threading.Thread(target=_work, args=(module, stopped), name=f"work-{name}")
+    thread.start()
+    try:
+        yield vars(module)
+    finally:
+        stopped.set()
+        thread.join()
+        sys.path.remove(str(folder))
+        for loaded in set(sys.modules) - before:
+            if str(folder) in (getattr(sys.modules[loaded], "__file__", None) or ""):
+                del sys.modules[loaded]
+        del sys.modules[name]
+
+
+def _work(module: ModuleType, stopped: threading.Event) -> None:
+    """A worker of one slot in this process, for the app that the page has made by now."""
+    while not stopped.wait(0.01):
+        app = getattr(module, "app", None)
+        if isinstance(app, CloudQ):
+            drain(app)

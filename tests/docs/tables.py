@@ -1,0 +1,256 @@
+"""The parts of the pages that are made from the code: `python -m tests.docs.tables` writes them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args
+from unittest import mock
+
+from pydantic_core import PydanticUndefined
+
+import cloudq
+from cloudq import plugins
+from cloudq.driver import Limits, StoreLimits
+from cloudq.message import TaskMessage, schema
+from cloudq.settings import Settings
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+_YEAR = 365 * 86_400
+# Addresses that need no server; drivers know their limits without asking one.
+_BROKERS = (
+    ("`sqlite://`", "sqlite:///{folder}/limits.db", "queue"),
+    ("`memory://`", "memory://limits", "queue"),
+    ("`sqs://`, standard", "sqs://us-east-1", "queue"),
+    ("`sqs://`, FIFO", "sqs://us-east-1", "queue.fifo"),
+)
+_BACKENDS = (
+    ("sqlite://", "sqlite:///{folder}/limits.db"),
+    ("memory://", "memory://limits"),
+    ("dynamodb://", "dynamodb://cloudq?region=us-east-1"),
+)
+_KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+
+
+def settings() -> Iterator[str]:
+    """Every setting with its type, default and meaning."""
+    yield "| setting | type | default | meaning |"
+    yield "|---|---|---|---|"
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is PydanticUndefined else f"`{_literal(field.default)}`"
+        yield f"| `{name}` | {_kind(field.annotation)} | {default} | {field.description or ''} |"
+
+
+def keys() -> Iterator[str]:
+    """The keys of a message."""
+    yield "| key | type | absent | meaning |"
+    yield "|---|---|---|---|"
+    properties = schema()["properties"]
+    for name, field in TaskMessage.model_fields.items():
+        kinds = properties[name].get("anyOf", [properties[name]])
+        kind = next(each.get("type", "integer") for each in kinds if each.get("type") != "null")
+        absent = "required" if field.is_required() or name == "v" else _JSON[repr(field.default)]
+        meaning = field.description or "the version of the format, 1"
+        yield f"| `{name}` | {kind} | {absent} | {meaning} |"
+
+
+_JSON = {"None": "null", "[]": "`[]`", "{}": "`{}`", "''": '`""`', "0": "0", "0.0": "0"}
+
+
+def brokers() -> Iterator[str]:
+    """What the queues of each broker can do."""
+    columns = "batch | body | all of a batch | delay | lease | long poll | order | dedup | billed"
+    yield f"| | {columns} |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for name, url, queue in _BROKERS:
+        limits: Limits = _limits(plugins.open_broker, url, lambda driver, q=queue: driver.limits(q))
+        cells = (
+            limits.batch,
+            _size(limits.body),
+            _size(limits.batch_body),
+            _span(limits.max_delay),
+            _span(limits.max_lease),
+            _span(limits.max_wait),
+            "yes" if limits.ordered else "no",
+            _span(limits.dedup_window),
+            "yes" if limits.billed else "no",
+        )
+        yield f"| {name} | {' | '.join(map(str, cells))} |"
+
+
+def backends() -> Iterator[str]:
+    """What each result store takes."""
+    yield "| | writes a request | reads a request | item | billed |"
+    yield "|---|---|---|---|---|"
+    for name, url in _BACKENDS:
+        limits: StoreLimits = _limits(plugins.open_backend, url, lambda driver: driver.limits)
+        billed = "yes" if limits.billed else "no"
+        yield f"| `{name}` | {limits.put} | {limits.get} | {_size(limits.item)} | {billed} |"
+
+
+def reference() -> Iterator[str]:
+    """Every public name with the first sentence of its docstring, and a class's public parts."""
+    for title, chosen in _SECTIONS.items():
+        yield f"## {title}"
+        yield ""
+        for name in sorted(cloudq.__all__, key=str.lower):
+            value = getattr(cloudq, name)
+            if chosen(name, value):
+                yield from _entry(name, value)
+
+
+def _entry(name: str, value: Any) -> Iterator[str]:
+    if name in ALIASES:
+        yield f"- **`{name}`** = `{_short(value)}`: {ALIASES[name]}"
+    elif inspect.isfunction(value):
+        yield f"- **`{name}{_signature(value)}`**: {_first_sentence(value)}"
+    elif _is_error(value):
+        bases = ", ".join(f"`{base.__name__}`" for base in value.__bases__)
+        yield f"- **`{name}`** (a {bases}): {_first_sentence(value)}"
+    else:
+        yield f"- **`{name}`**: {_first_sentence(value)}"
+        yield from _parts(value)
+    yield ""
+
+
+def _parts(value: type[Any]) -> Iterator[str]:
+    if is_dataclass(value):
+        yield f"  Fields: {_listed(field.name for field in fields(value))}."
+    if issubclass(value, Enum):
+        yield f"  {_listed(value.__members__)}."
+        return
+    brief: list[str] = []
+    for name, part in vars(value).items():
+        plain = part.fget if isinstance(part, property) else part
+        if name.startswith("_") or not inspect.isfunction(plain):
+            continue
+        shown = name if isinstance(part, property) else f"{name}{_signature(plain)}"
+        if plain.__doc__:
+            yield f"  - `{shown}`: {_first_sentence(plain)}"
+        else:
+            brief.append(shown)
+    if brief:
+        yield f"  - also {_listed(brief)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _signature(function: Any) -> str:
+    """The parameters without their types, which the first sentences and the code have."""
+    signature = inspect.signature(function)
+    parameters = [
+        parameter.replace(annotation=parameter.empty)
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    ]
+    bare = signature.replace(parameters=parameters, return_annotation=signature.empty)
+    # What has a name of its own is positional here only to be told from other names.
+    return str(bare).replace("(/, ", "(").replace(", /", "")
+
+
+def _first_sentence(value: Any) -> str:
+    text = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+    return text if text.endswith((".", ":")) else f"{text}."
+
+
+def _is_error(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, BaseException)
+
+
+def _is_inner(name: str, value: Any) -> bool:
+    return name in ALIASES or value.__module__ == "cloudq.middleware"
+
+
+_SECTIONS: dict[str, Callable[[str, Any], bool]] = {
+    "App, tasks and results": lambda n, value: not _is_error(value) and not _is_inner(n, value),
+    "Inside a call": _is_inner,
+    "Exceptions": lambda n, value: _is_error(value),
+}
+ALIASES = {
+    "Call": "runs a task and returns its value.",
+    "Middleware": "takes the next call, returns a call around it.",
+}
+
+
+def _short(value: Any) -> str:
+    return re.sub(r"\b(?:cloudq|collections)\.(?:\w+\.)*", "", str(value))
+
+
+def _limits(opened: Callable[[str], Any], url: str, read: Callable[[Any], Any]) -> Any:
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, _KEYS):
+        driver = opened(url.format(folder=f"/{folder.lstrip('/')}"))
+        try:
+            return read(driver)
+        finally:
+            driver.close()
+
+
+def _kind(annotation: Any) -> str:
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    if annotation == list[str]:
+        return "list"
+    return {"str": "text", "float": "number", "int": "whole number", "bool": "yes or no"}[
+        kinds[0].__name__
+    ]
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) and value < 1e5 else str(value or "none")
+
+
+def _span(seconds: float) -> str:
+    if not seconds:
+        return "none"
+    if seconds > _YEAR:
+        return "any"
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length and seconds % length == 0:
+            return f"{seconds / length:g} {unit}"
+    return f"{seconds:g} s"
+
+
+def _size(number: int) -> str:
+    if number % (1 << 20) == 0:
+        return f"{number >> 20} MiB"
+    return f"{number / 1024:g} KiB"
+
+
+MADE: Sequence[tuple[str, str, Callable[[], Iterator[str]]]] = (
+    ("guide.md", "settings", settings),
+    ("limits.md", "brokers", brokers),
+    ("limits.md", "backends", backends),
+    ("reference.md", "names", reference),
+    ("wire.md", "keys", keys),
+)
+
+
+def filled(text: str, part: str, lines: Iterator[str]) -> str:
+    """The page with this part as the code says it is."""
+    begin, end = f"<!-- begin {part} -->\n", f"<!-- end {part} -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    body = "\n".join(lines).strip()
+    return f"{before}{begin}\n{body}\n\n{end}{after}"
+
+
+def main() -> int:
+    """Write all parts."""
+    for page, part, make in MADE:
+        file = DOCS / page
+        file.write_text(filled(file.read_text(), part, make()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
