@@ -291,10 +291,11 @@ class CloudQ:
                 queue=message.queue, id=message.id, body=b"", receipt=None, attempts=1, lease=0.0
             )
             settlement = executor.run(Job(delivery=delivery, message=message))
-            if settlement.resend is None:
+            if settlement.resend is None or settlement.state is not State.RETRY:
                 break
             message = settlement.resend
-        ended = State.SUCCESS if settlement.action is Action.ACK else State.REJECTED
+        done = settlement.action is Action.ACK and settlement.resend is None
+        ended = State.SUCCESS if done else State.REJECTED  # put back, and there is no queue
         record = settlement.record or Record(
             id=message.id, state=settlement.state or ended, error=settlement.reason or None
         )

@@ -27,6 +27,10 @@ from cloudq.errors import (
 )
 from cloudq.message import TaskMessage
 
+# On ordered queues messages are received along with one of their group that is to be retried, and
+# given back: many deliveries are no deaths there.
+ORDERED_PATIENCE = 10
+
 _PASSING = frozenset({Code.THROTTLED, Code.UNREACHABLE})
 
 _ADVICE = {
@@ -239,6 +243,14 @@ class Broker:
         except Exception as error:
             code = self.driver.error_code(error)
             raise BrokerError(explain(verb, queue, self.url, code, error), code=code) from error
+
+
+def queue_deliveries(limits: Limits, max_deliveries: int) -> int:
+    """How often a queue itself should deliver a message before it dead-letters it.
+
+    More often than the app, which then has recorded the end that a caller waits for.
+    """
+    return max_deliveries * (ORDERED_PATIENCE if limits.ordered else 1) + 10
 
 
 def explain(verb: str, name: str, url: str, code: Code, error: Exception) -> str:

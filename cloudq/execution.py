@@ -22,6 +22,7 @@ from typing import Any
 
 from cloudq import idempotency
 from cloudq.backend import Backend
+from cloudq.broker import ORDERED_PATIENCE
 from cloudq.codec import arguments, decode, dump_value
 from cloudq.driver import Delivery, Limits
 from cloudq.errors import (
@@ -35,7 +36,7 @@ from cloudq.errors import (
     TimeLimitExceeded,
     WorkerLost,
 )
-from cloudq.interrupt import Alarms, Interruptible, thread_alarm
+from cloudq.interrupt import Alarms, Interruptible, disarm, thread_alarm
 from cloudq.message import TaskMessage
 from cloudq.middleware import Call, Context, Middleware, Request, current_request, onion
 from cloudq.record import TERMINAL, Record, State, fence
@@ -49,9 +50,9 @@ log = logging.getLogger("cloudq.execution")
 _EARLY = 1.0
 # An equal call that is running is looked at again after this long.
 _BUSY_AFTER = 5.0
+_REQUEUED_AFTER = 1.0
 _STORE_DOWN_AFTER = 30.0
 _LONGEST_TEXT = 32_000
-_ORDERED_PATIENCE = 10
 # A century: the wire's times end with the year 9999.
 _LONGEST_DELAY = 36_525 * 86_400.0
 
@@ -178,6 +179,11 @@ class Executor:
 
     def _judged(self, job: Job, record: Record | None) -> Job | Settlement:
         """The job, or its settlement where what is known of the task says not to run it."""
+        if record is not None and record.dead_lettered:
+            if job.delivery.attempts > 1:  # its burial was cut short
+                reason = record.error or "dead-lettered"
+                return _settle(job.message, Action.DEAD_LETTER, reason=reason)
+            record = self._reopened(job)
         in_place = self._stays_in_place(job.delivery)
         if in_place:
             job = self._with_retries(job, record)
@@ -186,16 +192,19 @@ class Executor:
             return _settle(message, Action.ACK, reason="already done")
         if record is not None and record.revoked:
             return self._revoked(job, "revoked")
-        # Messages of a group are received along with one that is to be retried, and given back.
-        allowed = self._conf.max_deliveries * (_ORDERED_PATIENCE if in_place else 1)
+        allowed = self._conf.max_deliveries * (ORDERED_PATIENCE if in_place else 1)
         if attempts > allowed:
             lost = WorkerLost(
                 f"delivered {attempts} times and never finished: "
                 "its process died or ran out of time each time"
             )
-            settlement = self.failed(job, lost)
-            return replace(settlement, action=Action.DEAD_LETTER, reason=f"WorkerLost: {lost}")
+            return self.failed(job, lost, bury=True)
         return self._claimed(job, record) if attempts > 1 else job
+
+    def _reopened(self, job: Job) -> None:
+        """Forget the end of a task whose dead letter was sent again by an operator."""
+        if self.backend is not None:
+            self.backend.store([self._record(job, State.PENDING)])
 
     def _with_retries(self, job: Job, record: Record | None) -> Job:
         """How often a message that stays in place was retried: its body cannot say.
@@ -285,12 +294,13 @@ class Executor:
             return self._run_async(self._awaited(task.function(*args, **context.kwargs), alarms))
         if not alarms:
             return task.function(*args, **context.kwargs)
-        with ExitStack() as stack:
-            for after, error in alarms:
-                alarm = thread_alarm(error)
-                stack.callback(alarm.cancel)
+        set_alarms = [thread_alarm(error) for _, error in alarms]
+        try:
+            for alarm, (after, _) in zip(set_alarms, alarms, strict=True):
                 self._alarms.set(after, alarm)
             return task.function(*args, **context.kwargs)
+        finally:
+            disarm(set_alarms)
 
     async def _awaited(
         self,
@@ -308,8 +318,15 @@ class Executor:
 
     # ---- outcomes
 
-    def failed(self, job: Job, error: BaseException, started: float | None = None) -> Settlement:
-        """The settlement of a job that ended in an error for good."""
+    def failed(
+        self,
+        job: Job,
+        error: BaseException,
+        started: float | None = None,
+        *,
+        bury: bool = False,
+    ) -> Settlement:
+        """The settlement of a job that ended in an error for good; `bury` dead-letters it."""
         policy = self._tasks[job.message.task].policy
         kind = type(error)
         name = kind.__qualname__
@@ -320,7 +337,7 @@ class Executor:
             error_args=_dumped(_args(error)),
             traceback=_utf8("".join(traceback.format_exception(error)))[-_LONGEST_TEXT:],
         )
-        action = Action.DEAD_LETTER if policy.dead_letter else Action.ACK
+        action = Action.DEAD_LETTER if bury or policy.dead_letter else Action.ACK
         reason = f"{name}: {_text(error)}"[:1000]
         return self._ended(job, record, action, reason=reason, error=error)
 
@@ -335,7 +352,7 @@ class Executor:
     def _rejected(self, job: Job, reject: Reject, started: float) -> Settlement:
         reason = _utf8(str(reject.reason))
         if reject.requeue:
-            return _settle(job.message, Action.RELEASE, reason=reason)
+            return self._later(job, _REQUEUED_AFTER, reason)
         record = replace(self._record(job, State.REJECTED, started), error=reason)
         return self._ended(job, record, Action.DEAD_LETTER, reason=reason, error=reject)
 
@@ -391,6 +408,8 @@ class Executor:
         reason: str = "",
         error: BaseException | None = None,
     ) -> Settlement:
+        if action is Action.DEAD_LETTER:
+            record = replace(record, dead_lettered=True)
         return Settlement(
             action=action,
             task_id=job.message.id,

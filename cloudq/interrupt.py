@@ -8,8 +8,10 @@ import heapq
 import itertools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any
+
+from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
 
 # With so many alarms set, those that were cancelled are looked for and dropped.
 _CROWDED = 256
@@ -91,6 +93,17 @@ def thread_alarm(error: type[BaseException]) -> Alarm:
         _set_async_exception(thread, None)
 
     return Alarm(interrupt, undo)
+
+
+def disarm(alarms: Sequence[Alarm]) -> None:
+    """Cancel all, whatever they raise in this thread meanwhile: the task has ended by now."""
+    while True:
+        try:
+            for alarm in alarms:
+                alarm.cancel()
+        except (SoftTimeLimitExceeded, TimeLimitExceeded):
+            continue
+        return
 
 
 class Interruptible:

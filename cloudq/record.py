@@ -23,6 +23,7 @@ class State(StrEnum):
     REJECTED = "REJECTED"
 
 
+_STATES: Mapping[Any, State] = {str(state): state for state in State}
 TERMINAL = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED, State.REJECTED})
 
 # A retried task is a new message whose attempts start at 1 again, so retries weigh more.
@@ -58,6 +59,7 @@ class Record:
     started_at: float | None = None
     finished_at: float | None = None
     revoked: bool = False
+    dead_lettered: bool = False
 
     @property
     def terminal(self) -> bool:
@@ -95,5 +97,5 @@ def from_item(item: Item) -> Record:
     """The record in an item. Fields of newer releases are passed over."""
     stored: Mapping[str, Any] = item.fields
     values = {name: value for name, value in stored.items() if name in RECORD_FIELDS}
-    values["state"] = State(values.get("state", State.PENDING))
+    values["state"] = _STATES.get(values.get("state"), State.PENDING)
     return Record(id=item.key.partition.removeprefix("task#"), **values)

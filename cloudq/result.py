@@ -247,9 +247,7 @@ def failure(record: Record) -> BaseException:
     if record.state in (State.REVOKED, State.REJECTED):
         return TaskRevoked(record.error or f"task {record.id} was {record.state.lower()}")
     name = record.error_type or ""
-    module, _, attribute = name.rpartition(".")
-    owner = sys.modules.get(module) if module else builtins
-    kind = getattr(owner, attribute, None)
+    kind = _known_class(name)
     if isinstance(kind, type) and issubclass(kind, Exception):
         try:
             args = load_value(record.error_args) if record.error_args else [record.error]
@@ -260,6 +258,18 @@ def failure(record: Record) -> BaseException:
             error.add_note(f"raised in the worker:\n{record.traceback}")
         return error
     return _foreign(record, name)
+
+
+def _known_class(name: str) -> object:
+    """What a qualified name means here, if its module is imported; also a class in a class."""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, -1, -1):
+        owner: object = sys.modules.get(".".join(parts[:length])) if length else builtins
+        if owner is not None:
+            for part in parts[length:]:
+                owner = getattr(owner, part, None)
+            return owner
+    return None
 
 
 def _foreign(record: Record, name: str) -> TaskFailure:

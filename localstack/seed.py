@@ -10,6 +10,7 @@ import sys
 
 try:
     from cloudq import plugins
+    from cloudq.broker import queue_deliveries
     from cloudq.driver import QueueAdmin, StoreAdmin
     from cloudq.errors import CloudQError
 except ModuleNotFoundError as missing:
@@ -25,7 +26,8 @@ def main() -> None:
     broker = plugins.open_broker(os.environ.get("CLOUDQ_BROKER", "sqs://"))
     assert isinstance(broker, QueueAdmin)
     for queue in QUEUES:
-        broker.create(queue, lease=LEASE, max_deliveries=MAX_DELIVERIES)
+        deliveries = queue_deliveries(broker.limits(queue), MAX_DELIVERIES)
+        broker.create(queue, lease=LEASE, max_deliveries=deliveries)
         print(f"queue {queue}")
     broker.close()
     url = os.environ.get("CLOUDQ_BACKEND", "dynamodb://cloudq")

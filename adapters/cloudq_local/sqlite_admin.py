@@ -14,14 +14,15 @@ _NAMES = (
 # One statement sees one moment. Only leased and delayed messages cost a look at their row.
 _STATS = (
     "SELECT"
-    " (SELECT count(*) FROM messages WHERE queue = ?1 AND visible_at <= ?2),"
-    f" (SELECT count(*) FROM messages WHERE queue = ?1 AND visible_at = {BLOCKED}),"
-    " (SELECT count(*) FROM messages WHERE queue = ?1 AND visible_at > ?2"
+    " (SELECT count(*) FROM messages WHERE queue = v.queue AND visible_at <= v.now),"
+    f" (SELECT count(*) FROM messages WHERE queue = v.queue AND visible_at = {BLOCKED}),"
+    " (SELECT count(*) FROM messages WHERE queue = v.queue AND visible_at > v.now"
     f" AND visible_at < {BLOCKED} AND token = 0),"
-    " (SELECT count(*) FROM messages WHERE queue = ?1 AND visible_at > ?2"
+    " (SELECT count(*) FROM messages WHERE queue = v.queue AND visible_at > v.now"
     f" AND visible_at < {BLOCKED} AND token <> 0),"
-    " (SELECT count(*) FROM dead WHERE queue = ?1),"
-    " (SELECT sent_at FROM messages WHERE queue = ?1 ORDER BY visible_at, seq LIMIT 1)"
+    " (SELECT count(*) FROM dead WHERE queue = v.queue),"
+    " (SELECT sent_at FROM messages WHERE queue = v.queue ORDER BY visible_at, seq LIMIT 1)"
+    " FROM (SELECT ? queue, ? now) v"
 )
 _PEEK = (
     "SELECT id, body, attempts, seq, sent_at, NULL FROM messages"
@@ -34,7 +35,8 @@ _REDRIVE = (
     "INSERT INTO messages (queue, visible_at, due, sent_at, id, grp, body)"
     " SELECT queue, iif(grp IS NOT NULL AND EXISTS"
     " (SELECT 1 FROM messages m WHERE m.queue = dead.queue AND m.grp = dead.grp),"
-    f" {BLOCKED}, ?1), ?1, ?1, id, grp, body FROM dead WHERE queue = ?2 AND seq = ?3"
+    f" {BLOCKED}, v.now), v.now, v.now, id, grp, body FROM dead, (SELECT ? now) v"
+    " WHERE queue = ? AND seq = ?"
 )
 _DELETE_DEAD = "DELETE FROM dead WHERE queue = ? AND seq = ?"
 

@@ -29,16 +29,17 @@ LIMITS = Limits(
 _KNOW = "INSERT OR IGNORE INTO queues VALUES (?, 0)"
 _SEND = (
     "INSERT INTO messages (queue, visible_at, due, sent_at, id, grp, body)"
-    " VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 _SEND_GROUPED = (
-    "INSERT INTO messages (queue, visible_at, due, sent_at, id, grp, body) SELECT ?1,"
-    f" iif(EXISTS (SELECT 1 FROM messages WHERE queue = ?1 AND grp = ?5), {BLOCKED}, ?2),"
-    " ?2, ?3, ?4, ?5, ?6"
+    "INSERT INTO messages (queue, visible_at, due, sent_at, id, grp, body) SELECT v.queue,"
+    " iif(EXISTS (SELECT 1 FROM messages m WHERE m.queue = v.queue AND m.grp = v.grp),"
+    f" {BLOCKED}, v.visible_at), v.due, v.sent_at, v.id, v.grp, v.body FROM"
+    " (SELECT ? queue, ? visible_at, ? due, ? sent_at, ? id, ? grp, ? body) v"
 )
 _SEEN = (
-    "INSERT INTO dedup VALUES (?1, ?2, ?4)"
-    " ON CONFLICT DO UPDATE SET until = excluded.until WHERE until <= ?3"
+    "INSERT INTO dedup VALUES (?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET until = excluded.until WHERE until <= ?"
 )
 _FORGET = (
     "DELETE FROM dedup WHERE (queue, key) IN"
@@ -98,7 +99,11 @@ class SQLiteBroker:
         with self._database as database:
             self._know(queue)
             fresh = [m for m in messages if m.dedup is None or self._is_new(queue, m.dedup, now)]
-            rows = [(queue, now + m.delay, now, m.id, m.group, m.body) for m in fresh]
+            due = [now + m.delay for m in fresh]
+            rows = [
+                (queue, at, at, now, m.id, m.group, m.body)
+                for at, m in zip(due, fresh, strict=True)
+            ]
             grouped = any(m.group is not None for m in fresh)
             # The ungrouped statement cannot tell; the grouped one is a third slower.
             database.executemany(_SEND_GROUPED if grouped else _SEND, rows)
@@ -205,7 +210,7 @@ class SQLiteBroker:
 
     def _is_new(self, queue: str, key: str, now: float) -> bool:
         self._database.execute(_FORGET, (now,))
-        values = (queue, key, now, now + LIMITS.dedup_window)
+        values = (queue, key, now + LIMITS.dedup_window, now)
         return self._database.execute(_SEEN, values).rowcount == 1
 
     def _first(self, queue: str) -> float:

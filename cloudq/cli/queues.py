@@ -9,6 +9,7 @@ import typer
 
 from cloudq.app import CloudQ
 from cloudq.backend import Backend
+from cloudq.broker import queue_deliveries
 from cloudq.cli.common import (
     JsonOption,
     Target,
@@ -132,7 +133,10 @@ def create(
         float | None, typer.Option(min=1, metavar="SECONDS", help="The queues' own lease time.")
     ] = None,
     max_deliveries: Annotated[
-        int | None, typer.Option(min=1, help="Then the service dead-letters a message.")
+        int | None,
+        typer.Option(
+            min=1, help="Then the service dead-letters a message; else more than the app allows."
+        ),
     ] = None,
     store: Annotated[
         bool, typer.Option("--store", "--table", help="Make the result backend's table too.")
@@ -153,7 +157,8 @@ def create(
                 admin.create(
                     name,
                     lease=conf.lease if lease is None else lease,
-                    max_deliveries=max_deliveries or conf.max_deliveries,
+                    max_deliveries=max_deliveries
+                    or queue_deliveries(app.broker.limits(name), conf.max_deliveries),
                 )
             say(f"queue {name!r} is there, with dead letters, on {conf.broker}")
         if store:

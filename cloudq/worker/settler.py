@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from cloudq.app import CloudQ
 from cloudq.driver import Code, Delivery
-from cloudq.settlement import Settled, Settlement, commit, dispose
+from cloudq.record import State
+from cloudq.settlement import Action, Settled, Settlement, commit, dispose
 from cloudq.worker.flight import Flight
 
 log = logging.getLogger("cloudq.worker")
@@ -203,7 +204,8 @@ def _drain(
 
 def _log_outcome(settlement: Settlement) -> None:
     if settlement.reason:
-        level = logging.INFO if settlement.state in _QUIET else logging.WARNING
+        loud = settlement.state in _LOUD or settlement.action is Action.DEAD_LETTER
+        level = logging.WARNING if loud else logging.INFO
     else:
         level = logging.DEBUG
     if not log.isEnabledFor(level):
@@ -223,4 +225,4 @@ def _log_outcome(settlement: Settlement) -> None:
     )
 
 
-_QUIET = frozenset({None, "SUCCESS", "RETRY", "REVOKED"})
+_LOUD = frozenset({State.FAILURE, State.REJECTED})
