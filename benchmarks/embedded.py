@@ -30,7 +30,7 @@ def _measure(synchronous: str, quick: bool, *, targets: bool) -> Iterator[Figure
         url = f"sqlite:///{Path(folder, 'bench.db')}?synchronous={synchronous}"
         app.configure(broker=url, backend=url)
         options = ("-Q", "bench", "--broker", url, "--backend", url)
-        with worker(*options, "--processes", "1", "--threads", "128") as running:
+        with worker(*options, "--processes", "1", "--threads", "256") as running:
             noop.delay(0).get(timeout=10)
             ours, theirs = os.times(), running.cpu()
             rates = [_throughput(count) for _ in range(3)]

@@ -52,7 +52,11 @@ class BenchWorker:
                 stdout=log,
                 stderr=log,
             )
-        self._wait_until_ready()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + 20
