@@ -294,8 +294,7 @@ class CloudQ:
             if settlement.resend is None or settlement.state is not State.RETRY:
                 break
             message = settlement.resend
-        done = settlement.action is Action.ACK and settlement.resend is None
-        ended = State.SUCCESS if done else State.REJECTED  # put back, and there is no queue
+        ended = State.SUCCESS if settlement.action is Action.ACK else State.REJECTED
         record = settlement.record or Record(
             id=message.id, state=settlement.state or ended, error=settlement.reason or None
         )

@@ -139,7 +139,10 @@ class Ignore(CloudQError):
 
 
 class Reject(CloudQError):
-    """Raised by a task to dead-letter its message, or with `requeue` to put it back."""
+    """Raised by a task to dead-letter its message, or with `requeue` to put it back.
+
+    What is put back comes again after about a second, at most `max_deliveries` times in all.
+    """
 
     def __init__(self, reason: str = "rejected by the task", *, requeue: bool = False) -> None:
         super().__init__(reason)

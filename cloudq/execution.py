@@ -196,7 +196,7 @@ class Executor:
         if attempts > allowed:
             lost = WorkerLost(
                 f"delivered {attempts} times and never finished: "
-                "its process died or ran out of time each time"
+                "its process died, it ran out of time, or it was put back each time"
             )
             return self.failed(job, lost, bury=True)
         return self._claimed(job, record) if attempts > 1 else job
@@ -352,7 +352,7 @@ class Executor:
     def _rejected(self, job: Job, reject: Reject, started: float) -> Settlement:
         reason = _utf8(str(reject.reason))
         if reject.requeue:
-            return self._later(job, _REQUEUED_AFTER, reason)
+            return _settle(job.message, Action.RELEASE, after=_REQUEUED_AFTER, reason=reason)
         record = replace(self._record(job, State.REJECTED, started), error=reason)
         return self._ended(job, record, Action.DEAD_LETTER, reason=reason, error=reject)
 

@@ -527,7 +527,7 @@ def test_reject_with_requeue_puts_it_back(app: Bench) -> None:
     task = task_of(app, lambda: raises(errors.pop())() if errors else "value")
     result = task.delay()
     settlement = app.step()
-    assert (settlement.action, settlement.reason) == (Action.ACK, "later")
+    assert (settlement.action, settlement.reason) == (Action.RELEASE, "later")
     assert (app.state(result), app.left()) == (State.PENDING, 1)
     app.work()
     assert (result.get(timeout=0), len(task.runs)) == ("value", 2)
@@ -726,7 +726,7 @@ def test_a_dead_letter_that_is_sent_again_is_run_again(plain: CloudQ) -> None:
     assert admin.peek_dead("default", count=10) == []
 
 
-def test_a_task_that_puts_itself_back_is_no_hot_loop_and_no_lost_worker(plain: CloudQ) -> None:
+def test_a_task_that_puts_itself_back_is_no_hot_loop(plain: CloudQ) -> None:
     @plain.task(name="later")
     def later() -> None:
         raise Reject("not now", requeue=True)
