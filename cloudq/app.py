@@ -30,10 +30,11 @@ from cloudq.broker import Broker
 from cloudq.codec import to_wire
 from cloudq.driver import Delivery, Limits
 from cloudq.errors import ConfigurationError, InvalidArguments
-from cloudq.execution import Executor, Job
+from cloudq.execution import Executor
 from cloudq.ids import new_id
 from cloudq.message import TaskMessage
 from cloudq.middleware import Middleware, current_request
+from cloudq.outcome import Job
 from cloudq.record import Record, State
 from cloudq.result import AsyncResult, EagerResult
 from cloudq.settings import Settings

@@ -7,7 +7,8 @@ from math import inf
 from typing import Protocol
 
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
-from cloudq.execution import Executor, Job
+from cloudq.execution import Executor
+from cloudq.outcome import Job
 from cloudq.record import State
 from cloudq.settlement import Action, Settlement
 

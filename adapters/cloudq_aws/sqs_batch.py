@@ -29,7 +29,8 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from cloudq.app import CloudQ
 from cloudq.driver import Code, Delivery
 from cloudq.errors import BackendError, CloudQError, ServiceError
-from cloudq.execution import Executor, Job
+from cloudq.execution import Executor
+from cloudq.outcome import Job
 from cloudq.record import State
 from cloudq.settlement import Action, Committed, Settled, Settlement, commit, dispose
 from cloudq_aws.deadline import Deadline, released

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cloudq.driver import Delivery
-from cloudq.execution import Job
+from cloudq.outcome import Job
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -280,7 +280,7 @@ class Worker:
         limit = self._limit_of(flight)
         error = TimeLimitExceeded(f"{flight.job.message.task} ran longer than {limit:g} s")
         log.error("task %s: %s; its process was replaced", flight.job.message.id, error)
-        done = [(flight, self._executor.failed(flight.job, error))]
+        done = [(flight, self._executor.stopped(flight.job, error))]
         self._settler.settle(done)
         self._dispatcher.finished(None, done)
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from cloudq.codec import decode, encode
 from cloudq.driver import Delivery, Item, Key
-from cloudq.execution import Job
+from cloudq.outcome import Job
 from cloudq.record import State, from_item, key, to_fields
 from cloudq.settlement import Action, Settlement
 

@@ -12,8 +12,9 @@ from cloudq import AsyncResult, CloudQ
 from cloudq.backend import Backend
 from cloudq.broker import Broker
 from cloudq.driver import Delivery, Peeked
-from cloudq.execution import Executor, Job
+from cloudq.execution import Executor
 from cloudq.message import TaskMessage
+from cloudq.outcome import Job
 from cloudq.record import Record, State
 from cloudq.settlement import Settled, Settlement, commit, dispose
 from cloudq_local.memory_backend import MemoryBackend, MemoryItems

@@ -128,7 +128,7 @@ def test_the_hard_limit_is_a_failure_that_is_acked(app: Bench) -> None:
     # What a supervisor asks for after it has stopped the child.
     result = task_of(app).delay()
     delivery = app.one()
-    settlement = app.runner.failed(app.job(delivery), TimeLimitExceeded())
+    settlement = app.runner.stopped(app.job(delivery), TimeLimitExceeded())
     assert settlement.action is Action.ACK
     app.finish(delivery, settlement)
     with pytest.raises(TimeLimitExceeded):

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 
 from cloudq import BackendError, Reject, State, Task
 from cloudq.driver import Code, Delivery
-from cloudq.execution import Job
+from cloudq.outcome import Job
 from cloudq.record import Record
 from cloudq.settlement import Settled, Settlement, commit, dispose
 from tests.core.bench import Bench

@@ -1,0 +1,270 @@
+"""The settlement for each way that a call can end: what is recorded, and what is sent."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cloudq.codec import dump_value
+from cloudq.driver import Delivery, Limits
+from cloudq.errors import Reject
+from cloudq.message import TaskMessage
+from cloudq.record import TERMINAL, Record, State, fence
+from cloudq.settings import Settings
+from cloudq.settlement import Action, Settlement
+from cloudq.task import Task
+
+_REQUEUED_AFTER = 1.0
+_LONGEST_TEXT = 32_000
+# A century: the wire's times end with the year 9999.
+_LONGEST_DELAY = 36_525 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A delivery that is to be run. `fenced`: someone else has run, or may be running, it."""
+
+    delivery: Delivery
+    message: TaskMessage
+    fenced: bool = False
+
+    @property
+    def fence(self) -> int:
+        return fence(self.message.retries, self.delivery.attempts)
+
+
+class Outcomes:
+    """Makes settlements, as the tasks' policies and the app's settings say."""
+
+    def __init__(
+        self,
+        *,
+        tasks: Mapping[str, Task[..., Any]],
+        conf: Settings,
+        limits: Callable[[str], Limits],
+        hostname: str,
+    ) -> None:
+        self._tasks = tasks
+        self._conf = conf
+        self._limits = limits
+        self._hostname = hostname
+
+    def failed(
+        self,
+        job: Job,
+        error: BaseException,
+        started: float | None = None,
+        *,
+        bury: bool = False,
+    ) -> Settlement:
+        """The settlement of a job that ended in an error for good; `bury` dead-letters it."""
+        policy = self._tasks[job.message.task].policy
+        kind = type(error)
+        name = kind.__qualname__
+        record = replace(
+            self.record(job, State.FAILURE, started),
+            error_type=name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}",
+            error=_text(error)[:_LONGEST_TEXT],
+            error_args=_dumped(_args(error)),
+            traceback=_utf8("".join(traceback.format_exception(error)))[-_LONGEST_TEXT:],
+        )
+        action = Action.DEAD_LETTER if bury or policy.dead_letter else Action.ACK
+        reason = f"{name}: {_text(error)}"[:1000]
+        return self._ended(job, record, action, reason=reason, error=error)
+
+    def succeeded(self, job: Job, value: str | None, started: float | None) -> Settlement:
+        """A call that returned `value`, as JSON text."""
+        record = self.record(job, State.SUCCESS, started, None if value == "null" else value)
+        return self._ended(job, record, Action.ACK)
+
+    def revoked(self, job: Job, reason: str) -> Settlement:
+        """A call that is not to be run."""
+        record = replace(self.record(job, State.REVOKED), error=reason)
+        return self._ended(job, record, Action.ACK, reason=reason)
+
+    def rejected(self, job: Job, reject: Reject, started: float) -> Settlement:
+        """A call whose task raised `Reject`."""
+        reason = _utf8(str(reject.reason))
+        if reject.requeue:
+            return settle(job.message, Action.RELEASE, after=_REQUEUED_AFTER, reason=reason)
+        record = replace(self.record(job, State.REJECTED, started), error=reason)
+        return self._ended(job, record, Action.DEAD_LETTER, reason=reason, error=reject)
+
+    def retry(
+        self,
+        job: Job,
+        cause: BaseException,
+        started: float,
+        *,
+        max_retries: int | None = None,
+        countdown: float | None = None,
+    ) -> Settlement:
+        """A call that is to be tried again, or has failed when it was tried too often."""
+        message = job.message
+        task = self._tasks[message.task]
+        allowed = self.retries(task) if max_retries is None else max_retries
+        if allowed is not None and message.retries >= allowed:
+            return self.failed(job, cause, started)
+        delay = countdown
+        if delay is None:
+            delay = task.policy.delay(message.retries, self._conf.default_retry_delay)
+        delay = min(max(0.0, delay), _LONGEST_DELAY)
+        in_place = self.stays_in_place(job.delivery)
+        record = None
+        if in_place or (self.tracks(task) and not self.ignores_result(message)):
+            record = replace(
+                self.record(job, State.RETRY, started),
+                retries=message.retries + 1,
+                fence=fence(message.retries + 1, 0),
+                error=_text(cause)[:_LONGEST_TEXT],
+            )
+        why = f"{type(cause).__name__}: {_text(cause)}"[:1000]
+        settled = Settlement(
+            action=Action.ACK,
+            task_id=message.id,
+            task=message.task,
+            state=State.RETRY,
+            reason=f"retry {message.retries + 1} in {delay:.3g} s: {why}",
+            record=record,
+            fenced=job.fenced,
+            error=cause,
+        )
+        if in_place:
+            return replace(settled, action=Action.RELEASE, after=delay)
+        not_before = time.time() + delay if delay else None
+        return replace(
+            settled, resend=copy_of(message, retries=message.retries + 1, not_before=not_before)
+        )
+
+    def _ended(
+        self,
+        job: Job,
+        record: Record,
+        action: Action,
+        *,
+        reason: str = "",
+        error: BaseException | None = None,
+    ) -> Settlement:
+        if action is Action.DEAD_LETTER:
+            record = replace(record, dead_lettered=True)
+        return Settlement(
+            action=action,
+            task_id=job.message.id,
+            task=job.message.task,
+            state=record.state,
+            reason=reason,
+            record=None if self.ignores_result(job.message) else record,
+            fenced=job.fenced,
+            error=error,
+        )
+
+    def record(
+        self, job: Job, state: State, started: float | None = None, value: str | None = None
+    ) -> Record:
+        """What is to be stored of a call in this state."""
+        message = job.message
+        return Record(
+            id=message.id,
+            state=state,
+            task=message.task,
+            value=value,
+            started_at=started,
+            finished_at=time.time() if state in TERMINAL else None,
+            retries=message.retries,
+            fence=job.fence,
+            queue=message.queue,
+            worker=self._hostname or None,
+        )
+
+    def later(self, job: Job, after: float, reason: str) -> Settlement:
+        """Look at an unrun job again later, as a copy: waiting must not count as deliveries."""
+        if self.stays_in_place(job.delivery):
+            return settle(job.message, Action.RELEASE, after=after, reason=reason)
+        copy = copy_of(job.message, not_before=time.time() + after)
+        return settle(job.message, Action.ACK, resend=copy, reason=reason)
+
+    def stays_in_place(self, delivery: Delivery) -> bool:
+        """Whether a retry is the same message again: a copy would lose its place in its group.
+
+        A queue that keeps order may be unable to delay a copy, whether or not it has a group.
+        """
+        limits = self._limits(delivery.queue)
+        return limits.ordered and (delivery.group is not None or not limits.max_delay)
+
+    def retries(self, task: Task[..., Any]) -> int | None:
+        """How often a call of the task may be retried; None = for ever."""
+        return task.policy.retries(self._conf.max_retries)
+
+    def tracks(self, task: Task[..., Any]) -> bool:
+        """Whether STARTED and RETRY are recorded."""
+        tracked = task.policy.track_started
+        return self._conf.task_track_started if tracked is None else tracked
+
+    def ignores_result(self, message: TaskMessage) -> bool:
+        """Whether nothing is recorded of a call's end."""
+        if message.ignore_result is not None:
+            return message.ignore_result
+        ignored = self._tasks[message.task].policy.ignore_result
+        return self._conf.task_ignore_result if ignored is None else ignored
+
+    def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:
+        """The soft and the hard time limit of a call: its own, the task's, or the app's."""
+        policy, conf = self._tasks[message.task].policy, self._conf
+        soft = message.soft_time_limit or policy.soft_time_limit or conf.task_soft_time_limit
+        hard = message.time_limit or policy.time_limit or conf.task_time_limit
+        return soft, hard
+
+
+def settle(
+    message: TaskMessage,
+    action: Action,
+    *,
+    reason: str = "",
+    after: float = 0.0,
+    resend: TaskMessage | None = None,
+) -> Settlement:
+    """A settlement that records nothing."""
+    return Settlement(
+        action=action,
+        task_id=message.id,
+        task=message.task,
+        reason=reason,
+        after=after,
+        resend=resend,
+    )
+
+
+def copy_of(message: TaskMessage, **changes: Any) -> TaskMessage:
+    """A copy to send in place of the message; the broker must not take it for a duplicate."""
+    return message.model_copy(update={"dedup_key": None, **changes})
+
+
+def _dumped(args: Sequence[object]) -> str | None:
+    """Exception arguments as JSON text, None where they are not plain and short enough."""
+    try:
+        text = dump_value(list(args))
+    except Exception:  # the arguments are the user's own objects, whose methods run here
+        return None
+    return text if len(text) <= _LONGEST_TEXT else None
+
+
+def _args(error: BaseException) -> Sequence[object]:
+    # An OSError takes its file name as an argument and does not keep it as one.
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        return (*error.args, error.filename)
+    return error.args
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return _utf8(str(error))
+    except Exception as broken:  # the user's own __str__
+        return f"<its __str__ raised {type(broken).__name__}>"
+
+
+def _utf8(text: str) -> str:
+    """The text without lone surrogates (odd file names have them), which no store takes."""
+    return text.encode(errors="backslashreplace").decode()
