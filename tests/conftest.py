@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from localstack.up import REGION, Endpoint
 from tests.servers import ministack
+
+# A shell starts what it puts in the background with SIGINT ignored, and that is inherited: the
+# programs that tests interrupt would not notice.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

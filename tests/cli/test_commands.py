@@ -170,12 +170,15 @@ def test_options_may_stand_before_the_command(command):
 def test_ctrl_c_is_130_without_a_traceback(project):
     args = [sys.executable, "-m", "cloudq", "call", *APP, "shop.add", "1", "2", "--wait"]
     process = subprocess.Popen(args, cwd=project, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 20
-    while not list(project.glob("shop.db*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    try:
+        deadline = time.monotonic() + 20
+        while not list(project.glob("shop.db*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert (process.returncode, err) == (130, b"")
 
 
