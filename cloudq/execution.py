@@ -23,7 +23,7 @@ from cloudq import idempotency
 from cloudq.backend import Backend
 from cloudq.broker import ORDERED_PATIENCE
 from cloudq.codec import arguments, decode, dump_value
-from cloudq.driver import Delivery, Limits
+from cloudq.driver import Code, Delivery, Limits
 from cloudq.errors import (
     DecodeError,
     Ignore,
@@ -51,6 +51,8 @@ _EARLY = 1.0
 # An equal call that is running is looked at again after this long.
 _BUSY_AFTER = 5.0
 _STORE_DOWN_AFTER = 30.0
+# What the store says of a request that it will never take.
+_NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -224,6 +226,8 @@ class Executor:
             args, kwargs = task.arguments.check(args, kwargs)
             claimed = self._claim(job, task, args, kwargs)
         except ServiceError as error:
+            if error.code in _NEVER:  # its key, say, is longer than the store takes
+                return self._outcomes.failed(job, error, started)
             log.warning("task %s waits for the store: %s", job.message.id, error)
             return self._outcomes.later(job, _STORE_DOWN_AFTER, f"the store is down: {error}")
         except Exception as error:  # also what the user's validators and key function raise
@@ -232,7 +236,10 @@ class Executor:
             return claimed
         self._track_started(job, task, started)
         context = Context(request=self._request(job, args, kwargs), args=args, kwargs=kwargs)
-        settlement = self._outcome(job, task, context, started)
+        try:
+            settlement = self._outcome(job, task, context, started)
+        except Exception as error:  # what it raised makes no sense: a countdown that is no number
+            settlement = self._outcomes.failed(job, error, started)
         return self._with_claim(settlement, claimed) if claimed else settlement
 
     def _outcome(

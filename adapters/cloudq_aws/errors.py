@@ -79,6 +79,8 @@ _WORDS = {
     "must be shorter than": Code.TOO_LARGE,
     "has exceeded the maximum allowed size": Code.TOO_LARGE,
     "receipt handle has expired": Code.LEASE_LOST,
+    # Of a message that was deleted, or received by someone else.
+    "not available for visibility timeout change": Code.LEASE_LOST,
     "security token": Code.CREDENTIALS,
 }
 

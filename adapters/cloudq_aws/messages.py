@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -73,7 +74,13 @@ def dead_entry(
     short = reason.encode()[:_MAX_REASON].decode(errors="ignore")
     attributes = {ID: text(delivery.id), REASON: text(short or "unknown"), SOURCE: text(source)}
     body = delivery.body.decode()
-    return _copy(index, body, attributes, group=delivery.group, id=delivery.id, fifo=fifo)
+    entry = _copy(index, body, attributes, group=delivery.group, id=delivery.id, fifo=fifo)
+    if fifo:
+        # The same for every delivery of the message, so that burying it again doubles nothing, and
+        # another for one that was redriven: SQS would swallow its copy, and we delete it then.
+        life = f"{delivery.id}/{delivery.sent_at}"
+        entry["MessageDeduplicationId"] = f"dead-{hashlib.sha256(life.encode()).hexdigest()}"
+    return entry
 
 
 def revived_entry(
@@ -109,7 +116,6 @@ def _copy(
         entry["MessageAttributes"] = attributes
     if fifo:
         entry["MessageGroupId"] = group or id
-        entry["MessageDeduplicationId"] = f"dead-{id}"
     return entry
 
 

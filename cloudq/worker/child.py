@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Coroutine, Mapping
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import Any
 
 from cloudq.app import CloudQ
@@ -30,6 +31,7 @@ log = logging.getLogger("cloudq.worker.child")
 
 _BATCH = 256
 _PR_SET_PDEATHSIG = 1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Loop:
@@ -44,8 +46,16 @@ class Loop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="asyncio", daemon=True).start()
+                threading.Thread(target=self._turn, name="asyncio", daemon=True).start()
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _turn(self) -> None:
+        """Keep the loop running, whatever stops it: all coroutines of this process are on it."""
+        while self._loop is not None and not self._loop.is_closed():
+            try:
+                self._loop.run_forever()
+            except BaseException:  # a task's own SystemExit, which its caller hears of as well
+                log.debug("the event loop was stopped and goes on", exc_info=True)
 
 
 class Pool:
@@ -74,9 +84,12 @@ class Pool:
     def _work(self) -> None:
         while True:
             number, job = self._jobs.get()
-            settlement = self._executor.run(job)
-            packed = wire.pack_settlement(number, settlement)
-            del job, settlement
+            try:
+                packed = wire.pack_settlement(number, self._executor.run(job))
+            except BaseException as error:  # a thread that died would leave the job without an end
+                log.exception("task %s has no outcome that can be told", job.message.id)
+                packed = wire.pack_settlement(number, self._executor.stopped(job, error))
+            del job
             self._idle.release()
             self._done.put(packed)
 
@@ -98,6 +111,8 @@ class Pool:
 def main(connection: Connection) -> None:
     """Take orders until told to stop; leave at once when the supervisor is gone."""
     config: Mapping[str, Any] = connection.recv()
+    # A program that a task starts must not keep the connection open when this process is dead.
+    os.set_inheritable(connection.fileno(), False)
     _tie_to_parent(config["parent"])
     configure(config["log_level"], config["log_format"])
     sys.path[:] = config["path"]
@@ -128,13 +143,33 @@ def _executor(app: CloudQ, hostname: str) -> Executor:
 
 
 def _tie_to_parent(parent: int) -> None:
-    """Leave signals to the supervisor, and (on Linux) die with it even while holding the GIL."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Leave signals to the supervisor, and (on Linux) die with it even while holding the GIL.
+
+    What tasks start must not inherit that: signals that are ignored stay so in another program,
+    which then could not be terminated. Those that have a handler do not.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, _leave_to_supervisor)
+    # One that comes between the fork and the new handlers waits for these.
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS),
+        after_in_child=_heed_signals,
+    )
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+
+def _leave_to_supervisor(number: int, frame: FrameType | None) -> None:
+    """Go on: the supervisor got the signal too, and says when to leave."""
+
+
+def _heed_signals() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,6 +20,9 @@ from cloudq.worker.flight import Flight
 from cloudq.worker.options import WorkerOptions
 
 log = logging.getLogger("cloudq.worker")
+
+# How long a child that was told to leave, or has hung up, may take to end.
+_LEAVING = 5.0
 
 
 class Child:
@@ -30,7 +34,6 @@ class Child:
     def __init__(
         self,
         options: WorkerOptions,
-        max_body: int,
         *,
         ready: Callable[[Child], None],
         settled: Callable[[Child, Sequence[tuple[Flight, Settlement]]], None],
@@ -41,19 +44,17 @@ class Child:
         self.given = 0
         self.ready = False
         self.retiring = False
-        self.stopped = False
-        self.killed_for: Flight | None = None
-        self.started_at = time.monotonic()
-        self._max_body = max_body
+        self.stopped_at: float | None = None
+        self.killed_for: list[Flight] = []
         self._lock = threading.Lock()
         self._on_ready, self._on_settled, self._on_gone = ready, settled, gone
-        ours, theirs = socket.socketpair()
+        self._socket, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "cloudq.worker.child", str(theirs.fileno())]
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
             )
-        self._connection = Connection(ours.detach())
+        self._connection = Connection(os.dup(self._socket.fileno()))
         self._connection.send(self._config(options))
         self._reader = threading.Thread(target=self._read, name=f"child-{self.pid}", daemon=True)
         self._reader.start()
@@ -76,6 +77,11 @@ class Child:
         return self.process.pid
 
     @property
+    def stopped(self) -> bool:
+        """Whether it was told to leave."""
+        return self.stopped_at is not None
+
+    @property
     def free(self) -> int:
         usable = self.ready and not self.retiring and not self.stopped
         return self.capacity - len(self.flights) if usable else 0
@@ -96,7 +102,7 @@ class Child:
 
     def stop(self) -> None:
         """Ask an idle child to leave."""
-        self.stopped = True
+        self.stopped_at = time.monotonic()
         try:
             with self._lock:
                 wire.send(self._connection, [wire.STOP])
@@ -106,27 +112,54 @@ class Child:
     def kill(self) -> None:
         self.process.kill()
 
+    def look_after(self) -> None:
+        """See that it has died, or will not leave. Call now and then.
+
+        What its tasks have forked may hold its end of the connection open when it is dead.
+        """
+        if self.process.poll() is not None:
+            self._hang_up()
+        elif self.stopped_at is not None and time.monotonic() > self.stopped_at + _LEAVING:
+            self.kill()  # a thread that a task has left behind keeps it
+
+    def _hang_up(self) -> None:
+        """End the connection for both sides; what was sent before can still be read."""
+        with suppress(OSError):  # it has ended already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def _read(self) -> None:
-        while True:
-            try:
-                messages = wire.receive(self._connection)
-            except (EOFError, OSError):
-                break
-            if messages and messages[0] == wire.READY:
-                self.ready = True
-                self._on_ready(self)
-                continue
-            done: list[tuple[Flight, Settlement]] = []
-            for packed in messages:
-                number, settlement = wire.unpack_settlement(packed, self._max_body)
-                flight = self.flights.get(number)
-                if flight is not None:
-                    done.append((flight, settlement))
-            self._on_settled(self, done)
+        try:
+            while True:
+                self._take_in(wire.receive(self._connection))
+        except (EOFError, OSError):
+            log.debug("child %d has hung up", self.pid)
+        except Exception:  # nobody else reads: without a reader its tasks would never end
+            log.exception("child %d is not understood: it is replaced", self.pid)
+            self.kill()
+        try:
+            self.process.wait(_LEAVING)
+        except subprocess.TimeoutExpired:
+            self.kill()
         self._on_gone(self)
 
+    def _take_in(self, messages: Sequence[Any]) -> None:
+        if messages and messages[0] == wire.READY:
+            self.ready = True
+            self._on_ready(self)
+            return
+        done: list[tuple[Flight, Settlement]] = []
+        for packed in messages:
+            number, settlement = wire.unpack_settlement(packed)
+            flight = self.flights.get(number)
+            if flight is not None:
+                done.append((flight, settlement))
+        self._on_settled(self, done)
+
     def close(self) -> None:
-        """Reap the process and close the connection; the reader has ended."""
+        """Reap the process and close the connection. Call when it is gone or was killed."""
         self.process.wait()
+        self._hang_up()
         self._reader.join()
-        self._connection.close()
+        with self._lock:  # nobody writes to a number that may belong to another file by then
+            self._connection.close()
+        self._socket.close()

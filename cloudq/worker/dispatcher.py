@@ -58,9 +58,11 @@ class Dispatcher:
             return left
 
     def submit(self, flights: Iterable[Flight]) -> None:
-        """Run these as soon as there is room."""
+        """Run these as soon as there is room; once closed, give them back."""
+        flights = list(flights)
         with self._lock:
-            for flight in flights:
+            closed = self._closed
+            for flight in () if closed else flights:
                 lane = self._lane(flight)
                 if lane is None:
                     self._ready.append(flight)
@@ -69,12 +71,19 @@ class Dispatcher:
                 else:
                     self._lanes[lane] = deque()
                     self._ready.append(flight)
+        if closed:
+            self._release(flights, "the worker stops")
         self.pump()
 
     def again(self, flights: Iterable[Flight]) -> None:
         """Run these anew: the child they were given to is dead, through no fault of theirs."""
+        flights = list(flights)
         with self._lock:
-            self._ready.extendleft(reversed(list(flights)))
+            closed = self._closed
+            if not closed:
+                self._ready.extendleft(reversed(flights))
+        if closed:
+            self._release(flights, "the worker stops")
         self.pump()
 
     def finished(self, child: Child | None, done: Sequence[tuple[Flight, Settlement]]) -> None:

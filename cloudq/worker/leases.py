@@ -41,7 +41,10 @@ class Leases:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._lease / 12):
-            self.extend(time.monotonic())
+            try:
+                self.extend(time.monotonic())
+            except Exception:  # without this thread every lease would end
+                log.exception("leases were not extended, and are tried again")
 
     def extend(self, now: float) -> None:
         """Extend what is due."""
@@ -58,14 +61,16 @@ class Leases:
             id(refusal.delivery): refusal
             for refusal in self._broker.extend([f.delivery for f in due], lease=self._lease)
         }
+        answered = max(now, time.monotonic())
         for flight in due:
             refusal = refused.get(id(flight.delivery))
+            # SQS may extend with an old receipt what someone else has received since.
+            if flight.lease_ends < answered:
+                flight.doubtful = True
             if refusal is None:
                 flight.lease_ends = ends
             elif refusal.code is Code.LEASE_LOST:
                 self._lost(flight)
-            elif flight.lease_ends < now:
-                flight.doubtful = True
         passing = [refusal for refusal in refused.values() if refusal.code is not Code.LEASE_LOST]
         if passing:
             log.warning("%d leases were not extended: %s", len(passing), passing[0].reason)

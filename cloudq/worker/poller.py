@@ -20,6 +20,8 @@ from cloudq.worker.slots import Slots
 log = logging.getLogger("cloudq.worker")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+# The shortest wait for an empty queue, whatever the setting: without one it would be a hot loop.
+_SHORTEST_WAIT = 0.1
 # How long a receive waits for more slots, or more messages, where requests are billed.
 _LINGER = 0.05
 _FATAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.CREDENTIALS, Code.INVALID})
@@ -60,7 +62,7 @@ class Poller:
         self._release = release
         self._fatal = fatal
         self._lease = lease
-        self._wait = wait
+        self._wait = max(wait, _SHORTEST_WAIT)
         self._stopping = threading.Event()
         self._pause = _FIRST_PAUSE
         self._reached = False
@@ -154,6 +156,9 @@ class Poller:
                 log.warning("%d messages wait for the store: %s", len(flights), error)
                 self._stopping.wait(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, _LONGEST_PAUSE)
+            except Exception:  # else their leases would be kept, and their slots held, for ever
+                self._release(flights, "it could not be opened")
+                raise
             else:
                 break
         if settled:

@@ -78,18 +78,17 @@ class Settler:
         pause, again_at = _FIRST_PAUSE, 0.0
         while True:
             fresh, ended = _drain(self._outcomes, self._patience(waiting, again_at))
+            waiting += fresh
+            # While the store is down only the clock starts a new try, however much comes in.
+            if waiting and (ended or time.monotonic() >= again_at):
+                waiting = self._commit(waiting)
+                if waiting:
+                    again_at = time.monotonic() + pause * random.uniform(0.5, 1.0)
+                    pause = min(pause * 2, _LONGEST_PAUSE)
+                else:
+                    pause, again_at = _FIRST_PAUSE, 0.0
             if ended:
                 return
-            # While the store is down only the clock starts a new try, however much comes in.
-            waiting += fresh
-            if not waiting or time.monotonic() < again_at:
-                continue
-            waiting = self._commit(waiting)
-            if waiting:
-                again_at = time.monotonic() + pause * random.uniform(0.5, 1.0)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-            else:
-                pause, again_at = _FIRST_PAUSE, 0.0
 
     @staticmethod
     def _patience(waiting: Sequence[Pair], again_at: float) -> float | None:
@@ -99,7 +98,11 @@ class Settler:
         """Commit; the pairs that must be tried again."""
         flights = {id(flight.delivery): flight for flight, _ in pairs}
         settled = [(flight.delivery, self._guarded(flight, s)) for flight, s in pairs]
-        result = commit(settled, self._app.broker, self._app.backend)
+        try:
+            result = commit(settled, self._app.broker, self._app.backend)
+        except Exception:  # without this thread nothing would ever be settled again
+            log.exception("%d outcomes wait to be recorded", len(settled))
+            return list(pairs)
         ready = [(flights[id(delivery)], settlement) for delivery, settlement in result.ready]
         for _, settlement in ready:
             _log_outcome(settlement)
@@ -158,7 +161,11 @@ class Settler:
 
     def _dispose(self, pairs: Sequence[Pair]) -> list[Pair]:
         settled: list[Settled] = [(flight.delivery, s) for flight, s in pairs]
-        refused = {id(r.delivery): r for r in dispose(settled, self._app.broker)}
+        try:
+            refused = {id(r.delivery): r for r in dispose(settled, self._app.broker)}
+        except Exception:  # as above
+            log.exception("%d messages wait to be settled", len(settled))
+            return list(pairs)
         again: list[Pair] = []
         done: list[Flight] = []
         for flight, settlement in pairs:

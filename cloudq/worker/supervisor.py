@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
@@ -34,8 +35,8 @@ log = logging.getLogger("cloudq.worker")
 
 # How soon a message whose child died may be received again.
 _LOST_AFTER = 1.0
-# A child that dies this young did not come up; after so many in a row it never will.
-_YOUNG, _MOST_YOUNG_DEATHS = 5.0, 5
+# After so many children in a row that died before they were ready none ever will be.
+_MOST_YOUNG_DEATHS = 5
 _TICK = 0.05
 _PATIENCE = 0.2
 
@@ -114,16 +115,15 @@ class Worker:
     def _start(self) -> None:
         self._leases.start()
         self._settler.start()
-        for _ in range(self._options.processes):
-            self._spawn()
+        self._fill()
         for poller in self._pollers:
             poller.start()
 
     def _tick(self) -> None:
         self._sleep(_TICK if self._dispatcher.timed or self._retiring() else _PATIENCE)
-        self._stop_the_overdue()
-        self._replace_the_dead()
-        self._replace_the_retired()
+        self._look_after_children()
+        if self._failure is None:
+            self._fill()
 
     def _stop(self) -> bool:
         """Stop warm if time and patience allow; whether it was."""
@@ -149,8 +149,7 @@ class Worker:
                     self._options.poll_wait,
                 )
             self._sleep(_TICK)
-            self._stop_the_overdue()
-            self._replace_the_dead(spawn=False)
+            self._look_after_children()
         for child in self._children:
             child.stop()
         self._end_children()
@@ -191,15 +190,34 @@ class Worker:
 
     # ---- children
 
-    def _spawn(self) -> None:
-        child = Child(
-            self._options,
-            self._app.conf.max_body,
-            ready=self._on_ready,
-            settled=self._on_settled,
-            gone=self._on_gone,
-        )
-        self._children.append(child)
+    def _fill(self) -> None:
+        """Start children until as many as asked for take tasks, or will.
+
+        One that retires may take hours to end its last task; what is in hand must not wait for
+        it. There may be as many of these as of the others, so that memory has a bound.
+        """
+        most = 2 * self._options.processes
+        taking = sum(not child.retiring for child in self._children)
+        while taking < self._options.processes and len(self._children) < most:
+            try:
+                child = Child(
+                    self._options,
+                    ready=self._on_ready,
+                    settled=self._on_settled,
+                    gone=self._on_gone,
+                )
+            except OSError as error:  # no memory, no file descriptors: what runs may still end
+                self._failure = ConfigurationError(f"a child process cannot be started: {error}")
+                return
+            self._children.append(child)
+            taking += 1
+
+    def _look_after_children(self) -> None:
+        self._stop_the_overdue()
+        for child in self._children:
+            child.look_after()
+        self._bury_the_dead()
+        self._dismiss_the_retired()
 
     def _on_ready(self, child: Child) -> None:
         self._young_deaths = 0
@@ -217,28 +235,30 @@ class Worker:
     def _retiring(self) -> bool:
         return any(child.retiring for child in self._children)
 
-    def _replace_the_retired(self) -> None:
+    def _dismiss_the_retired(self) -> None:
         for child in self._children:
             if child.retiring and not child.flights and not child.stopped:
                 log.info("child %d leaves after %d tasks", child.pid, child.given)
                 child.stop()
 
-    def _replace_the_dead(self, *, spawn: bool = True) -> None:
+    def _bury_the_dead(self) -> None:
         while self._gone:
             child = self._gone.pop()
             child.close()
             self._children.remove(child)
             left = self._dispatcher.remove_child(child)
-            self._after_death(child, left)
-            if spawn:
-                self._respawn(child)
+            # Others are handed work here, which blocks where one does not read: this thread is
+            # the one that can stop it.
+            threading.Thread(
+                target=self._after_death, args=(child, left), name="after-death", daemon=True
+            ).start()
+            self._count(child)
 
     def _after_death(self, child: Child, left: Sequence[Flight]) -> None:
-        culprit = child.killed_for
-        if culprit is not None:
-            self._time_limit_exceeded(culprit)
-            innocent = [flight for flight in left if flight is not culprit]
-            self._dispatcher.again(innocent)
+        if child.killed_for:
+            for culprit in child.killed_for:
+                self._time_limit_exceeded(culprit)
+            self._dispatcher.again([f for f in left if f not in child.killed_for])
             return
         if not child.stopped:
             log.error(
@@ -251,17 +271,18 @@ class Worker:
         self._settler.settle(lost)
         self._dispatcher.finished(None, lost)
 
-    def _respawn(self, child: Child) -> None:
-        if not child.ready and time.monotonic() - child.started_at < _YOUNG:
-            self._young_deaths += 1
-            if self._young_deaths >= _MOST_YOUNG_DEATHS:
-                self._failure = ConfigurationError(
-                    f"{self._young_deaths} children died while starting, the last with exit code "
-                    f"{child.process.returncode}: see the errors above"
-                )
-                return
-            time.sleep(0.1 * 2**self._young_deaths)
-        self._spawn()
+    def _count(self, child: Child) -> None:
+        """Give up, or pause, when children die before they are ready."""
+        if child.ready or self._signals or self._failure is not None:
+            return
+        self._young_deaths += 1
+        if self._young_deaths >= _MOST_YOUNG_DEATHS:
+            self._failure = ConfigurationError(
+                f"{self._young_deaths} children died while starting, the last with exit code "
+                f"{child.process.returncode}: see the errors above"
+            )
+            return
+        time.sleep(0.1 * 2**self._young_deaths)
 
     # ---- time limits
 
@@ -270,8 +291,8 @@ class Worker:
 
     def _stop_the_overdue(self) -> None:
         for child, flight in self._dispatcher.overdue(time.monotonic()):
-            if child.killed_for is None:
-                child.killed_for = flight
+            if flight not in child.killed_for:
+                child.killed_for.append(flight)
                 child.kill()
 
     def _time_limit_exceeded(self, flight: Flight) -> None:

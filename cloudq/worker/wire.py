@@ -62,7 +62,7 @@ def pack_settlement(number: int, settled: Settlement) -> tuple[Any, ...]:
     )
 
 
-def unpack_settlement(packed: tuple[Any, ...], limit: int) -> tuple[int, Settlement]:
+def unpack_settlement(packed: tuple[Any, ...]) -> tuple[int, Settlement]:
     number, action, task_id, task, state, reason, after, resend, record, fenced, extra, drop = (
         packed
     )
@@ -73,7 +73,8 @@ def unpack_settlement(packed: tuple[Any, ...], limit: int) -> tuple[int, Settlem
         state=State(state) if state else None,
         reason=reason,
         after=after,
-        resend=decode(resend, limit=limit) if resend else None,
+        # Our own copy: if it is too long by now, whoever receives it says so.
+        resend=decode(resend, limit=len(resend)) if resend else None,
         record=from_item(Item(key=key(task_id), fields=record)) if record else None,
         fenced=fenced,
         extra=Item(key=Key(*extra[0]), fields=extra[1], expires=extra[2]) if extra else None,

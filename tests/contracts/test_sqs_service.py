@@ -199,6 +199,16 @@ class TestDeadLetters:
         assert collect(driver, name, 1)[0].body == delivery.body
         driver.delete(name)
 
+    def test_one_that_is_buried_again_soon_after_its_redrive_is_not_lost(
+        self, driver: SQS, queue: str
+    ) -> None:
+        driver.send(queue, [outgoing(group="g" if queue.endswith(".fifo") else None)])
+        for _ in range(3):  # all within the five minutes in which a FIFO queue deduplicates
+            assert not driver.dead_letter(collect(driver, queue, 1), reason="poison")
+            (dead,) = driver.peek_dead(queue, count=5)
+            assert not driver.redrive(queue, [dead])
+        assert len(collect(driver, queue, 1)) == 1
+
     def test_large_ones_move_in_several_requests(self, driver: SQS, queue: str) -> None:
         deliveries: list[Delivery] = []
         for number in range(3):
@@ -279,6 +289,13 @@ class TestNames:
         assert driver.list(bare) == [bare]
 
 
+# What SQS says when the visibility of a message is to change that was deleted, or moved on.
+_GONE = (
+    "Value AQEB for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not "
+    "available for visibility timeout change."
+)
+
+
 class TestStubbed:
     """Answers that no local server gives, so that botocore's own Stubber gives them."""
 
@@ -316,6 +333,7 @@ class TestStubbed:
             ("SomethingNew", "", True, Code.INVALID),
             ("InvalidParameterValue", "Message must be shorter than 1 bytes", True, Code.TOO_LARGE),
             ("InvalidParameterValue", "MessageGroupId is invalid", True, Code.INVALID),
+            ("InvalidParameterValue", _GONE, True, Code.LEASE_LOST),
         ],
     )
     def test_a_failure_inside_of_a_success_is_read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -221,6 +222,14 @@ def test_a_value_that_is_too_large_leaves_no_claim_behind(app: Bench) -> None:
     app.finish(delivery, smaller)
     assert app.step().state is State.SUCCESS
     assert (first.state, second.get(timeout=0)) == (State.FAILURE, "x" * 10)
+
+
+def test_a_claim_that_the_store_will_never_take_is_a_failure(app: Bench, charge: Any) -> None:
+    app.store.limits = replace(app.store.limits, item=10)
+    charge.delay(1)
+    settlement = app.settle(app.one())
+    assert (settlement.state, settlement.resend) == (State.FAILURE, None)
+    assert charge.runs == []
 
 
 def test_without_a_backend_there_is_nothing_to_claim(app: Bench, charge: Any) -> None:

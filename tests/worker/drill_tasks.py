@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import re
+import subprocess
+import sys
+import threading
 import time
 
 from cloudq import CloudQ, Task
@@ -86,3 +90,69 @@ def die(name: str) -> None:
 @app.task
 def pid() -> int:
     return os.getpid()
+
+
+@app.task
+async def leave() -> None:
+    """Ends as a program would, in the middle of the loop that other coroutines run on."""
+    sys.exit(3)
+
+
+@app.task(bind=True)
+def retry_oddly(self: Task[..., None]) -> None:
+    """Asks for a retry in a way that no type checker lets pass."""
+    raise self.retry(countdown="soon")  # type: ignore[arg-type]
+
+
+@app.task(bind=True, max_retries=1, default_retry_delay=0.0)
+def retry_large(self: Task[..., None], text: str) -> None:
+    note(f"try {len(text)}")
+    raise self.retry()
+
+
+@app.task
+def die_with_heir(seconds: float) -> None:
+    """Dies while a process that it has forked holds on to everything that was open."""
+    heir = os.fork()
+    if heir == 0:
+        time.sleep(seconds)
+        os._exit(0)
+    note(f"heir {heir}")
+    os.kill(os.getpid(), 9)
+
+
+@app.task
+def terminate_forked() -> int | None:
+    """Stops a process that it has forked with SIGTERM, as `multiprocessing.Pool` does."""
+    forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    forked.start()
+    forked.terminate()
+    forked.join(5)
+    code = forked.exitcode
+    forked.kill()
+    return code
+
+
+@app.task
+def terminate_started() -> int | None:
+    """Stops a program that it has started with SIGTERM."""
+    program = subprocess.Popen(["sleep", "60"])
+    program.terminate()
+    try:
+        return program.wait(5)
+    except subprocess.TimeoutExpired:
+        program.kill()
+        return None
+
+
+@app.task
+def leave_a_thread() -> int:
+    """Leaves a thread that keeps its process from ending."""
+    threading.Thread(target=time.sleep, args=(600,), daemon=False).start()
+    return os.getpid()
+
+
+@app.task(time_limit=1.5)
+def stall(name: str) -> None:
+    note(f"start {name}")
+    time.sleep(60)

@@ -89,6 +89,11 @@ class Worker:
         except psutil.NoSuchProcess:
             return []
 
+    def cpu(self) -> float:
+        """The processor time that the supervisor has used, in seconds."""
+        used = self._family.cpu_times()
+        return used.user + used.system
+
     def is_up(self) -> bool:
         assert self.process.poll() is None, f"the worker ended: {self.log()}"
         return "is ready" in self.log()

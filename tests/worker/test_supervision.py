@@ -1,0 +1,175 @@
+"""What a worker does when its parts fail: threads, processes, and their ends at awkward moments."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from cloudq import CloudQ, State, TaskFailure, TimeLimitExceeded, wait_for
+from cloudq.codec import encode
+from cloudq.message import TaskMessage
+from cloudq.settlement import Action, Settlement
+from cloudq.worker.dispatcher import Dispatcher
+from cloudq.worker.flight import Flight, Flights
+from cloudq.worker.leases import Leases
+from cloudq.worker.settler import Settler
+from tests.worker.harness import Place, until
+
+ONE = ("--processes", "1", "--lease", "2")
+
+
+@pytest.fixture(autouse=True)
+def short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDQ_WORKER_POLL_WAIT", "1")
+
+
+def test_an_async_task_that_exits_leaves_the_loop_to_the_others(sqlite_place: Place) -> None:
+    sqlite_place.start(*ONE, "--threads", "2")
+    nap = sqlite_place.app.send_task("drill_tasks.async_nap", ["nap", 1.5])
+    until(lambda: "start nap" in sqlite_place.entries(), within=10, what="the nap starts")
+    left = sqlite_place.app.send_task("drill_tasks.leave").get(timeout=10, propagate=False)
+    assert isinstance(left, TaskFailure)
+    assert left.type == "SystemExit"
+    assert nap.get(timeout=10) == "nap"
+    again = sqlite_place.app.send_task("drill_tasks.async_nap", ["again", 0.0])
+    assert again.get(timeout=10) == "again"
+
+
+def test_a_retry_that_makes_no_sense_is_a_failure_and_costs_no_thread(sqlite_place: Place) -> None:
+    sqlite_place.start(*ONE, "--threads", "1")
+    for _ in range(2):
+        odd = sqlite_place.app.send_task("drill_tasks.retry_oddly")
+        assert isinstance(odd.get(timeout=10, propagate=False), TypeError)
+    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=10)
+
+
+def test_a_retry_that_outgrows_the_apps_limit_does_not_stop_the_worker(
+    sqlite_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDQ_MAX_BODY", "1024")
+    worker = sqlite_place.start(*ONE, "--threads", "1")
+    message = TaskMessage(id="large", task="drill_tasks.retry_large", queue="default", args=[""])
+    text = "x" * (1024 - len(encode(message)))
+    sqlite_place.app.broker.send([message.model_copy(update={"args": [text]})])
+    until(lambda: f"try {len(text)}" in sqlite_place.entries(), within=10, what="the first try")
+    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=10)
+    assert worker.stop(within=10) == 0
+
+
+@pytest.fixture
+def heirs(sqlite_place: Place) -> Iterator[None]:
+    yield
+    for entry in sqlite_place.entries():
+        if entry.startswith("heir "):
+            os.kill(int(entry.split()[1]), signal.SIGKILL)
+
+
+def test_a_dead_child_is_noticed_though_its_own_children_hold_its_connection(
+    sqlite_place: Place, monkeypatch: pytest.MonkeyPatch, heirs: None
+) -> None:
+    monkeypatch.setenv("CLOUDQ_MAX_DELIVERIES", "1")
+    worker = sqlite_place.start(*ONE, "--threads", "1")
+    sqlite_place.app.send_task("drill_tasks.die_with_heir", [60])
+    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=15)
+    assert worker.stop(within=10) == 0
+
+
+@pytest.mark.parametrize("task", ["terminate_forked", "terminate_started"])
+def test_what_a_task_starts_can_be_terminated(sqlite_place: Place, task: str) -> None:
+    sqlite_place.start(*ONE, "--threads", "1")
+    stopped = sqlite_place.app.send_task(f"drill_tasks.{task}")
+    assert stopped.get(timeout=20) == -signal.SIGTERM
+
+
+def test_a_retired_child_that_will_not_leave_is_replaced(sqlite_place: Place) -> None:
+    sqlite_place.start(*ONE, "--threads", "1", "--max-tasks-per-child", "1")
+    first = sqlite_place.app.send_task("drill_tasks.leave_a_thread").get(timeout=10)
+    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=20) != first
+
+
+def test_a_retiring_child_with_a_long_task_keeps_nothing_waiting(sqlite_place: Place) -> None:
+    sqlite_place.start(*ONE, "--threads", "2", "--max-tasks-per-child", "2")
+    nap = sqlite_place.app.send_task("drill_tasks.nap", ["nap", 6.0])
+    until(lambda: "start nap" in sqlite_place.entries(), within=10, what="the nap starts")
+    pids = [sqlite_place.app.send_task("drill_tasks.pid") for _ in range(3)]
+    wait_for(pids, timeout=4)
+    assert nap.get(timeout=10) == "nap"
+    assert sqlite_place.counts()["start nap"] == 1
+
+
+def test_all_that_are_past_their_limit_end_together(sqlite_place: Place) -> None:
+    sqlite_place.start(*ONE, "--threads", "4")
+    stalls = [sqlite_place.app.send_task("drill_tasks.stall", [f"s{n}"]) for n in range(4)]
+    records = wait_for(stalls, timeout=12)
+    assert {record.state for record in records} == {State.FAILURE}
+    assert isinstance(stalls[0].get(propagate=False), TimeLimitExceeded)
+    # Those that were handed out a moment later may have had some of their time left.
+    assert sqlite_place.counts().total() <= 6
+
+
+def test_an_idle_worker_rests_also_where_it_may_not_wait(
+    sqlite_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDQ_WORKER_POLL_WAIT", "0")
+    worker = sqlite_place.start(*ONE, "--threads", "1")
+    before = worker.cpu()
+    time.sleep(2)
+    assert worker.cpu() - before < 0.5
+
+
+@pytest.fixture
+def app() -> Iterator[CloudQ]:
+    app = CloudQ("parts", broker=f"memory://{uuid4().hex}")
+    yield app
+    app.close()
+
+
+def in_hand(app: CloudQ, count: int, *, lease: float = 60.0) -> list[Flight]:
+    """Messages as a poller has received them."""
+    app.broker.send([TaskMessage(id=str(n), task="t", queue="default") for n in range(count)])
+    deliveries = app.broker.receive("default", count=count, wait=1.0, lease=lease)
+    return Flights().add(deliveries, time.monotonic() + lease)
+
+
+def test_what_comes_to_a_dispatcher_that_was_closed_goes_back(app: CloudQ) -> None:
+    back: list[Flight] = []
+    dispatcher = Dispatcher(
+        limit_of=lambda flight: None,
+        ordered=lambda queue: True,
+        release=lambda flights, reason: back.extend(flights),
+        max_tasks_per_child=None,
+    )
+    fresh, innocent = in_hand(app, 2)
+    dispatcher.close()
+    dispatcher.submit(iter([fresh]))  # a poller was just looking its task up
+    dispatcher.again(iter([innocent]))  # the task beside it ran into its hard limit
+    assert back == [fresh, innocent]
+
+
+def test_what_was_handed_over_before_the_stop_is_still_settled(app: CloudQ) -> None:
+    out: list[Flight] = []
+    settler = Settler(app, released=out.extend, starved=lambda: False)
+    flights = in_hand(app, 3)
+    # The end is queued right behind it, before the threads have looked.
+    settler.settle([(flight, Settlement(action=Action.ACK)) for flight in flights])
+    settler.start()
+    settler.stop()
+    assert out == flights
+    assert app.broker.admin.stats("default").leased == 0
+
+
+def test_a_lease_that_was_extended_too_late_stays_doubtful(app: CloudQ) -> None:
+    flights = Flights()
+    in_time, late = flights.add([f.delivery for f in in_hand(app, 2)], time.monotonic() + 10)
+    late.lease_ends = time.monotonic() - 1
+    leases = Leases(app.broker, flights, 60.0)
+    leases.extend(time.monotonic())
+    assert (in_time.doubtful, late.doubtful) == (False, True)
+    leases.extend(time.monotonic())
+    assert late.doubtful
+    assert late.lease_ends > time.monotonic()
