@@ -24,6 +24,8 @@ GAPS: dict[str, dict[str, str]] = {
     "other": LOST_LEASES,
     "moto": {
         **LOST_LEASES,
+        "two_consumers": "moto hands one message to two threads that ask at once",
+        "many_threads": "moto hands one message to two threads that ask at once",
         "dedup_key_keeps_a_second": "moto forgets a deduplication id with its message",
         "a_wait_ends_when_a_message_is_released": "moto's long poll does not see a release",
     },
