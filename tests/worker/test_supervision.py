@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from uuid import uuid4
@@ -151,13 +152,23 @@ def test_what_comes_to_a_dispatcher_that_was_closed_goes_back(app: CloudQ) -> No
     assert back == [fresh, innocent]
 
 
+@pytest.fixture
+def undisturbed() -> Iterator[None]:
+    """No other thread runs until this one waits."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(60)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("undisturbed")
 def test_what_was_handed_over_before_the_stop_is_still_settled(app: CloudQ) -> None:
     out: list[Flight] = []
     settler = Settler(app, released=out.extend, starved=lambda: False)
     flights = in_hand(app, 3)
+    settler.start()
     # The end is queued right behind it, before the threads have looked.
     settler.settle([(flight, Settlement(action=Action.ACK)) for flight in flights])
-    settler.start()
     settler.stop()
     assert out == flights
     assert app.broker.admin.stats("default").leased == 0
