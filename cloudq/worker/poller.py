@@ -22,6 +22,7 @@ log = logging.getLogger("cloudq.worker")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 # The shortest wait for an empty queue, whatever the setting: without one it would be a hot loop.
 _SHORTEST_WAIT = 0.1
+_UNBILLED_WAIT = 1.0
 # How long a receive waits for more slots, or more messages, where requests are billed.
 _LINGER = 0.05
 _FATAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.CREDENTIALS, Code.INVALID})
@@ -62,6 +63,8 @@ class Poller:
         self._release = release
         self._fatal = fatal
         self._lease = lease
+        if not broker.limits(queue).billed:  # another look costs nothing, and a stop waits for it
+            wait = min(wait, _UNBILLED_WAIT)
         self._wait = max(wait, _SHORTEST_WAIT)
         self._stopping = threading.Event()
         self._pause = _FIRST_PAUSE
