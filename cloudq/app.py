@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -29,17 +30,20 @@ from cloudq.backend import Backend
 from cloudq.broker import Broker
 from cloudq.codec import to_wire
 from cloudq.driver import Delivery, Limits
-from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.errors import BackendError, ConfigurationError, InvalidArguments, ServiceError
 from cloudq.execution import Executor
 from cloudq.ids import new_id
 from cloudq.message import TaskMessage
 from cloudq.middleware import Middleware, current_request
 from cloudq.outcome import Job
+from cloudq.parking import Parking
 from cloudq.record import Record, State
 from cloudq.result import AsyncResult, EagerResult
 from cloudq.settings import Settings
 from cloudq.settlement import Action
 from cloudq.task import CallOptions, Options, Prepared, Task, TaskOptions, policy
+
+log = logging.getLogger("cloudq.app")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -188,7 +192,7 @@ class CloudQ:
         if self.conf.task_always_eager:
             return self._eager(task, options, args, kwargs)
         message = self._message(task, options, args, kwargs)
-        self.broker.send([message])
+        self._send([message], named=options.task_id is not None)
         return self._result(message.id, task)
 
     def publish(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
@@ -201,7 +205,7 @@ class CloudQ:
         if self.conf.task_always_eager:
             return [self._eager(c.task, c.options, c.args, c.kwargs) for c in prepared]
         messages = [self._message(c.task, c.options, c.args, c.kwargs) for c in prepared]
-        self.broker.send(messages)
+        self._send(messages, named=any(c.options.task_id is not None for c in prepared))
         return [
             self._result(message.id, call.task)
             for message, call in zip(messages, prepared, strict=True)
@@ -224,8 +228,27 @@ class CloudQ:
         if self.conf.task_always_eager:
             raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
         message = self._envelope(name, Options(**options), args, kwargs or {})
-        self.broker.send([message])
+        self._send([message], named="task_id" in options)
         return self.AsyncResult(message.id)
+
+    def _send(self, messages: Sequence[TaskMessage], *, named: bool) -> None:
+        """Publish, and remember where long delayed messages wait, so that revoking finds them.
+
+        Of ids that the caller chose (`named`) something may be recorded already, which stays.
+        """
+        handles = self.broker.send(messages)
+        if not handles or named or self.backend is None:
+            return
+        places = {
+            message.id: (message.queue, handles[message.id], message.not_before or 0.0)
+            for message in messages
+            if message.id in handles
+        }
+        try:
+            self.backend.note_scheduled(places)
+        except BackendError as error:
+            # They are sent: revoked ones will be dropped when they arrive, which is late.
+            log.warning("delayed messages cannot be taken back before they are due: %s", error)
 
     def _message(
         self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -274,10 +297,25 @@ class CloudQ:
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 (Celery's name)
         """The result of a task by its id."""
-        return AsyncResult(id, self.backend)
+        return AsyncResult(id, self.backend, take_back=self._take_back)
+
+    def _take_back(self, record: Record) -> bool:
+        """Take a delayed message out of its queue; False where it has left already."""
+        queue, _, handle = (record.scheduled or "").partition(" ")
+        try:
+            return not self.broker.unschedule(queue, [handle])
+        except (ServiceError, ConfigurationError) as error:
+            log.warning("task %s stays scheduled, and will be dropped then: %s", record.id, error)
+            return False
 
     def _result(self, task_id: str, task: Task[..., R]) -> AsyncResult[R]:
-        return AsyncResult(task_id, self.backend, restore=task.arguments.restore, task=task.name)
+        return AsyncResult(
+            task_id,
+            self.backend,
+            restore=task.arguments.restore,
+            task=task.name,
+            take_back=self._take_back,
+        )
 
     # ---- eager
 
@@ -341,10 +379,19 @@ class CloudQ:
         with self._lock:
             if self._broker is None:
                 url = self.conf.broker
+                keeps = self.conf.backend_url is not None
                 self._broker = Broker(
-                    plugins.open_broker(url), url=url, publish_retries=self.conf.publish_retries
+                    plugins.open_broker(url),
+                    url=url,
+                    publish_retries=self.conf.publish_retries,
+                    parking=Parking(self._parking_backend) if keeps else None,
                 )
             return self._broker
+
+    def _parking_backend(self) -> Backend:
+        backend = self.backend
+        assert backend is not None  # a broker without one has no parking
+        return backend
 
     @property
     def backend(self) -> Backend | None:

@@ -21,7 +21,16 @@ from cloudq.driver import (
     Watcher,
 )
 from cloudq.errors import BackendError, CloudQError
-from cloudq.record import RECORD_FIELDS, TERMINAL, Record, from_item, key, to_fields, to_item
+from cloudq.record import (
+    RECORD_FIELDS,
+    TERMINAL,
+    Record,
+    State,
+    from_item,
+    key,
+    to_fields,
+    to_item,
+)
 
 _ADVICE = {
     Code.NOT_FOUND: 'there is no such table: "cloudq queues create --store" makes it, '
@@ -96,8 +105,8 @@ class Backend:
             return from_item(error.current or Item(key=key(record.id), fields={}))
         return None
 
-    def revoke(self, task_id: str) -> bool:
-        """Mark a task so that no worker starts it; False when it has ended already."""
+    def revoke(self, task_id: str) -> Record | None:
+        """Mark a task so that no worker starts it; its record, None when it has ended already."""
         change = Change(
             set={"revoked": True},
             expires=time.time() + self.expires,
@@ -107,10 +116,26 @@ class Backend:
             ),
         )
         try:
-            self.update(key(task_id), change)
+            return from_item(self.update(key(task_id), change))
         except ConditionFailed:
-            return False
-        return True
+            return None
+
+    def note_scheduled(self, places: Mapping[str, tuple[str, str, float]]) -> None:
+        """Remember where delayed messages wait: task id -> queue, handle, due (epoch seconds).
+
+        The tasks must be new: nothing may be recorded of them yet.
+        """
+        items = [
+            to_item(
+                Record(id=id, state=State.PENDING, queue=queue, scheduled=f"{queue} {handle}"),
+                due + self.expires,
+            )
+            for id, (queue, handle, due) in places.items()
+        ]
+        failures = self.put(items)
+        if failures:
+            first = next(iter(failures.values()))
+            raise BackendError(f"{len(failures)} records: {first.reason}", code=first.code)
 
     # ---- items
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloudq.codec import encode
 from cloudq.driver import (
     BrokerDriver,
+    Burying,
     Code,
     Delivery,
     Failure,
     Limits,
     Outgoing,
     QueueAdmin,
+    Scheduled,
+    Scheduling,
 )
 from cloudq.errors import (
     BrokerError,
@@ -24,12 +27,17 @@ from cloudq.errors import (
     MessageTooLarge,
     PublishError,
     Rejected,
+    ServiceError,
 )
 from cloudq.message import TaskMessage
+from cloudq.parking import Parking
 
 # On ordered queues messages are received along with one of their group that is to be retried, and
 # given back: many deliveries are no deaths there.
 ORDERED_PATIENCE = 10
+
+# A delay that is long enough to remember how the message can be taken back.
+_WORTH_A_HANDLE = 60.0
 
 _PASSING = frozenset({Code.THROTTLED, Code.UNREACHABLE})
 
@@ -53,16 +61,29 @@ class Refused:
     reason: str
 
 
+_Send = Callable[[Sequence[Outgoing]], Sequence[str | Failure]]
+"""Sends a batch; each message's handle ("" where it has none), or why it was refused."""
+
+
 class Broker:
     """Sends and receives task messages on one queue service. Safe to use from many threads.
 
+    `parking` keeps delayed messages for queues that cannot delay.
     Every method raises `BrokerError` when the service refuses the call as a whole.
     """
 
-    def __init__(self, driver: BrokerDriver, *, url: str, publish_retries: int = 3) -> None:
+    def __init__(
+        self,
+        driver: BrokerDriver,
+        *,
+        url: str,
+        publish_retries: int = 3,
+        parking: Parking | None = None,
+    ) -> None:
         self.driver = driver
         self.url = url
         self._publish_retries = publish_retries
+        self._parking = parking
 
     def limits(self, queue: str) -> Limits:
         return self.driver.limits(queue)
@@ -82,23 +103,27 @@ class Broker:
 
     # ---- publishing
 
-    def send(self, messages: Sequence[TaskMessage]) -> None:
+    def send(self, messages: Sequence[TaskMessage]) -> Mapping[str, str]:
         """Publish to each message's own queue, in as few requests as the service allows.
 
         A message with `not_before` in the future is delayed by the service; when that is further
-        than the service can delay, it is sent on in hops. Raises `MessageTooLarge` and
-        `ConfigurationError` before anything is sent, and `PublishError` naming what was refused.
+        than the service can delay, it is sent on in hops; where the service cannot delay at all,
+        it is parked. Returns the handles for `unschedule`, by message id, of those that wait a
+        minute or more. Raises `MessageTooLarge` and `ConfigurationError` before anything is sent,
+        and `PublishError` naming what was refused.
         """
         now = time.time()
         queues: dict[str, dict[int, Outgoing]] = {}
         for place, message in enumerate(messages):
             queues.setdefault(message.queue, {})[place] = self._outgoing(message, now)
-        failed: dict[int, Failure] = {}
+        answers: dict[int, str | Failure] = {}
         for queue, outgoing in queues.items():
-            failed |= self._send_queue(queue, outgoing)
+            for call, places in self._ways(queue, outgoing):
+                answers |= self._send_queue(queue, {p: outgoing[p] for p in places}, call)
         rejected = [
             Rejected(index=place, id=messages[place].id, code=failure.code, reason=failure.reason)
-            for place, failure in sorted(failed.items())
+            for place, failure in sorted(answers.items())
+            if isinstance(failure, Failure)
         ]
         if rejected:
             first = rejected[0]
@@ -108,6 +133,14 @@ class Broker:
                 code=first.code,
                 rejected=rejected,
             )
+        return {
+            messages[place].id: answer
+            for outgoing in queues.values()
+            for place, sent in outgoing.items()
+            if sent.delay >= _WORTH_A_HANDLE
+            and isinstance(answer := answers[place], str)
+            and answer
+        }
 
     def _outgoing(self, message: TaskMessage, now: float) -> Outgoing:
         limits = self.driver.limits(message.queue)
@@ -118,15 +151,15 @@ class Broker:
                 f"{limits.body:,}: store the data elsewhere and pass its key"
             )
         delay = max(0.0, message.not_before - now) if message.not_before else 0.0
-        if delay and not limits.max_delay:
+        if delay and not limits.max_delay and self._parking is None:
             raise ConfigurationError(
-                f"queue {message.queue!r} on {self.url} cannot delay single messages: "
-                "send it to a queue that can, or without countdown and eta"
+                f"queue {message.queue!r} on {self.url} cannot delay single messages, and the app "
+                "has no backend that could keep them: set one, or send without countdown and eta"
             )
         if message.group_key is not None and not limits.ordered:
             raise ConfigurationError(
                 f"queue {message.queue!r} on {self.url} keeps no order, so group_key would do "
-                "nothing: use an ordered queue (on SQS one whose name ends in .fifo)"
+                "nothing: use an ordered queue (one whose name ends in .fifo)"
             )
         if message.dedup_key is not None and not limits.dedup_window:
             raise ConfigurationError(
@@ -136,33 +169,123 @@ class Broker:
         return Outgoing(
             id=f"{message.id}.{message.retries}" if message.retries else message.id,
             body=body,
-            delay=min(delay, limits.max_delay),
+            delay=min(delay, limits.max_delay) if limits.max_delay else delay,
             group=message.group_key,
             dedup=message.dedup_key,
         )
 
-    def _send_queue(self, queue: str, outgoing: Mapping[int, Outgoing]) -> dict[int, Failure]:
-        """Send all, again where the service was busy; what was not taken, by its place."""
-        failed: dict[int, Failure] = {}
+    def _ways(self, queue: str, outgoing: Mapping[int, Outgoing]) -> list[tuple[_Send, list[int]]]:
+        """The messages of a queue by the way that they are sent."""
+        driver, parking = self.driver, self._parking
+        if not any(message.delay for message in outgoing.values()):
+            return [(self._plainly(queue), list(outgoing))]
+        ways: list[tuple[_Send, list[int]]] = []
+        late: Collection[int] = ()
+        if parking is not None and not driver.limits(queue).max_delay:
+            late = {place for place, message in outgoing.items() if message.delay}
+            ways.append((lambda batch: parking.park(queue, batch), sorted(late)))
+        elif isinstance(driver, Scheduling):
+            late = {p for p, message in outgoing.items() if message.delay >= _WORTH_A_HANDLE}
+            ways.append((lambda batch: driver.schedule(queue, batch), sorted(late)))
+        ways.append((self._plainly(queue), [place for place in outgoing if place not in late]))
+        return [(call, places) for call, places in ways if places]
+
+    def _plainly(self, queue: str) -> _Send:
+        def send(batch: Sequence[Outgoing]) -> Sequence[str | Failure]:
+            refused = {failure.index: failure for failure in self.driver.send(queue, batch)}
+            return [refused.get(place, "") for place in range(len(batch))]
+
+        return send
+
+    def _send_queue(
+        self, queue: str, outgoing: Mapping[int, Outgoing], call: _Send
+    ) -> dict[int, str | Failure]:
+        """Send all, again where the service was busy; the answer to each, by its place."""
+        answers: dict[int, str | Failure] = {}
         waiting = list(outgoing)
         for attempt in range(self._publish_retries + 1):
             if attempt:
                 time.sleep(0.05 * 2**attempt)
-            failed = {place: failure for place, failure in failed.items() if place not in waiting}
             for batch in _batches(waiting, outgoing, self.driver.limits(queue)):
                 try:
                     with self._wrapped("send to", queue):
-                        failures = self.driver.send(queue, [outgoing[place] for place in batch])
-                except BrokerError as error:
+                        answered = call([outgoing[place] for place in batch])
+                except ServiceError as error:
                     # The SDK has tried again already; what is left would fare no better.
                     left = waiting[waiting.index(batch[0]) :]
                     lost = Failure(index=0, code=Code(error.code), reason=str(error))
-                    return failed | dict.fromkeys(left, lost)
-                failed |= {batch[failure.index]: failure for failure in failures}
-            waiting = [place for place, failure in failed.items() if failure.code in _PASSING]
+                    return answers | dict.fromkeys(left, lost)
+                answers |= zip(batch, answered, strict=True)
+            waiting = [
+                place
+                for place, answer in answers.items()
+                if isinstance(answer, Failure) and answer.code in _PASSING
+            ]
             if not waiting:
                 break
+        return answers
+
+    # ---- delayed messages
+
+    def parks(self, queue: str) -> bool:
+        """Whether delayed messages of the queue are kept in the result store."""
+        return self._parking is not None and not self.limits(queue).max_delay
+
+    def scheduled(self, queue: str, *, count: int, after: str | None = None) -> Sequence[Scheduled]:
+        """Look at up to `count` delayed messages, `after` a handle.
+
+        Raises `ConfigurationError` where the service does not show them.
+        """
+        if self._parking is not None and self.parks(queue):
+            return self._parking.parked(queue, count=count, after=after)
+        with self._wrapped("look at delayed messages of", queue):
+            return self._scheduling().scheduled(queue, count=count, after=after)
+
+    def unschedule(self, queue: str, handles: Sequence[str]) -> list[Failure]:
+        """Take delayed messages back; one that has come due meanwhile is a `NOT_FOUND`.
+
+        Raises `ConfigurationError` where the service gives none back.
+        """
+        if self._parking is not None and self.parks(queue):
+            return self._parking.take_back(queue, handles)
+        scheduling, size = self._scheduling(), self.limits(queue).batch
+        failed: list[Failure] = []
+        for start in range(0, len(handles), size):
+            with self._wrapped("take back from", queue):
+                refused = scheduling.unschedule(queue, handles[start : start + size])
+            failed += [replace(failure, index=start + failure.index) for failure in refused]
         return failed
+
+    def send_parked(self, queue: str) -> float | None:
+        """Send on the parked messages that are due; when the next one is, None if none is known.
+
+        Raises `BackendError` as well.
+        """
+        if self._parking is None or not self.parks(queue):
+            return None
+
+        def send(batch: Sequence[Outgoing]) -> Sequence[Failure]:
+            with self._wrapped("send to", queue):
+                return self.driver.send(queue, batch)
+
+        return self._parking.send_due(queue, send, batch=min(self.limits(queue).batch, 100))
+
+    def wait_for_parked(self, timeout: float) -> None:
+        """Wait until this process parks a message, or for `timeout` seconds."""
+        if self._parking is None:
+            time.sleep(timeout)
+        else:
+            self._parking.wait(timeout)
+
+    def wake_parked(self) -> None:
+        """End a `wait_for_parked` of another thread."""
+        if self._parking is not None:
+            self._parking.wake()
+
+    def _scheduling(self) -> Scheduling:
+        if not isinstance(self.driver, Scheduling):
+            raise ConfigurationError(f"{self.url} does not show its delayed messages")
+        return self.driver
 
     # ---- consuming
 
@@ -174,8 +297,13 @@ class Broker:
                 queue,
                 count=min(count, limits.batch),
                 wait=min(max(wait, limits.min_wait), limits.max_wait),
-                lease=min(lease, limits.max_lease),
+                lease=self.lease(queue, lease),
             )
+
+    def lease(self, queue: str, wanted: float) -> float:
+        """How long a lease of `wanted` seconds really is on this queue."""
+        limits = self.driver.limits(queue)
+        return min(max(wanted, limits.min_lease), limits.max_lease)
 
     def ack(self, deliveries: Sequence[Delivery]) -> list[Refused]:
         """Delete what was settled; what could not be comes back with the reason."""
@@ -194,7 +322,9 @@ class Broker:
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> list[Refused]:
         """Keep the leases for `lease` seconds from now."""
         return self._settle(
-            "extend on", deliveries, lambda batch: self.driver.extend(batch, lease=lease)
+            "extend on",
+            deliveries,
+            lambda batch: self.driver.extend(batch, lease=self.lease(batch[0].queue, lease)),
         )
 
     def dead_letter(self, deliveries: Sequence[Delivery], *, reason: str) -> list[Refused]:
@@ -204,6 +334,16 @@ class Broker:
             deliveries,
             lambda batch: self.driver.dead_letter(batch, reason=reason),
         )
+
+    def bury(self, deliveries: Sequence[Delivery], *, reason: str) -> list[Refused]:
+        """Move to the queue's dead letters what a function's platform has leased, not we."""
+        driver = self.driver
+        if isinstance(driver, Burying):
+            return self._settle(
+                "dead-letter on", deliveries, lambda batch: driver.bury(batch, reason=reason)
+            )
+        why = f"{self.url} cannot dead-letter what it has not received itself ({reason})"
+        return [Refused(delivery=d, code=Code.UNSUPPORTED, reason=why) for d in deliveries]
 
     def close(self) -> None:
         self.driver.close()

@@ -58,6 +58,8 @@ class Limits:
     max_wait: float  # longest wait of one receive
     # The shortest wait that asks the whole queue: SQS samples its servers at 0.
     min_wait: float = 0.0
+    # The shortest lease; `max_lease` again where the queue has one length, whatever is asked.
+    min_lease: float = 0.0
     ordered: bool = False  # messages of one group arrive in order, one after the other
     dedup_window: float = 0.0  # how long a `dedup` key keeps a second message out
     # Requests cost money or a network round trip, so batches are worth a short linger.
@@ -137,6 +139,50 @@ class BrokerDriver(Protocol):
     def error_code(self, error: Exception) -> Code: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Burying(Protocol):
+    """Dead letters of messages that a function's platform has leased; a driver may have it too."""
+
+    def bury(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
+        """Put messages of one queue among its dead letters, with the reason; never loses one.
+
+        `receipt` is what the platform tells of its lease, None where it tells nothing. The
+        platform acks afterwards: that its ack then finds nothing must do no harm.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduled:
+    """A message that waits for its time, `due` (epoch seconds). `handle` names it; opaque."""
+
+    handle: str
+    id: str
+    body: bytes
+    due: float
+    group: str | None = None
+
+
+@runtime_checkable
+class Scheduling(Protocol):
+    """Delayed messages that can be listed and taken back; a broker driver may have it too."""
+
+    def schedule(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[str | Failure]:
+        """Send delayed messages, as `send` does; each one's handle, or why it was refused."""
+        ...
+
+    def unschedule(self, queue: str, handles: Sequence[str]) -> Sequence[Failure]:
+        """Take messages back for good; one that has come due meanwhile is a `NOT_FOUND`."""
+        ...
+
+    def scheduled(self, queue: str, *, count: int, after: str | None = None) -> Sequence[Scheduled]:
+        """Look at up to `count` waiting messages, `after` a handle; in an order that is kept.
+
+        `after` may name one that has been taken back or has come due meanwhile.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

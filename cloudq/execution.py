@@ -351,7 +351,13 @@ class Executor:
         if key is None or self.backend is None:
             return None
         hard = self._outcomes.limits(job.message)[1]
-        claim = idempotency.claim(self.backend, key, job.message.id, hard)
+        # The receipt is in a worker's child the number of the flight, in its supervisor.
+        claimant = idempotency.Claimant(
+            owner=job.message.id,
+            fence=job.fence,
+            delivery=f"{self._hostname} {job.delivery.id} {job.delivery.receipt}",
+        )
+        claim = idempotency.claim(self.backend, key, claimant, hard)
         if isinstance(claim, idempotency.Busy):
             return self._outcomes.later(
                 job, _BUSY_AFTER, f"an equal call, {claim.owner}, is running"

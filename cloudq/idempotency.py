@@ -61,29 +61,81 @@ def key_of(
     return Key(f"once#{message.task}#{name}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimant:
+    """Who claims: a task's id, the fence of its delivery, and the name of that very delivery.
+
+    A later delivery takes over what an earlier one had claimed, and the same one may claim
+    again; another copy of the same message, delivered at the same time, may not.
+    """
+
+    owner: str
+    fence: int = 0
+    delivery: str = ""
+
+
 def claim(
-    backend: Backend, key: Key, owner: str, time_limit: float | None
+    backend: Backend, key: Key, claimant: Claimant, time_limit: float | None
 ) -> Claimed | Done | Busy:
-    """Claim a key for a task id; a redelivered task may claim again what it had claimed."""
+    """Claim a key, in one request where nobody has it."""
+    current = _write_claim(backend, key, claimant, time_limit, when=_ABSENT)
+    if current is None:
+        return Claimed(key=key)
+    if _is_ours(current, claimant):
+        unchanged = tuple(_still(name, current) for name in ("owner", "done", "fence", "delivery"))
+        current = _write_claim(backend, key, claimant, time_limit, when=unchanged)
+        if current is None:
+            return Claimed(key=key)
+    other = str(current.get("owner"))
+    if not current.get("done"):
+        return Busy(owner=other)
+    value = current.get("value")
+    return Done(owner=other, value=value if isinstance(value, str) else None)
+
+
+_ABSENT = (Check(field="owner", op=Op.ABSENT),)
+
+
+def _write_claim(
+    backend: Backend,
+    key: Key,
+    claimant: Claimant,
+    time_limit: float | None,
+    *,
+    when: tuple[Check, ...],
+) -> Mapping[str, Value] | None:
+    """Write the claim if nothing speaks against it; else what is there."""
     change = Change(
-        set={"owner": owner, "done": False},
+        set={
+            "owner": claimant.owner,
+            "fence": claimant.fence,
+            "delivery": claimant.delivery,
+            "done": False,
+        },
         remove=frozenset({"value"}),
         expires=time.time() + (time_limit or _IN_PROGRESS),
-        when=(
-            Check(field="owner", op=Op.EQ, value=owner, or_absent=True),
-            Check(field="done", op=Op.EQ, value=False, or_absent=True),
-        ),
+        when=when,
     )
     try:
         backend.update(key, change)
     except ConditionFailed as error:
-        fields: Mapping[str, Value] = error.current.fields if error.current else {}
-        other = str(fields.get("owner"))
-        if not fields.get("done"):
-            return Busy(owner=other)
-        value = fields.get("value")
-        return Done(owner=other, value=value if isinstance(value, str) else None)
-    return Claimed(key=key)
+        return error.current.fields if error.current else {}
+    return None
+
+
+def _still(name: str, current: Mapping[str, Value]) -> Check:
+    value = current.get(name)
+    if value is None:
+        return Check(field=name, op=Op.ABSENT)
+    return Check(field=name, op=Op.EQ, value=value)
+
+
+def _is_ours(current: Mapping[str, Value], claimant: Claimant) -> bool:
+    if current.get("owner") != claimant.owner or current.get("done"):
+        return False
+    fence = current.get("fence")
+    earlier = isinstance(fence, int) and fence < claimant.fence
+    return earlier or current.get("delivery") == claimant.delivery
 
 
 def completed(key: Key, owner: str, value: str | None, expires: float) -> Item:

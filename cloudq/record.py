@@ -41,6 +41,7 @@ class Record:
 
     `error_type` is the qualified name of the exception's class, `error_args` its arguments as
     JSON text where they can be written so. `fence` is the token of the delivery that wrote it.
+    `scheduled` is the queue and the handle of a delayed message, by which it can be taken back.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Record:
     finished_at: float | None = None
     revoked: bool = False
     dead_lettered: bool = False
+    scheduled: str | None = None
 
     @property
     def terminal(self) -> bool:

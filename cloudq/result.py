@@ -8,6 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, cast
 
@@ -42,10 +43,12 @@ class AsyncResult(Generic[R]):
         *,
         restore: Callable[[Any], R] = _as_is,
         task: str = "",
+        take_back: Callable[[Record], bool] | None = None,
     ) -> None:
         self.id = id
         self.task = task
         self._backend = backend
+        self._take_back = take_back
         self._restore = restore
         self.final: Record | None = None
 
@@ -149,9 +152,22 @@ class AsyncResult(Generic[R]):
     def revoke(self) -> bool:
         """Keep the task from being started; False when it has ended already.
 
-        A task that is running goes on.
+        A task that is running goes on. One that waits for its time is taken back where the
+        broker can: it has ended then; else it ends when it is received.
         """
-        return self.backend.revoke(self.id)
+        record = self.backend.revoke(self.id)
+        if record is None:
+            return False
+        if self._take_back is not None and record.scheduled and self._take_back(record):
+            ended = replace(
+                record,
+                state=State.REVOKED,
+                error="revoked",
+                finished_at=time.time(),
+                scheduled=None,
+            )
+            self.backend.advance(ended)
+        return True
 
     def forget(self) -> None:
         """Delete the record."""

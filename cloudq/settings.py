@@ -70,6 +70,12 @@ class Settings(BaseSettings):
     worker_poll_wait: float = Field(
         default=20.0, ge=0, description="longest wait of one receive; a warm stop may take as long"
     )
+    worker_parked_poll: float = Field(
+        default=5.0,
+        ge=0.1,
+        description="pause between looks for due messages parked in the backend, where the broker "
+        "cannot delay",
+    )
     worker_grace: float = Field(default=30.0, ge=0, description="for running tasks at shutdown")
 
     @model_validator(mode="before")

@@ -14,8 +14,16 @@ from cloudq.cli.output import duration, emit, note, say, table
 from cloudq.driver import BackendDriver, BrokerDriver, Limits, QueueAdmin, StoreLimits
 from cloudq.errors import CloudQError
 
-# An address that needs no server and no file, to ask a driver for its limits; others by scheme.
-_SAMPLES = {"sqs": "sqs://us-east-1", "dynamodb": "dynamodb://cloudq?region=us-east-1"}
+# An address that needs no account and no file, to ask a driver for its limits; others by scheme.
+# Nothing is sent there.
+_SAMPLES = {
+    "sqs": "sqs://us-east-1",
+    "dynamodb": "dynamodb://cloudq?region=us-east-1",
+    "pubsub": "pubsub://project?emulator=127.0.0.1:1",
+    "firestore": "firestore://project/cloudq?emulator=127.0.0.1:1",
+    "servicebus": "servicebus://127.0.0.1:1?emulator=true",
+    "aztables": "aztables://devstoreaccount1/cloudq",
+}
 _FOREVER = 366 * 86_400
 
 
@@ -52,7 +60,10 @@ def brokers(target: Target, json: JsonOption = False) -> None:
     for each in (*brokers, *backends):
         if each.problem:
             note(f"{each.scheme}://: {each.problem}")
-    note("DELAY, LEASE and WAIT are the longest; longer delays are made of several")
+    note(
+        "DELAY, LEASE and WAIT are the longest; longer delays are made of several, and parked ones "
+        "are kept in the backend"
+    )
 
 
 def _broker(entry: EntryPoint, samples: Mapping[str, str]) -> list[Installed]:
@@ -107,8 +118,8 @@ def _broker_cells(limits: Limits | StoreLimits | None) -> tuple[str, ...]:
     return (
         str(limits.batch),
         _size(limits.body),
-        _span(limits.max_delay),
-        _span(limits.max_lease),
+        _span(limits.max_delay) if limits.max_delay else "parked",
+        _span(limits.max_lease) + " fixed" * (limits.min_lease == limits.max_lease),
         _span(limits.max_wait),
         _yes(limits.ordered),
         _span(limits.dedup_window),

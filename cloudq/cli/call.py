@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from cloudq.app import CloudQ
-from cloudq.cli.common import JsonOption, Target, common
+from cloudq.cli.common import JsonOption, Target, common, refuse_memory
 from cloudq.cli.output import complain, emit
 from cloudq.cli.result import as_json, outcome
 from cloudq.errors import ConfigurationError, InvalidArguments, UnknownTask
@@ -85,6 +85,7 @@ def call(
     cloudq call -A shop.tasks:app shop.tasks.add 2 3 --wait
     """
     app = target.open() if force else target.load()
+    refuse_memory(app)
     if task not in app.tasks and not force:
         raise UnknownTask(_unknown(app, task))
     given = {

@@ -19,7 +19,7 @@ from cloudq.app import CloudQ
 from cloudq.broker import Broker
 from cloudq.cli.common import Target, queues_of
 from cloudq.cli.output import duration
-from cloudq.driver import Change, Check, ConditionFailed, Op
+from cloudq.driver import Change, Check, ConditionFailed, Op, QueueStats
 from cloudq.errors import CloudQError
 from cloudq.plugins import parse
 from cloudq.record import key
@@ -179,12 +179,12 @@ def _queue(opened: Broker, queue: str) -> Iterator[Finding]:
     except CloudQError as error:
         yield fail(what, error)
         return
-    yield ok(what, f"{stats.ready} ready, {stats.delayed} delayed, {stats.leased} running")
-    if stats.dead is None:
+    yield ok(what, _counts(stats))
+    if stats.dead is None and stats.dead_queue is None:
         yield warn(
             f"{what}, dead letters",
             "it has no dead-letter queue",
-            "what cannot be run has nowhere to go: give it one (on SQS a redrive policy)",
+            "what cannot be run has nowhere to go: give it one, as `cloudq queues create` does",
         )
     elif stats.dead:
         yield warn(
@@ -195,10 +195,17 @@ def _queue(opened: Broker, queue: str) -> Iterator[Finding]:
     yield _receive(opened, queue, stats.ready)
 
 
+def _counts(stats: QueueStats) -> str:
+    counts = {"ready": stats.ready, "delayed": stats.delayed, "running": stats.leased}
+    known = [f"{count} {name}" for name, count in counts.items() if count is not None]
+    return ", ".join(known) or "it is there; the service does not tell how full it is"
+
+
 def _receive(opened: Broker, queue: str, ready: int | None) -> Finding:
     what = f"receive from {queue}"
     if ready != 0:
-        return skip(what, "not tried: messages wait there, and it would count as a delivery")
+        waiting = "messages may wait there" if ready is None else "messages wait there"
+        return skip(what, f"not tried: {waiting}, and it would count as a delivery")
     try:
         deliveries = opened.receive(queue, count=1, wait=0.0, lease=1.0)
         opened.release(deliveries)

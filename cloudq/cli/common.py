@@ -139,6 +139,17 @@ def _options(
     """Only its signature is of use."""
 
 
+def refuse_memory(app: CloudQ) -> None:
+    """Raise `ConfigurationError` for a broker or a backend that ends with this very command."""
+    urls = (app.conf.broker, app.conf.backend_url)
+    inside = next((url for url in urls if url is not None and url.startswith("memory:")), None)
+    if inside is not None:
+        raise ConfigurationError(
+            f"{inside} lives and dies within one process, so no worker would share it with this "
+            "command: use a file, as -b sqlite:///cloudq.db"
+        )
+
+
 def queues_of(app: CloudQ) -> list[str]:
     """The default queue, and those that the registered tasks name."""
     named = {task.policy.queue for task in app.tasks.values() if task.policy.queue}

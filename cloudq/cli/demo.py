@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloudq.app import CloudQ
-from cloudq.cli.common import Target, common
+from cloudq.cli.common import Target, common, refuse_memory
 from cloudq.cli.local_worker import LocalWorker
 from cloudq.cli.output import console, fields, note, say
 from cloudq.cli.progress import view
@@ -65,6 +65,7 @@ def demo(
     elsewhere = target.broker is None and app.conf.backend is not None
     target = target.over(Target(broker=file, backend=file if elsewhere else None))
     app.configure(**target.overrides)
+    refuse_memory(app)
     with app:
         try:
             _check(app, target)

@@ -18,7 +18,9 @@ _ARGS = 40
 # What a look costs, where a service cannot show a message without leasing it.
 LOOKING = {
     "sqs": "SQS shows a message by leasing it for a moment: each look counts as a delivery, "
-    "hides the message meanwhile, and may miss some"
+    "hides the message meanwhile, and may miss some",
+    "pubsub": "Pub/Sub shows a message by leasing it for a moment: each look counts as a delivery, "
+    "hides the message meanwhile, and may miss some",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
@@ -25,6 +25,9 @@ from cloudq.errors import BackendError, CloudQError, ConfigurationError
 from cloudq.plugins import parse
 
 cli = typer.Typer(no_args_is_help=True, help="Look at queues, make them, empty them.")
+
+# More delayed messages than this in the result store are not counted to the end.
+_MOST_COUNTED = 1000
 
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
 
@@ -119,7 +122,10 @@ def purge(target: Target, queue: QueueArgument, yes: YesOption = False) -> None:
         )
         with app.broker.asking("purge", queue) as admin:
             purged = admin.purge(queue)
+        parked = _purge_parked(app, queue)
     tell_purged(purged, queue)
+    if parked:
+        say(f"deleted {parked} delayed messages of it in {app.conf.backend_url}")
 
 
 @cli.command()
@@ -166,9 +172,25 @@ def create(
 
 
 def look(app: CloudQ, queue: str) -> QueueStats:
-    """A queue's stats. Raises `BrokerError`."""
+    """A queue's stats, with what is parked for it. Raises `BrokerError` and `BackendError`."""
     with app.broker.asking("look at", queue) as admin:
-        return admin.stats(queue)
+        stats = admin.stats(queue)
+    if not app.broker.parks(queue):
+        return stats
+    parked = len(app.broker.scheduled(queue, count=_MOST_COUNTED))
+    return replace(stats, delayed=(stats.delayed or 0) + parked)
+
+
+def _purge_parked(app: CloudQ, queue: str) -> int:
+    """Delete what is parked for the queue in the result store; how many messages."""
+    deleted = 0
+    while app.broker.parks(queue):
+        found = app.broker.scheduled(queue, count=_MOST_COUNTED)
+        if not found:
+            break
+        failures = app.broker.unschedule(queue, [message.handle for message in found])
+        deleted += len(found) - len(failures)
+    return deleted
 
 
 def looking(app: CloudQ) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cloudq.cli.common import Target, common, queues_of
+from cloudq.cli.common import Target, common, queues_of, refuse_memory
 from cloudq.errors import ConfigurationError
 from cloudq.worker import Worker, WorkerOptions
 from cloudq.worker.logs import configure
@@ -72,6 +72,7 @@ def worker(
     """
     configure(log_level, log_format)
     app = target.load()
+    refuse_memory(app)
     conf = app.conf
     options = WorkerOptions(
         app_path=target.path or "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 
 from cloudq.broker import Broker
 from cloudq.driver import Code
@@ -14,7 +15,10 @@ log = logging.getLogger("cloudq.worker")
 
 
 class Leases:
-    """Extends each lease when a third of it has passed. Runs in the supervisor's process."""
+    """Extends each lease when a third of it has passed. Runs in the supervisor's process.
+
+    `lease` is what is asked for; a queue may give more or less.
+    """
 
     def __init__(self, broker: Broker, flights: Flights, lease: float) -> None:
         self._broker = broker
@@ -23,14 +27,9 @@ class Leases:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
-    @property
-    def margin(self) -> float:
-        """What is taken off a lease's end for the time that requests take."""
-        return min(2.0, self._lease / 5)
-
-    def ends(self) -> float:
+    def ends(self, lease: float) -> float:
         """When a lease that was given just now ends, to be on the safe side; monotonic."""
-        return time.monotonic() + self._lease - self.margin
+        return time.monotonic() + lease - _margin(lease)
 
     def start(self) -> None:
         self._thread.start()
@@ -40,23 +39,33 @@ class Leases:
         self._thread.join(5.0)
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._lease / 12):
+        shortest = self._lease
+        while not self._stopped.wait(min(shortest, self._lease) / 12):
             try:
+                flights = self._flights.all()
+                shortest = min(self._lengths(flights).values(), default=self._lease)
                 self.extend(time.monotonic())
             except Exception:  # without this thread every lease would end
                 log.exception("leases were not extended, and are tried again")
 
+    def _lengths(self, flights: Sequence[Flight]) -> dict[str, float]:
+        """How long an extended lease is, by queue."""
+        queues = {flight.delivery.queue for flight in flights}
+        return {queue: self._broker.lease(queue, self._lease) for queue in queues}
+
     def extend(self, now: float) -> None:
         """Extend what is due."""
-        due_within = self._lease * 2 / 3 - self.margin
-        due = [
-            flight
-            for flight in self._flights.all()
-            if not flight.lost and flight.lease_ends - now < due_within
-        ]
+        flights = [flight for flight in self._flights.all() if not flight.lost]
+        lengths = self._lengths(flights)
+
+        def due_within(flight: Flight) -> float:
+            length = lengths[flight.delivery.queue]
+            return length * 2 / 3 - _margin(length)
+
+        due = [flight for flight in flights if flight.lease_ends - now < due_within(flight)]
         if not due:
             return
-        ends = self.ends()
+        ends = {queue: self.ends(length) for queue, length in lengths.items()}
         refused = {
             id(refusal.delivery): refusal
             for refusal in self._broker.extend([f.delivery for f in due], lease=self._lease)
@@ -68,7 +77,7 @@ class Leases:
             if flight.lease_ends < answered:
                 flight.doubtful = True
             if refusal is None:
-                flight.lease_ends = ends
+                flight.lease_ends = ends[flight.delivery.queue]
             elif refusal.code is Code.LEASE_LOST:
                 self._lost(flight)
         passing = [refusal for refusal in refused.values() if refusal.code is not Code.LEASE_LOST]
@@ -80,3 +89,8 @@ class Leases:
         flight.lost = True
         if not flight.settling:  # a settled one is gone because it was acked a moment ago
             log.warning("the lease of message %s was lost", flight.delivery.id)
+
+
+def _margin(lease: float) -> float:
+    """What is taken off a lease's end for the time that requests take."""
+    return min(2.0, lease / 5)

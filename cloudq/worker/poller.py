@@ -110,7 +110,7 @@ class Poller:
     def _idle(self) -> bool:
         """Wait for the first message of an empty queue; whether one came."""
         deliveries = self._receive(1, self._wait)
-        flights = self._flights.add(deliveries, self._leases.ends())
+        flights = self._in_hand(deliveries)
         if flights and not self._slots.take(self.queue, 1):
             self._flights.remove(flights)
             self._broker.release(deliveries)
@@ -141,7 +141,11 @@ class Poller:
 
     def _accept(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries:
-            self._open(self._flights.add(deliveries, self._leases.ends()))
+            self._open(self._in_hand(deliveries))
+
+    def _in_hand(self, deliveries: Sequence[Delivery]) -> list[Flight]:
+        ends = self._leases.ends(min((d.lease for d in deliveries), default=0.0))
+        return self._flights.add(deliveries, ends)
 
     def _open(self, flights: Sequence[Flight]) -> None:
         """Sort what came into jobs and settlements; held in hand while the store is down."""

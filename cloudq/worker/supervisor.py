@@ -27,6 +27,7 @@ from cloudq.worker.dispatcher import Dispatcher
 from cloudq.worker.flight import Flight, Flights
 from cloudq.worker.leases import Leases
 from cloudq.worker.options import WorkerOptions
+from cloudq.worker.parked import Parked
 from cloudq.worker.poller import Poller
 from cloudq.worker.settler import Settler
 from cloudq.worker.slots import Slots
@@ -64,6 +65,11 @@ class Worker:
             ordered=lambda queue: app.broker.limits(queue).ordered,
             release=self._release,
             max_tasks_per_child=options.max_tasks_per_child,
+        )
+        self._parked = Parked(
+            app.broker,
+            [queue for queue, _ in options.queues],
+            poll=app.conf.worker_parked_poll,
         )
         self._pollers = [self._poller(queue) for queue, _ in options.queues]
         self._children: list[Child] = []
@@ -115,6 +121,7 @@ class Worker:
     def _start(self) -> None:
         self._leases.start()
         self._settler.start()
+        self._parked.start()
         self._fill()
         for poller in self._pollers:
             poller.start()
@@ -132,6 +139,7 @@ class Worker:
         deadline = time.monotonic() + self._options.grace
         for poller in self._pollers:
             poller.stop()
+        self._parked.stop()
         self._slots.close()
         self._dispatcher.close()
         said = False

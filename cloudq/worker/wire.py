@@ -36,7 +36,7 @@ def pack_job(number: int, job: Job) -> PackedJob:
 def unpack_job(packed: PackedJob, limit: int) -> tuple[int, Job]:
     number, queue, name, body, attempts, group, retries, fenced = packed
     delivery = Delivery(
-        queue=queue, id=name, body=body, receipt=None, attempts=attempts, lease=0.0, group=group
+        queue=queue, id=name, body=body, receipt=number, attempts=attempts, lease=0.0, group=group
     )
     message = decode(body, limit=limit)
     if message.queue != queue or message.retries != retries:

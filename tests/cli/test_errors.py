@@ -17,7 +17,7 @@ def is_one_line(text: str) -> bool:
     ("args", "says"),
     [
         (("queues", "list", "-b", "sqss://"), "did you mean sqs?"),
-        (("queues", "list", "-b", "pubsub://x"), 'no broker for "pubsub://"'),
+        (("queues", "list", "-b", "amqp://x"), 'no broker for "amqp://"'),
         (("queues", "list", "-b", "nowhere"), "is not a URL such as"),
         (("queues", "list", "-b", "sqs://nowhere"), "is not an AWS region such as eu-west-1"),
         (("queues", "list", "-b", "sqlite:///missing/x.db"), "create it first"),
@@ -45,7 +45,13 @@ def is_one_line(text: str) -> bool:
         (("dead", "redrive", "default"), "name their ids, or say --all or --task"),
         (("dead", "show", "default", "x"), "no dead letter x"),
         (("demo", "missing"), "there is no folder"),
-        (("demo", ".", "-b", "memory://", "--backend", "none"), "add --backend URL"),
+        (("demo", ".", "-b", "sqlite:///a.db", "--backend", "none"), "add --backend URL"),
+        (("demo", ".", "-b", "memory://"), "memory:// lives and dies within one process"),
+        (
+            ("call", "-A", "shop", "shop.add", "1", "2", "-b", "memory://"),
+            "use a file, as -b sqlite",
+        ),
+        (("worker", "-A", "shop", "--backend", "memory://"), "lives and dies within one process"),
     ],
 )
 def test_a_bad_input_is_one_line_that_says_what_to_do(command, args, says):
@@ -101,13 +107,11 @@ def test_a_bad_environment_is_one_line_too(command, env, says):
 
 
 def test_a_missing_extra_names_what_to_install(command, tmp_path: Path):
-    installed = tmp_path / "site" / "adapter-1.0.dist-info"
-    installed.mkdir(parents=True)
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: adapter\nVersion: 1.0\n")
-    (installed / "entry_points.txt").write_text("[cloudq.brokers]\npubsub = not_there:open\n")
-    ran = command("queues", "list", "-b", "pubsub://p", env={"PYTHONPATH": str(installed.parent)})
+    gone = "raise ModuleNotFoundError('No module named boto3', name='boto3')"
+    (tmp_path / "boto3.py").write_text(gone)
+    ran = command("queues", "list", "-b", "sqs://eu-west-1", env={"PYTHONPATH": str(tmp_path)})
     assert (ran.code, is_one_line(ran.err)) == (2, True)
-    assert 'needs the package not_there: pip install "cloudq[gcp]"' in ran.err
+    assert 'needs the package boto3: pip install "cloudq[aws]"' in ran.err
 
 
 def test_no_credentials_says_where_they_are_looked_for(command):

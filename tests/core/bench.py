@@ -15,6 +15,7 @@ from cloudq.driver import Delivery, Peeked
 from cloudq.execution import Executor
 from cloudq.message import TaskMessage
 from cloudq.outcome import Job
+from cloudq.parking import Parking
 from cloudq.record import Record, State
 from cloudq.settlement import Settled, Settlement, commit, dispose
 from cloudq_local.memory_backend import MemoryBackend, MemoryItems
@@ -45,8 +46,15 @@ class Bench(CloudQ):
         self.queues = MemoryBroker(self.held)
         self.wire = FaultyBroker(self.queues)
         self.store = FaultyStore(MemoryBackend(MemoryItems(self.clock)))
-        self._broker = Broker(self.wire, url="faulty://", publish_retries=self.conf.publish_retries)
-        self._backend = Backend(self.store, url="faulty://", expires=self.conf.result_expires)
+        self._backend = backend = Backend(
+            self.store, url="faulty://", expires=self.conf.result_expires
+        )
+        self._broker = Broker(
+            self.wire,
+            url="faulty://",
+            publish_retries=self.conf.publish_retries,
+            parking=Parking(lambda: backend),
+        )
 
     def close(self) -> None:
         super().close()

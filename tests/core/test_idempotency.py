@@ -239,3 +239,41 @@ def test_without_a_backend_there_is_nothing_to_claim(app: Bench, charge: Any) ->
     charge.delay(1)
     app.work()
     assert len(charge.runs) == 2
+
+
+def test_two_copies_of_one_message_delivered_at_once_run_once(app: Bench, charge: Any) -> None:
+    result = charge.delay(1)
+    delivery = app.one()
+    copy = replace(delivery, receipt="another lease")
+    job, other = app.job(delivery), app.job(copy)
+    settlement = app.runner.run(job)
+    assert f"an equal call, {result.id}, is running" in app.runner.run(other).reason
+    app.finish(delivery, settlement)
+    again = app.runner.run(app.job(copy)) if app.runner.open([copy])[0] else None
+    assert again is None
+    assert len(charge.runs) == 1
+
+
+def test_the_same_delivery_may_claim_again(app: Bench, charge: Any) -> None:
+    charge.delay(1)
+    job = app.job(app.one())
+    app.runner.run(job)  # and the process that ran it died
+    assert app.runner.run(job).state is State.SUCCESS
+    assert len(charge.runs) == 2
+
+
+def test_a_later_delivery_takes_the_claim_over(app: Bench, charge: Any) -> None:
+    charge.delay(1)
+    app.runner.run(app.job(app.one()))
+    app.lose_leases()
+    assert app.step().state is State.SUCCESS
+    assert len(charge.runs) == 2
+
+
+def test_an_earlier_delivery_does_not_take_it_back(app: Bench, charge: Any) -> None:
+    charge.delay(1)
+    early = app.job(app.one())
+    app.lose_leases()
+    app.runner.run(app.job(app.one()))
+    assert "is running" in app.runner.run(early).reason
+    assert len(charge.runs) == 1

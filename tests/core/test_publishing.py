@@ -151,7 +151,6 @@ def test_a_message_over_the_limit_is_refused_before_anything_is_sent(app: Bench,
     [
         ({"ordered": False}, {"group_key": "g"}, "keeps no order, so group_key would do nothing"),
         ({"dedup_window": 0.0}, {"dedup_key": "d"}, "does not deduplicate: use idempotency_key"),
-        ({"max_delay": 0.0}, {"countdown": 5.0}, "cannot delay single messages"),
     ],
 )
 def test_an_option_that_the_broker_cannot_honour_is_refused(

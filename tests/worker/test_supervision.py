@@ -109,8 +109,8 @@ def test_all_that_are_past_their_limit_end_together(sqlite_place: Place) -> None
     records = wait_for(stalls, timeout=12)
     assert {record.state for record in records} == {State.FAILURE}
     assert isinstance(stalls[0].get(propagate=False), TimeLimitExceeded)
-    # Those that were handed out a moment later may have had some of their time left.
-    assert sqlite_place.counts().total() <= 6
+    # Those that were handed out a moment later may have had some of their time left: once more.
+    assert max(sqlite_place.counts().values()) <= 2
 
 
 def test_an_idle_worker_rests_also_where_it_may_not_wait(
