@@ -227,7 +227,7 @@ class CloudQ:
             return task.apply_async(args, kwargs, **options)
         if self.conf.task_always_eager:
             raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
-        message = self._envelope(name, Options(**options), args, kwargs or {})
+        message = self._envelope(name, Options.of(options), args, kwargs or {})
         self._send([message], named="task_id" in options)
         return self.AsyncResult(message.id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from importlib import import_module
@@ -120,7 +121,7 @@ def load(values: Mapping[str, Any]) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from error
+        raise ConfigurationError(_explain(error, values)) from error
     except ValueError as error:  # a TOML file or a variable that does not parse
         raise ConfigurationError(f"the settings cannot be read: {error}") from error
 
@@ -138,12 +139,29 @@ def from_object(source: object) -> dict[str, Any]:
     return plain_names({name: getattr(source, name) for name in dir(source) if name in known})
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
     lines: list[str] = []
     for item in error.errors():
         name = ".".join(map(str, item["loc"])) or "settings"
         if item["type"] == "extra_forbidden":
-            lines.append(f"there is no setting {name!r}; known: {', '.join(Settings.model_fields)}")
+            close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            hint = f" did you mean {close[0]}?" if close else ""
+            known = ", ".join(Settings.model_fields)
+            origin = _origin(name, values)
+            lines.append(f"there is no setting {name!r}{origin}:{hint} known: {known}")
         else:
-            lines.append(f"setting {name!r}: {item['msg']} (got {item['input']!r})")
+            origin = _origin(name, values)
+            lines.append(f"setting {name!r}{origin}: {item['msg']} (got {item['input']!r})")
     return "; ".join(lines)
+
+
+def _origin(name: str, values: Mapping[str, Any]) -> str:
+    """Where a setting that was not given in code comes from."""
+    setting = name.partition(".")[0]
+    if setting in values:
+        return ""
+    variable = f"CLOUDQ_{setting.upper()}"
+    if any(given.upper() == variable for given in os.environ):
+        return f" from {variable}"
+    file = _config_file()
+    return f" in {file}" if file.is_file() else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -145,16 +146,31 @@ class Options:
     def __post_init__(self) -> None:
         if self.countdown is not None and self.eta is not None:
             raise InvalidArguments("countdown and eta exclude each other: give one of them")
-        for name in ("countdown", "time_limit", "soft_time_limit"):
+        for name in ("countdown", "time_limit", "soft_time_limit", "expires"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
+            if value is None or isinstance(value, datetime):
+                continue
+            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise InvalidArguments(
-                    f"{name} is {value}: it must be a number of seconds from 0 on"
+                    f"{name} is {value!r}: it must be a number of seconds from 0 on"
                 )
         for name in ("eta", "expires"):
             value = getattr(self, name)
             if isinstance(value, datetime) and value.tzinfo is None:
                 raise InvalidArguments(f"{name} has no time zone: use datetime.now(UTC) + ...")
+        if self.eta is not None and not isinstance(self.eta, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidArguments(
+                f"eta is {self.eta!r}: it must be a datetime with a time zone, or use countdown"
+            )
+        for name in ("task_id", "queue", "group_key", "dedup_key", "idempotency_key"):
+            if getattr(self, name) == "":
+                raise InvalidArguments(f"{name} is empty: leave it out, or name one")
+
+    @classmethod
+    def of(cls, options: CallOptions) -> Options:
+        """The options given by name. Raises `TypeError` for one that there is not."""
+        _check_names(options)
+        return cls(**options)
 
     def not_before(self, now: float) -> float | None:
         if self.eta is not None:
@@ -166,6 +182,15 @@ class Options:
         if isinstance(value, datetime):
             return value.timestamp()
         return None if value is None else now + value
+
+
+def _check_names(options: CallOptions) -> None:
+    known = CallOptions.__annotations__
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" did you mean {close[0]}?" if close else ""
+            raise TypeError(f"there is no call option {name!r}:{hint} known: {', '.join(known)}")
 
 
 class Publisher(Protocol):
@@ -272,7 +297,10 @@ class Task(Generic[P, R]):
         )
 
     def _merged(self, options: CallOptions) -> Options:
-        return replace(self._call_options, **options) if options else self._call_options
+        if not options:
+            return self._call_options
+        _check_names(options)
+        return replace(self._call_options, **options)
 
     @property
     def request(self) -> Request:

@@ -94,7 +94,10 @@ def test_debug_shows_the_traceback_of_the_cause(command, project):
 @pytest.mark.parametrize(
     ("env", "says"),
     [
-        ({"CLOUDQ_LEASE": "long"}, "setting 'lease': Input should be a valid number"),
+        (
+            {"CLOUDQ_LEASE": "long"},
+            "setting 'lease' from CLOUDQ_LEASE: Input should be a valid number",
+        ),
         ({"CLOUDQ_CONFIG": "gone.toml"}, "CLOUDQ_CONFIG names gone.toml"),
         ({"CLOUDQ_APP": "gone:app"}, "there is no module 'gone' here"),
         ({"CLOUDQ_BROKER": "sqss://"}, "did you mean sqs?"),

@@ -162,7 +162,7 @@ def test_after_too_many_deaths_it_is_worker_lost_and_dead_lettered(app: Bench) -
 
 def test_expired_is_revoked_unrun(app: Bench) -> None:
     task = task_of(app)
-    result = task.apply_async(expires=-1.0)
+    result = task.apply_async(expires=0.0)
     settlement = app.step()
     assert (settlement.state, settlement.action) == (State.REVOKED, Action.ACK)
     assert (app.record(result).error, task.runs, app.left()) == ("expired", [], 0)

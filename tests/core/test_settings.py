@@ -127,7 +127,8 @@ def test_the_order_of_sources_holds_under_either_name(
 
 def test_an_unknown_setting_lists_the_known() -> None:
     with pytest.raises(
-        ConfigurationError, match=r"there is no setting 'brokr'; known: broker, backend, include"
+        ConfigurationError,
+        match=r"there is no setting 'brokr': did you mean broker\? known: broker, backend, include",
     ):
         CloudQ(brokr="memory://")
     app = CloudQ()
@@ -209,3 +210,18 @@ def test_include_is_imported_on_load(elsewhere: Path, monkeypatch: pytest.Monkey
     CloudQ(include=["shop_tasks_for_include"]).load()
     with pytest.raises(ConfigurationError, match="include: cannot import 'shop_missing'"):
         CloudQ(include=["shop_missing"]).load()
+
+
+def test_a_bad_value_from_outside_names_where_it_stands(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere / "cloudq.toml").write_text("lease = 0\nbrokr = 'x'\n")
+    with pytest.raises(ConfigurationError, match=r"setting 'lease' in cloudq\.toml: ") as caught:
+        CloudQ()
+    assert "no setting 'brokr' in cloudq.toml: did you mean broker?" in str(caught.value)
+    (elsewhere / "cloudq.toml").unlink()
+    monkeypatch.setenv("CLOUDQ_LEASE", "0")
+    with pytest.raises(ConfigurationError, match="setting 'lease' from CLOUDQ_LEASE: "):
+        CloudQ()
+    with pytest.raises(ConfigurationError, match="setting 'lease': "):
+        CloudQ(lease=0.1)

@@ -367,8 +367,13 @@ def test_an_eta_in_the_past_and_no_countdown_are_due_now(app: Bench) -> None:
         ({"soft_time_limit": 0}, "soft_time_limit: "),
         ({"eta": datetime(2026, 1, 1)}, "eta has no time zone"),  # noqa: DTZ001
         ({"expires": datetime(2026, 1, 1)}, "expires has no time zone"),  # noqa: DTZ001
-        ({"expires": float("nan")}, "expires: "),
-        ({"expires": float("inf")}, "expires: "),
+        ({"expires": float("nan")}, "expires is nan"),
+        ({"expires": float("inf")}, "expires is inf"),
+        ({"expires": -1.0}, "expires is -1.0: it must be a number of seconds from 0 on"),
+        ({"countdown": "5"}, "countdown is '5': it must be a number of seconds"),
+        ({"eta": "soon"}, "eta is 'soon': it must be a datetime with a time zone"),
+        ({"queue": ""}, "queue is empty"),
+        ({"task_id": ""}, "task_id is empty"),
         ({"expires": 1e15}, "expires: "),
         ({"headers": {"a": 1}}, "headers.a: "),
         ({"task_id": 5}, "id: "),
@@ -519,3 +524,15 @@ def test_strange_hints_without_a_model_are_nobodys_business(app: Bench) -> None:
 
     take.delay(None)
     assert [s.state for s in app.work()] == [State.SUCCESS]
+
+
+def test_an_unknown_option_names_the_one_that_was_meant(app: Bench) -> None:
+    task = app.task(add)
+    options: Any = {"count_down": 5}
+    for call in (
+        lambda: task.apply_async([1], **options),
+        lambda: task.options(**options),
+        lambda: app.send_task("elsewhere.task", **options),
+    ):
+        with pytest.raises(TypeError, match=r"'count_down': did you mean countdown\?"):
+            call()
