@@ -102,8 +102,13 @@ class Dispatcher:
     def pump(self) -> None:
         """Give children what they have room for."""
         orders: dict[Child, list[Flight]] = {}
+        lost: list[Flight] = []
         with self._lock:
             while self._ready and not self._closed:
+                if self._ready[0].lost:  # somebody else has the message by now
+                    flight = self._ready.popleft()
+                    lost += [flight, *self._close_lane(flight)]
+                    continue
                 child = max(self._children, key=lambda child: child.free, default=None)
                 if child is None or child.free <= 0:
                     break
@@ -115,6 +120,8 @@ class Dispatcher:
                     child.retiring = True
         for child, flights in orders.items():
             child.send(flights)
+        if lost:
+            self._release(lost, "its lease was lost before it was started")
 
     def overdue(self, now: float) -> list[tuple[Child, Flight]]:
         """The flights that are past their hard limit, with the children that run them."""
@@ -155,7 +162,11 @@ class Dispatcher:
             else:
                 del self._lanes[lane]
             return []
-        return list(self._lanes.pop(lane))
+        return self._close_lane(flight)
+
+    def _close_lane(self, flight: Flight) -> list[Flight]:
+        lane = self._lane(flight)
+        return list(self._lanes.pop(lane, ())) if lane is not None else []
 
     def _time(self, flight: Flight) -> None:
         limit = self._limit_of(flight)

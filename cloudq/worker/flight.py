@@ -15,7 +15,8 @@ class Flight:
     """One delivery in hand. Times are monotonic seconds.
 
     `lease_ends` is when others may get the message; `doubtful` is set once that moment may have
-    passed, and stays. `stop_at` is the hard limit of the task while a child runs it.
+    passed, and stays. `stop_at` is the hard limit of the task while a child runs it. `restarts`
+    counts how often its child was killed for the sake of another task.
     """
 
     number: int
@@ -26,6 +27,7 @@ class Flight:
     lost: bool = False
     stop_at: float | None = None
     settling: bool = False
+    restarts: int = 0
 
 
 class Flights:

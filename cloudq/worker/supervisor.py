@@ -38,6 +38,8 @@ log = logging.getLogger("cloudq.worker")
 _LOST_AFTER = 1.0
 # After so many children in a row that died before they were ready none ever will be.
 _MOST_YOUNG_DEATHS = 5
+# A task whose neighbours are stopped so often goes back to its queue, where that is counted.
+_MOST_RESTARTS = 3
 _TICK = 0.05
 _PATIENCE = 0.2
 
@@ -266,9 +268,14 @@ class Worker:
         if child.killed_for:
             for culprit in child.killed_for:
                 self._time_limit_exceeded(culprit)
-            self._dispatcher.again([f for f in left if f not in child.killed_for])
-            return
-        if not child.stopped:
+            others = [flight for flight in left if flight not in child.killed_for]
+            for flight in others:
+                flight.restarts += 1
+            self._dispatcher.again([f for f in others if f.restarts <= _MOST_RESTARTS])
+            left = [flight for flight in others if flight.restarts > _MOST_RESTARTS]
+            if not left:
+                return
+        elif not child.stopped:
             log.error(
                 "child %d died (exit code %s) with %d tasks: they come back",
                 child.pid,

@@ -152,6 +152,32 @@ def test_what_comes_to_a_dispatcher_that_was_closed_goes_back(app: CloudQ) -> No
     assert back == [fresh, innocent]
 
 
+def test_what_has_lost_its_lease_is_not_started(app: CloudQ) -> None:
+    back: list[Flight] = []
+    dispatcher = Dispatcher(
+        limit_of=lambda flight: None,
+        ordered=lambda queue: False,
+        release=lambda flights, reason: back.extend(flights),
+        max_tasks_per_child=None,
+    )
+    lost, held = in_hand(app, 2)
+    lost.lost = True
+    dispatcher.submit([lost, held])
+    assert back == [lost]
+    dispatcher.close()
+    assert back == [lost, held]
+
+
+def test_a_neighbour_of_tasks_that_are_stopped_goes_back_in_the_end(sqlite_place: Place) -> None:
+    worker = sqlite_place.start(*ONE, "--threads", "2")
+    sqlite_place.app.send_task("drill_tasks.nap", ["nap", 60.0])
+    until(lambda: "start nap" in sqlite_place.entries(), within=10, what="the nap starts")
+    for number in range(4):
+        spin = sqlite_place.app.send_task("drill_tasks.spin", [f"spin {number}"])
+        assert isinstance(spin.get(timeout=20, propagate=False), TimeLimitExceeded)
+    until(lambda: "(its process died)" in worker.log(), within=10, what="the nap goes back")
+
+
 @pytest.fixture
 def undisturbed() -> Iterator[None]:
     """No other thread runs until this one waits."""
