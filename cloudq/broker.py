@@ -256,12 +256,15 @@ class Broker:
             failed += [replace(failure, index=start + failure.index) for failure in refused]
         return failed
 
-    def send_parked(self, queue: str) -> float | None:
+    def send_parked(self, queue: str, *, every: float = 0.0) -> float | None:
         """Send on the parked messages that are due; when the next one is, None if none is known.
 
-        Raises `BackendError` as well.
+        With `every` the store is asked only when a look is that many seconds past, or when one
+        that this process knows of is due. Raises `BackendError` as well.
         """
         if self._parking is None or not self.parks(queue):
+            return None
+        if every and not self._parking.worth_a_look(queue, every=every):
             return None
 
         def send(batch: Sequence[Outgoing]) -> Sequence[Failure]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 
 from cloudq.backend import Backend
 from cloudq.driver import (
@@ -44,6 +45,8 @@ class Parking:
         self._backend = backend
         self._owner = new_id()
         self._parked = threading.Event()
+        # By queue: when it was last looked at, and what is known of the next one's time.
+        self._looked: dict[str, tuple[float, float]] = {}
 
     def park(self, queue: str, messages: Sequence[Outgoing]) -> list[str | Failure]:
         """Keep messages until their delays have passed; each one's handle, or why it was refused.
@@ -57,6 +60,8 @@ class Parking:
             for handle, message in zip(handles, messages, strict=True)
         ]
         failed = self._backend().put(items)
+        looked, due = self._looked.get(queue, (0.0, inf))
+        self._looked[queue] = looked, min(due, *(now + m.delay for m in messages))
         self._parked.set()
         return [failed.get(place, handle) for place, handle in enumerate(handles)]
 
@@ -95,15 +100,18 @@ class Parking:
 
         The time is epoch seconds. Raises what `send` raises; what it refuses stays parked.
         """
-        due = self.parked(queue, count=batch)
-        if not due or due[0].due > time.time():
-            return due[0].due if due else None
-        if not self._claim(queue):
-            return time.time() + _CLAIM / 10
-        try:
-            return self._send_due(queue, send, batch)
-        finally:
-            self._unclaim(queue)
+        now = time.time()
+        page = self.parked(queue, count=batch)
+        due = page[0].due if page else None
+        if due is not None and due <= now:
+            due = self._send_claimed(queue, send, batch)
+        self._looked[queue] = now, inf if due is None else due
+        return due
+
+    def worth_a_look(self, queue: str, *, every: float) -> bool:
+        """Whether one may be due, or the last look is `every` seconds past."""
+        looked, due = self._looked.get(queue, (0.0, inf))
+        return time.time() >= min(looked + every, due)
 
     def wait(self, timeout: float) -> None:
         """Wait until this process parks a message, or for `timeout` seconds."""
@@ -113,6 +121,14 @@ class Parking:
     def wake(self) -> None:
         """End a `wait` of another thread."""
         self._parked.set()
+
+    def _send_claimed(self, queue: str, send: Send, batch: int) -> float | None:
+        if not self._claim(queue):
+            return time.time() + _CLAIM / 10
+        try:
+            return self._send_due(queue, send, batch)
+        finally:
+            self._unclaim(queue)
 
     def _send_due(self, queue: str, send: Send, batch: int) -> float | None:
         ends = time.time() + _CLAIM / 2

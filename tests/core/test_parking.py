@@ -116,6 +116,22 @@ def test_what_the_broker_does_not_take_stays_parked(app: Bench, task: Any) -> No
     assert [m["args"] for m in app.sent()] == [[2], [1]]
 
 
+def test_a_busy_function_asks_the_store_now_and_then(app: Bench, task: Any) -> None:
+    for _ in range(10):
+        app.broker.send_parked("default", every=5.0)
+    assert app.store.calls["query"] == 1
+    task.apply_async([1], countdown=2)
+    app.broker.send_parked("default", every=5.0)
+    assert app.store.calls["query"] == 1
+    app.clock.ahead += 2
+    app.broker.send_parked("default", every=5.0)
+    assert app.left() == 1
+    app.clock.ahead += 6
+    before = app.store.calls["query"]
+    app.broker.send_parked("default", every=5.0)
+    assert app.store.calls["query"] == before + 1
+
+
 def test_one_at_a_time_sends_on(app: Bench, task: Any) -> None:
     task.apply_async([1], countdown=60)
     app.clock.ahead += 61
