@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A stamp for each set of extras: made again when what is to be installed has changed.
 CORE := $(VENV)/.installed-core
-AWS := $(VENV)/.installed-aws
+CLOUDS := $(VENV)/.installed-clouds
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
@@ -43,7 +43,7 @@ docs: $(DEV) ## write the tables of docs/ that are made from the code
 bench: $(DEV) ## measure throughput and latency on this machine
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
-localstack: $(AWS) ## run SQS and DynamoDB here, without docker, and print the exports
+localstack: $(CLOUDS) ## run the clouds' services here, without docker; ARGS="aws" chooses
 	@$(BIN)/python localstack/up.py $(ARGS)
 
 mutate: $(DEV) ## break each driver on purpose: the contracts must notice
@@ -53,16 +53,16 @@ clean: ## remove the environment, the local servers and the caches
 	rm -rf $(VENV) .state build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(CORE) $(AWS) $(DEV): pyproject.toml constraints.txt | $(BIN)/python
+$(CORE) $(CLOUDS) $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'installing cloudq$(patsubst %,[%],$(EXTRA)) into $(VENV) ...'
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
 	  -e '.$(patsubst %,[%],$(EXTRA))'
 	@touch $@ $(COVERS)
 
-$(AWS): EXTRA := aws
-$(AWS): COVERS := $(CORE)
+$(CLOUDS): EXTRA := aws,gcp,azure
+$(CLOUDS): COVERS := $(CORE)
 $(DEV): EXTRA := dev
-$(DEV): COVERS := $(CORE) $(AWS)
+$(DEV): COVERS := $(CORE) $(CLOUDS)
 
 $(BIN)/python:
 	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \

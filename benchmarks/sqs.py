@@ -13,7 +13,8 @@ from bench_tasks import app, count_requests, noop
 from harness import BenchWorker, Figure, until, worker
 
 from cloudq import AsyncResult, wait_for
-from localstack.up import Endpoint, start
+from localstack.aws import MINISTACK
+from localstack.servers import Endpoint, start
 
 COUNT = 2_000
 IDLE = 60.0
@@ -36,7 +37,7 @@ class Requests:
 def measure(quick: bool) -> Iterator[Figure]:
     """Everything that SQS bills, over a local server."""
     count = COUNT // 10 if quick else COUNT
-    with tempfile.TemporaryDirectory() as folder, start() as endpoint:
+    with tempfile.TemporaryDirectory() as folder, start(MINISTACK) as endpoint:
         os.environ.update(endpoint.environment)
         requests = Requests(Path(folder, "requests"))
         table = "bench"

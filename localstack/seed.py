@@ -1,12 +1,18 @@
-"""Make the queues and the table that examples and tests expect, through cloudq's own drivers.
+"""Make the queues and the store that examples expect, through cloudq's own drivers.
 
-Reads the address of the service from the normal AWS environment (AWS_ENDPOINT_URL and so on).
+Which ones, CLOUDQ_BROKER and CLOUDQ_BACKEND say, and where they are, the normal environment of the
+cloud's SDK (AWS_ENDPOINT_URL, PUBSUB_EMULATOR_HOST and so on): what `up.py` prints.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import closing
+from pathlib import Path
+
+if not __package__:  # run as a file; the folder of one has a google.py and an azure.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 try:
     from cloudq import plugins
@@ -14,30 +20,39 @@ try:
     from cloudq.driver import QueueAdmin, StoreAdmin
     from cloudq.errors import CloudQError
 except ModuleNotFoundError as missing:
-    sys.exit(f"{missing}: pip install -e '.[aws]' first, or use up.py --no-seed")
+    sys.exit(f"{missing}: pip install -e '.[all]' first, or use up.py --no-seed")
 
 QUEUES = ("default", "high", "orders.fifo")
 LEASE = 60.0
 MAX_DELIVERIES = 10
 
 
+def seed_broker(url: str) -> None:
+    """Make the queues, each with its dead-letter queue."""
+    with closing(plugins.open_broker(url)) as broker:
+        assert isinstance(broker, QueueAdmin)
+        for queue in QUEUES:
+            deliveries = queue_deliveries(broker.limits(queue), MAX_DELIVERIES)
+            broker.create(queue, lease=LEASE, max_deliveries=deliveries)
+    print(f"queues {', '.join(QUEUES)} of {url}")
+
+
+def seed_backend(url: str) -> None:
+    """Make the table, or whatever holds the results."""
+    with closing(plugins.open_backend(url)) as store:
+        assert isinstance(store, StoreAdmin)
+        store.create_store()
+    print(f"store {url}")
+
+
 def main() -> None:
-    """Seed the service that CLOUDQ_BROKER and CLOUDQ_BACKEND name."""
-    broker = plugins.open_broker(os.environ.get("CLOUDQ_BROKER", "sqs://"))
-    assert isinstance(broker, QueueAdmin)
-    for queue in QUEUES:
-        deliveries = queue_deliveries(broker.limits(queue), MAX_DELIVERIES)
-        broker.create(queue, lease=LEASE, max_deliveries=deliveries)
-        print(f"queue {queue}")
-    broker.close()
-    url = os.environ.get("CLOUDQ_BACKEND", "dynamodb://cloudq")
-    if url == "none":
-        return
-    store = plugins.open_backend(url)
-    assert isinstance(store, StoreAdmin)
-    store.create_store()
-    store.close()
-    print(f"table {url}")
+    """Seed what the environment names; one of the two may be missing."""
+    if broker := os.environ.get("CLOUDQ_BROKER"):
+        seed_broker(broker)
+    if (backend := os.environ.get("CLOUDQ_BACKEND", "none")) != "none":
+        seed_backend(backend)
+    if not broker and backend == "none":
+        sys.exit("nothing to seed: set CLOUDQ_BROKER or CLOUDQ_BACKEND")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: an environment that is nobody's own, and the local AWS endpoint."""
+"""Fixtures of the whole suite: an environment that is nobody's own, and each cloud's services."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from localstack.up import REGION, Endpoint
-from tests.servers import ministack
+from localstack.aws import MINISTACK, REGION
+from localstack.azure import SERVICEBUS, TABLES
+from localstack.google import FIRESTORE, PUBSUB
+from localstack.servers import FOREIGN, Endpoint
+from tests.servers import serving
 
 # A shell starts what it puts in the background with SIGINT ignored, and that is inherited: the
 # programs that tests interrupt would not notice.
@@ -18,14 +21,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session", autouse=True)
 def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
-    """Keep the user's own AWS and cloudq set-up out of every test, with keys that are nobody's."""
-    nowhere = tmp_path_factory.mktemp("aws")
+    """Keep the user's own clouds and set-up out of every test, with keys that are nobody's."""
+    nowhere = tmp_path_factory.mktemp("nobody")
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(("AWS_", "CLOUDQ_")) and name not in (
-                "CLOUDQ_STATE",
-                "CLOUDQ_DRILL",
-            ):
+            if name.startswith(FOREIGN) and name not in ("CLOUDQ_STATE", "CLOUDQ_DRILL"):
                 patch.delenv(name)
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -34,11 +34,43 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.Monkey
         patch.setenv("AWS_CONFIG_FILE", str(nowhere / "config"))
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere / "credentials"))
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        # Where the libraries look for what `gcloud auth` and `az login` have left.
+        patch.setenv("CLOUDSDK_CONFIG", str(nowhere / "gcloud"))
+        patch.setenv("NO_GCE_CHECK", "true")
+        patch.setenv("AZURE_CONFIG_DIR", str(nowhere / "azure"))
         yield patch
 
 
 @pytest.fixture(scope="session")
 def aws(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     """A real server of SQS and DynamoDB, without docker (see localstack/up.py)."""
-    with ministack() as endpoint:
+    with serving(MINISTACK) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def pubsub(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """Google's own emulator of Pub/Sub."""
+    with serving(PUBSUB) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def firestore(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """Google's own emulator of Firestore."""
+    with serving(FIRESTORE) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def tables(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """Microsoft's own emulator of Table storage."""
+    with serving(TABLES) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def servicebus(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """A Service Bus that the SDK takes for Microsoft's emulator (see localstack/servicebus/)."""
+    with serving(SERVICEBUS) as endpoint:
         yield endpoint

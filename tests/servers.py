@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import NoReturn
 
 import pytest
 
-from localstack.up import Endpoint, UpError, start
+from localstack.servers import Endpoint, Spec, UpError, start
 
 
 @contextmanager
-def ministack() -> Iterator[Endpoint]:
-    """A real server for SQS and DynamoDB, stopped at the end of the block."""
-    try:
-        server = start()
-        endpoint = server.__enter__()
-    except UpError as error:
-        lacking(f"no local AWS endpoint: {error}")
-    try:
+def serving(spec: Spec) -> Generator[Endpoint]:
+    """A real server of some of a cloud's services, stopped at the end of the block."""
+    with ExitStack() as stack:
+        try:
+            endpoint = stack.enter_context(start(spec))
+        except UpError as error:
+            lacking(f"no local {spec.services}: {error}")
         yield endpoint
-    finally:
-        server.__exit__(None, None, None)
 
 
 def lacking(reason: str) -> NoReturn:

@@ -16,7 +16,7 @@ from cloudq.testing import BackendContract, UpdateContract
 from cloudq.testing.waiting import at_once
 from cloudq_aws.dynamodb import DynamoDB, open_backend
 from cloudq_aws.dynamodb_items import key_attributes, to_attributes
-from localstack.up import Endpoint
+from localstack.servers import Endpoint
 from tests.servers import skip_gap, unique
 
 # Part of a test's name -> what moto does otherwise than DynamoDB; the other stand-in runs them.

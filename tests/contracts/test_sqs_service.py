@@ -18,7 +18,7 @@ from cloudq.testing import collect, outgoing
 from cloudq.testing.waiting import HELD
 from cloudq_aws.errors import AwsError
 from cloudq_aws.sqs import SQS, open_broker
-from localstack.up import Endpoint
+from localstack.servers import Endpoint
 from tests.servers import unique
 
 

@@ -123,7 +123,7 @@ def test_a_busy_function_asks_the_store_now_and_then(app: Bench, task: Any) -> N
     task.apply_async([1], countdown=2)
     app.broker.send_parked("default", every=5.0)
     assert app.store.calls["query"] == 1
-    app.clock.ahead += 2
+    app.clock.ahead += 3
     app.broker.send_parked("default", every=5.0)
     assert app.left() == 1
     app.clock.ahead += 6

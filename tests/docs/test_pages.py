@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cloudq.codec import decode
-from localstack.up import Endpoint, seed
+from localstack.servers import Endpoint
+from localstack.up import seed
 from tests.docs.blocks import Command, Shell, blocks, commands, session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +45,7 @@ def test_readme_on_aws(tmp_path: Path, aws: Endpoint) -> None:
     readme = ROOT / "README.md"
     seed(aws)
     _read(readme, tmp_path, files_only=True)
-    _read(readme, tmp_path, after="## Without", environment=aws.environment)
+    _read(readme, tmp_path, after="## Without", environment=dict(aws.environment))
     with Shell(tmp_path, aws.environment) as shell:
         shell.run(Command(line="python -c 'import function'"))
 

@@ -8,7 +8,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.driver import StoreAdmin
-from localstack.up import Endpoint
+from localstack.servers import Endpoint
 from tests.lambda_.events import EventSource
 from tests.servers import unique
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from packaging.requirements import Requirement
 
-from localstack.up import state
+from localstack.servers import state
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (ROOT / "cloudq", ROOT / "adapters" / "cloudq_aws")

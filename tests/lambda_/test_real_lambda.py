@@ -24,7 +24,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.record import Record, State
-from localstack.up import Endpoint
+from localstack.servers import Endpoint
 from tests.lambda_.package import ROOT, build
 from tests.lambda_.runtime_host import RuntimeHost
 from tests.servers import unique

@@ -1,4 +1,4 @@
-"""The places that worker drills run at: SQLite, and SQS with DynamoDB."""
+"""The places that worker drills run at: SQLite, and each cloud's queue with its store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.driver import StoreAdmin
-from localstack.up import Endpoint
+from localstack.servers import Endpoint
 from tests.servers import unique
 from tests.worker.harness import HERE, Place
 
@@ -39,15 +39,48 @@ def sqs_place(aws: Endpoint, tmp_path: Path) -> Iterator[Place]:
         f"dynamodb://{table}?endpoint_url={aws.url}",
         queue,
     )
-    place.app.broker.admin.create(queue, lease=5, max_deliveries=30)
+    _make(place)
+    yield place
+    place.close()
+
+
+@pytest.fixture
+def pubsub_place(pubsub: Endpoint, firestore: Endpoint, tmp_path: Path) -> Iterator[Place]:
+    place = _place(
+        tmp_path,
+        f"pubsub://cloudq-local?emulator=127.0.0.1:{pubsub.port}",
+        f"firestore://cloudq-local/{unique('drill')}?emulator=127.0.0.1:{firestore.port}",
+        unique("drill"),
+    )
+    _make(place)
+    yield place
+    place.close()
+
+
+@pytest.fixture
+def servicebus_place(servicebus: Endpoint, tables: Endpoint, tmp_path: Path) -> Iterator[Place]:
+    table = unique("drill").replace("-", "")
+    backend = tables.environment["CLOUDQ_BACKEND"].replace("/cloudq?", f"/{table}?")
+    place = _place(tmp_path, servicebus.environment["CLOUDQ_BROKER"], backend, unique("drill"))
+    _make(place)
+    yield place
+    place.close()
+
+
+def _make(place: Place) -> None:
+    place.app.broker.admin.create(place.queue, lease=5, max_deliveries=30)
     assert place.app.backend is not None
     assert isinstance(place.app.backend.driver, StoreAdmin)
     place.app.backend.driver.create_store()
-    yield place
-    place.close()
 
 
 @pytest.fixture(params=["sqlite", "sqs"])
 def place(request: pytest.FixtureRequest) -> Place:
     """Each place in turn."""
+    return request.getfixturevalue(f"{request.param}_place")
+
+
+@pytest.fixture(params=["sqlite", "sqs", "pubsub", "servicebus"])
+def every_place(request: pytest.FixtureRequest) -> Place:
+    """Each place in turn, for what every cloud must stand."""
     return request.getfixturevalue(f"{request.param}_place")

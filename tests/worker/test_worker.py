@@ -13,7 +13,7 @@ import pytest
 
 from cloudq import CloudQ, State, TaskFailure, WorkerLost, wait_for
 from cloudq.driver import Outgoing
-from localstack.up import Endpoint
+from localstack.servers import Endpoint
 from tests.worker.harness import Place, until
 
 

@@ -1,0 +1,1 @@
+"""The clouds' services on this machine, without docker, for development and tests."""

@@ -1,0 +1,271 @@
+"""Starts one server on this machine, waits until it answers, and ends it whatever happens."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HOST = "127.0.0.1"
+
+# Settings of the user's own clouds, which would change how a server or a test behaves.
+FOREIGN = (
+    *("AWS_", "AZURE_", "SERVICEBUS_"),
+    *("FIRESTORE_", "GCLOUD_", "GCP_", "GOOGLE_", "PUBSUB_"),
+    "CLOUDQ_",
+)
+
+# A server is on a leash: when whoever started it dies, even by SIGKILL, the pipe on the standard
+# input closes, and the watch ends the server and what it started. The watch is a fork made before
+# the server takes this process over, so it works for a program in any language.
+_LEASH = """
+import os, signal, sys, time
+server = os.getpid()
+if os.fork():
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.execvp(sys.argv[1], sys.argv[1:])
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+os.dup2(1, 2)
+while os.read(0, 1024):
+    pass
+os.killpg(0, signal.SIGTERM)
+deadline = time.monotonic() + 5
+while os.getppid() == server and time.monotonic() < deadline:
+    time.sleep(0.05)
+os.killpg(0, signal.SIGKILL)
+"""
+
+
+class UpError(Exception):
+    """The server could not be installed or started; the message says what to do."""
+
+
+class EndedError(UpError):
+    """The server ended by itself before it was ready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """One kind of server: how it is run, how one sees that it is ready, and what it cannot do."""
+
+    name: str
+    cloud: str
+    services: str
+    lacks: str
+    ports: tuple[int, ...]
+    """Where `up.py` puts it; the first is the service's own."""
+    command: Callable[[Sequence[int]], Sequence[str]]
+    """The command line for these ports. Installs what is missing first, or raises `UpError`."""
+    exports: Callable[[Sequence[int]], Mapping[str, str]]
+    """What a program needs in its environment to work on the server."""
+    settings: Callable[[Sequence[int], Path], Mapping[str, str]] = lambda _ports, _folder: {}
+    """The server's own environment, for these ports and its working folder."""
+    scheme: str = "http"
+    health: str = ""
+    """The path that answers 200 when it is ready. Without one, open ports are enough."""
+    patience: float = 30.0
+    """Seconds until it must be ready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A running server."""
+
+    name: str
+    url: str
+    port: int
+    pid: int
+    log: Path
+    environment: Mapping[str, str]
+    lacks: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """The process behind an endpoint."""
+
+    spec: Spec
+    ports: Sequence[int]
+    endpoint: Endpoint
+    process: subprocess.Popen[bytes]
+
+    def ready(self) -> Server:
+        """Itself, when it answers; otherwise it is stopped, and `UpError` raised."""
+        try:
+            self._await()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _await(self) -> None:
+        deadline = time.monotonic() + self.spec.patience
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if all(taken(port) for port in self.ports) and self._healthy():
+                return
+            time.sleep(0.05)
+        ended = self.process.poll()
+        what = "never became healthy" if ended is None else f"ended with status {ended}"
+        tail = "\n".join(self.endpoint.log.read_text(errors="replace").splitlines()[-20:])
+        message = f"{self.spec.name} {what}; the end of {self.endpoint.log}:\n{tail}"
+        raise UpError(message) if ended is None else EndedError(message)
+
+    def _healthy(self) -> bool:
+        return not self.spec.health or _answers(self.endpoint.url + self.spec.health)
+
+    def stop(self, grace: float = 5.0) -> None:
+        """End it and the processes it started; waits until it has gone."""
+        process = self.process
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # its watch, and function workers it left
+        if process.stdin:
+            process.stdin.close()
+
+    def forget(self) -> None:
+        """Remove its log, and whatever else it has left."""
+        shutil.rmtree(self.endpoint.log.parent, ignore_errors=True)
+
+
+def state() -> Path:
+    """The folder that installed servers, logs and pid files are in."""
+    folder = Path(os.environ.get("CLOUDQ_STATE") or ROOT / ".state").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def install(name: str, pins: Sequence[str], make: Callable[[Path], None]) -> Path:
+    """The folder of a server's own packages, filled by `make` once for each set of `pins`."""
+    digest = hashlib.sha256("\n".join(pins).encode()).hexdigest()[:10]
+    home = state() / f"{name}-{digest}"
+    done = home / "installed"
+    if done.exists():
+        return home
+    with (state() / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # parallel test workers all come here at once
+        if done.exists():
+            return home
+        print(f"installing {name} into {home} (once)", file=sys.stderr, flush=True)
+        make(home)
+        done.touch()
+    return home
+
+
+def run(command: Sequence[str], what: str, hint: str = "") -> str:
+    """The output of a command that has to succeed. Raises `UpError` with the end of it."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
+        raise UpError(f"{what} failed. {hint}".rstrip() + f"\n{tail}")
+    return done.stdout
+
+
+def spawn(spec: Spec, port: int, *, leash: bool = True) -> Server:
+    """Start the server, and wait for nothing. Port 0: a free one. Raises `UpError`."""
+    ports = _ports(spec, port)
+    command = [*spec.command(ports)]
+    if leash:
+        command = [sys.executable, "-I", "-S", "-c", _LEASH, *command]
+    folder = state() / "run" / f"{spec.name}-{ports[0]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE if leash else subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=_server_environment(spec.settings(ports, folder)),
+            start_new_session=True,  # Ctrl-C reaches us alone, and we stop it
+        )
+    endpoint = Endpoint(
+        name=spec.name,
+        url=f"{spec.scheme}://{HOST}:{ports[0]}",
+        port=ports[0],
+        pid=process.pid,
+        log=log,
+        environment=spec.exports(ports),
+        lacks=spec.lacks,
+    )
+    return Server(spec=spec, ports=ports, endpoint=endpoint, process=process)
+
+
+def launch(spec: Spec, port: int = 0, *, leash: bool = True) -> Server:
+    """A server that is ready. Port 0: a free one. Raises `UpError`."""
+    for _ in range(0 if port else 2):
+        # Another process can take the free port between the look and the start.
+        with suppress(EndedError):
+            return spawn(spec, port, leash=leash).ready()
+    return spawn(spec, port, leash=leash).ready()
+
+
+@contextmanager
+def start(spec: Spec, *, port: int = 0) -> Generator[Endpoint]:
+    """A server for the length of the `with` block, on a free port by default."""
+    server = launch(spec, port)
+    try:
+        yield server.endpoint
+    finally:
+        server.stop()
+    server.forget()  # not after an error: the log is wanted
+
+
+def _ports(spec: Spec, port: int) -> tuple[int, ...]:
+    """Its ports: the usual ones, or the given one, or free ones; the others go with the first."""
+    usual = port == spec.ports[0]
+    wanted = spec.ports if usual else (port, *(0 for _ in spec.ports[1:]))
+    for number in wanted:
+        if number and taken(number):
+            raise UpError(
+                f"port {number} is taken: is a server running already? stop it"
+                f" (python localstack/up.py {spec.cloud} --stop), or use --port 0"
+            )
+    return tuple(number or _free_port() for number in wanted)
+
+
+def _server_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    foreign = (*FOREIGN, "PYTHON")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return kept | dict(settings)
+
+
+def taken(port: int) -> bool:
+    """Whether something listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    # Proxies of the environment must not see a request to this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with suppress(urllib.error.URLError, OSError), opener.open(url, timeout=2):
+        return True
+    return False
