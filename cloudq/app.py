@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
+from collections import ChainMap
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from importlib import import_module
 from threading import RLock
@@ -22,19 +22,23 @@ from typing import (
     overload,
 )
 
-from pydantic import ValidationError
-
 from cloudq import plugins, settings
 from cloudq.arguments import Arguments
 from cloudq.backend import Backend
 from cloudq.broker import Broker
+from cloudq.canvas.builtin import builtin_tasks
+from cloudq.canvas.joins import Joins
+from cloudq.canvas.nodes import Node, Signature, from_dict
+from cloudq.canvas.plan import Before, Place, Planner, final_id, frozen
+from cloudq.canvas.slots import Slot
+from cloudq.canvas.starting import Starter
 from cloudq.codec import to_wire
 from cloudq.driver import Delivery, Limits
+from cloudq.envelope import Envelopes
 from cloudq.errors import BackendError, ConfigurationError, InvalidArguments, ServiceError
 from cloudq.execution import Executor
-from cloudq.ids import new_id
 from cloudq.message import TaskMessage
-from cloudq.middleware import Middleware, current_request
+from cloudq.middleware import Middleware, Request, current_request
 from cloudq.outcome import Job
 from cloudq.parking import Parking
 from cloudq.record import Record, State
@@ -82,6 +86,8 @@ class CloudQ:
             key: value for key, value in given.items() if value is not None
         }
         self.conf: Settings = settings.load(self._given)
+        self._builtin = builtin_tasks(self, self.tasks)
+        self._envelopes = Envelopes(self.tasks, lambda: self.conf)
         self._lock = RLock()
         self._broker: Broker | None = None
         self._backend: Backend | None = None
@@ -254,7 +260,7 @@ class CloudQ:
         self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> TaskMessage:
         args, kwargs = task.arguments.check(args, kwargs)
-        return self._envelope(task.name, options, args, kwargs, task)
+        return self._envelope(task.name, options, args, kwargs)
 
     def _envelope(
         self,
@@ -262,36 +268,27 @@ class CloudQ:
         options: Options,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        task: Task[..., Any] | None = None,
     ) -> TaskMessage:
-        now = time.time()
         parent = current_request.get()
-        expires = task.policy.expires if task else None
-        queue = task.policy.queue if task else None
-        try:
-            return TaskMessage(
-                id=options.task_id or new_id(),
-                task=name,
-                args=[to_wire(arg) for arg in args],
-                kwargs={key: to_wire(value) for key, value in kwargs.items()} if kwargs else {},
-                queue=options.queue or queue or self.conf.task_default_queue,
-                sent_at=round(now, 3),
-                not_before=options.not_before(now),
-                expires=options.expiry(now, expires),
-                root=parent.root_id if parent else None,
-                parent=parent.id if parent else None,
-                headers=dict(options.headers) if options.headers else {},
-                time_limit=options.time_limit,
-                soft_time_limit=options.soft_time_limit,
-                ignore_result=options.ignore_result,
-                group_key=options.group_key,
-                dedup_key=options.dedup_key,
-                idempotency_key=options.idempotency_key,
+        return self._envelopes.make(
+            name,
+            [to_wire(arg) for arg in args],
+            {key: to_wire(value) for key, value in kwargs.items()} if kwargs else {},
+            options,
+            root=parent.root_id if parent else None,
+            parent=parent.id if parent else None,
+            depth=self._depth(parent),
+        )
+
+    def _depth(self, parent: Request | None) -> int:
+        """How deep a call made now is. Raises `RecursionError`."""
+        depth = parent.depth + 1 if parent else 0
+        if depth > self.conf.max_depth:
+            raise RecursionError(
+                f"tasks have called each other {self.conf.max_depth} deep: does one call itself "
+                "without an end? the setting max_depth allows more"
             )
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise InvalidArguments(f"{name}: {place}: {first['msg']}") from error
+        return depth
 
     # ---- results
 
@@ -349,6 +346,84 @@ class CloudQ:
             result.get()
         return result
 
+    # ---- workflows
+
+    def signature(
+        self,
+        task: str | Mapping[str, Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Node[Any]:
+        """A call by the task's name, or any node from the dictionary that `to_dict` made."""
+        if isinstance(task, Mapping):
+            return from_dict(task, self)
+        return Signature(task, args, kwargs, options, immutable=immutable, app=self)
+
+    def start(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Start a workflow; what `node.delay` does."""
+        starter = Starter(
+            planner=self._planner,
+            publish=lambda messages: self._send(messages, named=True),
+            make=self._made,
+            backend=lambda: self.backend,
+            joins=lambda: self.joins,
+        )
+        parent = current_request.get()
+        place = Place(root=parent.root_id if parent else None, parent=parent.id if parent else None)
+        return starter.start(node, args, kwargs, place)
+
+    def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
+        """Add a member to the chord of the running task; what `self.add_to_chord` does."""
+        request, joins = current_request.get(), self.joins
+        if request is None or request.slot is None or joins is None:
+            raise InvalidArguments("add_to_chord is for a running member of a chord's header")
+        slot = Slot.from_wire(request.slot)
+        made = frozen(node, in_slot=True)
+        added = joins.add(slot, final_id(made))
+        place = Place(
+            slot=added,
+            root=request.root_id,
+            parent=request.id,
+            group=slot.join,
+            depth=self._depth(request),
+        )
+        plan = self._planner.start(made, Before(), place)
+        if plan.items and joins.backend.put(plan.items):
+            raise BackendError("a join was not stored", code="unknown")
+        self._send(plan.messages, named=True)
+        return self._made(final_id(made), "")
+
+    def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run a workflow here and now; what `node.apply` does."""
+        raise NotImplementedError
+
+    @property
+    def joins(self) -> Joins | None:
+        """What joins the members of chords; None without a result backend."""
+        backend = self.backend
+        return None if backend is None else Joins(backend, self.broker, self._planner)
+
+    @property
+    def _planner(self) -> Planner:
+        return Planner(
+            self._envelopes.planned,
+            expires=self.conf.result_expires,
+            takes_request=lambda name: name in self.tasks and self.tasks[name].arguments.takes(2),
+        )
+
+    def _gather(self, join: str) -> list[Any]:
+        joins = self.joins
+        if joins is None:
+            raise ConfigurationError("a chord's values are in the result backend: there is none")
+        return joins.values(join)
+
+    def _made(self, id: str, name: str) -> AsyncResult[Any]:
+        task = self.tasks.get(name)
+        return self.AsyncResult(id) if task is None else self._result(id, task)
+
     # ---- what it stands on
 
     def executor(
@@ -362,10 +437,12 @@ class CloudQ:
         """What runs this app's deliveries; for workers, function handlers and tests."""
         more = {} if run_async is None else {"run_async": run_async}
         return Executor(
-            tasks=self.tasks,
+            tasks=ChainMap(self.tasks, self._builtin),
             backend=(lambda: None) if eager else (lambda: self.backend),
             limits=lambda queue: _EAGER if eager else self.broker.limits(queue),
             conf=self.conf,
+            planner=self._planner,
+            gather=self._gather,
             middleware=self.middleware,
             hostname=hostname,
             is_eager=eager,

@@ -51,6 +51,12 @@ class Arguments:
                 bound.arguments[name] = self._validated(name, adapter, bound.arguments[name])
         return bound.args, bound.kwargs
 
+    def takes(self, count: int) -> bool:
+        """Whether so many positional arguments fit, or more are needed."""
+        parameters = self._signature.parameters.values()
+        plain = sum(parameter.kind in _POSITIONAL for parameter in parameters)
+        return plain >= count or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
     def restore(self, value: Any) -> Any:
         """A result in the type that the function returns, where its hint carries a model."""
         if self._returned is None:

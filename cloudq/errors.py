@@ -88,6 +88,10 @@ class TaskFailure(CloudQError):
         return f"{self.type}: {text}" if self.type else text
 
 
+class ChordError(CloudQError):
+    """A member of a chord's header failed, so its body was not run; the text names the member."""
+
+
 class TaskRevoked(CloudQError):
     """The task was revoked or had expired, so it was not run."""
 
@@ -132,6 +136,14 @@ class Retry(CloudQError):
         self.countdown = countdown
         self.cause = cause
         self.max_retries = max_retries
+
+
+class Replaced(CloudQError):
+    """Raised by a task (through `self.replace`) to have a workflow run in its place."""
+
+    def __init__(self, node: object) -> None:
+        super().__init__(f"replaced by {node!r}")
+        self.node = node
 
 
 class Ignore(CloudQError):

@@ -17,11 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from cloudq import idempotency
 from cloudq.backend import Backend
 from cloudq.broker import ORDERED_PATIENCE
+from cloudq.canvas.nodes import Node
+from cloudq.canvas.plan import Planner
 from cloudq.codec import arguments, decode, dump_value
 from cloudq.driver import Code, Delivery, Limits
 from cloudq.errors import (
@@ -29,6 +31,7 @@ from cloudq.errors import (
     Ignore,
     MaxRetriesExceeded,
     Reject,
+    Replaced,
     Retry,
     ServiceError,
     SoftTimeLimitExceeded,
@@ -38,7 +41,7 @@ from cloudq.errors import (
 from cloudq.interrupt import Alarms, Interruptible, disarm, thread_alarm
 from cloudq.message import TaskMessage
 from cloudq.middleware import Call, Context, Middleware, Request, current_request, onion
-from cloudq.outcome import Job, Outcomes, copy_of, settle
+from cloudq.outcome import Job, Outcomes, copy_of, settle, word_of
 from cloudq.record import Record, State
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settled, Settlement
@@ -70,7 +73,8 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
 class Executor:
     """Runs deliveries of one app. Safe to use from many threads.
 
-    `limits` tells what a queue can do.
+    `limits` tells what a queue can do; `planner` starts what follows a task; `gather` gives the
+    values of a join's members.
     `run_async` runs a coroutine to its end and gives its value. `stop_at_hard_limit` raises
     `TimeLimitExceeded` inside a task at its hard limit, for places where no supervisor can stop
     the process.
@@ -83,6 +87,8 @@ class Executor:
         backend: Callable[[], Backend | None],
         limits: Callable[[str], Limits],
         conf: Settings,
+        planner: Planner,
+        gather: Callable[[str], list[Any]],
         middleware: Sequence[Middleware] = (),
         hostname: str = "",
         run_async: Callable[[Coroutine[Any, Any, Any]], Any] = run_coroutine,
@@ -96,7 +102,10 @@ class Executor:
         self._run_async = run_async
         self._stop_at_hard_limit = stop_at_hard_limit
         self._is_eager = is_eager
-        self._outcomes = Outcomes(tasks=tasks, conf=conf, limits=limits, hostname=hostname)
+        self._gather = gather
+        self._outcomes = Outcomes(
+            tasks=tasks, conf=conf, limits=limits, hostname=hostname, planner=planner
+        )
         self._alarms = Alarms()
         self._call: Call = onion(middleware, self._innermost)
 
@@ -174,7 +183,9 @@ class Executor:
             job = self._with_retries(job, record)
         message, attempts = job.message, job.delivery.attempts
         if record is not None and (record.terminal or record.retries > message.retries):
-            return settle(message, Action.ACK, reason="already done")
+            # Whoever ran it may have died before its join heard of it.
+            word = word_of(message, record) if record.terminal else None
+            return settle(message, Action.ACK, reason="already done", word=word)
         if record is not None and record.revoked:
             return self._outcomes.revoked(job, "revoked")
         allowed = self._conf.max_deliveries * (ORDERED_PATIENCE if in_place else 1)
@@ -223,6 +234,8 @@ class Executor:
         started = time.time()
         try:
             args, kwargs = arguments(job.message)
+            if job.message.gather is not None:
+                args = [self._gather(job.message.gather), *args]
             args, kwargs = task.arguments.check(args, kwargs)
             claimed = self._claim(job, task, args, kwargs)
         except ServiceError as error:
@@ -252,6 +265,8 @@ class Executor:
             return settle(job.message, Action.ACK, reason="ignored by the task")
         except Reject as reject:
             return self._outcomes.rejected(job, reject, started)
+        except Replaced as replaced:
+            return self._outcomes.replaced(job, cast("Node[Any]", replaced.node))
         except Retry as retry:
             cause = retry.cause or MaxRetriesExceeded(
                 f"{job.message.task} may not be retried again"
@@ -324,6 +339,8 @@ class Executor:
             eta=_datetime(message.not_before),
             expires=_datetime(message.expires),
             headers=message.headers,
+            depth=message.depth,
+            slot=message.slot,
             time_limit=hard,
             soft_time_limit=soft,
             hostname=self._hostname,

@@ -43,6 +43,13 @@ class TaskMessage(BaseModel):
     group_key: str | None = Field(default=None, description="ordering key on ordered queues")
     dedup_key: str | None = Field(default=None, description="keeps a second message out")
     idempotency_key: str | None = Field(default=None, description="runs once among its equals")
+    chain: list[dict[str, Any]] = Field(default=[], description="signatures to run after it")
+    link: list[dict[str, Any]] = Field(default=[], description="callbacks, with its value")
+    link_error: list[dict[str, Any]] = Field(default=[], description="callbacks of its failure")
+    slot: str | None = Field(default=None, description="its place in a join, `index@join`")
+    gather: str | None = Field(default=None, description="the join whose values it gets first")
+    depth: int = Field(default=0, ge=0, description="how many tasks deep the call was made")
+    replaced: int = Field(default=0, ge=0, description="how often a task of this id was replaced")
 
 
 def schema() -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Request:
     soft_time_limit: float | None = None
     hostname: str = ""
     is_eager: bool = False
+    depth: int = 0  # how many tasks deep the call was made
+    slot: str | None = None  # its place in the header of a chord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cloudq.canvas.nodes import Node
+from cloudq.canvas.plan import Planner
+from cloudq.canvas.slots import Slot, Word
 from cloudq.codec import dump_value
 from cloudq.driver import Delivery, Limits
 from cloudq.errors import Reject
@@ -33,7 +36,7 @@ class Job:
 
     @property
     def fence(self) -> int:
-        return fence(self.message.retries, self.delivery.attempts)
+        return fence(self.message.retries + self.message.replaced, self.delivery.attempts)
 
 
 class Outcomes:
@@ -46,7 +49,9 @@ class Outcomes:
         conf: Settings,
         limits: Callable[[str], Limits],
         hostname: str,
+        planner: Planner,
     ) -> None:
+        self._planner = planner
         self._tasks = tasks
         self._conf = conf
         self._limits = limits
@@ -139,6 +144,12 @@ class Outcomes:
             settled, resend=copy_of(message, retries=message.retries + 1, not_before=not_before)
         )
 
+    def replaced(self, job: Job, node: Node[Any]) -> Settlement:
+        """A call in whose place a workflow is to run."""
+        plan = self._planner.in_place_of(job.message, node)
+        reason = f"replaced by {node!r}"[:1000]
+        return replace(settle(job.message, Action.ACK, reason=reason), starts=plan)
+
     def _ended(
         self,
         job: Job,
@@ -150,7 +161,11 @@ class Outcomes:
     ) -> Settlement:
         if action is Action.DEAD_LETTER:
             record = replace(record, dead_lettered=True)
+        message = job.message
+        follows = message.chain or message.link or message.link_error
         return Settlement(
+            starts=self._planner.after(message, record) if follows else None,
+            word=word_of(message, record),
             action=action,
             task_id=job.message.id,
             task=job.message.task,
@@ -204,7 +219,9 @@ class Outcomes:
         return self._conf.task_track_started if tracked is None else tracked
 
     def ignores_result(self, message: TaskMessage) -> bool:
-        """Whether nothing is recorded of a call's end."""
+        """Whether nothing is recorded of a call's end; others wait for the value of a member."""
+        if message.slot is not None:
+            return False
         if message.ignore_result is not None:
             return message.ignore_result
         ignored = self._tasks[message.task].policy.ignore_result
@@ -218,6 +235,13 @@ class Outcomes:
         return soft, hard
 
 
+def word_of(message: TaskMessage, record: Record) -> Word | None:
+    """What a task's end says at its join; a step of a chain says nothing while all goes well."""
+    if message.slot is None or (message.chain and record.state is State.SUCCESS):
+        return None
+    return Word(slot=Slot.from_wire(message.slot), record=record)
+
+
 def settle(
     message: TaskMessage,
     action: Action,
@@ -225,6 +249,7 @@ def settle(
     reason: str = "",
     after: float = 0.0,
     resend: TaskMessage | None = None,
+    word: Word | None = None,
 ) -> Settlement:
     """A settlement that records nothing."""
     return Settlement(
@@ -234,6 +259,7 @@ def settle(
         reason=reason,
         after=after,
         resend=resend,
+        word=word,
     )
 
 

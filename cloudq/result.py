@@ -49,6 +49,7 @@ class AsyncResult(Generic[R]):
         self.task = task
         self._backend = backend
         self._take_back = take_back
+        self.parent: Any = None
         self._restore = restore
         self.final: Record | None = None
 

@@ -15,6 +15,9 @@ from enum import StrEnum
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker, Refused
+from cloudq.canvas.joins import Joins
+from cloudq.canvas.plan import Plan
+from cloudq.canvas.slots import Word
 from cloudq.driver import Code, Delivery, Failure, Item, Key
 from cloudq.errors import (
     BackendError,
@@ -23,6 +26,7 @@ from cloudq.errors import (
     ConfigurationError,
     EncodeError,
     PublishError,
+    ServiceError,
 )
 from cloudq.message import TaskMessage
 from cloudq.record import Record, State, to_item
@@ -45,7 +49,8 @@ class Settlement:
 
     `state` is what became of the task, None where nothing is to be said of it. `record` is
     written whole, or, when `fenced`, only if no later delivery and no end is recorded. `extra`
-    is stored and `drop` deleted along with it. `error` stays in this process.
+    is stored and `drop` deleted along with it. `starts` is what the end starts, sent before it is
+    recorded; `word` is left at the task's join afterwards. `error` stays in this process.
     """
 
     action: Action
@@ -59,7 +64,15 @@ class Settlement:
     fenced: bool = False
     extra: Item | None = None
     drop: Key | None = None
+    starts: Plan | None = None
+    word: Word | None = None
     error: BaseException | None = field(default=None, compare=False)
+
+    @property
+    def outgoing(self) -> Sequence[TaskMessage]:
+        """All that is to be sent."""
+        started = self.starts.messages if self.starts is not None else ()
+        return (*started, self.resend) if self.resend is not None else started
 
 
 Settled = tuple[Delivery, Settlement]
@@ -74,13 +87,21 @@ class Committed:
     error: CloudQError | None = None
 
 
-def commit(settled: Sequence[Settled], broker: Broker, backend: Backend | None) -> Committed:
+def commit(
+    settled: Sequence[Settled],
+    broker: Broker,
+    backend: Backend | None,
+    joins: Joins | None = None,
+) -> Committed:
     """Make outcomes durable, in as few requests as the services allow.
 
     Never raises `ServiceError`: what could not be done comes back to be tried again, without its
     copy where that is out already.
     """
-    sent, unsent, error = _send(settled, broker)
+    prepared, failed, error = _prepare(settled, backend)
+    sent, unsent, problem = _send(prepared, broker)
+    error = error or problem
+    unsent += failed
     if backend is None:
         return Committed(ready=sent, failed=unsent, error=error)
     plain = [pair for pair in sent if not pair[1].fenced]
@@ -101,16 +122,61 @@ def commit(settled: Sequence[Settled], broker: Broker, backend: Backend | None) 
         except BackendError as down:
             error = down
             failed.append(_refused(pair, Failure(index=0, code=Code(down.code), reason=str(down))))
+    if joins is not None:
+        ready, silent, problem = _leave_words(ready, joins)
+        failed += silent
+        error = error or problem
     if failed and error is None:
         error = BackendError(f"{len(failed)} records were not taken", code=Code.THROTTLED)
     return Committed(ready=ready, failed=failed, error=error)
 
 
+def _prepare(
+    settled: Sequence[Settled], backend: Backend | None
+) -> tuple[list[Settled], list[Settled], CloudQError | None]:
+    """Store what joins keep before their members are sent; the pairs to go on with, and others."""
+    items = [item for _, s in settled if s.starts is not None for item in s.starts.items]
+    if not items or backend is None:
+        return list(settled), [], None
+    try:
+        failures = backend.put(items)
+    except BackendError as down:
+        problem: CloudQError = down
+    else:
+        if not failures:
+            return list(settled), [], None
+        first = next(iter(failures.values()))
+        problem = BackendError(f"a join was not stored: {first.reason}", code=first.code)
+    waits = [pair for pair in settled if pair[1].starts is not None and pair[1].starts.items]
+    goes_on = [pair for pair in settled if pair[1].starts is None or not pair[1].starts.items]
+    return goes_on, waits, problem
+
+
+def _leave_words(
+    settled: Sequence[Settled], joins: Joins
+) -> tuple[list[Settled], list[Settled], CloudQError | None]:
+    """Tell the joins what has ended; the pairs that are done, and those to try again."""
+    done: list[Settled] = []
+    failed: list[Settled] = []
+    error: CloudQError | None = None
+    for pair in settled:
+        word = pair[1].word
+        if word is not None and pair[1].action is not Action.NOTHING:
+            try:
+                joins.leave(word)
+            except ServiceError as problem:
+                error = problem
+                failed.append(pair)
+                continue
+        done.append(pair)
+    return done, failed, error
+
+
 def _send(
     settled: Sequence[Settled], broker: Broker
 ) -> tuple[list[Settled], list[Settled], CloudQError | None]:
-    """Send the copies; the pairs whose copy is out (or that have none), and the others."""
-    copies = [settlement.resend for _, settlement in settled if settlement.resend is not None]
+    """Send the copies and what ends start; the pairs that are out (or send nothing), and others."""
+    copies = [message for _, settlement in settled for message in settlement.outgoing]
     if not copies:
         return list(settled), [], None
     refused: set[int] = set()
@@ -131,10 +197,10 @@ def _send(
     sent: list[Settled] = []
     unsent: list[Settled] = []
     for delivery, settlement in settled:
-        if id(settlement.resend) in refused:
+        if any(id(message) in refused for message in settlement.outgoing):
             unsent.append((delivery, settlement))
-        elif settlement.resend is not None:
-            sent.append((delivery, replace(settlement, resend=None)))
+        elif settlement.outgoing:
+            sent.append((delivery, replace(settlement, resend=None, starts=None)))
         else:
             sent.append((delivery, settlement))
     return sent, unsent, error
@@ -214,7 +280,8 @@ def _shrunk(settlement: Settlement, record: Record, reason: str) -> Settlement:
     )
     # An equal call may run: nothing tells it this one's value.
     drop = settlement.extra.key if settlement.extra else settlement.drop
-    return replace(settlement, state=State.FAILURE, record=small, extra=None, drop=drop)
+    word = settlement.word and replace(settlement.word, record=small)
+    return replace(settlement, state=State.FAILURE, record=small, extra=None, drop=drop, word=word)
 
 
 def _advance(pair: Settled, backend: Backend) -> Settled:

@@ -8,10 +8,12 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast
 
 from cloudq.arguments import Arguments
-from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Retry
+from cloudq.canvas.nodes import Canvas, Node, Signature, group
+from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
 from cloudq.middleware import Request, current_request
 from cloudq.result import AsyncResult, EagerResult
 
@@ -193,8 +195,10 @@ def _check_names(options: CallOptions) -> None:
             raise TypeError(f"there is no call option {name!r}:{hint} known: {', '.join(known)}")
 
 
-class Publisher(Protocol):
+class Publisher(Canvas, Protocol):
     """What a task needs of its app."""
+
+    def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]: ...
 
     def send(
         self, task: Task[..., T], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -283,6 +287,60 @@ class Task(Generic[P, R]):
     ) -> EagerResult[R]:
         """Run here and now with everything that a worker does: retries, limits, middleware."""
         return self._app.apply(self, self._merged(options), args, kwargs or {})
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """A signature: this call, not made yet, with all or some of its arguments."""
+        return Signature(self.name, args, kwargs, self._given(), app=self._app)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """An immutable signature: it takes no value of what went before."""
+        return Signature(self.name, args, kwargs, self._given(), immutable=True, app=self._app)
+
+    def signature(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Signature[R]:
+        """A signature with options."""
+        _check_names(options)
+        given = {**self._given(), **options}
+        return Signature(self.name, args, kwargs, given, immutable=immutable, app=self._app)
+
+    subtask = signature
+
+    def map(self, items: Iterable[Any]) -> Signature[list[R]]:
+        """One call that runs this task on each item, in one message."""
+        return Signature("cloudq.map", (self.name, list(items)), app=self._app)
+
+    def starmap(self, items: Iterable[Sequence[Any]]) -> Signature[list[R]]:
+        """As `map`, each item being a list of arguments."""
+        given = [list(item) for item in items]
+        return Signature("cloudq.starmap", (self.name, given), app=self._app)
+
+    def chunks(self, items: Iterable[Sequence[Any]], size: int) -> group[list[R]]:
+        """A group of `starmap`s over `size` items each."""
+        source = iter(items)
+        return group([self.starmap(part) for part in iter(lambda: list(islice(source, size)), [])])
+
+    def replace(self, node: Node[Any]) -> NoReturn:
+        """End this call and run a workflow in its place: its value is this task's value.
+
+        Always raises. What follows this task follows the workflow, and its id becomes that of
+        the workflow's last task.
+        """
+        raise Replaced(node)
+
+    def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
+        """Add a member to the header of the chord that this task is a member of, and send it."""
+        return self._app.add_to_chord(node)
+
+    def _given(self) -> dict[str, Any]:
+        """The options that `options()` has set."""
+        given = {name: getattr(self._call_options, name) for name in CallOptions.__annotations__}
+        return {name: value for name, value in given.items() if value is not None}
 
     def options(self, **options: Unpack[CallOptions]) -> Task[P, R]:
         """A copy of this task whose calls have these options: `t.options(countdown=5).delay()`."""

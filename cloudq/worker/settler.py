@@ -99,7 +99,7 @@ class Settler:
         flights = {id(flight.delivery): flight for flight, _ in pairs}
         settled = [(flight.delivery, self._guarded(flight, s)) for flight, s in pairs]
         try:
-            result = commit(settled, self._app.broker, self._app.backend)
+            result = commit(settled, self._app.broker, self._app.backend, self._app.joins)
         except Exception:  # without this thread nothing would ever be settled again
             log.exception("%d outcomes wait to be recorded", len(settled))
             return list(pairs)

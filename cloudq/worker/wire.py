@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
+from cloudq.canvas.plan import Plan
+from cloudq.canvas.slots import Slot, Word
 from cloudq.codec import decode, encode
 from cloudq.driver import Delivery, Item, Key
 from cloudq.outcome import Job
@@ -59,13 +61,15 @@ def pack_settlement(number: int, settled: Settlement) -> tuple[Any, ...]:
         settled.fenced,
         extra and (tuple(extra.key), dict(extra.fields), extra.expires),
         settled.drop and tuple(settled.drop),
+        _pack_workflow(settled) if settled.starts or settled.word else None,
     )
 
 
 def unpack_settlement(packed: tuple[Any, ...]) -> tuple[int, Settlement]:
     number, action, task_id, task, state, reason, after, resend, record, fenced, extra, drop = (
-        packed
+        packed[:-1]
     )
+    starts, word = _unpack_workflow(packed[-1], task_id) if packed[-1] else (None, None)
     return number, Settlement(
         action=Action(action),
         task_id=task_id,
@@ -79,7 +83,28 @@ def unpack_settlement(packed: tuple[Any, ...]) -> tuple[int, Settlement]:
         fenced=fenced,
         extra=Item(key=Key(*extra[0]), fields=extra[1], expires=extra[2]) if extra else None,
         drop=Key(*drop) if drop else None,
+        starts=starts,
+        word=word,
     )
+
+
+def _pack_workflow(settled: Settlement) -> tuple[Any, ...]:
+    plan, word = settled.starts or Plan(), settled.word
+    items = [(tuple(item.key), dict(item.fields), item.expires) for item in plan.items]
+    messages = [encode(message) for message in plan.messages]
+    return items, messages, word and (word.slot.to_wire(), to_fields(word.record))
+
+
+def _unpack_workflow(packed: tuple[Any, ...], task_id: str) -> tuple[Plan | None, Word | None]:
+    items, messages, word = packed
+    plan = Plan(
+        items=[Item(key=Key(*at), fields=fields, expires=until) for at, fields, until in items],
+        messages=[decode(body, limit=len(body)) for body in messages],
+    )
+    if word is None:
+        return plan, None
+    record = from_item(Item(key=key(task_id), fields=word[1]))
+    return plan, Word(slot=Slot.from_wire(word[0]), record=record)
 
 
 def send(connection: Connection, message: Sequence[Any]) -> None:
