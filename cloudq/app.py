@@ -6,6 +6,7 @@ import logging
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import cached_property
 from importlib import import_module
 from threading import RLock
 from types import TracebackType
@@ -27,18 +28,20 @@ from cloudq.arguments import Arguments
 from cloudq.backend import Backend
 from cloudq.broker import Broker
 from cloudq.canvas.builtin import builtin_tasks
+from cloudq.canvas.eager import run_eagerly
 from cloudq.canvas.joins import Joins
 from cloudq.canvas.nodes import Node, Signature, from_dict
-from cloudq.canvas.plan import Before, Place, Planner, final_id, frozen
-from cloudq.canvas.slots import Slot
-from cloudq.canvas.starting import Starter
-from cloudq.codec import to_wire
+from cloudq.canvas.plan import Planner
+from cloudq.canvas.results import GroupResult, restore_group
+from cloudq.canvas.workflows import Workflows
+from cloudq.codec import dump_value, to_wire
 from cloudq.driver import Delivery, Limits
 from cloudq.envelope import Envelopes
-from cloudq.errors import BackendError, ConfigurationError, InvalidArguments, ServiceError
+from cloudq.errors import BackendError, ConfigurationError, Replaced, ServiceError
 from cloudq.execution import Executor
+from cloudq.ids import new_id
 from cloudq.message import TaskMessage
-from cloudq.middleware import Middleware, Request, current_request
+from cloudq.middleware import Middleware, current_request
 from cloudq.outcome import Job
 from cloudq.parking import Parking
 from cloudq.record import Record, State
@@ -277,18 +280,8 @@ class CloudQ:
             options,
             root=parent.root_id if parent else None,
             parent=parent.id if parent else None,
-            depth=self._depth(parent),
+            depth=self.workflows.depth(parent),
         )
-
-    def _depth(self, parent: Request | None) -> int:
-        """How deep a call made now is. Raises `RecursionError`."""
-        depth = parent.depth + 1 if parent else 0
-        if depth > self.conf.max_depth:
-            raise RecursionError(
-                f"tasks have called each other {self.conf.max_depth} deep: does one call itself "
-                "without an end? the setting max_depth allows more"
-            )
-        return depth
 
     # ---- results
 
@@ -327,6 +320,8 @@ class CloudQ:
                 queue=message.queue, id=message.id, body=b"", receipt=None, attempts=1, lease=0.0
             )
             settlement = executor.run(Job(delivery=delivery, message=message))
+            if isinstance(settlement.error, Replaced):
+                return self._in_place_of(settlement.error)
             if settlement.resend is None or settlement.state is not State.RETRY:
                 break
             message = settlement.resend
@@ -337,6 +332,13 @@ class CloudQ:
         if settlement.error is not None:
             return EagerResult(record, error=settlement.error)
         return EagerResult(record, restore=task.arguments.restore)
+
+    def _in_place_of(self, replaced: Replaced) -> EagerResult[Any]:
+        result = run_eagerly(cast("Node[Any]", replaced.node), (), self._run_eagerly)
+        if isinstance(result, EagerResult):
+            return result
+        value = dump_value(result.get())
+        return EagerResult(Record(id=new_id(), state=State.SUCCESS, value=value))
 
     def _eager(
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -364,61 +366,61 @@ class CloudQ:
 
     def start(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Start a workflow; what `node.delay` does."""
-        starter = Starter(
-            planner=self._planner,
-            publish=lambda messages: self._send(messages, named=True),
-            make=self._made,
-            backend=lambda: self.backend,
-            joins=lambda: self.joins,
-        )
-        parent = current_request.get()
-        place = Place(root=parent.root_id if parent else None, parent=parent.id if parent else None)
-        return starter.start(node, args, kwargs, place)
-
-    def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
-        """Add a member to the chord of the running task; what `self.add_to_chord` does."""
-        request, joins = current_request.get(), self.joins
-        if request is None or request.slot is None or joins is None:
-            raise InvalidArguments("add_to_chord is for a running member of a chord's header")
-        slot = Slot.from_wire(request.slot)
-        made = frozen(node, in_slot=True)
-        added = joins.add(slot, final_id(made))
-        place = Place(
-            slot=added,
-            root=request.root_id,
-            parent=request.id,
-            group=slot.join,
-            depth=self._depth(request),
-        )
-        plan = self._planner.start(made, Before(), place)
-        if plan.items and joins.backend.put(plan.items):
-            raise BackendError("a join was not stored", code="unknown")
-        self._send(plan.messages, named=True)
-        return self._made(final_id(made), "")
+        if self.conf.task_always_eager:
+            return self.start_eagerly(node, args, kwargs)
+        if isinstance(node, Signature) and not (node.links or node.link_errors):
+            return self._start_one(node, args, kwargs)
+        return self.workflows.start(node, args, kwargs)
 
     def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a workflow here and now; what `node.apply` does."""
-        raise NotImplementedError
+        return run_eagerly(node.clone(args, kwargs), (), self._run_eagerly)
+
+    def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
+        """Add a member to the chord of the running task; what `self.add_to_chord` does."""
+        return self.workflows.add_to_chord(node)
+
+    def restore_group(self, id: str) -> GroupResult[Any] | None:
+        """The results of a group that was saved; None if there is none, or not any more."""
+        backend = self.AsyncResult(id).backend
+        return restore_group(id, backend, self._made)
+
+    def _start_one(
+        self, node: Signature[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        """A single call: checked against its task, as `apply_async` does."""
+        node = node.clone(args, kwargs)
+        return self.send_task(node.task, node.args, node.kwargs, **cast("Any", node.options))
+
+    def _run_eagerly(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> EagerResult[Any]:
+        task = self.tasks.get(name) or self._builtin.get(name)
+        if task is None:
+            raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
+        return self.apply(task, Options.of(cast("CallOptions", options)), args, kwargs)
 
     @property
     def joins(self) -> Joins | None:
         """What joins the members of chords; None without a result backend."""
-        backend = self.backend
-        return None if backend is None else Joins(backend, self.broker, self._planner)
+        return self.workflows.joins
 
-    @property
-    def _planner(self) -> Planner:
-        return Planner(
+    @cached_property
+    def workflows(self) -> Workflows:
+        """What this app does with signatures, chains, groups and chords."""
+        planner = Planner(
             self._envelopes.planned,
-            expires=self.conf.result_expires,
+            expires=lambda: self.conf.result_expires,
             takes_request=lambda name: name in self.tasks and self.tasks[name].arguments.takes(2),
         )
-
-    def _gather(self, join: str) -> list[Any]:
-        joins = self.joins
-        if joins is None:
-            raise ConfigurationError("a chord's values are in the result backend: there is none")
-        return joins.values(join)
+        return Workflows(
+            planner=planner,
+            publish=lambda messages: self._send(messages, named=True),
+            make=self._made,
+            broker=lambda: self.broker,
+            backend=lambda: self.backend,
+            max_depth=lambda: self.conf.max_depth,
+        )
 
     def _made(self, id: str, name: str) -> AsyncResult[Any]:
         task = self.tasks.get(name)
@@ -441,8 +443,8 @@ class CloudQ:
             backend=(lambda: None) if eager else (lambda: self.backend),
             limits=lambda queue: _EAGER if eager else self.broker.limits(queue),
             conf=self.conf,
-            planner=self._planner,
-            gather=self._gather,
+            planner=self.workflows.planner,
+            gather=self.workflows.gather,
             middleware=self.middleware,
             hostname=hostname,
             is_eager=eager,

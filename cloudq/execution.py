@@ -17,12 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 from cloudq import idempotency
 from cloudq.backend import Backend
 from cloudq.broker import ORDERED_PATIENCE
-from cloudq.canvas.nodes import Node
 from cloudq.canvas.plan import Planner
 from cloudq.codec import arguments, decode, dump_value
 from cloudq.driver import Code, Delivery, Limits
@@ -266,7 +265,7 @@ class Executor:
         except Reject as reject:
             return self._outcomes.rejected(job, reject, started)
         except Replaced as replaced:
-            return self._outcomes.replaced(job, cast("Node[Any]", replaced.node))
+            return self._outcomes.replaced(job, replaced)
         except Retry as retry:
             cause = retry.cause or MaxRetriesExceeded(
                 f"{job.message.task} may not be retried again"

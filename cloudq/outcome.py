@@ -6,14 +6,14 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from cloudq.canvas.nodes import Node
 from cloudq.canvas.plan import Planner
 from cloudq.canvas.slots import Slot, Word
 from cloudq.codec import dump_value
 from cloudq.driver import Delivery, Limits
-from cloudq.errors import Reject
+from cloudq.errors import Reject, Replaced
 from cloudq.message import TaskMessage
 from cloudq.record import TERMINAL, Record, State, fence
 from cloudq.settings import Settings
@@ -144,11 +144,11 @@ class Outcomes:
             settled, resend=copy_of(message, retries=message.retries + 1, not_before=not_before)
         )
 
-    def replaced(self, job: Job, node: Node[Any]) -> Settlement:
+    def replaced(self, job: Job, replaced: Replaced) -> Settlement:
         """A call in whose place a workflow is to run."""
-        plan = self._planner.in_place_of(job.message, node)
-        reason = f"replaced by {node!r}"[:1000]
-        return replace(settle(job.message, Action.ACK, reason=reason), starts=plan)
+        plan = self._planner.in_place_of(job.message, cast("Node[Any]", replaced.node))
+        ended = settle(job.message, Action.ACK, reason=str(replaced)[:1000])
+        return replace(ended, starts=plan, error=replaced)
 
     def _ended(
         self,

@@ -215,6 +215,7 @@ def wait_for(
     a look is taken only when something was written.
     """
     ended = {result.id: result.final for result in results if result.final is not None}
+    before = {result.id: found for result in results if (found := _before(result))}
     waiting = deque(result for result in results if result.id not in ended)
     if not waiting:
         return [ended[result.id] for result in results]
@@ -226,6 +227,8 @@ def wait_for(
             while _advance(waiting, ended, backend):
                 if not waiting:
                     return [ended[result.id] for result in results]
+            if before and _lost(waiting, before, ended, backend):
+                continue
             left = 3600.0 if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 raise ResultTimeout(
@@ -235,6 +238,40 @@ def wait_for(
             watcher.wait(min(left, interval or left))
     finally:
         watcher.close()
+
+
+def _before(result: AsyncResult[Any]) -> list[AsyncResult[Any]]:
+    """The tasks that must succeed before this one starts; members of a group tell by its body."""
+    found: list[AsyncResult[Any]] = []
+    parent = result.parent
+    while parent is not None:
+        if isinstance(parent, AsyncResult):
+            found.append(cast("AsyncResult[Any]", parent))
+        parent = parent.parent
+    return found
+
+
+def _lost(
+    waiting: deque[AsyncResult[Any]],
+    before: dict[str, list[AsyncResult[Any]]],
+    ended: dict[str, Record],
+    backend: Backend,
+) -> bool:
+    """End those that will never start, since one before them failed; whether there were any."""
+    watched = {one.id: one for each in waiting for one in before.get(each.id, ())}
+    unknown = [id for id, one in watched.items() if one.final is None]
+    records = backend.records(unknown) if unknown else {}
+    for id in unknown:
+        watched[id].keep(records.get(id))
+    found = False
+    for result in list(waiting):
+        finals = [one.final for one in before.get(result.id, ())]
+        failed = next((f for f in finals if f and f.state is not State.SUCCESS), None)
+        if failed is not None:
+            ended[result.id] = failed
+            waiting.remove(result)
+            found = True
+    return found
 
 
 def _advance(waiting: deque[AsyncResult[Any]], ended: dict[str, Record], backend: Backend) -> bool:

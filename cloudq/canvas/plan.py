@@ -155,7 +155,11 @@ class Planner:
     """
 
     def __init__(
-        self, envelope: Envelope, *, expires: float, takes_request: Callable[[str], bool]
+        self,
+        envelope: Envelope,
+        *,
+        expires: Callable[[], float],
+        takes_request: Callable[[str], bool],
     ) -> None:
         self._envelope = envelope
         self._expires = expires
@@ -266,7 +270,7 @@ class Planner:
 
     def shard_items(self, join: str, ids: Sequence[str], *, first: int = 0) -> list[Item]:
         """Shards for members with these ids, from number `first` on (the start of a shard)."""
-        expires = time.time() + self._expires
+        expires = time.time() + self._expires()
         shards: list[Item] = []
         for start in range(0, len(ids), SHARD):
             part = ids[start : start + SHARD]
@@ -291,7 +295,7 @@ class Planner:
             "count": count,
             "follows": orjson.dumps(follows).decode(),
         }
-        return Item(key=join_key(join), fields=fields, expires=time.time() + self._expires)
+        return Item(key=join_key(join), fields=fields, expires=time.time() + self._expires())
 
     def _message(self, node: Signature[Any], before: Before, place: Place) -> TaskMessage:
         takes = not node.immutable

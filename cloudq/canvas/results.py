@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
@@ -10,6 +11,7 @@ import orjson
 from cloudq.backend import Backend
 from cloudq.canvas.nodes import Node, chain, chord, group
 from cloudq.driver import Item, Key
+from cloudq.errors import BackendError, InvalidArguments
 from cloudq.record import State
 from cloudq.result import AsyncResult, failure, wait_for
 
@@ -137,26 +139,66 @@ class GroupResult(ResultSet[R]):
 
     def as_tuple(self) -> tuple[Any, ...]:
         """The ids of it all, nested as it is: `((id, parent), [members])`."""
-        parent = self.parent.as_tuple() if self.parent is not None else None
-        members = [
-            result.as_tuple()
-            for result in self.results
-            if isinstance(result, AsyncResult | GroupResult)
-        ]
-        return (self.id, parent), members
+        members = [as_tuple(result) for result in self.results]
+        return (self.id, as_tuple(self.parent)), members
 
-    def save(self, backend: Backend, *, ttl: float) -> None:
-        """Keep the ids in the result store for `ttl` seconds; `app.GroupResult.restore` by id."""
-        import time
+    def save(self) -> None:
+        """Keep the ids in the result store, as long as results; `app.restore_group` by id."""
+        leaves = self.leaves()
+        if not leaves:
+            raise InvalidArguments("an empty group has nothing to save")
+        save_group(self, leaves[0].backend)
 
-        fields = {"ids": orjson.dumps(self.as_tuple()).decode()}
-        backend.put([Item(key=Key(f"group#{self.id}"), fields=fields, expires=time.time() + ttl)])
+
+def as_tuple(result: AsyncResult[Any] | ResultSet[Any] | None) -> tuple[Any, ...] | None:
+    """The ids of a result and its parents, as Celery's `as_tuple`: `((id, parent), members)`."""
+    if isinstance(result, GroupResult):
+        return cast("GroupResult[Any]", result).as_tuple()
+    if isinstance(result, AsyncResult):
+        plain = cast("AsyncResult[Any]", result)
+        return (plain.id, as_tuple(plain.parent)), None
+    return None
+
+
+def from_tuple(ids: Any, make: Make) -> AnyResult | None:
+    """The result that `as_tuple` took apart."""
+    if ids is None:
+        return None
+    (id, above), members = ids
+    parent = from_tuple(above, make)
+    if members is None:
+        result = make(str(id), "")
+        result.parent = parent
+        return result
+    inside = [found for one in members if (found := from_tuple(one, make)) is not None]
+    return GroupResult(str(id), inside, parent=parent)
 
 
 Make = Callable[[str, str], AsyncResult[Any]]
 """Makes the result of a task: (id, task name)."""
 
 AnyResult = AsyncResult[Any] | GroupResult[Any]
+
+
+def save_group(result: GroupResult[Any], backend: Backend) -> None:
+    """Keep the ids of a group's members."""
+    fields = {"ids": orjson.dumps(result.as_tuple()).decode()}
+    expires = time.time() + backend.expires
+    failures = backend.put([Item(key=_group_key(result.id), fields=fields, expires=expires)])
+    if failures:
+        raise BackendError(f"the group was not saved: {failures[0].reason}", code=failures[0].code)
+
+
+def restore_group(id: str, backend: Backend, make: Make) -> GroupResult[Any] | None:
+    """The group that was saved under an id; None if there is none, or not any more."""
+    found = backend.get([_group_key(id)]).get(_group_key(id))
+    if found is None:
+        return None
+    return cast("GroupResult[Any]", from_tuple(orjson.loads(str(found.fields["ids"])), make))
+
+
+def _group_key(id: str) -> Key:
+    return Key(f"group#{id}")
 
 
 def result_of(node: Node[Any], make: Make, parent: AnyResult | None = None) -> AnyResult:
@@ -172,8 +214,7 @@ def result_of(node: Node[Any], make: Make, parent: AnyResult | None = None) -> A
         header = group_result(str(node.id), members.tasks, make, parent)
         return result_of(node.body, make, header)
     if isinstance(node, group):
-        plain = cast("group[Any]", node)
-        return group_result(str(plain.id), plain.tasks, make, parent)
+        return group_result(str(node.id), cast("group[Any]", node).tasks, make, parent)
     made = make(str(node.id), getattr(node, "task", ""))
     made.parent = parent
     return made

@@ -51,11 +51,12 @@ class Starter:
             return self._stream(cast("group[Any]", node), place)
         if isinstance(node, chord) and node.header.is_stream and not args:
             return self._stream_chord(node, place)
-        made = frozen(node.clone(args, kwargs))
-        self._carry_out(self._planner.start(made, Before(), place))
+        made = frozen(cast("Node[Any]", node.clone(args, kwargs)))
+        self.carry_out(self._planner.start(made, Before(), place))
         return result_of(made, self._make)
 
-    def _carry_out(self, plan: Plan) -> None:
+    def carry_out(self, plan: Plan) -> None:
+        """Store what joins keep, then send."""
         self._put(plan)
         self._publish(plan.messages)
 
@@ -87,7 +88,7 @@ class Starter:
                 plan.items += started.items
                 plan.messages += started.messages
                 results.append(result_of(made, self._make))
-            self._carry_out(plan)
+            self.carry_out(plan)
         return GroupResult(id, results)
 
     def _stream_chord(self, node: chord[Any], place: Place) -> AnyResult:
@@ -109,7 +110,7 @@ class Starter:
                 plan.items += started.items
                 plan.messages += started.messages
                 results.append(result_of(member, self._make))
-            self._carry_out(plan)
+            self.carry_out(plan)
             count += len(made)
         closing = Change(
             set={"count": count}, discard={"shards": frozenset({"open"})}, keep_expires=True

@@ -1,0 +1,75 @@
+"""Workflows run here and now, one task after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from cloudq.canvas.nodes import Node, Signature, chain, chord, group
+from cloudq.canvas.plan import flattened
+from cloudq.canvas.results import AnyResult, GroupResult
+from cloudq.errors import ChordError
+from cloudq.ids import new_id
+from cloudq.record import Record, State
+from cloudq.result import AsyncResult, EagerResult
+
+Run = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], EagerResult[Any]]
+"""Runs one task: (name, args, kwargs, options)."""
+
+
+def run_eagerly(
+    node: Node[Any], before: Sequence[Any], run: Run, parent: AnyResult | None = None
+) -> AnyResult:
+    """Run a node with `before` as its first arguments; its result, which has ended."""
+    result: AnyResult
+    if isinstance(node, Signature):
+        args = (() if node.immutable else tuple(before)) + node.args
+        result = run(node.task, args, node.kwargs, node.options)
+        result.parent = parent
+    elif isinstance(node, chain):
+        result = _chain(node, before, run, parent)
+    elif isinstance(node, chord):
+        result = _chord(node, before, run, parent)
+    else:
+        members = flattened(cast("group[Any]", node).stream())
+        result = GroupResult(
+            new_id(), [run_eagerly(member, before, run) for member in members], parent=parent
+        )
+    _call_back(node, result, run)
+    return result
+
+
+def _chain(
+    node: chain[Any], before: Sequence[Any], run: Run, parent: AnyResult | None
+) -> AnyResult:
+    result = parent
+    for step in node.tasks:
+        result = run_eagerly(step, before, run, result)
+        if not result.successful():
+            break
+        before = (result.get(),)
+    assert result is not None
+    return result
+
+
+def _chord(
+    node: chord[Any], before: Sequence[Any], run: Run, parent: AnyResult | None
+) -> AnyResult:
+    header = run_eagerly(node.header, before, run, parent)
+    if not header.successful():
+        leaves = cast("GroupResult[Any]", header).leaves()
+        failed = next(leaf for leaf in leaves if not leaf.successful())
+        error = ChordError(f"member {failed.id} failed: {failed.result!r}")
+        record = Record(id=new_id(), state=State.FAILURE, error=str(error))
+        return EagerResult(record, error=error)
+    return run_eagerly(node.body, (header.get(),), run, header)
+
+
+def _call_back(node: Node[Any], result: AnyResult, run: Run) -> None:
+    if result.successful():
+        for callback in node.links:
+            run_eagerly(callback, (result.get(),), run)
+        return
+    if isinstance(result, AsyncResult):
+        for errback in node.link_errors:
+            run_eagerly(errback, (result.id,), run)

@@ -1,0 +1,91 @@
+"""The workflows of one app: starting them, running them eagerly, joining their members."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cloudq.backend import Backend
+from cloudq.broker import Broker
+from cloudq.canvas.joins import Joins
+from cloudq.canvas.nodes import Node
+from cloudq.canvas.plan import Before, Place, Planner, final_id, frozen
+from cloudq.canvas.results import AnyResult, Make
+from cloudq.canvas.slots import Slot
+from cloudq.canvas.starting import Publish, Starter
+from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.middleware import Request, current_request
+from cloudq.result import AsyncResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workflows:
+    """What an app does with nodes. `broker` and `backend` are opened when they are needed."""
+
+    planner: Planner
+    publish: Publish
+    make: Make
+    broker: Callable[[], Broker]
+    backend: Callable[[], Backend | None]
+    max_depth: Callable[[], int]
+
+    @property
+    def joins(self) -> Joins | None:
+        """What joins the members of chords; None without a result backend."""
+        backend = self.backend()
+        return None if backend is None else Joins(backend, self.broker(), self.planner)
+
+    def start(
+        self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> AnyResult | None:
+        """Send what starts the node; the result of it all, None of an empty chain."""
+        return self._starter().start(node, args, kwargs, self._place())
+
+    def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
+        """Add a member to the header that the running task is a member of, and send it."""
+        request, joins = current_request.get(), self.joins
+        if request is None or request.slot is None or joins is None:
+            raise InvalidArguments("add_to_chord is for a running member of a chord's header")
+        slot = Slot.from_wire(request.slot)
+        made = frozen(node, in_slot=True)
+        added = joins.add(slot, final_id(made))
+        place = self._place(slot=added, group=slot.join)
+        self._starter().carry_out(self.planner.start(made, Before(), place))
+        return self.make(final_id(made), "")
+
+    def gather(self, join: str) -> list[Any]:
+        """The values of a join's members."""
+        joins = self.joins
+        if joins is None:
+            raise ConfigurationError("a chord's values are in the result backend: there is none")
+        return joins.values(join)
+
+    def depth(self, parent: Request | None) -> int:
+        """How deep a call made now is. Raises `RecursionError`."""
+        depth = parent.depth + 1 if parent else 0
+        if depth > self.max_depth():
+            raise RecursionError(
+                f"tasks have called each other {self.max_depth()} deep: does one call itself "
+                "without an end? the setting max_depth allows more"
+            )
+        return depth
+
+    def _place(self, *, slot: Slot | None = None, group: str | None = None) -> Place:
+        parent = current_request.get()
+        return Place(
+            slot=slot,
+            group=group,
+            root=parent.root_id if parent else None,
+            parent=parent.id if parent else None,
+            depth=self.depth(parent),
+        )
+
+    def _starter(self) -> Starter:
+        return Starter(
+            planner=self.planner,
+            publish=self.publish,
+            make=self.make,
+            backend=self.backend,
+            joins=lambda: self.joins,
+        )
