@@ -234,8 +234,8 @@ def _span(seconds: float) -> str:
 
 
 def _size(number: int) -> str:
-    if number % (1 << 20) == 0:
-        return f"{number >> 20} MiB"
+    if number >= 1 << 20:
+        return f"{number / (1 << 20):.3g} MiB"
     return f"{number / 1024:g} KiB"
 
 
