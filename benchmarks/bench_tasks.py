@@ -1,8 +1,10 @@
-"""The app that the benchmarks run; every SQS request of a process that imports it is noted."""
+"""The app that the benchmarks run; requests of a process that imports it can be noted."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 from cloudq import CloudQ
 
@@ -15,14 +17,30 @@ def noop(number: int) -> int:
 
 
 def count_requests(into: str) -> None:
-    """Append the operation of each request that this process sends to SQS, retries included."""
+    """Append the operation of each request that this process sends to the broker."""
     note = os.open(into, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    driver: Any = app.broker.driver
+    if app.conf.broker.startswith("sqs:"):
+        events = driver.client.meta.events  # retries are counted too
 
-    def sent(request: object, event_name: str, **_: object) -> None:
-        os.write(note, f"{event_name.rpartition('.')[2]}\n".encode())
+        def sent(request: object, event_name: str, **_: object) -> None:
+            os.write(note, f"{event_name.rpartition('.')[2]}\n".encode())
 
-    app.broker.driver.client.meta.events.register("before-send.sqs", sent)  # type: ignore[attr-defined]
+        events.register("before-send.sqs", sent)
+    elif app.conf.broker.startswith("pubsub:"):
+        requests = driver._requests
+        for name in ("publish", "pull", "modify", "acknowledge"):
+            setattr(requests, name, _counted(getattr(requests, name), name, note))
 
 
-if "BENCH_REQUESTS" in os.environ and app.conf.broker.startswith("sqs:"):
+def _counted(call: Callable[..., Any], name: str, note: int) -> Callable[..., Any]:
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        count = len(args[1]) if name == "publish" else 1  # a request for each batch
+        os.write(note, f"{name}\n".encode() * count)
+        return call(*args, **kwargs)
+
+    return counted
+
+
+if "BENCH_REQUESTS" in os.environ:
     count_requests(os.environ["BENCH_REQUESTS"])

@@ -46,11 +46,13 @@ def imports() -> Iterator[Figure]:
 
 def main() -> None:
     quick = "--quick" in sys.argv
+    import clouds
     import embedded
     import sqs
 
     figures: list[Figure] = []
-    for source in (imports(), embedded.measure(quick), sqs.measure(quick)):
+    sources = (imports(), embedded.measure(quick), sqs.measure(quick), clouds.measure(quick))
+    for source in sources:
         for figure in source:
             figures.append(figure)
             print(

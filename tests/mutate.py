@@ -1,6 +1,6 @@
 """Break every driver in every way we know, and see that its contract tests turn red.
 
-`python tests/mutate.py [--driver memory,sqlite,sqs,dynamodb] [-n 2] [--only TEXT] [--count]`
+`python tests/mutate.py [--driver memory,sqlite,sqs,dynamodb,...] [-n 2] [--only TEXT] [--count]`
 exits 1 when a mutation survives, and 2 when the tests are red without any.
 """
 
@@ -41,7 +41,7 @@ TARGETS = (
         driver="memory",
         module="cloudq_local.memory_broker",
         cls="MemoryBroker",
-        select="Broker or Ordering or Admin",
+        select="Broker or Ordering or Admin or Scheduling",
         tests="contracts/test_memory.py",
         patience="2",
         # This service never fails on its own.
@@ -59,7 +59,7 @@ TARGETS = (
         driver="sqlite",
         module="cloudq_local.sqlite_broker",
         cls="SQLiteBroker",
-        select="Broker or Ordering or Admin or throttling",
+        select="Broker or Ordering or Admin or Scheduling or throttling",
         tests="contracts/test_sqlite.py contracts/test_sqlite_processes.py",
         patience="2",
     ),
@@ -85,6 +85,20 @@ TARGETS = (
         module="cloudq_aws.dynamodb",
         cls="DynamoDB",
         tests="contracts/test_dynamodb.py",
+        patience="6",
+    ),
+    Target(
+        driver="firestore",
+        module="cloudq_gcp.firestore",
+        cls="Firestore",
+        tests="contracts/test_firestore.py contracts/test_firestore_service.py",
+        patience="6",
+    ),
+    Target(
+        driver="aztables",
+        module="cloudq_azure.tables",
+        cls="Tables",
+        tests="contracts/test_tables.py contracts/test_tables_service.py",
         patience="6",
     ),
 )

@@ -157,6 +157,16 @@ def everything(other: str) -> Callable[..., Method]:
     return make
 
 
+def sooner(original: Method, cls: Any) -> Method:
+    """Send at once, under handles as if it were for later."""
+
+    def broken(self: Any, queue: str, messages: Any) -> Any:
+        original(self, queue, [replace(m, delay=0.0) for m in messages])
+        return original(self, queue, [replace(m, id=m.id + "x") for m in messages])
+
+    return broken
+
+
 def last_page(original: Method, cls: Any) -> Method:
     """Say that there are no more pages."""
     return lambda self, *args, **named: Page(items=original(self, *args, **named).items)
@@ -228,6 +238,62 @@ BROKER: dict[str, Mutation] = {
     "dead_letter does nothing": ("dead_letter", nothing),
     "dead_letter forgets the reason": ("dead_letter", passing(lambda named: {"reason": "?"})),
     "error_code knows nothing": ("error_code", after(lambda _: Code.UNKNOWN)),
+    "schedule forgets the delay": ("schedule", each(lambda m: replace(m, delay=0.0))),
+    "schedule forgets the group": ("schedule", each(lambda m: replace(m, group=None))),
+    "schedule loses the last of a batch": (
+        "schedule",
+        lambda original, cls: (
+            lambda self, q, ms: (
+                found[:1] + found[:-1]
+                if len(found := list(original(self, q, ms[:-1]))) > 1
+                else original(self, q, ms)
+            )
+        ),
+    ),
+    "schedule mixes up its handles": ("schedule", after(lambda found: list(reversed(found)))),
+    "schedule sends at once too": ("schedule", sooner),
+    "schedule loses what it refused": (
+        "schedule",
+        after(lambda found: [one for one in found if isinstance(one, str)]),
+    ),
+    "unschedule does nothing": ("unschedule", nothing),
+    "unschedule loses the last of a batch": ("unschedule", first_only),
+    "unschedule hides its failures": ("unschedule", after(lambda _: ())),
+    "unschedule stops at its first failure": (
+        "unschedule",
+        lambda original, cls: (
+            lambda self, q, handles: next(
+                (
+                    [replace(failed[0], index=at)]
+                    for at, one in enumerate(handles)
+                    if (failed := original(self, q, [one]))
+                ),
+                [],
+            )
+        ),
+    ),
+    "unschedule mixes up its failures": (
+        "unschedule",
+        after(lambda failed: [replace(one, index=0) for one in failed]),
+    ),
+    "scheduled is empty": ("scheduled", nothing),
+    "scheduled ignores after": ("scheduled", passing(lambda named: {"after": None})),
+    "scheduled ends too soon": (
+        "scheduled",
+        lambda original, cls: (
+            lambda self, q, **named: () if named.get("after") else original(self, q, **named)
+        ),
+    ),
+    "scheduled shows more than asked": ("scheduled", passing(lambda named: {"count": 100})),
+    "scheduled has no order": ("scheduled", after(lambda found: list(reversed(found)))),
+    "scheduled forgets the group": (
+        "scheduled",
+        after(lambda found: [replace(one, group=None) for one in found]),
+    ),
+    "scheduled forgets when": (
+        "scheduled",
+        after(lambda found: [replace(one, due=0.0) for one in found]),
+    ),
     "create does nothing": ("create", nothing),
     "create empties what is there": (
         "create",
@@ -287,6 +353,9 @@ BACKEND: dict[str, Mutation] = {
     "query has no order": ("query", after(unordered)),
     "delete does nothing": ("delete", nothing),
     "error_code knows nothing": ("error_code", after(lambda _: Code.UNKNOWN)),
+    "create_store does nothing": ("create_store", nothing),
+    "check_store does nothing": ("check_store", nothing),
+    "sweep does nothing": ("sweep", lambda *_: lambda self: 0),
     "watch is deaf": ("watch", lambda *_: lambda self: Deaf()),
 }
 

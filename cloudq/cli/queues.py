@@ -77,7 +77,9 @@ def stats(
         columns.append("DEAD LETTERS IN")
         rows = [[*row, each.dead_queue] for row, each in zip(rows, found, strict=True)]
     table(columns, rows, empty="no queues")
-    if not all(each.exact for each in found):
+    if any(each.ready is None for each in found):
+        note("the service does not tell how full its queues are: see its monitoring")
+    elif not all(each.exact for each in found):
         note("the service's counts are approximate and lag by up to a minute")
 
 

@@ -30,11 +30,24 @@ _BROKERS = (
     ("`memory://`", "memory://limits", "queue"),
     ("`sqs://`, standard", "sqs://us-east-1", "queue"),
     ("`sqs://`, FIFO", "sqs://us-east-1", "queue.fifo"),
+    ("`pubsub://`", "pubsub://project?emulator=127.0.0.1:1", "queue"),
+    ("`pubsub://`, `.fifo`", "pubsub://project?emulator=127.0.0.1:1", "queue.fifo"),
+    (
+        "`pubsub://` with Cloud Tasks",
+        "pubsub://project?emulator=127.0.0.1:1&tasks=here/queue&account=a@b.c"
+        "&tasks_endpoint=127.0.0.1:1",
+        "queue",
+    ),
+    ("`servicebus://`, standard tier", "servicebus://127.0.0.1:1?emulator=true", "queue"),
+    ("`servicebus://`, `.fifo`", "servicebus://127.0.0.1:1?emulator=true", "queue.fifo"),
+    ("`servicebus://`, premium", "servicebus://127.0.0.1:1?emulator=true&tier=premium", "queue"),
 )
 _BACKENDS = (
     ("sqlite://", "sqlite:///{folder}/limits.db"),
     ("memory://", "memory://limits"),
     ("dynamodb://", "dynamodb://cloudq?region=us-east-1"),
+    ("firestore://", "firestore://project/cloudq?emulator=127.0.0.1:1"),
+    ("aztables://", "aztables://devstoreaccount1/cloudq"),
 )
 _KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
 
@@ -75,8 +88,8 @@ def brokers() -> Iterator[str]:
             limits.batch,
             _size(limits.body),
             _size(limits.batch_body),
-            _span(limits.max_delay),
-            _span(limits.max_lease),
+            _span(limits.max_delay) if limits.max_delay else "parked",
+            _span(limits.max_lease) + ", the queue's own" * (limits.min_lease == limits.max_lease),
             _span(limits.max_wait),
             "yes" if limits.ordered else "no",
             _span(limits.dedup_window),
@@ -221,8 +234,8 @@ def _span(seconds: float) -> str:
 
 
 def _size(number: int) -> str:
-    if number % (1 << 20) == 0:
-        return f"{number >> 20} MiB"
+    if number >= 1 << 20:
+        return f"{number / (1 << 20):.3g} MiB"
     return f"{number / 1024:g} KiB"
 
 

@@ -67,7 +67,10 @@ class Worker:
 
     def __init__(self, place: Place, options: Sequence[str]) -> None:
         self._log = place.folder / f"worker-{len(place.workers)}.log"
-        environment = os.environ | {
+        environment = {
+            # A warm stop waits for the receive under way.
+            "CLOUDQ_WORKER_POLL_WAIT": "2",
+            **os.environ,
             "PYTHONPATH": str(HERE),
             "DRILL_LEDGER": str(place.ledger),
             "PYTHONUNBUFFERED": "1",

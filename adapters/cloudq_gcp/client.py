@@ -1,0 +1,107 @@
+"""From a URL to a channel of gRPC: which project, where, and with whose rights."""
+
+# google-auth is typed in part only, and grpc not at all.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, cast
+
+import google.auth
+import grpc
+from google.api_core import grpc_helpers
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+
+from cloudq.driver import Address
+from cloudq.errors import ConfigurationError
+
+_COMMON = ("emulator", "endpoint")
+_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+_PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+# Where the project is, if the URL does not say; the last is what the emulator's own tool sets.
+_PROJECT_VARIABLES = ("GOOGLE_CLOUD_PROJECT", "PUBSUB_PROJECT_ID")
+
+_CHANNEL = (
+    # The load balancers in between forget a connection that is silent for long.
+    ("grpc.keepalive_time_ms", 30_000),
+    # gRPC's own patience with a host that does not answer is 20 s.
+    ("grpc.min_reconnect_backoff_ms", 4_000),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_metadata_size", 4 << 20),  # what was refused of a batch comes as metadata
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How to reach a project's services. Without credentials there is an emulator."""
+
+    project: str
+    emulator: str | None
+    endpoint: str | None
+    credentials: Any
+
+    def channel(self, host: str, *, plain: bool = False) -> grpc.Channel:
+        """A channel to a host, safe from many threads; `plain` without TLS and credentials."""
+        if plain:
+            return grpc.insecure_channel(host, options=_CHANNEL)
+        return grpc_helpers.create_channel(
+            host if ":" in host else f"{host}:443",
+            credentials=self.credentials,
+            default_scopes=_SCOPES,
+            options=_CHANNEL,
+        )
+
+
+def access(
+    address: Address,
+    *,
+    options: tuple[str, ...] = (),
+    emulator_variable: str = "PUBSUB_EMULATOR_HOST",
+) -> Access:
+    """Read the URL's options, find project and credentials. Raises `ConfigurationError`.
+
+    `options` are those that the caller reads itself. What the URL leaves open comes from the
+    normal environment of Google's libraries: variables, `gcloud auth`, the machine's account.
+    """
+    known = sorted((*_COMMON, *options))
+    unknown = [name for name in address.options if name not in known]
+    if unknown:
+        raise ConfigurationError(
+            f"{address.scheme}:// has no option {unknown[0]!r}; it knows {', '.join(known)}"
+        )
+    endpoint = address.options.get("endpoint") or None
+    emulator = address.options.get("emulator") or None
+    if emulator and endpoint:
+        raise ConfigurationError(f"{address.url} has an emulator and an endpoint: one or the other")
+    # An emulator that the environment names yields to what the URL says.
+    emulator = emulator or (None if endpoint else os.environ.get(emulator_variable) or None)
+    credentials, implied = (None, None) if emulator else _credentials(address.scheme)
+    named = (os.environ.get(name) for name in _PROJECT_VARIABLES)
+    project = address.host or next(filter(None, named), None) or implied
+    if not project:
+        raise ConfigurationError(
+            f"no Google project for {address.scheme}://: write {address.scheme}://my-project,"
+            " or set GOOGLE_CLOUD_PROJECT"
+        )
+    if not _PROJECT.fullmatch(project):
+        raise ConfigurationError(
+            f'"{project}" in {address.url or address.scheme} is not the id of a Google project'
+        )
+    return Access(project=project, emulator=emulator, endpoint=endpoint, credentials=credentials)
+
+
+def _credentials(scheme: str) -> tuple[Any, str | None]:
+    try:
+        return cast("tuple[Any, str | None]", google.auth.default(scopes=_SCOPES))
+    except DefaultCredentialsError as error:
+        raise ConfigurationError(
+            f"no Google credentials for {scheme}://: run `gcloud auth application-default login`,"
+            " or set GOOGLE_APPLICATION_CREDENTIALS, or give the machine or function an account"
+        ) from error
+    except GoogleAuthError as error:  # a file of credentials that cannot be used
+        raise ConfigurationError(f"{scheme}://: {error}") from error

@@ -1,0 +1,100 @@
+"""What checks and changes mean, for stores that only know how to replace a whole item.
+
+A store whose service decides conditions by itself, as DynamoDB does, needs none of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Key, Op, Value
+
+Fields = dict[str, Value]
+
+_ORDERS: dict[Op, Callable[[int], bool]] = {
+    Op.LT: lambda sign: sign < 0,
+    Op.LE: lambda sign: sign <= 0,
+    Op.GT: lambda sign: sign > 0,
+    Op.GE: lambda sign: sign >= 0,
+}
+
+
+class Refusal(Exception):
+    """What a driver refuses by itself, without its service: why, and the code of its kind."""
+
+    def __init__(self, reason: str, *, code: Code) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def apply(change: Change, key: Key, current: Item | None) -> Item:
+    """The item that a change makes of the one that is there (None: absent, or expired).
+
+    Raises `ConditionFailed`, and `Refusal` where a field's value does not bear the change.
+    """
+    fields: Mapping[str, Value] = current.fields if current else {}
+    if not all(holds(check, fields) for check in change.when):
+        raise ConditionFailed(current)
+    kept = current.expires if current else None
+    return Item(
+        key=key,
+        fields=changed(fields, change),
+        expires=kept if change.keep_expires else change.expires,
+    )
+
+
+def stored(fields: Mapping[str, Value]) -> Fields:
+    """Return the fields as they are kept: an empty set is an absent field."""
+    return {name: value for name, value in fields.items() if value != frozenset()}
+
+
+def holds(check: Check, fields: Mapping[str, Value]) -> bool:
+    """Tell whether the check holds on an item's fields (none for a missing item)."""
+    if check.field not in fields:
+        return check.or_absent or check.op is Op.ABSENT
+    return _compare(check.op, fields[check.field], check.value)
+
+
+def changed(fields: Mapping[str, Value], change: Change) -> Fields:
+    """Return the fields after the change, whose conditions hold. Raises `Refusal`."""
+    after = {**fields, **change.set}
+    for name, step in change.increment.items():
+        number = fields.get(name, 0)
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise Refusal(f"field {name!r} holds no number to increment", code=Code.INVALID)
+        after[name] = number + step
+    for name, members in change.add.items():
+        after[name] = _members(fields, name) | members
+    for name, members in change.discard.items():
+        after[name] = _members(fields, name) - members
+    for name in change.remove:
+        after.pop(name, None)
+    return stored(after)
+
+
+def _compare(op: Op, left: Value, right: Value) -> bool:
+    if op is Op.EXISTS or op is Op.ABSENT:
+        return op is Op.EXISTS
+    if op is Op.CONTAINS:
+        return isinstance(left, frozenset) and right in left
+    alike = _kind(left) is _kind(right)
+    if op is Op.EQ or op is Op.NE:
+        return (alike and left == right) is (op is Op.EQ)
+    if not alike or _kind(left) not in (float, str, bytes):
+        return False
+    # The kinds are the same and have an order, which the type checker cannot know.
+    a, b = cast("float", left), cast("float", right)
+    return _ORDERS[op]((a > b) - (a < b))
+
+
+def _kind(value: Value) -> type:
+    """Return what a value can be compared with: numbers are one kind, and a bool is none."""
+    return float if type(value) is int else type(value)
+
+
+def _members(fields: Mapping[str, Value], name: str) -> frozenset[str]:
+    value = fields.get(name, frozenset[str]())
+    if not isinstance(value, frozenset):
+        raise Refusal(f"field {name!r} holds no set", code=Code.INVALID)
+    return value
