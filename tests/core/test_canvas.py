@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cloudq.canvas.nodes import chain, chord, from_dict, group, to_dict
-from cloudq.errors import ChordError
+from cloudq import ChordError, CloudQ, GroupResult, chain, chord, group
+from cloudq.canvas.nodes import from_dict, to_dict
 from cloudq.record import State
 from tests.core.bench import Bench
 
@@ -15,7 +15,7 @@ from tests.core.bench import Bench
 class Tasks:
     """The tasks that the workflows are made of."""
 
-    def __init__(self, app: Bench) -> None:
+    def __init__(self, app: CloudQ) -> None:
         self.runs: list[Any] = []
         runs = self.runs
 
@@ -217,9 +217,8 @@ def test_a_member_may_add_members(app: Bench, t: Tasks) -> None:
 def test_a_redelivered_member_counts_once(app: Bench, t: Tasks) -> None:
     result = chord([t.add.s(1, 2), t.add.s(3, 4)], t.total.s()).delay()
     first = app.one()
-    settlement = app.settle(first)
+    app.settle(first)
     app.lose_leases()  # it was not acked, as after a crash
-    app.finish(first, settlement) if False else None
     app.work()
     assert result.get(timeout=0) == 10
     assert sum(run[0] == "total" for run in t.runs) == 1
@@ -234,3 +233,121 @@ def test_a_runaway_is_stopped(app: Bench) -> None:
 
     runaway.delay()
     assert app.work()[-1].state is State.FAILURE
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_eager_workflows_come_to_the_same(case: str) -> None:
+    make, value = CASES[case]
+    with CloudQ("eager", broker="memory://eager", task_always_eager=True) as app:
+        assert make(Tasks(app)).delay().get() == value
+
+
+def test_an_eager_chain_ends_with_its_failure() -> None:
+    with CloudQ("eager", broker="memory://eager", task_always_eager=True) as app:
+        t = Tasks(app)
+        result = (t.fail.s() | t.same.s()).delay()
+        assert result.failed()
+        with pytest.raises(ChordError):
+            chord([t.fail.s(), t.same.s(1)], t.total.s()).delay().get()
+        assert ("same", None) not in t.runs
+
+
+def test_a_chain_whose_first_step_failed_raises_that_at_once(app: Bench, t: Tasks) -> None:
+    result = (t.fail.s() | t.same.s() | t.same.s()).delay()
+    app.work()
+    with pytest.raises(ValueError, match="on purpose"):
+        result.get(timeout=0)
+
+
+def test_the_results_of_a_group(app: Bench, t: Tasks) -> None:
+    result = group(t.add.s(1, 2), t.fail.s(), t.add.s(3, 4)).delay()
+    assert (len(result), result.ready(), result.completed_count()) == (3, False, 0)
+    app.step()
+    assert (result.waiting(), result.completed_count(), result.failed()) == (True, 1, False)
+    app.work()
+    assert (result.ready(), result.successful(), result.failed()) == (True, False, True)
+    assert [str(error) for error in result.failures()] == ["on purpose"]
+    with pytest.raises(ValueError, match="on purpose"):
+        result.get(timeout=0)
+    first, failed, last = result.get(timeout=0, propagate=False)
+    assert (first, str(failed), last) == (3, "on purpose", 7)
+
+
+def test_a_group_costs_one_read_a_hundred_members(app: Bench, t: Tasks) -> None:
+    result = group(t.same.s(n) for n in range(250)).delay()
+    app.work()
+    app.store.calls.clear()
+    assert result.get(timeout=0) == list(range(250))
+    assert app.store.calls["get"] == 3
+
+
+def test_a_group_is_saved_and_restored(app: Bench, t: Tasks) -> None:
+    result = (t.add.s(1, 2) | group(t.add.s(3), t.add.s(4))).delay()
+    result.save()
+    app.work()
+    found = app.restore_group(result.id)
+    assert isinstance(found, GroupResult)
+    assert found.get(timeout=0) == [6, 7]
+    assert found.parent is not None
+    assert found.parent.get(timeout=0) == 3
+    assert found.as_tuple() == result.as_tuple()
+    assert app.restore_group("none") is None
+
+
+def test_a_revoked_group_is_not_run(app: Bench, t: Tasks) -> None:
+    result = group(t.same.s(n) for n in range(3)).delay()
+    result.revoke()
+    app.work()
+    assert t.runs == []
+    assert {leaf.state for leaf in result.leaves()} == {State.REVOKED}
+
+
+def test_a_revoked_member_fails_its_chord(app: Bench, t: Tasks) -> None:
+    result = chord([t.same.s(1), t.same.s(2)], t.total.s()).delay()
+    result.parent[0].revoke()
+    app.work()
+    with pytest.raises(ChordError, match="failed"):
+        result.get(timeout=0)
+
+
+def test_members_know_their_root_their_parent_and_their_group(app: Bench, t: Tasks) -> None:
+    seen: list[Any] = []
+
+    def look(self: Any, *_: Any) -> None:
+        request = self.request
+        seen.append((request.id, request.root_id, request.parent_id, request.group))
+
+    task = app.task(name="look", bind=True)(look)
+    result = (task.s() | group(task.s(), task.s()) | task.s()).delay()
+    app.work()
+    header = result.parent
+    first = header.parent
+    members = [leaf.id for leaf in header.leaves()]
+    assert seen[0] == (first.id, first.id, None, None)
+    assert {entry[0] for entry in seen[1:3]} == set(members)
+    assert {entry[1:] for entry in seen[1:3]} == {(first.id, first.id, header.id)}
+    assert seen[3][:2] == (result.id, first.id)
+
+
+def test_a_chord_without_a_backend_is_refused(t: Tasks) -> None:
+    with CloudQ("bare", broker="memory://bare", backend="none") as app:
+        bare = Tasks(app)
+        with pytest.raises(Exception, match="joins its members in the result backend"):
+            chord([bare.same.s(1)], bare.total.s()).delay()
+        assert (bare.add.s(1, 2) | bare.add.s(3)).delay() is not None
+
+
+def test_what_is_no_signature_is_refused(t: Tasks) -> None:
+    with pytest.raises(Exception, match="is no signature"):
+        group([t.add.s(1, 2), 5])  # type: ignore[list-item]
+    with pytest.raises(Exception, match="is no signature"):
+        from_dict({"nothing": 1})
+    with pytest.raises(Exception, match="a chord needs a body"):
+        chord([t.add.s(1, 2)]).delay()
+    with pytest.raises(Exception, match="belongs to no app"):
+        from_dict({"task": "t"}).delay()
+
+
+def test_a_signature_is_checked_against_its_task(t: Tasks) -> None:
+    with pytest.raises(Exception, match="too many positional"):
+        t.add.s(1, 2, 3).delay()
