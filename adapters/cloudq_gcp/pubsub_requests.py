@@ -27,6 +27,7 @@ TIMEOUT = 30.0
 """Seconds for one request. One that finds no server is told so within five."""
 # How much longer than the wait a pull's deadline is, and the shortest one. See `Requests.pull`.
 _MARGIN, _SHORTEST = 1.0, 5.0
+_PAUSE = 0.1
 
 # Bytes of the leases' ids in one request: it may have 512 KiB.
 _MAX_IDS = 480_000
@@ -105,6 +106,7 @@ class Requests:
             left = end - time.monotonic()
             if received or left <= 0:
                 return received
+            time.sleep(min(left, _PAUSE))  # an early answer; asking again must be no hot loop
 
     def acknowledge(self, subscription: str, ids: Sequence[str]) -> list[Failure]:
         """Delete leased messages."""

@@ -13,6 +13,10 @@ from cloudq.migration.side import Side
 Content = tuple[str, bytes]
 
 _EVERYTHING = 10_000_000
+# A run that comes after a kill waits as long as this, at the most.
+_LONGEST = 900.0
+# How many messages a second are leased and given back, at the least.
+_SEEN_A_SECOND = 200
 
 
 class Interrupted(Exception):
@@ -31,12 +35,13 @@ class Leases:
         *,
         others_until: float = 0.0,
     ) -> None:
-        self.held: list[Delivery] = []
+        self._held: dict[Entry, Delivery] = {}
         self._others_until = others_until
         self._side, self._queue, self._note = side, queue, note
         self.lease = side.broker.lease(queue, lease)
         self._noted = 0.0
         self._extend_at = 0.0
+        self._lengthen_at = 0.0
 
     def receive(self, wait: float, count: int) -> list[Delivery]:
         """Receive and hold. First it is noted until when: a killed process cannot say so."""
@@ -44,20 +49,37 @@ class Leases:
         now = time.time()
         self._announce(now + wait + self.lease)
         found = self._side.broker.receive(self._queue, count=count, wait=wait, lease=self.lease)
-        if found and not self.held:
+        if found and not self._held:
             self._extend_at = now + self.lease / 3
-        self.held += found
+        entries = [Entry.of(delivery) for delivery in found]
+        again = any(entry in self._held for entry in entries)
+        self._held |= zip(entries, found, strict=True)
+        if again:
+            self._lengthen(now)
         return list(found)
 
     def keep(self) -> None:
         """Extend all, when a third of their time has passed."""
         now = time.time()
-        if not self.held or now < self._extend_at:
+        if not self._held or now < self._extend_at:
             return
-        self._announce(now + self.lease)
-        refused = self._side.broker.extend(self.held, lease=self.lease)
-        self.let_go([one.delivery for one in refused])
+        held, refused = list(self._held.values()), 0
+        size = self._side.broker.limits(self._queue).batch
+        for start in range(0, len(held), size):
+            # Extending many takes its time, and each lease counts from its own extension.
+            self._announce(time.time() + self.lease)
+            lost = self._side.broker.extend(held[start : start + size], lease=self.lease)
+            self.let_go([one.delivery for one in lost])
+            refused += len(lost)
         self._extend_at = now + self.lease / 3
+        if refused:
+            self._lengthen(now)
+
+    def _lengthen(self, now: float) -> None:
+        """Some ended before they were extended: there are too many for so short a lease."""
+        if now > self._lengthen_at:
+            self.lease = self._side.broker.lease(self._queue, min(self.lease * 2, _LONGEST))
+            self._lengthen_at = now + self.lease
 
     def _announce(self, until: float) -> None:
         if until > self._noted:
@@ -67,13 +89,13 @@ class Leases:
 
     def let_go(self, deliveries: Collection[Delivery]) -> None:
         """Hold these no longer, as they are settled or lost."""
-        gone = {id(delivery) for delivery in deliveries}
-        self.held = [delivery for delivery in self.held if id(delivery) not in gone]
+        for delivery in deliveries:
+            self._held.pop(Entry.of(delivery), None)
 
     def give_back(self) -> None:
         """Release all."""
-        refused = self._side.broker.release(self.held)
-        self.held = []
+        refused = self._side.broker.release(list(self._held.values()))
+        self._held = {}
         if all(one.code is Code.LEASE_LOST for one in refused):
             self._note(self._others_until)
 
@@ -118,7 +140,10 @@ def find(
             for peeked in admin.peek(queue, count=_EVERYTHING):
                 seen((peeked.id, digest(peeked.body)))
         return found
-    leases = Leases(side, queue, lease, note)
+    stats = side.stats(queue)
+    # As long as it may take to see everything, so that nothing has to be received twice.
+    enough = min(lease + ((stats.ready if stats else 0) or 0) / _SEEN_A_SECOND, _LONGEST)
+    leases = Leases(side, queue, enough, note)
     try:
         _look(leases, patience(side, queue), side.broker.limits(queue).batch, missing, seen, stop)
     except Exception:
@@ -137,15 +162,12 @@ def _look(
     stop: Event,
 ) -> None:
     ends, wait = patience
-    known: set[tuple[str, bytes, float | None]] = set()
     empty = 0
     while missing and empty < ends:
         if stop.is_set():
             raise Interrupted
-        fresh = False
-        for delivery in leases.receive(wait, batch):
-            key = (delivery.id, digest(delivery.body), delivery.sent_at)
-            fresh = fresh or key not in known
-            known.add(key)
-            seen(key[:2])
-        empty = 0 if fresh else empty + 1
+        deliveries = leases.receive(wait, batch)
+        for delivery in deliveries:
+            seen((delivery.id, digest(delivery.body)))
+        # What comes again says nothing about what has not come yet: only silence is the end.
+        empty = 0 if deliveries else empty + 1

@@ -22,14 +22,9 @@ from cloudq.migration.side import OF_THE_MESSAGE, UNSURE, Side, total
 _AT_A_TIME = 100
 # What is due so soon is left to come by itself.
 _SOON = 1.0
-_DELAYED = "delayed, and the source does not show it: --wait waits for it"
-_LEASED = "somebody else works on it"
-_NEW = "came meanwhile, or waits behind one that stays"
+# So many batches of nothing but messages that stay, whose leases cannot be kept, are the end.
+_KNOWN_IN_A_ROW = 1_000
 _BEHIND = "comes after one of its group that stays"
-_BEHIND = "comes after one of its group that stays"
-# How long the counts of a service are waited for, when they say that something is left: they lag
-# by up to a minute. A count of what is delayed is believed sooner.
-_COUNTS_LAG, _DELAYED_LAG = 60.0, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +64,7 @@ class QueueMove:
     _stuck: set[str] = field(default_factory=set[str])
     _taken_back: set[str] = field(default_factory=set[str])
     _sent: int = 0
+    _waited: bool = False
 
     @property
     def queue(self) -> str:
@@ -76,8 +72,11 @@ class QueueMove:
 
     def run(self) -> None:
         """Move all that can be moved. Raises `BrokerError` and `Interrupted`; run it again then."""
+        self._count()
+        self.moved.earlier = self.moved.moved
         self._resolve()
         self._count()
+        # What was found in the target came with the run that was killed.
         self.moved.earlier = self.moved.moved
         others_until = self.journal.held_until(self.queue, "source")
         leases = Leases(
@@ -223,13 +222,14 @@ class QueueMove:
     def _move_ready(self, leases: Leases, others_until: float) -> float:
         """Move what can be received, until nothing more comes; what stays is held until then."""
         ends, wait = patience(self.source, self.queue)
-        empty = 0
-        while empty < ends:
+        empty = known = 0
+        while empty < ends and known < _KNOWN_IN_A_ROW:
             self._check()
             # Behind the leases of a killed run there may be more.
             waits = others_until > time.time()
             deliveries = leases.receive(max(wait, 0.2) if waits else wait, self._size())
-            if self._handle_ready(deliveries, leases):
+            if deliveries:
+                known = 0 if self._handle_ready(deliveries, leases) else known + 1
                 empty = 0
             elif not waits or self._none_leased():
                 empty, others_until = empty + 1, 0.0
@@ -374,7 +374,9 @@ class QueueMove:
         if more:
             self._check()
             self.stop.wait(0.2)
-        return more
+        # The last of them have come after the last look at what is ready.
+        last, self._waited = self._waited and not more, more
+        return more or last
 
     def _count(self) -> None:
         self.moved.moved, self.moved.delayed = self.journal.count(self.queue)

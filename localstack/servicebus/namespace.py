@@ -46,10 +46,11 @@ class Queue:
 
     @property
     def most_bytes(self) -> int:
-        """The largest message it takes. Premium takes up to 100 MB where the queue says so."""
+        """The largest message it takes: premium up to 100 MB, where the queue says so."""
+        most = _MOST_BYTES[self._tier]
         if self._tier == "premium" and self.settings.max_message_kb:
-            return self.settings.max_message_kb * 1024
-        return _MOST_BYTES[self._tier]
+            return min(max(most, self.settings.max_message_kb * 1024), 100 * 1024 * 1024)
+        return most
 
     @property
     def most_batch_bytes(self) -> int:

@@ -248,6 +248,73 @@ def test_killed_while_it_looks_into_the_target_it_waits_for_its_own_leases(groun
     assert any("waits" in line and "leases" in line for line in place.said)
 
 
+class OldestFirst:
+    """A queue that gives out what is in it longest, also where it gave that out before.
+
+    Extending takes time there, so that the leases of many messages cannot be kept.
+    """
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+        self._taken: list[Any] = []
+        self._until: dict[str, float] = {}
+
+    def receive(self, queue: str, *, count: int, wait: float, lease: float) -> Any:
+        self._taken += self._driver.receive(queue, count=1000, wait=0, lease=600)
+        now = time.monotonic()
+        free = [each for each in self._taken if self._until.get(each.id, 0.0) <= now][:count]
+        self._until |= {each.id: now + lease for each in free}
+        return free
+
+    def extend(self, deliveries: Any, *, lease: float) -> Any:
+        time.sleep(0.01)
+        now = time.monotonic()
+        self._until |= {each.id: now + lease for each in deliveries}
+        return ()
+
+    def release(self, deliveries: Any, *, after: float) -> Any:
+        if self._taken:
+            assert not self._driver.release(self._taken, after=after)
+        self._taken = []
+        return ()
+
+    def stats(self, queue: str) -> Any:
+        # Pub/Sub counts nothing.
+        return replace(self._driver.stats(queue), ready=None, leased=None)
+
+
+def test_a_target_too_full_to_be_seen_within_a_lease_is_seen_to_its_end(ground: Make) -> None:
+    place = ground(lease=0.05, peeks=(True, False), limits=(small, plain))
+    slow = OldestFirst(place.target)
+    names = ("receive", "extend", "release", "stats")
+    place.instead = ({}, {name: getattr(slow, name) for name in names})
+    full = [message() for _ in range(200)]
+    assert not place.target.send("q", full)
+    expected = place.fill([message() for _ in range(6)]) + Counter(each.id for each in full)
+    assert place.killed(Fuse(at=1, after=True, only=("send",)))
+    assert place.run().complete
+    moved_once(place, expected)
+
+
+@pytest.mark.parametrize("at", range(0, 60, 3))
+def test_killed_while_it_extends_many_it_waits_for_all_of_them(ground: Make, at: int) -> None:
+    place = ground(lease=0.2, peeks=(True, False), limits=(small, plain))
+
+    def extend(deliveries: Any, *, lease: float) -> Any:
+        time.sleep(0.02)
+        return place.target.extend(deliveries, lease=lease)
+
+    place.instead = ({}, {"extend": extend})
+    full = [message() for _ in range(160)]
+    assert not place.target.send("q", full)
+    expected = place.fill([message() for _ in range(3)]) + Counter(each.id for each in full)
+    assert place.killed(Fuse(at=0, after=True, only=("send",)))
+    place.killed(Fuse(at=at, after=True, only=("extend",)))
+    place.instead = ({}, {})
+    assert place.run().complete
+    moved_once(place, expected)
+
+
 def test_a_target_that_is_worked_on_is_said_to_be_uncertain(ground: Make) -> None:
     place = ground(limits=(small, plain))
     place.fill([message() for _ in range(4)])

@@ -180,6 +180,7 @@ class Bus:
     def close(self) -> None:
         """Close everything."""
         self.settle()
+        self.finish()
         self._threads.shutdown()
         self.client.close()
         self.admin.close()
