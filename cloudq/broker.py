@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 
 from cloudq.codec import encode
 from cloudq.driver import (
@@ -318,9 +319,15 @@ class Broker:
             "release on",
             deliveries,
             lambda batch: self.driver.release(
-                batch, after=min(after, self.driver.limits(batch[0].queue).max_lease)
+                batch, after=min(after, self._longest_release(batch[0].queue))
             ),
         )
+
+    def _longest_release(self, queue: str) -> float:
+        # Where a lease can be chosen, its driver releases by one. A queue with one length of lease
+        # has another way to delay what comes back.
+        limits = self.driver.limits(queue)
+        return inf if limits.min_lease == limits.max_lease else limits.max_lease
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> list[Refused]:
         """Keep the leases for `lease` seconds from now."""

@@ -81,6 +81,25 @@ TARGETS = (
         excused=frozenset({"ack hides its failures"}),
     ),
     Target(
+        driver="pubsub",
+        module="cloudq_gcp.pubsub",
+        cls="PubSub",
+        select="not Tasks",
+        tests="contracts/test_pubsub.py contracts/test_pubsub_service.py",
+        patience="6",
+        # It neither delays nor deduplicates, and counts nothing.
+        excused=frozenset(
+            {"send forgets the delay", "send forgets the dedup key", "stats count nothing"}
+        ),
+    ),
+    Target(
+        driver="servicebus",
+        module="cloudq_azure.servicebus",
+        cls="ServiceBus",
+        tests="contracts/test_servicebus.py",
+        patience="6",
+    ),
+    Target(
         driver="dynamodb",
         module="cloudq_aws.dynamodb",
         cls="DynamoDB",
@@ -93,6 +112,23 @@ TARGETS = (
         cls="Firestore",
         tests="contracts/test_firestore.py contracts/test_firestore_service.py",
         patience="6",
+    ),
+    Target(
+        driver="pubsub",
+        module="cloudq_gcp.pubsub",
+        cls="PubSubWithTasks",
+        select="Tasks",
+        tests="contracts/test_pubsub.py",
+        patience="6",
+        # As above; groups and leases are tested without tasks.
+        excused=frozenset(
+            {
+                "send forgets the group",
+                "send forgets the dedup key",
+                "stats count nothing",
+                "ack hides its failures",
+            }
+        ),
     ),
     Target(
         driver="aztables",

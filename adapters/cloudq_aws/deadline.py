@@ -1,25 +1,10 @@
-"""The time that an invocation has left, and tasks that end before it does."""
+"""Lambda's context as the deadline of an invocation."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from math import inf
 from typing import Protocol
 
-from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
-from cloudq.execution import Executor
-from cloudq.outcome import Job
-from cloudq.record import State
-from cloudq.settlement import Action, Settlement
-
-# What is kept of an invocation's time to record and to report: 3 s, less when it is short.
-_MARGIN = 1.0
-_MARGIN_SHARE = 0.1
-# A task starts when at least this share of the time is left, whatever it says it needs.
-_ENOUGH = 0.5
-_SHORTEST = 0.001
-
-NO_TIME = "no time left in this invocation"
+from cloudq.invocation import Deadline
 
 
 class Context(Protocol):
@@ -30,81 +15,8 @@ class Context(Protocol):
     def get_remaining_time_in_millis(self) -> int: ...
 
 
-class Deadline:
-    """When an invocation ends. Without a context (a call by hand) it never does.
-
-    A task starts only if its hard time limit, or `reserve` seconds if it has none, is left; half
-    of the invocation's time is always enough. A task that runs into the end is interrupted: by
-    its soft limit three margins before it, by its hard limit two margins before it.
-    """
-
-    def __init__(self, context: Context | None, *, reserve: float) -> None:
-        self._context = context
-        self._reserve = reserve
-        total = self.remaining()
-        self._enough = total * _ENOUGH
-        self._margin = min(_MARGIN, total * _MARGIN_SHARE)
-
-    def remaining(self) -> float:
-        """Seconds until Lambda stops this process."""
-        if self._context is None:
-            return inf
-        return self._context.get_remaining_time_in_millis() / 1000
-
-    def until_late(self) -> float:
-        """Seconds until what has finished must be made durable, whatever else still runs."""
-        return max(0.0, self.remaining() - 3 * self._margin)
-
-    def permits(self, hard: float | None) -> bool:
-        """Whether a task with this hard limit is to be started now."""
-        needed = self._reserve if hard is None else hard
-        return self.remaining() >= min(needed, self._enough)
-
-    def run(self, executor: Executor, job: Job) -> Settlement:
-        """Run a job; if the end of the invocation interrupts it, it is released."""
-        if self._context is None:
-            return executor.run(job)
-        soft, hard = executor.limits(job.message)
-        remaining = self.remaining()
-        our_soft = max(_SHORTEST, remaining - 3 * self._margin)
-        our_hard = max(_SHORTEST, remaining - 2 * self._margin)
-        ours: dict[type[BaseException | None], bool] = {
-            SoftTimeLimitExceeded: soft is None or our_soft < soft,
-            TimeLimitExceeded: hard is None or our_hard < hard,
-        }
-        limits = {
-            "soft_time_limit": our_soft if soft is None else min(soft, our_soft),
-            "time_limit": our_hard if hard is None else min(hard, our_hard),
-        }
-        limited = replace(job, message=job.message.model_copy(update=limits))
-        settlement = _unlimited(executor.run(limited), job)
-        if settlement.state is State.FAILURE and ours.get(type(settlement.error), False):
-            return _interrupted(settlement)
-        return settlement
-
-
-def _unlimited(settlement: Settlement, job: Job) -> Settlement:
-    """The copy to be sent has its own limits again: ours were those of this invocation."""
-    if settlement.resend is None:
-        return settlement
-    message = job.message
-    own = {"soft_time_limit": message.soft_time_limit, "time_limit": message.time_limit}
-    return replace(settlement, resend=settlement.resend.model_copy(update=own))
-
-
-def _interrupted(settlement: Settlement) -> Settlement:
-    """Not the task's failure: another invocation gives it more time."""
-    return replace(
-        settlement,
-        action=Action.RELEASE,
-        state=None,
-        record=None,
-        after=0.0,
-        reason=f"interrupted: {NO_TIME}",
-    )
-
-
-def released(job: Job, reason: str = NO_TIME) -> Settlement:
-    """The settlement of a job that is handed back as it came."""
-    message = job.message
-    return Settlement(action=Action.RELEASE, task_id=message.id, task=message.task, reason=reason)
+def deadline(context: Context | None, *, reserve: float) -> Deadline:
+    """When the invocation ends; without a context (a call by hand) it never does."""
+    if context is None:
+        return Deadline(None, reserve=reserve)
+    return Deadline(lambda: context.get_remaining_time_in_millis() / 1000, reserve=reserve)

@@ -6,24 +6,19 @@ EventBridge Scheduler and EventBridge rules.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
-from uuid import NAMESPACE_URL, uuid4, uuid5
+from uuid import uuid4
 
-from cloudq import idempotency, plugins
+from cloudq import plugins
 from cloudq.app import CloudQ
-from cloudq.driver import Delivery, Key
-from cloudq.errors import ConfigurationError, DecodeError, Retry, UnknownTask
-from cloudq.execution import Executor
-from cloudq.record import Record, State
-from cloudq.settlement import Action, Settlement
-from cloudq_aws.deadline import Context, Deadline
-from cloudq_aws.sqs_batch import SqsBatch, durable, log_outcome
+from cloudq.errors import ConfigurationError
+from cloudq.invocation import DirectCall, Invocation, firing_id, queue_of, run_call
+from cloudq_aws.deadline import Context, deadline
+from cloudq_aws.sqs_batch import SqsBatch
 
 log = logging.getLogger("cloudq.lambda")
 
@@ -37,8 +32,6 @@ _SHAPES = (
 )
 # A placeholder that nobody has filled in: the same for every firing, so no name of one.
 _UNFILLED = "<aws.scheduler."
-# A firing is remembered at least this long; Scheduler and Lambda give up retrying after a day.
-_REMEMBERED = 2 * 86_400.0
 
 
 def lambda_handler(app: CloudQ, *, reserve: float = 5.0, threads: int = 1) -> Handler:
@@ -61,13 +54,20 @@ def lambda_handler(app: CloudQ, *, reserve: float = 5.0, threads: int = 1) -> Ha
         _ = app.broker, app.backend
 
     def handler(event: Event, context: Context | None) -> dict[str, Any]:
-        deadline = Deadline(context, reserve=reserve)
-        if _is_batch(event):
-            batch = SqsBatch(app, executor, deadline, threads=threads, prefix=prefix)
+        invocation = Invocation(
+            executor=executor,
+            broker=app.broker,
+            backend=app.backend,
+            deadline=deadline(context, reserve=reserve),
+            log=log,
+        )
+        with invocation:
+            if not _is_batch(event):
+                return run_call(invocation, to_call(app, event, context))
+            batch = SqsBatch(invocation, threads=threads, prefix=prefix)
             with batch(records=event["Records"], handler=batch.run):
                 batch.process()
             return cast("dict[str, Any]", batch.response())
-        return run_call(app, executor, deadline, to_call(event, context))
 
     return handler
 
@@ -85,20 +85,7 @@ def _is_batch(event: Event) -> bool:
 # ---- one call, without a queue
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectCall:
-    """One call out of an event: a message's fields, and who makes it.
-
-    `firing` names what must run once although it may be invoked twice; `request` the invocation:
-    Lambda gives the retries of an asynchronous one the same id.
-    """
-
-    fields: Mapping[str, Any]
-    request: str
-    firing: str | None = None
-
-
-def to_call(event: Event, context: Context | None) -> DirectCall:
+def to_call(app: CloudQ, event: Event, context: Context | None) -> DirectCall:
     """The call in a direct invocation or an EventBridge event. Raises `ConfigurationError`."""
     request = context.aws_request_id if context is not None else str(uuid4())
     detail = event.get("detail")
@@ -108,10 +95,12 @@ def to_call(event: Event, context: Context | None) -> DirectCall:
         fields, firing = event, _slot(event.get("schedule"))
     else:
         raise ConfigurationError(f"an event with {sorted(event)}: {_SHAPES}")
-    id = str(uuid5(NAMESPACE_URL, f"cloudq/{firing}")) if firing else request
+    # Lambda gives the retries of an asynchronous invocation the same request id.
+    id = firing_id(firing) if firing else request
     defaults = {"v": 1, "id": id, "sent_at": round(time.time(), 3)}
     own = {name: value for name, value in fields.items() if name != "schedule"}
-    return DirectCall(fields=defaults | own, request=request, firing=firing)
+    queue = queue_of(fields, app.tasks, app.conf.task_default_queue)
+    return DirectCall(fields=defaults | own, queue=queue, request=request, firing=firing)
 
 
 def _slot(schedule: object) -> str | None:
@@ -129,82 +118,3 @@ def _slot(schedule: object) -> str | None:
         log.warning("schedule %s: its time is not filled in, so a second firing will run", name)
         return None
     return f"schedule/{name}@{due}"
-
-
-def run_call(
-    app: CloudQ, executor: Executor, deadline: Deadline, call: DirectCall
-) -> dict[str, Any]:
-    """Run a call and say what became of it; of a firing that has been run, or runs, say that.
-
-    Raises when nothing durable came of it, so that Lambda or Scheduler tries again: `Retry`,
-    `BackendError`, `BrokerError`; and for a call that can never run: `UnknownTask`, `DecodeError`.
-    """
-    firing, backend = call.firing, app.backend
-    if firing is None or backend is None:
-        return _run_call(app, executor, deadline, call)
-    key = Key(f"firing#{firing}")
-    # A process that dies leaves the claim to the retry, which has the same request id.
-    claim = idempotency.claim(backend, key, call.request, min(deadline.remaining(), _REMEMBERED))
-    if not isinstance(claim, idempotency.Claimed):
-        log.info("%s was fired twice: it runs once", firing)
-        return {"duplicate": True} | _standing(app, str(call.fields["id"]))
-    answer = _run_call(app, executor, deadline, call)
-    done = idempotency.completed(key, call.request, None, time.time() + _REMEMBERED)
-    backend.put([done])
-    return answer
-
-
-def _run_call(
-    app: CloudQ, executor: Executor, deadline: Deadline, call: DirectCall
-) -> dict[str, Any]:
-    delivery, id = _delivery(app, call), str(call.fields["id"])
-    jobs, settled = executor.open([delivery])
-    settlement = deadline.run(executor, jobs[0]) if jobs else settled[0][1]
-    if settlement.action is Action.DEAD_LETTER and settlement.state is None:
-        undecodable = not settlement.task_id
-        raise (DecodeError if undecodable else UnknownTask)(settlement.reason)
-    committed = durable([(delivery, settlement)], app)
-    if committed.error is not None and committed.failed:
-        raise committed.error
-    final = committed.ready[0][1]
-    if final.action is Action.RELEASE:
-        raise Retry(final.reason)
-    log_outcome(settlement)
-    if final.state is not settlement.state:  # its result was too large to keep
-        return _standing(app, id)
-    record = settlement.record
-    return _answer(record) if record and record.terminal else _bare(app, id, settlement)
-
-
-def _delivery(app: CloudQ, call: DirectCall) -> Delivery:
-    """The call as if a queue had delivered it: where its retries will go."""
-    task = app.tasks.get(str(call.fields["task"]))
-    own = task.policy.queue if task else None
-    queue = call.fields.get("queue") or own or app.conf.task_default_queue
-    body = json.dumps(dict(call.fields)).encode()
-    return Delivery(
-        queue=str(queue), id=call.request, body=body, receipt=None, attempts=1, lease=0.0
-    )
-
-
-def _bare(app: CloudQ, id: str, settlement: Settlement) -> dict[str, Any]:
-    """The answer where this run has left no record: it was done, sent on, or ignores results."""
-    if settlement.state is not None:
-        error = settlement.error
-        name = {"error_type": type(error).__qualname__, "error": str(error)} if error else {}
-        return {"id": id, "state": str(settlement.state)} | name
-    return _standing(app, id) | {"reason": settlement.reason}
-
-
-def _standing(app: CloudQ, id: str) -> dict[str, Any]:
-    record = app.backend.record(id) if app.backend is not None else None
-    return _answer(record or Record(id=id, state=State.PENDING))
-
-
-def _answer(record: Record) -> dict[str, Any]:
-    answer: dict[str, Any] = {"id": record.id, "state": str(record.state)}
-    if record.state is State.SUCCESS:
-        answer["result"] = None if record.value is None else json.loads(record.value)
-    if record.error is not None:
-        answer |= {"error_type": record.error_type, "error": record.error}
-    return answer

@@ -13,7 +13,6 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from math import isfinite
 from threading import RLock, Timer
 from typing import Any, cast
@@ -26,24 +25,14 @@ from aws_lambda_powertools.utilities.batch import (
 )
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from cloudq.app import CloudQ
-from cloudq.driver import Code, Delivery
-from cloudq.errors import BackendError, CloudQError, ServiceError
-from cloudq.execution import Executor
+from cloudq.driver import Delivery
+from cloudq.errors import BackendError
+from cloudq.invocation import KEPT, Invocation, NotSettled, released
 from cloudq.outcome import Job
-from cloudq.record import State
-from cloudq.settlement import Action, Committed, Settled, Settlement, commit, dispose
-from cloudq_aws.deadline import Deadline, released
+from cloudq.settlement import Action, Settled, Settlement, dispose
 from cloudq_aws.messages import ID
 
 log = logging.getLogger("cloudq.lambda")
-
-_AGAIN = frozenset({Code.THROTTLED, Code.TOO_LARGE, Code.INVALID})
-_KEPT = frozenset({Action.RELEASE, Action.NOTHING})
-
-
-class NotSettled(CloudQError):
-    """A message stays in its queue; the text says why."""
 
 
 class SqsBatch(BatchProcessor):
@@ -54,17 +43,15 @@ class SqsBatch(BatchProcessor):
 
     def __init__(
         self,
-        app: CloudQ,
-        executor: Executor,
-        deadline: Deadline,
+        invocation: Invocation,
         *,
         threads: int = 1,
         prefix: str = "",
     ) -> None:
         super().__init__(EventType.SQS, raise_on_entire_batch_failure=False)
-        self._app = app
-        self._executor = executor
-        self._deadline = deadline
+        self._invocation = invocation
+        self._executor = invocation.executor
+        self._deadline = invocation.deadline
         self._threads = threads
         self._prefix = prefix
         self._deliveries: dict[str, Delivery] = {}  # by receipt
@@ -86,7 +73,7 @@ class SqsBatch(BatchProcessor):
             delivery = to_delivery(SQSRecord(record), self._prefix, self._deadline.remaining())
             self._deliveries[cast("str", delivery.receipt)] = delivery
         deliveries = list(self._deliveries.values())
-        broker = self._app.broker
+        broker = self._invocation.broker
         self._ordered = any(broker.limits(delivery.queue).ordered for delivery in deliveries)
         try:
             jobs, settled = self._executor.open(deliveries)
@@ -146,7 +133,7 @@ class SqsBatch(BatchProcessor):
         settlement = self._settlement(opened, group)
         self._pending.append((delivery, settlement))
         if group is not None:
-            (self._blocked if settlement.action in _KEPT else self._unsure).add(group)
+            (self._blocked if settlement.action in KEPT else self._unsure).add(group)
         if self._late:
             self._settle(delete=True)
 
@@ -174,19 +161,19 @@ class SqsBatch(BatchProcessor):
             pairs = _drained(self._pending)
             if not pairs:
                 return
-            committed = durable(pairs, self._app)
+            committed = self._invocation.commit(pairs)
             for delivery, _ in committed.failed:
                 self._report(delivery, f"not recorded: {committed.error}")
             for delivery, settlement in committed.ready:
-                log_outcome(settlement)
-                if settlement.action in _KEPT:
+                self._invocation.log_outcome(settlement)
+                if settlement.action in KEPT:
                     self._report(delivery, settlement.reason)
             self._dispose(committed.ready, delete=delete)
 
     def _dispose(self, ready: Sequence[Settled], *, delete: bool) -> None:
         acked = {_receipt(delivery) for delivery, s in ready if s.action is Action.ACK}
         acted = [pair for pair in ready if delete or pair[1].action is not Action.ACK]
-        for refused in dispose(acted, self._app.broker):
+        for refused in dispose(acted, self._invocation.broker):
             receipt = _receipt(refused.delivery)
             if receipt not in acked and receipt not in self._reported:
                 self._report(refused.delivery, refused.reason)
@@ -196,16 +183,6 @@ class SqsBatch(BatchProcessor):
         self._reported[_receipt(delivery)] = reason
         if self._ordered and delivery.group is not None:
             self._blocked.add(delivery.group)
-
-
-def durable(pairs: Sequence[Settled], app: CloudQ) -> Committed:
-    """Commit; once more what the store refused but may take now, or in a smaller form."""
-    committed = commit(pairs, app.broker, app.backend)
-    error = committed.error
-    if not committed.failed or not isinstance(error, ServiceError) or error.code not in _AGAIN:
-        return committed
-    again = commit(committed.failed, app.broker, app.backend)
-    return replace(again, ready=[*committed.ready, *again.ready])
 
 
 def to_delivery(record: SQSRecord, prefix: str, lease: float) -> Delivery:
@@ -234,15 +211,3 @@ def _receipt(delivery: Delivery) -> str:
 def _drained(pending: deque[Settled]) -> list[Settled]:
     # Other threads go on appending.
     return [pending.popleft() for _ in range(len(pending))]
-
-
-def log_outcome(settlement: Settlement) -> None:
-    """One line for one outcome, at the level and with the fields of a worker's log."""
-    level = logging.DEBUG
-    if settlement.reason:
-        failed = settlement.state in (State.FAILURE, State.REJECTED)
-        level = logging.WARNING if failed else logging.INFO
-    task, task_id = settlement.task or "?", settlement.task_id or "?"
-    state = settlement.state or settlement.action
-    extra = {"task": settlement.task, "task_id": settlement.task_id, "state": str(state)}
-    log.log(level, "task %s %s: %s %s", task, task_id, state, settlement.reason, extra=extra)

@@ -8,14 +8,21 @@ from google.auth import exceptions as auth
 from cloudq.changes import Refusal
 from cloudq.driver import Code
 
-# The services have no code for these: they say it in words only.
-_WORDS = {
-    "is longer than": Code.TOO_LARGE,
-    "exceeds the maximum": Code.TOO_LARGE,
-    "request payload size exceeds": Code.TOO_LARGE,
-    # gRPC's words for credentials that gave no token, which it calls UNAVAILABLE.
-    "Getting metadata from plugin failed": Code.CREDENTIALS,
-}
+# What has no code of its own and is told in words only, by the class of its error. The order
+# matters: the first that fits.
+_WORDS: tuple[tuple[type[Exception], str, Code], ...] = (
+    (sdk.BadRequest, "is longer than", Code.TOO_LARGE),
+    (sdk.BadRequest, "exceeds the maximum", Code.TOO_LARGE),
+    (sdk.BadRequest, "too large", Code.TOO_LARGE),
+    (sdk.BadRequest, "payload size exceeds", Code.TOO_LARGE),
+    # gRPC's own limits, of either side.
+    (sdk.ResourceExhausted, "larger than max", Code.TOO_LARGE),
+    (sdk.ResourceExhausted, "exceeds maximum size", Code.TOO_LARGE),
+    # gRPC's words for credentials that gave no token, which it calls UNAVAILABLE; before it,
+    # those of an issuer of tokens that does not answer.
+    (sdk.ServiceUnavailable, "Max retries exceeded with url", Code.UNREACHABLE),
+    (sdk.ServiceUnavailable, "Getting metadata from plugin failed", Code.CREDENTIALS),
+)
 
 # The order matters: the first that fits.
 _CLASSES: tuple[tuple[type[Exception], Code], ...] = (
@@ -33,6 +40,7 @@ _CLASSES: tuple[tuple[type[Exception], Code], ...] = (
     (sdk.InvalidArgument, Code.INVALID),
     (sdk.BadRequest, Code.INVALID),
     (sdk.RetryError, Code.UNREACHABLE),
+    (sdk.Cancelled, Code.UNREACHABLE),  # the connection was closed meanwhile
     (sdk.ServerError, Code.UNREACHABLE),  # UNAVAILABLE, DEADLINE_EXCEEDED, INTERNAL
     (auth.TransportError, Code.UNREACHABLE),
     (auth.GoogleAuthError, Code.CREDENTIALS),
@@ -50,8 +58,8 @@ def error_code(error: Exception) -> Code:
         return error.code
     if isinstance(error, sdk.RetryError) and isinstance(error.cause, Exception):
         return error_code(error.cause)
-    if isinstance(error, sdk.BadRequest | sdk.ServiceUnavailable):
-        found = next((code for words, code in _WORDS.items() if words in str(error)), None)
-        if found:
-            return found
+    text = str(error)
+    for kind, words, code in _WORDS:
+        if isinstance(error, kind) and words in text:
+            return code
     return next((code for kind, code in _CLASSES if isinstance(error, kind)), Code.UNKNOWN)

@@ -6,7 +6,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 
-from cloudq.driver import Code, Delivery, Failure, Limits, Outgoing, Peeked, Purged, QueueStats
+from cloudq.driver import (
+    Code,
+    Delivery,
+    Failure,
+    Limits,
+    Outgoing,
+    Peeked,
+    Purged,
+    QueueStats,
+    Scheduled,
+)
 from cloudq_local.items import Refusal
 from cloudq_local.memory_queue import DEDUP_WINDOW, MemoryQueue
 
@@ -47,7 +57,7 @@ class MemoryQueues:
 
 
 class MemoryBroker:
-    """A `BrokerDriver` and `QueueAdmin` whose messages live and die with the process."""
+    """A `BrokerDriver`, `QueueAdmin` and `Scheduling` whose messages live with the process."""
 
     def __init__(
         self, queues: MemoryQueues, *, on_close: Callable[[], None] = lambda: None
@@ -61,15 +71,34 @@ class MemoryBroker:
 
     def send(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[Failure]:
         """Add messages; one whose body is over the limit is a `Failure`."""
-        failures = [
-            Failure(index=i, code=Code.TOO_LARGE, reason=f"{len(m.body)} bytes in one body")
-            for i, m in enumerate(messages)
-            if len(m.body) > LIMITS.body
+        return [sent for sent in self.schedule(queue, messages) if isinstance(sent, Failure)]
+
+    def schedule(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[str | Failure]:
+        """Add messages; the handle of each, which names none if its dedup key kept it out."""
+        fit = [message for message in messages if len(message.body) <= LIMITS.body]
+        numbers = iter(self._queues.get(queue).send(fit))
+        return [
+            str(next(numbers))
+            if len(message.body) <= LIMITS.body
+            else Failure(
+                index=i, code=Code.TOO_LARGE, reason=f"{len(message.body)} bytes in one body"
+            )
+            for i, message in enumerate(messages)
         ]
-        refused = {failure.index for failure in failures}
-        accepted = [message for i, message in enumerate(messages) if i not in refused]
-        self._queues.get(queue).send(accepted)
-        return failures
+
+    def unschedule(self, queue: str, handles: Sequence[str]) -> Sequence[Failure]:
+        """Take messages back whose times have not come."""
+        found = self._queues.get(queue)
+        reason = "it is not scheduled any more"
+        return [
+            Failure(index=index, code=Code.NOT_FOUND, reason=reason)
+            for index, handle in enumerate(handles)
+            if not found.unschedule(int(handle))
+        ]
+
+    def scheduled(self, queue: str, *, count: int, after: str | None = None) -> Sequence[Scheduled]:
+        """Look at messages that were sent with a delay which is not over, in order of sending."""
+        return self._queues.get(queue).scheduled(count, int(after or 0))
 
     def receive(self, queue: str, *, count: int, wait: float, lease: float) -> Sequence[Delivery]:
         """Lease up to `count` messages for `lease` s; with none there, wait up to `wait` s."""

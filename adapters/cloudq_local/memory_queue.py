@@ -8,11 +8,11 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Condition
 from typing import cast
 
-from cloudq.driver import Code, Delivery, Failure, Outgoing, Peeked, QueueStats
+from cloudq.driver import Code, Delivery, Failure, Outgoing, Peeked, QueueStats, Scheduled
 
 DEDUP_WINDOW = 300.0
 
@@ -48,15 +48,33 @@ class MemoryQueue:
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     changed: Condition = field(default_factory=Condition)
 
-    def send(self, messages: Sequence[Outgoing]) -> None:
-        """Add the messages, except those whose dedup key was seen within the window."""
+    def send(self, messages: Sequence[Outgoing]) -> list[int]:
+        """Add the messages, except those whose dedup key was seen within the window.
+
+        Returns each one's number, 0 for one that was kept out.
+        """
         with self.changed:
             self.known = True
             now = self.clock()
-            for message in messages:
-                if not self._duplicate(message, now):
-                    self._add(message, now)
+            numbers = [0 if self._duplicate(m, now) else self._add(m, now) for m in messages]
             self.changed.notify_all()
+            return numbers
+
+    def unschedule(self, seq: int) -> bool:
+        """Delete a message whose time has not come; False when there is none of that number."""
+        with self.changed:
+            message = self.messages.get(seq)
+            if message is None or not _waits(message, self.clock()):
+                return False
+            self._remove(message)
+            return True
+
+    def scheduled(self, count: int, after: int) -> list[Scheduled]:
+        """Look at the first messages above a number whose times have not come."""
+        with self.changed:
+            now = self.clock()
+            waiting = (m for m in self.messages.values() if m.seq > after and _waits(m, now))
+            return [_scheduled(message) for message in itertools.islice(waiting, count)]
 
     def receive(self, count: int, wait: float, lease: float) -> list[Delivery]:
         """Lease up to `count` messages, waiting up to `wait` seconds for the first."""
@@ -154,7 +172,8 @@ class MemoryQueue:
                     reason = "it is no longer among the dead letters"
                     failures.append(Failure(index=index, code=Code.NOT_FOUND, reason=reason))
                 elif redrive:
-                    self._add(message.outgoing, self.clock(), delayed=False)
+                    # Its delay, if it had one, was over before it died.
+                    self._add(replace(message.outgoing, delay=0.0), self.clock())
             self.changed.notify_all()
         return failures
 
@@ -169,8 +188,7 @@ class MemoryQueue:
         self.seen[message.dedup] = now + DEDUP_WINDOW
         return False
 
-    def _add(self, outgoing: Outgoing, now: float, *, delayed: bool = True) -> None:
-        at = now + outgoing.delay if delayed else now
+    def _add(self, outgoing: Outgoing, now: float) -> int:
         message = _Message(
             seq=next(self.numbers), outgoing=outgoing, sent_at=now, visible_at=math.inf
         )
@@ -179,9 +197,10 @@ class MemoryQueue:
             members = self.groups.setdefault(outgoing.group, deque())
             members.append(message.seq)
             if len(members) > 1:
-                # sent_at + delay is its time, once it is the first of its group.
-                return
-        self._schedule(message, at)
+                # Its time counts once it is the first of its group.
+                return message.seq
+        self._schedule(message, _time(message))
+        return message.seq
 
     def _schedule(self, message: _Message, at: float) -> None:
         message.visible_at = at
@@ -241,12 +260,32 @@ class MemoryQueue:
         if group is None:
             return
         members = self.groups[group]
-        members.popleft()
+        first = members[0] == message.seq
+        members.remove(message.seq)
         if not members:
             del self.groups[group]
-            return
-        following = self.messages[members[0]]
-        self._schedule(following, following.sent_at + following.outgoing.delay)
+        elif first:
+            following = self.messages[members[0]]
+            self._schedule(following, _time(following))
+
+
+def _time(message: _Message) -> float:
+    return message.sent_at + message.outgoing.delay
+
+
+def _waits(message: _Message, now: float) -> bool:
+    """Tell whether the message was sent with a delay that is not over yet."""
+    return message.attempts == 0 and _time(message) > now
+
+
+def _scheduled(message: _Message) -> Scheduled:
+    return Scheduled(
+        handle=str(message.seq),
+        id=message.outgoing.id,
+        body=message.outgoing.body,
+        due=_time(message),
+        group=message.outgoing.group,
+    )
 
 
 def _peeked(message: _Message) -> Peeked:

@@ -7,8 +7,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-from cloudq.driver import Code, Delivery, Failure, Limits, Outgoing, Peeked, Purged, QueueStats
+from cloudq.driver import (
+    Code,
+    Delivery,
+    Failure,
+    Limits,
+    Outgoing,
+    Peeked,
+    Purged,
+    QueueStats,
+    Scheduled,
+)
 from cloudq_local import sqlite_admin as admin
+from cloudq_local import sqlite_delayed as delayed
 from cloudq_local.sqlite_file import BLOCKED, Database, error_code
 from cloudq_local.wake import Bell
 
@@ -72,7 +83,7 @@ _Statements = Sequence[tuple[str, tuple[Any, ...]]]
 
 
 class SQLiteBroker:
-    """A `BrokerDriver` and `QueueAdmin` over one file, for many processes at once."""
+    """A `BrokerDriver`, `QueueAdmin` and `Scheduling` over one file, for many processes at once."""
 
     def __init__(
         self, database: Database, bell: Bell, *, clock: Callable[[], float] = time.time
@@ -88,27 +99,50 @@ class SQLiteBroker:
 
     def send(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[Failure]:
         """Add messages in one transaction; one whose body is over the limit is a `Failure`."""
-        failures = [
-            Failure(index=i, code=Code.TOO_LARGE, reason=f"{len(m.body)} bytes in one body")
-            for i, m in enumerate(messages)
-            if len(m.body) > LIMITS.body
-        ]
+        failures = _too_large(messages)
         if failures:
             messages = [m for m in messages if len(m.body) <= LIMITS.body]
         now = self._clock()
         with self._database as database:
             self._know(queue)
             fresh = [m for m in messages if m.dedup is None or self._is_new(queue, m.dedup, now)]
-            due = [now + m.delay for m in fresh]
-            rows = [
-                (queue, at, at, now, m.id, m.group, m.body)
-                for at, m in zip(due, fresh, strict=True)
-            ]
             grouped = any(m.group is not None for m in fresh)
             # The ungrouped statement cannot tell; the grouped one is a third slower.
-            database.executemany(_SEND_GROUPED if grouped else _SEND, rows)
+            statement = _SEND_GROUPED if grouped else _SEND
+            database.executemany(statement, [_row(queue, m, now) for m in fresh])
         self._bell.ring(queue)
         return failures
+
+    def schedule(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[str | Failure]:
+        """Add messages; the handle of each, which names none if its dedup key kept it out."""
+        refused = {failure.index: failure for failure in _too_large(messages)}
+        now = self._clock()
+        sent: list[str | Failure] = []
+        with self._database as database:
+            self._know(queue)
+            for index, m in enumerate(messages):
+                if index in refused:
+                    sent.append(refused[index])
+                elif m.dedup is None or self._is_new(queue, m.dedup, now):
+                    seq = database.execute(_SEND_GROUPED, _row(queue, m, now)).lastrowid
+                    sent.append(delayed.handle(seq or 0, m.id))
+                else:
+                    sent.append(delayed.handle(0, m.id))
+        self._bell.ring(queue)
+        return sent
+
+    def unschedule(self, queue: str, handles: Sequence[str]) -> Sequence[Failure]:
+        """Take messages back whose times have not come, in one transaction."""
+        with self._database as database:
+            failures, groups = delayed.take(database, queue, handles, self._clock())
+            self._unblock((queue, group) for group in groups)
+        if groups:
+            self._bell.ring(queue)
+        return failures
+
+    def scheduled(self, queue: str, *, count: int, after: str | None = None) -> Sequence[Scheduled]:
+        """Look at messages that were sent with a delay which is not over, in order of sending."""
+        return delayed.look(self._database, queue, count, after, self._clock())
 
     def receive(self, queue: str, *, count: int, wait: float, lease: float) -> Sequence[Delivery]:
         """Lease up to `count` messages for `lease` s; with none there, wait up to `wait` s."""
@@ -290,3 +324,16 @@ class SQLiteBroker:
     def _ring(self, queues: Iterable[str]) -> None:
         for queue in set(queues):
             self._bell.ring(queue)
+
+
+def _too_large(messages: Sequence[Outgoing]) -> list[Failure]:
+    return [
+        Failure(index=i, code=Code.TOO_LARGE, reason=f"{len(m.body)} bytes in one body")
+        for i, m in enumerate(messages)
+        if len(m.body) > LIMITS.body
+    ]
+
+
+def _row(queue: str, message: Outgoing, now: float) -> tuple[Any, ...]:
+    due = now + message.delay
+    return queue, due, due, now, message.id, message.group, message.body

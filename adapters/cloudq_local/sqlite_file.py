@@ -39,6 +39,7 @@ CREATE TABLE messages (
 );
 CREATE INDEX messages_due ON messages (queue, visible_at);
 CREATE INDEX messages_grp ON messages (queue, grp, seq) WHERE grp IS NOT NULL;
+CREATE INDEX messages_delayed ON messages (queue) WHERE due > sent_at AND attempts = 0;
 CREATE TABLE dead (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
   queue TEXT NOT NULL,

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -30,7 +30,7 @@ from cloudq.backend import Backend
 from cloudq.cli.common import JsonOption, Target, YesOption, common
 from cloudq.cli.messages import LOOKING
 from cloudq.cli.output import complain, confirm, emit, note, say, table
-from cloudq.errors import CloudQError, ConfigurationError
+from cloudq.errors import ConfigurationError, ServiceError
 from cloudq.migration import Migration, Moved, Options, Preview, Report, Side
 
 _EVERY = 2.0
@@ -110,7 +110,7 @@ def migrate(
         try:
             with _stopping(stop), bar.running(seen):
                 migration.run(pairs)
-        except CloudQError:
+        except ServiceError:
             _tell(migration.report, json=json)
             note("what was moved is safe: run the same command again to go on")
             raise
@@ -287,7 +287,7 @@ def _warn(each: Preview) -> None:
 
 def _tell_preview(seen: Sequence[Preview], url: str, *, json: bool) -> None:
     if json:
-        emit({"dry_run": True, "queues": [asdict(each) for each in seen]})
+        emit({"dry_run": True, "queues": [_plain(each) for each in seen]})
         return
     _tell_plan(seen)
     rows = [
@@ -306,7 +306,7 @@ def _tell_preview(seen: Sequence[Preview], url: str, *, json: bool) -> None:
 
 def _tell(report: Report, *, json: bool) -> None:
     if json:
-        queues = [{**asdict(each), "complete": each.complete} for each in report.queues]
+        queues = [{**_plain(each), "complete": each.complete} for each in report.queues]
         emit({"complete": report.complete, "interrupted": report.interrupted, "queues": queues})
     for each in report.queues if not json else ():
         say(_audit(each))
@@ -318,6 +318,10 @@ def _tell(report: Report, *, json: bool) -> None:
     elif not all(each.finished for each in report.queues):
         note("as many as --limit says were moved; run the same command again to go on")
     sys.stderr.flush()
+
+
+def _plain(each: Moved | Preview) -> dict[str, object]:
+    return {field.name: getattr(each, field.name) for field in fields(each)}
 
 
 def _audit(each: Moved) -> str:

@@ -9,6 +9,7 @@ pytest.register_assert_rewrite(
     "cloudq.testing.update_contract",
     "cloudq.testing.ordering_contract",
     "cloudq.testing.queue_admin_contract",
+    "cloudq.testing.scheduling_contract",
     "cloudq.testing.waiting",
 )
 
@@ -17,6 +18,10 @@ from cloudq.testing.broker_contract import BrokerContract  # noqa: E402
 from cloudq.testing.drain import drain  # noqa: E402
 from cloudq.testing.ordering_contract import OrderingContract  # noqa: E402
 from cloudq.testing.queue_admin_contract import AdminDriver, QueueAdminContract  # noqa: E402
+from cloudq.testing.scheduling_contract import (  # noqa: E402
+    SchedulingContract,
+    SchedulingDriver,
+)
 from cloudq.testing.update_contract import UpdateContract  # noqa: E402
 from cloudq.testing.waiting import collect, eventually, outgoing  # noqa: E402
 
@@ -27,6 +32,8 @@ __all__ = [
     "UpdateContract",
     "OrderingContract",
     "QueueAdminContract",
+    "SchedulingContract",
+    "SchedulingDriver",
     "collect",
     "drain",
     "eventually",

@@ -14,6 +14,10 @@ from cloudq.worker.flight import Flight, Flights
 log = logging.getLogger("cloudq.worker")
 
 
+# A queue may have leases as short as this, and only its first message tells (Service Bus: 5 s).
+_SHORTEST = 5.0
+
+
 class Leases:
     """Extends each lease when a third of it has passed. Runs in the supervisor's process.
 
@@ -40,7 +44,7 @@ class Leases:
 
     def _run(self) -> None:
         shortest = self._lease
-        while not self._stopped.wait(min(shortest, self._lease) / 12):
+        while not self._stopped.wait(min(shortest, self._lease, _SHORTEST) / 12):
             try:
                 flights = self._flights.all()
                 shortest = min(self._lengths(flights).values(), default=self._lease)

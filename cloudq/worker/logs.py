@@ -37,5 +37,5 @@ def configure(level: str, format: str) -> None:
         handler.setFormatter(logging.Formatter(line, "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # The SDKs' own INFO lines would drown the worker's.
-    for name in ("boto3", "botocore", "urllib3"):
+    for name in ("azure", "boto3", "botocore", "google", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)

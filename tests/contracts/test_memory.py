@@ -14,6 +14,7 @@ from cloudq.testing import (
     BrokerContract,
     OrderingContract,
     QueueAdminContract,
+    SchedulingContract,
     UpdateContract,
     collect,
     outgoing,
@@ -53,6 +54,10 @@ class BrokerFixtures:
         return "ordered"
 
     @pytest.fixture
+    def other_queue(self) -> str:
+        return "other"
+
+    @pytest.fixture
     def new_queue(self) -> str:
         return "new"
 
@@ -66,6 +71,10 @@ class TestMemoryOrdering(BrokerFixtures, OrderingContract):
 
 
 class TestMemoryAdmin(BrokerFixtures, QueueAdminContract):
+    pass
+
+
+class TestMemoryScheduling(BrokerFixtures, SchedulingContract):
     pass
 
 

@@ -34,7 +34,7 @@ _BROKERS = (
     ("`pubsub://`, `.fifo`", "pubsub://project?emulator=127.0.0.1:1", "queue.fifo"),
     (
         "`pubsub://` with Cloud Tasks",
-        "pubsub://project?emulator=127.0.0.1:1&tasks=here/queue&account=a@b.c"
+        "pubsub://project?emulator=127.0.0.1:1&tasks=europe-west1/queue&account=a@b.c"
         "&tasks_endpoint=127.0.0.1:1",
         "queue",
     ),
@@ -227,6 +227,8 @@ def _span(seconds: float) -> str:
         return "none"
     if seconds > _YEAR:
         return "any"
+    if seconds > 2 * 86_400:
+        return f"{seconds / 86_400:.3g} d"  # Cloud Tasks takes some minutes less than a month
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= length and seconds % length == 0:
             return f"{seconds / length:g} {unit}"

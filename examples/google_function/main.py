@@ -1,0 +1,29 @@
+"""Tasks that run in a Cloud Run function, fed by a Pub/Sub trigger.
+
+    functions-framework --target handler
+
+See docs/google.md for how to deploy it by hand. Broker and backend come from the environment:
+CLOUDQ_BROKER=pubsub://PROJECT, CLOUDQ_BACKEND=firestore://PROJECT/cloudq.
+"""
+
+from __future__ import annotations
+
+from cloudq import CloudQ, Task
+from cloudq_gcp import cloud_event_handler
+
+app = CloudQ("google-function")
+
+
+class ServiceDown(Exception):
+    """What a payment service might answer on a bad day."""
+
+
+@app.task(bind=True, max_retries=3, autoretry_for=(ServiceDown,), default_retry_delay=0)
+def charge(self: Task[..., int], order: int, failures: int = 0) -> int:
+    """Charge an order; the first `failures` tries find the service down and are retried."""
+    if self.request.retries < failures:
+        raise ServiceDown(f"order {order}, try {self.request.retries + 1}")
+    return order * 100
+
+
+handler = cloud_event_handler(app)

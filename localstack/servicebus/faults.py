@@ -1,0 +1,95 @@
+"""Trouble on demand: what goes wrong next, as a test has asked for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["drop", "busy", "deny", "hang"]
+Operation = Literal["transfer", "disposition", "management", "attach", "any"]
+OPERATIONS = ("transfer", "disposition", "management", "attach", "any")
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """One kind of trouble, and how much of it is left."""
+
+    kind: Kind
+    on: Operation = "any"
+    nth: int = 1
+    """The first operation that is hit: 1 = the next one."""
+    count: int = 1
+    """How many operations in a row are hit; 0 = all until the faults are cleared."""
+    after: bool = False
+    """For a drop: after the operation took effect, so that only its answer is lost."""
+    seconds: float = 0.0
+    """For a hang: how long nothing is answered."""
+    entity: str | None = None
+    """Only operations on this queue."""
+    hits: int = 0
+    seen: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("drop", "busy", "deny", "hang"):
+            raise ValueError(f"kind is drop, busy, deny or hang, not {self.kind!r}")
+        if self.on not in OPERATIONS:
+            raise ValueError(f"on is one of {', '.join(OPERATIONS)}, not {self.on!r}")
+        if self.nth < 1 or self.count < 0 or self.seconds < 0:
+            raise ValueError("nth is 1 or more; count and seconds are 0 or more")
+
+    def strikes(self, operation: str, entity: str) -> bool:
+        """Count one operation; whether it is to be hit."""
+        if self.on not in ("any", operation):
+            return False
+        if self.entity is not None and self.entity.lower() != entity.lower():
+            return False
+        self.seen += 1
+        if self.seen < self.nth or (self.count and self.hits >= self.count):
+            return False
+        self.hits += 1
+        return True
+
+
+@dataclass(slots=True)
+class Faults:
+    """All trouble that is to come."""
+
+    waiting: list[Fault] = field(default_factory=list[Fault])
+    hung_until: float = 0.0
+
+    def add(self, wanted: Mapping[str, Any]) -> Fault:
+        """Plan one, from the body of a request. Raises `ValueError` or `TypeError`."""
+        fault = Fault(**wanted)
+        if fault.kind == "hang":
+            self.hung_until = time.monotonic() + fault.seconds
+            return fault
+        if fault.kind == "deny":
+            fault.count = wanted.get("count", 0)
+        self.waiting.append(fault)
+        return fault
+
+    def clear(self) -> None:
+        """Let everything work again."""
+        self.waiting.clear()
+        self.hung_until = 0.0
+
+    def strike(self, operation: Operation, entity: str) -> Fault | None:
+        """The trouble that this operation gets: a drop or a busy answer."""
+        for fault in self.waiting:
+            if fault.kind in ("drop", "busy") and fault.strikes(operation, entity):
+                return fault
+        return None
+
+    def denies(self) -> bool:
+        """Whether a token is to be turned down."""
+        return any(f.kind == "deny" and f.strikes("any", f.entity or "") for f in self.waiting)
+
+    def hang(self) -> float:
+        """For how many seconds nothing is answered yet."""
+        return max(0.0, self.hung_until - time.monotonic())
+
+    def shown(self) -> list[dict[str, Any]]:
+        """What is planned, for a reply."""
+        return [asdict(fault) for fault in self.waiting]
