@@ -6,6 +6,8 @@ import logging
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import tzinfo
 from functools import cached_property
 from importlib import import_module
 from threading import RLock
@@ -23,7 +25,8 @@ from typing import (
     overload,
 )
 
-from cloudq import plugins, settings
+from cloudq import lifecycle, plugins, settings
+from cloudq.annotations import annotate
 from cloudq.arguments import Arguments
 from cloudq.backend import Backend
 from cloudq.broker import Broker
@@ -35,8 +38,9 @@ from cloudq.canvas.plan import Planner
 from cloudq.canvas.results import GroupResult, restore_group
 from cloudq.canvas.workflows import Workflows
 from cloudq.codec import dump_value, to_wire
+from cloudq.discovery import Packages, discover
 from cloudq.driver import Delivery, Limits
-from cloudq.envelope import Envelopes
+from cloudq.envelope import Envelopes, zone_of
 from cloudq.errors import BackendError, ConfigurationError, Replaced, ServiceError
 from cloudq.execution import Executor
 from cloudq.ids import new_id
@@ -48,6 +52,8 @@ from cloudq.record import Record, State
 from cloudq.result import AsyncResult, EagerResult
 from cloudq.settings import Settings
 from cloudq.settlement import Action
+from cloudq.shared import APPS
+from cloudq.states import own_state
 from cloudq.task import CallOptions, Options, Prepared, Task, TaskOptions, policy
 
 log = logging.getLogger("cloudq.app")
@@ -79,9 +85,11 @@ class CloudQ:
         backend: str | None = None,
         include: Sequence[str] | None = None,
         middleware: Sequence[Middleware] = (),
+        task_cls: type[Task[..., Any]] = Task,
         **values: Any,
     ) -> None:
         self.name = name
+        self.task_cls = task_cls
         self.tasks: dict[str, Task[..., Any]] = {}
         self.middleware = list(middleware)
         given = {"broker": broker, "backend": backend, "include": include}
@@ -94,6 +102,10 @@ class CloudQ:
         self._lock = RLock()
         self._broker: Broker | None = None
         self._backend: Backend | None = None
+        self._discoveries: list[tuple[Packages, str | None]] = []
+        self._annotations: object = None
+        self._check_conf()
+        APPS.add(self)
 
     def __repr__(self) -> str:
         return f"<CloudQ {self.name} on {self.conf.broker}>"
@@ -116,6 +128,7 @@ class CloudQ:
         """
         self._given = settings.from_object(source) | self._given
         self.conf = settings.load(self._given)
+        self._check_conf()
 
     def configure(self, **values: Any) -> None:
         """Change settings, above all others; before the broker and the backend are first used."""
@@ -123,8 +136,26 @@ class CloudQ:
             raise ConfigurationError("configure the app before its broker and backend are used")
         self._given |= settings.plain_names(values)
         self.conf = settings.load(self._given)
+        self._check_conf()
+
+    def set_default(self) -> None:
+        """Make this the app of shared tasks wherever no thread has another one."""
+        APPS.set_default(self)
+
+    def set_current(self) -> None:
+        """Make this the app of shared tasks in this thread."""
+        APPS.set_current(self)
 
     # ---- tasks
+
+    def _check_conf(self) -> None:
+        """Take what the settings say of tasks. Raises `ConfigurationError`."""
+        _ = self._envelopes.router
+        source = self.conf.task_annotations
+        if source is not self._annotations:
+            self._annotations = source
+            for task in set(self.tasks.values()):
+                annotate(task, source)
 
     @overload
     def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
@@ -167,7 +198,9 @@ class CloudQ:
         existing = self.tasks.get(name)
         if existing is not None and existing.function.__code__ != function.__code__:
             raise ConfigurationError(f"two tasks are named {name!r}: give one of them name=...")
-        task: Task[..., Any] = Task(
+        base = options.get("base") or self.task_cls
+        options = cast("TaskOptions", {**_class_options(base), **options})
+        task: Task[..., Any] = base.made(
             function,
             name=name,
             app=self,
@@ -177,16 +210,49 @@ class CloudQ:
             ),
             bind=bind,
         )
-        self.tasks[name] = task
+        task.declared = options
+        if self.conf.task_annotations is not None:
+            annotate(task, self.conf.task_annotations)
+        for known in (name, *options.get("aliases", ())):
+            taken = self.tasks.get(known)
+            if taken is not None and taken.function.__code__ != function.__code__:
+                raise ConfigurationError(f"task {name}: its alias {known!r} is another task's name")
+            self.tasks[known] = task
         return task
 
+    def autodiscover_tasks(
+        self,
+        packages: Packages = None,
+        related_name: str | None = "tasks",
+        *,
+        force: bool = False,
+    ) -> None:
+        """Register the tasks in each package's module `related_name`, where there is one.
+
+        `packages` are names, or a function that gives them; left out, Django's INSTALLED_APPS.
+        Nothing is imported before the app is loaded, as a worker does, unless `force` is given.
+        Raises `ConfigurationError` then for a package that there is not.
+        """
+        if force:
+            discover(packages, related_name)
+        else:
+            self._discoveries.append((packages, related_name))
+
     def load(self) -> None:
-        """Import the modules in `include`, so that their tasks are registered."""
+        """Import the modules in `include` and those to discover, so that their tasks are known."""
+        for packages, related_name in self._discoveries:
+            discover(packages, related_name)
+        self._check_conf()
         for module in self.conf.include:
             try:
                 import_module(module)
             except ModuleNotFoundError as error:
                 raise ConfigurationError(f"include: cannot import {module!r}: {error}") from error
+
+    @property
+    def routed_queues(self) -> Sequence[str]:
+        """The queues that the setting `task_routes` names."""
+        return self._envelopes.router.queues
 
     def retries_of(self, task: Task[..., Any]) -> int | None:
         """How often a task may be retried; None = for ever."""
@@ -284,6 +350,28 @@ class CloudQ:
         )
 
     # ---- results
+
+    @property
+    def zone(self) -> tzinfo:
+        """The time zone of datetimes without one."""
+        return zone_of(self.conf.timezone)
+
+    def result_of(self, task: Task[..., R], task_id: str) -> AsyncResult[R]:
+        """The result of a call of this task; what `task.AsyncResult` gives."""
+        return self._result(task_id, task)
+
+    def update_state(self, task_id: str, fence: int, state: str, meta: Any) -> None:
+        """Record a state of a running task's own; what `self.update_state` does."""
+        record = own_state(task_id, fence, state, meta)
+        request = current_request.get()
+        if self.backend is None or (request is not None and request.is_eager):
+            return
+        if fence < 0:  # another task's, whose token only its record has
+            known = self.backend.record(task_id)
+            record = replace(record, fence=known.fence if known else 0)
+        standing = self.backend.advance(record)
+        if standing is not None:
+            log.warning("task %s: %s is not recorded, it is %s", task_id, state, standing.state)
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 (Celery's name)
         """The result of a task by its id."""
@@ -464,6 +552,8 @@ class CloudQ:
                     url=url,
                     publish_retries=self.conf.publish_retries,
                     parking=Parking(self._parking_backend) if keeps else None,
+                    announce=lifecycle.announced,
+                    published=lifecycle.published,
                 )
             return self._broker
 
@@ -491,6 +581,17 @@ class CloudQ:
             if self._backend is not None:
                 self._backend.close()
             self._broker = self._backend = None
+
+
+def _class_options(base: type[Task[..., Any]]) -> dict[str, Any]:
+    """The options that a task's class has as attributes, for all tasks of that class."""
+    kinds: list[type[Any]] = [kind for kind in reversed(base.__mro__) if kind is not Task]
+    found = {name: value for kind in kinds for name, value in vars(kind).items()}
+    return {name: value for name, value in found.items() if name in _CLASS_OPTIONS}
+
+
+# What can be said of many tasks at once.
+_CLASS_OPTIONS = TaskOptions.__annotations__.keys() - {"name", "base", "aliases"}
 
 
 class _Decorator(Protocol):

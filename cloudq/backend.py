@@ -42,6 +42,8 @@ _ADVICE = {
     Code.INVALID: "the service calls the request invalid",
 }
 
+# What belongs to one state and not to the next, say how far a try had come.
+_OF_A_STATE = frozenset({"custom", "meta"})
 # The first and the longest pause between two looks at a store that cannot wake its readers.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
@@ -88,7 +90,7 @@ class Backend:
         change = Change(
             set=fields,
             # What an earlier state has left, say a retry's error, is not part of the end.
-            remove=(RECORD_FIELDS - fields.keys()) if record.terminal else frozenset(),
+            remove=(RECORD_FIELDS if record.terminal else _OF_A_STATE) - fields.keys(),
             expires=time.time() + self.expires,
             when=(
                 Check(field="fence", op=Op.LE, value=record.fence, or_absent=True),

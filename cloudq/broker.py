@@ -66,10 +66,19 @@ _Send = Callable[[Sequence[Outgoing]], Sequence[str | Failure]]
 """Sends a batch; each message's handle ("" where it has none), or why it was refused."""
 
 
+def _as_they_are(messages: Sequence[TaskMessage]) -> Sequence[TaskMessage]:
+    return messages
+
+
+def _unheard(messages: Sequence[TaskMessage]) -> None:
+    """Nobody wants to know."""
+
+
 class Broker:
     """Sends and receives task messages on one queue service. Safe to use from many threads.
 
-    `parking` keeps delayed messages for queues that cannot delay.
+    `parking` keeps delayed messages for queues that cannot delay. `announce` is given messages
+    before they are sent and gives what to send, `published` those that were.
     Every method raises `BrokerError` when the service refuses the call as a whole.
     """
 
@@ -80,9 +89,13 @@ class Broker:
         url: str,
         publish_retries: int = 3,
         parking: Parking | None = None,
+        announce: Callable[[Sequence[TaskMessage]], Sequence[TaskMessage]] = _as_they_are,
+        published: Callable[[Sequence[TaskMessage]], None] = _unheard,
     ) -> None:
         self.driver = driver
         self.url = url
+        self._announce = announce
+        self._published = published
         self._publish_retries = publish_retries
         self._parking = parking
 
@@ -113,6 +126,7 @@ class Broker:
         minute or more. Raises `MessageTooLarge` and `ConfigurationError` before anything is sent,
         and `PublishError` naming what was refused.
         """
+        messages = self._announce(messages)
         now = time.time()
         queues: dict[str, dict[int, Outgoing]] = {}
         for place, message in enumerate(messages):
@@ -126,6 +140,9 @@ class Broker:
             for place, failure in sorted(answers.items())
             if isinstance(failure, Failure)
         ]
+        if len(rejected) < len(messages):
+            refused = {each.index for each in rejected}
+            self._published([m for place, m in enumerate(messages) if place not in refused])
         if rejected:
             first = rejected[0]
             raise PublishError(

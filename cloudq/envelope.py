@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields as fields_of
+from functools import cache
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
 from cloudq.errors import InvalidArguments
 from cloudq.ids import new_id
 from cloudq.message import TaskMessage
+from cloudq.routing import Router
 from cloudq.settings import Settings
 from cloudq.task import CallOptions, Options, Task
+
+
+@cache
+def zone_of(name: str) -> ZoneInfo:
+    """The time zone of this name."""
+    return ZoneInfo(name)
 
 
 class Envelopes:
@@ -21,6 +31,15 @@ class Envelopes:
     def __init__(self, tasks: Mapping[str, Task[..., Any]], conf: Callable[[], Settings]) -> None:
         self._tasks = tasks
         self._conf = conf
+        self._router = Router(None, ())
+
+    @property
+    def router(self) -> Router:
+        """The rules of the setting `task_routes`, read anew when that has changed."""
+        source = self._conf().task_routes
+        if source is not self._router.source:
+            self._router = Router(source, CallOptions.__annotations__)
+        return self._router
 
     def planned(
         self,
@@ -46,16 +65,24 @@ class Envelopes:
         task = self._tasks.get(name)
         expires = task.policy.expires if task else None
         queue = task.policy.queue if task else None
+        conf = self._conf()
+        if conf.task_routes is not None:
+            given = _given(options)
+            if queue is not None:
+                given.setdefault("queue", queue)
+            # What the call or the task says stands above the route.
+            options = Options(**{**self.router.route(name, args, kwargs, given, task), **given})
+        zone = zone_of(conf.timezone)
         try:
             return TaskMessage(
                 id=options.task_id or new_id(),
                 task=name,
                 args=list(args),
                 kwargs=dict(kwargs),
-                queue=options.queue or queue or self._conf().task_default_queue,
+                queue=options.queue or queue or conf.task_default_queue,
                 sent_at=round(now, 3),
-                not_before=options.not_before(now),
-                expires=options.expiry(now, expires),
+                not_before=options.not_before(now, zone),
+                expires=options.expiry(now, expires, zone),
                 headers=dict(options.headers) if options.headers else {},
                 time_limit=options.time_limit,
                 soft_time_limit=options.soft_time_limit,
@@ -63,9 +90,15 @@ class Envelopes:
                 group_key=options.group_key,
                 dedup_key=options.dedup_key,
                 idempotency_key=options.idempotency_key,
+                shadow=options.shadow,
                 **fields,
             )
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise InvalidArguments(f"{name}: {place}: {first['msg']}") from error
+
+
+def _given(options: Options) -> dict[str, Any]:
+    named = {field.name: getattr(options, field.name) for field in fields_of(options)}
+    return {name: value for name, value in named.items() if value is not None}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class CloudQError(Exception):
@@ -121,7 +122,8 @@ class MaxRetriesExceeded(CloudQError):
 class Retry(CloudQError):
     """Raised by a task (through `self.retry`) to be run again later.
 
-    `countdown` is the delay in seconds, None for the task's own back-off.
+    `countdown` is the delay in seconds, None for the task's own back-off. `changes` are fields of
+    the message that the next try has otherwise: its arguments, its queue.
     """
 
     def __init__(
@@ -131,11 +133,18 @@ class Retry(CloudQError):
         countdown: float | None = None,
         cause: BaseException | None = None,
         max_retries: int | None = None,
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.countdown = countdown
         self.cause = cause
         self.max_retries = max_retries
+        self.changes = changes or {}
+
+    @property
+    def exc(self) -> BaseException | None:
+        """The cause, by Celery's name."""
+        return self.cause
 
 
 class Replaced(CloudQError):

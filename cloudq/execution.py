@@ -19,7 +19,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from cloudq import idempotency
+from cloudq import idempotency, lifecycle, signals
 from cloudq.backend import Backend
 from cloudq.broker import ORDERED_PATIENCE
 from cloudq.canvas.plan import Planner
@@ -35,6 +35,7 @@ from cloudq.errors import (
     ServiceError,
     SoftTimeLimitExceeded,
     TimeLimitExceeded,
+    UnknownTask,
     WorkerLost,
 )
 from cloudq.interrupt import Alarms, Interruptible, disarm, thread_alarm
@@ -119,6 +120,7 @@ class Executor:
 
     def stopped(self, job: Job, error: BaseException) -> Settlement:
         """The settlement of a job whose process was stopped from outside."""
+        lifecycle.failed(self._tasks[job.message.task], self._bare(job.message), error)
         return self._outcomes.failed(job, error)
 
     # ---- before: what is to be run, and what is not
@@ -143,6 +145,9 @@ class Executor:
             verdict = self._judged(job, records.get(job.message.id))
             if isinstance(verdict, Job):
                 kept.append(verdict)
+                if signals.task_received:
+                    task = self._tasks[verdict.message.task]
+                    lifecycle.received(task, self._bare(verdict.message))
             else:
                 settled.append((job.delivery, verdict))
         return kept, settled
@@ -151,14 +156,18 @@ class Executor:
         try:
             message = decode(delivery.body, limit=self._conf.max_body)
         except DecodeError as error:
+            if signals.task_rejected:
+                lifecycle.rejected(delivery.body, error)
             return Settlement(action=Action.DEAD_LETTER, reason=str(error))
         if message.task not in self._tasks:
             reason = f"unknown task {message.task!r}: is its module in the app's include?"
+            if signals.task_unknown:
+                lifecycle.unknown(message, UnknownTask(reason))
             return settle(message, Action.DEAD_LETTER, reason=reason)
         if message.queue != delivery.queue:
             message = message.model_copy(update={"queue": delivery.queue})
         if message.expires is not None and message.expires <= now:
-            return self._outcomes.revoked(Job(delivery=delivery, message=message), "expired")
+            return self._revoked(Job(delivery=delivery, message=message), "expired")
         if message.not_before is not None and message.not_before > now + _EARLY:
             return settle(message, Action.ACK, resend=copy_of(message), reason="not due yet")
         return Job(delivery=delivery, message=message)
@@ -186,15 +195,31 @@ class Executor:
             word = word_of(message, record) if record.terminal else None
             return settle(message, Action.ACK, reason="already done", word=word)
         if record is not None and record.revoked:
-            return self._outcomes.revoked(job, "revoked")
+            return self._revoked(job, "revoked")
         allowed = self._conf.max_deliveries * (ORDERED_PATIENCE if in_place else 1)
         if attempts > allowed:
             lost = WorkerLost(
                 f"delivered {attempts} times and never finished: "
                 "its process died, it ran out of time, or it was put back each time"
             )
+            lifecycle.failed(self._tasks[message.task], self._bare(message), lost)
             return self._outcomes.failed(job, lost, bury=True)
         return self._claimed(job, record) if attempts > 1 else job
+
+    def _revoked(self, job: Job, reason: str) -> Settlement:
+        if signals.task_revoked:
+            task, request = self._tasks[job.message.task], self._bare(job.message)
+            lifecycle.revoked(task, request, expired=reason == "expired")
+        return self._outcomes.revoked(job, reason)
+
+    @staticmethod
+    def _bare(message: TaskMessage) -> Request:
+        """What receivers of signals are told of a call that is not at work here."""
+        try:
+            args, kwargs = arguments(message)
+        except DecodeError:  # it will fail of that when it runs
+            args, kwargs = message.args, message.kwargs
+        return lifecycle.plain(message, args, kwargs)
 
     def _reopened(self, job: Job) -> None:
         """Forget the end of a task whose dead letter was sent again by an operator."""
@@ -239,56 +264,117 @@ class Executor:
             claimed = self._claim(job, task, args, kwargs)
         except ServiceError as error:
             if error.code in _NEVER:  # its key, say, is longer than the store takes
-                return self._outcomes.failed(job, error, started)
+                return self._unrun(job, task, error, started)
             log.warning("task %s waits for the store: %s", job.message.id, error)
             return self._outcomes.later(job, _STORE_DOWN_AFTER, f"the store is down: {error}")
         except Exception as error:  # also what the user's validators and key function raise
-            return self._outcomes.failed(job, error, started)
+            return self._unrun(job, task, error, started)
         if isinstance(claimed, Settlement):
             return claimed
         self._track_started(job, task, started)
-        context = Context(request=self._request(job, args, kwargs), args=args, kwargs=kwargs)
-        try:
-            settlement = self._outcome(job, task, context, started)
-        except Exception as error:  # what it raised makes no sense: a countdown that is no number
-            settlement = self._outcomes.failed(job, error, started)
+        context = Context(
+            request=self._request(job, args, kwargs),
+            args=args,
+            kwargs=kwargs,
+            retried=lambda error: self._is_retried(job, task, error),
+        )
+        settlement = self._outcome(job, task, context, started)
         return self._with_claim(settlement, claimed) if claimed else settlement
+
+    def _unrun(
+        self, job: Job, task: Task[..., Any], error: Exception, started: float
+    ) -> Settlement:
+        """A call that failed before its function was called."""
+        settlement = self._outcomes.failed(job, error, started)
+        if lifecycle.watched(task):
+            request = self._bare(job.message)
+            context = Context(request=request, args=request.args, kwargs=request.kwargs)
+            lifecycle.after(task, context, settlement, error, started)
+        return settlement
 
     def _outcome(
         self, job: Job, task: Task[..., Any], context: Context, started: float
     ) -> Settlement:
         token = current_request.set(context.request)
         try:
-            value = self._call(context)
-        except Ignore:
-            return settle(job.message, Action.ACK, reason="ignored by the task")
-        except Reject as reject:
-            return self._outcomes.rejected(job, reject, started)
-        except Replaced as replaced:
-            return self._outcomes.replaced(job, replaced)
-        except Retry as retry:
-            cause = retry.cause or MaxRetriesExceeded(
-                f"{job.message.task} may not be retried again"
-            )
-            return self._outcomes.retry(
-                job, cause, started, max_retries=retry.max_retries, countdown=retry.countdown
-            )
-        except BaseException as error:  # the user's code: whatever it raises is its outcome
-            retried = isinstance(error, task.policy.autoretry_for)
-            if retried and not isinstance(error, task.policy.dont_autoretry_for):
-                return self._outcomes.retry(job, error, started)
-            return self._outcomes.failed(job, error, started)
+            try:
+                settlement, value = self._attempt(job, task, context, started)
+            except Exception as error:  # what it raised makes no sense: a countdown like "soon"
+                settlement, value = self._outcomes.failed(job, error, started), error
+            if lifecycle.watched(task):
+                lifecycle.after(task, context, settlement, value, started)
+            return settlement
         finally:
             current_request.reset(token)
+
+    def _attempt(
+        self, job: Job, task: Task[..., Any], context: Context, started: float
+    ) -> tuple[Settlement, object]:
+        """The settlement of one try, and what it returned or raised."""
+        asked = context.request.asked
         try:
-            return self._outcomes.succeeded(job, dump_value(value), started)
+            lifecycle.before(task, context)
+            value = self._call(context)
+        except BaseException as error:  # the user's code: whatever it raises is its outcome
+            raised = asked[0] if asked else error
+            return self._raised(job, task, raised, started), raised
+        if asked:
+            return self._raised(job, task, asked[0], started), asked[0]
+        try:
+            return self._outcomes.succeeded(job, dump_value(value), started), value
         except Exception as error:  # also what the value's own methods raise
-            return self._outcomes.failed(job, error, started)
+            return self._outcomes.failed(job, error, started), error
+
+    def _raised(
+        self, job: Job, task: Task[..., Any], error: BaseException, started: float
+    ) -> Settlement:
+        if isinstance(error, Ignore):
+            return settle(job.message, Action.ACK, reason="ignored by the task")
+        if isinstance(error, Reject):
+            return self._outcomes.rejected(job, error, started)
+        if isinstance(error, Replaced):
+            return self._outcomes.replaced(job, error)
+        if isinstance(error, Retry):
+            return self._outcomes.retry(
+                job,
+                error.cause or MaxRetriesExceeded(f"{job.message.task} may not be retried again"),
+                started,
+                max_retries=error.max_retries,
+                countdown=error.countdown,
+                changes=error.changes,
+            )
+        if _autoretried(task, error):
+            given = task.policy.retry_kwargs
+            return self._outcomes.retry(
+                job,
+                error,
+                started,
+                max_retries=given.get("max_retries"),
+                countdown=None if task.policy.retry_backoff else given.get("countdown"),
+            )
+        return self._outcomes.failed(job, error, started)
+
+    def _is_retried(self, job: Job, task: Task[..., Any], error: BaseException) -> bool:
+        """Whether the call is tried again when this exception leaves it."""
+        most: int | None
+        if isinstance(error, Retry):
+            most = error.max_retries
+        elif _autoretried(task, error):
+            most = task.policy.retry_kwargs.get("max_retries")
+        else:
+            return False
+        allowed = self._outcomes.retries(task) if most is None else most
+        return allowed is None or job.message.retries < allowed
 
     def _innermost(self, context: Context) -> object:
         request = context.request
         task = self._tasks[request.task]
-        args = (task, *context.args) if task.bind else context.args
+        if task.wrapped:  # its class has a `__call__` of its own, which calls the function
+            function: Callable[..., Any] = task
+            args = context.args
+        else:
+            function = task.function
+            args = (task, *context.args) if task.bind else context.args
         limits: list[tuple[float | None, type[BaseException]]] = [
             (request.soft_time_limit, SoftTimeLimitExceeded)
         ]
@@ -296,14 +382,14 @@ class Executor:
             limits.append((request.time_limit, TimeLimitExceeded))
         alarms = [(after, error) for after, error in limits if after is not None]
         if inspect.iscoroutinefunction(task.function):
-            return self._run_async(self._awaited(task.function(*args, **context.kwargs), alarms))
+            return self._run_async(self._awaited(function(*args, **context.kwargs), alarms))
         if not alarms:
-            return task.function(*args, **context.kwargs)
+            return function(*args, **context.kwargs)
         set_alarms = [thread_alarm(error) for _, error in alarms]
         try:
             for alarm, (after, _) in zip(set_alarms, alarms, strict=True):
                 self._alarms.set(after, alarm)
-            return task.function(*args, **context.kwargs)
+            return function(*args, **context.kwargs)
         finally:
             disarm(set_alarms)
 
@@ -326,7 +412,7 @@ class Executor:
         soft, hard = self._outcomes.limits(message)
         return Request(
             id=message.id,
-            task=message.task,
+            task=self._tasks[message.task].name,
             args=args,
             kwargs=kwargs,
             queue=message.queue,
@@ -340,6 +426,8 @@ class Executor:
             headers=message.headers,
             depth=message.depth,
             slot=message.slot,
+            shadow=message.shadow,
+            fence=job.fence,
             time_limit=hard,
             soft_time_limit=soft,
             hostname=self._hostname,
@@ -392,6 +480,13 @@ class Executor:
         value = settlement.record.value if settlement.record else None
         done = idempotency.completed(claim.key, settlement.task_id, value, expires)
         return replace(settlement, extra=done)
+
+
+def _autoretried(task: Task[..., Any], error: BaseException) -> bool:
+    policy = task.policy
+    return isinstance(error, policy.autoretry_for) and not isinstance(
+        error, policy.dont_autoretry_for
+    )
 
 
 def _datetime(at: float | None) -> datetime | None:

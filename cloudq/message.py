@@ -48,6 +48,7 @@ class TaskMessage(BaseModel):
     link_error: list[dict[str, Any]] = Field(default=[], description="callbacks of its failure")
     slot: str | None = Field(default=None, description="its place in a join, `index@join`")
     gather: str | None = Field(default=None, description="the join whose values it gets first")
+    shadow: str | None = Field(default=None, description="another name for it in logs")
     depth: int = Field(default=0, ge=0, description="how many tasks deep the call was made")
     replaced: int = Field(default=0, ge=0, description="how often a task of this id was replaced")
 

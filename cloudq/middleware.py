@@ -33,6 +33,42 @@ class Request:
     is_eager: bool = False
     depth: int = 0  # how many tasks deep the call was made
     slot: str | None = None  # its place in the header of a chord
+    shadow: str | None = None  # another name for it in logs
+    called_directly: bool = False  # as a function: there is no message, and no id
+    fence: int = 0  # the token of this delivery; a later one has a larger one
+    asked: list[BaseException] = field(default_factory=list[BaseException], repr=False)
+
+    # ---- Celery's other names
+
+    @property
+    def timelimit(self) -> tuple[float | None, float | None]:
+        """The hard and the soft limit, in this order, as in Celery's messages."""
+        return self.time_limit, self.soft_time_limit
+
+    @property
+    def delivery_info(self) -> Mapping[str, Any]:
+        """Where the message came from; there are no exchanges, so that name is empty."""
+        return {
+            "exchange": "",
+            "routing_key": self.queue,
+            "redelivered": self.attempts > 1,
+            "is_eager": self.is_eager,
+        }
+
+    @property
+    def correlation_id(self) -> str:
+        """The id; Celery has the two the same as well."""
+        return self.id
+
+    @property
+    def reply_to(self) -> None:
+        """None: results go to the backend, never to a queue of the caller's."""
+        return None
+
+    @property
+    def utc(self) -> bool:
+        """True: times on the wire are epoch seconds."""
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +78,8 @@ class Context:
     request: Request
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
+    retried: Callable[[BaseException], bool] = field(default=lambda error: False, repr=False)
+    """Whether the call is tried again when this leaves it; of `Ignore` and `Reject`, false."""
 
 
 Call = Callable[[Context], object]

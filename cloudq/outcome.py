@@ -13,7 +13,7 @@ from cloudq.canvas.plan import Planner
 from cloudq.canvas.slots import Slot, Word
 from cloudq.codec import dump_value
 from cloudq.driver import Delivery, Limits
-from cloudq.errors import Reject, Replaced
+from cloudq.errors import ConfigurationError, Reject, Replaced
 from cloudq.message import TaskMessage
 from cloudq.record import TERMINAL, Record, State, fence
 from cloudq.settings import Settings
@@ -106,8 +106,12 @@ class Outcomes:
         *,
         max_retries: int | None = None,
         countdown: float | None = None,
+        changes: Mapping[str, Any] | None = None,
     ) -> Settlement:
-        """A call that is to be tried again, or has failed when it was tried too often."""
+        """A call that is to be tried again, or has failed when it was tried too often.
+
+        `changes` are fields that the next try's message has otherwise.
+        """
         message = job.message
         task = self._tasks[message.task]
         allowed = self.retries(task) if max_retries is None else max_retries
@@ -118,6 +122,9 @@ class Outcomes:
             delay = task.policy.delay(message.retries, self._conf.default_retry_delay)
         delay = min(max(0.0, delay), _LONGEST_DELAY)
         in_place = self.stays_in_place(job.delivery)
+        if in_place and changes:
+            why = f"a retry on {job.delivery.queue!r} is the same message: it cannot change"
+            return self.failed(job, ConfigurationError(f"{why} {', '.join(changes)}"), started)
         record = None
         if in_place or (self.tracks(task) and not self.ignores_result(message)):
             record = replace(
@@ -130,7 +137,7 @@ class Outcomes:
         settled = Settlement(
             action=Action.ACK,
             task_id=message.id,
-            task=message.task,
+            task=message.shadow or message.task,
             state=State.RETRY,
             reason=f"retry {message.retries + 1} in {delay:.3g} s: {why}",
             record=record,
@@ -140,9 +147,8 @@ class Outcomes:
         if in_place:
             return replace(settled, action=Action.RELEASE, after=delay)
         not_before = time.time() + delay if delay else None
-        return replace(
-            settled, resend=copy_of(message, retries=message.retries + 1, not_before=not_before)
-        )
+        again = {**(changes or {}), "retries": message.retries + 1, "not_before": not_before}
+        return replace(settled, resend=copy_of(message, **again))
 
     def replaced(self, job: Job, replaced: Replaced) -> Settlement:
         """A call in whose place a workflow is to run."""
@@ -168,7 +174,7 @@ class Outcomes:
             word=word_of(message, record),
             action=action,
             task_id=job.message.id,
-            task=job.message.task,
+            task=message.shadow or message.task,
             state=record.state,
             reason=reason,
             record=None if self.ignores_result(job.message) else record,

@@ -42,6 +42,7 @@ class Record:
     `error_type` is the qualified name of the exception's class, `error_args` its arguments as
     JSON text where they can be written so. `fence` is the token of the delivery that wrote it.
     `scheduled` is the queue and the handle of a delayed message, by which it can be taken back.
+    `custom` is the task's own name of the state that it is in while it runs.
     """
 
     id: str
@@ -62,6 +63,12 @@ class Record:
     revoked: bool = False
     dead_lettered: bool = False
     scheduled: str | None = None
+    custom: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The state as the caller sees it: the task's own name for it, if it gave one."""
+        return self.custom or self.state
 
     @property
     def terminal(self) -> bool:

@@ -110,8 +110,9 @@ class AsyncResult(Generic[R]):
         return self._backend
 
     @property
-    def state(self) -> State:
-        return self.record.state
+    def state(self) -> str:
+        """A `State`, or the name that the running task gave with `self.update_state`."""
+        return self.record.shown
 
     status = state
 

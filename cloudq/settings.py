@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -53,6 +54,14 @@ class Settings(BaseSettings):
     task_track_started: bool = Field(default=False, description="record STARTED and RETRY too")
     task_time_limit: float | None = Field(default=None, gt=0)
     task_soft_time_limit: float | None = Field(default=None, gt=0)
+    task_routes: Any = Field(
+        default=None,
+        description="queues of calls that name none: names, globs, expressions, functions",
+    )
+    task_annotations: Any = Field(
+        default=None, description='options of tasks by name, or of all as "*"'
+    )
+    timezone: str = Field(default="UTC", description="of datetimes without a zone")
     max_retries: int = Field(default=3, ge=0)
     default_retry_delay: float = Field(default=180.0, ge=0)
     result_expires: float = Field(default=86_400.0, gt=0, description="results are kept this long")
@@ -81,6 +90,16 @@ class Settings(BaseSettings):
         "cannot delay",
     )
     worker_grace: float = Field(default=30.0, ge=0, description="for running tasks at shutdown")
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (KeyError, ValueError, OSError) as error:
+            why = f"there is no time zone {name!r}: use one such as Europe/Vienna"
+            raise ValueError(why) from error
+        return name
 
     @model_validator(mode="before")
     @classmethod

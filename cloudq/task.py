@@ -5,15 +5,32 @@ from __future__ import annotations
 import asyncio
 import difflib
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from copy import copy
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, tzinfo
 from itertools import islice
-from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast
+from typing import (
+    Any,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+)
 
 from cloudq.arguments import Arguments
 from cloudq.canvas.nodes import Canvas, Node, Signature, group
+from cloudq.codec import to_wire
+from cloudq.commit_hooks import on_commit
 from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
+from cloudq.hooks import HOOKS, Hooks
+from cloudq.ids import new_id
 from cloudq.middleware import Request, current_request
 from cloudq.result import AsyncResult, EagerResult
 
@@ -22,6 +39,9 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 Exceptions = tuple[type[BaseException], ...]
+
+# A century: the wire's times end with the year 9999.
+LONGEST_DELAY = 36_525 * 86_400.0
 
 
 class TaskOptions(TypedDict, total=False):
@@ -44,6 +64,9 @@ class TaskOptions(TypedDict, total=False):
     idempotent: bool | Callable[..., str]
     dead_letter: bool
     pydantic: bool
+    base: type[Task[..., Any]]
+    aliases: Iterable[str]
+    retry_kwargs: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +95,7 @@ class Policy:
     track_started: bool | None = None
     idempotent: bool | Callable[..., str] = False
     dead_letter: bool = False
+    retry_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def retries(self, default: int) -> int | None:
         """How often a call may be retried; None = for ever."""
@@ -91,8 +115,13 @@ class Policy:
 def policy(name: str, options: TaskOptions) -> Policy:
     """Turn decorator options into a policy. Raises `ConfigurationError` for impossible ones."""
     values: dict[str, Any] = dict(options)
-    for key in ("name", "pydantic"):
+    for key in ("name", "pydantic", "base", "aliases"):
         values.pop(key, None)
+    unknown = set(values.get("retry_kwargs", ())) - {"max_retries", "countdown"}
+    if unknown:
+        raise ConfigurationError(
+            f"task {name}: retry_kwargs takes max_retries and countdown, not {min(unknown)!r}"
+        )
     for key in ("autoretry_for", "dont_autoretry_for"):
         values[key] = tuple(values.get(key, ()))
     values["retry_backoff"] = float(values.get("retry_backoff", 0.0))
@@ -126,6 +155,7 @@ class CallOptions(TypedDict, total=False):
     group_key: str
     dedup_key: str
     idempotency_key: str
+    shadow: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +174,7 @@ class Options:
     group_key: str | None = None
     dedup_key: str | None = None
     idempotency_key: str | None = None
+    shadow: str | None = None
 
     def __post_init__(self) -> None:
         if self.countdown is not None and self.eta is not None:
@@ -156,14 +187,10 @@ class Options:
                 raise InvalidArguments(
                     f"{name} is {value!r}: it must be a number of seconds from 0 on"
                 )
-        for name in ("eta", "expires"):
-            value = getattr(self, name)
-            if isinstance(value, datetime) and value.tzinfo is None:
-                raise InvalidArguments(f"{name} has no time zone: use datetime.now(UTC) + ...")
+            if value > LONGEST_DELAY:
+                raise InvalidArguments(f"{name} is {value:g} s: that is more than a century")
         if self.eta is not None and not isinstance(self.eta, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidArguments(
-                f"eta is {self.eta!r}: it must be a datetime with a time zone, or use countdown"
-            )
+            raise InvalidArguments(f"eta is {self.eta!r}: it must be a datetime, or use countdown")
         for name in ("task_id", "queue", "group_key", "dedup_key", "idempotency_key"):
             if getattr(self, name) == "":
                 raise InvalidArguments(f"{name} is empty: leave it out, or name one")
@@ -174,16 +201,27 @@ class Options:
         _check_names(options)
         return cls(**options)
 
-    def not_before(self, now: float) -> float | None:
+    def not_before(self, now: float, zone: tzinfo = UTC) -> float | None:
+        """When the call is due, in epoch seconds; `zone` is that of times without one."""
         if self.eta is not None:
-            return self.eta.timestamp()
+            return zoned(self.eta, zone).timestamp()
         return now + self.countdown if self.countdown else None
 
-    def expiry(self, now: float, default: float | None) -> float | None:
+    def expiry(self, now: float, default: float | None, zone: tzinfo = UTC) -> float | None:
+        """When the call has expired, in epoch seconds; `zone` is that of times without one."""
         value = default if self.expires is None else self.expires
         if isinstance(value, datetime):
-            return value.timestamp()
+            return zoned(value, zone).timestamp()
         return None if value is None else now + value
+
+
+def _call_of(kind: type[Any]) -> object:
+    return kind.__call__
+
+
+def zoned(time: datetime, zone: tzinfo) -> datetime:
+    """The time, in this zone if it has none of its own."""
+    return time.replace(tzinfo=zone) if time.tzinfo is None else time
 
 
 def _check_names(options: CallOptions) -> None:
@@ -210,6 +248,13 @@ class Publisher(Canvas, Protocol):
 
     def retries_of(self, task: Task[..., Any]) -> int | None: ...
 
+    def result_of(self, task: Task[..., T], task_id: str) -> AsyncResult[T]: ...
+
+    def update_state(self, task_id: str, fence: int, state: str, meta: Any) -> None: ...
+
+    @property
+    def zone(self) -> tzinfo: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(Generic[R]):
@@ -221,13 +266,17 @@ class Prepared(Generic[R]):
     kwargs: Mapping[str, Any]
 
 
-class Task(Generic[P, R]):
+class Task(Hooks, Generic[P, R]):
     """A function that can run elsewhere.
 
     Calling a task runs it here and now, as the function it is. `delay` sends it to its queue.
+    A subclass, given as `base=`, may override the hooks and `__call__`, and have attributes that
+    are defaults of its tasks' options. Each process has one instance of a task.
     """
 
-    def __init__(
+    MaxRetriesExceededError = MaxRetriesExceeded
+
+    def _set_up(
         self,
         function: Callable[..., Any],
         *,
@@ -241,18 +290,58 @@ class Task(Generic[P, R]):
         self.function = function
         self.name = name
         self.policy = policy
+        self.declared: TaskOptions = {}  # what the decorator said, for annotations to stand above
         self.arguments = arguments
         self.bind = bind
         self._app = app
         self._call_options = call_options or Options()
+        self.hooked = False  # whether any hook is overridden, so that others cost nothing
+        self.wrapped = _call_of(type(self)) is not _call_of(Task)
+        self.find_hooks()
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", name)
         self.__qualname__ = getattr(function, "__qualname__", name)
         self.__module__ = function.__module__
         self.__wrapped__ = function
 
+    def __init__(self, function: Callable[..., Any] | None = None, **parts: Any) -> None:
+        # Without a function it is the `super().__init__()` of a subclass that was set up already.
+        if function is not None:
+            self._set_up(function, **parts)
+
+    @classmethod
+    def made(cls, function: Callable[..., Any], **parts: Any) -> Self:
+        """The task of a function. A subclass's own `__init__()` runs when it is all there."""
+        task = cls.__new__(cls)
+        task._set_up(function, **parts)
+        # One of a subclass's own; it needs no arguments.
+        if cast("object", cls.__init__) is not cast("object", Task[P, R].__init__):
+            cls.__init__(task)
+        return task
+
+    def find_hooks(self) -> None:
+        """Look which hooks are overridden, by the class or on this very task."""
+        own = vars(self)
+        self.hooked = any(
+            hook in own or getattr(type(self), hook) is not getattr(Hooks, hook) for hook in HOOKS
+        )
+
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+    @property
+    def app(self) -> Publisher:
+        """The app that the task belongs to."""
+        return self._app
+
+    @property
+    def max_retries(self) -> int | None:
+        """How often a call may be retried; None = for ever."""
+        return self._app.retries_of(self)
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The bare function, without what a subclass has around it in `__call__`."""
+        return cast("R", self.function(*((self, *args) if self.bind else args), **kwargs))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here; an `async def` one returns its coroutine, as it would bare."""
@@ -261,6 +350,31 @@ class Task(Generic[P, R]):
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send one call to the queue. Raises `InvalidArguments`, `EncodeError`, `BrokerError`."""
         return self._app.send(self, self._call_options, args, kwargs)
+
+    def delay_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """`delay` when Django's transaction commits, and not at all when it is rolled back.
+
+        A task that is sent within a transaction may run before what it is to read is there. The
+        arguments are checked now, and the id is fixed now. Outside of Django there is no
+        transaction that this library could know of: the call is sent at once.
+        """
+        return self.apply_async_on_commit(args, kwargs)
+
+    def apply_async_on_commit(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]:
+        """`delay_on_commit` with options for this one call."""
+        made = self._merged(options)
+        given = dict(kwargs or {})
+        self.arguments.check(args, given)
+        made = replace(made, task_id=made.task_id or new_id())
+        return on_commit(
+            lambda: self._app.send(self, made, args, given),
+            lambda: self._app.result_of(self, str(made.task_id)),
+        )
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """`delay`, without blocking the event loop."""
@@ -283,10 +397,22 @@ class Task(Generic[P, R]):
         self,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
+        *,
+        throw: bool = False,
         **options: Unpack[CallOptions],
     ) -> EagerResult[R]:
-        """Run here and now with everything that a worker does: retries, limits, middleware."""
-        return self._app.apply(self, self._merged(options), args, kwargs or {})
+        """Run here and now with everything that a worker does: retries, limits, middleware.
+
+        With `throw` a failure is raised here and not only by the result.
+        """
+        result = self._app.apply(self, self._merged(options), args, kwargs or {})
+        if throw:
+            result.get()
+        return result
+
+    def AsyncResult(self, task_id: str) -> AsyncResult[R]:  # noqa: N802 (Celery's name)
+        """The result of one of this task's calls, by its id."""
+        return self._app.result_of(self, task_id)
 
     def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """A signature: this call, not made yet, with all or some of its arguments."""
@@ -344,15 +470,9 @@ class Task(Generic[P, R]):
 
     def options(self, **options: Unpack[CallOptions]) -> Task[P, R]:
         """A copy of this task whose calls have these options: `t.options(countdown=5).delay()`."""
-        return Task(
-            self.function,
-            name=self.name,
-            app=self._app,
-            policy=self.policy,
-            arguments=self.arguments,
-            bind=self.bind,
-            call_options=self._merged(options),
-        )
+        made = copy(self)
+        made._call_options = self._merged(options)
+        return made
 
     def _merged(self, options: CallOptions) -> Options:
         if not options:
@@ -362,31 +482,89 @@ class Task(Generic[P, R]):
 
     @property
     def request(self) -> Request:
-        """The call that is running. Raises `RuntimeError` outside of a task."""
+        """The call that is running; of a task called as a function, `called_directly` is true."""
         request = current_request.get()
-        if request is None:
-            raise RuntimeError(f"{self.name}.request exists only while the task runs")
+        if request is None or request.task != self.name:
+            return Request(id="", task=self.name, called_directly=True)
         return request
+
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None
+    ) -> None:
+        """Record a state of your own, or progress, of the running call (or of `task_id`).
+
+        `result.state` and `result.info` show both until the next state is recorded. One write to
+        the store; nothing happens without one. A state that ends a task cannot be set: a task
+        ends by returning or raising. Raises `InvalidArguments`, `EncodeError`, `BackendError`.
+        """
+        request = self.request
+        if task_id is None and request.called_directly:
+            raise InvalidArguments(f"{self.name}.update_state: no call is running: give task_id=")
+        fence = request.fence if task_id in (None, request.id) else -1
+        self._app.update_state(task_id or request.id, fence, state or "STARTED", meta)
 
     def retry(
         self,
-        *,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
         exc: BaseException | None = None,
-        countdown: float | None = None,
+        throw: bool = True,
         eta: datetime | None = None,
+        countdown: float | None = None,
         max_retries: int | None = None,
-    ) -> NoReturn:
-        """End this try and have the task run again later. Always raises: `raise self.retry()`.
+        **options: Any,
+    ) -> Retry:
+        """End this try and have the task run again later: `raise self.retry()`.
 
-        Raises `exc`, or `MaxRetriesExceeded` without one, when no retries are left.
+        `args` and `kwargs` replace the arguments, `options` those of the call. Raises, so that
+        nothing after it runs; with `throw=False` it returns, and the task is retried when the
+        function ends, whatever it returns or raises. Raises `exc`, or `MaxRetriesExceeded`
+        without one, when no retries are left; called outside of a worker, `exc` itself.
         """
+        request = self.request
         allowed = self._app.retries_of(self) if max_retries is None else max_retries
-        if allowed is not None and self.request.retries >= allowed:
+        if request.called_directly:
+            raise exc or Retry(f"{self.name} was called as a function: nobody tries it again")
+        if allowed is not None and request.retries >= allowed:
             raise exc or MaxRetriesExceeded(
-                f"{self.name} was retried {self.request.retries} times and may not be again"
+                f"{self.name} was retried {request.retries} times and may not be again"
             )
         if eta is not None:
-            countdown = max(0.0, (eta - datetime.now(UTC)).total_seconds())
-        raise Retry(
-            str(exc or "retry"), countdown=countdown, cause=exc, max_retries=max_retries
-        ) from exc
+            due = zoned(eta, self._app.zone)
+            countdown = max(0.0, (due - datetime.now(UTC)).total_seconds())
+        retry = Retry(
+            str(exc or "retry"),
+            countdown=countdown,
+            cause=exc,
+            max_retries=max_retries,
+            changes=self._changes(request, args, kwargs, cast("CallOptions", options)),
+        )
+        if not throw:
+            request.asked[:] = [retry]
+            return retry
+        raise retry from exc
+
+    def _changes(
+        self,
+        request: Request,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: CallOptions,
+    ) -> dict[str, Any]:
+        """The fields of the message that are to be other in the next try."""
+        changes: dict[str, Any] = {}
+        if args is not None or kwargs is not None:
+            plain, named = self.arguments.check(
+                request.args if args is None else args, request.kwargs if kwargs is None else kwargs
+            )
+            changes["args"] = [to_wire(arg) for arg in plain]
+            changes["kwargs"] = {name: to_wire(value) for name, value in named.items()}
+        if options:
+            made = Options.of(options)
+            unusable = {"task_id"} & options.keys()
+            if unusable:
+                raise InvalidArguments(f"{self.name}.retry: {min(unusable)} cannot be changed")
+            changes |= options
+            if "expires" in options:
+                changes["expires"] = made.expiry(time.time(), None, self._app.zone)
+        return changes

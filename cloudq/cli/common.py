@@ -151,8 +151,9 @@ def refuse_memory(app: CloudQ) -> None:
 
 
 def queues_of(app: CloudQ) -> list[str]:
-    """The default queue, and those that the registered tasks name."""
+    """The default queue, and those that the registered tasks and the routes name."""
     named = {task.policy.queue for task in app.tasks.values() if task.policy.queue}
+    named.update(app.routed_queues)
     return [app.conf.task_default_queue, *sorted(named - {app.conf.task_default_queue})]
 
 

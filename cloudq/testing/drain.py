@@ -47,7 +47,8 @@ def drain(
 def queues_of(app: CloudQ) -> list[str]:
     """The queues that an app's own tasks are sent to, each once, the default one first."""
     named = (task.policy.queue for task in app.tasks.values())
-    return list(dict.fromkeys([app.conf.task_default_queue, *filter(None, named)]))
+    every = [app.conf.task_default_queue, *filter(None, named), *app.routed_queues]
+    return list(dict.fromkeys(every))
 
 
 def _settled(app: CloudQ, executor: Executor, deliveries: Sequence[Delivery]) -> list[Settled]:

@@ -39,6 +39,7 @@ def load_app(path: str, overrides: Mapping[str, Any] | None = None) -> CloudQ:
     if overrides:
         app.configure(**overrides)
     app.load()
+    app.set_default()
     return app
 
 

@@ -361,20 +361,18 @@ def test_an_eta_in_the_past_and_no_countdown_are_due_now(app: Bench) -> None:
         ({"countdown": -1}, "countdown is -1"),
         ({"countdown": float("nan")}, "countdown is nan"),
         ({"countdown": float("inf")}, "countdown is inf"),
-        ({"countdown": 1e15}, "not_before: "),
+        ({"countdown": 1e15}, "countdown is 1e\\+15 s: that is more than a century"),
         ({"time_limit": -1}, "time_limit is -1"),
         ({"time_limit": 0}, "time_limit: Input should be greater than 0"),
         ({"soft_time_limit": 0}, "soft_time_limit: "),
-        ({"eta": datetime(2026, 1, 1)}, "eta has no time zone"),  # noqa: DTZ001
-        ({"expires": datetime(2026, 1, 1)}, "expires has no time zone"),  # noqa: DTZ001
         ({"expires": float("nan")}, "expires is nan"),
         ({"expires": float("inf")}, "expires is inf"),
         ({"expires": -1.0}, "expires is -1.0: it must be a number of seconds from 0 on"),
         ({"countdown": "5"}, "countdown is '5': it must be a number of seconds"),
-        ({"eta": "soon"}, "eta is 'soon': it must be a datetime with a time zone"),
+        ({"eta": "soon"}, "eta is 'soon': it must be a datetime, or use countdown"),
         ({"queue": ""}, "queue is empty"),
         ({"task_id": ""}, "task_id is empty"),
-        ({"expires": 1e15}, "expires: "),
+        ({"expires": 1e15}, "expires is 1e\\+15 s: that is more than a century"),
         ({"headers": {"a": 1}}, "headers.a: "),
         ({"task_id": 5}, "id: "),
         ({"task_id": "x" * 256}, "id: "),
@@ -430,9 +428,9 @@ def test_a_bound_task_sees_its_request(app: Bench) -> None:
     assert request.hostname == "bench"
 
 
-def test_there_is_no_request_outside_of_a_task(app: Bench) -> None:
-    with pytest.raises(RuntimeError, match="exists only while the task runs"):
-        _ = app.task(add).request
+def test_outside_of_a_task_the_request_says_so(app: Bench) -> None:
+    request = app.task(add).request
+    assert (request.called_directly, request.id) == (True, "")
 
 
 def test_a_task_sent_by_a_task_knows_its_parent_and_root(app: Bench) -> None:

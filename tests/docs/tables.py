@@ -211,9 +211,13 @@ def _kind(annotation: Any) -> str:
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
     if annotation == list[str]:
         return "list"
-    return {"str": "text", "float": "number", "int": "whole number", "bool": "yes or no"}[
-        kinds[0].__name__
-    ]
+    return {
+        "str": "text",
+        "float": "number",
+        "int": "whole number",
+        "bool": "yes or no",
+        "Any": "Python value",
+    }[kinds[0].__name__]
 
 
 def _literal(value: object) -> str:

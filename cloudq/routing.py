@@ -1,0 +1,159 @@
+"""Where calls go that name no queue: the setting `task_routes`, in all of Celery's forms."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from fnmatch import translate
+from importlib import import_module
+from typing import Any, cast
+
+from cloudq.errors import ConfigurationError
+
+Route = Mapping[str, Any]
+"""Options of a call: its queue, and more if need be."""
+
+Routing = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any], object], Route | None]
+"""(name, args, kwargs, options, task) to a route, or None to ask the next."""
+
+
+class Router:
+    """Finds the route of a call: the first of the rules that has one decides.
+
+    `source` is the setting: a mapping from names, globs (`shop.mail.*`) or compiled regular
+    expressions to a queue or to options; a list of (pattern, route) pairs; a function
+    `(name, args, kwargs, options, task=None)`, or the dotted name of one; or a list of these. In a
+    mapping an exact name comes before patterns, and patterns come in their order. `known` are the
+    options that a route may have. Raises `ConfigurationError` for a rule that cannot be.
+    """
+
+    def __init__(self, source: object, known: Collection[str]) -> None:
+        self.source = source
+        self._known = known
+        self._rules = list(self._read(source))
+        self.queues = self._named(source)
+
+    def route(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        task: object,
+    ) -> Route:
+        """The options that the rules have for a call; none where no rule knows it."""
+        for rule in self._rules:
+            route = rule(name, args, kwargs, options, task)
+            if route is not None:
+                return self._checked(name, route)
+        return {}
+
+    def _read(self, source: object) -> Iterator[Routing]:
+        if source is None:
+            return
+        if isinstance(source, Mapping):
+            yield self._mapping(cast("Mapping[Any, Any]", source).items())
+        elif callable(source):
+            yield _function(source)
+        elif isinstance(source, str):
+            yield _function(_imported(source))
+        elif isinstance(source, list | tuple):
+            entries = cast("Sequence[Any]", source)
+            if entries and all(_is_pair(entry) for entry in entries):
+                yield self._mapping([(pattern, route) for pattern, route in entries])
+            else:
+                for entry in entries:
+                    yield from self._read([entry] if _is_pair(entry) else entry)
+        else:
+            raise ConfigurationError(
+                f"task_routes: {source!r} is no route: give a mapping from names to queues, a "
+                "function, or a list of these"
+            )
+
+    def _mapping(self, pairs: Iterable[tuple[Any, Any]]) -> Routing:
+        exact: dict[str, Route] = {}
+        patterns: list[tuple[re.Pattern[str], Route]] = []
+        for pattern, given in pairs:
+            route = self._checked(pattern, given)
+            if isinstance(pattern, re.Pattern):
+                patterns.append((cast("re.Pattern[str]", pattern), route))
+            elif not isinstance(pattern, str):
+                raise ConfigurationError(f"task_routes: {pattern!r} is no task's name or pattern")
+            elif any(sign in pattern for sign in "*?["):
+                patterns.append((re.compile(translate(pattern)), route))
+            else:
+                exact[pattern] = route
+
+        def find(name: str, *_: object) -> Route | None:
+            found = exact.get(name)
+            if found is not None:
+                return found
+            return next((route for pattern, route in patterns if pattern.match(name)), None)
+
+        return find
+
+    def _checked(self, name: object, given: object) -> Route:
+        if isinstance(given, str):
+            given = {"queue": given}
+        if not isinstance(given, Mapping):
+            raise ConfigurationError(
+                f"task_routes: the route of {name} is {given!r}: give a queue, or options such as "
+                '{"queue": "mail"}'
+            )
+        route = cast("Route", given)
+        for option in route:
+            if option not in self._known:
+                close = difflib.get_close_matches(str(option), self._known, n=1)
+                hint = f"did you mean {close[0]}?" if close else "a queue is named by queue"
+                raise ConfigurationError(
+                    f"task_routes: the route of {name} has {option!r}, which is no option of a "
+                    f"call: {hint}"
+                )
+        return route
+
+    def _named(self, source: object) -> list[str]:
+        """The queues that the setting itself names; those of functions show only at calls."""
+        if isinstance(source, Mapping):
+            routes = list(cast("Mapping[Any, Any]", source).values())
+        elif _is_pair(source):
+            routes = [cast("Sequence[Any]", source)[1]]
+        elif isinstance(source, list | tuple):
+            entries = cast("Sequence[Any]", source)
+            return list(dict.fromkeys(queue for entry in entries for queue in self._named(entry)))
+        else:
+            return []
+        checked = [self._checked("a task", route) for route in routes]
+        return list(dict.fromkeys(route["queue"] for route in checked if route.get("queue")))
+
+
+def _is_pair(entry: object) -> bool:
+    """Whether this is one (pattern, route) of a list."""
+    if not isinstance(entry, list | tuple) or len(cast("Sequence[Any]", entry)) != 2:
+        return False
+    pattern, route = cast("Sequence[Any]", entry)
+    return isinstance(pattern, str | re.Pattern) and isinstance(route, str | Mapping)
+
+
+def _function(function: Callable[..., Any]) -> Routing:
+    def find(
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        task: object,
+    ) -> Route | None:
+        return function(name, args, kwargs, options, task=task)
+
+    return find
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    module, _, name = path.replace(":", ".").rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"task_routes: cannot import {path!r}: {error}") from error
+    if not callable(found):
+        raise ConfigurationError(f"task_routes: {path} is not a function")
+    return found
