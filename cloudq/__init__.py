@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from cloudq.middleware import Call, Context, Middleware, Request
     from cloudq.record import State
     from cloudq.result import AsyncResult, EagerResult, wait_for
+    from cloudq.shared import shared_task
     from cloudq.task import Prepared, Task
+    from cloudq.tasklog import get_task_logger
 
 __version__ = "0.1.0"
 
@@ -77,7 +79,9 @@ __all__ = [
     "WorkerLost",
     "chain",
     "chord",
+    "get_task_logger",
     "group",
+    "shared_task",
     "wait_for",
 ]
 
@@ -122,7 +126,9 @@ _HOMES = {
     "WorkerLost": "cloudq.errors",
     "chain": "cloudq.canvas.nodes",
     "chord": "cloudq.canvas.nodes",
+    "get_task_logger": "cloudq.tasklog",
     "group": "cloudq.canvas.nodes",
+    "shared_task": "cloudq.shared",
     "wait_for": "cloudq.result",
 }
 

@@ -116,10 +116,11 @@ class Router:
         """The queues that the setting itself names; those of functions show only at calls."""
         if isinstance(source, Mapping):
             routes = list(cast("Mapping[Any, Any]", source).values())
-        elif _is_pair(source):
-            routes = [cast("Sequence[Any]", source)[1]]
         elif isinstance(source, list | tuple):
-            entries = cast("Sequence[Any]", source)
+            entries = [
+                dict([entry]) if _is_pair(entry) else entry
+                for entry in cast("Sequence[Any]", source)
+            ]
             return list(dict.fromkeys(queue for entry in entries for queue in self._named(entry)))
         else:
             return []

@@ -247,10 +247,10 @@ def test_an_alias_runs_the_renamed_task(plain: CloudQ) -> None:
     def new(self: Task[..., Any]) -> tuple[str, bool]:
         return self.request.task, self.request.called_directly
 
-    sender = CloudQ("old release", broker=plain.conf.broker, backend=plain.conf.backend_url)
-    result = sender.send_task("shop.old")
-    drain(plain)
-    assert result.get() == ["shop.new", False]
+    with CloudQ("old", broker=plain.conf.broker, backend=plain.conf.backend_url) as old:
+        result = old.send_task("shop.old")
+        drain(plain)
+        assert result.get() == ["shop.new", False]
     with pytest.raises(ConfigurationError, match=r"alias 'shop.older' is another task's name"):
         plain.task(name="shop.third", aliases=["shop.older"])(lambda: 1)
 
