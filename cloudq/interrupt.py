@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import heapq
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -84,6 +85,9 @@ def thread_alarm(error: type[BaseException]) -> Alarm:
 
     Code that stays in C is interrupted when it comes back.
     """
+    patched: Any = sys.modules.get("gevent.monkey")
+    if patched is not None and patched.is_module_patched("threading"):
+        return _greenlet_alarm(error)
     thread = ctypes.c_ulong(threading.get_ident())
 
     def interrupt() -> None:
@@ -93,6 +97,18 @@ def thread_alarm(error: type[BaseException]) -> Alarm:
         _set_async_exception(thread, None)
 
     return Alarm(interrupt, undo)
+
+
+def _greenlet_alarm(error: type[BaseException]) -> Alarm:
+    """The same where threads are greenlets: it is raised where the greenlet waits."""
+    gevent: Any = sys.modules["gevent"]
+    greenlet = gevent.getcurrent()
+
+    def interrupt() -> None:
+        gevent.kill(greenlet, error, block=False)
+
+    # What is on its way arrives here, before anything else runs in this greenlet.
+    return Alarm(interrupt, lambda: gevent.sleep(0))
 
 
 def disarm(alarms: Sequence[Alarm]) -> None:

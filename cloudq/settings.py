@@ -80,6 +80,17 @@ class Settings(BaseSettings):
     worker_processes: int | None = Field(default=None, ge=1, description="left out: one a core")
     worker_threads: int = Field(default=16, ge=1, description="tasks at a time in each process")
     worker_max_tasks_per_child: int | None = Field(default=None, ge=1)
+    worker_max_memory_per_child: int | None = Field(
+        default=None, ge=1, description="KiB; a process that has more is replaced"
+    )
+    worker_pool: str = Field(
+        default="processes",
+        pattern="^(processes|threads|asyncio|solo|gevent)$",
+        description="processes, threads, asyncio, solo or gevent",
+    )
+    worker_autoscale_idle: float = Field(
+        default=30.0, gt=0, description="a process that --autoscale needs no more leaves after this"
+    )
     worker_poll_wait: float = Field(
         default=20.0, ge=0, description="longest wait of one receive; a warm stop may take as long"
     )

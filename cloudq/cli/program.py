@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import cloudq
-from cloudq.cli import brokers, call, dead, demo, doctor, migrate, queues, result, worker
+from cloudq.cli import brokers, call, dead, demo, doctor, migrate, multi, queues, result, worker
 from cloudq.cli.common import AppOption, BackendOption, BrokerOption, DebugOption, Target
 from cloudq.cli.output import complain
 from cloudq.errors import CloudQError
@@ -27,6 +27,9 @@ cli = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 130 interrupted.",
 )
 cli.command()(worker.worker)
+cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    multi.multi
+)
 cli.command(cls=call.CallCommand)(call.call)
 cli.command()(result.result)
 cli.add_typer(queues.cli, name="queues")

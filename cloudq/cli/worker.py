@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cloudq.cli.common import Target, common, queues_of, refuse_memory
+from cloudq.cli.reload import run_reloading
 from cloudq.errors import ConfigurationError
 from cloudq.worker import Worker, WorkerOptions
 from cloudq.worker.logs import configure
+from cloudq.worker.pidfile import held
+from cloudq.worker.pools import PoolKind, check, sizes
 
 
 class Level(StrEnum):
@@ -49,6 +54,23 @@ def worker(
     threads: Annotated[
         int | None, typer.Option("-t", "--threads", min=1, help="Tasks at a time in a process.")
     ] = None,
+    pool: Annotated[
+        PoolKind | None,
+        typer.Option("-P", "--pool", help="What runs the tasks; else the setting worker_pool."),
+    ] = None,
+    autoscale: Annotated[
+        str | None,
+        typer.Option(metavar="MAX,MIN", help="Between so many processes, as work comes."),
+    ] = None,
+    max_memory_per_child: Annotated[
+        int | None, typer.Option(min=1, metavar="KIB", help="Replace a process that has more.")
+    ] = None,
+    pidfile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the process id here while it runs.")
+    ] = None,
+    autoreload: Annotated[
+        bool, typer.Option("--autoreload", help="Start anew when a Python file here changes.")
+    ] = False,
     max_tasks_per_child: Annotated[
         int | None, typer.Option(min=1, help="Replace a process after as many tasks.")
     ] = None,
@@ -70,15 +92,31 @@ def worker(
 
     Ctrl-C or SIGTERM lets what runs end, within the grace time; a second one does not.
     """
+    if autoreload:
+        return run_reloading([word for word in sys.argv[1:] if word != "--autoreload"], Path.cwd())
     configure(log_level, log_format)
     app = target.load()
     refuse_memory(app)
     conf = app.conf
+    kind = pool or PoolKind(conf.worker_pool)
+    check(kind)
+    scale = limits(autoscale) if autoscale else None
+    processes, threads = sizes(
+        kind,
+        scale[0] if scale else processes,
+        threads,
+        default_processes=conf.worker_processes if kind is PoolKind.PROCESSES else None,
+        default_threads=conf.worker_threads,
+    )
     options = WorkerOptions(
         app_path=target.path or "",
         queues=weights(queues) if queues else tuple((name, 1) for name in queues_of(app)),
-        processes=processes or conf.worker_processes or os.cpu_count() or 1,
-        threads=threads or conf.worker_threads,
+        processes=processes,
+        threads=threads,
+        pool=kind,
+        autoscale=scale,
+        autoscale_idle=conf.worker_autoscale_idle,
+        max_memory_per_child=max_memory_per_child or conf.worker_max_memory_per_child,
         max_tasks_per_child=max_tasks_per_child or conf.worker_max_tasks_per_child,
         lease=conf.lease if lease is None else lease,
         poll_wait=conf.worker_poll_wait,
@@ -87,7 +125,21 @@ def worker(
         log_level=log_level.value,
         log_format=log_format.value,
     )
-    return Worker(app, options if hostname is None else replace(options, hostname=hostname)).run()
+    if hostname is not None:
+        options = replace(options, hostname=hostname)
+    with held(pidfile) if pidfile is not None else nullcontext():
+        return Worker(app, options).run()
+
+
+def limits(text: str) -> tuple[int, int]:
+    """Read `MAX,MIN`, or `MAX` alone, of --autoscale. Raises `ConfigurationError`."""
+    most, _, least = text.partition(",")
+    try:
+        return int(most), int(least or 1)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"--autoscale {text}: give the most and the fewest, as in 10,3"
+        ) from error
 
 
 def weights(values: list[str]) -> tuple[tuple[str, int], ...]:

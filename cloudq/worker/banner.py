@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import cloudq
 from cloudq.app import CloudQ
 from cloudq.worker.options import WorkerOptions
+from cloudq.worker.pools import PoolKind
 
 
 def banner(app: CloudQ, options: WorkerOptions) -> Iterator[str]:
@@ -20,8 +21,16 @@ def banner(app: CloudQ, options: WorkerOptions) -> Iterator[str]:
     yield f"backend  {app.conf.backend_url or 'none: results are not kept'}"
     yield f"queues   {queues}"
     yield (
-        f"slots    {options.processes} processes x {options.threads} threads"
+        f"slots    {_processes(options)} x {options.threads} threads"
+        + (f", {options.pool}" if options.pool is not PoolKind.PROCESSES else "")
         + (f", replaced after {recycled} tasks" if recycled else "")
     )
     yield f"leases   {options.lease:g} s, kept extended; grace at stop {options.grace:g} s"
     yield f"tasks    {len(app.tasks)}: {', '.join(sorted(app.tasks)) or 'none: is include set?'}"
+
+
+def _processes(options: WorkerOptions) -> str:
+    if options.autoscale is not None:
+        most, least = options.autoscale
+        return f"{least} to {most} processes"
+    return f"{options.processes} processes" if options.processes > 1 else "1 process"

@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import queue
+import select
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
+from cloudq import signals
 from cloudq.app import CloudQ
 from cloudq.errors import DecodeError
 from cloudq.execution import Executor
@@ -26,10 +28,12 @@ from cloudq.settlement import Action, Settlement
 from cloudq.worker import wire
 from cloudq.worker.loading import load_app
 from cloudq.worker.logs import configure
+from cloudq.worker.pools import PoolKind
 
 log = logging.getLogger("cloudq.worker.child")
 
 _BATCH = 256
+_SMALL_STACK = 1 << 20
 _PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -117,15 +121,24 @@ def main(connection: Connection) -> None:
     configure(config["log_level"], config["log_format"])
     sys.path[:] = config["path"]
     app = load_app(config["app_path"], config["overrides"])
+    if signals.worker_process_init:
+        signals.worker_process_init.send(None)
+    if config["pool"] == PoolKind.ASYNCIO:
+        # A thread waits for each coroutine, and does no more than that.
+        threading.stack_size(_SMALL_STACK)
     pool = Pool(_executor(app, config["hostname"]), config["threads"], connection)
     wire.send(connection, [wire.READY])
     while True:
         try:
+            if config["pool"] == PoolKind.GEVENT:  # reading would stop all greenlets, this does not
+                select.select([connection.fileno()], [], [])
             jobs = wire.receive(connection)
         except (EOFError, OSError):
             os._exit(1)  # the supervisor died: what runs here comes back by its lease
         for packed in jobs:
             if packed == wire.STOP:
+                if signals.worker_process_shutdown:
+                    signals.worker_process_shutdown.send(None, pid=os.getpid(), exitcode=0)
                 app.close()
                 return
             try:
@@ -172,5 +185,10 @@ def _heed_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
+def start(descriptor: int) -> None:
+    """Run as a child of the worker at the other end of this file descriptor."""
+    main(Connection(descriptor))
+
+
 if __name__ == "__main__":
-    main(Connection(int(sys.argv[1])))
+    start(int(sys.argv[1]))

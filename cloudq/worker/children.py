@@ -18,6 +18,7 @@ from cloudq.settlement import Settlement
 from cloudq.worker import wire
 from cloudq.worker.flight import Flight
 from cloudq.worker.options import WorkerOptions
+from cloudq.worker.pools import command
 
 log = logging.getLogger("cloudq.worker")
 
@@ -50,9 +51,10 @@ class Child:
         self._on_ready, self._on_settled, self._on_gone = ready, settled, gone
         self._socket, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "cloudq.worker.child", str(theirs.fileno())]
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+                command(options.pool, theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
             )
         self._connection = Connection(os.dup(self._socket.fileno()))
         self._connection.send(self._config(options))
@@ -66,6 +68,7 @@ class Child:
             "path": sys.path,
             "app_path": options.app_path,
             "overrides": dict(options.overrides),
+            "pool": str(options.pool),
             "threads": options.threads,
             "hostname": options.hostname,
             "log_level": options.log_level,

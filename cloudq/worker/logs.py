@@ -27,6 +27,15 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(fields, default=str).decode()
 
 
+class Lines(logging.Formatter):
+    """One line a record; those of a task logger name the task and its id."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        line = super().formatMessage(record)
+        task = getattr(record, "task_name", "")
+        return f"{line} [{task} {getattr(record, 'task_id', '')}]" if task else line
+
+
 def configure(level: str, format: str) -> None:
     """Send every record of `level` and above to standard error, as `text` or as `json`."""
     handler = logging.StreamHandler(sys.stderr)
@@ -34,7 +43,7 @@ def configure(level: str, format: str) -> None:
         handler.setFormatter(JsonLines())
     else:
         line = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-        handler.setFormatter(logging.Formatter(line, "%H:%M:%S"))
+        handler.setFormatter(Lines(line, "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # The SDKs' own INFO lines would drown the worker's.
     for name in ("azure", "boto3", "botocore", "google", "urllib3"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloudq.errors import ConfigurationError
+from cloudq.worker.pools import PoolKind
 
 
 def _hostname() -> str:
@@ -21,7 +22,9 @@ class WorkerOptions:
 
     `app_path` is `module:attribute`, imported again in every child. `queues` are names and
     weights. `processes` times `threads` tasks run at a time. `poll_wait` is the longest wait of
-    one receive. `overrides` are settings above the app's own, also in the children.
+    one receive. `max_memory_per_child` is in KiB. `autoscale` is the most and the fewest
+    processes, of which one leaves after `autoscale_idle` without need. `overrides` are settings
+    above the app's own, also in the children.
     """
 
     app_path: str
@@ -29,6 +32,10 @@ class WorkerOptions:
     processes: int
     threads: int
     max_tasks_per_child: int | None = None
+    max_memory_per_child: int | None = None
+    pool: PoolKind = PoolKind.PROCESSES
+    autoscale: tuple[int, int] | None = None
+    autoscale_idle: float = 30.0
     lease: float = 60.0
     grace: float = 30.0
     poll_wait: float = 20.0
@@ -48,6 +55,16 @@ class WorkerOptions:
                 )
             if names.count(name) > 1:
                 raise ConfigurationError(f"queue {name!r} is given twice")
+        if self.autoscale is not None:
+            most, least = self.autoscale
+            if self.pool is not PoolKind.PROCESSES:
+                raise ConfigurationError(
+                    f"--autoscale starts and stops processes, and --pool {self.pool} has one"
+                )
+            if not 1 <= least <= most:
+                raise ConfigurationError(
+                    f"--autoscale {most},{least}: give the most and the fewest, as in 10,3"
+                )
         for what, value in (("processes", self.processes), ("threads", self.threads)):
             if value < 1:
                 raise ConfigurationError(f"{what} is {value}: it must be 1 or more")

@@ -44,7 +44,7 @@ class Slots:
             try:
                 first: float | None = None
                 while not self._closed:
-                    if self._free and self._is_next(queue):
+                    if self._free > 0 and self._is_next(queue):
                         now = time.monotonic()
                         first = now if first is None else first
                         if self._free >= wanted or now >= first + linger:
@@ -68,6 +68,13 @@ class Slots:
             with self._changed:
                 self._free += count
                 self._changed.notify_all()
+
+    def resize(self, total: int) -> None:
+        """Have so many places; those that are taken stay taken, and may be too many for a while."""
+        with self._changed:
+            self._free += total - self.total
+            self.total = total
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Wake all who wait, with nothing."""

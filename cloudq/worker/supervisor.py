@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from cloudq import signals
 from cloudq.app import CloudQ
 from cloudq.driver import Code
 from cloudq.errors import (
@@ -25,6 +26,7 @@ from cloudq.worker.banner import banner
 from cloudq.worker.children import Child
 from cloudq.worker.dispatcher import Dispatcher
 from cloudq.worker.flight import Flight, Flights
+from cloudq.worker.growth import Autoscale, memory_of
 from cloudq.worker.leases import Leases
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.parked import Parked
@@ -41,6 +43,8 @@ _MOST_YOUNG_DEATHS = 5
 # A task whose neighbours are stopped so often goes back to its queue, where that is counted.
 _MOST_RESTARTS = 3
 _TICK = 0.05
+# How often the children's memory is looked at.
+_WEIGHED_EVERY = 1.0
 _PATIENCE = 0.2
 
 
@@ -56,11 +60,22 @@ class Worker:
         self._app = app
         self._options = options
         self._flights = Flights()
-        self._slots = Slots(options.slots, dict(options.queues))
+        self._wanted = options.processes
+        self._autoscale: Autoscale | None = None
+        if options.autoscale is not None:
+            most, self._wanted = options.autoscale
+            self._autoscale = Autoscale(
+                most=most,
+                least=self._wanted,
+                threads=options.threads,
+                idle=options.autoscale_idle,
+            )
+        self._weigh_at = 0.0
+        self._slots = Slots(self._wanted * options.threads, dict(options.queues))
         self._executor = app.executor(hostname=options.hostname)
         self._leases = Leases(app.broker, self._flights, options.lease)
         self._settler = Settler(
-            app, released=self._out_of_hand, starved=lambda: self._slots.free == 0
+            app, released=self._out_of_hand, starved=lambda: self._slots.free <= 0
         )
         self._dispatcher = Dispatcher(
             limit_of=self._limit_of,
@@ -77,6 +92,8 @@ class Worker:
         self._children: list[Child] = []
         self._gone: list[Child] = []
         self._signals = 0
+        self._last_signal = ""
+        self._was_ready = False
         self._failure: CloudQError | None = None
         self._young_deaths = 0
         self._wake_reader, self._wake_writer = os.pipe()
@@ -89,6 +106,8 @@ class Worker:
         when the queues or the store cannot be used from the start.
         """
         self._check_store()
+        if signals.worker_init:
+            signals.worker_init.send(self)
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         for line in banner(self._app, self._options):
             log.info("%s", line)
@@ -102,6 +121,8 @@ class Worker:
                 signal.signal(number, handler)
             os.close(self._wake_reader)
             os.close(self._wake_writer)
+            if signals.worker_shutdown:
+                signals.worker_shutdown.send(self)
         if self._failure is not None:
             raise self._failure
         return 0 if warm else 1
@@ -131,12 +152,52 @@ class Worker:
     def _tick(self) -> None:
         self._sleep(_TICK if self._dispatcher.timed or self._retiring() else _PATIENCE)
         self._look_after_children()
+        if self._autoscale is not None:
+            self.scale(self._autoscale.decide(time.monotonic(), len(self._flights), self._wanted))
+        if self._options.max_memory_per_child is not None:
+            self._weigh(self._options.max_memory_per_child)
         if self._failure is None:
             self._fill()
+
+    def scale(self, processes: int) -> None:
+        """Have so many processes. Call from the main thread.
+
+        Those to come get work when they are ready; those to leave end what they run.
+        """
+        if processes == self._wanted:
+            return
+        log.info("scaling from %d to %d processes", self._wanted, processes)
+        self._wanted = processes
+        taking = sorted(
+            (child for child in self._children if not child.retiring and not child.stopped),
+            key=lambda child: len(child.flights),
+        )
+        for child in taking[: max(0, len(taking) - processes)]:
+            child.retiring = True
+        self._resize()
+
+    def _resize(self) -> None:
+        """Take as many messages as the children that are ready have places for."""
+        ready = sum(child.ready and not child.retiring for child in self._children)
+        self._slots.resize(min(self._wanted, max(1, ready)) * self._options.threads)
+
+    def _weigh(self, most: int) -> None:
+        """Have children that have grown past so many KiB replaced when their tasks have ended."""
+        if time.monotonic() < self._weigh_at:
+            return
+        self._weigh_at = time.monotonic() + _WEIGHED_EVERY
+        for child in self._children:
+            if child.given and not child.retiring and not child.stopped:
+                weight = memory_of(child.pid)
+                if weight > most:
+                    log.warning("child %d has %d KiB, over %d: replaced", child.pid, weight, most)
+                    child.retiring = True
 
     def _stop(self) -> bool:
         """Stop warm if time and patience allow; whether it was."""
         asked = self._signals
+        if signals.worker_shutting_down:
+            signals.worker_shutting_down.send(self, sig=self._last_signal, how="Warm", exitcode=0)
         log.info("stopping: no more is received, %d tasks in hand", len(self._flights))
         deadline = time.monotonic() + self._options.grace
         for poller in self._pollers:
@@ -206,9 +267,9 @@ class Worker:
         One that retires may take hours to end its last task; what is in hand must not wait for
         it. There may be as many of these as of the others, so that memory has a bound.
         """
-        most = 2 * self._options.processes
+        most = 2 * self._wanted
         taking = sum(not child.retiring for child in self._children)
-        while taking < self._options.processes and len(self._children) < most:
+        while taking < self._wanted and len(self._children) < most:
             try:
                 child = Child(
                     self._options,
@@ -233,6 +294,12 @@ class Worker:
         self._young_deaths = 0
         log.info("child %d is ready", child.pid)
         self._dispatcher.add_child(child)
+        if self._autoscale is not None:
+            self._resize()
+        if not self._was_ready:
+            self._was_ready = True
+            if signals.worker_ready:
+                signals.worker_ready.send(self)
 
     def _on_settled(self, child: Child, done: Sequence[tuple[Flight, Settlement]]) -> None:
         self._settler.settle(done)
@@ -358,6 +425,7 @@ class Worker:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
+        self._last_signal = signal.Signals(number).name
         self._wake()
 
     def _wake(self) -> None:

@@ -37,6 +37,7 @@ class Place:
     queue: str
     folder: Path
     workers: list[Worker] = field(default_factory=list)
+    tasks: str = "drill_tasks:app"
 
     @property
     def ledger(self) -> Path:
@@ -71,11 +72,11 @@ class Worker:
             # A warm stop waits for the receive under way.
             "CLOUDQ_WORKER_POLL_WAIT": "2",
             **os.environ,
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
             "DRILL_LEDGER": str(place.ledger),
             "PYTHONUNBUFFERED": "1",
         }
-        command = [sys.executable, "-m", "cloudq", "worker", "-A", "drill_tasks:app"]
+        command = [sys.executable, "-m", "cloudq", "worker", "-A", place.tasks]
         command += ["--broker", place.broker, "--backend", place.backend, *options]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(

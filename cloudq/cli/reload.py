@@ -1,0 +1,70 @@
+"""Runs a command again whenever the source changes: `cloudq worker --autoreload`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cloudq.cli.output import complain
+from cloudq.errors import ConfigurationError
+
+
+def run_reloading(arguments: Sequence[str], folder: Path) -> int:
+    """Run `cloudq` with these arguments and start it anew when a Python file below changes.
+
+    What runs is stopped warm first, as by SIGTERM. One that ends by itself, say with a syntax
+    error, is started anew by the next change. The exit code is that of the last one.
+    """
+    try:
+        watchfiles: Any = import_module("watchfiles")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "--autoreload needs watchfiles: pip install 'cloudq[reload]'"
+        ) from error
+    ended = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    command = [sys.executable, "-m", "cloudq", *arguments]
+    process = _start(command)
+    try:
+        changes = watchfiles.watch(
+            folder,
+            watch_filter=watchfiles.PythonFilter(),
+            stop_event=ended,
+            raise_interrupt=False,
+        )
+        for changed in changes:
+            files = sorted({str(Path(path).name) for _, path in changed})
+            complain(f"{', '.join(files)} changed: the worker is started anew", kind="reload")
+            _stop(process)
+            process = _start(command)
+        return _stop(process)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    # In a group of its own: what is typed at the terminal is for this process, which passes it on.
+    return subprocess.Popen(command, env=os.environ, start_new_session=True)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    """Stop warm; the worker itself sees to its grace time."""
+    if process.poll() is None:
+        process.terminate()
+    return process.wait()

@@ -1,0 +1,227 @@
+"""Each kind of pool in a real worker, its growth, and what it says of itself."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from cloudq import ConfigurationError, wait_for
+from cloudq.cli.worker import limits
+from cloudq.testing import eventually
+from cloudq.worker import WorkerOptions
+from cloudq.worker.growth import Autoscale
+from cloudq.worker.pools import PoolKind, check, sizes
+from tests.worker.harness import Place, until
+
+needs_gevent = pytest.mark.skipif(
+    importlib.util.find_spec("gevent") is None, reason="gevent is not installed"
+)
+
+
+@pytest.fixture(autouse=True)
+def life_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDQ_WORKER_POLL_WAIT", "1")
+
+
+@pytest.fixture
+def life(sqlite_place: Place) -> Place:
+    sqlite_place.tasks = "life_tasks:app"
+    return sqlite_place
+
+
+def pids(place: Place, task: str, count: int, *args: object) -> list[int]:
+    results = [place.app.send_task(f"life_tasks.{task}", args) for _ in range(count)]
+    wait_for(results, timeout=20)
+    return [result.get() for result in results]
+
+
+def test_threads_is_one_process_with_tasks_side_by_side(life: Place) -> None:
+    worker = life.start("--pool", "threads", "-c", "4")
+    assert len(set(pids(life, "nap", 4, "x", 0.5))) == 1
+    entries = [entry.split()[0] for entry in life.entries() if " x" in entry]
+    assert entries == ["start"] * 4 + ["end"] * 4
+    assert len(worker.children()) == 1
+    assert "1 process x 4 threads, threads" in worker.log()
+
+
+def test_solo_runs_one_after_the_other(life: Place) -> None:
+    life.start("--pool", "solo")
+    assert len(set(pids(life, "nap", 3, "x", 0.1))) == 1
+    entries = [entry.split()[0] for entry in life.entries() if " x" in entry]
+    assert entries == ["start", "end"] * 3
+
+
+def test_asyncio_runs_a_hundred_coroutines_in_one_process(life: Place) -> None:
+    worker = life.start("--pool", "asyncio")
+    pids(life, "async_nap", 1, 0.0)
+    results = [life.app.send_task("life_tasks.async_nap", [1.5]) for _ in range(60)]
+    records = wait_for(results, timeout=20)
+    assert len({result.get() for result in results}) == 1
+    # One after the other, or sixteen at a time, they would have taken four times as long or more.
+    started = [record.started_at or 0.0 for record in records]
+    assert max(started) - min(started) < 1.4, worker.log()
+
+
+@needs_gevent
+def test_gevent_runs_tasks_as_greenlets_with_soft_limits_and_coroutines(life: Place) -> None:
+    worker = life.start("--pool", "gevent", "-c", "30")
+    pid, _, green = life.app.send_task("life_tasks.place").get(timeout=20)
+    assert green
+    results = [life.app.send_task("life_tasks.nap", ["x", 1.0]) for _ in range(25)]
+    records = wait_for(results, timeout=20)
+    assert {result.get() for result in results} == {pid}
+    started = [record.started_at or 0.0 for record in records]
+    assert max(started) - min(started) < 0.9, worker.log()
+    assert life.app.send_task("life_tasks.patient").get(timeout=10) == "interrupted"
+    assert life.app.send_task("life_tasks.patient").get(timeout=10) == "interrupted"
+    assert life.app.send_task("life_tasks.async_nap", [0.1]).get(timeout=10) == pid
+    assert worker.stop(within=15) == 0
+
+
+def test_a_pool_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloudq.worker.pools.find_spec", lambda name: None)
+    check(PoolKind.THREADS)
+    with pytest.raises(ConfigurationError, match=r"pip install 'cloudq\[gevent\]'"):
+        check(PoolKind.GEVENT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "processes", "threads", "found"),
+    [
+        ("processes", 3, 2, (3, 2)),
+        ("processes", None, None, (5, 16)),
+        ("threads", None, None, (1, 16)),
+        ("threads", 8, None, (1, 8)),
+        ("threads", 1, 8, (1, 8)),
+        ("asyncio", None, None, (1, 100)),
+        ("gevent", None, 7, (1, 7)),
+        ("solo", None, None, (1, 1)),
+        ("solo", 1, None, (1, 1)),
+    ],
+)
+def test_sizes(
+    kind: str, processes: int | None, threads: int | None, found: tuple[int, int]
+) -> None:
+    assert sizes(PoolKind(kind), processes, threads, default_processes=5) == found
+
+
+def test_sizes_that_cannot_be() -> None:
+    with pytest.raises(ConfigurationError, match="solo runs one task at a time, not 4"):
+        sizes(PoolKind.SOLO, 4, None)
+    with pytest.raises(ConfigurationError, match="has one process"):
+        sizes(PoolKind.THREADS, 4, 2)
+
+
+# ---- signals, state of a process, the log
+
+
+def test_signals_of_a_worker_and_its_processes(life: Place) -> None:
+    worker = life.start("--processes", "1", "--threads", "1")
+    (pid,) = pids(life, "nap", 1, "x", 0.0)
+    assert worker.stop(within=20) == 0
+    told = [entry.split()[1:] for entry in life.entries() if entry.startswith("signal")]
+    ours = str(worker.process.pid)
+    assert [name for name, process in told if process == ours] == [
+        "worker_init",
+        "worker_ready",
+        "task_received",
+        "worker_shutting_down",
+        "worker_shutdown",
+    ]
+    assert [name for name, process in told if process == str(pid)] == [
+        "worker_process_init",
+        "task_prerun",
+        "task_postrun",
+        "worker_process_shutdown",
+    ]
+
+
+def test_a_class_keeps_its_state_in_each_process_and_the_log_names_the_task(life: Place) -> None:
+    worker = life.start("--processes", "1", "--threads", "1")
+    found = [life.app.send_task("life_tasks.connected").get(timeout=10) for _ in range(2)]
+    pid = found[0].split()[0]
+    assert found == [f"{pid} 1", f"{pid} 2"]
+    sent = life.app.send_task("life_tasks.place")
+    sent.get(timeout=10)
+    until(
+        lambda: f"here I am [life_tasks.place {sent.id}]" in worker.log(),
+        within=5,
+        what="the record names its task",
+    )
+
+
+def test_progress_crosses_processes(life: Place) -> None:
+    life.start("--processes", "1")
+    result = life.app.send_task("life_tasks.progress")
+    eventually(lambda: result.state == "PROGRESS")
+    assert result.info == {"done": 1}
+    Path(f"{life.ledger}.go").touch()
+    assert result.get(timeout=10) == "done"
+
+
+# ---- growth
+
+
+def test_a_worker_grows_while_all_are_busy_and_shrinks_when_some_are_idle(
+    life: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUDQ_WORKER_AUTOSCALE_IDLE", "1")
+    worker = life.start("--autoscale", "3,1", "--threads", "1")
+    assert len(worker.children()) == 1
+    results = [life.app.send_task("life_tasks.nap", [str(n), 3.0]) for n in range(6)]
+    until(lambda: len(worker.children()) == 3, within=10, what="three processes")
+    wait_for(results, timeout=30)
+    assert len({result.get() for result in results}) >= 2
+    until(lambda: len(worker.children()) == 1, within=15, what="one process again")
+    assert pids(life, "nap", 1, "last", 0.0)
+    assert worker.stop(within=15) == 0
+
+
+def test_autoscale_decides_by_who_is_busy() -> None:
+    scale = Autoscale(most=3, least=1, threads=2, idle=10.0)
+    assert scale.decide(0.5, 2, 1) == 1
+    assert scale.decide(1.4, 2, 1) == 1
+    assert scale.decide(1.5, 2, 1) == 2
+    assert scale.decide(1.6, 4, 2) == 2
+    assert scale.decide(2.0, 3, 2) == 2  # there was a free place meanwhile
+    assert scale.decide(2.7, 4, 2) == 2
+    assert scale.decide(3.7, 4, 2) == 3
+    assert scale.decide(9.9, 6, 3) == 3
+    assert scale.decide(99.0, 6, 3) == 3  # no more than that
+    assert scale.decide(100.0, 4, 3) == 3
+    assert scale.decide(109.9, 4, 3) == 3
+    assert scale.decide(110.0, 4, 3) == 2
+    assert scale.decide(120.0, 0, 2) == 2
+    assert scale.decide(130.0, 0, 2) == 1
+    assert scale.decide(140.0, 0, 1) == 1
+    assert scale.decide(150.0, 0, 1) == 1
+
+
+def test_autoscale_that_cannot_be() -> None:
+    assert limits("10,3") == (10, 3)
+    assert limits("10") == (10, 1)
+    with pytest.raises(ConfigurationError, match="give the most and the fewest"):
+        limits("many")
+    queues = (("default", 1),)
+    with pytest.raises(ConfigurationError, match="as in 10,3"):
+        WorkerOptions(app_path="x", queues=queues, processes=1, threads=1, autoscale=(1, 3))
+    with pytest.raises(ConfigurationError, match="--pool threads has one"):
+        WorkerOptions(
+            app_path="x",
+            queues=queues,
+            processes=1,
+            threads=1,
+            pool=PoolKind.THREADS,
+            autoscale=(3, 1),
+        )
+
+
+def test_a_process_that_has_grown_too_large_is_replaced_after_its_tasks(life: Place) -> None:
+    worker = life.start("--processes", "1", "--max-memory-per-child", str(250 << 10))
+    (small,) = pids(life, "grow", 1, 1)
+    assert pids(life, "grow", 1, 1) == [small]
+    assert pids(life, "grow", 1, 300) == [small]
+    until(lambda: "over 256000: replaced" in worker.log(), within=10, what="it is noticed")
+    eventually(lambda: pids(life, "grow", 1, 1) != [small])
