@@ -105,7 +105,7 @@ def _greenlet_alarm(error: type[BaseException]) -> Alarm:
     greenlet = gevent.getcurrent()
 
     def interrupt() -> None:
-        gevent.kill(greenlet, error, block=False)
+        gevent.kill(greenlet, error)  # when its hub has the turn
 
     # What is on its way arrives here, before anything else runs in this greenlet.
     return Alarm(interrupt, lambda: gevent.sleep(0))
