@@ -8,12 +8,23 @@ from typing import Any
 
 import pytest
 
-from cloudq import CloudQ, Ignore, MessageTooLarge, Reject, State, Task, chain, signals
+from cloudq import (
+    CloudQ,
+    Ignore,
+    MessageTooLarge,
+    PublishError,
+    Reject,
+    State,
+    Task,
+    chain,
+    signals,
+)
 from cloudq.broker import Broker
-from cloudq.driver import Outgoing
+from cloudq.driver import Code, Outgoing
 from cloudq.message import TaskMessage
 from cloudq.signals import Signal
 from cloudq.testing import drain
+from tests.core.faults import FaultyBroker
 
 Told = list[tuple[str, Any, dict[str, Any]]]
 NAMES = [name for name, value in vars(signals).items() if isinstance(value, Signal)]
@@ -170,6 +181,20 @@ def test_a_refused_publish_is_not_said_to_be_out(plain: CloudQ, told: Told) -> N
     with pytest.raises(MessageTooLarge):
         task.delay("x" * plain.broker.limits("default").body)
     assert names(told) == ["before_task_publish"]
+
+
+def test_of_a_partly_refused_publish_only_the_rest_is_said_to_be_out(plain: CloudQ) -> None:
+    wire = FaultyBroker(plain.broker.driver)
+    wire.refuse = lambda message: Code.DENIED if b"bad" in message.body else None
+    out: list[str] = []
+    broker = Broker(wire, url="faulty://", published=lambda sent: out.extend(m.id for m in sent))
+    messages = [TaskMessage(id=id, task="t", queue="default") for id in ("a", "bad", "c")]
+    with pytest.raises(PublishError):
+        broker.send(messages)
+    assert out == ["a", "c"]
+    with pytest.raises(PublishError):
+        broker.send(messages[1:2])
+    assert out == ["a", "c"]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("task_")])

@@ -21,6 +21,7 @@ from cloudq import (
     Task,
 )
 from cloudq.codec import decode
+from cloudq.record import Record, fence
 from cloudq.tasklog import get_task_logger
 from cloudq.testing import drain
 from tests.core.bench import Bench
@@ -298,6 +299,28 @@ def test_a_state_of_a_later_delivery_is_not_overwritten(
     app.update_state("x", 4, "EARLIER", None)
     assert app.AsyncResult("x").state == "LATER"
     assert "EARLIER is not recorded" in caplog.text
+
+
+def test_a_later_record_of_a_try_takes_the_place_of_its_progress(app: Bench) -> None:
+    app.update_state("x", 1, "PROGRESS", {"done": 1})
+    assert app.backend is not None
+    assert app.backend.advance(Record(id="x", state=State.RETRY, fence=2)) is None
+    assert (app.AsyncResult("x").state, app.AsyncResult("x").info) == (State.RETRY, None)
+
+
+def test_progress_has_the_token_of_its_delivery(app: Bench) -> None:
+    seen: list[Record | None] = []
+
+    @app.task(bind=True, name="t", default_retry_delay=0)
+    def t(self: Task[..., Any]) -> None:
+        self.update_state(state="PROGRESS")
+        seen.append(app.backend.record(self.request.id) if app.backend else None)
+        if self.request.retries == 0:
+            raise self.retry()
+
+    t.delay()
+    drain(app)
+    assert [record.fence if record else 0 for record in seen] == [fence(0, 1), fence(1, 1)]
 
 
 def test_another_tasks_state_can_be_set_by_its_id(app: Bench) -> None:

@@ -278,6 +278,10 @@ def test_a_package_that_there_is_not_is_an_error_and_a_broken_import_stays_one(
         discover(["life_none"], "tasks")
     with pytest.raises(ModuleNotFoundError, match="life_nowhere"):
         discover(["life_broken"], "tasks")
+    (packages / "life_worse").mkdir()
+    (packages / "life_worse" / "__init__.py").write_text("import life_nowhere\n")
+    with pytest.raises(ModuleNotFoundError, match="life_nowhere"):
+        discover(["life_worse"], "tasks")
 
 
 # ---- Django
