@@ -18,18 +18,11 @@ from cloudq.task import Task
 
 log = logging.getLogger("cloudq.execution")
 
-_ENDS = (
-    signals.task_postrun,
-    signals.task_success,
-    signals.task_retry,
-    signals.task_failure,
-)
-
 
 def before(task: Task[..., Any], context: Context) -> None:
     """Just before the call: `task_prerun`, then `before_start`, whose exception is the task's."""
     request = context.request
-    if signals.task_prerun:
+    if signals.task_prerun.connections:
         signals.task_prerun.send(
             task, task_id=request.id, task=task, args=context.args, kwargs=context.kwargs
         )
@@ -39,7 +32,14 @@ def before(task: Task[..., Any], context: Context) -> None:
 
 def watched(task: Task[..., Any]) -> bool:
     """Whether anybody wants to hear of the end of this task's calls."""
-    return task.hooked or any(_ENDS)
+    # The tuples themselves: this is asked of every call.
+    return bool(
+        task.hooked
+        or signals.task_postrun.connections
+        or signals.task_success.connections
+        or signals.task_failure.connections
+        or signals.task_retry.connections
+    )
 
 
 def after(

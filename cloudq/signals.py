@@ -42,13 +42,13 @@ class Signal:
         self.name = name
         self.gives = frozenset(gives)
         self._lock = threading.Lock()
-        self._connections: tuple[_Connection, ...] = ()
+        self.connections: tuple[_Connection, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Signal {self.name}: {', '.join(sorted(self.gives))}>"
 
     def __bool__(self) -> bool:
-        return bool(self._connections)
+        return bool(self.connections)
 
     @overload
     def connect(self, receiver: F, /) -> F: ...
@@ -102,8 +102,8 @@ class Signal:
             sender=sender,
         )
         with self._lock:
-            if all(made.key != known.key for known in self._connections):
-                self._connections = (*self._connections, made)
+            if all(made.key != known.key for known in self.connections):
+                self.connections = (*self.connections, made)
         return receiver
 
     def disconnect(
@@ -115,15 +115,15 @@ class Signal:
         """Stop calling a receiver, named as when it was connected; whether it was connected."""
         key = (dispatch_uid or _identity(receiver), _identity(sender))
         with self._lock:
-            left = tuple(known for known in self._connections if known.key != key)
-            found = len(left) < len(self._connections)
-            self._connections = left
+            left = tuple(known for known in self.connections if known.key != key)
+            found = len(left) < len(self.connections)
+            self.connections = left
         return found
 
     def send(self, sender: object, **named: Any) -> list[tuple[Receiver, Any]]:
         """Call the receivers of this sender; what each returned, or the exception it raised."""
         answers: list[tuple[Receiver, Any]] = []
-        for connection in self._connections:
+        for connection in self.connections:
             if connection.sender is not None and not _same(connection.sender, sender):
                 continue
             receiver = connection.receiver()
@@ -139,8 +139,8 @@ class Signal:
 
     def _forget(self, reference: object) -> None:
         with self._lock:
-            self._connections = tuple(
-                known for known in self._connections if known.receiver is not reference
+            self.connections = tuple(
+                known for known in self.connections if known.receiver is not reference
             )
 
 

@@ -53,9 +53,10 @@ def as_json(record: Record) -> dict[str, object]:
     """A record as plain JSON; `value` as it is on the wire."""
     return {
         "id": record.id,
-        "state": record.state,
+        "state": record.shown,
         "task": record.task or None,
         "value": orjson.loads(record.value) if record.value else None,
+        "meta": orjson.loads(record.meta) if record.meta else None,
         "error_type": record.error_type,
         "error": record.error,
         "traceback": record.traceback,
@@ -96,10 +97,11 @@ def _show(record: Record, *, traceback: bool) -> None:
     fields(
         (
             ("id", record.id),
-            ("state", "PENDING, or never heard of" if unheard else str(record.state)),
+            ("state", "PENDING, or never heard of" if unheard else record.shown),
             ("revoked", "yes, it will not be started" if record.revoked else None),
             ("task", record.task or None),
             ("value", record.value if record.state == State.SUCCESS else None),
+            ("progress", record.meta),
             ("error", error),
             ("traceback", shown),
             ("retries", None if unheard else record.retries),

@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from cloudq import CloudQ
 from cloudq.cli import main
 from cloudq.driver import Outgoing
 from cloudq.plugins import open_broker, parse
@@ -211,3 +212,13 @@ def test_no_sdk_is_imported_before_it_is_needed():
 def test_json_is_all_that_is_on_standard_output(command):
     for args in (["queues", "stats"], ["brokers"], ["doctor"], ["result", "x"]):
         assert orjson.loads(command(*args, "--json").out) is not None
+
+
+def test_progress_is_shown_under_the_tasks_own_name_for_it(command, project):
+    with CloudQ("caller", broker=f"sqlite:///{project}/shop.db") as app:
+        app.update_state("running", 1, "PROGRESS", {"done": 3})
+    read = command("result", *APP, "running", "--json").json
+    assert (read["state"], read["meta"]) == ("PROGRESS", {"done": 3})
+    shown = command("result", *APP, "running").out
+    assert "PROGRESS" in shown
+    assert '{"done":3}' in shown.replace(" ", "")

@@ -509,6 +509,19 @@ def test_a_task_gives_the_result_of_its_call_by_id(plain: CloudQ) -> None:
     assert task.AsyncResult(sent.id).get() == 5
 
 
+def test_a_call_has_callbacks_of_its_end(plain: CloudQ) -> None:
+    seen: list[Any] = []
+    half: Any = plain.task(name="half")(lambda n: 10 // n)
+    noted: Any = plain.task(name="noted")(lambda value: seen.append(value))
+    again: Any = plain.task(name="again")(lambda value: seen.append(-value))
+    half.apply_async((5,), link=noted.s(), task_id="five")
+    half.apply_async((2,), link=[noted.s(), again.s()])
+    failed = half.apply_async((0,), link=noted.s(), link_error=noted.s())
+    drain(plain)
+    assert sorted(map(str, seen)) == sorted(["2", "5", "-5", failed.id])
+    assert plain.AsyncResult("five").get() == 2
+
+
 # ---- logging
 
 
