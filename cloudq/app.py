@@ -126,17 +126,25 @@ class CloudQ:
 
         What the constructor was given stays above them. Raises `ConfigurationError`.
         """
-        self._given = settings.from_object(source) | self._given
-        self.conf = settings.load(self._given)
-        self._check_conf()
+        self._configure(settings.from_object(source) | self._given)
 
     def configure(self, **values: Any) -> None:
         """Change settings, above all others; before the broker and the backend are first used."""
         if self._broker is not None or self._backend is not None:
             raise ConfigurationError("configure the app before its broker and backend are used")
-        self._given |= settings.plain_names(values)
-        self.conf = settings.load(self._given)
-        self._check_conf()
+        self._configure(self._given | settings.plain_names(values))
+
+    def _configure(self, given: dict[str, Any]) -> None:
+        """Have these settings, or the ones before where they cannot be."""
+        before = self.conf
+        self.conf = settings.load(given)
+        try:
+            self._check_conf()
+        except ConfigurationError:
+            self.conf = before
+            self._check_conf()
+            raise
+        self._given = given
 
     def set_default(self) -> None:
         """Make this the app of shared tasks wherever no thread has another one."""

@@ -168,6 +168,8 @@ def test_annotations_that_cannot_be_are_an_error(
     plain.task(name="t")(print)
     with pytest.raises(ConfigurationError, match=reason):
         plain.configure(task_annotations=annotations)
+    assert plain.conf.task_annotations is None
+    plain.task(name="u")(print)  # the settings are those from before
 
 
 # ---- shared tasks
@@ -263,7 +265,9 @@ def test_tasks_are_discovered_when_the_app_is_loaded(alone: Apps, packages: Path
     assert set(app.tasks) == {"life_shop.run", "life_mail.run"}
 
 
-def test_discovery_can_be_forced_and_import_packages_themselves(packages: Path) -> None:
+def test_discovery_can_be_forced_and_import_packages_themselves(
+    alone: Apps, packages: Path
+) -> None:
     app = CloudQ("forced", broker="memory://forced")
     app.autodiscover_tasks(["life_shop"], force=True)
     assert "life_shop.tasks" in sys.modules
