@@ -152,8 +152,10 @@ class Worker:
     def _tick(self) -> None:
         self._sleep(_TICK if self._dispatcher.timed or self._retiring() else _PATIENCE)
         self._look_after_children()
-        if self._autoscale is not None:
-            self.scale(self._autoscale.decide(time.monotonic(), len(self._flights), self._wanted))
+        # While one is still starting there is nothing to be seen of what it changes.
+        if self._autoscale is not None and self._ready() >= self._wanted:
+            now = time.monotonic()
+            self.scale(self._autoscale.decide(now, len(self._flights), self._wanted))
         if self._options.max_memory_per_child is not None:
             self._weigh(self._options.max_memory_per_child)
         if self._failure is None:
@@ -178,8 +180,11 @@ class Worker:
 
     def _resize(self) -> None:
         """Take as many messages as the children that are ready have places for."""
-        ready = sum(child.ready and not child.retiring for child in self._children)
-        self._slots.resize(min(self._wanted, max(1, ready)) * self._options.threads)
+        processes = min(self._wanted, max(1, self._ready()))
+        self._slots.resize(processes * self._options.threads)
+
+    def _ready(self) -> int:
+        return sum(child.ready and not child.retiring for child in self._children)
 
     def _weigh(self, most: int) -> None:
         """Have children that have grown past so many KiB replaced when their tasks have ended."""
