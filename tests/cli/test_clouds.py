@@ -79,6 +79,22 @@ def test_nobody_there_says_what_to_look_at(command, url):
     assert time.monotonic() - start < 60  # not the minutes that an SDK goes on for
 
 
+@pytest.mark.parametrize(
+    ("args", "cure"),
+    [
+        (("queues", "stats", "q", "-b", "pubsub://project"), "gcloud auth application-default"),
+        (("call", "any", "--force", "-b", "pubsub://project"), "GOOGLE_APPLICATION_CREDENTIALS"),
+        (("result", "x", "--backend", "firestore://project/c"), "gcloud auth"),
+        (("queues", "stats", "q", "-b", "servicebus://ns"), "AZURE_SERVICEBUS_CONNECTION_STRING"),
+        (("result", "x", "--backend", "aztables://account/cloudq"), "run `az login`"),
+    ],
+)
+def test_without_credentials_one_line_says_how_to_get_some(command, args, cure):
+    ran = command(*args, env={"PATH": "", "HOME": "/nonexistent"})
+    assert (ran.code, ran.err.count("\n"), cure in ran.err) == (2, 1, True), ran
+    assert len(ran.err) < 400
+
+
 def test_queues_are_made_called_peeked_and_purged(command, where):
     assert command("queues", "create", "q", "--store", *where).code == 0
     assert command("queues", "list", *where).lines == ["q"]
