@@ -64,7 +64,9 @@ class Settings(BaseSettings):
         default=10, ge=1, description="deliveries of one message before it counts as WorkerLost"
     )
     max_body: int = Field(default=16_777_216, ge=1024, description="largest body decoded, bytes")
-    publish_retries: int = Field(default=3, ge=0, description="for messages the broker throttled")
+    publish_retries: int = Field(
+        default=3, ge=0, description="for messages that a busy broker refused"
+    )
     worker_processes: int | None = Field(default=None, ge=1, description="left out: one a core")
     worker_threads: int = Field(default=16, ge=1, description="tasks at a time in each process")
     worker_max_tasks_per_child: int | None = Field(default=None, ge=1)
