@@ -1,7 +1,8 @@
 # Needs python3 (3.11 or newer) and make. Everything else goes into .venv, from constraints.txt.
 
 PYTHON ?= python3
-JOBS ?= 2
+# Many tests wait for a server: more processes than cores are of use.
+JOBS ?= 4
 ARGS ?=
 
 VENV := .venv
@@ -24,7 +25,7 @@ help: ## show this list
 demo: $(CORE) ## see it work on this machine: no account, no server, no docker
 	@$(BIN)/cloudq demo $(ARGS)
 
-test: $(DEV) ## run all tests, drills shortened; ARGS="-k sqs" chooses, JOBS=2 processes
+test: $(DEV) ## run all tests, drills shortened; ARGS="-k sqs" chooses, JOBS=4 processes
 	@$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 check: $(DEV) ## format, lint, types, and who imports whom; changes nothing

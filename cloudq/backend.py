@@ -17,6 +17,7 @@ from cloudq.driver import (
     Key,
     Op,
     Page,
+    Sweeping,
     Watch,
     Watcher,
 )
@@ -173,6 +174,13 @@ class Backend:
             if failures:
                 first = failures[0]
                 raise BackendError(f"{len(failures)} items: {first.reason}", code=first.code)
+
+    def sweep(self) -> int | None:
+        """Delete expired items; how many, None where the store does that by itself."""
+        if not isinstance(self.driver, Sweeping):
+            return None
+        with self._wrapped("delete what has expired", "*"):
+            return self.driver.sweep()
 
     # ---- waiting
 

@@ -41,6 +41,8 @@ ORDERED_PATIENCE = 10
 _WORTH_A_HANDLE = 60.0
 
 _PASSING = frozenset({Code.THROTTLED, Code.UNREACHABLE})
+# An error within so many seconds is a service's first answer; later, its SDK has tried again.
+_AT_ONCE = 0.5
 
 _ADVICE = {
     Code.NOT_FOUND: 'there is no such queue: "cloudq queues create NAME" makes one, '
@@ -225,14 +227,18 @@ class Broker:
             if attempt:
                 time.sleep(0.05 * 2**attempt)
             for batch in _batches(waiting, outgoing, self.driver.limits(queue)):
+                start = time.monotonic()
                 try:
                     with self._wrapped("send to", queue):
                         answered = call([outgoing[place] for place in batch])
                 except ServiceError as error:
-                    # The SDK has tried again already; what is left would fare no better.
+                    # What is left would fare no better.
                     left = waiting[waiting.index(batch[0]) :]
                     lost = Failure(index=0, code=Code(error.code), reason=str(error))
-                    return answers | dict.fromkeys(left, lost)
+                    answers |= dict.fromkeys(left, lost)
+                    if time.monotonic() - start > _AT_ONCE:
+                        return answers
+                    break
                 answers |= zip(batch, answered, strict=True)
             waiting = [
                 place

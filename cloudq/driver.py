@@ -376,6 +376,15 @@ class StoreAdmin(Protocol):
 
 
 @runtime_checkable
+class Sweeping(Protocol):
+    """A store whose expired items go only when they are told to; a backend driver may be one."""
+
+    def sweep(self) -> int:
+        """Delete what has expired; how many items that were. What is in use is left alone."""
+        ...
+
+
+@runtime_checkable
 class Watch(Protocol):
     """A store that wakes its readers, so that waiting for a result needs no polling."""
 

@@ -76,7 +76,9 @@ class Settings(BaseSettings):
     max_depth: int = Field(
         default=1000, ge=1, description="how deep tasks may call each other, against runaways"
     )
-    publish_retries: int = Field(default=3, ge=0, description="for messages the broker throttled")
+    publish_retries: int = Field(
+        default=3, ge=0, description="for messages that a busy broker refused"
+    )
     worker_processes: int | None = Field(default=None, ge=1, description="left out: one a core")
     worker_threads: int = Field(default=16, ge=1, description="tasks at a time in each process")
     worker_max_tasks_per_child: int | None = Field(default=None, ge=1)

@@ -171,6 +171,7 @@ def _foreground(servers: Sequence[Server]) -> int:
     """Wait for Ctrl-C, and tell of servers that end before; the exit status."""
     running = list(servers)
     with suppress(KeyboardInterrupt):
+        print("\nCtrl-C stops it" if len(servers) == 1 else "\nCtrl-C stops them", flush=True)
         while running:
             time.sleep(0.5)
             for server in [one for one in running if one.process.poll() is not None]:
@@ -189,7 +190,6 @@ def _up(specs: Sequence[Spec], arguments: argparse.Namespace) -> int:
         seeded = arguments.no_seed or _seed_all(servers)
         print(_describe(servers), flush=True)
         if not arguments.detach:
-            print("\nCtrl-C stops it" if len(servers) == 1 else "\nCtrl-C stops them", flush=True)
             return _foreground(servers)
         for server in servers:
             detached.write_down(server)

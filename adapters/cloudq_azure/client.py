@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from typing import Any
 
 from azure.core.credentials import TokenCredential
 from azure.core.pipeline.transport import RequestsTransport
-from azure.identity import DefaultAzureCredential
 from azure.servicebus import ServiceBusClient, parse_connection_string
 from azure.servicebus.management import ServiceBusAdministrationClient
 
 from cloudq.driver import Address
 from cloudq.errors import ConfigurationError
+from cloudq_azure.identity import Identity
 
 _OPTIONS = ("admin", "emulator", "lock", "prefix", "tier")
 _VARIABLES = ("AZURE_SERVICEBUS_CONNECTION_STRING", "SERVICEBUS_CONNECTION_STRING")
@@ -35,10 +34,6 @@ _BACKOFF, _LONGEST_BACKOFF = 0.1, 0.5
 ATTEMPT = 5.0
 """Seconds that opening a link or asking for something may take."""
 
-# The SDK logs each refused link before it raises. A program without logging of its own would see
-# that on its standard error, beside the one clear line that it gets from us.
-logging.getLogger("azure").addHandler(logging.NullHandler())
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
@@ -54,7 +49,7 @@ class Access:
 
     def credential(self) -> TokenCredential:
         """The identity of this machine, function or user."""
-        return DefaultAzureCredential()
+        return Identity(_VARIABLES[0])
 
     def client(self, *, retries: int = _RETRIES) -> ServiceBusClient:
         """A client for messages. Opens nothing."""

@@ -27,6 +27,7 @@ from cloudq.errors import CloudQError, ConfigurationError
 from cloudq.execution import Executor
 from cloudq.ids import new_id
 from cloudq.invocation import Deadline, Invocation, NotSettled, firing_id, once
+from cloudq.plugins import parse
 
 log = logging.getLogger("cloudq.functions")
 
@@ -109,11 +110,12 @@ def register(
     executor = app.executor(
         hostname=os.environ.get("WEBSITE_INSTANCE_ID") or "function", stop_at_hard_limit=True
     )
+    prefix = _prefix(app)
     for queue in named:
         source = _Queue(app, executor, queue, timeout=timeout, reserve=reserve)
         trigger = function_app.service_bus_queue_trigger(
             arg_name="message" if cardinality == "one" else "messages",
-            queue_name=queue,
+            queue_name=prefix + queue,
             connection=connection,
             cardinality=cardinality,
             is_sessions_enabled=_sessions(queue) or None,
@@ -135,6 +137,12 @@ def register(
 def _queues_of(app: CloudQ) -> list[str]:
     own = (task.policy.queue for task in app.tasks.values())
     return list(dict.fromkeys([app.conf.task_default_queue, *filter(None, own)]))
+
+
+def _prefix(app: CloudQ) -> str:
+    """What stands before the queues' names in the namespace, by the broker's URL."""
+    address = parse(app.conf.broker)
+    return address.options.get("prefix", "") if address.scheme == "servicebus" else ""
 
 
 def _sessions(queue: str) -> bool:

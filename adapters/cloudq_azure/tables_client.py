@@ -12,11 +12,11 @@ import requests
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential, TokenCredential
 from azure.core.pipeline.transport import RequestsTransport
 from azure.data.tables import TableClient
-from azure.identity import DefaultAzureCredential
 from requests.adapters import HTTPAdapter
 
 from cloudq.driver import Address
 from cloudq.errors import ConfigurationError
+from cloudq_azure.identity import Identity
 
 _Credential = AzureNamedKeyCredential | AzureSasCredential | TokenCredential
 
@@ -48,7 +48,7 @@ def connect(address: Address) -> TableClient:
             " aztables://myaccount/cloudq (letters and digits, 3 to 63 of them)"
         )
     endpoint, credential = _reach(address)
-    if isinstance(credential, DefaultAzureCredential) and not endpoint.startswith("https:"):
+    if isinstance(credential, Identity) and not endpoint.startswith("https:"):
         raise ConfigurationError(
             f"{address.url}: tokens go over https only; for another endpoint set {_VARIABLE}"
         )
@@ -75,7 +75,7 @@ def _reach(address: Address) -> tuple[str, _Credential]:
     given = address.options.get("endpoint", "")
     text = _EMULATOR if address.host == _EMULATED else os.environ.get(_VARIABLE)
     if not text:
-        return given or f"https://{address.host}.table.core.windows.net", DefaultAzureCredential()
+        return given or f"https://{address.host}.table.core.windows.net", Identity(_VARIABLE)
     try:
         parsed = TableClient.from_connection_string(text, address.path)
     except ValueError as error:

@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 
 import cloudq
-from cloudq.cli import brokers, call, dead, demo, doctor, migrate, multi, queues, result, worker
+from cloudq.cli import (
+    brokers,
+    call,
+    dead,
+    demo,
+    doctor,
+    migrate,
+    multi,
+    queues,
+    result,
+    sweep,
+    worker,
+)
 from cloudq.cli.common import AppOption, BackendOption, BrokerOption, DebugOption, Target
 from cloudq.cli.output import complain
 from cloudq.errors import CloudQError
@@ -35,6 +47,7 @@ cli.command()(result.result)
 cli.add_typer(queues.cli, name="queues")
 cli.add_typer(dead.cli, name="dead")
 cli.command()(migrate.migrate)
+cli.command()(sweep.sweep)
 cli.command()(brokers.brokers)
 cli.command()(doctor.doctor)
 cli.command()(demo.demo)

@@ -212,7 +212,7 @@ def tell_purged(purged: Purged, queue: str) -> None:
         f"deleting {'' if purged.count is None else 'about '}{count} messages in {queue!r}: "
         f"it takes up to {purged.settles:g} s"
     )
-    note("messages that run or arrive meanwhile go too; a queue can be purged once a minute")
+    note("messages that run or arrive meanwhile go too")
 
 
 def _create_store(backend: Backend | None) -> str:

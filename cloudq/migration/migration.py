@@ -12,6 +12,7 @@ from threading import Event
 from cloudq.backend import Backend
 from cloudq.broker import queue_deliveries
 from cloudq.errors import ConfigurationError
+from cloudq.migration.carrier import Carrier
 from cloudq.migration.fit import Fit
 from cloudq.migration.journal import Journal
 from cloudq.migration.look import Interrupted
@@ -146,19 +147,22 @@ class Migration:
         journal = Journal(file, source=self.source.url, target=self.target.url)
         try:
             moved.before = journal.begin(moved.queue, moved.target, self._before(moved))
-            move = QueueMove(
+            carrier = Carrier(
                 source=self.source,
                 target=self.target,
                 journal=journal,
                 fit=self._fit(moved.target, token=journal.token),
                 moved=moved,
+                backend=self._backend,
+                told=lambda: self._told(moved),
+            )
+            move = QueueMove(
+                carrier=carrier,
                 lease=self.options.lease,
                 wait=self.options.wait,
                 stop=self._stop,
                 limit=limit,
-                backend=self._backend,
                 say=self._say,
-                told=lambda: self._told(moved),
             )
             move.run()
             if move.settled:

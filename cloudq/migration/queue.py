@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Event
 
-from cloudq.backend import Backend
-from cloudq.driver import Delivery, Failure, Outgoing, Scheduled
-from cloudq.errors import BrokerError
+from cloudq.driver import Delivery, Scheduled
 from cloudq.migration.audit import unseen
-from cloudq.migration.fit import Fit
+from cloudq.migration.carrier import Carrier, Item
 from cloudq.migration.journal import Entry, Journal, Step
 from cloudq.migration.look import Interrupted, Leases, find, patience
-from cloudq.migration.records import note_handles
 from cloudq.migration.report import Moved
-from cloudq.migration.side import OF_THE_MESSAGE, UNSURE, Side, total
+from cloudq.migration.side import Side, total
 
 # Messages at a time: few enough to be done long before their leases end.
 _AT_A_TIME = 100
@@ -24,16 +21,6 @@ _AT_A_TIME = 100
 _SOON = 1.0
 # So many batches of nothing but messages that stay, whose leases cannot be kept, are the end.
 _KNOWN_IN_A_ROW = 1_000
-_BEHIND = "comes after one of its group that stays"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """A message on its way."""
-
-    entry: Entry
-    origin: Delivery | Scheduled
-    outgoing: Outgoing
 
 
 class LimitReached(Exception):
@@ -42,33 +29,39 @@ class LimitReached(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class QueueMove:
-    """One queue on its way from `source` to `target`.
+    """One queue on its way: finds its messages, and gives them to the carrier.
 
-    `limit` is how many messages may still be moved, None for all. `told` is called whenever the
-    counts change, and `say` with what a person should know.
+    `limit` is how many messages may still be moved, None for all. `say` is called with what a
+    person should know.
     """
 
-    source: Side
-    target: Side
-    journal: Journal
-    fit: Fit
-    moved: Moved
+    carrier: Carrier
     lease: float
     wait: bool
     stop: Event
     limit: int | None
-    backend: Backend | None
     say: Callable[[str], None]
-    told: Callable[[], None]
-    _reasons: dict[Entry, str] = field(default_factory=dict[Entry, str])
-    _stuck: set[str] = field(default_factory=set[str])
-    _taken_back: set[str] = field(default_factory=set[str])
-    _sent: int = 0
     _waited: bool = False
 
     @property
     def queue(self) -> str:
-        return self.moved.queue
+        return self.carrier.queue
+
+    @property
+    def source(self) -> Side:
+        return self.carrier.source
+
+    @property
+    def target(self) -> Side:
+        return self.carrier.target
+
+    @property
+    def journal(self) -> Journal:
+        return self.carrier.journal
+
+    @property
+    def moved(self) -> Moved:
+        return self.carrier.moved
 
     def run(self) -> None:
         """Move all that can be moved. Raises `BrokerError` and `Interrupted`; run it again then."""
@@ -88,10 +81,10 @@ class QueueMove:
         )
         try:
             while True:
-                before = self._sent
+                before = self.carrier.sent
                 soon = self._move_delayed()
                 others_until = self._move_ready(leases, others_until)
-                if not soon and self._sent == before and not self._more_to_come():
+                if not soon and self.carrier.sent == before and not self._more_to_come():
                     break
         except LimitReached:
             self._end(leases)
@@ -182,7 +175,7 @@ class QueueMove:
         soon = False
         while page := self.source.broker.scheduled(self.queue, count=self._size(), after=after):
             self._check()
-            fresh = [message for message in page if message.handle not in self._taken_back]
+            fresh = [message for message in page if message.handle not in self.carrier.taken_back]
             soon = self._handle_delayed(fresh) or soon
             after = page[-1].handle
         if soon:
@@ -199,23 +192,12 @@ class QueueMove:
             if step is Step.SENT:
                 again.append((entry, message))
             elif message.due > time.time() + _SOON:
-                items += self._judged(message, entry, due=message.due, place=message.handle)
+                items += self.carrier.judged(message, entry, due=message.due, place=message.handle)
             else:
                 soon = True
-        self._take_back(again)
-        self._carry(items)
+        self.carrier.take_back(again)
+        self.carrier.carry(items)
         return soon
-
-    def _take_back(self, messages: Sequence[tuple[Entry, Scheduled]]) -> None:
-        """Delete delayed messages that are in the target; the due ones come, and are acked then."""
-        if not messages:
-            return
-        handles = [message.handle for _, message in messages]
-        failures = self.source.broker.unschedule(self.queue, handles)
-        there = {failure.index for failure in failures}
-        gone = [place for place in range(len(messages)) if place not in there]
-        self._taken_back.update(handles[place] for place in gone)
-        self.journal.done(self.queue, [messages[place][0] for place in gone])
 
     # ---- ready messages
 
@@ -245,27 +227,16 @@ class QueueMove:
         steps = self.journal.steps(self.queue, entries)
         again: list[tuple[Entry, Delivery]] = []
         items: list[Item] = []
-        fresh = any(entry not in self._reasons for entry in entries)
+        fresh = any(entry not in self.carrier.reasons for entry in entries)
         for delivery, entry, step in zip(deliveries, entries, steps, strict=True):
             if step is not None:
                 again.append((entry, delivery))
-            elif entry not in self._reasons:
-                items += self._judged(delivery, entry)
+            elif entry not in self.carrier.reasons:
+                items += self.carrier.judged(delivery, entry)
         self.moved.repeats += len(again)
-        self._ack(again, leases)
-        self._carry(items, leases)
+        self.carrier.ack(again, leases)
+        self.carrier.carry(items, leases)
         return fresh
-
-    def _ack(self, messages: Sequence[tuple[Entry, Delivery]], leases: Leases) -> None:
-        """Delete at the source; what cannot be deleted comes again, and is deleted then."""
-        if not messages:
-            return
-        deliveries = [delivery for _, delivery in messages]
-        refused = {id(one.delivery) for one in self.source.broker.ack(deliveries)}
-        leases.let_go(deliveries)
-        self.journal.done(
-            self.queue, [entry for entry, delivery in messages if id(delivery) not in refused]
-        )
 
     # ---- both
 
@@ -273,89 +244,13 @@ class QueueMove:
         """How many messages to take at a time."""
         sides = ((self.source, self.queue), (self.target, self.moved.target))
         size = min(_AT_A_TIME, *(side.broker.limits(queue).batch for side, queue in sides))
-        return size if self.limit is None else max(1, min(size, self.limit - self._sent))
+        return size if self.limit is None else max(1, min(size, self.limit - self.carrier.sent))
 
     def _check(self) -> None:
         if self.stop.is_set():
             raise Interrupted
-        if self.limit is not None and self._sent >= self.limit:
+        if self.limit is not None and self.carrier.sent >= self.limit:
             raise LimitReached
-
-    def _judged(
-        self, origin: Delivery | Scheduled, entry: Entry, *, due: float = 0.0, place: str = ""
-    ) -> list[Item]:
-        """The message as an item to move; none where it stays."""
-        verdict = self.fit.judge(entry, origin.body, group=origin.group, due=due, place=place)
-        if isinstance(verdict, Outgoing) and verdict.group in self._stuck:
-            verdict = _BEHIND
-        if isinstance(verdict, str):
-            self._leave(entry, verdict, origin.group)
-            return []
-        return [Item(entry=entry, origin=origin, outgoing=verdict)]
-
-    def _leave(self, entry: Entry, reason: str, group: str | None) -> None:
-        if group is not None:
-            self._stuck.add(group)
-        # The same, as it was listed before it came due.
-        listed = self._reasons.pop(entry.listed, None)
-        self._reasons[entry] = reason
-        if listed is None:
-            self.moved.left[reason] += 1
-            self.told()
-
-    def _carry(self, items: Sequence[Item], leases: Leases | None = None) -> None:
-        """Send, and then delete at the source; in batches that are small enough to send."""
-        limits = self.target.broker.limits(self.moved.target)
-        batch: list[Item] = []
-        size = 0
-        for item in items:
-            length = len(item.outgoing.body)
-            if batch and (len(batch) == limits.batch or size + length > limits.batch_body):
-                self._carry_batch(batch, leases)
-                batch, size = [], 0
-            # Behind one of its group that the target has just refused it would be out of order.
-            if item.outgoing.group in self._stuck:
-                self._leave(item.entry, _BEHIND, item.outgoing.group)
-                continue
-            batch.append(item)
-            size += length
-        if batch:
-            self._carry_batch(batch, leases)
-
-    def _carry_batch(self, batch: Sequence[Item], leases: Leases | None) -> None:
-        entries = [item.entry for item in batch]
-        self.journal.sending(self.queue, entries, delayed=leases is None)
-        answers = self.target.send(self.moved.target, [item.outgoing for item in batch])
-        pairs = list(zip(batch, answers, strict=True))
-        refused = [(item, answer) for item, answer in pairs if isinstance(answer, Failure)]
-        sent = [(item, answer) for item, answer in pairs if isinstance(answer, str)]
-        self.journal.answered(
-            self.queue,
-            sent=[item.entry for item, _ in sent],
-            refused=[item.entry for item, failure in refused if failure.code not in UNSURE],
-        )
-        if self.backend is not None:
-            moves = [(i.origin, handle) for i, handle in sent if isinstance(i.origin, Scheduled)]
-            note_handles(self.backend, self.queue, self.moved.target, moves)
-        self._sent += len(sent)
-        self.moved.moved += len(sent)
-        self.moved.delayed += len(sent) if leases is None else 0
-        self._delete([item for item, _ in sent], leases)
-        self.told()
-        for item, failure in refused:
-            if failure.code not in OF_THE_MESSAGE:
-                raise BrokerError(
-                    f"cannot send to {self.moved.target!r} on {self.target.url}: {failure.reason}",
-                    code=failure.code,
-                )
-            self._leave(item.entry, f"refused: {failure.reason}", item.outgoing.group)
-
-    def _delete(self, items: Sequence[Item], leases: Leases | None) -> None:
-        if leases is not None:
-            pairs = [(i.entry, i.origin) for i in items if isinstance(i.origin, Delivery)]
-            self._ack(pairs, leases)
-            return
-        self._take_back([(i.entry, i.origin) for i in items if isinstance(i.origin, Scheduled)])
 
     # ---- what is left
 
@@ -363,8 +258,8 @@ class QueueMove:
         """Whether another round is worth it: a delayed message is left, or waited for."""
         if self._listed():
             for message in self.source.delayed(self.queue):
-                waits = message.handle not in self._taken_back
-                if waits and Entry.of(message) not in self._reasons:
+                waits = message.handle not in self.carrier.taken_back
+                if waits and Entry.of(message) not in self.carrier.reasons:
                     return True
         if not self.wait:
             return False
@@ -380,14 +275,14 @@ class QueueMove:
 
     def _count(self) -> None:
         self.moved.moved, self.moved.delayed = self.journal.count(self.queue)
-        self.told()
+        self.carrier.told()
 
     def _audit(self) -> None:
         """Count what is left, by the service's own figures too."""
         self.moved.finished = True
-        listed = sum(entry == entry.listed for entry in self._reasons)
+        listed = sum(entry == entry.listed for entry in self.carrier.reasons)
         self.moved.left += unseen(
-            self.source, self.queue, listed=listed, known=len(self._reasons), stop=self.stop
+            self.source, self.queue, listed=listed, known=len(self.carrier.reasons), stop=self.stop
         )
 
     @property

@@ -8,6 +8,8 @@ CLOUDQ_BROKER=pubsub://PROJECT, CLOUDQ_BACKEND=firestore://PROJECT/cloudq.
 
 from __future__ import annotations
 
+import functions_framework
+
 from cloudq import CloudQ, Task
 from cloudq_gcp import cloud_event_handler
 
@@ -26,4 +28,4 @@ def charge(self: Task[..., int], order: int, failures: int = 0) -> int:
     return order * 100
 
 
-handler = cloud_event_handler(app)
+handler = functions_framework.cloud_event(cloud_event_handler(app))

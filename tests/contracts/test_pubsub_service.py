@@ -321,10 +321,10 @@ class TestRefusals(OnEmulator):
     def test_closing_ends_a_receive(self, address: Address, wire: Wire, queue: str) -> None:
         before = threading.active_count()
         with ThreadPoolExecutor(1) as pool, opened(address) as driver:
-            future = pool.submit(driver.receive, queue, count=1, wait=20, lease=HELD)
+            future = pool.submit(driver.receive, queue, count=1, wait=8, lease=HELD)
             eventually(lambda: "Pull" in wire.names())
             driver.close()
-            error = future.exception(timeout=5)
+            error = future.exception(timeout=4)
             assert isinstance(error, Exception)
             assert driver.error_code(error) is Code.UNREACHABLE
         eventually(lambda: threading.active_count() <= before + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,12 +34,16 @@ class FaultyBroker:
     inner: BrokerDriver
     calls: Counter[str] = field(default_factory=Counter)
     down: set[str] = field(default_factory=set)
+    failing: Counter[str] = field(default_factory=Counter)  # how many calls go wrong from now on
+    slowness: float = 0.0  # of calls that go wrong
     refuse: Callable[[Outgoing], Code | None] = lambda message: None
     change_limits: Callable[[Limits], Limits] = lambda limits: limits
 
     def _called(self, name: str) -> None:
         self.calls[name] += 1
-        if name in self.down:
+        if name in self.down or self.failing[name] > 0:
+            self.failing[name] -= 1
+            time.sleep(self.slowness)
             raise Outage(f"{name}: the broker is down")
 
     def limits(self, queue: str) -> Limits:

@@ -74,21 +74,24 @@ def queue(cloud: Cloud, url: str) -> Iterator[str]:
     driver.close()
 
 
-FUSES = [
-    Fuse(at=1, only=("send",)),
-    Fuse(at=1, after=True, only=("send",)),
-    Fuse(at=0, only=("ack",)),
-    Fuse(at=0, after=True, only=("ack",)),
-]
+BEFORE_SENT = Fuse(at=1, only=("send",))
+SENT = Fuse(at=1, after=True, only=("send",))
+BEFORE_ACKED = Fuse(at=0, only=("ack",))
+ACKED = Fuse(at=0, after=True, only=("ack",))
 
 
 def small(limits: Limits) -> Limits:
     return replace(limits, batch=min(limits.batch, 10))
 
 
-@pytest.mark.parametrize("way", ["out", "in"])
 @pytest.mark.parametrize(
-    "fuse", FUSES, ids=lambda fuse: f"{'after' if fuse.after else 'before'}-{fuse.only[0]}"
+    ("way", "fuse"),
+    [
+        pytest.param("out", BEFORE_SENT, id="to it, before a batch is sent"),
+        pytest.param("out", SENT, id="to it, after a batch is sent"),
+        pytest.param("in", BEFORE_ACKED, id="from it, before a batch is acked"),
+        pytest.param("in", ACKED, id="from it, after a batch is acked"),
+    ],
 )
 def test_killed_the_same_messages_are_there_in_the_end(
     cloud: Cloud, url: str, queue: str, tmp_path: Path, way: str, fuse: Fuse

@@ -94,7 +94,7 @@ def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("url", "package", "extra"),
     [
         ("sqs://eu-west-1", "boto3", "aws"),
-        ("pubsub://project", "google.pubsub_v1", "gcp"),
+        ("pubsub://project", "google.pubsub_v1.types", "gcp"),
         ("servicebus://namespace", "azure.servicebus", "azure"),
     ],
 )

@@ -132,6 +132,21 @@ def test_an_outage_midway_names_what_is_not_sent(app: Bench, task: Any) -> None:
     assert len(app.sent()) == 10
 
 
+def test_a_call_that_fails_at_once_is_made_again(app: Bench, task: Any) -> None:
+    app.wire.change_limits = small
+    app.wire.failing["send"] = 2
+    app.publish(task.options(task_id=f"id-{n:02}").prepare(n) for n in range(25))
+    assert sorted(m["id"] for m in app.sent()) == [f"id-{n:02}" for n in range(25)]
+
+
+def test_a_call_that_fails_late_is_not(app: Bench, task: Any) -> None:
+    app.wire.failing["send"] = 1
+    app.wire.slowness = 0.6
+    with pytest.raises(BrokerError):
+        task.delay()
+    assert app.wire.calls["send"] == 1
+
+
 def test_an_outage_is_a_broker_error_that_says_what_to_do(app: Bench, task: Any) -> None:
     app.wire.down.add("send")
     with pytest.raises(BrokerError, match="cannot send to 'default' on faulty://: no answer") as e:

@@ -57,6 +57,20 @@ def blocks(page: Path) -> list[Block]:
     ]
 
 
+def section(page: Path, heading: str) -> list[Block]:
+    """The blocks under a heading, up to the next heading of any level."""
+    text = page.read_text()
+    inside = {block.line + n for block in blocks(page) for n in range(block.text.count("\n"))}
+    headings = [
+        (number, line.lstrip("#").strip())
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.startswith("#") and number not in inside  # a comment in a block is none
+    ]
+    first = next(number for number, title in headings if title == heading)
+    last = next((number for number, _ in headings if number > first), text.count("\n") + 1)
+    return [block for block in blocks(page) if first < block.line < last]
+
+
 def commands(block: Block) -> list[Command]:
     """The commands of a console block: the lines that start with `$ `."""
     found: list[tuple[str, list[str]]] = []

@@ -124,6 +124,13 @@ def test_each_queue_has_a_function_and_each_timer(app: CloudQ) -> None:
     assert (retry["strategy"], retry["max_retry_count"]) == ("fixed_delay", "10")
 
 
+def test_a_prefix_stands_before_the_queues_of_the_namespace(app: CloudQ) -> None:
+    app.configure(broker="servicebus://ns?prefix=shop-")
+    function_app = func.FunctionApp()
+    register(function_app, app)
+    assert binding(functions(function_app)["cloudq_orders"])["queueName"] == "shop-orders"
+
+
 def test_many_is_another_binding(app: CloudQ) -> None:
     function_app = func.FunctionApp()
     register(function_app, app, cardinality="many")
