@@ -49,6 +49,7 @@ from cloudq.result import AsyncResult, EagerResult
 from cloudq.settings import Settings
 from cloudq.settlement import Action
 from cloudq.task import CallOptions, Options, Prepared, Task, TaskOptions, policy
+from cloudq.throttling.rules import check_templates
 
 log = logging.getLogger("cloudq.app")
 
@@ -167,14 +168,16 @@ class CloudQ:
         existing = self.tasks.get(name)
         if existing is not None and existing.function.__code__ != function.__code__:
             raise ConfigurationError(f"two tasks are named {name!r}: give one of them name=...")
+        made = policy(name, options)
+        arguments = Arguments(name, function, bound=bind, everything=options.get("pydantic", False))
+        parameters, is_open = arguments.parameters
+        check_templates(name, made.throttle, parameters, open=is_open)
         task: Task[..., Any] = Task(
             function,
             name=name,
             app=self,
-            policy=policy(name, options),
-            arguments=Arguments(
-                name, function, bound=bind, everything=options.get("pydantic", False)
-            ),
+            policy=made,
+            arguments=arguments,
             bind=bind,
         )
         self.tasks[name] = task

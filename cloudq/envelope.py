@@ -13,6 +13,7 @@ from cloudq.ids import new_id
 from cloudq.message import TaskMessage
 from cloudq.settings import Settings
 from cloudq.task import CallOptions, Options, Task
+from cloudq.throttling.rules import need_store
 
 
 class Envelopes:
@@ -44,6 +45,9 @@ class Envelopes:
         """The message of a call, its arguments as wire values. Raises `InvalidArguments`."""
         now = time.time()
         task = self._tasks.get(name)
+        conf = self._conf()
+        if task is not None and task.policy.throttle is not None and conf.backend_url is None:
+            need_store(name, task.policy.throttle)
         expires = task.policy.expires if task else None
         queue = task.policy.queue if task else None
         try:
@@ -52,7 +56,7 @@ class Envelopes:
                 task=name,
                 args=list(args),
                 kwargs=dict(kwargs),
-                queue=options.queue or queue or self._conf().task_default_queue,
+                queue=options.queue or queue or conf.task_default_queue,
                 sent_at=round(now, 3),
                 not_before=options.not_before(now),
                 expires=options.expiry(now, expires),

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from cloudq import idempotency
@@ -35,6 +36,7 @@ from cloudq.errors import (
     ServiceError,
     SoftTimeLimitExceeded,
     TimeLimitExceeded,
+    UnknownTask,
     WorkerLost,
 )
 from cloudq.interrupt import Alarms, Interruptible, disarm, thread_alarm
@@ -45,6 +47,9 @@ from cloudq.record import Record, State
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settled, Settlement
 from cloudq.task import Task
+from cloudq.throttling.gate import Caller, Gate, Visit, Wait
+from cloudq.throttling.holds import Holder
+from cloudq.throttling.rules import Rate, rate_of
 
 log = logging.getLogger("cloudq.execution")
 
@@ -105,6 +110,7 @@ class Executor:
         self._outcomes = Outcomes(
             tasks=tasks, conf=conf, limits=limits, hostname=hostname, planner=planner
         )
+        self._gate = Gate(lease=conf.lease)
         self._alarms = Alarms()
         self._call: Call = onion(middleware, self._innermost)
 
@@ -119,6 +125,7 @@ class Executor:
 
     def stopped(self, job: Job, error: BaseException) -> Settlement:
         """The settlement of a job whose process was stopped from outside."""
+        self._free(job)
         return self._outcomes.failed(job, error)
 
     # ---- before: what is to be run, and what is not
@@ -141,6 +148,8 @@ class Executor:
         kept: list[Job] = []
         for job in jobs:
             verdict = self._judged(job, records.get(job.message.id))
+            if isinstance(verdict, Job):
+                verdict = self._paced(verdict)
             if isinstance(verdict, Job):
                 kept.append(verdict)
             else:
@@ -196,6 +205,26 @@ class Executor:
             return self._outcomes.failed(job, lost, bury=True)
         return self._claimed(job, record) if attempts > 1 else job
 
+    def _paced(self, job: Job) -> Job | Settlement:
+        """The job, if this worker's own rate for its task lets it start."""
+        wait = self._gate.pace(job.message, self._tasks[job.message.task].policy.throttle)
+        return job if wait is None else self._outcomes.over_limit(job, wait)
+
+    def change_rate_limit(self, task: str, rate: str | float | None) -> Rate | None:
+        """Give a task another rate in this worker, None or 0 for no limit; the rate it has now.
+
+        Raises `ConfigurationError` for what is no rate, and `UnknownTask`.
+        """
+        if task not in self._tasks:
+            raise UnknownTask(f"there is no task {task!r} in this app")
+        read = rate_of(rate)
+        self._gate.change_rate(task, read)
+        return read
+
+    def rate_limit(self, task: str) -> Rate | None:
+        """The rate of a task in this worker, None for no limit."""
+        return self._gate.rate(task, self._tasks[task].policy.throttle)
+
     def _reopened(self, job: Job) -> None:
         """Forget the end of a task whose dead letter was sent again by an operator."""
         if self.backend is not None:
@@ -229,6 +258,10 @@ class Executor:
 
     def run(self, job: Job) -> Settlement:
         """Call the task of a job. Whatever the task does, the answer is a settlement."""
+        with self._gate.visit() as visit:
+            return self._run(job, visit)
+
+    def _run(self, job: Job, visit: Visit) -> Settlement:
         task = self._tasks[job.message.task]
         started = time.time()
         try:
@@ -236,6 +269,9 @@ class Executor:
             if job.message.gather is not None:
                 args = [self._gather(job.message.gather), *args]
             args, kwargs = task.arguments.check(args, kwargs)
+            wait = self._entered(visit, job, task, args, kwargs)
+            if wait is not None:
+                return self._outcomes.over_limit(job, wait)
             claimed = self._claim(job, task, args, kwargs)
         except ServiceError as error:
             if error.code in _NEVER:  # its key, say, is longer than the store takes
@@ -358,6 +394,44 @@ class Executor:
         except ServiceError as error:  # the task can run all the same; its end will be recorded
             log.warning("task %s: STARTED is not recorded: %s", job.message.id, error)
 
+    def _entered(
+        self,
+        visit: Visit,
+        job: Job,
+        task: Task[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Wait | None:
+        """Let a job in where its task's limits allow; else how long it is to wait."""
+        throttle = task.policy.throttle
+        if throttle is None or self._is_eager:
+            return None
+        caller = Caller(
+            message=job.message,
+            holder=Holder(owner=job.message.id, fence=job.fence, delivery=self._name(job)),
+            again=job.fence > 1,
+            hard=self._outcomes.limits(job.message)[1],
+        )
+        named = partial(task.arguments.named, args, kwargs)
+        return visit.enter(self.backend, throttle, caller, args, kwargs, named)
+
+    def _free(self, job: Job) -> None:
+        """Free what a stopped job held under its key, which would end with its lease anyway."""
+        task = self._tasks[job.message.task]
+        if task.policy.throttle is None:
+            return
+        try:
+            args, kwargs = task.arguments.check(*arguments(job.message))
+            named = partial(task.arguments.named, args, kwargs)
+            self._gate.stopped(self.backend, task.policy.throttle, job.message, args, kwargs, named)
+        except Exception as error:  # also what the user's key function raises
+            log.warning("task %s may hold its key a while: %s", job.message.id, error)
+
+    def _name(self, job: Job) -> str:
+        """The name of one delivery."""
+        # The receipt is in a worker's child the number of the flight, in its supervisor.
+        return f"{self._hostname} {job.delivery.id} {job.delivery.receipt}"
+
     # ---- equal calls
 
     def _claim(
@@ -367,11 +441,10 @@ class Executor:
         if key is None or self.backend is None:
             return None
         hard = self._outcomes.limits(job.message)[1]
-        # The receipt is in a worker's child the number of the flight, in its supervisor.
         claimant = idempotency.Claimant(
             owner=job.message.id,
             fence=job.fence,
-            delivery=f"{self._hostname} {job.delivery.id} {job.delivery.receipt}",
+            delivery=self._name(job),
         )
         claim = idempotency.claim(self.backend, key, claimant, hard)
         if isinstance(claim, idempotency.Busy):

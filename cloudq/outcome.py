@@ -19,6 +19,8 @@ from cloudq.record import TERMINAL, Record, State, fence
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settlement
 from cloudq.task import Task
+from cloudq.throttling.gate import Wait
+from cloudq.throttling.paces import FARTHEST
 
 _REQUEUED_AFTER = 1.0
 _LONGEST_TEXT = 32_000
@@ -36,7 +38,9 @@ class Job:
 
     @property
     def fence(self) -> int:
-        return fence(self.message.retries + self.message.replaced, self.delivery.attempts)
+        message = self.message
+        sent = message.retries + message.replaced + message.continued
+        return fence(sent, self.delivery.attempts)
 
 
 class Outcomes:
@@ -200,6 +204,16 @@ class Outcomes:
             return settle(job.message, Action.RELEASE, after=after, reason=reason)
         copy = copy_of(job.message, not_before=time.time() + after)
         return settle(job.message, Action.ACK, resend=copy, reason=reason)
+
+    def over_limit(self, job: Job, wait: Wait) -> Settlement:
+        """A call that a limit puts back, as a copy that knows how often; or in its place."""
+        if self.stays_in_place(job.delivery):
+            # Each look is a delivery, so there are to be few of them.
+            after = min(max(wait.after, 2.0 ** min(job.delivery.attempts, 10)), FARTHEST)
+            return settle(job.message, Action.RELEASE, after=after, reason=wait.reason)
+        due = wait.turn or time.time() + wait.after
+        copy = copy_of(job.message, not_before=due, waits=job.message.waits + 1, turn=wait.turn)
+        return settle(job.message, Action.ACK, resend=copy, reason=wait.reason)
 
     def stays_in_place(self, delivery: Delivery) -> bool:
         """Whether a retry is the same message again: a copy would lose its place in its group.

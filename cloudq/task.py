@@ -16,6 +16,7 @@ from cloudq.canvas.nodes import Canvas, Node, Signature, group
 from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
 from cloudq.middleware import Request, current_request
 from cloudq.result import AsyncResult, EagerResult
+from cloudq.throttling.rules import KeyRule, Throttle, throttle_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +44,11 @@ class TaskOptions(TypedDict, total=False):
     track_started: bool
     idempotent: bool | Callable[..., str]
     dead_letter: bool
+    rate_limit: str | float | None
+    global_rate_limit: str | float | None
+    concurrency: int | KeyRule | tuple[KeyRule, int]
+    unique: bool | KeyRule
+    unique_for: float
     pydantic: bool
 
 
@@ -53,7 +59,8 @@ class Policy:
     `retry_backoff` is the first delay of an exponential back-off (True = 1 s), capped at
     `retry_backoff_max`; `retry_jitter` draws each delay between 0 and that. `idempotent` runs
     equal calls once: True compares all arguments, a function of the arguments names the key.
-    `dead_letter` keeps the message of a finally failed call in the dead letters.
+    `dead_letter` keeps the message of a finally failed call in the dead letters. `throttle` has
+    the limits: rates, calls at a time, calls queued.
     """
 
     queue: str | None = None
@@ -72,6 +79,7 @@ class Policy:
     track_started: bool | None = None
     idempotent: bool | Callable[..., str] = False
     dead_letter: bool = False
+    throttle: Throttle | None = None
 
     def retries(self, default: int) -> int | None:
         """How often a call may be retried; None = for ever."""
@@ -95,6 +103,10 @@ def policy(name: str, options: TaskOptions) -> Policy:
         values.pop(key, None)
     for key in ("autoretry_for", "dont_autoretry_for"):
         values[key] = tuple(values.get(key, ()))
+    try:
+        values["throttle"] = throttle_of(values)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"task {name}: {error}") from error
     values["retry_backoff"] = float(values.get("retry_backoff", 0.0))
     # Celery: max_retries=None retries for ever; left out is the app's setting.
     values["retry_forever"] = "max_retries" in options and options["max_retries"] is None
