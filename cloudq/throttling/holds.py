@@ -11,6 +11,7 @@ import hashlib
 import logging
 import threading
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -109,8 +110,9 @@ def hold(
     `again`: an earlier delivery may hold one, so look first. Raises `BackendError`.
     """
     places = [f"h{number}" for number in range(most)]
-    # Others begin elsewhere, so that mostly the first try finds a free place.
-    place, there = places[int(holder.mark, 16) % most], _ABSENT
+    # Others begin elsewhere, so that mostly the first try finds a free place; another copy of the
+    # same message begins here.
+    place, there = places[zlib.crc32(holder.owner.encode()) % most], _ABSENT
     fields: Mapping[str, Value] = {}
     if again:
         found = backend.get([key])
