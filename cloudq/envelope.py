@@ -13,7 +13,6 @@ from cloudq.ids import new_id
 from cloudq.message import TaskMessage
 from cloudq.settings import Settings
 from cloudq.task import CallOptions, Options, Task
-from cloudq.throttling.rules import need_store
 
 
 class Envelopes:
@@ -31,7 +30,11 @@ class Envelopes:
         options: CallOptions,
         **fields: Any,
     ) -> TaskMessage:
-        """The message of a call out of a workflow."""
+        """The message of a call out of a workflow, whose id others know: it is not `unique`."""
+        if options.get("unique_key") is not None:
+            raise InvalidArguments(
+                f"{name}: unique_key is for single calls: a workflow waits for each of its own"
+            )
         return self.make(name, args, kwargs, Options.of(options), **fields)
 
     def make(
@@ -45,9 +48,6 @@ class Envelopes:
         """The message of a call, its arguments as wire values. Raises `InvalidArguments`."""
         now = time.time()
         task = self._tasks.get(name)
-        conf = self._conf()
-        if task is not None and task.policy.throttle is not None and conf.backend_url is None:
-            need_store(name, task.policy.throttle)
         expires = task.policy.expires if task else None
         queue = task.policy.queue if task else None
         try:
@@ -56,7 +56,7 @@ class Envelopes:
                 task=name,
                 args=list(args),
                 kwargs=dict(kwargs),
-                queue=options.queue or queue or conf.task_default_queue,
+                queue=options.queue or queue or self._conf().task_default_queue,
                 sent_at=round(now, 3),
                 not_before=options.not_before(now),
                 expires=options.expiry(now, expires),

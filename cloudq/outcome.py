@@ -21,8 +21,10 @@ from cloudq.settlement import Action, Settlement
 from cloudq.task import Task
 from cloudq.throttling.gate import Wait
 from cloudq.throttling.paces import FARTHEST
+from cloudq.throttling.unique import unique_key
 
 _REQUEUED_AFTER = 1.0
+_ENDS = frozenset({Action.ACK, Action.DEAD_LETTER})
 _LONGEST_TEXT = 32_000
 # A century: the wire's times end with the year 9999.
 _LONGEST_DELAY = 36_525 * 86_400.0
@@ -177,6 +179,7 @@ class Outcomes:
             reason=reason,
             record=None if self.ignores_result(job.message) else record,
             fenced=job.fenced,
+            frees=unique_key(message),
             error=error,
         )
 
@@ -274,6 +277,7 @@ def settle(
         after=after,
         resend=resend,
         word=word,
+        frees=unique_key(message) if action in _ENDS and resend is None else None,
     )
 
 

@@ -138,6 +138,7 @@ class CallOptions(TypedDict, total=False):
     group_key: str
     dedup_key: str
     idempotency_key: str
+    unique_key: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +157,7 @@ class Options:
     group_key: str | None = None
     dedup_key: str | None = None
     idempotency_key: str | None = None
+    unique_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.countdown is not None and self.eta is not None:
@@ -176,7 +178,7 @@ class Options:
             raise InvalidArguments(
                 f"eta is {self.eta!r}: it must be a datetime with a time zone, or use countdown"
             )
-        for name in ("task_id", "queue", "group_key", "dedup_key", "idempotency_key"):
+        for name in ("task_id", "queue", "group_key", "dedup_key", "idempotency_key", "unique_key"):
             if getattr(self, name) == "":
                 raise InvalidArguments(f"{name} is empty: leave it out, or name one")
 

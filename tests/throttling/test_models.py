@@ -1,4 +1,4 @@
-"""Whatever the order of requests, crashes and lapses: no rate and no number of holders is passed."""
+"""Whatever the order of requests, crashes and lapses: no limit is passed."""
 
 from __future__ import annotations
 
