@@ -43,6 +43,7 @@ from cloudq.interrupt import Alarms, Interruptible, disarm, thread_alarm
 from cloudq.message import TaskMessage
 from cloudq.middleware import Call, Context, Middleware, Request, current_request, onion
 from cloudq.outcome import Job, Outcomes, copy_of, settle, word_of
+from cloudq.progress import Continued, Superseded
 from cloudq.record import Record, State
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settled, Settlement
@@ -127,6 +128,10 @@ class Executor:
         """The settlement of a job whose process was stopped from outside."""
         self._free(job)
         return self._outcomes.failed(job, error)
+
+    def continued(self, job: Job) -> Settlement:
+        """The settlement of a job that was interrupted after it had saved its state."""
+        return self._outcomes.continued(job)
 
     # ---- before: what is to be run, and what is not
 
@@ -300,6 +305,10 @@ class Executor:
             return settle(job.message, Action.ACK, reason="ignored by the task")
         except Reject as reject:
             return self._outcomes.rejected(job, reject, started)
+        except Continued:
+            return self._outcomes.continued(job)
+        except Superseded as late:
+            return settle(job.message, Action.NOTHING, reason=str(late))
         except Replaced as replaced:
             return self._outcomes.replaced(job, replaced)
         except Retry as retry:
@@ -376,6 +385,8 @@ class Executor:
             headers=message.headers,
             depth=message.depth,
             slot=message.slot,
+            fence=job.fence,
+            progress=job.progress,
             time_limit=hard,
             soft_time_limit=soft,
             hostname=self._hostname,
@@ -457,7 +468,7 @@ class Executor:
 
     def _with_claim(self, settlement: Settlement, claim: idempotency.Claimed) -> Settlement:
         """Complete the claim after a success, keep it for a retry, drop it after anything else."""
-        if settlement.state is State.RETRY:
+        if settlement.state is State.RETRY or settlement.resend is not None:
             return settlement
         if settlement.state is not State.SUCCESS:
             return replace(settlement, drop=claim.key)

@@ -9,6 +9,8 @@ from datetime import datetime
 from functools import reduce
 from typing import Any
 
+from cloudq.progress import Progress
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -33,6 +35,8 @@ class Request:
     is_eager: bool = False
     depth: int = 0  # how many tasks deep the call was made
     slot: str | None = None  # its place in the header of a chord
+    fence: int = 0  # a later delivery of the same call has a larger one
+    progress: Progress | None = field(default=None, compare=False)  # where time is short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from cloudq.codec import dump_value
 from cloudq.driver import Delivery, Limits
 from cloudq.errors import Reject, Replaced
 from cloudq.message import TaskMessage
+from cloudq.progress import Progress
 from cloudq.record import TERMINAL, Record, State, fence
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settlement
@@ -32,11 +33,15 @@ _LONGEST_DELAY = 36_525 * 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A delivery that is to be run. `fenced`: someone else has run, or may be running, it."""
+    """A delivery that is to be run. `fenced`: someone else has run, or may be running, it.
+
+    `progress` is watched where the time of the run is short.
+    """
 
     delivery: Delivery
     message: TaskMessage
     fenced: bool = False
+    progress: Progress | None = None
 
     @property
     def fence(self) -> int:
@@ -217,6 +222,17 @@ class Outcomes:
         due = wait.turn or time.time() + wait.after
         copy = copy_of(job.message, not_before=due, waits=job.message.waits + 1, turn=wait.turn)
         return settle(job.message, Action.ACK, resend=copy, reason=wait.reason)
+
+    def continued(self, job: Job) -> Settlement:
+        """The rest of a call that has saved its state, as a new message of the same id."""
+        reason = "goes on from its checkpoint"
+        if self.stays_in_place(job.delivery):
+            return settle(job.message, Action.RELEASE, reason=reason)
+        message = job.message
+        copy = copy_of(
+            message, continued=message.continued + 1, not_before=None, waits=0, turn=None
+        )
+        return settle(message, Action.ACK, resend=copy, reason=reason)
 
     def stays_in_place(self, delivery: Delivery) -> bool:
         """Whether a retry is the same message again: a copy would lose its place in its group.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import difflib
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast
 
 from cloudq.arguments import Arguments
+from cloudq.backend import Backend
 from cloudq.canvas.nodes import Canvas, Node, Signature, group
 from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
 from cloudq.middleware import Request, current_request
+from cloudq.progress import Continued, load, recall, remember, save
 from cloudq.result import AsyncResult, EagerResult
 from cloudq.throttling.rules import KeyRule, Throttle, throttle_of
 
@@ -212,6 +214,9 @@ def _check_names(options: CallOptions) -> None:
 class Publisher(Canvas, Protocol):
     """What a task needs of its app."""
 
+    @property
+    def backend(self) -> Backend | None: ...
+
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]: ...
 
     def send(
@@ -350,6 +355,59 @@ class Task(Generic[P, R]):
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
         """Add a member to the header of the chord that this task is a member of, and send it."""
         return self._app.add_to_chord(node)
+
+    def once(self, step: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Do a step of this call once: later tries get the value that it had.
+
+        The value is recorded before the task goes on, as JSON; an error is not. A process that
+        dies between the step and the record does it again. Two requests, one once it is done.
+        """
+        request, backend = self.request, self._kept("once")
+        if backend is None:
+            return function(*args, **kwargs)
+        done, value = recall(backend, request.id, step)
+        return value if done else remember(backend, request.id, step, function(*args, **kwargs))
+
+    async def aonce(
+        self, step: str, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
+    ) -> T:
+        """`once` for a step that is a coroutine function."""
+        request, backend = self.request, self._kept("once")
+        if backend is None:
+            return await function(*args, **kwargs)
+        done, value = await asyncio.to_thread(recall, backend, request.id, step)
+        if done:
+            return value
+        value = await function(*args, **kwargs)
+        return await asyncio.to_thread(remember, backend, request.id, step, value)
+
+    def checkpoint(self, state: object) -> None:
+        """Save how far this call has come, for `resume` to go on from; one request.
+
+        In a function whose time is about to end it does not return: the rest of the call is a
+        new message, with the same id, in another invocation.
+        """
+        request, backend = self.request, self._kept("checkpoint")
+        if backend is None:
+            return
+        save(backend, request.id, request.fence, state)
+        if request.progress is not None and not request.progress.step():
+            raise Continued(f"{self.name} goes on in another invocation")
+
+    def resume(self, default: T) -> T:
+        """The state that an earlier try of this call saved last, or `default`; one request."""
+        request, backend = self.request, self._kept("resume")
+        return default if backend is None else load(backend, request.id, default)
+
+    def _kept(self, method: str) -> Backend | None:
+        """Where the call's progress is kept; None for an eager one that has nowhere."""
+        backend = self._app.backend
+        if backend is None and not self.request.is_eager:
+            raise ConfigurationError(
+                f"{self.name}: self.{method} needs the result backend, and the app has none: "
+                "set CloudQ(backend=...) or CLOUDQ_BACKEND"
+            )
+        return backend
 
     def _given(self) -> dict[str, Any]:
         """The options that `options()` has set."""

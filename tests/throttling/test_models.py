@@ -139,6 +139,7 @@ class Run:
     """One delivery of a task that runs, as far as anyone can know: until when, and its place."""
 
     task: int
+    fence: int
     name: str
     held: Held
     until: float
@@ -172,9 +173,8 @@ class Places(Timed):
         if isinstance(held, Busy):
             return
         # A later delivery of the same task stands in the place of the earlier one.
-        if later:
-            self.runs = [run for run in self.runs if run.task != task]
-        self.runs.append(Run(task, holder.delivery, held, self.now + self.LEASE))
+        self.runs = [run for run in self.runs if run.task != task or run.fence >= fence]
+        self.runs.append(Run(task, fence, holder.delivery, held, self.now + self.LEASE))
 
     @rule(task=st.integers(0, 4), events=EVENTS, copy=st.booleans())
     def delivered(self, task: int, events: list[str], copy: bool) -> None:
