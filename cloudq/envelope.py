@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from cloudq.errors import InvalidArguments
 from cloudq.ids import new_id
 from cloudq.message import TaskMessage
+from cloudq.priorities import queue_for
 from cloudq.settings import Settings
 from cloudq.task import CallOptions, Options, Task
 
@@ -45,18 +46,26 @@ class Envelopes:
         options: Options,
         **fields: Any,
     ) -> TaskMessage:
-        """The message of a call, its arguments as wire values. Raises `InvalidArguments`."""
+        """The message of a call, its arguments as wire values. Raises `InvalidArguments`.
+
+        Raises `ConfigurationError` for a priority on a queue that has none.
+        """
         now = time.time()
         task = self._tasks.get(name)
         expires = task.policy.expires if task else None
-        queue = task.policy.queue if task else None
+        queue = options.queue or (task.policy.queue if task else None)
+        queue = queue or self._conf().task_default_queue
+        own = task.policy.priority if task else None
+        priority = own if options.priority is None else options.priority
+        if priority is not None:
+            queue = queue_for(queue, priority, self._conf().priority_queues)
         try:
             return TaskMessage(
                 id=options.task_id or new_id(),
                 task=name,
                 args=list(args),
                 kwargs=dict(kwargs),
-                queue=options.queue or queue or self._conf().task_default_queue,
+                queue=queue,
                 sent_at=round(now, 3),
                 not_before=options.not_before(now),
                 expires=options.expiry(now, expires),

@@ -173,8 +173,6 @@ class Executor:
             message = message.model_copy(update={"queue": delivery.queue})
         if message.expires is not None and message.expires <= now:
             return self._outcomes.revoked(Job(delivery=delivery, message=message), "expired")
-        if message.not_before is not None and message.not_before > now + _EARLY:
-            return settle(message, Action.ACK, resend=copy_of(message), reason="not due yet")
         return Job(delivery=delivery, message=message)
 
     def _records(self, jobs: Sequence[Job]) -> Mapping[str, Record]:
@@ -201,6 +199,9 @@ class Executor:
             return settle(message, Action.ACK, reason="already done", word=word)
         if record is not None and record.revoked:
             return self._outcomes.revoked(job, "revoked")
+        if message.not_before is not None and message.not_before > time.time() + _EARLY:
+            # A hop of a delay that is longer than the service's own.
+            return settle(message, Action.ACK, resend=copy_of(message), reason="not due yet")
         allowed = self._conf.max_deliveries * (ORDERED_PATIENCE if in_place else 1)
         if attempts > allowed:
             lost = WorkerLost(

@@ -16,6 +16,7 @@ from cloudq.backend import Backend
 from cloudq.canvas.nodes import Canvas, Node, Signature, group
 from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
 from cloudq.middleware import Request, current_request
+from cloudq.priorities import check_priority
 from cloudq.progress import Continued, load, recall, remember, save
 from cloudq.result import AsyncResult, EagerResult
 from cloudq.throttling.rules import KeyRule, Throttle, throttle_of
@@ -27,11 +28,16 @@ T = TypeVar("T")
 Exceptions = tuple[type[BaseException], ...]
 
 
+# What is kept for longer outlives the code that it is a call of.
+_LONGEST_DELAY = 10 * 365.25 * 86_400.0
+
+
 class TaskOptions(TypedDict, total=False):
     """What `@app.task(...)` takes. Times are in seconds; left out: the app's setting."""
 
     name: str
     queue: str
+    priority: int
     max_retries: int | None
     default_retry_delay: float
     autoretry_for: Iterable[type[BaseException]]
@@ -66,6 +72,7 @@ class Policy:
     """
 
     queue: str | None = None
+    priority: int | None = None
     max_retries: int | None = None
     retry_forever: bool = False
     default_retry_delay: float | None = None
@@ -116,6 +123,7 @@ def policy(name: str, options: TaskOptions) -> Policy:
         value = values.get(key)
         if value is not None and value < 0:
             raise ConfigurationError(f"task {name}: {key} is {value}, it cannot be negative")
+    check_priority(values.get("priority"), ConfigurationError, f"task {name}: ")
     made = Policy(**values)
     hard, soft = made.time_limit, made.soft_time_limit
     if hard is not None and soft is not None and soft >= hard:
@@ -133,6 +141,7 @@ class CallOptions(TypedDict, total=False):
     eta: datetime
     expires: float | datetime
     queue: str
+    priority: int
     headers: Mapping[str, str]
     ignore_result: bool
     time_limit: float
@@ -152,6 +161,7 @@ class Options:
     eta: datetime | None = None
     expires: float | datetime | None = None
     queue: str | None = None
+    priority: int | None = None
     headers: Mapping[str, str] | None = None
     ignore_result: bool | None = None
     time_limit: float | None = None
@@ -180,6 +190,7 @@ class Options:
             raise InvalidArguments(
                 f"eta is {self.eta!r}: it must be a datetime with a time zone, or use countdown"
             )
+        check_priority(self.priority, InvalidArguments)
         for name in ("task_id", "queue", "group_key", "dedup_key", "idempotency_key", "unique_key"):
             if getattr(self, name) == "":
                 raise InvalidArguments(f"{name} is empty: leave it out, or name one")
@@ -191,9 +202,17 @@ class Options:
         return cls(**options)
 
     def not_before(self, now: float) -> float | None:
+        """When the call is due, epoch seconds; None for at once. Raises `InvalidArguments`."""
+        due = now + self.countdown if self.countdown else None
         if self.eta is not None:
-            return self.eta.timestamp()
-        return now + self.countdown if self.countdown else None
+            due = self.eta.timestamp()
+        if due is not None and due - now > _LONGEST_DELAY:
+            given = f"eta is {self.eta}" if self.eta else f"countdown is {self.countdown:g} s"
+            raise InvalidArguments(
+                f"{given}: a call can wait for ten years at most; a schedule or a row of your own "
+                "is the place for what is later"
+            )
+        return due
 
     def expiry(self, now: float, default: float | None) -> float | None:
         value = default if self.expires is None else self.expires

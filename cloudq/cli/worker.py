@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from cloudq.cli.common import Target, common, queues_of, refuse_memory
+from cloudq.cli.common import Target, common, named_queues, refuse_memory
 from cloudq.errors import ConfigurationError
+from cloudq.priorities import weighted
 from cloudq.worker import Worker, WorkerOptions
 from cloudq.worker.logs import configure
 
@@ -76,7 +77,10 @@ def worker(
     conf = app.conf
     options = WorkerOptions(
         app_path=target.path or "",
-        queues=weights(queues) if queues else tuple((name, 1) for name in queues_of(app)),
+        queues=weighted(
+            weights(queues) if queues else [(name, 1) for name in named_queues(app)],
+            conf.priority_queues,
+        ),
         processes=processes or conf.worker_processes or os.cpu_count() or 1,
         threads=threads or conf.worker_threads,
         max_tasks_per_child=max_tasks_per_child or conf.worker_max_tasks_per_child,

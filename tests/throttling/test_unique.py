@@ -274,3 +274,22 @@ def test_a_redelivery_of_what_has_ended_frees_the_key(app: Bench, unique: Any) -
     app.store.calls.clear()
     assert unique.delay(1) != first
     assert "get" not in app.store.calls
+
+
+def test_one_that_ends_while_its_publisher_is_slow_leaves_no_key(app: Bench) -> None:
+    @app.task(name="t", unique="k", ignore_result=True)
+    def task() -> None: ...
+
+    original = app.store.update
+    calls: list[int] = []
+
+    def slow(key: Any, change: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:  # it is sent, and not confirmed
+            app.work()
+        return original(key, change)
+
+    app.store.update = slow  # type: ignore[method-assign]
+    first = task.delay()
+    assert app.left() == 0
+    assert task.delay() != first
