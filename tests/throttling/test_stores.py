@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 def test_a_bucket_moves_on_by_even_steps(backend: Backend) -> None:
     rate = Rate(count=7, seconds=60)
     turns = [Buckets().take(backend, ODD, rate) for _ in range(4)]
-    steps = [after - before for before, after in zip(turns[1:], turns[2:], strict=False)]  # type: ignore[operator]
+    steps = [after - before for before, after in pairwise(turns[1:])]  # type: ignore[operator]
     assert steps == pytest.approx([rate.every] * 2, abs=1e-5)  # pyright: ignore[reportUnknownMemberType]
 
 
