@@ -244,8 +244,6 @@ class CloudQ:
 
     def _send(self, messages: Sequence[TaskMessage], *, named: bool) -> list[str]:
         """Publish; the ids, of a unique call that of its equal if that is queued or runs."""
-        if self.conf.backend_url is None:
-            self._refuse_unkept(messages)
         if all(message.unique_key is None for message in messages):
             self._post(messages, named=named)
             return [message.id for message in messages]
@@ -267,6 +265,8 @@ class CloudQ:
 
         Of ids that the caller chose (`named`) something may be recorded already, which stays.
         """
+        if self.conf.backend_url is None:
+            self._refuse_unkept(messages)
         handles = self.broker.send(messages)
         if not handles or named or self.backend is None:
             return

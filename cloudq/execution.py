@@ -421,7 +421,7 @@ class Executor:
         caller = Caller(
             message=job.message,
             holder=Holder(owner=job.message.id, fence=job.fence, delivery=self._name(job)),
-            again=job.fence > 1,
+            again=job.delivery.attempts > 1,
             hard=self._outcomes.limits(job.message)[1],
         )
         named = partial(task.arguments.named, args, kwargs)

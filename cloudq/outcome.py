@@ -151,9 +151,11 @@ class Outcomes:
         if in_place:
             return replace(settled, action=Action.RELEASE, after=delay)
         not_before = time.time() + delay if delay else None
-        return replace(
-            settled, resend=copy_of(message, retries=message.retries + 1, not_before=not_before)
+        # A turn under a rate limit was for this try alone.
+        again = copy_of(
+            message, retries=message.retries + 1, not_before=not_before, waits=0, turn=None
         )
+        return replace(settled, resend=again)
 
     def replaced(self, job: Job, replaced: Replaced) -> Settlement:
         """A call in whose place a workflow is to run."""

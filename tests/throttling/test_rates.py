@@ -305,3 +305,19 @@ def test_the_spread_of_a_worker_ends_at_the_farthest() -> None:
     assert waits[0] == 0.0
     assert waits[1:16] == [60.0 * n for n in range(1, 16)]
     assert all(FARTHEST / 2 <= wait <= FARTHEST for wait in waits[16:])
+
+
+def test_a_retry_has_no_turn_left_and_has_not_waited(app: Bench) -> None:
+    tries: list[float] = []
+
+    @app.task(name="t", global_rate_limit="1/m", autoretry_for=[OSError], max_retries=1)
+    def task() -> None:
+        tries.append(app.clock())
+        raise OSError
+
+    app.publish(task.prepare() for _ in range(2))
+    for _ in range(300):
+        turn(app)
+        app.clock.ahead += 1.0
+    assert len(tries) == 4
+    assert all(after - before >= 58.9 for before, after in pairwise(tries))

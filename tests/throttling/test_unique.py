@@ -254,12 +254,15 @@ def test_what_can_be_no_rule_is_refused(app: Bench) -> None:
 def test_without_a_store_a_unique_call_is_refused() -> None:
     with CloudQ("none", broker="memory://no-store-unique", backend="none") as app:
         task = app.task(name="t", unique=True)(lambda: None)
-        with pytest.raises(ConfigurationError, match=r"t: unique .* CLOUDQ_BACKEND"):
+        with pytest.raises(ConfigurationError, match="unique calls are claimed"):
             task.delay()
         plain = app.task(name="u")(lambda: None)
         with pytest.raises(ConfigurationError, match="unique calls are claimed"):
             plain.apply_async(unique_key="k")
         assert task.apply().get() is None
+        keyed = app.task(name="v", concurrency="k")(lambda: None)
+        with pytest.raises(ConfigurationError, match=r"v: concurrency .* CLOUDQ_BACKEND"):
+            group(keyed.si(), keyed.si()).delay()
 
 
 def test_a_redelivery_of_what_has_ended_frees_the_key(app: Bench, unique: Any) -> None:
