@@ -198,7 +198,8 @@ class Executor:
             word = word_of(message, record) if record.terminal else None
             return settle(message, Action.ACK, reason="already done", word=word)
         if record is not None and record.revoked:
-            return self._outcomes.revoked(job, "revoked")
+            # Two deliveries may both come to this: the end that is recorded first stays.
+            return self._outcomes.revoked(replace(job, fenced=attempts > 1), "revoked")
         if message.not_before is not None and message.not_before > time.time() + _EARLY:
             # A hop of a delay that is longer than the service's own.
             return settle(message, Action.ACK, resend=copy_of(message), reason="not due yet")

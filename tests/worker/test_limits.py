@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
+
 from cloudq import State, wait_for
 from tests.worker.harness import Place, until
+
+FULL = os.environ.get("CLOUDQ_DRILL") == "full"
 
 
 def test_a_worker_of_two_processes_keeps_one_rate(sqlite_place: Place) -> None:
@@ -17,7 +23,11 @@ def test_a_worker_of_two_processes_keeps_one_rate(sqlite_place: Place) -> None:
     assert max(sum(start <= each < start + 1 for each in at) for start in at[8:]) <= 9
 
 
-def test_one_of_a_key_runs_at_a_time_whichever_worker_it_is(place: Place) -> None:
+@pytest.mark.parametrize("at", ["sqlite", *(["sqs", "pubsub", "servicebus"] if FULL else [])])
+def test_one_of_a_key_runs_at_a_time_whichever_worker_it_is(
+    request: pytest.FixtureRequest, at: str
+) -> None:
+    place: Place = request.getfixturevalue(f"{at}_place")
     for _ in range(2):
         place.start("--processes", "1", "--threads", "4")
     results = [place.app.send_task("drill_tasks.alone", ["k", 0.1]) for _ in range(5)]
@@ -29,7 +39,7 @@ def test_one_of_a_key_runs_at_a_time_whichever_worker_it_is(place: Place) -> Non
 
 def test_the_key_of_a_killed_worker_goes_on_to_the_next(sqlite_place: Place) -> None:
     first = sqlite_place.start("--processes", "1", "--threads", "1", "--lease", "2")
-    held = sqlite_place.app.send_task("drill_tasks.alone", ["k", 1.0])
+    held = sqlite_place.app.send_task("drill_tasks.alone", ["k", 0.7])
     until(lambda: "in k" in sqlite_place.entries(), within=10, what="it holds the key")
     first.kill()
     waits = sqlite_place.app.send_task("drill_tasks.alone", ["k", 0.1])
@@ -51,13 +61,13 @@ def test_a_call_goes_on_from_its_checkpoint_when_its_worker_was_killed(
     sqlite_place: Place,
 ) -> None:
     first = sqlite_place.start("--processes", "1", "--threads", "1", "--lease", "2")
-    result = sqlite_place.app.send_task("drill_tasks.walk", [12])
-    until(lambda: "step 4" in sqlite_place.entries(), within=10, what="half of it is done")
+    result = sqlite_place.app.send_task("drill_tasks.walk", [7])
+    until(lambda: "step 3" in sqlite_place.entries(), within=10, what="half of it is done")
     first.kill()
     sqlite_place.start("--processes", "1", "--threads", "1", "--lease", "2")
-    assert result.get(timeout=25) == 12
+    assert result.get(timeout=25) == 7
     counts = sqlite_place.counts()
     assert counts["start"] == 2
     # A step that was saved, and not noted, is not done again.
-    assert sum(counts[f"step {n}"] for n in range(12)) in (11, 12)
-    assert max(counts[f"step {n}"] for n in range(12)) == 1
+    assert sum(counts[f"step {n}"] for n in range(7)) in (6, 7)
+    assert max(counts[f"step {n}"] for n in range(7)) == 1
