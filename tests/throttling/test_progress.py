@@ -78,22 +78,22 @@ def test_a_step_that_raises_is_not_done(app: Bench) -> None:
 
 
 def test_of_two_that_did_a_step_at_once_the_first_record_counts(app: Bench) -> None:
-    @app.task(name="t", bind=True)
-    def task(this: Any, inner: bool) -> str:
-        def step() -> str:
-            if inner and jobs:
-                app.runner.run(jobs.pop())
-            return "outer" if not jobs and inner and ran.append(1) else f"value {len(ran)}"
+    copies: list[Job] = []
+    did: list[int] = []
 
-        return this.once("step", step)
+    def step() -> int:
+        if copies:  # meanwhile another copy of the same message does the step too
+            app.runner.run(copies.pop())
+        did.append(1)
+        return len(did)
 
-    ran: list[int] = []
-    task.delay(True)
+    task = app.task(name="t", bind=True)(lambda this: this.once("step", step))
+    task.delay()
     job = app.job(app.one())
-    jobs: list[Job] = [job]
+    copies.append(job)
     settlement = app.runner.run(job)
     assert settlement.record is not None
-    assert settlement.record.value == '"value 1"'
+    assert (settlement.record.value, len(did)) == ("1", 2)
 
 
 def test_values_come_back_as_they_were(app: Bench) -> None:
@@ -234,8 +234,8 @@ def test_who_was_overtaken_stops_at_its_checkpoint(app: Bench) -> None:
 
 def test_a_function_goes_on_in_the_next_invocation(app: Bench) -> None:
     app.configure_deliveries(2)
-    count, did = counting(app, pause=0.03)
-    result = count.delay(40)
+    count, did = counting(app, pause=0.06)
+    result = count.delay(30)
     invocations = 0
     while not result.ready():
         [delivery] = app.receive(1)
@@ -244,16 +244,16 @@ def test_a_function_goes_on_in_the_next_invocation(app: Bench) -> None:
             executor=app.executor(stop_at_hard_limit=True),
             broker=app.broker,
             backend=app.backend,
-            deadline=Deadline.after(0.5, reserve=0.0),
+            deadline=Deadline.after(1.0, reserve=0.0),
             log=logging.getLogger("cloudq.functions"),
         )
         assert invocation.run([delivery]) == []
         app.broker.ack([delivery])
         invocations += 1
         assert invocations < 30
-    assert did == list(range(40))
-    assert invocations > 2
-    assert result.get(timeout=0) == 40
+    assert did == list(range(30))
+    assert invocations > 1
+    assert result.get(timeout=0) == 30
 
 
 def test_the_rest_of_a_call_is_the_same_call(app: Bench) -> None:
