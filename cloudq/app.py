@@ -8,7 +8,7 @@ from collections import ChainMap
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import tzinfo
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from threading import RLock
 from types import TracebackType
@@ -55,6 +55,8 @@ from cloudq.settlement import Action
 from cloudq.shared import APPS
 from cloudq.states import own_state
 from cloudq.task import CallOptions, Options, Prepared, Task, TaskOptions, policy
+from cloudq.throttling.rules import Throttle, check_templates, key_text, need_store
+from cloudq.throttling.unique import Uniques
 
 log = logging.getLogger("cloudq.app")
 
@@ -208,14 +210,16 @@ class CloudQ:
             raise ConfigurationError(f"two tasks are named {name!r}: give one of them name=...")
         base = options.get("base") or self.task_cls
         options = cast("TaskOptions", {**_class_options(base), **options})
+        made = policy(name, options)
+        arguments = Arguments(name, function, bound=bind, everything=options.get("pydantic", False))
+        parameters, is_open = arguments.parameters
+        check_templates(name, made.throttle, parameters, open=is_open)
         task: Task[..., Any] = base.made(
             function,
             name=name,
             app=self,
-            policy=policy(name, options),
-            arguments=Arguments(
-                name, function, bound=bind, everything=options.get("pydantic", False)
-            ),
+            policy=made,
+            arguments=arguments,
             bind=bind,
         )
         task.declared = options
@@ -275,8 +279,8 @@ class CloudQ:
         if self.conf.task_always_eager:
             return self._eager(task, options, args, kwargs)
         message = self._message(task, options, args, kwargs)
-        self._send([message], named=options.task_id is not None)
-        return self._result(message.id, task)
+        [id] = self._send([message], named=options.task_id is not None)
+        return self._result(id, task)
 
     def publish(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
         """Publish many calls, made by `task.prepare`, in as few requests as the broker allows.
@@ -288,11 +292,8 @@ class CloudQ:
         if self.conf.task_always_eager:
             return [self._eager(c.task, c.options, c.args, c.kwargs) for c in prepared]
         messages = [self._message(c.task, c.options, c.args, c.kwargs) for c in prepared]
-        self._send(messages, named=any(c.options.task_id is not None for c in prepared))
-        return [
-            self._result(message.id, call.task)
-            for message, call in zip(messages, prepared, strict=True)
-        ]
+        ids = self._send(messages, named=any(c.options.task_id is not None for c in prepared))
+        return [self._result(id, call.task) for id, call in zip(ids, prepared, strict=True)]
 
     def send_task(
         self,
@@ -311,14 +312,34 @@ class CloudQ:
         if self.conf.task_always_eager:
             raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
         message = self._envelope(name, Options.of(options), args, kwargs or {})
-        self._send([message], named="task_id" in options)
-        return self.AsyncResult(message.id)
+        [id] = self._send([message], named="task_id" in options)
+        return self.AsyncResult(id)
 
-    def _send(self, messages: Sequence[TaskMessage], *, named: bool) -> None:
-        """Publish, and remember where long delayed messages wait, so that revoking finds them.
+    def _send(self, messages: Sequence[TaskMessage], *, named: bool) -> list[str]:
+        """Publish; the ids, of a unique call that of its equal if that is queued or runs."""
+        if all(message.unique_key is None for message in messages):
+            self._post(messages, named=named)
+            return [message.id for message in messages]
+        uniques = Uniques(lambda: self.backend, self._unique_for)
+        return uniques.send(messages, lambda fresh: self._post(fresh, named=named))
+
+    def _refuse_unkept(self, messages: Sequence[TaskMessage]) -> None:
+        for message in messages:
+            task = self.tasks.get(message.task)
+            if task is not None and task.policy.throttle is not None:
+                need_store(message.task, task.policy.throttle)
+
+    def _unique_for(self, message: TaskMessage) -> float:
+        task = self.tasks.get(message.task)
+        return ((task and task.policy.throttle) or Throttle()).unique_for
+
+    def _post(self, messages: Sequence[TaskMessage], *, named: bool) -> None:
+        """Send, and remember where long delayed messages wait, so that revoking finds them.
 
         Of ids that the caller chose (`named`) something may be recorded already, which stays.
         """
+        if self.conf.backend_url is None:
+            self._refuse_unkept(messages)
         handles = self.broker.send(messages)
         if not handles or named or self.backend is None:
             return
@@ -337,6 +358,10 @@ class CloudQ:
         self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> TaskMessage:
         args, kwargs = task.arguments.check(args, kwargs)
+        throttle = task.policy.throttle
+        if throttle is not None and throttle.unique and options.unique_key is None:
+            named = partial(task.arguments.named, args, kwargs)
+            options = replace(options, unique_key=key_text(throttle.unique, args, kwargs, named))
         return self._envelope(task.name, options, args, kwargs)
 
     def _envelope(
@@ -355,6 +380,7 @@ class CloudQ:
             root=parent.root_id if parent else None,
             parent=parent.id if parent else None,
             depth=self.workflows.depth(parent),
+            unique_key=options.unique_key,
         )
 
     # ---- results
@@ -511,7 +537,7 @@ class CloudQ:
         )
         return Workflows(
             planner=planner,
-            publish=lambda messages: self._send(messages, named=True),
+            publish=lambda messages: self._post(messages, named=True),
             make=self._made,
             broker=lambda: self.broker,
             backend=lambda: self.backend,

@@ -57,6 +57,23 @@ class Arguments:
         plain = sum(parameter.kind in _POSITIONAL for parameter in parameters)
         return plain >= count or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
+    def named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments of a call by their names, defaults included."""
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        found = dict(bound.arguments)
+        for parameter in self._signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                found |= found.pop(parameter.name, {})
+        return found
+
+    @property
+    def parameters(self) -> tuple[list[str], bool]:
+        """The names of the parameters, and whether any other keyword is taken too."""
+        parameters = self._signature.parameters.values()
+        plain = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+        return plain, len(plain) < len(parameters)
+
     def restore(self, value: Any) -> Any:
         """A result in the type that the function returns, where its hint carries a model."""
         if self._returned is None:

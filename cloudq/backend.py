@@ -45,6 +45,8 @@ _ADVICE = {
 
 # What belongs to one state and not to the next, say how far a try had come.
 _OF_A_STATE = frozenset({"custom", "meta"})
+# A revocation is kept for longer than any message waits without being looked at.
+_REVOKED = 31 * 86_400.0
 # The first and the longest pause between two looks at a store that cannot wake its readers.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
@@ -112,7 +114,8 @@ class Backend:
         """Mark a task so that no worker starts it; its record, None when it has ended already."""
         change = Change(
             set={"revoked": True},
-            expires=time.time() + self.expires,
+            # It may wait for its time much longer than results are kept; its end replaces this.
+            expires=time.time() + max(self.expires, _REVOKED),
             when=tuple(
                 Check(field="state", op=Op.NE, value=str(state), or_absent=True)
                 for state in sorted(TERMINAL)

@@ -37,6 +37,9 @@ from cloudq.parking import Parking
 # given back: many deliveries are no deaths there.
 ORDERED_PATIENCE = 10
 
+# No delay is longer at a time: its message is looked at before a revocation of it is forgotten.
+LONGEST_HOP = 28 * 86_400.0
+
 # A delay that is long enough to remember how the message can be taken back.
 _WORTH_A_HANDLE = 60.0
 
@@ -123,10 +126,10 @@ class Broker:
         """Publish to each message's own queue, in as few requests as the service allows.
 
         A message with `not_before` in the future is delayed by the service; when that is further
-        than the service can delay, it is sent on in hops; where the service cannot delay at all,
-        it is parked. Returns the handles for `unschedule`, by message id, of those that wait a
-        minute or more. Raises `MessageTooLarge` and `ConfigurationError` before anything is sent,
-        and `PublishError` naming what was refused.
+        than the service can delay, or `LONGEST_HOP`, it is sent on in hops; where the service
+        cannot delay at all, it is parked. Returns the handles for `unschedule`, by message id, of
+        those that wait a minute or more. Raises `MessageTooLarge` and `ConfigurationError` before
+        anything is sent, and `PublishError` naming what was refused.
         """
         messages = self._announce(messages)
         now = time.time()
@@ -189,7 +192,7 @@ class Broker:
         return Outgoing(
             id=f"{message.id}.{message.retries}" if message.retries else message.id,
             body=body,
-            delay=min(delay, limits.max_delay) if limits.max_delay else delay,
+            delay=min(delay, limits.max_delay or inf, LONGEST_HOP),
             group=message.group_key,
             dedup=message.dedup_key,
         )

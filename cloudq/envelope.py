@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from cloudq.errors import InvalidArguments
 from cloudq.ids import new_id
 from cloudq.message import TaskMessage
+from cloudq.priorities import queue_for
 from cloudq.routing import Router
 from cloudq.settings import Settings
 from cloudq.task import CallOptions, Options, Task
@@ -49,7 +50,11 @@ class Envelopes:
         options: CallOptions,
         **fields: Any,
     ) -> TaskMessage:
-        """The message of a call out of a workflow."""
+        """The message of a call out of a workflow, whose id others know: it is not `unique`."""
+        if options.get("unique_key") is not None:
+            raise InvalidArguments(
+                f"{name}: unique_key is for single calls: a workflow waits for each of its own"
+            )
         return self.make(name, args, kwargs, Options.of(options), **fields)
 
     def make(
@@ -60,26 +65,35 @@ class Envelopes:
         options: Options,
         **fields: Any,
     ) -> TaskMessage:
-        """The message of a call, its arguments as wire values. Raises `InvalidArguments`."""
+        """The message of a call, its arguments as wire values. Raises `InvalidArguments`.
+
+        Raises `ConfigurationError` for a priority on a queue that has none.
+        """
         now = time.time()
         task = self._tasks.get(name)
         expires = task.policy.expires if task else None
-        queue = task.policy.queue if task else None
+        own = task.policy.queue if task else None
         conf = self._conf()
         if conf.task_routes is not None:
             given = _given(options)
-            if queue is not None:
-                given.setdefault("queue", queue)
+            if own is not None:
+                given.setdefault("queue", own)
             # What the call or the task says stands above the route.
             options = Options(**{**self.router.route(name, args, kwargs, given, task), **given})
         zone = zone_of(conf.timezone)
+        queue = options.queue or own or conf.task_default_queue
+        priority = options.priority
+        if priority is None and task is not None:
+            priority = task.policy.priority
+        if priority is not None:
+            queue = queue_for(queue, priority, conf.priority_queues)
         try:
             return TaskMessage(
                 id=options.task_id or new_id(),
                 task=name,
                 args=list(args),
                 kwargs=dict(kwargs),
-                queue=options.queue or queue or conf.task_default_queue,
+                queue=queue,
                 sent_at=round(now, 3),
                 not_before=options.not_before(now, zone),
                 expires=options.expiry(now, expires, zone),

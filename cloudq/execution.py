@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from cloudq import idempotency, lifecycle, signals
@@ -42,10 +43,14 @@ from cloudq.interrupt import Alarms, Interruptible, disarm, thread_alarm
 from cloudq.message import TaskMessage
 from cloudq.middleware import Call, Context, Middleware, Request, current_request, onion
 from cloudq.outcome import Job, Outcomes, copy_of, settle, word_of
+from cloudq.progress import Continued, Superseded
 from cloudq.record import Record, State
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settled, Settlement
 from cloudq.task import Task
+from cloudq.throttling.gate import Caller, Gate, Visit, Wait
+from cloudq.throttling.holds import Holder
+from cloudq.throttling.rules import Rate, rate_of
 
 log = logging.getLogger("cloudq.execution")
 
@@ -106,6 +111,7 @@ class Executor:
         self._outcomes = Outcomes(
             tasks=tasks, conf=conf, limits=limits, hostname=hostname, planner=planner
         )
+        self._gate = Gate(lease=conf.lease)
         self._alarms = Alarms()
         self._call: Call = onion(middleware, self._innermost)
 
@@ -121,7 +127,12 @@ class Executor:
     def stopped(self, job: Job, error: BaseException) -> Settlement:
         """The settlement of a job whose process was stopped from outside."""
         lifecycle.failed(self._tasks[job.message.task], self._bare(job.message), error)
+        self._free(job)
         return self._outcomes.failed(job, error)
+
+    def continued(self, job: Job) -> Settlement:
+        """The settlement of a job that was interrupted after it had saved its state."""
+        return self._outcomes.continued(job)
 
     # ---- before: what is to be run, and what is not
 
@@ -143,6 +154,8 @@ class Executor:
         kept: list[Job] = []
         for job in jobs:
             verdict = self._judged(job, records.get(job.message.id))
+            if isinstance(verdict, Job):
+                verdict = self._paced(verdict)
             if isinstance(verdict, Job):
                 kept.append(verdict)
                 if signals.task_received:
@@ -168,8 +181,6 @@ class Executor:
             message = message.model_copy(update={"queue": delivery.queue})
         if message.expires is not None and message.expires <= now:
             return self._revoked(Job(delivery=delivery, message=message), "expired")
-        if message.not_before is not None and message.not_before > now + _EARLY:
-            return settle(message, Action.ACK, resend=copy_of(message), reason="not due yet")
         return Job(delivery=delivery, message=message)
 
     def _records(self, jobs: Sequence[Job]) -> Mapping[str, Record]:
@@ -195,7 +206,11 @@ class Executor:
             word = word_of(message, record) if record.terminal else None
             return settle(message, Action.ACK, reason="already done", word=word)
         if record is not None and record.revoked:
-            return self._revoked(job, "revoked")
+            # Two deliveries may both come to this: the end that is recorded first stays.
+            return self._revoked(replace(job, fenced=attempts > 1), "revoked")
+        if message.not_before is not None and message.not_before > time.time() + _EARLY:
+            # A hop of a delay that is longer than the service's own.
+            return settle(message, Action.ACK, resend=copy_of(message), reason="not due yet")
         allowed = self._conf.max_deliveries * (ORDERED_PATIENCE if in_place else 1)
         if attempts > allowed:
             lost = WorkerLost(
@@ -220,6 +235,26 @@ class Executor:
         except DecodeError:  # it will fail of that when it runs
             args, kwargs = message.args, message.kwargs
         return lifecycle.plain(message, args, kwargs)
+
+    def _paced(self, job: Job) -> Job | Settlement:
+        """The job, if this worker's own rate for its task lets it start."""
+        wait = self._gate.pace(job.message, self._tasks[job.message.task].policy.throttle)
+        return job if wait is None else self._outcomes.over_limit(job, wait)
+
+    def change_rate_limit(self, task: str, rate: str | float | None) -> Rate | None:
+        """Give a task another rate in this worker, None or 0 for no limit; the rate it has now.
+
+        Raises `ConfigurationError` for what is no rate, and `UnknownTask`.
+        """
+        if task not in self._tasks:
+            raise UnknownTask(f"there is no task {task!r} in this app")
+        read = rate_of(rate)
+        self._gate.change_rate(task, read)
+        return read
+
+    def rate_limit(self, task: str) -> Rate | None:
+        """The rate of a task in this worker, None for no limit."""
+        return self._gate.rate(task, self._tasks[task].policy.throttle)
 
     def _reopened(self, job: Job) -> None:
         """Forget the end of a task whose dead letter was sent again by an operator."""
@@ -254,6 +289,10 @@ class Executor:
 
     def run(self, job: Job) -> Settlement:
         """Call the task of a job. Whatever the task does, the answer is a settlement."""
+        with self._gate.visit() as visit:
+            return self._run(job, visit)
+
+    def _run(self, job: Job, visit: Visit) -> Settlement:
         task = self._tasks[job.message.task]
         started = time.time()
         try:
@@ -261,6 +300,9 @@ class Executor:
             if job.message.gather is not None:
                 args = [self._gather(job.message.gather), *args]
             args, kwargs = task.arguments.check(args, kwargs)
+            wait = self._entered(visit, job, task, args, kwargs)
+            if wait is not None:
+                return self._outcomes.over_limit(job, wait)
             claimed = self._claim(job, task, args, kwargs)
         except ServiceError as error:
             if error.code in _NEVER:  # its key, say, is longer than the store takes
@@ -332,6 +374,10 @@ class Executor:
             return settle(job.message, Action.ACK, reason="ignored by the task")
         if isinstance(error, Reject):
             return self._outcomes.rejected(job, error, started)
+        if isinstance(error, Continued):
+            return self._outcomes.continued(job)
+        if isinstance(error, Superseded):
+            return settle(job.message, Action.NOTHING, reason=str(error))
         if isinstance(error, Replaced):
             return self._outcomes.replaced(job, error)
         if isinstance(error, Retry):
@@ -428,6 +474,7 @@ class Executor:
             slot=message.slot,
             shadow=message.shadow,
             fence=job.fence,
+            progress=job.progress,
             time_limit=hard,
             soft_time_limit=soft,
             hostname=self._hostname,
@@ -446,6 +493,44 @@ class Executor:
         except ServiceError as error:  # the task can run all the same; its end will be recorded
             log.warning("task %s: STARTED is not recorded: %s", job.message.id, error)
 
+    def _entered(
+        self,
+        visit: Visit,
+        job: Job,
+        task: Task[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Wait | None:
+        """Let a job in where its task's limits allow; else how long it is to wait."""
+        throttle = task.policy.throttle
+        if throttle is None or self._is_eager:
+            return None
+        caller = Caller(
+            message=job.message,
+            holder=Holder(owner=job.message.id, fence=job.fence, delivery=self._name(job)),
+            again=job.delivery.attempts > 1,
+            hard=self._outcomes.limits(job.message)[1],
+        )
+        named = partial(task.arguments.named, args, kwargs)
+        return visit.enter(self.backend, throttle, caller, args, kwargs, named)
+
+    def _free(self, job: Job) -> None:
+        """Free what a stopped job held under its key, which would end with its lease anyway."""
+        task = self._tasks[job.message.task]
+        if task.policy.throttle is None:
+            return
+        try:
+            args, kwargs = task.arguments.check(*arguments(job.message))
+            named = partial(task.arguments.named, args, kwargs)
+            self._gate.stopped(self.backend, task.policy.throttle, job.message, args, kwargs, named)
+        except Exception as error:  # also what the user's key function raises
+            log.warning("task %s may hold its key a while: %s", job.message.id, error)
+
+    def _name(self, job: Job) -> str:
+        """The name of one delivery."""
+        # The receipt is in a worker's child the number of the flight, in its supervisor.
+        return f"{self._hostname} {job.delivery.id} {job.delivery.receipt}"
+
     # ---- equal calls
 
     def _claim(
@@ -455,11 +540,10 @@ class Executor:
         if key is None or self.backend is None:
             return None
         hard = self._outcomes.limits(job.message)[1]
-        # The receipt is in a worker's child the number of the flight, in its supervisor.
         claimant = idempotency.Claimant(
             owner=job.message.id,
             fence=job.fence,
-            delivery=f"{self._hostname} {job.delivery.id} {job.delivery.receipt}",
+            delivery=self._name(job),
         )
         claim = idempotency.claim(self.backend, key, claimant, hard)
         if isinstance(claim, idempotency.Busy):
@@ -472,7 +556,7 @@ class Executor:
 
     def _with_claim(self, settlement: Settlement, claim: idempotency.Claimed) -> Settlement:
         """Complete the claim after a success, keep it for a retry, drop it after anything else."""
-        if settlement.state is State.RETRY:
+        if settlement.state is State.RETRY or settlement.resend is not None:
             return settlement
         if settlement.state is not State.SUCCESS:
             return replace(settlement, drop=claim.key)

@@ -51,6 +51,10 @@ class TaskMessage(BaseModel):
     shadow: str | None = Field(default=None, description="another name for it in logs")
     depth: int = Field(default=0, ge=0, description="how many tasks deep the call was made")
     replaced: int = Field(default=0, ge=0, description="how often a task of this id was replaced")
+    waits: int = Field(default=0, ge=0, description="how often a limit has put it back")
+    turn: Time | None = Field(default=None, description="its turn under a global rate limit")
+    continued: int = Field(default=0, ge=0, description="how often it went on from a checkpoint")
+    unique_key: str | None = Field(default=None, description="one of these is queued at a time")
 
 
 def schema() -> dict[str, Any]:

@@ -9,6 +9,8 @@ from datetime import datetime
 from functools import reduce
 from typing import Any
 
+from cloudq.progress import Progress
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -36,6 +38,7 @@ class Request:
     shadow: str | None = None  # another name for it in logs
     called_directly: bool = False  # as a function: there is no message, and no id
     fence: int = 0  # the token of this delivery; a later one has a larger one
+    progress: Progress | None = field(default=None, compare=False)  # where time is short
     asked: list[BaseException] = field(default_factory=list[BaseException], repr=False)
 
     # ---- Celery's other names

@@ -15,12 +15,17 @@ from cloudq.codec import dump_value
 from cloudq.driver import Delivery, Limits
 from cloudq.errors import ConfigurationError, Reject, Replaced
 from cloudq.message import TaskMessage
+from cloudq.progress import Progress
 from cloudq.record import TERMINAL, Record, State, fence
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settlement
 from cloudq.task import Task
+from cloudq.throttling.gate import Wait
+from cloudq.throttling.paces import FARTHEST
+from cloudq.throttling.unique import unique_key
 
 _REQUEUED_AFTER = 1.0
+_ENDS = frozenset({Action.ACK, Action.DEAD_LETTER})
 _LONGEST_TEXT = 32_000
 # A century: the wire's times end with the year 9999.
 _LONGEST_DELAY = 36_525 * 86_400.0
@@ -28,15 +33,21 @@ _LONGEST_DELAY = 36_525 * 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A delivery that is to be run. `fenced`: someone else has run, or may be running, it."""
+    """A delivery that is to be run. `fenced`: someone else has run, or may be running, it.
+
+    `progress` is watched where the time of the run is short.
+    """
 
     delivery: Delivery
     message: TaskMessage
     fenced: bool = False
+    progress: Progress | None = None
 
     @property
     def fence(self) -> int:
-        return fence(self.message.retries + self.message.replaced, self.delivery.attempts)
+        message = self.message
+        sent = message.retries + message.replaced + message.continued
+        return fence(sent, self.delivery.attempts)
 
 
 class Outcomes:
@@ -147,7 +158,9 @@ class Outcomes:
         if in_place:
             return replace(settled, action=Action.RELEASE, after=delay)
         not_before = time.time() + delay if delay else None
-        again = {**(changes or {}), "retries": message.retries + 1, "not_before": not_before}
+        # A turn under a rate limit was for this try alone.
+        again = {"waits": 0, "turn": None, **(changes or {})}
+        again |= {"retries": message.retries + 1, "not_before": not_before}
         return replace(settled, resend=copy_of(message, **again))
 
     def replaced(self, job: Job, replaced: Replaced) -> Settlement:
@@ -179,6 +192,7 @@ class Outcomes:
             reason=reason,
             record=None if self.ignores_result(job.message) else record,
             fenced=job.fenced,
+            frees=unique_key(message),
             error=error,
         )
 
@@ -206,6 +220,27 @@ class Outcomes:
             return settle(job.message, Action.RELEASE, after=after, reason=reason)
         copy = copy_of(job.message, not_before=time.time() + after)
         return settle(job.message, Action.ACK, resend=copy, reason=reason)
+
+    def over_limit(self, job: Job, wait: Wait) -> Settlement:
+        """A call that a limit puts back, as a copy that knows how often; or in its place."""
+        if self.stays_in_place(job.delivery):
+            # Each look is a delivery, so there are to be few of them.
+            after = min(max(wait.after, 2.0 ** min(job.delivery.attempts, 10)), FARTHEST)
+            return settle(job.message, Action.RELEASE, after=after, reason=wait.reason)
+        due = wait.turn or time.time() + wait.after
+        copy = copy_of(job.message, not_before=due, waits=job.message.waits + 1, turn=wait.turn)
+        return settle(job.message, Action.ACK, resend=copy, reason=wait.reason)
+
+    def continued(self, job: Job) -> Settlement:
+        """The rest of a call that has saved its state, as a new message of the same id."""
+        reason = "goes on from its checkpoint"
+        if self.stays_in_place(job.delivery):
+            return settle(job.message, Action.RELEASE, reason=reason)
+        message = job.message
+        copy = copy_of(
+            message, continued=message.continued + 1, not_before=None, waits=0, turn=None
+        )
+        return settle(message, Action.ACK, resend=copy, reason=reason)
 
     def stays_in_place(self, delivery: Delivery) -> bool:
         """Whether a retry is the same message again: a copy would lose its place in its group.
@@ -266,6 +301,7 @@ def settle(
         after=after,
         resend=resend,
         word=word,
+        frees=unique_key(message) if action in _ENDS and resend is None else None,
     )
 
 

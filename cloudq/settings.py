@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     )
     include: list[str] = Field(default=[], description="modules that define tasks")
     task_default_queue: str = Field(default="default", min_length=1)
+    priority_queues: list[str] = Field(
+        default=[], description="queues with priorities: NAME-high and NAME-low beside NAME"
+    )
     task_always_eager: bool = Field(default=False, description="run tasks at the call, no broker")
     task_eager_propagates: bool = Field(default=False, description="eager tasks raise at the call")
     task_ignore_result: bool = False

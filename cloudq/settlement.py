@@ -30,6 +30,7 @@ from cloudq.errors import (
 )
 from cloudq.message import TaskMessage
 from cloudq.record import Record, State, to_item
+from cloudq.throttling.unique import free_key
 
 log = logging.getLogger("cloudq.execution")
 
@@ -50,7 +51,8 @@ class Settlement:
     `state` is what became of the task, None where nothing is to be said of it. `record` is
     written whole, or, when `fenced`, only if no later delivery and no end is recorded. `extra`
     is stored and `drop` deleted along with it. `starts` is what the end starts, sent before it is
-    recorded; `word` is left at the task's join afterwards. `error` stays in this process.
+    recorded; `word` is left at the task's join afterwards, and `frees`, the claim of a unique
+    call, is ended. `error` stays in this process.
     """
 
     action: Action
@@ -66,6 +68,7 @@ class Settlement:
     drop: Key | None = None
     starts: Plan | None = None
     word: Word | None = None
+    frees: Key | None = None
     error: BaseException | None = field(default=None, compare=False)
 
     @property
@@ -126,6 +129,9 @@ def commit(
         ready, silent, problem = _leave_words(ready, joins)
         failed += silent
         error = error or problem
+    ready, unfreed, problem = _free_keys(ready, backend)
+    failed += unfreed
+    error = error or problem
     if failed and error is None:
         error = BackendError(f"{len(failed)} records were not taken", code=Code.THROTTLED)
     return Committed(ready=ready, failed=failed, error=error)
@@ -150,6 +156,25 @@ def _prepare(
     waits = [pair for pair in settled if pair[1].starts is not None and pair[1].starts.items]
     goes_on = [pair for pair in settled if pair[1].starts is None or not pair[1].starts.items]
     return goes_on, waits, problem
+
+
+def _free_keys(
+    settled: Sequence[Settled], backend: Backend
+) -> tuple[list[Settled], list[Settled], CloudQError | None]:
+    """End the claims of unique calls that have ended; the pairs that are done, and others."""
+    done: list[Settled] = []
+    failed: list[Settled] = []
+    error: CloudQError | None = None
+    for pair in settled:
+        if pair[1].frees is not None and pair[1].action is not Action.NOTHING:
+            try:
+                free_key(backend, pair[1].frees, pair[1].task_id)
+            except BackendError as problem:
+                error = problem
+                failed.append(pair)
+                continue
+        done.append(pair)
+    return done, failed, error
 
 
 def _leave_words(

@@ -6,7 +6,7 @@ import asyncio
 import difflib
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
@@ -25,6 +25,7 @@ from typing import (
 )
 
 from cloudq.arguments import Arguments
+from cloudq.backend import Backend
 from cloudq.canvas.nodes import Canvas, Node, Signature, group
 from cloudq.codec import to_wire
 from cloudq.commit_hooks import on_commit
@@ -32,7 +33,10 @@ from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceed
 from cloudq.hooks import HOOKS, Hooks
 from cloudq.ids import new_id
 from cloudq.middleware import Request, current_request
+from cloudq.priorities import check_priority
+from cloudq.progress import Continued, load, recall, remember, save
 from cloudq.result import AsyncResult, EagerResult
+from cloudq.throttling.rules import KeyRule, Throttle, throttle_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,6 +46,8 @@ Exceptions = tuple[type[BaseException], ...]
 
 # A century: the wire's times end with the year 9999.
 LONGEST_DELAY = 36_525 * 86_400.0
+# What is kept for longer outlives the code that it is a call of.
+_LONGEST_WAIT = 10 * 365.25 * 86_400.0
 
 
 class TaskOptions(TypedDict, total=False):
@@ -49,6 +55,7 @@ class TaskOptions(TypedDict, total=False):
 
     name: str
     queue: str
+    priority: int
     max_retries: int | None
     default_retry_delay: float
     autoretry_for: Iterable[type[BaseException]]
@@ -63,6 +70,11 @@ class TaskOptions(TypedDict, total=False):
     track_started: bool
     idempotent: bool | Callable[..., str]
     dead_letter: bool
+    rate_limit: str | float | None
+    global_rate_limit: str | float | None
+    concurrency: int | KeyRule | tuple[KeyRule, int]
+    unique: bool | KeyRule
+    unique_for: float
     pydantic: bool
     base: type[Task[..., Any]]
     aliases: Iterable[str]
@@ -76,10 +88,12 @@ class Policy:
     `retry_backoff` is the first delay of an exponential back-off (True = 1 s), capped at
     `retry_backoff_max`; `retry_jitter` draws each delay between 0 and that. `idempotent` runs
     equal calls once: True compares all arguments, a function of the arguments names the key.
-    `dead_letter` keeps the message of a finally failed call in the dead letters.
+    `dead_letter` keeps the message of a finally failed call in the dead letters. `throttle` has
+    the limits: rates, calls at a time, calls queued.
     """
 
     queue: str | None = None
+    priority: int | None = None
     max_retries: int | None = None
     retry_forever: bool = False
     default_retry_delay: float | None = None
@@ -95,6 +109,7 @@ class Policy:
     track_started: bool | None = None
     idempotent: bool | Callable[..., str] = False
     dead_letter: bool = False
+    throttle: Throttle | None = None
     retry_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def retries(self, default: int) -> int | None:
@@ -124,6 +139,10 @@ def policy(name: str, options: TaskOptions) -> Policy:
         )
     for key in ("autoretry_for", "dont_autoretry_for"):
         values[key] = tuple(values.get(key, ()))
+    try:
+        values["throttle"] = throttle_of(values)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"task {name}: {error}") from error
     values["retry_backoff"] = float(values.get("retry_backoff", 0.0))
     # Celery: max_retries=None retries for ever; left out is the app's setting.
     values["retry_forever"] = "max_retries" in options and options["max_retries"] is None
@@ -131,6 +150,7 @@ def policy(name: str, options: TaskOptions) -> Policy:
         value = values.get(key)
         if value is not None and value < 0:
             raise ConfigurationError(f"task {name}: {key} is {value}, it cannot be negative")
+    check_priority(values.get("priority"), ConfigurationError, f"task {name}: ")
     made = Policy(**values)
     hard, soft = made.time_limit, made.soft_time_limit
     if hard is not None and soft is not None and soft >= hard:
@@ -148,6 +168,7 @@ class CallOptions(TypedDict, total=False):
     eta: datetime
     expires: float | datetime
     queue: str
+    priority: int
     headers: Mapping[str, str]
     ignore_result: bool
     time_limit: float
@@ -156,6 +177,7 @@ class CallOptions(TypedDict, total=False):
     dedup_key: str
     idempotency_key: str
     shadow: str
+    unique_key: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +189,7 @@ class Options:
     eta: datetime | None = None
     expires: float | datetime | None = None
     queue: str | None = None
+    priority: int | None = None
     headers: Mapping[str, str] | None = None
     ignore_result: bool | None = None
     time_limit: float | None = None
@@ -175,6 +198,7 @@ class Options:
     dedup_key: str | None = None
     idempotency_key: str | None = None
     shadow: str | None = None
+    unique_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.countdown is not None and self.eta is not None:
@@ -191,7 +215,8 @@ class Options:
                 raise InvalidArguments(f"{name} is {value:g} s: that is more than a century")
         if self.eta is not None and not isinstance(self.eta, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidArguments(f"eta is {self.eta!r}: it must be a datetime, or use countdown")
-        for name in ("task_id", "queue", "group_key", "dedup_key", "idempotency_key"):
+        check_priority(self.priority, InvalidArguments)
+        for name in ("task_id", "queue", "group_key", "dedup_key", "idempotency_key", "unique_key"):
             if getattr(self, name) == "":
                 raise InvalidArguments(f"{name} is empty: leave it out, or name one")
 
@@ -202,10 +227,20 @@ class Options:
         return cls(**options)
 
     def not_before(self, now: float, zone: tzinfo = UTC) -> float | None:
-        """When the call is due, in epoch seconds; `zone` is that of times without one."""
+        """When the call is due, epoch seconds; None for at once. `zone` is that of times without.
+
+        Raises `InvalidArguments`.
+        """
+        due = now + self.countdown if self.countdown else None
         if self.eta is not None:
-            return zoned(self.eta, zone).timestamp()
-        return now + self.countdown if self.countdown else None
+            due = zoned(self.eta, zone).timestamp()
+        if due is not None and due - now > _LONGEST_WAIT:
+            given = f"eta is {self.eta}" if self.eta else f"countdown is {self.countdown:g} s"
+            raise InvalidArguments(
+                f"{given}: a call can wait for ten years at most; a schedule or a row of your own "
+                "is the place for what is later"
+            )
+        return due
 
     def expiry(self, now: float, default: float | None, zone: tzinfo = UTC) -> float | None:
         """When the call has expired, in epoch seconds; `zone` is that of times without one."""
@@ -235,6 +270,9 @@ def _check_names(options: CallOptions) -> None:
 
 class Publisher(Canvas, Protocol):
     """What a task needs of its app."""
+
+    @property
+    def backend(self) -> Backend | None: ...
 
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]: ...
 
@@ -475,6 +513,59 @@ class Task(Hooks, Generic[P, R]):
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
         """Add a member to the header of the chord that this task is a member of, and send it."""
         return self._app.add_to_chord(node)
+
+    def once(self, step: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Do a step of this call once: later tries get the value that it had.
+
+        The value is recorded before the task goes on, as JSON; an error is not. A process that
+        dies between the step and the record does it again. Two requests, one once it is done.
+        """
+        request, backend = self.request, self._kept("once")
+        if backend is None:
+            return function(*args, **kwargs)
+        done, value = recall(backend, request.id, step)
+        return value if done else remember(backend, request.id, step, function(*args, **kwargs))
+
+    async def aonce(
+        self, step: str, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
+    ) -> T:
+        """`once` for a step that is a coroutine function."""
+        request, backend = self.request, self._kept("once")
+        if backend is None:
+            return await function(*args, **kwargs)
+        done, value = await asyncio.to_thread(recall, backend, request.id, step)
+        if done:
+            return value
+        value = await function(*args, **kwargs)
+        return await asyncio.to_thread(remember, backend, request.id, step, value)
+
+    def checkpoint(self, state: object) -> None:
+        """Save how far this call has come, for `resume` to go on from; one request.
+
+        In a function whose time is about to end it does not return: the rest of the call is a
+        new message, with the same id, in another invocation.
+        """
+        request, backend = self.request, self._kept("checkpoint")
+        if backend is None:
+            return
+        save(backend, request.id, request.fence, state)
+        if request.progress is not None and not request.progress.step():
+            raise Continued(f"{self.name} goes on in another invocation")
+
+    def resume(self, default: T) -> T:
+        """The state that an earlier try of this call saved last, or `default`; one request."""
+        request, backend = self.request, self._kept("resume")
+        return default if backend is None else load(backend, request.id, default)
+
+    def _kept(self, method: str) -> Backend | None:
+        """Where the call's progress is kept; None for an eager one that has nowhere."""
+        backend = self._app.backend
+        if backend is None and not self.request.is_eager:
+            raise ConfigurationError(
+                f"{self.name}: self.{method} needs the result backend, and the app has none: "
+                "set CloudQ(backend=...) or CLOUDQ_BACKEND"
+            )
+        return backend
 
     def _given(self) -> dict[str, Any]:
         """The options that `options()` has set."""

@@ -69,6 +69,12 @@ def call(
     group_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Keeps the order on ordered queues.")
     ] = None,
+    unique_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Not sent while its equal is queued or runs.")
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(metavar="0-9", help="On queues with priorities; 9 goes first.")
+    ] = None,
     wait: Annotated[
         float | None,
         typer.Option(
@@ -96,6 +102,8 @@ def call(
         "task_id": task_id,
         "idempotency_key": idempotency_key,
         "group_key": group_key,
+        "unique_key": unique_key,
+        "priority": priority,
     }
     options = cast("CallOptions", {key: value for key, value in given.items() if value is not None})
     positional = arguments(args or (), args_json)

@@ -17,6 +17,7 @@ import typer
 
 from cloudq.app import CloudQ
 from cloudq.errors import ConfigurationError
+from cloudq.priorities import queues_for
 from cloudq.worker.loading import load_app
 
 P = ParamSpec("P")
@@ -151,6 +152,11 @@ def refuse_memory(app: CloudQ) -> None:
 
 
 def queues_of(app: CloudQ) -> list[str]:
+    """The default queue, and those that tasks and routes name, with all their priorities."""
+    return queues_for(named_queues(app), app.conf.priority_queues)
+
+
+def named_queues(app: CloudQ) -> list[str]:
     """The default queue, and those that the registered tasks and the routes name."""
     named = {task.policy.queue for task in app.tasks.values() if task.policy.queue}
     named.update(app.routed_queues)

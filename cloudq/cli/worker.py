@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from cloudq.cli.common import Target, common, queues_of, refuse_memory
+from cloudq.cli.common import Target, common, named_queues, refuse_memory
 from cloudq.cli.reload import run_reloading
 from cloudq.errors import ConfigurationError
+from cloudq.priorities import weighted
 from cloudq.worker import Worker, WorkerOptions
 from cloudq.worker.logs import configure
 from cloudq.worker.pidfile import held
@@ -110,7 +111,10 @@ def worker(
     )
     options = WorkerOptions(
         app_path=target.path or "",
-        queues=weights(queues) if queues else tuple((name, 1) for name in queues_of(app)),
+        queues=weighted(
+            weights(queues) if queues else [(name, 1) for name in named_queues(app)],
+            conf.priority_queues,
+        ),
         processes=processes,
         threads=threads,
         pool=kind,

@@ -11,6 +11,7 @@ from typing import Self
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
 from cloudq.execution import Executor
 from cloudq.outcome import Job
+from cloudq.progress import Progress
 from cloudq.record import State
 from cloudq.settlement import Action, Settlement
 
@@ -29,7 +30,8 @@ class Deadline:
 
     A task starts only if its hard time limit, or `reserve` seconds if it has none, is left; half
     of the invocation's time is always enough. A task that runs into the end is interrupted: by
-    its soft limit three margins before it, by its hard limit two margins before it.
+    its soft limit three margins before it, by its hard limit two margins before it. A task that
+    saves its state goes on in another message before that.
     """
 
     def __init__(self, remaining: Callable[[], float] | None, *, reserve: float) -> None:
@@ -74,10 +76,13 @@ class Deadline:
             "soft_time_limit": our_soft if soft is None else min(soft, our_soft),
             "time_limit": our_hard if hard is None else min(hard, our_hard),
         }
-        limited = replace(job, message=job.message.model_copy(update=limits))
+        progress = Progress(time.monotonic() + our_soft)
+        message = job.message.model_copy(update=limits)
+        limited = replace(job, message=message, progress=progress)
         settlement = _unlimited(executor.run(limited), job)
         if settlement.state is State.FAILURE and ours.get(type(settlement.error), False):
-            return _interrupted(settlement)
+            # What it saved is not done again, so its time was no failed try.
+            return executor.continued(job) if progress.saved else _interrupted(settlement)
         return settlement
 
 

@@ -9,6 +9,7 @@ from cloudq.app import CloudQ
 from cloudq.driver import Delivery
 from cloudq.errors import BrokerError
 from cloudq.execution import Executor
+from cloudq.priorities import queues_for
 from cloudq.settlement import Settled, Settlement, commit, dispose
 
 # Few at a time, so that no lease ends while the others of its batch run.
@@ -48,7 +49,7 @@ def queues_of(app: CloudQ) -> list[str]:
     """The queues that an app's own tasks are sent to, each once, the default one first."""
     named = (task.policy.queue for task in app.tasks.values())
     every = [app.conf.task_default_queue, *filter(None, named), *app.routed_queues]
-    return list(dict.fromkeys(every))
+    return queues_for(dict.fromkeys(every), app.conf.priority_queues)
 
 
 def _settled(app: CloudQ, executor: Executor, deliveries: Sequence[Delivery]) -> list[Settled]:

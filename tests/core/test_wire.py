@@ -39,6 +39,17 @@ MESSAGES = {
         depth=2,
         replaced=1,
     ),
+    "v1-limited": TaskMessage(
+        id="waiting",
+        task="shop.tasks.add",
+        queue="default",
+        sent_at=1763700000.0,
+        not_before=1763700030.6,
+        waits=2,
+        turn=1763700030.6,
+        continued=1,
+        unique_key="user:7",
+    ),
     "v1-minimal": TaskMessage(id="3f1c", task="shop.tasks.add"),
     "v1-everything": TaskMessage(
         id="8a5be0f4-4a7e-4d0e-9a53-0c2d6f0b7c11",
@@ -109,8 +120,8 @@ def test_golden_envelopes_are_read_as_they_were_meant(name: str) -> None:
 
 
 def test_every_field_of_the_message_is_in_a_golden_envelope() -> None:
-    envelopes = ("v1-everything", "v1-workflow", "v1-shadow")
-    names = {name for each in envelopes for name in json.loads(golden(each))}
+    whole = ("v1-everything", "v1-workflow", "v1-shadow", "v1-limited")
+    names = {name for each in whole for name in json.loads(golden(each))}
     assert names == set(TaskMessage.model_fields)
 
 

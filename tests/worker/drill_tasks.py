@@ -156,3 +156,33 @@ def leave_a_thread() -> int:
 def stall(name: str) -> None:
     note(f"start {name}")
     time.sleep(60)
+
+
+@app.task(rate_limit="4/s")
+def paced(number: int) -> None:
+    note(f"at {time.time()}")
+
+
+@app.task(concurrency="key:{key}")
+def alone(key: str, seconds: float) -> None:
+    """One at a time of each key."""
+    note(f"in {key}")
+    time.sleep(seconds)
+    note(f"out {key}")
+
+
+@app.task(concurrency="key:{key}", time_limit=1.5)
+def limited(key: str, seconds: float) -> None:
+    note(f"in {key}")
+    time.sleep(seconds)
+
+
+@app.task(bind=True)
+def walk(this: Task[..., int], steps: int) -> int:
+    """Notes each step once it is saved, and says when it starts."""
+    note("start")
+    for step in range(this.resume(0), steps):
+        time.sleep(0.1)
+        this.checkpoint(step + 1)
+        note(f"step {step}")
+    return steps

@@ -1,0 +1,66 @@
+"""Priorities by queues of their own: `orders-high`, `orders` and `orders-low`, asked by weight.
+
+No cloud's queue has priorities, so each level is a queue, and a worker shares its slots among
+them. The low one gets few while the others are full, and never none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from cloudq.errors import CloudQError, ConfigurationError
+
+HIGHEST = 9
+_FIFO = ".fifo"
+# From which priority on, what is added to the queue's name, and the weight.
+_LEVELS = ((7, "-high", 16), (3, "", 4), (0, "-low", 1))
+
+
+def check_priority(priority: Any, error: type[CloudQError], where: str = "") -> None:
+    """Raise `error` for what is no priority."""
+    whole = isinstance(priority, int) and not isinstance(priority, bool)
+    if priority is None or (whole and 0 <= priority <= HIGHEST):
+        return
+    raise error(f"{where}priority is {priority!r}: it must be a whole number from 0 to {HIGHEST}")
+
+
+def queue_for(queue: str, priority: int, declared: Collection[str]) -> str:
+    """The queue of calls of this priority: 7 to 9 high, 3 to 6 as usual, 0 to 2 low.
+
+    Raises `ConfigurationError` where the queue has no priorities.
+    """
+    if queue not in declared:
+        raise ConfigurationError(
+            f"queue {queue!r} has no priorities: declare them with "
+            f'CloudQ(priority_queues=["{queue}"]), or leave priority out'
+        )
+    return next(_named(queue, suffix) for least, suffix, _ in _LEVELS if priority >= least)
+
+
+def queues_for(names: Iterable[str], declared: Collection[str]) -> list[str]:
+    """The queues to use, each once: those with priorities with all of their levels."""
+    return [name for name, _ in weighted([(name, 1) for name in names], declared)]
+
+
+def weighted(
+    queues: Sequence[tuple[str, int]], declared: Collection[str]
+) -> tuple[tuple[str, int], ...]:
+    """Queues and weights, with the levels of those that have priorities; what is given stays."""
+    given = {name: weight for name, weight in queues if name not in declared}
+    found: dict[str, int] = {}
+    for name, weight in queues:
+        if name not in declared:
+            found[name] = weight
+            continue
+        for _, suffix, share in _LEVELS:
+            level = _named(name, suffix)
+            found[level] = given.get(level, weight * share)
+    return tuple(found.items())
+
+
+def _named(queue: str, suffix: str) -> str:
+    # The ending says what kind of queue it is.
+    if queue.endswith(_FIFO):
+        return f"{queue.removesuffix(_FIFO)}{suffix}{_FIFO}"
+    return queue + suffix
