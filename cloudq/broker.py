@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
 
-from cloudq.codec import encode
+from cloudq.codecs import Codec
 from cloudq.driver import (
     BrokerDriver,
     Burying,
@@ -80,7 +80,9 @@ class Broker:
         url: str,
         publish_retries: int = 3,
         parking: Parking | None = None,
+        codec: Codec | None = None,
     ) -> None:
+        self.codec = codec or Codec()
         self.driver = driver
         self.url = url
         self._publish_retries = publish_retries
@@ -145,7 +147,7 @@ class Broker:
 
     def _outgoing(self, message: TaskMessage, now: float) -> Outgoing:
         limits = self.driver.limits(message.queue)
-        body = encode(message)
+        body = self.codec.encode(message)
         if len(body) > limits.body:
             raise MessageTooLarge(
                 f"the message for {message.task} is {len(body):,} bytes and {self.url} takes "

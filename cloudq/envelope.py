@@ -8,11 +8,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cloudq.codec import to_wire
+from cloudq.codecs.serializers import PICKLE, pickled
 from cloudq.errors import InvalidArguments
 from cloudq.ids import new_id
 from cloudq.message import TaskMessage
 from cloudq.settings import Settings
 from cloudq.task import CallOptions, Options, Task
+
+_PLAIN = ("json", "cloudq")
 
 
 class Envelopes:
@@ -21,6 +25,25 @@ class Envelopes:
     def __init__(self, tasks: Mapping[str, Task[..., Any]], conf: Callable[[], Settings]) -> None:
         self._tasks = tasks
         self._conf = conf
+
+    def written(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Arguments as wire values, as the call's serializer writes them. Raises `EncodeError`."""
+        write = pickled if self._form(name, options).get("serializer") == PICKLE else to_wire
+        named = {key: write(value) for key, value in kwargs.items()} if kwargs else {}
+        return [write(arg) for arg in args], named
+
+    def _form(self, name: str, options: Options) -> dict[str, str]:
+        """Serializer, compression and protocol of a call, where they are not the plain ones."""
+        conf, task = self._conf(), self._tasks.get(name)
+        policy = task.policy if task else None
+        serializer = options.serializer or (policy and policy.serializer) or conf.task_serializer
+        zipped = options.compression or (policy and policy.compression) or conf.task_compression
+        queue = options.queue or (policy and policy.queue) or conf.task_default_queue
+        protocol = options.protocol or conf.queue_produce.get(queue)
+        form = {"serializer": serializer, "compression": zipped, "protocol": protocol}
+        return {key: value for key, value in form.items() if value and value not in _PLAIN}
 
     def planned(
         self,
@@ -63,6 +86,7 @@ class Envelopes:
                 group_key=options.group_key,
                 dedup_key=options.dedup_key,
                 idempotency_key=options.idempotency_key,
+                **self._form(name, options),
                 **fields,
             )
         except ValidationError as error:

@@ -23,7 +23,9 @@ from cloudq import idempotency
 from cloudq.backend import Backend
 from cloudq.broker import ORDERED_PATIENCE
 from cloudq.canvas.plan import Planner
-from cloudq.codec import arguments, decode, dump_value
+from cloudq.codec import dump_value
+from cloudq.codecs import Codec
+from cloudq.codecs.arguments import arguments
 from cloudq.driver import Code, Delivery, Limits
 from cloudq.errors import (
     DecodeError,
@@ -93,7 +95,9 @@ class Executor:
         run_async: Callable[[Coroutine[Any, Any, Any]], Any] = run_coroutine,
         stop_at_hard_limit: bool = False,
         is_eager: bool = False,
+        codec: Codec | None = None,
     ) -> None:
+        self._codec = codec or Codec()
         self._open_backend = backend
         self._tasks = tasks
         self._conf = conf
@@ -149,7 +153,9 @@ class Executor:
 
     def _decoded(self, delivery: Delivery, now: float) -> Job | Settlement:
         try:
-            message = decode(delivery.body, limit=self._conf.max_body)
+            message = self._codec.decode(
+                delivery.body, queue=delivery.queue, limit=self._conf.max_body
+            )
         except DecodeError as error:
             return Settlement(action=Action.DEAD_LETTER, reason=str(error))
         if message.task not in self._tasks:

@@ -13,6 +13,7 @@ from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypedDict, TypeV
 
 from cloudq.arguments import Arguments
 from cloudq.canvas.nodes import Canvas, Node, Signature, group
+from cloudq.codecs.codec import unknown_form
 from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
 from cloudq.middleware import Request, current_request
 from cloudq.result import AsyncResult, EagerResult
@@ -44,6 +45,8 @@ class TaskOptions(TypedDict, total=False):
     idempotent: bool | Callable[..., str]
     dead_letter: bool
     pydantic: bool
+    serializer: str
+    compression: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,8 @@ class Policy:
     track_started: bool | None = None
     idempotent: bool | Callable[..., str] = False
     dead_letter: bool = False
+    serializer: str | None = None
+    compression: str | None = None
 
     def retries(self, default: int) -> int | None:
         """How often a call may be retried; None = for ever."""
@@ -103,6 +108,9 @@ def policy(name: str, options: TaskOptions) -> Policy:
         if value is not None and value < 0:
             raise ConfigurationError(f"task {name}: {key} is {value}, it cannot be negative")
     made = Policy(**values)
+    wrong = unknown_form(made.serializer, made.compression)
+    if wrong:
+        raise ConfigurationError(f"task {name}: {wrong}")
     hard, soft = made.time_limit, made.soft_time_limit
     if hard is not None and soft is not None and soft >= hard:
         raise ConfigurationError(
@@ -126,6 +134,9 @@ class CallOptions(TypedDict, total=False):
     group_key: str
     dedup_key: str
     idempotency_key: str
+    serializer: str
+    compression: str
+    protocol: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +155,14 @@ class Options:
     group_key: str | None = None
     dedup_key: str | None = None
     idempotency_key: str | None = None
+    serializer: str | None = None
+    compression: str | None = None
+    protocol: str | None = None
 
     def __post_init__(self) -> None:
+        wrong = unknown_form(self.serializer, self.compression, self.protocol)
+        if wrong:
+            raise InvalidArguments(wrong)
         if self.countdown is not None and self.eta is not None:
             raise InvalidArguments("countdown and eta exclude each other: give one of them")
         for name in ("countdown", "time_limit", "soft_time_limit", "expires"):

@@ -118,6 +118,7 @@ def main(connection: Connection) -> None:
     sys.path[:] = config["path"]
     app = load_app(config["app_path"], config["overrides"])
     pool = Pool(_executor(app, config["hostname"]), config["threads"], connection)
+    codec = app.codec
     wire.send(connection, [wire.READY])
     while True:
         try:
@@ -129,7 +130,7 @@ def main(connection: Connection) -> None:
                 app.close()
                 return
             try:
-                number, job = wire.unpack_job(packed, app.conf.max_body)
+                number, job = wire.unpack_job(packed, codec, app.conf.max_body)
             except DecodeError as error:
                 reason = str(error)
                 refused = Settlement(action=Action.DEAD_LETTER, reason=reason)
