@@ -12,7 +12,7 @@ from cloudq.codec import to_wire
 from cloudq.codecs.serializers import PICKLE, pickled
 from cloudq.errors import InvalidArguments
 from cloudq.ids import new_id
-from cloudq.message import TaskMessage
+from cloudq.message import CELERY, TaskMessage
 from cloudq.settings import Settings
 from cloudq.task import CallOptions, Options, Task
 
@@ -67,6 +67,12 @@ class Envelopes:
         """The message of a call, its arguments as wire values. Raises `InvalidArguments`."""
         now = time.time()
         task = self._tasks.get(name)
+        form = self._form(name, options)
+        if form.get("protocol") == CELERY and (fields.get("slot") or fields.get("gather")):
+            raise InvalidArguments(
+                f"{name}: a chord cannot have tasks in Celery's protocol, whose workers do not "
+                "know its join: send them to a queue that is not in queue_produce"
+            )
         expires = task.policy.expires if task else None
         queue = task.policy.queue if task else None
         try:
@@ -86,7 +92,7 @@ class Envelopes:
                 group_key=options.group_key,
                 dedup_key=options.dedup_key,
                 idempotency_key=options.idempotency_key,
-                **self._form(name, options),
+                **form,
                 **fields,
             )
         except ValidationError as error:

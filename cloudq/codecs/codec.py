@@ -164,9 +164,7 @@ class Codec:
             known = ", ".join(SERIALIZERS)
             raise DecodeError(f"unknown content type {serializer!r}: this release reads {known}")
         if serializer not in self.accept:
-            raise DecodeError(
-                f"content type {serializer!r} is refused: it is not in accept_content"
-            )
+            raise DecodeError(f"content type {serializer!r} is not in this app's accept_content")
         if serializer == PICKLE and not signed:
             raise DecodeError("content type 'pickle' is refused: the message is not signed")
 
