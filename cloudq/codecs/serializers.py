@@ -9,12 +9,14 @@ from typing import Any, cast
 
 import orjson
 
-from cloudq.codec import to_wire
+from cloudq.codec import MAX_DEPTH, to_wire
 from cloudq.codecs.libraries import library
 from cloudq.errors import DecodeError, EncodeError
 
 PICKLE = "pickle"
 _PICKLED = "$pickle"
+# The message and what its arguments lie in are levels too.
+_DEEPEST = MAX_DEPTH + 8
 _AS_THEY_ARE = (str, int, float, bool, type(None))
 
 
@@ -49,13 +51,28 @@ def _yaml_write(plain: bytes) -> bytes:
 def load_yaml(data: bytes) -> Any:
     """The values in YAML, which may not refer to each other. Raises `DecodeError`."""
     yaml: Any = library("yaml", extra="yaml")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        # A few lines of aliases of aliases stand for more than any memory holds.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data)):
-            raise DecodeError("malformed yaml: aliases are not accepted")
-        return yaml.safe_load(data)
+        _check_yaml(yaml, loader, data)
+        return yaml.load(data, Loader=loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DecodeError(f"malformed yaml: {str(error).splitlines()[0]}") from error
+
+
+def _check_yaml(yaml: Any, loader: Any, data: bytes) -> None:
+    """Refuse what a few lines can keep a parser busy with for minutes.
+
+    Aliases of aliases stand for more than any memory holds, and brackets in brackets cost the
+    square of their depth.
+    """
+    depth = 0
+    for event in yaml.parse(data, Loader=loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise DecodeError("malformed yaml: aliases are not accepted")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise DecodeError(f"malformed yaml: deeper than {_DEEPEST} levels")
 
 
 def _json_of(load: Callable[[bytes], Any]) -> Callable[[bytes], bytes]:

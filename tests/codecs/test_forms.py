@@ -130,7 +130,7 @@ def test_golden_sealed_envelopes_are_read_as_they_were_meant(name: str) -> None:
 def test_a_bomb_is_not_inflated(name: str) -> None:
     bomb = compress(name, b" " * 50_000_000)
     assert len(bomb) < 100_000
-    with pytest.raises(DecodeError, match="opens to more than|more than"):
+    with pytest.raises(DecodeError, match="more than"):
         expand(name, bomb, limit=LIMIT)
     body = sealed(zip=name, body=base64.b64encode(bomb).decode())
     with pytest.raises(DecodeError, match="1,048,576"):
@@ -206,7 +206,7 @@ def test_a_serializer_has_to_be_accepted() -> None:
 
 
 def test_a_sealed_envelope_is_a_reason_to_an_older_release() -> None:
-    with pytest.raises(DecodeError, match="unknown version 2: .* upgrade the worker"):
+    with pytest.raises(DecodeError, match=r"unknown version 2: .* upgrade the worker"):
         decode(signer().encode(PLAIN), limit=LIMIT)
 
 
@@ -301,7 +301,7 @@ def test_pickle_is_refused_where_it_is_sent_unless_signed_and_accepted() -> None
         replace(OPEN, accept=frozenset({"json", "pickle"})),
         signer(keyring=Keyring()),
     ):
-        with pytest.raises(EncodeError, match="pickle is refused: .* signing_keys"):
+        with pytest.raises(EncodeError, match=r"pickle is refused: .* signing_keys"):
             codec.encode(message)
     with pytest.raises(EncodeError, match="pickle is refused"):
         replace(signer(), accept=frozenset({"json"})).encode(message)
