@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from time import tzset
 from typing import Any
 from uuid import UUID
 
@@ -92,6 +93,17 @@ def test_everything_of_a_call_is_read() -> None:
         ignore_result=True,
         protocol="celery",
     )
+
+
+def test_a_time_without_a_zone_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = celery_body(headers={"eta": "2026-11-21T09:48:43"})
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    tzset()
+    try:
+        assert read(body).not_before == datetime(2026, 11, 21, 9, 48, 43, tzinfo=UTC).timestamp()
+    finally:
+        monkeypatch.undo()
+        tzset()
 
 
 def test_json_that_is_not_in_base64_is_read_too() -> None:

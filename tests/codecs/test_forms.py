@@ -6,6 +6,7 @@ import base64
 import bz2
 import json
 import pickle
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -130,8 +131,12 @@ def test_golden_sealed_envelopes_are_read_as_they_were_meant(name: str) -> None:
 def test_a_bomb_is_not_inflated(name: str) -> None:
     bomb = compress(name, b" " * 50_000_000)
     assert len(bomb) < 100_000
+    tracemalloc.start()
     with pytest.raises(DecodeError, match="more than"):
         expand(name, bomb, limit=LIMIT)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * LIMIT
     body = sealed(zip=name, body=base64.b64encode(bomb).decode())
     with pytest.raises(DecodeError, match="1,048,576"):
         read(OPEN, body)
