@@ -37,7 +37,8 @@ from cloudq.canvas.nodes import Node, Signature, from_dict
 from cloudq.canvas.plan import Planner
 from cloudq.canvas.results import GroupResult, restore_group
 from cloudq.canvas.workflows import Workflows
-from cloudq.codec import dump_value, to_wire
+from cloudq.codec import dump_value
+from cloudq.codecs import Codec
 from cloudq.discovery import Packages, discover
 from cloudq.driver import Delivery, Limits
 from cloudq.envelope import Envelopes, zone_of
@@ -374,8 +375,7 @@ class CloudQ:
         parent = current_request.get()
         return self._envelopes.make(
             name,
-            [to_wire(arg) for arg in args],
-            {key: to_wire(value) for key, value in kwargs.items()} if kwargs else {},
+            *self._envelopes.written(name, args, kwargs, options),
             options,
             root=parent.root_id if parent else None,
             parent=parent.id if parent else None,
@@ -570,9 +570,15 @@ class CloudQ:
             middleware=self.middleware,
             hostname=hostname,
             is_eager=eager,
+            codec=self.codec,
             stop_at_hard_limit=stop_at_hard_limit or eager,
             **more,
         )
+
+    @property
+    def codec(self) -> Codec:
+        """How this app writes and reads messages, as its settings say."""
+        return Codec.of(self.conf, self.name)
 
     @property
     def broker(self) -> Broker:
@@ -586,6 +592,7 @@ class CloudQ:
                     url=url,
                     publish_retries=self.conf.publish_retries,
                     parking=Parking(self._parking_backend) if keeps else None,
+                    codec=self.codec,
                     announce=lifecycle.announced,
                     published=lifecycle.published,
                 )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
 
-from cloudq.codec import encode
+from cloudq.codecs import Codec
 from cloudq.driver import (
     BrokerDriver,
     Burying,
@@ -94,9 +94,11 @@ class Broker:
         url: str,
         publish_retries: int = 3,
         parking: Parking | None = None,
+        codec: Codec | None = None,
         announce: Callable[[Sequence[TaskMessage]], Sequence[TaskMessage]] = _as_they_are,
         published: Callable[[Sequence[TaskMessage]], None] = _unheard,
     ) -> None:
+        self.codec = codec or Codec()
         self.driver = driver
         self.url = url
         self._announce = announce
@@ -167,7 +169,7 @@ class Broker:
 
     def _outgoing(self, message: TaskMessage, now: float) -> Outgoing:
         limits = self.driver.limits(message.queue)
-        body = encode(message)
+        body = self.codec.encode(message)
         if len(body) > limits.body:
             raise MessageTooLarge(
                 f"the message for {message.task} is {len(body):,} bytes and {self.url} takes "

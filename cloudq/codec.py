@@ -206,8 +206,8 @@ def decode(body: bytes, *, limit: int) -> TaskMessage:
         raise DecodeError(_NO_VERSION)
     if message.v != VERSION:
         raise DecodeError(_unknown_version(message.v))
-    _check_depth(message.args)
-    _check_depth(message.kwargs)
+    check_depth(message.args)
+    check_depth(message.kwargs)
     return message
 
 
@@ -237,7 +237,7 @@ def _why(body: bytes, error: ValidationError) -> str:
     return ": ".join(["undecodable", *place, first["msg"]])
 
 
-def _check_depth(value: object) -> None:
+def check_depth(value: object) -> None:
     """Refuse deep nesting with a loop, since recursion is what deep nesting breaks."""
     level: list[object] = [value]
     for _ in range(MAX_DEPTH + 4):

@@ -11,13 +11,17 @@ from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
+from cloudq.codec import to_wire
+from cloudq.codecs.serializers import PICKLE, pickled
 from cloudq.errors import InvalidArguments
 from cloudq.ids import new_id
-from cloudq.message import TaskMessage
+from cloudq.message import CELERY, TaskMessage
 from cloudq.priorities import queue_for
 from cloudq.routing import Router
 from cloudq.settings import Settings
 from cloudq.task import CallOptions, Options, Task
+
+_PLAIN = ("json", "cloudq")
 
 
 @cache
@@ -41,6 +45,25 @@ class Envelopes:
         if source is not self._router.source:
             self._router = Router(source, CallOptions.__annotations__)
         return self._router
+
+    def written(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Arguments as wire values, as the call's serializer writes them. Raises `EncodeError`."""
+        write = pickled if self._form(name, options).get("serializer") == PICKLE else to_wire
+        named = {key: write(value) for key, value in kwargs.items()} if kwargs else {}
+        return [write(arg) for arg in args], named
+
+    def _form(self, name: str, options: Options) -> dict[str, str]:
+        """Serializer, compression and protocol of a call, where they are not the plain ones."""
+        conf, task = self._conf(), self._tasks.get(name)
+        policy = task.policy if task else None
+        serializer = options.serializer or (policy and policy.serializer) or conf.task_serializer
+        zipped = options.compression or (policy and policy.compression) or conf.task_compression
+        queue = options.queue or (policy and policy.queue) or conf.task_default_queue
+        protocol = options.protocol or conf.queue_produce.get(queue)
+        form = {"serializer": serializer, "compression": zipped, "protocol": protocol}
+        return {key: value for key, value in form.items() if value and value not in _PLAIN}
 
     def planned(
         self,
@@ -81,6 +104,12 @@ class Envelopes:
             # What the call or the task says stands above the route.
             options = Options(**{**self.router.route(name, args, kwargs, given, task), **given})
         zone = zone_of(conf.timezone)
+        form = self._form(name, options)
+        if form.get("protocol") == CELERY and (fields.get("slot") or fields.get("gather")):
+            raise InvalidArguments(
+                f"{name}: a chord cannot have tasks in Celery's protocol, whose workers do not "
+                "know its join: send them to a queue that is not in queue_produce"
+            )
         queue = options.queue or own or conf.task_default_queue
         priority = options.priority
         if priority is None and task is not None:
@@ -105,6 +134,7 @@ class Envelopes:
                 dedup_key=options.dedup_key,
                 idempotency_key=options.idempotency_key,
                 shadow=options.shadow,
+                **form,
                 **fields,
             )
         except ValidationError as error:

@@ -24,7 +24,9 @@ from cloudq import idempotency, lifecycle, signals
 from cloudq.backend import Backend
 from cloudq.broker import ORDERED_PATIENCE
 from cloudq.canvas.plan import Planner
-from cloudq.codec import arguments, decode, dump_value
+from cloudq.codec import dump_value
+from cloudq.codecs import Codec
+from cloudq.codecs.arguments import arguments
 from cloudq.driver import Code, Delivery, Limits
 from cloudq.errors import (
     DecodeError,
@@ -99,7 +101,9 @@ class Executor:
         run_async: Callable[[Coroutine[Any, Any, Any]], Any] = run_coroutine,
         stop_at_hard_limit: bool = False,
         is_eager: bool = False,
+        codec: Codec | None = None,
     ) -> None:
+        self._codec = codec or Codec()
         self._open_backend = backend
         self._tasks = tasks
         self._conf = conf
@@ -167,7 +171,9 @@ class Executor:
 
     def _decoded(self, delivery: Delivery, now: float) -> Job | Settlement:
         try:
-            message = decode(delivery.body, limit=self._conf.max_body)
+            message = self._codec.decode(
+                delivery.body, queue=delivery.queue, limit=self._conf.max_body
+            )
         except DecodeError as error:
             if signals.task_rejected:
                 lifecycle.rejected(delivery.body, error)

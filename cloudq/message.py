@@ -9,6 +9,9 @@ from pydantic.json_schema import GenerateJsonSchema
 
 VERSION = 1
 
+CELERY = "celery"
+PROTOCOLS = ("cloudq", CELERY)
+
 # Python's datetime ends with the year 9999.
 Time = Annotated[float, Field(ge=0, lt=253_402_300_799, allow_inf_nan=False)]
 
@@ -55,6 +58,9 @@ class TaskMessage(BaseModel):
     turn: Time | None = Field(default=None, description="its turn under a global rate limit")
     continued: int = Field(default=0, ge=0, description="how often it went on from a checkpoint")
     unique_key: str | None = Field(default=None, description="one of these is queued at a time")
+    serializer: str | None = Field(default=None, description="absent: json")
+    compression: str | None = Field(default=None, description="of the body, where that saves bytes")
+    protocol: str | None = Field(default=None, description="celery: sent in Celery's protocol 2")
 
 
 def schema() -> dict[str, Any]:

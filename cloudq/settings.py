@@ -7,10 +7,10 @@ import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, Self, cast
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,6 +20,13 @@ from pydantic_settings import (
 
 from cloudq.errors import ConfigurationError
 
+Serializer = Literal["json", "msgpack", "yaml", "pickle"]
+Compression = Literal["zlib", "bz2", "zstd"]
+Protocol = Literal["cloudq", "celery"]
+KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+# As long as the hash of HMAC-SHA256 takes in whole.
+Key = Annotated[SecretStr, Field(min_length=32)]
+
 # Celery's names for what has a shorter one here.
 _CELERY_NAMES = {
     "broker_url": "broker",
@@ -27,6 +34,7 @@ _CELERY_NAMES = {
     "task_default_retry_delay": "default_retry_delay",
     "worker_concurrency": "worker_processes",
 }
+_SECRET = frozenset({"signing_keys"})
 
 
 class Settings(BaseSettings):
@@ -54,6 +62,35 @@ class Settings(BaseSettings):
     task_always_eager: bool = Field(default=False, description="run tasks at the call, no broker")
     task_eager_propagates: bool = Field(default=False, description="eager tasks raise at the call")
     task_ignore_result: bool = False
+    task_serializer: Serializer = Field(default="json", description="notation of what is sent")
+    result_serializer: Literal["json"] = Field(
+        default="json", description="results are JSON in every store"
+    )
+    accept_content: list[Serializer] = Field(
+        default=["json"], description="serializers read; pickle only where messages are signed"
+    )
+    task_compression: Compression | None = Field(
+        default=None, description="of bodies that it makes smaller"
+    )
+    signing_keys: dict[KeyId, Key] = Field(
+        default={}, description="keys by their ids, 32 characters or more; all are accepted"
+    )
+    signing_key: str | None = Field(
+        default=None, description="id of the key that signs; left out: the first"
+    )
+    signing_required: bool = Field(
+        default=True, description="with keys: refuse what is not signed; false while moving"
+    )
+    signing_expires: float | None = Field(
+        default=None, gt=0, description="a signature counts this long from when it is due"
+    )
+    signing_apps: list[str] = Field(default=[], description="other apps whose signatures count")
+    queue_accept: dict[str, list[Protocol]] = Field(
+        default={}, description='protocols read on a queue: {"orders": ["celery"]}'
+    )
+    queue_produce: dict[str, Protocol] = Field(
+        default={}, description='protocol written to a queue: {"orders": "celery"}'
+    )
     task_track_started: bool = Field(default=False, description="record STARTED and RETRY too")
     task_time_limit: float | None = Field(default=None, gt=0)
     task_soft_time_limit: float | None = Field(default=None, gt=0)
@@ -122,6 +159,12 @@ class Settings(BaseSettings):
     def _celery_names(cls, values: dict[str, Any]) -> dict[str, Any]:
         return plain_names(values)
 
+    @model_validator(mode="after")
+    def _signs_with_a_key(self) -> Self:
+        if self.signing_key is not None and self.signing_key not in self.signing_keys:
+            raise ValueError(f"signing_key {self.signing_key!r} is not among the signing_keys")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -189,7 +232,10 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
             lines.append(f"there is no setting {name!r}{origin}:{hint} known: {known}")
         else:
             origin = _origin(name, values)
-            lines.append(f"setting {name!r}{origin}: {item['msg']} (got {item['input']!r})")
+            # Of keys the value is nobody's to read, nor that of all settings, which has them.
+            shown = _SECRET.isdisjoint(item["loc"]) and item["loc"]
+            got = f" (got {item['input']!r})" if shown else ""
+            lines.append(f"setting {name!r}{origin}: {item['msg']}{got}")
     return "; ".join(lines)
 
 

@@ -28,6 +28,7 @@ from cloudq.arguments import Arguments
 from cloudq.backend import Backend
 from cloudq.canvas.nodes import Canvas, Node, Signature, group
 from cloudq.codec import to_wire
+from cloudq.codecs.codec import unknown_form
 from cloudq.commit_hooks import on_commit
 from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
 from cloudq.hooks import HOOKS, Hooks
@@ -79,6 +80,8 @@ class TaskOptions(TypedDict, total=False):
     base: type[Task[..., Any]]
     aliases: Iterable[str]
     retry_kwargs: Mapping[str, Any]
+    serializer: str
+    compression: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,8 @@ class Policy:
     dead_letter: bool = False
     throttle: Throttle | None = None
     retry_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    serializer: str | None = None
+    compression: str | None = None
 
     def retries(self, default: int) -> int | None:
         """How often a call may be retried; None = for ever."""
@@ -152,6 +157,9 @@ def policy(name: str, options: TaskOptions) -> Policy:
             raise ConfigurationError(f"task {name}: {key} is {value}, it cannot be negative")
     check_priority(values.get("priority"), ConfigurationError, f"task {name}: ")
     made = Policy(**values)
+    wrong = unknown_form(made.serializer, made.compression)
+    if wrong:
+        raise ConfigurationError(f"task {name}: {wrong}")
     hard, soft = made.time_limit, made.soft_time_limit
     if hard is not None and soft is not None and soft >= hard:
         raise ConfigurationError(
@@ -178,6 +186,9 @@ class CallOptions(TypedDict, total=False):
     idempotency_key: str
     shadow: str
     unique_key: str
+    serializer: str
+    compression: str
+    protocol: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,8 +210,14 @@ class Options:
     idempotency_key: str | None = None
     shadow: str | None = None
     unique_key: str | None = None
+    serializer: str | None = None
+    compression: str | None = None
+    protocol: str | None = None
 
     def __post_init__(self) -> None:
+        wrong = unknown_form(self.serializer, self.compression, self.protocol)
+        if wrong:
+            raise InvalidArguments(wrong)
         if self.countdown is not None and self.eta is not None:
             raise InvalidArguments("countdown and eta exclude each other: give one of them")
         for name in ("countdown", "time_limit", "soft_time_limit", "expires"):

@@ -160,7 +160,7 @@ def _chosen(
 
 def _read(app: CloudQ, queue: str, count: int) -> list[Seen]:
     with app.broker.asking("look at the dead letters of", queue) as admin:
-        return [read(peeked, app.conf.max_body) for peeked in admin.peek_dead(queue, count=count)]
+        return [read(peeked, app, queue) for peeked in admin.peek_dead(queue, count=count)]
 
 
 def _select(found: Sequence[Seen], ids: Sequence[str], task: str | None) -> list[Seen]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import orjson
 
+from cloudq.app import CloudQ
 from cloudq.cli.output import shorten, since, table
-from cloudq.codec import decode
 from cloudq.driver import Peeked
 from cloudq.errors import DecodeError
 from cloudq.message import TaskMessage
@@ -46,10 +46,13 @@ class Seen:
         return id in (self.id, self.peeked.id)
 
 
-def read(peeked: Peeked, limit: int) -> Seen:
-    """Decode a message of at most `limit` bytes, as far as it can be."""
+def read(peeked: Peeked, app: CloudQ, queue: str) -> Seen:
+    """Decode a message of a queue, as far as the app can."""
     try:
-        return Seen(peeked=peeked, message=decode(peeked.body, limit=limit))
+        return Seen(
+            peeked=peeked,
+            message=app.codec.decode(peeked.body, queue=queue, limit=app.conf.max_body),
+        )
     except DecodeError as error:
         return Seen(peeked=peeked, problem=str(error))
 

@@ -96,7 +96,7 @@ def peek(
     with app:
         with app.broker.asking("look into", queue) as admin:
             peeked = admin.peek(queue, count=count)
-        messages = [read(each, app.conf.max_body) for each in peeked]
+        messages = [read(each, app, queue) for each in peeked]
     if json:
         emit([as_json(seen) for seen in messages])
         return

@@ -11,7 +11,7 @@ from typing import Self
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker
-from cloudq.codec import decode, encode
+from cloudq.codecs import Codec
 from cloudq.driver import Code, Delivery
 from cloudq.errors import BackendError, CloudQError, DecodeError, ServiceError
 from cloudq.execution import Executor
@@ -27,6 +27,8 @@ KEPT = frozenset({Action.RELEASE, Action.NOTHING})
 _AGAIN = frozenset({Code.THROTTLED, Code.TOO_LARGE, Code.INVALID})
 # How often a message was delivered before it became the copy that has this header.
 _DELIVERED = "cloudq-delivered"
+# How a body begins in which a header can be seen.
+_PLAIN = b'{"v":1,'
 # How often a busy function looks for parked messages, in seconds.
 _PARKED_EVERY = 5.0
 # Parked messages are looked for when this much time is left, in seconds.
@@ -87,7 +89,7 @@ class Invocation:
         All others are done with, and the platform may ack them. What is to be dead-lettered is
         in the dead letters by then. Never raises `ServiceError`.
         """
-        counted = [_counted(delivery) for delivery in deliveries]
+        counted = [_counted(delivery, self.broker.codec) for delivery in deliveries]
         try:
             jobs, settled = self.executor.open(counted)
         except BackendError as down:
@@ -131,7 +133,7 @@ class Invocation:
         be copied: then all of them must come back.
         """
         ours = [pair for pair in kept if pair[1].action is Action.RELEASE]
-        copies = [_copy(delivery, settlement) for delivery, settlement in ours]
+        copies = [_copy(delivery, settlement, self.broker.codec) for delivery, settlement in ours]
         if copies:
             self.broker.send(copies)
 
@@ -166,9 +168,9 @@ def _back(pair: Settled, reason: str) -> Settled:
     return delivery, replace(settlement, action=Action.RELEASE, after=0.0, reason=reason)
 
 
-def _copy(delivery: Delivery, settlement: Settlement) -> TaskMessage:
+def _copy(delivery: Delivery, settlement: Settlement, codec: Codec) -> TaskMessage:
     try:
-        message = decode(delivery.body, limit=len(delivery.body))
+        message = codec.decode(delivery.body, queue=delivery.queue, limit=codec.limit)
     except DecodeError as error:
         raise NotSettled(f"{settlement.reason}; it cannot be copied: {error}") from error
     headers = {**message.headers, _DELIVERED: str(delivery.attempts)}
@@ -176,18 +178,18 @@ def _copy(delivery: Delivery, settlement: Settlement) -> TaskMessage:
     return copy_of(message, queue=delivery.queue, headers=headers, not_before=due)
 
 
-def _counted(delivery: Delivery) -> Delivery:
+def _counted(delivery: Delivery, codec: Codec) -> Delivery:
     """A copy with the deliveries of the message that it stands for, which do count."""
-    if _DELIVERED.encode() not in delivery.body:
+    if delivery.body.startswith(_PLAIN) and _DELIVERED.encode() not in delivery.body:
         return delivery
     try:
-        message = decode(delivery.body, limit=len(delivery.body))
+        message = codec.decode(delivery.body, queue=delivery.queue, limit=codec.limit)
         before = int(message.headers.get(_DELIVERED, "0"))
     except (DecodeError, ValueError):  # the executor says what is wrong with it
         return delivery
     headers = {name: value for name, value in message.headers.items() if name != _DELIVERED}
     return replace(
         delivery,
-        body=encode(message.model_copy(update={"headers": headers})),
+        body=codec.encode(message.model_copy(update={"headers": headers})),
         attempts=delivery.attempts + max(0, before),
     )

@@ -127,6 +127,7 @@ def main(connection: Connection) -> None:
         # A thread waits for each coroutine, and does no more than that.
         threading.stack_size(_SMALL_STACK)
     pool = Pool(_executor(app, config["hostname"]), config["threads"], connection)
+    codec = app.codec
     wire.send(connection, [wire.READY])
     while True:
         try:
@@ -142,7 +143,7 @@ def main(connection: Connection) -> None:
                 app.close()
                 return
             try:
-                number, job = wire.unpack_job(packed, app.conf.max_body)
+                number, job = wire.unpack_job(packed, codec, app.conf.max_body)
             except DecodeError as error:
                 reason = str(error)
                 refused = Settlement(action=Action.DEAD_LETTER, reason=reason)

@@ -10,6 +10,7 @@ from typing import Any, cast
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import Slot, Word
 from cloudq.codec import decode, encode
+from cloudq.codecs import Codec
 from cloudq.driver import Delivery, Item, Key
 from cloudq.outcome import Job
 from cloudq.record import State, from_item, key, to_fields
@@ -35,12 +36,12 @@ def pack_job(number: int, job: Job) -> PackedJob:
     )
 
 
-def unpack_job(packed: PackedJob, limit: int) -> tuple[int, Job]:
+def unpack_job(packed: PackedJob, codec: Codec, limit: int) -> tuple[int, Job]:
     number, queue, name, body, attempts, group, retries, fenced = packed
     delivery = Delivery(
         queue=queue, id=name, body=body, receipt=number, attempts=attempts, lease=0.0, group=group
     )
-    message = decode(body, limit=limit)
+    message = codec.decode(body, queue=queue, limit=limit)
     if message.queue != queue or message.retries != retries:
         message = message.model_copy(update={"queue": queue, "retries": retries})
     return number, Job(delivery=delivery, message=message, fenced=fenced)

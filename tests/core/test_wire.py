@@ -50,6 +50,9 @@ MESSAGES = {
         continued=1,
         unique_key="user:7",
     ),
+    "v1-form": TaskMessage(
+        id="form", task="t", serializer="pickle", compression="zstd", protocol="celery"
+    ),
     "v1-minimal": TaskMessage(id="3f1c", task="shop.tasks.add"),
     "v1-everything": TaskMessage(
         id="8a5be0f4-4a7e-4d0e-9a53-0c2d6f0b7c11",
@@ -120,7 +123,7 @@ def test_golden_envelopes_are_read_as_they_were_meant(name: str) -> None:
 
 
 def test_every_field_of_the_message_is_in_a_golden_envelope() -> None:
-    whole = ("v1-everything", "v1-workflow", "v1-shadow", "v1-limited")
+    whole = ("v1-everything", "v1-workflow", "v1-shadow", "v1-limited", "v1-form")
     names = {name for each in whole for name in json.loads(golden(each))}
     assert names == set(TaskMessage.model_fields)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 from unittest import mock
 
 from pydantic_core import PydanticUndefined
@@ -209,8 +209,10 @@ def _limits(opened: Callable[[str], Any], url: str, read: Callable[[Any], Any]) 
 
 def _kind(annotation: Any) -> str:
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
-    if annotation == list[str]:
-        return "list"
+    if get_origin(annotation) in (list, dict):
+        return {list: "list", dict: "table"}[get_origin(annotation)]
+    if get_origin(kinds[0]) is Literal or isinstance(kinds[0], str):
+        return "text"
     return {
         "str": "text",
         "float": "number",

@@ -1,0 +1,18 @@
+"""Optional libraries: imported when they are first needed, with the line that installs them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from cloudq.errors import ConfigurationError
+
+
+def library(module: str, *, extra: str) -> Any:
+    """An optional module. Raises `ConfigurationError` where it is not installed."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{extra} needs a library that is not installed: pip install cloudq[{extra}]"
+        ) from error

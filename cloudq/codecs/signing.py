@@ -1,0 +1,50 @@
+"""Signatures: HMAC-SHA256 over all of an envelope, under one of several keys."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cloudq.errors import DecodeError
+
+KEY_ID = r"[A-Za-z0-9._-]{1,64}"
+SHORTEST_KEY = 32  # characters: what HMAC-SHA256 is made for
+_SIGNED = re.compile(rb'\{"v":2,"key":"(' + KEY_ID.encode() + rb')","sig":"([A-Za-z0-9_-]{43})",')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keyring:
+    """The keys whose signatures are accepted, by their ids, and the one that signs."""
+
+    keys: Mapping[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
+    signs: str | None = None
+
+    def signed(self, rest: bytes) -> bytes:
+        """An envelope out of `rest`, the text of its fields up to the closing brace."""
+        assert self.signs is not None  # only a codec with a key signs
+        signature = self._signature(self.signs, rest)
+        return b'{"v":2,"key":"%b","sig":"%b",%b' % (self.signs.encode(), signature, rest)
+
+    def verified(self, body: bytes) -> bool:
+        """Whether the envelope is signed, rightly; False where it has no signature.
+
+        Reads nothing of the content. Raises `DecodeError` for a wrong signature.
+        """
+        found = _SIGNED.match(body)
+        if found is None:
+            return False
+        name, signature = found[1].decode(), found[2]
+        if name not in self.keys:
+            raise DecodeError(f"bad signature: key {name!r} is not among this app's signing_keys")
+        if not hmac.compare_digest(signature, self._signature(name, body[found.end() :])):
+            raise DecodeError(f"bad signature: it is not that of key {name!r}")
+        return True
+
+    def _signature(self, name: str, rest: bytes) -> bytes:
+        text = b"cloudq 2\n%b\n%b" % (name.encode(), rest)
+        digest = hmac.digest(self.keys[name], text, hashlib.sha256)
+        return base64.urlsafe_b64encode(digest).rstrip(b"=")
