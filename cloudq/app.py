@@ -35,6 +35,7 @@ from cloudq.canvas.plan import Planner
 from cloudq.canvas.results import GroupResult, restore_group
 from cloudq.canvas.workflows import Workflows
 from cloudq.codec import dump_value, to_wire
+from cloudq.control import Control
 from cloudq.driver import Delivery, Limits
 from cloudq.envelope import Envelopes
 from cloudq.errors import BackendError, ConfigurationError, Replaced, ServiceError
@@ -425,6 +426,13 @@ class CloudQ:
     def _made(self, id: str, name: str) -> AsyncResult[Any]:
         task = self.tasks.get(name)
         return self.AsyncResult(id) if task is None else self._result(id, task)
+
+    # ---- workers
+
+    @cached_property
+    def control(self) -> Control:
+        """Looks into live workers and tells them what to do, under Celery's names."""
+        return Control(lambda: self.backend, self.AsyncResult)
 
     # ---- what it stands on
 

@@ -35,6 +35,7 @@ from cloudq.errors import (
     ServiceError,
     SoftTimeLimitExceeded,
     TimeLimitExceeded,
+    UnknownTask,
     WorkerLost,
 )
 from cloudq.interrupt import Alarms, Interruptible, disarm, thread_alarm
@@ -120,6 +121,19 @@ class Executor:
     def stopped(self, job: Job, error: BaseException) -> Settlement:
         """The settlement of a job whose process was stopped from outside."""
         return self._outcomes.failed(job, error)
+
+    def revoked(self, job: Job, reason: str) -> Settlement:
+        """The settlement of a job that was revoked before its start, or was stopped for it."""
+        return self._outcomes.revoked(job, reason)
+
+    def change_time_limit(self, task: str, soft: float | None, hard: float | None) -> None:
+        """Give a task other time limits here, in seconds, for calls that start from now on.
+
+        None means the app's. Raises `UnknownTask`.
+        """
+        if task not in self._tasks:
+            raise UnknownTask(f"there is no task {task!r} in this app")
+        self._outcomes.time_limits[task] = soft, hard
 
     # ---- before: what is to be run, and what is not
 

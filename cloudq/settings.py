@@ -81,6 +81,12 @@ class Settings(BaseSettings):
         "cannot delay",
     )
     worker_grace: float = Field(default=30.0, ge=0, description="for running tasks at shutdown")
+    worker_heartbeat: float = Field(
+        default=15.0,
+        ge=0,
+        description="pause between a worker's signs of life in the backend, where it also finds "
+        "its commands; 0: none",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 
 import cloudq
-from cloudq.cli import brokers, call, dead, demo, doctor, migrate, queues, result, worker
+from cloudq.cli import (
+    brokers,
+    call,
+    control,
+    dead,
+    demo,
+    doctor,
+    inspect,
+    migrate,
+    queues,
+    result,
+    status,
+    worker,
+)
 from cloudq.cli.common import AppOption, BackendOption, BrokerOption, DebugOption, Target
 from cloudq.cli.output import complain
 from cloudq.errors import CloudQError
@@ -31,6 +44,9 @@ cli.command(cls=call.CallCommand)(call.call)
 cli.command()(result.result)
 cli.add_typer(queues.cli, name="queues")
 cli.add_typer(dead.cli, name="dead")
+cli.command(epilog=inspect.usage("inspect"))(inspect.inspect)
+cli.command(epilog=inspect.usage("control"))(control.control)
+cli.command()(status.status)
 cli.command()(migrate.migrate)
 cli.command()(brokers.brokers)
 cli.command()(doctor.doctor)

@@ -117,7 +117,8 @@ def main(connection: Connection) -> None:
     configure(config["log_level"], config["log_format"])
     sys.path[:] = config["path"]
     app = load_app(config["app_path"], config["overrides"])
-    pool = Pool(_executor(app, config["hostname"]), config["threads"], connection)
+    executor = _executor(app, config["hostname"])
+    pool = Pool(executor, config["threads"], connection)
     wire.send(connection, [wire.READY])
     while True:
         try:
@@ -128,6 +129,9 @@ def main(connection: Connection) -> None:
             if packed == wire.STOP:
                 app.close()
                 return
+            if packed[0] == wire.LIMITS:
+                executor.change_time_limit(*packed[1:])
+                continue
             try:
                 number, job = wire.unpack_job(packed, app.conf.max_body)
             except DecodeError as error:
