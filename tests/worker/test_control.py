@@ -18,7 +18,9 @@ from cloudq.app import CloudQ
 from cloudq.control import Inspect
 from cloudq.driver import Change, Key
 from cloudq.testing import eventually
+from localstack.servers import Endpoint
 from tests.worker.harness import HERE, Place, Worker, until
+from tests.worker.test_worker import Proxy
 
 POOL = ("-A", "control_tasks:app", "--processes", "1", "--threads", "2", "--lease", "5")
 
@@ -278,3 +280,35 @@ def test_an_app_without_a_store_says_what_is_missing() -> None:
     app = CloudQ("plain", broker="sqs://", backend="none")
     with pytest.raises(ConfigurationError, match="without a result backend"):
         app.control.ping()
+
+
+@pytest.fixture
+def proxy(aws: Endpoint) -> Iterator[Proxy]:
+    proxy = Proxy(aws.url)
+    yield proxy
+    proxy.close()
+
+
+def test_while_the_store_is_down_leases_are_kept_and_the_heart_beats_again_later(
+    sqs_place: Place, proxy: Proxy
+) -> None:
+    direct = sqs_place.backend
+    sqs_place.backend = direct.partition("?")[0] + f"?endpoint_url={proxy.url}"
+    worker = sqs_place.start(*POOL[2:], "--lease", "2", "-n", "cut")
+    roster = sqs_place.app.control.roster
+    assert eventually(roster.alive)
+    nap = sqs_place.app.send_task("drill_tasks.nap", ["nap", 7.0])
+    until(lambda: "start nap" in sqs_place.entries(), within=10, what="the nap starts")
+    proxy.cut()
+    until(lambda: "no heartbeat" in worker.log(), within=20, what="the outage is told")
+    until(lambda: "end nap" in sqs_place.entries(), within=20, what="the nap ends")
+    assert not roster.alive()
+    assert worker.process.poll() is None
+    proxy.mend()
+    assert nap.get(timeout=60) == "nap"
+    assert eventually(roster.alive, within=60)
+    # Its lease of two seconds was kept all the while, so nobody else has got it.
+    assert sqs_place.counts() == {"start nap": 1, "end nap": 1}
+    assert worker.log().count("no heartbeat") == 1
+    assert worker.log().count("the heartbeat is back") == 1
+    assert worker.stop(within=20) == 0
