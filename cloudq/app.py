@@ -40,6 +40,7 @@ from cloudq.driver import Delivery, Limits
 from cloudq.envelope import Envelopes
 from cloudq.errors import BackendError, ConfigurationError, Replaced, ServiceError
 from cloudq.execution import Executor
+from cloudq.history import History, Level
 from cloudq.ids import new_id
 from cloudq.message import TaskMessage
 from cloudq.middleware import Middleware, current_request
@@ -487,9 +488,23 @@ class CloudQ:
             url = self.conf.backend_url
             if self._backend is None and url is not None:
                 self._backend = Backend(
-                    plugins.open_backend(url), url=url, expires=self.conf.result_expires
+                    plugins.open_backend(url),
+                    url=url,
+                    expires=self.conf.result_expires,
+                    history=self._history(),
                 )
             return self._backend
+
+    def _history(self) -> History | None:
+        conf = self.conf
+        if conf.task_events is Level.NONE:
+            return None
+        return History(
+            conf.task_events,
+            expires=conf.task_events_expires,
+            arguments=conf.task_events_args,
+            max_body=conf.max_body,
+        )
 
     def close(self) -> None:
         """Close the broker and the backend; a later use opens them again."""

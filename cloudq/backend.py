@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from cloudq.driver import (
     Watcher,
 )
 from cloudq.errors import BackendError, CloudQError
+from cloudq.history import History
 from cloudq.record import (
     RECORD_FIELDS,
     TERMINAL,
@@ -31,6 +33,8 @@ from cloudq.record import (
     to_fields,
     to_item,
 )
+
+log = logging.getLogger("cloudq.backend")
 
 _ADVICE = {
     Code.NOT_FOUND: 'there is no such table: "cloudq queues create --store" makes it, '
@@ -52,7 +56,15 @@ class Backend:
     Every method raises `BackendError` when the store refuses or cannot be reached.
     """
 
-    def __init__(self, driver: BackendDriver, *, url: str, expires: float = 86_400.0) -> None:
+    def __init__(
+        self,
+        driver: BackendDriver,
+        *,
+        url: str,
+        expires: float = 86_400.0,
+        history: History | None = None,
+    ) -> None:
+        self.history = history
         self.driver = driver
         self.url = url
         self.expires = expires
@@ -119,6 +131,20 @@ class Backend:
             return from_item(self.update(key(task_id), change))
         except ConditionFailed:
             return None
+
+    def note(self, record: Record, body: bytes = b"") -> None:
+        """Record an event, if events of its state are recorded; a failure is only logged."""
+        items = self.history.items(record, body) if self.history is not None else []
+        if not items:
+            return
+        try:
+            failures = self.put(items)
+        except BackendError as error:
+            log.warning("an event of task %s is not recorded: %s", record.id, error)
+            return
+        if failures:
+            reason = next(iter(failures.values())).reason
+            log.warning("an event of task %s is not recorded: %s", record.id, reason)
 
     def note_scheduled(self, places: Mapping[str, tuple[str, str, float]]) -> None:
         """Remember where delayed messages wait: task id -> queue, handle, due (epoch seconds).

@@ -261,6 +261,7 @@ class Executor:
         if isinstance(claimed, Settlement):
             return claimed
         self._track_started(job, task, started)
+        self._note_started(job, started)
         context = Context(request=self._request(job, args, kwargs), args=args, kwargs=kwargs)
         try:
             settlement = self._outcome(job, task, context, started)
@@ -359,6 +360,12 @@ class Executor:
             hostname=self._hostname,
             is_eager=self._is_eager,
         )
+
+    def _note_started(self, job: Job, started: float) -> None:
+        backend = self.backend
+        history = backend.history if backend is not None else None
+        if backend is not None and history is not None and history.keeps(State.STARTED):
+            backend.note(self._outcomes.record(job, State.STARTED, started))
 
     def _track_started(self, job: Job, task: Task[..., Any], started: float) -> None:
         if (

@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from cloudq.errors import ConfigurationError
+from cloudq.history import Level
 
 # Celery's names for what has a shorter one here.
 _CELERY_NAMES = {
@@ -51,6 +52,14 @@ class Settings(BaseSettings):
     task_eager_propagates: bool = Field(default=False, description="eager tasks raise at the call")
     task_ignore_result: bool = False
     task_track_started: bool = Field(default=False, description="record STARTED and RETRY too")
+    task_events: Level = Field(
+        default=Level.NONE,
+        description='events recorded: "final": how tasks ended; "tracked": also starts and retries',
+    )
+    task_events_args: bool = Field(default=True, description="keep arguments with the events")
+    task_events_expires: float = Field(
+        default=604_800.0, gt=0, description="events are kept this long"
+    )
     task_time_limit: float | None = Field(default=None, gt=0)
     task_soft_time_limit: float | None = Field(default=None, gt=0)
     max_retries: int = Field(default=3, ge=0)

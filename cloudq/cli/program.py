@@ -18,11 +18,13 @@ from cloudq.cli import (
     dead,
     demo,
     doctor,
+    events,
     inspect,
     migrate,
     queues,
     result,
     status,
+    tasks,
     worker,
 )
 from cloudq.cli.common import AppOption, BackendOption, BrokerOption, DebugOption, Target
@@ -47,6 +49,8 @@ cli.add_typer(dead.cli, name="dead")
 cli.command(epilog=inspect.usage("inspect"))(inspect.inspect)
 cli.command(epilog=inspect.usage("control"))(control.control)
 cli.command()(status.status)
+cli.command()(events.events)
+cli.add_typer(tasks.cli, name="tasks")
 cli.command()(migrate.migrate)
 cli.command()(brokers.brokers)
 cli.command()(doctor.doctor)
