@@ -13,6 +13,7 @@ from cloudq.ids import new_id
 from cloudq.message import TaskMessage
 from cloudq.settings import Settings
 from cloudq.task import CallOptions, Options, Task
+from cloudq.telemetry.tracing import Tracing, open_tracing, spanned
 
 
 class Envelopes:
@@ -21,6 +22,11 @@ class Envelopes:
     def __init__(self, tasks: Mapping[str, Task[..., Any]], conf: Callable[[], Settings]) -> None:
         self._tasks = tasks
         self._conf = conf
+
+    @property
+    def tracing(self) -> Tracing | None:
+        """What makes spans, None where they are not wanted."""
+        return open_tracing(self._conf().tracing)
 
     def planned(
         self,
@@ -33,6 +39,7 @@ class Envelopes:
         """The message of a call out of a workflow."""
         return self.make(name, args, kwargs, Options.of(options), **fields)
 
+    @spanned
     def make(
         self,
         name: str,

@@ -46,6 +46,7 @@ from cloudq.record import Record, State
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settled, Settlement
 from cloudq.task import Task
+from cloudq.telemetry.tracing import open_tracing, traced
 
 log = logging.getLogger("cloudq.execution")
 
@@ -106,6 +107,7 @@ class Executor:
         self._outcomes = Outcomes(
             tasks=tasks, conf=conf, limits=limits, hostname=hostname, planner=planner
         )
+        self.tracing = open_tracing(conf.tracing)
         self._alarms = Alarms()
         self._call: Call = onion(middleware, self._innermost)
 
@@ -241,6 +243,7 @@ class Executor:
 
     # ---- the run
 
+    @traced
     def run(self, job: Job) -> Settlement:
         """Call the task of a job. Whatever the task does, the answer is a settlement."""
         task = self._tasks[job.message.task]

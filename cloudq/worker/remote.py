@@ -21,10 +21,10 @@ from cloudq.driver import Scheduled
 from cloudq.errors import ConfigurationError, DecodeError
 from cloudq.message import TaskMessage
 from cloudq.record import State
+from cloudq.telemetry.tally import Tally
 from cloudq.worker.children import Child
 from cloudq.worker.flight import Flight
 from cloudq.worker.options import WorkerOptions
-from cloudq.worker.tally import Tally
 
 _LONGEST = 5
 _SCHEDULED = 100

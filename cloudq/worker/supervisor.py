@@ -24,19 +24,20 @@ from cloudq.errors import (
     TimeLimitExceeded,
 )
 from cloudq.settlement import Action, Settlement
+from cloudq.telemetry.tally import Tally
 from cloudq.worker.banner import banner
 from cloudq.worker.children import Child
 from cloudq.worker.dispatcher import Dispatcher
 from cloudq.worker.flight import Flight, Flights
 from cloudq.worker.heartbeat import Heartbeat
 from cloudq.worker.leases import Leases
+from cloudq.worker.metrics import Page
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.parked import Parked
 from cloudq.worker.poller import Poller
 from cloudq.worker.remote import RateLimited, Remote
 from cloudq.worker.settler import Settler
 from cloudq.worker.slots import Slots
-from cloudq.worker.tally import Tally
 
 log = logging.getLogger("cloudq.worker")
 
@@ -111,6 +112,7 @@ class Worker:
         when the queues or the store cannot be used from the start.
         """
         self._check_store()
+        page = self._metrics_page()
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         for line in banner(self._app, self._options):
             log.info("%s", line)
@@ -124,11 +126,19 @@ class Worker:
                 signal.signal(number, handler)
             os.close(self._wake_reader)
             os.close(self._wake_writer)
+            if page is not None:
+                page.close()
         if self._failure is not None:
             raise self._failure
         return 0 if warm else 1
 
     # ---- life
+
+    def _metrics_page(self) -> Page | None:
+        port = self._options.metrics_port
+        if port is None:
+            return None
+        return Page(self, host=self._options.metrics_host, port=port)
 
     def _check_store(self) -> None:
         """Find a missing table or missing rights now; a store that is only down may come back."""
