@@ -211,6 +211,8 @@ def _kind(annotation: Any) -> str:
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
     if annotation == list[str]:
         return "list"
+    if issubclass(kinds[0], Enum):
+        return ", ".join(str(member.value) for member in kinds[0])
     return {"str": "text", "float": "number", "int": "whole number", "bool": "yes or no"}[
         kinds[0].__name__
     ]
