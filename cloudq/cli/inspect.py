@@ -69,6 +69,8 @@ def ask(
     with app:
         spec = _find(app, kind, command)
         arguments = spec.parse(words)
+        if spec.name == "revoke":
+            return _revoke(app, arguments["task_id"], json=json)
         chosen = chosen_workers(app, destination)
         name, arguments = _recorded(app, spec, arguments)
         found: dict[str, Any] = {}
@@ -99,14 +101,23 @@ NOBODY = (
 )
 
 
+def _revoke(app: CloudQ, ids: list[str], *, json: bool) -> int:
+    """Record revocations; no worker need hear of them."""
+    done = {id: app.AsyncResult(id).revoke() for id in ids}
+    if json:
+        emit(done)
+        return 0
+    for id, revoked in done.items():
+        say(f"{id}: {'revoked' if revoked else 'it has ended already'}")
+    return 0
+
+
 def _recorded(app: CloudQ, spec: Spec, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Record revocations, which hold without any worker; the command that is sent then."""
-    if spec.name not in ("revoke", "terminate"):
+    """Record the revocations of a terminate; the command that is sent then."""
+    if spec.name != "terminate":
         return spec.name, arguments
-    ids, signal = arguments["task_id"], arguments.get("signal", "SIGTERM")
-    app.control.revoke(ids, signal=signal)
-    stop = spec.name == "terminate"
-    return "revoke", {"task_id": ids, "terminate": stop, "signal": signal}
+    app.control.revoke(arguments["task_id"], signal=arguments["signal"])
+    return "revoke", {**arguments, "terminate": True}
 
 
 def chosen_workers(app: CloudQ, destination: str | None) -> list[Heart]:

@@ -218,7 +218,7 @@ class Remote:
 
     def _conf(self) -> dict[str, Any]:
         values = self.app.conf.model_dump(mode="json")
-        return {name: _masked(value) for name, value in values.items()}
+        return {name: masked(value) for name, value in values.items()}
 
     def _active_queues(self) -> list[dict[str, Any]]:
         return [
@@ -325,7 +325,8 @@ def _short(values: Any) -> Any:
     return values if len(text) <= _ARGUMENTS else f"{text[:_ARGUMENTS]}…"
 
 
-def _masked(value: Any) -> Any:
+def masked(value: Any) -> Any:
+    """The value of a setting, without what is secret in a URL."""
     if not isinstance(value, str):
         return value
     for pattern, shown in zip(_SECRETS, ("***", r"\1***"), strict=True):

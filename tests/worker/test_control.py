@@ -16,8 +16,12 @@ import pytest
 from cloudq import ConfigurationError, State, TaskRevoked
 from cloudq.app import CloudQ
 from cloudq.control import Inspect
-from cloudq.driver import Change, Key
+from cloudq.driver import Change, Delivery, Key
+from cloudq.settlement import Action, Settlement
 from cloudq.testing import eventually
+from cloudq.worker.dispatcher import Dispatcher
+from cloudq.worker.flight import Flight, Flights
+from cloudq.worker.remote import masked
 from localstack.servers import Endpoint
 from tests.worker.harness import HERE, Place, Worker, until
 from tests.worker.test_worker import Proxy
@@ -213,8 +217,12 @@ def test_the_command_line_asks_and_tells(two: Place) -> None:
         ["two", "up"],
     ]
     waiting = two.app.send_task("drill_tasks.nap", ["x", 0.0], countdown=400, queue=two.queue)
-    cloudq(two, "control", "revoke", waiting.id)
+    told = cloudq(two, "control", "revoke", waiting.id)
+    assert (told.returncode, told.stdout) == (0, f"{waiting.id}: revoked\n")
     assert waiting.record.revoked or waiting.state is State.REVOKED
+    wrong = cloudq(two, "control", "terminate", "SIGUSR1", waiting.id)
+    assert wrong.returncode == 2
+    assert "a task is ended by one of" in wrong.stderr
 
 
 def test_a_worker_that_was_killed_is_told_from_the_living(
@@ -274,6 +282,48 @@ def test_who_does_not_reply_is_left_out_in_time(sqlite_place: Place, stopped: Wo
     asked = cloudq(sqlite_place, "inspect", "ping", "--timeout", "0.2")
     assert asked.returncode == 1
     assert "stopped has not replied in time" in asked.stderr
+
+
+def test_what_waits_in_hand_is_dropped_when_it_is_revoked() -> None:
+    """Behind another of its ordered group, as no child has room for it yet."""
+    ended: list[Flight] = []
+    dispatcher = Dispatcher(
+        limit_of=lambda flight: None,
+        ordered=lambda queue: True,
+        release=lambda flights, reason: None,
+        max_tasks_per_child=None,
+        end=ended.extend,
+    )
+    deliveries = [
+        Delivery(queue="q", id=n, body=b"", receipt=None, attempts=1, lease=60.0, group="g")
+        for n in ("first", "second")
+    ]
+    first, second = Flights().add(deliveries, time.monotonic() + 60)
+    dispatcher.submit([first, second])
+    dispatcher.pump()
+    assert ended == []
+    first.revoked = second.revoked = True
+    dispatcher.pump()
+    assert ended == [first]  # the turn of the second comes when the first is done with
+    dispatcher.finished(None, [(first, Settlement(action=Action.ACK))])
+    assert ended == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("amqps://user:pa%20ss@host/x", "amqps://***@host/x"),
+        (
+            "servicebus://ns?key_name=n&key=c2VjcmV0PQ==&tier=premium",
+            "servicebus://ns?key_name=***&key=***&tier=premium",
+        ),
+        ("Endpoint=sb://ns/;SharedAccessKey=abc=;X=1", "Endpoint=sb://ns/;SharedAccessKey=***;X=1"),
+        ("sqs://?endpoint_url=http://127.0.0.1:1", "sqs://?endpoint_url=http://127.0.0.1:1"),
+        (15.0, 15.0),
+    ],
+)
+def test_secrets_in_urls_are_not_told(value: object, shown: object) -> None:
+    assert masked(value) == shown
 
 
 def test_an_app_without_a_store_says_what_is_missing() -> None:
