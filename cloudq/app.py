@@ -251,7 +251,12 @@ class CloudQ:
         if not handles or named or self.backend is None:
             return
         places = {
-            message.id: (message.queue, handles[message.id], message.not_before or 0.0)
+            message.id: (
+                message.task,
+                message.queue,
+                handles[message.id],
+                message.not_before or 0.0,
+            )
             for message in messages
             if message.id in handles
         }

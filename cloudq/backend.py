@@ -146,17 +146,23 @@ class Backend:
             reason = next(iter(failures.values())).reason
             log.warning("an event of task %s is not recorded: %s", record.id, reason)
 
-    def note_scheduled(self, places: Mapping[str, tuple[str, str, float]]) -> None:
-        """Remember where delayed messages wait: task id -> queue, handle, due (epoch seconds).
+    def note_scheduled(self, places: Mapping[str, tuple[str, str, str, float]]) -> None:
+        """Remember where delayed messages wait: task id -> task, queue, handle, due (epoch s).
 
         The tasks must be new: nothing may be recorded of them yet.
         """
         items = [
             to_item(
-                Record(id=id, state=State.PENDING, queue=queue, scheduled=f"{queue} {handle}"),
+                Record(
+                    id=id,
+                    state=State.PENDING,
+                    task=task,
+                    queue=queue,
+                    scheduled=f"{queue} {handle}",
+                ),
                 due + self.expires,
             )
-            for id, (queue, handle, due) in places.items()
+            for id, (task, queue, handle, due) in places.items()
         ]
         failures = self.put(items)
         if failures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -211,6 +212,17 @@ def test_revoked_and_expired_tasks_are_recorded(app: Bench) -> None:
     events = reader.newest(states=[State.REVOKED])
     assert {event.error for event in events} == {"revoked", "expired"}
     assert {waiting.id, delayed.id} <= {event.id for event in events}
+
+
+def test_a_delayed_task_that_is_taken_back_has_ended_then(app: Bench) -> None:
+    define(app)
+    reader = record(app, Level.FINAL)
+    app.wire.change_limits = lambda limits: replace(limits, max_delay=0.0)
+    parked = app.tasks["t.ok"].apply_async((2,), countdown=10_000)
+    parked.revoke()
+    assert parked.state is State.REVOKED
+    [event] = reader.newest()
+    assert (event.id, event.state, event.task) == (parked.id, State.REVOKED, "t.ok")
 
 
 def test_functions_record_events_and_honour_revocations_with_one_read(app: Bench) -> None:

@@ -164,6 +164,11 @@ def test_processes_and_limits_change_while_a_worker_runs(two: Place) -> None:
     assert len(ok(soft)) == 2
     late = app.send_task("drill_tasks.nap", ["soft", 3.0], queue=two.queue)
     assert type(late.get(timeout=20, propagate=False)).__name__ == "SoftTimeLimitExceeded"
+    for worker in two.workers:  # the processes that take their place know of it
+        [child] = worker.children()
+        child.kill()
+    later = app.send_task("drill_tasks.nap", ["soft again", 3.0], queue=two.queue)
+    assert type(later.get(timeout=20, propagate=False)).__name__ == "SoftTimeLimitExceeded"
     [unknown] = control.time_limit("gone", soft=1, destination=["two"], reply=True) or []
     assert "no task 'gone'" in unknown["two"]["error"]
 
