@@ -79,7 +79,7 @@ def answer(backend: Backend, command: Command, hostname: str, reply: object) -> 
     """Leave a reply for whoever sent the command. One request. Raises `BackendError`."""
     text = orjson.dumps(reply, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     failed = backend.put([_reply(command, hostname, text)])
-    if failed and failed[0].code is Code.TOO_LARGE:
+    if failed and failed[0].code in (Code.TOO_LARGE, Code.INVALID):
         shorter = orjson.dumps({"error": f"the reply is {len(text)} bytes: too large to store"})
         failed = backend.put([_reply(command, hostname, shorter.decode())])
     if failed:
