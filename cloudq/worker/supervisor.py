@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import TypeVar
 
 from cloudq.app import CloudQ
 from cloudq.driver import Code
@@ -24,24 +21,20 @@ from cloudq.errors import (
     TimeLimitExceeded,
 )
 from cloudq.settlement import Action, Settlement
-from cloudq.telemetry.tally import Tally
 from cloudq.worker.banner import banner
 from cloudq.worker.children import Child
 from cloudq.worker.dispatcher import Dispatcher
 from cloudq.worker.flight import Flight, Flights
-from cloudq.worker.heartbeat import Heartbeat
 from cloudq.worker.leases import Leases
 from cloudq.worker.metrics import Page
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.parked import Parked
 from cloudq.worker.poller import Poller
-from cloudq.worker.remote import RateLimited, Remote
+from cloudq.worker.reins import Reins
 from cloudq.worker.settler import Settler
 from cloudq.worker.slots import Slots
 
 log = logging.getLogger("cloudq.worker")
-
-T = TypeVar("T")
 
 # How soon a message whose child died may be received again.
 _LOST_AFTER = 1.0
@@ -51,8 +44,6 @@ _MOST_YOUNG_DEATHS = 5
 _MOST_RESTARTS = 3
 _TICK = 0.05
 _PATIENCE = 0.2
-# How long a command may wait for the main thread.
-_OBEYED = 10.0
 
 
 class Worker:
@@ -64,10 +55,8 @@ class Worker:
     """
 
     def __init__(self, app: CloudQ, options: WorkerOptions) -> None:
-        self.app = self._app = app
-        self.options = self._options = options
-        self.processes = options.processes
-        self.tally = Tally()
+        self._app = app
+        self._options = options
         self._flights = Flights()
         self._slots = Slots(options.slots, dict(options.queues))
         self._executor = app.executor(hostname=options.hostname)
@@ -80,16 +69,7 @@ class Worker:
             ordered=lambda queue: app.broker.limits(queue).ordered,
             release=self._release,
             max_tasks_per_child=options.max_tasks_per_child,
-            end=self._end_revoked,
-        )
-        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._limits: dict[str, tuple[float | None, float | None]] = {}
-        remote = Remote(self)
-        self._heartbeat = Heartbeat(
-            lambda: app.backend,
-            heart=remote.heart,
-            run=remote.run,
-            every=app.conf.worker_heartbeat,
+            end=lambda flights: self._reins.end(flights),
         )
         self._parked = Parked(
             app.broker,
@@ -102,6 +82,22 @@ class Worker:
         self._signals = 0
         self._failure: CloudQError | None = None
         self._young_deaths = 0
+        self._reins = Reins(
+            app=app,
+            options=options,
+            executor=self._executor,
+            flights=self._flights,
+            slots=self._slots,
+            dispatcher=self._dispatcher,
+            parked=self._parked,
+            children=self._children,
+            pollers=self._pollers,
+            poller=self._poller,
+            settle=self._settler.settle,
+            stop=self._request_stop,
+            wake=self._wake,
+        )
+        self._heartbeat = self._reins.heartbeat()
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
 
@@ -138,7 +134,7 @@ class Worker:
         port = self._options.metrics_port
         if port is None:
             return None
-        return Page(self, host=self._options.metrics_host, port=port)
+        return Page(self._reins, host=self._options.metrics_host, port=port)
 
     def _check_store(self) -> None:
         """Find a missing table or missing rights now; a store that is only down may come back."""
@@ -241,9 +237,9 @@ class Worker:
         One that retires may take hours to end its last task; what is in hand must not wait for
         it. There may be as many of these as of the others, so that memory has a bound.
         """
-        most = 2 * max(self.processes, self._options.processes)
+        most = 2 * max(self._reins.processes, self._options.processes)
         taking = sum(not child.retiring for child in self._children)
-        while taking < self.processes and len(self._children) < most:
+        while taking < self._reins.processes and len(self._children) < most:
             try:
                 child = Child(
                     self._options,
@@ -258,7 +254,7 @@ class Worker:
             taking += 1
 
     def _look_after_children(self) -> None:
-        self._obey()
+        self._reins.obey()
         self._stop_the_overdue()
         for child in self._children:
             child.look_after()
@@ -268,12 +264,11 @@ class Worker:
     def _on_ready(self, child: Child) -> None:
         self._young_deaths = 0
         log.info("child %d is ready", child.pid)
-        for task, limits in self._limits.items():
-            child.limit(task, *limits)
+        self._reins.tell_limits(child)
         self._dispatcher.add_child(child)
 
     def _on_settled(self, child: Child, done: Sequence[tuple[Flight, Settlement]]) -> None:
-        self._settle(done)
+        self._reins.settle(done)
         self._dispatcher.finished(child, done)
 
     def _on_gone(self, child: Child) -> None:
@@ -321,7 +316,7 @@ class Worker:
                 len(left),
             )
         lost = [(f, _back(f, "its process died", after=_LOST_AFTER)) for f in left]
-        self._settle(lost)
+        self._reins.settle(lost)
         self._dispatcher.finished(None, lost)
 
     def _count(self, child: Child) -> None:
@@ -354,14 +349,14 @@ class Worker:
         if flight.revoked:
             log.warning("task %s was terminated; its process is replaced", flight.job.message.id)
             done = [(flight, self._executor.revoked(flight.job, "terminated"))]
-            self._settle(done)
+            self._reins.settle(done)
             self._dispatcher.finished(None, done)
             return
         limit = self._limit_of(flight)
         error = TimeLimitExceeded(f"{flight.job.message.task} ran longer than {limit:g} s")
         log.error("task %s: %s; its process was replaced", flight.job.message.id, error)
         done = [(flight, self._executor.stopped(flight.job, error))]
-        self._settle(done)
+        self._reins.settle(done)
         self._dispatcher.finished(None, done)
 
     # ---- flights
@@ -375,16 +370,12 @@ class Worker:
             slots=self._slots,
             leases=self._leases,
             dispatcher=self._dispatcher,
-            settle=self._settle,
+            settle=lambda done: self._reins.settle(done),
             release=self._release,
             fatal=fatal or self._on_fatal,
             lease=self._options.lease,
             wait=self._options.poll_wait,
         )
-
-    def _settle(self, done: Sequence[tuple[Flight, Settlement]]) -> None:
-        self.tally.add(settlement for _, settlement in done)
-        self._settler.settle(done)
 
     def _release(self, flights: Sequence[Flight], reason: str) -> None:
         self._settler.settle([(flight, _back(flight, reason)) for flight in flights])
@@ -395,142 +386,14 @@ class Worker:
         if self._signals:
             self._wake()
 
-    # ---- what commands from outside do (see `cloudq.worker.remote.Hands`)
-
-    @property
-    def weights(self) -> Mapping[str, int]:
-        """The queues that are received from, with their weights."""
-        return self._slots.weights
-
-    def pids(self) -> list[int]:
-        return [child.pid for child in self._children]
-
-    def running(self) -> list[tuple[Child, Flight]]:
-        """What children have in work."""
-        return [(c, f) for c, f in self._dispatcher.running() if f.job and not f.settling]
-
-    def waiting(self) -> list[Flight]:
-        """What is in hand and no child has."""
-        given = {flight.number for _, flight in self._dispatcher.running()}
-        return [
-            flight
-            for flight in self._flights.all()
-            if flight.job and not flight.settling and flight.number not in given
-        ]
-
-    def revoke(self, ids: Iterable[str]) -> list[str]:
-        """End what is in hand of these tasks; the ids of those that were running."""
-        wanted = set(ids)
-        return self._ordered(lambda: self._revoke(wanted))
-
-    def _revoke(self, wanted: set[str]) -> list[str]:
-        for flight in self._flights.all():
-            if flight.job and flight.job.message.id in wanted:
-                flight.revoked = True  # from here on no child gets it
-        stopped = [(child, flight) for child, flight in self.running() if flight.revoked]
-        for child, flight in stopped:
-            if flight not in child.killed_for:
-                child.killed_for.append(flight)
-        for child in {child for child, _ in stopped}:
-            child.kill()
-        self._dispatcher.pump()
-        return [flight.job.message.id for _, flight in stopped if flight.job]
-
-    def _end_revoked(self, flights: Sequence[Flight]) -> None:
-        done = [(f, self._executor.revoked(f.job, "revoked")) for f in flights if f.job]
-        self._settle(done)
-        self._dispatcher.finished(None, done)
-
-    def limit(self, task: str, soft: float | None, hard: float | None) -> None:
-        """Give a task other time limits. Raises `UnknownTask`."""
-        self._executor.change_time_limit(task, soft, hard)
-        self._limits[task] = soft, hard
-        for child in self._children:
-            if child.ready:
-                child.limit(task, soft, hard)
-
-    def change_rate(self, task: str, rate: str | float) -> str:
-        """Give a task another rate limit in this worker. Raises `ConfigurationError`."""
-        executor: object = self._executor
-        if not isinstance(executor, RateLimited):
-            raise ConfigurationError("this release's workers have no rate limits")
-        now = executor.change_rate_limit(task, rate)
-        return "new rate limit set successfully" if now else "rate limit disabled successfully"
-
-    def resize(self, by: int) -> int:
-        """Have so many more processes, or fewer; how many then. Raises `ConfigurationError`."""
-        return self._ordered(lambda: self._resize(by))
-
-    def _resize(self, by: int) -> int:
-        if self.processes + by < 1:
-            raise ConfigurationError(f"of {self.processes} processes one must stay")
-        self.processes += by
-        self._slots.resize(by * self._options.threads)
-        idle_first = sorted(self._children, key=lambda child: len(child.flights))
-        leaving = [child for child in idle_first if not child.retiring][: max(0, -by)]
-        for child in leaving:
-            child.retiring = True
-        return self.processes
-
-    def consume(self, queue: str) -> bool:
-        """Receive from a queue too; False if it is received from already."""
-        return self._ordered(lambda: self._consume(queue))
-
-    def _consume(self, queue: str) -> bool:
-        if queue in self.weights:
-            return False
-        if self._app.broker.parks(queue):
-            self._parked.add(queue)
-        self._slots.add(queue)
-        poller = self._poller(queue, fatal=lambda error: self._gave_up(queue, error))
-        self._pollers.append(poller)
-        poller.start()
-        return True
-
-    def _gave_up(self, queue: str, error: BrokerError) -> None:
-        log.error("queue %s, which a command has added, is left alone: %s", queue, error)
-        self._slots.remove(queue)
-
-    def ignore(self, queue: str) -> bool:
-        """Receive no more from a queue; False if it is not received from. What is in hand stays."""
-        return self._ordered(lambda: self._ignore(queue))
-
-    def _ignore(self, queue: str) -> bool:
-        if queue not in self.weights:
-            return False
-        for poller in self._pollers:
-            if poller.queue == queue:
-                poller.stop()
-        self._slots.remove(queue)
-        return True
-
-    def request_stop(self) -> None:
-        """Stop warm, as the first SIGTERM does."""
-        self._signals = max(self._signals, 1)
-        self._wake()
-
-    def _ordered(self, action: Callable[[], T]) -> T:
-        """Let the main thread do it, which children must be started and stopped from."""
-        done: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                done.set_result(action())
-            except Exception as error:
-                done.set_exception(error)
-
-        self._orders.put(run)
-        self._wake()
-        return done.result(_OBEYED)
-
-    def _obey(self) -> None:
-        while not self._orders.empty():
-            self._orders.get()()
-
     # ---- waking the main thread
 
     def _on_fatal(self, error: BrokerError) -> None:
         self._failure = error
+        self._wake()
+
+    def _request_stop(self) -> None:
+        self._signals = max(self._signals, 1)
         self._wake()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
