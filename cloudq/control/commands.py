@@ -36,6 +36,7 @@ class Command:
     id: str
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    sent: float = 0.0
     expires: float = 0.0
     reply: bool = True
 
@@ -72,7 +73,9 @@ def send(roster: Roster, hearts: Sequence[Heart], command: Command) -> list[Hear
 def make(name: str, arguments: Mapping[str, Any], *, lasts: float, reply: bool) -> Command:
     """A new command that is run within `lasts` seconds or not at all."""
     now = time.time()
-    return Command(id=new_id(), name=name, arguments=arguments, expires=now + lasts, reply=reply)
+    return Command(
+        id=new_id(), name=name, arguments=arguments, sent=now, expires=now + lasts, reply=reply
+    )
 
 
 def answer(backend: Backend, command: Command, hostname: str, reply: object) -> None:

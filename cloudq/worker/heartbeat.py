@@ -106,7 +106,7 @@ class Heartbeat:
             return
         self._lively_until = time.monotonic() + _LIVELY_FOR
         found = [command for text in fresh if (command := Command.of(text)) is not None]
-        for command in sorted(found, key=lambda command: command.id):
+        for command in sorted(found, key=lambda command: (command.sent, command.id)):
             self._obey(command, backend, heart.hostname)
 
     def _obey(self, command: Command, backend: Backend, hostname: str) -> None:
