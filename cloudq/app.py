@@ -39,11 +39,13 @@ from cloudq.canvas.results import GroupResult, restore_group
 from cloudq.canvas.workflows import Workflows
 from cloudq.codec import dump_value
 from cloudq.codecs import Codec
+from cloudq.control import Control
 from cloudq.discovery import Packages, discover
 from cloudq.driver import Delivery, Limits
 from cloudq.envelope import Envelopes, zone_of
 from cloudq.errors import BackendError, ConfigurationError, Replaced, ServiceError
 from cloudq.execution import Executor
+from cloudq.history import History, Level
 from cloudq.ids import new_id
 from cloudq.message import TaskMessage
 from cloudq.middleware import Middleware, current_request
@@ -345,7 +347,12 @@ class CloudQ:
         if not handles or named or self.backend is None:
             return
         places = {
-            message.id: (message.queue, handles[message.id], message.not_before or 0.0)
+            message.id: (
+                message.task,
+                message.queue,
+                handles[message.id],
+                message.not_before or 0.0,
+            )
             for message in messages
             if message.id in handles
         }
@@ -548,6 +555,13 @@ class CloudQ:
         task = self.tasks.get(name)
         return self.AsyncResult(id) if task is None else self._result(id, task)
 
+    # ---- workers
+
+    @cached_property
+    def control(self) -> Control:
+        """Looks into live workers and tells them what to do, under Celery's names."""
+        return Control(lambda: self.backend, self.AsyncResult)
+
     # ---- what it stands on
 
     def executor(
@@ -610,9 +624,23 @@ class CloudQ:
             url = self.conf.backend_url
             if self._backend is None and url is not None:
                 self._backend = Backend(
-                    plugins.open_backend(url), url=url, expires=self.conf.result_expires
+                    plugins.open_backend(url),
+                    url=url,
+                    expires=self.conf.result_expires,
+                    history=self._history(),
                 )
             return self._backend
+
+    def _history(self) -> History | None:
+        conf = self.conf
+        if conf.task_events is Level.NONE:
+            return None
+        return History(
+            conf.task_events,
+            expires=conf.task_events_expires,
+            arguments=conf.task_events_args,
+            max_body=conf.max_body,
+        )
 
     def close(self) -> None:
         """Close the broker and the backend; a later use opens them again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from cloudq.driver import (
     Watcher,
 )
 from cloudq.errors import BackendError, CloudQError
+from cloudq.history import History
 from cloudq.record import (
     RECORD_FIELDS,
     TERMINAL,
@@ -32,6 +34,8 @@ from cloudq.record import (
     to_fields,
     to_item,
 )
+
+log = logging.getLogger("cloudq.backend")
 
 _ADVICE = {
     Code.NOT_FOUND: 'there is no such table: "cloudq queues create --store" makes it, '
@@ -57,7 +61,15 @@ class Backend:
     Every method raises `BackendError` when the store refuses or cannot be reached.
     """
 
-    def __init__(self, driver: BackendDriver, *, url: str, expires: float = 86_400.0) -> None:
+    def __init__(
+        self,
+        driver: BackendDriver,
+        *,
+        url: str,
+        expires: float = 86_400.0,
+        history: History | None = None,
+    ) -> None:
+        self.history = history
         self.driver = driver
         self.url = url
         self.expires = expires
@@ -126,17 +138,37 @@ class Backend:
         except ConditionFailed:
             return None
 
-    def note_scheduled(self, places: Mapping[str, tuple[str, str, float]]) -> None:
-        """Remember where delayed messages wait: task id -> queue, handle, due (epoch seconds).
+    def note(self, record: Record, body: bytes = b"") -> None:
+        """Record an event, if events of its state are recorded; a failure is only logged."""
+        items = self.history.items(record, body) if self.history is not None else []
+        if not items:
+            return
+        try:
+            failures = self.put(items)
+        except BackendError as error:
+            log.warning("an event of task %s is not recorded: %s", record.id, error)
+            return
+        if failures:
+            reason = next(iter(failures.values())).reason
+            log.warning("an event of task %s is not recorded: %s", record.id, reason)
+
+    def note_scheduled(self, places: Mapping[str, tuple[str, str, str, float]]) -> None:
+        """Remember where delayed messages wait: task id -> task, queue, handle, due (epoch s).
 
         The tasks must be new: nothing may be recorded of them yet.
         """
         items = [
             to_item(
-                Record(id=id, state=State.PENDING, queue=queue, scheduled=f"{queue} {handle}"),
+                Record(
+                    id=id,
+                    state=State.PENDING,
+                    task=task,
+                    queue=queue,
+                    scheduled=f"{queue} {handle}",
+                ),
                 due + self.expires,
             )
-            for id, (queue, handle, due) in places.items()
+            for id, (task, queue, handle, due) in places.items()
         ]
         failures = self.put(items)
         if failures:

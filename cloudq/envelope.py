@@ -20,6 +20,7 @@ from cloudq.priorities import queue_for
 from cloudq.routing import Router
 from cloudq.settings import Settings
 from cloudq.task import CallOptions, Options, Task
+from cloudq.telemetry.tracing import Tracing, open_tracing, spanned
 
 _PLAIN = ("json", "cloudq")
 
@@ -65,6 +66,11 @@ class Envelopes:
         form = {"serializer": serializer, "compression": zipped, "protocol": protocol}
         return {key: value for key, value in form.items() if value and value not in _PLAIN}
 
+    @property
+    def tracing(self) -> Tracing | None:
+        """What makes spans, None where they are not wanted."""
+        return open_tracing(self._conf().tracing)
+
     def planned(
         self,
         name: str,
@@ -80,6 +86,7 @@ class Envelopes:
             )
         return self.make(name, args, kwargs, Options.of(options), **fields)
 
+    @spanned
     def make(
         self,
         name: str,

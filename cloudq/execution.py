@@ -50,6 +50,7 @@ from cloudq.record import Record, State
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settled, Settlement
 from cloudq.task import Task
+from cloudq.telemetry.tracing import open_tracing, traced
 from cloudq.throttling.gate import Caller, Gate, Visit, Wait
 from cloudq.throttling.holds import Holder
 from cloudq.throttling.rules import Rate, rate_of
@@ -116,6 +117,7 @@ class Executor:
             tasks=tasks, conf=conf, limits=limits, hostname=hostname, planner=planner
         )
         self._gate = Gate(lease=conf.lease)
+        self.tracing = open_tracing(conf.tracing)
         self._alarms = Alarms()
         self._call: Call = onion(middleware, self._innermost)
 
@@ -137,6 +139,20 @@ class Executor:
     def continued(self, job: Job) -> Settlement:
         """The settlement of a job that was interrupted after it had saved its state."""
         return self._outcomes.continued(job)
+
+    def revoked(self, job: Job, reason: str) -> Settlement:
+        """The settlement of a job that was revoked before its start, or was stopped for it."""
+        self._free(job)
+        return self._revoked(job, reason)
+
+    def change_time_limit(self, task: str, soft: float | None, hard: float | None) -> None:
+        """Give a task other time limits here, in seconds, for calls that start from now on.
+
+        None means the app's. Raises `UnknownTask`.
+        """
+        if task not in self._tasks:
+            raise UnknownTask(f"there is no task {task!r} in this app")
+        self._outcomes.time_limits[task] = soft, hard
 
     # ---- before: what is to be run, and what is not
 
@@ -293,6 +309,7 @@ class Executor:
 
     # ---- the run
 
+    @traced
     def run(self, job: Job) -> Settlement:
         """Call the task of a job. Whatever the task does, the answer is a settlement."""
         with self._gate.visit() as visit:
@@ -320,6 +337,7 @@ class Executor:
         if isinstance(claimed, Settlement):
             return claimed
         self._track_started(job, task, started)
+        self._note_started(job, started)
         context = Context(
             request=self._request(job, args, kwargs),
             args=args,
@@ -486,6 +504,12 @@ class Executor:
             hostname=self._hostname,
             is_eager=self._is_eager,
         )
+
+    def _note_started(self, job: Job, started: float) -> None:
+        backend = self.backend
+        history = backend.history if backend is not None else None
+        if backend is not None and history is not None and history.keeps(State.STARTED):
+            backend.note(self._outcomes.record(job, State.STARTED, started))
 
     def _track_started(self, job: Job, task: Task[..., Any], started: float) -> None:
         if (

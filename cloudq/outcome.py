@@ -67,6 +67,8 @@ class Outcomes:
         self._conf = conf
         self._limits = limits
         self._hostname = hostname
+        # What an operator has set in this worker, by task: the soft and the hard time limit.
+        self.time_limits: dict[str, tuple[float | None, float | None]] = {}
 
     def failed(
         self,
@@ -271,8 +273,11 @@ class Outcomes:
     def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:
         """The soft and the hard time limit of a call: its own, the task's, or the app's."""
         policy, conf = self._tasks[message.task].policy, self._conf
-        soft = message.soft_time_limit or policy.soft_time_limit or conf.task_soft_time_limit
-        hard = message.time_limit or policy.time_limit or conf.task_time_limit
+        own = policy.soft_time_limit, policy.time_limit
+        if self.time_limits:
+            own = self.time_limits.get(message.task, own)
+        soft = message.soft_time_limit or own[0] or conf.task_soft_time_limit
+        hard = message.time_limit or own[1] or conf.task_time_limit
         return soft, hard
 
 

@@ -168,7 +168,8 @@ class AsyncResult(Generic[R]):
                 finished_at=time.time(),
                 scheduled=None,
             )
-            self.backend.advance(ended)
+            if self.backend.advance(ended) is None:
+                self.backend.note(ended)
         return True
 
     def forget(self) -> None:

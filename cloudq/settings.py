@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from cloudq.errors import ConfigurationError
+from cloudq.history import Level
 
 Serializer = Literal["json", "msgpack", "yaml", "pickle"]
 Compression = Literal["zlib", "bz2", "zstd"]
@@ -92,6 +93,14 @@ class Settings(BaseSettings):
         default={}, description='protocol written to a queue: {"orders": "celery"}'
     )
     task_track_started: bool = Field(default=False, description="record STARTED and RETRY too")
+    task_events: Level = Field(
+        default=Level.NONE,
+        description='events recorded: "final": how tasks ended; "tracked": also starts and retries',
+    )
+    task_events_args: bool = Field(default=True, description="keep arguments with the events")
+    task_events_expires: float = Field(
+        default=604_800.0, gt=0, description="events are kept this long"
+    )
     task_time_limit: float | None = Field(default=None, gt=0)
     task_soft_time_limit: float | None = Field(default=None, gt=0)
     task_routes: Any = Field(
@@ -115,6 +124,9 @@ class Settings(BaseSettings):
     max_body: int = Field(default=16_777_216, ge=1024, description="largest body decoded, bytes")
     max_depth: int = Field(
         default=1000, ge=1, description="how deep tasks may call each other, against runaways"
+    )
+    tracing: bool = Field(
+        default=False, description="OpenTelemetry traces through queues; needs cloudq[otel]"
     )
     publish_retries: int = Field(
         default=3, ge=0, description="for messages that a busy broker refused"
@@ -143,6 +155,12 @@ class Settings(BaseSettings):
         "cannot delay",
     )
     worker_grace: float = Field(default=30.0, ge=0, description="for running tasks at shutdown")
+    worker_heartbeat: float = Field(
+        default=15.0,
+        ge=0,
+        description="pause between a worker's signs of life in the backend, where it also finds "
+        "its commands; 0: none",
+    )
 
     @field_validator("timezone")
     @classmethod

@@ -28,6 +28,7 @@ from cloudq.errors import (
     PublishError,
     ServiceError,
 )
+from cloudq.history import History
 from cloudq.message import TaskMessage
 from cloudq.record import Record, State, to_item
 from cloudq.throttling.unique import free_key
@@ -270,16 +271,45 @@ def _store(settled: Sequence[Settled], backend: Backend) -> tuple[Sequence[Settl
             if item is not None:
                 items.append(item)
                 owners.append(place)
+    if backend.history is not None:
+        items += _events(settled, backend.history)
     dropped = [settlement.drop for _, settlement in settled if settlement.drop is not None]
     failures = backend.put(items) if items else {}
     if dropped:
         backend.delete(dropped)
     if not failures:
         return settled, []
-    refused = {owners[i]: failure for i, failure in failures.items()}
+    # Events stand behind all others; nothing waits for those that are refused.
+    refused = {owners[i]: failure for i, failure in failures.items() if i < len(owners)}
+    unkept = [failure for i, failure in failures.items() if i >= len(owners)]
+    if unkept:
+        log.warning("%d events are not recorded: %s", len(unkept), unkept[0].reason)
     ready = [pair for place, pair in enumerate(settled) if place not in refused]
     failed = [_refused(settled[place], failure) for place, failure in refused.items()]
     return ready, failed
+
+
+def _events(settled: Sequence[Settled], history: History) -> list[Item]:
+    return [
+        item
+        for delivery, settlement in settled
+        if history.keeps(settlement.state)
+        for item in history.items(_happened(delivery, settlement), delivery.body)
+    ]
+
+
+def _happened(delivery: Delivery, settlement: Settlement) -> Record:
+    """What an event says of an outcome, also of one that leaves no record."""
+    if settlement.record is not None:
+        return settlement.record
+    return Record(
+        id=settlement.task_id,
+        state=settlement.state or State.PENDING,
+        task=settlement.task,
+        queue=delivery.queue,
+        error=settlement.reason or None,
+        finished_at=time.time(),
+    )
 
 
 def _refused(pair: Settled, failure: Failure) -> Settled:
@@ -318,6 +348,8 @@ def _advance(pair: Settled, backend: Backend) -> Settled:
     if settlement.record is None:
         return pair
     standing = backend.advance(settlement.record)
+    if standing is None:
+        backend.note(settlement.record, delivery.body)
     if standing is None or standing.terminal:
         return pair
     log.warning(

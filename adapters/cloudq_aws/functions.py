@@ -18,6 +18,7 @@ from cloudq.app import CloudQ
 from cloudq.errors import ConfigurationError
 from cloudq.invocation import DirectCall, Invocation, firing_id, queue_of, run_call
 from cloudq_aws.deadline import Context, deadline
+from cloudq_aws.metrics import Metrics
 from cloudq_aws.sqs_batch import SqsBatch
 
 log = logging.getLogger("cloudq.lambda")
@@ -34,14 +35,17 @@ _SHAPES = (
 _UNFILLED = "<aws.scheduler."
 
 
-def lambda_handler(app: CloudQ, *, reserve: float = 5.0, threads: int = 1) -> Handler:
+def lambda_handler(
+    app: CloudQ, *, reserve: float = 5.0, threads: int = 1, metrics: str | None = None
+) -> Handler:
     """The handler of a Lambda function that runs this app's tasks.
 
     Of an SQS batch no task is started with less than its hard time limit left, or `reserve`
     seconds if it has none (half of the invocation's time is always enough). `threads` tasks of a
     batch run at a time; a FIFO queue's run one by one. Modules in `include` are imported here,
     and in a Lambda the broker and the backend are opened here too: once for each process.
-    Raises `ConfigurationError`.
+    With `metrics`, a CloudWatch namespace, each invocation writes what its tasks came to as
+    metrics (see `cloudq_aws.metrics`). Raises `ConfigurationError`.
     """
     if reserve < 0 or threads < 1:
         raise ConfigurationError(f"reserve={reserve} and threads={threads}: at least 0 and 1")
@@ -53,13 +57,23 @@ def lambda_handler(app: CloudQ, *, reserve: float = 5.0, threads: int = 1) -> Ha
         # The initialization has more CPU than the function, and is where errors are seen first.
         _ = app.broker, app.backend
 
+    counted = Metrics(metrics, app.name) if metrics else None
+
     def handler(event: Event, context: Context | None) -> dict[str, Any]:
+        try:
+            return handle(event, context)
+        finally:
+            if counted is not None:
+                counted.write()
+
+    def handle(event: Event, context: Context | None) -> dict[str, Any]:
         invocation = Invocation(
             executor=executor,
             broker=app.broker,
             backend=app.backend,
             deadline=deadline(context, reserve=reserve),
             log=log,
+            heard=counted.add if counted else None,
         )
         with invocation:
             if not _is_batch(event):

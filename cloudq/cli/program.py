@@ -14,14 +14,19 @@ import cloudq
 from cloudq.cli import (
     brokers,
     call,
+    control,
     dead,
     demo,
     doctor,
+    events,
+    inspect,
     migrate,
     multi,
     queues,
     result,
+    status,
     sweep,
+    tasks,
     worker,
 )
 from cloudq.cli.common import AppOption, BackendOption, BrokerOption, DebugOption, Target
@@ -46,6 +51,11 @@ cli.command(cls=call.CallCommand)(call.call)
 cli.command()(result.result)
 cli.add_typer(queues.cli, name="queues")
 cli.add_typer(dead.cli, name="dead")
+cli.command(epilog=inspect.usage("inspect"))(inspect.inspect)
+cli.command(epilog=inspect.usage("control"))(control.control)
+cli.command()(status.status)
+cli.command()(events.events)
+cli.add_typer(tasks.cli, name="tasks")
 cli.command()(migrate.migrate)
 cli.command()(sweep.sweep)
 cli.command()(brokers.brokers)

@@ -86,6 +86,13 @@ def worker(
     hostname: Annotated[
         str | None, typer.Option("-n", "--hostname", metavar="NAME", help="This worker's name.")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Serve /metrics for Prometheus; 0: any free port."),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where /metrics listens; 0.0.0.0: everywhere.")
+    ] = "127.0.0.1",
     log_level: Annotated[Level, typer.Option("-l", "--log-level")] = Level.INFO,
     log_format: Annotated[LogFormat, typer.Option("--log-format")] = LogFormat.TEXT,
 ) -> int:
@@ -128,6 +135,8 @@ def worker(
         overrides=target.overrides,
         log_level=log_level.value,
         log_format=log_format.value,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
     )
     if hostname is not None:
         options = replace(options, hostname=hostname)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -43,7 +43,8 @@ class Invocation:
     """One call of a function by its platform: what tasks run with, and until when.
 
     Use as a context manager: at the end, if time is left, messages that are parked for the
-    queues it has had to do with are sent on when they are due. `log` is the platform's logger.
+    queues it has had to do with are sent on when they are due. `log` is the platform's logger;
+    `heard` is told each outcome.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Invocation:
         backend: Backend | None,
         deadline: Deadline,
         log: logging.Logger,
+        heard: Callable[[Settlement], None] | None = None,
     ) -> None:
+        self._heard = heard
         self.executor = executor
         self.broker = broker
         self.backend = backend
@@ -151,6 +154,8 @@ class Invocation:
 
     def log_outcome(self, settlement: Settlement) -> None:
         """One line for one outcome, at the level and with the fields of a worker's log."""
+        if self._heard is not None:
+            self._heard(settlement)
         level = logging.DEBUG
         if settlement.reason:
             failed = settlement.state in (State.FAILURE, State.REJECTED)

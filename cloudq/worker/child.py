@@ -126,7 +126,8 @@ def main(connection: Connection) -> None:
     if config["pool"] == PoolKind.ASYNCIO:
         # A thread waits for each coroutine, and does no more than that.
         threading.stack_size(_SMALL_STACK)
-    pool = Pool(_executor(app, config["hostname"]), config["threads"], connection)
+    executor = _executor(app, config["hostname"])
+    pool = Pool(executor, config["threads"], connection)
     codec = app.codec
     wire.send(connection, [wire.READY])
     while True:
@@ -142,6 +143,9 @@ def main(connection: Connection) -> None:
                     signals.worker_process_shutdown.send(None, pid=os.getpid(), exitcode=0)
                 app.close()
                 return
+            if packed[0] == wire.LIMITS:
+                executor.change_time_limit(*packed[1:])
+                continue
             try:
                 number, job = wire.unpack_job(packed, codec, app.conf.max_body)
             except DecodeError as error:

@@ -91,15 +91,24 @@ class Child:
 
     def take(self, flights: Sequence[Flight]) -> None:
         """Call under the dispatcher's lock: from now on these are the child's."""
-        self.flights.update((flight.number, flight) for flight in flights)
+        now = time.time()
+        for flight in flights:
+            flight.given_at = now
+            self.flights[flight.number] = flight
         self.given += len(flights)
 
     def send(self, flights: Sequence[Flight]) -> None:
         """Write the jobs to the child. If it is dead they are found in `flights` later."""
-        jobs = [wire.pack_job(f.number, f.job) for f in flights if f.job is not None]
+        self._tell([wire.pack_job(f.number, f.job) for f in flights if f.job is not None])
+
+    def limit(self, task: str, soft: float | None, hard: float | None) -> None:
+        """Tell the child other time limits of a task, for those that start from now on."""
+        self._tell([(wire.LIMITS, task, soft, hard)])
+
+    def _tell(self, messages: Sequence[Any]) -> None:
         try:
             with self._lock:
-                wire.send(self._connection, jobs)
+                wire.send(self._connection, messages)
         except OSError:
             log.debug("child %d is gone, its jobs go back", self.pid)
 

@@ -18,7 +18,8 @@ class Dispatcher:
     """Between the pollers and the children. Safe to use from many threads.
 
     `limit_of` gives a flight's hard time limit in seconds, `ordered` whether a queue keeps the
-    order of its groups, and `release` gives back what is not to be started.
+    order of its groups, `release` gives back what is not to be started, and `end` ends what was
+    revoked before its start.
     """
 
     def __init__(
@@ -28,7 +29,9 @@ class Dispatcher:
         ordered: Callable[[str], bool],
         release: Release,
         max_tasks_per_child: int | None,
+        end: Callable[[Sequence[Flight]], None] | None = None,
     ) -> None:
+        self._end = end
         self._lock = threading.Lock()
         self._children: list[Child] = []
         self._ready: deque[Flight] = deque()
@@ -103,8 +106,12 @@ class Dispatcher:
         """Give children what they have room for."""
         orders: dict[Child, list[Flight]] = {}
         lost: list[Flight] = []
+        revoked: list[Flight] = []
         with self._lock:
             while self._ready and not self._closed:
+                if self._ready[0].revoked and self._end is not None:
+                    revoked.append(self._ready.popleft())
+                    continue
                 if self._ready[0].lost:  # somebody else has the message by now
                     flight = self._ready.popleft()
                     lost += [flight, *self._close_lane(flight)]
@@ -122,6 +129,13 @@ class Dispatcher:
             child.send(flights)
         if lost:
             self._release(lost, "its lease was lost before it was started")
+        if revoked and self._end is not None:
+            self._end(revoked)
+
+    def running(self) -> list[tuple[Child, Flight]]:
+        """What the children have, with the child of each."""
+        with self._lock:
+            return [(child, f) for child in self._children for f in child.flights.values()]
 
     def overdue(self, now: float) -> list[tuple[Child, Flight]]:
         """The flights that are past their hard limit, with the children that run them."""

@@ -16,7 +16,8 @@ class Flight:
 
     `lease_ends` is when others may get the message; `doubtful` is set once that moment may have
     passed, and stays. `stop_at` is the hard limit of the task while a child runs it. `restarts`
-    counts how often its child was killed for the sake of another task.
+    counts how often its child was killed for the sake of another task. `given_at` is when a child
+    got it, in epoch seconds; `revoked` is set by whoever wants it ended.
     """
 
     number: int
@@ -28,6 +29,8 @@ class Flight:
     stop_at: float | None = None
     settling: bool = False
     restarts: int = 0
+    given_at: float = 0.0
+    revoked: bool = False
 
 
 class Flights:

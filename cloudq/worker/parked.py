@@ -34,6 +34,14 @@ class Parked:
         if self._queues:
             self._thread.start()
 
+    def add(self, queue: str) -> None:
+        """Look after one more queue that cannot delay."""
+        if queue in self._queues:
+            return
+        self._queues = [*self._queues, queue]
+        if not self._thread.is_alive():
+            self._thread.start()
+
     def stop(self) -> None:
         """End the thread; what is due then waits for another worker."""
         self._stopped.set()

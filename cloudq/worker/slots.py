@@ -18,7 +18,7 @@ class Slots:
         self.total = total
         self._changed = threading.Condition()
         self._free = total
-        self._weights = weights
+        self._weights = dict(weights)
         self._passed = dict.fromkeys(weights, 0.0)
         self._clock = 0.0
         self._idle: set[str] = set()
@@ -28,6 +28,23 @@ class Slots:
     @property
     def free(self) -> int:
         return self._free
+
+    @property
+    def weights(self) -> Mapping[str, int]:
+        """The queues, with their weights."""
+        return dict(self._weights)
+
+    def add(self, queue: str, weight: int = 1) -> None:
+        """Let one more queue ask for places."""
+        with self._changed:
+            self._weights[queue] = weight
+            self._passed.setdefault(queue, self._clock)
+
+    def remove(self, queue: str) -> None:
+        """Keep a queue's poller from waiting for places: it gets none any more."""
+        with self._changed:
+            self._weights.pop(queue, None)
+            self._changed.notify_all()
 
     def take(self, queue: str, most: int, *, linger: float = 0.0) -> int:
         """Wait for places and take up to `most`; 0 once the pool is closed.
@@ -43,7 +60,7 @@ class Slots:
                 self._passed[queue] = max(self._passed[queue], self._clock)
             try:
                 first: float | None = None
-                while not self._closed:
+                while not self._closed and queue in self._weights:
                     if self._free > 0 and self._is_next(queue):
                         now = time.monotonic()
                         first = now if first is None else first

@@ -8,7 +8,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from cloudq import signals
@@ -28,9 +28,11 @@ from cloudq.worker.dispatcher import Dispatcher
 from cloudq.worker.flight import Flight, Flights
 from cloudq.worker.growth import Autoscale, memory_of
 from cloudq.worker.leases import Leases
+from cloudq.worker.metrics import Page
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.parked import Parked
 from cloudq.worker.poller import Poller
+from cloudq.worker.reins import Reins
 from cloudq.worker.settler import Settler
 from cloudq.worker.slots import Slots
 
@@ -60,18 +62,13 @@ class Worker:
         self._app = app
         self._options = options
         self._flights = Flights()
-        self._wanted = options.processes
         self._autoscale: Autoscale | None = None
         if options.autoscale is not None:
-            most, self._wanted = options.autoscale
-            self._autoscale = Autoscale(
-                most=most,
-                least=self._wanted,
-                threads=options.threads,
-                idle=options.autoscale_idle,
-            )
+            self._autoscale = self._scale_between(*options.autoscale)
+        self._is_elastic = self._autoscale is not None
+        processes = options.processes if self._autoscale is None else self._autoscale.least
         self._weigh_at = 0.0
-        self._slots = Slots(self._wanted * options.threads, dict(options.queues))
+        self._slots = Slots(processes * options.threads, dict(options.queues))
         self._executor = app.executor(hostname=options.hostname)
         self._leases = Leases(app.broker, self._flights, options.lease)
         self._settler = Settler(
@@ -82,6 +79,7 @@ class Worker:
             ordered=lambda queue: app.broker.limits(queue).ordered,
             release=self._release,
             max_tasks_per_child=options.max_tasks_per_child,
+            end=lambda flights: self._reins.end(flights),
         )
         self._parked = Parked(
             app.broker,
@@ -96,6 +94,25 @@ class Worker:
         self._was_ready = False
         self._failure: CloudQError | None = None
         self._young_deaths = 0
+        self._reins = Reins(
+            app=app,
+            options=options,
+            executor=self._executor,
+            flights=self._flights,
+            slots=self._slots,
+            dispatcher=self._dispatcher,
+            parked=self._parked,
+            children=self._children,
+            processes=processes,
+            scale=self._scale,
+            autoscale=self._set_autoscale,
+            pollers=self._pollers,
+            poller=self._poller,
+            settle=self._settler.settle,
+            stop=self._request_stop,
+            wake=self._wake,
+        )
+        self._heartbeat = self._reins.heartbeat()
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
 
@@ -106,6 +123,7 @@ class Worker:
         when the queues or the store cannot be used from the start.
         """
         self._check_store()
+        page = self._metrics_page()
         if signals.worker_init:
             signals.worker_init.send(self)
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -121,6 +139,8 @@ class Worker:
                 signal.signal(number, handler)
             os.close(self._wake_reader)
             os.close(self._wake_writer)
+            if page is not None:
+                page.close()
             if signals.worker_shutdown:
                 signals.worker_shutdown.send(self)
         if self._failure is not None:
@@ -128,6 +148,12 @@ class Worker:
         return 0 if warm else 1
 
     # ---- life
+
+    def _metrics_page(self) -> Page | None:
+        port = self._options.metrics_port
+        if port is None:
+            return None
+        return Page(self._reins, host=self._options.metrics_host, port=port)
 
     def _check_store(self) -> None:
         """Find a missing table or missing rights now; a store that is only down may come back."""
@@ -148,28 +174,39 @@ class Worker:
         self._fill()
         for poller in self._pollers:
             poller.start()
+        self._heartbeat.start()
 
     def _tick(self) -> None:
         self._sleep(_TICK if self._dispatcher.timed or self._retiring() else _PATIENCE)
         self._look_after_children()
         # While one is still starting there is nothing to be seen of what it changes.
-        if self._autoscale is not None and self._ready() >= self._wanted:
+        if self._autoscale is not None and self._ready() >= self._reins.processes:
             now = time.monotonic()
-            self.scale(self._autoscale.decide(now, len(self._flights), self._wanted))
+            self._scale(self._autoscale.decide(now, len(self._flights), self._reins.processes))
         if self._options.max_memory_per_child is not None:
             self._weigh(self._options.max_memory_per_child)
         if self._failure is None:
             self._fill()
 
-    def scale(self, processes: int) -> None:
+    def _scale_between(self, most: int, fewest: int) -> Autoscale:
+        idle, threads = self._options.autoscale_idle, self._options.threads
+        return Autoscale(most=most, least=fewest, threads=threads, idle=idle)
+
+    def _set_autoscale(self, most: int, fewest: int) -> None:
+        """Let the processes be between these from now on. Call from the main thread."""
+        self._autoscale = self._scale_between(most, fewest)
+        self._scale(min(most, max(fewest, self._reins.processes)))
+
+    def _scale(self, processes: int) -> None:
         """Have so many processes. Call from the main thread.
 
         Those to come get work when they are ready; those to leave end what they run.
         """
-        if processes == self._wanted:
+        if processes == self._reins.processes:
             return
-        log.info("scaling from %d to %d processes", self._wanted, processes)
-        self._wanted = processes
+        log.info("scaling from %d to %d processes", self._reins.processes, processes)
+        self._reins.processes = processes
+        self._is_elastic = True
         taking = sorted(
             (child for child in self._children if not child.retiring and not child.stopped),
             key=lambda child: len(child.flights),
@@ -180,7 +217,7 @@ class Worker:
 
     def _resize(self) -> None:
         """Take as many messages as the children that are ready have places for."""
-        processes = min(self._wanted, max(1, self._ready()))
+        processes = min(self._reins.processes, max(1, self._ready()))
         self._slots.resize(processes * self._options.threads)
 
     def _ready(self) -> int:
@@ -229,6 +266,7 @@ class Worker:
         for child in self._children:
             child.stop()
         self._end_children()
+        self._heartbeat.stop()
         self._settler.stop()
         self._leases.stop()
         self._app.close()
@@ -251,6 +289,7 @@ class Worker:
         deadline = time.monotonic() + 3.0
         while self._flights and time.monotonic() < deadline:
             self._sleep(_TICK)
+        self._heartbeat.stop()
         self._settler.stop()
         self._leases.stop()
         return False
@@ -272,9 +311,9 @@ class Worker:
         One that retires may take hours to end its last task; what is in hand must not wait for
         it. There may be as many of these as of the others, so that memory has a bound.
         """
-        most = 2 * self._wanted
+        most = 2 * max(self._reins.processes, self._options.processes)
         taking = sum(not child.retiring for child in self._children)
-        while taking < self._wanted and len(self._children) < most:
+        while taking < self._reins.processes and len(self._children) < most:
             try:
                 child = Child(
                     self._options,
@@ -289,6 +328,7 @@ class Worker:
             taking += 1
 
     def _look_after_children(self) -> None:
+        self._reins.obey()
         self._stop_the_overdue()
         for child in self._children:
             child.look_after()
@@ -298,8 +338,9 @@ class Worker:
     def _on_ready(self, child: Child) -> None:
         self._young_deaths = 0
         log.info("child %d is ready", child.pid)
+        self._reins.tell_limits(child)
         self._dispatcher.add_child(child)
-        if self._autoscale is not None:
+        if self._is_elastic:
             self._resize()
         if not self._was_ready:
             self._was_ready = True
@@ -307,7 +348,7 @@ class Worker:
                 signals.worker_ready.send(self)
 
     def _on_settled(self, child: Child, done: Sequence[tuple[Flight, Settlement]]) -> None:
-        self._settler.settle(done)
+        self._reins.settle(done)
         self._dispatcher.finished(child, done)
 
     def _on_gone(self, child: Child) -> None:
@@ -355,7 +396,7 @@ class Worker:
                 len(left),
             )
         lost = [(f, _back(f, "its process died", after=_LOST_AFTER)) for f in left]
-        self._settler.settle(lost)
+        self._reins.settle(lost)
         self._dispatcher.finished(None, lost)
 
     def _count(self, child: Child) -> None:
@@ -385,16 +426,22 @@ class Worker:
     def _time_limit_exceeded(self, flight: Flight) -> None:
         if flight.job is None or flight.settling:
             return
+        if flight.revoked:
+            log.warning("task %s was terminated; its process is replaced", flight.job.message.id)
+            done = [(flight, self._executor.revoked(flight.job, "terminated"))]
+            self._reins.settle(done)
+            self._dispatcher.finished(None, done)
+            return
         limit = self._limit_of(flight)
         error = TimeLimitExceeded(f"{flight.job.message.task} ran longer than {limit:g} s")
         log.error("task %s: %s; its process was replaced", flight.job.message.id, error)
         done = [(flight, self._executor.stopped(flight.job, error))]
-        self._settler.settle(done)
+        self._reins.settle(done)
         self._dispatcher.finished(None, done)
 
     # ---- flights
 
-    def _poller(self, queue: str) -> Poller:
+    def _poller(self, queue: str, fatal: Callable[[BrokerError], None] | None = None) -> Poller:
         return Poller(
             queue,
             broker=self._app.broker,
@@ -403,15 +450,12 @@ class Worker:
             slots=self._slots,
             leases=self._leases,
             dispatcher=self._dispatcher,
-            settle=self._settle_unrun,
+            settle=lambda done: self._reins.settle(done),
             release=self._release,
-            fatal=self._on_fatal,
+            fatal=fatal or self._on_fatal,
             lease=self._options.lease,
             wait=self._options.poll_wait,
         )
-
-    def _settle_unrun(self, done: Sequence[tuple[Flight, Settlement]]) -> None:
-        self._settler.settle(done)
 
     def _release(self, flights: Sequence[Flight], reason: str) -> None:
         self._settler.settle([(flight, _back(flight, reason)) for flight in flights])
@@ -426,6 +470,10 @@ class Worker:
 
     def _on_fatal(self, error: BrokerError) -> None:
         self._failure = error
+        self._wake()
+
+    def _request_stop(self) -> None:
+        self._signals = max(self._signals, 1)
         self._wake()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

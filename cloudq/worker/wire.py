@@ -18,6 +18,8 @@ from cloudq.settlement import Action, Settlement
 
 STOP = ("stop",)
 READY = ("ready",)
+# With a task's name, its soft and its hard time limit: others from now on.
+LIMITS = "limits"
 
 PackedJob = tuple[int, str, str, bytes, int, "str | None", int, bool]
 

@@ -213,6 +213,8 @@ def _kind(annotation: Any) -> str:
         return {list: "list", dict: "table"}[get_origin(annotation)]
     if get_origin(kinds[0]) is Literal or isinstance(kinds[0], str):
         return "text"
+    if isinstance(kinds[0], type) and issubclass(kinds[0], Enum):
+        return ", ".join(str(member.value) for member in kinds[0])
     return {
         "str": "text",
         "float": "number",

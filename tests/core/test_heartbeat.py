@@ -1,0 +1,167 @@
+"""What a heartbeat costs, and that nobody waits for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cloudq import BackendError, ConfigurationError
+from cloudq.backend import Backend
+from cloudq.control import Heart, Roster
+from cloudq.control.commands import Command, collect, make
+from cloudq.driver import Change, Code, Item, Key
+from cloudq.testing import eventually
+from cloudq.worker.heartbeat import Heartbeat
+from cloudq_local.memory_backend import MemoryBackend, MemoryItems
+from tests.core.faults import FaultyStore
+
+
+class Slow(FaultyStore):
+    """A store that keeps whoever asks waiting while its gate is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryBackend(MemoryItems()))
+        self.gate = threading.Event()
+        self.gate.set()
+        self.waiting = False
+
+    def update(self, key: Key, change: Change) -> Item:
+        self.waiting = not self.gate.is_set()
+        self.gate.wait(20)
+        return super().update(key, change)
+
+
+class Beating:
+    """A heartbeat on its own."""
+
+    def __init__(self, every: float = 0.05) -> None:
+        self.store = Slow()
+        self.backend = Backend(self.store, url="slow://")
+        self.roster = Roster(self.backend)
+        self.obeyed: list[str] = []
+        self.heartbeat = Heartbeat(
+            lambda: self.backend, heart=self.heart, run=self.run, every=every
+        )
+        self.heartbeat.start()
+        eventually(self.roster.alive)
+
+    def heart(self, every: float) -> Heart:
+        return Heart(hostname="w", seen=time.time(), every=every)
+
+    def run(self, command: Command) -> Any:
+        self.obeyed.append(command.name)
+        if command.name == "fail":
+            raise ValueError("cannot")
+        return {"ok": command.arguments}
+
+    def ask(self, name: str, **arguments: Any) -> Any:
+        command = make(name, arguments, lasts=10, reply=True)
+        assert self.roster.tell("w", command.to_text())
+        return collect(self.backend, command, ["w"], timeout=10)["w"]
+
+
+@pytest.fixture
+def beating() -> Iterator[Beating]:
+    made = Beating()
+    yield made
+    made.store.gate.set()
+    made.heartbeat.stop()
+
+
+def test_a_beat_is_one_request_and_a_command_one_more(beating: Beating) -> None:
+    beating.store.calls.clear()
+    eventually(lambda: beating.store.calls["update"] >= 10)
+    assert set(beating.store.calls) == {"update"}
+    assert beating.ask("add", n=1) == {"ok": {"n": 1}}
+    eventually(lambda: "commands" not in beating.backend.get([WORKER])[WORKER].fields)
+    assert beating.store.calls["put"] == 1
+    assert beating.obeyed == ["add"]
+
+
+WORKER = Key("workers", "w")
+
+
+def test_commands_are_obeyed_once_in_their_order_though_one_fails(beating: Beating) -> None:
+    beating.store.gate.clear()
+    # A beat that was let through before must not see some of them only.
+    eventually(lambda: beating.store.waiting)
+    commands = [make(name, {}, lasts=10, reply=True) for name in ("a", "fail", "b")]
+    for command in reversed(commands):
+        change = Change(add={"commands": frozenset({command.to_text()})}, keep_expires=True)
+        beating.store.inner.update(WORKER, change)
+    beating.store.gate.set()
+    assert [collect(beating.backend, c, ["w"], timeout=10)["w"] for c in commands] == [
+        {"ok": {}},
+        {"error": "cannot"},
+        {"ok": {}},
+    ]
+    assert beating.obeyed == ["a", "fail", "b"]
+
+
+def test_a_command_of_a_failed_beat_is_obeyed_once(beating: Beating) -> None:
+    assert beating.ask("first") == {"ok": {}}
+    beating.store.down.add("update")
+    eventually(lambda: beating.store.calls["update"] > 0)
+    beating.store.down.clear()
+    assert beating.ask("second") == {"ok": {}}
+    assert beating.obeyed == ["first", "second"]
+
+
+def test_what_is_no_command_is_passed_over(beating: Beating) -> None:
+    assert beating.roster.tell("w", "no json")
+    assert beating.roster.tell("w", '{"of": "a newer release"}')
+    assert beating.ask("next") == {"ok": {}}
+    assert beating.obeyed == ["next"]
+
+
+def test_a_stop_does_not_wait_for_a_store_that_hangs(beating: Beating) -> None:
+    beating.store.gate.clear()
+    beating.store.calls.clear()
+    began = time.monotonic()
+    beating.heartbeat.stop()
+    assert time.monotonic() - began < 4
+
+
+def test_who_stops_is_taken_off_the_roster(beating: Beating) -> None:
+    beating.heartbeat.stop()
+    assert beating.roster.hearts() == []
+    assert not beating.roster.tell("w", make("ping", {}, lasts=1, reply=False).to_text())
+
+
+def test_a_reply_that_the_store_does_not_take_says_so(beating: Beating) -> None:
+    beating.store.refuse = lambda item: (
+        Code.TOO_LARGE if len(str(item.fields.get("reply"))) > 3_000 else None
+    )
+    assert "too large to store" in beating.ask("big", text="x" * 5_000)["error"]
+
+
+def test_a_command_too_long_to_lie_in_an_item_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="name fewer at a time"):
+        make("revoke", {"task_id": ["x" * 36] * 1000}, lasts=1, reply=False).to_text()
+    with pytest.raises(ConfigurationError, match="are no JSON"):
+        make("own", {"what": object()}, lasts=1, reply=False).to_text()
+
+
+def test_no_heartbeat_without_a_store_or_a_pause() -> None:
+    store = Slow()
+    backend = Backend(store, url="slow://")
+    for open_backend, every in ((lambda: None, 1.0), (lambda: backend, 0.0)):
+        heartbeat = Heartbeat(
+            open_backend,
+            heart=lambda every: Heart(hostname="w"),
+            run=lambda command: None,
+            every=every,
+        )
+        heartbeat.start()
+        heartbeat.stop()
+    assert not store.calls
+
+
+def test_a_store_that_is_down_raises_what_it_is(beating: Beating) -> None:
+    beating.store.down.add("query")
+    with pytest.raises(BackendError, match="no answer"):
+        beating.roster.alive()
