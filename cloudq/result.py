@@ -36,6 +36,8 @@ class AsyncResult(Generic[R]):
     value in asyncio code.
     """
 
+    # `parent` is the result before this one in its chain, `upstream` the one before its group.
+
     def __init__(
         self,
         id: str,
@@ -50,6 +52,7 @@ class AsyncResult(Generic[R]):
         self._backend = backend
         self._take_back = take_back
         self.parent: Any = None
+        self.upstream: Any = None
         self._restore = restore
         self.final: Record | None = None
 
@@ -243,11 +246,11 @@ def wait_for(
 def _before(result: AsyncResult[Any]) -> list[AsyncResult[Any]]:
     """The tasks that must succeed before this one starts; members of a group tell by its body."""
     found: list[AsyncResult[Any]] = []
-    parent = result.parent
+    parent = result.parent or result.upstream
     while parent is not None:
         if isinstance(parent, AsyncResult):
             found.append(cast("AsyncResult[Any]", parent))
-        parent = parent.parent
+        parent = parent.parent or parent.upstream
     return found
 
 

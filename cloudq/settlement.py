@@ -26,7 +26,6 @@ from cloudq.errors import (
     ConfigurationError,
     EncodeError,
     PublishError,
-    ServiceError,
 )
 from cloudq.message import TaskMessage
 from cloudq.record import Record, State, to_item
@@ -95,6 +94,8 @@ def commit(
 ) -> Committed:
     """Make outcomes durable, in as few requests as the services allow.
 
+    `joins` are the app's: without them no outcome may be that of a chord's member.
+
     Never raises `ServiceError`: what could not be done comes back to be tried again, without its
     copy where that is out already.
     """
@@ -122,7 +123,9 @@ def commit(
         except BackendError as down:
             error = down
             failed.append(_refused(pair, Failure(index=0, code=Code(down.code), reason=str(down))))
-    if joins is not None:
+    if joins is None:
+        assert not any(settlement.word for _, settlement in ready), "members without their joins"
+    else:
         ready, silent, problem = _leave_words(ready, joins)
         failed += silent
         error = error or problem
@@ -156,20 +159,18 @@ def _leave_words(
     settled: Sequence[Settled], joins: Joins
 ) -> tuple[list[Settled], list[Settled], CloudQError | None]:
     """Tell the joins what has ended; the pairs that are done, and those to try again."""
-    done: list[Settled] = []
-    failed: list[Settled] = []
-    error: CloudQError | None = None
-    for pair in settled:
-        word = pair[1].word
-        if word is not None and pair[1].action is not Action.NOTHING:
-            try:
-                joins.leave(word)
-            except ServiceError as problem:
-                error = problem
-                failed.append(pair)
-                continue
-        done.append(pair)
-    return done, failed, error
+    leaving = [
+        (place, settlement.word)
+        for place, (_, settlement) in enumerate(settled)
+        if settlement.word is not None and settlement.action is not Action.NOTHING
+    ]
+    if not leaving:
+        return list(settled), [], None
+    wrong = joins.leave([word for _, word in leaving])
+    again = {leaving[at][0] for at in wrong}
+    done = [pair for place, pair in enumerate(settled) if place not in again]
+    failed = [settled[place] for place in sorted(again)]
+    return done, failed, next(iter(wrong.values()), None)
 
 
 def _send(

@@ -58,6 +58,7 @@ def lambda_handler(app: CloudQ, *, reserve: float = 5.0, threads: int = 1) -> Ha
             executor=executor,
             broker=app.broker,
             backend=app.backend,
+            joins=app.joins,
             deadline=deadline(context, reserve=reserve),
             log=log,
         )

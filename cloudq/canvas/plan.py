@@ -8,7 +8,7 @@ callbacks, and the slot of a join that its value is for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from uuid import NAMESPACE_URL, uuid5
@@ -36,7 +36,13 @@ from cloudq.record import Record, State
 COLLECT = "cloudq.collect"
 """The task that gives the list of a join's values, where a group's end is one value of others."""
 
+CHORD_ERROR = "cloudq.errors.ChordError"
+"""What the body of a chord fails with."""
+
 Wire = dict[str, Any]
+Outline = tuple[tuple[str, Any], "list[Any] | None"]
+"""The ids of a node and of what goes before it: `((id, before), members)`, as `as_tuple` has."""
+
 Envelope = Callable[..., TaskMessage]
 """Makes a message: (task, args, kwargs, options, fields), arguments as wire values."""
 
@@ -59,14 +65,19 @@ class Place:
     parent: str | None = None
     group: str | None = None
     depth: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """What starts a node: items to store first, then messages to send."""
+    """What starts nodes: items to store first, then messages to send.
+
+    `outlines` are the ids of what is started, for the record of what starts it.
+    """
 
     items: list[Item] = field(default_factory=list[Item])
     messages: list[TaskMessage] = field(default_factory=list[TaskMessage])
+    outlines: list[Outline] = field(default_factory=list["Outline"])
 
 
 def frozen(node: Node[Any], *, in_slot: bool = False) -> Node[Any]:
@@ -146,6 +157,32 @@ def final_id(node: Node[Any]) -> str:
     return str(node.id)
 
 
+def ends(node: Node[Any]) -> list[str]:
+    """The ids of the tasks whose values are those of a frozen node, of a group all its members'."""
+    if isinstance(node, chain):
+        return ends(node.tasks[-1])
+    if isinstance(node, chord):
+        return ends(node.body)
+    if isinstance(node, group):
+        return [id for member in cast("group[Any]", node).tasks for id in ends(member)]
+    return [str(node.id)]
+
+
+def outline(node: Node[Any], before: Any = None) -> Outline:
+    """The ids of a frozen node, as those of its result."""
+    if isinstance(node, chain):
+        for step in node.tasks:
+            before = outline(step, before)
+        return cast("Outline", before)
+    if isinstance(node, chord):
+        header = ((str(node.id), before), [outline(member) for member in node.header.tasks])
+        return outline(node.body, header)
+    if isinstance(node, group):
+        members = cast("group[Any]", node).tasks
+        return (str(node.id), before), [outline(member) for member in members]
+    return (str(node.id), before), None
+
+
 class Planner:
     """Starts frozen nodes.
 
@@ -173,20 +210,29 @@ class Planner:
 
     def after(self, message: TaskMessage, record: Record) -> Plan:
         """What a task's end starts: the next of its chain, and its callbacks."""
-        place = Place(root=message.root or message.id, parent=message.id, depth=message.depth)
+        place = Place(
+            root=message.root or message.id,
+            parent=message.id,
+            depth=message.depth,
+            headers=message.headers,
+        )
         if record.state is not State.SUCCESS:
             errbacks = [from_dict(errback) for errback in message.link_error]
-            return Plan(messages=self.errbacks(errbacks, record, place, message))
+            return self.errbacks(errbacks, record, place, message)
         before = Before(values=(orjson.loads(record.value) if record.value else None,))
         plan = Plan()
         if message.chain:
             slot = Slot.from_wire(message.slot) if message.slot else None
             first, *rest = message.chain
             following = replace(place, rest=tuple(rest), slot=slot, group=message.group)
-            self._start(plan, from_dict(first), before, following)
+            self._begin(plan, from_dict(first), before, following)
         for callback in message.link:
-            self._start(plan, from_dict(callback), before, place)
+            self._begin(plan, from_dict(callback), before, place)
         return plan
+
+    def _begin(self, plan: Plan, node: Node[Any], before: Before, place: Place) -> None:
+        self._start(plan, node, before, place)
+        plan.outlines.append(outline(node))
 
     def in_place_of(self, message: TaskMessage, node: Node[Any]) -> Plan:
         """What starts a workflow in the place of a task: its end has the task's id."""
@@ -204,6 +250,7 @@ class Planner:
             parent=message.parent,
             group=message.group,
             depth=message.depth + 1,
+            headers=message.headers,
         )
         plan = self.start(made, Before(), place)
         generation = {"replaced": message.replaced + 1}
@@ -219,8 +266,8 @@ class Planner:
         failed: Record,
         place: Place,
         message: TaskMessage | None = None,
-    ) -> list[TaskMessage]:
-        """The messages of error callbacks; their ids follow from that of the failed task."""
+    ) -> Plan:
+        """What starts error callbacks; their ids follow from that of the failed task."""
         plan = Plan()
         request = _request(failed, message)
         for number, errback in enumerate(errbacks):
@@ -231,8 +278,8 @@ class Planner:
             )
             error = f"{failed.error_type}: {failed.error}"
             values = (request, error, failed.traceback) if takes else (failed.id,)
-            self._start(plan, node, Before(values=values), place)
-        return plan.messages
+            self._begin(plan, node, Before(values=values), place)
+        return plan
 
     def _start(self, plan: Plan, node: Node[Any], before: Before, place: Place) -> None:
         if isinstance(node, Signature):
@@ -287,7 +334,7 @@ class Planner:
         follows: Wire = {"node": to_dict(body), "rest": list(place.rest), "body": final_id(body)}
         if place.slot is not None:
             follows["slot"] = place.slot.to_wire()
-        for name in ("root", "parent", "group", "depth"):
+        for name in ("root", "parent", "group", "depth", "headers"):
             if getattr(place, name):
                 follows[name] = getattr(place, name)
         fields: dict[str, Value] = {
@@ -305,7 +352,7 @@ class Planner:
             node.task,
             args,
             kwargs,
-            {"task_id": node.id, **node.options},
+            _options(node, place),
             root=place.root,
             parent=place.parent,
             group=place.group,
@@ -316,6 +363,14 @@ class Planner:
             slot=place.slot.to_wire() if place.slot is not None else None,
             gather=before.gather if takes else None,
         )
+
+
+def _options(node: Signature[Any], place: Place) -> Wire:
+    """A call's options; the headers of what started it travel on beside its own."""
+    options = {"task_id": node.id, **node.options}
+    if place.headers:
+        options["headers"] = {**place.headers, **(node.options.get("headers") or {})}
+    return options
 
 
 def _request(failed: Record, message: TaskMessage | None) -> Wire:

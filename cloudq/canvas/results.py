@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 import orjson
@@ -21,7 +21,7 @@ R = TypeVar("R")
 class ResultSet(Generic[R]):
     """Some results, waited for together: any number costs one batched read a look."""
 
-    def __init__(self, results: Sequence[AsyncResult[R] | ResultSet[Any]]) -> None:
+    def __init__(self, results: Iterable[AsyncResult[R] | ResultSet[Any]]) -> None:
         self.results = list(results)
 
     def __len__(self) -> int:
@@ -128,6 +128,10 @@ class GroupResult(ResultSet[R]):
         super().__init__(results)
         self.id = id
         self.parent = parent
+        self.upstream: Any = None
+        if parent is not None:
+            for result in results:
+                _stand_after(result, parent)
 
     def __repr__(self) -> str:
         return f"<GroupResult {self.id} of {len(self)}>"
@@ -150,13 +154,22 @@ class GroupResult(ResultSet[R]):
         save_group(self, leaves[0].backend)
 
 
+def _stand_after(result: Any, upstream: Any) -> None:
+    """Tell what starts first in a member what it waits for: if that fails, it never starts."""
+    while result.parent is not None:
+        result = result.parent
+    result.upstream = upstream
+    if isinstance(result, GroupResult):
+        for member in cast("GroupResult[Any]", result).results:
+            _stand_after(member, upstream)
+
+
 def as_tuple(result: AsyncResult[Any] | ResultSet[Any] | None) -> tuple[Any, ...] | None:
     """The ids of a result and its parents, as Celery's `as_tuple`: `((id, parent), members)`."""
     if isinstance(result, GroupResult):
-        return cast("GroupResult[Any]", result).as_tuple()
+        return result.as_tuple()
     if isinstance(result, AsyncResult):
-        plain = cast("AsyncResult[Any]", result)
-        return (plain.id, as_tuple(plain.parent)), None
+        return (result.id, as_tuple(result.parent)), None
     return None
 
 
@@ -210,8 +223,7 @@ def result_of(node: Node[Any], make: Make, parent: AnyResult | None = None) -> A
         assert result is not None
         return result
     if isinstance(node, chord):
-        members = cast("group[Any]", node.header)
-        header = group_result(str(node.id), members.tasks, make, parent)
+        header = group_result(str(node.id), node.header.tasks, make, parent)
         return result_of(node.body, make, header)
     if isinstance(node, group):
         return group_result(str(node.id), cast("group[Any]", node).tasks, make, parent)

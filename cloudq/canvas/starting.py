@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
@@ -113,7 +114,7 @@ class Starter:
             self.carry_out(plan)
             count += len(made)
         closing = Change(
-            set={"count": count}, discard={"shards": frozenset({"open"})}, keep_expires=True
+            increment={"count": count}, discard={"shards": frozenset({"open"})}, keep_expires=True
         )
         closed = self._store().update(key, closing)
         joins = self._joins()
@@ -129,7 +130,7 @@ def _portions(members: group[Any]) -> Iterator[list[Node[Any]]]:
 
 
 def _in_group(place: Place, id: str, slot: Slot | None = None) -> Place:
-    return Place(slot=slot, root=place.root, parent=place.parent, group=id, depth=place.depth)
+    return replace(place, slot=slot, group=id)
 
 
 def task_names(node: Node[Any]) -> Iterator[str]:

@@ -259,6 +259,22 @@ def test_a_chain_whose_first_step_failed_raises_that_at_once(app: Bench, t: Task
         result.get(timeout=0)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: t.fail.s() | group(t.same.s(), t.same.s()),
+        lambda t: t.fail.s() | group(t.same.s() | t.same.s(), group(t.same.s())),
+        lambda t: group(t.fail.s(), t.same.s(1)) | group(t.same.s(), t.same.s()),
+        lambda t: group(t.fail.s(), t.same.s(1)) | t.same.s() | group(t.same.s(), t.same.s()),
+    ],
+)
+def test_a_group_after_what_failed_does_not_wait(app: Bench, t: Tasks, make: Any) -> None:
+    result = make(t).delay()
+    app.work()
+    with pytest.raises((ValueError, ChordError), match="on purpose"):
+        result.get(timeout=0)
+
+
 def test_the_results_of_a_group(app: Bench, t: Tasks) -> None:
     result = group(t.add.s(1, 2), t.fail.s(), t.add.s(3, 4)).delay()
     assert (len(result), result.ready(), result.completed_count()) == (3, False, 0)

@@ -24,6 +24,7 @@ def invocation(app: CloudQ, seconds: float = 60.0, reserve: float = 0.0) -> Invo
         executor=app.executor(stop_at_hard_limit=True),
         broker=app.broker,
         backend=app.backend,
+        joins=app.joins,
         deadline=Deadline.after(seconds, reserve=reserve),
         log=log,
     )

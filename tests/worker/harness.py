@@ -71,7 +71,7 @@ class Worker:
             # A warm stop waits for the receive under way.
             "CLOUDQ_WORKER_POLL_WAIT": "2",
             **os.environ,
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
             "DRILL_LEDGER": str(place.ledger),
             "PYTHONUNBUFFERED": "1",
         }
