@@ -7,11 +7,14 @@ plain data: `to_wire` and `from_wire` turn them into JSON values and back.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, Unpack, cast
 
+from cloudq.canvas.results import GroupResult
 from cloudq.codec import from_wire, to_wire
 from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.ids import new_id
 
 if TYPE_CHECKING:
     from cloudq.task import CallOptions
@@ -118,12 +121,14 @@ class Node(Generic[R]):
         return self.delay(*args, **kwargs)
 
     def _app(self) -> Canvas:
-        app = next((node.app for node in walk(self) if node.app is not None), None)
-        if app is None:
-            raise ConfigurationError(
-                f"{self!r} belongs to no app: make it with task.s(...) or app.signature(...)"
-            )
-        return app
+        app = next(_apps(self), None)
+        if app is not None:
+            return app
+        if next(_signatures(self), None) is None:
+            return _Nothing()
+        raise ConfigurationError(
+            f"{self!r} belongs to no app: make it with task.s(...) or app.signature(...)"
+        )
 
 
 class Signature(Node[R]):
@@ -239,6 +244,14 @@ class group(Node[list[R]]):  # noqa: N801 (Celery's name)
         else:
             yield from _members([self._source])
 
+    def peek(self) -> Sequence[Node[R]]:
+        """The members, of a generator only the first, which stays to be read."""
+        if self._source is None:
+            return self._tasks
+        first = list(itertools.islice(_members([self._source]), 1))
+        self._source = itertools.chain(first, self._source)
+        return first
+
     def first(self) -> Sequence[Node[Any]]:
         return self.tasks
 
@@ -297,6 +310,34 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
     on_error = link_error
 
 
+class _Nothing:
+    """What starts nodes that have no task in them: there is nothing to be done."""
+
+    def start(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return None if isinstance(node, chain) else GroupResult[Any](new_id(), [])
+
+    start_eagerly = start
+
+
+def _signatures(node: Node[Any]) -> Iterator[Signature[Any]]:
+    """The signatures in a node; of what a generator gives only the first."""
+    inside: Sequence[Node[Any]] = ()
+    if isinstance(node, Signature):
+        yield node
+    elif isinstance(node, chain):
+        inside = node.tasks
+    elif isinstance(node, group):
+        inside = cast("group[Any]", node).peek()
+    elif isinstance(node, chord):
+        inside = (node.header, node.body)
+    for one in inside:
+        yield from _signatures(one)
+
+
+def _apps(node: Node[Any]) -> Iterator[Canvas]:
+    return (each.app for each in (node, *_signatures(node)) if each.app is not None)
+
+
 def _members(tasks: Sequence[Any]) -> Iterator[Node[Any]]:
     """The nodes in `group(a, b)`, `group([a, b])` and `group(x for x in ...)`."""
     given: Iterable[Any] = tasks
@@ -340,9 +381,9 @@ def _followed(last: Node[Any], node: Node[Any]) -> list[Node[Any]]:
     if isinstance(last, group):
         return [chord(cast("group[Any]", last), node)]
     if isinstance(last, chord):
-        body: Node[Any] = last.body
-        if isinstance(body, group):
-            return [chord(last.header, chord(cast("group[Any]", body), node))]
+        inside = _followed(last.body, node)
+        if len(inside) == 1:  # it ends in a group, however deep
+            return [chord(last.header, inside[0])]
     return [last, node]
 
 

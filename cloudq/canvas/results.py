@@ -9,7 +9,6 @@ from typing import Any, Generic, TypeVar, cast
 import orjson
 
 from cloudq.backend import Backend
-from cloudq.canvas.nodes import Node, chain, chord, group
 from cloudq.driver import Item, Key
 from cloudq.errors import BackendError, InvalidArguments
 from cloudq.record import State
@@ -212,28 +211,3 @@ def restore_group(id: str, backend: Backend, make: Make) -> GroupResult[Any] | N
 
 def _group_key(id: str) -> Key:
     return Key(f"group#{id}")
-
-
-def result_of(node: Node[Any], make: Make, parent: AnyResult | None = None) -> AnyResult:
-    """The result of a frozen node, with those of what goes before as its parents."""
-    if isinstance(node, chain):
-        result = parent
-        for step in node.tasks:
-            result = result_of(step, make, result)
-        assert result is not None
-        return result
-    if isinstance(node, chord):
-        header = group_result(str(node.id), node.header.tasks, make, parent)
-        return result_of(node.body, make, header)
-    if isinstance(node, group):
-        return group_result(str(node.id), cast("group[Any]", node).tasks, make, parent)
-    made = make(str(node.id), getattr(node, "task", ""))
-    made.parent = parent
-    return made
-
-
-def group_result(
-    id: str, members: Sequence[Node[Any]], make: Make, parent: AnyResult | None
-) -> GroupResult[Any]:
-    """The result of a group with these frozen members."""
-    return GroupResult(id, [result_of(member, make) for member in members], parent=parent)

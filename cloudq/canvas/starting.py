@@ -8,10 +8,11 @@ from itertools import islice
 from typing import Any, cast
 
 from cloudq.backend import Backend
+from cloudq.canvas.handles import result_of
 from cloudq.canvas.joins import Joins
 from cloudq.canvas.nodes import Node, Signature, chain, chord, group
 from cloudq.canvas.plan import Before, Place, Plan, Planner, final_id, flattened, frozen
-from cloudq.canvas.results import AnyResult, GroupResult, Make, result_of
+from cloudq.canvas.results import AnyResult, GroupResult, Make
 from cloudq.canvas.slots import SHARD, Slot, join_key
 from cloudq.driver import Change
 from cloudq.errors import BackendError, ConfigurationError

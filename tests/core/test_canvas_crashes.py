@@ -9,7 +9,7 @@ import pytest
 
 from cloudq.canvas.nodes import chord, group
 from tests.core.bench import Bench
-from tests.core.test_canvas import Tasks
+from tests.worker.flow_tasks import Tasks
 
 
 class Died(BaseException):

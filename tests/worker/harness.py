@@ -36,6 +36,8 @@ class Place:
     backend: str
     queue: str
     folder: Path
+    tasks: str = "drill_tasks:app"
+    environment: dict[str, str] = field(default_factory=dict[str, str])
     workers: list[Worker] = field(default_factory=list)
 
     @property
@@ -74,8 +76,9 @@ class Worker:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
             "DRILL_LEDGER": str(place.ledger),
             "PYTHONUNBUFFERED": "1",
+            **place.environment,
         }
-        command = [sys.executable, "-m", "cloudq", "worker", "-A", "drill_tasks:app"]
+        command = [sys.executable, "-m", "cloudq", "worker", "-A", place.tasks]
         command += ["--broker", place.broker, "--backend", place.backend, *options]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
