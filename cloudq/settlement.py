@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker, Refused
-from cloudq.canvas.joins import Joins
+from cloudq.canvas.joins import Claimed, Joins
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import Word
 from cloudq.driver import Code, Delivery, Failure, Item, Key
@@ -166,11 +166,22 @@ def _leave_words(
     ]
     if not leaving:
         return list(settled), [], None
-    wrong = joins.leave([word for _, word in leaving])
-    again = {leaving[at][0] for at in wrong}
-    done = [pair for place, pair in enumerate(settled) if place not in again]
-    failed = [settled[place] for place in sorted(again)]
-    return done, failed, next(iter(wrong.values()), None)
+    wrong = {leaving[at][0]: e for at, e in joins.leave([word for _, word in leaving]).items()}
+    done: list[Settled] = []
+    failed: list[Settled] = []
+    error: CloudQError | None = None
+    for place, pair in enumerate(settled):
+        problem = wrong.get(place)
+        if problem is None:
+            done.append(pair)
+        elif isinstance(problem, Claimed):
+            # Its message asks again when the claim has ended: nothing else has to wait for that.
+            again = replace(pair[1], action=Action.RELEASE, after=problem.after)
+            done.append((pair[0], replace(again, reason=str(problem))))
+        else:
+            error = problem
+            failed.append(pair)
+    return done, failed, error
 
 
 def _send(

@@ -24,6 +24,7 @@ from cloudq.codec import load_value
 from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Op, Value
 from cloudq.errors import (
     BackendError,
+    BrokerError,
     ChordError,
     ConfigurationError,
     EncodeError,
@@ -36,11 +37,21 @@ from cloudq.record import Record, State
 log = logging.getLogger("cloudq.canvas")
 
 # Whoever dies while it sends what follows keeps the others from it for this long, in seconds.
-_CLAIM = 20.0
+_CLAIM = 15.0
 # What the services say of a request that they will never take.
 _NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
 # Members added by members have shards of their own, behind all that the header can have.
 _ADDED = 5_000_000
+
+
+class Claimed(BackendError):
+    """Another process is starting what follows a join; ask again after `after` seconds."""
+
+    def __init__(self, join: str, after: float) -> None:
+        super().__init__(
+            f"another process is starting what follows the join {join}", code=Code.THROTTLED
+        )
+        self.after = after
 
 
 class Joins:
@@ -139,7 +150,7 @@ class Joins:
     def go_on(self, join: str, root: Mapping[str, Value]) -> None:
         """Send what follows, unless somebody has.
 
-        Raises `BackendError` while somebody else is at it: whoever that is may have died.
+        Raises `Claimed` while somebody else is at it: whoever that is may have died.
         """
         if root.get("sent") or root.get("failed") or not self._claim(join):
             return
@@ -153,7 +164,7 @@ class Joins:
             self._give_up(join, root, never)
             return
         except ServiceError as error:
-            if error.code in _NEVER:
+            if error.code in _NEVER or (isinstance(error, BrokerError) and _no_queue(error)):
                 self._give_up(join, root, error)
                 return
             self._unclaim(join)
@@ -188,10 +199,8 @@ class Joins:
             fields: Mapping[str, Value] = refused.current.fields if refused.current else {}
             if fields.get("sent") or fields.get("failed") or "follows" not in fields:
                 return False
-            raise BackendError(
-                f"another process is about to start what follows the join {join}",
-                code=Code.THROTTLED,
-            ) from refused
+            ends = float(cast("float", fields.get("until", now)))
+            raise Claimed(join, max(1.0, ends - now)) from refused
         return True
 
     def _unclaim(self, join: str) -> None:
@@ -273,6 +282,11 @@ class Joins:
         if missing is not None:
             raise ChordError(f"the value of member {missing} is not there any more")
         return [load_value(value) if (value := records[id].value) else None for id in ids]
+
+
+def _no_queue(error: BrokerError) -> bool:
+    """Whether a message is for a queue that there is not: one body must not hold up a worker."""
+    return error.code == Code.NOT_FOUND
 
 
 def _unusable(record: Record | None) -> bool:

@@ -79,11 +79,11 @@ app = CloudQ("flows")
 tasks = Tasks(app)
 
 
-def _note(entry: str) -> None:
-    """Append a line to the ledger; whole, whoever else appends."""
-    ledger = os.open(os.environ["DRILL_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(ledger, f"{entry}\n".encode())
-    os.close(ledger)
+def note_in(ledger: str | os.PathLike[str], entry: str) -> None:
+    """Append a line to a ledger; whole, whoever else appends."""
+    opened = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(opened, f"{entry}\n".encode())
+    os.close(opened)
 
 
 @app.task(name="square")
@@ -94,5 +94,5 @@ def square(number: int) -> int:
 @app.task(name="body", bind=True)
 def body(self: Any, values: list[int], chord: int) -> list[int]:
     """Writes that it has run, and for which delivery of its message."""
-    _note(f"body {chord} {self.request.attempts}")
+    note_in(os.environ["DRILL_LEDGER"], f"body {chord} {self.request.attempts}")
     return [chord, sum(values), len(values)]

@@ -38,7 +38,7 @@ class Place:
     folder: Path
     tasks: str = "drill_tasks:app"
     environment: dict[str, str] = field(default_factory=dict[str, str])
-    workers: list[Worker] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list["Worker"])
 
     @property
     def ledger(self) -> Path:
