@@ -28,11 +28,12 @@ from cloudq.arguments import Arguments
 from cloudq.backend import Backend
 from cloudq.broker import Broker
 from cloudq.canvas.builtin import builtin_tasks
+from cloudq.canvas.checks import Checks
 from cloudq.canvas.eager import run_eagerly
 from cloudq.canvas.joins import Joins
 from cloudq.canvas.nodes import Node, Signature, from_dict
 from cloudq.canvas.plan import Planner
-from cloudq.canvas.results import GroupResult, restore_group
+from cloudq.canvas.results import GroupResult, restore_group, restored
 from cloudq.canvas.workflows import Workflows
 from cloudq.codec import dump_value, to_wire
 from cloudq.driver import Delivery, Limits
@@ -273,7 +274,7 @@ class CloudQ:
         kwargs: Mapping[str, Any],
     ) -> TaskMessage:
         parent = current_request.get()
-        return self._envelopes.make(
+        message = self._envelopes.make(
             name,
             [to_wire(arg) for arg in args],
             {key: to_wire(value) for key, value in kwargs.items()} if kwargs else {},
@@ -282,12 +283,15 @@ class CloudQ:
             parent=parent.id if parent else None,
             depth=self.workflows.depth(parent),
         )
+        if parent is not None:
+            parent.children.append(((message.id, None), None))
+        return message
 
     # ---- results
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 (Celery's name)
         """The result of a task by its id."""
-        return AsyncResult(id, self.backend, take_back=self._take_back)
+        return AsyncResult(id, self.backend, take_back=self._take_back, kin=self._kin)
 
     def _take_back(self, record: Record) -> bool:
         """Take a delayed message out of its queue; False where it has left already."""
@@ -298,6 +302,9 @@ class CloudQ:
             log.warning("task %s stays scheduled, and will be dropped then: %s", record.id, error)
             return False
 
+    def _kin(self, outlines: str) -> list[Any]:
+        return restored(outlines, self._made)
+
     def _result(self, task_id: str, task: Task[..., R]) -> AsyncResult[R]:
         return AsyncResult(
             task_id,
@@ -305,6 +312,7 @@ class CloudQ:
             restore=task.arguments.restore,
             task=task.name,
             take_back=self._take_back,
+            kin=self._kin,
         )
 
     # ---- eager
@@ -420,6 +428,10 @@ class CloudQ:
             broker=lambda: self.broker,
             backend=lambda: self.backend,
             max_depth=lambda: self.conf.max_depth,
+            checks=Checks(
+                arguments=lambda name: self.tasks[name].arguments if name in self.tasks else None,
+                max_fan_out=lambda: self.conf.max_fan_out,
+            ),
         )
 
     def _made(self, id: str, name: str) -> AsyncResult[Any]:

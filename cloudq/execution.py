@@ -40,7 +40,7 @@ from cloudq.errors import (
 from cloudq.interrupt import Alarms, Interruptible, disarm, thread_alarm
 from cloudq.message import TaskMessage
 from cloudq.middleware import Call, Context, Middleware, Request, current_request, onion
-from cloudq.outcome import Job, Outcomes, copy_of, settle, word_of
+from cloudq.outcome import Job, Outcomes, copy_of, settle, with_children, word_of
 from cloudq.record import Record, State
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settled, Settlement
@@ -252,6 +252,7 @@ class Executor:
             settlement = self._outcome(job, task, context, started)
         except Exception as error:  # what it raised makes no sense: a countdown that is no number
             settlement = self._outcomes.failed(job, error, started)
+        settlement = with_children(settlement, context.request.children)
         return self._with_claim(settlement, claimed) if claimed else settlement
 
     def _outcome(

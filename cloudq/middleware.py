@@ -33,6 +33,7 @@ class Request:
     is_eager: bool = False
     depth: int = 0  # how many tasks deep the call was made
     slot: str | None = None  # its place in the header of a chord
+    children: list[Any] = field(default_factory=list[Any], compare=False)  # what it has started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

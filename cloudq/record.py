@@ -41,6 +41,8 @@ class Record:
 
     `error_type` is the qualified name of the exception's class, `error_args` its arguments as
     JSON text where they can be written so. `fence` is the token of the delivery that wrote it.
+    `parent` is the task that started it, `join` the join whose values it got, and `children` the
+    ids of what it has started, as JSON text (see `cloudq.canvas.plan.Outline`).
     `scheduled` is the queue and the handle of a delayed message, by which it can be taken back.
     """
 
@@ -62,6 +64,9 @@ class Record:
     revoked: bool = False
     dead_lettered: bool = False
     scheduled: str | None = None
+    parent: str | None = None
+    join: str | None = None
+    children: str | None = None
 
     @property
     def terminal(self) -> bool:

@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     max_depth: int = Field(
         default=1000, ge=1, description="how deep tasks may call each other, against runaways"
     )
+    max_fan_out: int = Field(
+        default=1_000_000, ge=1, description="how many tasks one call may start, against runaways"
+    )
     publish_retries: int = Field(default=3, ge=0, description="for messages the broker throttled")
     worker_processes: int | None = Field(default=None, ge=1, description="left out: one a core")
     worker_threads: int = Field(default=16, ge=1, description="tasks at a time in each process")

@@ -48,7 +48,10 @@ class Node(Generic[R]):
         self.link_errors: list[Node[Any]] = []
 
     def __or__(self, other: Node[S]) -> Node[S]:
-        return joined([self, other])
+        try:
+            return joined([self, other])
+        except RecursionError as error:
+            raise InvalidArguments("the workflow contains itself, or is nested too deep") from error
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Node) and to_dict(self) == to_dict(cast("Node[Any]", other))

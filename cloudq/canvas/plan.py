@@ -157,6 +157,44 @@ def final_id(node: Node[Any]) -> str:
     return str(node.id)
 
 
+# So many ids of what a task has started are kept in its record, which each reader pays for.
+_KEPT = 100
+
+
+def brief(started: Sequence[Any]) -> list[Any]:
+    """Outlines with no more ids than a record keeps: members beyond that are left out."""
+    left = _KEPT
+
+    def cut(outline: Any) -> Any:
+        nonlocal left
+        left -= 1
+        (id, before), members = outline
+        above = cut(before) if before is not None else None
+        return (id, above), members if members is None else kept(members)
+
+    def kept(outlines: Sequence[Any]) -> list[Any]:
+        return [cut(outline) for outline in outlines if left > 0]
+
+    return kept(started)
+
+
+# W3C Trace Context: what ties the spans of one trace together.
+_TRACE = frozenset({"traceparent", "tracestate", "baggage"})
+
+
+def trace_of(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """The headers that a task's own calls carry on too."""
+    return {name: value for name, value in headers.items() if name in _TRACE} if headers else {}
+
+
+def too_deep(most: int) -> RecursionError:
+    """The error of tasks that start each other, or replace themselves, for ever."""
+    return RecursionError(
+        f"tasks have called each other {most} deep: does one call itself "
+        "without an end? the setting max_depth allows more"
+    )
+
+
 def ends(node: Node[Any]) -> list[str]:
     """The ids of the tasks whose values are those of a frozen node, of a group all its members'."""
     if isinstance(node, chain):

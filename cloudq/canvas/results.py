@@ -88,7 +88,7 @@ class ResultSet(Generic[R]):
         )
 
     def revoke(self) -> None:
-        """Revoke all that have not ended."""
+        """Revoke all that have not ended, at one write each."""
         for result in self.results:
             result.revoke()
 
@@ -145,6 +145,12 @@ class GroupResult(ResultSet[R]):
         members = [as_tuple(result) for result in self.results]
         return (self.id, as_tuple(self.parent)), members
 
+    def revoke(self) -> None:
+        """Revoke the members, and what is before the group, where they have not ended."""
+        if self.parent is not None:
+            self.parent.revoke()
+        super().revoke()
+
     def save(self) -> None:
         """Keep the ids in the result store, as long as results; `app.restore_group` by id."""
         leaves = self.leaves()
@@ -165,11 +171,7 @@ def _stand_after(result: Any, upstream: Any) -> None:
 
 def as_tuple(result: AsyncResult[Any] | ResultSet[Any] | None) -> tuple[Any, ...] | None:
     """The ids of a result and its parents, as Celery's `as_tuple`: `((id, parent), members)`."""
-    if isinstance(result, GroupResult):
-        return result.as_tuple()
-    if isinstance(result, AsyncResult):
-        return (result.id, as_tuple(result.parent)), None
-    return None
+    return result.as_tuple() if isinstance(result, AsyncResult | GroupResult) else None
 
 
 def from_tuple(ids: Any, make: Make) -> AnyResult | None:
@@ -190,6 +192,11 @@ Make = Callable[[str, str], AsyncResult[Any]]
 """Makes the result of a task: (id, task name)."""
 
 AnyResult = AsyncResult[Any] | GroupResult[Any]
+
+
+def restored(outlines: str, make: Make) -> list[Any]:
+    """The results of which a record keeps the ids."""
+    return [from_tuple(ids, make) for ids in orjson.loads(outlines)]
 
 
 def save_group(result: GroupResult[Any], backend: Backend) -> None:
