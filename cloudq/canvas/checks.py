@@ -84,7 +84,7 @@ class Part:
     @property
     def place(self) -> str:
         """Where it is, as the start of a sentence; nothing for a signature alone."""
-        return "".join(f"{step}: " for step in self.path)
+        return _at(self.path)
 
 
 def _parts(node: Node[Any]) -> Iterator[Part]:
@@ -96,7 +96,7 @@ def _parts(node: Node[Any]) -> Iterator[Part]:
             raise InvalidArguments(f"{_at(path)}the workflow contains itself")
         if len(above) >= MAX_NESTING:
             raise InvalidArguments(
-                f"{_at(path[:3])}the workflow is nested deeper than {MAX_NESTING} levels: "
+                f"{_at(path)}the workflow is nested deeper than {MAX_NESTING} levels: "
                 "let a task start what lies deeper, with self.replace"
             )
         if isinstance(current, Signature):
@@ -128,4 +128,5 @@ def _callbacks(node: Node[Any]) -> Sequence[tuple[Node[Any], str, bool]]:
 
 
 def _at(path: tuple[str, ...]) -> str:
-    return "".join(f"{step}: " for step in path[-5:])
+    shown = path if len(path) <= 8 else (*path[:4], "...", *path[-3:])
+    return "".join(f"{step}: " for step in shown)

@@ -268,20 +268,27 @@ class Joins:
 
     def values(self, join: str) -> list[Any]:
         """The values of a join's members, in their order. Raises `ChordError` if one is gone."""
-        root = self.backend.get([join_key(join)]).get(join_key(join))
-        if root is None:
+        ids = members_of(join, self.backend)
+        if ids is None:
             raise ChordError(f"the join {join} is not there any more: it has expired")
-        added = int(cast("int", root.fields.get("added", 0)))
-        shards = -(-(int(cast("int", root.fields["count"])) - added) // SHARD)
-        numbers = [*range(shards), *range(_ADDED + 1, _ADDED + 1 + added)]
-        keys = [shard_key(join, number) for number in numbers]
-        found = self.backend.get(keys)
-        ids = [id for key in keys for id in _ids(found.get(key))]
         records = self.backend.records(ids)
         missing = next((id for id in ids if _unusable(records.get(id))), None)
         if missing is not None:
             raise ChordError(f"the value of member {missing} is not there any more")
         return [load_value(value) if (value := records[id].value) else None for id in ids]
+
+
+def members_of(join: str, backend: Backend) -> list[str] | None:
+    """The ids of the tasks that a join gets its values of; None if it is not there any more."""
+    root = backend.get([join_key(join)]).get(join_key(join))
+    if root is None:
+        return None
+    added = int(cast("int", root.fields.get("added", 0)))
+    shards = -(-(int(cast("int", root.fields["count"])) - added) // SHARD)
+    numbers = [*range(shards), *range(_ADDED + 1, _ADDED + 1 + added)]
+    keys = [shard_key(join, number) for number in numbers]
+    found = backend.get(keys)
+    return [id for key in keys for id in _ids(found.get(key))]
 
 
 def _no_queue(error: BrokerError) -> bool:

@@ -323,22 +323,26 @@ class _Nothing:
 
 
 def _signatures(node: Node[Any]) -> Iterator[Signature[Any]]:
-    """The signatures in a node; of what a generator gives only the first."""
-    inside: Sequence[Node[Any]] = ()
-    if isinstance(node, Signature):
-        yield node
-    elif isinstance(node, chain):
-        inside = node.tasks
-    elif isinstance(node, group):
-        inside = cast("group[Any]", node).peek()
-    elif isinstance(node, chord):
-        inside = (node.header, node.body)
-    for one in inside:
-        yield from _signatures(one)
+    """The signatures in a node, each once; of what a generator gives only the first."""
+    stack, seen = [node], set[int]()
+    while stack:
+        current = stack.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, Signature):
+            yield current
+        elif isinstance(current, chain):
+            stack += current.tasks
+        elif isinstance(current, group):
+            stack += cast("group[Any]", current).peek()
+        elif isinstance(current, chord):
+            stack += (current.header, current.body)
 
 
 def _apps(node: Node[Any]) -> Iterator[Canvas]:
-    return (each.app for each in (node, *_signatures(node)) if each.app is not None)
+    parts = itertools.chain([node], _signatures(node))
+    return (each.app for each in parts if each.app is not None)
 
 
 def _members(tasks: Sequence[Any]) -> Iterator[Node[Any]]:

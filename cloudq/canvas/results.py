@@ -210,10 +210,14 @@ def save_group(result: GroupResult[Any], backend: Backend) -> None:
 
 def restore_group(id: str, backend: Backend, make: Make) -> GroupResult[Any] | None:
     """The group that was saved under an id; None if there is none, or not any more."""
+    outline = group_outline(id, backend)
+    return None if outline is None else cast("GroupResult[Any]", from_tuple(outline, make))
+
+
+def group_outline(id: str, backend: Backend) -> Any:
+    """The ids of a saved group, as `as_tuple`; None if there is none, or not any more."""
     found = backend.get([_group_key(id)]).get(_group_key(id))
-    if found is None:
-        return None
-    return cast("GroupResult[Any]", from_tuple(orjson.loads(str(found.fields["ids"])), make))
+    return None if found is None else orjson.loads(str(found.fields["ids"]))
 
 
 def _group_key(id: str) -> Key:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import cloudq
-from cloudq.cli import brokers, call, dead, demo, doctor, migrate, queues, result, worker
+from cloudq.cli import brokers, call, dead, demo, doctor, graph, migrate, queues, result, worker
 from cloudq.cli.common import AppOption, BackendOption, BrokerOption, DebugOption, Target
 from cloudq.cli.output import complain
 from cloudq.errors import CloudQError
@@ -29,6 +29,7 @@ cli = typer.Typer(
 cli.command()(worker.worker)
 cli.command(cls=call.CallCommand)(call.call)
 cli.command()(result.result)
+cli.command()(graph.graph)
 cli.add_typer(queues.cli, name="queues")
 cli.add_typer(dead.cli, name="dead")
 cli.command()(migrate.migrate)
