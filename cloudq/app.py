@@ -31,6 +31,7 @@ from cloudq.canvas.builtin import builtin_tasks
 from cloudq.canvas.checks import Checks
 from cloudq.canvas.eager import run_eagerly
 from cloudq.canvas.joins import Joins
+from cloudq.canvas.linking import linked
 from cloudq.canvas.nodes import Node, Signature, from_dict
 from cloudq.canvas.plan import Planner
 from cloudq.canvas.results import GroupResult, restore_group, restored
@@ -199,6 +200,8 @@ class CloudQ:
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AsyncResult[R]:
         """Publish one checked call; what `task.delay` and `task.apply_async` do."""
+        if options.link or options.link_error:
+            return self.start(linked(task.name, args, kwargs, options, self), (), {})
         if self.conf.task_always_eager:
             return self._eager(task, options, args, kwargs)
         message = self._message(task, options, args, kwargs)

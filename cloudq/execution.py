@@ -222,7 +222,8 @@ class Executor:
         if standing is None:
             return replace(job, fenced=True)
         if standing.terminal:
-            return settle(job.message, Action.ACK, reason="already done")
+            word = word_of(job.message, standing)
+            return settle(job.message, Action.ACK, reason="already done", word=word)
         return settle(job.message, Action.NOTHING, reason="a later delivery has it")
 
     # ---- the run
@@ -262,7 +263,7 @@ class Executor:
         try:
             value = self._call(context)
         except Ignore:
-            return settle(job.message, Action.ACK, reason="ignored by the task")
+            return self._outcomes.ignored(job)
         except Reject as reject:
             return self._outcomes.rejected(job, reject, started)
         except Replaced as replaced:

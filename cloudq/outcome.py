@@ -92,6 +92,15 @@ class Outcomes:
         record = replace(self.record(job, State.REVOKED), error=reason)
         return self._ended(job, record, Action.ACK, reason=reason)
 
+    def ignored(self, job: Job) -> Settlement:
+        """A call whose task raised `Ignore`: nothing is recorded, and a join waits no longer."""
+        reason = "ignored by the task"
+        ended = replace(
+            self.record(job, State.FAILURE), error_type="cloudq.errors.Ignore", error=reason
+        )
+        word = word_of(job.message, ended)
+        return settle(job.message, Action.ACK, reason=reason, word=word)
+
     def rejected(self, job: Job, reject: Reject, started: float) -> Settlement:
         """A call whose task raised `Reject`."""
         reason = _utf8(str(reject.reason))

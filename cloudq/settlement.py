@@ -305,8 +305,11 @@ def _advance(pair: Settled, backend: Backend) -> Settled:
     if settlement.record is None:
         return pair
     standing = backend.advance(settlement.record)
-    if standing is None or standing.terminal:
+    if standing is None:
         return pair
+    if standing.terminal:  # what is recorded counts, also at its join
+        word = settlement.word and replace(settlement.word, record=standing)
+        return delivery, replace(settlement, word=word)
     log.warning(
         "task %s: its lease was lost while it ran, so its late %s is not recorded",
         settlement.task_id,

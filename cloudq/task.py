@@ -126,6 +126,8 @@ class CallOptions(TypedDict, total=False):
     group_key: str
     dedup_key: str
     idempotency_key: str
+    link: Node[Any] | Sequence[Node[Any]]
+    link_error: Node[Any] | Sequence[Node[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +146,8 @@ class Options:
     group_key: str | None = None
     dedup_key: str | None = None
     idempotency_key: str | None = None
+    link: Node[Any] | Sequence[Node[Any]] | None = None
+    link_error: Node[Any] | Sequence[Node[Any]] | None = None
 
     def __post_init__(self) -> None:
         if self.countdown is not None and self.eta is not None:

@@ -82,10 +82,23 @@ class Node(Generic[R]):
         raise NotImplementedError
 
     def set(self, *, immutable: bool | None = None, **options: Unpack[CallOptions]) -> Self:
-        """Set call options of what starts first, or whether it takes the value before it."""
+        """Set call options of what starts first, or whether it takes the value before it.
+
+        The callbacks in `link` and `link_error` are those of the whole, as with the methods.
+        """
+        given = self._linked(options)
         for node in self.first():
-            node.set(immutable=immutable, **options)
+            node.set(immutable=immutable, **given)
         return self
+
+    def _linked(self, options: CallOptions) -> CallOptions:
+        """Take the callbacks out of options; what is left of those."""
+        left = options.copy()
+        for callback in _one_or_more(left.pop("link", ())):
+            self.link(callback)
+        for errback in _one_or_more(left.pop("link_error", ())):
+            self.link_error(errback)
+        return left
 
     def link(self, callback: Node[Any]) -> Self:
         """Run a callback with the value once this has succeeded."""
@@ -170,7 +183,7 @@ class Signature(Node[R]):
     def set(self, *, immutable: bool | None = None, **options: Unpack[CallOptions]) -> Self:
         if immutable is not None:
             self.immutable = immutable
-        self.options |= options
+        self.options |= self._linked(options)
         return self
 
 
@@ -311,6 +324,10 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
         return self
 
     on_error = link_error
+
+
+def _one_or_more(callbacks: Node[Any] | Sequence[Node[Any]]) -> Sequence[Node[Any]]:
+    return [callbacks] if isinstance(callbacks, Node) else callbacks
 
 
 class _Nothing:

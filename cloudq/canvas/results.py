@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import orjson
 
@@ -38,6 +38,17 @@ class ResultSet(Generic[R]):
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def add(self, result: AsyncResult[R] | ResultSet[Any]) -> None:
+        """Take in one more result, if it is not there."""
+        if result not in self.results:
+            self.results.append(result)
+
+    def remove(self, result: AsyncResult[R] | ResultSet[Any]) -> None:
+        """Leave a result out. Raises `KeyError` if it is not there."""
+        if result not in self.results:
+            raise KeyError(result)
+        self.results.remove(result)
 
     def leaves(self) -> list[AsyncResult[Any]]:
         """The results of tasks, those of nested sets too."""
@@ -114,6 +125,12 @@ class ResultSet(Generic[R]):
         return [leaf.final is not None for leaf in leaves]
 
 
+class Restorer(Protocol):
+    """What knows the store of saved groups: an app."""
+
+    def restore_group(self, id: str) -> GroupResult[Any] | None: ...
+
+
 class GroupResult(ResultSet[R]):
     """The results of a group's members, in their order; `parent` is what came before the group."""
 
@@ -157,6 +174,11 @@ class GroupResult(ResultSet[R]):
         if not leaves:
             raise InvalidArguments("an empty group has nothing to save")
         save_group(self, leaves[0].backend)
+
+    @staticmethod
+    def restore(id: str, app: Restorer) -> GroupResult[Any] | None:
+        """The group that was saved under an id; None if there is none, or not any more."""
+        return app.restore_group(id)
 
 
 def _stand_after(result: Any, upstream: Any) -> None:

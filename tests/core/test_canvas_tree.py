@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cloudq import ChordError, CloudQ, State, chord, group
+from cloudq import ChordError, CloudQ, GroupResult, ResultSet, State, chord, group
 from cloudq.canvas.graph import as_dot, as_mermaid, as_text, graph_of
 from cloudq.cli.program import main
 from cloudq.record import to_fields
@@ -248,3 +248,41 @@ def test_outlines_are_what_as_tuple_gives(app: Bench, t: Tasks) -> None:
     app.work()
     text = result.get(timeout=0)
     assert orjson.loads(text) == orjson.loads(app.record(result).children or "")[0]
+
+
+def test_callbacks_may_be_options_of_a_call(app: Bench, t: Tasks) -> None:
+    result = t.add.apply_async((1, 2), link=t.same.s(), task_id="named")
+    assert result.id == "named"
+    t.fail.apply_async(link_error=[t.told.s(), t.seen.s()], task_id="failed")
+    (t.same.s(1) | t.same.s()).apply_async(link=t.add.s(10))
+    app.work()
+    assert ("same", 3) in t.runs
+    assert ("told", "failed") in t.runs
+    assert ("seen", "failed", "ValueError: on purpose") in t.runs
+    assert ("add", 1, 10) in t.runs
+
+
+def test_an_eager_call_has_its_callbacks_too() -> None:
+    with CloudQ("eager", broker="memory://eager-links", task_always_eager=True) as app:
+        t = Tasks(app)
+        assert t.add.apply_async((1, 2), link=t.same.s()).get() == 3
+        assert ("same", 3) in t.runs
+
+
+def test_sets_of_results(app: Bench, t: Tasks) -> None:
+    one, two = t.same.delay(1), t.same.delay(2)
+    together = ResultSet([one])
+    together.add(two)
+    together.add(two)
+    app.work()
+    assert together.join(timeout=0) == [1, 2]
+    together.remove(one)
+    assert together.get(timeout=0) == [2]
+    with pytest.raises(KeyError):
+        together.remove(one)
+
+
+def test_a_restored_group_by_celerys_name(app: Bench, t: Tasks) -> None:
+    result = group(t.same.s(1)).delay()
+    result.save()
+    assert GroupResult.restore(result.id, app) == result

@@ -14,7 +14,7 @@ from localstack.up import seed
 from tests.docs.blocks import Command, Shell, blocks, commands, session
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON_PAGES = ("guide", "wire")
+PYTHON_PAGES = ("guide", "wire", "workflows")
 PAGES = sorted(str(p.relative_to(ROOT)) for p in (*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/*.md")))
 
 
