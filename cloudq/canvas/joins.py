@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import orjson
@@ -169,7 +170,10 @@ class Joins:
                 return
             self._unclaim(join)
             raise
-        self.backend.update(join_key(join), Change(set={"sent": True}, keep_expires=True))
+        still_there = Check(field="follows", op=Op.EXISTS)
+        sent = Change(set={"sent": True}, keep_expires=True, when=(still_there,))
+        with suppress(ConditionFailed):  # it has expired just now
+            self.backend.update(join_key(join), sent)
 
     def carry_out(self, plan: Plan) -> None:
         """Store what joins keep, then send."""
@@ -261,7 +265,9 @@ class Joins:
         number = _ADDED + int(cast("int", root["added"]))
         index = number * SHARD
         fields = {"left": frozenset({str(index)}), "ids": orjson.dumps([id]).decode()}
-        self.backend.put([Item(key=shard_key(slot.join, number), fields=fields)])
+        expires = time.time() + self.backend.expires
+        shard = Item(key=shard_key(slot.join, number), fields=fields, expires=expires)
+        self.carry_out(Plan(items=[shard]))
         more = Change(add={"shards": frozenset({str(number)})}, keep_expires=True)
         self.backend.update(join_key(slot.join), more)
         return Slot(join=slot.join, index=index)

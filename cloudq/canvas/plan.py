@@ -244,6 +244,8 @@ class Planner:
         """What starts a frozen node."""
         plan = Plan()
         self._start(plan, node, before, place)
+        if plan.items:
+            _outlast(plan)
         return plan
 
     def after(self, message: TaskMessage, record: Record) -> Plan:
@@ -401,6 +403,16 @@ class Planner:
             slot=place.slot.to_wire() if place.slot is not None else None,
             gather=before.gather if takes else None,
         )
+
+
+def _outlast(plan: Plan) -> None:
+    """Have what joins keep live on for as long after the last member's delay as without one."""
+    delay = max((m.not_before or 0.0 for m in plan.messages), default=0.0) - time.time()
+    if delay > 0:
+        plan.items = [
+            replace(item, expires=item.expires + delay) if item.expires else item
+            for item in plan.items
+        ]
 
 
 def _options(node: Signature[Any], place: Place) -> Wire:

@@ -84,6 +84,23 @@ def test_a_redelivered_member_counts_once(app: Bench, t: Tasks) -> None:
     assert sum(run[0] == "total" for run in t.runs) == 1
 
 
+def test_a_join_waits_for_a_member_that_is_delayed_past_the_life_of_results() -> None:
+    with Bench(result_expires=500.0) as app:
+        t = Tasks(app)
+        late = t.same.s(2).set(countdown=600)
+        result = chord([late, t.same.s(1).set(countdown=600)], t.total.s()).delay()
+        app.work()
+        assert result.get(timeout=0) == 3
+
+
+def test_everything_that_a_chord_stores_expires(app: Bench, t: Tasks) -> None:
+    chord([t.more.s(), t.same.s(1)], t.total.s()).delay()
+    app.work()
+    items = app.store.inner._items._items  # type: ignore[attr-defined]
+    assert len(items) > 5
+    assert all(item.expires for item in items.values())
+
+
 def test_a_runaway_is_stopped(app: Bench) -> None:
     app.conf.max_depth = 5
 

@@ -51,13 +51,15 @@ def running(
         tasks="flow_tasks:app",
         environment={"CLOUDQ_TASK_DEFAULT_QUEUE": queue},
     )
-    if request.param == "sqs":
-        make(place)
-    place.start("--processes", "2", "--threads", "8")
-    running = Running(place)
-    running.start_all()
-    yield running
-    place.close()
+    try:
+        if request.param == "sqs":
+            make(place)
+        place.start("--processes", "2", "--threads", "8")
+        running = Running(place)
+        running.start_all()
+        yield running
+    finally:
+        place.close()
 
 
 @pytest.mark.parametrize("case", CASES)
