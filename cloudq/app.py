@@ -385,6 +385,7 @@ class CloudQ:
 
     def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a workflow here and now; what `node.apply` does."""
+        self.workflows.checks.shape(node)
         return run_eagerly(node.clone(args, kwargs), (), self._run_eagerly)
 
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:

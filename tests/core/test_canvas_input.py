@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -210,9 +211,10 @@ def test_a_broker_that_fails_in_the_middle_of_a_stream(app: Bench, t: Tasks) -> 
     assert len(caught.value.unsent) == 10
 
 
+@pytest.mark.timeout(600)
 def test_a_generator_is_read_as_it_is_sent(tmp_path: Path) -> None:
     """At most one portion of members is in memory; what is left are the results, small ones."""
-    count = 4_000
+    count = 100_000 if os.environ.get("CLOUDQ_DRILL") == "full" else 4_000
     with CloudQ("stream", broker=f"sqlite:///{tmp_path}/q.db") as app:
         t = Tasks(app)
         group(t.same.s(n) for n in range(10)).delay()  # what is made once
@@ -249,3 +251,10 @@ def test_a_join_of_many_members_lies_in_small_items(app: Bench, t: Tasks) -> Non
     chord((t.same.s(n) for n in range(count)), t.total.s()).delay()
     assert len(sizes) > count / 100
     assert max(sizes) < 20_000
+
+
+def test_an_eager_workflow_that_contains_itself_is_refused(app: Bench, t: Tasks) -> None:
+    loop: chain[Any] = chain(t.same.s(1))
+    loop.tasks.append(loop)
+    with pytest.raises(InvalidArguments, match="contains itself"):
+        loop.apply()
