@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import orjson
 
+from cloudq.canvas.freezing import brief
 from cloudq.canvas.nodes import Node
-from cloudq.canvas.plan import Planner, brief, too_deep
+from cloudq.canvas.plan import Planner, too_deep
 from cloudq.canvas.slots import Slot, Word
 from cloudq.codec import dump_value
 from cloudq.driver import Delivery, Limits

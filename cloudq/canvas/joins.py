@@ -18,8 +18,9 @@ import orjson
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker
+from cloudq.canvas.freezing import ends
 from cloudq.canvas.nodes import from_dict
-from cloudq.canvas.plan import CHORD_ERROR, Before, Place, Plan, Planner, ends
+from cloudq.canvas.plan import CHORD_ERROR, Before, Place, Plan, Planner
 from cloudq.canvas.slots import SHARD, Slot, Word, join_key, shard_key
 from cloudq.codec import load_value
 from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Op, Value

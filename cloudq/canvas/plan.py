@@ -8,13 +8,14 @@ callbacks, and the slot of a join that its value is for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from uuid import NAMESPACE_URL, uuid5
 
 import orjson
 
+from cloudq.canvas.freezing import Outline, end_of, final_id, frozen, outline
 from cloudq.canvas.nodes import (
     Node,
     Signature,
@@ -22,27 +23,19 @@ from cloudq.canvas.nodes import (
     chord,
     from_dict,
     group,
-    joined,
     to_dict,
     walk,
 )
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
 from cloudq.codec import to_wire
 from cloudq.driver import Item, Value
-from cloudq.ids import new_id
 from cloudq.message import TaskMessage
 from cloudq.record import Record, State
-
-COLLECT = "cloudq.collect"
-"""The task that gives the list of a join's values, where a group's end is one value of others."""
 
 CHORD_ERROR = "cloudq.errors.ChordError"
 """What the body of a chord fails with."""
 
 Wire = dict[str, Any]
-Outline = tuple[tuple[str, Any], "list[Any] | None"]
-"""The ids of a node and of what goes before it: `((id, before), members)`, as `as_tuple` has."""
-
 Envelope = Callable[..., TaskMessage]
 """Makes a message: (task, args, kwargs, options, fields), arguments as wire values."""
 
@@ -80,104 +73,6 @@ class Plan:
     outlines: list[Outline] = field(default_factory=list["Outline"])
 
 
-def frozen(node: Node[Any], *, in_slot: bool = False) -> Node[Any]:
-    """A copy in its simplest form in which every task and group has an id.
-
-    `in_slot`: its value is for others, so a group at its end is collected into one value.
-    """
-    return _frozen(node.clone(), in_slot=in_slot)
-
-
-def _frozen(node: Node[Any], *, in_slot: bool) -> Node[Any]:
-    if isinstance(node, Signature):
-        node.id = node.options.pop("task_id", None) or node.id or new_id()
-        node.links = [frozen(callback) for callback in node.links]
-        return node
-    if isinstance(node, chain):
-        return _frozen_chain(node, in_slot=in_slot)
-    if isinstance(node, chord):
-        return _frozen_chord(node, in_slot=in_slot)
-    members = cast("group[Any]", node)
-    if in_slot:
-        return _frozen_chord(chord(members, Signature(COLLECT, app=members.app)), in_slot=True)
-    flat = group([_frozen(member, in_slot=False) for member in flattened(members.tasks)])
-    flat.id = node.id or new_id()
-    flat.app = node.app
-    return flat
-
-
-def _frozen_chain(node: chain[Any], *, in_slot: bool) -> Node[Any]:
-    simple = joined(node.tasks) if node.tasks else node
-    steps: list[Node[Any]] = simple.tasks if isinstance(simple, chain) else [simple]
-    last = steps[-1]
-    for callback in node.links:
-        last.link(callback)
-    for step in steps:
-        for errback in node.link_errors:
-            step.link_error(errback)
-    if len(steps) == 1:
-        return _frozen(last, in_slot=in_slot)
-    made: chain[Any] = chain(
-        [_frozen(step, in_slot=in_slot and step is last) for step in steps],
-    )
-    made.app = node.app
-    return made
-
-
-def _frozen_chord(node: chord[Any], *, in_slot: bool) -> Node[Any]:
-    members = [_frozen(member, in_slot=True) for member in flattened(node.header.tasks)]
-    made: chord[Any] = chord(group(members), _frozen(node.body, in_slot=in_slot))
-    made.id = node.id or new_id()
-    made.app = node.app
-    return made
-
-
-def flattened(members: Iterable[Node[Any]]) -> Iterator[Node[Any]]:
-    """The members of a group; those of a group directly in it are its own."""
-    for member in members:
-        if isinstance(member, group):
-            yield from flattened(cast("group[Any]", member).stream())
-        else:
-            yield member
-
-
-def _end(node: Node[Any]) -> Node[Any]:
-    """The signature whose value is that of a node frozen for a slot."""
-    if isinstance(node, chain):
-        return _end(node.tasks[-1])
-    return _end(node.body) if isinstance(node, chord) else node
-
-
-def final_id(node: Node[Any]) -> str:
-    """The id of the task whose value is the value of a frozen node (of a group: its own)."""
-    if isinstance(node, chain):
-        return final_id(node.tasks[-1])
-    if isinstance(node, chord):
-        return final_id(node.body)
-    return str(node.id)
-
-
-# So many ids of what a task has started are kept in its record, which each reader pays for.
-_KEPT = 100
-
-
-def brief(started: Sequence[Any]) -> list[Any]:
-    """Outlines with no more ids than a record keeps: members beyond that are left out."""
-    left = _KEPT
-
-    def cut(outline: Any) -> Any:
-        nonlocal left
-        left -= 1
-        (id, before), members = outline
-        above = cut(before) if before is not None else None
-        return (id, above), members if members is None else kept(members)
-
-    def kept(outlines: Sequence[Any]) -> list[Any]:
-        return [cut(outline) for outline in outlines if left > 0]
-
-    return kept(started)
-
-
 # W3C Trace Context: what ties the spans of one trace together.
 _TRACE = frozenset({"traceparent", "tracestate", "baggage"})
 
@@ -193,32 +88,6 @@ def too_deep(most: int) -> RecursionError:
         f"tasks have called each other {most} deep: does one call itself "
         "without an end? the setting max_depth allows more"
     )
-
-
-def ends(node: Node[Any]) -> list[str]:
-    """The ids of the tasks whose values are those of a frozen node, of a group all its members'."""
-    if isinstance(node, chain):
-        return ends(node.tasks[-1])
-    if isinstance(node, chord):
-        return ends(node.body)
-    if isinstance(node, group):
-        return [id for member in cast("group[Any]", node).tasks for id in ends(member)]
-    return [str(node.id)]
-
-
-def outline(node: Node[Any], before: Any = None) -> Outline:
-    """The ids of a frozen node, as those of its result."""
-    if isinstance(node, chain):
-        for step in node.tasks:
-            before = outline(step, before)
-        return cast("Outline", before)
-    if isinstance(node, chord):
-        header = ((str(node.id), before), [outline(member) for member in node.header.tasks])
-        return outline(node.body, header)
-    if isinstance(node, group):
-        members = cast("group[Any]", node).tasks
-        return (str(node.id), before), [outline(member) for member in members]
-    return (str(node.id), before), None
 
 
 class Planner:
@@ -277,7 +146,7 @@ class Planner:
     def in_place_of(self, message: TaskMessage, node: Node[Any]) -> Plan:
         """What starts a workflow in the place of a task: its end has the task's id."""
         made = frozen(node, in_slot=True)
-        end = _end(made)
+        end = end_of(made)
         end.id = message.id
         end.links += [from_dict(callback) for callback in message.link]
         for each in walk(made):

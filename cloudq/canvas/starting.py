@@ -10,10 +10,11 @@ from typing import Any, cast
 
 from cloudq.backend import Backend
 from cloudq.canvas.checks import Checks
+from cloudq.canvas.freezing import final_id, flattened, frozen
 from cloudq.canvas.handles import result_of
 from cloudq.canvas.joins import Joins
 from cloudq.canvas.nodes import Node, chain, chord, group
-from cloudq.canvas.plan import Before, Place, Plan, Planner, final_id, flattened, frozen
+from cloudq.canvas.plan import Before, Place, Plan, Planner
 from cloudq.canvas.results import AnyResult, GroupResult, Make
 from cloudq.canvas.slots import SHARD, Slot, join_key
 from cloudq.driver import Change

@@ -9,9 +9,10 @@ from typing import Any
 from cloudq.backend import Backend
 from cloudq.broker import Broker
 from cloudq.canvas.checks import Checks
+from cloudq.canvas.freezing import final_id, frozen
 from cloudq.canvas.joins import Joins
 from cloudq.canvas.nodes import Node
-from cloudq.canvas.plan import Before, Place, Planner, final_id, frozen, too_deep, trace_of
+from cloudq.canvas.plan import Before, Place, Planner, too_deep, trace_of
 from cloudq.canvas.results import AnyResult, Make, as_tuple
 from cloudq.canvas.slots import Slot
 from cloudq.canvas.starting import Publish, Starter
