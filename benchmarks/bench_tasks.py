@@ -16,6 +16,11 @@ def noop(number: int) -> int:
     return number
 
 
+@app.task
+def gathered(values: list[int]) -> int:
+    return len(values)
+
+
 def count_requests(into: str) -> None:
     """Append the operation of each request that this process sends to the broker."""
     note = os.open(into, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -49,9 +49,11 @@ def main() -> None:
     import clouds
     import embedded
     import sqs
+    import workflows
 
     figures: list[Figure] = []
-    sources = (imports(), embedded.measure(quick), sqs.measure(quick), clouds.measure(quick))
+    rooms = (embedded, sqs, clouds, workflows)
+    sources = (imports(), *(room.measure(quick) for room in rooms))
     for source in sources:
         for figure in source:
             figures.append(figure)

@@ -31,11 +31,13 @@ from cloudq.arguments import Arguments
 from cloudq.backend import Backend
 from cloudq.broker import Broker
 from cloudq.canvas.builtin import builtin_tasks
+from cloudq.canvas.checks import Checks
 from cloudq.canvas.eager import run_eagerly
 from cloudq.canvas.joins import Joins
+from cloudq.canvas.linking import linked
 from cloudq.canvas.nodes import Node, Signature, from_dict
 from cloudq.canvas.plan import Planner
-from cloudq.canvas.results import GroupResult, restore_group
+from cloudq.canvas.results import GroupResult, restore_group, restored
 from cloudq.canvas.workflows import Workflows
 from cloudq.codec import dump_value
 from cloudq.codecs import Codec
@@ -279,6 +281,8 @@ class CloudQ:
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AsyncResult[R]:
         """Publish one checked call; what `task.delay` and `task.apply_async` do."""
+        if options.link or options.link_error:
+            return self.start(linked(task.name, args, kwargs, options, self), (), {})
         if self.conf.task_always_eager:
             return self._eager(task, options, args, kwargs)
         message = self._message(task, options, args, kwargs)
@@ -380,7 +384,7 @@ class CloudQ:
         kwargs: Mapping[str, Any],
     ) -> TaskMessage:
         parent = current_request.get()
-        return self._envelopes.make(
+        message = self._envelopes.make(
             name,
             *self._envelopes.written(name, args, kwargs, options),
             options,
@@ -389,6 +393,9 @@ class CloudQ:
             depth=self.workflows.depth(parent),
             unique_key=options.unique_key,
         )
+        if parent is not None:
+            parent.children.append(((message.id, None), None))
+        return message
 
     # ---- results
 
@@ -416,7 +423,7 @@ class CloudQ:
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 (Celery's name)
         """The result of a task by its id."""
-        return AsyncResult(id, self.backend, take_back=self._take_back)
+        return AsyncResult(id, self.backend, take_back=self._take_back, kin=self._kin)
 
     def _take_back(self, record: Record) -> bool:
         """Take a delayed message out of its queue; False where it has left already."""
@@ -427,6 +434,9 @@ class CloudQ:
             log.warning("task %s stays scheduled, and will be dropped then: %s", record.id, error)
             return False
 
+    def _kin(self, outlines: str) -> list[Any]:
+        return restored(outlines, self._made)
+
     def _result(self, task_id: str, task: Task[..., R]) -> AsyncResult[R]:
         return AsyncResult(
             task_id,
@@ -434,6 +444,7 @@ class CloudQ:
             restore=task.arguments.restore,
             task=task.name,
             take_back=self._take_back,
+            kin=self._kin,
         )
 
     # ---- eager
@@ -503,6 +514,7 @@ class CloudQ:
 
     def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a workflow here and now; what `node.apply` does."""
+        self.workflows.checks.shape(node)
         return run_eagerly(node.clone(args, kwargs), (), self._run_eagerly)
 
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
@@ -549,6 +561,10 @@ class CloudQ:
             broker=lambda: self.broker,
             backend=lambda: self.backend,
             max_depth=lambda: self.conf.max_depth,
+            checks=Checks(
+                arguments=lambda name: self.tasks[name].arguments if name in self.tasks else None,
+                max_fan_out=lambda: self.conf.max_fan_out,
+            ),
         )
 
     def _made(self, id: str, name: str) -> AsyncResult[Any]:

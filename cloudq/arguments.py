@@ -42,7 +42,7 @@ class Arguments:
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """The arguments, validated. Raises `InvalidArguments`, saying which one and why."""
         if kwargs or not self._least <= len(args) <= self._most:
-            self._fit(args, kwargs)
+            self.fit(args, kwargs)
         if not self._adapters:
             return args, kwargs
         bound = self._signature.bind(*args, **kwargs)
@@ -85,7 +85,8 @@ class Arguments:
                 f"the result of {self._name} does not fit its type: {error}"
             ) from error
 
-    def _fit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def fit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise `InvalidArguments` where so many, and so named, arguments do not fit."""
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:

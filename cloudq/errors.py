@@ -69,6 +69,18 @@ class PublishError(BrokerError):
         self.rejected = tuple(rejected)
 
 
+class PartlyStarted(CloudQError):
+    """A workflow was started in part: `sent` and `unsent` are task ids; the cause says why.
+
+    What follows a header that was not sent whole fails with `ChordError`; what was sent runs.
+    """
+
+    def __init__(self, message: str, *, sent: Sequence[str], unsent: Sequence[str]) -> None:
+        super().__init__(message)
+        self.sent = tuple(sent)
+        self.unsent = tuple(unsent)
+
+
 class ResultTimeout(CloudQError, TimeoutError):
     """`AsyncResult.get` waited for `timeout` seconds and the task had not finished."""
 

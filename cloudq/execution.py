@@ -44,7 +44,7 @@ from cloudq.errors import (
 from cloudq.interrupt import Alarms, Interruptible, disarm, thread_alarm
 from cloudq.message import TaskMessage
 from cloudq.middleware import Call, Context, Middleware, Request, current_request, onion
-from cloudq.outcome import Job, Outcomes, copy_of, settle, word_of
+from cloudq.outcome import Job, Outcomes, copy_of, settle, with_children, word_of
 from cloudq.progress import Continued, Superseded
 from cloudq.record import Record, State
 from cloudq.settings import Settings
@@ -304,7 +304,8 @@ class Executor:
         if standing is None:
             return replace(job, fenced=True)
         if standing.terminal:
-            return settle(job.message, Action.ACK, reason="already done")
+            word = word_of(job.message, standing)
+            return settle(job.message, Action.ACK, reason="already done", word=word)
         return settle(job.message, Action.NOTHING, reason="a later delivery has it")
 
     # ---- the run
@@ -345,6 +346,7 @@ class Executor:
             retried=lambda error: self._is_retried(job, task, error),
         )
         settlement = self._outcome(job, task, context, started)
+        settlement = with_children(settlement, context.request.children)
         return self._with_claim(settlement, claimed) if claimed else settlement
 
     def _unrun(
@@ -395,7 +397,7 @@ class Executor:
         self, job: Job, task: Task[..., Any], error: BaseException, started: float
     ) -> Settlement:
         if isinstance(error, Ignore):
-            return settle(job.message, Action.ACK, reason="ignored by the task")
+            return self._outcomes.ignored(job)
         if isinstance(error, Reject):
             return self._outcomes.rejected(job, error, started)
         if isinstance(error, Continued):

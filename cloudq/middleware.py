@@ -39,6 +39,7 @@ class Request:
     called_directly: bool = False  # as a function: there is no message, and no id
     fence: int = 0  # the token of this delivery; a later one has a larger one
     progress: Progress | None = field(default=None, compare=False)  # where time is short
+    children: list[Any] = field(default_factory=list[Any], compare=False)  # what it has started
     asked: list[BaseException] = field(default_factory=list[BaseException], repr=False)
 
     # ---- Celery's other names

@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import orjson
+
+from cloudq.canvas.freezing import brief
 from cloudq.canvas.nodes import Node
-from cloudq.canvas.plan import Planner
+from cloudq.canvas.plan import Planner, too_deep
 from cloudq.canvas.slots import Slot, Word
 from cloudq.codec import dump_value
 from cloudq.driver import Delivery, Limits
@@ -103,6 +106,15 @@ class Outcomes:
         record = replace(self.record(job, State.REVOKED), error=reason)
         return self._ended(job, record, Action.ACK, reason=reason)
 
+    def ignored(self, job: Job) -> Settlement:
+        """A call whose task raised `Ignore`: nothing is recorded, and a join waits no longer."""
+        reason = "ignored by the task"
+        ended = replace(
+            self.record(job, State.FAILURE), error_type="cloudq.errors.Ignore", error=reason
+        )
+        word = word_of(job.message, ended)
+        return settle(job.message, Action.ACK, reason=reason, word=word)
+
     def rejected(self, job: Job, reject: Reject, started: float) -> Settlement:
         """A call whose task raised `Reject`."""
         reason = _utf8(str(reject.reason))
@@ -167,6 +179,8 @@ class Outcomes:
 
     def replaced(self, job: Job, replaced: Replaced) -> Settlement:
         """A call in whose place a workflow is to run."""
+        if job.message.depth >= self._conf.max_depth:
+            return self.failed(job, too_deep(self._conf.max_depth))
         plan = self._planner.in_place_of(job.message, cast("Node[Any]", replaced.node))
         ended = settle(job.message, Action.ACK, reason=str(replaced)[:1000])
         return replace(ended, starts=plan, error=replaced)
@@ -214,6 +228,8 @@ class Outcomes:
             fence=job.fence,
             queue=message.queue,
             worker=self._hostname or None,
+            parent=message.parent,
+            join=message.gather,
         )
 
     def later(self, job: Job, after: float, reason: str) -> Settlement:
@@ -286,6 +302,15 @@ def word_of(message: TaskMessage, record: Record) -> Word | None:
     if message.slot is None or (message.chain and record.state is State.SUCCESS):
         return None
     return Word(slot=Slot.from_wire(message.slot), record=record)
+
+
+def with_children(settlement: Settlement, called: Sequence[Any]) -> Settlement:
+    """The settlement with the ids of what the task has called, and of what its end starts."""
+    started = [*called, *(settlement.starts.outlines if settlement.starts is not None else ())]
+    if not started or settlement.record is None:
+        return settlement
+    children = orjson.dumps(brief(started)).decode()
+    return replace(settlement, record=replace(settlement.record, children=children))
 
 
 def settle(

@@ -41,6 +41,8 @@ class Record:
 
     `error_type` is the qualified name of the exception's class, `error_args` its arguments as
     JSON text where they can be written so. `fence` is the token of the delivery that wrote it.
+    `parent` is the task that started it, `join` the join whose values it got, and `children` the
+    ids of what it has started, as JSON text (see `cloudq.canvas.plan.Outline`).
     `scheduled` is the queue and the handle of a delayed message, by which it can be taken back.
     `custom` is the task's own name of the state that it is in while it runs.
     """
@@ -64,6 +66,9 @@ class Record:
     dead_lettered: bool = False
     scheduled: str | None = None
     custom: str | None = None
+    parent: str | None = None
+    join: str | None = None
+    children: str | None = None
 
     @property
     def shown(self) -> str:

@@ -36,6 +36,8 @@ class AsyncResult(Generic[R]):
     value in asyncio code.
     """
 
+    # `parent` is the result before this one in its chain, `upstream` the one before its group.
+
     def __init__(
         self,
         id: str,
@@ -44,12 +46,15 @@ class AsyncResult(Generic[R]):
         restore: Callable[[Any], R] = _as_is,
         task: str = "",
         take_back: Callable[[Record], bool] | None = None,
+        kin: Callable[[str], list[Any]] | None = None,
     ) -> None:
         self.id = id
         self.task = task
         self._backend = backend
         self._take_back = take_back
+        self._kin = kin
         self.parent: Any = None
+        self.upstream: Any = None
         self._restore = restore
         self.final: Record | None = None
 
@@ -138,6 +143,32 @@ class AsyncResult(Generic[R]):
         return load_value(record.meta) if record.meta else None
 
     @property
+    def children(self) -> list[Any]:
+        """The results of what the task has started: calls, callbacks, the next of its chain.
+
+        Known once it has ended; a record keeps the first hundred ids.
+        """
+        text = self.record.children
+        return self._kin(text) if text and self._kin is not None else []
+
+    def collect(self, intermediate: bool = False) -> Generator[tuple[Any, Any]]:
+        """This result and all that came of it, each with its value, waiting for each.
+
+        Raises what a task raised. With `intermediate`, what has not ended is passed over.
+        """
+        waiting: deque[Any] = deque([self])
+        while waiting:
+            result = waiting.popleft()
+            if intermediate and not result.ready():
+                continue
+            yield result, result.get()
+            waiting.extend(result.children)
+
+    def as_tuple(self) -> tuple[Any, ...]:
+        """The ids of it and of what goes before it: `((id, parent), None)`, as Celery's."""
+        return (self.id, None if self.parent is None else self.parent.as_tuple()), None
+
+    @property
     def date_done(self) -> datetime | None:
         finished = self.record.finished_at
         return datetime.fromtimestamp(finished, UTC) if finished else None
@@ -154,12 +185,15 @@ class AsyncResult(Generic[R]):
     def revoke(self) -> bool:
         """Keep the task from being started; False when it has ended already.
 
-        A task that is running goes on. One that waits for its time is taken back where the
+        Of a chain or a chord, all that is before its end and has not ended is revoked too. A task
+        that is running goes on. One that waits for its time is taken back where the
         broker can: it has ended then; else it ends when it is received.
         """
         record = self.backend.revoke(self.id)
         if record is None:
             return False
+        if self.parent is not None:
+            self.parent.revoke()
         if self._take_back is not None and record.scheduled and self._take_back(record):
             ended = replace(
                 record,
@@ -245,11 +279,11 @@ def wait_for(
 def _before(result: AsyncResult[Any]) -> list[AsyncResult[Any]]:
     """The tasks that must succeed before this one starts; members of a group tell by its body."""
     found: list[AsyncResult[Any]] = []
-    parent = result.parent
+    parent = result.parent or result.upstream
     while parent is not None:
         if isinstance(parent, AsyncResult):
             found.append(cast("AsyncResult[Any]", parent))
-        parent = parent.parent
+        parent = parent.parent or parent.upstream
     return found
 
 

@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     max_depth: int = Field(
         default=1000, ge=1, description="how deep tasks may call each other, against runaways"
     )
+    max_fan_out: int = Field(
+        default=1_000_000, ge=1, description="how many tasks one call may start, against runaways"
+    )
     tracing: bool = Field(
         default=False, description="OpenTelemetry traces through queues; needs cloudq[otel]"
     )

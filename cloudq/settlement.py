@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker, Refused
-from cloudq.canvas.joins import Joins
+from cloudq.canvas.joins import Claimed, Joins
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import Word
 from cloudq.driver import Code, Delivery, Failure, Item, Key
@@ -26,7 +26,6 @@ from cloudq.errors import (
     ConfigurationError,
     EncodeError,
     PublishError,
-    ServiceError,
 )
 from cloudq.history import History
 from cloudq.message import TaskMessage
@@ -99,6 +98,8 @@ def commit(
 ) -> Committed:
     """Make outcomes durable, in as few requests as the services allow.
 
+    `joins` are the app's: without them no outcome may be that of a chord's member.
+
     Never raises `ServiceError`: what could not be done comes back to be tried again, without its
     copy where that is out already.
     """
@@ -126,7 +127,9 @@ def commit(
         except BackendError as down:
             error = down
             failed.append(_refused(pair, Failure(index=0, code=Code(down.code), reason=str(down))))
-    if joins is not None:
+    if joins is None:
+        assert not any(settlement.word for _, settlement in ready), "members without their joins"
+    else:
         ready, silent, problem = _leave_words(ready, joins)
         failed += silent
         error = error or problem
@@ -182,19 +185,28 @@ def _leave_words(
     settled: Sequence[Settled], joins: Joins
 ) -> tuple[list[Settled], list[Settled], CloudQError | None]:
     """Tell the joins what has ended; the pairs that are done, and those to try again."""
+    leaving = [
+        (place, settlement.word)
+        for place, (_, settlement) in enumerate(settled)
+        if settlement.word is not None and settlement.action is not Action.NOTHING
+    ]
+    if not leaving:
+        return list(settled), [], None
+    wrong = {leaving[at][0]: e for at, e in joins.leave([word for _, word in leaving]).items()}
     done: list[Settled] = []
     failed: list[Settled] = []
     error: CloudQError | None = None
-    for pair in settled:
-        word = pair[1].word
-        if word is not None and pair[1].action is not Action.NOTHING:
-            try:
-                joins.leave(word)
-            except ServiceError as problem:
-                error = problem
-                failed.append(pair)
-                continue
-        done.append(pair)
+    for place, pair in enumerate(settled):
+        problem = wrong.get(place)
+        if problem is None:
+            done.append(pair)
+        elif isinstance(problem, Claimed):
+            # Its message asks again when the claim has ended: nothing else has to wait for that.
+            again = replace(pair[1], action=Action.RELEASE, after=problem.after)
+            done.append((pair[0], replace(again, reason=str(problem))))
+        else:
+            error = problem
+            failed.append(pair)
     return done, failed, error
 
 
@@ -350,8 +362,10 @@ def _advance(pair: Settled, backend: Backend) -> Settled:
     standing = backend.advance(settlement.record)
     if standing is None:
         backend.note(settlement.record, delivery.body)
-    if standing is None or standing.terminal:
         return pair
+    if standing.terminal:  # what is recorded counts, also at its join
+        word = settlement.word and replace(settlement.word, record=standing)
+        return delivery, replace(settlement, word=word)
     log.warning(
         "task %s: its lease was lost while it ran, so its late %s is not recorded",
         settlement.task_id,

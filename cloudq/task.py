@@ -189,6 +189,8 @@ class CallOptions(TypedDict, total=False):
     serializer: str
     compression: str
     protocol: str
+    link: Node[Any] | Sequence[Node[Any]]
+    link_error: Node[Any] | Sequence[Node[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +215,8 @@ class Options:
     serializer: str | None = None
     compression: str | None = None
     protocol: str | None = None
+    link: Node[Any] | Sequence[Node[Any]] | None = None
+    link_error: Node[Any] | Sequence[Node[Any]] | None = None
 
     def __post_init__(self) -> None:
         wrong = unknown_form(self.serializer, self.compression, self.protocol)
@@ -443,22 +447,12 @@ class Task(Hooks, Generic[P, R]):
         self,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-        *,
-        link: Node[Any] | Sequence[Node[Any]] = (),
-        link_error: Node[Any] | Sequence[Node[Any]] = (),
         **options: Unpack[CallOptions],
     ) -> AsyncResult[R]:
         """`delay` with options for this one call. An unknown option is a `TypeError`.
 
         `link` is called with the value when the task has succeeded, `link_error` when it failed.
         """
-        if link or link_error:
-            node = self.signature(args, kwargs, **options)
-            for callback in [link] if isinstance(link, Node) else link:
-                node.link(callback)
-            for errback in [link_error] if isinstance(link_error, Node) else link_error:
-                node.link_error(errback)
-            return node.apply_async()
         return self._app.send(self, self._merged(options), args, kwargs or {})
 
     def apply(

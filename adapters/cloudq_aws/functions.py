@@ -71,6 +71,7 @@ def lambda_handler(
             executor=executor,
             broker=app.broker,
             backend=app.backend,
+            joins=app.joins,
             deadline=deadline(context, reserve=reserve),
             log=log,
             heard=counted.add if counted else None,

@@ -194,6 +194,7 @@ class _Queue:
             executor=self._executor,
             broker=self._app.broker,
             backend=self._app.backend,
+            joins=self._app.joins,
             deadline=Deadline.after(lasts, reserve=self._reserve),
             log=log,
         )

@@ -210,6 +210,7 @@ class _Messages:
             executor=self._executor,
             broker=self._app.broker,
             backend=self._app.backend,
+            joins=self._app.joins,
             deadline=deadline,
             log=log,
         )

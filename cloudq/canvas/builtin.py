@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cloudq.arguments import Arguments
-from cloudq.canvas.plan import COLLECT
+from cloudq.canvas.freezing import COLLECT
 from cloudq.errors import UnknownTask
 from cloudq.task import Policy, Publisher, Task
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from cloudq.canvas.freezing import flattened
 from cloudq.canvas.nodes import Node, Signature, chain, chord, group
-from cloudq.canvas.plan import flattened
 from cloudq.canvas.results import AnyResult, GroupResult
 from cloudq.errors import ChordError
 from cloudq.ids import new_id

@@ -11,26 +11,49 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import orjson
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker
+from cloudq.canvas.freezing import ends
 from cloudq.canvas.nodes import from_dict
-from cloudq.canvas.plan import Before, Place, Planner
+from cloudq.canvas.plan import CHORD_ERROR, Before, Place, Plan, Planner
 from cloudq.canvas.slots import SHARD, Slot, Word, join_key, shard_key
 from cloudq.codec import load_value
-from cloudq.driver import Change, Check, ConditionFailed, Item, Op, Value
-from cloudq.errors import ChordError
+from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Op, Value
+from cloudq.errors import (
+    BackendError,
+    BrokerError,
+    ChordError,
+    ConfigurationError,
+    EncodeError,
+    InvalidArguments,
+    ServiceError,
+)
 from cloudq.ids import new_id
 from cloudq.record import Record, State
 
 log = logging.getLogger("cloudq.canvas")
 
-# Whoever dies while it sends what follows keeps the others from it for this long.
-_CLAIM = 30.0
+# Whoever dies while it sends what follows keeps the others from it for this long, in seconds.
+_CLAIM = 15.0
+# What the services say of a request that they will never take.
+_NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
+# Members added by members have shards of their own, behind all that the header can have.
 _ADDED = 5_000_000
+
+
+class Claimed(BackendError):
+    """Another process is starting what follows a join; ask again after `after` seconds."""
+
+    def __init__(self, join: str, after: float) -> None:
+        super().__init__(
+            f"another process is starting what follows the join {join}", code=Code.THROTTLED
+        )
+        self.after = after
 
 
 class Joins:
@@ -45,23 +68,44 @@ class Joins:
         self._planner = planner
         self._owner = new_id()
 
-    def leave(self, word: Word) -> None:
-        """A member has ended, and that is recorded: what follows from it."""
-        if word.record.state is State.SUCCESS:
-            self._succeeded(word.slot)
-        else:
-            self._failed(word.slot, word.record)
+    def leave(self, words: Sequence[Word]) -> Mapping[int, ServiceError]:
+        """Members have ended, and that is recorded: do what follows from it.
 
-    def _succeeded(self, slot: Slot) -> None:
-        """If it is the last one out, go on."""
-        number = slot.index // SHARD
-        left = self._discard(slot, number)
-        if left is None or left:
+        Those of one shard leave in one request. Returns what went wrong by the place of the word,
+        which is to be left again then; raises nothing.
+        """
+        wrong: dict[int, ServiceError] = {}
+        shards: dict[str, dict[int, list[int]]] = {}
+        for at, word in enumerate(words):
+            slot = word.slot
+            if word.record.state is State.SUCCESS:
+                shards.setdefault(slot.join, {}).setdefault(slot.index // SHARD, []).append(at)
+                continue
+            try:
+                self._failed(slot, word.record)
+            except ServiceError as error:
+                wrong[at] = error
+        for join, numbers in shards.items():
+            try:
+                self._succeeded(join, words, numbers)
+            except ServiceError as error:
+                wrong |= {at: error for places in numbers.values() for at in places}
+        return wrong
+
+    def _succeeded(
+        self, join: str, words: Sequence[Word], numbers: Mapping[int, Sequence[int]]
+    ) -> None:
+        """Take members out of their shards; if they are the last ones out, go on."""
+        empty: list[int] = []
+        for number, places in numbers.items():
+            left = self._discard(join, number, [words[at].slot.index for at in places])
+            if left is not None and not left:
+                empty.append(number)
+        if not empty:
             return
-        root = self._discard_shard(slot.join, number)
-        if root is None or root.get("shards"):
-            return
-        self.go_on(slot.join, root)
+        root = self._discard_shards(join, empty)
+        if root is not None and not root.get("shards"):
+            self.go_on(join, root)
 
     def _failed(self, slot: Slot, record: Record) -> None:
         """What follows fails with it, at once."""
@@ -78,24 +122,25 @@ class Joins:
             root = self.backend.update(join_key(slot.join), change).fields
         except ConditionFailed:
             return  # another member has failed before, or the join is gone
-        self._fail(root, record)
+        named = f"member {record.id}" + (f" ({record.task})" if record.task else "")
+        self._fail(root, f"{named} failed: {record.error_type or record.state}: {record.error}")
 
-    def _discard(self, slot: Slot, number: int) -> frozenset[str] | None:
+    def _discard(self, join: str, number: int, indices: Sequence[int]) -> frozenset[str] | None:
         change = Change(
-            discard={"left": frozenset({str(slot.index)})},
+            discard={"left": frozenset(map(str, indices))},
             keep_expires=True,
             when=(Check(field="ids", op=Op.EXISTS),),
         )
         try:
-            fields = self.backend.update(shard_key(slot.join, number), change).fields
+            fields = self.backend.update(shard_key(join, number), change).fields
         except ConditionFailed:
-            log.warning("the join %s is not there any more", slot.join)
+            log.warning("the join %s is not there any more", join)
             return None
         return cast("frozenset[str]", fields.get("left") or frozenset())
 
-    def _discard_shard(self, join: str, number: int) -> Mapping[str, Value] | None:
+    def _discard_shards(self, join: str, numbers: Sequence[int]) -> Mapping[str, Value] | None:
         change = Change(
-            discard={"shards": frozenset({str(number)})},
+            discard={"shards": frozenset(map(str, numbers))},
             keep_expires=True,
             when=(Check(field="follows", op=Op.EXISTS),),
         )
@@ -105,16 +150,41 @@ class Joins:
             return None
 
     def go_on(self, join: str, root: Mapping[str, Value]) -> None:
-        """Send what follows, unless somebody has, or is at it."""
-        if root.get("sent") or not self._claim(join):
+        """Send what follows, unless somebody has.
+
+        Raises `Claimed` while somebody else is at it: whoever that is may have died.
+        """
+        if root.get("sent") or root.get("failed") or not self._claim(join):
             return
         follows = _follows(root)
-        before = Before(gather=join)
-        plan = self._planner.start(from_dict(follows["node"]), before, _place(follows))
-        failures = self.backend.put(plan.items) if plan.items else {}
-        assert not failures, failures
-        self._broker.send(plan.messages)
-        self.backend.update(join_key(join), Change(set={"sent": True}, keep_expires=True))
+        try:
+            plan = self._planner.start(
+                from_dict(follows["node"]), Before(gather=join), _place(follows)
+            )
+            self.carry_out(plan)
+        except (EncodeError, ConfigurationError, InvalidArguments) as never:
+            self._give_up(join, root, never)
+            return
+        except ServiceError as error:
+            if error.code in _NEVER or (isinstance(error, BrokerError) and _no_queue(error)):
+                self._give_up(join, root, error)
+                return
+            self._unclaim(join)
+            raise
+        still_there = Check(field="follows", op=Op.EXISTS)
+        sent = Change(set={"sent": True}, keep_expires=True, when=(still_there,))
+        with suppress(ConditionFailed):  # it has expired just now
+            self.backend.update(join_key(join), sent)
+
+    def carry_out(self, plan: Plan) -> None:
+        """Store what joins keep, then send."""
+        if plan.items:
+            failures = self.backend.put(plan.items)
+            if failures:
+                first = next(iter(failures.values()))
+                raise BackendError(f"a join was not stored: {first.reason}", code=first.code)
+        if plan.messages:
+            self._broker.send(plan.messages)
 
     def _claim(self, join: str) -> bool:
         now = time.time()
@@ -122,6 +192,7 @@ class Joins:
             set={"owner": self._owner, "until": now + _CLAIM},
             keep_expires=True,
             when=(
+                Check(field="follows", op=Op.EXISTS),
                 Check(field="sent", op=Op.ABSENT),
                 Check(field="failed", op=Op.ABSENT),
                 Check(field="until", op=Op.LT, value=now, or_absent=True),
@@ -129,30 +200,61 @@ class Joins:
         )
         try:
             self.backend.update(join_key(join), change)
-        except ConditionFailed:
-            return False
+        except ConditionFailed as refused:
+            fields: Mapping[str, Value] = refused.current.fields if refused.current else {}
+            if fields.get("sent") or fields.get("failed") or "follows" not in fields:
+                return False
+            ends = float(cast("float", fields.get("until", now)))
+            raise Claimed(join, max(1.0, ends - now)) from refused
         return True
 
-    def _fail(self, root: Mapping[str, Value], record: Record) -> None:
-        follows = _follows(root)
-        error = f"member {record.id} failed: {record.error_type}: {record.error}"
-        body = Record(
-            id=follows["body"],
-            state=State.FAILURE,
-            error_type="cloudq.errors.ChordError",
-            error=error,
-            finished_at=time.time(),
+    def _unclaim(self, join: str) -> None:
+        """Let go of a claim, so that the next try need not wait for its end."""
+        own = Check(field="owner", op=Op.EQ, value=self._owner)
+        change = Change(set={"until": 0.0}, keep_expires=True, when=(own,))
+        try:
+            self.backend.update(join_key(join), change)
+        except (ServiceError, ConditionFailed) as error:
+            log.warning("the join %s stays claimed for %g s: %s", join, _CLAIM, error)
+
+    def _give_up(self, join: str, root: Mapping[str, Value], why: Exception) -> None:
+        """Fail what follows, which cannot be started, now or ever."""
+        change = Change(set={"failed": "itself"}, keep_expires=True)
+        self.backend.update(join_key(join), change)
+        self._fail(root, f"it cannot be started: {why}")
+
+    def abandon(self, join: str, why: str) -> None:
+        """Fail what follows a join whose header could not be sent to its end."""
+        change = Change(
+            set={"failed": "its header"},
+            keep_expires=True,
+            when=(Check(field="failed", op=Op.ABSENT),),
         )
-        self.backend.advance(body)
-        place = _place(follows)
-        errbacks = [
-            errback for node in from_dict(follows["node"]).first() for errback in node.link_errors
+        try:
+            root = self.backend.update(join_key(join), change).fields
+        except ConditionFailed:
+            return
+        self._fail(root, why)
+
+    def _fail(self, root: Mapping[str, Value], why: str) -> None:
+        follows = _follows(root)
+        node, place = from_dict(follows["node"]), _place(follows)
+        failed = [
+            Record(
+                id=id,
+                state=State.FAILURE,
+                error_type=CHORD_ERROR,
+                error=why,
+                finished_at=time.time(),
+            )
+            for id in ends(node)
         ]
-        messages = self._planner.errbacks(errbacks, body, place)
-        if messages:
-            self._broker.send(messages)
+        for record in failed:
+            self.backend.advance(record)
+        errbacks = [errback for first in node.first() for errback in first.link_errors]
+        self.carry_out(self._planner.errbacks(errbacks, failed[0], place))
         if place.slot is not None:
-            self._failed(place.slot, body)
+            self._failed(place.slot, failed[0])
 
     def add(self, slot: Slot, id: str) -> Slot:
         """Make room for one more member, whose value will be that of task `id`.
@@ -161,31 +263,44 @@ class Joins:
         """
         one = Change(increment={"count": 1, "added": 1}, keep_expires=True)
         root = self.backend.update(join_key(slot.join), one).fields
-        # Added members have shards of their own, behind all that the header can have.
         number = _ADDED + int(cast("int", root["added"]))
         index = number * SHARD
         fields = {"left": frozenset({str(index)}), "ids": orjson.dumps([id]).decode()}
-        self.backend.put([Item(key=shard_key(slot.join, number), fields=fields)])
+        expires = time.time() + self.backend.expires
+        shard = Item(key=shard_key(slot.join, number), fields=fields, expires=expires)
+        self.carry_out(Plan(items=[shard]))
         more = Change(add={"shards": frozenset({str(number)})}, keep_expires=True)
         self.backend.update(join_key(slot.join), more)
         return Slot(join=slot.join, index=index)
 
     def values(self, join: str) -> list[Any]:
         """The values of a join's members, in their order. Raises `ChordError` if one is gone."""
-        root = self.backend.get([join_key(join)]).get(join_key(join))
-        if root is None:
+        ids = members_of(join, self.backend)
+        if ids is None:
             raise ChordError(f"the join {join} is not there any more: it has expired")
-        added = int(cast("int", root.fields.get("added", 0)))
-        shards = -(-(int(cast("int", root.fields["count"])) - added) // SHARD)
-        numbers = [*range(shards), *range(_ADDED + 1, _ADDED + 1 + added)]
-        keys = [shard_key(join, number) for number in numbers]
-        found = self.backend.get(keys)
-        ids = [id for key in keys for id in _ids(found.get(key))]
         records = self.backend.records(ids)
         missing = next((id for id in ids if _unusable(records.get(id))), None)
         if missing is not None:
             raise ChordError(f"the value of member {missing} is not there any more")
         return [load_value(value) if (value := records[id].value) else None for id in ids]
+
+
+def members_of(join: str, backend: Backend) -> list[str] | None:
+    """The ids of the tasks that a join gets its values of; None if it is not there any more."""
+    root = backend.get([join_key(join)]).get(join_key(join))
+    if root is None:
+        return None
+    added = int(cast("int", root.fields.get("added", 0)))
+    shards = -(-(int(cast("int", root.fields["count"])) - added) // SHARD)
+    numbers = [*range(shards), *range(_ADDED + 1, _ADDED + 1 + added)]
+    keys = [shard_key(join, number) for number in numbers]
+    found = backend.get(keys)
+    return [id for key in keys for id in _ids(found.get(key))]
+
+
+def _no_queue(error: BrokerError) -> bool:
+    """Whether a message is for a queue that there is not: one body must not hold up a worker."""
+    return error.code == Code.NOT_FOUND
 
 
 def _unusable(record: Record | None) -> bool:
@@ -209,4 +324,5 @@ def _place(follows: Mapping[str, Any]) -> Place:
         parent=follows.get("parent"),
         group=follows.get("group"),
         depth=follows.get("depth", 0),
+        headers=follows.get("headers", {}),
     )

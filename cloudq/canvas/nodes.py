@@ -7,11 +7,14 @@ plain data: `to_wire` and `from_wire` turn them into JSON values and back.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, Unpack, cast
 
+from cloudq.canvas.results import GroupResult
 from cloudq.codec import from_wire, to_wire
 from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.ids import new_id
 
 if TYPE_CHECKING:
     from cloudq.task import CallOptions
@@ -45,7 +48,10 @@ class Node(Generic[R]):
         self.link_errors: list[Node[Any]] = []
 
     def __or__(self, other: Node[S]) -> Node[S]:
-        return joined([self, other])
+        try:
+            return joined([self, other])
+        except RecursionError as error:
+            raise InvalidArguments("the workflow contains itself, or is nested too deep") from error
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Node) and to_dict(self) == to_dict(cast("Node[Any]", other))
@@ -76,10 +82,23 @@ class Node(Generic[R]):
         raise NotImplementedError
 
     def set(self, *, immutable: bool | None = None, **options: Unpack[CallOptions]) -> Self:
-        """Set call options of what starts first, or whether it takes the value before it."""
+        """Set call options of what starts first, or whether it takes the value before it.
+
+        The callbacks in `link` and `link_error` are those of the whole, as with the methods.
+        """
+        given = self._linked(options)
         for node in self.first():
-            node.set(immutable=immutable, **options)
+            node.set(immutable=immutable, **given)
         return self
+
+    def _linked(self, options: CallOptions) -> CallOptions:
+        """Take the callbacks out of options; what is left of those."""
+        left = options.copy()
+        for callback in _one_or_more(left.pop("link", ())):
+            self.link(callback)
+        for errback in _one_or_more(left.pop("link_error", ())):
+            self.link_error(errback)
+        return left
 
     def link(self, callback: Node[Any]) -> Self:
         """Run a callback with the value once this has succeeded."""
@@ -118,12 +137,14 @@ class Node(Generic[R]):
         return self.delay(*args, **kwargs)
 
     def _app(self) -> Canvas:
-        app = next((node.app for node in walk(self) if node.app is not None), None)
-        if app is None:
-            raise ConfigurationError(
-                f"{self!r} belongs to no app: make it with task.s(...) or app.signature(...)"
-            )
-        return app
+        app = next(_apps(self), None)
+        if app is not None:
+            return app
+        if next(_signatures(self), None) is None:
+            return _Nothing()
+        raise ConfigurationError(
+            f"{self!r} belongs to no app: make it with task.s(...) or app.signature(...)"
+        )
 
 
 class Signature(Node[R]):
@@ -162,7 +183,7 @@ class Signature(Node[R]):
     def set(self, *, immutable: bool | None = None, **options: Unpack[CallOptions]) -> Self:
         if immutable is not None:
             self.immutable = immutable
-        self.options |= options
+        self.options |= self._linked(options)
         return self
 
 
@@ -239,6 +260,14 @@ class group(Node[list[R]]):  # noqa: N801 (Celery's name)
         else:
             yield from _members([self._source])
 
+    def peek(self) -> Sequence[Node[R]]:
+        """The members, of a generator only the first, which stays to be read."""
+        if self._source is None:
+            return self._tasks
+        first = list(itertools.islice(_members([self._source]), 1))
+        self._source = itertools.chain(first, self._source)
+        return first
+
     def first(self) -> Sequence[Node[Any]]:
         return self.tasks
 
@@ -297,6 +326,42 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
     on_error = link_error
 
 
+def _one_or_more(callbacks: Node[Any] | Sequence[Node[Any]]) -> Sequence[Node[Any]]:
+    return [callbacks] if isinstance(callbacks, Node) else callbacks
+
+
+class _Nothing:
+    """What starts nodes that have no task in them: there is nothing to be done."""
+
+    def start(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return None if isinstance(node, chain) else GroupResult[Any](new_id(), [])
+
+    start_eagerly = start
+
+
+def _signatures(node: Node[Any]) -> Iterator[Signature[Any]]:
+    """The signatures in a node, each once; of what a generator gives only the first."""
+    stack, seen = [node], set[int]()
+    while stack:
+        current = stack.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, Signature):
+            yield current
+        elif isinstance(current, chain):
+            stack += current.tasks
+        elif isinstance(current, group):
+            stack += cast("group[Any]", current).peek()
+        elif isinstance(current, chord):
+            stack += (current.header, current.body)
+
+
+def _apps(node: Node[Any]) -> Iterator[Canvas]:
+    parts = itertools.chain([node], _signatures(node))
+    return (each.app for each in parts if each.app is not None)
+
+
 def _members(tasks: Sequence[Any]) -> Iterator[Node[Any]]:
     """The nodes in `group(a, b)`, `group([a, b])` and `group(x for x in ...)`."""
     given: Iterable[Any] = tasks
@@ -340,9 +405,9 @@ def _followed(last: Node[Any], node: Node[Any]) -> list[Node[Any]]:
     if isinstance(last, group):
         return [chord(cast("group[Any]", last), node)]
     if isinstance(last, chord):
-        body: Node[Any] = last.body
-        if isinstance(body, group):
-            return [chord(last.header, chord(cast("group[Any]", body), node))]
+        inside = _followed(last.body, node)
+        if len(inside) == 1:  # it ends in a group, however deep
+            return [chord(last.header, inside[0])]
     return [last, node]
 
 

@@ -8,13 +8,14 @@ callbacks, and the slot of a join that its value is for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from uuid import NAMESPACE_URL, uuid5
 
 import orjson
 
+from cloudq.canvas.freezing import Outline, end_of, final_id, frozen, outline
 from cloudq.canvas.nodes import (
     Node,
     Signature,
@@ -22,19 +23,17 @@ from cloudq.canvas.nodes import (
     chord,
     from_dict,
     group,
-    joined,
     to_dict,
     walk,
 )
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
 from cloudq.codec import to_wire
 from cloudq.driver import Item, Value
-from cloudq.ids import new_id
 from cloudq.message import TaskMessage
 from cloudq.record import Record, State
 
-COLLECT = "cloudq.collect"
-"""The task that gives the list of a join's values, where a group's end is one value of others."""
+CHORD_ERROR = "cloudq.errors.ChordError"
+"""What the body of a chord fails with."""
 
 Wire = dict[str, Any]
 Envelope = Callable[..., TaskMessage]
@@ -59,91 +58,36 @@ class Place:
     parent: str | None = None
     group: str | None = None
     depth: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """What starts a node: items to store first, then messages to send."""
+    """What starts nodes: items to store first, then messages to send.
+
+    `outlines` are the ids of what is started, for the record of what starts it.
+    """
 
     items: list[Item] = field(default_factory=list[Item])
     messages: list[TaskMessage] = field(default_factory=list[TaskMessage])
+    outlines: list[Outline] = field(default_factory=list["Outline"])
 
 
-def frozen(node: Node[Any], *, in_slot: bool = False) -> Node[Any]:
-    """A copy in its simplest form in which every task and group has an id.
-
-    `in_slot`: its value is for others, so a group at its end is collected into one value.
-    """
-    return _frozen(node.clone(), in_slot=in_slot)
+# W3C Trace Context: what ties the spans of one trace together.
+_TRACE = frozenset({"traceparent", "tracestate", "baggage"})
 
 
-def _frozen(node: Node[Any], *, in_slot: bool) -> Node[Any]:
-    if isinstance(node, Signature):
-        node.id = node.options.pop("task_id", None) or node.id or new_id()
-        node.links = [frozen(callback) for callback in node.links]
-        return node
-    if isinstance(node, chain):
-        return _frozen_chain(node, in_slot=in_slot)
-    if isinstance(node, chord):
-        return _frozen_chord(node, in_slot=in_slot)
-    members = cast("group[Any]", node)
-    if in_slot:
-        return _frozen_chord(chord(members, Signature(COLLECT, app=members.app)), in_slot=True)
-    flat = group([_frozen(member, in_slot=False) for member in flattened(members.tasks)])
-    flat.id = node.id or new_id()
-    flat.app = node.app
-    return flat
+def trace_of(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """The headers that a task's own calls carry on too."""
+    return {name: value for name, value in headers.items() if name in _TRACE} if headers else {}
 
 
-def _frozen_chain(node: chain[Any], *, in_slot: bool) -> Node[Any]:
-    simple = joined(node.tasks) if node.tasks else node
-    steps: list[Node[Any]] = simple.tasks if isinstance(simple, chain) else [simple]
-    last = steps[-1]
-    for callback in node.links:
-        last.link(callback)
-    for step in steps:
-        for errback in node.link_errors:
-            step.link_error(errback)
-    if len(steps) == 1:
-        return _frozen(last, in_slot=in_slot)
-    made: chain[Any] = chain(
-        [_frozen(step, in_slot=in_slot and step is last) for step in steps],
+def too_deep(most: int) -> RecursionError:
+    """The error of tasks that start each other, or replace themselves, for ever."""
+    return RecursionError(
+        f"tasks have called each other {most} deep: does one call itself "
+        "without an end? the setting max_depth allows more"
     )
-    made.app = node.app
-    return made
-
-
-def _frozen_chord(node: chord[Any], *, in_slot: bool) -> Node[Any]:
-    members = [_frozen(member, in_slot=True) for member in flattened(node.header.tasks)]
-    made: chord[Any] = chord(group(members), _frozen(node.body, in_slot=in_slot))
-    made.id = node.id or new_id()
-    made.app = node.app
-    return made
-
-
-def flattened(members: Iterable[Node[Any]]) -> Iterator[Node[Any]]:
-    """The members of a group; those of a group directly in it are its own."""
-    for member in members:
-        if isinstance(member, group):
-            yield from flattened(cast("group[Any]", member).stream())
-        else:
-            yield member
-
-
-def _end(node: Node[Any]) -> Node[Any]:
-    """The signature whose value is that of a node frozen for a slot."""
-    if isinstance(node, chain):
-        return _end(node.tasks[-1])
-    return _end(node.body) if isinstance(node, chord) else node
-
-
-def final_id(node: Node[Any]) -> str:
-    """The id of the task whose value is the value of a frozen node (of a group: its own)."""
-    if isinstance(node, chain):
-        return final_id(node.tasks[-1])
-    if isinstance(node, chord):
-        return final_id(node.body)
-    return str(node.id)
 
 
 class Planner:
@@ -169,29 +113,40 @@ class Planner:
         """What starts a frozen node."""
         plan = Plan()
         self._start(plan, node, before, place)
+        if plan.items:
+            _outlast(plan)
         return plan
 
     def after(self, message: TaskMessage, record: Record) -> Plan:
         """What a task's end starts: the next of its chain, and its callbacks."""
-        place = Place(root=message.root or message.id, parent=message.id, depth=message.depth)
+        place = Place(
+            root=message.root or message.id,
+            parent=message.id,
+            depth=message.depth,
+            headers=message.headers,
+        )
         if record.state is not State.SUCCESS:
             errbacks = [from_dict(errback) for errback in message.link_error]
-            return Plan(messages=self.errbacks(errbacks, record, place, message))
+            return self.errbacks(errbacks, record, place, message)
         before = Before(values=(orjson.loads(record.value) if record.value else None,))
         plan = Plan()
         if message.chain:
             slot = Slot.from_wire(message.slot) if message.slot else None
             first, *rest = message.chain
             following = replace(place, rest=tuple(rest), slot=slot, group=message.group)
-            self._start(plan, from_dict(first), before, following)
+            self._begin(plan, from_dict(first), before, following)
         for callback in message.link:
-            self._start(plan, from_dict(callback), before, place)
+            self._begin(plan, from_dict(callback), before, place)
         return plan
+
+    def _begin(self, plan: Plan, node: Node[Any], before: Before, place: Place) -> None:
+        self._start(plan, node, before, place)
+        plan.outlines.append(outline(node))
 
     def in_place_of(self, message: TaskMessage, node: Node[Any]) -> Plan:
         """What starts a workflow in the place of a task: its end has the task's id."""
         made = frozen(node, in_slot=True)
-        end = _end(made)
+        end = end_of(made)
         end.id = message.id
         end.links += [from_dict(callback) for callback in message.link]
         for each in walk(made):
@@ -204,6 +159,7 @@ class Planner:
             parent=message.parent,
             group=message.group,
             depth=message.depth + 1,
+            headers=message.headers,
         )
         plan = self.start(made, Before(), place)
         generation = {"replaced": message.replaced + 1}
@@ -219,8 +175,8 @@ class Planner:
         failed: Record,
         place: Place,
         message: TaskMessage | None = None,
-    ) -> list[TaskMessage]:
-        """The messages of error callbacks; their ids follow from that of the failed task."""
+    ) -> Plan:
+        """What starts error callbacks; their ids follow from that of the failed task."""
         plan = Plan()
         request = _request(failed, message)
         for number, errback in enumerate(errbacks):
@@ -231,8 +187,8 @@ class Planner:
             )
             error = f"{failed.error_type}: {failed.error}"
             values = (request, error, failed.traceback) if takes else (failed.id,)
-            self._start(plan, node, Before(values=values), place)
-        return plan.messages
+            self._begin(plan, node, Before(values=values), place)
+        return plan
 
     def _start(self, plan: Plan, node: Node[Any], before: Before, place: Place) -> None:
         if isinstance(node, Signature):
@@ -287,7 +243,7 @@ class Planner:
         follows: Wire = {"node": to_dict(body), "rest": list(place.rest), "body": final_id(body)}
         if place.slot is not None:
             follows["slot"] = place.slot.to_wire()
-        for name in ("root", "parent", "group", "depth"):
+        for name in ("root", "parent", "group", "depth", "headers"):
             if getattr(place, name):
                 follows[name] = getattr(place, name)
         fields: dict[str, Value] = {
@@ -305,7 +261,7 @@ class Planner:
             node.task,
             args,
             kwargs,
-            {"task_id": node.id, **node.options},
+            _options(node, place),
             root=place.root,
             parent=place.parent,
             group=place.group,
@@ -316,6 +272,24 @@ class Planner:
             slot=place.slot.to_wire() if place.slot is not None else None,
             gather=before.gather if takes else None,
         )
+
+
+def _outlast(plan: Plan) -> None:
+    """Have what joins keep live on for as long after the last member's delay as without one."""
+    delay = max((m.not_before or 0.0 for m in plan.messages), default=0.0) - time.time()
+    if delay > 0:
+        plan.items = [
+            replace(item, expires=item.expires + delay) if item.expires else item
+            for item in plan.items
+        ]
+
+
+def _options(node: Signature[Any], place: Place) -> Wire:
+    """A call's options; the headers of what started it travel on beside its own."""
+    options = {"task_id": node.id, **node.options}
+    if place.headers:
+        options["headers"] = {**place.headers, **(node.options.get("headers") or {})}
+    return options
 
 
 def _request(failed: Record, message: TaskMessage | None) -> Wire:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import orjson
 
 from cloudq.backend import Backend
-from cloudq.canvas.nodes import Node, chain, chord, group
 from cloudq.driver import Item, Key
 from cloudq.errors import BackendError, InvalidArguments
 from cloudq.record import State
@@ -21,7 +20,7 @@ R = TypeVar("R")
 class ResultSet(Generic[R]):
     """Some results, waited for together: any number costs one batched read a look."""
 
-    def __init__(self, results: Sequence[AsyncResult[R] | ResultSet[Any]]) -> None:
+    def __init__(self, results: Iterable[AsyncResult[R] | ResultSet[Any]]) -> None:
         self.results = list(results)
 
     def __len__(self) -> int:
@@ -39,6 +38,17 @@ class ResultSet(Generic[R]):
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def add(self, result: AsyncResult[R] | ResultSet[Any]) -> None:
+        """Take in one more result, if it is not there."""
+        if result not in self.results:
+            self.results.append(result)
+
+    def remove(self, result: AsyncResult[R] | ResultSet[Any]) -> None:
+        """Leave a result out. Raises `KeyError` if it is not there."""
+        if result not in self.results:
+            raise KeyError(result)
+        self.results.remove(result)
 
     def leaves(self) -> list[AsyncResult[Any]]:
         """The results of tasks, those of nested sets too."""
@@ -89,7 +99,7 @@ class ResultSet(Generic[R]):
         )
 
     def revoke(self) -> None:
-        """Revoke all that have not ended."""
+        """Revoke all that have not ended, at one write each."""
         for result in self.results:
             result.revoke()
 
@@ -115,6 +125,12 @@ class ResultSet(Generic[R]):
         return [leaf.final is not None for leaf in leaves]
 
 
+class Restorer(Protocol):
+    """What knows the store of saved groups: an app."""
+
+    def restore_group(self, id: str) -> GroupResult[Any] | None: ...
+
+
 class GroupResult(ResultSet[R]):
     """The results of a group's members, in their order; `parent` is what came before the group."""
 
@@ -128,6 +144,10 @@ class GroupResult(ResultSet[R]):
         super().__init__(results)
         self.id = id
         self.parent = parent
+        self.upstream: Any = None
+        if parent is not None:
+            for result in results:
+                _stand_after(result, parent)
 
     def __repr__(self) -> str:
         return f"<GroupResult {self.id} of {len(self)}>"
@@ -142,6 +162,12 @@ class GroupResult(ResultSet[R]):
         members = [as_tuple(result) for result in self.results]
         return (self.id, as_tuple(self.parent)), members
 
+    def revoke(self) -> None:
+        """Revoke the members, and what is before the group, where they have not ended."""
+        if self.parent is not None:
+            self.parent.revoke()
+        super().revoke()
+
     def save(self) -> None:
         """Keep the ids in the result store, as long as results; `app.restore_group` by id."""
         leaves = self.leaves()
@@ -149,15 +175,25 @@ class GroupResult(ResultSet[R]):
             raise InvalidArguments("an empty group has nothing to save")
         save_group(self, leaves[0].backend)
 
+    @staticmethod
+    def restore(id: str, app: Restorer) -> GroupResult[Any] | None:
+        """The group that was saved under an id; None if there is none, or not any more."""
+        return app.restore_group(id)
+
+
+def _stand_after(result: Any, upstream: Any) -> None:
+    """Tell what starts first in a member what it waits for: if that fails, it never starts."""
+    while result.parent is not None:
+        result = result.parent
+    result.upstream = upstream
+    if isinstance(result, GroupResult):
+        for member in cast("GroupResult[Any]", result).results:
+            _stand_after(member, upstream)
+
 
 def as_tuple(result: AsyncResult[Any] | ResultSet[Any] | None) -> tuple[Any, ...] | None:
     """The ids of a result and its parents, as Celery's `as_tuple`: `((id, parent), members)`."""
-    if isinstance(result, GroupResult):
-        return cast("GroupResult[Any]", result).as_tuple()
-    if isinstance(result, AsyncResult):
-        plain = cast("AsyncResult[Any]", result)
-        return (plain.id, as_tuple(plain.parent)), None
-    return None
+    return result.as_tuple() if isinstance(result, AsyncResult | GroupResult) else None
 
 
 def from_tuple(ids: Any, make: Make) -> AnyResult | None:
@@ -180,6 +216,11 @@ Make = Callable[[str, str], AsyncResult[Any]]
 AnyResult = AsyncResult[Any] | GroupResult[Any]
 
 
+def restored(outlines: str, make: Make) -> list[Any]:
+    """The results of which a record keeps the ids."""
+    return [from_tuple(ids, make) for ids in orjson.loads(outlines)]
+
+
 def save_group(result: GroupResult[Any], backend: Backend) -> None:
     """Keep the ids of a group's members."""
     fields = {"ids": orjson.dumps(result.as_tuple()).decode()}
@@ -191,37 +232,15 @@ def save_group(result: GroupResult[Any], backend: Backend) -> None:
 
 def restore_group(id: str, backend: Backend, make: Make) -> GroupResult[Any] | None:
     """The group that was saved under an id; None if there is none, or not any more."""
+    outline = group_outline(id, backend)
+    return None if outline is None else cast("GroupResult[Any]", from_tuple(outline, make))
+
+
+def group_outline(id: str, backend: Backend) -> Any:
+    """The ids of a saved group, as `as_tuple`; None if there is none, or not any more."""
     found = backend.get([_group_key(id)]).get(_group_key(id))
-    if found is None:
-        return None
-    return cast("GroupResult[Any]", from_tuple(orjson.loads(str(found.fields["ids"])), make))
+    return None if found is None else orjson.loads(str(found.fields["ids"]))
 
 
 def _group_key(id: str) -> Key:
     return Key(f"group#{id}")
-
-
-def result_of(node: Node[Any], make: Make, parent: AnyResult | None = None) -> AnyResult:
-    """The result of a frozen node, with those of what goes before as its parents."""
-    if isinstance(node, chain):
-        result = parent
-        for step in node.tasks:
-            result = result_of(step, make, result)
-        assert result is not None
-        return result
-    if isinstance(node, chord):
-        members = cast("group[Any]", node.header)
-        header = group_result(str(node.id), members.tasks, make, parent)
-        return result_of(node.body, make, header)
-    if isinstance(node, group):
-        return group_result(str(node.id), cast("group[Any]", node).tasks, make, parent)
-    made = make(str(node.id), getattr(node, "task", ""))
-    made.parent = parent
-    return made
-
-
-def group_result(
-    id: str, members: Sequence[Node[Any]], make: Make, parent: AnyResult | None
-) -> GroupResult[Any]:
-    """The result of a group with these frozen members."""
-    return GroupResult(id, [result_of(member, make) for member in members], parent=parent)

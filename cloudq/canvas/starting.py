@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
 from cloudq.backend import Backend
+from cloudq.canvas.checks import Checks
+from cloudq.canvas.freezing import final_id, flattened, frozen
+from cloudq.canvas.handles import result_of
 from cloudq.canvas.joins import Joins
-from cloudq.canvas.nodes import Node, Signature, chain, chord, group
-from cloudq.canvas.plan import Before, Place, Plan, Planner, final_id, flattened, frozen
-from cloudq.canvas.results import AnyResult, GroupResult, Make, result_of
+from cloudq.canvas.nodes import Node, chain, chord, group
+from cloudq.canvas.plan import Before, Place, Plan, Planner
+from cloudq.canvas.results import AnyResult, GroupResult, Make
 from cloudq.canvas.slots import SHARD, Slot, join_key
 from cloudq.driver import Change
-from cloudq.errors import BackendError, ConfigurationError
+from cloudq.errors import (
+    BackendError,
+    ConfigurationError,
+    EncodeError,
+    PartlyStarted,
+    PublishError,
+)
 from cloudq.ids import new_id
 from cloudq.message import TaskMessage
 
@@ -34,31 +45,64 @@ class Starter:
         make: Make,
         backend: Callable[[], Backend | None],
         joins: Callable[[], Joins | None],
+        checks: Checks,
     ) -> None:
         self._planner = planner
         self._publish = publish
         self._make = make
         self._backend = backend
         self._joins = joins
+        self._checks = checks
 
     def start(
         self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any], place: Place
     ) -> AnyResult | None:
-        """Send what starts the node; the result of it all, None of an empty chain."""
+        """Send what starts the node; the result of it all, None of an empty chain.
+
+        Raises `InvalidArguments` and `EncodeError` before anything is sent, naming the member at
+        fault, and `PartlyStarted` when something was sent before it went wrong.
+        """
         if isinstance(node, chain) and not node.tasks:
             return None
         if isinstance(node, group) and cast("group[Any]", node).is_stream and not args:
             return self._stream(cast("group[Any]", node), place)
         if isinstance(node, chord) and node.header.is_stream and not args:
             return self._stream_chord(node, place)
-        made = frozen(cast("Node[Any]", node.clone(args, kwargs)))
-        self.carry_out(self._planner.start(made, Before(), place))
+        whole = cast("Node[Any]", node)
+        if args or kwargs:
+            self._checks.shape(whole)
+            whole = whole.clone(args, kwargs)
+        self._checks.check(whole)
+        made = frozen(whole)
+        self.carry_out(self._planned(whole, made, place))
         return result_of(made, self._make)
 
-    def carry_out(self, plan: Plan) -> None:
-        """Store what joins keep, then send."""
+    def _planned(self, node: Node[Any], made: Node[Any], place: Place) -> Plan:
+        try:
+            return self._planner.start(made, Before(), place)
+        except EncodeError as error:
+            raise self._checks.blame(node, error) from error
+
+    def carry_out(self, plan: Plan, before: Sequence[str] = ()) -> None:
+        """Store what joins keep, then send; `before` are the ids of what is sent already."""
         self._put(plan)
-        self._publish(plan.messages)
+        try:
+            self._publish(plan.messages)
+        except PublishError as error:
+            unsent = {rejected.id for rejected in error.rejected}
+            sent = [m.id for m in plan.messages if m.id not in unsent]
+            if not sent and not before:
+                raise
+            joins = self._joins()
+            cut = {Slot.from_wire(m.slot).join for m in plan.messages if m.slot and m.id in unsent}
+            for join in cut:
+                assert joins is not None  # their members would not be planned
+                joins.abandon(join, f"its header was sent in part: {error}")
+            raise PartlyStarted(
+                f"the workflow was started in part, {len(unsent)} tasks were not sent: {error}",
+                sent=[*before, *sent],
+                unsent=sorted(unsent),
+            ) from error
 
     def _put(self, plan: Plan) -> None:
         if not plan.items:
@@ -80,62 +124,94 @@ class Starter:
     def _stream(self, members: group[Any], place: Place) -> GroupResult[Any]:
         id = new_id()
         results: list[Any] = []
-        for portion in _portions(members):
-            plan = Plan()
-            for member in portion:
-                made = frozen(member)
-                started = self._planner.start(made, Before(), _in_group(place, id))
-                plan.items += started.items
-                plan.messages += started.messages
-                results.append(result_of(made, self._make))
-            self.carry_out(plan)
+        with _told_of(results):
+            for portion in self._portions(members):
+                plan = Plan()
+                sending: list[Any] = []
+                for member in portion:
+                    made = frozen(member)
+                    started = self._planned(member, made, replace(place, group=id))
+                    plan.items += started.items
+                    plan.messages += started.messages
+                    sending.append(result_of(made, self._make))
+                self.carry_out(plan, _ids(results))
+                results += sending
         return GroupResult(id, results)
 
     def _stream_chord(self, node: chord[Any], place: Place) -> AnyResult:
         """A header that is not known whole: the join stays open until its last member is sent."""
+        self._checks.check(node.body.clone(("values",)))
         join, body = new_id(), frozen(node.body)
         root = self._planner.root_item(join, body, place, frozenset({"open"}), 0)
         self._put(Plan(items=[root]))
-        key, count, results = join_key(join), 0, list[Any]()
-        for portion in _portions(node.header):
-            made = [frozen(member, in_slot=True) for member in portion]
-            ids = [final_id(member) for member in made]
-            shards = self._planner.shard_items(join, ids, first=count)
-            numbers = frozenset(str((count + n) // SHARD) for n in range(0, len(ids), SHARD))
-            self._store().update(key, Change(add={"shards": numbers}, keep_expires=True))
-            plan = Plan(items=shards)
-            for index, member in enumerate(made, start=count):
-                inside = _in_group(place, join, Slot(join=join, index=index))
-                started = self._planner.start(member, Before(), inside)
-                plan.items += started.items
-                plan.messages += started.messages
-                results.append(result_of(member, self._make))
-            self.carry_out(plan)
-            count += len(made)
+        key, results = join_key(join), list[Any]()
+        joins = self._joins()
+        assert joins is not None  # the root was stored
+        try:
+            with _told_of(results):
+                for portion in self._portions(node.header):
+                    self._stream_members(join, portion, results, place)
+        except BaseException as error:
+            joins.abandon(join, f"its header was sent in part: {type(error).__name__}: {error}")
+            raise
         closing = Change(
-            set={"count": count}, discard={"shards": frozenset({"open"})}, keep_expires=True
+            increment={"count": len(results)},
+            discard={"shards": frozenset({"open"})},
+            keep_expires=True,
         )
         closed = self._store().update(key, closing)
-        joins = self._joins()
-        if joins is not None and not closed.fields.get("shards"):
+        if not closed.fields.get("shards"):
             joins.go_on(join, closed.fields)
         return result_of(body, self._make, GroupResult(join, results))
 
+    def _stream_members(
+        self, join: str, portion: Sequence[Node[Any]], results: list[Any], place: Place
+    ) -> None:
+        first = len(results)
+        made = [frozen(member, in_slot=True) for member in portion]
+        plan, sending = Plan(), list[Any]()
+        for index, member in enumerate(made, start=first):
+            inside = replace(place, slot=Slot(join=join, index=index), group=join)
+            started = self._planned(portion[index - first], member, inside)
+            plan.items += started.items
+            plan.messages += started.messages
+            sending.append(result_of(member, self._make))
+        ids = [final_id(member) for member in made]
+        plan.items += self._planner.shard_items(join, ids, first=first)
+        numbers = frozenset(str((first + n) // SHARD) for n in range(0, len(ids), SHARD))
+        opened = Change(add={"shards": numbers}, keep_expires=True)
+        self._store().update(join_key(join), opened)
+        self.carry_out(plan, _ids(results))
+        results += sending
 
-def _portions(members: group[Any]) -> Iterator[list[Node[Any]]]:
-    stream = flattened(members.stream())
-    while portion := list(islice(stream, _PORTION)):
-        yield portion
+    def _portions(self, members: group[Any]) -> Iterator[list[Node[Any]]]:
+        stream = flattened(members.stream())
+        count = 0
+        while portion := list(islice(stream, _PORTION)):
+            for member in portion:
+                self._checks.check(member)
+            count += len(portion)
+            self._checks.count(count)
+            yield portion
 
 
-def _in_group(place: Place, id: str, slot: Slot | None = None) -> Place:
-    return Place(slot=slot, root=place.root, parent=place.parent, group=id, depth=place.depth)
+@contextmanager
+def _told_of(results: Sequence[Any]) -> Generator[None]:
+    """Turn what goes wrong after something was sent into an error that says what was."""
+    try:
+        yield
+    except PartlyStarted:
+        raise
+    except Exception as error:  # what the user's generator raises, too
+        if not results:
+            raise
+        raise PartlyStarted(
+            f"the workflow was started in part, {len(results)} members were sent: "
+            f"{type(error).__name__}: {error}",
+            sent=_ids(results),
+            unsent=(),
+        ) from error
 
 
-def task_names(node: Node[Any]) -> Iterator[str]:
-    """The names of the tasks that a node starts with."""
-    for first in node.first():
-        if isinstance(first, Signature):
-            yield first.task
-        else:
-            yield from task_names(first)
+def _ids(results: Sequence[Any]) -> list[str]:
+    return [str(result.id) for result in results]

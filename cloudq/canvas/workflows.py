@@ -8,10 +8,12 @@ from typing import Any
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker
+from cloudq.canvas.checks import Checks
+from cloudq.canvas.freezing import final_id, frozen
 from cloudq.canvas.joins import Joins
 from cloudq.canvas.nodes import Node
-from cloudq.canvas.plan import Before, Place, Planner, final_id, frozen
-from cloudq.canvas.results import AnyResult, Make
+from cloudq.canvas.plan import Before, Place, Planner, too_deep, trace_of
+from cloudq.canvas.results import AnyResult, Make, as_tuple
 from cloudq.canvas.slots import Slot
 from cloudq.canvas.starting import Publish, Starter
 from cloudq.errors import ConfigurationError, InvalidArguments
@@ -29,6 +31,7 @@ class Workflows:
     broker: Callable[[], Broker]
     backend: Callable[[], Backend | None]
     max_depth: Callable[[], int]
+    checks: Checks
 
     @property
     def joins(self) -> Joins | None:
@@ -40,7 +43,11 @@ class Workflows:
         self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AnyResult | None:
         """Send what starts the node; the result of it all, None of an empty chain."""
-        return self._starter().start(node, args, kwargs, self._place())
+        result = self._starter().start(node, args, kwargs, self._place())
+        parent = current_request.get()
+        if parent is not None and result is not None:
+            parent.children.append(as_tuple(result))
+        return result
 
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
         """Add a member to the header that the running task is a member of, and send it."""
@@ -65,10 +72,7 @@ class Workflows:
         """How deep a call made now is. Raises `RecursionError`."""
         depth = parent.depth + 1 if parent else 0
         if depth > self.max_depth():
-            raise RecursionError(
-                f"tasks have called each other {self.max_depth()} deep: does one call itself "
-                "without an end? the setting max_depth allows more"
-            )
+            raise too_deep(self.max_depth())
         return depth
 
     def _place(self, *, slot: Slot | None = None, group: str | None = None) -> Place:
@@ -79,6 +83,7 @@ class Workflows:
             root=parent.root_id if parent else None,
             parent=parent.id if parent else None,
             depth=self.depth(parent),
+            headers=trace_of(parent.headers) if parent else {},
         )
 
     def _starter(self) -> Starter:
@@ -88,4 +93,5 @@ class Workflows:
             make=self.make,
             backend=self.backend,
             joins=lambda: self.joins,
+            checks=self.checks,
         )

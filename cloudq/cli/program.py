@@ -19,6 +19,7 @@ from cloudq.cli import (
     demo,
     doctor,
     events,
+    graph,
     inspect,
     migrate,
     multi,
@@ -49,6 +50,7 @@ cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 )
 cli.command(cls=call.CallCommand)(call.call)
 cli.command()(result.result)
+cli.command()(graph.graph)
 cli.add_typer(queues.cli, name="queues")
 cli.add_typer(dead.cli, name="dead")
 cli.command(epilog=inspect.usage("inspect"))(inspect.inspect)

@@ -11,6 +11,7 @@ from typing import Self
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker
+from cloudq.canvas.joins import Joins
 from cloudq.codecs import Codec
 from cloudq.driver import Code, Delivery
 from cloudq.errors import BackendError, CloudQError, DecodeError, ServiceError
@@ -53,6 +54,7 @@ class Invocation:
         executor: Executor,
         broker: Broker,
         backend: Backend | None,
+        joins: Joins | None,
         deadline: Deadline,
         log: logging.Logger,
         heard: Callable[[Settlement], None] | None = None,
@@ -61,6 +63,7 @@ class Invocation:
         self.executor = executor
         self.broker = broker
         self.backend = backend
+        self.joins = joins
         self.deadline = deadline
         self.log = log
         self._queues: set[str] = set()
@@ -145,11 +148,11 @@ class Invocation:
     def commit(self, pairs: Sequence[Settled]) -> Committed:
         """Commit; once more what the store refused but may take now, or in a smaller form."""
         self._queues |= {delivery.queue for delivery, _ in pairs}
-        committed = commit(pairs, self.broker, self.backend)
+        committed = commit(pairs, self.broker, self.backend, self.joins)
         error = committed.error
         if not committed.failed or not isinstance(error, ServiceError) or error.code not in _AGAIN:
             return committed
-        again = commit(committed.failed, self.broker, self.backend)
+        again = commit(committed.failed, self.broker, self.backend, self.joins)
         return replace(again, ready=[*committed.ready, *again.ready])
 
     def log_outcome(self, settlement: Settlement) -> None:

@@ -6,48 +6,12 @@ from typing import Any
 
 import pytest
 
-from cloudq import ChordError, CloudQ, GroupResult, chain, chord, group
+from cloudq import ChordError, CloudQ, GroupResult, chord, group
 from cloudq.canvas.nodes import from_dict, to_dict
 from cloudq.record import State
 from tests.core.bench import Bench
-
-
-class Tasks:
-    """The tasks that the workflows are made of."""
-
-    def __init__(self, app: CloudQ) -> None:
-        self.runs: list[Any] = []
-        runs = self.runs
-
-        @app.task(name="add")
-        def add(x: int, y: int) -> int:
-            runs.append(("add", x, y))
-            return x + y
-
-        @app.task(name="total")
-        def total(values: list[int]) -> int:
-            runs.append(("total", values))
-            return sum(values)
-
-        @app.task(name="same")
-        def same(value: Any = None) -> Any:
-            runs.append(("same", value))
-            return value
-
-        @app.task(name="fail")
-        def fail(*_: Any) -> None:
-            raise ValueError("on purpose")
-
-        @app.task(name="seen")
-        def seen(request: dict[str, Any], error: str, traceback: str) -> None:
-            runs.append(("seen", request["id"], error))
-
-        @app.task(name="told")
-        def told(id: str) -> None:
-            runs.append(("told", id))
-
-        self.add, self.total, self.same, self.fail = add, total, same, fail
-        self.seen, self.told = seen, told
+from tests.core.workflow_cases import CASES
+from tests.worker.flow_tasks import Tasks
 
 
 @pytest.fixture
@@ -59,79 +23,6 @@ def come_to(app: Bench, node: Any) -> Any:
     result = node.delay()
     app.work()
     return result.get(timeout=0)
-
-
-# What each comes to was tried with Celery 5.7.
-CASES: dict[str, tuple[Any, Any]] = {
-    "chain": (lambda t: t.add.s(1, 2) | t.add.s(3), 6),
-    "long chain": (lambda t: chain([t.add.s(0, 0), *(t.add.s(1) for _ in range(20))]), 20),
-    "immutable": (lambda t: t.add.s(1, 2) | t.add.si(5, 5), 10),
-    "group": (lambda t: group(t.add.s(1, 2), t.add.s(3, 4)), [3, 7]),
-    "group of a generator": (lambda t: group(t.add.s(n, n) for n in range(5)), [0, 2, 4, 6, 8]),
-    "group | task": (lambda t: group(t.add.s(1, 2), t.add.s(3, 4)) | t.total.s(), 10),
-    "chord": (lambda t: chord([t.add.s(1, 2), t.add.s(3, 4)], t.total.s()), 10),
-    "chord of a generator": (
-        lambda t: chord((t.add.s(n, 0) for n in range(250)), t.total.s()),
-        31125,
-    ),
-    "chord with no members": (lambda t: chord([], t.total.s()), 0),
-    "chord with one member": (lambda t: group(t.add.s(1, 2)) | t.same.s(), [3]),
-    "task | group": (lambda t: t.add.s(1, 2) | group(t.add.s(3), t.add.s(4)), [6, 7]),
-    "task | group | task": (
-        lambda t: t.add.s(1, 2) | group(t.add.s(3), t.add.s(4)) | t.total.s(),
-        13,
-    ),
-    "task | group of one | task": (lambda t: t.add.s(1, 2) | group(t.add.s(3)) | t.same.s(), 6),
-    "task | empty group | task": (lambda t: t.add.s(1, 2) | group() | t.same.s(), []),
-    "empty group | task": (lambda t: group() | t.same.s(), []),
-    "group | group": (
-        lambda t: group(t.add.s(1, 2), t.add.s(3, 4)) | group(t.total.s(), t.same.s()),
-        [10, [3, 7]],
-    ),
-    "group | group | task": (
-        lambda t: (
-            group(t.add.s(1, 2), t.add.s(3, 4)) | group(t.total.s(), t.total.s()) | t.total.s()
-        ),
-        20,
-    ),
-    "chord | task": (lambda t: chord([t.add.s(1, 2)], t.total.s()) | t.add.s(3), 6),
-    "nested group in a header": (
-        lambda t: chord([group(t.add.s(1, 1), t.add.s(2, 2)), t.add.s(3, 3)], t.same.s()),
-        [2, 4, 6],
-    ),
-    "chain in a header": (
-        lambda t: chord([t.add.s(1, 1) | t.add.s(2), t.add.s(3, 3)], t.same.s()),
-        [4, 6],
-    ),
-    "chain that ends in a group in a header": (
-        lambda t: chord([t.add.s(1, 2) | group(t.add.s(3), t.add.s(4)), t.add.s(1, 1)], t.same.s()),
-        [[6, 7], 2],
-    ),
-    "chord in a chord": (
-        lambda t: chord(
-            [chord([t.add.s(1, 1), t.add.s(2, 2)], t.total.s()), t.add.s(3, 3)], t.same.s()
-        ),
-        [6, 6],
-    ),
-    "group of groups": (
-        lambda t: group(group(t.add.s(1, 2), t.add.s(3, 4)), t.add.s(5, 6)),
-        [3, 7, 11],
-    ),
-    "chain with a group in a group": (
-        lambda t: group(t.add.s(1, 2) | group(t.add.s(3), t.add.s(4)), t.add.s(1, 1)),
-        [[6, 7], 2],
-    ),
-    "chunks": (
-        lambda t: t.add.chunks(zip(range(5), range(5), strict=True), 2),
-        [[0, 2], [4, 6], [8]],
-    ),
-    "map": (lambda t: t.same.map([1, 2]), [1, 2]),
-    "starmap | task": (lambda t: t.add.starmap([(1, 2), (3, 4)]) | t.total.s(), 10),
-    "a member that is a map": (
-        lambda t: chord([t.same.map([1, 2]), t.same.s(3)], t.same.s()),
-        [[1, 2], 3],
-    ),
-}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -183,37 +74,6 @@ def test_the_steps_after_a_failed_one_do_not_run(app: Bench, t: Tasks) -> None:
     assert result.parent.parent.state is State.FAILURE
 
 
-def test_a_replaced_task_is_what_replaces_it(app: Bench, t: Tasks) -> None:
-    def replaced(self: Any, how: str) -> None:
-        ways = {
-            "task": t.add.s(1, 2),
-            "chain": t.add.s(1, 2) | t.add.s(3),
-            "group": group(t.add.s(1, 2), t.add.s(3, 4)),
-            "chord": chord([t.add.s(1, 2), t.add.s(3, 4)], t.total.s()),
-        }
-        self.replace(ways[how])
-
-    task = app.task(name="replaced", bind=True)(replaced)
-    for how, value in (("task", 3), ("chain", 6), ("group", [3, 7]), ("chord", 10)):
-        result = task.delay(how)
-        after = (task.s(how) | t.same.s()).delay()
-        joined = chord([task.s(how), t.same.s(1)], t.same.s()).delay()
-        app.work()
-        assert result.get(timeout=0) == value
-        assert after.get(timeout=0) == value
-        assert joined.get(timeout=0) == [value, 1]
-
-
-def test_a_member_may_add_members(app: Bench, t: Tasks) -> None:
-    def more(self: Any) -> int:
-        self.add_to_chord(t.add.s(10, 10))
-        self.add_to_chord(t.add.s(1, 1) | t.add.s(2))
-        return 1
-
-    task = app.task(name="more", bind=True)(more)
-    assert come_to(app, chord([task.s(), t.same.s(5)], t.same.s())) == [1, 5, 20, 4]
-
-
 def test_a_redelivered_member_counts_once(app: Bench, t: Tasks) -> None:
     result = chord([t.add.s(1, 2), t.add.s(3, 4)], t.total.s()).delay()
     first = app.one()
@@ -222,6 +82,23 @@ def test_a_redelivered_member_counts_once(app: Bench, t: Tasks) -> None:
     app.work()
     assert result.get(timeout=0) == 10
     assert sum(run[0] == "total" for run in t.runs) == 1
+
+
+def test_a_join_waits_for_a_member_that_is_delayed_past_the_life_of_results() -> None:
+    with Bench(result_expires=500.0) as app:
+        t = Tasks(app)
+        late = t.same.s(2).set(countdown=600)
+        result = chord([late, t.same.s(1).set(countdown=600)], t.total.s()).delay()
+        app.work()
+        assert result.get(timeout=0) == 3
+
+
+def test_everything_that_a_chord_stores_expires(app: Bench, t: Tasks) -> None:
+    chord([t.more.s(), t.same.s(1)], t.total.s()).delay()
+    app.work()
+    items = app.store.inner._items._items  # type: ignore[attr-defined]
+    assert len(items) > 5
+    assert all(item.expires for item in items.values())
 
 
 def test_a_runaway_is_stopped(app: Bench) -> None:
@@ -235,7 +112,8 @@ def test_a_runaway_is_stopped(app: Bench) -> None:
     assert app.work()[-1].state is State.FAILURE
 
 
-@pytest.mark.parametrize("case", CASES)
+# A member that runs here and now has no join to add to.
+@pytest.mark.parametrize("case", [case for case in CASES if "added" not in case])
 def test_eager_workflows_come_to_the_same(case: str) -> None:
     make, value = CASES[case]
     with CloudQ("eager", broker="memory://eager", task_always_eager=True) as app:
@@ -256,6 +134,22 @@ def test_a_chain_whose_first_step_failed_raises_that_at_once(app: Bench, t: Task
     result = (t.fail.s() | t.same.s() | t.same.s()).delay()
     app.work()
     with pytest.raises(ValueError, match="on purpose"):
+        result.get(timeout=0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: t.fail.s() | group(t.same.s(), t.same.s()),
+        lambda t: t.fail.s() | group(t.same.s() | t.same.s(), group(t.same.s())),
+        lambda t: group(t.fail.s(), t.same.s(1)) | group(t.same.s(), t.same.s()),
+        lambda t: group(t.fail.s(), t.same.s(1)) | t.same.s() | group(t.same.s(), t.same.s()),
+    ],
+)
+def test_a_group_after_what_failed_does_not_wait(app: Bench, t: Tasks, make: Any) -> None:
+    result = make(t).delay()
+    app.work()
+    with pytest.raises((ValueError, ChordError), match="on purpose"):
         result.get(timeout=0)
 
 
@@ -317,7 +211,7 @@ def test_members_know_their_root_their_parent_and_their_group(app: Bench, t: Tas
         request = self.request
         seen.append((request.id, request.root_id, request.parent_id, request.group))
 
-    task = app.task(name="look", bind=True)(look)
+    task = app.task(name="looking", bind=True)(look)
     result = (task.s() | group(task.s(), task.s()) | task.s()).delay()
     app.work()
     header = result.parent

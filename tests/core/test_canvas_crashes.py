@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from cloudq import ChordError, Ignore, State
 from cloudq.canvas.nodes import chord, group
+from cloudq.settlement import commit
 from tests.core.bench import Bench
-from tests.core.test_canvas import Tasks
+from tests.worker.flow_tasks import Tasks
 
 
 class Died(BaseException):
@@ -95,3 +98,66 @@ def test_a_death_at_any_call_changes_nothing(workflow: str, after: bool) -> None
             assert at > 10
             return
     raise AssertionError("it never ended")
+
+
+def test_a_member_that_ended_while_it_came_again_still_leaves_its_join(app: Bench) -> None:
+    t = Tasks(app)
+    result = chord([t.same.s(1)], t.total.s()).delay()
+    first = app.one()
+    settlement = app.settle(first)
+    app.lose_leases()
+    second = app.one()
+    records = app.runner._records  # pyright: ignore[reportPrivateUsage]
+
+    def recorded_meanwhile(jobs: Any) -> Any:
+        found = records(jobs)
+        assert settlement.record is not None
+        app.results.store([settlement.record])  # and its worker dies before it leaves the join
+        return found
+
+    app.runner._records = recorded_meanwhile  # type: ignore[method-assign]
+    again = app.settle(second)
+    del app.runner._records  # type: ignore[attr-defined]
+    app.finish(second, again)
+    app.work()
+    assert result.get(timeout=0) == 1
+
+
+def test_of_two_runs_of_a_member_the_recorded_one_counts_at_its_join(app: Bench) -> None:
+    t = Tasks(app)
+    runs: list[int] = []
+
+    @app.task(name="coin", max_retries=0)
+    def coin() -> int:
+        runs.append(1)
+        if len(runs) > 1:
+            raise ValueError("the second time")
+        return 5
+
+    result = chord([coin.s(), t.same.s(1)], t.total.s()).delay()
+    first = app.one()
+    won = app.settle(first)
+    app.lose_leases()
+    [second] = [each for each in app.receive(2) if each.id == first.id]
+    lost = app.settle(second)
+    assert lost.state is State.FAILURE
+    commit(
+        [(first, won)], app.broker, app.backend, app.joins
+    )  # it does not know that its lease was lost
+    app.finish(second, replace(lost, fenced=True))
+    app.work()
+    assert app.record(result.parent[0]).state is State.SUCCESS
+    assert result.get(timeout=0) == 6
+
+
+def test_a_member_that_is_ignored_fails_its_chord(app: Bench) -> None:
+    t = Tasks(app)
+
+    @app.task(name="ignored")
+    def ignored() -> None:
+        raise Ignore
+
+    result = chord([ignored.s(), t.same.s(1)], t.total.s()).delay()
+    app.work()
+    with pytest.raises(ChordError, match="ignored by the task"):
+        result.get(timeout=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import sys
@@ -272,6 +273,8 @@ def main() -> int:
     for page, part, make in MADE:
         file = DOCS / page
         file.write_text(filled(file.read_text(), part, make()))
+    published = json.dumps(schema(), indent=2)
+    (DOCS / "message-v1.schema.json").write_text(f"{published}\n")
     return 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cloudq import CloudQ
+from cloudq import CloudQ, chord
 from cloudq.driver import Delivery
 from cloudq.errors import Ignore, Reject
 from cloudq.invocation import Deadline, Invocation, NotSettled, firing_id, once
@@ -24,6 +24,7 @@ def invocation(app: CloudQ, seconds: float = 60.0, reserve: float = 0.0) -> Invo
         executor=app.executor(stop_at_hard_limit=True),
         broker=app.broker,
         backend=app.backend,
+        joins=app.joins,
         deadline=Deadline.after(seconds, reserve=reserve),
         log=log,
     )
@@ -258,3 +259,24 @@ def test_a_firing_that_failed_is_left_to_its_repetition_and_later_to_others(app:
     with pytest.raises(OSError, match="no"):
         once(backend, "nightly", "first", 0.5, fail)
     assert eventually(lambda: once(backend, "nightly", "second", 60, lambda: "mine")) == "mine"
+
+
+def test_a_chord_is_joined_and_a_batch_that_is_handed_out_twice_counts_once(app: CloudQ) -> None:
+    bodies: list[list[int]] = []
+
+    @app.task(name="double")
+    def double(x: int) -> int:
+        return 2 * x
+
+    @app.task(name="total")
+    def total(values: list[int]) -> int:
+        bodies.append(values)
+        return sum(values)
+
+    result = chord([double.s(n) for n in range(3)], total.s()).delay()
+    members = handed_out(app, 3)
+    assert invocation(app).run(members) == []
+    assert invocation(app).run([again(member) for member in members]) == []
+    assert invocation(app).run(handed_out(app)) == []
+    assert result.get(timeout=5) == 6
+    assert bodies == [[0, 2, 4]]

@@ -18,6 +18,7 @@ def invoke(app: Bench) -> Invocation:
         executor=app.executor(stop_at_hard_limit=True),
         broker=app.broker,
         backend=app.backend,
+        joins=app.joins,
         deadline=Deadline.after(60.0, reserve=0.0),
         log=logging.getLogger("cloudq.functions"),
     )

@@ -244,6 +244,7 @@ def test_a_function_goes_on_in_the_next_invocation(app: Bench) -> None:
             executor=app.executor(stop_at_hard_limit=True),
             broker=app.broker,
             backend=app.backend,
+            joins=app.joins,
             deadline=Deadline.after(1.0, reserve=0.0),
             log=logging.getLogger("cloudq.functions"),
         )

@@ -39,7 +39,7 @@ def sqs_place(aws: Endpoint, tmp_path: Path) -> Iterator[Place]:
         f"dynamodb://{table}?endpoint_url={aws.url}",
         queue,
     )
-    _make(place)
+    make(place)
     yield place
     place.close()
 
@@ -52,7 +52,7 @@ def pubsub_place(pubsub: Endpoint, firestore: Endpoint, tmp_path: Path) -> Itera
         f"firestore://cloudq-local/{unique('drill')}?emulator=127.0.0.1:{firestore.port}",
         unique("drill"),
     )
-    _make(place)
+    make(place)
     yield place
     place.close()
 
@@ -62,12 +62,13 @@ def servicebus_place(servicebus: Endpoint, tables: Endpoint, tmp_path: Path) -> 
     table = unique("drill").replace("-", "")
     backend = tables.environment["CLOUDQ_BACKEND"].replace("/cloudq?", f"/{table}?")
     place = _place(tmp_path, servicebus.environment["CLOUDQ_BROKER"], backend, unique("drill"))
-    _make(place)
+    make(place)
     yield place
     place.close()
 
 
-def _make(place: Place) -> None:
+def make(place: Place) -> None:
+    """Make the queue and the table of a place."""
     place.app.broker.admin.create(place.queue, lease=5, max_deliveries=30)
     assert place.app.backend is not None
     assert isinstance(place.app.backend.driver, StoreAdmin)

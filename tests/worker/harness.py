@@ -36,8 +36,9 @@ class Place:
     backend: str
     queue: str
     folder: Path
-    workers: list[Worker] = field(default_factory=list)
     tasks: str = "drill_tasks:app"
+    environment: dict[str, str] = field(default_factory=dict[str, str])
+    workers: list[Worker] = field(default_factory=list["Worker"])
 
     @property
     def ledger(self) -> Path:
@@ -72,9 +73,10 @@ class Worker:
             # A warm stop waits for the receive under way.
             "CLOUDQ_WORKER_POLL_WAIT": "2",
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
             "DRILL_LEDGER": str(place.ledger),
             "PYTHONUNBUFFERED": "1",
+            **place.environment,
         }
         command = [sys.executable, "-m", "cloudq", "worker", "-A", place.tasks]
         command += ["--broker", place.broker, "--backend", place.backend, *options]

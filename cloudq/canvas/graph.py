@@ -1,0 +1,207 @@
+"""What hangs together with a task, from what the result store knows: for `cloudq graph`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from cloudq.backend import Backend
+from cloudq.canvas.joins import members_of
+from cloudq.canvas.results import group_outline
+from cloudq.record import Record, State
+
+# More than anybody can look at.
+MOST = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vertex:
+    """A task, or a group of tasks; `state` is that of a task."""
+
+    id: str
+    name: str
+    state: State | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.state}" if self.state else self.name
+
+
+@dataclass(slots=True)
+class Graph:
+    """Vertices by id, and which leads to which. `cut` says that there is more."""
+
+    vertices: dict[str, Vertex] = field(default_factory=dict[str, Vertex])
+    edges: dict[str, list[str]] = field(default_factory=dict[str, "list[str]"])
+    cut: bool = False
+
+    def follows(self, id: str) -> Sequence[str]:
+        """What comes after a vertex: members of a group, what a task starts, what gets a value."""
+        return self.edges.get(id, ())
+
+    def roots(self) -> list[str]:
+        """What nothing leads to."""
+        led_to = {end for ends in self.edges.values() for end in ends}
+        return [id for id in self.vertices if id not in led_to]
+
+
+def graph_of(id: str, backend: Backend) -> Graph | None:
+    """All that hangs together with a task, or with a saved group; None of what is not known.
+
+    Costs a batched read for each step from the task to what is farthest from it.
+    """
+    search = _Search(backend)
+    outline = group_outline(id, backend)
+    if outline is not None:
+        search.outline(outline)
+    else:
+        search.want(id)
+    search.run()
+    if outline is None and id not in search.records and not search.graph.edges:
+        return None
+    return search.graph
+
+
+class _Search:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._wanted: list[str] = []
+        self._joins: set[str] = set()
+        self._parents: dict[str, str] = {}
+        self.records: dict[str, Record] = {}
+        self.graph = Graph()
+
+    def run(self) -> None:
+        while self._wanted:
+            batch, self._wanted = self._wanted, []
+            found = self._backend.records(batch)
+            self.records |= found
+            for id in batch:
+                self._look(id, found.get(id))
+        led_to = {end for ends in self.graph.edges.values() for end in ends}
+        for child, parent in self._parents.items():
+            if child not in led_to:  # else something nearer leads to it
+                self._edge(parent, child)
+
+    def want(self, id: str) -> None:
+        if id in self.graph.vertices:
+            return
+        if len(self.graph.vertices) >= MOST:
+            self.graph.cut = True
+            return
+        self.graph.vertices[id] = Vertex(id=id, name="task", state=State.PENDING)
+        self._wanted.append(id)
+
+    def outline(self, outline: Any) -> list[str]:
+        """Take in an outline; the ids that it begins with."""
+        (id, before), members = outline
+        first = self.outline(before) if before is not None else [id]
+        if members is None:
+            self.want(id)
+        else:
+            self._group(id)
+            for member in members:
+                for start in self.outline(member):
+                    self._edge(id, start)
+        if before is not None:
+            self._edge(before[0][0], id)
+        return first
+
+    def _look(self, id: str, record: Record | None) -> None:
+        if record is None:
+            return
+        name = record.task or "task"
+        self.graph.vertices[id] = Vertex(id=id, name=name, state=record.state)
+        if record.parent is not None:
+            self.want(record.parent)
+            self._parents[id] = record.parent
+        if record.join is not None:
+            self._join(record.join, id)
+        for outline in orjson.loads(record.children) if record.children else ():
+            for start in self.outline(outline):
+                self._edge(id, start)
+
+    def _join(self, join: str, body: str) -> None:
+        self._group(join)
+        self._edge(join, body)
+        if join in self._joins:
+            return
+        self._joins.add(join)
+        if self.graph.edges.get(join) != [body]:
+            return  # its members are known
+        for member in members_of(join, self._backend) or ():
+            self.want(member)
+            self._edge(join, member)
+        members = self.graph.edges[join]
+        members.append(members.pop(members.index(body)))
+
+    def _group(self, id: str) -> None:
+        self.graph.vertices.setdefault(id, Vertex(id=id, name="group"))
+
+    def _edge(self, start: str, end: str) -> None:
+        if start not in self.graph.vertices or end not in self.graph.vertices:
+            return
+        ends = self.graph.edges.setdefault(start, [])
+        if end not in ends:
+            ends.append(end)
+
+
+def as_text(graph: Graph) -> Iterator[str]:
+    """The lines of a tree; what several lead to is shown under the first of them."""
+    shown: set[str] = set()
+    for root in graph.roots():
+        yield from _branch(graph, root, shown, "", "")
+
+
+def _branch(graph: Graph, id: str, shown: set[str], head: str, rest: str) -> Iterator[str]:
+    stack = [(id, head, rest)]
+    while stack:
+        id, head, rest = stack.pop()
+        vertex = graph.vertices[id]
+        again = " (see above)" if id in shown else ""
+        yield f"{head}{vertex.name} {id}{f' {vertex.state}' if vertex.state else ''}{again}"
+        if again:
+            continue
+        shown.add(id)
+        ends = graph.follows(id)
+        below = [
+            (end, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+            for number, end in enumerate(ends, 1)
+            for last in (number == len(ends),)
+        ]
+        stack += reversed(below)
+
+
+def as_dot(graph: Graph) -> Iterator[str]:
+    """The lines of a graph for Graphviz."""
+    yield "digraph workflow {"
+    for vertex in graph.vertices.values():
+        shape = "" if vertex.state else ", shape=box"
+        label = orjson.dumps(f"{vertex.name}\n{vertex.state or ''}".strip()).decode()
+        yield f'  "{vertex.id}" [label={label}{shape}];'
+    for start, ends in graph.edges.items():
+        for end in ends:
+            yield f'  "{start}" -> "{end}";'
+    yield "}"
+
+
+def as_mermaid(graph: Graph) -> Iterator[str]:
+    """The lines of a Mermaid flowchart."""
+    numbers = {id: f"n{number}" for number, id in enumerate(graph.vertices)}
+    yield "flowchart TD"
+    for id, vertex in graph.vertices.items():
+        label = vertex.label.replace('"', "'")
+        yield f'  {numbers[id]}["{label}"]'
+    for start, ends in graph.edges.items():
+        for end in ends:
+            yield f"  {numbers[start]} --> {numbers[end]}"
+
+
+FORMATS: Mapping[str, Callable[[Graph], Iterator[str]]] = {
+    "text": as_text,
+    "dot": as_dot,
+    "mermaid": as_mermaid,
+}

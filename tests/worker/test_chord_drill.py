@@ -1,0 +1,89 @@
+"""Chords whose workers are killed: every body runs, and none twice but for a death while it ran."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import defaultdict
+
+import pytest
+
+from cloudq import AsyncResult, State, chord, wait_for
+from tests.worker import flow_tasks
+from tests.worker.harness import Place, until
+
+pytestmark = pytest.mark.drill
+
+FULL = os.environ.get("CLOUDQ_DRILL") == "full"
+MEMBERS = 10
+WORKER = ("--processes", "2", "--threads", "8", "--lease", "3")
+KILL = "kill"
+
+
+def start(place: Place, chords: int) -> list[AsyncResult[list[int]]]:
+    square = place.app.task(name="square")(flow_tasks.square.function)
+    body = place.app.task(name="body", bind=True)(flow_tasks.body.function)
+    return [
+        chord([square.s(number + n) for n in range(MEMBERS)], body.s(number)).delay()
+        for number in range(chords)
+    ]
+
+
+def audit(place: Place, chords: int) -> int:
+    """Check the ledger: every body is in it, and again only after a kill; how many are again.
+
+    A body may be killed between its line in the ledger and its record: it then runs again, as the
+    same message. A body that was sent twice would be there twice as a first delivery.
+    """
+    runs: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    kills = 0
+    for line in place.entries():
+        if line == KILL:
+            kills += 1
+            continue
+        _, number, attempts = line.split()
+        runs[int(number)].append((kills, int(attempts)))
+    assert set(runs) == set(range(chords)), "lost bodies"
+    repeated = 0
+    for number, entries in runs.items():
+        deaths, attempts = zip(*entries, strict=True)
+        assert len(set(deaths)) == len(deaths), f"body {number} ran twice without a kill: {entries}"
+        assert len(set(attempts)) == len(attempts), f"body {number} was sent twice: {entries}"
+        repeated += len(entries) - 1
+    return repeated
+
+
+@pytest.mark.timeout(900)
+def test_killed_at_random_every_body_runs_once(place: Place) -> None:
+    place.tasks = "flow_tasks:app"
+    place.environment["CLOUDQ_TASK_DEFAULT_QUEUE"] = place.queue
+    chords, kills = (1000, 20) if FULL else (60, 4)
+    dice = random.Random(5)
+    results = start(place, chords)
+    worker = place.start(*WORKER)
+    for number in range(kills):
+        reached = chords * number // (kills + 1) + 1
+        until(
+            lambda reached=reached: len(place.counts()) >= reached,
+            within=90,
+            what=f"{reached} bodies: {worker.log()[-2000:]}",
+        )
+        children = worker.children()
+        if children and dice.random() < 0.5:
+            dice.choice(children).kill()
+        else:
+            worker.kill()
+            worker = place.start(*WORKER, ready=False)
+        flow_tasks.note_in(place.ledger, KILL)
+    records = wait_for(results, timeout=300)
+    assert {record.state for record in records} == {State.SUCCESS}
+    for number, result in enumerate(results):
+        squares = sum((number + n) ** 2 for n in range(MEMBERS))
+        assert result.get(timeout=0) == [number, squares, MEMBERS]
+    repeated = audit(place, chords)
+    print(
+        f"{place.broker.split(':')[0]}: {chords} chords of {MEMBERS}, {kills} kills: "
+        f"0 bodies lost, 0 sent twice, {repeated} repeated by a death while they ran"
+    )
+    assert place.app.broker.admin.peek_dead(place.queue, count=10) == []
+    assert worker.stop() == 0
