@@ -98,6 +98,10 @@ TARGETS = (
         cls="ServiceBus",
         tests="contracts/test_servicebus.py",
         patience="6",
+        # A queue has one length of lock, whatever a receive or an extension asks for.
+        excused=frozenset(
+            {"receive takes no lease", "receive leases for ever", "extend leases for ever"}
+        ),
     ),
     Target(
         driver="dynamodb",

@@ -165,10 +165,13 @@ class TestRequests:
         self, driver: ServiceBus, plain: str
     ) -> None:
         driver.receive(plain, count=1, wait=0, lease=HELD)
-        driver.send(plain, [outgoing()])
-        start = time.monotonic()
-        assert len(driver.receive(plain, count=10, wait=5, lease=HELD)) == 1
-        assert time.monotonic() - start < 0.15  # the SDK itself waits 0.2 s for company
+        took: list[float] = []
+        for _ in range(10):
+            driver.send(plain, [outgoing()])
+            start = time.monotonic()
+            assert len(driver.receive(plain, count=10, wait=5, lease=HELD)) == 1
+            took.append(time.monotonic() - start)
+        assert min(took) < 0.15  # the SDK itself waits 0.2 s for company
 
     def test_bodies_over_a_batchs_size_go_in_several(
         self, peer: Peer, driver: ServiceBus, plain: str

@@ -126,7 +126,7 @@ class TestErrors:
             with pytest.raises(Exception) as caught:
                 call()
             assert driver.error_code(caught.value) is code
-            assert time.monotonic() - start < 3
+            assert time.monotonic() - start < 20  # the SDK's own tries would take minutes
 
     @pytest.mark.parametrize("method", ["PUT", "DELETE"])
     def test_what_is_refused_for_one_partition_is_a_failure(

@@ -250,7 +250,7 @@ def test_a_task_is_interrupted_before_the_host_gives_up(
     tasks.send_task("slow")
     one, started = host(timeout=1.0), time.monotonic()
     one.pump()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 10  # left alone it takes 20
     assert "interrupted" in str(one.error)
 
 
@@ -316,7 +316,7 @@ def test_a_batch_ends_before_its_locks_do(
     tasks.send_task("slow")
     many, started = host(cardinality="many", lock=2.0, timeout=300), time.monotonic()
     many.pump(2)
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 10  # left alone it takes 20
     assert many.error is None
     assert (ran, result.get(timeout=1)) == ([1, 0], 2)
     assert waiting(many) == (1, 0, 0), "the slow one has a copy"

@@ -156,7 +156,7 @@ def test_a_task_at_the_end_of_the_time_is_interrupted_and_stays(app: CloudQ) -> 
     result = slow.delay()
     started = time.monotonic()
     kept = invocation(app, 1.0).run(handed_out(app))
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 10  # left alone it takes 20
     assert "interrupted" in kept[0][1].reason
     assert result.state is State.PENDING
 

@@ -92,7 +92,7 @@ def test_a_slow_task_is_interrupted_and_alone_reported(app: CloudQ, source: Even
     event["Records"].sort(key=lambda record: "slow" in record["body"])
     started = time.monotonic()
     reported = source.settle(lambda_handler(app)(event, Context(3)))
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10  # left alone it takes 20
     assert reported == [1]
     assert results[0].get(timeout=1) == 0
     assert state(app, hopeless.id) is None
@@ -133,7 +133,7 @@ def test_an_async_task_is_interrupted(app: CloudQ, source: EventSource) -> None:
     slow.delay()
     started = time.monotonic()
     assert source.settle(lambda_handler(app)(source.take(1), Context(2))) == [0]
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10  # left alone it takes 20
 
 
 def test_what_finished_is_safe_when_a_task_cannot_be_interrupted(
