@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import orjson
 
-from cloudq.canvas.freezing import brief
+from cloudq.canvas.freezing import brief, ends_of
 from cloudq.canvas.nodes import Node
 from cloudq.canvas.plan import Planner, too_deep
 from cloudq.canvas.slots import Slot, Word
@@ -209,6 +209,7 @@ class Outcomes:
             record=None if self.ignores_result(job.message) else record,
             fenced=job.fenced,
             frees=unique_key(message),
+            dooms=ends_of(message.chain) if record.state == State.FAILURE else (),
             error=error,
         )
 

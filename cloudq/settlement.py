@@ -52,7 +52,8 @@ class Settlement:
     written whole, or, when `fenced`, only if no later delivery and no end is recorded. `extra`
     is stored and `drop` deleted along with it. `starts` is what the end starts, sent before it is
     recorded; `word` is left at the task's join afterwards, and `frees`, the claim of a unique
-    call, is ended. `error` stays in this process.
+    call, is ended. `dooms` are the ids that fail with it: the steps of its chain that never come.
+    `error` stays in this process.
     """
 
     action: Action
@@ -69,6 +70,7 @@ class Settlement:
     starts: Plan | None = None
     word: Word | None = None
     frees: Key | None = None
+    dooms: Sequence[str] = ()
     error: BaseException | None = field(default=None, compare=False)
 
     @property
@@ -127,6 +129,9 @@ def commit(
         except BackendError as down:
             error = down
             failed.append(_refused(pair, Failure(index=0, code=Code(down.code), reason=str(down))))
+    ready, undoomed, problem = _doom(ready, backend)
+    failed += undoomed
+    error = error or problem
     if joins is None:
         assert not any(settlement.word for _, settlement in ready), "members without their joins"
     else:
@@ -160,6 +165,30 @@ def _prepare(
     waits = [pair for pair in settled if pair[1].starts is not None and pair[1].starts.items]
     goes_on = [pair for pair in settled if pair[1].starts is None or not pair[1].starts.items]
     return goes_on, waits, problem
+
+
+def _doom(
+    settled: Sequence[Settled], backend: Backend
+) -> tuple[list[Settled], list[Settled], CloudQError | None]:
+    """Record what fails with others, so that nobody waits for it; the pairs done, and others.
+
+    As Celery does. It costs a request for each such step, and only chains that fail have any.
+    """
+    done: list[Settled] = []
+    failed: list[Settled] = []
+    error: CloudQError | None = None
+    for pair in settled:
+        record = pair[1].record
+        if pair[1].dooms and record is not None and pair[1].action is not Action.NOTHING:
+            try:
+                for id in pair[1].dooms:
+                    backend.advance(replace(record, id=id, task="", children=None))
+            except BackendError as problem:
+                error = problem
+                failed.append(pair)
+                continue
+        done.append(pair)
+    return done, failed, error
 
 
 def _free_keys(

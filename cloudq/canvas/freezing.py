@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from cloudq.canvas.nodes import Node, Signature, chain, chord, group, joined
+from cloudq.canvas.nodes import Node, Signature, chain, chord, from_dict, group, joined
 from cloudq.ids import new_id
 
 COLLECT = "cloudq.collect"
@@ -101,6 +101,11 @@ def ends(node: Node[Any]) -> list[str]:
     if isinstance(node, group):
         return [id for member in cast("group[Any]", node).tasks for id in ends(member)]
     return [str(node.id)]
+
+
+def ends_of(rest: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The same of all the steps that are still to come in a chain."""
+    return [id for step in rest for id in ends(from_dict(step))]
 
 
 def outline(node: Node[Any], before: Any = None) -> Outline:

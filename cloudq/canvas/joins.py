@@ -18,7 +18,7 @@ import orjson
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker
-from cloudq.canvas.freezing import ends
+from cloudq.canvas.freezing import ends, ends_of
 from cloudq.canvas.nodes import from_dict
 from cloudq.canvas.plan import CHORD_ERROR, Before, Place, Plan, Planner
 from cloudq.canvas.slots import SHARD, Slot, Word, join_key, shard_key
@@ -247,7 +247,7 @@ class Joins:
                 error=why,
                 finished_at=time.time(),
             )
-            for id in ends(node)
+            for id in (*ends(node), *ends_of(place.rest))
         ]
         for record in failed:
             self.backend.advance(record)

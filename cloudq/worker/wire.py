@@ -65,13 +65,14 @@ def pack_settlement(number: int, settled: Settlement) -> tuple[Any, ...]:
         extra and (tuple(extra.key), dict(extra.fields), extra.expires),
         settled.drop and tuple(settled.drop),
         settled.frees and tuple(settled.frees),
+        tuple(settled.dooms),
         _pack_workflow(settled) if settled.starts or settled.word else None,
     )
 
 
 def unpack_settlement(packed: tuple[Any, ...]) -> tuple[int, Settlement]:
     number, action, task_id, task, state, reason, after, resend, record, fenced, extra = packed[:11]
-    drop, frees = packed[11:13]
+    drop, frees, dooms = packed[11:14]
     starts, word = _unpack_workflow(packed[-1], task_id) if packed[-1] else (None, None)
     return number, Settlement(
         action=Action(action),
@@ -87,6 +88,7 @@ def unpack_settlement(packed: tuple[Any, ...]) -> tuple[int, Settlement]:
         extra=Item(key=Key(*extra[0]), fields=extra[1], expires=extra[2]) if extra else None,
         drop=Key(*drop) if drop else None,
         frees=Key(*frees) if frees else None,
+        dooms=dooms,
         starts=starts,
         word=word,
     )

@@ -245,3 +245,53 @@ def test_what_is_no_signature_is_refused(t: Tasks) -> None:
 def test_a_signature_is_checked_against_its_task(t: Tasks) -> None:
     with pytest.raises(Exception, match="too many positional"):
         t.add.s(1, 2, 3).delay()
+
+
+def test_the_steps_after_a_failed_one_fail_with_it(app: Bench, t: Tasks) -> None:
+    last = (t.fail.s() | t.add.s(1) | group(t.add.s(2), t.add.s(3)) | t.total.s()).delay()
+    app.work()
+    with pytest.raises(ValueError, match="on purpose"):
+        app.AsyncResult(last.id).get(timeout=0)  # by its id alone
+    assert app.AsyncResult(last.id).state == State.FAILURE
+
+
+def test_what_follows_a_failed_header_fails_with_it(app: Bench, t: Tasks) -> None:
+    last = (group(t.fail.s(), t.add.s(1, 2)) | t.total.s() | t.add.s(1)).delay()
+    app.work()
+    with pytest.raises(ChordError, match="on purpose"):
+        app.AsyncResult(last.id).get(timeout=0)
+
+
+def test_a_task_replaced_by_a_chain_that_fails_has_failed(app: Bench, t: Tasks) -> None:
+    @app.task(bind=True)
+    def replaced(self: Any) -> None:
+        self.replace(t.fail.s() | t.add.s(1))
+
+    result = replaced.delay()
+    app.work()
+    with pytest.raises(ValueError, match="on purpose"):
+        result.get(timeout=0)
+
+
+def test_a_failed_step_that_is_sent_again_has_its_chain_run(app: Bench) -> None:
+    broken = [True]
+
+    @app.task(dead_letter=True, max_retries=0)
+    def first() -> int:
+        if broken[0]:
+            raise ValueError("on purpose")
+        return 1
+
+    @app.task
+    def second(n: int) -> int:
+        return n + 1
+
+    result = (first.s() | second.s()).delay()
+    app.work()
+    assert result.state == State.FAILURE
+    broken[0] = False
+    queues: Any = app.wire.inner
+    letters = queues.peek_dead("default", count=5)
+    assert not queues.redrive("default", letters)
+    app.work()
+    assert result.get(timeout=0) == 2
