@@ -294,4 +294,4 @@ def test_a_failed_step_that_is_sent_again_has_its_chain_run(app: Bench) -> None:
     letters = queues.peek_dead("default", count=5)
     assert not queues.redrive("default", letters)
     app.work()
-    assert result.get(timeout=0) == 2
+    assert app.AsyncResult(result.id).get(timeout=0) == 2
