@@ -185,6 +185,8 @@ def _counted(delivery: Delivery) -> Delivery:
         before = int(message.headers.get(_DELIVERED, "0"))
     except (DecodeError, ValueError):  # the executor says what is wrong with it
         return delivery
+    if _DELIVERED not in message.headers:
+        return delivery  # as it came: a dead letter shows the very bytes
     headers = {name: value for name, value in message.headers.items() if name != _DELIVERED}
     return replace(
         delivery,
