@@ -48,10 +48,14 @@ class Rule:
 
 
 def carried(
-    name: str, to: str = "", *, read: Callable[[Any], Any] = as_it_is, why: str = ""
+    name: str,
+    to: str = "",
+    *,
+    read: Callable[[Any], Any] = as_it_is,
+    fine: tuple[Any, ...] = (),
 ) -> Rule:
     """A rule for what exists here too, perhaps by another name."""
-    return Rule(name=name, fate=Fate.CARRIED, to=to or name, read=read, why=why)
+    return Rule(name=name, fate=Fate.CARRIED, to=to or name, read=read, fine=fine)
 
 
 def ignored(why: str, *names: str, fine: tuple[Any, ...] = ()) -> list[Rule]:
@@ -105,13 +109,16 @@ class Table:
                 wrong.append(f"{name}={_shown(value)}: {rule.why}")
             elif rule.fate is Fate.IGNORED:
                 self._warn(rule, name, of, warned)
-            elif rule.to not in ours:
-                wrong.append(f"{name}: this release has no {self.what} {rule.to!r}")
             else:
                 try:
-                    made[rule.to] = _joined(made.get(rule.to), rule.read(value))
+                    ours_is = rule.read(value)
                 except ValueError as error:
                     wrong.append(f"{name}={_shown(value)}: {error}")
+                    continue
+                if rule.to not in ours:
+                    wrong.append(f"{name}: this release has no {self.what} {rule.to!r}")
+                else:
+                    made[rule.to] = _joined(made.get(rule.to), ours_is)
         if wrong:
             raise ConfigurationError(f"{of}: {'; '.join(wrong)}")
         return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 from cloudq import task
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
@@ -43,6 +43,10 @@ def call_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> di
     return CALL_OPTIONS.apply(given, of=of, ours=ours, warned=warned)
 
 
+@overload
+def shared_task(function: Callable[P, R], /) -> task.Task[P, R]: ...
+@overload
+def shared_task(**options: Any) -> Callable[[Callable[..., R]], task.Task[..., R]]: ...
 def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function a task of every app; see `cloudq.shared_task`."""
     share: Callable[..., Any] = part("cloudq.shared", "shared_task")
