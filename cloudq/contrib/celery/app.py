@@ -51,7 +51,6 @@ REFUSED = {
     "select_queues": "name the queues of a worker with -Q",
     "setup_security": "messages are signed with the setting signing_keys",
     "worker_main": "run `cloudq worker -A module:app`",
-    "start": "run `cloudq worker -A module:app`",
     "Worker": "run `cloudq worker -A module:app`",
     "WorkController": "run `cloudq worker -A module:app`",
 }
