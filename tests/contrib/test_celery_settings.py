@@ -80,8 +80,9 @@ def test_a_refused_setting_raises_with_its_reason(app: Celery, rule: Rule) -> No
 @pytest.mark.parametrize("rule", IGNORED, ids=lambda rule: rule.name)
 def test_an_ignored_setting_warns_once(app: Celery, rule: Rule) -> None:
     name = rule.name.replace("*", "anything")
-    with pytest.warns(IgnoredByCloudQ, match=name):
+    with pytest.warns(IgnoredByCloudQ, match=name) as caught:
         app.conf.update({name: "a value of no other"})
+    assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         app.conf.update({name: "another"})

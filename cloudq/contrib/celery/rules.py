@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -128,7 +129,15 @@ class Table:
             return
         warned.add(name)
         text = f"{of}: the {self.what} {name} has no meaning here and is ignored: {rule.why}"
-        warnings.warn(text, IgnoredByCloudQ, stacklevel=4)
+        warnings.warn(text, IgnoredByCloudQ, stacklevel=_callers())
+
+
+def _callers() -> int:
+    """How many calls above the one that asks the program's own line is."""
+    depth, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("cloudq."):
+        depth, frame = depth + 1, frame.f_back
+    return depth
 
 
 def _joined(before: Any, value: Any) -> Any:
