@@ -136,6 +136,23 @@ def test_a_worker_that_failed_says_so_when_it_is_stopped(tmp_path: Path) -> None
         worker.stop()
 
 
+class TestFixturesWithSettings:
+    @pytest.fixture(scope="session")
+    @classmethod
+    def celery_config(cls) -> dict[str, Any]:
+        return {"task_time_limit": 7, "broker_url": "memory://of-the-class"}
+
+    @pytest.fixture(scope="session")
+    @classmethod
+    def celery_parameters(cls) -> dict[str, Any]:
+        return {"main": "mine", "changes": {"pages": 3}}
+
+    def test_they_are_what_the_app_is_made_with(self, celery_app: Celery) -> None:
+        conf = celery_app.conf
+        assert (celery_app.main, conf.pages, conf.task_time_limit) == ("mine", 3, 7)
+        assert conf.broker_url == "memory://of-the-class"
+
+
 class TestExceptions:
     def test_each_is_one_of_cloudqs(self) -> None:
         for name in exceptions.__all__:

@@ -97,8 +97,14 @@ def celery_session_worker(celery_session_app: Celery) -> Iterator[ThreadWorker]:
 
 
 def _app(config: dict[str, Any], parameters: dict[str, Any]) -> Iterator[Celery]:
-    with Celery(**{"main": "celery.tests", "broker": f"memory://{new_id()}", **parameters}) as app:
+    made: dict[str, Any] = {
+        "main": "celery.tests",
+        "broker": config.get("broker_url", f"memory://{new_id()}"),
+        **parameters,
+    }
+    with Celery(**made) as app:
         app.conf.update(config)
+        app.load()
         yield app
 
 

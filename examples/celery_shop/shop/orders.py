@@ -34,7 +34,8 @@ def invoice(amount: int, customer: str) -> dict[str, Any]:
 def order(customer: str, lines: list[list[Any]]) -> Any:
     """The workflow of an order: prices its lines, charges the sum and writes the invoice."""
     priced = chord([price.s(item, count) for item, count in lines], total.s(shipping=5))
-    return chain(priced, billing.charge.s(customer), invoice.s(customer))
+    workflow: chain[Any] = chain(priced, billing.charge.s(customer), invoice.s(customer))
+    return workflow
 
 
 @app.task(bind=True)
