@@ -31,6 +31,7 @@ from cloudq.contrib.celery.pytest import (
     celery_worker,
 )
 from cloudq.contrib.celery.rules import Fate, Rule
+from cloudq.contrib.celery.task import call_options
 from cloudq.testing import eventually
 
 __all__ = [
@@ -95,6 +96,11 @@ def test_a_refused_call_option_raises_with_its_reason(celery_app: Celery, rule: 
         with pytest.raises(ConfigurationError) as caught:
             call(**{rule.name: "no other"})
         assert rule.why in str(caught.value)
+
+
+def test_an_option_that_is_none_is_not_given() -> None:
+    options = {"task_id": None, "exchange": None, "nobody_has": None, "countdown": 1}
+    assert call_options(options, of="here", warned=set()) == {"countdown": 1}
 
 
 @with_life

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from typing import Any, cast
 
 from cloudq.errors import ConfigurationError
@@ -32,7 +31,7 @@ def as_it_is(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """The fate of one name, or of a family of names such as `redis_*`.
+    """The fate of one name.
 
     `to` is cloudq's own name of it and `read` turns Celery's value into ours, raising `ValueError`
     with the reason for one that cannot be. `fine` are values that say what happens here anyway:
@@ -59,14 +58,14 @@ def carried(
     return Rule(name=name, fate=Fate.CARRIED, to=to or name, read=read, fine=fine)
 
 
-def ignored(why: str, *names: str, fine: tuple[Any, ...] = ()) -> list[Rule]:
-    """Rules for what has no meaning here, so that leaving it out changes nothing."""
-    return [Rule(name=name, fate=Fate.IGNORED, why=why, fine=fine) for name in names]
+def ignored(why: str, names: str, *, fine: tuple[Any, ...] = ()) -> list[Rule]:
+    """Rules for names, as words, that have no meaning here: leaving them out changes nothing."""
+    return [Rule(name=name, fate=Fate.IGNORED, why=why, fine=fine) for name in names.split()]
 
 
-def refused(why: str, *names: str, fine: tuple[Any, ...] = ()) -> list[Rule]:
-    """Rules for what a program relies on and would not get."""
-    return [Rule(name=name, fate=Fate.REFUSED, why=why, fine=fine) for name in names]
+def refused(why: str, names: str, *, fine: tuple[Any, ...] = ()) -> list[Rule]:
+    """Rules for names, as words, that a program relies on and would not get."""
+    return [Rule(name=name, fate=Fate.REFUSED, why=why, fine=fine) for name in names.split()]
 
 
 class Table:
@@ -75,19 +74,15 @@ class Table:
     def __init__(self, what: str, rules: Iterable[Rule]) -> None:
         self.what = what
         self.rules = tuple(rules)
-        self._exact = {rule.name: rule for rule in self.rules if "*" not in rule.name}
-        self._families = [rule for rule in self.rules if "*" in rule.name]
+        self._by_name = {rule.name: rule for rule in self.rules}
 
     def find(self, name: str) -> Rule | None:
         """The rule for a name, None for one that Celery does not have."""
-        exact = self._exact.get(name)
-        if exact is not None:
-            return exact
-        return next((rule for rule in self._families if fnmatchcase(name, rule.name)), None)
+        return self._by_name.get(name)
 
     def names(self) -> list[str]:
-        """The names that have a rule of their own."""
-        return list(self._exact)
+        """The names that have a rule."""
+        return list(self._by_name)
 
     def apply(
         self, values: Mapping[str, Any], *, of: str, ours: Collection[str], warned: set[str]

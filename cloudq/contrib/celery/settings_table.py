@@ -5,189 +5,9 @@ The names are those of Celery's settings reference, release 5.7. docs/celery.md 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from typing import Any, cast
-
+from cloudq.contrib.celery import values
 from cloudq.contrib.celery.rules import Table, carried, ignored, refused
-
-_STORES = "dynamodb://, firestore://, aztables:// or sqlite://"
-_BROKERS = "sqs://, pubsub://, servicebus:// or sqlite://"
-_FOREIGN_BROKERS = (
-    "amqp",
-    "pyamqp",
-    "librabbitmq",
-    "redis",
-    "rediss",
-    "sentinel",
-    "valkey",
-    "filesystem",
-    "kafka",
-    "confluentkafka",
-    "mongodb",
-    "zookeeper",
-    "consul",
-    "etcd",
-    "gcpubsub",
-    "azureservicebus",
-    "azurestoragequeues",
-    "sqlalchemy",
-    "sqla",
-)
-
-
-def _broker(value: Any) -> Any:
-    if value is None:
-        return None
-    if not isinstance(value, str) or ";" in value:
-        raise ValueError(
-            f"one broker, by its URL ({_BROKERS}): a cloud's queue needs no other to fail over to"
-        )
-    scheme = value.partition(":")[0].partition("+")[0].lower()
-    if scheme in _FOREIGN_BROKERS:
-        raise ValueError(f"there is no broker for {scheme}://: the URL is {_BROKERS}")
-    return value
-
-
-def _backend(value: Any) -> Any:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise ValueError(f"a store is given by its URL: {_STORES}")
-    scheme = value.partition(":")[0].partition("+")[0].lower()
-    if scheme == "disabled":
-        return "none"
-    if scheme in ("rpc", "amqp"):
-        raise ValueError(f"results lie in a store and never in a queue of the caller: {_STORES}")
-    if scheme in _FOREIGN_STORES:
-        raise ValueError(f"there is no store for {scheme}: the URL is {_STORES}")
-    return value
-
-
-_FOREIGN_STORES = (
-    "db",
-    "database",
-    "redis",
-    "rediss",
-    "sentinel",
-    "cache",
-    "django-db",
-    "django-cache",
-    "mongodb",
-    "file",
-    "filesystem",
-    "s3",
-    "gs",
-    "elasticsearch",
-    "cassandra",
-    "couchbase",
-    "couchdb",
-    "cosmosdbsql",
-    "azureblockblob",
-    "arangodb",
-    "consul",
-)
-
-
-def seconds(value: Any) -> Any:
-    """A time that may be a `timedelta`, in seconds."""
-    return value.total_seconds() if isinstance(value, timedelta) else value
-
-
-def _expiry(value: Any) -> Any:
-    if value is None or seconds(value) == 0:
-        raise ValueError("every result expires here: give a long time, as timedelta(days=365)")
-    return seconds(value)
-
-
-def _zone(value: Any) -> str:
-    return "UTC" if value is None else str(value)
-
-
-def _modules(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
-
-
-_POOLS = {
-    "prefork": "processes",
-    "processes": "processes",
-    "threads": "threads",
-    "solo": "solo",
-    "gevent": "gevent",
-    "asyncio": "asyncio",
-}
-
-
-def _pool(value: Any) -> str:
-    if value not in _POOLS:
-        raise ValueError(f"the pools are {', '.join(_POOLS)}; for eventlet take gevent or asyncio")
-    return _POOLS[value]
-
-
-def _serializers(value: Any) -> list[str]:
-    names = [value] if isinstance(value, str) else list(cast("Sequence[str]", value))
-    return [_serializer(name) for name in names]
-
-
-def _serializer(value: Any) -> str:
-    return str(value).removeprefix("application/x-").removeprefix("application/")
-
-
-_COMPRESSIONS = {"gzip": "zlib", "zlib": "zlib", "bzip2": "bz2", "bz2": "bz2", "zstd": "zstd"}
-
-
-def _compression(value: Any) -> str | None:
-    if value is None:
-        return None
-    name = str(value).removeprefix("application/x-").removeprefix("application/")
-    if name not in _COMPRESSIONS:
-        raise ValueError("the compressions are zlib (gzip), bzip2 and zstd")
-    return _COMPRESSIONS[name]
-
-
-def _events(value: Any) -> str:
-    return "tracked" if value else "none"
-
-
-def _publish_retry(value: Any) -> int:
-    return 3 if value else 0
-
-
-def _publish_policy(value: Any) -> int:
-    policy = cast("Mapping[str, Any]", value if isinstance(value, Mapping) else {})
-    most = policy.get("max_retries", 3)
-    if not isinstance(most, int):
-        raise ValueError("give max_retries: for ever is not possible, the pauses are the broker's")
-    return most
-
-
-def routes(value: Any) -> Any:
-    """The routes without exchanges: a queue is all that a call is routed to."""
-    if isinstance(value, Mapping):
-        entries = cast("Mapping[Any, Any]", value)
-        return {pattern: _route(pattern, route) for pattern, route in entries.items()}
-    if isinstance(value, list | tuple):
-        given = cast("Sequence[Any]", value)
-        if len(given) == 2 and isinstance(given[1], Mapping) and not isinstance(given[0], Mapping):
-            return (given[0], _route(*given))
-        return [routes(entry) for entry in given]
-    return value
-
-
-def _route(pattern: Any, route: Any) -> Any:
-    if not isinstance(route, Mapping):
-        return route
-    options = dict(cast("Mapping[str, Any]", route))
-    foreign = [name for name in ("exchange", "routing_key", "exchange_type") if name in options]
-    if foreign and "queue" not in options:
-        raise ValueError(
-            f"the route of {pattern} has {foreign[0]} and no queue: there are no exchanges, name "
-            "the queue"
-        )
-    for name in foreign:
-        del options[name]
-    return options
-
+from cloudq.contrib.celery.values import STORES
 
 _AT_LEAST_ONCE = (
     "delivery is at least once on every cloud: a message is acknowledged after its task has ended "
@@ -195,7 +15,7 @@ _AT_LEAST_ONCE = (
 )
 _LATER = "periodic tasks come with a later release"
 _URL = "the broker is given by broker_url alone"
-_IN_URL = f"the result store is one of cloudq's, and what it needs is in its URL: {_STORES}"
+_IN_URL = f"the result store is one of cloudq's, and what it needs is in its URL: {STORES}"
 _DRIVER = "the cloud's own SDK keeps the connections, and tries again by itself"
 _NO_EXCHANGE = "there are no exchanges: a call goes to a queue, see task_routes"
 _NO_BROADCAST = "nothing is broadcast: workers are reached through the result store"
@@ -206,11 +26,15 @@ SETTINGS = Table(
     "setting",
     [
         # ---- the broker
-        carried("broker_url", "broker", read=_broker),
-        *refused(_URL, "broker_read_url", "broker_write_url", "broker_transport", fine=(None,)),
+        carried("broker_url", "broker", read=values.broker),
         *refused(
             _URL,
-            *("broker_host", "broker_port", "broker_user", "broker_password", "broker_vhost"),
+            "broker_read_url broker_write_url broker_transport",
+            fine=(None,),
+        ),
+        *refused(
+            _URL,
+            "broker_host broker_port broker_user broker_password broker_vhost",
             fine=(None, ""),
         ),
         *refused(
@@ -224,130 +48,297 @@ SETTINGS = Table(
         ),
         *ignored(
             _DRIVER,
-            *("broker_connection_*", "broker_channel_error_retry", "broker_heartbeat*"),
-            *("broker_pool_*", "broker_failover_strategy", "broker_login_method"),
+            "broker_connection_max_retries broker_connection_retry "
+            "broker_connection_retry_on_startup broker_connection_timeout "
+            "broker_channel_error_retry broker_heartbeat broker_heartbeat_checkrate "
+            "broker_pool_acquire_timeout broker_pool_limit broker_failover_strategy "
+            "broker_login_method",
         ),
-        *ignored("the clouds are spoken to by TLS alone", "broker_use_ssl", fine=(False, None)),
-        *ignored("every delay is the broker's here", "broker_native_delayed_delivery_queue_type"),
+        *ignored(
+            "the clouds are spoken to by TLS alone",
+            "broker_use_ssl",
+            fine=(False, None),
+        ),
+        *ignored(
+            "every delay is the broker's here",
+            "broker_native_delayed_delivery_queue_type",
+        ),
         # ---- results
-        carried("result_backend", "backend", read=_backend),
-        carried("result_expires", read=_expiry),
-        carried("result_serializer", read=_serializer, fine=("json",)),
-        *ignored("results are JSON in every store", "result_accept_content", "result_compression"),
-        *ignored("a record has what there is to know of its task", "result_extended"),
-        *ignored("results lie in a store, which keeps them", "result_persistent",
-                 "result_cache_max"),
-        *ignored("joins need no polling, and hold what they know as long as results",
-                 "result_chord_*"),
-        *ignored(_DRIVER, "result_backend_always_retry", "result_backend_base_sleep*",
-                 "result_backend_max_*"),
-        *ignored(_NO_EXCHANGE, "result_exchange", "result_exchange_type"),
-        *refused("failures are kept as long as results are", "result_failure_expires",
-                 fine=(None,)),
-        *refused(_IN_URL, "result_backend_transport_options", fine=(None, {})),
+        carried("result_backend", "backend", read=values.backend),
+        carried("result_expires", read=values.expiry),
+        carried("result_serializer", read=values.serializer, fine=("json",)),
+        *ignored(
+            "results are JSON in every store",
+            "result_accept_content result_compression",
+        ),
+        *ignored(
+            "a record has what there is to know of its task",
+            "result_extended",
+        ),
+        *ignored(
+            "results lie in a store, which keeps them",
+            "result_persistent result_cache_max",
+        ),
+        *ignored(
+            "joins need no polling, and hold what they know as long as results",
+            "result_chord_expires result_chord_join_timeout result_chord_retry_interval",
+        ),
+        *ignored(
+            _DRIVER,
+            "result_backend_always_retry result_backend_base_sleep_between_retries_ms "
+            "result_backend_max_retries result_backend_max_sleep_between_retries_ms",
+        ),
+        *ignored(
+            _NO_EXCHANGE,
+            "result_exchange result_exchange_type",
+        ),
+        *refused(
+            "failures are kept as long as results are",
+            "result_failure_expires",
+            fine=(None,),
+        ),
         *refused(
             _IN_URL,
-            *("arangodb_*", "azureblockblob_*", "cache_backend*", "cassandra_*", "cosmosdbsql_*"),
-            *("couchbase_*", "database_*", "elasticsearch_*", "gcs_*", "mongodb_*", "redis_*"),
-            "s3_*",
+            "result_backend_transport_options",
+            fine=(None, {}),
+        ),
+        *refused(
+            _IN_URL,
+            "database_engine_options database_short_lived_sessions database_table_names "
+            "database_url "
+            "arangodb_backend_settings azureblockblob_base_path "
+            "azureblockblob_connection_timeout azureblockblob_container_name "
+            "azureblockblob_read_timeout azureblockblob_retry_increment_base "
+            "azureblockblob_retry_initial_backoff_sec azureblockblob_retry_max_attempts "
+            "cache_backend cache_backend_options cassandra_auth_kwargs "
+            "cassandra_auth_provider cassandra_bundle_path cassandra_entry_ttl "
+            "cassandra_keyspace cassandra_options cassandra_port cassandra_read_consistency "
+            "cassandra_servers cassandra_table cassandra_write_consistency "
+            "cosmosdbsql_collection_name cosmosdbsql_consistency_level "
+            "cosmosdbsql_database_name cosmosdbsql_max_retry_attempts "
+            "cosmosdbsql_max_retry_wait_time couchbase_backend_settings "
+            "database_create_tables_at_setup database_engine_callback database_table_schemas "
+            "elasticsearch_max_retries elasticsearch_retry_on_timeout "
+            "elasticsearch_save_meta_as_text elasticsearch_timeout gcs_base_path gcs_bucket "
+            "gcs_project gcs_ttl mongodb_backend_settings redis_backend_use_ssl redis_db "
+            "redis_host redis_max_connections redis_password redis_port "
+            "redis_retry_on_timeout redis_socket_connect_timeout redis_socket_keepalive "
+            "redis_socket_timeout redis_username s3_access_key_id s3_base_path s3_bucket "
+            "s3_endpoint_url s3_region s3_secret_access_key",
             fine=(None,),
         ),
         # ---- tasks
-        carried("include", read=_modules),
-        carried("imports", "include", read=_modules),
+        carried("include", read=values.modules),
+        carried("imports", "include", read=values.modules),
         carried("task_always_eager"),
         carried("task_eager_propagates"),
         carried("task_ignore_result"),
         carried("task_track_started"),
-        carried("task_time_limit", read=seconds),
-        carried("task_soft_time_limit", read=seconds),
+        carried("task_time_limit", read=values.seconds),
+        carried("task_soft_time_limit", read=values.seconds),
         carried("task_annotations"),
-        carried("task_routes", read=routes),
+        carried("task_routes", read=values.routes),
         carried("task_default_queue"),
-        carried("task_serializer", read=_serializer, fine=("json",)),
-        carried("task_compression", read=_compression, fine=(None,)),
-        carried("accept_content", read=_serializers, fine=(["json"], ("json",), {"json"})),
-        carried("task_publish_retry", "publish_retries", read=_publish_retry),
-        carried("task_publish_retry_policy", "publish_retries", read=_publish_policy),
-        carried("timezone", read=_zone),
-        *refused("times are UTC on the wire; timezone is that of datetimes without a zone",
-                 "enable_utc", fine=(True,)),
-        *refused(f"{_AT_LEAST_ONCE}. A task that must not run twice says idempotent=True",
-                 "task_acks_late", fine=(True,)),
-        *refused("a message whose worker died comes back, max_deliveries times at most: 1 is once",
-                 "task_reject_on_worker_lost", "task_retry_on_worker_lost", fine=(True, None)),
-        *refused("a task that failed has ended; dead_letter=True on a task keeps its message",
-                 "task_acks_on_failure_or_timeout", "task_acks_on_failure", "task_acks_on_timeout",
-                 fine=(True, None)),
-        *refused("the result of a failed task is kept as any other, or not with ignore_result",
-                 "task_store_errors_even_if_ignored", fine=(False,)),
-        *refused("an eager result is its caller's alone", "task_store_eager_result", fine=(False,)),
-        *refused("give tasks their rate_limit; task_annotations can, by name or as *",
-                 "task_default_rate_limit", fine=(None,)),
-        *refused("queues with priorities are named in priority_queues, a call's is priority=",
-                 "task_queue_max_priority", "task_default_priority", fine=(None,)),
-        *refused("a call has the priority that it is given", "task_inherit_parent_priority",
-                 fine=(False,)),
-        *refused("an errback runs for the chord's body, as Celery does by default",
-                 "task_allow_error_cb_on_chord_header", fine=(False,)),
-        *refused("queues are made with `cloudq queues create` and taken with `cloudq worker -Q`; "
-                 "the queue of a call is named in task_routes or by the task",
-                 "task_queues", fine=(None,)),
-        *ignored("`cloudq queues create` makes a cloud's queues; embedded brokers make their own",
-                 "task_create_missing_queues"),
-        *refused(f"{_NO_EXCHANGE}; for every worker to run a task, send it to a queue of each",
-                 "task_default_exchange_type", fine=("direct", None)),
-        *ignored(_NO_EXCHANGE, "task_default_exchange", "task_default_routing_key",
-                 "task_create_missing_queue_exchange_type", fine=(None,)),
-        *ignored("a cloud's queue is durable, and of one type", "task_default_delivery_mode",
-                 "task_default_queue_type", "task_create_missing_queue_type"),
-        *ignored("cloudq has its own message; queue_accept and queue_produce name the queues that "
-                 "are shared with Celery", "task_protocol", fine=(2,)),
-        *ignored("tracebacks always come as text", "task_remote_tracebacks"),
-        *ignored("arguments are not logged", "task_repr_maxlevels"),
-        *ignored("a task's events begin with its start: worker_send_task_events",
-                 "task_send_sent_event", fine=(False,)),
+        carried("task_serializer", read=values.serializer, fine=("json",)),
+        carried("task_compression", read=values.compression, fine=(None,)),
+        carried("accept_content", read=values.serializers, fine=(["json"], ("json",), {"json"})),
+        carried("task_publish_retry", "publish_retries", read=values.publish_retry),
+        carried("task_publish_retry_policy", "publish_retries", read=values.publish_policy),
+        carried("timezone", read=values.zone),
+        *refused(
+            "times are UTC on the wire; timezone is that of datetimes without a zone",
+            "enable_utc",
+            fine=(True,),
+        ),
+        *refused(
+            f"{_AT_LEAST_ONCE}. A task that must not run twice says idempotent=True",
+            "task_acks_late",
+            fine=(True,),
+        ),
+        *refused(
+            "a message whose worker died comes back, max_deliveries times at most: 1 is once",
+            "task_reject_on_worker_lost task_retry_on_worker_lost",
+            fine=(True, None),
+        ),
+        *refused(
+            "a task that failed has ended; dead_letter=True on a task keeps its message",
+            "task_acks_on_failure_or_timeout task_acks_on_failure task_acks_on_timeout",
+            fine=(True, None),
+        ),
+        *refused(
+            "the result of a failed task is kept as any other, or not with ignore_result",
+            "task_store_errors_even_if_ignored",
+            fine=(False,),
+        ),
+        *refused(
+            "an eager result is its caller's alone",
+            "task_store_eager_result",
+            fine=(False,),
+        ),
+        *refused(
+            "give tasks their rate_limit; task_annotations can, by name or as *",
+            "task_default_rate_limit",
+            fine=(None,),
+        ),
+        *refused(
+            "queues with priorities are named in priority_queues, a call's is priority=",
+            "task_queue_max_priority task_default_priority",
+            fine=(None,),
+        ),
+        *refused(
+            "a call has the priority that it is given",
+            "task_inherit_parent_priority",
+            fine=(False,),
+        ),
+        *refused(
+            "an errback runs for the chord's body, as Celery does by default",
+            "task_allow_error_cb_on_chord_header",
+            fine=(False,),
+        ),
+        *refused(
+            "queues are made with `cloudq queues create` and taken with `cloudq worker -Q`; "
+            "the queue of a call is named in task_routes or by the task",
+            "task_queues",
+            fine=(None,),
+        ),
+        *ignored(
+            "`cloudq queues create` makes a cloud's queues; embedded brokers make their own",
+            "task_create_missing_queues",
+        ),
+        *refused(
+            f"{_NO_EXCHANGE}; for every worker to run a task, send it to a queue of each",
+            "task_default_exchange_type",
+            fine=("direct", None),
+        ),
+        *ignored(
+            _NO_EXCHANGE,
+            "task_default_exchange task_default_routing_key "
+            "task_create_missing_queue_exchange_type",
+            fine=(None,),
+        ),
+        *ignored(
+            "a cloud's queue is durable, and of one type",
+            "task_default_delivery_mode task_default_queue_type task_create_missing_queue_type",
+        ),
+        *ignored(
+            "cloudq has its own message; queue_accept and queue_produce name the queues that "
+            "are shared with Celery",
+            "task_protocol",
+            fine=(2,),
+        ),
+        *ignored(
+            "tracebacks always come as text",
+            "task_remote_tracebacks",
+        ),
+        *ignored(
+            "arguments are not logged",
+            "task_repr_maxlevels",
+        ),
+        *ignored(
+            "a task's events begin with its start: worker_send_task_events",
+            "task_send_sent_event",
+            fine=(False,),
+        ),
         # ---- signing
-        *refused("messages are signed with signing_keys (HMAC-SHA256), without certificates",
-                 "security_*", fine=(None,)),
+        *refused(
+            "messages are signed with signing_keys (HMAC-SHA256), without certificates",
+            "security_cert_store security_certificate security_digest security_key "
+            "security_key_password",
+            fine=(None,),
+        ),
         # ---- workers
         carried("worker_concurrency", "worker_processes"),
         carried("worker_max_tasks_per_child"),
         carried("worker_max_memory_per_child"),
-        carried("worker_pool", read=_pool),
-        carried("worker_send_task_events", "task_events", read=_events),
-        *refused("a worker takes what its free places can run and nothing ahead, as Celery does "
-                 "with 1 and task_acks_late", "worker_prefetch_multiplier", fine=(1,)),
-        *ignored("a worker takes what its free places can run", "worker_disable_prefetch",
-                 "worker_enable_prefetch_count_reduction", "worker_eta_task_limit",
-                 "worker_pool_putlocks"),
-        *ignored("a message that comes again once its task has ended is not run again",
-                 "worker_deduplicate_successful_tasks", fine=(True,)),
-        *refused("rate limits are obeyed: take them off the tasks", "worker_disable_rate_limits",
-                 fine=(False,)),
-        *refused("a worker without control has worker_heartbeat=0",
-                 "worker_enable_remote_control", fine=(True,)),
-        *refused("name a queue for each worker with -Q", "worker_direct", fine=(False,)),
-        *refused(_OWN_CLASS, "worker_agent", "worker_autoscaler", "worker_consumer",
-                 "worker_timer", fine=(None,)),
-        *ignored("the processes of a worker are spawned, not forked", "worker_pool_start_method",
-                 fine=("spawn",)),
-        *ignored("processes are replaced one by one", "worker_pool_restarts",
-                 "worker_proc_alive_timeout", "worker_lost_wait"),
-        *ignored("worker_grace is the time that running tasks have at a stop",
-                 "worker_soft_shutdown_timeout", "worker_enable_soft_shutdown_on_idle"),
-        *ignored("revocations lie in the result store, and outlive workers", "worker_state_db"),
-        *ignored("leases are kept, or lost with the connection: the message comes back then",
-                 "worker_cancel_long_running_tasks_on_connection_loss"),
-        *ignored("there are no quorum queues", "worker_detect_quorum_queues"),
-        *ignored("nothing is polled by a timer", "worker_timer_precision"),
-        *ignored(_LOGGING, "worker_hijack_root_logger", "worker_log_*", "worker_task_log_*",
-                 "worker_redirect_stdouts*"),
-        *ignored(_NO_BROADCAST, "control_*", "event_*"),
+        carried("worker_pool", read=values.pool),
+        carried("worker_send_task_events", "task_events", read=values.events),
+        *refused(
+            "a worker takes what its free places can run and nothing ahead, as Celery does "
+            "with 1 and task_acks_late",
+            "worker_prefetch_multiplier",
+            fine=(1,),
+        ),
+        *ignored(
+            "a worker takes what its free places can run",
+            "worker_disable_prefetch worker_enable_prefetch_count_reduction "
+            "worker_eta_task_limit worker_pool_putlocks",
+        ),
+        *ignored(
+            "a message that comes again once its task has ended is not run again",
+            "worker_deduplicate_successful_tasks",
+            fine=(True,),
+        ),
+        *refused(
+            "rate limits are obeyed: take them off the tasks",
+            "worker_disable_rate_limits",
+            fine=(False,),
+        ),
+        *refused(
+            "a worker without control has worker_heartbeat=0",
+            "worker_enable_remote_control",
+            fine=(True,),
+        ),
+        *refused(
+            "name a queue for each worker with -Q",
+            "worker_direct",
+            fine=(False,),
+        ),
+        *refused(
+            _OWN_CLASS,
+            "worker_agent worker_autoscaler worker_consumer worker_timer",
+            fine=(None,),
+        ),
+        *ignored(
+            "the processes of a worker are spawned, not forked",
+            "worker_pool_start_method",
+            fine=("spawn",),
+        ),
+        *ignored(
+            "processes are replaced one by one",
+            "worker_pool_restarts worker_proc_alive_timeout worker_lost_wait",
+        ),
+        *ignored(
+            "worker_grace is the time that running tasks have at a stop",
+            "worker_soft_shutdown_timeout worker_enable_soft_shutdown_on_idle",
+        ),
+        *ignored(
+            "revocations lie in the result store, and outlive workers",
+            "worker_state_db",
+        ),
+        *ignored(
+            "leases are kept, or lost with the connection: the message comes back then",
+            "worker_cancel_long_running_tasks_on_connection_loss",
+        ),
+        *ignored(
+            "there are no quorum queues",
+            "worker_detect_quorum_queues",
+        ),
+        *ignored(
+            "nothing is polled by a timer",
+            "worker_timer_precision",
+        ),
+        *ignored(
+            _LOGGING,
+            "worker_hijack_root_logger worker_log_color worker_log_datefmt worker_log_format "
+            "worker_task_log_datefmt worker_task_log_format worker_redirect_stdouts "
+            "worker_redirect_stdouts_level",
+        ),
+        *ignored(
+            _NO_BROADCAST,
+            "control_exchange control_queue_durable control_queue_exclusive "
+            "control_queue_expires control_queue_ttl event_exchange event_queue_durable "
+            "event_queue_exclusive event_queue_expires event_queue_prefix event_queue_ttl "
+            "event_serializer",
+        ),
         # ---- periodic tasks; beat_schedule itself is kept, see cloudq.contrib.celery.app
-        *ignored(_LATER, "beat_*"),
+        *ignored(
+            _LATER,
+            "beat_cron_starting_deadline beat_enable_remote_control beat_max_loop_interval "
+            "beat_remote_control_max_tick_age beat_schedule_filename beat_scheduler "
+            "beat_sync_every",
+        ),
     ],
-)  # fmt: skip
+)
 
 # Kept as data beside the settings.
 KEPT = frozenset({"beat_schedule"})
