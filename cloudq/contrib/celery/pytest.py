@@ -23,7 +23,7 @@ import pytest
 
 from cloudq.contrib.celery.app import Celery
 from cloudq.ids import new_id
-from cloudq.testing.drain import drain, queues_of
+from cloudq.testing import drain
 
 
 class ThreadWorker:
@@ -43,7 +43,7 @@ class ThreadWorker:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                if not drain(self.app, queues_of(self.app)):
+                if not drain(self.app):
                     self._stopping.wait(0.01)
         except Exception as error:  # to be raised where the test sees it
             self._failure = error
