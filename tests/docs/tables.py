@@ -19,6 +19,9 @@ from pydantic_core import PydanticUndefined
 
 import cloudq
 from cloudq import plugins
+from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
+from cloudq.contrib.celery.rules import Fate, Table
+from cloudq.contrib.celery.settings_table import SETTINGS
 from cloudq.driver import Limits, StoreLimits
 from cloudq.message import TaskMessage, schema
 from cloudq.settings import Settings
@@ -107,6 +110,22 @@ def backends() -> Iterator[str]:
         limits: StoreLimits = _limits(plugins.open_backend, url, lambda driver: driver.limits)
         billed = "yes" if limits.billed else "no"
         yield f"| `{name}` | {limits.put} | {limits.get} | {_size(limits.item)} | {billed} |"
+
+
+def celery(table: Table) -> Iterator[str]:
+    """What becomes of Celery's names; those with one fate and one reason are one row."""
+    rows: dict[tuple[Fate, str, str], list[str]] = {}
+    for rule in table.rules:
+        fine = "" if rule.fate is Fate.CARRIED else ", ".join(f"`{v!r}`" for v in rule.fine)
+        said = rule.why
+        if rule.fate is Fate.CARRIED:
+            said = "under the same name" if rule.to == rule.name else f"as `{rule.to}`"
+        rows.setdefault((rule.fate, said, fine), []).append(rule.name)
+    yield f"| {table.what} | | | no matter if |"
+    yield "|---|---|---|---|"
+    order = list(Fate)
+    for (fate, said, fine), names in sorted(rows.items(), key=lambda row: order.index(row[0][0])):
+        yield f"| {_listed(names)} | {fate} | {said.replace('|', '/')} | {fine} |"
 
 
 def reference() -> Iterator[str]:
@@ -251,6 +270,9 @@ def _size(number: int) -> str:
 
 
 MADE: Sequence[tuple[str, str, Callable[[], Iterator[str]]]] = (
+    ("celery.md", "celery settings", lambda: celery(SETTINGS)),
+    ("celery.md", "celery task options", lambda: celery(TASK_OPTIONS)),
+    ("celery.md", "celery call options", lambda: celery(CALL_OPTIONS)),
     ("guide.md", "settings", settings),
     ("limits.md", "brokers", brokers),
     ("limits.md", "backends", backends),

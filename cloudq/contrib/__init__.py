@@ -1,0 +1,1 @@
+"""Layers between cloudq and other projects; nothing of the core imports them."""

@@ -1,0 +1,92 @@
+"""Celery's names over cloudq: a project moves by changing its imports and its broker's URL.
+
+    from cloudq.contrib.celery import Celery, shared_task, group, chain, chord, crontab
+
+Nothing is implemented here: names, settings and options are translated by tables, and what does
+not carry over raises with the reason. docs/celery.md has the tables.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloudq.canvas.nodes import Signature, chain, chord, group
+from cloudq.canvas.results import ResultSet
+from cloudq.contrib.celery import exceptions, schedules, signals, states
+from cloudq.contrib.celery.app import Celery
+from cloudq.contrib.celery.current import (
+    AsyncResult,
+    GroupResult,
+    chunks,
+    current_app,
+    current_task,
+    maybe_signature,
+    signature,
+    xmap,
+    xstarmap,
+)
+from cloudq.contrib.celery.current import signature as subtask
+from cloudq.contrib.celery.exceptions import (
+    ChordError,
+    Ignore,
+    MaxRetriesExceededError,
+    Reject,
+    Retry,
+    SoftTimeLimitExceeded,
+    TimeLimitExceeded,
+    TimeoutError,
+)
+from cloudq.contrib.celery.parts import part
+from cloudq.contrib.celery.rules import IgnoredByCloudQ
+from cloudq.contrib.celery.schedules import crontab, schedule, solar
+from cloudq.contrib.celery.task import Task, shared_task
+from cloudq.ids import new_id as uuid
+from cloudq.result import EagerResult
+
+__all__ = [
+    "AsyncResult",
+    "Celery",
+    "ChordError",
+    "EagerResult",
+    "GroupResult",
+    "Ignore",
+    "IgnoredByCloudQ",
+    "MaxRetriesExceededError",
+    "Reject",
+    "ResultSet",
+    "Retry",
+    "Signature",
+    "SoftTimeLimitExceeded",
+    "Task",
+    "TimeLimitExceeded",
+    "TimeoutError",
+    "chain",
+    "chord",
+    "chunks",
+    "crontab",
+    "current_app",
+    "current_task",
+    "exceptions",
+    "group",
+    "maybe_signature",
+    "schedule",
+    "schedules",
+    "shared_task",
+    "signals",
+    "signature",
+    "solar",
+    "states",
+    "subtask",
+    "uuid",
+    "xmap",
+    "xstarmap",
+]
+
+# Names that cloudq has in rooms of their own.
+_HOMES = {"get_task_logger": "cloudq.tasklog"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return part(_HOMES[name], name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,285 @@
+"""`Celery`: a `CloudQ` that is made, configured and asked as Celery's app is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
+
+from cloudq import app, result, task
+from cloudq.canvas import results
+from cloudq.contrib.celery.conf import Conf, check_name, read_source
+from cloudq.contrib.celery.parts import part, task_class
+from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
+from cloudq.contrib.celery.task import Task, call_options, task_options
+from cloudq.errors import ConfigurationError
+from cloudq.settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# What Celery has otherwise when nobody says anything: the queue's name, which messages of both
+# share, and one task at a time in a process, which code written for prefork relies on.
+DEFAULTS: Mapping[str, Any] = {"task_default_queue": "celery", "worker_threads": 1}
+
+# Read when the broker or the store is opened, so that a later change would change nothing.
+_OPENED_WITH = frozenset({"broker", "backend", "result_expires", "publish_retries"})
+
+NO_BEAT = (
+    "periodic tasks come with a later release of cloudq: the schedule is kept as data and nothing "
+    "fires it; until then let cron or the cloud's scheduler run `cloudq call TASK`"
+)
+
+# Parts of Celery's app that have no counterpart, and why.
+REFUSED = {
+    "amqp": "queues are the cloud's: see app.broker and `cloudq queues`",
+    "pool": "the broker keeps its connections: see app.broker",
+    "producer_pool": "the broker keeps its connections: see app.broker",
+    "producer_or_acquire": "send with app.send_task or app.publish",
+    "connection": "the broker keeps its connections: see app.broker",
+    "connection_for_read": "the broker keeps its connections: see app.broker",
+    "connection_for_write": "the broker keeps its connections: see app.broker",
+    "connection_or_acquire": "the broker keeps its connections: see app.broker",
+    "broker_connection": "the broker keeps its connections: see app.broker",
+    "default_producer": "send with app.send_task or app.publish",
+    "events": "events are recorded: see `cloudq events` and `cloudq tasks list`",
+    "loader": "there are no loaders: app.load() imports what include names",
+    "log": "a worker logs as its command line says; the library configures nothing",
+    "steps": "parts of the worker cannot be exchanged: use signals or middleware",
+    "user_options": "the worker's command line takes no more options",
+    "select_queues": "name the queues of a worker with -Q",
+    "setup_security": "messages are signed with the setting signing_keys",
+    "worker_main": "run `cloudq worker -A module:app`",
+    "Worker": "run `cloudq worker -A module:app`",
+    "WorkController": "run `cloudq worker -A module:app`",
+}
+
+
+class Celery(app.CloudQ):
+    """An app with Celery's constructor, configuration and names; all else is `CloudQ`.
+
+    `main` is its name. Settings come by the names of `settings_table`, in lower or upper case;
+    one that cannot be raises `ConfigurationError` with the reason and the alternative.
+    """
+
+    def __init__(
+        self,
+        main: str | None = None,
+        *,
+        broker: str | None = None,
+        backend: str | None = None,
+        include: Sequence[str] | None = None,
+        namespace: str | None = None,
+        config_source: object = None,
+        set_as_current: bool = True,
+        task_cls: type[Any] | str | None = None,
+        changes: Mapping[str, Any] | None = None,
+        **values: Any,
+    ) -> None:
+        if not set_as_current:
+            raise ConfigurationError(
+                f"Celery({main!r}): set_as_current=False: the app made last is current until "
+                "another says app.set_default()"
+            )
+        self.main = main
+        self.warned: set[str] = set()
+        self._raw: dict[str, Any] = {}
+        self._name = f"Celery({main!r})"
+        self._namespace = namespace
+        named = {"broker_url": broker, "result_backend": backend, "include": include}
+        given = {name: value for name, value in named.items() if value is not None}
+        given = {**(changes or {}), **values, **given}
+        made = self._taken(given)
+        self._raw |= given
+        super().__init__(main or "celery", **task_class(_class(task_cls)), **made)
+        if config_source is not None:
+            self.config_from_object(config_source, namespace=namespace)
+
+    # ---- settings
+
+    @property
+    def conf(self) -> Conf:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The settings: `app.conf.timezone`, `app.conf["timezone"]`, `app.conf.update(...)`."""
+        return self._conf
+
+    @conf.setter
+    def conf(self, settings: Settings | Conf) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if isinstance(settings, Conf):
+            settings = settings.settings()
+        missing = DEFAULTS.keys() - settings.model_fields_set
+        if missing:
+            settings = settings.model_copy(update={name: DEFAULTS[name] for name in missing})
+        self._conf = Conf(settings, self._raw, self._updated)
+
+    def config_from_object(
+        self,
+        source: object,
+        silent: bool = False,
+        force: bool = False,
+        namespace: str | None = None,
+    ) -> None:
+        """Take settings from a module, its name, an object (`module:name`) or a mapping, at once.
+
+        What the constructor and `conf.update` gave stays above them. Raises `ConfigurationError`.
+        """
+        found = read_source(source, namespace or self._namespace, silent=silent)
+        found = {name: value for name, value in found.items() if name not in self._raw}
+        super().config_from_object(self._taken(found))
+        self._raw |= found
+
+    def config_from_envvar(
+        self, variable_name: str, silent: bool = False, force: bool = False
+    ) -> None:
+        """`config_from_object` of what an environment variable names."""
+        name = os.environ.get(variable_name)
+        if name:
+            self.config_from_object(name, silent=silent)
+        elif not silent:
+            raise ConfigurationError(f"the variable {variable_name} names no settings module")
+
+    def add_defaults(self, source: object) -> None:
+        """Take settings that stand below all others."""
+        self.config_from_object(source() if callable(source) else source)
+
+    def configure(self, **values: Any) -> None:
+        """Change settings, above all others.
+
+        Those that a broker or a store is opened with cannot change once it is.
+        """
+        with self._lock:
+            opened = self._broker, self._backend
+            fixed = [n for n in _OPENED_WITH & values.keys() if values[n] != getattr(self.conf, n)]
+            if not fixed:
+                self._broker = self._backend = None
+            try:
+                super().configure(**values)
+            finally:
+                self._broker, self._backend = opened
+
+    def _updated(self, values: Mapping[str, Any]) -> Conf:
+        named = {modern(name) if name.isupper() else name: v for name, v in values.items()}
+        self.configure(**self._taken(named))
+        self._raw |= named
+        return self._conf
+
+    def _taken(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings as cloudq has them; what else there was is kept as it was given."""
+        for name in values:
+            check_name(name)
+        kept = {name for name in values if name in KEPT}
+        settings = {name: value for name, value in values.items() if name not in kept}
+        made = SETTINGS.apply(
+            settings, of=self._name, ours=Settings.model_fields, warned=self.warned
+        )
+        own = {name for name in made if name not in Settings.model_fields}
+        return {name: value for name, value in made.items() if name not in own}
+
+    # ---- tasks
+
+    if TYPE_CHECKING:
+
+        @overload
+        def task(self, function: Callable[P, R], /) -> task.Task[P, R]: ...
+        @overload
+        def task(
+            self, function: None = None, /, **options: Any
+        ) -> Callable[[Callable[..., R]], task.Task[..., R]]: ...
+        def task(self, function: Any = None, /, **options: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            """Make a function a task, with Celery's options."""
+
+    else:
+
+        def task(self, function=None, /, **options):
+            """Make a function a task, with Celery's options.
+
+            Each option is carried over, ignored with a warning or refused; see docs/celery.md.
+            """
+            made = task_options(options, of=f"{self._name}.task", warned=self.warned)
+            decorate = super().task(**made)
+            return decorate if function is None else decorate(function)
+
+    def register_task(self, task: Any, **options: Any) -> task.Task[..., Any]:
+        """Register a task that is written as a class with a method `run`."""
+        kind: type[Any] = task if isinstance(task, type) else type(task)
+        name = vars(kind).get("name") or f"{kind.__module__}.{kind.__name__}"
+        return self.task(name=name, base=kind, bind=True, **options)(vars(kind)["run"])
+
+    def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> result.AsyncResult[Any]:
+        """Publish a call by the task's name, which need not be registered here."""
+        known = self.tasks.get(name)
+        if known is not None:
+            return known.apply_async(args or (), kwargs, **options)
+        made = call_options(options, of=f"send_task({name!r})", warned=self.warned)
+        return super().send_task(name, args or (), kwargs, **made)
+
+    # ---- results
+
+    def GroupResult(self, id: str) -> results.GroupResult[Any] | None:  # noqa: N802
+        """The group that was saved under an id: Celery's `GroupResult.restore`."""
+        return self.restore_group(id)
+
+    # ---- periodic tasks: data until there is what fires them
+
+    @cached_property
+    def on_after_configure(self) -> Any:
+        """A signal, sent when a worker loads the app: `@app.on_after_configure.connect`."""
+        return part("cloudq.signals", "Signal")("on_after_configure", "source")
+
+    @cached_property
+    def on_after_finalize(self) -> Any:
+        """A signal, sent when a worker has loaded the app's modules."""
+        return part("cloudq.signals", "Signal")("on_after_finalize")
+
+    def load(self) -> None:
+        """Import the modules in `include`; what is connected to the app's signals is told."""
+        if "on_after_configure" in vars(self):
+            self.on_after_configure.send(self, source=self.conf)
+        super().load()
+        if "on_after_finalize" in vars(self):
+            self.on_after_finalize.send(self)
+
+    def add_periodic_task(
+        self,
+        schedule: Any,
+        sig: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Keep an entry in `conf.beat_schedule`, which nothing fires yet; its name."""
+        node = sig.clone(args, kwargs)
+        name = name or repr(node)
+        entry = {
+            "task": node.task,
+            "schedule": schedule,
+            "args": node.args,
+            "kwargs": node.kwargs,
+            "options": {**node.options, **options},
+        }
+        self._raw["beat_schedule"] = {**self._raw.get("beat_schedule", {}), name: entry}
+        return name
+
+    def Beat(self, **options: Any) -> NoReturn:  # noqa: N802 (Celery's name)
+        """Refuses, with the reason."""
+        raise ConfigurationError(f"{self._name}.Beat: {NO_BEAT}")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in REFUSED:
+            raise AttributeError(f"a cloudq app has no {name}: {REFUSED[name]}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def _class(given: type[Any] | str | None) -> type[Any]:
+    """The class of an app's tasks, which may be given by its dotted name."""
+    if isinstance(given, str):
+        home, _, name = given.replace(":", ".").rpartition(".")
+        return part(home, name)
+    return given or Task

@@ -1,0 +1,135 @@
+"""What Celery finds by the current app: `current_app`, `current_task`, results by their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from cloudq import result
+from cloudq.app import CloudQ
+from cloudq.canvas import results
+from cloudq.canvas.nodes import Node, group
+from cloudq.contrib.celery.parts import part
+from cloudq.errors import ConfigurationError
+from cloudq.middleware import current_request
+
+
+def the_app() -> CloudQ:
+    """The current app. Raises `ConfigurationError` where there is none."""
+    return part("cloudq.shared", "APPS").current()
+
+
+def the_task() -> Any:
+    """The task that runs, None outside of one."""
+    request = current_request.get()
+    return None if request is None else the_app().tasks.get(request.task)
+
+
+class Current:
+    """Stands for what is current when it is used; false where that is nothing."""
+
+    def __init__(self, what: str, find: Callable[[], Any]) -> None:
+        self._what = what
+        self._find = find
+
+    def __getattr__(self, name: str) -> Any:
+        found = self._find()
+        if found is None:
+            raise AttributeError(f"{self._what}.{name}: there is no {self._what} here")
+        return getattr(found, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._find()(*args, **kwargs)
+
+    def __bool__(self) -> bool:
+        try:
+            return self._find() is not None
+        except ConfigurationError:
+            return False
+
+    def __eq__(self, other: object) -> bool:
+        return self._find() is other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{self._what}: {self._find()!r}>"
+
+
+current_app = Current("current_app", the_app)
+current_task = Current("current_task", the_task)
+
+
+class _ById(type):
+    """Makes `AsyncResult(id)` the app's own result, which then is an instance of the class."""
+
+    def __call__(cls, id: str, *args: Any, app: CloudQ | None = None, **more: Any) -> Any:
+        if args or more:
+            raise TypeError(f"AsyncResult({id!r}): give the id, and app= for another app's")
+        return (app or the_app()).AsyncResult(id)
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, result.AsyncResult)
+
+
+class AsyncResult(result.AsyncResult[Any], metaclass=_ById):
+    """The result of a call by its id, in the current app or in `app`."""
+
+
+class GroupResult(results.GroupResult[Any]):
+    """The results of a group; `restore` finds those that were saved."""
+
+    @classmethod
+    def restore(
+        cls, id: str, backend: None = None, app: CloudQ | None = None
+    ) -> results.GroupResult[Any] | None:
+        """The group that was saved under an id, None where there is none."""
+        return (app or the_app()).restore_group(id)
+
+
+def signature(
+    varies: str | Mapping[str, Any] | Node[Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    app: CloudQ | None = None,
+    **more: Any,
+) -> Node[Any]:
+    """A call by the task's name or from its dictionary, in the current app or in `app`."""
+    if isinstance(varies, Node):
+        return varies
+    immutable = bool(more.pop("immutable", False))
+    given = {**(options or {}), **more}
+    return (app or the_app()).signature(varies, args, kwargs, immutable=immutable, **given)
+
+
+def maybe_signature(
+    varies: Mapping[str, Any] | Node[Any] | None, app: CloudQ | None = None
+) -> Node[Any] | None:
+    """A signature that may be one already, or none at all."""
+    return None if varies is None else signature(varies, app=app)
+
+
+def chunks(task: Any, it: Any, n: int) -> group[Any]:
+    """A group of calls over `n` items each; `task` is a task or a signature without arguments."""
+    return _task(task).chunks(it, n)
+
+
+def xmap(task: Any, it: Any) -> Node[Any]:
+    """One call that runs a task on each item."""
+    return _task(task).map(it)
+
+
+def xstarmap(task: Any, it: Any) -> Node[Any]:
+    """As `xmap`, each item being a list of arguments."""
+    return _task(task).starmap(it)
+
+
+def _task(given: Any) -> Any:
+    if not isinstance(given, Node):
+        return given
+    name = getattr(cast("Any", given), "task", "")
+    app = cast("Any", given).app or the_app()
+    if name not in app.tasks:
+        raise ConfigurationError(f"{given!r} is no call of a task that is registered")
+    return app.tasks[name]

@@ -1,0 +1,114 @@
+"""Celery's options of tasks and of calls that cloudq has otherwise or not: the tables of them."""
+
+from __future__ import annotations
+
+from cloudq.contrib.celery.rules import Table, carried, ignored, refused
+from cloudq.contrib.celery.values import seconds
+
+_NO_EXCHANGE = "there are no exchanges: a call goes to a queue, name it with queue="
+_CONNECTION = "the app keeps the connection, and opens it when it is first used"
+
+TASK_OPTIONS = Table(
+    "task option",
+    [
+        *refused(
+            "delivery is at least once, and a message is acknowledged after its task: a task "
+            "that must not run twice says idempotent=True",
+            "acks_late",
+            fine=(True,),
+        ),
+        *refused(
+            "a message whose worker died comes back, max_deliveries times at most: 1 is once",
+            "reject_on_worker_lost retry_on_worker_lost",
+            fine=(True, None),
+        ),
+        *refused(
+            "a task that failed has ended; dead_letter=True keeps its message",
+            "acks_on_failure_or_timeout acks_on_failure acks_on_timeout",
+            fine=(True, None),
+        ),
+        *refused(
+            "the result of a failed task is kept as any other, or not with ignore_result",
+            "store_errors_even_if_ignored",
+            fine=(False,),
+        ),
+        *refused(
+            "results lie in the app's one store",
+            "backend",
+            fine=(None,),
+        ),
+        *refused(
+            "arguments are checked against the function at the call: give it *args, **kwargs",
+            "typing strict_typing",
+            fine=(True,),
+        ),
+        *refused(
+            _NO_EXCHANGE,
+            "exchange routing_key",
+            fine=(None,),
+        ),
+        *ignored(
+            "every task is found by its name in its own app alone",
+            "shared",
+            fine=(False,),
+        ),
+        *ignored(
+            "a task is made when it is declared",
+            "lazy",
+        ),
+        *ignored(
+            "a failure is logged in one line, whatever its class",
+            "throws",
+        ),
+        *ignored(
+            "a result knows the tasks before it, whoever made them",
+            "trail",
+        ),
+        *ignored(
+            "events are the worker's: worker_send_task_events",
+            "send_events",
+        ),
+        *ignored(
+            "arguments and results are not logged",
+            "resultrepr_maxsize",
+        ),
+        carried("time_limit", read=seconds),
+        carried("soft_time_limit", read=seconds),
+        carried("expires", read=seconds),
+    ],
+)
+
+CALL_OPTIONS = Table(
+    "call option",
+    [
+        *refused(
+            _NO_EXCHANGE,
+            "exchange routing_key exchange_type",
+            fine=(None, ""),
+        ),
+        *refused(
+            _CONNECTION,
+            "connection producer publisher",
+            fine=(None,),
+        ),
+        *refused(
+            "a call's place in a workflow is its signature's: use chain, group and chord",
+            "root_id parent_id group_id group_index chord parent reply_to",
+            fine=(None,),
+        ),
+        *ignored(
+            "publish_retries is how often what the broker throttled is sent again",
+            "retry retry_policy",
+            fine=(True, None),
+        ),
+        *ignored(
+            "a cloud's queue is durable",
+            "delivery_mode mandatory immediate",
+        ),
+        *ignored(
+            "a result knows the tasks before it, whoever made them",
+            "add_to_parent",
+        ),
+        carried("expires", read=seconds),
+    ],
+)

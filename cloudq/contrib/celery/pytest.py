@@ -1,0 +1,114 @@
+"""Fixtures under the names of `celery.contrib.pytest`: an app in memory, and a worker beside it.
+
+    pytest_plugins = ("cloudq.contrib.celery.pytest",)
+
+    def test_add(celery_app, celery_worker):
+        @celery_app.task
+        def add(a, b):
+            return a + b
+
+        assert add.delay(2, 2).get(timeout=5) == 4
+
+`celery_config` and `celery_parameters` are overridden as for Celery: the settings of the app, and
+the keyword arguments it is made with.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cloudq.contrib.celery.app import Celery
+from cloudq.ids import new_id
+from cloudq.testing import drain
+
+
+class ThreadWorker:
+    """Runs an app's tasks in a thread of the test's own process, until it is stopped.
+
+    Time limits and the end of a process are a real worker's only. What stops the thread, as a
+    broker that fails, is raised by `stop`.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self._stopping = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="celery_worker")
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                if not drain(self.app):
+                    self._stopping.wait(0.01)
+        except Exception as error:  # to be raised where the test sees it
+            self._failure = error
+
+    def stop(self) -> None:
+        """End the thread once what it runs has ended. Raises what ended it before."""
+        self._stopping.set()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+
+@pytest.fixture(scope="session")
+def celery_config() -> dict[str, Any]:
+    """The settings of `celery_app`; override it to have others."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def celery_parameters() -> dict[str, Any]:
+    """The keyword arguments that `celery_app` is made with; override it to have others."""
+    return {}
+
+
+@pytest.fixture
+def celery_app(
+    celery_config: dict[str, Any], celery_parameters: dict[str, Any]
+) -> Iterator[Celery]:
+    """An app of this test alone, in memory unless `celery_config` says otherwise."""
+    yield from _app(celery_config, celery_parameters)
+
+
+@pytest.fixture(scope="session")
+def celery_session_app(
+    celery_config: dict[str, Any], celery_parameters: dict[str, Any]
+) -> Iterator[Celery]:
+    """An app of all tests."""
+    yield from _app(celery_config, celery_parameters)
+
+
+@pytest.fixture
+def celery_worker(celery_app: Celery) -> Iterator[ThreadWorker]:
+    """A worker of `celery_app`, in a thread."""
+    yield from _worker(celery_app)
+
+
+@pytest.fixture(scope="session")
+def celery_session_worker(celery_session_app: Celery) -> Iterator[ThreadWorker]:
+    """A worker of `celery_session_app`, in a thread."""
+    yield from _worker(celery_session_app)
+
+
+def _app(config: dict[str, Any], parameters: dict[str, Any]) -> Iterator[Celery]:
+    made: dict[str, Any] = {
+        "main": "celery.tests",
+        "broker": config.get("broker_url", f"memory://{new_id()}"),
+        **parameters,
+    }
+    with Celery(**made) as app:
+        app.conf.update(config)
+        app.load()
+        yield app
+
+
+def _worker(app: Celery) -> Iterator[ThreadWorker]:
+    worker = ThreadWorker(app)
+    yield worker
+    worker.stop()

@@ -1,0 +1,43 @@
+"""cloudq's signals under the names of `celery.signals`; those there are not say why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloudq.contrib.celery.parts import part
+
+_LOGGING = "the library configures no logging: do it in the app's module, which workers import"
+_BEAT = "periodic tasks come with a later release"
+_OTHERS = "only threads, processes and greenlets of the worker's own run tasks"
+
+# What has no counterpart, and why.
+REFUSED = {
+    "after_setup_logger": _LOGGING,
+    "after_setup_task_logger": _LOGGING,
+    "setup_logging": _LOGGING,
+    "beat_init": _BEAT,
+    "beat_embedded_init": _BEAT,
+    "celeryd_init": "use worker_init",
+    "celeryd_after_setup": "use worker_ready; queues are named with -Q",
+    "eventlet_pool_apply": _OTHERS,
+    "eventlet_pool_postshutdown": _OTHERS,
+    "eventlet_pool_preshutdown": _OTHERS,
+    "eventlet_pool_started": _OTHERS,
+    "heartbeat_sent": "a heartbeat is a write to the result store: see `cloudq status`",
+    "import_modules": "name modules in include, or app.autodiscover_tasks()",
+    "task_internal_error": "what the store refuses is logged, and the message comes back",
+    "task_sent": "use after_task_publish",
+    "user_preload_options": "the command line takes no more options",
+    "worker_before_create_process": "use worker_process_init, in the new process",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in REFUSED:
+        raise ImportError(f"cloudq has no signal {name}: {REFUSED[name]}")
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return part("cloudq.signals", name)
+    except ImportError as error:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {error}") from error

@@ -1,0 +1,22 @@
+"""The states of tasks and the sets of them, under the names of `celery.states`."""
+
+from __future__ import annotations
+
+from cloudq.record import TERMINAL, State
+
+PENDING = State.PENDING
+STARTED = State.STARTED
+RETRY = State.RETRY
+SUCCESS = State.SUCCESS
+FAILURE = State.FAILURE
+REVOKED = State.REVOKED
+REJECTED = State.REJECTED
+# Of tasks that a worker has taken, and of ignored ones: no record here ever has these.
+RECEIVED = "RECEIVED"
+IGNORED = "IGNORED"
+
+READY_STATES = frozenset[str](TERMINAL)
+UNREADY_STATES = frozenset[str]({PENDING, RECEIVED, STARTED, REJECTED, RETRY}) - READY_STATES
+EXCEPTION_STATES = frozenset[str]({RETRY, FAILURE, REVOKED})
+PROPAGATE_STATES = frozenset[str]({FAILURE, REVOKED, REJECTED})
+ALL_STATES = READY_STATES | UNREADY_STATES

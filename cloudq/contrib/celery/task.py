@@ -1,0 +1,55 @@
+"""The base class of a Celery project's tasks, and `shared_task` with Celery's options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar, overload
+
+from cloudq import task
+from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
+from cloudq.contrib.celery.parts import part
+from cloudq.result import AsyncResult
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Task(task.Task[P, R]):
+    """A task whose calls may have Celery's options: each is carried over, ignored or refused."""
+
+    def apply_async(
+        self,
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """`delay` with options. Raises `ConfigurationError` for one that cannot be here."""
+        warned: set[str] = vars(self._app).setdefault("warned", set())
+        made = call_options(options, of=f"{self.name}.apply_async", warned=warned)
+        return super().apply_async(args or (), kwargs, **made)
+
+
+def task_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
+    """The options of a task as cloudq has them. Raises `ConfigurationError`."""
+    known = task.TaskOptions.__annotations__
+    return TASK_OPTIONS.apply(options, of=of, ours=known, warned=warned)
+
+
+def call_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
+    """The options of a call as cloudq has them; None is not given. Raises `ConfigurationError`."""
+    given = {name: value for name, value in options.items() if value is not None}
+    # Callbacks are parameters of their own where calls take them.
+    ours = {*task.CallOptions.__annotations__, "link", "link_error"}
+    return CALL_OPTIONS.apply(given, of=of, ours=ours, warned=warned)
+
+
+@overload
+def shared_task(function: Callable[P, R], /) -> task.Task[P, R]: ...
+@overload
+def shared_task(**options: Any) -> Callable[[Callable[..., R]], task.Task[..., R]]: ...
+def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a function a task of every app; see `cloudq.shared_task`."""
+    share: Callable[..., Any] = part("cloudq.shared", "shared_task")
+    if function is not None:
+        return share(function)
+    return share(**task_options(options, of="@shared_task", warned=set()))

@@ -1,0 +1,184 @@
+"""Reads values of Celery's settings as cloudq has them; `ValueError` says why one cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, cast
+
+STORES = "dynamodb://, firestore://, aztables:// or sqlite://"
+_BROKERS = "sqs://, pubsub://, servicebus:// or sqlite://"
+_FOREIGN_BROKERS = (
+    "amqp",
+    "pyamqp",
+    "librabbitmq",
+    "redis",
+    "rediss",
+    "sentinel",
+    "valkey",
+    "filesystem",
+    "kafka",
+    "confluentkafka",
+    "mongodb",
+    "zookeeper",
+    "consul",
+    "etcd",
+    "gcpubsub",
+    "azureservicebus",
+    "azurestoragequeues",
+    "sqlalchemy",
+    "sqla",
+)
+
+
+def broker(value: Any) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, str) or ";" in value:
+        raise ValueError(
+            f"one broker, by its URL ({_BROKERS}): a cloud's queue needs no other to fail over to"
+        )
+    scheme = value.partition(":")[0].partition("+")[0].lower()
+    if scheme in _FOREIGN_BROKERS:
+        raise ValueError(f"there is no broker for {scheme}://: the URL is {_BROKERS}")
+    return value
+
+
+def backend(value: Any) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"a store is given by its URL: {STORES}")
+    scheme = value.partition(":")[0].partition("+")[0].lower()
+    if scheme == "disabled":
+        return "none"
+    if scheme in ("rpc", "amqp"):
+        raise ValueError(f"results lie in a store and never in a queue of the caller: {STORES}")
+    if scheme in _FOREIGN_STORES:
+        raise ValueError(f"there is no store for {scheme}: the URL is {STORES}")
+    return value
+
+
+_FOREIGN_STORES = (
+    "db",
+    "database",
+    "redis",
+    "rediss",
+    "sentinel",
+    "cache",
+    "django-db",
+    "django-cache",
+    "mongodb",
+    "file",
+    "filesystem",
+    "s3",
+    "gs",
+    "elasticsearch",
+    "cassandra",
+    "couchbase",
+    "couchdb",
+    "cosmosdbsql",
+    "azureblockblob",
+    "arangodb",
+    "consul",
+)
+
+
+def seconds(value: Any) -> Any:
+    """A time that may be a `timedelta`, in seconds."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def expiry(value: Any) -> Any:
+    if value is None or seconds(value) == 0:
+        raise ValueError("every result expires here: give a long time, as timedelta(days=365)")
+    return seconds(value)
+
+
+def zone(value: Any) -> str:
+    return "UTC" if value is None else str(value)
+
+
+def modules(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+_POOLS = {
+    "prefork": "processes",
+    "processes": "processes",
+    "threads": "threads",
+    "solo": "solo",
+    "gevent": "gevent",
+    "asyncio": "asyncio",
+}
+
+
+def pool(value: Any) -> str:
+    if value not in _POOLS:
+        raise ValueError(f"the pools are {', '.join(_POOLS)}; for eventlet take gevent or asyncio")
+    return _POOLS[value]
+
+
+def serializers(value: Any) -> list[str]:
+    names = [value] if isinstance(value, str) else list(cast("Sequence[str]", value))
+    return [serializer(name) for name in names]
+
+
+def serializer(value: Any) -> str:
+    return str(value).removeprefix("application/x-").removeprefix("application/")
+
+
+_COMPRESSIONS = {"gzip": "zlib", "zlib": "zlib", "bzip2": "bz2", "bz2": "bz2", "zstd": "zstd"}
+
+
+def compression(value: Any) -> str | None:
+    if value is None:
+        return None
+    name = str(value).removeprefix("application/x-").removeprefix("application/")
+    if name not in _COMPRESSIONS:
+        raise ValueError("the compressions are zlib (gzip), bzip2 and zstd")
+    return _COMPRESSIONS[name]
+
+
+def events(value: Any) -> str:
+    return "tracked" if value else "none"
+
+
+def publish_retry(value: Any) -> int:
+    return 3 if value else 0
+
+
+def publish_policy(value: Any) -> int:
+    policy = cast("Mapping[str, Any]", value if isinstance(value, Mapping) else {})
+    most = policy.get("max_retries", 3)
+    if not isinstance(most, int):
+        raise ValueError("give max_retries: for ever is not possible, the pauses are the broker's")
+    return most
+
+
+def routes(value: Any) -> Any:
+    """The routes without exchanges: a queue is all that a call is routed to."""
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[Any, Any]", value)
+        return {pattern: _route(pattern, route) for pattern, route in entries.items()}
+    if isinstance(value, list | tuple):
+        given = cast("Sequence[Any]", value)
+        if len(given) == 2 and isinstance(given[1], Mapping) and not isinstance(given[0], Mapping):
+            return (given[0], _route(*given))
+        return [routes(entry) for entry in given]
+    return value
+
+
+def _route(pattern: Any, route: Any) -> Any:
+    if not isinstance(route, Mapping):
+        return route
+    options = dict(cast("Mapping[str, Any]", route))
+    foreign = [name for name in ("exchange", "routing_key", "exchange_type") if name in options]
+    if foreign and "queue" not in options:
+        raise ValueError(
+            f"the route of {pattern} has {foreign[0]} and no queue: there are no exchanges, name "
+            "the queue"
+        )
+    for name in foreign:
+        del options[name]
+    return options

@@ -1,0 +1,1 @@
+"""A small shop's background work: orders, billing and reports."""

@@ -1,0 +1,345 @@
+"""Celery's names over cloudq: the app, options of tasks and calls, exceptions, fixtures."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import threading
+import warnings
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cloudq
+from cloudq import ConfigurationError
+from cloudq.canvas.nodes import to_dict
+from cloudq.contrib import celery as layer
+from cloudq.contrib.celery import Celery, IgnoredByCloudQ, chain, exceptions, group, states
+from cloudq.contrib.celery.app import REFUSED
+from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
+from cloudq.contrib.celery.parts import part
+from cloudq.contrib.celery.pytest import (
+    ThreadWorker,
+    celery_app,
+    celery_config,
+    celery_parameters,
+    celery_session_app,
+    celery_session_worker,
+    celery_worker,
+)
+from cloudq.contrib.celery.rules import Fate, Rule
+from cloudq.contrib.celery.task import call_options
+from cloudq.testing import eventually
+
+__all__ = [
+    "celery_app",
+    "celery_config",
+    "celery_parameters",
+    "celery_session_app",
+    "celery_session_worker",
+    "celery_worker",
+]
+
+# What the layer takes from rooms that another branch brings.
+with_life = pytest.mark.skipif(find_spec("cloudq.shared") is None, reason="comes by merging")
+with_control = pytest.mark.skipif(not hasattr(cloudq.CloudQ, "control"), reason="comes by merging")
+
+
+def _rules(table: Any, fate: Fate) -> list[Rule]:
+    return [rule for rule in table.rules if rule.fate is fate]
+
+
+@pytest.mark.parametrize("rule", _rules(TASK_OPTIONS, Fate.REFUSED), ids=lambda rule: rule.name)
+def test_a_refused_task_option_raises_with_its_reason(celery_app: Celery, rule: Rule) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        celery_app.task(**{rule.name: "no other"})
+    assert rule.why in str(caught.value)
+
+
+@pytest.mark.parametrize("rule", _rules(TASK_OPTIONS, Fate.IGNORED), ids=lambda rule: rule.name)
+def test_an_ignored_task_option_warns_once(celery_app: Celery, rule: Rule) -> None:
+    def work() -> None: ...
+
+    with pytest.warns(IgnoredByCloudQ, match=rule.name):
+        celery_app.task(**{rule.name: "no other"})(work)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        celery_app.task(**{rule.name: "another"})(work)
+
+
+def test_what_says_the_same_is_taken(celery_app: Celery) -> None:
+    @celery_app.task(
+        acks_late=True, reject_on_worker_lost=True, typing=True, time_limit=timedelta(minutes=1)
+    )
+    def work() -> int:
+        return 1
+
+    assert work() == 1
+    assert work.policy.time_limit == 60.0
+
+
+def test_an_option_that_nobody_has_is_a_type_error(celery_app: Celery) -> None:
+    with pytest.raises(TypeError, match="acks_lately"):
+        celery_app.task(acks_lately=True)
+
+
+@with_life
+@pytest.mark.parametrize("rule", _rules(CALL_OPTIONS, Fate.REFUSED), ids=lambda rule: rule.name)
+def test_a_refused_call_option_raises_with_its_reason(celery_app: Celery, rule: Rule) -> None:
+    @celery_app.task
+    def work() -> None: ...
+
+    for call in (work.apply_async, lambda **options: celery_app.send_task("far.away", **options)):
+        with pytest.raises(ConfigurationError) as caught:
+            call(**{rule.name: "no other"})
+        assert rule.why in str(caught.value)
+
+
+def test_an_option_that_is_none_is_not_given() -> None:
+    options = {"task_id": None, "exchange": None, "nobody_has": None, "countdown": 1}
+    assert call_options(options, of="here", warned=set()) == {"countdown": 1}
+
+
+@with_life
+def test_calls_take_celerys_options(celery_app: Celery, celery_worker: ThreadWorker) -> None:
+    @celery_app.task
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    with pytest.warns(IgnoredByCloudQ, match="add_to_parent"):
+        result = add.apply_async(
+            None, {"a": 1, "b": 2}, countdown=None, expires=timedelta(hours=1), add_to_parent=False
+        )
+    assert result.get(timeout=10) == 3
+
+
+def test_fixtures_run_tasks_retries_and_chains(
+    celery_app: Celery, celery_worker: ThreadWorker
+) -> None:
+    @celery_app.task
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    @celery_app.task(bind=True, max_retries=2, default_retry_delay=0)
+    def flaky(self: cloudq.Task[..., Any]) -> int:
+        if self.request.retries < 2:
+            raise self.retry(exc=ValueError("not yet"))
+        return self.request.retries
+
+    assert add.delay(2, 2).get(timeout=10) == 4
+    assert chain(add.s(1, 1), add.s(5)).delay().get(timeout=10) == 7
+    assert group([add.s(1, 1), add.s(2, 2)]).delay().get(timeout=10) == [2, 4]
+    assert flaky.delay().get(timeout=10) == 2
+
+
+def test_a_worker_that_failed_says_so_when_it_is_stopped(tmp_path: Path) -> None:
+    worker = ThreadWorker(Celery("shop", broker=f"sqlite:///{tmp_path}/no/such/folder/q.db"))
+    eventually(lambda: all(each.name != "celery_worker" for each in threading.enumerate()))
+    with pytest.raises(cloudq.CloudQError, match="folder"):
+        worker.stop()
+
+
+class TestFixturesWithSettings:
+    @pytest.fixture(scope="session")
+    @classmethod
+    def celery_config(cls) -> dict[str, Any]:
+        return {"task_time_limit": 7, "broker_url": "memory://of-the-class"}
+
+    @pytest.fixture(scope="session")
+    @classmethod
+    def celery_parameters(cls) -> dict[str, Any]:
+        return {"main": "mine", "changes": {"pages": 3}}
+
+    def test_they_are_what_the_app_is_made_with(self, celery_app: Celery) -> None:
+        conf = celery_app.conf
+        assert (celery_app.main, conf.pages, conf.task_time_limit) == ("mine", 3, 7)
+        assert conf.broker_url == "memory://of-the-class"
+
+
+class TestExceptions:
+    def test_each_is_one_of_cloudqs(self) -> None:
+        for name in exceptions.__all__:
+            kind = getattr(exceptions, name)
+            assert issubclass(kind, cloudq.CloudQError), name
+            assert kind.__module__ == "cloudq.errors", name
+
+    @pytest.mark.parametrize("name", exceptions.REFUSED)
+    def test_what_there_is_not_says_why(self, name: str) -> None:
+        with pytest.raises(ImportError, match=name):
+            getattr(exceptions, name)
+
+    def test_what_tasks_raise_is_caught_under_celerys_names(self, celery_app: Celery) -> None:
+        @celery_app.task(bind=True, max_retries=0)
+        def gives_up(self: cloudq.Task[..., Any]) -> None:
+            raise self.retry()
+
+        with pytest.raises(exceptions.MaxRetriesExceededError):
+            gives_up.apply().get()
+        with pytest.raises(exceptions.TimeoutError):
+            gives_up.delay().get(timeout=0.01)
+        with pytest.raises(exceptions.ImproperlyConfigured):
+            Celery("other", broker="redis://")
+
+
+class TestNames:
+    def test_states_are_those_of_records(self, celery_app: Celery) -> None:
+        result = celery_app.AsyncResult("unknown")
+        assert result.state == states.PENDING
+        assert states.PENDING in states.UNREADY_STATES
+        assert states.SUCCESS in states.READY_STATES
+        assert states.READY_STATES.isdisjoint(states.UNREADY_STATES)
+
+    @pytest.mark.parametrize("module", ["", ".canvas", ".result", ".exceptions"])
+    def test_every_name_is_there(self, module: str) -> None:
+        found = importlib.import_module(f"cloudq.contrib.celery{module}")
+        for name in found.__all__:
+            assert getattr(found, name) is not None
+
+    def test_it_implements_little(self) -> None:
+        assert layer.group is cloudq.group
+        assert layer.chord is cloudq.chord
+        assert issubclass(layer.Celery, cloudq.CloudQ)
+        assert issubclass(layer.Task, cloudq.Task)
+
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_parts_of_the_app_that_there_are_not_say_why(
+        self, celery_app: Celery, name: str
+    ) -> None:
+        with pytest.raises(AttributeError, match=name) as caught:
+            getattr(celery_app, name)
+        assert REFUSED[name] in str(caught.value)
+        assert not hasattr(cloudq.CloudQ, name), "cloudq has it by now"
+
+    def test_what_nobody_has_is_an_attribute_error(self, celery_app: Celery) -> None:
+        with pytest.raises(AttributeError, match="'nothing'"):
+            _ = celery_app.nothing
+
+    def test_solar_schedules_are_refused(self) -> None:
+        with pytest.raises(NotImplementedError, match="sun"):
+            layer.solar("sunset", 48.2, 16.4)
+
+    def test_celery_takes_the_constructors_arguments(self) -> None:
+        app = Celery(
+            "shop",
+            broker="memory://names",
+            backend="memory://names",
+            include=["shop.orders"],
+            changes={"task_time_limit": 5},
+            config_source={"task_soft_time_limit": 2},
+        )
+        assert (app.main, app.name) == ("shop", "shop")
+        assert app.conf.include == ["shop.orders"]
+        assert (app.conf.task_time_limit, app.conf.task_soft_time_limit) == (5, 2)
+        with pytest.raises(ConfigurationError, match="set_default"):
+            Celery("shop", set_as_current=False)
+
+
+@with_life
+class TestCurrent:
+    def test_a_shared_task_belongs_to_the_current_app(
+        self, celery_app: Celery, celery_worker: ThreadWorker
+    ) -> None:
+        @layer.shared_task(bind=True, acks_late=True)
+        def who(self: Any) -> list[Any]:
+            return [self.name, self.app.name, bool(layer.current_task), layer.current_task.name]
+
+        celery_app.set_current()
+        result = who.delay()
+        name = f"{__name__}.TestCurrent.test_a_shared_task_belongs_to_the_current_app.who"
+        assert result.get(timeout=10) == [name, "celery.tests", True, name]
+        assert not layer.current_task
+        assert layer.current_app == celery_app
+        assert layer.current_app.name == "celery.tests"
+        assert isinstance(result, layer.AsyncResult)
+        assert layer.AsyncResult(result.id).get(timeout=1) == result.get()
+        assert layer.AsyncResult(result.id, app=celery_app).successful()
+
+    def test_a_shared_task_refuses_options_where_it_is_declared(self) -> None:
+        with pytest.raises(ConfigurationError, match="at least once"):
+            layer.shared_task(acks_late=False)
+
+    def test_signatures_by_name_find_the_app(
+        self, celery_app: Celery, celery_worker: ThreadWorker
+    ) -> None:
+        @celery_app.task(name="add")
+        def add(a: int, b: int) -> int:
+            return a + b
+
+        celery_app.set_current()
+        made = layer.signature("add", args=(1,), kwargs={"b": 2})
+        assert made.delay().get(timeout=10) == 3
+        assert layer.signature(to_dict(made)) == made
+        assert layer.maybe_signature(None) is None
+        assert layer.maybe_signature(made) is made
+        assert layer.chunks(add.s(), [(1, 1), (2, 2), (3, 3)], 2).delay().get(timeout=10) == [
+            [2, 4],
+            [6],
+        ]
+        assert layer.xstarmap(add, [(1, 1)]).delay().get(timeout=10) == [2]
+
+    def test_groups_are_restored(self, celery_app: Celery, celery_worker: ThreadWorker) -> None:
+        @celery_app.task
+        def double(a: int) -> int:
+            return a * 2
+
+        celery_app.set_current()
+        result = group([double.s(1), double.s(2)]).delay()
+        result.save()
+        found = layer.GroupResult.restore(result.id)
+        assert found is not None
+        assert found.get(timeout=10) == [2, 4]
+        assert celery_app.GroupResult("none") is None
+
+    def test_a_task_may_be_a_class(self, celery_app: Celery, celery_worker: ThreadWorker) -> None:
+        class Double(layer.Task):
+            name = "double"
+
+            def run(self, a: int) -> int:
+                return a * 2
+
+        double = celery_app.register_task(Double())
+        assert double.name == "double"
+        assert double.delay(4).get(timeout=10) == 8
+        assert isinstance(celery_app.tasks["double"], Double)
+
+    def test_signals_are_cloudqs_and_others_say_why(self, celery_app: Celery) -> None:
+        assert layer.signals.task_failure is part("cloudq.signals", "task_failure")
+        with pytest.raises(ImportError, match="worker_init"):
+            _ = layer.signals.celeryd_init
+        with pytest.raises(AttributeError, match="task_failed"):
+            _ = layer.signals.task_failed
+
+    def test_periodic_tasks_are_asked_for_when_the_app_is_loaded(self, celery_app: Celery) -> None:
+        @celery_app.task(name="add")
+        def add(a: int, b: int) -> int:
+            return a + b
+
+        @celery_app.on_after_configure.connect
+        def set_up(sender: Celery, **more: Any) -> None:
+            sender.add_periodic_task(30.0, add.s(1, 2), name="often")
+
+        celery_app.load()
+        assert celery_app.conf.beat_schedule["often"] == {
+            "task": "add",
+            "schedule": 30.0,
+            "args": (1, 2),
+            "kwargs": {},
+            "options": {},
+        }
+        assert set_up
+
+    def test_loggers_know_the_task(self) -> None:
+        assert layer.get_task_logger("shop").name == "shop"
+
+
+@with_control
+def test_control_and_inspect_have_celerys_names(celery_app: Celery) -> None:
+    control: Any = celery_app.control
+    for name in ("inspect", "ping", "revoke", "terminate", "rate_limit", "time_limit", "shutdown"):
+        assert inspect.ismethod(getattr(control, name)), name
+    for name in ("active", "reserved", "scheduled", "registered", "revoked", "stats", "conf"):
+        assert inspect.ismethod(getattr(control.inspect(), name)), name
+    assert control.inspect(timeout=0.01).ping() is None

@@ -1,0 +1,327 @@
+"""A Celery project's settings: each is carried over, ignored with a warning, or refused."""
+
+from __future__ import annotations
+
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudq import ConfigurationError
+from cloudq.contrib.celery import Celery, IgnoredByCloudQ, crontab
+from cloudq.contrib.celery.conf import is_setting
+from cloudq.contrib.celery.rules import Fate, Rule, Table, carried, ignored, refused
+from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
+from cloudq.settings import Settings
+
+# All settings of Celery 5.7.
+NAMES = (Path(__file__).parent / "celery_settings.txt").read_text().split()
+OLD_NAMES = dict(
+    line.split()
+    for line in (Path(__file__).parent / "celery_old_names.txt").read_text().splitlines()
+)
+CARRIED = [r for r in SETTINGS.rules if r.fate is Fate.CARRIED and r.to in Settings.model_fields]
+REFUSED = [r for r in SETTINGS.rules if r.fate is Fate.REFUSED]
+IGNORED = [r for r in SETTINGS.rules if r.fate is Fate.IGNORED]
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    with Celery("shop", broker="memory://settings") as made:
+        yield made
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    module = types.ModuleType("shop_celeryconfig")
+    monkeypatch.setitem(sys.modules, "shop_celeryconfig", module)
+    return module
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_of_celery_has_a_fate(name: str) -> None:
+    assert is_setting(name)
+    if name != "beat_schedule":
+        assert SETTINGS.find(name) is not None
+
+
+@pytest.mark.parametrize("old", OLD_NAMES)
+def test_the_upper_case_names_of_celery_3_are_known(old: str) -> None:
+    assert modern(old) == OLD_NAMES[old]
+
+
+def test_every_rule_is_of_a_setting_that_celery_has() -> None:
+    assert set(SETTINGS.names()) == set(NAMES) - KEPT
+    assert len(SETTINGS.rules) == len(SETTINGS.names()), "a setting has two rules"
+
+
+@pytest.mark.parametrize("rule", [*REFUSED, *IGNORED], ids=lambda rule: rule.name)
+def test_what_is_not_carried_over_says_why(rule: Rule) -> None:
+    assert len(rule.why) > 15
+
+
+@pytest.mark.parametrize("rule", REFUSED, ids=lambda rule: rule.name)
+def test_a_refused_setting_raises_with_its_reason(app: Celery, rule: Rule) -> None:
+    name = rule.name
+    before = app.conf.settings()
+    with pytest.raises(ConfigurationError) as caught:
+        app.conf.update({name: "a value of no other"})
+    assert name in str(caught.value)
+    assert rule.why in str(caught.value)
+    assert app.conf.settings() == before
+
+
+@pytest.mark.parametrize("rule", IGNORED, ids=lambda rule: rule.name)
+def test_an_ignored_setting_warns_once(app: Celery, rule: Rule) -> None:
+    name = rule.name
+    with pytest.warns(IgnoredByCloudQ, match=name) as caught:
+        app.conf.update({name: "a value of no other"})
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        app.conf.update({name: "another"})
+    assert app.conf[name] == "another"
+
+
+def test_each_app_warns_for_itself() -> None:
+    for _ in range(2):
+        with pytest.warns(IgnoredByCloudQ, match="broker_pool_limit"):
+            Celery("shop", broker="memory://settings", broker_pool_limit=5)
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"task_acks_late": True},
+        {"worker_prefetch_multiplier": 1},
+        {"task_reject_on_worker_lost": True},
+        {"enable_utc": True},
+        {"task_protocol": 2},
+        {"broker_transport_options": {}},
+        {"accept_content": ["json"], "task_serializer": "json", "result_serializer": "json"},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_what_happens_here_anyway_is_taken_without_a_word(
+    app: Celery, harmless: dict[str, Any]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        app.conf.update(harmless)
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({"task_acks_late": False}, "idempotent=True"),
+        ({"worker_prefetch_multiplier": 4}, "nothing ahead"),
+        ({"broker_transport_options": {"visibility_timeout": 60}}, "visibility_timeout is lease"),
+        ({"broker_url": "redis://localhost/0"}, "no broker for redis"),
+        ({"broker_url": ["sqs://", "sqs://"]}, "one broker"),
+        ({"result_backend": "rpc://"}, "never in a queue"),
+        ({"result_backend": "db+postgresql://host/db"}, "no store for db"),
+        ({"result_expires": None}, "give a long time"),
+        ({"worker_pool": "eventlet"}, "gevent or asyncio"),
+        ({"task_publish_retry_policy": {"max_retries": None}}, "give max_retries"),
+    ],
+)
+def test_values_that_cannot_be_name_the_alternative(
+    app: Celery, values: dict[str, Any], part: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=part) as caught:
+        app.conf.update(values)
+    assert "shop" in str(caught.value)
+
+
+def test_all_refusals_come_at_once() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Celery("shop", broker="amqp://guest:secret@host//", task_acks_late=False)
+    assert "amqp" in str(caught.value)
+    assert "task_acks_late" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_settings_are_carried_over_with_their_units(app: Celery) -> None:
+    app.conf.update(
+        result_expires=timedelta(hours=2),
+        task_time_limit=30,
+        worker_concurrency=3,
+        imports=("shop.orders",),
+        include=["shop.billing"],
+        task_publish_retry_policy={"max_retries": 7},
+    )
+    settings = app.conf.settings()
+    assert settings.result_expires == 7200.0
+    assert settings.task_time_limit == 30
+    assert settings.worker_processes == app.conf.worker_concurrency == 3
+    assert settings.include == ["shop.orders", "shop.billing"]
+    assert settings.publish_retries == 7
+    app.conf.update(task_publish_retry=False, task_publish_retry_policy={"max_retries": 5})
+    assert app.conf.publish_retries == 0
+    assert app.conf.broker_url == settings.broker == "memory://settings"
+
+
+@pytest.mark.skipif("task_routes" not in Settings.model_fields, reason="routes come by merging")
+def test_routes_are_rid_of_exchanges(app: Celery) -> None:
+    app.conf.task_routes = {"shop.*": {"queue": "a", "routing_key": "shop.a", "exchange": "shop"}}
+    assert app.conf.task_routes == {"shop.*": {"queue": "a"}}
+    app.conf.task_routes = ([("shop.*", {"queue": "b"})],)
+    with pytest.raises(ConfigurationError, match="name the queue"):
+        app.conf.task_routes = {"shop.*": {"routing_key": "shop.a"}}
+
+
+@pytest.mark.parametrize("rule", CARRIED, ids=lambda rule: rule.name)
+def test_a_carried_setting_is_read_under_its_name(app: Celery, rule: Rule) -> None:
+    assert app.conf[rule.name] == getattr(app.conf.settings(), rule.to)
+
+
+def test_a_module_is_read_in_lower_and_in_upper_case(app: Celery, config: types.ModuleType) -> None:
+    vars(config).update(
+        task_time_limit=10, CELERYD_TASK_SOFT_TIME_LIMIT=5, CELERY_ALWAYS_EAGER=True, PAGES=3, os=1
+    )
+    app.config_from_object("shop_celeryconfig")
+    settings = app.conf.settings()
+    assert (settings.task_time_limit, settings.task_soft_time_limit) == (10, 5)
+    assert settings.task_always_eager
+
+
+@pytest.mark.parametrize("prefix", ["CELERY_", "celery_"])
+def test_a_namespace_reads_only_its_own(app: Celery, config: types.ModuleType, prefix: str) -> None:
+    vars(config).update(
+        {
+            f"{prefix}TASK_TIME_LIMIT": 10,
+            f"{prefix}beat_schedule": {"a": 1},
+            "TASK_ALWAYS_EAGER": True,
+            "DEBUG": True,
+        }
+    )
+    app.config_from_object("shop_celeryconfig", namespace="CELERY")
+    assert app.conf.task_time_limit == 10
+    assert app.conf.beat_schedule == {"a": 1}
+    assert not app.conf.task_always_eager
+
+
+def test_what_a_namespace_spells_wrong_is_named(app: Celery, config: types.ModuleType) -> None:
+    config.CELERY_TASK_TIME_LIMITS = 10  # type: ignore[attr-defined]
+    with pytest.raises(ConfigurationError, match="did you mean task_time_limit"):
+        app.config_from_object("shop_celeryconfig", namespace="CELERY")
+
+
+def test_an_object_in_a_module_is_found_by_colon_and_by_dot(
+    app: Celery, config: types.ModuleType
+) -> None:
+    class Production:
+        task_time_limit = 10
+
+    config.Production = Production  # type: ignore[attr-defined]
+    for path in ("shop_celeryconfig:Production", "shop_celeryconfig.Production"):
+        with Celery("other", broker="memory://settings") as other:
+            other.config_from_object(path)
+            assert other.conf.task_time_limit == 10
+    app.config_from_object(Production)
+    assert app.conf.task_time_limit == 10
+
+
+def test_a_module_that_there_is_not_is_an_error_unless_silent(app: Celery) -> None:
+    with pytest.raises(ConfigurationError, match="no_such_config"):
+        app.config_from_object("no_such_config")
+    app.config_from_object("no_such_config", silent=True)
+
+
+def test_a_variable_names_the_module(
+    app: Celery, config: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.task_time_limit = 10  # type: ignore[attr-defined]
+    monkeypatch.setenv("SHOP_CONFIG", "shop_celeryconfig")
+    app.config_from_envvar("SHOP_CONFIG")
+    assert app.conf.task_time_limit == 10
+    with pytest.raises(ConfigurationError, match="NO_CONFIG"):
+        app.config_from_envvar("NO_CONFIG")
+
+
+def test_what_the_program_sets_stands_above_its_config_object(app: Celery) -> None:
+    app.conf.task_time_limit = 10
+    app.config_from_object(
+        {"task_time_limit": 20, "task_soft_time_limit": 5, "broker_url": "redis://"}
+    )
+    assert app.conf.task_time_limit == 10
+    assert app.conf.task_soft_time_limit == 5
+    assert app.conf.broker_url == "memory://settings"
+
+
+def test_settings_of_the_programs_own_are_kept(app: Celery) -> None:
+    app.conf.update({"pages": 3}, colour="blue")
+    app.conf["PAGE_SIZE"] = 10
+    held = app.conf
+    held.task_time_limit = 10
+    assert held.task_time_limit == app.conf.task_time_limit == 10
+    assert (app.conf.pages, app.conf["colour"], app.conf.PAGE_SIZE) == (3, "blue", 10)
+    assert app.conf.get("nothing", 7) == 7
+    assert app.conf.setdefault("nothing", 8) == 8
+    assert "nothing" in app.conf
+    assert "something" not in app.conf
+    with pytest.raises(KeyError):
+        app.conf["something"]
+    with pytest.raises(AttributeError, match="something"):
+        _ = app.conf.something
+
+
+def test_cloudqs_own_settings_stand_beside_them(app: Celery) -> None:
+    app.conf.update(lease=30, task_time_limit=10)
+    assert app.conf.settings().lease == 30
+
+
+def test_a_change_that_cannot_be_changes_nothing(app: Celery) -> None:
+    with pytest.raises(ConfigurationError):
+        app.conf.update(task_time_limit=-1, pages=3)
+    assert app.conf.task_time_limit is None
+    assert "pages" not in app.conf
+
+
+def test_settings_change_after_the_broker_is_open_but_for_its_own(app: Celery) -> None:
+    opened = app.broker
+    app.conf.task_always_eager = True
+    assert app.conf.task_always_eager
+    assert app.broker is opened
+    with pytest.raises(ConfigurationError, match="before its broker"):
+        app.conf.broker_url = "memory://elsewhere"
+
+
+def test_queue_and_threads_are_celerys_unless_somebody_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = Celery("shop", broker="memory://settings")
+    assert (app.conf.task_default_queue, app.conf.worker_threads) == ("celery", 1)
+    monkeypatch.setenv("CLOUDQ_WORKER_THREADS", "4")
+    app = Celery("shop", broker="memory://settings", task_default_queue="shop")
+    assert (app.conf.task_default_queue, app.conf.worker_threads) == ("shop", 4)
+
+
+def test_schedules_are_kept_as_data_and_nothing_fires_them(app: Celery) -> None:
+    entry = {"task": "shop.sum", "schedule": crontab(hour=6, minute=30)}
+    app.conf.beat_schedule = {"sum": entry}
+    assert app.conf.beat_schedule == {"sum": entry}
+    with pytest.raises(ConfigurationError, match="later release"):
+        app.Beat()
+
+
+def test_a_table_says_what_a_release_lacks() -> None:
+    table = Table("setting", [carried("a", "b"), *refused("of no use", "c"), *ignored("?", "d")])
+    assert table.apply({"a": 1}, of="here", ours={"b"}, warned=set()) == {"b": 1}
+    with pytest.raises(ConfigurationError, match="this release has no setting 'b'"):
+        table.apply({"a": 1}, of="here", ours=set(), warned=set())
+
+
+def test_names_of_a_module_that_only_look_like_settings_are_left_alone(
+    app: Celery, config: types.ModuleType
+) -> None:
+    vars(config).update(redis_url="redis://", control_panel=1, database_name="shop")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        app.config_from_object(config)
+    assert "redis_url" not in app.conf
