@@ -7,20 +7,18 @@ import inspect
 import threading
 import warnings
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cloudq
-from cloudq import ConfigurationError
+from cloudq import ConfigurationError, signals
 from cloudq.canvas.nodes import to_dict
 from cloudq.contrib import celery as layer
 from cloudq.contrib.celery import Celery, IgnoredByCloudQ, chain, exceptions, group, states
 from cloudq.contrib.celery.app import REFUSED
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
-from cloudq.contrib.celery.parts import part
 from cloudq.contrib.celery.pytest import (
     ThreadWorker,
     celery_app,
@@ -44,8 +42,6 @@ __all__ = [
 ]
 
 # What the layer takes from rooms that another branch brings.
-with_life = pytest.mark.skipif(find_spec("cloudq.shared") is None, reason="comes by merging")
-with_control = pytest.mark.skipif(not hasattr(cloudq.CloudQ, "control"), reason="comes by merging")
 
 
 def _rules(table: Any, fate: Fate) -> list[Rule]:
@@ -86,7 +82,6 @@ def test_an_option_that_nobody_has_is_a_type_error(celery_app: Celery) -> None:
         celery_app.task(acks_lately=True)
 
 
-@with_life
 @pytest.mark.parametrize("rule", _rules(CALL_OPTIONS, Fate.REFUSED), ids=lambda rule: rule.name)
 def test_a_refused_call_option_raises_with_its_reason(celery_app: Celery, rule: Rule) -> None:
     @celery_app.task
@@ -103,7 +98,6 @@ def test_an_option_that_is_none_is_not_given() -> None:
     assert call_options(options, of="here", warned=set()) == {"countdown": 1}
 
 
-@with_life
 def test_calls_take_celerys_options(celery_app: Celery, celery_worker: ThreadWorker) -> None:
     @celery_app.task
     def add(a: int, b: int) -> int:
@@ -237,7 +231,6 @@ class TestNames:
             Celery("shop", set_as_current=False)
 
 
-@with_life
 class TestCurrent:
     def test_a_shared_task_belongs_to_the_current_app(
         self, celery_app: Celery, celery_worker: ThreadWorker
@@ -306,7 +299,7 @@ class TestCurrent:
         assert isinstance(celery_app.tasks["double"], Double)
 
     def test_signals_are_cloudqs_and_others_say_why(self, celery_app: Celery) -> None:
-        assert layer.signals.task_failure is part("cloudq.signals", "task_failure")
+        assert layer.signals.task_failure is signals.task_failure
         with pytest.raises(ImportError, match="worker_init"):
             _ = layer.signals.celeryd_init
         with pytest.raises(AttributeError, match="task_failed"):
@@ -335,7 +328,6 @@ class TestCurrent:
         assert layer.get_task_logger("shop").name == "shop"
 
 
-@with_control
 def test_control_and_inspect_have_celerys_names(celery_app: Celery) -> None:
     control: Any = celery_app.control
     for name in ("inspect", "ping", "revoke", "terminate", "rate_limit", "time_limit", "shutdown"):

@@ -166,7 +166,6 @@ def test_settings_are_carried_over_with_their_units(app: Celery) -> None:
     assert app.conf.broker_url == settings.broker == "memory://settings"
 
 
-@pytest.mark.skipif("task_routes" not in Settings.model_fields, reason="routes come by merging")
 def test_routes_are_rid_of_exchanges(app: Celery) -> None:
     app.conf.task_routes = {"shop.*": {"queue": "a", "routing_key": "shop.a", "exchange": "shop"}}
     assert app.conf.task_routes == {"shop.*": {"queue": "a"}}

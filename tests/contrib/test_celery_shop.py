@@ -18,8 +18,6 @@ import pytest
 
 from cloudq.testing import eventually
 
-pytest.importorskip("cloudq.shared", reason="shared tasks and signals come by merging")
-
 ROOT = Path(__file__).resolve().parents[2]
 SHOP = ROOT / "examples" / "celery_shop"
 
@@ -56,11 +54,6 @@ def test_a_day_on_cloudq_is_a_day_on_celery(shop: Path) -> None:
         assert came[what] == recorded, what
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="of a workflow that replaced a task, the id that its caller holds never ends when a "
-    "step before the last fails: Celery records the failure for the steps that will not run",
-)
 def test_a_replaced_task_fails_as_its_workflow_does(shop: Path) -> None:
     program = "from shop import orders\norders.place.delay('mallory', [['mug', 1]]).get(timeout=3)"
     (shop / "mallory.py").write_text(program)

@@ -8,8 +8,6 @@ not carry over raises with the reason. docs/celery.md has the tables.
 
 from __future__ import annotations
 
-from typing import Any
-
 from cloudq.canvas.nodes import Signature, chain, chord, group
 from cloudq.canvas.results import ResultSet
 from cloudq.contrib.celery import exceptions, schedules, signals, states
@@ -36,12 +34,12 @@ from cloudq.contrib.celery.exceptions import (
     TimeLimitExceeded,
     TimeoutError,
 )
-from cloudq.contrib.celery.parts import part
 from cloudq.contrib.celery.rules import IgnoredByCloudQ
 from cloudq.contrib.celery.schedules import crontab, schedule, solar
 from cloudq.contrib.celery.task import Task, shared_task
 from cloudq.ids import new_id as uuid
 from cloudq.result import EagerResult
+from cloudq.tasklog import get_task_logger
 
 __all__ = [
     "AsyncResult",
@@ -67,6 +65,7 @@ __all__ = [
     "current_app",
     "current_task",
     "exceptions",
+    "get_task_logger",
     "group",
     "maybe_signature",
     "schedule",
@@ -81,12 +80,3 @@ __all__ = [
     "xmap",
     "xstarmap",
 ]
-
-# Names that cloudq has in rooms of their own.
-_HOMES = {"get_task_logger": "cloudq.tasklog"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return part(_HOMES[name], name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
 from cloudq import app, result, task
 from cloudq.canvas import results
 from cloudq.contrib.celery.conf import Conf, check_name, read_source
-from cloudq.contrib.celery.parts import part, task_class
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.task import Task, call_options, task_options
 from cloudq.errors import ConfigurationError
 from cloudq.settings import Settings
+from cloudq.signals import Signal
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -92,7 +93,7 @@ class Celery(app.CloudQ):
         given = {**(changes or {}), **values, **given}
         made = self._taken(given)
         self._raw |= given
-        super().__init__(main or "celery", **task_class(_class(task_cls)), **made)
+        super().__init__(main or "celery", task_cls=_class(task_cls), **made)
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
 
@@ -230,12 +231,12 @@ class Celery(app.CloudQ):
     @cached_property
     def on_after_configure(self) -> Any:
         """A signal, sent when a worker loads the app: `@app.on_after_configure.connect`."""
-        return part("cloudq.signals", "Signal")("on_after_configure", "source")
+        return Signal("on_after_configure", "source")
 
     @cached_property
     def on_after_finalize(self) -> Any:
         """A signal, sent when a worker has loaded the app's modules."""
-        return part("cloudq.signals", "Signal")("on_after_finalize")
+        return Signal("on_after_finalize")
 
     def load(self) -> None:
         """Import the modules in `include`; what is connected to the app's signals is told."""
@@ -281,5 +282,8 @@ def _class(given: type[Any] | str | None) -> type[Any]:
     """The class of an app's tasks, which may be given by its dotted name."""
     if isinstance(given, str):
         home, _, name = given.replace(":", ".").rpartition(".")
-        return part(home, name)
+        try:
+            return getattr(import_module(home), name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError(f"task_cls={given!r} is no class: {error}") from error
     return given or Task

@@ -9,14 +9,14 @@ from cloudq import result
 from cloudq.app import CloudQ
 from cloudq.canvas import results
 from cloudq.canvas.nodes import Node, group
-from cloudq.contrib.celery.parts import part
 from cloudq.errors import ConfigurationError
 from cloudq.middleware import current_request
+from cloudq.shared import APPS
 
 
 def the_app() -> CloudQ:
     """The current app. Raises `ConfigurationError` where there is none."""
-    return part("cloudq.shared", "APPS").current()
+    return cast("CloudQ", APPS.current())
 
 
 def the_task() -> Any:
@@ -79,9 +79,9 @@ class AsyncResult(result.AsyncResult[Any], metaclass=_ById):
 class GroupResult(results.GroupResult[Any]):
     """The results of a group; `restore` finds those that were saved."""
 
-    @classmethod
+    @staticmethod
     def restore(
-        cls, id: str, backend: None = None, app: CloudQ | None = None
+        id: str, app: results.Restorer | None = None, *, backend: None = None
     ) -> results.GroupResult[Any] | None:
         """The group that was saved under an id, None where there is none."""
         return (app or the_app()).restore_group(id)

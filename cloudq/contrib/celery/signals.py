@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloudq.contrib.celery.parts import part
+from cloudq import signals
 
 _LOGGING = "the library configures no logging: do it in the app's module, which workers import"
 _BEAT = "periodic tasks come with a later release"
@@ -38,6 +38,6 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return part("cloudq.signals", name)
-    except ImportError as error:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {error}") from error
+        return getattr(signals, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, overload
 
-from cloudq import task
+from cloudq import shared, task
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
-from cloudq.contrib.celery.parts import part
 from cloudq.result import AsyncResult
 
 P = ParamSpec("P")
@@ -49,7 +48,6 @@ def shared_task(function: Callable[P, R], /) -> task.Task[P, R]: ...
 def shared_task(**options: Any) -> Callable[[Callable[..., R]], task.Task[..., R]]: ...
 def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function a task of every app; see `cloudq.shared_task`."""
-    share: Callable[..., Any] = part("cloudq.shared", "shared_task")
     if function is not None:
-        return share(function)
-    return share(**task_options(options, of="@shared_task", warned=set()))
+        return shared.shared_task(function)
+    return shared.shared_task(**task_options(options, of="@shared_task", warned=set()))
