@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from cloudq.shared import APPS
 from localstack.aws import MINISTACK, REGION
 from localstack.azure import SERVICEBUS, TABLES
 from localstack.google import FIRESTORE, PUBSUB
@@ -17,6 +18,16 @@ from tests.servers import serving
 # A shell starts what it puts in the background with SIGINT ignored, and that is inherited: the
 # programs that tests interrupt would not notice.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def own_apps() -> Iterator[None]:
+    """What a test makes the current app, or shares with all apps, ends with it."""
+    shared = list(APPS._definitions)  # pyright: ignore[reportPrivateUsage]
+    yield
+    APPS.set_current(None)
+    APPS.set_default(None)
+    APPS._definitions[:] = shared  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.fixture(scope="session", autouse=True)
