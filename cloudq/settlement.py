@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -129,7 +129,7 @@ def commit(
         except BackendError as down:
             error = down
             failed.append(_refused(pair, Failure(index=0, code=Code(down.code), reason=str(down))))
-    ready, undoomed, problem = _doom(ready, backend)
+    ready, undoomed, problem = _after_record(ready, lambda each: _doom(each, backend))
     failed += undoomed
     error = error or problem
     if joins is None:
@@ -138,7 +138,7 @@ def commit(
         ready, silent, problem = _leave_words(ready, joins)
         failed += silent
         error = error or problem
-    ready, unfreed, problem = _free_keys(ready, backend)
+    ready, unfreed, problem = _after_record(ready, lambda each: _free_key(each, backend))
     failed += unfreed
     error = error or problem
     if failed and error is None:
@@ -167,47 +167,39 @@ def _prepare(
     return goes_on, waits, problem
 
 
-def _doom(
-    settled: Sequence[Settled], backend: Backend
+def _after_record(
+    settled: Sequence[Settled], do: Callable[[Settlement], None]
 ) -> tuple[list[Settled], list[Settled], CloudQError | None]:
-    """Record what fails with others, so that nobody waits for it; the pairs done, and others.
+    """Do what follows each record that counts; the pairs that are done, and those to try again."""
+    done: list[Settled] = []
+    failed: list[Settled] = []
+    error: CloudQError | None = None
+    for pair in settled:
+        try:
+            if pair[1].action is not Action.NOTHING:
+                do(pair[1])
+        except BackendError as problem:
+            error = problem
+            failed.append(pair)
+        else:
+            done.append(pair)
+    return done, failed, error
 
-    As Celery does. It costs a request for each such step, and only chains that fail have any.
+
+def _doom(settlement: Settlement, backend: Backend) -> None:
+    """Record what fails with a task, so that nobody waits for it, as Celery does.
+
+    It costs a request for each such step, and only chains that fail have any.
     """
-    done: list[Settled] = []
-    failed: list[Settled] = []
-    error: CloudQError | None = None
-    for pair in settled:
-        record = pair[1].record
-        if pair[1].dooms and record is not None and pair[1].action is not Action.NOTHING:
-            try:
-                for id in pair[1].dooms:
-                    backend.advance(replace(record, id=id, task="", children=None))
-            except BackendError as problem:
-                error = problem
-                failed.append(pair)
-                continue
-        done.append(pair)
-    return done, failed, error
+    if settlement.record is not None:
+        for id in settlement.dooms:
+            backend.advance(replace(settlement.record, id=id, task="", children=None))
 
 
-def _free_keys(
-    settled: Sequence[Settled], backend: Backend
-) -> tuple[list[Settled], list[Settled], CloudQError | None]:
-    """End the claims of unique calls that have ended; the pairs that are done, and others."""
-    done: list[Settled] = []
-    failed: list[Settled] = []
-    error: CloudQError | None = None
-    for pair in settled:
-        if pair[1].frees is not None and pair[1].action is not Action.NOTHING:
-            try:
-                free_key(backend, pair[1].frees, pair[1].task_id)
-            except BackendError as problem:
-                error = problem
-                failed.append(pair)
-                continue
-        done.append(pair)
-    return done, failed, error
+def _free_key(settlement: Settlement, backend: Backend) -> None:
+    """End the claim of a unique call that has ended."""
+    if settlement.frees is not None:
+        free_key(backend, settlement.frees, settlement.task_id)
 
 
 def _leave_words(
@@ -394,7 +386,8 @@ def _advance(pair: Settled, backend: Backend) -> Settled:
         return pair
     if standing.terminal:  # what is recorded counts, also at its join
         word = settlement.word and replace(settlement.word, record=standing)
-        return delivery, replace(settlement, word=word)
+        dooms = settlement.dooms if standing.state == State.FAILURE else ()
+        return delivery, replace(settlement, word=word, dooms=dooms)
     log.warning(
         "task %s: its lease was lost while it ran, so its late %s is not recorded",
         settlement.task_id,

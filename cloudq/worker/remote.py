@@ -205,7 +205,8 @@ class Remote:
         }
 
     def _conf(self) -> dict[str, Any]:
-        values = self.app.conf.model_dump(mode="json")
+        # Routes may be functions and classes.
+        values = self.app.conf.model_dump(mode="json", fallback=repr)
         return {name: masked(value) for name, value in values.items()}
 
     def _active_queues(self) -> list[dict[str, Any]]:

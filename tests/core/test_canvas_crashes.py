@@ -150,6 +150,30 @@ def test_of_two_runs_of_a_member_the_recorded_one_counts_at_its_join(app: Bench)
     assert result.get(timeout=0) == 6
 
 
+def test_a_late_failure_of_a_step_that_has_succeeded_ends_no_chain(app: Bench) -> None:
+    t = Tasks(app)
+    runs: list[int] = []
+
+    @app.task(name="coin", max_retries=0)
+    def coin() -> int:
+        runs.append(1)
+        if len(runs) > 1:
+            raise ValueError("the second time")
+        return 5
+
+    result = (coin.s() | t.same.s()).delay()
+    first = app.one()
+    won = app.settle(first)
+    app.lose_leases()
+    second = app.one()
+    lost = app.settle(second)
+    assert lost.dooms
+    commit([(first, won)], app.broker, app.backend, app.joins)
+    app.finish(second, replace(lost, fenced=True))
+    app.work()
+    assert result.get(timeout=0) == 5
+
+
 def test_a_member_that_is_ignored_fails_its_chord(app: Bench) -> None:
     t = Tasks(app)
 

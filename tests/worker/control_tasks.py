@@ -9,6 +9,13 @@ from drill_tasks import app  # found through PYTHONPATH, as a user's module is
 LEVELS: dict[str, int] = {}
 
 
+def nowhere(name: str, *_: Any, **__: Any) -> None:
+    """A route that leaves all to the next; settings may be functions."""
+
+
+app.configure(task_routes=[nowhere])
+
+
 @app.control.control_command(args=[("level", int)])
 def set_level(state: Any, level: int = 1) -> dict[str, int]:
     """Set a level, kept in the worker."""

@@ -94,6 +94,7 @@ def test_two_workers_say_what_they_do(two: Place) -> None:
     conf = look.conf()
     assert conf is not None
     assert conf["one"]["worker_heartbeat"] == 0.5
+    assert "nowhere" in str(conf["one"]["task_routes"])
     assert "cloudq" in (look.report() or {})["one"]["ok"]
     scheduled = look.scheduled()
     assert scheduled is not None
