@@ -23,7 +23,7 @@ from typing import (
     overload,
 )
 
-from cloudq import plugins, settings
+from cloudq import settings
 from cloudq.arguments import Arguments
 from cloudq.backend import Backend
 from cloudq.broker import Broker
@@ -46,6 +46,7 @@ from cloudq.outcome import Job
 from cloudq.parking import Parking
 from cloudq.record import Record, State
 from cloudq.result import AsyncResult, EagerResult
+from cloudq.services import Services
 from cloudq.settings import Settings
 from cloudq.settlement import Action
 from cloudq.task import CallOptions, Options, Prepared, Task, TaskOptions, policy
@@ -90,7 +91,8 @@ class CloudQ:
         }
         self.conf: Settings = settings.load(self._given)
         self._builtin = builtin_tasks(self, self.tasks)
-        self._envelopes = Envelopes(self.tasks, lambda: self.conf)
+        self.services = Services()
+        self._envelopes = Envelopes(self.tasks, lambda: self.conf, self.now)
         self._lock = RLock()
         self._broker: Broker | None = None
         self._backend: Backend | None = None
@@ -412,6 +414,7 @@ class CloudQ:
             self._envelopes.planned,
             expires=lambda: self.conf.result_expires,
             takes_request=lambda name: name in self.tasks and self.tasks[name].arguments.takes(2),
+            clock=self.now,
         )
         return Workflows(
             planner=planner,
@@ -427,6 +430,10 @@ class CloudQ:
         return self.AsyncResult(id) if task is None else self._result(id, task)
 
     # ---- what it stands on
+
+    def now(self) -> float:
+        """The time that this app goes by, in epoch seconds; tests can set it."""
+        return self.services.clock()
 
     def executor(
         self,
@@ -449,6 +456,7 @@ class CloudQ:
             hostname=hostname,
             is_eager=eager,
             stop_at_hard_limit=stop_at_hard_limit or eager,
+            clock=self.now,
             **more,
         )
 
@@ -460,10 +468,12 @@ class CloudQ:
                 url = self.conf.broker
                 keeps = self.conf.backend_url is not None
                 self._broker = Broker(
-                    plugins.open_broker(url),
+                    self.services.open_broker(url),
                     url=url,
                     publish_retries=self.conf.publish_retries,
                     parking=Parking(self._parking_backend) if keeps else None,
+                    clock=self.now,
+                    sleep=self.services.sleep,
                 )
             return self._broker
 
@@ -479,7 +489,10 @@ class CloudQ:
             url = self.conf.backend_url
             if self._backend is None and url is not None:
                 self._backend = Backend(
-                    plugins.open_backend(url), url=url, expires=self.conf.result_expires
+                    self.services.open_backend(url),
+                    url=url,
+                    expires=self.conf.result_expires,
+                    clock=self.now,
                 )
             return self._backend
 

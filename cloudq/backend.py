@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 
+from cloudq.clock import Clock, real_time
 from cloudq.driver import (
     BackendDriver,
     Change,
@@ -52,8 +53,16 @@ class Backend:
     Every method raises `BackendError` when the store refuses or cannot be reached.
     """
 
-    def __init__(self, driver: BackendDriver, *, url: str, expires: float = 86_400.0) -> None:
+    def __init__(
+        self,
+        driver: BackendDriver,
+        *,
+        url: str,
+        expires: float = 86_400.0,
+        clock: Clock = real_time,
+    ) -> None:
         self.driver = driver
+        self.clock = clock
         self.url = url
         self.expires = expires
 
@@ -75,7 +84,7 @@ class Backend:
 
         For deliveries whose lease is known to hold: nobody else can be writing.
         """
-        expires = time.time() + self.expires
+        expires = self.clock() + self.expires
         items = [to_item(record, expires) for record in records]
         return {records[i].id: failure for i, failure in self.put(items).items()}
 
@@ -89,7 +98,7 @@ class Backend:
             set=fields,
             # What an earlier state has left, say a retry's error, is not part of the end.
             remove=(RECORD_FIELDS - fields.keys()) if record.terminal else frozenset(),
-            expires=time.time() + self.expires,
+            expires=self.clock() + self.expires,
             when=(
                 Check(field="fence", op=Op.LE, value=record.fence, or_absent=True),
                 *(
@@ -109,7 +118,7 @@ class Backend:
         """Mark a task so that no worker starts it; its record, None when it has ended already."""
         change = Change(
             set={"revoked": True},
-            expires=time.time() + self.expires,
+            expires=self.clock() + self.expires,
             when=tuple(
                 Check(field="state", op=Op.NE, value=str(state), or_absent=True)
                 for state in sorted(TERMINAL)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
 
+from cloudq.clock import Clock, real_time
 from cloudq.codec import encode
 from cloudq.driver import (
     BrokerDriver,
@@ -80,11 +81,15 @@ class Broker:
         url: str,
         publish_retries: int = 3,
         parking: Parking | None = None,
+        clock: Clock = real_time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.driver = driver
         self.url = url
         self._publish_retries = publish_retries
         self._parking = parking
+        self.clock = clock
+        self._sleep = sleep
 
     def limits(self, queue: str) -> Limits:
         return self.driver.limits(queue)
@@ -113,7 +118,7 @@ class Broker:
         minute or more. Raises `MessageTooLarge` and `ConfigurationError` before anything is sent,
         and `PublishError` naming what was refused.
         """
-        now = time.time()
+        now = self.clock()
         queues: dict[str, dict[int, Outgoing]] = {}
         for place, message in enumerate(messages):
             queues.setdefault(message.queue, {})[place] = self._outgoing(message, now)
@@ -206,7 +211,7 @@ class Broker:
         waiting = list(outgoing)
         for attempt in range(self._publish_retries + 1):
             if attempt:
-                time.sleep(0.05 * 2**attempt)
+                self._sleep(0.05 * 2**attempt)
             for batch in _batches(waiting, outgoing, self.driver.limits(queue)):
                 try:
                     with self._wrapped("send to", queue):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
+from cloudq.clock import Clock, real_time
 from cloudq.errors import InvalidArguments
 from cloudq.ids import new_id
 from cloudq.message import TaskMessage
@@ -18,9 +18,15 @@ from cloudq.task import CallOptions, Options, Task
 class Envelopes:
     """Envelopes of one app's calls. `tasks` may grow; other names are sent as they are."""
 
-    def __init__(self, tasks: Mapping[str, Task[..., Any]], conf: Callable[[], Settings]) -> None:
+    def __init__(
+        self,
+        tasks: Mapping[str, Task[..., Any]],
+        conf: Callable[[], Settings],
+        clock: Clock = real_time,
+    ) -> None:
         self._tasks = tasks
         self._conf = conf
+        self._clock = clock
 
     def planned(
         self,
@@ -42,7 +48,7 @@ class Envelopes:
         **fields: Any,
     ) -> TaskMessage:
         """The message of a call, its arguments as wire values. Raises `InvalidArguments`."""
-        now = time.time()
+        now = self._clock()
         task = self._tasks.get(name)
         expires = task.policy.expires if task else None
         queue = task.policy.queue if task else None

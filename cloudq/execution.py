@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import inspect
 import logging
-import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from cloudq import idempotency
 from cloudq.backend import Backend
 from cloudq.broker import ORDERED_PATIENCE
 from cloudq.canvas.plan import Planner
+from cloudq.clock import Clock, real_time
 from cloudq.codec import arguments, decode, dump_value
 from cloudq.driver import Code, Delivery, Limits
 from cloudq.errors import (
@@ -93,7 +93,9 @@ class Executor:
         run_async: Callable[[Coroutine[Any, Any, Any]], Any] = run_coroutine,
         stop_at_hard_limit: bool = False,
         is_eager: bool = False,
+        clock: Clock = real_time,
     ) -> None:
+        self.clock = clock
         self._open_backend = backend
         self._tasks = tasks
         self._conf = conf
@@ -103,7 +105,7 @@ class Executor:
         self._is_eager = is_eager
         self._gather = gather
         self._outcomes = Outcomes(
-            tasks=tasks, conf=conf, limits=limits, hostname=hostname, planner=planner
+            tasks=tasks, conf=conf, limits=limits, hostname=hostname, planner=planner, clock=clock
         )
         self._alarms = Alarms()
         self._call: Call = onion(middleware, self._innermost)
@@ -130,7 +132,7 @@ class Executor:
         """
         jobs: list[Job] = []
         settled: list[Settled] = []
-        now = time.time()
+        now = self.clock()
         for delivery in deliveries:
             opened = self._decoded(delivery, now)
             if isinstance(opened, Job):
@@ -230,7 +232,7 @@ class Executor:
     def run(self, job: Job) -> Settlement:
         """Call the task of a job. Whatever the task does, the answer is a settlement."""
         task = self._tasks[job.message.task]
-        started = time.time()
+        started = self.clock()
         try:
             args, kwargs = arguments(job.message)
             if job.message.gather is not None:
@@ -388,7 +390,7 @@ class Executor:
             return settlement
         if settlement.state is not State.SUCCESS:
             return replace(settlement, drop=claim.key)
-        expires = time.time() + self._conf.idempotency_expires
+        expires = self.clock() + self._conf.idempotency_expires
         value = settlement.record.value if settlement.record else None
         done = idempotency.completed(claim.key, settlement.task_id, value, expires)
         return replace(settlement, extra=done)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any, cast
 from cloudq.canvas.nodes import Node
 from cloudq.canvas.plan import Planner
 from cloudq.canvas.slots import Slot, Word
+from cloudq.clock import Clock, real_time
 from cloudq.codec import dump_value
 from cloudq.driver import Delivery, Limits
 from cloudq.errors import Reject, Replaced
@@ -50,7 +50,9 @@ class Outcomes:
         limits: Callable[[str], Limits],
         hostname: str,
         planner: Planner,
+        clock: Clock = real_time,
     ) -> None:
+        self.clock = clock
         self._planner = planner
         self._tasks = tasks
         self._conf = conf
@@ -139,7 +141,7 @@ class Outcomes:
         )
         if in_place:
             return replace(settled, action=Action.RELEASE, after=delay)
-        not_before = time.time() + delay if delay else None
+        not_before = self.clock() + delay if delay else None
         return replace(
             settled, resend=copy_of(message, retries=message.retries + 1, not_before=not_before)
         )
@@ -187,7 +189,7 @@ class Outcomes:
             task=message.task,
             value=value,
             started_at=started,
-            finished_at=time.time() if state in TERMINAL else None,
+            finished_at=self.clock() if state in TERMINAL else None,
             retries=message.retries,
             fence=job.fence,
             queue=message.queue,
@@ -198,7 +200,7 @@ class Outcomes:
         """Look at an unrun job again later, as a copy: waiting must not count as deliveries."""
         if self.stays_in_place(job.delivery):
             return settle(job.message, Action.RELEASE, after=after, reason=reason)
-        copy = copy_of(job.message, not_before=time.time() + after)
+        copy = copy_of(job.message, not_before=self.clock() + after)
         return settle(job.message, Action.ACK, resend=copy, reason=reason)
 
     def stays_in_place(self, delivery: Delivery) -> bool:

@@ -164,7 +164,7 @@ class AsyncResult(Generic[R]):
                 record,
                 state=State.REVOKED,
                 error="revoked",
-                finished_at=time.time(),
+                finished_at=self.backend.clock(),
                 scheduled=None,
             )
             self.backend.advance(ended)

@@ -7,7 +7,7 @@ import difflib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast
 
@@ -210,6 +210,8 @@ class Publisher(Canvas, Protocol):
 
     def retries_of(self, task: Task[..., Any]) -> int | None: ...
 
+    def now(self) -> float: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(Generic[R]):
@@ -386,7 +388,7 @@ class Task(Generic[P, R]):
                 f"{self.name} was retried {self.request.retries} times and may not be again"
             )
         if eta is not None:
-            countdown = max(0.0, (eta - datetime.now(UTC)).total_seconds())
+            countdown = max(0.0, eta.timestamp() - self._app.now())
         raise Retry(
             str(exc or "retry"), countdown=countdown, cause=exc, max_retries=max_retries
         ) from exc

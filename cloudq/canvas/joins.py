@@ -9,7 +9,6 @@ comes by here again and does what is missing.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -117,7 +116,7 @@ class Joins:
         self.backend.update(join_key(join), Change(set={"sent": True}, keep_expires=True))
 
     def _claim(self, join: str) -> bool:
-        now = time.time()
+        now = self.backend.clock()
         change = Change(
             set={"owner": self._owner, "until": now + _CLAIM},
             keep_expires=True,
@@ -141,7 +140,7 @@ class Joins:
             state=State.FAILURE,
             error_type="cloudq.errors.ChordError",
             error=error,
-            finished_at=time.time(),
+            finished_at=self.backend.clock(),
         )
         self.backend.advance(body)
         place = _place(follows)

@@ -7,7 +7,6 @@ callbacks, and the slot of a join that its value is for.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -27,6 +26,7 @@ from cloudq.canvas.nodes import (
     walk,
 )
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
+from cloudq.clock import Clock, real_time
 from cloudq.codec import to_wire
 from cloudq.driver import Item, Value
 from cloudq.ids import new_id
@@ -160,10 +160,12 @@ class Planner:
         *,
         expires: Callable[[], float],
         takes_request: Callable[[str], bool],
+        clock: Clock = real_time,
     ) -> None:
         self._envelope = envelope
         self._expires = expires
         self._takes_request = takes_request
+        self._clock = clock
 
     def start(self, node: Node[Any], before: Before, place: Place) -> Plan:
         """What starts a frozen node."""
@@ -270,7 +272,7 @@ class Planner:
 
     def shard_items(self, join: str, ids: Sequence[str], *, first: int = 0) -> list[Item]:
         """Shards for members with these ids, from number `first` on (the start of a shard)."""
-        expires = time.time() + self._expires()
+        expires = self._clock() + self._expires()
         shards: list[Item] = []
         for start in range(0, len(ids), SHARD):
             part = ids[start : start + SHARD]
@@ -295,7 +297,7 @@ class Planner:
             "count": count,
             "follows": orjson.dumps(follows).decode(),
         }
-        return Item(key=join_key(join), fields=fields, expires=time.time() + self._expires())
+        return Item(key=join_key(join), fields=fields, expires=self._clock() + self._expires())
 
     def _message(self, node: Signature[Any], before: Before, place: Place) -> TaskMessage:
         takes = not node.immutable

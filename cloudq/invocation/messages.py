@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -131,7 +130,9 @@ class Invocation:
         be copied: then all of them must come back.
         """
         ours = [pair for pair in kept if pair[1].action is Action.RELEASE]
-        copies = [_copy(delivery, settlement) for delivery, settlement in ours]
+        copies = [
+            _copy(delivery, settlement, self.executor.clock()) for delivery, settlement in ours
+        ]
         if copies:
             self.broker.send(copies)
 
@@ -166,13 +167,13 @@ def _back(pair: Settled, reason: str) -> Settled:
     return delivery, replace(settlement, action=Action.RELEASE, after=0.0, reason=reason)
 
 
-def _copy(delivery: Delivery, settlement: Settlement) -> TaskMessage:
+def _copy(delivery: Delivery, settlement: Settlement, now: float) -> TaskMessage:
     try:
         message = decode(delivery.body, limit=len(delivery.body))
     except DecodeError as error:
         raise NotSettled(f"{settlement.reason}; it cannot be copied: {error}") from error
     headers = {**message.headers, _DELIVERED: str(delivery.attempts)}
-    due = time.time() + settlement.after if settlement.after else message.not_before
+    due = now + settlement.after if settlement.after else message.not_before
     return copy_of(message, queue=delivery.queue, headers=headers, not_before=due)
 
 
