@@ -63,7 +63,7 @@ def _finished(app: CloudQ, settled: Sequence[Settled]) -> list[Settled]:
     done: list[Settled] = []
     waiting = settled
     while waiting:
-        result = commit(waiting, app.broker, app.backend)
+        result = commit(waiting, app.broker, app.backend, app.joins)
         done += result.ready
         # A result that is too large for the store comes back smaller; what comes back as it was
         # has met a failure that trying again at once would only meet again.
