@@ -69,6 +69,7 @@ def _services(clock: VirtualClock | None, faults: FaultPlan | None, opened: list
         if clock is None:
             return
         if not isinstance(driver, Timed):
+            driver.close()
             raise ConfigurationError(f"{url} cannot go by virtual time: use memory://")
         clock.drive(driver)
         opened.append(driver)

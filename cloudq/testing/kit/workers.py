@@ -53,6 +53,7 @@ class Worker:
         self._empty_at = -1
         self._error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._turner: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -99,8 +100,9 @@ class Worker:
         self._threads = []
         if alive:
             raise TimeoutError(f"after {timeout:g} s a task still runs in {', '.join(alive)}")
-        if self._loop is not None:
+        if self._loop is not None and self._turner is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
+            self._turner.join(timeout)
 
     def run_until_idle(self, timeout: float = 60.0) -> list[Settlement]:
         """Wait until nothing runs and nothing is due; what became of messages meanwhile.
@@ -169,7 +171,8 @@ class Worker:
         with self._changed:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=_turn, args=(self._loop,), daemon=True).start()
+                self._turner = threading.Thread(target=_turn, args=(self._loop,), daemon=True)
+                self._turner.start()
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
