@@ -70,11 +70,12 @@ _HOMES = _CONTRACTS | {
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if "pytest" in sys.modules:
+    pytest = sys.modules.get("pytest")
+    if pytest is not None:
         # Plain asserts in these modules should explain themselves as those in a test file do.
         modules = [f"{__name__}.{home}" for home in (*sorted(set(_CONTRACTS.values())), "waiting")]
         fresh = [module for module in modules if module not in sys.modules]
-        sys.modules["pytest"].register_assert_rewrite(*fresh)
+        pytest.register_assert_rewrite(*fresh)
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
