@@ -40,7 +40,7 @@ def in_memory(
 ) -> Generator[CloudQ]:
     """Put the app on a broker and a store in memory, new and empty, for a block.
 
-    An app without results (`backend="none"`) stays without. `clock` makes it go by virtual time,
+    An app without a result store stays without one. `clock` makes it go by virtual time,
     `faults` stands before the drivers, `values` are settings for the block. Afterwards the app is
     as it was, and what it had opened before is opened again at its next use.
     Raises `ConfigurationError` for settings that cannot be.
