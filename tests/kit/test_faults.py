@@ -102,6 +102,15 @@ def test_the_order_of_a_group_is_kept(app: CloudQ, plan: FaultPlan) -> None:
         plan.assert_all_happened()
 
 
+def test_a_grouped_message_is_not_the_one_that_is_late(app: CloudQ, plan: FaultPlan) -> None:
+    seen = ran(app)
+    plan.deliver_late(queue="default")
+    for n, group in enumerate(("g", None, None)):
+        app.send_task("t", (n,), **({"group_key": group} if group else {}))
+    run_until_idle(app)
+    assert seen == [0, 2, 1]
+
+
 @pytest.mark.parametrize("at", [*POINTS, "put", "ack"])
 @pytest.mark.parametrize("after", [False, True])
 def test_a_worker_that_dies_leaves_the_message_to_its_lease(
@@ -180,6 +189,32 @@ def test_busy_services_are_asked_again(app: CloudQ, plan: FaultPlan, call: str) 
     run_until_idle(app)
     plan.assert_all_happened()
     assert (sorted(seen), [r.state for r in results]) == ([0, 1], [State.SUCCESS] * 2)
+
+
+@pytest.mark.timeout(60)
+def test_virtual_time_has_no_pauses_between_tries(app: CloudQ, plan: FaultPlan) -> None:
+    app.conf.publish_retries = 14  # the pauses would come to half an hour
+    seen = ran(app)
+    plan.throttle("send", times=14)
+    send(app, 1)
+    run_until_idle(app)
+    plan.assert_all_happened()
+    assert seen == [0]
+
+
+def test_a_claim_on_a_key_is_held_by_virtual_time(app: CloudQ, plan: FaultPlan) -> None:
+    clock, times = clock_of(app), list[float]()
+    clock.advance(10_000)  # a claim that went by the real time would have ended already
+    start = clock()
+    app.task(name="once", idempotent=True)(lambda n: times.append(clock() - start))
+    plan.die("end", task="once")
+    send(app, 1, "once")
+    send(app, 1, "once")
+    for _ in range(20):  # the second asks every 5 s, until the first has come back and ended
+        run_until_idle(app)
+        clock.advance(5)
+    plan.assert_all_happened()
+    assert times == [0, 60]
 
 
 def test_only_the_messages_that_are_meant_are_throttled(plan: FaultPlan) -> None:

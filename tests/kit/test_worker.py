@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -54,6 +55,20 @@ def test_run_until_idle_waits_for_all_that_comes_of_a_task(app: CloudQ) -> None:
         assert len(running.run_until_idle()) == 21
         assert seen == list(range(20, -1, -1))
         assert running.run_until_idle() == []
+
+
+def test_idle_is_not_the_moment_between_two_tasks(app: CloudQ) -> None:
+    """However often a single thread puts one down before it takes up the next."""
+    task: Any = app.task(name="t")(lambda n: n)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with worker(app, threads=1) as running:
+            for _ in range(20):
+                app.publish(task.prepare(n) for n in range(20))
+                assert len(running.run_until_idle()) == 20
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_a_worker_runs_as_many_tasks_at_a_time_as_it_has_threads(app: CloudQ) -> None:

@@ -42,13 +42,14 @@ class Worker:
         self.app = app
         self.settlements: list[Settlement] = []
         """What became of each message, in the order in which they were settled."""
+        self._told = 0
         self._queues = None if queues is None else list(queues)
         self._count = threads
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
         self._stopping = False
         self._busy = 0
-        # A look that finds nothing counts only if nothing has ended or was asked for since.
+        # Who waits for idleness asks for another look: one that found nothing before is no answer.
         self._events = 0
         self._empty_at = -1
         self._error: BaseException | None = None
@@ -76,7 +77,7 @@ class Worker:
         """Start the threads."""
         inside = indoors(self.app)
         if inside is not None and inside.time is not None:
-            inside.time.join(self.run_until_idle)
+            inside.time.join(self._idle)
         self._threads = [
             threading.Thread(target=self._work, args=(number,), name=f"cloudq-test-{number}")
             for number in range(self._count)
@@ -89,7 +90,7 @@ class Worker:
         """Let running tasks end and stop the threads. Raises `TimeoutError` naming what runs."""
         inside = indoors(self.app)
         if inside is not None and inside.time is not None and self._threads:
-            inside.time.part(self.run_until_idle)
+            inside.time.part(self._idle)
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -105,13 +106,17 @@ class Worker:
             self._turner.join(timeout)
 
     def run_until_idle(self, timeout: float = 60.0) -> list[Settlement]:
-        """Wait until nothing runs and nothing is due; what became of messages meanwhile.
+        """Wait until nothing runs and nothing is due; what was settled since the last call of this.
 
         Raises `TimeoutError` after `timeout` real seconds, and what a service raised that fails
         and goes on failing.
         """
+        self._idle(timeout)
+        told, self._told = self._told, len(self.settlements)
+        return self.settlements[told : self._told]
+
+    def _idle(self, timeout: float = 60.0) -> None:
         deadline = time.monotonic() + timeout
-        before = len(self.settlements)
         with self._changed:
             if not self._threads:
                 raise RuntimeError("the worker is not running: start it, or use a with block")
@@ -120,40 +125,35 @@ class Worker:
             while self._error is None and (self._busy or self._empty_at != self._events):
                 if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                     raise TimeoutError(
-                        f"{self._busy} tasks still run, {len(self.settlements) - before} have "
+                        f"{self._busy} tasks still run, {len(self.settlements)} have "
                         f"ended after {timeout:g} s: does one send itself, or wait for the test?"
                     )
             error, self._error = self._error, None
         if error is not None:
             raise error
-        return self.settlements[before:]
 
     # ---- the threads
 
     def _work(self, number: int) -> None:
         hand = Hand(self.app, hostname=f"test-{number}", run_async=self._run_async)
-        turn = number
         while True:
             with self._changed:
                 if self._stopping:
                     return
                 events = self._events
                 self._busy += 1
-            worked = False
             try:
-                worked = self._look(hand, turn)
+                # Busy until it finds nothing, so that what a task sends is not overlooked.
+                while not self._stopping and self._look(hand, number):
+                    number += 1
             except BaseException as error:  # shown where the test waits; a thread shows it nobody
                 log.exception("a thread of the test's worker failed")
                 self._error = error
-            turn += 1
             with self._changed:
                 self._busy -= 1
-                if worked:
-                    self._events += 1
-                elif events == self._events:
-                    self._empty_at = events
+                self._empty_at = max(self._empty_at, events)
                 self._changed.notify_all()
-                if not worked and not self._stopping and self._events == events:
+                if not self._stopping and self._events == events:
                     self._changed.wait(_GLANCE)
 
     def _look(self, hand: Hand, turn: int) -> bool:
