@@ -25,7 +25,7 @@ from typing import (
     overload,
 )
 
-from cloudq import lifecycle, plugins, settings
+from cloudq import lifecycle, settings
 from cloudq.annotations import annotate
 from cloudq.arguments import Arguments
 from cloudq.backend import Backend
@@ -55,6 +55,7 @@ from cloudq.outcome import Job
 from cloudq.parking import Parking
 from cloudq.record import Record, State
 from cloudq.result import AsyncResult, EagerResult
+from cloudq.services import Services
 from cloudq.settings import Settings
 from cloudq.settlement import Action
 from cloudq.shared import APPS
@@ -105,7 +106,8 @@ class CloudQ:
         }
         self.conf: Settings = settings.load(self._given)
         self._builtin = builtin_tasks(self, self.tasks)
-        self._envelopes = Envelopes(self.tasks, lambda: self.conf)
+        self.services = Services()
+        self._envelopes = Envelopes(self.tasks, lambda: self.conf, self.now)
         self._lock = RLock()
         self._broker: Broker | None = None
         self._backend: Backend | None = None
@@ -553,6 +555,7 @@ class CloudQ:
             self._envelopes.planned,
             expires=lambda: self.conf.result_expires,
             takes_request=lambda name: name in self.tasks and self.tasks[name].arguments.takes(2),
+            clock=self.now,
         )
         return Workflows(
             planner=planner,
@@ -580,6 +583,10 @@ class CloudQ:
 
     # ---- what it stands on
 
+    def now(self) -> float:
+        """The time that this app goes by, in epoch seconds; tests can set it."""
+        return self.services.clock()
+
     def executor(
         self,
         *,
@@ -602,13 +609,14 @@ class CloudQ:
             is_eager=eager,
             codec=self.codec,
             stop_at_hard_limit=stop_at_hard_limit or eager,
+            clock=self.now,
             **more,
         )
 
     @property
     def codec(self) -> Codec:
         """How this app writes and reads messages, as its settings say."""
-        return Codec.of(self.conf, self.name)
+        return Codec.of(self.conf, self.name, clock=self.now)
 
     @property
     def broker(self) -> Broker:
@@ -618,13 +626,15 @@ class CloudQ:
                 url = self.conf.broker
                 keeps = self.conf.backend_url is not None
                 self._broker = Broker(
-                    plugins.open_broker(url),
+                    self.services.open_broker(url),
                     url=url,
                     publish_retries=self.conf.publish_retries,
                     parking=Parking(self._parking_backend) if keeps else None,
                     codec=self.codec,
                     announce=lifecycle.announced,
                     published=lifecycle.published,
+                    clock=self.now,
+                    sleep=self.services.sleep,
                 )
             return self._broker
 
@@ -640,10 +650,11 @@ class CloudQ:
             url = self.conf.backend_url
             if self._backend is None and url is not None:
                 self._backend = Backend(
-                    plugins.open_backend(url),
+                    self.services.open_backend(url),
                     url=url,
                     expires=self.conf.result_expires,
                     history=self._history(),
+                    clock=self.now,
                 )
             return self._backend
 
@@ -656,6 +667,7 @@ class CloudQ:
             expires=conf.task_events_expires,
             arguments=conf.task_events_args,
             max_body=conf.max_body,
+            clock=self.now,
         )
 
     def close(self) -> None:

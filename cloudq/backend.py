@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 
+from cloudq.clock import Clock, real_time
 from cloudq.driver import (
     BackendDriver,
     Change,
@@ -68,9 +69,11 @@ class Backend:
         url: str,
         expires: float = 86_400.0,
         history: History | None = None,
+        clock: Clock = real_time,
     ) -> None:
         self.history = history
         self.driver = driver
+        self.clock = clock
         self.url = url
         self.expires = expires
 
@@ -92,7 +95,7 @@ class Backend:
 
         For deliveries whose lease is known to hold: nobody else can be writing.
         """
-        expires = time.time() + self.expires
+        expires = self.clock() + self.expires
         items = [to_item(record, expires) for record in records]
         return {records[i].id: failure for i, failure in self.put(items).items()}
 
@@ -106,7 +109,7 @@ class Backend:
             set=fields,
             # What an earlier state has left, say a retry's error, is not part of the end.
             remove=(RECORD_FIELDS if record.terminal else _OF_A_STATE) - fields.keys(),
-            expires=time.time() + self.expires,
+            expires=self.clock() + self.expires,
             when=(
                 Check(field="fence", op=Op.LE, value=record.fence, or_absent=True),
                 *(
@@ -127,7 +130,7 @@ class Backend:
         change = Change(
             set={"revoked": True},
             # It may wait for its time much longer than results are kept; its end replaces this.
-            expires=time.time() + max(self.expires, _REVOKED),
+            expires=self.clock() + max(self.expires, _REVOKED),
             when=tuple(
                 Check(field="state", op=Op.NE, value=str(state), or_absent=True)
                 for state in sorted(TERMINAL)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
 
+from cloudq.clock import Clock, real_time
 from cloudq.codecs import Codec
 from cloudq.driver import (
     BrokerDriver,
@@ -97,6 +98,8 @@ class Broker:
         codec: Codec | None = None,
         announce: Callable[[Sequence[TaskMessage]], Sequence[TaskMessage]] = _as_they_are,
         published: Callable[[Sequence[TaskMessage]], None] = _unheard,
+        clock: Clock = real_time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.codec = codec or Codec()
         self.driver = driver
@@ -105,6 +108,8 @@ class Broker:
         self._published = published
         self._publish_retries = publish_retries
         self._parking = parking
+        self.clock = clock
+        self._sleep = sleep
 
     def limits(self, queue: str) -> Limits:
         return self.driver.limits(queue)
@@ -134,7 +139,7 @@ class Broker:
         anything is sent, and `PublishError` naming what was refused.
         """
         messages = self._announce(messages)
-        now = time.time()
+        now = self.clock()
         queues: dict[str, dict[int, Outgoing]] = {}
         for place, message in enumerate(messages):
             queues.setdefault(message.queue, {})[place] = self._outgoing(message, now)
@@ -230,7 +235,7 @@ class Broker:
         waiting = list(outgoing)
         for attempt in range(self._publish_retries + 1):
             if attempt:
-                time.sleep(0.05 * 2**attempt)
+                self._sleep(0.05 * 2**attempt)
             for batch in _batches(waiting, outgoing, self.driver.limits(queue)):
                 start = time.monotonic()
                 try:

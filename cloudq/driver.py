@@ -6,7 +6,7 @@ wrap errors: the portable `Broker` and `Backend` do that once, for every service
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -360,6 +360,22 @@ class BackendDriver(Protocol):
     def error_code(self, error: Exception) -> Code: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A broker or a store that can go by a clock of the caller's; a driver may have it too."""
+
+    def keep_time(self, clock: Callable[[], float]) -> None:
+        """Go by `clock` (epoch seconds) from now on, and wake who waits to look at it.
+
+        Call it again when that clock was moved by hand.
+        """
+        ...
+
+    def next_due(self) -> float:
+        """When the next message that waits, or is leased, can be received; inf for never."""
+        ...
 
 
 @runtime_checkable

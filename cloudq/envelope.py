@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields as fields_of
 from functools import cache
@@ -11,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
+from cloudq.clock import Clock, real_time
 from cloudq.codec import to_wire
 from cloudq.codecs.serializers import PICKLE, pickled
 from cloudq.errors import InvalidArguments
@@ -34,9 +34,15 @@ def zone_of(name: str) -> ZoneInfo:
 class Envelopes:
     """Envelopes of one app's calls. `tasks` may grow; other names are sent as they are."""
 
-    def __init__(self, tasks: Mapping[str, Task[..., Any]], conf: Callable[[], Settings]) -> None:
+    def __init__(
+        self,
+        tasks: Mapping[str, Task[..., Any]],
+        conf: Callable[[], Settings],
+        clock: Clock = real_time,
+    ) -> None:
         self._tasks = tasks
         self._conf = conf
+        self._clock = clock
         self._router = Router(None, ())
 
     @property
@@ -99,7 +105,7 @@ class Envelopes:
 
         Raises `ConfigurationError` for a priority on a queue that has none.
         """
-        now = time.time()
+        now = self._clock()
         task = self._tasks.get(name)
         expires = task.policy.expires if task else None
         own = task.policy.queue if task else None

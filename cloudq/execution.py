@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import inspect
 import logging
-import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from cloudq import idempotency, lifecycle, signals
 from cloudq.backend import Backend
 from cloudq.broker import ORDERED_PATIENCE
 from cloudq.canvas.plan import Planner
+from cloudq.clock import Clock, real_time
 from cloudq.codec import dump_value
 from cloudq.codecs import Codec
 from cloudq.codecs.arguments import arguments
@@ -103,7 +103,9 @@ class Executor:
         stop_at_hard_limit: bool = False,
         is_eager: bool = False,
         codec: Codec | None = None,
+        clock: Clock = real_time,
     ) -> None:
+        self.clock = clock
         self._codec = codec or Codec()
         self._open_backend = backend
         self._tasks = tasks
@@ -114,7 +116,7 @@ class Executor:
         self._is_eager = is_eager
         self._gather = gather
         self._outcomes = Outcomes(
-            tasks=tasks, conf=conf, limits=limits, hostname=hostname, planner=planner
+            tasks=tasks, conf=conf, limits=limits, hostname=hostname, planner=planner, clock=clock
         )
         self._gate = Gate(lease=conf.lease)
         self.tracing = open_tracing(conf.tracing)
@@ -163,7 +165,7 @@ class Executor:
         """
         jobs: list[Job] = []
         settled: list[Settled] = []
-        now = time.time()
+        now = self.clock()
         for delivery in deliveries:
             opened = self._decoded(delivery, now)
             if isinstance(opened, Job):
@@ -230,7 +232,7 @@ class Executor:
         if record is not None and record.revoked:
             # Two deliveries may both come to this: the end that is recorded first stays.
             return self._revoked(replace(job, fenced=attempts > 1), "revoked")
-        if message.not_before is not None and message.not_before > time.time() + _EARLY:
+        if message.not_before is not None and message.not_before > self.clock() + _EARLY:
             # A hop of a delay that is longer than the service's own.
             return settle(message, Action.ACK, resend=copy_of(message), reason="not due yet")
         allowed = self._conf.max_deliveries * (ORDERED_PATIENCE if in_place else 1)
@@ -318,7 +320,7 @@ class Executor:
 
     def _run(self, job: Job, visit: Visit) -> Settlement:
         task = self._tasks[job.message.task]
-        started = time.time()
+        started = self.clock()
         try:
             args, kwargs = arguments(job.message)
             if job.message.gather is not None:
@@ -357,7 +359,7 @@ class Executor:
         if lifecycle.watched(task):
             request = self._bare(job.message)
             context = Context(request=request, args=request.args, kwargs=request.kwargs)
-            lifecycle.after(task, context, settlement, error, started)
+            lifecycle.after(task, context, settlement, error, self.clock() - started)
         return settlement
 
     def _outcome(
@@ -370,7 +372,7 @@ class Executor:
             except Exception as error:  # what it raised makes no sense: a countdown like "soon"
                 settlement, value = self._outcomes.failed(job, error, started), error
             if lifecycle.watched(task):
-                lifecycle.after(task, context, settlement, value, started)
+                lifecycle.after(task, context, settlement, value, self.clock() - started)
             return settlement
         finally:
             current_request.reset(token)
@@ -592,7 +594,7 @@ class Executor:
             return settlement
         if settlement.state is not State.SUCCESS:
             return replace(settlement, drop=claim.key)
-        expires = time.time() + self._conf.idempotency_expires
+        expires = self.clock() + self._conf.idempotency_expires
         value = settlement.record.value if settlement.record else None
         done = idempotency.completed(claim.key, settlement.task_id, value, expires)
         return replace(settlement, extra=done)

@@ -6,7 +6,6 @@ The states are those of Powertools' idempotency: in progress until a time, then 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +112,7 @@ def _write_claim(
             "done": False,
         },
         remove=frozenset({"value"}),
-        expires=time.time() + (time_limit or _IN_PROGRESS),
+        expires=backend.clock() + (time_limit or _IN_PROGRESS),
         when=when,
     )
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,16 +42,19 @@ def watched(task: Task[..., Any]) -> bool:
 
 
 def after(
-    task: Task[..., Any], context: Context, settlement: Settlement, value: object, started: float
+    task: Task[..., Any], context: Context, settlement: Settlement, value: object, took: float
 ) -> None:
-    """Just after the call, which returned or raised `value`; the request is still current."""
+    """Just after the call of `took` seconds, which returned or raised `value`.
+
+    The request is still current.
+    """
     request, args, kwargs = context.request, context.args, context.kwargs
     state = _state(settlement, value)
     error = settlement.error
     if state == State.SUCCESS:
         _hook(task.on_success, value, request.id, args, kwargs)
         if signals.task_success:
-            signals.task_success.send(task, result=value, runtime=time.time() - started)
+            signals.task_success.send(task, result=value, runtime=took)
     elif state == State.RETRY:
         reason = value if isinstance(value, Retry) else Retry(str(value), cause=error)
         einfo = ExceptionInfo(error or reason)

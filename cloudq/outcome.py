@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from cloudq.canvas.freezing import brief, ends_of
 from cloudq.canvas.nodes import Node
 from cloudq.canvas.plan import Planner, too_deep
 from cloudq.canvas.slots import Slot, Word
+from cloudq.clock import Clock, real_time
 from cloudq.codec import dump_value
 from cloudq.driver import Delivery, Limits
 from cloudq.errors import ConfigurationError, Reject, Replaced
@@ -64,7 +64,9 @@ class Outcomes:
         limits: Callable[[str], Limits],
         hostname: str,
         planner: Planner,
+        clock: Clock = real_time,
     ) -> None:
+        self.clock = clock
         self._planner = planner
         self._tasks = tasks
         self._conf = conf
@@ -171,7 +173,7 @@ class Outcomes:
         )
         if in_place:
             return replace(settled, action=Action.RELEASE, after=delay)
-        not_before = time.time() + delay if delay else None
+        not_before = self.clock() + delay if delay else None
         # A turn under a rate limit was for this try alone.
         again = {"waits": 0, "turn": None, **(changes or {})}
         again |= {"retries": message.retries + 1, "not_before": not_before}
@@ -224,7 +226,7 @@ class Outcomes:
             task=message.task,
             value=value,
             started_at=started,
-            finished_at=time.time() if state in TERMINAL else None,
+            finished_at=self.clock() if state in TERMINAL else None,
             retries=message.retries,
             fence=job.fence,
             queue=message.queue,
@@ -237,7 +239,7 @@ class Outcomes:
         """Look at an unrun job again later, as a copy: waiting must not count as deliveries."""
         if self.stays_in_place(job.delivery):
             return settle(job.message, Action.RELEASE, after=after, reason=reason)
-        copy = copy_of(job.message, not_before=time.time() + after)
+        copy = copy_of(job.message, not_before=self.clock() + after)
         return settle(job.message, Action.ACK, resend=copy, reason=reason)
 
     def over_limit(self, job: Job, wait: Wait) -> Settlement:
@@ -246,7 +248,7 @@ class Outcomes:
             # Each look is a delivery, so there are to be few of them.
             after = min(max(wait.after, 2.0 ** min(job.delivery.attempts, 10)), FARTHEST)
             return settle(job.message, Action.RELEASE, after=after, reason=wait.reason)
-        due = wait.turn or time.time() + wait.after
+        due = wait.turn or self.clock() + wait.after
         copy = copy_of(job.message, not_before=due, waits=job.message.waits + 1, turn=wait.turn)
         return settle(job.message, Action.ACK, resend=copy, reason=wait.reason)
 

@@ -53,7 +53,7 @@ class Parking:
 
         The largest body is the largest item of the store, less about 1 KB.
         """
-        now = time.time()
+        now = self._backend().clock()
         handles = [f"{round((now + m.delay) * 1000):015d}#{m.id}" for m in messages]
         items = [
             Item(key=Key(_partition(queue), handle), fields=_fields(message))
@@ -100,7 +100,7 @@ class Parking:
 
         The time is epoch seconds. Raises what `send` raises; what it refuses stays parked.
         """
-        now = time.time()
+        now = self._backend().clock()
         page = self.parked(queue, count=batch)
         due = page[0].due if page else None
         if due is not None and due <= now:
@@ -111,7 +111,7 @@ class Parking:
     def worth_a_look(self, queue: str, *, every: float) -> bool:
         """Whether one may be due, or the last look is `every` seconds past."""
         looked, due = self._looked.get(queue, (0.0, inf))
-        return time.time() >= min(looked + every, due)
+        return self._backend().clock() >= min(looked + every, due)
 
     def wait(self, timeout: float) -> None:
         """Wait until this process parks a message, or for `timeout` seconds."""
@@ -124,17 +124,17 @@ class Parking:
 
     def _send_claimed(self, queue: str, send: Send, batch: int) -> float | None:
         if not self._claim(queue):
-            return time.time() + _CLAIM / 10
+            return self._backend().clock() + _CLAIM / 10
         try:
             return self._send_due(queue, send, batch)
         finally:
             self._unclaim(queue)
 
     def _send_due(self, queue: str, send: Send, batch: int) -> float | None:
-        ends = time.time() + _CLAIM / 2
+        ends = self._backend().clock() + _CLAIM / 2
         while True:
             page = self.parked(queue, count=batch)
-            now = time.time()
+            now = self._backend().clock()
             due = [message for message in page if message.due <= now]
             if not due:
                 return page[0].due if page else None
@@ -142,11 +142,12 @@ class Parking:
             refused = {failure.index for failure in failures}
             sent = [m.handle for place, m in enumerate(due) if place not in refused]
             self._backend().delete([Key(_partition(queue), handle) for handle in sent])
-            if refused or time.time() > ends:  # what is left is tried again soon, by someone
+            # What is left is tried again soon, by someone.
+            if refused or self._backend().clock() > ends:
                 return now + 1.0
 
     def _claim(self, queue: str) -> bool:
-        now = time.time()
+        now = self._backend().clock()
         change = Change(
             set={"owner": self._owner, "until": now + _CLAIM},
             expires=now + 86_400.0,

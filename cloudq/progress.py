@@ -6,7 +6,6 @@ next invocation of a function finds them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeVar, cast
@@ -111,4 +110,4 @@ def _value(item: Item) -> Any:
 
 
 def _expires(backend: Backend) -> float:
-    return time.time() + max(backend.expires, _KEPT)
+    return backend.clock() + max(backend.expires, _KEPT)

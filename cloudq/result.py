@@ -199,7 +199,7 @@ class AsyncResult(Generic[R]):
                 record,
                 state=State.REVOKED,
                 error="revoked",
-                finished_at=time.time(),
+                finished_at=self.backend.clock(),
                 scheduled=None,
             )
             if self.backend.advance(ended) is None:

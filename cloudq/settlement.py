@@ -8,7 +8,6 @@ at any point repeats work and loses none.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -251,7 +250,7 @@ def _send(
     except (EncodeError, ConfigurationError) as never:
         # One of them, and nothing was sent: a retry makes a body longer, or the queue cannot delay.
         if len(settled) == 1:
-            return [_kept(settled[0], never)], [], None
+            return [_kept(settled[0], never, broker.clock())], [], None
         return _send_singly(settled, broker)
     sent: list[Settled] = []
     unsent: list[Settled] = []
@@ -279,14 +278,14 @@ def _send_singly(
     return sent, unsent, error
 
 
-def _kept(pair: Settled, why: CloudQError) -> Settled:
+def _kept(pair: Settled, why: CloudQError, now: float) -> Settled:
     """The message itself in place of a copy that can never be sent."""
     delivery, settlement = pair
     due = settlement.resend.not_before if settlement.resend else None
     return delivery, replace(
         settlement,
         action=Action.RELEASE,
-        after=max(0.0, due - time.time()) if due else 0.0,
+        after=max(0.0, due - now) if due else 0.0,
         resend=None,
         record=None,
         reason=f"{settlement.reason}; kept, since its copy cannot be sent: {why}",
@@ -295,7 +294,7 @@ def _kept(pair: Settled, why: CloudQError) -> Settled:
 
 def _store(settled: Sequence[Settled], backend: Backend) -> tuple[Sequence[Settled], list[Settled]]:
     """Write records over what is there; the pairs that are done, and those to try again."""
-    expires = time.time() + backend.expires
+    expires = backend.clock() + backend.expires
     items: list[Item] = []
     owners: list[int] = []
     for place, (_, settlement) in enumerate(settled):
@@ -327,11 +326,11 @@ def _events(settled: Sequence[Settled], history: History) -> list[Item]:
         item
         for delivery, settlement in settled
         if history.keeps(settlement.state)
-        for item in history.items(_happened(delivery, settlement), delivery.body)
+        for item in history.items(_happened(delivery, settlement, history.clock()), delivery.body)
     ]
 
 
-def _happened(delivery: Delivery, settlement: Settlement) -> Record:
+def _happened(delivery: Delivery, settlement: Settlement, now: float) -> Record:
     """What an event says of an outcome, also of one that leaves no record."""
     if settlement.record is not None:
         return settlement.record
@@ -341,7 +340,7 @@ def _happened(delivery: Delivery, settlement: Settlement) -> Record:
         task=settlement.task,
         queue=delivery.queue,
         error=settlement.reason or None,
-        finished_at=time.time(),
+        finished_at=now,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import difflib
 import random
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -313,6 +312,7 @@ class Publisher(Canvas, Protocol):
 
     @property
     def zone(self) -> tzinfo: ...
+    def now(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -646,7 +646,7 @@ class Task(Hooks, Generic[P, R]):
             )
         if eta is not None:
             due = zoned(eta, self._app.zone)
-            countdown = max(0.0, (due - datetime.now(UTC)).total_seconds())
+            countdown = max(0.0, due.timestamp() - self._app.now())
         retry = Retry(
             str(exc or "retry"),
             countdown=countdown,
@@ -681,5 +681,5 @@ class Task(Hooks, Generic[P, R]):
                 raise InvalidArguments(f"{self.name}.retry: {min(unusable)} cannot be changed")
             changes |= options
             if "expires" in options:
-                changes["expires"] = made.expiry(time.time(), None, self._app.zone)
+                changes["expires"] = made.expiry(self._app.now(), None, self._app.zone)
         return changes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_right, insort
 from collections.abc import Callable, Mapping, Sequence
@@ -147,6 +148,16 @@ class MemoryBackend:
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()
+
+    def keep_time(self, clock: Callable[[], float]) -> None:
+        """Go by this clock from now on, with all who share the items."""
+        with self._items.changed:
+            self._items.clock = clock
+            self._items.changed.notify_all()
+
+    def next_due(self) -> float:
+        """Return `inf`: nothing here comes due by itself."""
+        return math.inf
 
     def watch(self) -> MemoryWatcher:
         """Return an ear that hears every write from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
@@ -49,6 +50,20 @@ class MemoryQueues:
             if name not in self._queues:
                 self._queues[name] = MemoryQueue(name=name, clock=self._clock)
             return self._queues[name]
+
+    def keep_time(self, clock: Callable[[], float]) -> None:
+        """Let every queue go by this clock, those to come too."""
+        with self._lock:
+            self._clock = clock
+            queues = list(self._queues.values())
+        for queue in queues:
+            queue.keep_time(clock)
+
+    def next_due(self) -> float:
+        """Return when the next message of any queue can be received, `inf` for never."""
+        with self._lock:
+            queues = list(self._queues.values())
+        return min((queue.next_due() for queue in queues), default=math.inf)
 
     def names(self) -> list[str]:
         """Return the names of the queues in use, in their order."""
@@ -119,6 +134,14 @@ class MemoryBroker:
     def dead_letter(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
         """Move to the queue's dead letters, with the reason."""
         return _lost(self._queues.get(d.queue).dead_letter(d, reason) for d in deliveries)
+
+    def keep_time(self, clock: Callable[[], float]) -> None:
+        """Go by this clock from now on, with all who share the queues."""
+        self._queues.keep_time(clock)
+
+    def next_due(self) -> float:
+        """Return when the next message can be received, `inf` for never."""
+        return self._queues.next_due()
 
     def error_code(self, error: Exception) -> Code:
         """Return the code of a `Refusal`; this service has no other error."""

@@ -88,6 +88,17 @@ class MemoryQueue:
                 self.changed.wait(min(left, max(self._next_due() - self.clock(), 0.0)))
             return taken
 
+    def keep_time(self, clock: Callable[[], float]) -> None:
+        """Go by this clock from now on; who waits looks at it."""
+        with self.changed:
+            self.clock = clock
+            self.changed.notify_all()
+
+    def next_due(self) -> float:
+        """Return when the next message can be received, `inf` for never."""
+        with self.changed:
+            return self._next_due()
+
     def ack(self, delivery: Delivery) -> bool:
         """Delete the message; False when its lease was lost."""
         with self.changed:

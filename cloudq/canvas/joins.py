@@ -9,7 +9,6 @@ comes by here again and does what is missing.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -187,7 +186,7 @@ class Joins:
             self._broker.send(plan.messages)
 
     def _claim(self, join: str) -> bool:
-        now = time.time()
+        now = self.backend.clock()
         change = Change(
             set={"owner": self._owner, "until": now + _CLAIM},
             keep_expires=True,
@@ -245,7 +244,7 @@ class Joins:
                 state=State.FAILURE,
                 error_type=CHORD_ERROR,
                 error=why,
-                finished_at=time.time(),
+                finished_at=self.backend.clock(),
             )
             for id in (*ends(node), *ends_of(place.rest))
         ]
@@ -266,7 +265,7 @@ class Joins:
         number = _ADDED + int(cast("int", root["added"]))
         index = number * SHARD
         fields = {"left": frozenset({str(index)}), "ids": orjson.dumps([id]).decode()}
-        expires = time.time() + self.backend.expires
+        expires = self.backend.clock() + self.backend.expires
         shard = Item(key=shard_key(slot.join, number), fields=fields, expires=expires)
         self.carry_out(Plan(items=[shard]))
         more = Change(add={"shards": frozenset({str(number)})}, keep_expires=True)

@@ -7,7 +7,6 @@ callbacks, and the slot of a join that its value is for.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -27,6 +26,7 @@ from cloudq.canvas.nodes import (
     walk,
 )
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
+from cloudq.clock import Clock, real_time
 from cloudq.codec import to_wire
 from cloudq.driver import Item, Value
 from cloudq.message import TaskMessage
@@ -104,17 +104,19 @@ class Planner:
         *,
         expires: Callable[[], float],
         takes_request: Callable[[str], bool],
+        clock: Clock = real_time,
     ) -> None:
         self._envelope = envelope
         self._expires = expires
         self._takes_request = takes_request
+        self._clock = clock
 
     def start(self, node: Node[Any], before: Before, place: Place) -> Plan:
         """What starts a frozen node."""
         plan = Plan()
         self._start(plan, node, before, place)
         if plan.items:
-            _outlast(plan)
+            _outlast(plan, self._clock())
         return plan
 
     def after(self, message: TaskMessage, record: Record) -> Plan:
@@ -226,7 +228,7 @@ class Planner:
 
     def shard_items(self, join: str, ids: Sequence[str], *, first: int = 0) -> list[Item]:
         """Shards for members with these ids, from number `first` on (the start of a shard)."""
-        expires = time.time() + self._expires()
+        expires = self._clock() + self._expires()
         shards: list[Item] = []
         for start in range(0, len(ids), SHARD):
             part = ids[start : start + SHARD]
@@ -251,7 +253,7 @@ class Planner:
             "count": count,
             "follows": orjson.dumps(follows).decode(),
         }
-        return Item(key=join_key(join), fields=fields, expires=time.time() + self._expires())
+        return Item(key=join_key(join), fields=fields, expires=self._clock() + self._expires())
 
     def _message(self, node: Signature[Any], before: Before, place: Place) -> TaskMessage:
         takes = not node.immutable
@@ -274,9 +276,9 @@ class Planner:
         )
 
 
-def _outlast(plan: Plan) -> None:
+def _outlast(plan: Plan, now: float) -> None:
     """Have what joins keep live on for as long after the last member's delay as without one."""
-    delay = max((m.not_before or 0.0 for m in plan.messages), default=0.0) - time.time()
+    delay = max((m.not_before or 0.0 for m in plan.messages), default=0.0) - now
     if delay > 0:
         plan.items = [
             replace(item, expires=item.expires + delay) if item.expires else item

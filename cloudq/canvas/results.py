@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -224,7 +223,7 @@ def restored(outlines: str, make: Make) -> list[Any]:
 def save_group(result: GroupResult[Any], backend: Backend) -> None:
     """Keep the ids of a group's members."""
     fields = {"ids": orjson.dumps(result.as_tuple()).decode()}
-    expires = time.time() + backend.expires
+    expires = backend.clock() + backend.expires
     failures = backend.put([Item(key=_group_key(result.id), fields=fields, expires=expires)])
     if failures:
         raise BackendError(f"the group was not saved: {failures[0].reason}", code=failures[0].code)

@@ -9,13 +9,13 @@ releases dead-letter it as a version that they do not know.
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 import orjson
 
+from cloudq.clock import Clock, real_time
 from cloudq.codec import decode, encode
 from cloudq.codecs import celery_in, celery_out
 from cloudq.codecs.compression import COMPRESSIONS, compress, expand
@@ -48,9 +48,10 @@ class Codec:
     signed_only: bool = False
     signature_expires: float | None = None
     celery: frozenset[str] = frozenset()
+    clock: Clock = real_time
 
     @classmethod
-    def of(cls, conf: Settings, app: str) -> Self:
+    def of(cls, conf: Settings, app: str, *, clock: Clock = real_time) -> Self:
         """The codec that an app's settings describe. Raises `ConfigurationError`."""
         for name in conf.accept_content:
             if name in _LIBRARIES:
@@ -65,6 +66,7 @@ class Codec:
             signed_only=bool(keys) and conf.signing_required,
             signature_expires=conf.signing_expires,
             celery=frozenset(q for q, forms in conf.queue_accept.items() if CELERY in forms),
+            clock=clock,
         )
 
     # ---- writing
@@ -99,7 +101,7 @@ class Codec:
         if signs:
             fields |= {"app": self.app, "queue": _bare(message.queue)}
             if self.signature_expires is not None:
-                start = max(time.time(), message.not_before or 0.0)
+                start = max(self.clock(), message.not_before or 0.0)
                 fields["until"] = round(start + self.signature_expires, 3)
         if serializer != "json":
             fields["type"] = serializer
@@ -156,7 +158,7 @@ class Codec:
             raise DecodeError(f"bad signature: it is app {app!r}'s, which is not in signing_apps")
         if place != _bare(queue):
             raise DecodeError(f"bad signature: it is for queue {place!r}, not for {queue!r}")
-        if until is not None and not time.time() <= float(until) + _CLOCKS:
+        if until is not None and not self.clock() <= float(until) + _CLOCKS:
             raise DecodeError("bad signature: it has expired")
 
     def _check_type(self, serializer: object, *, signed: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from cloudq.clock import Clock, real_time
 from cloudq.codec import decode
 from cloudq.driver import Item, Key, Value
 from cloudq.errors import DecodeError
@@ -65,8 +65,17 @@ class History:
     Events are kept for `expires` seconds. With `arguments` those of the calls are kept with them.
     """
 
-    def __init__(self, level: Level, *, expires: float, arguments: bool, max_body: int) -> None:
+    def __init__(
+        self,
+        level: Level,
+        *,
+        expires: float,
+        arguments: bool,
+        max_body: int,
+        clock: Clock = real_time,
+    ) -> None:
         self.level = level
+        self.clock = clock
         self._expires = expires
         self._arguments = arguments
         self._max_body = max_body
@@ -87,7 +96,7 @@ class History:
         """
         if not self.keeps(record.state):
             return []
-        now = time.time()
+        now = self.clock()
         # A state that a later one follows has no end: STARTED has its start, RETRY neither.
         at = record.finished_at or (record.started_at if record.state is State.STARTED else None)
         ran = record.finished_at and record.started_at and record.finished_at - record.started_at

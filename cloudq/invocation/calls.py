@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -68,7 +67,7 @@ def once(
         log.info("%s was fired twice: it runs once", firing)
         return None
     answer = work()
-    backend.put([idempotency.completed(key, request, None, time.time() + _REMEMBERED)])
+    backend.put([idempotency.completed(key, request, None, backend.clock() + _REMEMBERED)])
     return answer
 
 

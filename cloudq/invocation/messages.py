@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -139,7 +138,8 @@ class Invocation:
         be copied: then all of them must come back.
         """
         ours = [pair for pair in kept if pair[1].action is Action.RELEASE]
-        copies = [_copy(delivery, settlement, self.broker.codec) for delivery, settlement in ours]
+        codec, now = self.broker.codec, self.executor.clock()
+        copies = [_copy(delivery, settlement, codec, now) for delivery, settlement in ours]
         if copies:
             self.broker.send(copies)
 
@@ -176,13 +176,13 @@ def _back(pair: Settled, reason: str) -> Settled:
     return delivery, replace(settlement, action=Action.RELEASE, after=0.0, reason=reason)
 
 
-def _copy(delivery: Delivery, settlement: Settlement, codec: Codec) -> TaskMessage:
+def _copy(delivery: Delivery, settlement: Settlement, codec: Codec, now: float) -> TaskMessage:
     try:
         message = codec.decode(delivery.body, queue=delivery.queue, limit=codec.limit)
     except DecodeError as error:
         raise NotSettled(f"{settlement.reason}; it cannot be copied: {error}") from error
     headers = {**message.headers, _DELIVERED: str(delivery.attempts)}
-    due = time.time() + settlement.after if settlement.after else message.not_before
+    due = now + settlement.after if settlement.after else message.not_before
     return copy_of(message, queue=delivery.queue, headers=headers, not_before=due)
 
 

@@ -1,41 +1,81 @@
-"""The contracts that every driver passes, as pytest base classes for adapters to subclass."""
+"""For tests: a worker in the test's process, time and faults at will, and every driver's contract.
 
-import pytest
+The contracts are pytest base classes for adapters to subclass, and need pytest; nothing else here
+does. Each name is loaded at its first use, so that naming this package costs nothing.
+"""
 
-# Plain asserts in these classes should explain themselves as those in a test file do.
-pytest.register_assert_rewrite(
-    "cloudq.testing.backend_contract",
-    "cloudq.testing.broker_contract",
-    "cloudq.testing.update_contract",
-    "cloudq.testing.ordering_contract",
-    "cloudq.testing.queue_admin_contract",
-    "cloudq.testing.scheduling_contract",
-    "cloudq.testing.waiting",
-)
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from cloudq.testing.backend_contract import BackendContract  # noqa: E402
-from cloudq.testing.broker_contract import BrokerContract  # noqa: E402
-from cloudq.testing.drain import drain  # noqa: E402
-from cloudq.testing.ordering_contract import OrderingContract  # noqa: E402
-from cloudq.testing.queue_admin_contract import AdminDriver, QueueAdminContract  # noqa: E402
-from cloudq.testing.scheduling_contract import (  # noqa: E402
-    SchedulingContract,
-    SchedulingDriver,
-)
-from cloudq.testing.update_contract import UpdateContract  # noqa: E402
-from cloudq.testing.waiting import collect, eventually, outgoing  # noqa: E402
+if TYPE_CHECKING:
+    from cloudq.testing.backend_contract import BackendContract
+    from cloudq.testing.broker_contract import BrokerContract
+    from cloudq.testing.draining import drain
+    from cloudq.testing.kit.clock import VirtualClock
+    from cloudq.testing.kit.faults import FaultPlan
+    from cloudq.testing.kit.standing import in_memory
+    from cloudq.testing.kit.workers import Worker, run_until_idle, worker
+    from cloudq.testing.ordering_contract import OrderingContract
+    from cloudq.testing.queue_admin_contract import AdminDriver, QueueAdminContract
+    from cloudq.testing.scheduling_contract import SchedulingContract, SchedulingDriver
+    from cloudq.testing.update_contract import UpdateContract
+    from cloudq.testing.waiting import collect, eventually, outgoing
 
 __all__ = [
     "AdminDriver",
     "BackendContract",
     "BrokerContract",
+    "FaultPlan",
     "UpdateContract",
     "OrderingContract",
     "QueueAdminContract",
     "SchedulingContract",
     "SchedulingDriver",
+    "VirtualClock",
+    "Worker",
     "collect",
     "drain",
     "eventually",
+    "in_memory",
     "outgoing",
+    "run_until_idle",
+    "worker",
 ]
+
+_CONTRACTS = {
+    "AdminDriver": "queue_admin_contract",
+    "BackendContract": "backend_contract",
+    "BrokerContract": "broker_contract",
+    "OrderingContract": "ordering_contract",
+    "QueueAdminContract": "queue_admin_contract",
+    "SchedulingContract": "scheduling_contract",
+    "SchedulingDriver": "scheduling_contract",
+    "UpdateContract": "update_contract",
+}
+_HOMES = _CONTRACTS | {
+    "FaultPlan": "kit.faults",
+    "VirtualClock": "kit.clock",
+    "Worker": "kit.workers",
+    "collect": "waiting",
+    "drain": "draining",
+    "eventually": "waiting",
+    "in_memory": "kit.standing",
+    "outgoing": "waiting",
+    "run_until_idle": "kit.workers",
+    "worker": "kit.workers",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    pytest = sys.modules.get("pytest")
+    if pytest is not None:
+        # Plain asserts in these modules should explain themselves as those in a test file do.
+        modules = [f"{__name__}.{home}" for home in (*sorted(set(_CONTRACTS.values())), "waiting")]
+        fresh = [module for module in modules if module not in sys.modules]
+        pytest.register_assert_rewrite(*fresh)
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -8,8 +8,6 @@ need not ask again.
 
 from __future__ import annotations
 
-import time
-
 from cloudq.backend import Backend
 from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op
 from cloudq.throttling.paces import EARLY, FARTHEST
@@ -40,7 +38,7 @@ class Buckets:
         ahead = (rate.burst - 1) * step
         seen = self._seen.get(task)
         for _ in range(_TRIES):
-            now = int(time.time() * _UNIT)
+            now = int(backend.clock() * _UNIT)
             farthest = now + ahead + int(FARTHEST * _UNIT)
             change = (
                 _opened(now, step) if seen is None or seen < now else _next(now, farthest, step)

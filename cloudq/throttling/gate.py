@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -140,10 +139,10 @@ class Visit:
                 return _look_again(
                     caller.message, f"{text or 'the task'} is busy with {busy.owner}"
                 )
-        if throttle.global_rate is None or has_come(caller.message.turn, time.time()):
+        if throttle.global_rate is None or has_come(caller.message.turn, backend.clock()):
             return None
         turn = self._buckets.take(backend, caller.message.task, throttle.global_rate)
-        now = time.time()
+        now = backend.clock()
         if turn is not None and turn <= now:
             return None
         after = FARTHEST * random.uniform(0.5, 1.0) if turn is None else turn - now

@@ -73,7 +73,7 @@ class Held:
         with self._lock:
             if self._left:
                 return False
-            text = _text(self.holder, time.time() + self.lease)
+            text = _text(self.holder, self._backend.clock() + self.lease)
             if not _write(self._backend, self.key, self.place, self._text, text)[0]:
                 log.warning(
                     "task %s lost its place under %s", self.holder.owner, self.key.partition
@@ -117,20 +117,20 @@ def hold(
     if again:
         found = backend.get([key])
         fields = found[key].fields if key in found else {}
-        chosen = _choice(fields, places, holder, time.time())
+        chosen = _choice(fields, places, holder, backend.clock())
         if isinstance(chosen, Busy):
             return chosen
         place, there = chosen
     for _ in range(_TRIES):
-        text = _text(holder, time.time() + lease)
+        text = _text(holder, backend.clock() + lease)
         written, fields = _write(backend, key, place, there, text)
         if written:
             return Held(backend, key, place, text, holder, lease)
-        chosen = _choice(fields, places, holder, time.time())
+        chosen = _choice(fields, places, holder, backend.clock())
         if isinstance(chosen, Busy):
             return chosen
         place, there = chosen
-    return Busy(owner="many", until=time.time())
+    return Busy(owner="many", until=backend.clock())
 
 
 def free(backend: Backend, key: Key, owner: str) -> None:
@@ -155,7 +155,7 @@ def _write(
         if there is None
         else Check(field=place, op=Op.EQ, value=there)
     )
-    change = Change(set={place: text}, expires=time.time() + _KEPT, when=(seen,))
+    change = Change(set={place: text}, expires=backend.clock() + _KEPT, when=(seen,))
     try:
         return True, backend.update(key, change).fields
     except ConditionFailed as error:

@@ -8,7 +8,6 @@ Whoever finds a claim looks whether its owner has ended, so a claim that was not
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 
 from cloudq.backend import Backend
@@ -75,7 +74,7 @@ class Uniques:
     def _confirm(self, backend: Backend, messages: Sequence[TaskMessage]) -> None:
         """The messages are sent: from now on their claims count for as long as they may take."""
         for message in messages:
-            until = max(time.time(), message.not_before or 0.0) + self._lasts(message)
+            until = max(backend.clock(), message.not_before or 0.0) + self._lasts(message)
             try:
                 _write(backend, message, until)
             except BackendError as error:  # it is sent, and says so when it ends
@@ -101,7 +100,7 @@ def free_key(backend: Backend, key: Key, owner: str) -> None:
     """End a claim, if it is still the owner's: one request. Raises `BackendError`."""
     change = Change(
         remove=frozenset({"owner", "until"}),
-        expires=time.time() + _SENDING,
+        expires=backend.clock() + _SENDING,
         when=(Check(field="owner", op=Op.EQ, value=owner),),
     )
     try:
@@ -112,10 +111,10 @@ def free_key(backend: Backend, key: Key, owner: str) -> None:
 
 def _claim(backend: Backend, key: Key, id: str) -> str:
     """Claim a key for a call that is about to be sent; whose it is."""
-    when = (Check(field="until", op=Op.LT, value=time.time(), or_absent=True),)
+    when = (Check(field="until", op=Op.LT, value=backend.clock(), or_absent=True),)
     owner = id
     for _ in range(_TRIES):
-        until = time.time() + _SENDING
+        until = backend.clock() + _SENDING
         try:
             backend.update(key, _claimed(id, until, when))
         except ConditionFailed as error:

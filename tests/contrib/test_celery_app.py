@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import threading
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -16,11 +15,10 @@ import cloudq
 from cloudq import ConfigurationError, signals
 from cloudq.canvas.nodes import to_dict
 from cloudq.contrib import celery as layer
-from cloudq.contrib.celery import Celery, IgnoredByCloudQ, chain, exceptions, group, states
+from cloudq.contrib.celery import Celery, IgnoredByCloudQ, chain, chord, exceptions, group, states
 from cloudq.contrib.celery.app import REFUSED
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
 from cloudq.contrib.celery.pytest import (
-    ThreadWorker,
     celery_app,
     celery_config,
     celery_parameters,
@@ -30,7 +28,7 @@ from cloudq.contrib.celery.pytest import (
 )
 from cloudq.contrib.celery.rules import Fate, Rule
 from cloudq.contrib.celery.task import call_options
-from cloudq.testing import eventually
+from cloudq.testing import Worker, eventually
 
 __all__ = [
     "celery_app",
@@ -98,7 +96,7 @@ def test_an_option_that_is_none_is_not_given() -> None:
     assert call_options(options, of="here", warned=set()) == {"countdown": 1}
 
 
-def test_calls_take_celerys_options(celery_app: Celery, celery_worker: ThreadWorker) -> None:
+def test_calls_take_celerys_options(celery_app: Celery, celery_worker: Worker) -> None:
     @celery_app.task
     def add(a: int, b: int) -> int:
         return a + b
@@ -110,9 +108,7 @@ def test_calls_take_celerys_options(celery_app: Celery, celery_worker: ThreadWor
     assert result.get(timeout=10) == 3
 
 
-def test_fixtures_run_tasks_retries_and_chains(
-    celery_app: Celery, celery_worker: ThreadWorker
-) -> None:
+def test_fixtures_run_tasks_retries_and_chains(celery_app: Celery, celery_worker: Worker) -> None:
     @celery_app.task
     def add(a: int, b: int) -> int:
         return a + b
@@ -128,12 +124,17 @@ def test_fixtures_run_tasks_retries_and_chains(
     assert group([add.s(1, 1), add.s(2, 2)]).delay().get(timeout=10) == [2, 4]
     assert flaky.delay().get(timeout=10) == 2
 
+    @celery_app.task
+    def total(values: list[int]) -> int:
+        return sum(values)
 
-def test_a_worker_that_failed_says_so_when_it_is_stopped(tmp_path: Path) -> None:
-    worker = ThreadWorker(Celery("shop", broker=f"sqlite:///{tmp_path}/no/such/folder/q.db"))
-    eventually(lambda: all(each.name != "celery_worker" for each in threading.enumerate()))
-    with pytest.raises(cloudq.CloudQError, match="folder"):
-        worker.stop()
+    assert chord([add.s(n, n) for n in range(3)])(total.s()).get(timeout=10) == 6
+
+
+def test_a_failure_that_no_test_waited_for_is_raised_at_the_end(tmp_path: Path) -> None:
+    app = Celery("shop", broker=f"sqlite:///{tmp_path}/no/such/folder/q.db")
+    with pytest.raises(cloudq.CloudQError, match="folder"), Worker(app) as worker:
+        eventually(lambda: worker.failed)
 
 
 class TestFixturesWithSettings:
@@ -233,7 +234,7 @@ class TestNames:
 
 class TestCurrent:
     def test_a_shared_task_belongs_to_the_current_app(
-        self, celery_app: Celery, celery_worker: ThreadWorker
+        self, celery_app: Celery, celery_worker: Worker
     ) -> None:
         @layer.shared_task(bind=True, acks_late=True)
         def who(self: Any) -> list[Any]:
@@ -255,7 +256,7 @@ class TestCurrent:
             layer.shared_task(acks_late=False)
 
     def test_signatures_by_name_find_the_app(
-        self, celery_app: Celery, celery_worker: ThreadWorker
+        self, celery_app: Celery, celery_worker: Worker
     ) -> None:
         @celery_app.task(name="add")
         def add(a: int, b: int) -> int:
@@ -273,7 +274,7 @@ class TestCurrent:
         ]
         assert layer.xstarmap(add, [(1, 1)]).delay().get(timeout=10) == [2]
 
-    def test_groups_are_restored(self, celery_app: Celery, celery_worker: ThreadWorker) -> None:
+    def test_groups_are_restored(self, celery_app: Celery, celery_worker: Worker) -> None:
         @celery_app.task
         def double(a: int) -> int:
             return a * 2
@@ -286,7 +287,7 @@ class TestCurrent:
         assert found.get(timeout=10) == [2, 4]
         assert celery_app.GroupResult("none") is None
 
-    def test_a_task_may_be_a_class(self, celery_app: Celery, celery_worker: ThreadWorker) -> None:
+    def test_a_task_may_be_a_class(self, celery_app: Celery, celery_worker: Worker) -> None:
         class Double(layer.Task):
             name = "double"
 

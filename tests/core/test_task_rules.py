@@ -16,7 +16,7 @@ from cloudq import CloudQ, ConfigurationError, State, Task
 from cloudq.discovery import discover
 from cloudq.shared import APPS, Apps, shared_task
 from cloudq.testing import drain
-from cloudq.testing.drain import queues_of
+from cloudq.testing.draining import queues_of
 
 
 def queue_of(app: CloudQ, name: str, **options: Any) -> str:

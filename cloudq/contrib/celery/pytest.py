@@ -15,7 +15,6 @@ the keyword arguments it is made with.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,37 +22,7 @@ import pytest
 
 from cloudq.contrib.celery.app import Celery
 from cloudq.ids import new_id
-from cloudq.testing import drain
-
-
-class ThreadWorker:
-    """Runs an app's tasks in a thread of the test's own process, until it is stopped.
-
-    Time limits and the end of a process are a real worker's only. What stops the thread, as a
-    broker that fails, is raised by `stop`.
-    """
-
-    def __init__(self, app: Celery) -> None:
-        self.app = app
-        self._stopping = threading.Event()
-        self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="celery_worker")
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                if not drain(self.app):
-                    self._stopping.wait(0.01)
-        except Exception as error:  # to be raised where the test sees it
-            self._failure = error
-
-    def stop(self) -> None:
-        """End the thread once what it runs has ended. Raises what ended it before."""
-        self._stopping.set()
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
+from cloudq.testing.kit.workers import Worker
 
 
 @pytest.fixture(scope="session")
@@ -85,13 +54,13 @@ def celery_session_app(
 
 
 @pytest.fixture
-def celery_worker(celery_app: Celery) -> Iterator[ThreadWorker]:
+def celery_worker(celery_app: Celery) -> Iterator[Worker]:
     """A worker of `celery_app`, in a thread."""
     yield from _worker(celery_app)
 
 
 @pytest.fixture(scope="session")
-def celery_session_worker(celery_session_app: Celery) -> Iterator[ThreadWorker]:
+def celery_session_worker(celery_session_app: Celery) -> Iterator[Worker]:
     """A worker of `celery_session_app`, in a thread."""
     yield from _worker(celery_session_app)
 
@@ -108,7 +77,6 @@ def _app(config: dict[str, Any], parameters: dict[str, Any]) -> Iterator[Celery]
         yield app
 
 
-def _worker(app: Celery) -> Iterator[ThreadWorker]:
-    worker = ThreadWorker(app)
-    yield worker
-    worker.stop()
+def _worker(app: Celery) -> Iterator[Worker]:
+    with Worker(app) as running:
+        yield running
