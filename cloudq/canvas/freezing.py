@@ -92,15 +92,20 @@ def final_id(node: Node[Any]) -> str:
     return str(node.id)
 
 
+def last(node: Node[Any]) -> list[Signature[Any]]:
+    """The calls whose values are those of a node, of a group all its members'."""
+    if isinstance(node, chain):
+        return last(node.tasks[-1])
+    if isinstance(node, chord):
+        return last(node.body)
+    if isinstance(node, group):
+        return [call for member in cast("group[Any]", node).tasks for call in last(member)]
+    return [cast("Signature[Any]", node)]
+
+
 def ends(node: Node[Any]) -> list[str]:
     """The ids of the tasks whose values are those of a frozen node, of a group all its members'."""
-    if isinstance(node, chain):
-        return ends(node.tasks[-1])
-    if isinstance(node, chord):
-        return ends(node.body)
-    if isinstance(node, group):
-        return [id for member in cast("group[Any]", node).tasks for id in ends(member)]
-    return [str(node.id)]
+    return [str(call.id) for call in last(node)]
 
 
 def ends_of(rest: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -17,7 +17,7 @@ import orjson
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker
-from cloudq.canvas.freezing import ends, ends_of
+from cloudq.canvas.freezing import last
 from cloudq.canvas.nodes import from_dict
 from cloudq.canvas.plan import CHORD_ERROR, Before, Place, Plan, Planner
 from cloudq.canvas.slots import SHARD, Slot, Word, join_key, shard_key
@@ -122,7 +122,8 @@ class Joins:
         except ConditionFailed:
             return  # another member has failed before, or the join is gone
         named = f"member {record.id}" + (f" ({record.task})" if record.task else "")
-        self._fail(root, f"{named} failed: {record.error_type or record.state}: {record.error}")
+        why = f"{named} failed: {record.error_type or record.state}: {record.error}"
+        self._fail(slot.join, root, why)
 
     def _discard(self, join: str, number: int, indices: Sequence[int]) -> frozenset[str] | None:
         change = Change(
@@ -220,7 +221,7 @@ class Joins:
         """Fail what follows, which cannot be started, now or ever."""
         change = Change(set={"failed": "itself"}, keep_expires=True)
         self.backend.update(join_key(join), change)
-        self._fail(root, f"it cannot be started: {why}")
+        self._fail(join, root, f"it cannot be started: {why}")
 
     def abandon(self, join: str, why: str) -> None:
         """Fail what follows a join whose header could not be sent to its end."""
@@ -233,20 +234,25 @@ class Joins:
             root = self.backend.update(join_key(join), change).fields
         except ConditionFailed:
             return
-        self._fail(root, why)
+        self._fail(join, root, why)
 
-    def _fail(self, root: Mapping[str, Value], why: str) -> None:
+    def _fail(self, join: str, root: Mapping[str, Value], why: str) -> None:
         follows = _follows(root)
         node, place = from_dict(follows["node"]), _place(follows)
+        steps = [(last(node), join), *((last(from_dict(step)), None) for step in place.rest)]
         failed = [
             Record(
-                id=id,
+                id=str(call.id),
+                task=call.task,
                 state=State.FAILURE,
                 error_type=CHORD_ERROR,
                 error=why,
                 finished_at=self.backend.clock(),
+                parent=place.parent,
+                join=came_from,
             )
-            for id in (*ends(node), *ends_of(place.rest))
+            for calls, came_from in steps
+            for call in calls
         ]
         for record in failed:
             self.backend.advance(record)

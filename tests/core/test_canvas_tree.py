@@ -158,12 +158,12 @@ def test_the_graph_of_a_chord_in_a_chain(app: Bench, t: Tasks) -> None:
         "└─ group header",
         "   ├─ add one SUCCESS",
         "   ├─ fail two FAILURE",
-        "   └─ task body FAILURE",
+        "   └─ total body FAILURE",
     ]
     named = {
         "first": first.id, "header": header.id, "one": one.id, "two": two.id, "body": result.id
     }  # fmt: skip
-    for id in (first.id, one.id, two.id):
+    for id in (first.id, one.id, two.id, result.id):
         assert lines(app, id, **named) == expected
 
 
