@@ -30,6 +30,7 @@ from cloudq.annotations import annotate
 from cloudq.arguments import Arguments
 from cloudq.backend import Backend
 from cloudq.broker import Broker
+from cloudq.call_options import CallOptions, Options
 from cloudq.canvas.builtin import builtin_tasks
 from cloudq.canvas.checks import Checks
 from cloudq.canvas.eager import run_eagerly
@@ -42,6 +43,7 @@ from cloudq.canvas.workflows import Workflows
 from cloudq.codec import dump_value
 from cloudq.codecs import Codec
 from cloudq.control import Control
+from cloudq.current_call import CurrentCall
 from cloudq.discovery import Packages, discover
 from cloudq.driver import Delivery, Limits
 from cloudq.envelope import Envelopes, zone_of
@@ -53,6 +55,7 @@ from cloudq.message import TaskMessage
 from cloudq.middleware import Middleware, current_request
 from cloudq.outcome import Job
 from cloudq.parking import Parking
+from cloudq.policy import TaskOptions, policy
 from cloudq.record import Record, State
 from cloudq.result import AsyncResult, EagerResult
 from cloudq.services import Services
@@ -60,7 +63,7 @@ from cloudq.settings import Settings
 from cloudq.settlement import Action
 from cloudq.shared import APPS
 from cloudq.states import own_state
-from cloudq.task import CallOptions, Options, Prepared, Task, TaskOptions, policy
+from cloudq.task import Prepared, Task
 from cloudq.throttling.rules import Throttle, check_templates, key_text, need_store
 from cloudq.throttling.unique import Uniques
 
@@ -191,7 +194,7 @@ class CloudQ:
     ) -> Any:
         """Make a function a task: `@app.task` or `@app.task(queue="mail", max_retries=5)`.
 
-        The options are those of `cloudq.task.TaskOptions` and `Policy`. With `bind=True` the
+        The options are those of `cloudq.policy.TaskOptions` and `Policy`. With `bind=True` the
         function's first parameter is the task itself, for `self.request` and `self.retry`.
         Raises `ConfigurationError` for a name that is taken or options that cannot be.
         """
@@ -273,7 +276,7 @@ class CloudQ:
         """The queues that the setting `task_routes` names."""
         return self._envelopes.router.queues
 
-    def retries_of(self, task: Task[..., Any]) -> int | None:
+    def retries_of(self, task: CurrentCall) -> int | None:
         """How often a task may be retried; None = for ever."""
         return task.policy.retries(self.conf.max_retries)
 

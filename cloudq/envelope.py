@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
+from cloudq.call_options import CallOptions, Options
 from cloudq.clock import Clock, real_time
 from cloudq.codec import to_wire
 from cloudq.codecs.serializers import PICKLE, pickled
@@ -19,7 +20,7 @@ from cloudq.message import CELERY, TaskMessage
 from cloudq.priorities import queue_for
 from cloudq.routing import Router
 from cloudq.settings import Settings
-from cloudq.task import CallOptions, Options, Task
+from cloudq.task import Task
 from cloudq.telemetry.tracing import Tracing, open_tracing, spanned
 
 _PLAIN = ("json", "cloudq")
