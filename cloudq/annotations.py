@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from cloudq.errors import ConfigurationError
 from cloudq.hooks import HOOKS
-from cloudq.task import Task, TaskOptions, policy
+from cloudq.policy import TaskOptions, policy
+from cloudq.task import Task
 
 # What is settled when the task is made.
 _FIXED = frozenset({"name", "base", "aliases", "pydantic"})

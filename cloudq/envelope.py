@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields as fields_of
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
+from cloudq.call_options import CallOptions, Options
+from cloudq.canvas.workflows import depth_below
 from cloudq.clock import Clock, real_time
 from cloudq.codec import to_wire
 from cloudq.codecs.serializers import PICKLE, pickled
 from cloudq.errors import InvalidArguments
 from cloudq.ids import new_id
 from cloudq.message import CELERY, TaskMessage
+from cloudq.middleware import current_request
 from cloudq.priorities import queue_for
 from cloudq.routing import Router
 from cloudq.settings import Settings
-from cloudq.task import CallOptions, Options, Task
+from cloudq.task import Task
 from cloudq.telemetry.tracing import Tracing, open_tracing, spanned
+from cloudq.throttling.rules import key_text
 
 _PLAIN = ("json", "cloudq")
 
@@ -52,6 +57,35 @@ class Envelopes:
         if source is not self._router.source:
             self._router = Router(source, CallOptions.__annotations__)
         return self._router
+
+    def of_call(
+        self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> TaskMessage:
+        """The message of a call whose task is known, checked. Raises as `arguments.check`."""
+        args, kwargs = task.arguments.check(args, kwargs)
+        throttle = task.policy.throttle
+        if throttle is not None and throttle.unique and options.unique_key is None:
+            named = partial(task.arguments.named, args, kwargs)
+            options = replace(options, unique_key=key_text(throttle.unique, args, kwargs, named))
+        return self.of_name(task.name, options, args, kwargs)
+
+    def of_name(
+        self, name: str, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> TaskMessage:
+        """The message of a call by its task's name; a call of the one that runs here, if any."""
+        parent = current_request.get()
+        message = self.make(
+            name,
+            *self.written(name, args, kwargs, options),
+            options,
+            root=parent.root_id if parent else None,
+            parent=parent.id if parent else None,
+            depth=depth_below(parent, self._conf().max_depth),
+            unique_key=options.unique_key,
+        )
+        if parent is not None:
+            parent.children.append(((message.id, None), None))
+        return message
 
     def written(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options

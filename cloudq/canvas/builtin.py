@@ -8,7 +8,8 @@ from typing import Any
 from cloudq.arguments import Arguments
 from cloudq.canvas.freezing import COLLECT
 from cloudq.errors import UnknownTask
-from cloudq.task import Policy, Publisher, Task
+from cloudq.policy import Policy
+from cloudq.task import Publisher, Task
 
 MAP, STARMAP = "cloudq.map", "cloudq.starmap"
 

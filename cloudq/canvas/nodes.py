@@ -17,7 +17,7 @@ from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.ids import new_id
 
 if TYPE_CHECKING:
-    from cloudq.task import CallOptions
+    from cloudq.call_options import CallOptions
 
 R = TypeVar("R")
 S = TypeVar("S")

@@ -68,13 +68,6 @@ class Workflows:
             raise ConfigurationError("a chord's values are in the result backend: there is none")
         return joins.values(join)
 
-    def depth(self, parent: Request | None) -> int:
-        """How deep a call made now is. Raises `RecursionError`."""
-        depth = parent.depth + 1 if parent else 0
-        if depth > self.max_depth():
-            raise too_deep(self.max_depth())
-        return depth
-
     def _place(self, *, slot: Slot | None = None, group: str | None = None) -> Place:
         parent = current_request.get()
         return Place(
@@ -82,7 +75,7 @@ class Workflows:
             group=group,
             root=parent.root_id if parent else None,
             parent=parent.id if parent else None,
-            depth=self.depth(parent),
+            depth=depth_below(parent, self.max_depth()),
             headers=trace_of(parent.headers) if parent else {},
         )
 
@@ -95,3 +88,11 @@ class Workflows:
             joins=lambda: self.joins,
             checks=self.checks,
         )
+
+
+def depth_below(parent: Request | None, most: int) -> int:
+    """How deep a call made within this one is. Raises `RecursionError`."""
+    depth = parent.depth + 1 if parent else 0
+    if depth > most:
+        raise too_deep(most)
+    return depth

@@ -14,13 +14,13 @@ import typer
 from typer.core import TyperCommand
 
 from cloudq.app import CloudQ
+from cloudq.call_options import CallOptions
 from cloudq.cli.common import JsonOption, Target, common, refuse_memory
 from cloudq.cli.output import complain, emit
 from cloudq.cli.result import as_json, outcome
 from cloudq.errors import ConfigurationError, InvalidArguments, UnknownTask
 from cloudq.record import State
 from cloudq.result import wait_for
-from cloudq.task import CallOptions
 
 _NEGATIVE = re.compile(r"-[0-9.]")
 

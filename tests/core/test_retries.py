@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudq import CloudQ, MaxRetriesExceeded, Retry, State, Task
+from cloudq.policy import policy
 from cloudq.settlement import Action
-from cloudq.task import policy
 from tests.core.bench import Bench
 
 

@@ -160,7 +160,7 @@ def _parts(value: type[Any]) -> Iterator[str]:
         yield f"  {_listed(value.__members__)}."
         return
     brief: list[str] = []
-    for name, part in vars(value).items():
+    for name, part in _own(value).items():
         plain = part.fget if isinstance(part, property) else part
         if name.startswith("_") or not inspect.isfunction(plain):
             continue
@@ -171,6 +171,16 @@ def _parts(value: type[Any]) -> Iterator[str]:
             brief.append(shown)
     if brief:
         yield f"  - also {_listed(brief)}"
+
+
+def _own(value: type[Any]) -> dict[str, Any]:
+    """A class's parts, with those of bases that have no entry of their own."""
+    unnamed = [kind for kind in value.__mro__[1:] if kind.__module__.startswith("cloudq.")]
+    kinds = [value, *(kind for kind in unnamed if kind.__name__ not in cloudq.__all__)]
+    found: dict[str, Any] = {}
+    for kind in kinds:
+        found = {**found, **{k: v for k, v in vars(kind).items() if k not in found}}
+    return found
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, overload
 
 from cloudq import shared, task
+from cloudq.call_options import CallOptions
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
+from cloudq.policy import TaskOptions
 from cloudq.result import AsyncResult
 
 P = ParamSpec("P")
@@ -30,7 +32,7 @@ class Task(task.Task[P, R]):
 
 def task_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
     """The options of a task as cloudq has them. Raises `ConfigurationError`."""
-    known = task.TaskOptions.__annotations__
+    known = TaskOptions.__annotations__
     return TASK_OPTIONS.apply(options, of=of, ours=known, warned=warned)
 
 
@@ -38,7 +40,7 @@ def call_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> di
     """The options of a call as cloudq has them; None is not given. Raises `ConfigurationError`."""
     given = {name: value for name, value in options.items() if value is not None}
     # Callbacks are parameters of their own where calls take them.
-    ours = {*task.CallOptions.__annotations__, "link", "link_error"}
+    ours = {*CallOptions.__annotations__, "link", "link_error"}
     return CALL_OPTIONS.apply(given, of=of, ours=ours, warned=warned)
 
 

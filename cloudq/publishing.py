@@ -1,0 +1,84 @@
+"""Hands an app's messages to its broker: unique calls once, delayed ones where they are found."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from cloudq.backend import Backend
+from cloudq.broker import Broker
+from cloudq.errors import BackendError
+from cloudq.message import TaskMessage
+from cloudq.settings import Settings
+from cloudq.task import Task
+from cloudq.throttling.rules import Throttle, need_store
+from cloudq.throttling.unique import Uniques
+
+log = logging.getLogger("cloudq.app")
+
+
+class Sender(Protocol):
+    """The app that sends. Its broker and backend are opened when they are asked for."""
+
+    @property
+    def tasks(self) -> Mapping[str, Task[..., Any]]: ...
+    @property
+    def conf(self) -> Settings: ...
+    @property
+    def broker(self) -> Broker: ...
+    @property
+    def backend(self) -> Backend | None: ...
+
+
+class Publishing:
+    """Publishes the messages of one app."""
+
+    def __init__(self, app: Sender) -> None:
+        self._app = app
+
+    def send(self, messages: Sequence[TaskMessage], *, named: bool) -> list[str]:
+        """Publish; the ids, of a unique call that of its equal if that is queued or runs."""
+        if all(message.unique_key is None for message in messages):
+            self.post(messages, named=named)
+            return [message.id for message in messages]
+        uniques = Uniques(lambda: self._app.backend, self._unique_for)
+        return uniques.send(messages, lambda fresh: self.post(fresh, named=named))
+
+    def post(self, messages: Sequence[TaskMessage], *, named: bool) -> None:
+        """Send, and remember where long delayed messages wait, so that revoking finds them.
+
+        Of ids that the caller chose (`named`) something may be recorded already, which stays.
+        """
+        app = self._app
+        if app.conf.backend_url is None:
+            self._refuse_unkept(messages)
+        handles = app.broker.send(messages)
+        if not handles or named or app.backend is None:
+            return
+        places = {
+            message.id: (
+                message.task,
+                message.queue,
+                handles[message.id],
+                message.not_before or 0.0,
+            )
+            for message in messages
+            if message.id in handles
+        }
+        try:
+            app.backend.note_scheduled(places)
+        except BackendError as error:
+            # They are sent: revoked ones will be dropped when they arrive, which is late.
+            log.warning("delayed messages cannot be taken back before they are due: %s", error)
+
+    def _refuse_unkept(self, messages: Sequence[TaskMessage]) -> None:
+        """Raise `ConfigurationError` for limits that only a result store can keep."""
+        for message in messages:
+            task = self._app.tasks.get(message.task)
+            if task is not None and task.policy.throttle is not None:
+                need_store(message.task, task.policy.throttle)
+
+    def _unique_for(self, message: TaskMessage) -> float:
+        task = self._app.tasks.get(message.task)
+        return ((task and task.policy.throttle) or Throttle()).unique_for

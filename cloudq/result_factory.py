@@ -1,0 +1,73 @@
+"""Makes the results that callers hold: of one call, of what it started, of a saved group."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar
+
+from cloudq.backend import Backend
+from cloudq.broker import Broker
+from cloudq.canvas.results import GroupResult, restore_group, restored
+from cloudq.errors import ConfigurationError, ServiceError
+from cloudq.record import Record
+from cloudq.result import AsyncResult
+from cloudq.task import Task
+
+log = logging.getLogger("cloudq.app")
+
+R = TypeVar("R")
+
+
+class Caller(Protocol):
+    """The app whose calls they are of."""
+
+    @property
+    def tasks(self) -> Mapping[str, Task[..., Any]]: ...
+    @property
+    def broker(self) -> Broker: ...
+    @property
+    def backend(self) -> Backend | None: ...
+
+
+class ResultFactory:
+    """Results that read one app's store, and take delayed messages out of its queues."""
+
+    def __init__(self, app: Caller) -> None:
+        self._app = app
+
+    def of(self, task_id: str, task: Task[..., R]) -> AsyncResult[R]:
+        """The result of a call of this task."""
+        return AsyncResult(
+            task_id,
+            self._app.backend,
+            restore=task.arguments.restore,
+            task=task.name,
+            take_back=self._take_back,
+            kin=self._kin,
+        )
+
+    def untyped(self, task_id: str) -> AsyncResult[Any]:
+        """The result of a call of which only the id is known."""
+        return AsyncResult(task_id, self._app.backend, take_back=self._take_back, kin=self._kin)
+
+    def named(self, task_id: str, name: str) -> AsyncResult[Any]:
+        """The result of a call of the task of this name, which need not be registered."""
+        task = self._app.tasks.get(name)
+        return self.untyped(task_id) if task is None else self.of(task_id, task)
+
+    def group(self, id: str) -> GroupResult[Any] | None:
+        """The results of a group that was saved; None if there is none, or not any more."""
+        return restore_group(id, self.untyped(id).backend, self.named)
+
+    def _take_back(self, record: Record) -> bool:
+        """Take a delayed message out of its queue; False where it has left already."""
+        queue, _, handle = (record.scheduled or "").partition(" ")
+        try:
+            return not self._app.broker.unschedule(queue, [handle])
+        except (ServiceError, ConfigurationError) as error:
+            log.warning("task %s stays scheduled, and will be dropped then: %s", record.id, error)
+            return False
+
+    def _kin(self, outlines: str) -> list[Any]:
+        return restored(outlines, self.named)
