@@ -53,6 +53,8 @@ from cloudq.message import TaskMessage
 from cloudq.middleware import Middleware, current_request
 from cloudq.outcome import Job
 from cloudq.parking import Parking
+from cloudq.priorities import queues_for
+from cloudq.purging import purge_queues
 from cloudq.record import Record, State
 from cloudq.result import AsyncResult, EagerResult
 from cloudq.services import Services
@@ -425,7 +427,13 @@ class CloudQ:
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 (Celery's name)
         """The result of a task by its id."""
-        return AsyncResult(id, self.backend, take_back=self._take_back, kin=self._kin)
+        return AsyncResult(
+            id, self.backend, take_back=self._take_back, stop=self._stop, kin=self._kin
+        )
+
+    def _stop(self, ids: Sequence[str], signal: str, *, wait: bool, timeout: float | None) -> None:
+        """Have the workers end tasks that run; what `result.revoke(terminate=True)` does."""
+        self.control.stop(ids, signal, wait=wait, timeout=timeout)
 
     def _take_back(self, record: Record) -> bool:
         """Take a delayed message out of its queue; False where it has left already."""
@@ -446,6 +454,7 @@ class CloudQ:
             restore=task.arguments.restore,
             task=task.name,
             take_back=self._take_back,
+            stop=self._stop,
             kin=self._kin,
         )
 
@@ -579,7 +588,14 @@ class CloudQ:
     @cached_property
     def control(self) -> Control:
         """Looks into live workers and tells them what to do, under Celery's names."""
-        return Control(lambda: self.backend, self.AsyncResult)
+        return Control(lambda: self.backend, self.AsyncResult, self._purge)
+
+    def _purge(self) -> int | None:
+        """Empty the default queue and those that tasks and routes name, with their priorities."""
+        named = (task.policy.queue for task in self.tasks.values())
+        every = [self.conf.task_default_queue, *filter(None, named), *self.routed_queues]
+        queues = queues_for(dict.fromkeys(every), self.conf.priority_queues)
+        return purge_queues(self.broker, queues)
 
     # ---- what it stands on
 
