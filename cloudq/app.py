@@ -63,6 +63,7 @@ from cloudq.settlement import Action
 from cloudq.shared import APPS
 from cloudq.states import own_state
 from cloudq.task import CallOptions, Options, Prepared, Task, TaskOptions, policy
+from cloudq.throttling.keys import check_keys
 from cloudq.throttling.rules import Throttle, check_templates, key_text, need_store
 from cloudq.throttling.unique import Uniques
 
@@ -223,6 +224,7 @@ class CloudQ:
         arguments = Arguments(name, function, bound=bind, everything=options.get("pydantic", False))
         parameters, is_open = arguments.parameters
         check_templates(name, made.throttle, parameters, open=is_open)
+        check_keys(name, made.keys, parameters, open=is_open)
         task: Task[..., Any] = base.made(
             function,
             name=name,
@@ -378,6 +380,11 @@ class CloudQ:
         if throttle is not None and throttle.unique and options.unique_key is None:
             named = partial(task.arguments.named, args, kwargs)
             options = replace(options, unique_key=key_text(throttle.unique, args, kwargs, named))
+        keys = task.policy.keys
+        if keys is not None:
+            named = partial(task.arguments.named, args, kwargs)
+            own = {"group_key": options.group_key, "dedup_key": options.dedup_key}
+            options = replace(options, **keys.missing(task.name, own, args, kwargs, named))
         return self._envelope(task.name, options, args, kwargs)
 
     def _envelope(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields as fields_of
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
 from cloudq.clock import Clock, real_time
-from cloudq.codec import to_wire
+from cloudq.codec import from_wire, to_wire
 from cloudq.codecs.serializers import PICKLE, pickled
 from cloudq.errors import InvalidArguments
 from cloudq.ids import new_id
@@ -21,6 +21,7 @@ from cloudq.routing import Router
 from cloudq.settings import Settings
 from cloudq.task import CallOptions, Options, Task
 from cloudq.telemetry.tracing import Tracing, open_tracing, spanned
+from cloudq.throttling.keys import Later
 
 _PLAIN = ("json", "cloudq")
 
@@ -90,6 +91,10 @@ class Envelopes:
             raise InvalidArguments(
                 f"{name}: unique_key is for single calls: a workflow waits for each of its own"
             )
+        task = self._tasks.get(name)
+        if task is not None and task.policy.keys is not None:
+            gathers = fields.get("gather") is not None
+            options = {**options, **_group(task, args, kwargs, options, gathers=gathers)}
         return self.make(name, args, kwargs, Options.of(options), **fields)
 
     @spanned
@@ -154,6 +159,33 @@ class Envelopes:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise InvalidArguments(f"{name}: {place}: {first['msg']}") from error
+
+
+def _group(
+    task: Task[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: CallOptions,
+    *,
+    gathers: bool,
+) -> CallOptions:
+    """The task's own group key for a call out of a workflow, from arguments as wire values.
+
+    A `dedup_key` is not made: others wait for a member that the broker would drop.
+    """
+    keys = task.policy.keys
+    assert keys is not None  # others are not asked for
+    try:
+        plain = [from_wire(arg) for arg in args]
+        named = {key: from_wire(value) for key, value in kwargs.items()}
+        plain = [Later(), *plain] if gathers else plain
+        checked, given = (plain, named) if gathers else task.arguments.check(plain, named)
+        task.arguments.fit(checked, given)
+    except InvalidArguments:
+        return {}  # it will fail of that by itself, when it runs
+    by_name = partial(task.arguments.named, checked, given)
+    own: dict[str, Any] = {"group_key": options.get("group_key"), "dedup_key": ""}
+    return cast("CallOptions", keys.missing(task.name, own, checked, given, by_name))
 
 
 def _given(options: Options) -> dict[str, Any]:

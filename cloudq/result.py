@@ -205,8 +205,7 @@ class AsyncResult(Generic[R]):
         return stopped(self, self.revoke_all, terminate, signal, wait, timeout)
 
     def revoke_all(self) -> list[str]:
-        """Record that it, and what is before it, is not to be started; the ids of what had not
-        ended."""
+        """Revoke it and what is before it, without a word to workers; the ids of what was open."""
         record = self.backend.revoke(self.id)
         if record is None:
             return []

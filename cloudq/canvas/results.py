@@ -114,7 +114,7 @@ class ResultSet(Generic[R]):
         stopped(leaves[0] if leaves else None, self.revoke_all, terminate, signal, wait, timeout)
 
     def revoke_all(self) -> list[str]:
-        """Record that none of them is to be started; the ids of those that had not ended."""
+        """Revoke them, without a word to workers; the ids of those that had not ended."""
         return [id for result in self.results for id in result.revoke_all()]
 
     def forget(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,8 +50,7 @@ def test_members_of_a_group_and_what_is_before_it_are_ended(sqlite_place: Place)
     assert {member.state for member in members.leaves()} == {State.REVOKED}
     assert "end n0" not in sqlite_place.entries()
     first = app.signature("drill_tasks.nap", ["first", 30.0])
-    flow = (first | app.signature("drill_tasks.nap", [0.0])).delay()
-    assert isinstance(flow.parent, AsyncResult)
+    flow: AsyncResult[Any] = (first | app.signature("drill_tasks.nap", [0.0])).delay()
     until(lambda: "start first" in sqlite_place.entries(), within=15, what="the chain runs")
     assert flow.revoke(terminate=True)
     with pytest.raises(TaskRevoked, match="terminated"):
