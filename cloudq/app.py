@@ -54,6 +54,7 @@ from cloudq.middleware import Middleware, current_request
 from cloudq.outcome import Job
 from cloudq.parking import Parking
 from cloudq.priorities import queues_for
+from cloudq.publishing import Publishing
 from cloudq.purging import purge_queues
 from cloudq.record import Record, State
 from cloudq.result import AsyncResult, EagerResult
@@ -292,7 +293,7 @@ class CloudQ:
         if self.conf.task_always_eager:
             return self._eager(task, options, args, kwargs)
         message = self._message(task, options, args, kwargs)
-        [id] = self._send([message], named=options.task_id is not None)
+        [id] = self._send([message], [options])
         return self._result(id, task)
 
     def publish(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
@@ -305,7 +306,7 @@ class CloudQ:
         if self.conf.task_always_eager:
             return [self._eager(c.task, c.options, c.args, c.kwargs) for c in prepared]
         messages = [self._message(c.task, c.options, c.args, c.kwargs) for c in prepared]
-        ids = self._send(messages, named=any(c.options.task_id is not None for c in prepared))
+        ids = self._send(messages, [c.options for c in prepared])
         return [self._result(id, call.task) for id, call in zip(ids, prepared, strict=True)]
 
     def send_task(
@@ -324,17 +325,24 @@ class CloudQ:
             return task.apply_async(args, kwargs, **options)
         if self.conf.task_always_eager:
             raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
-        message = self._envelope(name, Options.of(options), args, kwargs or {})
-        [id] = self._send([message], named="task_id" in options)
+        made = Options.of(options)
+        message = self._envelope(name, made, args, kwargs or {})
+        [id] = self._send([message], [made])
         return self.AsyncResult(id)
 
-    def _send(self, messages: Sequence[TaskMessage], *, named: bool) -> list[str]:
+    def _send(self, messages: Sequence[TaskMessage], options: Sequence[Options]) -> list[str]:
         """Publish; the ids, of a unique call that of its equal if that is queued or runs."""
+        named = any(each.task_id is not None for each in options)
+        hard = {
+            message.id: publishing
+            for message, each in zip(messages, options, strict=True)
+            if (publishing := each.publishing) is not None
+        }
         if all(message.unique_key is None for message in messages):
-            self._post(messages, named=named)
+            self._post(messages, hard, named=named)
             return [message.id for message in messages]
         uniques = Uniques(lambda: self.backend, self._unique_for)
-        return uniques.send(messages, lambda fresh: self._post(fresh, named=named))
+        return uniques.send(messages, lambda fresh: self._post(fresh, hard, named=named))
 
     def _refuse_unkept(self, messages: Sequence[TaskMessage]) -> None:
         for message in messages:
@@ -346,14 +354,20 @@ class CloudQ:
         task = self.tasks.get(message.task)
         return ((task and task.policy.throttle) or Throttle()).unique_for
 
-    def _post(self, messages: Sequence[TaskMessage], *, named: bool) -> None:
+    def _post(
+        self,
+        messages: Sequence[TaskMessage],
+        publishing: Mapping[str, Publishing],
+        *,
+        named: bool,
+    ) -> None:
         """Send, and remember where long delayed messages wait, so that revoking finds them.
 
         Of ids that the caller chose (`named`) something may be recorded already, which stays.
         """
         if self.conf.backend_url is None:
             self._refuse_unkept(messages)
-        handles = self.broker.send(messages)
+        handles = self.broker.send(messages, publishing)
         if not handles or named or self.backend is None:
             return
         places = {
@@ -395,6 +409,7 @@ class CloudQ:
         kwargs: Mapping[str, Any],
     ) -> TaskMessage:
         parent = current_request.get()
+        options = self._envelopes.routed(name, args, kwargs, options)
         message = self._envelopes.make(
             name,
             *self._envelopes.written(name, args, kwargs, options),
@@ -575,7 +590,7 @@ class CloudQ:
         )
         return Workflows(
             planner=planner,
-            publish=lambda messages: self._post(messages, named=True),
+            publish=lambda messages, publishing: self._post(messages, publishing, named=True),
             make=self._made,
             broker=lambda: self.broker,
             backend=lambda: self.backend,

@@ -24,6 +24,8 @@ from cloudq.telemetry.tracing import Tracing, open_tracing, spanned
 from cloudq.throttling.keys import Later
 
 _PLAIN = ("json", "cloudq")
+# How hard a caller tries is the caller's alone.
+_CALLERS = frozenset({"retry", "retry_policy"})
 
 
 @cache
@@ -51,7 +53,7 @@ class Envelopes:
         """The rules of the setting `task_routes`, read anew when that has changed."""
         source = self._conf().task_routes
         if source is not self._router.source:
-            self._router = Router(source, CallOptions.__annotations__)
+            self._router = Router(source, CallOptions.__annotations__.keys() - _CALLERS)
         return self._router
 
     def written(
@@ -95,7 +97,22 @@ class Envelopes:
         if task is not None and task.policy.keys is not None:
             gathers = fields.get("gather") is not None
             options = {**options, **_group(task, args, kwargs, options, gathers=gathers)}
-        return self.make(name, args, kwargs, Options.of(options), **fields)
+        routed = self.routed(name, args, kwargs, Options.of(options))
+        return self.make(name, args, kwargs, routed, **fields)
+
+    def routed(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
+    ) -> Options:
+        """A call's options with those of its route, above which the call and the task stand."""
+        if self._conf().task_routes is None:
+            return options
+        task, given = self._tasks.get(name), _given(options)
+        if task is not None:
+            for option in ("queue", "serializer", "compression"):
+                own = getattr(task.policy, option)
+                if own is not None:
+                    given.setdefault(option, own)
+        return Options(**{**self.router.route(name, args, kwargs, given, task), **given})
 
     @spanned
     def make(
@@ -106,7 +123,7 @@ class Envelopes:
         options: Options,
         **fields: Any,
     ) -> TaskMessage:
-        """The message of a call, its arguments as wire values. Raises `InvalidArguments`.
+        """The message of a routed call, its arguments as wire values. Raises `InvalidArguments`.
 
         Raises `ConfigurationError` for a priority on a queue that has none.
         """
@@ -115,12 +132,6 @@ class Envelopes:
         expires = task.policy.expires if task else None
         own = task.policy.queue if task else None
         conf = self._conf()
-        if conf.task_routes is not None:
-            given = _given(options)
-            if own is not None:
-                given.setdefault("queue", own)
-            # What the call or the task says stands above the route.
-            options = Options(**{**self.router.route(name, args, kwargs, given, task), **given})
         zone = zone_of(conf.timezone)
         form = self._form(name, options)
         if form.get("protocol") == CELERY and (fields.get("slot") or fields.get("gather")):

@@ -35,6 +35,7 @@ from cloudq.ids import new_id
 from cloudq.middleware import Request, current_request
 from cloudq.priorities import check_priority
 from cloudq.progress import Continued, load, recall, remember, save
+from cloudq.publishing import Publishing, publishing_of
 from cloudq.result import AsyncResult, EagerResult
 from cloudq.throttling.keys import Keys, keys_of
 from cloudq.throttling.rules import KeyRule, Throttle, throttle_of
@@ -195,6 +196,8 @@ class CallOptions(TypedDict, total=False):
     protocol: str
     link: Node[Any] | Sequence[Node[Any]]
     link_error: Node[Any] | Sequence[Node[Any]]
+    retry: bool
+    retry_policy: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +224,8 @@ class Options:
     protocol: str | None = None
     link: Node[Any] | Sequence[Node[Any]] | None = None
     link_error: Node[Any] | Sequence[Node[Any]] | None = None
+    retry: bool | None = None
+    retry_policy: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         wrong = unknown_form(self.serializer, self.compression, self.protocol)
@@ -241,9 +246,18 @@ class Options:
         if self.eta is not None and not isinstance(self.eta, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidArguments(f"eta is {self.eta!r}: it must be a datetime, or use countdown")
         check_priority(self.priority, InvalidArguments)
+        if self.retry is not None or self.retry_policy is not None:
+            publishing_of(self.retry, self.retry_policy)
         for name in ("task_id", "queue", "group_key", "dedup_key", "idempotency_key", "unique_key"):
             if getattr(self, name) == "":
                 raise InvalidArguments(f"{name} is empty: leave it out, or name one")
+
+    @property
+    def publishing(self) -> Publishing | None:
+        """How often the call is sent again to a busy broker; None as the app says."""
+        if self.retry is None and self.retry_policy is None:
+            return None
+        return publishing_of(self.retry, self.retry_policy)
 
     @classmethod
     def of(cls, options: CallOptions) -> Options:
@@ -681,7 +695,7 @@ class Task(Hooks, Generic[P, R]):
             changes["kwargs"] = {name: to_wire(value) for name, value in named.items()}
         if options:
             made = Options.of(options)
-            unusable = {"task_id"} & options.keys()
+            unusable = {"task_id", "retry", "retry_policy"} & options.keys()
             if unusable:
                 raise InvalidArguments(f"{self.name}.retry: {min(unusable)} cannot be changed")
             changes |= options
