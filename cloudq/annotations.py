@@ -10,6 +10,8 @@ from cloudq.errors import ConfigurationError
 from cloudq.hooks import HOOKS
 from cloudq.policy import TaskOptions, policy
 from cloudq.task import Task
+from cloudq.throttling.keys import check_keys
+from cloudq.throttling.rules import check_templates
 
 # What is settled when the task is made.
 _FIXED = frozenset({"name", "base", "aliases", "pydantic"})
@@ -37,7 +39,11 @@ def annotate(task: Task[..., Any], source: object) -> None:
                 f"task_annotations: {name!r} of {task.name} is no option that can be given so"
             )
     task.find_hooks()
-    task.policy = policy(task.name, cast("TaskOptions", {**task.declared, **options}))
+    made = policy(task.name, cast("TaskOptions", {**task.declared, **options}))
+    parameters, is_open = task.arguments.parameters
+    check_templates(task.name, made.throttle, parameters, open=is_open)
+    check_keys(task.name, made.keys, parameters, open=is_open)
+    task.policy = made
 
 
 def _first(source: object, task: Task[..., Any] | None) -> Mapping[str, Any]:

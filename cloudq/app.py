@@ -34,7 +34,9 @@ from cloudq.errors import ConfigurationError
 from cloudq.execution import Executor
 from cloudq.middleware import Middleware, current_request
 from cloudq.policy import TaskOptions
+from cloudq.priorities import queues_for
 from cloudq.publishing import Publishing
+from cloudq.purging import purge_queues
 from cloudq.registry import BoundDecorator, Decorator, register
 from cloudq.result import AsyncResult, EagerResult
 from cloudq.result_factory import ResultFactory
@@ -84,7 +86,7 @@ class CloudQ:
         self.services = Services()
         self._envelopes = Envelopes(self.tasks, lambda: self.conf, self.now)
         self._publishing = Publishing(self)
-        self._results = ResultFactory(self)
+        self._results = ResultFactory(self, lambda: self.control)
         self._eager = Eager(self, self._every_task, self._envelopes)
         self._lock = RLock()
         self._broker: Broker | None = None
@@ -232,7 +234,7 @@ class CloudQ:
         if self.conf.task_always_eager:
             return self._at_once(task, options, args, kwargs)
         message = self._envelopes.of_call(task, options, args, kwargs)
-        [id] = self._publishing.send([message], named=options.task_id is not None)
+        [id] = self._publishing.send([message], [options])
         return self._results.of(id, task)
 
     def publish(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
@@ -246,8 +248,7 @@ class CloudQ:
             return [self._at_once(c.task, c.options, c.args, c.kwargs) for c in prepared]
         made = self._envelopes.of_call
         messages = [made(c.task, c.options, c.args, c.kwargs) for c in prepared]
-        named = any(c.options.task_id is not None for c in prepared)
-        ids = self._publishing.send(messages, named=named)
+        ids = self._publishing.send(messages, [c.options for c in prepared])
         return [self._results.of(id, call.task) for id, call in zip(ids, prepared, strict=True)]
 
     def send_task(
@@ -266,8 +267,9 @@ class CloudQ:
             return task.apply_async(args, kwargs, **options)
         if self.conf.task_always_eager:
             raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
-        message = self._envelopes.of_name(name, Options.of(options), args, kwargs or {})
-        [id] = self._publishing.send([message], named="task_id" in options)
+        made = Options.of(options)
+        message = self._envelopes.of_name(name, made, args, kwargs or {})
+        [id] = self._publishing.send([message], [made])
         return self.AsyncResult(id)
 
     # ---- results
@@ -373,7 +375,14 @@ class CloudQ:
     @cached_property
     def control(self) -> Control:
         """Looks into live workers and tells them what to do, under Celery's names."""
-        return Control(lambda: self.backend, self.AsyncResult)
+        return Control(lambda: self.backend, self.AsyncResult, self._purge)
+
+    def _purge(self) -> int | None:
+        """Empty the default queue and those that tasks and routes name, with their priorities."""
+        named = (task.policy.queue for task in self.tasks.values())
+        every = [self.conf.task_default_queue, *filter(None, named), *self.routed_queues]
+        queues = queues_for(dict.fromkeys(every), self.conf.priority_queues)
+        return purge_queues(self.broker, queues)
 
     # ---- what it stands on
 

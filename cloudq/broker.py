@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from math import inf
 
 from cloudq.clock import Clock, real_time
@@ -33,6 +34,7 @@ from cloudq.errors import (
 )
 from cloudq.message import TaskMessage
 from cloudq.parking import Parking
+from cloudq.publish_policy import PublishPolicy
 
 # On ordered queues messages are received along with one of their group that is to be retried, and
 # given back: many deliveries are no deaths there.
@@ -43,6 +45,10 @@ LONGEST_HOP = 28 * 86_400.0
 
 # A delay that is long enough to remember how the message can be taken back.
 _WORTH_A_HANDLE = 60.0
+
+# Of a call that wants to be sent again, in an app whose calls are not.
+_RETRIES = 3
+_AS_EVER: Mapping[str, PublishPolicy] = {}
 
 _PASSING = frozenset({Code.THROTTLED, Code.UNREACHABLE})
 # An error within so many seconds is a service's first answer; later, its SDK has tried again.
@@ -129,14 +135,19 @@ class Broker:
 
     # ---- publishing
 
-    def send(self, messages: Sequence[TaskMessage]) -> Mapping[str, str]:
+    def send(
+        self,
+        messages: Sequence[TaskMessage],
+        publishing: Mapping[str, PublishPolicy] = _AS_EVER,
+    ) -> Mapping[str, str]:
         """Publish to each message's own queue, in as few requests as the service allows.
 
         A message with `not_before` in the future is delayed by the service; when that is further
         than the service can delay, or `LONGEST_HOP`, it is sent on in hops; where the service
         cannot delay at all, it is parked. Returns the handles for `unschedule`, by message id, of
-        those that wait a minute or more. Raises `MessageTooLarge` and `ConfigurationError` before
-        anything is sent, and `PublishError` naming what was refused.
+        those that wait a minute or more. `publishing` has, by message id, how often calls that say
+        so are sent again when the service is busy. Raises `MessageTooLarge` and
+        `ConfigurationError` before anything is sent, and `PublishError` naming what was refused.
         """
         messages = self._announce(messages)
         now = self.clock()
@@ -146,7 +157,9 @@ class Broker:
         answers: dict[int, str | Failure] = {}
         for queue, outgoing in queues.items():
             for call, places in self._ways(queue, outgoing):
-                answers |= self._send_queue(queue, {p: outgoing[p] for p in places}, call)
+                own = {p: publishing[id] for p in places if (id := messages[p].id) in publishing}
+                some = {p: outgoing[p] for p in places}
+                answers |= self._send_queue(queue, some, call, own)
         rejected = [
             Rejected(index=place, id=messages[place].id, code=failure.code, reason=failure.reason)
             for place, failure in sorted(answers.items())
@@ -228,14 +241,19 @@ class Broker:
         return send
 
     def _send_queue(
-        self, queue: str, outgoing: Mapping[int, Outgoing], call: _Send
+        self,
+        queue: str,
+        outgoing: Mapping[int, Outgoing],
+        call: _Send,
+        own: Mapping[int, PublishPolicy],
     ) -> dict[int, str | Failure]:
         """Send all, again where the service was busy; the answer to each, by its place."""
         answers: dict[int, str | Failure] = {}
         waiting = list(outgoing)
-        for attempt in range(self._publish_retries + 1):
+        usual = PublishPolicy(most=self._publish_retries)
+        for attempt in count():
             if attempt:
-                self._sleep(0.05 * 2**attempt)
+                self._sleep(max(own.get(p, usual).pause(attempt - 1) for p in waiting))
             for batch in _batches(waiting, outgoing, self.driver.limits(queue)):
                 start = time.monotonic()
                 try:
@@ -253,11 +271,18 @@ class Broker:
             waiting = [
                 place
                 for place, answer in answers.items()
-                if isinstance(answer, Failure) and answer.code in _PASSING
+                if isinstance(answer, Failure)
+                and answer.code in _PASSING
+                and attempt < self._most(own.get(place, usual))
             ]
             if not waiting:
                 break
         return answers
+
+    def _most(self, publishing: PublishPolicy) -> int:
+        if publishing.most is not None:
+            return publishing.most
+        return self._publish_retries or _RETRIES
 
     # ---- delayed messages
 

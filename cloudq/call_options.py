@@ -12,6 +12,7 @@ from cloudq.canvas.nodes import Node
 from cloudq.codecs.codec import unknown_form
 from cloudq.errors import InvalidArguments
 from cloudq.priorities import check_priority
+from cloudq.publish_policy import PublishPolicy, publish_policy
 
 # A century: the wire's times end with the year 9999.
 LONGEST_DELAY = 36_525 * 86_400.0
@@ -42,6 +43,8 @@ class CallOptions(TypedDict, total=False):
     protocol: str
     link: Node[Any] | Sequence[Node[Any]]
     link_error: Node[Any] | Sequence[Node[Any]]
+    retry: bool
+    retry_policy: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,8 @@ class Options:
     protocol: str | None = None
     link: Node[Any] | Sequence[Node[Any]] | None = None
     link_error: Node[Any] | Sequence[Node[Any]] | None = None
+    retry: bool | None = None
+    retry_policy: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         wrong = unknown_form(self.serializer, self.compression, self.protocol)
@@ -88,9 +93,18 @@ class Options:
         if self.eta is not None and not isinstance(self.eta, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidArguments(f"eta is {self.eta!r}: it must be a datetime, or use countdown")
         check_priority(self.priority, InvalidArguments)
+        if self.retry is not None or self.retry_policy is not None:
+            publish_policy(self.retry, self.retry_policy)
         for name in ("task_id", "queue", "group_key", "dedup_key", "idempotency_key", "unique_key"):
             if getattr(self, name) == "":
                 raise InvalidArguments(f"{name} is empty: leave it out, or name one")
+
+    @property
+    def publish_policy(self) -> PublishPolicy | None:
+        """How often the call is sent again to a busy broker; None as the app says."""
+        if self.retry is None and self.retry_policy is None:
+            return None
+        return publish_policy(self.retry, self.retry_policy)
 
     @classmethod
     def of(cls, options: CallOptions) -> Options:

@@ -127,7 +127,7 @@ class CurrentCall:
             changes["kwargs"] = {name: to_wire(value) for name, value in named.items()}
         if options:
             made = Options.of(options)
-            unusable = {"task_id"} & options.keys()
+            unusable = {"task_id", "retry", "retry_policy"} & options.keys()
             if unusable:
                 raise InvalidArguments(f"{self.name}.retry: {min(unusable)} cannot be changed")
             changes |= options

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from cloudq.call_options import CallOptions, Options
 from cloudq.canvas.workflows import depth_below
 from cloudq.clock import Clock, real_time
-from cloudq.codec import to_wire
+from cloudq.codec import from_wire, to_wire
 from cloudq.codecs.serializers import PICKLE, pickled
 from cloudq.errors import InvalidArguments
 from cloudq.ids import new_id
@@ -25,9 +25,12 @@ from cloudq.routing import Router
 from cloudq.settings import Settings
 from cloudq.task import Task
 from cloudq.telemetry.tracing import Tracing, open_tracing, spanned
+from cloudq.throttling.keys import Later
 from cloudq.throttling.rules import key_text
 
 _PLAIN = ("json", "cloudq")
+# How hard a caller tries is the caller's alone.
+_CALLERS = frozenset({"retry", "retry_policy"})
 
 
 @cache
@@ -55,7 +58,7 @@ class Envelopes:
         """The rules of the setting `task_routes`, read anew when that has changed."""
         source = self._conf().task_routes
         if source is not self._router.source:
-            self._router = Router(source, CallOptions.__annotations__)
+            self._router = Router(source, CallOptions.__annotations__.keys() - _CALLERS)
         return self._router
 
     def of_call(
@@ -67,6 +70,11 @@ class Envelopes:
         if throttle is not None and throttle.unique and options.unique_key is None:
             named = partial(task.arguments.named, args, kwargs)
             options = replace(options, unique_key=key_text(throttle.unique, args, kwargs, named))
+        keys = task.policy.keys
+        if keys is not None:
+            named = partial(task.arguments.named, args, kwargs)
+            own = {"group_key": options.group_key, "dedup_key": options.dedup_key}
+            options = replace(options, **keys.missing(task.name, own, args, kwargs, named))
         return self.of_name(task.name, options, args, kwargs)
 
     def of_name(
@@ -74,6 +82,7 @@ class Envelopes:
     ) -> TaskMessage:
         """The message of a call by its task's name; a call of the one that runs here, if any."""
         parent = current_request.get()
+        options = self.routed(name, args, kwargs, options)
         message = self.make(
             name,
             *self.written(name, args, kwargs, options),
@@ -124,7 +133,26 @@ class Envelopes:
             raise InvalidArguments(
                 f"{name}: unique_key is for single calls: a workflow waits for each of its own"
             )
-        return self.make(name, args, kwargs, Options.of(options), **fields)
+        task = self._tasks.get(name)
+        if task is not None and task.policy.keys is not None:
+            gathers = fields.get("gather") is not None
+            options = {**options, **_group(task, args, kwargs, options, gathers=gathers)}
+        routed = self.routed(name, args, kwargs, Options.of(options))
+        return self.make(name, args, kwargs, routed, **fields)
+
+    def routed(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
+    ) -> Options:
+        """A call's options with those of its route, above which the call and the task stand."""
+        if self._conf().task_routes is None:
+            return options
+        task, given = self._tasks.get(name), _given(options)
+        if task is not None:
+            for option in ("queue", "serializer", "compression"):
+                own = getattr(task.policy, option)
+                if own is not None:
+                    given.setdefault(option, own)
+        return Options(**{**self.router.route(name, args, kwargs, given, task), **given})
 
     @spanned
     def make(
@@ -135,7 +163,7 @@ class Envelopes:
         options: Options,
         **fields: Any,
     ) -> TaskMessage:
-        """The message of a call, its arguments as wire values. Raises `InvalidArguments`.
+        """The message of a routed call, its arguments as wire values. Raises `InvalidArguments`.
 
         Raises `ConfigurationError` for a priority on a queue that has none.
         """
@@ -144,12 +172,6 @@ class Envelopes:
         expires = task.policy.expires if task else None
         own = task.policy.queue if task else None
         conf = self._conf()
-        if conf.task_routes is not None:
-            given = _given(options)
-            if own is not None:
-                given.setdefault("queue", own)
-            # What the call or the task says stands above the route.
-            options = Options(**{**self.router.route(name, args, kwargs, given, task), **given})
         zone = zone_of(conf.timezone)
         form = self._form(name, options)
         if form.get("protocol") == CELERY and (fields.get("slot") or fields.get("gather")):
@@ -188,6 +210,33 @@ class Envelopes:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise InvalidArguments(f"{name}: {place}: {first['msg']}") from error
+
+
+def _group(
+    task: Task[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: CallOptions,
+    *,
+    gathers: bool,
+) -> CallOptions:
+    """The task's own group key for a call out of a workflow, from arguments as wire values.
+
+    A `dedup_key` is not made: others wait for a member that the broker would drop.
+    """
+    keys = task.policy.keys
+    assert keys is not None  # others are not asked for
+    try:
+        plain = [from_wire(arg) for arg in args]
+        named = {key: from_wire(value) for key, value in kwargs.items()}
+        plain = [Later(), *plain] if gathers else plain
+        checked, given = (plain, named) if gathers else task.arguments.check(plain, named)
+        task.arguments.fit(checked, given)
+    except InvalidArguments:
+        return {}  # it will fail of that by itself, when it runs
+    by_name = partial(task.arguments.named, checked, given)
+    own: dict[str, Any] = {"group_key": options.get("group_key"), "dedup_key": ""}
+    return cast("CallOptions", keys.missing(task.name, own, checked, given, by_name))
 
 
 def _given(options: Options) -> dict[str, Any]:

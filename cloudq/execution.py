@@ -195,11 +195,16 @@ class Executor:
         except DecodeError as error:
             if signals.task_rejected:
                 lifecycle.rejected(delivery.body, error)
+            member = self._codec.remains(delivery.body, queue=delivery.queue)
+            if member is not None:
+                return self._outcomes.unrunnable(delivery, member, error)
             return Settlement(action=Action.DEAD_LETTER, reason=str(error))
         if message.task not in self._tasks:
             reason = f"unknown task {message.task!r}: is its module in the app's include?"
             if signals.task_unknown:
                 lifecycle.unknown(message, UnknownTask(reason))
+            if message.slot or message.gather or message.chain or message.link_error:
+                return self._outcomes.unrunnable(delivery, message, UnknownTask(reason))
             return settle(message, Action.DEAD_LETTER, reason=reason)
         if message.queue != delivery.queue:
             message = message.model_copy(update={"queue": delivery.queue})

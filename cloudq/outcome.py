@@ -16,7 +16,7 @@ from cloudq.canvas.slots import Slot, Word
 from cloudq.clock import Clock, real_time
 from cloudq.codec import dump_value
 from cloudq.driver import Delivery, Limits
-from cloudq.errors import ConfigurationError, Reject, Replaced
+from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced
 from cloudq.message import TaskMessage
 from cloudq.progress import Progress
 from cloudq.record import TERMINAL, Record, State, fence
@@ -84,7 +84,6 @@ class Outcomes:
         bury: bool = False,
     ) -> Settlement:
         """The settlement of a job that ended in an error for good; `bury` dead-letters it."""
-        policy = self._tasks[job.message.task].policy
         kind = type(error)
         name = kind.__qualname__
         record = replace(
@@ -94,9 +93,21 @@ class Outcomes:
             error_args=_dumped(_args(error)),
             traceback=_utf8("".join(traceback.format_exception(error)))[-_LONGEST_TEXT:],
         )
-        action = Action.DEAD_LETTER if bury or policy.dead_letter else Action.ACK
+        bury = bury or self._tasks[job.message.task].policy.dead_letter
+        action = Action.DEAD_LETTER if bury else Action.ACK
         reason = f"{name}: {_text(error)}"[:1000]
         return self._ended(job, record, action, reason=reason, error=error)
+
+    def unrunnable(
+        self, delivery: Delivery, message: TaskMessage, error: CloudQError
+    ) -> Settlement:
+        """A part of a workflow that no task can be called for: others are not to wait for it.
+
+        Nobody has looked for what is recorded of it, so an end that is recorded stays.
+        """
+        if message.queue != delivery.queue:
+            message = message.model_copy(update={"queue": delivery.queue})
+        return self.failed(Job(delivery=delivery, message=message, fenced=True), error, bury=True)
 
     def succeeded(self, job: Job, value: str | None, started: float | None) -> Settlement:
         """A call that returned `value`, as JSON text."""
@@ -286,7 +297,8 @@ class Outcomes:
             return False
         if message.ignore_result is not None:
             return message.ignore_result
-        ignored = self._tasks[message.task].policy.ignore_result
+        task = self._tasks.get(message.task)
+        ignored = task.policy.ignore_result if task is not None else None
         return self._conf.task_ignore_result if ignored is None else ignored
 
     def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from cloudq.codecs.codec import unknown_form
 from cloudq.errors import ConfigurationError
 from cloudq.priorities import check_priority
+from cloudq.throttling.keys import Keys, keys_of
 from cloudq.throttling.rules import KeyRule, Throttle, throttle_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class TaskOptions(TypedDict, total=False):
     concurrency: int | KeyRule | tuple[KeyRule, int]
     unique: bool | KeyRule
     unique_for: float
+    group_key: KeyRule
+    dedup_key: KeyRule
     pydantic: bool
     base: type[Task[..., Any]]
     aliases: Iterable[str]
@@ -59,7 +62,7 @@ class Policy:
     `retry_backoff_max`; `retry_jitter` draws each delay between 0 and that. `idempotent` runs
     equal calls once: True compares all arguments, a function of the arguments names the key.
     `dead_letter` keeps the message of a finally failed call in the dead letters. `throttle` has
-    the limits: rates, calls at a time, calls queued.
+    the limits: rates, calls at a time, calls queued. `keys` makes the keys of ordered queues.
     """
 
     queue: str | None = None
@@ -80,6 +83,7 @@ class Policy:
     idempotent: bool | Callable[..., str] = False
     dead_letter: bool = False
     throttle: Throttle | None = None
+    keys: Keys | None = None
     retry_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     serializer: str | None = None
     compression: str | None = None
@@ -113,6 +117,7 @@ def policy(name: str, options: TaskOptions) -> Policy:
         values[key] = tuple(values.get(key, ()))
     try:
         values["throttle"] = throttle_of(values)
+        values["keys"] = keys_of(values)
     except ConfigurationError as error:
         raise ConfigurationError(f"task {name}: {error}") from error
     values["retry_backoff"] = float(values.get("retry_backoff", 0.0))

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker
+from cloudq.call_options import Options
 from cloudq.errors import BackendError
 from cloudq.message import TaskMessage
+from cloudq.publish_policy import PublishPolicy
 from cloudq.settings import Settings
 from cloudq.task import Task
 from cloudq.throttling.rules import Throttle, need_store
@@ -37,23 +39,39 @@ class Publishing:
     def __init__(self, app: Sender) -> None:
         self._app = app
 
-    def send(self, messages: Sequence[TaskMessage], *, named: bool) -> list[str]:
-        """Publish; the ids, of a unique call that of its equal if that is queued or runs."""
+    def send(self, messages: Sequence[TaskMessage], options: Sequence[Options]) -> list[str]:
+        """Publish calls of these options; the ids, of a unique call that of its equal if there is.
+
+        An equal call counts while it is queued or runs.
+        """
+        named = any(each.task_id is not None for each in options)
+        policies = {
+            message.id: policy
+            for message, each in zip(messages, options, strict=True)
+            if (policy := each.publish_policy) is not None
+        }
         if all(message.unique_key is None for message in messages):
-            self.post(messages, named=named)
+            self.post(messages, policies, named=named)
             return [message.id for message in messages]
         uniques = Uniques(lambda: self._app.backend, self._unique_for)
-        return uniques.send(messages, lambda fresh: self.post(fresh, named=named))
+        return uniques.send(messages, lambda fresh: self.post(fresh, policies, named=named))
 
-    def post(self, messages: Sequence[TaskMessage], *, named: bool) -> None:
+    def post(
+        self,
+        messages: Sequence[TaskMessage],
+        policies: Mapping[str, PublishPolicy],
+        *,
+        named: bool,
+    ) -> None:
         """Send, and remember where long delayed messages wait, so that revoking finds them.
 
         Of ids that the caller chose (`named`) something may be recorded already, which stays.
+        `policies` has, by message id, how often calls that say so are sent again.
         """
         app = self._app
         if app.conf.backend_url is None:
             self._refuse_unkept(messages)
-        handles = app.broker.send(messages)
+        handles = app.broker.send(messages, policies)
         if not handles or named or app.backend is None:
             return
         places = {

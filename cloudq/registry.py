@@ -12,6 +12,7 @@ from cloudq.errors import ConfigurationError
 from cloudq.policy import TaskOptions, policy
 from cloudq.settings import Settings
 from cloudq.task import Publisher, Task
+from cloudq.throttling.keys import check_keys
 from cloudq.throttling.rules import check_templates
 
 P = ParamSpec("P")
@@ -73,6 +74,7 @@ def register(
     arguments = Arguments(name, function, bound=bind, everything=options.get("pydantic", False))
     parameters, is_open = arguments.parameters
     check_templates(name, made.throttle, parameters, open=is_open)
+    check_keys(name, made.keys, parameters, open=is_open)
     task: Task[..., Any] = base.made(
         function,
         name=name,

@@ -21,6 +21,7 @@ from cloudq.errors import (
     TaskRevoked,
 )
 from cloudq.record import TERMINAL, Record, State, key
+from cloudq.stopping import Signal, Stop, signal_name
 
 R = TypeVar("R")
 
@@ -46,12 +47,14 @@ class AsyncResult(Generic[R]):
         restore: Callable[[Any], R] = _as_is,
         task: str = "",
         take_back: Callable[[Record], bool] | None = None,
+        stop: Stop | None = None,
         kin: Callable[[str], list[Any]] | None = None,
     ) -> None:
         self.id = id
         self.task = task
         self._backend = backend
         self._take_back = take_back
+        self._stop = stop
         self._kin = kin
         self.parent: Any = None
         self.upstream: Any = None
@@ -182,18 +185,33 @@ class AsyncResult(Generic[R]):
     def failed(self) -> bool:
         return self.record.state == State.FAILURE
 
-    def revoke(self) -> bool:
+    def revoke(
+        self,
+        *,
+        terminate: bool = False,
+        signal: Signal = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> bool:
         """Keep the task from being started; False when it has ended already.
 
         Of a chain or a chord, all that is before its end and has not ended is revoked too. A task
-        that is running goes on. One that waits for its time is taken back where the
-        broker can: it has ended then; else it ends when it is received.
+        that is running goes on, or with `terminate` is ended: the workers are told to, and with
+        `wait` this returns when they have replied (after `timeout` seconds at the latest; left
+        out, a pause between heartbeats). `signal` is SIGTERM or another that ends a process.
+        One that waits for its time is taken back where the broker can: it has ended then; else it
+        ends when it is received. Raises `ConfigurationError` for another signal.
         """
+        return stopped(self, self.revoke_all, terminate, signal, wait, timeout)
+
+    def revoke_all(self) -> list[str]:
+        """Revoke it and what is before it, without a word to workers; the ids of what was open."""
         record = self.backend.revoke(self.id)
         if record is None:
-            return False
+            return []
+        revoked = [self.id]
         if self.parent is not None:
-            self.parent.revoke()
+            revoked += self.parent.revoke_all()
         if self._take_back is not None and record.scheduled and self._take_back(record):
             ended = replace(
                 record,
@@ -204,7 +222,17 @@ class AsyncResult(Generic[R]):
             )
             if self.backend.advance(ended) is None:
                 self.backend.note(ended)
-        return True
+        return revoked
+
+    @property
+    def stop(self) -> Stop:
+        """What tells the workers to end tasks. Raises `ConfigurationError` where nothing can."""
+        if self._stop is None:
+            raise ConfigurationError(
+                f"{self!r} knows no workers that it could tell to end the task: "
+                "take the result from the app, or use app.control.terminate"
+            )
+        return self._stop
 
     def forget(self) -> None:
         """Delete the record."""
@@ -237,6 +265,26 @@ class EagerResult(AsyncResult[R]):
         if propagate:
             raise self._error
         return cast("R", self._error)
+
+
+def stopped(
+    result: AsyncResult[Any] | None,
+    revoke_all: Callable[[], list[str]],
+    terminate: bool,
+    signal: Signal,
+    wait: bool,
+    timeout: float | None,
+) -> bool:
+    """Revoke, and end what runs where that is wanted; whether anything had not ended.
+
+    `result` is one of those that are revoked: it knows who tells the workers.
+    """
+    name = signal_name(signal)
+    stop = result.stop if terminate and result is not None else None
+    revoked = revoke_all()
+    if stop is not None and revoked:
+        stop(revoked, name, wait=wait, timeout=timeout)
+    return bool(revoked)
 
 
 def wait_for(

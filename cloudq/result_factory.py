@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker
 from cloudq.canvas.results import GroupResult, restore_group, restored
+from cloudq.control import Control
 from cloudq.errors import ConfigurationError, ServiceError
 from cloudq.record import Record
 from cloudq.result import AsyncResult
@@ -33,8 +34,9 @@ class Caller(Protocol):
 class ResultFactory:
     """Results that read one app's store, and take delayed messages out of its queues."""
 
-    def __init__(self, app: Caller) -> None:
+    def __init__(self, app: Caller, control: Callable[[], Control]) -> None:
         self._app = app
+        self._control = control
 
     def of(self, task_id: str, task: Task[..., R]) -> AsyncResult[R]:
         """The result of a call of this task."""
@@ -44,12 +46,19 @@ class ResultFactory:
             restore=task.arguments.restore,
             task=task.name,
             take_back=self._take_back,
+            stop=self._stop,
             kin=self._kin,
         )
 
     def untyped(self, task_id: str) -> AsyncResult[Any]:
         """The result of a call of which only the id is known."""
-        return AsyncResult(task_id, self._app.backend, take_back=self._take_back, kin=self._kin)
+        return AsyncResult(
+            task_id,
+            self._app.backend,
+            take_back=self._take_back,
+            stop=self._stop,
+            kin=self._kin,
+        )
 
     def named(self, task_id: str, name: str) -> AsyncResult[Any]:
         """The result of a call of the task of this name, which need not be registered."""
@@ -59,6 +68,10 @@ class ResultFactory:
     def group(self, id: str) -> GroupResult[Any] | None:
         """The results of a group that was saved; None if there is none, or not any more."""
         return restore_group(id, self.untyped(id).backend, self.named)
+
+    def _stop(self, ids: Sequence[str], signal: str, *, wait: bool, timeout: float | None) -> None:
+        """Have the workers end tasks that run; what `result.revoke(terminate=True)` does."""
+        self._control().stop(ids, signal, wait=wait, timeout=timeout)
 
     def _take_back(self, record: Record) -> bool:
         """Take a delayed message out of its queue; False where it has left already."""

@@ -104,7 +104,7 @@ def make_workflows(
     )
     return Workflows(
         planner=planner,
-        publish=lambda messages: publishing.post(messages, named=True),
+        publish=lambda messages, policies: publishing.post(messages, policies, named=True),
         make=results.named,
         broker=lambda: app.broker,
         backend=lambda: app.backend,

@@ -30,6 +30,7 @@ from cloudq.clock import Clock, real_time
 from cloudq.codec import to_wire
 from cloudq.driver import Item, Value
 from cloudq.message import TaskMessage
+from cloudq.publish_policy import PublishPolicy, publish_policy
 from cloudq.record import Record, State
 
 CHORD_ERROR = "cloudq.errors.ChordError"
@@ -65,12 +66,14 @@ class Place:
 class Plan:
     """What starts nodes: items to store first, then messages to send.
 
-    `outlines` are the ids of what is started, for the record of what starts it.
+    `outlines` are the ids of what is started, for the record of what starts it. `publishing` says
+    how often calls of their own mind are sent again when it is the caller who sends them.
     """
 
     items: list[Item] = field(default_factory=list[Item])
     messages: list[TaskMessage] = field(default_factory=list[TaskMessage])
     outlines: list[Outline] = field(default_factory=list["Outline"])
+    publishing: dict[str, PublishPolicy] = field(default_factory=dict[str, PublishPolicy])
 
 
 # W3C Trace Context: what ties the spans of one trace together.
@@ -194,7 +197,12 @@ class Planner:
 
     def _start(self, plan: Plan, node: Node[Any], before: Before, place: Place) -> None:
         if isinstance(node, Signature):
-            plan.messages.append(self._message(node, before, place))
+            message = self._message(node, before, place)
+            plan.messages.append(message)
+            if "retry" in node.options or "retry_policy" in node.options:
+                given = node.options.get("retry"), node.options.get("retry_policy")
+                publishing = publish_policy(*given)
+                plan.publishing |= {} if publishing is None else {message.id: publishing}
         elif isinstance(node, chain):
             first, *others = node.tasks
             rest = (*map(to_dict, others), *place.rest)

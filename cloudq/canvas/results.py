@@ -11,7 +11,8 @@ from cloudq.backend import Backend
 from cloudq.driver import Item, Key
 from cloudq.errors import BackendError, InvalidArguments
 from cloudq.record import State
-from cloudq.result import AsyncResult, failure, wait_for
+from cloudq.result import AsyncResult, failure, stopped, wait_for
+from cloudq.stopping import Signal
 
 R = TypeVar("R")
 
@@ -97,10 +98,24 @@ class ResultSet(Generic[R]):
             leaf.final is not None and leaf.final.state is State.SUCCESS for leaf in self.leaves()
         )
 
-    def revoke(self) -> None:
-        """Revoke all that have not ended, at one write each."""
-        for result in self.results:
-            result.revoke()
+    def revoke(
+        self,
+        *,
+        terminate: bool = False,
+        signal: Signal = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Revoke all that have not ended, at one write each; the options are a result's.
+
+        With `terminate` the workers are told of all of them in one command.
+        """
+        leaves = self.leaves()
+        stopped(leaves[0] if leaves else None, self.revoke_all, terminate, signal, wait, timeout)
+
+    def revoke_all(self) -> list[str]:
+        """Revoke them, without a word to workers; the ids of those that had not ended."""
+        return [id for result in self.results for id in result.revoke_all()]
 
     def forget(self) -> None:
         """Delete the records of all."""
@@ -161,11 +176,10 @@ class GroupResult(ResultSet[R]):
         members = [as_tuple(result) for result in self.results]
         return (self.id, as_tuple(self.parent)), members
 
-    def revoke(self) -> None:
-        """Revoke the members, and what is before the group, where they have not ended."""
-        if self.parent is not None:
-            self.parent.revoke()
-        super().revoke()
+    def revoke_all(self) -> list[str]:
+        """Of the members, and of what is before the group, where they have not ended."""
+        before = self.parent.revoke_all() if self.parent is not None else []
+        return [*before, *super().revoke_all()]
 
     def save(self) -> None:
         """Keep the ids in the result store, as long as results; `app.restore_group` by id."""

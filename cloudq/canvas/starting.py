@@ -27,11 +27,13 @@ from cloudq.errors import (
 )
 from cloudq.ids import new_id
 from cloudq.message import TaskMessage
+from cloudq.publish_policy import PublishPolicy
 
 # A group that a generator gives is sent in portions of so many members: whole shards.
 _PORTION = 10 * SHARD
 
-Publish = Callable[[Sequence[TaskMessage]], None]
+Publish = Callable[[Sequence[TaskMessage], Mapping[str, PublishPolicy]], None]
+"""Sends messages; by the ids of some, how often they are sent again to a busy broker."""
 
 
 class Starter:
@@ -87,7 +89,7 @@ class Starter:
         """Store what joins keep, then send; `before` are the ids of what is sent already."""
         self._put(plan)
         try:
-            self._publish(plan.messages)
+            self._publish(plan.messages, plan.publishing)
         except PublishError as error:
             unsent = {rejected.id for rejected in error.rejected}
             sent = [m.id for m in plan.messages if m.id not in unsent]
@@ -133,6 +135,7 @@ class Starter:
                     started = self._planned(member, made, replace(place, group=id))
                     plan.items += started.items
                     plan.messages += started.messages
+                    plan.publishing |= started.publishing
                     sending.append(result_of(made, self._make))
                 self.carry_out(plan, _ids(results))
                 results += sending
@@ -175,6 +178,7 @@ class Starter:
             started = self._planned(portion[index - first], member, inside)
             plan.items += started.items
             plan.messages += started.messages
+            plan.publishing |= started.publishing
             sending.append(result_of(member, self._make))
         ids = [final_id(member) for member in made]
         plan.items += self._planner.shard_items(join, ids, first=first)

@@ -23,6 +23,7 @@ from cloudq.cli.output import confirm, duration, emit, note, say, table
 from cloudq.driver import Purged, QueueStats, StoreAdmin
 from cloudq.errors import BackendError, CloudQError, ConfigurationError
 from cloudq.plugins import parse
+from cloudq.purging import purge_parked
 
 cli = typer.Typer(no_args_is_help=True, help="Look at queues, make them, empty them.")
 
@@ -124,7 +125,7 @@ def purge(target: Target, queue: QueueArgument, yes: YesOption = False) -> None:
         )
         with app.broker.asking("purge", queue) as admin:
             purged = admin.purge(queue)
-        parked = _purge_parked(app, queue)
+        parked = purge_parked(app.broker, queue)
     tell_purged(purged, queue)
     if parked:
         say(f"deleted {parked} delayed messages of it in {app.conf.backend_url}")
@@ -181,18 +182,6 @@ def look(app: CloudQ, queue: str) -> QueueStats:
         return stats
     parked = len(app.broker.scheduled(queue, count=_MOST_COUNTED))
     return replace(stats, delayed=(stats.delayed or 0) + parked)
-
-
-def _purge_parked(app: CloudQ, queue: str) -> int:
-    """Delete what is parked for the queue in the result store; how many messages."""
-    deleted = 0
-    while app.broker.parks(queue):
-        found = app.broker.scheduled(queue, count=_MOST_COUNTED)
-        if not found:
-            break
-        failures = app.broker.unschedule(queue, [message.handle for message in found])
-        deleted += len(found) - len(failures)
-    return deleted
 
 
 def looking(app: CloudQ) -> None:

@@ -20,6 +20,7 @@ from cloudq.codec import decode, encode
 from cloudq.codecs import celery_in, celery_out
 from cloudq.codecs.compression import COMPRESSIONS, compress, expand
 from cloudq.codecs.libraries import library
+from cloudq.codecs.remains import remains
 from cloudq.codecs.serializers import PICKLE, SERIALIZERS, plain_json, written
 from cloudq.codecs.signing import Keyring
 from cloudq.errors import DecodeError, EncodeError
@@ -130,6 +131,10 @@ class Codec:
         if self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
         return self._judged(decode(body, limit=limit), signed=False)
+
+    def remains(self, body: bytes, *, queue: str) -> TaskMessage | None:
+        """Of a body that cannot be read, the join's member that it was; None if nobody can tell."""
+        return None if self.signed_only else remains(body, queue=queue)
 
     def _opened(self, body: bytes, queue: str, limit: int) -> TaskMessage:
         signed = self.keyring.verified(body)

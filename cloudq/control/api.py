@@ -11,11 +11,12 @@ from cloudq.control.panel import Args, Kind, Panel, Run
 from cloudq.control.roster import Heart, Roster
 from cloudq.errors import ConfigurationError
 from cloudq.result import AsyncResult
+from cloudq.stopping import Signal, signal_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-SIGNALS = frozenset({"SIGTERM", "SIGKILL", "SIGINT", "SIGQUIT", "TERM", "KILL", "INT", "QUIT"})
-"""What a task may be terminated by; each of them ends its process."""
+# How many tasks one command names: about 20 KB of a worker's item.
+_AT_A_TIME = 500
 
 Heard = Callable[[str, Any], None]
 
@@ -32,10 +33,12 @@ class Control:
         self,
         backend: Callable[[], Backend | None],
         result: Callable[[str], AsyncResult[Any]],
+        purge: Callable[[], int | None],
     ) -> None:
         self.panel = Panel()
         self._backend = backend
         self._result = result
+        self._purge = purge
 
     @property
     def backend(self) -> Backend:
@@ -150,7 +153,7 @@ class Control:
         task_id: str | Sequence[str],
         destination: Iterable[str] | None = None,
         terminate: bool = False,
-        signal: str = "SIGTERM",
+        signal: Signal = None,
         reply: bool = False,
         timeout: float | None = None,
     ) -> list[dict[str, Any]] | None:
@@ -162,22 +165,52 @@ class Control:
         runs goes on.
         """
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
-        if signal not in SIGNALS:
-            raise ConfigurationError(
-                f"signal {signal!r}: a task is ended by one of {', '.join(sorted(SIGNALS))}"
-            )
+        name = signal_name(signal)
         for each in ids:
             self._result(each).revoke()
         if not terminate:
             return [] if reply else None
-        arguments = {"task_id": ids, "terminate": True, "signal": signal}
-        return self.broadcast("revoke", arguments, destination, reply, timeout)
+        return self._stop(ids, name, destination, reply, timeout)
+
+    def stop(
+        self, ids: Sequence[str], signal: str, *, wait: bool = False, timeout: float | None = None
+    ) -> None:
+        """Tell the workers to end those of these tasks that run, which are revoked already."""
+        self._stop(ids, signal, None, wait, timeout)
+
+    def _stop(
+        self,
+        ids: Sequence[str],
+        signal: str,
+        destination: Iterable[str] | None,
+        reply: bool,
+        timeout: float | None,
+    ) -> list[dict[str, Any]] | None:
+        told: list[dict[str, Any]] = []
+        # A worker's item holds its commands, so those of a large group are not all there at once.
+        paced = reply or len(ids) > _AT_A_TIME
+        for start in range(0, len(ids), _AT_A_TIME):
+            part = list(ids[start : start + _AT_A_TIME])
+            arguments = {"task_id": part, "terminate": True, "signal": signal}
+            told += self.broadcast("revoke", arguments, destination, paced, timeout) or []
+        return told if reply else None
+
+    def purge(self) -> int | None:
+        """Delete all that waits in the app's queues, delayed messages too; how many.
+
+        None where a service does not tell; about so many where it counts so (SQS). The queues are
+        the default one and those that tasks and routes name. Dead letters stay. Raises
+        `BrokerError`.
+        """
+        return self._purge()
+
+    discard_all = purge
 
     def terminate(
         self,
         task_id: str | Sequence[str],
         destination: Iterable[str] | None = None,
-        signal: str = "SIGTERM",
+        signal: Signal = None,
         reply: bool = False,
         timeout: float | None = None,
     ) -> list[dict[str, Any]] | None:

@@ -166,19 +166,29 @@ def check_templates(
         "unique": throttle.unique,
     }
     for option, rule in rules.items():
-        if not isinstance(rule, str):
-            continue
-        try:
-            fields = [name for _, name, _, _ in string.Formatter().parse(rule) if name is not None]
-        except ValueError as error:
-            raise ConfigurationError(f"task {task}: {option} is {rule!r}: {error}") from error
-        for field in fields:
-            name = re.split(r"[.\[]", field)[0]
-            if name not in parameters and not (open and name.isidentifier()):
-                raise ConfigurationError(
-                    f"task {task}: {option} is {rule!r}, and the task has no parameter {name!r}: "
-                    f"it has {', '.join(parameters) or 'none'}"
-                )
+        check_template(task, option, rule, parameters, open=open)
+
+
+def check_template(
+    task: str, option: str, rule: object, parameters: Sequence[str], *, open: bool
+) -> None:
+    """See that a rule, where it is a template, names the task's parameters.
+
+    Raises `ConfigurationError`.
+    """
+    if not isinstance(rule, str):
+        return
+    try:
+        fields = [name for _, name, _, _ in string.Formatter().parse(rule) if name is not None]
+    except ValueError as error:
+        raise ConfigurationError(f"task {task}: {option} is {rule!r}: {error}") from error
+    for field in fields:
+        name = re.split(r"[.\[]", field)[0]
+        if name not in parameters and not (open and name.isidentifier()):
+            raise ConfigurationError(
+                f"task {task}: {option} is {rule!r}, and the task has no parameter {name!r}: "
+                f"it has {', '.join(parameters) or 'none'}"
+            )
 
 
 def key_text(

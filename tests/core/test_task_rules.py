@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloudq import CloudQ, ConfigurationError, State, Task
+from cloudq import CloudQ, ConfigurationError, EncodeError, State, Task
 from cloudq.discovery import discover
 from cloudq.shared import APPS, Apps, shared_task
 from cloudq.testing import drain
@@ -89,6 +90,49 @@ def test_a_route_may_have_other_options(routed: CloudQ) -> None:
     routed.send_task("t")
     (waiting,) = routed.broker.scheduled("mail", count=1)
     assert b'"h":"1"' in waiting.body
+
+
+def test_a_route_s_serializer_writes_the_arguments(routed: CloudQ) -> None:
+    keys = {"signing_keys": {"k": "x" * 32}, "accept_content": ["json", "pickle", "msgpack"]}
+    routed.configure(**keys, task_routes={"odd": {"serializer": "pickle"}})
+    seen: list[Any] = []
+    odd: Any = routed.task(name="odd")(seen.append)
+    odd.delay(complex(1, 2))  # which JSON cannot say
+    drain(routed)
+    assert seen == [complex(1, 2)]
+    plain: Any = routed.task(name="plain")(seen.append)
+    with pytest.raises(EncodeError):
+        plain.delay(complex(1, 2))
+    # What the call and the task say stands above the route.
+    with pytest.raises(EncodeError):
+        odd.apply_async((complex(1, 2),), serializer="json")
+    own: Any = routed.task(name="own", serializer="json")(seen.append)
+    routed.conf.task_routes = {"own": {"serializer": "pickle"}}
+    with pytest.raises(EncodeError):
+        own.delay(complex(1, 2))
+
+
+def test_a_route_s_compression_and_serializer_form_the_body(routed: CloudQ) -> None:
+    form = {"serializer": "msgpack", "compression": "zlib"}
+    routed.configure(accept_content=["json", "msgpack"], task_routes={"*": form})
+    wide: Any = routed.task(name="wide")(len)
+    wide.delay(["wide"] * 1000)
+    (wide.s(["wide"] * 1000) | wide.si([])).delay()
+    bodies = [peeked.body for peeked in routed.broker.admin.peek("default", count=9)]
+    assert [(b"wide" in body, len(body) < 1000) for body in bodies] == [(False, True)] * 2
+    assert len(drain(routed)) == 3
+
+
+def test_a_route_by_function_sees_the_arguments_of_a_call(routed: CloudQ) -> None:
+    seen: list[Any] = []
+
+    def by_size(name: str, args: Any, kwargs: Any, options: Any, task: Any = None) -> str:
+        seen.append(args)
+        return "mail"
+
+    routed.conf.task_routes = [by_size]
+    routed.send_task("t", (Decimal("1.5"),))
+    assert seen == [(Decimal("1.5"),)]
 
 
 @pytest.mark.parametrize(

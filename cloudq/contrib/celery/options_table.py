@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloudq.contrib.celery.rules import Table, carried, ignored, refused
-from cloudq.contrib.celery.values import seconds
+from cloudq.contrib.celery.values import publish_policy_of, seconds
 
 _NO_EXCHANGE = "there are no exchanges: a call goes to a queue, name it with queue="
 _CONNECTION = "the app keeps the connection, and opens it when it is first used"
@@ -97,11 +97,6 @@ CALL_OPTIONS = Table(
             fine=(None,),
         ),
         *ignored(
-            "publish_retries is how often what the broker throttled is sent again",
-            "retry retry_policy",
-            fine=(True, None),
-        ),
-        *ignored(
             "a cloud's queue is durable",
             "delivery_mode mandatory immediate",
         ),
@@ -109,6 +104,8 @@ CALL_OPTIONS = Table(
             "a result knows the tasks before it, whoever made them",
             "add_to_parent",
         ),
+        carried("retry"),
+        carried("retry_policy", read=publish_policy_of),
         carried("expires", read=seconds),
     ],
 )

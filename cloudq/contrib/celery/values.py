@@ -156,6 +156,19 @@ def publish_policy(value: Any) -> int:
     return most
 
 
+def publish_policy_of(value: Any) -> Any:
+    """The policy of one call; which errors are tried again is the broker's."""
+    if not isinstance(value, Mapping):
+        return value
+    policy = dict(cast("Mapping[str, Any]", value))
+    if policy.get("max_retries", 0) is None:
+        raise ValueError("give max_retries: a call is not tried for ever")
+    for name in ("retry_errors", "errback", "interval"):
+        if policy.pop(name, None) is not None:
+            raise ValueError(f"{name} is not possible: what a busy broker refused is sent again")
+    return policy
+
+
 def routes(value: Any) -> Any:
     """The routes without exchanges: a queue is all that a call is routed to."""
     if isinstance(value, Mapping):
