@@ -20,6 +20,7 @@ from cloudq.worker.heartbeat import Heartbeat
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.parked import Parked
 from cloudq.worker.poller import Poller
+from cloudq.worker.process_pool import ProcessPool
 from cloudq.worker.remote import Remote
 from cloudq.worker.slots import Slots
 
@@ -40,7 +41,7 @@ class MakePoller(Protocol):
 
 
 class Reins:
-    """Holds the parts of a worker that commands change. `children` and `pollers` are its own lists.
+    """Holds the parts of a worker that commands change. `pollers` is its own list.
 
     Safe to use from many threads: what children are started or stopped for is done by the main
     thread, in `obey`.
@@ -56,10 +57,7 @@ class Reins:
         slots: Slots,
         dispatcher: Dispatcher,
         parked: Parked,
-        children: Sequence[Child],
-        processes: int,
-        scale: Callable[[int], None],
-        autoscale: Callable[[int, int], None],
+        pool: ProcessPool,
         pollers: list[Poller],
         poller: MakePoller,
         settle: Callable[[Iterable[tuple[Flight, Settlement]]], None],
@@ -69,14 +67,12 @@ class Reins:
         self.app = app
         self.options = options
         self.tally = Tally()
-        self.processes = processes  # how many there should be
-        self._scale, self._autoscale = scale, autoscale
         self._executor = executor
         self._flights = flights
         self._slots = slots
         self._dispatcher = dispatcher
         self._parked = parked
-        self._children = children
+        self._pool = pool
         self._pollers = pollers
         self._poller = poller
         self._settle = settle
@@ -84,6 +80,11 @@ class Reins:
         self._wake = wake
         self._limits: dict[str, tuple[float | None, float | None]] = {}
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    @property
+    def processes(self) -> int:
+        """How many processes there should be."""
+        return self._pool.processes
 
     @property
     def weights(self) -> Mapping[str, int]:
@@ -107,7 +108,7 @@ class Reins:
             child.limit(task, *limits)
 
     def pids(self) -> list[int]:
-        return [child.pid for child in self._children]
+        return [child.pid for child in self._pool.children]
 
     def running(self) -> list[tuple[Child, Flight]]:
         """What children have in work."""
@@ -150,7 +151,7 @@ class Reins:
         """Give a task other time limits. Raises `UnknownTask`."""
         self._executor.change_time_limit(task, soft, hard)
         self._limits[task] = soft, hard
-        for child in self._children:
+        for child in self._pool.children:
             if child.ready:
                 child.limit(task, soft, hard)
 
@@ -166,7 +167,7 @@ class Reins:
     def _resize(self, by: int) -> int:
         if self.processes + by < 1:
             raise ConfigurationError(f"of {self.processes} processes one must stay")
-        self._scale(self.processes + by)
+        self._pool.scale(self.processes + by)
         return self.processes
 
     def autoscale(self, most: int, fewest: int) -> None:
@@ -175,7 +176,7 @@ class Reins:
             raise ConfigurationError(f"max={most} min={fewest}: from 1 on, the most first")
         if self.options.autoscale is None:
             raise ConfigurationError("autoscale is not enabled: --autoscale MAX,MIN does it")
-        self._ordered(lambda: self._autoscale(most, fewest))
+        self._ordered(lambda: self._pool.set_autoscale(most, fewest))
 
     def consume(self, queue: str) -> bool:
         """Receive from a queue too; False if it is received from already."""
