@@ -23,19 +23,30 @@ def gathered(values: list[int]) -> int:
 
 def count_requests(into: str) -> None:
     """Append the operation of each request that this process sends to the broker."""
-    note = os.open(into, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     driver: Any = app.broker.driver
     if app.conf.broker.startswith("sqs:"):
-        events = driver.client.meta.events  # retries are counted too
-
-        def sent(request: object, event_name: str, **_: object) -> None:
-            os.write(note, f"{event_name.rpartition('.')[2]}\n".encode())
-
-        events.register("before-send.sqs", sent)
+        _count_sent(driver.client, "sqs", _opened(into))
     elif app.conf.broker.startswith("pubsub:"):
-        requests = driver._requests
+        requests, note = driver._requests, _opened(into)
         for name in ("publish", "pull", "modify", "acknowledge"):
             setattr(requests, name, _counted(getattr(requests, name), name, note))
+
+
+def count_store_requests(into: str) -> None:
+    """Append the operation of each request that this process sends to DynamoDB."""
+    backend: Any = app.backend
+    _count_sent(backend.driver.client, "dynamodb", _opened(into))
+
+
+def _opened(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def _count_sent(client: Any, service: str, note: int) -> None:
+    def sent(request: object, event_name: str, **_: object) -> None:
+        os.write(note, f"{event_name.rpartition('.')[2]}\n".encode())
+
+    client.meta.events.register(f"before-send.{service}", sent)  # retries are counted too
 
 
 def _counted(call: Callable[..., Any], name: str, note: int) -> Callable[..., Any]:
@@ -49,3 +60,5 @@ def _counted(call: Callable[..., Any], name: str, note: int) -> Callable[..., An
 
 if "BENCH_REQUESTS" in os.environ:
     count_requests(os.environ["BENCH_REQUESTS"])
+if "BENCH_STORE_REQUESTS" in os.environ:
+    count_store_requests(os.environ["BENCH_STORE_REQUESTS"])

@@ -179,7 +179,7 @@ def test_a_missing_queue_is_told_before_anything_moves(aws, command, project):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_after_the_batch_at_hand(command, project, number):
-    expected = publish(project, 4000)
+    expected = publish(project, 2000)
     process = start(project, FROM, TO)
     eventually(lambda: journals(project))
     process.send_signal(number)
@@ -191,7 +191,7 @@ def test_a_signal_ends_it_after_the_batch_at_hand(command, project, number):
     assert stats["ready"] > 0
     assert inside(project, "a.db") + inside(project, "b.db") == expected
     ran = command("migrate", FROM, TO, "--yes")
-    assert (ran.code, "4,000 at the source before, 4,000 moved" in ran.out) == (0, True)
+    assert (ran.code, "2,000 at the source before, 2,000 moved" in ran.out) == (0, True)
     assert inside(project, "b.db") == expected
 
 
@@ -265,7 +265,7 @@ def test_killed_on_the_way_the_same_messages_arrive(
 ) -> None:
     count, delayed, kills = (4990 if FULL else 290), 10, 5
     dice = random.Random(5)
-    expected = publish(project, count, delayed=delayed, seconds=20)
+    expected = publish(project, count, delayed=delayed, seconds=20 if FULL else 8)
     places = [make(request, project) for make in WAY]
     legs = list(pairwise(places))
     survived: list[str] = []

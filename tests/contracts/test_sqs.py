@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from typing import ClassVar
 
 import pytest
@@ -35,32 +36,31 @@ GAPS: dict[str, dict[str, str]] = {
 OTHER = os.environ.get("CLOUDQ_TEST_SQS_ENDPOINT")
 
 
-@pytest.fixture(params=["ministack", "moto", *(["other"] if OTHER else [])])
-def address(request: pytest.FixtureRequest) -> Iterator[Address]:
-    """The URL of each stand-in for SQS."""
-    skip_gap(request, GAPS[request.param])
-    if request.param == "moto":
-        with mock_aws():
-            yield Address(scheme="sqs")
-        return
-    url = OTHER if request.param == "other" else request.getfixturevalue("aws").url
-    yield Address(scheme="sqs", options={"endpoint_url": url})
+@pytest.fixture(scope="module", params=["ministack", "moto", *(["other"] if OTHER else [])])
+def drivers(request: pytest.FixtureRequest) -> Iterator[tuple[str, SQS, SQS]]:
+    """Each stand-in for SQS with two drivers for all tests, since to make a client takes 0.2 s."""
+    with ExitStack() as stack:
+        address = Address(scheme="sqs")
+        if request.param == "moto":
+            stack.enter_context(mock_aws())
+        else:
+            url = OTHER if request.param == "other" else request.getfixturevalue("aws").url
+            address = Address(scheme="sqs", options={"endpoint_url": url})
+        driver, another = (stack.enter_context(closing(open_broker(address))) for _ in range(2))
+        yield request.param, driver, another
 
 
 class BrokerFixtures:
     suffix: ClassVar[str] = ""
 
     @pytest.fixture
-    def driver(self, address: Address) -> Iterator[SQS]:
-        driver = open_broker(address)
-        yield driver
-        driver.close()
+    def driver(self, request: pytest.FixtureRequest, drivers: tuple[str, SQS, SQS]) -> SQS:
+        skip_gap(request, GAPS[drivers[0]])
+        return drivers[1]
 
     @pytest.fixture
-    def another(self, address: Address) -> Iterator[SQS]:
-        another = open_broker(address)
-        yield another
-        another.close()
+    def another(self, drivers: tuple[str, SQS, SQS]) -> SQS:
+        return drivers[2]
 
     @pytest.fixture
     def queue(self, driver: SQS) -> Iterator[str]:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
-from cloudq import BackendError, ConfigurationError
+from cloudq import AsyncResult, BackendError, ConfigurationError
 from cloudq.backend import Backend
-from cloudq.control import Heart, Roster
+from cloudq.control import Control, Heart, Roster
 from cloudq.control.commands import Command, collect, make
 from cloudq.driver import Change, Code, Item, Key
+from cloudq.settings import Settings
 from cloudq.testing import eventually
 from cloudq.worker.heartbeat import Heartbeat
 from cloudq_local.memory_backend import MemoryBackend, MemoryItems
 from tests.core.faults import FaultyStore
+
+PAGE = Path(__file__).parents[2] / "docs" / "control.md"
 
 
 class Slow(FaultyStore):
@@ -165,3 +170,30 @@ def test_a_store_that_is_down_raises_what_it_is(beating: Beating) -> None:
     beating.store.down.add("query")
     with pytest.raises(BackendError, match="no answer"):
         beating.roster.alive()
+
+
+def test_an_hour_is_what_its_page_says() -> None:
+    """docs/control.md says "about 250"."""
+    every = Settings().worker_heartbeat
+    heartbeat = Heartbeat(lambda: None, heart=_never, run=_never, every=every)
+    pauses = [heartbeat._pause(0) for _ in range(2_000)]
+    assert round(3600 / fmean(pauses), -1) == 250
+    assert "| heartbeat | about 250 updates an hour and worker" in PAGE.read_text()
+
+
+def test_to_ask_two_workers_costs_a_query_a_write_each_and_the_looks() -> None:
+    store = FaultyStore(MemoryBackend(MemoryItems()))
+    backend = Backend(store, url="two://")
+    for name in ("one", "two"):
+        Roster(backend).beat(Heart(hostname=name, seen=time.time(), every=15.0))
+    store.calls.clear()
+    control = Control(lambda: backend, lambda task_id: AsyncResult(task_id, backend))
+    assert control.ping(timeout=0) == []
+    assert store.calls == {"query": 2, "update": 2}  # one of the queries is a look
+    store.calls.clear()
+    assert len(control.roster.hearts()) == 2  # what `cloudq status` does
+    assert store.calls == {"query": 1}
+
+
+def _never(_: object) -> Any:
+    raise AssertionError("it is not started")

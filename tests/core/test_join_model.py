@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from cloudq.settlement import Settlement, commit, dispose
 from tests.core.bench import Bench
 from tests.core.test_canvas_crashes import Died
 
+# CLOUDQ_DRILL=full looks at 2,000 runs.
+EXAMPLES = 2_000 if os.environ.get("CLOUDQ_DRILL") == "full" else 120
 LEASE = 5.0
 CALLS = frozenset({"send", "ack", "release", "dead_letter", "put", "get", "update", "delete"})
 
@@ -256,11 +259,12 @@ class Chords(RuleBasedStateMachine):
             self.app.close()
 
 
+@pytest.mark.timeout(1800)
 def test_joins_hold() -> None:
     run_state_machine_as_test(
         Chords,
         settings=settings(
-            max_examples=120,
+            max_examples=EXAMPLES,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -57,7 +57,7 @@ def audit(place: Place, chords: int) -> int:
 def test_killed_at_random_every_body_runs_once(place: Place) -> None:
     place.tasks = "flow_tasks:app"
     place.environment["CLOUDQ_TASK_DEFAULT_QUEUE"] = place.queue
-    chords, kills = (1000, 20) if FULL else (60, 4)
+    chords, kills = (1000, 20) if FULL else (40, 3)
     dice = random.Random(5)
     results = start(place, chords)
     worker = place.start(*WORKER)

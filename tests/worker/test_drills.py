@@ -39,7 +39,7 @@ def audit(place: Place, results: list[AsyncResult[int]]) -> int:
 @pytest.mark.timeout(600)
 def test_killed_at_random_nothing_is_lost_and_little_is_repeated(every_place: Place) -> None:
     place = every_place
-    count, kills = (2000, 20) if FULL else (300, 5)
+    count, kills = (2000, 20) if FULL else (200, 3)
     dice = random.Random(7)
     results = publish(place, count, seconds=0.05)
     worker = place.start(*WORKER)
@@ -70,7 +70,7 @@ def test_killed_at_random_nothing_is_lost_and_little_is_repeated(every_place: Pl
 @pytest.mark.timeout(600)
 def test_stopped_over_and_over_nothing_is_lost_and_nothing_repeated(every_place: Place) -> None:
     place = every_place
-    count, stops = (2000, 20) if FULL else (160, 3)
+    count, stops = (2000, 20) if FULL else (120, 2)
     dice = random.Random(11)
     results = publish(place, count, seconds=0.05)
     for number in range(stops):
