@@ -22,7 +22,7 @@ from cloudq.progress import Progress
 from cloudq.record import TERMINAL, Record, State, fence
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settlement
-from cloudq.task import Task
+from cloudq.task import Task, checked_countdown
 from cloudq.throttling.gate import Wait
 from cloudq.throttling.paces import FARTHEST
 from cloudq.throttling.unique import unique_key
@@ -155,10 +155,11 @@ class Outcomes:
         allowed = self.retries(task) if max_retries is None else max_retries
         if allowed is not None and message.retries >= allowed:
             return self.failed(job, cause, started)
-        delay = countdown
-        if delay is None:
+        if countdown is not None:
+            delay = checked_countdown(countdown)
+        else:
             delay = task.policy.delay(message.retries, self._conf.default_retry_delay)
-        delay = min(max(0.0, delay), _LONGEST_DELAY)
+            delay = min(max(0.0, delay), _LONGEST_DELAY)
         in_place = self.stays_in_place(job.delivery)
         if in_place and changes:
             why = f"a retry on {job.delivery.queue!r} is the same message: it cannot change"

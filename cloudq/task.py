@@ -10,6 +10,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
+from math import inf
 from typing import (
     Any,
     Generic,
@@ -146,6 +147,11 @@ def policy(name: str, options: TaskOptions) -> Policy:
         raise ConfigurationError(
             f"task {name}: retry_kwargs takes max_retries and countdown, not {min(unknown)!r}"
         )
+    if values.get("retry_kwargs", {}).get("countdown") is not None:
+        try:
+            checked_countdown(values["retry_kwargs"]["countdown"])
+        except InvalidArguments as error:
+            raise ConfigurationError(f"task {name}: retry_kwargs: {error}") from error
     for key in ("autoretry_for", "dont_autoretry_for"):
         values[key] = tuple(values.get(key, ()))
     try:
@@ -287,6 +293,16 @@ class Options:
         if isinstance(value, datetime):
             return zoned(value, zone).timestamp()
         return None if value is None else now + value
+
+
+def checked_countdown(given: Any) -> float:
+    """The countdown of a retry, in seconds; what has passed is 0. Raises `InvalidArguments`."""
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not number or not -inf < given <= _LONGEST_WAIT:
+        raise InvalidArguments(
+            f"the countdown of a retry is {given!r}: give seconds, ten years at most"
+        )
+    return max(0.0, float(given))
 
 
 def _call_of(kind: type[Any]) -> object:
@@ -653,19 +669,22 @@ class Task(Hooks, Generic[P, R]):
         `args` and `kwargs` replace the arguments, `options` those of the call. Raises, so that
         nothing after it runs; with `throw=False` it returns, and the task is retried when the
         function ends, whatever it returns or raises. Raises `exc`, or `MaxRetriesExceeded`
-        without one, when no retries are left; called outside of a worker, `exc` itself.
+        without one, when no retries are left; called outside of a worker, `exc` itself. Raises
+        `InvalidArguments` for a time that is none, or more than ten years away.
         """
         request = self.request
         allowed = self._app.retries_of(self) if max_retries is None else max_retries
         if request.called_directly:
             raise exc or Retry(f"{self.name} was called as a function: nobody tries it again")
+        if eta is not None:
+            due = zoned(eta, self._app.zone)
+            countdown = max(0.0, due.timestamp() - self._app.now())
+        if countdown is not None:
+            countdown = checked_countdown(countdown)
         if allowed is not None and request.retries >= allowed:
             raise exc or MaxRetriesExceeded(
                 f"{self.name} was retried {request.retries} times and may not be again"
             )
-        if eta is not None:
-            due = zoned(eta, self._app.zone)
-            countdown = max(0.0, due.timestamp() - self._app.now())
         retry = Retry(
             str(exc or "retry"),
             countdown=countdown,
