@@ -66,10 +66,10 @@ def test_what_the_app_can_read_moves_and_runs(
     target, seen = shop(ground.target_url, settings)
     with source, target:
         fill(source, call)
-        [before] = ground.source.peek("q", count=9)
+        [before] = source.broker.admin.peek("q", count=9)
         report = ground.run(codec=source.codec)
         assert report.complete, report.queues[0].left
-        [after] = ground.target.peek("q", count=9)
+        [after] = target.broker.admin.peek("q", count=9)
         assert (after.id, after.body) == (before.id, before.body)
         drain(target)
         assert seen == [("wide " * 300, 7)]
@@ -133,4 +133,6 @@ def test_keys_and_times_inside_of_a_sealed_body_count(tmp_path: Path) -> None:
         assert list(report.queues[0].left) == [
             "has a group_key, and the target queue keeps no order"
         ]
-        assert ground.target.stats("q").delayed == 1  # by the time in its body
+        assert ground.inside(1) == {"late": 1}
+        with CloudQ("target", broker=other, backend="none") as target:
+            assert target.broker.admin.stats("q").delayed == 1  # by the time in its body
