@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from math import inf
 from typing import Any, TypedDict
 
 from cloudq.canvas.nodes import Node
@@ -134,6 +135,16 @@ class Options:
         if isinstance(value, datetime):
             return zoned(value, zone).timestamp()
         return None if value is None else now + value
+
+
+def checked_countdown(given: Any) -> float:
+    """The countdown of a retry, in seconds; what has passed is 0. Raises `InvalidArguments`."""
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not number or not -inf < given <= _LONGEST_WAIT:
+        raise InvalidArguments(
+            f"the countdown of a retry is {given!r}: give seconds, ten years at most"
+        )
+    return max(0.0, float(given))
 
 
 def zoned(time: datetime, zone: tzinfo) -> datetime:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from cloudq.arguments import Arguments
 from cloudq.backend import Backend
-from cloudq.call_options import CallOptions, Options, zoned
+from cloudq.call_options import CallOptions, Options, checked_countdown, zoned
 from cloudq.canvas.nodes import Node
 from cloudq.codec import to_wire
 from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
@@ -85,19 +85,22 @@ class CurrentCall:
         `args` and `kwargs` replace the arguments, `options` those of the call. Raises, so that
         nothing after it runs; with `throw=False` it returns, and the task is retried when the
         function ends, whatever it returns or raises. Raises `exc`, or `MaxRetriesExceeded`
-        without one, when no retries are left; called outside of a worker, `exc` itself.
+        without one, when no retries are left; called outside of a worker, `exc` itself. Raises
+        `InvalidArguments` for a time that is none, or more than ten years away.
         """
         request = self.request
         allowed = self._app.retries_of(self) if max_retries is None else max_retries
         if request.called_directly:
             raise exc or Retry(f"{self.name} was called as a function: nobody tries it again")
+        if eta is not None:
+            due = zoned(eta, self._app.zone)
+            countdown = max(0.0, due.timestamp() - self._app.now())
+        if countdown is not None:
+            countdown = checked_countdown(countdown)
         if allowed is not None and request.retries >= allowed:
             raise exc or MaxRetriesExceeded(
                 f"{self.name} was retried {request.retries} times and may not be again"
             )
-        if eta is not None:
-            due = zoned(eta, self._app.zone)
-            countdown = max(0.0, due.timestamp() - self._app.now())
         retry = Retry(
             str(exc or "retry"),
             countdown=countdown,

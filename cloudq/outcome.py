@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import orjson
 
+from cloudq.call_options import checked_countdown
 from cloudq.canvas.freezing import brief, ends_of
 from cloudq.canvas.nodes import Node
 from cloudq.canvas.plan import Planner, too_deep
@@ -155,10 +156,11 @@ class Outcomes:
         allowed = self.retries(task) if max_retries is None else max_retries
         if allowed is not None and message.retries >= allowed:
             return self.failed(job, cause, started)
-        delay = countdown
-        if delay is None:
+        if countdown is not None:
+            delay = checked_countdown(countdown)
+        else:
             delay = task.policy.delay(message.retries, self._conf.default_retry_delay)
-        delay = min(max(0.0, delay), _LONGEST_DELAY)
+            delay = min(max(0.0, delay), _LONGEST_DELAY)
         in_place = self.stays_in_place(job.delivery)
         if in_place and changes:
             why = f"a retry on {job.delivery.queue!r} is the same message: it cannot change"

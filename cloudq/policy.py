@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from cloudq.call_options import checked_countdown
 from cloudq.codecs.codec import unknown_form
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.priorities import check_priority
 from cloudq.throttling.keys import Keys, keys_of
 from cloudq.throttling.rules import KeyRule, Throttle, throttle_of
@@ -113,6 +114,11 @@ def policy(name: str, options: TaskOptions) -> Policy:
         raise ConfigurationError(
             f"task {name}: retry_kwargs takes max_retries and countdown, not {min(unknown)!r}"
         )
+    if values.get("retry_kwargs", {}).get("countdown") is not None:
+        try:
+            checked_countdown(values["retry_kwargs"]["countdown"])
+        except InvalidArguments as error:
+            raise ConfigurationError(f"task {name}: retry_kwargs: {error}") from error
     for key in ("autoretry_for", "dont_autoretry_for"):
         values[key] = tuple(values.get(key, ()))
     try:

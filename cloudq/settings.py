@@ -165,6 +165,16 @@ class Settings(BaseSettings):
         "its commands; 0: none",
     )
 
+    @field_validator("result_serializer", mode="before")
+    @classmethod
+    def _json_results(cls, name: Any) -> Any:
+        if name != "json":
+            raise ValueError(
+                'results are JSON in every store, so that all who read them can: leave it "json", '
+                "and keep what JSON cannot say elsewhere; task_serializer is that of arguments"
+            )
+        return name
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, name: str) -> str:

@@ -30,6 +30,7 @@ from cloudq.backend import Backend
 from cloudq.cli.common import JsonOption, Target, YesOption, common
 from cloudq.cli.messages import LOOKING
 from cloudq.cli.output import complain, confirm, emit, note, say, table
+from cloudq.codecs import Codec
 from cloudq.errors import ConfigurationError, ServiceError
 from cloudq.migration import Migration, Moved, Options, Preview, Report, Side
 
@@ -93,7 +94,14 @@ def migrate(
     stop = Event()
     with _opened(target, source_url, target_url) as (source, sink, backend), _Progress(json) as bar:
         migration = Migration(
-            source, sink, options, backend=backend, stop=stop, say=bar.say, told=bar.show
+            source,
+            sink,
+            options,
+            backend=backend,
+            codec=_codec(target),
+            stop=stop,
+            say=bar.say,
+            told=bar.show,
         )
         pairs = migration.pairs()
         if not pairs:
@@ -150,6 +158,15 @@ def _backend_url(target: Target) -> str | None:
         url = app.conf.backend_url
         app.close()
     return None if url in (None, "", "none") else url
+
+
+def _codec(target: Target) -> Codec | None:
+    """How the app whose messages they are reads them; None where none is named."""
+    if target.path is None:
+        return None
+    app = target.load()
+    app.close()
+    return app.codec
 
 
 def _names(given: Sequence[str]) -> Mapping[str, str]:

@@ -81,6 +81,11 @@ def read(body: bytes, *, queue: str, limit: int, accept: Collection[str]) -> Tas
         raise DecodeError(f"undecodable Celery message: {error}") from error
 
 
+def is_celery(body: bytes) -> bool:
+    """Whether a body has the form of Celery's messages."""
+    return _outer(body) is not None
+
+
 def _outer(body: bytes) -> Wire | None:
     text = body
     if not body.startswith(b"{"):

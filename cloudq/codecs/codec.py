@@ -182,6 +182,13 @@ class Codec:
         return message
 
 
+def form_of(body: bytes) -> str | None:
+    """What a body that is no plain message says that it is; None for none of ours."""
+    if body.startswith(_SEALED):
+        return "signed, compressed or in a notation of its own"
+    return "a message in Celery's form" if celery_in.is_celery(body) else None
+
+
 def _bare(queue: str) -> str:
     """A queue's own name: one side may know it by its URL."""
     return queue.rpartition("/")[2]

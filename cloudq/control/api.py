@@ -273,7 +273,7 @@ class Control:
         reply: bool = False,
         timeout: float | None = None,
     ) -> list[dict[str, Any]] | None:
-        """Change the bounds of workers that were started with `--autoscale`."""
+        """Let workers scale between these bounds from now on, however they were started."""
         arguments = {"max": max, "min": min}
         return self.broadcast("autoscale", arguments, destination, reply, timeout)
 

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 
 from cloudq.codec import decode
+from cloudq.codecs import Codec
+from cloudq.codecs.codec import form_of
 from cloudq.driver import Limits, Outgoing
 from cloudq.errors import DecodeError
 from cloudq.message import TaskMessage
@@ -20,13 +22,18 @@ _DUE = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """The rules of one target queue. `parks` says that a backend keeps its delayed messages."""
+    """The rules of one target queue. `parks` says that a backend keeps its delayed messages.
+
+    `codec` is that of the app whose messages they are: it reads what is signed, compressed or in
+    another form, as a worker of the target queue will. Without one only plain ones are read.
+    """
 
     queue: str
     limits: Limits
     parks: bool
     raw: bool
     token: str
+    codec: Codec | None = None
 
     def judge(
         self, entry: Entry, body: bytes, *, group: str | None, due: float = 0.0, place: str = ""
@@ -36,9 +43,11 @@ class Fit:
         `due` is when it is to be delivered there, in epoch seconds, and `place` its handle in the
         source, if it has one.
         """
-        message = read(body)
-        if message is None and not self.raw:
-            return "no task message: --raw moves it as it is"
+        message = self.read(body)
+        if isinstance(message, str):
+            if not self.raw:
+                return message
+            message = None
         if message is None and not _is_text(body):
             return "no text, and some brokers take nothing else"
         if len(body) > self.limits.body:
@@ -62,6 +71,21 @@ class Fit:
             dedup=self._dedup(entry, place) if self.limits.dedup_window else None,
         )
 
+    def read(self, body: bytes) -> TaskMessage | str:
+        """The task message in a body, or why it is not read."""
+        try:
+            if self.codec is None:
+                return decode(body, limit=_MAX_BODY)
+            return self.codec.decode(body, queue=self.queue, limit=_MAX_BODY)
+        except DecodeError as error:
+            why = str(error)
+        form = form_of(body)
+        if form is None and (self.codec is None or not _is_plain(body)):
+            return "no task message: --raw moves it as it is"
+        if self.codec is None:
+            return f"{form}: -A names the app that can read it, --raw moves it as it is"
+        return f"no worker of the app could read it in {self.queue!r}: {why}"
+
     def _too_late(self, message: TaskMessage | None, delay: float) -> str | None:
         if not delay or self.parks or 0 < delay <= self.limits.max_delay:
             return None
@@ -84,12 +108,13 @@ class Fit:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def read(body: bytes) -> TaskMessage | None:
-    """The task message in a body, None where there is none."""
+def _is_plain(body: bytes) -> bool:
+    """Whether this is a plain task message."""
     try:
-        return decode(body, limit=_MAX_BODY)
+        decode(body, limit=_MAX_BODY)
     except DecodeError:
-        return None
+        return False
+    return True
 
 
 def _is_text(body: bytes) -> bool:

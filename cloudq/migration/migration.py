@@ -11,6 +11,7 @@ from threading import Event
 
 from cloudq.backend import Backend
 from cloudq.broker import queue_deliveries
+from cloudq.codecs import Codec
 from cloudq.errors import ConfigurationError
 from cloudq.migration.carrier import Carrier
 from cloudq.migration.fit import Fit
@@ -67,6 +68,7 @@ class Migration:
         options: Options,
         *,
         backend: Backend | None = None,
+        codec: Codec | None = None,
         stop: Event | None = None,
         say: Callable[[str], None] = lambda _: None,
         told: Callable[[Moved], None] = lambda _: None,
@@ -74,6 +76,7 @@ class Migration:
         self.source, self.target, self.options = source, target, options
         self.report = Report()
         self._backend = backend
+        self._codec = codec
         self._stop = stop or Event()
         self._say, self._told = say, told
 
@@ -186,6 +189,7 @@ class Migration:
             parks=self.target.broker.parks(target),
             raw=self.options.raw,
             token=token,
+            codec=self._codec,
         )
 
     def _shared(self, queue: str, target: str) -> bool:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from cloudq.driver import Outgoing, QueueStats
-from cloudq.migration.fit import Fit, read
+from cloudq.migration.fit import Fit
 from cloudq.migration.journal import Entry, digest
 from cloudq.migration.side import Side
 
@@ -46,8 +46,8 @@ def preview(source: Side, queue: str, fit: Fit, *, shared: bool, look: bool) -> 
     def judge(entry: Entry, body: bytes, group: str | None, due: float) -> None:
         verdict = fit.judge(entry, body, group=group, due=due)
         if isinstance(verdict, Outgoing):
-            message = read(body)
-            tasks[message.task if message else "(raw)"] += 1
+            message = fit.read(body)
+            tasks["(raw)" if isinstance(message, str) else message.task] += 1
         else:
             stays[verdict] += 1
 

@@ -20,6 +20,7 @@ from cloudq.worker.heartbeat import Heartbeat
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.parked import Parked
 from cloudq.worker.poller import Poller
+from cloudq.worker.pools import PoolKind
 from cloudq.worker.process_pool import ProcessPool
 from cloudq.worker.remote import Remote
 from cloudq.worker.slots import Slots
@@ -174,8 +175,10 @@ class Reins:
         """Let the processes come and go between these. Raises `ConfigurationError`."""
         if not 1 <= fewest <= most:
             raise ConfigurationError(f"max={most} min={fewest}: from 1 on, the most first")
-        if self.options.autoscale is None:
-            raise ConfigurationError("autoscale is not enabled: --autoscale MAX,MIN does it")
+        if self.options.pool is not PoolKind.PROCESSES:
+            raise ConfigurationError(
+                f"autoscale starts and stops processes, and --pool {self.options.pool} has one"
+            )
         self._ordered(lambda: self._pool.set_autoscale(most, fewest))
 
     def consume(self, queue: str) -> bool:

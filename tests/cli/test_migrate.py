@@ -291,3 +291,15 @@ def test_killed_on_the_way_the_same_messages_arrive(
     assert inside(project, "a.db") == Counter()
     # Most kills came before the leg was done, or this would show little.
     assert len(survived) <= 2, survived
+
+
+def test_the_app_reads_what_is_compressed(command, project):
+    with CloudQ("shop", broker=f"sqlite:///{project}/a.db", backend="none") as app:
+        app.send_task("shop.add", ("wide " * 300, 2), compression="zlib")
+    ran = command("migrate", FROM, TO, "--yes")
+    assert ran.code == 1
+    assert "-A names the app that can read it" in ran.err
+    (project / "forms.py").write_text("from cloudq import CloudQ\napp = CloudQ('shop')\n")
+    ran = command("migrate", FROM, TO, "--dry-run", "-A", "forms:app")
+    assert any(line.split() == ["default", "shop.add", "1"] for line in ran.lines), ran
+    assert command("migrate", FROM, TO, "--yes", "-A", "forms:app").code == 0

@@ -117,6 +117,7 @@ class Ground:
     def migration(self, fuse: Fuse | None = None, **named: Any) -> Migration:
         stop = named.pop("stop", None)
         told = named.pop("told", lambda _: None)
+        codec = named.pop("codec", None)
         queues = named.pop("queues", ("q",))
         options = Options(queues=queues, lease=self.lease, journal=self.journal, **named)
         source, target = self.sides(fuse)
@@ -125,6 +126,7 @@ class Ground:
             target,
             options,
             backend=self.backend,
+            codec=codec,
             stop=stop,
             say=self.said.append,
             told=told,

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from math import inf, nan
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudq import CloudQ, MaxRetriesExceeded, Retry, State, Task
+from cloudq import (
+    CloudQ,
+    ConfigurationError,
+    InvalidArguments,
+    MaxRetriesExceeded,
+    Retry,
+    State,
+    Task,
+)
 from cloudq.policy import policy
 from cloudq.settlement import Action
 from tests.core.bench import Bench
@@ -142,7 +151,7 @@ def test_a_raised_retry_is_a_retry_also_without_bind(app: Bench) -> None:
         ({"countdown": 0.0}, 0.0),
         ({}, 180.0),
         ({"countdown": -5.0}, 0.0),
-        ({"countdown": float("inf")}, 36_525 * 86_400.0),
+        ({"countdown": 9 * 365.25 * 86_400}, 9 * 365.25 * 86_400),
     ],
 )
 def test_the_copy_is_delayed_as_asked(asked: dict[str, float], delay: float) -> None:
@@ -158,6 +167,41 @@ def test_the_copy_is_delayed_as_asked(asked: dict[str, float], delay: float) -> 
         assert copy.retries == 1
         due = copy.not_before or time.time()
         assert due - time.time() == pytest.approx(delay, abs=5)
+
+
+@pytest.mark.parametrize("countdown", [inf, -inf, nan, 11 * 365.25 * 86_400, "soon", True], ids=str)
+def test_a_countdown_that_is_no_time_is_an_error(app: Bench, countdown: Any) -> None:
+    @app.task(bind=True)
+    def asks(self: Task[..., Any]) -> None:
+        self.retry(countdown=countdown, exc=KeyError("hidden"))
+
+    @app.task
+    def raises() -> None:
+        raise Retry(countdown=countdown)
+
+    results = [asks.delay(), raises.delay()]
+    app.work()
+    for result in results:
+        with pytest.raises(InvalidArguments, match=r"countdown of a retry is .* ten years at most"):
+            result.get(timeout=0)
+        assert result.retries == 0
+
+
+def test_a_time_too_far_away_is_an_error(app: Bench) -> None:
+    @app.task(bind=True)
+    def asks(self: Task[..., Any]) -> None:
+        self.retry(eta=datetime.now(UTC) + timedelta(days=4000), throw=False)
+
+    result = asks.delay()
+    app.work()
+    with pytest.raises(InvalidArguments, match="ten years at most"):
+        result.get(timeout=0)
+
+
+@pytest.mark.parametrize("countdown", [inf, nan, 1e12, "soon"], ids=str)
+def test_the_decorator_refuses_such_a_countdown(app: Bench, countdown: Any) -> None:
+    with pytest.raises(ConfigurationError, match="retry_kwargs: the countdown of a retry"):
+        app.task(name="t", retry_kwargs={"countdown": countdown})(print)
 
 
 def test_a_retry_may_name_the_time(app: Bench) -> None:

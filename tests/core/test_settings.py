@@ -225,3 +225,10 @@ def test_a_bad_value_from_outside_names_where_it_stands(
         CloudQ()
     with pytest.raises(ConfigurationError, match="setting 'lease': "):
         CloudQ(lease=0.1)
+
+
+@pytest.mark.parametrize("name", ["pickle", "msgpack", None, 5])
+def test_results_are_json_and_nothing_else(name: Any) -> None:
+    assert CloudQ("x", result_serializer="json").conf.result_serializer == "json"
+    with pytest.raises(ConfigurationError, match=r"result_serializer.* results are JSON in every"):
+        CloudQ("x", result_serializer=name)

@@ -66,7 +66,7 @@ SETTINGS = Table(
         # ---- results
         carried("result_backend", "backend", read=values.backend),
         carried("result_expires", read=values.expiry),
-        carried("result_serializer", read=values.serializer, fine=("json",)),
+        carried("result_serializer", read=values.result_serializer, fine=("json",)),
         *ignored(
             "results are JSON in every store",
             "result_accept_content result_compression",

@@ -128,6 +128,14 @@ def serializer(value: Any) -> str:
     return str(value).removeprefix("application/x-").removeprefix("application/")
 
 
+def result_serializer(value: Any) -> str:
+    if serializer(value) != "json":
+        raise ValueError(
+            "results are JSON in every store: leave it out; arguments may be otherwise"
+        )
+    return "json"
+
+
 _COMPRESSIONS = {"gzip": "zlib", "zlib": "zlib", "bzip2": "bz2", "bz2": "bz2", "zstd": "zstd"}
 
 
