@@ -13,6 +13,7 @@ from importlib import import_module
 from threading import RLock
 from types import TracebackType
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     Literal,
@@ -31,38 +32,32 @@ from cloudq.arguments import Arguments
 from cloudq.backend import Backend
 from cloudq.broker import Broker
 from cloudq.canvas.builtin import builtin_tasks
-from cloudq.canvas.checks import Checks
-from cloudq.canvas.eager import run_eagerly
-from cloudq.canvas.joins import Joins
-from cloudq.canvas.linking import linked
 from cloudq.canvas.nodes import Node, Signature, from_dict
-from cloudq.canvas.plan import Planner
-from cloudq.canvas.results import GroupResult, restore_group, restored
-from cloudq.canvas.workflows import Workflows
 from cloudq.codec import dump_value
 from cloudq.codecs import Codec
-from cloudq.control import Control
 from cloudq.discovery import Packages, discover
 from cloudq.driver import Delivery, Limits
 from cloudq.envelope import Envelopes, zone_of
 from cloudq.errors import BackendError, ConfigurationError, Replaced, ServiceError
-from cloudq.execution import Executor
 from cloudq.history import History, Level
 from cloudq.ids import new_id
 from cloudq.message import TaskMessage
 from cloudq.middleware import Middleware, current_request
-from cloudq.outcome import Job
-from cloudq.parking import Parking
 from cloudq.record import Record, State
 from cloudq.result import AsyncResult, EagerResult
 from cloudq.services import Services
 from cloudq.settings import Settings
-from cloudq.settlement import Action
 from cloudq.shared import APPS
 from cloudq.states import own_state
 from cloudq.task import CallOptions, Options, Prepared, Task, TaskOptions, policy
 from cloudq.throttling.rules import Throttle, check_templates, key_text, need_store
-from cloudq.throttling.unique import Uniques
+
+if TYPE_CHECKING:  # what only workers or only workflows need is loaded at its first use
+    from cloudq.canvas.joins import Joins
+    from cloudq.canvas.results import GroupResult
+    from cloudq.canvas.workflows import Workflows
+    from cloudq.control import Control
+    from cloudq.execution import Executor
 
 log = logging.getLogger("cloudq.app")
 
@@ -284,6 +279,8 @@ class CloudQ:
     ) -> AsyncResult[R]:
         """Publish one checked call; what `task.delay` and `task.apply_async` do."""
         if options.link or options.link_error:
+            from cloudq.canvas.linking import linked
+
             return self.start(linked(task.name, args, kwargs, options, self), (), {})
         if self.conf.task_always_eager:
             return self._eager(task, options, args, kwargs)
@@ -329,6 +326,8 @@ class CloudQ:
         if all(message.unique_key is None for message in messages):
             self._post(messages, named=named)
             return [message.id for message in messages]
+        from cloudq.throttling.unique import Uniques
+
         uniques = Uniques(lambda: self.backend, self._unique_for)
         return uniques.send(messages, lambda fresh: self._post(fresh, named=named))
 
@@ -385,18 +384,19 @@ class CloudQ:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> TaskMessage:
+        written = self._envelopes.written(name, args, kwargs, options)
         parent = current_request.get()
+        if parent is None:
+            return self._envelopes.make(name, *written, options)
         message = self._envelopes.make(
             name,
-            *self._envelopes.written(name, args, kwargs, options),
+            *written,
             options,
-            root=parent.root_id if parent else None,
-            parent=parent.id if parent else None,
+            root=parent.root_id,
+            parent=parent.id,
             depth=self.workflows.depth(parent),
-            unique_key=options.unique_key,
         )
-        if parent is not None:
-            parent.children.append(((message.id, None), None))
+        parent.children.append(((message.id, None), None))
         return message
 
     # ---- results
@@ -437,6 +437,8 @@ class CloudQ:
             return False
 
     def _kin(self, outlines: str) -> list[Any]:
+        from cloudq.canvas.results import restored
+
         return restored(outlines, self._made)
 
     def _result(self, task_id: str, task: Task[..., R]) -> AsyncResult[R]:
@@ -455,6 +457,9 @@ class CloudQ:
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> EagerResult[R]:
         """Run a task here, through the same executor as a worker; retries follow at once."""
+        from cloudq.outcome import Job
+        from cloudq.settlement import Action
+
         message = self._message(task, options, args, kwargs)
         executor = self.executor(eager=True)
         while True:
@@ -476,6 +481,8 @@ class CloudQ:
         return EagerResult(record, restore=task.arguments.restore)
 
     def _in_place_of(self, replaced: Replaced) -> EagerResult[Any]:
+        from cloudq.canvas.eager import run_eagerly
+
         result = run_eagerly(cast("Node[Any]", replaced.node), (), self._run_eagerly)
         if isinstance(result, EagerResult):
             return result
@@ -516,6 +523,8 @@ class CloudQ:
 
     def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a workflow here and now; what `node.apply` does."""
+        from cloudq.canvas.eager import run_eagerly
+
         self.workflows.checks.shape(node)
         return run_eagerly(node.clone(args, kwargs), (), self._run_eagerly)
 
@@ -525,6 +534,8 @@ class CloudQ:
 
     def restore_group(self, id: str) -> GroupResult[Any] | None:
         """The results of a group that was saved; None if there is none, or not any more."""
+        from cloudq.canvas.results import restore_group
+
         backend = self.AsyncResult(id).backend
         return restore_group(id, backend, self._made)
 
@@ -551,6 +562,10 @@ class CloudQ:
     @cached_property
     def workflows(self) -> Workflows:
         """What this app does with signatures, chains, groups and chords."""
+        from cloudq.canvas.checks import Checks
+        from cloudq.canvas.plan import Planner
+        from cloudq.canvas.workflows import Workflows
+
         planner = Planner(
             self._envelopes.planned,
             expires=lambda: self.conf.result_expires,
@@ -579,6 +594,8 @@ class CloudQ:
     @cached_property
     def control(self) -> Control:
         """Looks into live workers and tells them what to do, under Celery's names."""
+        from cloudq.control import Control
+
         return Control(lambda: self.backend, self.AsyncResult)
 
     # ---- what it stands on
@@ -596,6 +613,8 @@ class CloudQ:
         stop_at_hard_limit: bool = False,
     ) -> Executor:
         """What runs this app's deliveries; for workers, function handlers and tests."""
+        from cloudq.execution import Executor
+
         more = {} if run_async is None else {"run_async": run_async}
         return Executor(
             tasks=ChainMap(self.tasks, self._builtin),
@@ -621,6 +640,11 @@ class CloudQ:
     @property
     def broker(self) -> Broker:
         """The broker, opened at its first use. Raises `ConfigurationError`."""
+        opened = self._broker
+        if opened is not None:
+            return opened
+        from cloudq.parking import Parking
+
         with self._lock:
             if self._broker is None:
                 url = self.conf.broker
@@ -646,6 +670,9 @@ class CloudQ:
     @property
     def backend(self) -> Backend | None:
         """The result store, opened at its first use; None when the app has none."""
+        opened = self._backend
+        if opened is not None:
+            return opened
         with self._lock:
             url = self.conf.backend_url
             if self._backend is None and url is not None:

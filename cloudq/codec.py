@@ -181,9 +181,11 @@ def _json(value: object) -> bytes:
 def encode(message: TaskMessage) -> bytes:
     """The message as compact JSON, defaults left out. Raises `EncodeError`."""
     fields: dict[str, object] = {"v": message.v, "id": message.id, "task": message.task}
-    for name, value, default in zip(_OPTIONAL, _optional(message), _DEFAULTS, strict=True):
-        if value != default:
-            fields[name] = value
+    fields |= {
+        name: value
+        for name, value, default in zip(_OPTIONAL, _optional(message), _DEFAULTS, strict=True)
+        if value != default
+    }
     return _json(fields)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import inspect
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from copy import copy
@@ -347,6 +348,7 @@ class Task(Hooks, Generic[P, R]):
         call_options: Options | None = None,
     ) -> None:
         self.function = function
+        self.is_coroutine = inspect.iscoroutinefunction(function)
         self.name = name
         self.policy = policy
         self.declared: TaskOptions = {}  # what the decorator said, for annotations to stand above

@@ -17,7 +17,6 @@ import orjson
 
 from cloudq.clock import Clock, real_time
 from cloudq.codec import decode, encode
-from cloudq.codecs import celery_in, celery_out
 from cloudq.codecs.compression import COMPRESSIONS, compress, expand
 from cloudq.codecs.libraries import library
 from cloudq.codecs.serializers import PICKLE, SERIALIZERS, plain_json, written
@@ -74,6 +73,8 @@ class Codec:
     def encode(self, message: TaskMessage) -> bytes:
         """The body of a message. Raises `EncodeError`, `ConfigurationError`."""
         if message.protocol == CELERY:
+            from cloudq.codecs import celery_out  # loaded where it is used, as below
+
             return celery_out.write(message)
         plain = encode(message)
         signs = self.keyring.signs is not None
@@ -123,7 +124,9 @@ class Codec:
             if len(body) > limit * 4 // 3 + 4096:
                 raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
             return self._opened(body, queue, limit)
-        if queue in self.celery or _bare(queue) in self.celery:
+        if self.celery and (queue in self.celery or _bare(queue) in self.celery):
+            from cloudq.codecs import celery_in
+
             message = celery_in.read(body, queue=queue, limit=limit, accept=self.accept)
             if message is not None:
                 return message
