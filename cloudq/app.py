@@ -11,7 +11,7 @@ from functools import cached_property
 from importlib import import_module
 from threading import RLock
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from cloudq import settings
 from cloudq.annotations import annotate
@@ -19,24 +19,16 @@ from cloudq.backend import Backend
 from cloudq.broker import Broker
 from cloudq.call_options import CallOptions, Options
 from cloudq.canvas.builtin import builtin_tasks
-from cloudq.canvas.joins import Joins
-from cloudq.canvas.linking import linked
 from cloudq.canvas.nodes import Node, Signature, from_dict
-from cloudq.canvas.results import GroupResult
-from cloudq.canvas.workflows import Workflows
 from cloudq.codecs import Codec
-from cloudq.control import Control
 from cloudq.current_call import CurrentCall
 from cloudq.discovery import Packages, discover
-from cloudq.eager import LIMITS, Eager
 from cloudq.envelope import Envelopes, zone_of
 from cloudq.errors import ConfigurationError
-from cloudq.execution import Executor
 from cloudq.middleware import Middleware, current_request
 from cloudq.policy import TaskOptions
 from cloudq.priorities import queues_for
 from cloudq.publishing import Publishing
-from cloudq.purging import purge_queues
 from cloudq.registry import BoundDecorator, Decorator, register
 from cloudq.result import AsyncResult, EagerResult
 from cloudq.result_factory import ResultFactory
@@ -46,6 +38,14 @@ from cloudq.shared import APPS
 from cloudq.states import own_state
 from cloudq.task import Prepared, Task
 from cloudq.wiring import make_workflows, open_backend, open_broker
+
+if TYPE_CHECKING:  # what only workers or only workflows need is loaded at its first use
+    from cloudq.canvas.joins import Joins
+    from cloudq.canvas.results import GroupResult
+    from cloudq.canvas.workflows import Workflows
+    from cloudq.control import Control
+    from cloudq.eager import Eager
+    from cloudq.execution import Executor
 
 log = logging.getLogger("cloudq.app")
 
@@ -87,7 +87,6 @@ class CloudQ:
         self._envelopes = Envelopes(self.tasks, lambda: self.conf, self.now)
         self._publishing = Publishing(self)
         self._results = ResultFactory(self, lambda: self.control)
-        self._eager = Eager(self, self._every_task, self._envelopes)
         self._lock = RLock()
         self._broker: Broker | None = None
         self._backend: Backend | None = None
@@ -230,6 +229,8 @@ class CloudQ:
     ) -> AsyncResult[R]:
         """Publish one checked call; what `task.delay` and `task.apply_async` do."""
         if options.link or options.link_error:
+            from cloudq.canvas.linking import linked
+
             return self.start(linked(task.name, args, kwargs, options, self), (), {})
         if self.conf.task_always_eager:
             return self._at_once(task, options, args, kwargs)
@@ -370,11 +371,19 @@ class CloudQ:
         """What this app does with signatures, chains, groups and chords."""
         return make_workflows(self, self._envelopes, self._publishing, self._results)
 
+    @cached_property
+    def _eager(self) -> Eager:
+        from cloudq.eager import Eager
+
+        return Eager(self, self._every_task, self._envelopes)
+
     # ---- workers
 
     @cached_property
     def control(self) -> Control:
         """Looks into live workers and tells them what to do, under Celery's names."""
+        from cloudq.control import Control
+
         return Control(lambda: self.backend, self.AsyncResult, self._purge)
 
     def _purge(self) -> int | None:
@@ -382,6 +391,8 @@ class CloudQ:
         named = (task.policy.queue for task in self.tasks.values())
         every = [self.conf.task_default_queue, *filter(None, named), *self.routed_queues]
         queues = queues_for(dict.fromkeys(every), self.conf.priority_queues)
+        from cloudq.purging import purge_queues
+
         return purge_queues(self.broker, queues)
 
     # ---- what it stands on
@@ -399,6 +410,9 @@ class CloudQ:
         stop_at_hard_limit: bool = False,
     ) -> Executor:
         """What runs this app's deliveries; for workers, function handlers and tests."""
+        from cloudq.eager import LIMITS
+        from cloudq.execution import Executor
+
         more = {} if run_async is None else {"run_async": run_async}
         return Executor(
             tasks=self._every_task,
@@ -424,6 +438,9 @@ class CloudQ:
     @property
     def broker(self) -> Broker:
         """The broker, opened at its first use. Raises `ConfigurationError`."""
+        opened = self._broker
+        if opened is not None:
+            return opened
         with self._lock:
             if self._broker is None:
                 self._broker = open_broker(
@@ -438,6 +455,9 @@ class CloudQ:
     @property
     def backend(self) -> Backend | None:
         """The result store, opened at its first use; None when the app has none."""
+        opened = self._backend
+        if opened is not None:
+            return opened
         with self._lock:
             url = self.conf.backend_url
             if self._backend is None and url is not None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from operator import attrgetter
 from typing import Any, cast
 from uuid import UUID
 
@@ -180,18 +181,19 @@ def _json(value: object) -> bytes:
 def encode(message: TaskMessage) -> bytes:
     """The message as compact JSON, defaults left out. Raises `EncodeError`."""
     fields: dict[str, object] = {"v": message.v, "id": message.id, "task": message.task}
-    for name, default in _OPTIONAL:
-        value = getattr(message, name)
-        if value != default:
-            fields[name] = value
+    fields |= {
+        name: value
+        for name, value, default in zip(_OPTIONAL, _optional(message), _DEFAULTS, strict=True)
+        if value != default
+    }
     return _json(fields)
 
 
-_OPTIONAL = tuple(
-    (name, info.default)
-    for name, info in TaskMessage.model_fields.items()
-    if name not in ("v", "id", "task")
+_OPTIONAL = tuple(name for name in TaskMessage.model_fields if name not in ("v", "id", "task"))
+_DEFAULTS = tuple(
+    TaskMessage.model_fields[name].get_default(call_default_factory=True) for name in _OPTIONAL
 )
+_optional = attrgetter(*_OPTIONAL)
 
 
 def decode(body: bytes, *, limit: int) -> TaskMessage:
@@ -206,8 +208,9 @@ def decode(body: bytes, *, limit: int) -> TaskMessage:
         raise DecodeError(_NO_VERSION)
     if message.v != VERSION:
         raise DecodeError(_unknown_version(message.v))
-    check_depth(message.args)
-    check_depth(message.kwargs)
+    for given in (message.args, message.kwargs):
+        if given:
+            check_depth(given)
     return message
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from functools import cache, partial
+from operator import attrgetter
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
 from cloudq.call_options import CallOptions, Options
-from cloudq.canvas.workflows import depth_below
 from cloudq.clock import Clock, real_time
 from cloudq.codec import from_wire, to_wire
 from cloudq.codecs.serializers import PICKLE, pickled
@@ -24,7 +24,7 @@ from cloudq.priorities import queue_for
 from cloudq.routing import Router
 from cloudq.settings import Settings
 from cloudq.task import Task
-from cloudq.telemetry.tracing import Tracing, open_tracing, spanned
+from cloudq.telemetry.tracing import Tracing, in_span, open_tracing
 from cloudq.throttling.keys import Later
 from cloudq.throttling.rules import key_text
 
@@ -83,36 +83,43 @@ class Envelopes:
         """The message of a call by its task's name; a call of the one that runs here, if any."""
         parent = current_request.get()
         options = self.routed(name, args, kwargs, options)
+        written = self.written(name, args, kwargs, options)
+        if parent is None:
+            return self.make(name, *written, options)
+        from cloudq.canvas.workflows import depth_below  # tasks alone need it
+
         message = self.make(
             name,
-            *self.written(name, args, kwargs, options),
+            *written,
             options,
-            root=parent.root_id if parent else None,
-            parent=parent.id if parent else None,
+            root=parent.root_id,
+            parent=parent.id,
             depth=depth_below(parent, self._conf().max_depth),
-            unique_key=options.unique_key,
         )
-        if parent is not None:
-            parent.children.append(((message.id, None), None))
+        parent.children.append(((message.id, None), None))
         return message
 
     def written(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
     ) -> tuple[list[Any], dict[str, Any]]:
         """Arguments as wire values, as the call's serializer writes them. Raises `EncodeError`."""
-        write = pickled if self._form(name, options).get("serializer") == PICKLE else to_wire
+        write = pickled if self._serializer(self._tasks.get(name), options) == PICKLE else to_wire
         named = {key: write(value) for key, value in kwargs.items()} if kwargs else {}
         return [write(arg) for arg in args], named
 
-    def _form(self, name: str, options: Options) -> dict[str, str]:
+    def _serializer(self, task: Task[..., Any] | None, options: Options) -> str | None:
+        own = task.policy.serializer if task else None
+        return options.serializer or own or self._conf().task_serializer
+
+    def _form(self, task: Task[..., Any] | None, queue: str, options: Options) -> dict[str, str]:
         """Serializer, compression and protocol of a call, where they are not the plain ones."""
-        conf, task = self._conf(), self._tasks.get(name)
-        policy = task.policy if task else None
-        serializer = options.serializer or (policy and policy.serializer) or conf.task_serializer
-        zipped = options.compression or (policy and policy.compression) or conf.task_compression
-        queue = options.queue or (policy and policy.queue) or conf.task_default_queue
-        protocol = options.protocol or conf.queue_produce.get(queue)
-        form = {"serializer": serializer, "compression": zipped, "protocol": protocol}
+        conf = self._conf()
+        zipped = options.compression or (task and task.policy.compression) or conf.task_compression
+        form = {
+            "serializer": self._serializer(task, options),
+            "compression": zipped,
+            "protocol": options.protocol or conf.queue_produce.get(queue),
+        }
         return {key: value for key, value in form.items() if value and value not in _PLAIN}
 
     @property
@@ -154,7 +161,6 @@ class Envelopes:
                     given.setdefault(option, own)
         return Options(**{**self.router.route(name, args, kwargs, given, task), **given})
 
-    @spanned
     def make(
         self,
         name: str,
@@ -172,44 +178,58 @@ class Envelopes:
         expires = task.policy.expires if task else None
         own = task.policy.queue if task else None
         conf = self._conf()
-        zone = zone_of(conf.timezone)
-        form = self._form(name, options)
-        if form.get("protocol") == CELERY and (fields.get("slot") or fields.get("gather")):
+        queue = options.queue or own or conf.task_default_queue
+        fields |= self._form(task, queue, options)
+        if fields.get("protocol") == CELERY and (fields.get("slot") or fields.get("gather")):
             raise InvalidArguments(
                 f"{name}: a chord cannot have tasks in Celery's protocol, whose workers do not "
                 "know its join: send them to a queue that is not in queue_produce"
             )
-        queue = options.queue or own or conf.task_default_queue
         priority = options.priority
         if priority is None and task is not None:
             priority = task.policy.priority
         if priority is not None:
             queue = queue_for(queue, priority, conf.priority_queues)
+        fields |= _carried(options)
+        if options.countdown or options.eta is not None:
+            fields["not_before"] = options.not_before(now, zone_of(conf.timezone))
+        if options.expires is not None or expires is not None:
+            fields["expires"] = options.expiry(now, expires, zone_of(conf.timezone))
         try:
-            return TaskMessage(
+            message = TaskMessage(
                 id=options.task_id or new_id(),
                 task=name,
                 args=list(args),
                 kwargs=dict(kwargs),
                 queue=queue,
                 sent_at=round(now, 3),
-                not_before=options.not_before(now, zone),
-                expires=options.expiry(now, expires, zone),
-                headers=dict(options.headers) if options.headers else {},
-                time_limit=options.time_limit,
-                soft_time_limit=options.soft_time_limit,
-                ignore_result=options.ignore_result,
-                group_key=options.group_key,
-                dedup_key=options.dedup_key,
-                idempotency_key=options.idempotency_key,
-                shadow=options.shadow,
-                **form,
                 **fields,
             )
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise InvalidArguments(f"{name}: {place}: {first['msg']}") from error
+        return message if self.tracing is None else in_span(self.tracing, message)
+
+
+# What a call's options say that its message says as well.
+_CARRIED = (
+    "headers",
+    "time_limit",
+    "soft_time_limit",
+    "ignore_result",
+    "group_key",
+    "dedup_key",
+    "idempotency_key",
+    "shadow",
+    "unique_key",
+)
+_values = attrgetter(*_CARRIED)
+
+
+def _carried(options: Options) -> dict[str, Any]:
+    named = zip(_CARRIED, _values(options), strict=True)
+    return {name: value for name, value in named if value is not None}
 
 
 def _group(

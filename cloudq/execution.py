@@ -7,21 +7,16 @@ eager mode and the test kit are callers of these two.
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import inspect
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from cloudq import idempotency, lifecycle, signals
+from cloudq import idempotency, lifecycle
 from cloudq.backend import Backend
-from cloudq.broker import ORDERED_PATIENCE
+from cloudq.calling import Calling, RunAsync, run_coroutine
 from cloudq.canvas.plan import Planner
 from cloudq.clock import Clock, real_time
 from cloudq.codec import dump_value
@@ -29,53 +24,38 @@ from cloudq.codecs import Codec
 from cloudq.codecs.arguments import arguments
 from cloudq.driver import Code, Delivery, Limits
 from cloudq.errors import (
-    DecodeError,
     Ignore,
     MaxRetriesExceeded,
     Reject,
     Replaced,
     Retry,
     ServiceError,
-    SoftTimeLimitExceeded,
-    TimeLimitExceeded,
     UnknownTask,
-    WorkerLost,
 )
-from cloudq.interrupt import Alarms, Interruptible, disarm, thread_alarm
+from cloudq.history import Level
+from cloudq.judging import Judge, bare
 from cloudq.message import TaskMessage
 from cloudq.middleware import Call, Context, Middleware, Request, current_request, onion
-from cloudq.outcome import Job, Outcomes, copy_of, settle, with_children, word_of
+from cloudq.outcome import Job, Outcomes, settle, with_children
 from cloudq.progress import Continued, Superseded
-from cloudq.record import Record, State
+from cloudq.record import State
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settled, Settlement
 from cloudq.task import Task
-from cloudq.telemetry.tracing import open_tracing, traced
+from cloudq.telemetry.tracing import open_tracing
 from cloudq.throttling.gate import Caller, Gate, Visit, Wait
 from cloudq.throttling.holds import Holder
-from cloudq.throttling.rules import Rate, rate_of
+from cloudq.throttling.rules import Rate, Throttle, rate_of
 
 log = logging.getLogger("cloudq.execution")
 
-# Delays are kept to the second by the services, so a message this little early may run.
-_EARLY = 1.0
 # An equal call that is running is looked at again after this long.
 _BUSY_AFTER = 5.0
 _STORE_DOWN_AFTER = 30.0
 # What the store says of a request that it will never take.
 _NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
 
-
-def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end, also where this thread's event loop is running already."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    # The other thread sees this one's context variables, `current_request` among them.
-    context = contextvars.copy_context()
-    with ThreadPoolExecutor(1) as elsewhere:
-        return elsewhere.submit(context.run, asyncio.run, coroutine).result()
+_Enter = Callable[[Job, Task[..., Any], Sequence[Any], Mapping[str, Any]], Wait | None]
 
 
 class Executor:
@@ -99,29 +79,36 @@ class Executor:
         gather: Callable[[str], list[Any]],
         middleware: Sequence[Middleware] = (),
         hostname: str = "",
-        run_async: Callable[[Coroutine[Any, Any, Any]], Any] = run_coroutine,
+        run_async: RunAsync = run_coroutine,
         stop_at_hard_limit: bool = False,
         is_eager: bool = False,
         codec: Codec | None = None,
         clock: Clock = real_time,
     ) -> None:
         self.clock = clock
-        self._codec = codec or Codec()
         self._open_backend = backend
         self._tasks = tasks
         self._conf = conf
         self._hostname = hostname
-        self._run_async = run_async
-        self._stop_at_hard_limit = stop_at_hard_limit
         self._is_eager = is_eager
         self._gather = gather
         self._outcomes = Outcomes(
             tasks=tasks, conf=conf, limits=limits, hostname=hostname, planner=planner, clock=clock
         )
         self._gate = Gate(lease=conf.lease)
+        self._judge = Judge(
+            tasks=tasks,
+            conf=conf,
+            codec=codec or Codec(),
+            backend=backend,
+            outcomes=self._outcomes,
+            gate=self._gate,
+            clock=clock,
+        )
         self.tracing = open_tracing(conf.tracing)
-        self._alarms = Alarms()
-        self._call: Call = onion(middleware, self._innermost)
+        self._has_events = conf.task_events is not Level.NONE
+        calling = Calling(tasks, run_async, stop_at_hard_limit=stop_at_hard_limit)
+        self._call: Call = onion(middleware, calling)
 
     @property
     def backend(self) -> Backend | None:
@@ -134,7 +121,7 @@ class Executor:
 
     def stopped(self, job: Job, error: BaseException) -> Settlement:
         """The settlement of a job whose process was stopped from outside."""
-        lifecycle.failed(self._tasks[job.message.task], self._bare(job.message), error)
+        lifecycle.failed(self._tasks[job.message.task], bare(job.message), error)
         self._free(job)
         return self._outcomes.failed(job, error)
 
@@ -145,7 +132,7 @@ class Executor:
     def revoked(self, job: Job, reason: str) -> Settlement:
         """The settlement of a job that was revoked before its start, or was stopped for it."""
         self._free(job)
-        return self._revoked(job, reason)
+        return self._judge.revoked(job, reason)
 
     def change_time_limit(self, task: str, soft: float | None, hard: float | None) -> None:
         """Give a task other time limits here, in seconds, for calls that start from now on.
@@ -155,120 +142,6 @@ class Executor:
         if task not in self._tasks:
             raise UnknownTask(f"there is no task {task!r} in this app")
         self._outcomes.time_limits[task] = soft, hard
-
-    # ---- before: what is to be run, and what is not
-
-    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
-        """Sort deliveries into jobs and settlements, with one batched look at the backend.
-
-        Raises `BackendError` when the store cannot be read: nothing is settled then.
-        """
-        jobs: list[Job] = []
-        settled: list[Settled] = []
-        now = self.clock()
-        for delivery in deliveries:
-            opened = self._decoded(delivery, now)
-            if isinstance(opened, Job):
-                jobs.append(opened)
-            else:
-                settled.append((delivery, opened))
-        records = self._records(jobs)
-        kept: list[Job] = []
-        for job in jobs:
-            verdict = self._judged(job, records.get(job.message.id))
-            if isinstance(verdict, Job):
-                verdict = self._paced(verdict)
-            if isinstance(verdict, Job):
-                kept.append(verdict)
-                if signals.task_received:
-                    task = self._tasks[verdict.message.task]
-                    lifecycle.received(task, self._bare(verdict.message))
-            else:
-                settled.append((job.delivery, verdict))
-        return kept, settled
-
-    def _decoded(self, delivery: Delivery, now: float) -> Job | Settlement:
-        try:
-            message = self._codec.decode(
-                delivery.body, queue=delivery.queue, limit=self._conf.max_body
-            )
-        except DecodeError as error:
-            if signals.task_rejected:
-                lifecycle.rejected(delivery.body, error)
-            member = self._codec.remains(delivery.body, queue=delivery.queue)
-            if member is not None:
-                return self._outcomes.unrunnable(delivery, member, error)
-            return Settlement(action=Action.DEAD_LETTER, reason=str(error))
-        if message.task not in self._tasks:
-            reason = f"unknown task {message.task!r}: is its module in the app's include?"
-            if signals.task_unknown:
-                lifecycle.unknown(message, UnknownTask(reason))
-            if message.slot or message.gather or message.chain or message.link_error:
-                return self._outcomes.unrunnable(delivery, message, UnknownTask(reason))
-            return settle(message, Action.DEAD_LETTER, reason=reason)
-        if message.queue != delivery.queue:
-            message = message.model_copy(update={"queue": delivery.queue})
-        if message.expires is not None and message.expires <= now:
-            return self._revoked(Job(delivery=delivery, message=message), "expired")
-        return Job(delivery=delivery, message=message)
-
-    def _records(self, jobs: Sequence[Job]) -> Mapping[str, Record]:
-        if self.backend is None or not jobs:
-            return {}
-        # Only what was out before can have left something that must not be missed.
-        consistent = any(job.delivery.attempts > 1 for job in jobs)
-        return self.backend.records([job.message.id for job in jobs], consistent=consistent)
-
-    def _judged(self, job: Job, record: Record | None) -> Job | Settlement:
-        """The job, or its settlement where what is known of the task says not to run it."""
-        if record is not None and record.dead_lettered:
-            if job.delivery.attempts > 1:  # its burial was cut short
-                reason = record.error or "dead-lettered"
-                return settle(job.message, Action.DEAD_LETTER, reason=reason)
-            record = self._reopened(job)
-        in_place = self._outcomes.stays_in_place(job.delivery)
-        if in_place:
-            job = self._with_retries(job, record)
-        message, attempts = job.message, job.delivery.attempts
-        if record is not None and (record.terminal or record.retries > message.retries):
-            # Whoever ran it may have died before its join heard of it.
-            word = word_of(message, record) if record.terminal else None
-            return settle(message, Action.ACK, reason="already done", word=word)
-        if record is not None and record.revoked:
-            # Two deliveries may both come to this: the end that is recorded first stays.
-            return self._revoked(replace(job, fenced=attempts > 1), "revoked")
-        if message.not_before is not None and message.not_before > self.clock() + _EARLY:
-            # A hop of a delay that is longer than the service's own.
-            return settle(message, Action.ACK, resend=copy_of(message), reason="not due yet")
-        allowed = self._conf.max_deliveries * (ORDERED_PATIENCE if in_place else 1)
-        if attempts > allowed:
-            lost = WorkerLost(
-                f"delivered {attempts} times and never finished: "
-                "its process died, it ran out of time, or it was put back each time"
-            )
-            lifecycle.failed(self._tasks[message.task], self._bare(message), lost)
-            return self._outcomes.failed(job, lost, bury=True)
-        return self._claimed(job, record) if attempts > 1 else job
-
-    def _revoked(self, job: Job, reason: str) -> Settlement:
-        if signals.task_revoked:
-            task, request = self._tasks[job.message.task], self._bare(job.message)
-            lifecycle.revoked(task, request, expired=reason == "expired")
-        return self._outcomes.revoked(job, reason)
-
-    @staticmethod
-    def _bare(message: TaskMessage) -> Request:
-        """What receivers of signals are told of a call that is not at work here."""
-        try:
-            args, kwargs = arguments(message)
-        except DecodeError:  # it will fail of that when it runs
-            args, kwargs = message.args, message.kwargs
-        return lifecycle.plain(message, args, kwargs)
-
-    def _paced(self, job: Job) -> Job | Settlement:
-        """The job, if this worker's own rate for its task lets it start."""
-        wait = self._gate.pace(job.message, self._tasks[job.message.task].policy.throttle)
-        return job if wait is None else self._outcomes.over_limit(job, wait)
 
     def change_rate_limit(self, task: str, rate: str | float | None) -> Rate | None:
         """Give a task another rate in this worker, None or 0 for no limit; the rate it has now.
@@ -285,53 +158,38 @@ class Executor:
         """The rate of a task in this worker, None for no limit."""
         return self._gate.rate(task, self._tasks[task].policy.throttle)
 
-    def _reopened(self, job: Job) -> None:
-        """Forget the end of a task whose dead letter was sent again by an operator."""
-        if self.backend is not None:
-            self.backend.store([self._outcomes.record(job, State.PENDING)])
+    # ---- the way of a delivery
 
-    def _with_retries(self, job: Job, record: Record | None) -> Job:
-        """How often a message that stays in place was retried: its body cannot say.
+    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
+        """Sort deliveries into jobs and settlements, with one batched look at the backend.
 
-        Without a backend its deliveries are counted, also those that were given back unrun.
+        Raises `BackendError` when the store cannot be read: nothing is settled then.
         """
-        retries = record.retries if record is not None else 0
-        if self.backend is None:
-            retries = job.delivery.attempts - 1
-        if retries <= job.message.retries:
-            return job
-        return replace(job, message=copy_of(job.message, retries=retries))
+        return self._judge.open(deliveries)
 
-    def _claimed(self, job: Job, record: Record | None) -> Job | Settlement:
-        """Put this delivery's fence on a redelivered task, so that a late record is refused."""
-        if self.backend is None or self._outcomes.ignores_result(job.message):
-            return job
-        state = record.state if record else State.PENDING
-        standing = self.backend.advance(replace(self._outcomes.record(job, state), worker=None))
-        if standing is None:
-            return replace(job, fenced=True)
-        if standing.terminal:
-            word = word_of(job.message, standing)
-            return settle(job.message, Action.ACK, reason="already done", word=word)
-        return settle(job.message, Action.NOTHING, reason="a later delivery has it")
-
-    # ---- the run
-
-    @traced
     def run(self, job: Job) -> Settlement:
         """Call the task of a job. Whatever the task does, the answer is a settlement."""
-        with self._gate.visit() as visit:
-            return self._run(job, visit)
+        if self.tracing is not None:
+            return self.tracing.run(job, self._run)
+        return self._run(job)
 
-    def _run(self, job: Job, visit: Visit) -> Settlement:
+    def _run(self, job: Job) -> Settlement:
         task = self._tasks[job.message.task]
+        throttle = task.policy.throttle
+        if throttle is None or self._is_eager:
+            return self._called(job, task, None)
+        with self._gate.visit() as visit:
+            return self._called(job, task, partial(self._entered, visit, throttle))
+
+    def _called(self, job: Job, task: Task[..., Any], enter: _Enter | None) -> Settlement:
+        """The settlement of a call; `enter` lets it in where its task has limits."""
         started = self.clock()
         try:
             args, kwargs = arguments(job.message)
             if job.message.gather is not None:
                 args = [self._gather(job.message.gather), *args]
             args, kwargs = task.arguments.check(args, kwargs)
-            wait = self._entered(visit, job, task, args, kwargs)
+            wait = enter(job, task, args, kwargs) if enter is not None else None
             if wait is not None:
                 return self._outcomes.over_limit(job, wait)
             claimed = self._claim(job, task, args, kwargs)
@@ -344,10 +202,9 @@ class Executor:
             return self._unrun(job, task, error, started)
         if isinstance(claimed, Settlement):
             return claimed
-        self._track_started(job, task, started)
-        self._note_started(job, started)
+        self._tell_started(job, task, started)
         context = Context(
-            request=self._request(job, args, kwargs),
+            request=self._request(job, task, args, kwargs),
             args=args,
             kwargs=kwargs,
             retried=lambda error: self._is_retried(job, task, error),
@@ -362,7 +219,7 @@ class Executor:
         """A call that failed before its function was called."""
         settlement = self._outcomes.failed(job, error, started)
         if lifecycle.watched(task):
-            request = self._bare(job.message)
+            request = bare(job.message)
             context = Context(request=request, args=request.args, kwargs=request.kwargs)
             lifecycle.after(task, context, settlement, error, self.clock() - started)
         return settlement
@@ -445,53 +302,14 @@ class Executor:
         allowed = self._outcomes.retries(task) if most is None else most
         return allowed is None or job.message.retries < allowed
 
-    def _innermost(self, context: Context) -> object:
-        request = context.request
-        task = self._tasks[request.task]
-        if task.wrapped:  # its class has a `__call__` of its own, which calls the function
-            function: Callable[..., Any] = task
-            args = context.args
-        else:
-            function = task.function
-            args = (task, *context.args) if task.bind else context.args
-        limits: list[tuple[float | None, type[BaseException]]] = [
-            (request.soft_time_limit, SoftTimeLimitExceeded)
-        ]
-        if self._stop_at_hard_limit:
-            limits.append((request.time_limit, TimeLimitExceeded))
-        alarms = [(after, error) for after, error in limits if after is not None]
-        if inspect.iscoroutinefunction(task.function):
-            return self._run_async(self._awaited(function(*args, **context.kwargs), alarms))
-        if not alarms:
-            return function(*args, **context.kwargs)
-        set_alarms = [thread_alarm(error) for _, error in alarms]
-        try:
-            for alarm, (after, _) in zip(set_alarms, alarms, strict=True):
-                self._alarms.set(after, alarm)
-            return function(*args, **context.kwargs)
-        finally:
-            disarm(set_alarms)
-
-    async def _awaited(
-        self,
-        coroutine: Coroutine[Any, Any, Any],
-        alarms: Sequence[tuple[float, type[BaseException]]],
-    ) -> Any:
-        with ExitStack() as stack:
-            awaitable: Any = coroutine
-            for after, error in alarms:
-                awaitable = Interruptible(awaitable, error)
-                alarm = awaitable.alarm()
-                stack.callback(alarm.cancel)
-                self._alarms.set(after, alarm)
-            return await awaitable
-
-    def _request(self, job: Job, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Request:
+    def _request(
+        self, job: Job, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Request:
         message = job.message
         soft, hard = self._outcomes.limits(message)
         return Request(
             id=message.id,
-            task=self._tasks[message.task].name,
+            task=task.name,
             args=args,
             kwargs=kwargs,
             queue=message.queue,
@@ -514,36 +332,33 @@ class Executor:
             is_eager=self._is_eager,
         )
 
-    def _note_started(self, job: Job, started: float) -> None:
-        backend = self.backend
-        history = backend.history if backend is not None else None
-        if backend is not None and history is not None and history.keeps(State.STARTED):
-            backend.note(self._outcomes.record(job, State.STARTED, started))
-
-    def _track_started(self, job: Job, task: Task[..., Any], started: float) -> None:
-        if (
-            self.backend is None
-            or not self._outcomes.tracks(task)
-            or self._outcomes.ignores_result(job.message)
-        ):
+    def _tell_started(self, job: Job, task: Task[..., Any], started: float) -> None:
+        """Record that a call has started, where that is wanted."""
+        is_tracked = self._outcomes.tracks(task) and not self._outcomes.ignores_result(job.message)
+        if not (is_tracked or self._has_events):
             return
-        try:
-            self.backend.advance(self._outcomes.record(job, State.STARTED, started))
-        except ServiceError as error:  # the task can run all the same; its end will be recorded
-            log.warning("task %s: STARTED is not recorded: %s", job.message.id, error)
+        backend = self.backend
+        if backend is None:
+            return
+        record = self._outcomes.record(job, State.STARTED, started)
+        if is_tracked:
+            try:
+                backend.advance(record)
+            except ServiceError as error:  # the task can run all the same; its end is recorded
+                log.warning("task %s: STARTED is not recorded: %s", job.message.id, error)
+        if backend.history is not None and backend.history.keeps(State.STARTED):
+            backend.note(record)
 
     def _entered(
         self,
         visit: Visit,
+        throttle: Throttle,
         job: Job,
         task: Task[..., Any],
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> Wait | None:
         """Let a job in where its task's limits allow; else how long it is to wait."""
-        throttle = task.policy.throttle
-        if throttle is None or self._is_eager:
-            return None
         caller = Caller(
             message=job.message,
             holder=Holder(owner=job.message.id, fence=job.fence, delivery=self._name(job)),

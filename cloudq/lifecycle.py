@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cloudq import signals
 from cloudq.errors import Reject, Retry
@@ -12,8 +12,10 @@ from cloudq.hooks import ExceptionInfo
 from cloudq.message import TaskMessage
 from cloudq.middleware import Context, Request
 from cloudq.record import State
-from cloudq.settlement import Settlement
-from cloudq.task import Task
+
+if TYPE_CHECKING:  # not loaded by who only publishes
+    from cloudq.settlement import Settlement
+    from cloudq.task import Task
 
 log = logging.getLogger("cloudq.execution")
 

@@ -323,6 +323,8 @@ def word_of(message: TaskMessage, record: Record) -> Word | None:
 
 def with_children(settlement: Settlement, called: Sequence[Any]) -> Settlement:
     """The settlement with the ids of what the task has called, and of what its end starts."""
+    if not called and settlement.starts is None:
+        return settlement
     started = [*called, *(settlement.starts.outlines if settlement.starts is not None else ())]
     if not started or settlement.record is None:
         return settlement

@@ -15,7 +15,6 @@ from cloudq.publish_policy import PublishPolicy
 from cloudq.settings import Settings
 from cloudq.task import Task
 from cloudq.throttling.rules import Throttle, need_store
-from cloudq.throttling.unique import Uniques
 
 log = logging.getLogger("cloudq.app")
 
@@ -53,6 +52,8 @@ class Publishing:
         if all(message.unique_key is None for message in messages):
             self.post(messages, policies, named=named)
             return [message.id for message in messages]
+        from cloudq.throttling.unique import Uniques
+
         uniques = Uniques(lambda: self._app.backend, self._unique_for)
         return uniques.send(messages, lambda fresh: self.post(fresh, policies, named=named))
 

@@ -37,7 +37,9 @@ class AsyncResult(Generic[R]):
     value in asyncio code.
     """
 
-    # `parent` is the result before this one in its chain, `upstream` the one before its group.
+    # The result before this one in its chain, and the one before its group.
+    parent: Any = None
+    upstream: Any = None
 
     def __init__(
         self,
@@ -56,8 +58,6 @@ class AsyncResult(Generic[R]):
         self._take_back = take_back
         self._stop = stop
         self._kin = kin
-        self.parent: Any = None
-        self.upstream: Any = None
         self._restore = restore
         self.final: Record | None = None
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker
-from cloudq.canvas.results import GroupResult, restore_group, restored
-from cloudq.control import Control
 from cloudq.errors import ConfigurationError, ServiceError
 from cloudq.record import Record
 from cloudq.result import AsyncResult
 from cloudq.task import Task
+
+if TYPE_CHECKING:  # loaded at its first use
+    from cloudq.canvas.results import GroupResult
+    from cloudq.control import Control
 
 log = logging.getLogger("cloudq.app")
 
@@ -67,6 +69,8 @@ class ResultFactory:
 
     def group(self, id: str) -> GroupResult[Any] | None:
         """The results of a group that was saved; None if there is none, or not any more."""
+        from cloudq.canvas.results import restore_group
+
         return restore_group(id, self.untyped(id).backend, self.named)
 
     def _stop(self, ids: Sequence[str], signal: str, *, wait: bool, timeout: float | None) -> None:
@@ -83,4 +87,6 @@ class ResultFactory:
             return False
 
     def _kin(self, outlines: str) -> list[Any]:
+        from cloudq.canvas.results import restored
+
         return restored(outlines, self.named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -75,6 +76,7 @@ class Task(CurrentCall, Hooks, Generic[P, R]):
         call_options: Options | None = None,
     ) -> None:
         self.function = function
+        self.is_coroutine = inspect.iscoroutinefunction(function)
         self.name = name
         self.policy = policy
         self.declared: TaskOptions = {}  # what the decorator said, for annotations to stand above

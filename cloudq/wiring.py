@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cloudq import lifecycle
 from cloudq.backend import Backend
 from cloudq.broker import Broker
-from cloudq.canvas.checks import Checks
-from cloudq.canvas.plan import Planner
-from cloudq.canvas.workflows import Workflows
 from cloudq.clock import Clock
 from cloudq.codecs import Codec
 from cloudq.envelope import Envelopes
 from cloudq.history import History, Level
-from cloudq.parking import Parking
 from cloudq.publishing import Publishing
 from cloudq.result_factory import ResultFactory
 from cloudq.services import Services
 from cloudq.settings import Settings
 from cloudq.task import Task
+
+if TYPE_CHECKING:  # loaded at its first use
+    from cloudq.canvas.workflows import Workflows
 
 
 class Wired(Protocol):
@@ -49,6 +48,8 @@ def open_broker(
 
     Raises `ConfigurationError` for an address that nothing is installed for.
     """
+
+    from cloudq.parking import Parking
 
     def parked_in() -> Backend:
         opened = backend()
@@ -95,6 +96,10 @@ def make_workflows(
     app: Wired, envelopes: Envelopes, publishing: Publishing, results: ResultFactory
 ) -> Workflows:
     """What an app does with signatures, chains, groups and chords."""
+    from cloudq.canvas.checks import Checks
+    from cloudq.canvas.plan import Planner
+    from cloudq.canvas.workflows import Workflows
+
     tasks = app.tasks
     planner = Planner(
         envelopes.planned,

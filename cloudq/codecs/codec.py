@@ -17,7 +17,6 @@ import orjson
 
 from cloudq.clock import Clock, real_time
 from cloudq.codec import decode, encode
-from cloudq.codecs import celery_in, celery_out
 from cloudq.codecs.compression import COMPRESSIONS, compress, expand
 from cloudq.codecs.libraries import library
 from cloudq.codecs.remains import remains
@@ -75,6 +74,8 @@ class Codec:
     def encode(self, message: TaskMessage) -> bytes:
         """The body of a message. Raises `EncodeError`, `ConfigurationError`."""
         if message.protocol == CELERY:
+            from cloudq.codecs import celery_out  # loaded where it is used, as below
+
             return celery_out.write(message)
         plain = encode(message)
         signs = self.keyring.signs is not None
@@ -124,7 +125,9 @@ class Codec:
             if len(body) > limit * 4 // 3 + 4096:
                 raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
             return self._opened(body, queue, limit)
-        if queue in self.celery or _bare(queue) in self.celery:
+        if self.celery and (queue in self.celery or _bare(queue) in self.celery):
+            from cloudq.codecs import celery_in
+
             message = celery_in.read(body, queue=queue, limit=limit, accept=self.accept)
             if message is not None:
                 return message
@@ -186,6 +189,8 @@ def form_of(body: bytes) -> str | None:
     """What a body that is no plain message says that it is; None for none of ours."""
     if body.startswith(_SEALED):
         return "signed, compressed or in a notation of its own"
+    from cloudq.codecs import celery_in
+
     return "a message in Celery's form" if celery_in.is_celery(body) else None
 
 

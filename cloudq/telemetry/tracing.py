@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import cache, wraps
+from functools import cache
 from importlib import import_module
-from typing import Concatenate, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from cloudq.message import TaskMessage
-from cloudq.outcome import Job
-from cloudq.settlement import Settlement
+
+if TYPE_CHECKING:  # whoever only publishes has no need of what runs tasks
+    from cloudq.outcome import Job
+    from cloudq.settlement import Settlement
 
 log = logging.getLogger("cloudq.tracing")
 
@@ -45,40 +47,7 @@ def open_tracing(wanted: bool) -> Tracing | None:
     return cast("Tracing", spans.Spans())
 
 
-class Traced(Protocol):
-    """What may have spans made of what it does."""
-
-    @property
-    def tracing(self) -> Tracing | None: ...
-
-
-E = TypeVar("E", bound=Traced)
-P = ParamSpec("P")
-
-
-def traced(run: Callable[[E, Job], Settlement]) -> Callable[[E, Job], Settlement]:
-    """Let a method that runs a job do it in a span."""
-
-    @wraps(run)
-    def wrapped(self: E, job: Job) -> Settlement:
-        if self.tracing is None:
-            return run(self, job)
-        return self.tracing.run(job, lambda job: run(self, job))
-
-    return wrapped
-
-
-def spanned(
-    make: Callable[Concatenate[E, P], TaskMessage],
-) -> Callable[Concatenate[E, P], TaskMessage]:
-    """Let a method that makes a message put the context of a span into its headers."""
-
-    @wraps(make)
-    def wrapped(self: E, *args: P.args, **kwargs: P.kwargs) -> TaskMessage:
-        message = make(self, *args, **kwargs)
-        if self.tracing is None:
-            return message
-        headers = self.tracing.publish(message.task, message.id, message.queue, message.headers)
-        return message.model_copy(update={"headers": dict(headers)})
-
-    return wrapped
+def in_span(tracing: Tracing, message: TaskMessage) -> TaskMessage:
+    """The message with the context of a span of its own in its headers."""
+    headers = tracing.publish(message.task, message.id, message.queue, message.headers)
+    return message.model_copy(update={"headers": dict(headers)})

@@ -187,7 +187,7 @@ def test_to_ask_two_workers_costs_a_query_a_write_each_and_the_looks() -> None:
     for name in ("one", "two"):
         Roster(backend).beat(Heart(hostname=name, seen=time.time(), every=15.0))
     store.calls.clear()
-    control = Control(lambda: backend, lambda task_id: AsyncResult(task_id, backend))
+    control = Control(lambda: backend, lambda task_id: AsyncResult(task_id, backend), lambda: None)
     assert control.ping(timeout=0) == []
     assert store.calls == {"query": 2, "update": 2}  # one of the queries is a look
     store.calls.clear()

@@ -73,7 +73,11 @@ def keys() -> Iterator[str]:
     for name, field in TaskMessage.model_fields.items():
         kinds = properties[name].get("anyOf", [properties[name]])
         kind = next(each.get("type", "integer") for each in kinds if each.get("type") != "null")
-        absent = "required" if field.is_required() or name == "v" else _JSON[repr(field.default)]
+        absent = (
+            "required"
+            if field.is_required() or name == "v"
+            else _JSON[repr(field.get_default(call_default_factory=True))]
+        )
         meaning = field.description or "the version of the format, 1"
         yield f"| `{name}` | {kind} | {absent} | {meaning} |"
 
