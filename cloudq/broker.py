@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from math import inf
 
+from cloudq.advice import explain
 from cloudq.clock import Clock, real_time
 from cloudq.codecs import Codec
 from cloudq.driver import (
@@ -27,21 +28,18 @@ from cloudq.errors import (
     BrokerError,
     CloudQError,
     ConfigurationError,
-    MessageTooLarge,
     PublishError,
     Rejected,
     ServiceError,
 )
 from cloudq.message import TaskMessage
+from cloudq.outgoing import batches, fitted
 from cloudq.parking import Parking
 from cloudq.publish_policy import PublishPolicy
 
 # On ordered queues messages are received along with one of their group that is to be retried, and
 # given back: many deliveries are no deaths there.
 ORDERED_PATIENCE = 10
-
-# No delay is longer at a time: its message is looked at before a revocation of it is forgotten.
-LONGEST_HOP = 28 * 86_400.0
 
 # A delay that is long enough to remember how the message can be taken back.
 _WORTH_A_HANDLE = 60.0
@@ -53,16 +51,6 @@ _AS_EVER: Mapping[str, PublishPolicy] = {}
 _PASSING = frozenset({Code.THROTTLED, Code.UNREACHABLE})
 # An error within so many seconds is a service's first answer; later, its SDK has tried again.
 _AT_ONCE = 0.5
-
-_ADVICE = {
-    Code.NOT_FOUND: 'there is no such queue: "cloudq queues create NAME" makes one, '
-    "or check the name, the region and the account",
-    Code.DENIED: "the credentials in use may not do this: ask for the permission named below",
-    Code.CREDENTIALS: "no usable credentials: set them up for this service, then try again",
-    Code.THROTTLED: "the service asks to slow down: try again later",
-    Code.UNREACHABLE: "no answer: check the URL, the region and the network",
-    Code.INVALID: "the service calls the request invalid",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +141,14 @@ class Broker:
         now = self.clock()
         queues: dict[str, dict[int, Outgoing]] = {}
         for place, message in enumerate(messages):
-            queues.setdefault(message.queue, {})[place] = self._outgoing(message, now)
+            queues.setdefault(message.queue, {})[place] = fitted(
+                message,
+                self.codec.encode(message),
+                self.driver.limits(message.queue),
+                now,
+                url=self.url,
+                parks=self._parking is not None,
+            )
         answers: dict[int, str | Failure] = {}
         for queue, outgoing in queues.items():
             for call, places in self._ways(queue, outgoing):
@@ -184,38 +179,6 @@ class Broker:
             and isinstance(answer := answers[place], str)
             and answer
         }
-
-    def _outgoing(self, message: TaskMessage, now: float) -> Outgoing:
-        limits = self.driver.limits(message.queue)
-        body = self.codec.encode(message)
-        if len(body) > limits.body:
-            raise MessageTooLarge(
-                f"the message for {message.task} is {len(body):,} bytes and {self.url} takes "
-                f"{limits.body:,}: store the data elsewhere and pass its key"
-            )
-        delay = max(0.0, message.not_before - now) if message.not_before else 0.0
-        if delay and not limits.max_delay and self._parking is None:
-            raise ConfigurationError(
-                f"queue {message.queue!r} on {self.url} cannot delay single messages, and the app "
-                "has no backend that could keep them: set one, or send without countdown and eta"
-            )
-        if message.group_key is not None and not limits.ordered:
-            raise ConfigurationError(
-                f"queue {message.queue!r} on {self.url} keeps no order, so group_key would do "
-                "nothing: use an ordered queue (one whose name ends in .fifo)"
-            )
-        if message.dedup_key is not None and not limits.dedup_window:
-            raise ConfigurationError(
-                f"queue {message.queue!r} on {self.url} does not deduplicate: "
-                "use idempotency_key, which works on every broker"
-            )
-        return Outgoing(
-            id=f"{message.id}.{message.retries}" if message.retries else message.id,
-            body=body,
-            delay=min(delay, limits.max_delay or inf, LONGEST_HOP),
-            group=message.group_key,
-            dedup=message.dedup_key,
-        )
 
     def _ways(self, queue: str, outgoing: Mapping[int, Outgoing]) -> list[tuple[_Send, list[int]]]:
         """The messages of a queue by the way that they are sent."""
@@ -254,7 +217,7 @@ class Broker:
         for attempt in count():
             if attempt:
                 self._sleep(max(own.get(p, usual).pause(attempt - 1) for p in waiting))
-            for batch in _batches(waiting, outgoing, self.driver.limits(queue)):
+            for batch in batches(waiting, outgoing, self.driver.limits(queue)):
                 start = time.monotonic()
                 try:
                     with self._wrapped("send to", queue):
@@ -459,26 +422,3 @@ def queue_deliveries(limits: Limits, max_deliveries: int) -> int:
     More often than the app, which then has recorded the end that a caller waits for.
     """
     return max_deliveries * (ORDERED_PATIENCE if limits.ordered else 1) + 10
-
-
-def explain(verb: str, name: str, url: str, code: Code, error: Exception) -> str:
-    """One line: what was tried on what, what to do about it, and what the service said."""
-    advice = _ADVICE.get(code, "")
-    return f"cannot {verb} {name!r} on {url}: {advice}{' - ' if advice else ''}{error}"
-
-
-def _batches(
-    places: Sequence[int], outgoing: Mapping[int, Outgoing], limits: Limits
-) -> Iterator[list[int]]:
-    """Cut into batches that keep to the service's count and size."""
-    batch: list[int] = []
-    size = 0
-    for place in places:
-        length = len(outgoing[place].body)
-        if batch and (len(batch) == limits.batch or size + length > limits.batch_body):
-            yield batch
-            batch, size = [], 0
-        batch.append(place)
-        size += length
-    if batch:
-        yield batch

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cloudq import InvalidArguments, State
-from cloudq.broker import LONGEST_HOP
 from cloudq.driver import Limits
+from cloudq.outgoing import LONGEST_HOP
 from cloudq.settlement import commit
 from tests.core.bench import Bench
 
