@@ -24,7 +24,7 @@ from cloudq.priorities import queue_for
 from cloudq.routing import Router
 from cloudq.settings import Settings
 from cloudq.task import Task
-from cloudq.telemetry.tracing import Tracing, in_span, open_tracing
+from cloudq.telemetry.tracing import in_span, open_tracing
 from cloudq.throttling.keys import Later
 from cloudq.throttling.rules import key_text
 
@@ -103,29 +103,10 @@ class Envelopes:
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
     ) -> tuple[list[Any], dict[str, Any]]:
         """Arguments as wire values, as the call's serializer writes them. Raises `EncodeError`."""
-        write = pickled if self._serializer(self._tasks.get(name), options) == PICKLE else to_wire
+        serializer = _serializer(self._conf(), self._tasks.get(name), options)
+        write = pickled if serializer == PICKLE else to_wire
         named = {key: write(value) for key, value in kwargs.items()} if kwargs else {}
         return [write(arg) for arg in args], named
-
-    def _serializer(self, task: Task[..., Any] | None, options: Options) -> str | None:
-        own = task.policy.serializer if task else None
-        return options.serializer or own or self._conf().task_serializer
-
-    def _form(self, task: Task[..., Any] | None, queue: str, options: Options) -> dict[str, str]:
-        """Serializer, compression and protocol of a call, where they are not the plain ones."""
-        conf = self._conf()
-        zipped = options.compression or (task and task.policy.compression) or conf.task_compression
-        form = {
-            "serializer": self._serializer(task, options),
-            "compression": zipped,
-            "protocol": options.protocol or conf.queue_produce.get(queue),
-        }
-        return {key: value for key, value in form.items() if value and value not in _PLAIN}
-
-    @property
-    def tracing(self) -> Tracing | None:
-        """What makes spans, None where they are not wanted."""
-        return open_tracing(self._conf().tracing)
 
     def planned(
         self,
@@ -179,7 +160,7 @@ class Envelopes:
         own = task.policy.queue if task else None
         conf = self._conf()
         queue = options.queue or own or conf.task_default_queue
-        fields |= self._form(task, queue, options)
+        fields |= _form(conf, task, queue, options)
         if fields.get("protocol") == CELERY and (fields.get("slot") or fields.get("gather")):
             raise InvalidArguments(
                 f"{name}: a chord cannot have tasks in Celery's protocol, whose workers do not "
@@ -209,7 +190,26 @@ class Envelopes:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise InvalidArguments(f"{name}: {place}: {first['msg']}") from error
-        return message if self.tracing is None else in_span(self.tracing, message)
+        tracing = open_tracing(conf.tracing)
+        return message if tracing is None else in_span(tracing, message)
+
+
+def _serializer(conf: Settings, task: Task[..., Any] | None, options: Options) -> str:
+    own = task.policy.serializer if task else None
+    return options.serializer or own or conf.task_serializer
+
+
+def _form(
+    conf: Settings, task: Task[..., Any] | None, queue: str, options: Options
+) -> dict[str, str]:
+    """Serializer, compression and protocol of a call, where they are not the plain ones."""
+    zipped = options.compression or (task and task.policy.compression) or conf.task_compression
+    form = {
+        "serializer": _serializer(conf, task, options),
+        "compression": zipped,
+        "protocol": options.protocol or conf.queue_produce.get(queue),
+    }
+    return {key: value for key, value in form.items() if value and value not in _PLAIN}
 
 
 # What a call's options say that its message says as well.

@@ -36,7 +36,7 @@ from cloudq.history import Level
 from cloudq.judging import Judge, bare
 from cloudq.message import TaskMessage
 from cloudq.middleware import Call, Context, Middleware, Request, current_request, onion
-from cloudq.outcome import Job, Outcomes, settle, with_children
+from cloudq.outcome import Job, Outcomes, autoretried, settle, with_children
 from cloudq.progress import Continued, Superseded
 from cloudq.record import State
 from cloudq.settings import Settings
@@ -207,7 +207,7 @@ class Executor:
             request=self._request(job, task, args, kwargs),
             args=args,
             kwargs=kwargs,
-            retried=lambda error: self._is_retried(job, task, error),
+            retried=lambda error: self._outcomes.is_retried(job, task, error),
         )
         settlement = self._outcome(job, task, context, started)
         settlement = with_children(settlement, context.request.children)
@@ -279,7 +279,7 @@ class Executor:
                 countdown=error.countdown,
                 changes=error.changes,
             )
-        if _autoretried(task, error):
+        if autoretried(task, error):
             given = task.policy.retry_kwargs
             return self._outcomes.retry(
                 job,
@@ -289,18 +289,6 @@ class Executor:
                 countdown=None if task.policy.retry_backoff else given.get("countdown"),
             )
         return self._outcomes.failed(job, error, started)
-
-    def _is_retried(self, job: Job, task: Task[..., Any], error: BaseException) -> bool:
-        """Whether the call is tried again when this exception leaves it."""
-        most: int | None
-        if isinstance(error, Retry):
-            most = error.max_retries
-        elif _autoretried(task, error):
-            most = task.policy.retry_kwargs.get("max_retries")
-        else:
-            return False
-        allowed = self._outcomes.retries(task) if most is None else most
-        return allowed is None or job.message.retries < allowed
 
     def _request(
         self, job: Job, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -418,13 +406,6 @@ class Executor:
         value = settlement.record.value if settlement.record else None
         done = idempotency.completed(claim.key, settlement.task_id, value, expires)
         return replace(settlement, extra=done)
-
-
-def _autoretried(task: Task[..., Any], error: BaseException) -> bool:
-    policy = task.policy
-    return isinstance(error, policy.autoretry_for) and not isinstance(
-        error, policy.dont_autoretry_for
-    )
 
 
 def _datetime(at: float | None) -> datetime | None:

@@ -12,9 +12,8 @@ def new_id() -> str:
     Random keys would make a B-tree touch a page of its own for each record: on SQLite writing
     64 records costs two to four times as much with version 4.
     """
-    stamp = int(time.time() * 1000) & 0xFFFF_FFFF_FFFF
-    noise = int.from_bytes(os.urandom(10))
-    high = 0x7000 | noise & 0x0FFF
-    low = 0x8000_0000_0000_0000 | (noise >> 12) & 0x3FFF_FFFF_FFFF_FFFF
-    text = f"{stamp:012x}{high:04x}{low:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    stamp = f"{int(time.time() * 1000) & 0xFFFF_FFFF_FFFF:012x}"
+    noise = os.urandom(10)
+    text = noise.hex()
+    variant = "89ab"[noise[9] & 3]
+    return f"{stamp[:8]}-{stamp[8:]}-7{text[:3]}-{variant}{text[3:6]}-{text[6:18]}"

@@ -17,7 +17,7 @@ from cloudq.canvas.slots import Slot, Word
 from cloudq.clock import Clock, real_time
 from cloudq.codec import dump_value
 from cloudq.driver import Delivery, Limits
-from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced
+from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
 from cloudq.message import TaskMessage
 from cloudq.progress import Progress
 from cloudq.record import TERMINAL, Record, State, fence
@@ -288,6 +288,18 @@ class Outcomes:
         """How often a call of the task may be retried; None = for ever."""
         return task.policy.retries(self._conf.max_retries)
 
+    def is_retried(self, job: Job, task: Task[..., Any], error: BaseException) -> bool:
+        """Whether the call is tried again when this exception leaves it."""
+        most: int | None
+        if isinstance(error, Retry):
+            most = error.max_retries
+        elif autoretried(task, error):
+            most = task.policy.retry_kwargs.get("max_retries")
+        else:
+            return False
+        allowed = self.retries(task) if most is None else most
+        return allowed is None or job.message.retries < allowed
+
     def tracks(self, task: Task[..., Any]) -> bool:
         """Whether STARTED and RETRY are recorded."""
         tracked = task.policy.track_started
@@ -312,6 +324,14 @@ class Outcomes:
         soft = message.soft_time_limit or own[0] or conf.task_soft_time_limit
         hard = message.time_limit or own[1] or conf.task_time_limit
         return soft, hard
+
+
+def autoretried(task: Task[..., Any], error: BaseException) -> bool:
+    """Whether the task's policy has calls that end in this exception tried again."""
+    policy = task.policy
+    return isinstance(error, policy.autoretry_for) and not isinstance(
+        error, policy.dont_autoretry_for
+    )
 
 
 def word_of(message: TaskMessage, record: Record) -> Word | None:

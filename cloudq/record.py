@@ -109,7 +109,14 @@ def to_item(record: Record, expires: float | None) -> Item:
 
 def from_item(item: Item) -> Record:
     """The record in an item. Fields of newer releases are passed over."""
-    stored: Mapping[str, Any] = item.fields
-    values = {name: value for name, value in stored.items() if name in RECORD_FIELDS}
+    return from_fields(item.key.partition.removeprefix("task#"), item.fields)
+
+
+def from_fields(task_id: str, fields: Mapping[str, Any]) -> Record:
+    """The record of a task that has these fields stored, as `from_item`."""
+    if fields.keys() <= RECORD_FIELDS:
+        values = {**fields}
+    else:
+        values = {name: value for name, value in fields.items() if name in RECORD_FIELDS}
     values["state"] = _STATES.get(values.get("state"), State.PENDING)
-    return Record(id=item.key.partition.removeprefix("task#"), **values)
+    return Record(id=task_id, **values)

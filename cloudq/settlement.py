@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from operator import attrgetter
 
 from cloudq.backend import Backend
 from cloudq.broker import Broker, Refused
@@ -128,7 +129,7 @@ def commit(
         except BackendError as down:
             error = down
             failed.append(_refused(pair, Failure(index=0, code=Code(down.code), reason=str(down))))
-    ready, undoomed, problem = _after_record(ready, lambda each: _doom(each, backend))
+    ready, undoomed, problem = _after_record(ready, _dooms, lambda each: _doom(each, backend))
     failed += undoomed
     error = error or problem
     if joins is None:
@@ -137,7 +138,7 @@ def commit(
         ready, silent, problem = _leave_words(ready, joins)
         failed += silent
         error = error or problem
-    ready, unfreed, problem = _after_record(ready, lambda each: _free_key(each, backend))
+    ready, unfreed, problem = _after_record(ready, _frees, lambda each: _free_key(each, backend))
     failed += unfreed
     error = error or problem
     if failed and error is None:
@@ -166,10 +167,21 @@ def _prepare(
     return goes_on, waits, problem
 
 
+_dooms = attrgetter("dooms")
+_frees = attrgetter("frees")
+
+
 def _after_record(
-    settled: Sequence[Settled], do: Callable[[Settlement], None]
+    settled: Sequence[Settled],
+    wanted: Callable[[Settlement], object],
+    do: Callable[[Settlement], None],
 ) -> tuple[list[Settled], list[Settled], CloudQError | None]:
-    """Do what follows each record that counts; the pairs that are done, and those to try again."""
+    """Do what follows each record that counts; the pairs that are done, and those to try again.
+
+    Nothing is done where it is `wanted` for none.
+    """
+    if not any(wanted(settlement) for _, settlement in settled):
+        return list(settled), [], None
     done: list[Settled] = []
     failed: list[Settled] = []
     error: CloudQError | None = None

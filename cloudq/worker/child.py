@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Coroutine, Mapping
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -71,16 +72,22 @@ class Pool:
         self._connection = connection
         self._jobs: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        self._idle: deque[None] = deque()  # one for each thread that waits; a semaphore is slower
         self._threads = 0
         threading.Thread(target=self._report, name="report", daemon=True).start()
 
     def submit(self, number: int, job: Any) -> None:
-        if not self._idle.acquire(blocking=False) and self._threads < self._most:
+        try:
+            self._idle.pop()
+        except IndexError:
+            self._grow()
+        self._jobs.put((number, job))
+
+    def _grow(self) -> None:
+        if self._threads < self._most:
             self._threads += 1
             name = f"task-{self._threads}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
-        self._jobs.put((number, job))
 
     def refuse(self, number: int, settlement: Settlement) -> None:
         self._done.put(wire.pack_settlement(number, settlement))
@@ -94,7 +101,7 @@ class Pool:
                 log.exception("task %s has no outcome that can be told", job.message.id)
                 packed = wire.pack_settlement(number, self._executor.stopped(job, error))
             del job
-            self._idle.release()
+            self._idle.append(None)
             self._done.put(packed)
 
     def _report(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
@@ -13,13 +13,16 @@ from cloudq.codec import decode, encode
 from cloudq.codecs import Codec
 from cloudq.driver import Delivery, Item, Key
 from cloudq.outcome import Job
-from cloudq.record import State, from_item, key, to_fields
+from cloudq.record import State, from_fields, to_fields
 from cloudq.settlement import Action, Settlement
 
 STOP = ("stop",)
 READY = ("ready",)
 # With a task's name, its soft and its hard time limit: others from now on.
 LIMITS = "limits"
+
+_ACTIONS: Mapping[str, Action] = {action.value: action for action in Action}
+_STATES: Mapping[str, State] = {state.value: state for state in State}
 
 PackedJob = tuple[int, str, str, bytes, int, "str | None", int, bool]
 
@@ -53,10 +56,10 @@ def pack_settlement(number: int, settled: Settlement) -> tuple[Any, ...]:
     record, extra = settled.record, settled.extra
     return (
         number,
-        str(settled.action),
+        settled.action.value,
         settled.task_id,
         settled.task,
-        settled.state and str(settled.state),
+        settled.state and settled.state.value,
         settled.reason,
         settled.after,
         settled.resend and encode(settled.resend),
@@ -75,15 +78,15 @@ def unpack_settlement(packed: tuple[Any, ...]) -> tuple[int, Settlement]:
     drop, frees, dooms = packed[11:14]
     starts, word = _unpack_workflow(packed[-1], task_id) if packed[-1] else (None, None)
     return number, Settlement(
-        action=Action(action),
+        action=_ACTIONS[action],
         task_id=task_id,
         task=task,
-        state=State(state) if state else None,
+        state=_STATES[state] if state else None,
         reason=reason,
         after=after,
         # Our own copy: if it is too long by now, whoever receives it says so.
         resend=decode(resend, limit=len(resend)) if resend else None,
-        record=from_item(Item(key=key(task_id), fields=record)) if record else None,
+        record=from_fields(task_id, record) if record else None,
         fenced=fenced,
         extra=Item(key=Key(*extra[0]), fields=extra[1], expires=extra[2]) if extra else None,
         drop=Key(*drop) if drop else None,
@@ -109,7 +112,7 @@ def _unpack_workflow(packed: tuple[Any, ...], task_id: str) -> tuple[Plan | None
     )
     if word is None:
         return plan, None
-    record = from_item(Item(key=key(task_id), fields=word[1]))
+    record = from_fields(task_id, word[1])
     return plan, Word(slot=Slot.from_wire(word[0]), record=record)
 
 
