@@ -55,6 +55,8 @@ from cloudq.outcome import Job
 from cloudq.parking import Parking
 from cloudq.record import Record, State
 from cloudq.result import AsyncResult, EagerResult
+from cloudq.schedules.entries import EntryOptions, periodic_entry
+from cloudq.schedules.registry import Schedules
 from cloudq.services import Services
 from cloudq.settings import Settings
 from cloudq.settlement import Action
@@ -276,6 +278,46 @@ class CloudQ:
     def retries_of(self, task: Task[..., Any]) -> int | None:
         """How often a task may be retried; None = for ever."""
         return task.policy.retries(self.conf.max_retries)
+
+    # ---- periodic tasks
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """The schedules of this app: to look at, and to add, pause and run at run time."""
+        return Schedules(self, lambda options: self._schedule_options(options))
+
+    def _schedule_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        Options.of(cast("CallOptions", options))
+        return options
+
+    def periodic(self, when: object, /, **given: Unpack[EntryOptions]) -> _Periodic:
+        """Run a task again and again: `@app.periodic(crontab(hour=7), args=(16, 16))` above it.
+
+        A function that is no task yet becomes one. A task may have several, each with its `name`,
+        which else is the task's. `cloudq beat` sends them, or the cloud's scheduler. Raises
+        `ConfigurationError`.
+        """
+
+        def decorate(function: Any) -> Any:
+            task = function if isinstance(function, Task) else self.task(function)
+            self.schedules.declare(task.name, when, given)
+            return task
+
+        return decorate
+
+    def add_periodic_task(
+        self,
+        schedule: object,
+        sig: Signature[Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Run a signature again and again, as Celery has it; the entry's name."""
+        entry, node = periodic_entry(sig, args, kwargs, options)
+        given = cast("EntryOptions", {**entry, "name": name or repr(node)})
+        return self.schedules.declare(node.task, schedule, given, cloud=False)
 
     # ---- publishing
 
@@ -699,6 +741,18 @@ class _Decorator(Protocol):
     @overload
     def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
     def __call__(self, function: Callable[..., Any]) -> Any: ...
+
+
+class _Periodic(Protocol):
+    """The types of `@app.periodic(...)`, above `@app.task` or a bare function."""
+
+    @overload
+    def __call__(self, function: Task[P, R]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
+    def __call__(self, function: Any) -> Any: ...
 
 
 class _BoundDecorator(Protocol):

@@ -47,6 +47,7 @@ from cloudq.middleware import Call, Context, Middleware, Request, current_reques
 from cloudq.outcome import Job, Outcomes, copy_of, settle, with_children, word_of
 from cloudq.progress import Continued, Superseded
 from cloudq.record import Record, State
+from cloudq.schedules.slots import SCHEDULE, resolved
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settled, Settlement
 from cloudq.task import Task
@@ -203,6 +204,8 @@ class Executor:
             return settle(message, Action.DEAD_LETTER, reason=reason)
         if message.queue != delivery.queue:
             message = message.model_copy(update={"queue": delivery.queue})
+        if SCHEDULE in message.headers:
+            message = resolved(message, delivery)
         if message.expires is not None and message.expires <= now:
             return self._revoked(Job(delivery=delivery, message=message), "expired")
         return Job(delivery=delivery, message=message)

@@ -21,6 +21,7 @@ from cloudq.errors import (
     ConfigurationError,
     TimeLimitExceeded,
 )
+from cloudq.schedules.beat import Beat, BeatThread
 from cloudq.settlement import Action, Settlement
 from cloudq.worker.banner import banner
 from cloudq.worker.children import Child
@@ -113,6 +114,9 @@ class Worker:
             wake=self._wake,
         )
         self._heartbeat = self._reins.heartbeat()
+        self._beat: BeatThread | None = None
+        if options.beat:
+            self._beat = BeatThread(Beat(app, app.schedules, hostname=options.hostname))
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
 
@@ -175,6 +179,8 @@ class Worker:
         for poller in self._pollers:
             poller.start()
         self._heartbeat.start()
+        if self._beat is not None:
+            self._beat.start()
 
     def _tick(self) -> None:
         self._sleep(_TICK if self._dispatcher.timed or self._retiring() else _PATIENCE)
@@ -238,6 +244,8 @@ class Worker:
     def _stop(self) -> bool:
         """Stop warm if time and patience allow; whether it was."""
         asked = self._signals
+        if self._beat is not None:
+            self._beat.stop()
         if signals.worker_shutting_down:
             signals.worker_shutting_down.send(self, sig=self._last_signal, how="Warm", exitcode=0)
         log.info("stopping: no more is received, %d tasks in hand", len(self._flights))
