@@ -299,7 +299,7 @@ class CloudQ:
         """
 
         def decorate(function: Any) -> Any:
-            task = function if isinstance(function, Task) else self.task(function)
+            task: Task[..., Any] = function if isinstance(function, Task) else self.task(function)
             self.schedules.declare(task.name, when, given)
             return task
 

@@ -129,7 +129,8 @@ class Settings(BaseSettings):
         default=1_000_000, ge=1, description="how many tasks one call may start, against runaways"
     )
     beat_schedule: Any = Field(
-        default_factory=dict[str, Any], description="periodic tasks as Celery has them: names to entries"
+        default=dict[str, Any](),
+        description="periodic tasks as Celery has them: names to entries",
     )
     beat_lease: float = Field(
         default=30.0, ge=1, description="when a beat dies, another leads after this at the latest"

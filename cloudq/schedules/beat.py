@@ -49,8 +49,9 @@ class Beat:
     """One beat of an app. `tick` does what is due; `BeatThread` calls it in time.
 
     Needs the app's result backend: raises `ConfigurationError` without one. `lease` is in seconds:
-    how long after a leader's death another leads at the latest. `monotonic` is what the lease goes
-    by; runs go by the app's own clock.
+    how long after a leader's death another leads at the latest. `refresh` is the pause between two
+    looks for what was changed at run time, else a fifth of that. `monotonic` is what the lease
+    goes by; runs go by the app's own clock.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Beat:
         *,
         hostname: str | None = None,
         lease: float | None = None,
+        refresh: float | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._home = home
@@ -67,6 +69,7 @@ class Beat:
         self._standings = schedules.standings
         self._monotonic = monotonic
         self._length = home.conf.beat_lease if lease is None else lease
+        self._refresh = self._length / 5 if refresh is None else refresh
         name = hostname or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         backend = home.backend
         assert backend is not None  # `standings` has looked
@@ -114,7 +117,7 @@ class Beat:
     def _load(self, now: float) -> None:
         """Read how all schedules stand: pauses, and entries made at run time; one query."""
         found = self._schedules.all(self._declared)
-        self._load_at = now + self._length / 5
+        self._load_at = now + self._refresh
         lines: dict[str, _Line] = {}
         for name, scheduled in found.items():
             if scheduled.error and scheduled.error not in self._said:

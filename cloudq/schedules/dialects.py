@@ -72,8 +72,8 @@ def _eventbridge_crons(entry: Entry, when: crontab) -> list[str]:
 def _whole_weeks(days: frozenset[int]) -> list[int] | None:
     """Which of the first four weeks of a month the days are; None if they are others."""
     weeks = [week for week in range(1, 5) if 7 * week in days]
-    whole = {day for week in weeks for day in range(7 * week - 6, 7 * week + 1)}
-    return weeks if whole == days else None
+    whole = (day for week in weeks for day in range(7 * week - 6, 7 * week + 1))
+    return weeks if frozenset(whole) == days else None
 
 
 def unix_cron(entry: Entry) -> list[str]:
