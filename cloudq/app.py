@@ -299,7 +299,8 @@ class CloudQ:
         """
 
         def decorate(function: Any) -> Any:
-            task: Task[..., Any] = function if isinstance(function, Task) else self.task(function)
+            is_task = isinstance(function, Task)
+            task = cast("Task[..., Any]", function if is_task else self.task(function))
             self.schedules.declare(task.name, when, given)
             return task
 
@@ -345,6 +346,10 @@ class CloudQ:
         messages = [self._message(c.task, c.options, c.args, c.kwargs) for c in prepared]
         ids = self._send(messages, named=any(c.options.task_id is not None for c in prepared))
         return [self._result(id, call.task) for id, call in zip(ids, prepared, strict=True)]
+
+    def written(self, call: Prepared[Any]) -> TaskMessage:
+        """The message of a call as it would be sent now. Raises as `task.delay`."""
+        return self._message(call.task, call.options, call.args, call.kwargs)
 
     def send_task(
         self,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cloudq.app import CloudQ
+from cloudq.cli import scheduler
 from cloudq.cli.common import JsonOption, Target, YesOption, common, refuse_memory
 from cloudq.cli.output import confirm, emit, note, say, table
 from cloudq.errors import ConfigurationError
@@ -20,6 +21,9 @@ from cloudq.schedules.registry import Scheduled, local
 from cloudq.schedules.values import When, at, crontab, every, solar
 
 cli = typer.Typer(no_args_is_help=True, help="Periodic tasks: when they run, and who sends them.")
+
+cli.command()(scheduler.plan)
+cli.command()(scheduler.apply)
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 

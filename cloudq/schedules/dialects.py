@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, tzinfo
 
 from cloudq.errors import ConfigurationError
 from cloudq.schedules import engine, fields
@@ -198,10 +198,3 @@ def _comes_twice(moment: datetime, zone: tzinfo) -> bool:
     return len(both) == 2 and all(
         each.astimezone(zone).replace(tzinfo=None) == time.replace(tzinfo=None) for each in both
     )
-
-
-def rate_start(entry: Entry, now: datetime) -> datetime | None:
-    """When a rate begins to count, for its runs to be those of a beat; None for other schedules."""
-    if not isinstance(entry.when, every):
-        return None
-    return next(entry.runs(now + timedelta(minutes=1)), None)

@@ -245,7 +245,7 @@ class Schedules:
         now = utc(self._home.now())
         headers = {**entry.options.get("headers", {}), SCHEDULE: name, SLOT: slot_text(now)}
         call: dict[str, Any] = {**entry.options, "headers": headers, "expires": entry.expires}
-        [result] = self._home.publish([self._prepared(entry, Options(**call))])
+        [result] = self._home.publish([self.prepared(entry, Options(**call))])
         return result
 
     def call(self, entry: Entry, slot: datetime) -> Prepared[Any]:
@@ -259,9 +259,10 @@ class Schedules:
             made["expires"] = utc(slot.timestamp() + delay + entry.expires)
         if delay:
             made["eta"] = utc(slot.timestamp() + delay)
-        return self._prepared(entry, Options(**made, task_id=id, idempotency_key=id))
+        return self.prepared(entry, Options(**made, task_id=id, idempotency_key=id))
 
-    def _prepared(self, entry: Entry, options: Options) -> Prepared[Any]:
+    def prepared(self, entry: Entry, options: Options) -> Prepared[Any]:
+        """The entry's call, with these options."""
         task = self._home.tasks[entry.task]
         return Prepared(task=task, options=options, args=entry.args, kwargs=entry.kwargs)
 

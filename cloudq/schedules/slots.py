@@ -15,7 +15,7 @@ from cloudq.driver import Delivery
 from cloudq.errors import ConfigurationError
 from cloudq.message import TaskMessage
 from cloudq.schedules import engine
-from cloudq.schedules.values import read_crontab
+from cloudq.schedules.values import every, read_crontab
 
 log = logging.getLogger("cloudq.schedules")
 
@@ -26,8 +26,10 @@ SLOT = "cloudq-slot"
 EXPIRES = "cloudq-slot-expires"
 """Header of a body that was written beforehand: seconds after the slot."""
 CRON = "cloudq-slot-cron"
-"""Header of a body without a slot: `days|zone|cron line`."""
+"""Header of a body without a slot: `days|zone|line`, of a crontab, a period or a time."""
 
+# How a place for the slot begins that nothing was put into.
+_UNFILLED = "<"
 # A cloud's clock may tell the sending a little before the slot.
 _EARLY = 5.0
 
@@ -53,7 +55,9 @@ def resolved(message: TaskMessage, delivery: Delivery) -> TaskMessage:
         return message
     try:
         name = headers[SCHEDULE]
-        slot = headers[SLOT] if SLOT in headers else _reckoned(headers[CRON], delivery)
+        slot = headers.get(SLOT, _UNFILLED)
+        if slot.startswith(_UNFILLED):
+            slot = _reckoned(headers[CRON], delivery)
         due = datetime.fromisoformat(slot)
         changes: dict[str, object] = {"sent_at": due.timestamp()}
         if message.expires is None and EXPIRES in headers:
@@ -75,7 +79,9 @@ def cron_header(line: str, days: str, timezone: str) -> str:
 
 def _reckoned(cron: str, delivery: Delivery) -> str:
     days, timezone, line = cron.split("|", 2)
-    when = read_crontab(line, days)
+    if days == "at":
+        return slot_text(datetime.fromisoformat(line))
+    when = every(float(line)) if days == "every" else read_crontab(line, days)
     if delivery.sent_at is None:
         raise ConfigurationError("the broker does not say when the message was sent")
     sent = datetime.fromtimestamp(delivery.sent_at + _EARLY, UTC)
