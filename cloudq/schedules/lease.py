@@ -88,6 +88,8 @@ class Lease:
         if state[0] is None:
             self._take(began, (Check(field="owner", op=Op.ABSENT),))
             return
+        if self._seen is None:
+            log.info("%s leads, and %s looks on", state[0], self._owner)
         if state != self._seen:
             self._seen, self._seen_at = state, began
         expires = self._seen_at + _WAIT * self._length

@@ -27,6 +27,7 @@ class BeatProcess:
     """One `cloudq beat`."""
 
     def __init__(self, place: Place, name: str) -> None:
+        self.name = name
         self.log = place.folder / f"{name}.log"
         command = [sys.executable, "-m", "cloudq", "beat", "-A", place.tasks, "-n", name]
         command += ["--broker", place.broker, "--backend", place.backend, "--lease", str(LEASE)]
@@ -41,10 +42,10 @@ class BeatProcess:
 
     def up(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
-        return "beat of" in self.log.read_text()
+        return any(word in self.log.read_text() for word in ("looks on", f"{self.name} leads"))
 
     def leads(self) -> bool:
-        return "leads" in self.log.read_text()
+        return f"{self.name} leads" in self.log.read_text()
 
     def end(self) -> None:
         if self.process.poll() is None:
