@@ -136,7 +136,7 @@ class Settings(BaseSettings):
         default=30.0, ge=1, description="when a beat dies, another leads after this at the latest"
     )
     scheduler: str | None = Field(
-        default=None, description="URL of the cloud's scheduler, for `cloudq schedules plan|apply`"
+        default=None, description="URL of the cloud's scheduler, for `cloudq schedules apply`"
     )
     tracing: bool = Field(
         default=False, description="OpenTelemetry traces through queues; needs cloudq[otel]"

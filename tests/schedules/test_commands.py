@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,10 +161,15 @@ def test_plan_on_eventbridge(run: Command, aws: Endpoint) -> None:
     assert run("schedules", "plan", *APP, *more, "--scheduler", url)[0] == 0
 
 
-def test_a_beat_needs_a_store_and_a_file(run: Command) -> None:
-    code, _, err = run("beat", *APP, "--backend", "none")
-    assert code == 2
-    assert "the app has none" in err
-    code, _, err = run("beat", *APP, "--broker", "memory://x")
-    assert code == 2
-    assert "lives and dies within one process" in err
+@pytest.mark.usefixtures("run")
+def test_a_beat_needs_a_store_and_a_file() -> None:
+    # In a process of its own, since it sets up the logging.
+    name = next(path.stem for path in Path.cwd().glob("shop_*.py"))
+    for options, message in (
+        (("--backend", "none"), "the app has none"),
+        (("--broker", "memory://x"), "lives and dies within one process"),
+    ):
+        command = [sys.executable, "-m", "cloudq", "beat", "-A", f"{name}:app", *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert message in done.stderr
