@@ -16,7 +16,7 @@ from cloudq.driver import Change, Key
 from cloudq.schedules.beat import Beat
 from cloudq.schedules.lease import Lease
 from cloudq.schedules.slots import slot_text
-from cloudq.testing import FaultPlan, VirtualClock, beat, in_memory, worker
+from cloudq.testing import FaultPlan, VirtualClock, beat, in_memory, run_until_idle, worker
 
 START = datetime(2026, 3, 2, tzinfo=UTC).timestamp()  # a Monday
 
@@ -370,6 +370,41 @@ class TestFailures:
         beating.tick()
         failing.clock.advance(0)
         assert [text for text, _ in failing.ran] == ["2026-03-02T00:00:30Z"]
+
+    def test_a_broker_that_is_away_gets_it_later(self, faults: FaultPlan) -> None:
+        shop = Shop()
+        with in_memory(shop.app, clock=shop.clock, faults=faults):
+            shop.app.periodic(every(30))(shop.note)
+            beating = shop.beat()
+            beating.tick()
+            shop.clock.advance(30)
+            faults.broker_down(calls=4)
+            with pytest.raises(BrokerError):
+                beating.tick()
+            beating.tick()
+            run_until_idle(shop.app)
+        assert [text for text, _ in shop.ran] == ["2026-03-02T00:00:30Z"]
+
+    def test_a_unique_task_waits_for_the_store_of_its_claim(self, faults: FaultPlan) -> None:
+        shop = Shop()
+        slots: list[str] = []
+
+        @shop.app.periodic(every(1))
+        @shop.app.task(name="alone", bind=True, unique=True)
+        def alone(self_: Any) -> None:
+            slots.append(self_.request.headers["cloudq-slot"])
+
+        with in_memory(shop.app, clock=shop.clock, faults=faults):
+            beating = shop.beat()
+            beating.tick()
+            shop.clock.advance(1)
+            faults.store_down(calls=1)
+            with pytest.raises(BackendError):
+                beating.tick()
+            beating.tick()
+            run_until_idle(shop.app)
+        assert alone
+        assert slots == ["2026-03-02T00:00:01Z"]
 
     def test_a_note_that_is_lost_repeats_nothing(self, failing: Shop, faults: FaultPlan) -> None:
         failing.app.periodic(every(30))(failing.note)

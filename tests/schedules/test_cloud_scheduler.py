@@ -131,6 +131,16 @@ def test_a_run_is_known_by_when_it_was_published(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
+    ("second", "slot"), [(0, "07:30:00"), (54, "07:30:00"), (56, "07:31:00"), (-4, "07:30:00")]
+)
+def test_a_minute_is_told_from_the_next(shop: Shop, second: int, slot: str) -> None:
+    shop.declare(crontab("* * * * *"), "minutely")
+    shop.apply()
+    shop.deliver("cloudq-shop-minutely", MONDAY - 2 + second)
+    assert shop.ran == [f"2100-03-01T{slot}Z"]
+
+
+@pytest.mark.parametrize(
     ("when", "more", "message"),
     [
         (at(datetime(2100, 1, 1, tzinfo=UTC)), {}, "knows crontabs only: run a beat"),
