@@ -67,7 +67,7 @@ def test_runs_come_when_they_are_due(shop: Shop) -> None:
     shop.app.periodic(crontab(minute=1), name="hourly", kwargs={"tag": "h"})(shop.note)
     with beat(shop.app):
         shop.clock.advance(100)
-    assert shop.seconds() == [30, 60, 60, 90]
+    assert sorted(shop.seconds()) == [30, 60, 60, 90]
     assert shop.ran[0][0] == "2026-03-02T00:00:30Z"
     found = shop.app.schedules.all()
     assert {name: one.standing.runs for name, one in found.items()} == {"often": 3, "hourly": 1}
@@ -125,7 +125,7 @@ def test_start_end_and_enabled(shop: Shop) -> None:
     shop.app.periodic(at(start), name="once")(shop.note)
     with beat(shop.app):
         shop.clock.advance(500)
-    assert shop.seconds() == [100, 100, 130, 160]
+    assert sorted(shop.seconds()) == [100, 100, 130, 160]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,8 @@ def test_runs_that_no_beat_was_there_for(shop: Shop, policy: Any, expected: list
     shop.clock.advance(3590 - 90)
     with beat(shop.app):
         shop.clock.advance(0)
-        late = [datetime.fromisoformat(text).timestamp() - START for text, _ in shop.ran[1:]]
+        slots = sorted(text for text, _ in shop.ran[1:])  # two threads run them
+        late = [datetime.fromisoformat(text).timestamp() - START for text in slots]
         in_time = [due for due in late if due > 3590 - 60]
         assert in_time == [3540.0], "what is no later than a minute is not missed"
         missed = [due for due in late if due <= 3590 - 60]
