@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cloudq.middleware import Call, Context, Middleware, Request
     from cloudq.record import State
     from cloudq.result import AsyncResult, EagerResult, wait_for
+    from cloudq.schedules.values import at, crontab, every, solar
     from cloudq.shared import shared_task
     from cloudq.task import Prepared, Task
     from cloudq.tasklog import get_task_logger
@@ -79,11 +80,15 @@ __all__ = [
     "TimeLimitExceeded",
     "UnknownTask",
     "WorkerLost",
+    "at",
     "chain",
     "chord",
+    "crontab",
+    "every",
     "get_task_logger",
     "group",
     "shared_task",
+    "solar",
     "wait_for",
 ]
 
@@ -127,11 +132,15 @@ _HOMES = {
     "TimeLimitExceeded": "cloudq.errors",
     "UnknownTask": "cloudq.errors",
     "WorkerLost": "cloudq.errors",
+    "at": "cloudq.schedules.values",
     "chain": "cloudq.canvas.nodes",
     "chord": "cloudq.canvas.nodes",
+    "crontab": "cloudq.schedules.values",
+    "every": "cloudq.schedules.values",
     "get_task_logger": "cloudq.tasklog",
     "group": "cloudq.canvas.nodes",
     "shared_task": "cloudq.shared",
+    "solar": "cloudq.schedules.values",
     "wait_for": "cloudq.result",
 }
 

@@ -29,7 +29,7 @@ from cloudq.middleware import Middleware, current_request
 from cloudq.policy import TaskOptions
 from cloudq.priorities import queues_for
 from cloudq.publishing import Publishing
-from cloudq.registry import BoundDecorator, Decorator, register
+from cloudq.registry import BoundDecorator, Decorator, PeriodicDecorator, register
 from cloudq.result import AsyncResult, EagerResult
 from cloudq.result_factory import ResultFactory
 from cloudq.services import Services
@@ -46,6 +46,9 @@ if TYPE_CHECKING:  # what only workers or only workflows need is loaded at its f
     from cloudq.control import Control
     from cloudq.eager import Eager
     from cloudq.execution import Executor
+    from cloudq.message import TaskMessage
+    from cloudq.schedules.entries import EntryOptions
+    from cloudq.schedules.registry import Schedules
 
 log = logging.getLogger("cloudq.app")
 
@@ -222,6 +225,55 @@ class CloudQ:
         """How often a task may be retried; None = for ever."""
         return task.policy.retries(self.conf.max_retries)
 
+    # ---- periodic tasks
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules of this app: to look at, and to add, pause and run at run time."""
+        return self._schedules
+
+    @cached_property
+    def _schedules(self) -> Schedules:
+        from cloudq.schedules.registry import Schedules
+
+        return Schedules(self, lambda options: self._schedule_options(options))
+
+    def _schedule_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        Options.of(cast("CallOptions", options))
+        return options
+
+    def periodic(self, when: object, /, **given: Unpack[EntryOptions]) -> PeriodicDecorator:
+        """Run a task again and again: `@app.periodic(crontab(hour=7), args=(16, 16))` above it.
+
+        A function that is no task yet becomes one. A task may have several, each with its `name`,
+        which else is the task's. `cloudq beat` sends them, or the cloud's scheduler. Raises
+        `ConfigurationError`.
+        """
+
+        def decorate(function: Any) -> Any:
+            is_task = isinstance(function, Task)
+            task = cast("Task[..., Any]", function if is_task else self.task(function))
+            self.schedules.declare(task.name, when, given)
+            return task
+
+        return decorate
+
+    def add_periodic_task(
+        self,
+        schedule: object,
+        sig: Signature[Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Run a signature again and again, as Celery has it; the entry's name."""
+        from cloudq.schedules.entries import periodic_entry
+
+        entry, node = periodic_entry(sig, args, kwargs, options)
+        given = cast("EntryOptions", {**entry, "name": name or repr(node)})
+        return self.schedules.declare(node.task, schedule, given, cloud=False)
+
     # ---- publishing
 
     def send(
@@ -251,6 +303,10 @@ class CloudQ:
         messages = [made(c.task, c.options, c.args, c.kwargs) for c in prepared]
         ids = self._publishing.send(messages, [c.options for c in prepared])
         return [self._results.of(id, call.task) for id, call in zip(ids, prepared, strict=True)]
+
+    def written(self, call: Prepared[Any]) -> TaskMessage:
+        """The message of a call as it would be sent now. Raises as `task.delay`."""
+        return self._envelopes.of_call(call.task, call.options, call.args, call.kwargs)
 
     def send_task(
         self,

@@ -18,6 +18,7 @@ from cloudq.message import TaskMessage
 from cloudq.middleware import Request
 from cloudq.outcome import Job, Outcomes, copy_of, settle, word_of
 from cloudq.record import Record, State
+from cloudq.schedules.slots import SCHEDULE, resolved
 from cloudq.settings import Settings
 from cloudq.settlement import Action, Settled, Settlement
 from cloudq.task import Task
@@ -102,6 +103,8 @@ class Judge:
             return settle(message, Action.DEAD_LETTER, reason=reason)
         if message.queue != delivery.queue:
             message = message.model_copy(update={"queue": delivery.queue})
+        if SCHEDULE in message.headers:
+            message = resolved(message, delivery)
         if message.expires is not None and message.expires <= now:
             return self.revoked(Job(delivery=delivery, message=message), "expired")
         return Job(delivery=delivery, message=message)

@@ -15,6 +15,8 @@ from cloudq.errors import CloudQError, ConfigurationError
 _EXTRAS = {
     "sqs": "aws",
     "dynamodb": "aws",
+    "eventbridge": "aws",
+    "cloudscheduler": "gcp",
     "pubsub": "gcp",
     "firestore": "gcp",
     "servicebus": "azure",
@@ -52,8 +54,13 @@ def open_backend(url: str) -> BackendDriver:
     return cast("BackendDriver", _open("backend", parse(url)))
 
 
+def open_scheduler(url: str) -> object:
+    """The `cloudq.schedules.driver.SchedulerDriver` of a URL. Raises `ConfigurationError`."""
+    return _open("scheduler", parse(url))
+
+
 def installed(kind: str) -> Sequence[EntryPoint]:
-    """The entry points of a kind, "broker" or "backend", by name."""
+    """The entry points of a kind, "broker", "backend" or "scheduler", by name."""
     return sorted(entry_points(group=f"cloudq.{kind}s"), key=lambda entry: entry.name)
 
 

@@ -33,6 +33,18 @@ class Decorator(Protocol):
     def __call__(self, function: Callable[..., Any]) -> Any: ...
 
 
+class PeriodicDecorator(Protocol):
+    """The types of `@app.periodic(...)`, above `@app.task` or a bare function."""
+
+    @overload
+    def __call__(self, function: Task[P, R]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
+    def __call__(self, function: Any) -> Any: ...
+
+
 class BoundDecorator(Protocol):
     """The same with `bind=True`: the first parameter is the task and is not passed by callers."""
 

@@ -128,6 +128,16 @@ class Settings(BaseSettings):
     max_fan_out: int = Field(
         default=1_000_000, ge=1, description="how many tasks one call may start, against runaways"
     )
+    beat_schedule: Any = Field(
+        default=dict[str, Any](),
+        description="periodic tasks as Celery has them: names to entries",
+    )
+    beat_lease: float = Field(
+        default=30.0, ge=1, description="when a beat dies, another leads after this at the latest"
+    )
+    scheduler: str | None = Field(
+        default=None, description="URL of the cloud's scheduler, for `cloudq schedules apply`"
+    )
     tracing: bool = Field(
         default=False, description="OpenTelemetry traces through queues; needs cloudq[otel]"
     )

@@ -12,6 +12,7 @@ import typer
 
 import cloudq
 from cloudq.cli import (
+    beat,
     brokers,
     call,
     control,
@@ -25,6 +26,7 @@ from cloudq.cli import (
     multi,
     queues,
     result,
+    schedules,
     status,
     sweep,
     tasks,
@@ -45,6 +47,8 @@ cli = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 130 interrupted.",
 )
 cli.command()(worker.worker)
+cli.command()(beat.beat)
+cli.add_typer(schedules.cli, name="schedules")
 cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     multi.multi
 )

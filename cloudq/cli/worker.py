@@ -72,6 +72,9 @@ def worker(
     autoreload: Annotated[
         bool, typer.Option("--autoreload", help="Start anew when a Python file here changes.")
     ] = False,
+    beat: Annotated[
+        bool, typer.Option("-B", "--beat", help="Send periodic tasks too, as cloudq beat.")
+    ] = False,
     max_tasks_per_child: Annotated[
         int | None, typer.Option(min=1, help="Replace a process after as many tasks.")
     ] = None,
@@ -135,6 +138,7 @@ def worker(
         overrides=target.overrides,
         log_level=log_level.value,
         log_format=log_format.value,
+        beat=beat,
         metrics_port=metrics_port,
         metrics_host=metrics_host,
     )

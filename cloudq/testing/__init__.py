@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cloudq.testing.backend_contract import BackendContract
     from cloudq.testing.broker_contract import BrokerContract
     from cloudq.testing.draining import drain
+    from cloudq.testing.kit.beats import beat
     from cloudq.testing.kit.clock import VirtualClock
     from cloudq.testing.kit.faults import FaultPlan
     from cloudq.testing.kit.standing import in_memory
@@ -34,6 +35,7 @@ __all__ = [
     "SchedulingDriver",
     "VirtualClock",
     "Worker",
+    "beat",
     "collect",
     "drain",
     "eventually",
@@ -56,6 +58,7 @@ _CONTRACTS = {
 _HOMES = _CONTRACTS | {
     "FaultPlan": "kit.faults",
     "VirtualClock": "kit.clock",
+    "beat": "kit.beats",
     "Worker": "kit.workers",
     "collect": "waiting",
     "drain": "draining",

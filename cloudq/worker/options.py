@@ -24,8 +24,8 @@ class WorkerOptions:
     weights. `processes` times `threads` tasks run at a time. `poll_wait` is the longest wait of
     one receive. `max_memory_per_child` is in KiB. `autoscale` is the most and the fewest
     processes, of which one leaves after `autoscale_idle` without need. `overrides` are settings
-    above the app's own, also in the children. With a `metrics_port` (0: any) there is a page for
-    Prometheus.
+    above the app's own, also in the children. `beat` sends periodic tasks too. With
+    a `metrics_port` (0: any) there is a page for Prometheus.
     """
 
     app_path: str
@@ -44,6 +44,7 @@ class WorkerOptions:
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
     log_level: str = "info"
     log_format: str = "text"
+    beat: bool = False
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
 

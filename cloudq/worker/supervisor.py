@@ -12,6 +12,7 @@ from cloudq import signals
 from cloudq.app import CloudQ
 from cloudq.driver import Code
 from cloudq.errors import BackendError, BrokerError, CloudQError, ConfigurationError
+from cloudq.schedules.beat import Beat, BeatThread
 from cloudq.worker.banner import banner
 from cloudq.worker.dispatcher import Dispatcher
 from cloudq.worker.flight import Flight, Flights
@@ -101,6 +102,9 @@ class Worker:
             wake=self._pipe.wake,
         )
         self._heartbeat = self._reins.heartbeat()
+        self._beat: BeatThread | None = None
+        if options.beat:
+            self._beat = BeatThread(Beat(app, app.schedules, hostname=options.hostname))
 
     def run(self) -> int:
         """Work until stopped; the exit code: 0 after a warm stop, 1 after a cold one.
@@ -160,6 +164,8 @@ class Worker:
         for poller in self._pollers:
             poller.start()
         self._heartbeat.start()
+        if self._beat is not None:
+            self._beat.start()
 
     def _tick(self) -> None:
         timed = self._dispatcher.timed or self._pool.retiring
@@ -177,6 +183,8 @@ class Worker:
     def _stop(self) -> bool:
         """Stop warm if time and patience allow; whether it was."""
         asked = self._signals
+        if self._beat is not None:
+            self._beat.stop()
         if signals.worker_shutting_down:
             signals.worker_shutting_down.send(self, sig=self._last_signal, how="Warm", exitcode=0)
         log.info("stopping: no more is received, %d tasks in hand", len(self._flights))

@@ -212,9 +212,12 @@ class TestNames:
         with pytest.raises(AttributeError, match="'nothing'"):
             _ = celery_app.nothing
 
-    def test_solar_schedules_are_refused(self) -> None:
-        with pytest.raises(NotImplementedError, match="sun"):
-            layer.solar("sunset", 48.2, 16.4)
+    def test_schedules_are_those_of_cloudq(self) -> None:
+        assert layer.solar("sunset", 48.2, 16.4) == cloudq.solar("sunset", 48.2, 16.4)
+        assert layer.crontab is cloudq.crontab
+        assert layer.schedule(30.0) == cloudq.every(30)
+        with pytest.raises(ConfigurationError, match="start="):
+            layer.schedule(30.0, relative=True)
 
     def test_celery_takes_the_constructors_arguments(self) -> None:
         app = Celery(
@@ -324,6 +327,28 @@ class TestCurrent:
             "options": {},
         }
         assert set_up
+        [entry] = celery_app.schedules.declared().values()
+        assert (entry.name, entry.task, entry.when) == ("often", "add", cloudq.every(30))
+
+    def test_entries_of_beat_schedule_have_celerys_options(self, celery_app: Celery) -> None:
+        @celery_app.task(name="add")
+        def add(a: int, b: int) -> int:
+            return a + b
+
+        assert add
+        celery_app.conf.beat_schedule = {
+            "add every 30 s": {
+                "task": "add",
+                "schedule": layer.crontab(minute="*/5"),
+                "args": (1, 2),
+                "options": {"queue": "sums", "expires": 15.0},
+            }
+        }
+        [entry] = celery_app.schedules.declared().values()
+        assert (entry.options, entry.expires, entry.args) == ({"queue": "sums"}, 15.0, (1, 2))
+        celery_app.conf.beat_schedule["add every 30 s"]["options"] = {"exchange": "topics"}
+        with pytest.raises(ConfigurationError, match="exchange"):
+            celery_app.schedules.declared()
 
     def test_loggers_know_the_task(self) -> None:
         assert layer.get_task_logger("shop").name == "shop"

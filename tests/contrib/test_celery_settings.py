@@ -303,11 +303,11 @@ def test_queue_and_threads_are_celerys_unless_somebody_says(
     assert (app.conf.task_default_queue, app.conf.worker_threads) == ("shop", 4)
 
 
-def test_schedules_are_kept_as_data_and_nothing_fires_them(app: Celery) -> None:
+def test_schedules_are_a_setting_and_beat_is_a_command(app: Celery) -> None:
     entry = {"task": "shop.sum", "schedule": crontab(hour=6, minute=30)}
     app.conf.beat_schedule = {"sum": entry}
     assert app.conf.beat_schedule == {"sum": entry}
-    with pytest.raises(ConfigurationError, match="later release"):
+    with pytest.raises(ConfigurationError, match="cloudq beat"):
         app.Beat()
 
 

@@ -22,7 +22,15 @@ from tests.docs.blocks import Block, Command, Shell, blocks, commands, section, 
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-PYTHON_PAGES = ("guide", "limits-on-tasks", "serializers", "tasks", "wire", "workflows")
+PYTHON_PAGES = (
+    "guide",
+    "limits-on-tasks",
+    "schedules",
+    "serializers",
+    "tasks",
+    "wire",
+    "workflows",
+)
 FUNCTION_PAGES = ("lambda", "google", "azure")
 PAGES = sorted(str(p.relative_to(ROOT)) for p in (*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/*.md")))
 

@@ -14,6 +14,7 @@ from cloudq.contrib.celery.conf import Conf, check_name, read_source
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.task import Task, call_options, task_options
 from cloudq.errors import ConfigurationError
+from cloudq.schedules.entries import periodic_entry
 from cloudq.settings import Settings
 from cloudq.signals import Signal
 
@@ -27,10 +28,7 @@ DEFAULTS: Mapping[str, Any] = {"task_default_queue": "celery", "worker_threads":
 # Read when the broker or the store is opened, so that a later change would change nothing.
 _OPENED_WITH = frozenset({"broker", "backend", "result_expires", "publish_retries"})
 
-NO_BEAT = (
-    "periodic tasks come with a later release of cloudq: the schedule is kept as data and nothing "
-    "fires it; until then let cron or the cloud's scheduler run `cloudq call TASK`"
-)
+NO_BEAT = "run `cloudq beat -A module:app`, or `cloudq worker --beat`"
 
 # Parts of Celery's app that have no counterpart, and why.
 REFUSED = {
@@ -174,7 +172,8 @@ class Celery(app.CloudQ):
             settings, of=self._name, ours=Settings.model_fields, warned=self.warned
         )
         own = {name for name in made if name not in Settings.model_fields}
-        return {name: value for name, value in made.items() if name not in own}
+        taken = {name: value for name, value in made.items() if name not in own}
+        return taken | {name: values[name] for name in kept}
 
     # ---- tasks
 
@@ -226,7 +225,7 @@ class Celery(app.CloudQ):
         """The group that was saved under an id: Celery's `GroupResult.restore`."""
         return self.restore_group(id)
 
-    # ---- periodic tasks: data until there is what fires them
+    # ---- periodic tasks
 
     @cached_property
     def on_after_configure(self) -> Any:
@@ -255,18 +254,15 @@ class Celery(app.CloudQ):
         name: str | None = None,
         **options: Any,
     ) -> str:
-        """Keep an entry in `conf.beat_schedule`, which nothing fires yet; its name."""
-        node = sig.clone(args, kwargs)
+        """Add an entry to `conf.beat_schedule`; its name. Raises `ConfigurationError`."""
+        given, node = periodic_entry(sig, args, kwargs, options)
         name = name or repr(node)
-        entry = {
-            "task": node.task,
-            "schedule": schedule,
-            "args": node.args,
-            "kwargs": node.kwargs,
-            "options": {**node.options, **options},
-        }
-        self._raw["beat_schedule"] = {**self._raw.get("beat_schedule", {}), name: entry}
+        entry = {"task": node.task, "schedule": schedule, **given}
+        self.conf.update(beat_schedule={**self.conf.beat_schedule, name: entry})
         return name
+
+    def _schedule_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return call_options(options, of=f"{self._name}: a schedule", warned=self.warned)
 
     def Beat(self, **options: Any) -> NoReturn:  # noqa: N802 (Celery's name)
         """Refuses, with the reason."""

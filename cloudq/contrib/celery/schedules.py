@@ -1,35 +1,20 @@
-"""When periodic tasks are due, as data: the names of `celery.schedules`."""
+"""When periodic tasks are due: the names of `celery.schedules`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn
 
-Field = str | int | tuple[int, ...] | list[int] | frozenset[int] | set[int]
+from cloudq.errors import ConfigurationError
+from cloudq.schedules.values import crontab, every, solar
 
-
-@dataclass(frozen=True)
-class crontab:  # noqa: N801 (Celery's name)
-    """Times by the fields of a crontab, in the app's time zone. Nothing fires it yet."""
-
-    minute: Field = "*"
-    hour: Field = "*"
-    day_of_week: Field = "*"
-    day_of_month: Field = "*"
-    month_of_year: Field = "*"
+__all__ = ["crontab", "schedule", "solar"]
 
 
-@dataclass(frozen=True)
-class schedule:  # noqa: N801 (Celery's name)
-    """Every so often, a time or seconds. Nothing fires it yet."""
-
-    run_every: timedelta | float
-
-
-def solar(event: str, lat: float, lon: float) -> NoReturn:
-    """Refuses: the clouds' schedulers know no sun."""
-    raise NotImplementedError(
-        f"solar({event!r}): no cloud's scheduler knows the sun: compute the times, and send the "
-        "task with eta="
-    )
+def schedule(run_every: timedelta | float, relative: bool = False) -> every:
+    """Every so often, a time or seconds. Raises `ConfigurationError` for `relative`."""
+    if relative:
+        raise ConfigurationError(
+            "schedule(relative=True) counts from the start of a beat, and several may run: give "
+            "the entry start="
+        )
+    return every(run_every)

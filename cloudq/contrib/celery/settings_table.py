@@ -13,7 +13,7 @@ _AT_LEAST_ONCE = (
     "delivery is at least once on every cloud: a message is acknowledged after its task has ended "
     "and its result is kept"
 )
-_LATER = "periodic tasks come with a later release"
+_LATER = "beats keep their state in the result store; an entry has catch_up, the app beat_lease"
 _URL = "the broker is given by broker_url alone"
 _IN_URL = f"the result store is one of cloudq's, and what it needs is in its URL: {STORES}"
 _DRIVER = "the cloud's own SDK keeps the connections, and tries again by itself"

@@ -7,7 +7,7 @@ from typing import Any
 from cloudq import signals
 
 _LOGGING = "the library configures no logging: do it in the app's module, which workers import"
-_BEAT = "periodic tasks come with a later release"
+_BEAT = "connect to the app's on_after_configure; a beat has no state that a program could change"
 _OTHERS = "only threads, processes and greenlets of the worker's own run tasks"
 
 # What has no counterpart, and why.

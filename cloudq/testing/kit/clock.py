@@ -37,9 +37,12 @@ class VirtualClock:
         """Look after a driver no longer, since it is closed."""
         self._drivers.remove(driver)
 
-    def join(self, idle: Callable[[], object]) -> None:
-        """Let a worker work: `idle` returns when it has nothing to do any more."""
-        self._workers.append(idle)
+    def join(self, idle: Callable[[], object], *, first: bool = False) -> None:
+        """Let a worker work: `idle` returns when it has nothing to do any more.
+
+        `first`: before those that are there, which do what it sends.
+        """
+        self._workers.insert(0 if first else len(self._workers), idle)
 
     def part(self, idle: Callable[[], object]) -> None:
         """Wait for a worker no longer."""

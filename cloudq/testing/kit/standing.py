@@ -13,6 +13,7 @@ from cloudq.driver import BackendDriver, BrokerDriver, Timed
 from cloudq.errors import ConfigurationError
 from cloudq.ids import new_id
 from cloudq.services import Services
+from cloudq.settings import Settings
 from cloudq.testing.kit.clock import VirtualClock
 from cloudq.testing.kit.faults import FaultPlan
 
@@ -49,7 +50,7 @@ def in_memory(
     services, conf = app.services, app.conf
     backend = "none" if conf.backend_url is None else url
     given: dict[str, Any] = {"broker": url, "backend": backend, **settings.plain_names(values)}
-    inside = settings.load(conf.model_dump() | given)
+    inside = settings.load(_values(conf) | given)
     opened: list[Timed] = []
     app.close()
     app.conf = inside
@@ -62,6 +63,11 @@ def in_memory(
             for driver in opened:
                 clock.leave(driver)
         app.services, app.conf = services, conf
+
+
+def _values(conf: Settings) -> dict[str, Any]:
+    """The settings as they are: dumped, a schedule's times would be dictionaries."""
+    return dict(conf.model_copy())
 
 
 def _services(clock: VirtualClock | None, faults: FaultPlan | None, opened: list[Timed]) -> Indoors:

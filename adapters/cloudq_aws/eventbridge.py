@@ -1,0 +1,222 @@
+"""EventBridge Scheduler: `eventbridge://region?role=ARN&dead=ARN&prefix=&group=&...`.
+
+It sends a schedule's message to its SQS queue. A schedule group an app, `cloudq-NAME`, made by the
+first `apply`. Options:
+
+    role           ARN of the role that the service takes to send (sqs:SendMessage on the queues);
+                   needed to change anything
+    dead           ARN of an SQS queue for messages that could not be sent
+    retries        how often a message is sent again, 0-185, else 185
+    max_age        how long it is sent again, 60-86400 s, else 86400
+    prefix         as the broker has it: stands before every queue's name
+    endpoint_url, profile, region   as the broker has them
+
+`plan` needs scheduler:ListSchedules and GetSchedule, and sqs:GetQueueUrl and GetQueueAttributes;
+`apply` also scheduler:CreateScheduleGroup, CreateSchedule, UpdateSchedule, DeleteSchedule and
+iam:PassRole for the role. A FIFO queue must have content-based deduplication. A schedule's runs
+cost $1 a million beyond the first 14 million of a month.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from cloudq.driver import Address, Code
+from cloudq.errors import ConfigurationError
+from cloudq.schedules.driver import Fields, Job
+from cloudq_aws.client import Access, access
+from cloudq_aws.errors import error_code
+from cloudq_aws.queues import Queues, is_fifo
+
+if TYPE_CHECKING:
+    from mypy_boto3_scheduler import EventBridgeSchedulerClient
+    from mypy_boto3_sqs import SQSClient
+
+_OPTIONS = ("role", "dead", "retries", "max_age", "prefix")
+_NAME = re.compile(r"[0-9A-Za-z_.-]{1,64}")
+_ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/.+")
+_QUEUE = re.compile(r"arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:.+")
+
+
+def open_scheduler(address: Address) -> EventBridge:
+    """The driver of an `eventbridge://` URL. Raises `ConfigurationError`."""
+    options = address.options
+    reach = access(address, region=address.host, options=_OPTIONS)
+    for name, pattern, what in (("role", _ROLE, "a role"), ("dead", _QUEUE, "an SQS queue")):
+        if name in options and not pattern.fullmatch(options[name]):
+            raise ConfigurationError(f"{name}={options[name]} is not the ARN of {what}")
+    return EventBridge(
+        reach,
+        role=options.get("role", ""),
+        dead=options.get("dead", ""),
+        retries=_number(options, "retries", 185, 0, 185),
+        max_age=_number(options, "max_age", 86_400, 60, 86_400),
+        prefix=options.get("prefix", ""),
+    )
+
+
+class EventBridge:
+    """A `SchedulerDriver` on one account and region."""
+
+    dialect = "eventbridge"
+    slot = "<aws.scheduler.scheduled-time>"
+    spread = True
+    bounds = True
+
+    def __init__(
+        self, reach: Access, *, role: str, dead: str, retries: int, max_age: int, prefix: str
+    ) -> None:
+        self.client = cast("EventBridgeSchedulerClient", reach.client("scheduler"))
+        self._sqs = cast("SQSClient", reach.client("sqs"))
+        self._queues = Queues(self._sqs, prefix=prefix)
+        self._role = role
+        self._dead = dead
+        self._retries = retries
+        self._max_age = max_age
+        self._arns: dict[str, str] = {}
+
+    def name(self, group: str, entry: str) -> str:
+        """The entry's own; the group tells the apps apart. Raises `ConfigurationError`."""
+        if not _NAME.fullmatch(entry):
+            raise ConfigurationError(
+                f"schedule {entry!r}: EventBridge Scheduler takes names of up to 64 of the "
+                f"characters 0-9 A-Z a-z - _ . and this has {len(entry)}: give another name="
+            )
+        return entry
+
+    def fields(self, job: Job) -> Fields:
+        """The job as the service shows it."""
+        return _flat(self._request(job))
+
+    def current(self, group: str) -> Mapping[str, Fields]:
+        """The schedules of the group: a request for each hundred of names, and one for each."""
+        found: dict[str, Fields] = {}
+        try:
+            pages = self.client.get_paginator("list_schedules").paginate(GroupName=group)
+            names = [each["Name"] for page in pages for each in page["Schedules"] if "Name" in each]
+        except self.client.exceptions.ResourceNotFoundException:
+            return found  # no group yet
+        for name in names:
+            schedule = self.client.get_schedule(GroupName=group, Name=name)
+            found[name] = _flat(cast("dict[str, Any]", schedule))
+        return found
+
+    def create(self, group: str, job: Job) -> None:
+        """Make a schedule, and the group if there is none."""
+        self._need_role()
+        request = self._request(job)
+        try:
+            self.client.create_schedule(GroupName=group, Name=job.name, **request)
+        except self.client.exceptions.ResourceNotFoundException:
+            # Somebody else's apply may be quicker.
+            with suppress(self.client.exceptions.ConflictException):
+                self.client.create_schedule_group(Name=group)
+            self.client.create_schedule(GroupName=group, Name=job.name, **request)
+
+    def update(self, group: str, job: Job) -> None:
+        """Replace all of a schedule."""
+        self._need_role()
+        self.client.update_schedule(GroupName=group, Name=job.name, **self._request(job))
+
+    def delete(self, group: str, name: str) -> None:
+        """Delete a schedule; one that is gone is as good."""
+        try:
+            self.client.delete_schedule(GroupName=group, Name=name)
+        except self.client.exceptions.ResourceNotFoundException:
+            return
+
+    def error_code(self, error: Exception) -> Code:
+        """The reaction that an error calls for."""
+        return error_code(error)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+        self._sqs.close()
+
+    def _need_role(self) -> None:
+        if not self._role:
+            raise ConfigurationError(
+                "eventbridge:// needs role=ARN: the role that EventBridge Scheduler takes to send "
+                "to the queues"
+            )
+
+    def _request(self, job: Job) -> dict[str, Any]:
+        target: dict[str, Any] = {
+            "Arn": self._arn(job.queue),
+            "RoleArn": self._role,
+            "Input": job.body,
+            "RetryPolicy": {
+                "MaximumEventAgeInSeconds": self._max_age,
+                "MaximumRetryAttempts": self._retries,
+            },
+        }
+        if self._dead:
+            target["DeadLetterConfig"] = {"Arn": self._dead}
+        if is_fifo(job.queue):
+            target["SqsParameters"] = {"MessageGroupId": job.group or job.name}
+        window: dict[str, Any] = {"Mode": "OFF"}
+        if job.window:
+            window = {"Mode": "FLEXIBLE", "MaximumWindowInMinutes": job.window}
+        request: dict[str, Any] = {
+            "ScheduleExpression": job.expression,
+            "ScheduleExpressionTimezone": job.timezone,
+            "State": "ENABLED" if job.enabled else "DISABLED",
+            "Description": job.description,
+            "FlexibleTimeWindow": window,
+            "Target": target,
+        }
+        # A start that has passed is refused, and means nothing any more.
+        if job.start is not None and job.start > datetime.now(UTC):
+            request["StartDate"] = job.start
+        if job.end is not None:
+            request["EndDate"] = job.end
+        return request
+
+    def _arn(self, queue: str) -> str:
+        """The ARN of a queue, asked for once."""
+        if queue not in self._arns:
+            reply = self._sqs.get_queue_attributes(
+                QueueUrl=self._queues.url(queue), AttributeNames=["QueueArn"]
+            )
+            self._arns[queue] = reply["Attributes"]["QueueArn"]
+        return self._arns[queue]
+
+
+def _flat(schedule: Mapping[str, Any]) -> Fields:
+    """The parts of a schedule that `apply` decides, each as text."""
+    target = schedule["Target"]
+    window = schedule.get("FlexibleTimeWindow", {})
+    retry = target.get("RetryPolicy", {})
+    start: datetime | None = schedule.get("StartDate")
+    if start is not None and start <= datetime.now(UTC):
+        start = None
+    end: datetime | None = schedule.get("EndDate")
+    parts = {
+        "expression": schedule["ScheduleExpression"],
+        "timezone": schedule.get("ScheduleExpressionTimezone", "UTC"),
+        "state": schedule.get("State", "ENABLED"),
+        "start": start.astimezone(UTC).isoformat() if start else None,
+        "end": end.astimezone(UTC).isoformat() if end else None,
+        "window": window.get("MaximumWindowInMinutes"),
+        "queue": target["Arn"],
+        "group": target.get("SqsParameters", {}).get("MessageGroupId"),
+        "role": target["RoleArn"],
+        "message": target.get("Input", ""),
+        "retries": retry.get("MaximumRetryAttempts", 185),
+        "max_age": retry.get("MaximumEventAgeInSeconds", 86_400),
+        "dead": target.get("DeadLetterConfig", {}).get("Arn"),
+        "description": schedule.get("Description", ""),
+    }
+    return {name: str(value) for name, value in parts.items() if value is not None}
+
+
+def _number(options: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = options.get(name, str(default))
+    if not text.isdigit() or not least <= int(text) <= most:
+        raise ConfigurationError(f"{name}={text} is not a number from {least} to {most}")
+    return int(text)

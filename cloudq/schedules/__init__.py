@@ -1,0 +1,1 @@
+"""Periodic tasks: when they are due, the beat that sends them, and the clouds' own schedulers."""

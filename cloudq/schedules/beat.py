@@ -1,0 +1,294 @@
+"""The beat: sends each run of each schedule when it is due. Several may run, and one of them leads.
+
+A run is sent first and noted afterwards, so that a beat that dies in between repeats it and loses
+none; every sending of a run has the same id and idempotency key, so that workers run it once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cloudq.errors import BackendError, CloudQError, PublishError, ServiceError
+from cloudq.schedules.entries import Entry, utc
+from cloudq.schedules.lease import Lease
+from cloudq.schedules.registry import Home, Scheduled, Schedules
+from cloudq.schedules.standing import leader_key
+
+log = logging.getLogger("cloudq.schedules")
+
+# A run that is no later than this counts as in time, whatever its policy: the lease passes on in
+# less, and so does a broker's short illness. At least two leases.
+_IN_TIME = 60.0
+# Where the last run lies so far ahead, the clock was wrong then or is now.
+_AHEAD = 300.0
+# Runs of one entry caught up with in one go.
+_MOST = 1000
+# The wall clock may be set while we sleep.
+_LONGEST_SLEEP = 5.0
+
+
+@dataclass(slots=True)
+class _Line:
+    """One active entry, and up to when its runs are dealt with (epoch seconds)."""
+
+    entry: Entry
+    last: float
+    due: float = -1.0
+    """When its next run is due; -1: not reckoned yet, inf: never."""
+
+
+class Beat:
+    """One beat of an app. `tick` does what is due; `BeatThread` calls it in time.
+
+    Needs the app's result backend: raises `ConfigurationError` without one. `lease` is in seconds:
+    how long after a leader's death another leads at the latest. `refresh` is the pause between two
+    looks for what was changed at run time, else a fifth of that. `monotonic` is what the lease
+    goes by; runs go by the app's own clock.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        schedules: Schedules,
+        *,
+        hostname: str | None = None,
+        lease: float | None = None,
+        refresh: float | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._home = home
+        self._schedules = schedules
+        self._standings = schedules.standings
+        self._monotonic = monotonic
+        self._length = home.conf.beat_lease if lease is None else lease
+        self._refresh = self._length / 5 if refresh is None else refresh
+        name = hostname or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        backend = home.backend
+        assert backend is not None  # `standings` has looked
+        self.lease = Lease(backend, leader_key(home.name), name, self._length, monotonic)
+        self._declared = schedules.declared()
+        self._lines: dict[str, _Line] = {}
+        self._load_at = -1.0
+        self._said: set[str] = set()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this beat is the one that sends."""
+        return self.lease.held
+
+    def tick(self) -> float:
+        """Keep the lease, and send what is due; in how many seconds to call it again.
+
+        Raises `BackendError` and `BrokerError`: what was not sent is still due.
+        """
+        now = self._monotonic()
+        if now >= self.lease.look_at:
+            if not self.lease.look():
+                self._load_at = -1.0
+            elif self._load_at < 0:
+                self._load(now)
+        if not self.lease.held:
+            return max(0.0, self.lease.look_at - self._monotonic())
+        if now >= self._load_at:
+            self._load(now)
+        self._send_due()
+        until = min((line.due for line in self._lines.values()), default=float("inf"))
+        wait = min(until - self._home.now(), self.lease.look_at - self._monotonic())
+        return max(0.0, min(wait, _LONGEST_SLEEP))
+
+    def next_due(self) -> float:
+        """When the next run is due, in epoch seconds; inf for never."""
+        return min((line.due for line in self._lines.values()), default=float("inf"))
+
+    def stop(self) -> None:
+        """Leave the lead to another at once. Raises `BackendError`."""
+        self.lease.leave()
+
+    # ---- what there is to send
+
+    def _load(self, now: float) -> None:
+        """Read how all schedules stand: pauses, and entries made at run time; one query."""
+        found = self._schedules.all(self._declared)
+        self._load_at = now + self._refresh
+        lines: dict[str, _Line] = {}
+        for name, scheduled in found.items():
+            if scheduled.error and scheduled.error not in self._said:
+                self._said.add(scheduled.error)
+                log.error("not run: %s", scheduled.error)
+            if scheduled.active and scheduled.entry is not None:
+                lines[name] = self._line(scheduled, scheduled.entry)
+        self._lines = lines
+
+    def _line(self, scheduled: Scheduled, entry: Entry) -> _Line:
+        standing, now = scheduled.standing, self._home.now()
+        if standing.last is None or standing.spec != entry.fingerprint:
+            # New, or its times are others: what lies behind us is not missed.
+            self._standings.begin(entry, now)
+            line = _Line(entry, now)
+        else:
+            line = _Line(entry, standing.last)
+        known = self._lines.get(scheduled.name)
+        if known is not None and known.entry.fingerprint == entry.fingerprint:
+            # A note that did not reach the store.
+            line.last = max(line.last, known.last)
+        if line.last > now + _AHEAD:
+            log.warning(
+                "%s was last run %.0f s from now: the clock has gone back, so it goes on from now",
+                entry.name,
+                line.last - now,
+            )
+            self._standings.begin(entry, now)
+            line.last = now
+        line.due = self._due_after(entry, line.last)
+        return line
+
+    @staticmethod
+    def _due_after(entry: Entry, last: float) -> float:
+        following = next(entry.runs(utc(last)), None)
+        return float("inf") if following is None else following.timestamp()
+
+    # ---- sending
+
+    def _send_due(self) -> None:
+        now = self._home.now()
+        todo: list[tuple[_Line, list[datetime], float]] = []
+        for line in self._lines.values():
+            if line.due <= now:
+                slots, last = self._slots(line, now)
+                todo.append((line, slots, last))
+        if not todo:
+            return
+        refused = self._publish([(line.entry, slot) for line, slots, _ in todo for slot in slots])
+        for line, slots, last in todo:
+            unsent = [slot for slot in slots if (line.entry.name, slot) in refused]
+            if unsent:
+                # Before the first that was not sent; those after it are sent again, as the same.
+                last = unsent[0].timestamp() - 0.001
+                if last <= line.last:
+                    continue
+            self._note(line, last, len(slots) - len(unsent))
+        if refused:
+            raise next(iter(refused.values()))
+
+    def _slots(self, line: _Line, now: float) -> tuple[list[datetime], float]:
+        """The runs to send now, and up to when all are dealt with then."""
+        entry, moment = line.entry, utc(now)
+        in_time = now - max(_IN_TIME, 2 * self._length)
+        after = line.last if entry.catch_up == "all" else max(line.last, in_time)
+        slots = _up_to(entry, after, moment)
+        if len(slots) == _MOST:
+            return slots, slots[-1].timestamp()
+        if not slots and entry.catch_up == "last" and line.last < in_time:
+            latest = entry.last_run(utc(in_time))
+            if latest is not None and latest.timestamp() > line.last:
+                slots = [latest]
+        if line.due < in_time:
+            log.warning(
+                "%s was due at %s and no beat was there: %s",
+                entry.name,
+                utc(line.due),
+                f"{len(slots)} runs are sent now" if slots else "skipped",
+            )
+        return slots, now
+
+    def _publish(
+        self, runs: list[tuple[Entry, datetime]]
+    ) -> Mapping[tuple[str, datetime], CloudQError]:
+        """Send runs in as few requests as may be; what was not sent, and why."""
+        refused: dict[tuple[str, datetime], CloudQError] = {}
+        calls: list[Any] = []
+        sent: list[tuple[str, datetime]] = []
+        for entry, slot in runs:
+            calls.append(self._schedules.call(entry, slot))
+            sent.append((entry.name, slot))
+        try:
+            if calls:
+                self._home.publish(calls)
+        except PublishError as error:
+            for rejected in error.rejected:
+                refused[sent[rejected.index]] = error
+        except ServiceError as error:
+            refused = dict.fromkeys(sent, error)
+        except CloudQError as error:
+            if len(calls) == 1:
+                # It will never be sent: arguments that do not fit, a queue without priorities.
+                log.error("schedule %s is not sent: %s", runs[0][0].name, error)
+                return {}
+            for run in runs:  # the others are not to blame
+                refused |= self._publish([run])
+        for name, slot in sent:
+            if (name, slot) not in refused:
+                log.info("sent %s of %s", name, slot.isoformat())
+        return refused
+
+    def _note(self, line: _Line, last: float, runs: int) -> None:
+        line.last = last
+        line.due = self._due_after(line.entry, last)
+        try:
+            self._standings.ran(line.entry, last, runs)
+        except BackendError as error:
+            # It is sent. Who leads next may send it again, as the same run.
+            log.warning("a run of %s is not noted: %s", line.entry.name, error)
+
+
+def _up_to(entry: Entry, after: float, moment: datetime) -> list[datetime]:
+    found: list[datetime] = []
+    for slot in entry.runs(utc(after)):
+        if slot > moment or len(found) == _MOST:
+            break
+        found.append(slot)
+    return found
+
+
+class BeatThread:
+    """A beat in a thread of its own, or in the caller's by `run`."""
+
+    def __init__(self, beat: Beat) -> None:
+        self.beat = beat
+        self._stopped = threading.Event()
+        self._pause = 0.5
+        self._thread = threading.Thread(target=self.run, name="beat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, and leave the lead to another."""
+        self._stopped.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(5.0)
+
+    def ask(self) -> None:
+        """Have it end soon; safe in a signal handler."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        """Tick until stopped. What a service refuses is tried again with growing pauses."""
+        while not self._stopped.is_set():
+            self._stopped.wait(self._tick())
+        try:
+            self.beat.stop()
+        except CloudQError as error:
+            log.warning("the lease stays for a while: %s", error)
+
+    def _tick(self) -> float:
+        try:
+            wait = self.beat.tick()
+        except CloudQError as error:
+            log.warning("the beat waits: %s", error)
+        except Exception:  # without this thread nothing would be sent for ever
+            log.exception("the beat failed, and is tried again")
+        else:
+            self._pause = 0.5
+            return wait
+        # No longer than the lease bears.
+        wait, self._pause = self._pause, min(self._pause * 2, self.beat.lease.pause)
+        return wait

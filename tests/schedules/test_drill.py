@@ -1,0 +1,118 @@
+"""Beats that are killed at random: no run is missed, and none is doubled."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.worker.harness import Place, until
+
+pytestmark = pytest.mark.drill
+
+FULL = os.environ.get("CLOUDQ_DRILL") == "full"
+LEASE = 3.0 if FULL else 2.0
+PERIOD = 0.5
+
+
+class BeatProcess:
+    """One `cloudq beat`."""
+
+    def __init__(self, place: Place, name: str) -> None:
+        self.name = name
+        self.log = place.folder / f"{name}.log"
+        command = [sys.executable, "-m", "cloudq", "beat", "-A", place.tasks, "-n", name]
+        command += ["--broker", place.broker, "--backend", place.backend, "--lease", str(LEASE)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, **place.environment},
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def up(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        return any(word in self.log.read_text() for word in ("looks on", f"{self.name} leads"))
+
+    def leads(self) -> bool:
+        return f"{self.name} leads" in self.log.read_text()
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+def runs(place: Place) -> list[tuple[float, float]]:
+    """Each line of the ledger: when the run was due, and how late it ran."""
+    lines = [line.split() for line in place.entries()]
+    dues = [(datetime.fromisoformat(slot).timestamp(), float(at)) for slot, at in lines]
+    return [(due, at - due) for due, at in dues]
+
+
+@pytest.mark.timeout(1200)
+def test_one_of_two_is_killed_and_no_run_is_missed_or_doubled(place: Place) -> None:
+    kills = 50 if FULL else 2
+    dice = random.Random(11)
+    place.start("--processes", "1", "--threads", "8", "--lease", "30")
+    beats = [BeatProcess(place, f"beat-{number}") for number in range(2)]
+    started = 2
+    try:
+        until(lambda: all(beat.up() for beat in beats), within=20, what="two beats")
+        for _ in range(kills):
+            until(lambda: len(place.entries()) > 0, within=20, what="a first run")
+            time.sleep(dice.uniform(0.3, 1.5))  # a moment that no beat expects
+            leaders = [beat for beat in beats if beat.leads()]
+            victim = dice.choice(leaders or beats) if dice.random() < 0.7 else dice.choice(beats)
+            before = len(place.entries())
+            victim.end()
+            beats[beats.index(victim)] = BeatProcess(place, f"beat-{started}")
+            started += 1
+            until(lambda n=before: len(place.entries()) > n, within=30, what="runs go on")
+            until(lambda: all(beat.up() for beat in beats), within=30, what="a new beat")
+        end = time.time()
+        until(lambda: max(due for due, _ in runs(place)) > end, within=20, what="the last run")
+    finally:
+        for beat in beats:
+            beat.end()
+    found = runs(place)
+    dues = sorted(due for due, _ in found)
+    assert len(dues) == len(set(dues)), "a run was doubled"
+    gaps = {round(after - before, 3) for before, after in pairwise(dues)}
+    assert gaps == {PERIOD}, "a run was missed"
+    latest = max(late for _, late in found)
+    print(
+        f"{place.broker.split(':')[0]}: {kills} kills, {len(dues)} runs, 0 missed, 0 doubled, "
+        f"the latest {latest:.2f} s late with a lease of {LEASE:g} s"
+    )
+    assert latest < LEASE + 2, "the takeover took longer than the lease"
+
+
+def test_a_beat_that_is_stopped_leaves_the_lead(sqlite_place: Place) -> None:
+    first = BeatProcess(sqlite_place, "first")
+    try:
+        until(first.leads, within=20, what="it leads")
+        first.process.send_signal(signal.SIGTERM)
+        assert first.process.wait(10) == 0
+        assert sqlite_place.app.schedules.standings.leader() is None
+        assert "stopped" in Path(first.log).read_text()
+    finally:
+        first.end()
+
+
+def test_a_worker_may_have_the_beat_in_it(sqlite_place: Place) -> None:
+    worker = sqlite_place.start("--processes", "1", "--threads", "4", "--beat", "-n", "both")
+    until(lambda: len(sqlite_place.entries()) >= 3, within=20, what=f"runs: {worker.log()}")
+    assert sqlite_place.app.schedules.standings.leader() == "both"
+    assert worker.stop() == 0
+    assert sqlite_place.app.schedules.standings.leader() is None
