@@ -31,6 +31,7 @@ from cloudq.codecs.codec import unknown_form
 from cloudq.commit_hooks import on_commit
 from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
 from cloudq.hooks import HOOKS, Hooks
+from cloudq.hosting import Hosting, hosting_of
 from cloudq.ids import new_id
 from cloudq.middleware import Request, current_request
 from cloudq.priorities import check_priority
@@ -81,6 +82,15 @@ class TaskOptions(TypedDict, total=False):
     retry_kwargs: Mapping[str, Any]
     serializer: str
     compression: str
+    # Of the function that runs it: see `Hosting`. (`concurrency` is of the task, everywhere.)
+    memory: int | None
+    timeout: int | None
+    max_concurrency: int | None
+    reserved_concurrency: int | None
+    provisioned: int | None
+    batch_size: int | None
+    batch_window: int | None
+    env: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +101,7 @@ class Policy:
     `retry_backoff_max`; `retry_jitter` draws each delay between 0 and that. `idempotent` runs
     equal calls once: True compares all arguments, a function of the arguments names the key.
     `dead_letter` keeps the message of a finally failed call in the dead letters. `throttle` has
-    the limits: rates, calls at a time, calls queued.
+    the limits: rates, calls at a time, calls queued. `hosting` has the hints for a deployment.
     """
 
     queue: str | None = None
@@ -112,6 +122,7 @@ class Policy:
     idempotent: bool | Callable[..., str] = False
     dead_letter: bool = False
     throttle: Throttle | None = None
+    hosting: Hosting | None = None
     retry_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     serializer: str | None = None
     compression: str | None = None
@@ -145,6 +156,7 @@ def policy(name: str, options: TaskOptions) -> Policy:
         values[key] = tuple(values.get(key, ()))
     try:
         values["throttle"] = throttle_of(values)
+        values["hosting"] = hosting_of(values)
     except ConfigurationError as error:
         raise ConfigurationError(f"task {name}: {error}") from error
     values["retry_backoff"] = float(values.get("retry_backoff", 0.0))

@@ -1,0 +1,1 @@
+"""Draws a plan in the languages of tools: CloudFormation, SAM, Terraform."""
