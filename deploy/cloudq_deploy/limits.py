@@ -30,8 +30,11 @@ _LARGEST_ENV = "a function's variables have 4 KB together"
 def check(plan: Plan) -> None:
     """Raise `ConfigurationError` for the first thing that AWS would refuse."""
     _check_names("stack", [plan.stack], "--stack")
-    _check_names("queue", [name for queue in plan.queues for name in (queue.full_name, queue.dead_name)],
-                 "the queue, or prefix= of the broker's URL")
+    _check_names(
+        "queue",
+        [name for queue in plan.queues for name in (queue.full_name, queue.dead_name)],
+        "the queue, or prefix= of the broker's URL",
+    )
     _check_names("function", [function.name for function in plan.functions], "--stack or the queue")
     _check_names("role", [function.role for function in plan.functions], "--stack or the queue")
     _check_names("table", [plan.table.name] if plan.table else [], "the table in the backend's URL")
@@ -89,6 +92,8 @@ def _check_function(function: Function) -> None:
     if sum(len(name) + len(value) for name, value in function.env.items()) > _ENV:
         raise ConfigurationError(f"{of}: env is over {_ENV} bytes: {_LARGEST_ENV}")
     for name in function.env:
+        if len(name) < 2:
+            raise ConfigurationError(f"{of}: env has {name}: Lambda wants two characters or more")
         if name.startswith(("AWS_", "LAMBDA_", "_")):
             raise ConfigurationError(f"{of}: env has {name}, a name that Lambda keeps for itself")
     reserved = function.reserved_concurrency

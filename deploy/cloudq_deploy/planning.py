@@ -32,9 +32,7 @@ _AGREED = ("max_concurrency", "reserved_concurrency", "provisioned", "batch_size
 _OURS = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND")
 
 
-def plan_of(
-    app: CloudQ, entry: str, target: Target, schedules: Sequence[Schedule] = ()
-) -> Plan:
+def plan_of(app: CloudQ, entry: str, target: Target, schedules: Sequence[Schedule] = ()) -> Plan:
     """The plan of a loaded app. Raises `ConfigurationError` for what AWS cannot do.
 
     `schedules` are those that the app declares, in EventBridge Scheduler's terms.
@@ -52,9 +50,7 @@ def plan_of(
         hints = _merged(own)
         functions.append(_function(app, target, hints, own, name=name, queues=group, region=region))
         feeds += [_feed(target, hints, queue, name) for queue in group]
-    queues = [
-        _queue(app, target, name, prefix, functions, feeds) for name in names
-    ]
+    queues = [_queue(app, target, name, prefix, functions, feeds) for name in names]
     table = _table(app, target, stack)
     broker = f"sqs://{region}?{urlencode({'prefix': prefix})}" if prefix else f"sqs://{region}"
     plan = Plan(
@@ -80,7 +76,12 @@ def _place(app: CloudQ, target: Target, default_prefix: str) -> tuple[str, str]:
     address = parse(app.conf.broker)
     options = address.options if address.scheme == "sqs" else {}
     named = (address.host if address.scheme == "sqs" else "") or options.get("region")
-    region = target.region or named or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    region = (
+        target.region
+        or named
+        or os.environ.get("AWS_REGION")
+        or os.environ.get("AWS_DEFAULT_REGION")
+    )
     if not region:
         raise ConfigurationError(
             "no AWS region: say --region eu-west-1, or set AWS_REGION, or name it in the broker's "
@@ -128,7 +129,11 @@ def _merged(tasks: Iterable[AnyTask]) -> Hosting:
     given = [(task.name, task.policy.hosting) for task in tasks]
     values: dict[str, Any] = {}
     for name in (*_LARGEST, *_AGREED):
-        said = [(task, value) for task, hints in given if (value := getattr(hints, name, None)) is not None]
+        said = [
+            (task, value)
+            for task, hints in given
+            if (value := getattr(hints, name, None)) is not None
+        ]
         if not said:
             continue
         if name in _AGREED and len({value for _, value in said}) > 1:
@@ -255,7 +260,10 @@ def _alarms(
     for queue in queues:
         name = f"{stack}-{_plain(queue.name)}"
         yield Alarm(
-            name=f"{name}-oldest", metric="age", of=queue.full_name, threshold=target.oldest,
+            name=f"{name}-oldest",
+            metric="age",
+            of=queue.full_name,
+            threshold=target.oldest,
             topic=topic,
         )
         yield Alarm(
@@ -264,6 +272,9 @@ def _alarms(
     for function in functions:
         for metric in ("errors", "throttles"):
             yield Alarm(
-                name=f"{function.name}-{metric}", metric=metric, of=function.name, threshold=0,
+                name=f"{function.name}-{metric}",
+                metric=metric,
+                of=function.name,
+                threshold=0,
                 topic=topic,
             )

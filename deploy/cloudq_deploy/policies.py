@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 from cloudq_deploy.plan import Function, Plan, Queue
 
-Role = Literal["producer", "worker", "scheduler", "operator", "deployer"]
-ROLES: tuple[Role, ...] = ("producer", "worker", "scheduler", "operator", "deployer")
+Role = Literal["producer", "worker", "scheduler", "operator"]
 Document = dict[str, Any]
 
 _VERSION = "2012-10-17"
@@ -118,18 +117,14 @@ def trust(service: str, place: Place, source: Arn | None = None) -> Document:
 
 
 def statements(plan: Plan, role: Role) -> list[Statement]:
-    """What the role needs for the whole plan."""
+    """What the role needs for the whole plan; a deployer's rights are in `deployer`."""
     if role == "producer":
         return [_send(plan.queues), *_results(plan)]
     if role == "worker":
         return _worker(plan, plan.queues)
     if role == "scheduler":
         return _scheduler(plan)
-    if role == "operator":
-        return _operator(plan)
-    from cloudq_deploy.deployer import deployer  # it is long, and needs what is above
-
-    return deployer(plan)
+    return _operator(plan)
 
 
 def of_function(plan: Plan, function: Function) -> list[Statement]:

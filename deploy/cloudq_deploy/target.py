@@ -106,6 +106,11 @@ class Target(BaseModel):
         """The version of Python, as 3.13."""
         return self.runtime.removeprefix("python")
 
+    @property
+    def docker_platform(self) -> str:
+        """The architecture as docker calls it."""
+        return {"x86_64": "amd64", "arm64": "arm64"}[self.architecture]
+
 
 def read_target(folder: Path, given: Mapping[str, Any]) -> Target:
     """The project's `[tool.cloudq.deploy]` with `given` above it. Raises `ConfigurationError`."""
@@ -133,7 +138,9 @@ def _explain(error: ValidationError, given: Mapping[str, Any]) -> str:
         if item["type"] == "extra_forbidden":
             close = difflib.get_close_matches(name, Target.model_fields, n=1)
             hint = f"did you mean {close[0]}?" if close else ""
-            lines.append(f"{place}: there is no such option; {hint} known: {', '.join(Target.model_fields)}")
+            lines.append(
+                f"{place}: there is no such option; {hint} known: {', '.join(Target.model_fields)}"
+            )
         else:
             lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}")
     return "; ".join(lines)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from cloudq_deploy.plan import Alarm, Feed, Function, Plan, Queue, Schedule, Table
-from cloudq_deploy.policies import Arn, Place, document, of_function, schedule_source, statements, trust
+from cloudq_deploy.policies import (
+    Arn,
+    Place,
+    document,
+    of_function,
+    schedule_source,
+    statements,
+    trust,
+)
 from cloudq_deploy.render.names import logical
 
 Template = dict[str, Any]
@@ -122,7 +130,9 @@ def _table(table: Table) -> Resources:
     if table.kms_key:
         encryption = {
             "SSESpecification": {
-                "SSEEnabled": True, "SSEType": "KMS", "KMSMasterKeyId": table.kms_key,
+                "SSEEnabled": True,
+                "SSEType": "KMS",
+                "KMSMasterKeyId": table.kms_key,
             }
         }
     return {
@@ -279,6 +289,7 @@ def _schedules(plan: Plan) -> Resources:
         "SchedulerRole": {
             "Type": "AWS::IAM::Role",
             "Properties": {
+                "RoleName": f"{plan.stack}-scheduler-{plan.region}",
                 "AssumeRolePolicyDocument": substituted(
                     trust("scheduler.amazonaws.com", HERE, source)
                 ),
@@ -338,4 +349,6 @@ def _alarm(alarm: Alarm) -> Resources:
     }
     if alarm.topic:
         properties["AlarmActions"] = [alarm.topic]
-    return {logical("Alarm", alarm.name): {"Type": "AWS::CloudWatch::Alarm", "Properties": properties}}
+    return {
+        logical("Alarm", alarm.name): {"Type": "AWS::CloudWatch::Alarm", "Properties": properties}
+    }

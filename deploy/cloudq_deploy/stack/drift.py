@@ -1,0 +1,77 @@
+"""What somebody changed by hand: CloudFormation compares resources with the stack's template."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cloudq_deploy.stack.access import Aws, DeployError, asking
+
+_POLL = 0.5
+_PATIENCE = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """A property of a resource that is not as the template says; `path` is "" if it is deleted."""
+
+    name: str
+    physical: str
+    path: str
+    expected: str
+    actual: str
+
+    def __str__(self) -> str:
+        if not self.path:
+            return f"{self.name} ({self.physical}) was deleted"
+        return f"{self.name}{self.path.replace('/', '.')} is {self.actual}, applied was {self.expected}"
+
+
+def drift(aws: Aws, stack: str) -> Sequence[Drift]:
+    """All that has drifted. Raises `DeployError`."""
+    with asking(f"compare the stack {stack} with what is there"):
+        id = aws.cloudformation.detect_stack_drift(StackName=stack)["StackDriftDetectionId"]
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            reply = aws.cloudformation.describe_stack_drift_detection_status(
+                StackDriftDetectionId=id
+            )
+            if reply["DetectionStatus"] != "DETECTION_IN_PROGRESS":
+                break
+            time.sleep(_POLL)
+        else:
+            raise DeployError(
+                f"CloudFormation did not compare the stack {stack} in {_PATIENCE:g} s: try again, or "
+                "--ignore-drift"
+            )
+        return _found(aws, stack)
+
+
+def _found(aws: Aws, stack: str) -> list[Drift]:
+    found: list[Drift] = []
+    token: str | None = None
+    while True:
+        page = aws.cloudformation.describe_stack_resource_drifts(
+            StackName=stack,
+            StackResourceDriftStatusFilters=["MODIFIED", "DELETED"],
+            **({"NextToken": token} if token else {}),
+        )
+        for each in page["StackResourceDrifts"]:
+            name, physical = each["LogicalResourceId"], each.get("PhysicalResourceId", "")
+            differences = each.get("PropertyDifferences", ())
+            found += [
+                Drift(
+                    name=name,
+                    physical=physical,
+                    path=difference["PropertyPath"],
+                    expected=difference["ExpectedValue"],
+                    actual=difference["ActualValue"],
+                )
+                for difference in differences
+            ]
+            if each["StackResourceDriftStatus"] == "DELETED":
+                found.append(Drift(name=name, physical=physical, path="", expected="", actual=""))
+        token = page.get("NextToken")
+        if not token:
+            return found
