@@ -50,7 +50,7 @@ def check(plan: Plan) -> None:
     for schedule in plan.schedules:
         if schedule.queue not in known:
             raise ConfigurationError(
-                f"schedule {schedule.name} sends to the queue {schedule.queue!r}, and no task has it"
+                f"schedule {schedule.name} sends to the queue {schedule.queue!r}, which no task has"
             )
 
 
@@ -82,7 +82,7 @@ def _check_function(function: Function) -> None:
     of = f"function {function.name} ({', '.join(function.tasks) or 'no tasks'})"
     if function.timeout > _LONGEST:
         raise ConfigurationError(
-            f"{of}: timeout is {function.timeout} s, and Lambda ends a function after {_LONGEST} s: "
+            f"{of}: timeout is {function.timeout} s, Lambda ends a function at {_LONGEST} s: "
             "split the task, or run its queue with `cloudq worker`"
         )
     if not _MEMORY[0] <= function.memory <= _MEMORY[1]:
@@ -125,7 +125,7 @@ def _check_feed(feed: Feed, function: Function) -> None:
     limit, reserved = feed.max_concurrency, function.reserved_concurrency
     if limit is not None and not 2 <= limit <= 1000:
         raise ConfigurationError(
-            f"{of}: max_concurrency is {limit}, and Lambda takes 2 to 1000; for one at a time use a "
+            f"{of}: max_concurrency is {limit}, and Lambda takes 2 to 1000; one at a time: use a "
             "FIFO queue, or the task option concurrency=1"
         )
     if limit is not None and reserved is not None and reserved < limit:

@@ -128,7 +128,7 @@ def statements(plan: Plan, role: Role) -> list[Statement]:
 
 
 def of_function(plan: Plan, function: Function) -> list[Statement]:
-    """What a function's execution role needs: its own queues to consume, all to send to, its log."""
+    """What a function's role needs: its own queues to consume, all to send to, its log."""
     log = Arn("logs", f"log-group:{function.log_group}:*")
     logging = Statement(sid="Log", actions=_LOGGING, resources=[log])
     return [*_worker(plan, plan.fed(function)), logging]

@@ -71,8 +71,8 @@ def build(
             _compile(stage)
         else:
             say(
-                f"without bytecode, so cold starts are slower: here is Python {sys.version_info.major}."
-                f"{sys.version_info.minor}, the functions have {target.python}"
+                "without bytecode, so cold starts are slower: here is Python "
+                f"{sys.version_info.major}.{sys.version_info.minor}, the functions' is {target.python}"
             )
         contents = {
             file.relative_to(stage).as_posix(): file.read_bytes()

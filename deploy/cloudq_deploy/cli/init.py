@@ -31,7 +31,7 @@ def init(
     package = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,38}", name) or keyword.iskeyword(package):
         raise ConfigurationError(
-            f"{name!r} cannot name a project: small letters, digits and -, a letter first, 39 at most"
+            f"{name!r} cannot name a project: a-z, 0-9 and -, a letter first, 39 at most"
         )
     if package in _TAKEN:
         raise ConfigurationError(f"{name!r} is the name of a package that the project needs itself")

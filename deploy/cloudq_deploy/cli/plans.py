@@ -110,7 +110,7 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
             "function",
             each.name,
             f"{each.runtime} {each.architecture} {each.package}, {each.memory} MB, {each.timeout} s"
-            f"{more}, recursive loop {each.recursive_loop} (depth at most {each.max_depth}), tracing "
+            f"{more}, recursive loop {each.recursive_loop} (depth {each.max_depth}), tracing "
             f"{each.tracing}, env {env}; runs {', '.join(each.tasks) or 'what is sent there'}",
         )
         yield "role", each.role, "its queues, the table, its log: `cloudq deploy iam`"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -126,12 +126,11 @@ def change(
     return after.outputs if after else {}
 
 
-def _check_drift(found: object, stack: str) -> None:
-    drifts: list[Drift] = list(found)  # type: ignore[call-overload]
+def _check_drift(drifts: Sequence[Drift], stack: str) -> None:
     if drifts:
         raise DeployError(
-            f"the stack {stack} was changed by hand: {'; '.join(map(str, drifts))}. An apply leaves "
-            "what its template does not change: put it back, or go on with --ignore-drift; nothing "
+            f"the stack {stack} was changed by hand: {'; '.join(map(str, drifts))}. An apply "
+            "leaves what its template does not change: put it back, or go on with --ignore-drift; nothing "
             "was changed"
         )
 
@@ -159,7 +158,7 @@ def _execute(aws: Aws, proposed: ChangeSet, screen: Screen) -> None:
 
 def _failure(stack: str, status: str, why: str | None) -> str:
     back = {
-        "ROLLBACK_COMPLETE": "all that it had made was taken back; `cloudq deploy destroy` clears it",
+        "ROLLBACK_COMPLETE": "what it had made was taken back; `cloudq deploy destroy` clears it",
         "UPDATE_ROLLBACK_COMPLETE": "the stack is as it was before",
     }
     stands = back.get(status, f"the stack is in {status} and was not rolled back to the end")

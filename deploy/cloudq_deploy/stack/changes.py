@@ -35,7 +35,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One resource. `action` is Add, Modify, Remove or Import; `replaced`: a new one in its place."""
+    """One resource. `action` is Add, Modify, Remove or Import; `replaced`: by a new one."""
 
     action: str
     name: str

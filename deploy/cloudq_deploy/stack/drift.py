@@ -25,7 +25,8 @@ class Drift:
     def __str__(self) -> str:
         if not self.path:
             return f"{self.name} ({self.physical}) was deleted"
-        return f"{self.name}{self.path.replace('/', '.')} is {self.actual}, applied was {self.expected}"
+        path = self.path.replace("/", ".")
+        return f"{self.name}{path} is {self.actual}, applied was {self.expected}"
 
 
 def drift(aws: Aws, stack: str) -> Sequence[Drift]:
@@ -42,8 +43,8 @@ def drift(aws: Aws, stack: str) -> Sequence[Drift]:
             time.sleep(_POLL)
         else:
             raise DeployError(
-                f"CloudFormation did not compare the stack {stack} in {_PATIENCE:g} s: try again, or "
-                "--ignore-drift"
+                f"CloudFormation did not compare the stack {stack} in {_PATIENCE:g} s: try again, "
+                "or --ignore-drift"
             )
         return _found(aws, stack)
 

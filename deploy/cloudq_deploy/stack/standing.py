@@ -92,9 +92,7 @@ def check_ready(standing: Standing) -> None:
         advice = _ADVICE[status].format(name=standing.name)
         raise DeployError(f"the stack {standing.name} is in {status}{because}: {advice}")
     if status.endswith("_IN_PROGRESS") and not standing.review:
-        raise DeployError(
-            f"the stack {standing.name} is in {status}: somebody changes it now; wait until it is done"
-        )
+        raise DeployError(f"the stack {standing.name} is in {status}: wait until that is done")
 
 
 def template_of(aws: Aws, name: str) -> dict[str, Any]:

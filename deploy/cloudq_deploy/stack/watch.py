@@ -57,7 +57,8 @@ def follow(
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         status = _status(aws, stack)
-        for event in sorted(_events(aws, stack, known), key=lambda event: event.at):
+        newest_first = list(_events(aws, stack, known))
+        for event in sorted(reversed(newest_first), key=lambda event: event.at):
             known.add(event.id)
             tell(event)
             if why is None and event.failed and not event.reason.startswith(_FOLLOWING):
