@@ -82,7 +82,7 @@ def _check_function(function: Function) -> None:
     of = f"function {function.name} ({', '.join(function.tasks) or 'no tasks'})"
     if function.timeout > _LONGEST:
         raise ConfigurationError(
-            f"{of}: timeout is {function.timeout} s, Lambda ends a function at {_LONGEST} s: "
+            f"{of}: timeout is {function.timeout} s, and Lambda ends a function at {_LONGEST} s: "
             "split the task, or run its queue with `cloudq worker`"
         )
     if not _MEMORY[0] <= function.memory <= _MEMORY[1]:

@@ -67,12 +67,13 @@ def build(
         stage.mkdir()
         _lay(stage, own, entry, pins, platform)
         _slim(stage, target)
-        if f"{sys.version_info.major}.{sys.version_info.minor}" == target.python:
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if here == target.python:
             _compile(stage)
         else:
             say(
-                "without bytecode, so cold starts are slower: here is Python "
-                f"{sys.version_info.major}.{sys.version_info.minor}, the functions' is {target.python}"
+                f"without bytecode, so cold starts are slower: here is Python {here}, the "
+                f"functions have {target.python}"
             )
         contents = {
             file.relative_to(stage).as_posix(): file.read_bytes()

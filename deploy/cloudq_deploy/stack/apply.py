@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from cloudq_deploy.plan import Plan
 from cloudq_deploy.render.cloudformation import template
 from cloudq_deploy.stack.access import Aws, DeployError, asking
+from cloudq_deploy.stack.adopt import adoptable, importing
 from cloudq_deploy.stack.bucket import Bucket, Release
 from cloudq_deploy.stack.changes import ChangeSet, Proposal, discard, propose
 from cloudq_deploy.stack.drift import Drift, drift
@@ -57,15 +58,37 @@ def apply(
         parameters = {"ImageUri": code.image}
     made = template(plan, code.digest)
     # A stack keeps its parameters as it keeps its template, so these are what a rollback needs.
-    proposal = Proposal(
-        stack=plan.stack, template=made, parameters=parameters, tags=plan.tags, adopt=adopt
-    )
+    proposal = Proposal(stack=plan.stack, template=made, parameters=parameters, tags=plan.tags)
+    if adopt and not _adopt(aws, plan, proposal, screen, bucket):
+        return None
     upload = (
         (lambda: _upload(bucket, code.path, parameters["CodeKey"], screen)) if code.path else None
     )
     return change(
         aws, plan.app, proposal, screen, bucket=bucket, upload=upload, ignore_drift=ignore_drift
     )
+
+
+def _adopt(aws: Aws, plan: Plan, proposal: Proposal, screen: Screen, bucket: Bucket) -> bool:
+    """Take queues and tables that exist into the stack, as a change of its own; False for no."""
+    standing = look(aws, plan.stack)
+    found = adoptable(aws, plan.stack, proposal.template, standing)
+    if not found:
+        return True
+    template = importing(aws, plan.stack, proposal.template, found, standing)
+    declared = template.get("Parameters", {})
+    taking = replace(
+        proposal,
+        template=template,
+        parameters={}
+        if standing is None
+        else {name: value for name, value in standing.parameters.items() if name in declared},
+        imports=found,
+    )
+    taken = change(
+        aws, plan.app, taking, screen, bucket=bucket, upload=None, ignore_drift=True, keep=False
+    )
+    return taken is not None
 
 
 def roll_back(
@@ -92,6 +115,7 @@ def change(
     bucket: Bucket,
     upload: Callable[[], None] | None,
     ignore_drift: bool,
+    keep: bool = True,
 ) -> Mapping[str, str] | None:
     """The steps of every change of a stack."""
     stack = proposal.stack
@@ -106,7 +130,7 @@ def change(
         screen.note(f"no changes: the stack {stack} is as the code says")
         return standing.outputs if standing else {}
     try:
-        if not proposal.adopt:
+        if not proposal.imports:
             check_free(aws, proposed.changes, proposal.template)
         screen.show(proposed)
         agreed = screen.confirm(proposed)
@@ -121,7 +145,8 @@ def change(
     if upload is not None:
         upload()
     _execute(aws, proposed, screen)
-    bucket.save(proposal.template, proposal.parameters)
+    if keep:
+        bucket.save(proposal.template, proposal.parameters)
     after = look(aws, stack)
     return after.outputs if after else {}
 
@@ -130,8 +155,8 @@ def _check_drift(drifts: Sequence[Drift], stack: str) -> None:
     if drifts:
         raise DeployError(
             f"the stack {stack} was changed by hand: {'; '.join(map(str, drifts))}. An apply "
-            "leaves what its template does not change: put it back, or go on with --ignore-drift; nothing "
-            "was changed"
+            "leaves what its template does not change: put it back, or go on with "
+            "--ignore-drift; nothing was changed"
         )
 
 

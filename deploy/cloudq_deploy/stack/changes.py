@@ -12,6 +12,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from cloudq_deploy.stack.access import Aws, DeployError, asking, message_of
+from cloudq_deploy.stack.adopt import Found
 from cloudq_deploy.stack.bucket import Bucket
 from cloudq_deploy.stack.standing import Standing, template_of
 
@@ -68,7 +69,7 @@ class Proposal:
     template: Mapping[str, Any]
     parameters: Mapping[str, str]
     tags: Mapping[str, str]
-    adopt: bool = False
+    imports: Sequence[Found] = ()
 
 
 def propose(
@@ -85,14 +86,14 @@ def propose(
         reply = aws.cloudformation.create_change_set(
             StackName=proposal.stack,
             ChangeSetName=name,
-            ChangeSetType="CREATE" if first else "UPDATE",
+            ChangeSetType="IMPORT" if proposal.imports else "CREATE" if first else "UPDATE",
             Parameters=[
                 {"ParameterKey": key, "ParameterValue": value}
                 for key, value in proposal.parameters.items()
             ],
             Capabilities=["CAPABILITY_NAMED_IAM"],
             Tags=[{"Key": key, "Value": value} for key, value in proposal.tags.items()],
-            ImportExistingResources=proposal.adopt,
+            **_imports(proposal),
             **_body(aws, proposal, bucket),
         )
     made = ChangeSet(id=reply["Id"], stack=proposal.stack, first=first, changes=())
@@ -107,6 +108,18 @@ def propose(
     old = {} if standing is None else standing.parameters
     changes = [_change(each, before, proposal, old) for each in found]
     return ChangeSet(id=made.id, stack=made.stack, first=first, changes=changes)
+
+
+def _imports(proposal: Proposal) -> Any:
+    listed = [
+        {
+            "ResourceType": each.kind,
+            "LogicalResourceId": each.name,
+            "ResourceIdentifier": dict(each.identifier),
+        }
+        for each in proposal.imports
+    ]
+    return {"ResourcesToImport": listed} if listed else {}
 
 
 def _body(aws: Aws, proposal: Proposal, bucket: Bucket) -> Any:
@@ -133,8 +146,8 @@ def _settled(aws: Aws, made: ChangeSet) -> list[Any] | None:
                 if any(said in reason.lower() for said in _NOTHING):
                     return None
                 raise DeployError(
-                    f"CloudFormation refuses the changes of the stack {made.stack}: {reason or status}; "
-                    "nothing was changed"
+                    f"CloudFormation refuses the changes of the stack {made.stack}: "
+                    f"{reason or status}; nothing was changed"
                 )
             if status == "CREATE_COMPLETE":
                 pages = aws.cloudformation.get_paginator("describe_change_set").paginate(
