@@ -10,16 +10,16 @@ from cloudq_deploy.cli.init import init
 deploy = typer.Typer(
     no_args_is_help=True, help="Plan, build and apply what the app needs in a cloud."
 )
-deploy.command("plan")(plans.PLAN)
-deploy.command("build")(plans.BUILD)
-deploy.command("apply")(stacks.APPLY)
-deploy.command("status")(stacks.STATUS)
-deploy.command("logs")(stacks.LOGS)
-deploy.command("invoke")(stacks.INVOKE)
-deploy.command("rollback")(stacks.ROLLBACK)
-deploy.command("destroy")(stacks.DESTROY)
-deploy.command("export")(plans.EXPORT)
-deploy.command("iam")(plans.IAM)
+deploy.command("plan")(plans.plan_command)
+deploy.command("build")(plans.build_command)
+deploy.command("apply")(stacks.apply_command)
+deploy.command("status")(stacks.status_command)
+deploy.command("logs")(stacks.logs_command)
+deploy.command("invoke")(stacks.invoke_command)
+deploy.command("rollback")(stacks.rollback_command)
+deploy.command("destroy")(stacks.destroy_command)
+deploy.command("export")(plans.export_command)
+deploy.command("iam")(plans.iam_command)
 
 
 def add_to(cli: typer.Typer) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from urllib.parse import urlencode
 
 from cloudq.app import CloudQ
@@ -74,7 +74,7 @@ def plan_of(app: CloudQ, entry: str, target: Target, schedules: Sequence[Schedul
 
 def _place(app: CloudQ, target: Target, default_prefix: str) -> tuple[str, str]:
     address = parse(app.conf.broker)
-    options = address.options if address.scheme == "sqs" else {}
+    options: Mapping[str, str] = address.options if address.scheme == "sqs" else {}
     named = (address.host if address.scheme == "sqs" else "") or options.get("region")
     region = (
         target.region
@@ -142,7 +142,7 @@ def _merged(tasks: Iterable[AnyTask]) -> Hosting:
         values[name] = max(value for _, value in said)
     env: dict[str, tuple[str, str]] = {}
     for task, hints in given:
-        for variable, value in (hints.env if hints else {}).items():
+        for variable, value in hints.env.items() if hints else ():
             before = env.setdefault(variable, (task, value))
             if before[1] != value:
                 raise ConfigurationError(_disagree(f"env {variable}", *before, task, value))
@@ -249,7 +249,7 @@ def _table(app: CloudQ, target: Target, stack: str) -> Table | None:
     if url is None:
         return None
     address = parse(url)
-    named = cast("str", address.host) if address.scheme == "dynamodb" else ""
+    named = address.host if address.scheme == "dynamodb" else ""
     return Table(name=named or stack, kms_key=target.kms_key)
 
 

@@ -39,6 +39,7 @@ from cloudq_deploy.stack.access import Aws
 _ACCOUNT = "ACCOUNT"
 
 
+@common
 def plan_command(
     target: Target,
     cloud: Cloud = "aws",
@@ -134,6 +135,7 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield "alarm", alarm.name, f"{alarm.metric} of {alarm.of} above {alarm.threshold:g}"
 
 
+@common
 def build_command(
     target: Target,
     cloud: Cloud = "aws",
@@ -180,6 +182,7 @@ def tell_package(package: Package) -> None:
     )
 
 
+@common
 def export_command(
     target: Target,
     cloud: Cloud = "aws",
@@ -206,6 +209,7 @@ def export_command(
     typer.echo(jsons.dumps(FORMATS[format](made.plan), indent=2))
 
 
+@common
 def iam_command(
     target: Target,
     cloud: Cloud = "aws",
@@ -248,6 +252,3 @@ def _policy(
         name = bucket or f"cloudq-deploy-{place.account}-{place.region}"
         return document(deployer(plan, name), place)
     return document(statements(plan, role), place)  # pyright: ignore[reportArgumentType]
-
-
-PLAN, BUILD, EXPORT, IAM = map(common, (plan_command, build_command, export_command, iam_command))

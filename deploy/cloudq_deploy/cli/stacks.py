@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -32,12 +33,13 @@ from cloudq_deploy.stack import running
 from cloudq_deploy.stack.access import Aws, DeployError
 from cloudq_deploy.stack.apply import Code, apply, roll_back
 from cloudq_deploy.stack.destroy import destroy, resources
-from cloudq_deploy.stack.drift import drift
+from cloudq_deploy.stack.drift import Drift, drift
 from cloudq_deploy.stack.standing import check_ours, look
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
+@common
 def apply_command(
     target: Target,
     cloud: Cloud = "aws",
@@ -101,6 +103,7 @@ def _tell_how_to_call(plan: Plan, endpoint_url: str | None) -> None:
     say(f"  export CLOUDQ_BACKEND='{plan.backend}'")
 
 
+@common
 def status_command(
     target: Target,
     cloud: Cloud = "aws",
@@ -119,7 +122,7 @@ def status_command(
     if standing is None:
         raise DeployError(f"there is no stack {plan.stack}: `cloudq deploy apply` makes it")
     found = resources(aws, plan.stack)
-    drifts = drift(aws, plan.stack) if with_drift else []
+    drifts: Sequence[Drift] = drift(aws, plan.stack) if with_drift else ()
     depths = {
         each.physical: _depth(aws, each.physical)
         for each in found
@@ -153,6 +156,7 @@ def _depth(aws: Aws, url: str) -> int:
     return sum(int(value) for value in reply.get("Attributes", {}).values())
 
 
+@common
 def logs_command(
     target: Target,
     cloud: Cloud = "aws",
@@ -192,6 +196,7 @@ def _function(plan: Plan, name: str) -> Function:
     raise ConfigurationError(f"there is no function {name!r}: there are {known}")
 
 
+@common
 def invoke_command(
     target: Target,
     task: Annotated[str, typer.Argument(metavar="TASK", help="Its name.")],
@@ -219,6 +224,7 @@ def _value(text: str) -> Any:
         return text
 
 
+@common
 def rollback_command(
     target: Target,
     cloud: Cloud = "aws",
@@ -237,6 +243,7 @@ def rollback_command(
     screen.outputs(roll_back(aws, plan.app, plan.stack, plan.tags, screen, bucket=kept))
 
 
+@common
 def destroy_command(
     target: Target,
     cloud: Cloud = "aws",
@@ -277,16 +284,3 @@ def _planned(
     session = Aws(region=region, profile=profile, endpoint_url=endpoint_url)
     plan = project(target, aws=session, stack=stack, region=region).plan
     return plan, Aws(region=plan.region, profile=profile, endpoint_url=endpoint_url)
-
-
-APPLY, STATUS, LOGS, INVOKE, ROLLBACK, DESTROY = map(
-    common,
-    (
-        apply_command,
-        status_command,
-        logs_command,
-        invoke_command,
-        rollback_command,
-        destroy_command,
-    ),
-)

@@ -35,7 +35,9 @@ def adoptable(
     aws: Aws, stack: str, template: Mapping[str, Any], standing: Standing | None
 ) -> Sequence[Found]:
     """The queues and tables of the template that exist outside of the stack."""
-    inside = {} if standing is None or standing.review else template_of(aws, stack)["Resources"]
+    inside: Mapping[str, Any] = {}
+    if standing is not None and not standing.review:
+        inside = template_of(aws, stack)["Resources"]
     found = [
         _find(aws, name, resource)
         for name, resource in template["Resources"].items()
@@ -66,10 +68,12 @@ def importing(
     found: Sequence[Found],
     standing: Standing | None,
 ) -> dict[str, Any]:
-    """The template of the import: what the stack has now, and these; an import adds nothing else."""
+    """The template of the import: what the stack has now, and these, as an import adds no more."""
     first = standing is None or standing.review
-    base = {"AWSTemplateFormatVersion": "2010-09-09"} if first else template_of(aws, stack)
-    resources = dict[str, Any](base.get("Resources", {}))
+    base: dict[str, Any] = {"AWSTemplateFormatVersion": "2010-09-09"}
+    if not first:
+        base = template_of(aws, stack)
+    resources: dict[str, Any] = {**base.get("Resources", {})}
     present = {*resources, *(each.name for each in found)}
     for each in found:
         own = json.loads(json.dumps(template["Resources"][each.name]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -61,9 +62,9 @@ def apply(
     proposal = Proposal(stack=plan.stack, template=made, parameters=parameters, tags=plan.tags)
     if adopt and not _adopt(aws, plan, proposal, screen, bucket):
         return None
-    upload = (
-        (lambda: _upload(bucket, code.path, parameters["CodeKey"], screen)) if code.path else None
-    )
+    upload = None
+    if code.path is not None:
+        upload = partial(_upload, bucket, code.path, parameters["CodeKey"], screen)
     return change(
         aws, plan.app, proposal, screen, bucket=bucket, upload=upload, ignore_drift=ignore_drift
     )

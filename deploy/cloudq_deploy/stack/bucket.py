@@ -54,7 +54,7 @@ class Bucket:
                 return
         if not self._own:
             raise DeployError(f"there is no bucket {self.name}: make it, or leave --bucket out")
-        s3, owner = self._aws.s3, {"ExpectedBucketOwner": self._aws.account}
+        s3 = self._aws.s3
         with asking(f"make the bucket {self.name}"):
             if self._aws.region == _AT_HOME:
                 s3.create_bucket(Bucket=self.name)
@@ -63,13 +63,13 @@ class Bucket:
                 s3.create_bucket(Bucket=self.name, CreateBucketConfiguration=place)
             s3.put_public_access_block(
                 Bucket=self.name,
+                ExpectedBucketOwner=self._aws.account,
                 PublicAccessBlockConfiguration={
                     "BlockPublicAcls": True,
                     "IgnorePublicAcls": True,
                     "BlockPublicPolicy": True,
                     "RestrictPublicBuckets": True,
                 },
-                **owner,
             )
 
     def _exists(self) -> bool:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from botocore.exceptions import ClientError
 
@@ -105,7 +105,7 @@ def propose(
     if found is None:
         discard(aws, made)
         return None
-    old = {} if standing is None else standing.parameters
+    old: Mapping[str, str] = {} if standing is None else standing.parameters
     changes = [_change(each, before, proposal, old) for each in found]
     return ChangeSet(id=made.id, stack=made.stack, first=first, changes=changes)
 
@@ -198,13 +198,12 @@ def _change(
 def _read(value: Any, parameters: Mapping[str, str]) -> Any:
     """The value with parameters in place of references to them."""
     if isinstance(value, dict):
-        mapping: dict[str, Any] = value
+        mapping = cast("dict[str, Any]", value)
         if set(mapping) == {"Ref"} and mapping["Ref"] in parameters:
             return parameters[mapping["Ref"]]
         return {key: _read(each, parameters) for key, each in mapping.items()}
     if isinstance(value, list):
-        items: list[Any] = value
-        return [_read(each, parameters) for each in items]
+        return [_read(each, parameters) for each in cast("list[Any]", value)]
     return value
 
 
@@ -212,8 +211,7 @@ def _differences(path: str, before: Any, after: Any) -> Iterator[Difference]:
     if before == after:
         return
     if isinstance(before, dict) and isinstance(after, dict):
-        one: dict[str, Any] = before
-        other: dict[str, Any] = after
+        one, other = cast("dict[str, Any]", before), cast("dict[str, Any]", after)
         for key in sorted(one.keys() | other.keys()):
             longer = f"{path}.{key}" if path else key
             yield from _differences(longer, one.get(key), other.get(key))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from cloudq_deploy.stack.access import Aws, DeployError, asking
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudformation.type_defs import StackResourceDriftTypeDef
 
 _POLL = 0.5
 _PATIENCE = 120.0
@@ -51,28 +55,30 @@ def drift(aws: Aws, stack: str) -> Sequence[Drift]:
 
 def _found(aws: Aws, stack: str) -> list[Drift]:
     found: list[Drift] = []
-    token: str | None = None
+    more: dict[str, Any] = {}
     while True:
         page = aws.cloudformation.describe_stack_resource_drifts(
-            StackName=stack,
-            StackResourceDriftStatusFilters=["MODIFIED", "DELETED"],
-            **({"NextToken": token} if token else {}),
+            StackName=stack, StackResourceDriftStatusFilters=["MODIFIED", "DELETED"], **more
         )
         for each in page["StackResourceDrifts"]:
-            name, physical = each["LogicalResourceId"], each.get("PhysicalResourceId", "")
-            differences = each.get("PropertyDifferences", ())
-            found += [
-                Drift(
-                    name=name,
-                    physical=physical,
-                    path=difference["PropertyPath"],
-                    expected=difference["ExpectedValue"],
-                    actual=difference["ActualValue"],
-                )
-                for difference in differences
-            ]
-            if each["StackResourceDriftStatus"] == "DELETED":
-                found.append(Drift(name=name, physical=physical, path="", expected="", actual=""))
+            found += _of_resource(each)
         token = page.get("NextToken")
         if not token:
             return found
+        more = {"NextToken": token}
+
+
+def _of_resource(each: StackResourceDriftTypeDef) -> list[Drift]:
+    name, physical = each["LogicalResourceId"], each.get("PhysicalResourceId", "")
+    if each["StackResourceDriftStatus"] == "DELETED":
+        return [Drift(name=name, physical=physical, path="", expected="", actual="")]
+    return [
+        Drift(
+            name=name,
+            physical=physical,
+            path=difference["PropertyPath"],
+            expected=difference["ExpectedValue"],
+            actual=difference["ActualValue"],
+        )
+        for difference in each.get("PropertyDifferences", ())
+    ]

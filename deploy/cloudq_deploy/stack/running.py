@@ -54,7 +54,7 @@ def _lines(aws: Aws, function: Function, since: float, text: str) -> Iterator[Li
         pages = aws.logs.get_paginator("filter_log_events").paginate(
             logGroupName=function.log_group,
             startTime=int(since * 1000),
-            **({"filterPattern": f'"{text}"'} if text else {}),
+            filterPattern=f'"{text}"' if text else "",
         )
         try:
             for page in pages:

@@ -58,8 +58,7 @@ def follow(
     while time.monotonic() < deadline:
         status = _status(aws, stack)
         newest_first = list(_events(aws, stack, known))
-        # Of two in one moment the later comes first in the list.
-        for event in sorted(newest_first[::-1], key=lambda event: event.at):
+        for event in reversed(newest_first):
             known.add(event.id)
             tell(event)
             if why is None and event.failed and not event.reason.startswith(_FOLLOWING):
