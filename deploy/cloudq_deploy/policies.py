@@ -17,15 +17,15 @@ Role = Literal["producer", "worker", "scheduler", "operator"]
 Document = dict[str, Any]
 
 _VERSION = "2012-10-17"
-# Results are read one by one, in batches and by partition; claims and counters are updates.
+# Results and claims; PutItem is for a claim in the place of one that has expired.
 _RESULTS = (
     "dynamodb:BatchGetItem",
     "dynamodb:BatchWriteItem",
-    "dynamodb:GetItem",
     "dynamodb:PutItem",
-    "dynamodb:Query",
     "dynamodb:UpdateItem",
 )
+# Whether the table is there, what is parked or recorded in it: workers ask, and operators.
+_LOOKING = ("dynamodb:GetItem", "dynamodb:Query")
 # IAM knows no batch actions of SQS: SendMessage is SendMessageBatch too.
 _SENDING = ("sqs:GetQueueUrl", "sqs:SendMessage")
 _CONSUMING = (
@@ -121,7 +121,7 @@ def statements(plan: Plan, role: Role) -> list[Statement]:
     if role == "producer":
         return [_send(plan.queues), *_results(plan)]
     if role == "worker":
-        return _worker(plan, plan.queues)
+        return [*_worker(plan, plan.queues), _look(plan)]
     if role == "scheduler":
         return _scheduler(plan)
     return _operator(plan)
@@ -146,6 +146,10 @@ def _send(queues: Sequence[Queue]) -> Statement:
 
 def _results(plan: Plan) -> list[Statement]:
     return [Statement(sid="Results", actions=_RESULTS, resources=_table(plan)), *_keys(plan)]
+
+
+def _look(plan: Plan) -> Statement:
+    return Statement(sid="Look", actions=_LOOKING, resources=_table(plan))
 
 
 def _keys(plan: Plan) -> list[Statement]:
@@ -184,6 +188,7 @@ def _operator(plan: Plan) -> list[Statement]:
     return [
         Statement(sid="Queues", actions=handle, resources=both),
         *_results(plan),
+        _look(plan),
         Statement(sid="Logs", actions=["logs:FilterLogEvents"], resources=logs),
         Statement(sid="Functions", actions=run, resources=functions),
         Statement(sid="Stack", actions=look, resources=stack),
