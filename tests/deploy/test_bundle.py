@@ -72,7 +72,7 @@ def test_what_lies_beside_the_packages_is_not_packed_unless_it_is_named(shop: Pa
     assert "rates.json" in sources.project_files(shop, include=["*.json"])
     with pytest.raises(ConfigurationError, match="looks like a secret"):
         sources.project_files(shop, include=[".env"])
-    with pytest.raises(ConfigurationError, match="nothing in .* is called"):
+    with pytest.raises(ConfigurationError, match=r"nothing in .* is called"):
         sources.project_files(shop, include=["*.toml.gz"])
 
 
@@ -110,7 +110,8 @@ def test_a_missing_wheel_names_package_and_platform(tmp_path: Path) -> None:
 
 def test_the_lock_file_stands_above_what_is_installed(shop: Path) -> None:
     (shop / "requirements.lock").write_text(
-        "# made by uv\norjson==3.10.0 \\\n    --hash=sha256:00\ncolorama==0.4.6 ; sys_platform == 'win32'\n"
+        "# made by uv\norjson==3.10.0 \\\n    --hash=sha256:00\n"
+        "colorama==0.4.6 ; sys_platform == 'win32'\n"
         "cloudq[aws]==0.1.0\n"
     )
     pins = locked(shop, ARM)

@@ -222,7 +222,10 @@ def test_a_worker_may_do_what_its_drivers_do_and_no_more(stand: Stand, calls: Ca
 def take(driver: Any, count: int) -> list[Any]:
     found: list[Any] = []
     eventually(
-        lambda: found.extend(driver.receive("default", count=count, wait=1)) or len(found) >= count
+        lambda: (
+            found.extend(driver.receive("default", count=count, wait=1, lease=30))
+            or len(found) >= count
+        )
     )
     return found[:count]
 

@@ -51,7 +51,7 @@ def template(plan: Plan, version: str = "") -> Template:
     image = any(function.package == "image" for function in plan.functions)
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
-        "Description": f"Queues, functions and results of the cloudq app {plan.app}",
+        "Description": described(plan.app),
         "Parameters": _parameters(image=image),
         "Resources": resources,
         "Outputs": {
@@ -59,6 +59,11 @@ def template(plan: Plan, version: str = "") -> Template:
             "Backend": {"Description": "CLOUDQ_BACKEND of producers", "Value": plan.backend},
         },
     }
+
+
+def described(app: str) -> str:
+    """The description of an app's stack."""
+    return f"Queues, functions and results of the cloudq app {app}"
 
 
 def _parameters(*, image: bool) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def importing(
 ) -> dict[str, Any]:
     """The template of the import: what the stack has now, and these, as an import adds no more."""
     first = standing is None or standing.review
-    base: dict[str, Any] = {"AWSTemplateFormatVersion": "2010-09-09"}
+    kept = ("AWSTemplateFormatVersion", "Description")
+    base: dict[str, Any] = {name: template[name] for name in kept}
     if not first:
         base = template_of(aws, stack)
     resources: dict[str, Any] = {**base.get("Resources", {})}

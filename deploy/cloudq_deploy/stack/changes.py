@@ -92,7 +92,10 @@ def propose(
                 for key, value in proposal.parameters.items()
             ],
             Capabilities=["CAPABILITY_NAMED_IAM"],
-            Tags=[{"Key": key, "Value": value} for key, value in proposal.tags.items()],
+            # An import may not set any; the apply after it does.
+            Tags=[]
+            if proposal.imports
+            else [{"Key": key, "Value": value} for key, value in proposal.tags.items()],
             **_imports(proposal),
             **_body(aws, proposal, bucket),
         )

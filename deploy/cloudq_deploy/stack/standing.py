@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from botocore.exceptions import ClientError
 
+from cloudq_deploy.render.cloudformation import described
 from cloudq_deploy.stack.access import Aws, DeployError, asking, message_of
 
 _ADVICE = {
@@ -37,6 +38,7 @@ class Standing:
     name: str
     status: str
     reason: str = ""
+    description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     outputs: Mapping[str, str] = field(default_factory=dict[str, str])
     parameters: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -61,6 +63,7 @@ def look(aws: Aws, name: str) -> Standing | None:
         name=name,
         status=found["StackStatus"],
         reason=found.get("StackStatusReason", ""),
+        description=found.get("Description", ""),
         tags={tag["Key"]: tag["Value"] for tag in found.get("Tags", ())},
         outputs={
             each.get("OutputKey", ""): each.get("OutputValue", "")
@@ -78,6 +81,8 @@ def check_ours(standing: Standing, app: str) -> None:
     owner = standing.tags.get("cloudq:app")
     if owner == app or standing.review:
         return
+    if standing.status == "IMPORT_COMPLETE" and standing.description == described(app):
+        return  # an apply with --adopt that got no further: an import cannot set tags
     whose = f"is of the app {owner!r}" if owner else "was not made by cloudq"
     raise DeployError(
         f"the stack {standing.name} {whose}, so it is left alone: choose another name with --stack"
