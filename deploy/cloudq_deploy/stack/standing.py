@@ -59,11 +59,14 @@ def look(aws: Aws, name: str) -> Standing | None:
             raise
     if found["StackStatus"] == "DELETE_COMPLETE":
         return None
+    described_as = found.get("Description", "")
+    if found["StackStatus"] == "IMPORT_COMPLETE" and not described_as:
+        described_as = template_of(aws, name).get("Description", "")
     return Standing(
         name=name,
         status=found["StackStatus"],
         reason=found.get("StackStatusReason", ""),
-        description=found.get("Description", ""),
+        description=described_as,
         tags={tag["Key"]: tag["Value"] for tag in found.get("Tags", ())},
         outputs={
             each.get("OutputKey", ""): each.get("OutputValue", "")
