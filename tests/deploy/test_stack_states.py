@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import boto3
@@ -75,23 +76,20 @@ def test_no_for_an_answer_leaves_nothing(here: Aws, plan: Plan) -> None:
         here.sqs.get_queue_url(QueueName=plan.queues[0].full_name)
 
 
-def test_an_apply_that_fails_is_rolled_back_with_the_reason(
-    here: Aws, plan: Plan, aws: Endpoint
-) -> None:
-    # Somebody has a role of that name.
-    iam: Any = boto3.client("iam", endpoint_url=aws.url)  # type: ignore[call-overload]
-    role = plan.functions[0].role
-    iam.create_role(RoleName=role, AssumeRolePolicyDocument='{"Version": "2012-10-17"}')
+def test_an_apply_that_fails_is_rolled_back_with_the_reason(here: Aws, plan: Plan) -> None:
+    missing = "arn:aws:lambda:us-east-1:000000000000:layer:nowhere:1"
+    broken = replace(plan, functions=(replace(plan.functions[0], layers=(missing,)),))
     with pytest.raises(DeployError) as error:
-        applied(here, plan, Log())
+        applied(here, broken, Log())
     assert "could not be changed" in str(error.value)
-    assert "AWS::IAM::Role" in str(error.value)
+    assert "AWS::Lambda::Function" in str(error.value)
     assert "was taken back" in str(error.value)
-    with pytest.raises(DeployError, match="is in ROLLBACK_COMPLETE.*cloudq deploy destroy"):
+    with pytest.raises(here.sqs.exceptions.QueueDoesNotExist):
+        here.sqs.get_queue_url(QueueName=plan.queues[0].full_name)
+    with pytest.raises(DeployError, match=r"is in ROLLBACK_COMPLETE.*cloudq deploy destroy"):
         applied(here, plan, Log())
     destroy(here, plan.stack, Log(), bucket=Bucket(here, plan.stack), data=False)
     assert look(here, plan.stack) is None
-    iam.delete_role(RoleName=role)
 
 
 def test_a_foreign_stack_is_left_alone(here: Aws, plan: Plan, aws: Endpoint) -> None:
@@ -135,7 +133,7 @@ def test_without_credentials_nothing_is_tried(
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(ConfigurationError, match="no AWS credentials.*nothing was changed"):
+    with pytest.raises(ConfigurationError, match=r"no AWS credentials.*nothing was changed"):
         _ = Aws(region="us-east-1", endpoint_url=aws.url).account
 
 
