@@ -109,6 +109,28 @@ def test_a_foreign_queue_is_left_alone(here: Aws, plan: Plan) -> None:
     here.sqs.delete_queue(QueueUrl=url)
 
 
+def test_what_a_destroy_has_kept_is_taken_over(here: Aws, plan: Plan) -> None:
+    applied(here, plan, Log())
+    url = here.sqs.get_queue_url(QueueName=plan.queues[0].full_name)["QueueUrl"]
+    here.sqs.send_message(QueueUrl=url, MessageBody="kept", DelaySeconds=900)
+    left = destroy(here, plan.stack, Log(), bucket=Bucket(here, plan.stack), data=False)
+    assert len(left) == 3
+    refusing = Log(answer=False)
+    assert applied(here, plan, refusing, adopt=True) is None
+    assert look(here, plan.stack) is None
+    screen = Log()
+    applied(here, plan, screen, adopt=True)
+    assert sum(line.startswith("Import ") for line in screen.lines) == 3
+    standing = look(here, plan.stack)
+    assert standing is not None
+    assert standing.tags["cloudq:app"] == plan.app
+    names: Any = ["ApproximateNumberOfMessagesDelayed"]
+    reply = here.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)
+    assert reply["Attributes"] == {"ApproximateNumberOfMessagesDelayed": "1"}
+    assert applied(here, plan, again := Log()) is not None
+    assert any("no changes" in line for line in again.lines)
+
+
 def test_there_is_nothing_to_roll_back_to_at_first(here: Aws, plan: Plan) -> None:
     with pytest.raises(DeployError, match="no release before"):
         roll_back(here, plan.app, plan.stack, {}, Log(), bucket=Bucket(here, plan.stack))

@@ -19,6 +19,8 @@ from cloudq_deploy.stack.foreign import check_free
 from cloudq_deploy.stack.standing import check_ours, check_ready, look
 from cloudq_deploy.stack.watch import Event, follow, seen
 
+# After an import, or before there is anything, CloudFormation compares nothing.
+_COMPARABLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
 _DONE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 
 
@@ -124,7 +126,7 @@ def change(
     if standing is not None:
         check_ours(standing, app)
         check_ready(standing)
-        if not ignore_drift and not standing.review:
+        if not ignore_drift and standing.status in _COMPARABLE:
             _check_drift(drift(aws, stack), stack)
     proposed = propose(aws, proposal, standing, bucket)
     if proposed is None:
