@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from cloudq.call_options import checked_countdown
 from cloudq.codecs.codec import unknown_form
 from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.hosting import Hosting, hosting_of
 from cloudq.priorities import check_priority
 from cloudq.throttling.keys import Keys, keys_of
 from cloudq.throttling.rules import KeyRule, Throttle, throttle_of
@@ -53,6 +54,15 @@ class TaskOptions(TypedDict, total=False):
     retry_kwargs: Mapping[str, Any]
     serializer: str
     compression: str
+    # Of the function that runs it: see `Hosting`. (`concurrency` is of the task, everywhere.)
+    memory: int | None
+    timeout: int | None
+    max_concurrency: int | None
+    reserved_concurrency: int | None
+    provisioned: int | None
+    batch_size: int | None
+    batch_window: int | None
+    env: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +74,7 @@ class Policy:
     equal calls once: True compares all arguments, a function of the arguments names the key.
     `dead_letter` keeps the message of a finally failed call in the dead letters. `throttle` has
     the limits: rates, calls at a time, calls queued. `keys` makes the keys of ordered queues.
+    `hosting` has the hints for a deployment.
     """
 
     queue: str | None = None
@@ -85,6 +96,7 @@ class Policy:
     dead_letter: bool = False
     throttle: Throttle | None = None
     keys: Keys | None = None
+    hosting: Hosting | None = None
     retry_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     serializer: str | None = None
     compression: str | None = None
@@ -124,6 +136,7 @@ def policy(name: str, options: TaskOptions) -> Policy:
     try:
         values["throttle"] = throttle_of(values)
         values["keys"] = keys_of(values)
+        values["hosting"] = hosting_of(values)
     except ConfigurationError as error:
         raise ConfigurationError(f"task {name}: {error}") from error
     values["retry_backoff"] = float(values.get("retry_backoff", 0.0))

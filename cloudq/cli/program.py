@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -34,7 +35,11 @@ from cloudq.cli import (
 )
 from cloudq.cli.common import AppOption, BackendOption, BrokerOption, DebugOption, Target
 from cloudq.cli.output import complain
-from cloudq.errors import CloudQError
+from cloudq.errors import CloudQError, ConfigurationError
+
+# Commands of the package beside the core, which no other command waits for.
+_BESIDE = "cloudq_deploy.command"
+_OF_BESIDE = frozenset({"deploy", "init"})
 
 OK, FAILED, UNUSABLE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
@@ -93,8 +98,9 @@ def root(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. What went wrong is one line on standard error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command = typer.main.get_command(cli)
     try:
+        _add_beside(arguments)
+        command = typer.main.get_command(cli)
         code = command.main(arguments, prog_name="cloudq", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -108,6 +114,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return _report(error)
     return code if isinstance(code, int) else OK
+
+
+def _add_beside(arguments: Sequence[str]) -> None:
+    """Add what is asked for, or all for the list of commands. Raises `ConfigurationError`."""
+    named = {group.name for group in cli.registered_groups}
+    if "deploy" in named or not (not arguments or {*_OF_BESIDE, "-h", "--help"} & {*arguments}):
+        return
+    try:
+        import_module(_BESIDE).add_to(cli)
+    except ModuleNotFoundError as error:
+        if _OF_BESIDE & {*arguments}:
+            raise ConfigurationError(
+                f"it needs the package {error.name}: pip install 'cloudq[deploy]'"
+            ) from error
 
 
 def _report(error: Exception) -> int:

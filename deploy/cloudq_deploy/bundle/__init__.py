@@ -1,0 +1,1 @@
+"""Makes what a function runs: a reproducible zip, or a Dockerfile."""

@@ -1,0 +1,91 @@
+"""A zip that is the same for the same files: sorted, without times, with one kind of rights."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloudq.errors import ConfigurationError
+
+Contents = Mapping[str, bytes]
+"""Paths inside the zip, and what is there."""
+
+# "250 MB: the deployment package size (unzipped), including layers" (Lambda's quotas).
+LIMIT = 250 * 1024 * 1024
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can name
+_MODE = 0o100644
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A zip on the disk. `digest` is of its contents, whoever compressed them; sizes in bytes."""
+
+    path: Path
+    digest: str
+    sha256: str
+    zipped: int
+    unzipped: int
+    parts: Mapping[str, int]
+
+    def largest(self) -> list[tuple[str, int]]:
+        """What makes it big, the largest first."""
+        return sorted(self.parts.items(), key=lambda part: -part[1])[:_SHOWN]
+
+
+def digest_of(contents: Contents) -> str:
+    """One hash of all names and contents."""
+    whole = hashlib.sha256()
+    for name, content in sorted(contents.items()):
+        whole.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def write(contents: Contents, path: Path) -> Package:
+    """Write the zip. Raises `ConfigurationError` for one that Lambda would not take."""
+    parts = Counter[str]()
+    for name, content in contents.items():
+        parts[part_of(name)] += len(content)
+    unzipped = sum(parts.values())
+    if unzipped > LIMIT:
+        shown = ", ".join(f"{name} {megabytes(size)}" for name, size in parts.most_common(_SHOWN))
+        raise ConfigurationError(
+            f"the function has {megabytes(unzipped)} unzipped, and Lambda takes "
+            f"{megabytes(LIMIT)}: {shown}. Leave something out (exclude, services), put it in a "
+            "layer, or use --package image (10 GB)"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name, content in sorted(contents.items()):
+            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.external_attr = _MODE << 16
+            entry.create_system = 3  # else it is that of the machine
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, content)
+    return Package(
+        path=path,
+        digest=digest_of(contents),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        zipped=path.stat().st_size,
+        unzipped=unzipped,
+        parts=dict(parts.most_common()),
+    )
+
+
+def part_of(name: str) -> str:
+    """The part of the zip that a file is counted to: a package, or botocore's descriptions."""
+    first, _, rest = name.partition("/")
+    if first == "botocore" and rest.startswith("data/"):
+        return "botocore/data"
+    if first.endswith((".dist-info", ".libs")) or not rest:
+        return first.rpartition(".")[0].partition("-")[0] if rest else first
+    return first
+
+
+def megabytes(size: int) -> str:
+    """A size as people read it."""
+    return f"{size / 1024 / 1024:.1f} MB"

@@ -1,0 +1,152 @@
+"""From a project to the zip that its functions run: `cloudq deploy build`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.metadata import distribution
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from cloudq.errors import ConfigurationError
+from cloudq_deploy.bundle import archive, sources, wheels
+from cloudq_deploy.bundle.lock import Pins, Platform, locked
+from cloudq_deploy.target import Target
+
+ENTRY = "cloudq_function.py"
+# What of cloudq a function runs; the other clouds' adapters stay at home.
+_PACKAGES = ("cloudq", "cloudq_aws")
+# Records of the installation, with paths of this machine in them; scripts, with its Python's.
+_RECORDS = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json")
+# Asked for by boto3 itself, whatever the program asks for.
+_ALWAYS = frozenset({"sts", "sso", "sso-oidc", "signin"})
+_SHARED = 3  # parts of botocore/data/endpoints.json: what all services share lies beside them
+
+_HANDLER = '''"""The handler of the Lambda functions of {entry}."""
+
+import os
+
+from {module} import {attribute} as app
+
+from cloudq_aws import lambda_handler
+
+# Above whatever the code says: the stack knows where its queues and its table are.
+app.configure(broker=os.environ["CLOUDQ_BROKER"], backend=os.environ["CLOUDQ_BACKEND"])
+handler = lambda_handler(app)
+'''
+_COMPILE = """
+import sys
+from pathlib import Path
+from py_compile import PycInvalidationMode, compile
+root = Path(sys.argv[1])
+for path in sorted(root.rglob("*.py")):
+    compile(path, dfile="/var/task/" + path.relative_to(root).as_posix(), quiet=2,
+            invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+"""
+
+
+def build(
+    folder: Path,
+    entry: str,
+    target: Target,
+    path: Path,
+    say: Callable[[str], None] = lambda _: None,
+) -> archive.Package:
+    """Write the zip of the project in `folder` to `path`. `entry` is `module:attribute`.
+
+    Raises `ConfigurationError` for what cannot be packed; then there is no zip.
+    """
+    platform = Platform(python=target.python, architecture=target.architecture)
+    own = sources.project_files(folder, include=target.include, exclude=target.exclude)
+    check_entry(entry, own)
+    pins = locked(folder, platform, target.requirements)
+    with TemporaryDirectory(prefix="cloudq-") as room:
+        stage = Path(room) / "stage"
+        stage.mkdir()
+        _lay(stage, own, entry, pins, platform)
+        _slim(stage, target)
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if here == target.python:
+            _compile(stage)
+        else:
+            say(
+                f"without bytecode, so cold starts are slower: here is Python {here}, the "
+                f"functions have {target.python}"
+            )
+        contents = {
+            file.relative_to(stage).as_posix(): file.read_bytes()
+            for file in stage.rglob("*")
+            if file.is_file()
+        }
+    return archive.write(contents, path)
+
+
+def check_entry(entry: str, own: sources.Files) -> None:
+    """Raise `ConfigurationError` if the app's module is not packed."""
+    module = entry.partition(":")[0].replace(".", "/")
+    if not any(name in own for name in (f"{module}.py", f"{module}/__init__.py")):
+        raise ConfigurationError(
+            f"the app's module {entry} is not among the project's files: run this in the "
+            "project's folder, or see include and exclude"
+        )
+
+
+def _lay(stage: Path, own: sources.Files, entry: str, pins: Pins, platform: Platform) -> None:
+    wheels.install(pins, platform, stage)
+    for name, content in cloudq_files():
+        put(stage / name, content)
+    for name, file in own.items():
+        if (stage / name).exists():
+            raise ConfigurationError(
+                f"{name} of the project has the name of a file of an installed package: rename it"
+            )
+        put(stage / name, file.read_bytes())
+    put(stage / ENTRY, entry_text(entry))
+
+
+def entry_text(entry: str) -> bytes:
+    """The module with the functions' handler."""
+    module, _, attribute = entry.partition(":")
+    return _HANDLER.format(entry=entry, module=module, attribute=attribute).encode()
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def cloudq_files() -> Iterator[tuple[str, bytes]]:
+    """This very cloudq: its core, its adapter, and the entry points that URLs are found by."""
+    for package in _PACKAGES:
+        root = Path(str(import_module(package).__file__)).parent
+        for file in root.rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                yield f"{package}/{file.relative_to(root).as_posix()}", file.read_bytes()
+    found = distribution("cloudq")
+    for name in ("METADATA", "entry_points.txt"):
+        yield f"cloudq-{found.version}.dist-info/{name}", (found.read_text(name) or "").encode()
+
+
+def _slim(stage: Path, target: Target) -> None:
+    services = frozenset(target.services) | _ALWAYS if target.services else None
+    for file in list(stage.rglob("*")):
+        if file.is_file() and not _wanted(PurePosixPath(file.relative_to(stage)), services):
+            file.unlink()
+
+
+def _wanted(path: PurePosixPath, services: frozenset[str] | None) -> bool:
+    if path.parts[0] == "bin" or "__pycache__" in path.parts or path.suffix == ".pyi":
+        return False
+    if path.parts[0].endswith(".dist-info") and path.name in _RECORDS:
+        return False
+    described = services is not None and path.parts[:2] == ("botocore", "data")
+    return not described or len(path.parts) == _SHARED or path.parts[2] in (services or ())
+
+
+def _compile(stage: Path) -> None:
+    # The order of sets in bytecode goes by the hash seed.
+    command = [sys.executable, "-S", "-c", _COMPILE, str(stage)]
+    subprocess.run(command, env={"PYTHONHASHSEED": "0"}, check=True, capture_output=True)

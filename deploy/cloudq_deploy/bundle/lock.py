@@ -1,0 +1,173 @@
+"""Which distributions go into the zip, each at one exact version.
+
+The project's lock file says it (`requirements.lock`, else `requirements.txt`, each line pinned).
+What cloudq itself needs and the file does not name has the version that is installed here: what
+was tested is what is deployed.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from cloudq.errors import ConfigurationError
+
+_FILES = ("requirements.lock", "requirements.txt")
+_CLOUDQ = "cloudq"
+_NEEDED = "cloudq[aws]"
+# Of its command line, which no function runs.
+_COMMAND_LINE = frozenset({"rich", "typer"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """Where the code is to run: `python` as 3.13, `architecture` as Lambda calls it."""
+
+    python: str
+    architecture: str
+
+    @property
+    def machine(self) -> str:
+        """The architecture as Python calls it."""
+        return {"arm64": "aarch64", "x86_64": "x86_64"}[self.architecture]
+
+    @property
+    def wheels(self) -> str:
+        """The platform of wheels that run there, as uv takes it.
+
+        Lambda's Python 3.11 is on Amazon Linux 2 (glibc 2.26), later ones on 2023 (glibc 2.34).
+        """
+        return f"{self.machine}-manylinux_2_{17 if self.python == '3.11' else 28}"
+
+    @property
+    def markers(self) -> dict[str, str]:
+        """What environment markers of requirements are compared with."""
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": f"{self.python}.0",
+            "os_name": "posix",
+            "platform_machine": self.machine,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": f"{self.python}.0",
+            "python_version": self.python,
+            "sys_platform": "linux",
+        }
+
+
+Pins = Mapping[str, str]
+"""Canonical names of distributions, and for each the line that installs it."""
+
+
+def locked(folder: Path, platform: Platform, file: str | None = None) -> Pins:
+    """The pins for the project in a folder. Raises `ConfigurationError`."""
+    path = _lock_file(folder, file)
+    pins = dict(_read(path, platform)) if path else {}
+    wanted = [Requirement(_NEEDED), *([] if path else _declared(folder))]
+    for name, version in _installed(wanted, platform, pins):
+        pins[name] = f"{name}=={version}"
+    pins.pop(_CLOUDQ, None)
+    return dict(sorted(pins.items()))
+
+
+def _lock_file(folder: Path, named: str | None) -> Path | None:
+    if named is not None:
+        path = folder / named
+        if not path.is_file():
+            raise ConfigurationError(f"requirements: there is no {path}")
+        return path
+    return next((folder / name for name in _FILES if (folder / name).is_file()), None)
+
+
+def _read(path: Path, platform: Platform) -> Iterator[tuple[str, str]]:
+    text = path.read_text().replace("\\\n", " ")
+    for number, line in enumerate(text.splitlines(), 1):
+        stated = re.split(r"(?:^|\s)#", line, maxsplit=1)[0]
+        stated = re.split(r"\s--hash=", stated, maxsplit=1)[0].strip()
+        if not stated or stated.startswith(("--index-url", "--extra-index-url", "-i ")):
+            continue
+        where = f"{path.name}, line {number}"
+        if stated.startswith("-"):
+            raise ConfigurationError(
+                f"{where}: {stated!r} cannot be packed: write one file of pinned requirements "
+                "(uv pip compile pyproject.toml -o requirements.lock)"
+            )
+        try:
+            requirement = Requirement(stated)
+        except InvalidRequirement as error:
+            raise ConfigurationError(f"{where}: {stated!r}: {error}") from error
+        if requirement.marker and not requirement.marker.evaluate(platform.markers):
+            continue
+        name = canonicalize_name(requirement.name)
+        if name != _CLOUDQ and not _is_pinned(requirement):
+            raise ConfigurationError(
+                f"{where}: {stated!r} is no exact version, so two builds could differ: pin all "
+                "(uv pip compile pyproject.toml -o requirements.lock)"
+            )
+        requirement.marker = None
+        yield name, str(requirement)
+
+
+def _is_pinned(requirement: Requirement) -> bool:
+    specifiers = list(requirement.specifier)
+    exact = len(specifiers) == 1 and specifiers[0].operator == "=="
+    return exact and not specifiers[0].version.endswith("*")
+
+
+def _declared(folder: Path) -> list[Requirement]:
+    file = folder / "pyproject.toml"
+    if not file.is_file():
+        return []
+    stated = tomllib.loads(file.read_text()).get("project", {}).get("dependencies", [])
+    return [Requirement(text) for text in stated]
+
+
+def _installed(
+    wanted: Iterable[Requirement], platform: Platform, pinned: Pins
+) -> Iterator[tuple[str, str]]:
+    """What these need, down to the last, with the versions installed here."""
+    waiting = [(requirement, "the project") for requirement in wanted]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        requirement, parent = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        key = (name, frozenset(requirement.extras))
+        if key in seen or (name in pinned and name != _CLOUDQ):
+            continue
+        seen.add(key)
+        found = _distribution(name, parent)
+        if name != _CLOUDQ:
+            yield name, found.version
+        waiting += [
+            (needed, name)
+            for needed in map(Requirement, found.requires or ())
+            if _applies(needed, requirement, platform)
+            and not (name == _CLOUDQ and needed.name in _COMMAND_LINE)
+        ]
+
+
+def _distribution(name: str, parent: str) -> Distribution:
+    try:
+        return distribution(name)
+    except PackageNotFoundError as error:
+        raise ConfigurationError(
+            f"{name}, which {parent} needs, is not installed here, so its version is not known: "
+            f"pip install {name}, or pin it in requirements.lock"
+        ) from error
+
+
+def _applies(needed: Requirement, by: Requirement, platform: Platform) -> bool:
+    marker = needed.marker
+    if marker is None:
+        return True
+    extras = by.extras or {""}
+    return any(marker.evaluate(platform.markers | {"extra": extra}) for extra in extras)

@@ -1,0 +1,1 @@
+"""`cloudq deploy` and `cloudq init`."""

@@ -1,0 +1,254 @@
+"""`cloudq deploy plan`, `build`, `export` and `iam`: what needs no account."""
+
+from __future__ import annotations
+
+import json as jsons
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cloudq.cli.common import JsonOption, Target, common
+from cloudq.cli.output import emit, note, say, table
+from cloudq.errors import ConfigurationError
+from cloudq_deploy import costs
+from cloudq_deploy.bundle.archive import Package, megabytes
+from cloudq_deploy.bundle.build import build as build_zip
+from cloudq_deploy.bundle.image import dockerfile
+from cloudq_deploy.cli.options import (
+    Architecture,
+    BucketName,
+    Cloud,
+    Endpoint,
+    Functions,
+    Profile,
+    Project,
+    Region,
+    Runtime,
+    Stack,
+    project,
+)
+from cloudq_deploy.deployer import deployer
+from cloudq_deploy.plan import Plan
+from cloudq_deploy.policies import Place, document, schedule_source, statements, trust
+from cloudq_deploy.render import FORMATS
+from cloudq_deploy.stack.access import Aws
+
+_ACCOUNT = "ACCOUNT"
+
+
+@common
+def plan_command(
+    target: Target,
+    cloud: Cloud = "aws",
+    stack: Stack = None,
+    region: Region = None,
+    functions: Functions = None,
+    runtime: Runtime = None,
+    architecture: Architecture = None,
+    seconds: Annotated[float, typer.Option(min=0, help="How long a task runs, for costs.")] = 0.1,
+    together: Annotated[int, typer.Option(min=1, help="Tasks an invocation, for costs.")] = 5,
+    json: JsonOption = False,
+) -> None:
+    """Show every resource that the app needs, and what they cost. Asks no cloud."""
+    made = project(
+        target,
+        stack=stack,
+        region=region,
+        functions=functions,
+        runtime=runtime,
+        architecture=architecture,
+    ).plan
+    assumed = costs.Assumed(seconds=seconds, together=together)
+    idle = costs.idle(made)
+    running = {each.name: costs.million(made, each, assumed) for each in made.functions}
+    if json:
+        emit(
+            made.as_json()
+            | {
+                "costs": {
+                    "currency": "USD",
+                    "idle_month": [asdict(cost) for cost in idle],
+                    "million_tasks": {
+                        name: [asdict(cost) for cost in found] for name, found in running.items()
+                    },
+                    "assumed": str(assumed),
+                }
+            }
+        )
+        return
+    table(("RESOURCE", "NAME", "SETTINGS"), _rows(made), empty="nothing")
+    say("")
+    items = [("a month, idle", cost.of, f"{cost.amount:.2f}") for cost in idle]
+    for name, found in running.items():
+        items += [(f"a million tasks of {name}", cost.of, f"{cost.amount:.2f}") for cost in found]
+        items.append((f"a million tasks of {name}", "together", f"{costs.total(found):.2f}"))
+    table(("COSTS", "OF", "USD"), items, empty="nothing")
+    note(f"assumed: {assumed}")
+
+
+def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    for queue in plan.queues:
+        yield (
+            "queue",
+            queue.full_name,
+            f"visibility {queue.visibility} s, kept 14 d, {queue.encryption}, dead letters after "
+            f"{queue.max_receive_count} receives",
+        )
+        yield "dead letters", queue.dead_name, f"kept 14 d, {queue.encryption}"
+    for each in plan.functions:
+        more = (
+            f", reserved {each.reserved_concurrency}"
+            if each.reserved_concurrency is not None
+            else ""
+        )
+        more += f", {each.provisioned} kept warm" if each.provisioned else ""
+        more += f", {len(each.layers)} layers" if each.layers else ""
+        env = ", ".join(sorted(each.env))
+        yield (
+            "function",
+            each.name,
+            f"{each.runtime} {each.architecture} {each.package}, {each.memory} MB, {each.timeout} s"
+            f"{more}, recursive loop {each.recursive_loop} (depth {each.max_depth}), tracing "
+            f"{each.tracing}, env {env}; runs {', '.join(each.tasks) or 'what is sent there'}",
+        )
+        yield "role", each.role, "its queues, the table, its log: `cloudq deploy iam`"
+        yield "log", each.log_group, f"kept {each.log_retention} d"
+    for feed in plan.mappings:
+        limit = f", at most {feed.max_concurrency} at a time" if feed.max_concurrency else ""
+        yield (
+            "event source",
+            f"{feed.queue} -> {feed.function}",
+            f"batches of {feed.batch_size}, window {feed.window} s, {feed.report}{limit}",
+        )
+    if plan.table:
+        yield "table", plan.table.name, f"{plan.table.billing}, TTL on {plan.table.ttl}"
+    for schedule in plan.schedules:
+        yield (
+            "schedule",
+            schedule.name,
+            f"{schedule.expression} {schedule.timezone} -> {schedule.queue}",
+        )
+    for alarm in plan.alarms:
+        yield "alarm", alarm.name, f"{alarm.metric} of {alarm.of} above {alarm.threshold:g}"
+
+
+@common
+def build_command(
+    target: Target,
+    cloud: Cloud = "aws",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to; else build/STACK.zip.")
+    ] = None,
+    image: Annotated[bool, typer.Option("--image", help="Write a Dockerfile instead.")] = False,
+    stack: Stack = None,
+    region: Region = None,
+    runtime: Runtime = None,
+    architecture: Architecture = None,
+    json: JsonOption = False,
+) -> None:
+    """Make the zip that functions run: the app, and its locked dependencies as wheels."""
+    made = project(target, stack=stack, region=region, runtime=runtime, architecture=architecture)
+    if image:
+        path = output or made.folder / "Dockerfile"
+        dockerfile(made.folder, made.entry, made.target, path)
+        say(f"wrote {path}: docker build --platform linux/{made.target.docker_platform} .")
+        return
+    package = zip_of(made, output)
+    if json:
+        emit({**asdict(package), "path": str(package.path)})
+        return
+    tell_package(package)
+
+
+def zip_of(made: Project, output: Path | None = None) -> Package:
+    """The project's zip, newly made."""
+    path = output or made.folder / "build" / f"{made.plan.stack}.zip"
+    return build_zip(made.folder, made.entry, made.target, path, note)
+
+
+def tell_package(package: Package) -> None:
+    """How big a zip is, and of what."""
+    say(
+        f"{package.path}: {megabytes(package.zipped)}, {megabytes(package.unzipped)} unzipped "
+        f"(250.0 MB at most), contents {package.digest[:16]}, sha256 {package.sha256[:16]}"
+    )
+    table(
+        ("PART", "SIZE"),
+        [(name, megabytes(size)) for name, size in package.largest()],
+        empty="it is empty",
+    )
+
+
+@common
+def export_command(
+    target: Target,
+    cloud: Cloud = "aws",
+    format: Annotated[
+        str, typer.Option("-f", "--format", help="cloudformation, sam or terraform.")
+    ] = "cloudformation",
+    stack: Stack = None,
+    region: Region = None,
+    functions: Functions = None,
+    runtime: Runtime = None,
+    architecture: Architecture = None,
+) -> None:
+    """Print the plan for another tool."""
+    if format not in FORMATS:
+        raise ConfigurationError(f"--format {format}: there are {', '.join(FORMATS)}")
+    made = project(
+        target,
+        stack=stack,
+        region=region,
+        functions=functions,
+        runtime=runtime,
+        architecture=architecture,
+    )
+    typer.echo(jsons.dumps(FORMATS[format](made.plan), indent=2))
+
+
+@common
+def iam_command(
+    target: Target,
+    cloud: Cloud = "aws",
+    role: Annotated[
+        Literal["producer", "worker", "scheduler", "operator", "deployer"],
+        typer.Option(help="producer, worker, scheduler, operator or deployer."),
+    ] = "worker",
+    account: Annotated[
+        str | None, typer.Option(help="The account's number; else AWS is asked.")
+    ] = None,
+    with_trust: Annotated[
+        bool, typer.Option("--trust", help="Print who may take the role instead.")
+    ] = False,
+    stack: Stack = None,
+    region: Region = None,
+    profile: Profile = None,
+    endpoint_url: Endpoint = None,
+    bucket: BucketName = None,
+) -> None:
+    """Print the least policy of a role, on the ARNs of this app's resources."""
+    made = project(target, stack=stack, region=region).plan
+    if account is None:
+        account = Aws(region=made.region, profile=profile, endpoint_url=endpoint_url).account
+    if not (account.isdigit() and len(account) == 12):
+        raise ConfigurationError(f"--account {account}: an account's number has twelve digits")
+    place = Place(region=made.region, account=account)
+    emit(_policy(made, role, place, bucket, with_trust=with_trust))
+
+
+def _policy(
+    plan: Plan, role: str, place: Place, bucket: str | None, *, with_trust: bool
+) -> dict[str, Any]:
+    if with_trust:
+        if role == "scheduler":
+            return trust("scheduler.amazonaws.com", place, schedule_source(plan))
+        if role == "worker":
+            return trust("lambda.amazonaws.com", place)
+        raise ConfigurationError(f"--trust: people and programs take {role}, no service does")
+    if role == "deployer":
+        name = bucket or f"cloudq-deploy-{place.account}-{place.region}"
+        return document(deployer(plan, name), place)
+    return document(statements(plan, role), place)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,135 @@
+"""What AWS allows: a plan that goes beyond is refused before anything is made.
+
+Sources: the quotas pages of Lambda, SQS, DynamoDB, IAM and CloudWatch, and the Lambda guide's
+pages on SQS event sources.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from cloudq.errors import ConfigurationError
+from cloudq_deploy.plan import Feed, Function, Plan
+
+_NAMES = {
+    "queue": (80, r"[A-Za-z0-9_-]+(\.fifo)?"),
+    "function": (64, r"[A-Za-z0-9_-]+"),
+    "role": (64, r"[A-Za-z0-9+=,.@_-]+"),
+    "table": (255, r"[A-Za-z0-9_.-]{3,}"),
+    "stack": (128, r"[A-Za-z][A-Za-z0-9-]*"),
+    "schedule": (64, r"[0-9A-Za-z_.-]+"),
+    "alarm": (255, r"\S.*"),
+}
+_LONGEST = 900
+_MEMORY = (128, 10_240)
+_ENV = 4096
+_LARGEST_ENV = "a function's variables have 4 KB together"
+
+
+def check(plan: Plan) -> None:
+    """Raise `ConfigurationError` for the first thing that AWS would refuse."""
+    _check_names("stack", [plan.stack], "--stack")
+    _check_names(
+        "queue",
+        [name for queue in plan.queues for name in (queue.full_name, queue.dead_name)],
+        "the queue, or prefix= of the broker's URL",
+    )
+    _check_names("function", [function.name for function in plan.functions], "--stack or the queue")
+    _check_names("role", [function.role for function in plan.functions], "--stack or the queue")
+    _check_names("table", [plan.table.name] if plan.table else [], "the table in the backend's URL")
+    _check_names("alarm", [alarm.name for alarm in plan.alarms], "--stack or the queue")
+    _check_names("schedule", [schedule.name for schedule in plan.schedules], "the schedule")
+    _check_unique(function.name for function in plan.functions)
+    for function in plan.functions:
+        _check_function(function)
+    functions = {function.name: function for function in plan.functions}
+    for feed in plan.mappings:
+        _check_feed(feed, functions[feed.function])
+    known = {queue.name for queue in plan.queues}
+    for schedule in plan.schedules:
+        if schedule.queue not in known:
+            raise ConfigurationError(
+                f"schedule {schedule.name} sends to the queue {schedule.queue!r}, which no task has"
+            )
+
+
+def _check_names(kind: str, names: Iterable[str], where: str) -> None:
+    longest, pattern = _NAMES[kind]
+    for name in names:
+        if len(name) > longest:
+            raise ConfigurationError(
+                f"{kind} {name}: that name has {len(name)} characters, and AWS takes {longest}: "
+                f"shorten {where}"
+            )
+        if not re.fullmatch(pattern, name):
+            raise ConfigurationError(
+                f"{kind} {name!r}: AWS takes names like {pattern}: change {where}"
+            )
+
+
+def _check_unique(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ConfigurationError(
+                f"two queues would have the function {name}: rename one, or say --functions one"
+            )
+        seen.add(name)
+
+
+def _check_function(function: Function) -> None:
+    of = f"function {function.name} ({', '.join(function.tasks) or 'no tasks'})"
+    if function.timeout > _LONGEST:
+        raise ConfigurationError(
+            f"{of}: timeout is {function.timeout} s, and Lambda ends a function at {_LONGEST} s: "
+            "split the task, or run its queue with `cloudq worker`"
+        )
+    if not _MEMORY[0] <= function.memory <= _MEMORY[1]:
+        raise ConfigurationError(
+            f"{of}: memory is {function.memory} MB, and Lambda has {_MEMORY[0]} to {_MEMORY[1]}"
+        )
+    if sum(len(name) + len(value) for name, value in function.env.items()) > _ENV:
+        raise ConfigurationError(f"{of}: env is over {_ENV} bytes: {_LARGEST_ENV}")
+    for name in function.env:
+        if len(name) < 2:
+            raise ConfigurationError(f"{of}: env has {name}: Lambda wants two characters or more")
+        if name.startswith(("AWS_", "LAMBDA_", "_")):
+            raise ConfigurationError(f"{of}: env has {name}, a name that Lambda keeps for itself")
+    reserved = function.reserved_concurrency
+    if reserved is not None and function.provisioned > reserved:
+        raise ConfigurationError(
+            f"{of}: provisioned is {function.provisioned}, more than reserved_concurrency "
+            f"({reserved})"
+        )
+    if len(function.layers) > 5:
+        raise ConfigurationError(f"{of}: {len(function.layers)} layers, and Lambda takes 5")
+
+
+def _check_feed(feed: Feed, function: Function) -> None:
+    of = f"queue {feed.queue}"
+    ordered = feed.queue.endswith(".fifo")
+    most = 10 if ordered else 10_000
+    if feed.batch_size > most:
+        raise ConfigurationError(
+            f"{of}: batch_size is {feed.batch_size}, and Lambda takes {most} of such a queue"
+        )
+    if ordered and feed.window:
+        raise ConfigurationError(f"{of}: batch_window is {feed.window}: a FIFO queue has none")
+    if feed.window > 300:
+        raise ConfigurationError(f"{of}: batch_window is {feed.window} s, and Lambda takes 300")
+    if feed.batch_size > 10 and not feed.window:
+        raise ConfigurationError(
+            f"{of}: batch_size is {feed.batch_size}: over 10 needs batch_window=1 or more"
+        )
+    limit, reserved = feed.max_concurrency, function.reserved_concurrency
+    if limit is not None and not 2 <= limit <= 1000:
+        raise ConfigurationError(
+            f"{of}: max_concurrency is {limit}, and Lambda takes 2 to 1000; one at a time: use a "
+            "FIFO queue, or the task option concurrency=1"
+        )
+    if limit is not None and reserved is not None and reserved < limit:
+        raise ConfigurationError(
+            f"{of}: max_concurrency is {limit}, more than the reserved_concurrency ({reserved}) of "
+            f"{function.name}: the rest would be throttled"
+        )

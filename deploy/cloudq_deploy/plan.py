@@ -1,0 +1,137 @@
+"""What an app needs on AWS, as plain values: made by `planning`, drawn by the renderers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Metric = Literal["age", "dead", "errors", "throttles"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """A queue and its dead letters. Times are in seconds; `full_name` is the name in SQS."""
+
+    name: str
+    full_name: str
+    dead_name: str
+    fifo: bool
+    visibility: int
+    retention: int
+    max_receive_count: int
+    kms_key: str | None = None
+
+    @property
+    def encryption(self) -> str:
+        """What the messages are encrypted with at rest."""
+        return self.kms_key or "SSE-SQS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """A Lambda function that runs the tasks of some queues. Memory in MB, timeout in seconds.
+
+    `recursive_loop` is for retries and workflows, which send to the queue that the function
+    reads; `max_depth` is what bounds them instead. `log_retention` is in days.
+    """
+
+    name: str
+    role: str
+    queues: tuple[str, ...]
+    tasks: tuple[str, ...]
+    runtime: str
+    architecture: str
+    package: Literal["zip", "image"]
+    memory: int
+    timeout: int
+    env: Mapping[str, str]
+    reserved_concurrency: int | None
+    provisioned: int
+    tracing: str
+    layers: tuple[str, ...]
+    log_group: str
+    log_retention: int
+    max_depth: int
+    recursive_loop: str = "Allow"
+    handler: str = "cloudq_function.handler"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """An event source mapping: how a queue's messages come to a function."""
+
+    queue: str
+    function: str
+    batch_size: int
+    window: int
+    max_concurrency: int | None
+    report: str = "ReportBatchItemFailures"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The result table: on demand, with TTL on `expires`."""
+
+    name: str
+    ttl: str = "expires"
+    billing: str = "PAY_PER_REQUEST"
+    kms_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """An entry of EventBridge Scheduler that sends a message to a queue.
+
+    `expression` is in Scheduler's own notation; `input` is the message's body.
+    """
+
+    name: str
+    expression: str
+    queue: str
+    input: str
+    timezone: str = "UTC"
+    enabled: bool = True
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """`metric` of a queue's full name or a function's name is above `threshold`."""
+
+    name: str
+    metric: Metric
+    of: str
+    threshold: float
+    topic: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything of one stack. `entry` is the app's `module:attribute`."""
+
+    app: str
+    stack: str
+    region: str
+    entry: str
+    queues: tuple[Queue, ...]
+    functions: tuple[Function, ...]
+    mappings: tuple[Feed, ...]
+    table: Table | None
+    alarms: tuple[Alarm, ...]
+    schedules: tuple[Schedule, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    broker: str = ""
+    backend: str = "none"
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return asdict(self)
+
+    def queue(self, name: str) -> Queue:
+        """The queue that tasks call `name`."""
+        return next(queue for queue in self.queues if queue.name == name)
+
+    def fed(self, function: Function) -> Sequence[Queue]:
+        """The queues whose messages the function gets."""
+        return [queue for queue in self.queues if queue.name in function.queues]

@@ -1,0 +1,280 @@
+"""From an app and a target to a plan: which queues, which functions, with which limits."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from cloudq.app import CloudQ
+from cloudq.broker import ORDERED_PATIENCE
+from cloudq.errors import ConfigurationError
+from cloudq.hosting import Hosting
+from cloudq.plugins import parse
+from cloudq.priorities import queues_for
+from cloudq.task import Task
+from cloudq_deploy import limits
+from cloudq_deploy.plan import Alarm, Feed, Function, Plan, Queue, Schedule, Table
+from cloudq_deploy.target import Target
+
+AnyTask = Task[..., Any]
+
+_FIFO = ".fifo"
+_RETENTION = 14 * 24 * 3600  # the longest that SQS keeps a message
+_TIMEOUT = 60
+_AFTER_LIMIT = 10  # seconds of a function beyond its tasks' longest time limit
+_RESERVE = 5  # what the handler keeps of an invocation for recording
+# Of the hints of several tasks in one function, of these the largest does for all.
+_LARGEST = ("memory", "timeout", "batch_window")
+_AGREED = ("max_concurrency", "reserved_concurrency", "provisioned", "batch_size")
+_OURS = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND")
+
+
+def plan_of(app: CloudQ, entry: str, target: Target, schedules: Sequence[Schedule] = ()) -> Plan:
+    """The plan of a loaded app. Raises `ConfigurationError` for what AWS cannot do.
+
+    `schedules` are those that the app declares, in EventBridge Scheduler's terms.
+    """
+    stack = target.stack or app.name
+    region, prefix = _place(app, target, f"{stack}-")
+    tasks = _tasks(app)
+    names = _queue_names(app)
+    groups = [names] if target.functions == "one" else [[name] for name in names]
+    functions: list[Function] = []
+    feeds: list[Feed] = []
+    for group in groups:
+        own = [task for task in tasks if _reads(app, task, group)]
+        name = stack if target.functions == "one" else f"{stack}-{_plain(group[0])}"
+        hints = _merged(own)
+        functions.append(_function(app, target, hints, own, name=name, queues=group, region=region))
+        feeds += [_feed(target, hints, queue, name) for queue in group]
+    queues = [_queue(app, target, name, prefix, functions, feeds) for name in names]
+    table = _table(app, target, stack)
+    broker = f"sqs://{region}?{urlencode({'prefix': prefix})}" if prefix else f"sqs://{region}"
+    plan = Plan(
+        app=app.name,
+        stack=stack,
+        region=region,
+        entry=entry,
+        queues=tuple(queues),
+        functions=tuple(functions),
+        mappings=tuple(feeds),
+        table=table,
+        alarms=tuple(_alarms(target, stack, queues, functions)) if target.alarms else (),
+        schedules=tuple(schedules),
+        tags={**target.tags, "cloudq:app": app.name, "cloudq:stack": stack},
+        broker=broker,
+        backend=f"dynamodb://{table.name}?region={region}" if table else "none",
+    )
+    limits.check(plan)
+    return plan
+
+
+def _place(app: CloudQ, target: Target, default_prefix: str) -> tuple[str, str]:
+    address = parse(app.conf.broker)
+    options: Mapping[str, str] = address.options if address.scheme == "sqs" else {}
+    named = (address.host if address.scheme == "sqs" else "") or options.get("region")
+    region = (
+        target.region
+        or named
+        or os.environ.get("AWS_REGION")
+        or os.environ.get("AWS_DEFAULT_REGION")
+    )
+    if not region:
+        raise ConfigurationError(
+            "no AWS region: say --region eu-west-1, or set AWS_REGION, or name it in the broker's "
+            "URL (sqs://eu-west-1)"
+        )
+    return region, options.get("prefix", "") if address.scheme == "sqs" else default_prefix
+
+
+def _tasks(app: CloudQ) -> list[AnyTask]:
+    """The app's own tasks, each once, by name."""
+    found = {task.name: task for task in app.tasks.values() if not task.name.startswith("cloudq.")}
+    if not found:
+        raise ConfigurationError(
+            f"the app {app.name!r} has no tasks: name the module that defines them "
+            "(-A shop.tasks:app), or list it in include"
+        )
+    return [found[name] for name in sorted(found)]
+
+
+def _queue_names(app: CloudQ) -> list[str]:
+    named = {task.policy.queue for task in app.tasks.values() if task.policy.queue}
+    named.update(app.routed_queues)
+    default = app.conf.task_default_queue
+    for name in (default, *named):
+        if name.startswith(("https://", "http://")):
+            raise ConfigurationError(
+                f"queue {name} is named by its URL: somebody else made it, so a deployment cannot; "
+                "name it plainly"
+            )
+    return queues_for([default, *sorted(named - {default})], app.conf.priority_queues)
+
+
+def _reads(app: CloudQ, task: AnyTask, group: Sequence[str]) -> bool:
+    """Whether the task's calls come through one of these queues, as its decorator says."""
+    queue = task.policy.queue or app.conf.task_default_queue
+    return any(name in group for name in queues_for([queue], app.conf.priority_queues))
+
+
+def _plain(queue: str) -> str:
+    return queue.removesuffix(_FIFO).replace(".", "-")
+
+
+def _merged(tasks: Iterable[AnyTask]) -> Hosting:
+    """One set of hints for the tasks of one function. Raises `ConfigurationError`."""
+    given = [(task.name, task.policy.hosting) for task in tasks]
+    values: dict[str, Any] = {}
+    for name in (*_LARGEST, *_AGREED):
+        said = [
+            (task, value)
+            for task, hints in given
+            if (value := getattr(hints, name, None)) is not None
+        ]
+        if not said:
+            continue
+        if name in _AGREED and len({value for _, value in said}) > 1:
+            (first, one), (second, other) = said[0], next(s for s in said if s[1] != said[0][1])
+            raise ConfigurationError(_disagree(name, first, one, second, other))
+        values[name] = max(value for _, value in said)
+    env: dict[str, tuple[str, str]] = {}
+    for task, hints in given:
+        for variable, value in hints.env.items() if hints else ():
+            before = env.setdefault(variable, (task, value))
+            if before[1] != value:
+                raise ConfigurationError(_disagree(f"env {variable}", *before, task, value))
+    return Hosting(**values, env={name: value for name, (_, value) in env.items()})
+
+
+def _disagree(name: str, first: str, one: object, second: str, other: object) -> str:
+    return (
+        f"{name} is {one!r} for {first} and {other!r} for {second}, and one function runs both: "
+        "give them the same, or queues of their own"
+    )
+
+
+def _function(
+    app: CloudQ,
+    target: Target,
+    hints: Hosting,
+    tasks: Sequence[AnyTask],
+    *,
+    name: str,
+    queues: Sequence[str],
+    region: str,
+) -> Function:
+    limit = max((_limit(app, task) for task in tasks), default=0.0)
+    default = math.ceil(limit) + _AFTER_LIMIT if limit else _TIMEOUT
+    timeout = hints.timeout or target.timeout or default
+    longest = next((task for task in tasks if _limit(app, task) == limit), None)
+    if limit + _RESERVE > timeout and longest is not None and limit:
+        raise ConfigurationError(
+            f"task {longest.name} has a time limit of {limit:g} s, and its function a timeout of "
+            f"{timeout} s: the timeout must be {_RESERVE} s longer, for recording"
+        )
+    taken = [variable for variable in (*target.env, *hints.env) if variable in _OURS]
+    if taken:
+        raise ConfigurationError(f"env: {taken[0]} is set by the deployment itself")
+    return Function(
+        name=name,
+        role=f"{name}-{region}",
+        queues=tuple(queues),
+        tasks=tuple(task.name for task in tasks),
+        runtime=target.runtime,
+        architecture=target.architecture,
+        package=target.package,
+        memory=hints.memory or target.memory,
+        timeout=timeout,
+        env={**target.env, **hints.env, "CLOUDQ_MAX_DEPTH": str(app.conf.max_depth)},
+        reserved_concurrency=hints.reserved_concurrency,
+        provisioned=hints.provisioned or 0,
+        tracing=target.tracing,
+        layers=target.layers,
+        log_group=f"/aws/lambda/{name}",
+        log_retention=target.log_retention,
+        max_depth=app.conf.max_depth,
+    )
+
+
+def _limit(app: CloudQ, task: AnyTask) -> float:
+    return task.policy.time_limit or app.conf.task_time_limit or 0.0
+
+
+def _feed(target: Target, hints: Hosting, queue: str, function: str) -> Feed:
+    def chosen(given: int | None, default: int | None) -> Any:
+        return default if given is None else given
+
+    # SQS gathers nothing for a FIFO queue, and gives ten of its messages at most.
+    ordered = queue.endswith(_FIFO)
+    size, window = hints.batch_size, hints.batch_window
+    return Feed(
+        queue=queue,
+        function=function,
+        batch_size=chosen(size, min(target.batch_size, 10) if ordered else target.batch_size),
+        window=chosen(window, 0 if ordered else target.batch_window),
+        max_concurrency=chosen(hints.max_concurrency, target.max_concurrency),
+    )
+
+
+def _queue(
+    app: CloudQ,
+    target: Target,
+    name: str,
+    prefix: str,
+    functions: Sequence[Function],
+    feeds: Sequence[Feed],
+) -> Queue:
+    fifo = name.endswith(_FIFO)
+    function = next(each for each in functions if name in each.queues)
+    window = next(feed.window for feed in feeds if feed.queue == name)
+    full = prefix + name
+    patience = ORDERED_PATIENCE if fifo else 1
+    return Queue(
+        name=name,
+        full_name=full,
+        dead_name=f"{full.removesuffix(_FIFO)}-dead{_FIFO if fifo else ''}",
+        fifo=fifo,
+        visibility=max(6 * function.timeout + window, math.ceil(app.conf.lease)),
+        retention=_RETENTION,
+        max_receive_count=min(app.conf.max_deliveries * patience + 10, 1000),
+        kms_key=target.kms_key,
+    )
+
+
+def _table(app: CloudQ, target: Target, stack: str) -> Table | None:
+    url = app.conf.backend_url
+    if url is None:
+        return None
+    address = parse(url)
+    named = address.host if address.scheme == "dynamodb" else ""
+    return Table(name=named or stack, kms_key=target.kms_key)
+
+
+def _alarms(
+    target: Target, stack: str, queues: Sequence[Queue], functions: Sequence[Function]
+) -> Iterable[Alarm]:
+    topic = target.alarm_topic
+    for queue in queues:
+        name = f"{stack}-{_plain(queue.name)}"
+        yield Alarm(
+            name=f"{name}-oldest",
+            metric="age",
+            of=queue.full_name,
+            threshold=target.oldest,
+            topic=topic,
+        )
+        yield Alarm(
+            name=f"{name}-dead", metric="dead", of=queue.dead_name, threshold=0, topic=topic
+        )
+    for function in functions:
+        for metric in ("errors", "throttles"):
+            yield Alarm(
+                name=f"{function.name}-{metric}",
+                metric=metric,
+                of=function.name,
+                threshold=0,
+                topic=topic,
+            )

@@ -1,0 +1,207 @@
+"""Who may do what: the least that each role needs, on ARNs of the plan's own resources.
+
+An ARN ends in `*` only where AWS itself makes up the rest: the streams of a log group, the id of
+a stack. No statement is on all resources, no action has a wildcard. The tests record the calls
+that the code makes and compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cloudq_deploy.plan import Function, Plan, Queue
+
+Role = Literal["producer", "worker", "scheduler", "operator"]
+Document = dict[str, Any]
+
+_VERSION = "2012-10-17"
+# Results and claims; PutItem is for a claim in the place of one that has expired.
+_RESULTS = (
+    "dynamodb:BatchGetItem",
+    "dynamodb:BatchWriteItem",
+    "dynamodb:PutItem",
+    "dynamodb:UpdateItem",
+)
+# Whether the table is there, what is parked or recorded in it: workers ask, and operators.
+_LOOKING = ("dynamodb:GetItem", "dynamodb:Query")
+# IAM knows no batch actions of SQS: SendMessage is SendMessageBatch too.
+_SENDING = ("sqs:GetQueueUrl", "sqs:SendMessage")
+_CONSUMING = (
+    "sqs:ChangeMessageVisibility",
+    "sqs:DeleteMessage",
+    "sqs:GetQueueAttributes",
+    "sqs:ReceiveMessage",
+)
+_LOGGING = ("logs:CreateLogStream", "logs:PutLogEvents")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Partition, region and account of ARNs; a renderer puts its own references here."""
+
+    partition: str = "aws"
+    region: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arn:
+    """A resource; S3's have neither region nor account, IAM's no region."""
+
+    service: str
+    resource: str
+
+    def at(self, place: Place) -> str:
+        """The ARN as text."""
+        region = "" if self.service in ("iam", "s3") else place.region
+        account = "" if self.service == "s3" else place.account
+        return f"arn:{place.partition}:{self.service}:{region}:{account}:{self.resource}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """Actions that are allowed on resources. `condition` has ARNs as values, or plain texts."""
+
+    sid: str
+    actions: Sequence[str]
+    resources: Sequence[Arn]
+    condition: Mapping[str, Mapping[str, Arn | str]] = field(
+        default_factory=dict[str, Mapping[str, "Arn | str"]]
+    )
+
+
+def document(statements: Iterable[Statement], place: Place) -> Document:
+    """The policy as IAM reads it; statements on nothing are left out."""
+    return {
+        "Version": _VERSION,
+        "Statement": [_rendered(each, place) for each in statements if each.resources],
+    }
+
+
+def _rendered(statement: Statement, place: Place) -> Document:
+    made: Document = {
+        "Sid": statement.sid,
+        "Effect": "Allow",
+        "Action": sorted(statement.actions),
+        "Resource": [arn.at(place) for arn in statement.resources],
+    }
+    if statement.condition:
+        made["Condition"] = {
+            operator: {
+                key: value.at(place) if isinstance(value, Arn) else value
+                for key, value in values.items()
+            }
+            for operator, values in statement.condition.items()
+        }
+    return made
+
+
+def trust(service: str, place: Place, source: Arn | None = None) -> Document:
+    """Who may take a role: a service, and only on behalf of this account (and of `source`)."""
+    condition: Document = {"StringEquals": {"aws:SourceAccount": place.account}}
+    if source is not None:
+        condition["ArnLike"] = {"aws:SourceArn": source.at(place)}
+    return {
+        "Version": _VERSION,
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": service},
+                "Action": "sts:AssumeRole",
+                "Condition": condition,
+            }
+        ],
+    }
+
+
+def statements(plan: Plan, role: Role) -> list[Statement]:
+    """What the role needs for the whole plan; a deployer's rights are in `deployer`."""
+    if role == "producer":
+        return [_send(plan.queues), *_results(plan)]
+    if role == "worker":
+        return [*_worker(plan, plan.queues), _look(plan)]
+    if role == "scheduler":
+        return _scheduler(plan)
+    return _operator(plan)
+
+
+def of_function(plan: Plan, function: Function) -> list[Statement]:
+    """What a function's role needs: its own queues to consume, all to send to, its log."""
+    log = Arn("logs", f"log-group:{function.log_group}:*")
+    logging = Statement(sid="Log", actions=_LOGGING, resources=[log])
+    return [*_worker(plan, plan.fed(function)), logging]
+
+
+def _worker(plan: Plan, queues: Sequence[Queue]) -> list[Statement]:
+    consume = Statement(sid="Consume", actions=_CONSUMING, resources=_arns(queues))
+    dead = Statement(sid="DeadLetter", actions=_SENDING, resources=_dead_arns(queues))
+    return [_send(plan.queues), consume, dead, *_results(plan)]
+
+
+def _send(queues: Sequence[Queue]) -> Statement:
+    return Statement(sid="Send", actions=_SENDING, resources=_arns(queues))
+
+
+def _results(plan: Plan) -> list[Statement]:
+    return [Statement(sid="Results", actions=_RESULTS, resources=_table(plan)), *_keys(plan)]
+
+
+def _look(plan: Plan) -> Statement:
+    return Statement(sid="Look", actions=_LOOKING, resources=_table(plan))
+
+
+def _keys(plan: Plan) -> list[Statement]:
+    # Whoever sends to an encrypted queue needs the key, too.
+    key = next((queue.kms_key for queue in plan.queues if queue.kms_key), None)
+    if key is None:
+        return []
+    *_, resource = key.split(":", 5)
+    use = ("kms:Decrypt", "kms:GenerateDataKey")
+    return [Statement(sid="Encryption", actions=use, resources=[Arn("kms", resource)])]
+
+
+def _scheduler(plan: Plan) -> list[Statement]:
+    wanted = {schedule.queue for schedule in plan.schedules}
+    queues = [queue for queue in plan.queues if queue.name in wanted] or list(plan.queues)
+    return [
+        Statement(sid="Fire", actions=["sqs:SendMessage"], resources=_arns(queues)),
+        Statement(sid="DeadLetter", actions=["sqs:SendMessage"], resources=_dead_arns(queues)),
+        *_keys(plan),
+    ]
+
+
+def schedule_source(plan: Plan) -> Arn:
+    """Whom EventBridge Scheduler may act for: the schedules of this stack's group."""
+    return Arn("scheduler", f"schedule/{plan.stack}/*")
+
+
+def _operator(plan: Plan) -> list[Statement]:
+    both = [*_arns(plan.queues), *_dead_arns(plan.queues)]
+    handle = (*_CONSUMING, *_SENDING, "sqs:PurgeQueue")
+    logs = [Arn("logs", f"log-group:{each.log_group}:*") for each in plan.functions]
+    functions = [Arn("lambda", f"function:{each.name}") for each in plan.functions]
+    stack = [Arn("cloudformation", f"stack/{plan.stack}/*")]
+    look = ("cloudformation:DescribeStackResources", "cloudformation:DescribeStacks")
+    run = ("lambda:GetFunctionConfiguration", "lambda:InvokeFunction")
+    return [
+        Statement(sid="Queues", actions=handle, resources=both),
+        *_results(plan),
+        _look(plan),
+        Statement(sid="Logs", actions=["logs:FilterLogEvents"], resources=logs),
+        Statement(sid="Functions", actions=run, resources=functions),
+        Statement(sid="Stack", actions=look, resources=stack),
+    ]
+
+
+def _arns(queues: Iterable[Queue]) -> list[Arn]:
+    return [Arn("sqs", queue.full_name) for queue in queues]
+
+
+def _dead_arns(queues: Iterable[Queue]) -> list[Arn]:
+    return [Arn("sqs", queue.dead_name) for queue in queues]
+
+
+def _table(plan: Plan) -> list[Arn]:
+    return [Arn("dynamodb", f"table/{plan.table.name}")] if plan.table else []

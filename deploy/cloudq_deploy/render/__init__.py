@@ -1,0 +1,17 @@
+"""Draws a plan in the languages of tools: CloudFormation, SAM, Terraform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cloudq_deploy.plan import Plan
+from cloudq_deploy.render import cloudformation, sam, terraform
+
+FORMATS: Mapping[str, Callable[[Plan], dict[str, Any]]] = {
+    "cloudformation": cloudformation.template,
+    "sam": sam.template,
+    "terraform": terraform.configuration,
+}
+
+__all__ = ["FORMATS"]

@@ -1,0 +1,359 @@
+"""A plan as a CloudFormation template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloudq_deploy.plan import Alarm, Feed, Function, Plan, Queue, Schedule, Table
+from cloudq_deploy.policies import (
+    Arn,
+    Place,
+    document,
+    of_function,
+    schedule_source,
+    statements,
+    trust,
+)
+from cloudq_deploy.render.names import logical
+
+Template = dict[str, Any]
+Resources = dict[str, dict[str, Any]]
+
+HERE = Place(partition="${AWS::Partition}", region="${AWS::Region}", account="${AWS::AccountId}")
+# What is data outlives the stack, but not a stack that never came to be.
+_KEPT = {"DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain"}
+_GONE = {"DeletionPolicy": "Delete", "UpdateReplacePolicy": "Delete"}
+# Namespace, metric, dimension, statistic.
+METRICS = {
+    "age": ("AWS/SQS", "ApproximateAgeOfOldestMessage", "QueueName", "Maximum"),
+    "dead": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", "QueueName", "Maximum"),
+    "errors": ("AWS/Lambda", "Errors", "FunctionName", "Sum"),
+    "throttles": ("AWS/Lambda", "Throttles", "FunctionName", "Sum"),
+}
+_PERIOD = 300
+XRAY = "iam::aws:policy/AWSXRayDaemonWriteAccess"
+
+
+def template(plan: Plan, version: str = "") -> Template:
+    """The template. `version` names the code, for functions that are kept warm by version."""
+    resources: Resources = {}
+    for queue in plan.queues:
+        resources |= _queue(queue)
+    if plan.table:
+        resources |= _table(plan.table)
+    for function in plan.functions:
+        resources |= _function(plan, function, version)
+    for feed in plan.mappings:
+        resources |= _feed(plan, feed)
+    resources |= _schedules(plan)
+    for alarm in plan.alarms:
+        resources |= _alarm(alarm)
+    image = any(function.package == "image" for function in plan.functions)
+    return {
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Description": described(plan.app),
+        "Parameters": _parameters(image=image),
+        "Resources": resources,
+        "Outputs": {
+            "Broker": {"Description": "CLOUDQ_BROKER of producers", "Value": plan.broker},
+            "Backend": {"Description": "CLOUDQ_BACKEND of producers", "Value": plan.backend},
+        },
+    }
+
+
+def described(app: str) -> str:
+    """The description of an app's stack."""
+    return f"Queues, functions and results of the cloudq app {app}"
+
+
+def _parameters(*, image: bool) -> dict[str, Any]:
+    if image:
+        return {"ImageUri": {"Type": "String", "Description": "The functions' image, by digest"}}
+    return {
+        "CodeBucket": {"Type": "String", "Description": "Where the zip is"},
+        "CodeKey": {"Type": "String", "Description": "The zip's key, made of its hash"},
+    }
+
+
+def sub(arn: Arn) -> dict[str, str]:
+    """An ARN in this account and region."""
+    return {"Fn::Sub": arn.at(HERE)}
+
+
+def substituted(value: Any) -> Any:
+    """The value with `Fn::Sub` around each text that refers to something."""
+    if isinstance(value, dict):
+        return {key: substituted(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list):
+        return [substituted(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, str) and "${AWS::" in value:
+        return {"Fn::Sub": value}
+    return value
+
+
+def _arn_of(name: str) -> dict[str, list[str]]:
+    return {"Fn::GetAtt": [name, "Arn"]}
+
+
+# ---- queues and table
+
+
+def _queue(queue: Queue) -> Resources:
+    encryption: dict[str, Any] = {"SqsManagedSseEnabled": True}
+    if queue.kms_key:
+        encryption = {"KmsMasterKeyId": queue.kms_key}
+    common = {
+        "MessageRetentionPeriod": queue.retention,
+        "ReceiveMessageWaitTimeSeconds": 20,
+        **encryption,
+        **({"FifoQueue": True} if queue.fifo else {}),
+    }
+    dead = logical("DeadQueue", queue.name)
+    redrive = {"deadLetterTargetArn": _arn_of(dead), "maxReceiveCount": queue.max_receive_count}
+    return {
+        dead: {
+            "Type": "AWS::SQS::Queue",
+            **_KEPT,
+            "Properties": {"QueueName": queue.dead_name, **common},
+        },
+        logical("Queue", queue.name): {
+            "Type": "AWS::SQS::Queue",
+            **_KEPT,
+            "Properties": {
+                "QueueName": queue.full_name,
+                "VisibilityTimeout": queue.visibility,
+                "RedrivePolicy": redrive,
+                **common,
+            },
+        },
+    }
+
+
+def _table(table: Table) -> Resources:
+    # Without a specification the table has a key of AWS's own, for nothing.
+    encryption: dict[str, Any] = {}
+    if table.kms_key:
+        encryption = {
+            "SSESpecification": {
+                "SSEEnabled": True,
+                "SSEType": "KMS",
+                "KMSMasterKeyId": table.kms_key,
+            }
+        }
+    return {
+        "Results": {
+            "Type": "AWS::DynamoDB::Table",
+            **_KEPT,
+            "Properties": {
+                "TableName": table.name,
+                "BillingMode": table.billing,
+                "AttributeDefinitions": [
+                    {"AttributeName": "pk", "AttributeType": "S"},
+                    {"AttributeName": "sk", "AttributeType": "S"},
+                ],
+                "KeySchema": [
+                    {"AttributeName": "pk", "KeyType": "HASH"},
+                    {"AttributeName": "sk", "KeyType": "RANGE"},
+                ],
+                "TimeToLiveSpecification": {"AttributeName": table.ttl, "Enabled": True},
+                **encryption,
+            },
+        }
+    }
+
+
+# ---- functions
+
+
+def _function(plan: Plan, function: Function, version: str) -> Resources:
+    role, log, code = _names(function)
+    resources: Resources = {
+        log: {
+            "Type": "AWS::Logs::LogGroup",
+            **_GONE,
+            "Properties": {
+                "LogGroupName": function.log_group,
+                "RetentionInDays": function.log_retention,
+            },
+        },
+        role: {"Type": "AWS::IAM::Role", "Properties": _role(plan, function)},
+        code: {
+            "Type": "AWS::Lambda::Function",
+            "DependsOn": [log],
+            "Properties": function_properties(plan, function) | {"Role": _arn_of(role)},
+        },
+    }
+    if function.provisioned:
+        numbered, alias = f"{code}Version{version[:12]}", f"{code}Live"
+        resources[numbered] = {
+            "Type": "AWS::Lambda::Version",
+            "DeletionPolicy": "Retain",
+            "UpdateReplacePolicy": "Retain",
+            "Properties": {"FunctionName": {"Ref": code}},
+        }
+        resources[alias] = {
+            "Type": "AWS::Lambda::Alias",
+            "Properties": {
+                "FunctionName": {"Ref": code},
+                "FunctionVersion": {"Fn::GetAtt": [numbered, "Version"]},
+                "Name": "live",
+                "ProvisionedConcurrencyConfig": {
+                    "ProvisionedConcurrentExecutions": function.provisioned
+                },
+            },
+        }
+    return resources
+
+
+def _names(function: Function) -> tuple[str, str, str]:
+    return (
+        logical("Role", function.name),
+        logical("Log", function.name),
+        logical("Function", function.name),
+    )
+
+
+def function_properties(plan: Plan, function: Function) -> dict[str, Any]:
+    """A function's properties, but for its role."""
+    code: dict[str, Any] = {"ImageUri": {"Ref": "ImageUri"}}
+    if function.package == "zip":
+        code = {"S3Bucket": {"Ref": "CodeBucket"}, "S3Key": {"Ref": "CodeKey"}}
+    made: dict[str, Any] = {
+        "FunctionName": function.name,
+        "PackageType": "Zip" if function.package == "zip" else "Image",
+        "Code": code,
+        "Architectures": [function.architecture],
+        "MemorySize": function.memory,
+        "Timeout": function.timeout,
+        "RecursiveLoop": function.recursive_loop,
+        "TracingConfig": {"Mode": function.tracing},
+        "LoggingConfig": {"LogGroup": function.log_group},
+        "Environment": {"Variables": environment(plan, function)},
+    }
+    if function.package == "zip":
+        made |= {"Runtime": function.runtime, "Handler": function.handler}
+    if function.layers:
+        made["Layers"] = list(function.layers)
+    if function.reserved_concurrency is not None:
+        made["ReservedConcurrentExecutions"] = function.reserved_concurrency
+    return made
+
+
+def environment(plan: Plan, function: Function) -> dict[str, str]:
+    """The function's variables: its own, and where its broker and backend are."""
+    return {**function.env, "CLOUDQ_BROKER": plan.broker, "CLOUDQ_BACKEND": plan.backend}
+
+
+def _role(plan: Plan, function: Function) -> dict[str, Any]:
+    role: dict[str, Any] = {
+        "RoleName": function.role,
+        "AssumeRolePolicyDocument": substituted(trust("lambda.amazonaws.com", HERE)),
+        "Policies": [
+            {
+                "PolicyName": "tasks",
+                "PolicyDocument": substituted(document(of_function(plan, function), HERE)),
+            }
+        ],
+    }
+    if function.tracing == "Active":
+        # X-Ray knows no resources: what may write to it may write all of it.
+        role["ManagedPolicyArns"] = [{"Fn::Sub": f"arn:${{AWS::Partition}}:{XRAY}"}]
+    return role
+
+
+def _feed(plan: Plan, feed: Feed) -> Resources:
+    function = next(each for each in plan.functions if each.name == feed.function)
+    _, _, code = _names(function)
+    alias = f"{code}Live"
+    properties: dict[str, Any] = {
+        "EventSourceArn": _arn_of(logical("Queue", feed.queue)),
+        "FunctionName": {"Ref": alias if function.provisioned else code},
+        "BatchSize": feed.batch_size,
+        "MaximumBatchingWindowInSeconds": feed.window,
+        "FunctionResponseTypes": [feed.report],
+    }
+    if feed.max_concurrency is not None:
+        properties["ScalingConfig"] = {"MaximumConcurrency": feed.max_concurrency}
+    return {
+        logical("Feed", feed.queue): {
+            "Type": "AWS::Lambda::EventSourceMapping",
+            "Properties": properties,
+        }
+    }
+
+
+# ---- schedules and alarms
+
+
+def _schedules(plan: Plan) -> Resources:
+    if not plan.schedules:
+        return {}
+    source = schedule_source(plan)
+    resources: Resources = {
+        "Schedules": {"Type": "AWS::Scheduler::ScheduleGroup", "Properties": {"Name": plan.stack}},
+        "SchedulerRole": {
+            "Type": "AWS::IAM::Role",
+            "Properties": {
+                "RoleName": f"{plan.stack}-scheduler-{plan.region}",
+                "AssumeRolePolicyDocument": substituted(
+                    trust("scheduler.amazonaws.com", HERE, source)
+                ),
+                "Policies": [
+                    {
+                        "PolicyName": "fire",
+                        "PolicyDocument": substituted(
+                            document(statements(plan, "scheduler"), HERE)
+                        ),
+                    }
+                ],
+            },
+        },
+    }
+    for schedule in plan.schedules:
+        resources[logical("Schedule", schedule.name)] = _schedule(plan, schedule)
+    return resources
+
+
+def _schedule(plan: Plan, schedule: Schedule) -> dict[str, Any]:
+    queue = plan.queue(schedule.queue)
+    target: dict[str, Any] = {
+        "Arn": _arn_of(logical("Queue", queue.name)),
+        "RoleArn": _arn_of("SchedulerRole"),
+        "Input": schedule.input,
+        "DeadLetterConfig": {"Arn": _arn_of(logical("DeadQueue", queue.name))},
+    }
+    if queue.fifo:
+        target["SqsParameters"] = {"MessageGroupId": schedule.group or schedule.name}
+    return {
+        "Type": "AWS::Scheduler::Schedule",
+        "Properties": {
+            "Name": schedule.name,
+            "GroupName": {"Ref": "Schedules"},
+            "ScheduleExpression": schedule.expression,
+            "ScheduleExpressionTimezone": schedule.timezone,
+            "State": "ENABLED" if schedule.enabled else "DISABLED",
+            "FlexibleTimeWindow": {"Mode": "OFF"},
+            "Target": target,
+        },
+    }
+
+
+def _alarm(alarm: Alarm) -> Resources:
+    namespace, metric, dimension, statistic = METRICS[alarm.metric]
+    properties: dict[str, Any] = {
+        "AlarmName": alarm.name,
+        "Namespace": namespace,
+        "MetricName": metric,
+        "Dimensions": [{"Name": dimension, "Value": alarm.of}],
+        "Statistic": statistic,
+        "Period": _PERIOD,
+        "EvaluationPeriods": 1,
+        "Threshold": alarm.threshold,
+        "ComparisonOperator": "GreaterThanThreshold",
+        "TreatMissingData": "notBreaching",
+    }
+    if alarm.topic:
+        properties["AlarmActions"] = [alarm.topic]
+    return {
+        logical("Alarm", alarm.name): {"Type": "AWS::CloudWatch::Alarm", "Properties": properties}
+    }

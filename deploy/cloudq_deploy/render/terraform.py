@@ -1,0 +1,274 @@
+"""A plan as Terraform's JSON, for the AWS provider 6."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cloudq_deploy.plan import Alarm, Function, Plan, Queue, Schedule
+from cloudq_deploy.policies import Place, document, of_function, schedule_source, statements, trust
+from cloudq_deploy.render.cloudformation import METRICS, XRAY, environment
+from cloudq_deploy.render.names import terraform_name as named
+
+Configuration = dict[str, Any]
+
+_PERIOD = 300
+_HERE = Place(
+    partition="${data.aws_partition.current.partition}",
+    region="${var.region}",
+    account="${data.aws_caller_identity.current.account_id}",
+)
+
+
+def configuration(plan: Plan) -> Configuration:
+    """One file of configuration; its variables are the region and where the code is."""
+    resources: dict[str, dict[str, Any]] = {}
+
+    def add(kind: str, name: str, values: dict[str, Any]) -> None:
+        resources.setdefault(kind, {})[named(name)] = values
+
+    for queue in plan.queues:
+        add("aws_sqs_queue", f"{queue.name}-dead", _common(queue) | {"name": queue.dead_name})
+        add("aws_sqs_queue", queue.name, _queue(queue))
+    if plan.table:
+        add("aws_dynamodb_table", "results", _table(plan))
+    for function in plan.functions:
+        name = function.name
+        add(
+            "aws_cloudwatch_log_group",
+            name,
+            {"name": function.log_group, "retention_in_days": function.log_retention},
+        )
+        add("aws_iam_role", name, _role(function.role, trust("lambda.amazonaws.com", _HERE)))
+        add(
+            "aws_iam_role_policy",
+            name,
+            {
+                "name": "tasks",
+                "role": f"${{aws_iam_role.{named(name)}.id}}",
+                "policy": json.dumps(document(of_function(plan, function), _HERE)),
+            },
+        )
+        if function.tracing == "Active":
+            add(
+                "aws_iam_role_policy_attachment",
+                f"{name}-traces",
+                {
+                    "role": f"${{aws_iam_role.{named(name)}.name}}",
+                    "policy_arn": f"arn:{_HERE.partition}:{XRAY}",
+                },
+            )
+        add("aws_lambda_function", name, _function(plan, function))
+        add(
+            "aws_lambda_function_recursion_config",
+            name,
+            {
+                "function_name": f"${{aws_lambda_function.{named(name)}.function_name}}",
+                "recursive_loop": function.recursive_loop,
+            },
+        )
+        _warm(function, add)
+    for feed in plan.mappings:
+        function = next(each for each in plan.functions if each.name == feed.function)
+        kind = "aws_lambda_alias" if function.provisioned else "aws_lambda_function"
+        add(
+            "aws_lambda_event_source_mapping",
+            feed.queue,
+            {
+                "event_source_arn": f"${{aws_sqs_queue.{named(feed.queue)}.arn}}",
+                "function_name": f"${{{kind}.{named(feed.function)}.arn}}",
+                "batch_size": feed.batch_size,
+                "maximum_batching_window_in_seconds": feed.window,
+                "function_response_types": [feed.report],
+                **_scaling(feed.max_concurrency),
+            },
+        )
+    for alarm in plan.alarms:
+        add("aws_cloudwatch_metric_alarm", alarm.name, _alarm(alarm))
+    _schedules(plan, add)
+    image = any(function.package == "image" for function in plan.functions)
+    return {
+        "terraform": {
+            "required_providers": {"aws": {"source": "hashicorp/aws", "version": "~> 6.0"}}
+        },
+        "provider": {"aws": {"region": "${var.region}", "default_tags": {"tags": dict(plan.tags)}}},
+        "variable": {
+            "region": {"type": "string", "default": plan.region},
+            **{
+                name: {"type": "string", "description": text}
+                for name, text in (_IMAGE if image else _CODE).items()
+            },
+        },
+        "data": {
+            "aws_caller_identity": {"current": {}},
+            "aws_partition": {"current": {}},
+        },
+        "resource": resources,
+        "output": {"broker": {"value": plan.broker}, "backend": {"value": plan.backend}},
+    }
+
+
+_CODE = {"code_bucket": "Where the zip is", "code_key": "The zip's key, made of its hash"}
+_IMAGE = {"image_uri": "The functions' image, by digest"}
+_KEPT = {"lifecycle": {"prevent_destroy": True}}
+
+
+def _common(queue: Queue) -> dict[str, Any]:
+    encryption: dict[str, Any] = {"sqs_managed_sse_enabled": True}
+    if queue.kms_key:
+        encryption = {"kms_master_key_id": queue.kms_key}
+    return {
+        "message_retention_seconds": queue.retention,
+        "receive_wait_time_seconds": 20,
+        **encryption,
+        **({"fifo_queue": True} if queue.fifo else {}),
+        **_KEPT,
+    }
+
+
+def _queue(queue: Queue) -> dict[str, Any]:
+    dead = f"${{aws_sqs_queue.{named(f'{queue.name}-dead')}.arn}}"
+    redrive = {"deadLetterTargetArn": dead, "maxReceiveCount": queue.max_receive_count}
+    return _common(queue) | {
+        "name": queue.full_name,
+        "visibility_timeout_seconds": queue.visibility,
+        "redrive_policy": json.dumps(redrive),
+    }
+
+
+def _table(plan: Plan) -> dict[str, Any]:
+    table = plan.table
+    assert table is not None
+    encryption: dict[str, Any] = {}
+    if table.kms_key:
+        encryption = {"server_side_encryption": {"enabled": True, "kms_key_arn": table.kms_key}}
+    return {
+        "name": table.name,
+        "billing_mode": table.billing,
+        "hash_key": "pk",
+        "range_key": "sk",
+        "attribute": [{"name": "pk", "type": "S"}, {"name": "sk", "type": "S"}],
+        "ttl": {"attribute_name": table.ttl, "enabled": True},
+        **encryption,
+        **_KEPT,
+    }
+
+
+def _role(name: str, who: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "assume_role_policy": json.dumps(who)}
+
+
+def _function(plan: Plan, function: Function) -> dict[str, Any]:
+    code: dict[str, Any] = {"package_type": "Image", "image_uri": "${var.image_uri}"}
+    if function.package == "zip":
+        code = {
+            "s3_bucket": "${var.code_bucket}",
+            "s3_key": "${var.code_key}",
+            "runtime": function.runtime,
+            "handler": function.handler,
+        }
+    made: dict[str, Any] = {
+        "function_name": function.name,
+        "role": f"${{aws_iam_role.{named(function.name)}.arn}}",
+        "architectures": [function.architecture],
+        "memory_size": function.memory,
+        "timeout": function.timeout,
+        "environment": {"variables": environment(plan, function)},
+        "tracing_config": {"mode": function.tracing},
+        "logging_config": {"log_format": "Text", "log_group": function.log_group},
+        "depends_on": [f"aws_cloudwatch_log_group.{named(function.name)}"],
+        **code,
+    }
+    if function.layers:
+        made["layers"] = list(function.layers)
+    if function.reserved_concurrency is not None:
+        made["reserved_concurrent_executions"] = function.reserved_concurrency
+    if function.provisioned:
+        made["publish"] = True
+    return made
+
+
+def _warm(function: Function, add: Any) -> None:
+    if not function.provisioned:
+        return
+    name = named(function.name)
+    add(
+        "aws_lambda_alias",
+        function.name,
+        {
+            "name": "live",
+            "function_name": f"${{aws_lambda_function.{name}.function_name}}",
+            "function_version": f"${{aws_lambda_function.{name}.version}}",
+        },
+    )
+    add(
+        "aws_lambda_provisioned_concurrency_config",
+        function.name,
+        {
+            "function_name": f"${{aws_lambda_function.{name}.function_name}}",
+            "qualifier": f"${{aws_lambda_alias.{name}.name}}",
+            "provisioned_concurrent_executions": function.provisioned,
+        },
+    )
+
+
+def _scaling(most: int | None) -> dict[str, Any]:
+    return {} if most is None else {"scaling_config": {"maximum_concurrency": most}}
+
+
+def _alarm(alarm: Alarm) -> dict[str, Any]:
+    namespace, metric, dimension, statistic = METRICS[alarm.metric]
+    return {
+        "alarm_name": alarm.name,
+        "namespace": namespace,
+        "metric_name": metric,
+        "dimensions": {dimension: alarm.of},
+        "statistic": statistic,
+        "period": _PERIOD,
+        "evaluation_periods": 1,
+        "threshold": alarm.threshold,
+        "comparison_operator": "GreaterThanThreshold",
+        "treat_missing_data": "notBreaching",
+        **({"alarm_actions": [alarm.topic]} if alarm.topic else {}),
+    }
+
+
+def _schedules(plan: Plan, add: Any) -> None:
+    if not plan.schedules:
+        return
+    source = schedule_source(plan)
+    name = f"{plan.stack}-scheduler-{plan.region}"
+    add("aws_scheduler_schedule_group", "schedules", {"name": plan.stack})
+    add("aws_iam_role", "scheduler", _role(name, trust("scheduler.amazonaws.com", _HERE, source)))
+    add(
+        "aws_iam_role_policy",
+        "scheduler",
+        {
+            "name": "fire",
+            "role": "${aws_iam_role.scheduler.id}",
+            "policy": json.dumps(document(statements(plan, "scheduler"), _HERE)),
+        },
+    )
+    for schedule in plan.schedules:
+        add("aws_scheduler_schedule", schedule.name, _schedule(plan, schedule))
+
+
+def _schedule(plan: Plan, schedule: Schedule) -> dict[str, Any]:
+    queue = plan.queue(schedule.queue)
+    target: dict[str, Any] = {
+        "arn": f"${{aws_sqs_queue.{named(queue.name)}.arn}}",
+        "role_arn": "${aws_iam_role.scheduler.arn}",
+        "input": schedule.input,
+        "dead_letter_config": {"arn": f"${{aws_sqs_queue.{named(f'{queue.name}-dead')}.arn}}"},
+    }
+    if queue.fifo:
+        target["sqs_parameters"] = {"message_group_id": schedule.group or schedule.name}
+    return {
+        "name": schedule.name,
+        "group_name": "${aws_scheduler_schedule_group.schedules.name}",
+        "schedule_expression": schedule.expression,
+        "schedule_expression_timezone": schedule.timezone,
+        "state": "ENABLED" if schedule.enabled else "DISABLED",
+        "flexible_time_window": {"mode": "OFF"},
+        "target": target,
+    }

@@ -1,0 +1,1 @@
+"""Makes AWS equal to a plan, through CloudFormation's change sets."""

@@ -1,0 +1,193 @@
+"""Makes a stack as a plan says: propose, show, ask, upload, execute, follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from cloudq_deploy.plan import Plan
+from cloudq_deploy.render.cloudformation import template
+from cloudq_deploy.stack.access import Aws, DeployError, asking
+from cloudq_deploy.stack.adopt import adoptable, importing
+from cloudq_deploy.stack.bucket import Bucket, Release
+from cloudq_deploy.stack.changes import ChangeSet, Proposal, discard, propose
+from cloudq_deploy.stack.drift import Drift, drift
+from cloudq_deploy.stack.foreign import check_free
+from cloudq_deploy.stack.standing import check_ours, check_ready, look
+from cloudq_deploy.stack.watch import Event, follow, seen
+
+# After an import, or before there is anything, CloudFormation compares nothing.
+_COMPARABLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
+_DONE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
+
+
+class Screen(Protocol):
+    """Whom an apply shows what it does, and asks."""
+
+    def show(self, changes: ChangeSet) -> None: ...
+    def confirm(self, changes: ChangeSet) -> bool: ...
+    def tell(self, event: Event) -> None: ...
+    def note(self, message: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """What functions run: a zip by the digest of its contents, or an image."""
+
+    digest: str
+    path: Path | None = None
+    image: str | None = None
+
+
+def apply(
+    aws: Aws,
+    plan: Plan,
+    code: Code,
+    screen: Screen,
+    *,
+    bucket: Bucket,
+    adopt: bool = False,
+    ignore_drift: bool = False,
+) -> Mapping[str, str] | None:
+    """Make the stack equal to the plan; its outputs, or None if the answer was no.
+
+    Raises `DeployError`: before anything is changed, or after a failure and its rollback.
+    """
+    parameters = {"CodeBucket": bucket.name, "CodeKey": bucket.code_key(code.digest)}
+    if code.image:
+        parameters = {"ImageUri": code.image}
+    made = template(plan, code.digest)
+    # A stack keeps its parameters as it keeps its template, so these are what a rollback needs.
+    proposal = Proposal(stack=plan.stack, template=made, parameters=parameters, tags=plan.tags)
+    if adopt and not _adopt(aws, plan, proposal, screen, bucket):
+        return None
+    upload = None
+    if code.path is not None:
+        upload = partial(_upload, bucket, code.path, parameters["CodeKey"], screen)
+    return change(
+        aws, plan.app, proposal, screen, bucket=bucket, upload=upload, ignore_drift=ignore_drift
+    )
+
+
+def _adopt(aws: Aws, plan: Plan, proposal: Proposal, screen: Screen, bucket: Bucket) -> bool:
+    """Take queues and tables that exist into the stack, as a change of its own; False for no."""
+    standing = look(aws, plan.stack)
+    found = adoptable(aws, plan.stack, proposal.template, standing)
+    if not found:
+        return True
+    template = importing(aws, plan.stack, proposal.template, found, standing)
+    declared = template.get("Parameters", {})
+    taking = replace(
+        proposal,
+        template=template,
+        parameters={}
+        if standing is None
+        else {name: value for name, value in standing.parameters.items() if name in declared},
+        imports=found,
+    )
+    taken = change(
+        aws, plan.app, taking, screen, bucket=bucket, upload=None, ignore_drift=True, keep=False
+    )
+    return taken is not None
+
+
+def roll_back(
+    aws: Aws, app: str, stack: str, tags: Mapping[str, str], screen: Screen, *, bucket: Bucket
+) -> Mapping[str, str] | None:
+    """Make the stack as it was before its last apply. Raises `DeployError`."""
+    releases = bucket.releases()
+    if len(releases) < 2:
+        raise DeployError(f"the stack {stack} has no release before the present one")
+    earlier: Release = bucket.release(releases[1])
+    screen.note(f"back to the release of {earlier.at}")
+    proposal = Proposal(
+        stack=stack, template=earlier.template, parameters=earlier.parameters, tags=tags
+    )
+    return change(aws, app, proposal, screen, bucket=bucket, upload=None, ignore_drift=True)
+
+
+def change(
+    aws: Aws,
+    app: str,
+    proposal: Proposal,
+    screen: Screen,
+    *,
+    bucket: Bucket,
+    upload: Callable[[], None] | None,
+    ignore_drift: bool,
+    keep: bool = True,
+) -> Mapping[str, str] | None:
+    """The steps of every change of a stack."""
+    stack = proposal.stack
+    standing = look(aws, stack)
+    if standing is not None:
+        check_ours(standing, app)
+        check_ready(standing)
+        if not ignore_drift and standing.status in _COMPARABLE:
+            _check_drift(drift(aws, stack), stack)
+    proposed = propose(aws, proposal, standing, bucket)
+    if proposed is None:
+        screen.note(f"no changes: the stack {stack} is as the code says")
+        return standing.outputs if standing else {}
+    try:
+        if not proposal.imports:
+            check_free(aws, proposed.changes, proposal.template)
+        screen.show(proposed)
+        agreed = screen.confirm(proposed)
+    except BaseException:
+        discard(aws, proposed)
+        raise
+    if not agreed:
+        discard(aws, proposed)
+        screen.note("nothing was changed")
+        return None
+    bucket.prepare()
+    if upload is not None:
+        upload()
+    _execute(aws, proposed, screen)
+    if keep:
+        bucket.save(proposal.template, proposal.parameters)
+    after = look(aws, stack)
+    return after.outputs if after else {}
+
+
+def _check_drift(drifts: Sequence[Drift], stack: str) -> None:
+    if drifts:
+        raise DeployError(
+            f"the stack {stack} was changed by hand: {'; '.join(map(str, drifts))}. An apply "
+            "leaves what its template does not change: put it back, or go on with "
+            "--ignore-drift; nothing was changed"
+        )
+
+
+def _upload(bucket: Bucket, path: Path, key: str, screen: Screen) -> None:
+    if bucket.upload(path, key):
+        screen.note(f"uploaded s3://{bucket.name}/{key}")
+
+
+def _execute(aws: Aws, proposed: ChangeSet, screen: Screen) -> None:
+    stack = proposed.stack
+    known = seen(aws, stack)
+    with asking(f"change the stack {stack}"):
+        aws.cloudformation.execute_change_set(ChangeSetName=proposed.id)
+    try:
+        status, why = follow(aws, stack, known, screen.tell)
+    except KeyboardInterrupt:
+        screen.note(
+            f"the stack {stack} goes on changing in AWS: `cloudq deploy status` shows how it ends"
+        )
+        raise
+    if status not in _DONE:
+        raise DeployError(_failure(stack, status, why))
+
+
+def _failure(stack: str, status: str, why: str | None) -> str:
+    back = {
+        "ROLLBACK_COMPLETE": "what it had made was taken back; `cloudq deploy destroy` clears it",
+        "UPDATE_ROLLBACK_COMPLETE": "the stack is as it was before",
+    }
+    stands = back.get(status, f"the stack is in {status} and was not rolled back to the end")
+    return f"the stack {stack} could not be changed: {why or 'no reason was given'}; {stands}"

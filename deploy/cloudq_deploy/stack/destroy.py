@@ -1,0 +1,112 @@
+"""Deletes a stack; its queues and its table only if that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from botocore.exceptions import ClientError
+
+from cloudq_deploy.stack.access import Aws, DeployError, asking, code_of, message_of
+from cloudq_deploy.stack.apply import Screen
+from cloudq_deploy.stack.bucket import Bucket
+from cloudq_deploy.stack.standing import look
+from cloudq_deploy.stack.watch import follow, seen
+
+_GONE = frozenset(
+    {
+        "AWS.SimpleQueueService.NonExistentQueue",
+        "QueueDoesNotExist",
+        "ResourceNotFoundException",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """One resource of a stack, by its own name in AWS."""
+
+    name: str
+    kind: str
+    physical: str
+    status: str
+
+    @property
+    def is_data(self) -> bool:
+        return self.kind in ("AWS::SQS::Queue", "AWS::DynamoDB::Table")
+
+
+def resources(aws: Aws, stack: str) -> list[Resource]:
+    """All of a stack's resources; none where there is no stack."""
+    with asking(f"list the resources of the stack {stack}"):
+        try:
+            pages = list(
+                aws.cloudformation.get_paginator("list_stack_resources").paginate(StackName=stack)
+            )
+        except ClientError as error:
+            if "does not exist" in message_of(error):
+                return []
+            raise
+    return [
+        Resource(
+            name=each["LogicalResourceId"],
+            kind=each["ResourceType"],
+            physical=each.get("PhysicalResourceId", ""),
+            status=each["ResourceStatus"],
+        )
+        for page in pages
+        for each in page["StackResourceSummaries"]
+    ]
+
+
+def destroy(
+    aws: Aws, stack: str, screen: Screen, *, bucket: Bucket, data: bool
+) -> Sequence[Resource]:
+    """Delete the stack and its code; what is kept. Raises `DeployError`."""
+    standing = look(aws, stack)
+    listed = resources(aws, stack) if standing else []
+    kept = [each for each in listed if each.is_data and each.status != "DELETE_COMPLETE"]
+    if standing is not None:
+        with asking(f"delete the stack {stack}"):
+            # By its id a stack is found when it is deleted, too.
+            [found] = aws.cloudformation.describe_stacks(StackName=stack)["Stacks"]
+            known = seen(aws, stack)
+            aws.cloudformation.delete_stack(StackName=stack)
+        status, why = follow(aws, found.get("StackId", stack), known, screen.tell)
+        if status != "DELETE_COMPLETE":
+            raise DeployError(
+                f"the stack {stack} could not be deleted: {why or status}; what is left of it: "
+                "`cloudq deploy status`"
+            )
+    if data:
+        for each in kept:
+            _delete(aws, each)
+            screen.note(f"deleted {each.physical}")
+    bucket.clear()
+    return [] if data else [each for each in kept if _is_there(aws, each)]
+
+
+def _delete(aws: Aws, resource: Resource) -> None:
+    with asking(f"delete {resource.physical}"):
+        try:
+            if resource.kind == "AWS::DynamoDB::Table":
+                aws.dynamodb.delete_table(TableName=resource.physical)
+            else:
+                aws.sqs.delete_queue(QueueUrl=resource.physical)
+        except ClientError as error:
+            if code_of(error) not in _GONE:
+                raise
+
+
+def _is_there(aws: Aws, resource: Resource) -> bool:
+    with asking(f"look at {resource.physical}"):
+        try:
+            if resource.kind == "AWS::DynamoDB::Table":
+                aws.dynamodb.describe_table(TableName=resource.physical)
+            else:
+                aws.sqs.get_queue_attributes(QueueUrl=resource.physical)
+        except ClientError as error:
+            if code_of(error) in _GONE:
+                return False
+            raise
+    return True

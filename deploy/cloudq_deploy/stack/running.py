@@ -1,0 +1,84 @@
+"""Looks at what runs, and makes it run: logs of functions, and calls of single tasks."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from cloudq_deploy.plan import Function
+from cloudq_deploy.stack.access import Aws, DeployError, asking, code_of
+
+_POLL = 1.0
+_REACH = 5.0  # seconds behind the newest line in which later ones may still turn up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of a function's log; `at` in epoch seconds."""
+
+    id: str
+    at: float
+    function: str
+    text: str
+
+
+def lines(
+    aws: Aws, functions: Sequence[Function], *, since: float, text: str = "", on: bool = False
+) -> Iterator[Line]:
+    """The lines of all functions since an epoch second, in their order; with `on`, for ever."""
+    seen: set[str] = set()
+    start = since
+    while True:
+        found = [
+            line
+            for function in functions
+            for line in _lines(aws, function, start, text)
+            if line.id not in seen
+        ]
+        found.sort(key=lambda line: line.at)
+        yield from found
+        if not on:
+            return
+        seen |= {line.id for line in found}
+        start = max([start, *(line.at - _REACH for line in found)])
+        time.sleep(_POLL)
+
+
+def _lines(aws: Aws, function: Function, since: float, text: str) -> Iterator[Line]:
+    with asking(f"read the log {function.log_group}"):
+        pages = aws.logs.get_paginator("filter_log_events").paginate(
+            logGroupName=function.log_group,
+            startTime=int(since * 1000),
+            filterPattern=f'"{text}"' if text else "",
+        )
+        try:
+            for page in pages:
+                for event in page["events"]:
+                    yield Line(
+                        id=event.get("eventId", ""),
+                        at=event.get("timestamp", 0) / 1000,
+                        function=function.name,
+                        text=event.get("message", "").rstrip(),
+                    )
+        except ClientError as error:
+            if code_of(error) != "ResourceNotFoundException":
+                raise
+
+
+def invoke(
+    aws: Aws, function: Function, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Have the function run one task now, and wait: the handler's answer. Raises `DeployError`."""
+    event = {"task": task, "args": list(args), "kwargs": dict(kwargs)}
+    with asking(f"invoke the function {function.name}"):
+        reply = aws.functions.invoke(FunctionName=function.name, Payload=json.dumps(event).encode())
+        answer: Any = json.loads(reply["Payload"].read() or b"null")
+    if reply.get("FunctionError"):
+        said = answer.get("errorMessage", answer) if isinstance(answer, dict) else answer  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        raise DeployError(f"the function {function.name} failed: {said}")
+    return answer
