@@ -1,4 +1,4 @@
-"""One delivery to one settlement: what happens to a message, and the only place a task is called.
+"""One delivery to one settlement: what happens to a message, from receive to its end.
 
 `open` looks at a batch of deliveries and settles those that are not to be run; `run` calls the
 task of one. `cloudq.settlement` then carries out what the settlements say. A worker, a Lambda,
@@ -32,7 +32,6 @@ from cloudq.errors import (
     ServiceError,
     UnknownTask,
 )
-from cloudq.history import Level
 from cloudq.judging import Judge, bare
 from cloudq.message import TaskMessage
 from cloudq.middleware import Call, Context, Middleware, Request, current_request, onion
@@ -106,7 +105,6 @@ class Executor:
             clock=clock,
         )
         self.tracing = open_tracing(conf.tracing)
-        self._has_events = conf.task_events is not Level.NONE
         calling = Calling(tasks, run_async, stop_at_hard_limit=stop_at_hard_limit)
         self._call: Call = onion(middleware, calling)
 
@@ -322,11 +320,12 @@ class Executor:
 
     def _tell_started(self, job: Job, task: Task[..., Any], started: float) -> None:
         """Record that a call has started, where that is wanted."""
-        is_tracked = self._outcomes.tracks(task) and not self._outcomes.ignores_result(job.message)
-        if not (is_tracked or self._has_events):
-            return
         backend = self.backend
         if backend is None:
+            return
+        is_tracked = self._outcomes.tracks(task) and not self._outcomes.ignores_result(job.message)
+        is_noted = backend.history is not None and backend.history.keeps(State.STARTED)
+        if not (is_tracked or is_noted):
             return
         record = self._outcomes.record(job, State.STARTED, started)
         if is_tracked:
@@ -334,7 +333,7 @@ class Executor:
                 backend.advance(record)
             except ServiceError as error:  # the task can run all the same; its end is recorded
                 log.warning("task %s: STARTED is not recorded: %s", job.message.id, error)
-        if backend.history is not None and backend.history.keeps(State.STARTED):
+        if is_noted:
             backend.note(record)
 
     def _entered(
