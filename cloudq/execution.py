@@ -1,4 +1,4 @@
-"""One delivery to one settlement: what happens to a message, and the only place a task is called.
+"""One delivery to one settlement: what happens to a message, from receive to its end.
 
 `open` looks at a batch of deliveries and settles those that are not to be run; `run` calls the
 task of one. `cloudq.settlement` then carries out what the settlements say. A worker, a Lambda,

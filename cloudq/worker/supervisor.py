@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import time
@@ -30,6 +31,8 @@ from cloudq.worker.slots import Slots
 
 log = logging.getLogger("cloudq.worker")
 
+# Messages come by the thousand and hold each other in no cycles.
+_COLLECTED = 10_000
 _TICK = 0.05
 _PATIENCE = 0.2
 
@@ -157,6 +160,9 @@ class Worker:
             log.warning("the store is not there yet: %s", error)
 
     def _start(self) -> None:
+        # What is loaded by now stays: to look through it again at each collection is lost time.
+        gc.freeze()
+        gc.set_threshold(_COLLECTED)
         self._leases.start()
         self._settler.start()
         self._parked.start()
