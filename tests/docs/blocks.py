@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Self
+from typing import Self
 
 from cloudq.app import CloudQ
 from cloudq.testing import drain
@@ -156,31 +156,59 @@ class Shell:
         self._workers.clear()
 
 
+class Session:
+    """What a page's Python blocks share; what they send to `app` is run in the background."""
+
+    def __init__(self, name: str) -> None:
+        self._module = ModuleType(name)
+        self._stopped = threading.Event()
+        self._running = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name=f"work-{name}")
+
+    def run(self, block: Block, page: Path) -> None:
+        """Run a block. One that has a worker of its own is the only one to take messages."""
+        # Padded, so that a traceback shows the line of the page.
+        code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+        if "with worker(" in block.text:
+            with self._running:
+                exec(code, vars(self._module))
+        else:
+            exec(code, vars(self._module))
+
+    def __enter__(self) -> Self:
+        sys.modules[self._module.__name__] = self._module
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+        del sys.modules[self._module.__name__]
+
+    def _work(self) -> None:
+        """A worker of one slot in this process, for the app that the page has made by now."""
+        while not self._stopped.wait(0.01):
+            app = getattr(self._module, "app", None)
+            if isinstance(app, CloudQ):
+                with self._running:
+                    drain(app)
+
+
 @contextmanager
-def session(name: str, folder: Path) -> Generator[dict[str, Any]]:
-    """The namespace that a page's Python blocks share; what they send to `app` is run."""
-    module = ModuleType(name)
-    sys.modules[name] = module
+def session(name: str, folder: Path) -> Generator[Session]:
+    """A session whose blocks can import the files of `folder`, which are forgotten afterwards."""
     sys.path.insert(0, str(folder))
     before = set(sys.modules)
-    stopped = threading.Event()
-    thread = threading.Thread(target=_work, args=(module, stopped), name=f"work-{name}")
-    thread.start()
     try:
-        yield vars(module)
+        with Session(name) as made:
+            yield made
     finally:
-        stopped.set()
-        thread.join()
         sys.path.remove(str(folder))
         for loaded in set(sys.modules) - before:
             if str(folder) in (getattr(sys.modules[loaded], "__file__", None) or ""):
                 del sys.modules[loaded]
-        del sys.modules[name]
-
-
-def _work(module: ModuleType, stopped: threading.Event) -> None:
-    """A worker of one slot in this process, for the app that the page has made by now."""
-    while not stopped.wait(0.01):
-        app = getattr(module, "app", None)
-        if isinstance(app, CloudQ):
-            drain(app)

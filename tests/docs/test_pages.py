@@ -42,14 +42,12 @@ def test_python_blocks_of_a_page_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CLOUDQ_BROKER", f"memory://docs-{name}")
     page = ROOT / "docs" / f"{name}.md"
-    with session(f"docs_{name}", tmp_path) as namespace:
+    with session(f"docs_{name}", tmp_path) as shared:
         for block in blocks(page):
             if block.file:
                 (tmp_path / block.file).write_text(block.text)
             elif block.language == "python":
-                # Padded, so that a traceback shows the line of the page.
-                code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
-                exec(code, namespace)
+                shared.run(block, page)
 
 
 def test_readme_on_this_machine(tmp_path: Path) -> None:

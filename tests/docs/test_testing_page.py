@@ -35,6 +35,6 @@ def test_the_tests_on_the_page_pass(tmp_path: Path) -> None:
 def test_the_page_runs_without_pytest_too(tmp_path: Path) -> None:
     plain = [b for b in blocks(PAGE) if b.language == "python" and not b.file]
     assert plain
-    with session("docs_testing", tmp_path) as namespace:
+    with session("docs_testing", tmp_path) as shared:
         for block in plain:
-            exec(compile("\n" * (block.line - 1) + block.text, str(PAGE), "exec"), namespace)
+            shared.run(block, PAGE)
