@@ -22,6 +22,23 @@ _SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """How much a cloud takes unzipped, in bytes; `hint` is what else one could do."""
+
+    cloud: str
+    unzipped: int
+    hint: str
+
+
+LAMBDA = Limit(
+    cloud="Lambda",
+    unzipped=LIMIT,
+    hint="Leave something out (exclude, services), put it in a layer, or use --package image "
+    "(10 GB)",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
     """A zip on the disk. `digest` is of its contents, whoever compressed them; sizes in bytes."""
 
@@ -45,18 +62,17 @@ def digest_of(contents: Contents) -> str:
     return whole.hexdigest()
 
 
-def write(contents: Contents, path: Path) -> Package:
-    """Write the zip. Raises `ConfigurationError` for one that Lambda would not take."""
+def write(contents: Contents, path: Path, limit: Limit = LAMBDA) -> Package:
+    """Write the zip. Raises `ConfigurationError` for one that the cloud would not take."""
     parts = Counter[str]()
     for name, content in contents.items():
         parts[part_of(name)] += len(content)
     unzipped = sum(parts.values())
-    if unzipped > LIMIT:
+    if unzipped > limit.unzipped:
         shown = ", ".join(f"{name} {megabytes(size)}" for name, size in parts.most_common(_SHOWN))
         raise ConfigurationError(
-            f"the function has {megabytes(unzipped)} unzipped, and Lambda takes "
-            f"{megabytes(LIMIT)}: {shown}. Leave something out (exclude, services), put it in a "
-            "layer, or use --package image (10 GB)"
+            f"the function has {megabytes(unzipped)} unzipped, and {limit.cloud} takes "
+            f"{megabytes(limit.unzipped)}: {shown}. {limit.hint}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:

@@ -68,11 +68,13 @@ Pins = Mapping[str, str]
 """Canonical names of distributions, and for each the line that installs it."""
 
 
-def locked(folder: Path, platform: Platform, file: str | None = None) -> Pins:
-    """The pins for the project in a folder. Raises `ConfigurationError`."""
+def locked(
+    folder: Path, platform: Platform, file: str | None = None, needed: str = _NEEDED
+) -> Pins:
+    """The pins for the project in a folder, on a cloud's extra. Raises `ConfigurationError`."""
     path = _lock_file(folder, file)
     pins = dict(_read(path, platform)) if path else {}
-    wanted = [Requirement(_NEEDED), *([] if path else _declared(folder))]
+    wanted = [Requirement(needed), *([] if path else _declared(folder))]
     for name, version in _installed(wanted, platform, pins):
         pins[name] = f"{name}=={version}"
     pins.pop(_CLOUDQ, None)
