@@ -90,8 +90,8 @@ class Scheduler:
 
     # ---- the jobs there shall be
 
-    def jobs(self) -> dict[str, Job]:
-        """The jobs of the app's schedules, by name.
+    def jobs(self, of: Mapping[str, Scheduled] | None = None) -> dict[str, Job]:
+        """The jobs of the app's schedules, or of these, by name.
 
         Raises `ConfigurationError` for a schedule that the cloud cannot have.
         """
@@ -101,7 +101,7 @@ class Scheduler:
                 "a cloud's scheduler cannot sign messages, and signing_required is on: run a beat"
             )
         found: dict[str, Job] = {}
-        for scheduled in self._app.schedules.all().values():
+        for scheduled in (self._app.schedules.all() if of is None else of).values():
             if scheduled.entry is None:
                 raise ConfigurationError(scheduled.error)
             for job in self._jobs_of(scheduled, scheduled.entry):
@@ -176,9 +176,12 @@ class Scheduler:
 
     # ---- the plan
 
-    def plan(self) -> Plan:
-        """Compare what is with what shall be. Raises `ConfigurationError`, `ServiceError`."""
-        wanted = self.jobs()
+    def plan(self, of: Mapping[str, Scheduled] | None = None) -> Plan:
+        """Compare what is with what shall be, of the app's schedules or of these.
+
+        Raises `ConfigurationError`, `ServiceError`.
+        """
+        wanted = self.jobs(of)
         with self._wrapped("look at"):
             there = self._driver.current(self.group)
             fields = {name: self._driver.fields(job) for name, job in wanted.items()}

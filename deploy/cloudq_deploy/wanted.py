@@ -10,6 +10,8 @@ from cloudq.app import CloudQ
 from cloudq.errors import ConfigurationError
 from cloudq.hosting import Hosting
 from cloudq.priorities import queues_for
+from cloudq.schedules.registry import Scheduled
+from cloudq.schedules.standing import Standing
 from cloudq.task import Task
 
 AnyTask = Task[..., Any]
@@ -107,3 +109,14 @@ def timeout_of(app: CloudQ, tasks: Sequence[AnyTask], stated: int | None) -> int
             f"{timeout} s: the timeout must be {_RESERVE} s longer, for recording"
         )
     return timeout
+
+
+def declared_schedules(app: CloudQ) -> dict[str, Scheduled]:
+    """The schedules of the code, as they are without any that were made or paused at run time.
+
+    Asks no store. Raises `ConfigurationError`.
+    """
+    return {
+        name: Scheduled(name=name, entry=entry, standing=Standing())
+        for name, entry in app.schedules.declared().items()
+    }

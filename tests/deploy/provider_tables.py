@@ -45,7 +45,8 @@ USED = {
 }
 # What every resource may have, whatever the provider.
 _META = frozenset({"count", "depends_on", "for_each", "lifecycle", "provider"})
-_REFERENCE = re.compile(r"\$\{(?:[a-z0-9]+\()?([^{}()]+?)\)?\}")
+# What is named in an expression, alone or within one call of a function; `$${` is a text.
+_REFERENCE = re.compile(r"(?<!\$)\$\{(?:[a-z0-9]+\()?([^{}()]+?)\)?\}")
 Table = Mapping[str, Any]
 
 
@@ -133,6 +134,8 @@ def _dangling(path: str, configuration: Mapping[str, Any], known: Table, where: 
     first, *rest = re.sub(r"\[[^\]]*\]", "", path).split(".")
     if first == "var":
         return [] if rest[0] in configuration.get("variable", {}) else [f"{where}: no variable"]
+    if not rest:
+        return [f"{where}: names nothing"]
     place = configuration.get("data" if first == "data" else "resource", {})
     kind, *tail = rest if first == "data" else (first, *rest)
     name, *attributes = tail
