@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cloudq.errors import ConfigurationError
+from cloudq.hosting import Hosting
 from cloudq_deploy.target import OTHERS, RUNTIMES, Target, checked, own_runtime, written
 
 # What `[tool.cloudq.deploy]` says for all clouds; the rest of it is of AWS alone.
@@ -38,6 +40,9 @@ class Shared(BaseModel):
     schedules: Literal["cloud", "none"] = Field(
         default="cloud", description="none: a beat runs the periodic tasks"
     )
+    ignore: tuple[
+        Literal["batch_size", "batch_window", "max_concurrency", "reserved_concurrency"], ...
+    ] = Field(default=(), description="hints of decorators that are meant for another cloud")
     env: dict[str, str] = Field(default={}, description="variables of all functions")
     include: tuple[str, ...] = Field(default=(), description="files to pack, as globs")
     exclude: tuple[str, ...] = Field(default=(), description="files not to pack, as globs")
@@ -49,6 +54,10 @@ class Shared(BaseModel):
         if runtime not in RUNTIMES:
             raise ValueError(f"{runtime!r} is none of {', '.join(RUNTIMES)}")
         return runtime
+
+    def heeded(self, hints: Hosting) -> Hosting:
+        """Hints without those that are to be ignored."""
+        return replace(hints, **dict.fromkeys(self.ignore))
 
     @property
     def python(self) -> str:

@@ -22,6 +22,8 @@ from cloudq.errors import ConfigurationError
 _FILES = ("requirements.lock", "requirements.txt")
 _CLOUDQ = "cloudq"
 _NEEDED = "cloudq[aws]"
+# Each brings its libraries; a zip has those of its own cloud.
+_CLOUDS = frozenset({"all", "aws", "azure", "deploy", "gcp"})
 # Of its command line, which no function runs.
 _COMMAND_LINE = frozenset({"rich", "typer"})
 
@@ -130,7 +132,11 @@ def _declared(folder: Path) -> list[Requirement]:
     if not file.is_file():
         return []
     stated = tomllib.loads(file.read_text()).get("project", {}).get("dependencies", [])
-    return [Requirement(text) for text in stated]
+    found = [Requirement(text) for text in stated]
+    for requirement in found:
+        if canonicalize_name(requirement.name) == _CLOUDQ:
+            requirement.extras -= _CLOUDS
+    return found
 
 
 def _installed(

@@ -130,7 +130,7 @@ def _check_named(option: str, given: Mapping[str, str], known: Sequence[str]) ->
 def _function(
     app: CloudQ, target: GoogleTarget, tasks: Sequence[AnyTask], *, name: str, queues: Sequence[str]
 ) -> Function:
-    hints = merged(tasks)
+    hints = target.heeded(merged(tasks))
     _refuse_hints(hints, f"function {name}")
     timeout = timeout_of(app, tasks, hints.timeout or target.timeout)
     taken = [variable for variable in (*target.env, *hints.env) if variable in _OURS]
@@ -164,12 +164,12 @@ def _refuse_hints(hints: Hosting, of: str) -> None:
     if hints.reserved_concurrency is not None:
         raise ConfigurationError(
             f"{of}: reserved_concurrency is {hints.reserved_concurrency}, and Cloud Run sets "
-            "nothing aside: max_concurrency bounds the function's instances"
+            "nothing aside: max_concurrency bounds the function's instances; or name it in ignore"
         )
     if hints.batch_window or (hints.batch_size or 1) > 1:
         raise ConfigurationError(
             f"{of}: batch_size and batch_window: Pub/Sub pushes one message at a time; leave them "
-            "out, or raise concurrency in [tool.cloudq.deploy.google]"
+            "out, or name them in ignore of [tool.cloudq.deploy.google]"
         )
 
 
