@@ -39,7 +39,10 @@ def plan_of(app: CloudQ, entry: str, target: AzureTarget) -> Plan:
     options = _options(address, f"{stack}-")
     namespace = target.namespace or _named(address) or f"{stack}-queues"
     tasks, names = tasks_of(app), queue_names(app)
-    hints = {name: merged([task for task in tasks if reads(app, task, [name])]) for name in names}
+    hints = {
+        name: target.heeded(merged([task for task in tasks if reads(app, task, [name])]))
+        for name in names
+    }
     for name, each in hints.items():
         _refuse_hints(each, f"queue {name}")
     stated = max((each.timeout for each in hints.values() if each.timeout), default=None)

@@ -19,6 +19,8 @@ LIMIT = 250 * 1024 * 1024
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can name
 _MODE = 0o100644
 _SHOWN = 8
+# Where Azure's worker looks for packages.
+_AZURES = ".python_packages/lib/site-packages/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,7 @@ def write(contents: Contents, path: Path, limit: Limit = LAMBDA) -> Package:
 
 def part_of(name: str) -> str:
     """The part of the zip that a file is counted to: a package, or botocore's descriptions."""
-    first, _, rest = name.partition("/")
+    first, _, rest = name.removeprefix(_AZURES).partition("/")
     if first == "botocore" and rest.startswith("data/"):
         return "botocore/data"
     if first.endswith((".dist-info", ".libs")) or not rest:

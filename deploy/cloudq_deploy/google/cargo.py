@@ -1,8 +1,8 @@
 """What is in the zip of a Cloud Run function: `main.py` for functions-framework, all vendored.
 
-The zip lies in `/workspace`, which is the first of Python's paths there. The build of Cloud Run
-functions installs `requirements.txt`, so that has the framework alone: everything else is what
-was packed here.
+The build of Cloud Run functions installs `requirements.txt`, so that has the framework alone:
+everything else is what was packed here. It lies in `/workspace`, the last of Python's paths, so of
+what the framework needs itself, such as Flask, the framework's counts.
 """
 
 from __future__ import annotations
