@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shlex
+import shutil
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +29,7 @@ from cloudq_deploy.google.planning import plan_of
 from cloudq_deploy.google.target import GoogleTarget
 from cloudq_deploy.google.terraform import configuration
 from tests.deploy.provider_tables import complaints
+from tests.servers import lacking
 
 PLACE: dict[str, Any] = {"project": "my-project", "region": "europe-west1"}
 RICH: dict[str, Any] = {
@@ -319,3 +323,29 @@ def test_the_script_has_every_grant_and_function() -> None:
     pushed = [each for each in words if "modify-push-config" in each]
     assert len(pushed) == len(plan.queues)
     assert all("--no-allow-unauthenticated" in each for each in words if "deploy" in each)
+
+
+def test_gcloud_knows_every_command_of_the_script(tmp_path: Path) -> None:
+    gcloud = shutil.which("gcloud")
+    if gcloud is None:
+        lacking("no gcloud on the path")
+    lines = [line for line in script(rich()).splitlines() if not line.startswith("#")]
+    commands = [
+        line[line.index("gcloud ") :].removesuffix(")") for line in lines if "gcloud" in line
+    ]
+    assert {command.split()[1] for command in commands} == {
+        *("firestore", "functions", "iam", "projects", "pubsub", "run", "storage"),
+    }
+    wrong = f"{commands[0]} --no-such-flag"
+    file = tmp_path / "commands.json"
+    file.write_text(json.dumps([{"command_string": each} for each in (*commands, wrong)]))
+    done = subprocess.run(
+        [gcloud, "meta", "lint-gcloud-commands", f"--commands-file={file}"],
+        env=os.environ | {"CLOUDSDK_CONFIG": str(tmp_path / "config")},
+        capture_output=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert len(found) == len(commands) + 1
+    refused = [each for each in found if not each["success"]]
+    assert ["--no-such-flag" in each["error_message"] for each in refused] == [True]

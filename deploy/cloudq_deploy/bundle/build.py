@@ -115,6 +115,13 @@ def build(
     platform = Platform(python=target.python, architecture=target.architecture)
     own = sources.project_files(folder, include=target.include, exclude=target.exclude)
     check_entry(entry, own)
+    written = cargo.own(entry)
+    taken = sorted(own.keys() & written.keys())
+    if taken:
+        raise ConfigurationError(
+            f"{taken[0]} of the project has the name of a file that the deployment writes: rename "
+            "it, or add it to exclude"
+        )
     pins = locked(folder, platform, target.requirements, f"cloudq[{cargo.extra}]")
     with TemporaryDirectory(prefix="cloudq-") as room:
         stage = Path(room) / "stage"
@@ -125,7 +132,7 @@ def build(
         for name, content in cloudq_files(cargo.adapter):
             put(packages / name, content)
         _slim(packages, target)
-        _lay(stage, own, cargo.own(entry))
+        _lay(stage, own, written)
         here = f"{sys.version_info.major}.{sys.version_info.minor}"
         if here == target.python:
             _compile(stage, cargo.home)
@@ -157,11 +164,6 @@ def _lay(stage: Path, own: sources.Files, written: Mapping[str, bytes]) -> None:
         if (stage / name).exists():
             raise ConfigurationError(
                 f"{name} of the project has the name of a file of an installed package: rename it"
-            )
-        if name in written:
-            raise ConfigurationError(
-                f"{name} of the project has the name of the file that the functions start with: "
-                "rename it, or add it to exclude"
             )
         put(stage / name, file.read_bytes())
     for name, content in written.items():
