@@ -80,13 +80,19 @@ class Incomplete(ServiceError):
 
 
 class Scheduler:
-    """A cloud's scheduler, through its driver; the jobs of one app are a group of their own."""
+    """A cloud's scheduler, through its driver; the jobs of one owner are a group of their own.
 
-    def __init__(self, app: Publisher, driver: SchedulerDriver, *, url: str) -> None:
+    `owner` is the app's name where nothing else is said.
+    """
+
+    def __init__(
+        self, app: Publisher, driver: SchedulerDriver, *, url: str, owner: str | None = None
+    ) -> None:
         self._app = app
         self._driver = driver
         self._url = url
-        self.group = _GROUP.sub("-", f"cloudq-{app.name}")[:64]
+        self._owner = owner or app.name
+        self.group = _GROUP.sub("-", f"cloudq-{self._owner}")[:64]
 
     # ---- the jobs there shall be
 
@@ -172,7 +178,7 @@ class Scheduler:
 
     @property
     def _mark(self) -> str:
-        return f"{_MARK} {self._app.name}: "
+        return f"{_MARK} {self._owner}: "
 
     # ---- the plan
 

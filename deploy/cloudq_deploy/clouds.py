@@ -63,6 +63,10 @@ class Deployment(Protocol):
         """Make the cloud equal to the plan, as far as that goes; asks first."""
         ...
 
+    def destroy(self, *, data: bool, yes: bool) -> None:
+        """Delete what `apply` made, as far as it was; with `data` what holds messages, too."""
+        ...
+
 
 class Planner(Protocol):
     """Plans an app for one cloud. Raises `ConfigurationError`."""

@@ -59,7 +59,9 @@ def planned(target: dict[str, object] | None = None, /, name: str = "shop", **ta
 def rich(**target: Any) -> Plan:
     """A plan with everything that a plan can have."""
     bus = "servicebus://bus?prefix=x-&tier=premium"
-    app = CloudQ("shop", broker=bus, backend="aztables://shopstore/records", priority_queues=["mail"])
+    app = CloudQ(
+        "shop", broker=bus, backend="aztables://shopstore/records", priority_queues=["mail"]
+    )
     a = app.task(name="a", queue="mail", memory=1024, env={"MODE": "${x}"})(lambda: None)
     app.task(name="b", queue="orders.fifo", provisioned=2)(lambda: None)
     app.task(name="c", time_limit=600)(lambda: None)

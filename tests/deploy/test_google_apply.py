@@ -193,7 +193,10 @@ def test_a_service_that_is_away_is_told() -> None:
 
 @pytest.mark.usefixtures("fresh_modules", "google")
 def test_the_command_makes_topics_and_jobs_and_then_has_nothing_to_do(
-    shop: Path, scheduler: CloudSchedulerServer, capsys: pytest.CaptureFixture[str]
+    shop: Path,
+    scheduler: CloudSchedulerServer,
+    requests: Requests,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = shop / "shop" / "tasks.py"
     file.write_text(file.read_text() + PERIODIC)
@@ -206,7 +209,7 @@ def test_the_command_makes_topics_and_jobs_and_then_has_nothing_to_do(
     assert main([*command, "--yes"]) == 0
     shown = capsys.readouterr()
     assert f"+ topic         projects/{PROJECT}/topics/{stack}-mail-dead" in shown.out
-    assert "+ job           cloudq-shop-weekly" in shown.out
+    assert f"+ job           cloudq-{stack}-weekly" in shown.out
     assert "not made by this: accounts, rights" in shown.err
     [job] = scheduler.jobs.values()
     assert job.pubsub_target.topic_name == f"projects/{PROJECT}/topics/{stack}-default"
@@ -215,6 +218,27 @@ def test_the_command_makes_topics_and_jobs_and_then_has_nothing_to_do(
     assert capsys.readouterr().out == "no changes\n"
     assert main([*command, "--yes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["changes"] == []
+    # Another stack of the same app is left alone by all that follows.
+    assert main([*command[:-1], f"{stack}-x", "--yes"]) == 0
+    assert len(scheduler.jobs) == 2
+    destroy = ["deploy", "destroy", *command[2:], "--yes"]
+    assert main(destroy) == 0
+    assert [name.rpartition("/")[2] for name in scheduler.jobs] == [f"cloudq-{stack}-x-weekly"]
+    assert len(subscriptions(requests, stack)) == 8, "of both stacks: messages are in them"
+    capsys.readouterr()
+    assert main([*destroy, "--data"]) == 0
+    gone = f"- subscription  projects/{PROJECT}/subscriptions/{stack}-mail with what is in it"
+    assert gone in capsys.readouterr().out
+    assert subscriptions(requests, stack) == [
+        f"{stack}-x-{name}" for name in ("default", "default-dead", "mail", "mail-dead")
+    ]
+
+
+def subscriptions(requests: Requests, prefix: str) -> list[str]:
+    """The names of those whose name begins so."""
+    found = requests.subscriber.list_subscriptions(project=f"projects/{PROJECT}")
+    names = [each.name.rpartition("/")[2] for each in found]
+    return sorted(name for name in names if name.startswith(f"{prefix}-"))
 
 
 # ---- the zip

@@ -135,3 +135,9 @@ class AzureDeployment:
             "apply has no azure: cloudq deploy build azure && cloudq deploy export azure > "
             "main.tf.json && terraform init && terraform apply; nothing was changed"
         )
+
+    def destroy(self, *, data: bool, yes: bool) -> None:
+        """Nothing is deleted: raise `ConfigurationError` that says what to do instead."""
+        raise ConfigurationError(
+            "destroy has no azure: terraform destroy deletes what it made; nothing was changed"
+        )

@@ -265,18 +265,25 @@ def rollback_command(
 @common
 def destroy_command(
     target: Target,
-    cloud: Cloud = "aws",
+    cloud: AnyCloud = "aws",
     data: Annotated[
         bool, typer.Option("--data", help="Also the queues and the table, with what is in them.")
     ] = False,
     stack: Stack = None,
     region: Region = None,
+    google_project: GoogleProject = None,
     profile: Profile = None,
     endpoint_url: Endpoint = None,
     bucket: BucketName = None,
     yes: YesOption = False,
 ) -> None:
     """Delete the stack and its code. Queues and the table stay, unless --data is given."""
+    if cloud != "aws":
+        other = elsewhere.deployment(
+            cloud, target, project=google_project, bucket=bucket, stack=stack, region=region
+        )
+        other.destroy(data=data, yes=yes)
+        return
     plan, _ = _planned(target, stack, region, profile, endpoint_url)
     aws, kept = reach(plan, profile=profile, endpoint_url=endpoint_url, bucket=bucket)
     standing = look(aws, plan.stack)

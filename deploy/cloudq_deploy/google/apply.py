@@ -10,7 +10,7 @@ all topics of the project, one all subscriptions; then each step is one request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
@@ -34,7 +34,7 @@ from cloudq_deploy.google.planning import ownership
 from cloudq_gcp.errors import error_code
 from cloudq_gcp.pubsub_requests import TIMEOUT, Requests
 
-Parts = Mapping[str, str]
+Kind = Literal["topic", "subscription"]
 # A part of a subscription, and where it is in a request; those without a place never change.
 _PATHS = {
     "ack deadline": "ack_deadline_seconds",
@@ -61,7 +61,7 @@ class Change:
     """
 
     action: Literal["create", "update", "delete"]
-    kind: Literal["topic", "subscription"]
+    kind: Kind
     name: str
     parts: Mapping[str, tuple[str, str]]
     run: Callable[[Requests], object] = field(compare=False, repr=False)
@@ -112,19 +112,22 @@ def propose(
         if found is not None:
             _check_ours(plan, "subscription", name, found.labels, adopt=adopt)
         changes += _subscription_changes(subscription, found)
+    return [*changes, *removal(plan, standing, {*wanted, *wanted_topics})]
+
+
+def removal(plan: Plan, standing: Standing, kept: Collection[str] = ()) -> list[Change]:
+    """What deletes all that has the stack's labels but what is kept: subscriptions, then topics."""
     ours = ownership(plan.app, plan.stack)
-    gone = [
-        name
-        for name, each in standing.subscriptions.items()
-        if name not in wanted and _has(each.labels, ours)
+    places: tuple[tuple[Kind, Mapping[str, Any]], ...] = (
+        ("subscription", standing.subscriptions),
+        ("topic", standing.topics),
+    )
+    return [
+        _deletion(kind, name)
+        for kind, there in places
+        for name in sorted(there)
+        if name not in kept and _has(there[name].labels, ours)
     ]
-    changes += [_deletion("subscription", name) for name in sorted(gone)]
-    gone = [
-        name
-        for name, each in standing.topics.items()
-        if name not in wanted_topics and _has(each.labels, ours)
-    ]
-    return [*changes, *(_deletion("topic", name) for name in sorted(gone))]
 
 
 def carry_out(
@@ -321,7 +324,7 @@ def _labels(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 
-def _deletion(kind: Literal["topic", "subscription"], name: str) -> Change:
+def _deletion(kind: Kind, name: str) -> Change:
     def run(to: Requests) -> None:
         if kind == "topic":
             to.publisher.delete_topic(topic=name, retry=None, timeout=TIMEOUT)

@@ -17,7 +17,7 @@ from cloudq_deploy.bundle.archive import Limit, Package
 from cloudq_deploy.bundle.build import build
 from cloudq_deploy.costs import Assumed, Cost
 from cloudq_deploy.google import costs
-from cloudq_deploy.google.apply import Change, carry_out, look, propose
+from cloudq_deploy.google.apply import Change, carry_out, look, propose, removal
 from cloudq_deploy.google.cargo import CARGO
 from cloudq_deploy.google.gcloud import script
 from cloudq_deploy.google.grants import grants
@@ -31,6 +31,8 @@ from cloudq_gcp.client import access
 from cloudq_gcp.cloud_scheduler import open_scheduler
 from cloudq_gcp.pubsub_requests import Requests
 
+# What `apply` does not make.
+_OTHERS = "accounts, rights, the database, the bucket, the functions and what pushes to them"
 _SIGNS = {"create": "+", "update": "~", "delete": "-"}
 
 
@@ -170,14 +172,36 @@ class GoogleDeployment:
                 scheduler.close()
         self._tell(changes, steps, json=json)
 
+    def destroy(self, *, data: bool, yes: bool) -> None:
+        """Delete the jobs; with `data` the topics and subscriptions, too, with what is in them.
+
+        Raises `ConfigurationError`, `ServiceError`.
+        """
+        plan = self.plan
+        requests, scheduler = Requests(access(parse(f"pubsub://{plan.project}"))), self._scheduler()
+        try:
+            changes = removal(plan, look(plan, requests)) if data else []
+            jobs = scheduler.plan({})
+            _show(changes, jobs.steps)
+            if changes or jobs.steps:
+                confirm(f"Delete these of {plan.stack}?", plan.stack, yes=yes)
+            # First what sends, else it would send to nobody.
+            scheduler.apply(jobs, lambda step: note(f"{step.action} {step.name}"))
+            carry_out(changes, requests, lambda change: note(f"{change.action} {change.name}"))
+        finally:
+            requests.close()
+            scheduler.close()
+        kept = "" if data else "topics and subscriptions (--data deletes them), "
+        note(f"left as they are: {kept}{_OTHERS}")
+
     def _scheduler(self) -> Scheduler:
         url = f"cloudscheduler://{self.plan.project}/{self.plan.location}"
         prefix = parse(self.plan.broker).options.get("prefix", "")
         driver = open_scheduler(parse(f"{url}?prefix={prefix}&retries={self.plan.retries}"))
-        return Scheduler(self.app, driver, url=url)
+        return Scheduler(self.app, driver, url=url, owner=self.plan.stack)
 
     def _tell(self, changes: Sequence[Change], steps: Sequence[Step], *, json: bool) -> None:
-        left = "accounts, rights, the database, the bucket, the functions and what pushes to them"
+        left = _OTHERS
         if json:
             made = [
                 {"action": each.action, "kind": each.kind, "name": each.name, "parts": each.parts}

@@ -68,7 +68,7 @@ def plan_of(app: CloudQ, entry: str, target: GoogleTarget) -> Plan:
         for name in names
     ]
     jobs, refused = (
-        ((), ()) if target.schedules == "none" else _jobs(app, places, project, location)
+        ((), ()) if target.schedules == "none" else _jobs(app, stack, places, project, location)
     )
     _check_jobs(jobs, names)
     plan = Plan(
@@ -231,7 +231,7 @@ def _store(app: CloudQ, project: str, stack: str) -> Store | None:
 
 
 def _jobs(
-    app: CloudQ, places: Queues, project: str, location: str
+    app: CloudQ, stack: str, places: Queues, project: str, location: str
 ) -> tuple[list[Job], list[Refused]]:
     """The jobs of Cloud Scheduler, and the schedules that it cannot run."""
     # It says how a job looks; nothing is sent, so the channel leads nowhere.
@@ -242,7 +242,7 @@ def _jobs(
         retries=5,
     )
     try:
-        scheduler = Scheduler(app, driver, url="Cloud Scheduler")
+        scheduler = Scheduler(app, driver, url="Cloud Scheduler", owner=stack)
         jobs: dict[str, Job] = {}
         refused: list[Refused] = []
         for name, scheduled in declared_schedules(app).items():
