@@ -22,6 +22,7 @@ from cloudq.cli import main
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.costs import Assumed, total
 from cloudq_deploy.google import costs
+from cloudq_deploy.google.deployment import GoogleDeployment
 from cloudq_deploy.google.gcloud import script
 from cloudq_deploy.google.grants import grants
 from cloudq_deploy.google.plan import Plan
@@ -60,6 +61,13 @@ def rich(**target: Any) -> Plan:
     app.periodic(crontab("30 7 * * 1"), name="a.m", args=("${x}",), timezone="Asia/Tokyo")(a)
     app.periodic(every(900), name="b", enabled=False)(a)
     return plan_of(app, "shop:app", GoogleTarget(**(PLACE | RICH | target)))
+
+
+def rows(plan: Plan) -> dict[str, str]:
+    """The settings of a kind of resource, as they are shown; of several the last."""
+    target = GoogleTarget(**PLACE)
+    made = GoogleDeployment(app=CloudQ("shop"), plan=plan, target=target, folder=Path())
+    return {kind: settings for kind, _, settings in made.rows()}
 
 
 PLANS: dict[str, Callable[[], Plan]] = {
@@ -268,6 +276,12 @@ def test_the_names_in_the_apps_own_urls_are_those_that_are_made() -> None:
     [queue] = plan.queues
     assert (queue.topic, queue.subscription) == ("test-default", "test-default-workers")
     assert "emulator" not in plan.broker
+    assert "delays" not in rows(plan)
+    delayed = "&tasks=europe-west1/late&account=d@my-project.iam.gserviceaccount.com"
+    app.configure(broker=url + delayed)
+    later = plan_of(app, "shop:app", GoogleTarget(region="europe-west1"))
+    assert "tasks=europe-west1%2Flate" in later.broker
+    assert rows(later)["delays"].startswith("NOT MADE HERE")
     assert plan.store is not None
     assert (plan.store.database, plan.store.collection) == ("(default)", "records")
     made = configuration(plan)["resource"]

@@ -133,6 +133,11 @@ class GoogleDeployment:
             on = f"{grant.kind} {grant.on}"
             on += f", its database {grant.database} alone" if grant.database else ""
             yield "grant", grant.role, f"{grant.who} on {on}: {grant.why}"
+        if plan.delays:
+            made = (
+                "NOT MADE HERE: `cloudq queues create` makes it; its rights are in docs/google.md"
+            )
+            yield "delays", plan.delays, made
         for job in plan.jobs:
             paused = "" if job.enabled else ", paused"
             yield "schedule", job.name, f"{job.expression} {job.timezone} -> {job.queue}{paused}"
@@ -213,6 +218,9 @@ class GoogleDeployment:
             ]
             emit({"changes": made, "left": left})
             return
+        say("to call its tasks from here:")
+        say(f"  export CLOUDQ_BROKER='{self.plan.broker}'")
+        say(f"  export CLOUDQ_BACKEND='{self.plan.backend}'")
         note(
             f"not made by this: {left}; alerts, too. Terraform makes all of it, these topics and "
             "jobs too: cloudq deploy export google -f terraform. Or, for what is left, a script: "

@@ -91,7 +91,8 @@ class Plan:
     """Everything of one stack. `entry` is the app's `module:attribute`.
 
     `runtime_account` and `push_account` are ids of service accounts: what functions run as, and
-    in whose name Pub/Sub calls them. `log_retention` is in days.
+    in whose name Pub/Sub calls them. `log_retention` is in days. `delays` is the queue of Cloud
+    Tasks that the broker's URL names, which is made by other means.
     """
 
     app: str
@@ -113,6 +114,7 @@ class Plan:
     alarm_channels: tuple[str, ...] = ()
     build_account: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    delays: str = ""
     broker: str = ""
     backend: str = "none"
 

@@ -90,6 +90,7 @@ def plan_of(app: CloudQ, entry: str, target: GoogleTarget) -> Plan:
         alarm_channels=target.alarm_channels,
         build_account=target.build_account,
         labels={**target.labels, **ownership(app.name, stack)},
+        delays=options.get("tasks", ""),
         broker=f"pubsub://{project}" + (f"?{urlencode(options)}" if options else ""),
         backend=f"firestore://{project}/{store.collection}{database}" if store else "none",
     )
