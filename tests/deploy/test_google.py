@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -215,6 +216,8 @@ def test_the_commands_know_google(shop: Path, capsys: pytest.CaptureFixture[str]
         (["export", "google", *command, "-f", "sam"], "there are terraform, gcloud"),
         (["build", "google", *command, "--image"], "--image is of aws alone"),
         (["iam", "google", *command[:2]], "google"),
+        (["plan", "aws", *command], "--project is of google alone"),
+        (["destroy", "aws", *command], "--project is of google alone"),
     ):
         assert main(["deploy", *arguments]) == 2
         error = capsys.readouterr().err
@@ -286,6 +289,18 @@ def test_the_names_in_the_apps_own_urls_are_those_that_are_made() -> None:
     assert (plan.store.database, plan.store.collection) == ("(default)", "records")
     made = configuration(plan)["resource"]
     assert "google_firestore_database" not in made, "it is somebody else's"
+
+
+def test_without_googles_libraries_it_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['google.cloud.scheduler_v1'] = None; from cloudq_deploy.clouds import planner; "
+        "planner('google')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (
+        "planning for google needs google.cloud.scheduler_v1: pip install 'cloudq[deploy,gcp]'"
+        in done.stderr
+    )
 
 
 def test_the_project_file_is_read_for_google(

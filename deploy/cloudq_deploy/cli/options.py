@@ -89,3 +89,9 @@ def reach(
     if not aws.account.isdigit():
         raise ConfigurationError(f"{endpoint_url} says that the account is {aws.account!r}")
     return aws, Bucket(aws, plan.stack, bucket)
+
+
+def without_project(google_project: str | None) -> None:
+    """Raise `ConfigurationError` where AWS is given a project of Google's."""
+    if google_project is not None:
+        raise ConfigurationError("--project is of google alone: leave it out for aws")

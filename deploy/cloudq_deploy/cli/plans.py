@@ -33,6 +33,7 @@ from cloudq_deploy.cli.options import (
     Runtime,
     Stack,
     project,
+    without_project,
 )
 from cloudq_deploy.deployer import deployer
 from cloudq_deploy.plan import Plan
@@ -72,6 +73,7 @@ def plan_command(
         )
         elsewhere.show(other, assumed, json=json)
         return
+    without_project(google_project)
     made = project(
         target,
         stack=stack,
@@ -163,6 +165,7 @@ def build_command(
         )
         elsewhere.build(other, output, json=json)
         return
+    without_project(google_project)
     made = project(target, stack=stack, region=region, runtime=runtime, architecture=architecture)
     if image:
         path = output or made.folder / "Dockerfile"
@@ -213,6 +216,7 @@ def export_command(
         )
         elsewhere.export(other, format)
         return
+    without_project(google_project)
     format = format or "cloudformation"
     if format not in FORMATS:
         raise ConfigurationError(f"--format {format}: there are {', '.join(FORMATS)}")

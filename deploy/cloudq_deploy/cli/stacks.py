@@ -29,6 +29,7 @@ from cloudq_deploy.cli.options import (
     Stack,
     project,
     reach,
+    without_project,
 )
 from cloudq_deploy.cli.plans import zip_of
 from cloudq_deploy.cli.screen import Terminal
@@ -80,6 +81,7 @@ def apply_command(
         )
         other.apply(adopt=adopt, yes=yes, json=json)
         return
+    without_project(google_project)
     session = Aws(region=region, profile=profile, endpoint_url=endpoint_url)
     made = project(
         target,
@@ -284,6 +286,7 @@ def destroy_command(
         )
         other.destroy(data=data, yes=yes)
         return
+    without_project(google_project)
     plan, _ = _planned(target, stack, region, profile, endpoint_url)
     aws, kept = reach(plan, profile=profile, endpoint_url=endpoint_url, bucket=bucket)
     standing = look(aws, plan.stack)
