@@ -293,8 +293,8 @@ def test_the_names_in_the_apps_own_urls_are_those_that_are_made() -> None:
 
 def test_without_googles_libraries_it_says_what_to_install() -> None:
     program = (
-        "import sys; sys.modules['google.cloud.scheduler_v1'] = None; from cloudq_deploy.clouds import planner; "
-        "planner('google')"
+        "import sys; sys.modules['google.cloud.scheduler_v1'] = None; "
+        "from cloudq_deploy.clouds import planner; planner('google')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (
