@@ -71,10 +71,10 @@ def open_scheduler(address: Address) -> CloudScheduler:
 class CloudScheduler:
     """A `SchedulerDriver` on one project and location."""
 
-    dialect = "unix-cron"
-    slot = None
-    spread = False
-    bounds = False
+    dialect: str = "unix-cron"
+    slot: str | None = None
+    spread: bool = False
+    bounds: bool = False
 
     def __init__(self, channel: grpc.Channel, *, parent: str, queues: Queues, retries: int) -> None:
         self._channel = channel

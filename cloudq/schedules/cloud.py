@@ -80,18 +80,24 @@ class Incomplete(ServiceError):
 
 
 class Scheduler:
-    """A cloud's scheduler, through its driver; the jobs of one app are a group of their own."""
+    """A cloud's scheduler, through its driver; the jobs of one owner are a group of their own.
 
-    def __init__(self, app: Publisher, driver: SchedulerDriver, *, url: str) -> None:
+    `owner` is the app's name where nothing else is said.
+    """
+
+    def __init__(
+        self, app: Publisher, driver: SchedulerDriver, *, url: str, owner: str | None = None
+    ) -> None:
         self._app = app
         self._driver = driver
         self._url = url
-        self.group = _GROUP.sub("-", f"cloudq-{app.name}")[:64]
+        self._owner = owner or app.name
+        self.group = _GROUP.sub("-", f"cloudq-{self._owner}")[:64]
 
     # ---- the jobs there shall be
 
-    def jobs(self) -> dict[str, Job]:
-        """The jobs of the app's schedules, by name.
+    def jobs(self, of: Mapping[str, Scheduled] | None = None) -> dict[str, Job]:
+        """The jobs of the app's schedules, or of these, by name.
 
         Raises `ConfigurationError` for a schedule that the cloud cannot have.
         """
@@ -101,7 +107,7 @@ class Scheduler:
                 "a cloud's scheduler cannot sign messages, and signing_required is on: run a beat"
             )
         found: dict[str, Job] = {}
-        for scheduled in self._app.schedules.all().values():
+        for scheduled in (self._app.schedules.all() if of is None else of).values():
             if scheduled.entry is None:
                 raise ConfigurationError(scheduled.error)
             for job in self._jobs_of(scheduled, scheduled.entry):
@@ -172,13 +178,16 @@ class Scheduler:
 
     @property
     def _mark(self) -> str:
-        return f"{_MARK} {self._app.name}: "
+        return f"{_MARK} {self._owner}: "
 
     # ---- the plan
 
-    def plan(self) -> Plan:
-        """Compare what is with what shall be. Raises `ConfigurationError`, `ServiceError`."""
-        wanted = self.jobs()
+    def plan(self, of: Mapping[str, Scheduled] | None = None) -> Plan:
+        """Compare what is with what shall be, of the app's schedules or of these.
+
+        Raises `ConfigurationError`, `ServiceError`.
+        """
+        wanted = self.jobs(of)
         with self._wrapped("look at"):
             there = self._driver.current(self.group)
             fields = {name: self._driver.fields(job) for name, job in wanted.items()}

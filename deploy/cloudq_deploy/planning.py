@@ -13,22 +13,13 @@ from cloudq.broker import ORDERED_PATIENCE
 from cloudq.errors import ConfigurationError
 from cloudq.hosting import Hosting
 from cloudq.plugins import parse
-from cloudq.priorities import queues_for
-from cloudq.task import Task
 from cloudq_deploy import limits
 from cloudq_deploy.plan import Alarm, Feed, Function, Plan, Queue, Schedule, Table
 from cloudq_deploy.target import Target
-
-AnyTask = Task[..., Any]
+from cloudq_deploy.wanted import AnyTask, merged, plain, queue_names, reads, tasks_of, timeout_of
 
 _FIFO = ".fifo"
 _RETENTION = 14 * 24 * 3600  # the longest that SQS keeps a message
-_TIMEOUT = 60
-_AFTER_LIMIT = 10  # seconds of a function beyond its tasks' longest time limit
-_RESERVE = 5  # what the handler keeps of an invocation for recording
-# Of the hints of several tasks in one function, of these the largest does for all.
-_LARGEST = ("memory", "timeout", "batch_window")
-_AGREED = ("max_concurrency", "reserved_concurrency", "provisioned", "batch_size")
 _OURS = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND")
 
 
@@ -39,15 +30,15 @@ def plan_of(app: CloudQ, entry: str, target: Target, schedules: Sequence[Schedul
     """
     stack = target.stack or app.name
     region, prefix = _place(app, target, f"{stack}-")
-    tasks = _tasks(app)
-    names = _queue_names(app)
+    tasks = tasks_of(app)
+    names = queue_names(app)
     groups = [names] if target.functions == "one" else [[name] for name in names]
     functions: list[Function] = []
     feeds: list[Feed] = []
     for group in groups:
-        own = [task for task in tasks if _reads(app, task, group)]
-        name = stack if target.functions == "one" else f"{stack}-{_plain(group[0])}"
-        hints = _merged(own)
+        own = [task for task in tasks if reads(app, task, group)]
+        name = stack if target.functions == "one" else f"{stack}-{plain(group[0])}"
+        hints = merged(own)
         functions.append(_function(app, target, hints, own, name=name, queues=group, region=region))
         feeds += [_feed(target, hints, queue, name) for queue in group]
     queues = [_queue(app, target, name, prefix, functions, feeds) for name in names]
@@ -90,72 +81,6 @@ def _place(app: CloudQ, target: Target, default_prefix: str) -> tuple[str, str]:
     return region, options.get("prefix", "") if address.scheme == "sqs" else default_prefix
 
 
-def _tasks(app: CloudQ) -> list[AnyTask]:
-    """The app's own tasks, each once, by name."""
-    found = {task.name: task for task in app.tasks.values() if not task.name.startswith("cloudq.")}
-    if not found:
-        raise ConfigurationError(
-            f"the app {app.name!r} has no tasks: name the module that defines them "
-            "(-A shop.tasks:app), or list it in include"
-        )
-    return [found[name] for name in sorted(found)]
-
-
-def _queue_names(app: CloudQ) -> list[str]:
-    named = {task.policy.queue for task in app.tasks.values() if task.policy.queue}
-    named.update(app.routed_queues)
-    default = app.conf.task_default_queue
-    for name in (default, *named):
-        if name.startswith(("https://", "http://")):
-            raise ConfigurationError(
-                f"queue {name} is named by its URL: somebody else made it, so a deployment cannot; "
-                "name it plainly"
-            )
-    return queues_for([default, *sorted(named - {default})], app.conf.priority_queues)
-
-
-def _reads(app: CloudQ, task: AnyTask, group: Sequence[str]) -> bool:
-    """Whether the task's calls come through one of these queues, as its decorator says."""
-    queue = task.policy.queue or app.conf.task_default_queue
-    return any(name in group for name in queues_for([queue], app.conf.priority_queues))
-
-
-def _plain(queue: str) -> str:
-    return queue.removesuffix(_FIFO).replace(".", "-")
-
-
-def _merged(tasks: Iterable[AnyTask]) -> Hosting:
-    """One set of hints for the tasks of one function. Raises `ConfigurationError`."""
-    given = [(task.name, task.policy.hosting) for task in tasks]
-    values: dict[str, Any] = {}
-    for name in (*_LARGEST, *_AGREED):
-        said = [
-            (task, value)
-            for task, hints in given
-            if (value := getattr(hints, name, None)) is not None
-        ]
-        if not said:
-            continue
-        if name in _AGREED and len({value for _, value in said}) > 1:
-            (first, one), (second, other) = said[0], next(s for s in said if s[1] != said[0][1])
-            raise ConfigurationError(_disagree(name, first, one, second, other))
-        values[name] = max(value for _, value in said)
-    env: dict[str, tuple[str, str]] = {}
-    for task, hints in given:
-        for variable, value in hints.env.items() if hints else ():
-            before = env.setdefault(variable, (task, value))
-            if before[1] != value:
-                raise ConfigurationError(_disagree(f"env {variable}", *before, task, value))
-    return Hosting(**values, env={name: value for name, (_, value) in env.items()})
-
-
-def _disagree(name: str, first: str, one: object, second: str, other: object) -> str:
-    return (
-        f"{name} is {one!r} for {first} and {other!r} for {second}, and one function runs both: "
-        "give them the same, or queues of their own"
-    )
-
-
 def _function(
     app: CloudQ,
     target: Target,
@@ -166,15 +91,7 @@ def _function(
     queues: Sequence[str],
     region: str,
 ) -> Function:
-    limit = max((_limit(app, task) for task in tasks), default=0.0)
-    default = math.ceil(limit) + _AFTER_LIMIT if limit else _TIMEOUT
-    timeout = hints.timeout or target.timeout or default
-    longest = next((task for task in tasks if _limit(app, task) == limit), None)
-    if limit + _RESERVE > timeout and longest is not None and limit:
-        raise ConfigurationError(
-            f"task {longest.name} has a time limit of {limit:g} s, and its function a timeout of "
-            f"{timeout} s: the timeout must be {_RESERVE} s longer, for recording"
-        )
+    timeout = timeout_of(app, tasks, hints.timeout or target.timeout)
     taken = [variable for variable in (*target.env, *hints.env) if variable in _OURS]
     if taken:
         raise ConfigurationError(f"env: {taken[0]} is set by the deployment itself")
@@ -197,10 +114,6 @@ def _function(
         log_retention=target.log_retention,
         max_depth=app.conf.max_depth,
     )
-
-
-def _limit(app: CloudQ, task: AnyTask) -> float:
-    return task.policy.time_limit or app.conf.task_time_limit or 0.0
 
 
 def _feed(target: Target, hints: Hosting, queue: str, function: str) -> Feed:
@@ -258,7 +171,7 @@ def _alarms(
 ) -> Iterable[Alarm]:
     topic = target.alarm_topic
     for queue in queues:
-        name = f"{stack}-{_plain(queue.name)}"
+        name = f"{stack}-{plain(queue.name)}"
         yield Alarm(
             name=f"{name}-oldest",
             metric="age",

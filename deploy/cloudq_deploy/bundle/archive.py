@@ -19,6 +19,25 @@ LIMIT = 250 * 1024 * 1024
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can name
 _MODE = 0o100644
 _SHOWN = 8
+# Where Azure's worker looks for packages.
+_AZURES = ".python_packages/lib/site-packages/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """How much a cloud takes unzipped, in bytes; `hint` is what else one could do."""
+
+    cloud: str
+    unzipped: int
+    hint: str
+
+
+LAMBDA = Limit(
+    cloud="Lambda",
+    unzipped=LIMIT,
+    hint="Leave something out (exclude, services), put it in a layer, or use --package image "
+    "(10 GB)",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,18 +64,17 @@ def digest_of(contents: Contents) -> str:
     return whole.hexdigest()
 
 
-def write(contents: Contents, path: Path) -> Package:
-    """Write the zip. Raises `ConfigurationError` for one that Lambda would not take."""
+def write(contents: Contents, path: Path, limit: Limit = LAMBDA) -> Package:
+    """Write the zip. Raises `ConfigurationError` for one that the cloud would not take."""
     parts = Counter[str]()
     for name, content in contents.items():
         parts[part_of(name)] += len(content)
     unzipped = sum(parts.values())
-    if unzipped > LIMIT:
+    if unzipped > limit.unzipped:
         shown = ", ".join(f"{name} {megabytes(size)}" for name, size in parts.most_common(_SHOWN))
         raise ConfigurationError(
-            f"the function has {megabytes(unzipped)} unzipped, and Lambda takes "
-            f"{megabytes(LIMIT)}: {shown}. Leave something out (exclude, services), put it in a "
-            "layer, or use --package image (10 GB)"
+            f"the function has {megabytes(unzipped)} unzipped, and {limit.cloud} takes "
+            f"{megabytes(limit.unzipped)}: {shown}. {limit.hint}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
@@ -78,7 +96,7 @@ def write(contents: Contents, path: Path) -> Package:
 
 def part_of(name: str) -> str:
     """The part of the zip that a file is counted to: a package, or botocore's descriptions."""
-    first, _, rest = name.partition("/")
+    first, _, rest = name.removeprefix(_AZURES).partition("/")
     if first == "botocore" and rest.startswith("data/"):
         return "botocore/data"
     if first.endswith((".dist-info", ".libs")) or not rest:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import distribution
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.bundle import archive, sources, wheels
-from cloudq_deploy.bundle.lock import Pins, Platform, locked
-from cloudq_deploy.target import Target
+from cloudq_deploy.bundle.lock import Platform, locked
 
 ENTRY = "cloudq_function.py"
-# What of cloudq a function runs; the other clouds' adapters stay at home.
-_PACKAGES = ("cloudq", "cloudq_aws")
 # Records of the installation, with paths of this machine in them; scripts, with its Python's.
 _RECORDS = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json")
 # Asked for by boto3 itself, whatever the program asks for.
@@ -42,17 +41,72 @@ from pathlib import Path
 from py_compile import PycInvalidationMode, compile
 root = Path(sys.argv[1])
 for path in sorted(root.rglob("*.py")):
-    compile(path, dfile="/var/task/" + path.relative_to(root).as_posix(), quiet=2,
+    compile(path, dfile=sys.argv[2] + path.relative_to(root).as_posix(), quiet=2,
             invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
 """
+
+
+class Selection(Protocol):
+    """What a deployment says of its zip: for which Python, and what goes into it."""
+
+    @property
+    def python(self) -> str: ...
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def include(self) -> Sequence[str]: ...
+    @property
+    def exclude(self) -> Sequence[str]: ...
+    @property
+    def services(self) -> Sequence[str]: ...
+    @property
+    def requirements(self) -> str | None: ...
+
+
+def entry_text(entry: str) -> bytes:
+    """The module with the functions' handler, for Lambda."""
+    return filled(_HANDLER, entry)
+
+
+def filled(template: str, entry: str) -> bytes:
+    """A module that imports the app: `{entry}`, `{module}` and `{attribute}` are put in."""
+    module, _, attribute = entry.partition(":")
+    return template.format(entry=entry, module=module, attribute=attribute).encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cargo:
+    """What a cloud's zip has beside the project, and where.
+
+    `extra` of cloudq names the dependencies, `adapter` the package that goes along: the other
+    clouds' stay at home. `own` are the modules written for an entry, by name. Dependencies are
+    below `prefix` in the zip, and the zip lies in `home` when it runs.
+    """
+
+    extra: str
+    adapter: str
+    own: Callable[[str], Mapping[str, bytes]]
+    prefix: str = ""
+    home: str
+    limit: archive.Limit
+
+
+LAMBDA = Cargo(
+    extra="aws",
+    adapter="cloudq_aws",
+    own=lambda entry: {ENTRY: entry_text(entry)},
+    home="/var/task/",
+    limit=archive.LAMBDA,
+)
 
 
 def build(
     folder: Path,
     entry: str,
-    target: Target,
+    target: Selection,
     path: Path,
     say: Callable[[str], None] = lambda _: None,
+    cargo: Cargo = LAMBDA,
 ) -> archive.Package:
     """Write the zip of the project in `folder` to `path`. `entry` is `module:attribute`.
 
@@ -61,15 +115,27 @@ def build(
     platform = Platform(python=target.python, architecture=target.architecture)
     own = sources.project_files(folder, include=target.include, exclude=target.exclude)
     check_entry(entry, own)
-    pins = locked(folder, platform, target.requirements)
+    written = cargo.own(entry)
+    taken = sorted(own.keys() & written.keys())
+    if taken:
+        raise ConfigurationError(
+            f"{taken[0]} of the project has the name of a file that the deployment writes: rename "
+            "it, or add it to exclude"
+        )
+    pins = locked(folder, platform, target.requirements, f"cloudq[{cargo.extra}]")
     with TemporaryDirectory(prefix="cloudq-") as room:
         stage = Path(room) / "stage"
         stage.mkdir()
-        _lay(stage, own, entry, pins, platform)
-        _slim(stage, target)
+        packages = stage / cargo.prefix
+        packages.mkdir(parents=True, exist_ok=True)
+        wheels.install(pins, platform, packages)
+        for name, content in cloudq_files(cargo.adapter):
+            put(packages / name, content)
+        _slim(packages, target)
+        _lay(stage, own, written)
         here = f"{sys.version_info.major}.{sys.version_info.minor}"
         if here == target.python:
-            _compile(stage)
+            _compile(stage, cargo.home)
         else:
             say(
                 f"without bytecode, so cold starts are slower: here is Python {here}, the "
@@ -80,7 +146,7 @@ def build(
             for file in stage.rglob("*")
             if file.is_file()
         }
-    return archive.write(contents, path)
+    return archive.write(contents, path, cargo.limit)
 
 
 def check_entry(entry: str, own: sources.Files) -> None:
@@ -93,23 +159,15 @@ def check_entry(entry: str, own: sources.Files) -> None:
         )
 
 
-def _lay(stage: Path, own: sources.Files, entry: str, pins: Pins, platform: Platform) -> None:
-    wheels.install(pins, platform, stage)
-    for name, content in cloudq_files():
-        put(stage / name, content)
+def _lay(stage: Path, own: sources.Files, written: Mapping[str, bytes]) -> None:
     for name, file in own.items():
         if (stage / name).exists():
             raise ConfigurationError(
                 f"{name} of the project has the name of a file of an installed package: rename it"
             )
         put(stage / name, file.read_bytes())
-    put(stage / ENTRY, entry_text(entry))
-
-
-def entry_text(entry: str) -> bytes:
-    """The module with the functions' handler."""
-    module, _, attribute = entry.partition(":")
-    return _HANDLER.format(entry=entry, module=module, attribute=attribute).encode()
+    for name, content in written.items():
+        put(stage / name, content)
 
 
 def put(path: Path, content: bytes) -> None:
@@ -118,9 +176,9 @@ def put(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def cloudq_files() -> Iterator[tuple[str, bytes]]:
+def cloudq_files(adapter: str = LAMBDA.adapter) -> Iterator[tuple[str, bytes]]:
     """This very cloudq: its core, its adapter, and the entry points that URLs are found by."""
-    for package in _PACKAGES:
+    for package in ("cloudq", adapter):
         root = Path(str(import_module(package).__file__)).parent
         for file in root.rglob("*"):
             if file.is_file() and "__pycache__" not in file.parts:
@@ -130,7 +188,7 @@ def cloudq_files() -> Iterator[tuple[str, bytes]]:
         yield f"cloudq-{found.version}.dist-info/{name}", (found.read_text(name) or "").encode()
 
 
-def _slim(stage: Path, target: Target) -> None:
+def _slim(stage: Path, target: Selection) -> None:
     services = frozenset(target.services) | _ALWAYS if target.services else None
     for file in list(stage.rglob("*")):
         if file.is_file() and not _wanted(PurePosixPath(file.relative_to(stage)), services):
@@ -146,7 +204,7 @@ def _wanted(path: PurePosixPath, services: frozenset[str] | None) -> bool:
     return not described or len(path.parts) == _SHARED or path.parts[2] in (services or ())
 
 
-def _compile(stage: Path) -> None:
+def _compile(stage: Path, home: str) -> None:
     # The order of sets in bytecode goes by the hash seed.
-    command = [sys.executable, "-S", "-c", _COMPILE, str(stage)]
+    command = [sys.executable, "-S", "-c", _COMPILE, str(stage), home]
     subprocess.run(command, env={"PYTHONHASHSEED": "0"}, check=True, capture_output=True)

@@ -22,6 +22,8 @@ from cloudq.errors import ConfigurationError
 _FILES = ("requirements.lock", "requirements.txt")
 _CLOUDQ = "cloudq"
 _NEEDED = "cloudq[aws]"
+# Each brings its libraries; a zip has those of its own cloud.
+_CLOUDS = frozenset({"all", "aws", "azure", "deploy", "gcp"})
 # Of its command line, which no function runs.
 _COMMAND_LINE = frozenset({"rich", "typer"})
 
@@ -68,11 +70,13 @@ Pins = Mapping[str, str]
 """Canonical names of distributions, and for each the line that installs it."""
 
 
-def locked(folder: Path, platform: Platform, file: str | None = None) -> Pins:
-    """The pins for the project in a folder. Raises `ConfigurationError`."""
+def locked(
+    folder: Path, platform: Platform, file: str | None = None, needed: str = _NEEDED
+) -> Pins:
+    """The pins for the project in a folder, on a cloud's extra. Raises `ConfigurationError`."""
     path = _lock_file(folder, file)
     pins = dict(_read(path, platform)) if path else {}
-    wanted = [Requirement(_NEEDED), *([] if path else _declared(folder))]
+    wanted = [Requirement(needed), *([] if path else _declared(folder))]
     for name, version in _installed(wanted, platform, pins):
         pins[name] = f"{name}=={version}"
     pins.pop(_CLOUDQ, None)
@@ -128,7 +132,11 @@ def _declared(folder: Path) -> list[Requirement]:
     if not file.is_file():
         return []
     stated = tomllib.loads(file.read_text()).get("project", {}).get("dependencies", [])
-    return [Requirement(text) for text in stated]
+    found = [Requirement(text) for text in stated]
+    for requirement in found:
+        if canonicalize_name(requirement.name) == _CLOUDQ:
+            requirement.extras -= _CLOUDS
+    return found
 
 
 def _installed(

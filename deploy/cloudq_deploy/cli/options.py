@@ -12,6 +12,7 @@ import typer
 from cloudq.app import CloudQ
 from cloudq.cli.common import Target as AppTarget
 from cloudq.errors import ConfigurationError
+from cloudq_deploy.clouds import CloudName
 from cloudq_deploy.plan import Plan
 from cloudq_deploy.planning import plan_of
 from cloudq_deploy.stack.access import Aws
@@ -19,6 +20,10 @@ from cloudq_deploy.stack.bucket import Bucket
 from cloudq_deploy.target import Target, read_target
 
 Cloud = Annotated[Literal["aws"], typer.Argument(metavar="[aws]", help="The cloud.")]
+AnyCloud = Annotated[CloudName, typer.Argument(metavar="[aws|google|azure]", help="The cloud.")]
+GoogleProject = Annotated[
+    str | None, typer.Option("--project", help="Of google; else GOOGLE_CLOUD_PROJECT.")
+]
 Stack = Annotated[str | None, typer.Option(help="Name of the stack; else the app's.")]
 Region = Annotated[str | None, typer.Option(help="Else the broker's, else that of the SDK.")]
 Profile = Annotated[str | None, typer.Option(help="A profile of AWS's shared files.")]
@@ -61,13 +66,13 @@ def project(
     target = read_target(folder, {"stack": stack, "region": region, **options})
     if aws is not None and target.region is None and aws.region:
         target = target.model_copy(update={"region": aws.region})
-    entry = _entry(given.path or "", app)
+    entry = entry_of(given.path or "", app)
     return Project(
         app=app, entry=entry, target=target, plan=plan_of(app, entry, target), folder=folder
     )
 
 
-def _entry(path: str, app: CloudQ) -> str:
+def entry_of(path: str, app: CloudQ) -> str:
     """`module:attribute` of the app, where a path may leave the attribute out."""
     module, _, attribute = path.partition(":")
     if attribute:
@@ -84,3 +89,9 @@ def reach(
     if not aws.account.isdigit():
         raise ConfigurationError(f"{endpoint_url} says that the account is {aws.account!r}")
     return aws, Bucket(aws, plan.stack, bucket)
+
+
+def without_project(google_project: str | None) -> None:
+    """Raise `ConfigurationError` where AWS is given a project of Google's."""
+    if google_project is not None:
+        raise ConfigurationError("--project is of google alone: leave it out for aws")

@@ -11,24 +11,29 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cloudq.cli.common import JsonOption, Target, common
-from cloudq.cli.output import emit, note, say, table
+from cloudq.cli.output import emit, note, say
 from cloudq.errors import ConfigurationError
 from cloudq_deploy import costs
-from cloudq_deploy.bundle.archive import Package, megabytes
+from cloudq_deploy.bundle.archive import Package
 from cloudq_deploy.bundle.build import build as build_zip
 from cloudq_deploy.bundle.image import dockerfile
+from cloudq_deploy.cli import elsewhere
+from cloudq_deploy.cli.elsewhere import tell_package
 from cloudq_deploy.cli.options import (
+    AnyCloud,
     Architecture,
     BucketName,
     Cloud,
     Endpoint,
     Functions,
+    GoogleProject,
     Profile,
     Project,
     Region,
     Runtime,
     Stack,
     project,
+    without_project,
 )
 from cloudq_deploy.deployer import deployer
 from cloudq_deploy.plan import Plan
@@ -42,9 +47,10 @@ _ACCOUNT = "ACCOUNT"
 @common
 def plan_command(
     target: Target,
-    cloud: Cloud = "aws",
+    cloud: AnyCloud = "aws",
     stack: Stack = None,
     region: Region = None,
+    google_project: GoogleProject = None,
     functions: Functions = None,
     runtime: Runtime = None,
     architecture: Architecture = None,
@@ -53,6 +59,21 @@ def plan_command(
     json: JsonOption = False,
 ) -> None:
     """Show every resource that the app needs, and what they cost. Asks no cloud."""
+    assumed = costs.Assumed(seconds=seconds, together=together)
+    if cloud != "aws":
+        other = elsewhere.deployment(
+            cloud,
+            target,
+            project=google_project,
+            stack=stack,
+            region=region,
+            functions=functions,
+            runtime=runtime,
+            architecture=architecture,
+        )
+        elsewhere.show(other, assumed, json=json)
+        return
+    without_project(google_project)
     made = project(
         target,
         stack=stack,
@@ -61,32 +82,12 @@ def plan_command(
         runtime=runtime,
         architecture=architecture,
     ).plan
-    assumed = costs.Assumed(seconds=seconds, together=together)
     idle = costs.idle(made)
     running = {each.name: costs.million(made, each, assumed) for each in made.functions}
     if json:
-        emit(
-            made.as_json()
-            | {
-                "costs": {
-                    "currency": "USD",
-                    "idle_month": [asdict(cost) for cost in idle],
-                    "million_tasks": {
-                        name: [asdict(cost) for cost in found] for name, found in running.items()
-                    },
-                    "assumed": str(assumed),
-                }
-            }
-        )
+        emit(made.as_json() | {"costs": elsewhere.costs_json(idle, running, str(assumed))})
         return
-    table(("RESOURCE", "NAME", "SETTINGS"), _rows(made), empty="nothing")
-    say("")
-    items = [("a month, idle", cost.of, f"{cost.amount:.2f}") for cost in idle]
-    for name, found in running.items():
-        items += [(f"a million tasks of {name}", cost.of, f"{cost.amount:.2f}") for cost in found]
-        items.append((f"a million tasks of {name}", "together", f"{costs.total(found):.2f}"))
-    table(("COSTS", "OF", "USD"), items, empty="nothing")
-    note(f"assumed: {assumed}")
+    elsewhere.show_tables(_rows(made), idle, running, str(assumed))
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
@@ -138,18 +139,33 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
 @common
 def build_command(
     target: Target,
-    cloud: Cloud = "aws",
+    cloud: AnyCloud = "aws",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Where to; else build/STACK.zip.")
     ] = None,
     image: Annotated[bool, typer.Option("--image", help="Write a Dockerfile instead.")] = False,
     stack: Stack = None,
     region: Region = None,
+    google_project: GoogleProject = None,
     runtime: Runtime = None,
     architecture: Architecture = None,
     json: JsonOption = False,
 ) -> None:
     """Make the zip that functions run: the app, and its locked dependencies as wheels."""
+    if cloud != "aws":
+        other = elsewhere.deployment(
+            cloud,
+            target,
+            project=google_project,
+            image=image,
+            stack=stack,
+            region=region,
+            runtime=runtime,
+            architecture=architecture,
+        )
+        elsewhere.build(other, output, json=json)
+        return
+    without_project(google_project)
     made = project(target, stack=stack, region=region, runtime=runtime, architecture=architecture)
     if image:
         path = output or made.folder / "Dockerfile"
@@ -169,33 +185,39 @@ def zip_of(made: Project, output: Path | None = None) -> Package:
     return build_zip(made.folder, made.entry, made.target, path, note)
 
 
-def tell_package(package: Package) -> None:
-    """How big a zip is, and of what."""
-    say(
-        f"{package.path}: {megabytes(package.zipped)}, {megabytes(package.unzipped)} unzipped "
-        f"(250.0 MB at most), contents {package.digest[:16]}, sha256 {package.sha256[:16]}"
-    )
-    table(
-        ("PART", "SIZE"),
-        [(name, megabytes(size)) for name, size in package.largest()],
-        empty="it is empty",
-    )
-
-
 @common
 def export_command(
     target: Target,
-    cloud: Cloud = "aws",
+    cloud: AnyCloud = "aws",
     format: Annotated[
-        str, typer.Option("-f", "--format", help="cloudformation, sam or terraform.")
-    ] = "cloudformation",
+        str | None,
+        typer.Option(
+            "-f", "--format", help="cloudformation, sam or terraform; of google also gcloud."
+        ),
+    ] = None,
     stack: Stack = None,
     region: Region = None,
+    google_project: GoogleProject = None,
     functions: Functions = None,
     runtime: Runtime = None,
     architecture: Architecture = None,
 ) -> None:
     """Print the plan for another tool."""
+    if cloud != "aws":
+        other = elsewhere.deployment(
+            cloud,
+            target,
+            project=google_project,
+            stack=stack,
+            region=region,
+            functions=functions,
+            runtime=runtime,
+            architecture=architecture,
+        )
+        elsewhere.export(other, format)
+        return
+    without_project(google_project)
+    format = format or "cloudformation"
     if format not in FORMATS:
         raise ConfigurationError(f"--format {format}: there are {', '.join(FORMATS)}")
     made = project(

@@ -13,20 +13,25 @@ import typer
 from cloudq.cli.common import JsonOption, Target, YesOption, common
 from cloudq.cli.output import confirm, emit, local, note, say, table
 from cloudq.errors import ConfigurationError
+from cloudq_deploy.cli import elsewhere
+from cloudq_deploy.cli.elsewhere import tell_package
 from cloudq_deploy.cli.options import (
+    AnyCloud,
     Architecture,
     BucketName,
     Cloud,
     Endpoint,
     Functions,
+    GoogleProject,
     Profile,
     Region,
     Runtime,
     Stack,
     project,
     reach,
+    without_project,
 )
-from cloudq_deploy.cli.plans import tell_package, zip_of
+from cloudq_deploy.cli.plans import zip_of
 from cloudq_deploy.cli.screen import Terminal
 from cloudq_deploy.plan import Function, Plan
 from cloudq_deploy.stack import running
@@ -42,9 +47,10 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 @common
 def apply_command(
     target: Target,
-    cloud: Cloud = "aws",
+    cloud: AnyCloud = "aws",
     stack: Stack = None,
     region: Region = None,
+    google_project: GoogleProject = None,
     profile: Profile = None,
     endpoint_url: Endpoint = None,
     bucket: BucketName = None,
@@ -61,6 +67,21 @@ def apply_command(
     json: JsonOption = False,
 ) -> None:
     """Make the cloud equal to the code: shows the changes, asks, applies, waits."""
+    if cloud != "aws":
+        other = elsewhere.deployment(
+            cloud,
+            target,
+            project=google_project,
+            bucket=bucket,
+            stack=stack,
+            region=region,
+            functions=functions,
+            runtime=runtime,
+            architecture=architecture,
+        )
+        other.apply(adopt=adopt, yes=yes, json=json)
+        return
+    without_project(google_project)
     session = Aws(region=region, profile=profile, endpoint_url=endpoint_url)
     made = project(
         target,
@@ -246,18 +267,26 @@ def rollback_command(
 @common
 def destroy_command(
     target: Target,
-    cloud: Cloud = "aws",
+    cloud: AnyCloud = "aws",
     data: Annotated[
         bool, typer.Option("--data", help="Also the queues and the table, with what is in them.")
     ] = False,
     stack: Stack = None,
     region: Region = None,
+    google_project: GoogleProject = None,
     profile: Profile = None,
     endpoint_url: Endpoint = None,
     bucket: BucketName = None,
     yes: YesOption = False,
 ) -> None:
     """Delete the stack and its code. Queues and the table stay, unless --data is given."""
+    if cloud != "aws":
+        other = elsewhere.deployment(
+            cloud, target, project=google_project, bucket=bucket, stack=stack, region=region
+        )
+        other.destroy(data=data, yes=yes)
+        return
+    without_project(google_project)
     plan, _ = _planned(target, stack, region, profile, endpoint_url)
     aws, kept = reach(plan, profile=profile, endpoint_url=endpoint_url, bucket=bucket)
     standing = look(aws, plan.stack)

@@ -1,0 +1,114 @@
+"""What is in the zip of a function app: `function_app.py`, `host.json`, and the packages.
+
+Packages lie where the Python worker looks for them; nothing is built on Azure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from cloudq_deploy.azure.plan import FunctionApp, Plan
+from cloudq_deploy.bundle.archive import Limit
+from cloudq_deploy.bundle.build import Cargo
+
+PACKAGES = ".python_packages/lib/site-packages"
+_HOME = '''"""The functions of {entry}."""
+
+import os
+
+import azure.functions as func
+
+from {module} import {attribute} as app
+
+from cloudq_azure import Timer, register
+
+# Above whatever the code says: the deployment knows where its queues and its table are.
+app.configure(broker=os.environ["CLOUDQ_BROKER"], backend=os.environ["CLOUDQ_BACKEND"])
+entries = app.schedules.declared()
+# Name, schedule, Azure's expression in UTC, queue.
+TIMERS = {timers}
+
+
+def timer(name, expression, queue):
+    entry = entries[name]
+    return Timer(
+        schedule=expression, task=entry.task, args=entry.args, kwargs=entry.kwargs, queue=queue
+    )
+
+
+function_app = func.FunctionApp()
+register(
+    function_app,
+    app,
+    queues={queues},
+    timeout=float(os.environ["CLOUDQ_INVOCATION_TIMEOUT"]),
+    timers={{name: timer(entry, at, queue) for name, entry, at, queue in TIMERS}},
+)
+'''
+
+
+def cargo_of(plan: Plan) -> Cargo:
+    """The cargo of a plan's function app."""
+    return Cargo(
+        extra="azure",
+        adapter="cloudq_azure",
+        own=partial(_own, plan),
+        prefix=PACKAGES,
+        home="/home/site/wwwroot/",
+        limit=LIMIT,
+    )
+
+
+# Flex Consumption states no limit of the package; this is what an instance of 512 MB has room for.
+LIMIT = Limit(
+    cloud="the smallest instance of Flex Consumption",
+    unzipped=500 * 1024 * 1024,
+    hint="Leave something out (exclude), or run these tasks with `cloudq worker`",
+)
+
+
+def _own(plan: Plan, entry: str) -> Mapping[str, bytes]:
+    module, _, attribute = entry.partition(":")
+    timers = [(each.name, each.entry, each.expression, each.queue) for each in plan.timers]
+    text = _HOME.format(
+        entry=entry,
+        module=module,
+        attribute=attribute,
+        timers=_listed([repr(each) for each in timers]),
+        queues=repr([queue.name for queue in plan.queues]),
+    )
+    settings = json.dumps(host(plan.function_app), indent=2)
+    return {"function_app.py": text.encode(), "host.json": f"{settings}\n".encode()}
+
+
+def _listed(items: list[str]) -> str:
+    return "[" + "".join(f"\n    {item}," for item in items) + ("\n]" if items else "]")
+
+
+def host(function_app: FunctionApp) -> dict[str, Any]:
+    """What the host is told: see the table in docs/azure.md."""
+    timeout = _span(function_app.timeout)
+    return {
+        "version": "2.0",
+        "functionTimeout": timeout,
+        "extensionBundle": {
+            "id": "Microsoft.Azure.Functions.ExtensionBundle",
+            "version": "[4.*, 5.0.0)",
+        },
+        "extensions": {
+            "serviceBus": {
+                "autoCompleteMessages": True,
+                "maxConcurrentCalls": function_app.concurrency,
+                "maxConcurrentSessions": function_app.sessions,
+                "maxAutoLockRenewalDuration": timeout,
+                "prefetchCount": 0,
+            }
+        },
+    }
+
+
+def _span(seconds: int) -> str:
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"

@@ -1,0 +1,37 @@
+"""Who may do what on Azure: the roles of the function app's identity, each on one resource."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from cloudq_deploy.azure.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A role of Azure's own for the identity, on one resource by its name in the plan."""
+
+    role: str
+    kind: Literal["queue", "table", "account"]
+    on: str
+    why: str
+
+
+def grants(plan: Plan) -> Iterator[Grant]:
+    """All of a plan's, each once."""
+    for queue in plan.queues:
+        for role, why in (
+            ("Azure Service Bus Data Sender", "retries and calls"),
+            ("Azure Service Bus Data Receiver", "the trigger, and how it scales"),
+        ):
+            yield Grant(role=role, kind="queue", on=queue.name, why=why)
+    if plan.table is not None:
+        yield Grant(
+            role="Storage Table Data Contributor", kind="table", on=plan.table, why="results"
+        )
+    # The host keeps its keys, its leases for timers and the zip there, in containers it makes.
+    yield Grant(
+        role="Storage Blob Data Owner", kind="account", on=plan.account, why="the Functions host"
+    )

@@ -1,0 +1,1 @@
+"""An app on Google Cloud: Pub/Sub pushes to Cloud Run functions, Firestore keeps results."""

@@ -1,0 +1,74 @@
+"""What a plan costs on Google Cloud, idle and for a million tasks: an estimate with its prices.
+
+List prices in US dollars of a tier 1 region (us-central1), without free tiers, as Google's price
+pages of Cloud Run, Pub/Sub, Firestore, Cloud Scheduler and Cloud Observability had them in 2025;
+they were not looked up again, so do that before you rely on them. A month has 730 hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cloudq_deploy.costs import Assumed, Cost
+from cloudq_deploy.google.plan import Function, Plan
+
+_MILLION = 1_000_000
+_MONTH = 730 * 3600
+_REQUEST = 0.40  # a million
+_CPU, _MEMORY = 0.000024, 0.0000025  # a vCPU and second, a GiB and second
+_IDLE_CPU = 0.0000025  # of an instance kept warm, while it waits
+_PUBSUB = 40 / 1024  # a GiB, published or delivered; a message counts as 1 KB at least
+_READ, _WRITE, _DELETE = 0.30, 0.90, 0.10  # a million
+_LOG = 0.50  # a GiB taken in
+_JOB = 0.10  # a month
+_ALERT = 0.10  # a condition a month
+# A function of this memory in MB and below gets so much CPU, where nothing else is said.
+_CPU_BY_MEMORY = ((128, 1 / 12), (256, 1 / 6), (512, 1 / 3), (1024, 7 / 12), (2048, 1.0))
+
+
+def idle(plan: Plan) -> Sequence[Cost]:
+    """A month in which nothing is called."""
+    warm = sum(each.min_instances * _MONTH * _warm(each) for each in plan.functions)
+    found = [
+        Cost(of=f"{len(plan.jobs)} jobs of Cloud Scheduler", amount=len(plan.jobs) * _JOB),
+        Cost(of=f"{len(plan.alerts)} alert conditions", amount=len(plan.alerts) * _ALERT),
+        Cost(of="instances kept warm", amount=warm),
+    ]
+    return [cost for cost in found if cost.amount]
+
+
+def _warm(function: Function) -> float:
+    return _cpu(function) * _IDLE_CPU + function.memory / 1024 * _MEMORY
+
+
+def million(plan: Plan, function: Function, assumed: Assumed) -> Sequence[Cost]:
+    """A million tasks of this function, each a push of its own."""
+    seconds = _MILLION * assumed.seconds / function.concurrency
+    per_second = _cpu(function) * _CPU + function.memory / 1024 * _MEMORY
+    gib = 1024**3
+    found = [
+        Cost(of="Pub/Sub: published and pushed", amount=2 * _MILLION * 1000 / gib * _PUBSUB),
+        Cost(of="Cloud Run: requests", amount=_REQUEST),
+        Cost(of="Cloud Run: time", amount=seconds * per_second),
+        Cost(
+            of="Firestore: two reads, a write, a delete",
+            amount=(2 * _READ + _WRITE + _DELETE) if plan.store else 0,
+        ),
+        Cost(of="logs", amount=_MILLION * assumed.logged / gib * _LOG),
+    ]
+    return [cost for cost in found if cost.amount]
+
+
+def _cpu(function: Function) -> float:
+    if function.cpu is not None:
+        return float(function.cpu)
+    return next((cpu for memory, cpu in _CPU_BY_MEMORY if function.memory <= memory), 2.0)
+
+
+def told(assumed: Assumed) -> str:
+    """What the estimate takes for granted."""
+    return (
+        f"a task runs {assumed.seconds:g} s, logs {assumed.logged} B and is a push of its own; "
+        "message and record are under 1 KB; each result is read once and expires; list prices of "
+        "us-central1 in USD as of 2025, no free tier"
+    )
