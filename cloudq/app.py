@@ -227,9 +227,13 @@ class CloudQ:
 
     # ---- periodic tasks
 
-    @cached_property
+    @property
     def schedules(self) -> Schedules:
         """The schedules of this app: to look at, and to add, pause and run at run time."""
+        return self._schedules
+
+    @cached_property
+    def _schedules(self) -> Schedules:
         from cloudq.schedules.registry import Schedules
 
         return Schedules(self, lambda options: self._schedule_options(options))
