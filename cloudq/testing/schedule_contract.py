@@ -193,7 +193,7 @@ class ScheduleContract(_Fixtures):
         self, driver: SchedulerDriver, group: str, job: Callable[..., Job]
     ) -> None:
         driver.create(group, job("a"))
-        with pytest.raises(Exception) as caught:  # noqa: PT011 (the SDK's own)
+        with pytest.raises(Exception) as caught:
             driver.create(group, job("a", body="{}"))
         assert driver.error_code(caught.value) == Code.EXISTS
         assert driver.current(group) == {job("a").name: driver.fields(job("a"))}
@@ -202,12 +202,12 @@ class ScheduleContract(_Fixtures):
         self, driver: SchedulerDriver, group: str, job: Callable[..., Job]
     ) -> None:
         driver.create(group, job("a"))
-        with pytest.raises(Exception) as caught:  # noqa: PT011 (the SDK's own)
+        with pytest.raises(Exception) as caught:
             driver.update(group, job("b"))
         assert driver.error_code(caught.value) == Code.NOT_FOUND
 
     def test_a_service_that_is_away(self, away: SchedulerDriver, app: CloudQ, group: str) -> None:
-        with pytest.raises(Exception) as caught:  # noqa: PT011 (the SDK's own)
+        with pytest.raises(Exception) as caught:
             away.current(group)
         assert away.error_code(caught.value) == Code.UNREACHABLE
         with pytest.raises(ServiceError, match="cannot look at schedules in cloud://") as wrapped:

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("google.cloud.scheduler_v1")
 
-from cloudq import CloudQ, ConfigurationError, ServiceError, at, crontab, every
+from cloudq import CloudQ, ConfigurationError, at, crontab, every
 from cloudq.driver import Delivery
 from cloudq.plugins import parse
 from cloudq.schedules.cloud import Plan, Scheduler

@@ -149,6 +149,54 @@ def test_plan_and_apply(run: Command) -> None:
     assert 'no scheduler for "events://"' in run(*plan[:-1], "events://x")[2]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--scheduler", "azure://"), ("--broker", "servicebus://shop.servicebus.windows.net")],
+)
+def test_azure_has_no_scheduler_and_what_to_do_is_said(
+    run: Command, options: tuple[str, ...]
+) -> None:
+    for command in ("plan", "apply"):
+        code, out, err = run("schedules", command, *APP, *options)
+        assert (code, out) == (2, "")
+        timers = [line for line in err.splitlines() if "Timer(" in line]
+        assert timers == [
+            'often: Timer(schedule="0 */15 * * * *", task="tidy"), UTC',
+            'nightly: Timer(schedule="0 30 2 * * *", task="tidy"), Europe/Vienna',
+        ]
+        [line] = [line for line in err.splitlines() if "Azure" in line]
+        assert "run `cloudq beat`" in line
+        assert "cloudq_azure.register(..., timers={NAME: Timer})" in line
+
+
+def test_what_is_over_is_said(run: Command) -> None:
+    with Path(next(Path.cwd().glob("shop_*.py"))).open("a") as file:
+        file.write(OVER)
+    listed = orjson.loads(run("schedules", "list", *APP, "--json")[1])["schedules"]
+    assert {row["name"]: row["state"] for row in listed}["past"] == "over"
+    out = run("schedules", "next", *APP, "past")[1]
+    assert out == "past has no more runs: its time, 2020-01-01 12:00:00 UTC, is past\n"
+    # Of Cloud Scheduler, which knows no single times, a past one asks nothing.
+    with serving_scheduler() as server:
+        url = f"cloudscheduler://my-project/europe-west1?emulator=127.0.0.1:{server.port}"
+        code, out, err = run("schedules", "apply", *APP, "--scheduler", url, "--yes")
+        assert code == 0
+        assert "past has no more runs: its time, 2020-01-01 12:00:00 UTC, is past; give it" in err
+        read = orjson.loads(run("schedules", "plan", *APP, "--scheduler", url, "--json")[1])
+        assert read["over"] == {"past": "its time, 2020-01-01 12:00:00 UTC, is past"}
+        assert read["changes"] == []
+
+
+OVER = """
+
+from datetime import datetime
+
+from cloudq import at
+
+app.periodic(at(datetime(2020, 1, 1, 12)), name="past")(tidy)
+"""
+
+
 def test_plan_on_eventbridge(run: Command, aws: Endpoint) -> None:
     broker = f"sqs://?endpoint_url={aws.url}"
     role = "arn:aws:iam::000000000000:role/scheduler"

@@ -175,6 +175,95 @@ def test_what_comes_too_late_is_dropped(shop: Shop) -> None:
     assert shop.app.AsyncResult(f"soon@{late}").state == "REVOKED"
 
 
+class TestGroups:
+    """A group bears its app in a tag; another's is not touched."""
+
+    def tags(self, shop: Shop) -> list[Any]:
+        arn = shop.driver.client.get_schedule_group(Name=shop.cloud.group)["Arn"]
+        return list(shop.driver.client.list_tags_for_resource(ResourceArn=arn)["Tags"])
+
+    def test_it_is_tagged_when_it_is_made(self, shop: Shop) -> None:
+        shop.declare(every(300), "often")
+        shop.apply()
+        assert self.tags(shop) == [{"Key": "cloudq:app", "Value": shop.app.name}]
+        assert shop.cloud.plan().steps == []
+
+    @pytest.mark.parametrize(
+        ("tags", "message"),
+        [
+            ([], "was not made by cloudq"),
+            ([{"Key": "team", "Value": "shop"}], "was not made by cloudq"),
+            ([{"Key": "cloudq:app", "Value": "other"}], "is of the app 'other'"),
+        ],
+    )
+    def test_anothers_is_refused(self, shop: Shop, tags: list[Any], message: str) -> None:
+        client, group = shop.driver.client, shop.cloud.group
+        client.create_schedule_group(Name=group, Tags=tags)
+        shop.declare(every(300), "often")
+        hint = f"hand the group over by its tag cloudq:app={shop.app.name}"
+        with pytest.raises(ConfigurationError, match=f"{group}.* {message}.*{hint}"):
+            shop.cloud.plan()
+        assert shop.driver.current(group) == {}
+        arn = client.get_schedule_group(Name=group)["Arn"]
+        client.tag_resource(ResourceArn=arn, Tags=[{"Key": "cloudq:app", "Value": shop.app.name}])
+        assert shown(shop.apply()) == [("create", "often")]
+
+    def test_names_that_would_share_a_group_do_not(self, shop: Shop) -> None:
+        shop.declare(every(300), "often")
+        shop.apply()
+        dashed = shop.app.name
+        shop.app.name = dashed.replace("-", "/", 1)
+        assert shop.cloud.group == f"cloudq-{dashed}"
+        with pytest.raises(ConfigurationError, match=f"is of the app '{dashed}'"):
+            shop.cloud.plan()
+
+    def test_a_name_that_no_tag_can_have(self, shop: Shop) -> None:
+        shop.app.name = f"{shop.app.name}*!"
+        shop.declare(every(300), "often")
+        shop.apply()
+        assert shop.cloud.plan().steps == []
+
+
+@pytest.mark.timeout(60)
+def test_a_fifo_queue_gets_its_messages_with_a_group(shop: Shop) -> None:
+    queue = unique("sched") + ".fifo"
+    shop.app.broker.admin.create(queue, lease=30, max_deliveries=30)
+    due = (datetime.now(UTC) + timedelta(seconds=2)).replace(microsecond=0)
+    shop.declare(at(due), "once", queue=queue)
+    shop.declare(at(due), "other", queue=queue, options={"group_key": "customers"})
+    shop.declare(crontab("30 7 * * *"), "plain")
+    shop.apply()
+    assert shop.cloud.plan().steps == []
+    client, group = shop.driver.client, shop.cloud.group
+    targets = {
+        name: client.get_schedule(GroupName=group, Name=name)["Target"]
+        for name in ("once", "other", "plain")
+    }
+    # The schedule's name, or the key of its calls: runs of one come one after the other.
+    assert targets["once"].get("SqsParameters") == {"MessageGroupId": "once"}
+    assert targets["other"].get("SqsParameters") == {"MessageGroupId": "customers"}
+    assert "SqsParameters" not in targets["plain"]
+
+    def fired() -> bool:
+        drain(shop.app, [queue])
+        return len(shop.ran) == 2
+
+    eventually(fired, within=40)
+
+
+def test_a_time_that_is_past_is_said(shop: Shop) -> None:
+    shop.declare(at(datetime(2020, 1, 1, tzinfo=UTC)), "past")
+    shop.declare(every(300), "ended", end=datetime(2020, 1, 2, tzinfo=UTC))
+    shop.declare(every(300), "often")
+    plan = shop.apply()
+    assert shown(plan) == [("create", "often")]
+    assert plan.over == {
+        "ended": "it ended at 2020-01-02 00:00:00 UTC",
+        "past": "its time, 2020-01-01 00:00:00 UTC, is past",
+    }
+    assert shop.cloud.plan().over == plan.over
+
+
 @pytest.mark.timeout(60)
 def test_the_service_fires_and_the_task_runs(shop: Shop) -> None:
     due = (datetime.now(UTC) + timedelta(seconds=2)).replace(microsecond=0)
