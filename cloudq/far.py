@@ -13,12 +13,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 
-from cloudq.driver import Failure, Limits, Once, OneShots, Outgoing
+from cloudq.driver import FAR_NAME, Failure, Limits, Once, OneShots, Outgoing
 from cloudq.errors import CloudQError, ConfigurationError, ServiceError
 from cloudq.message import TaskMessage
-
-FAR_NAME = "eta."
-"""How the names of entries for single calls begin; no schedule's does."""
 
 # An entry is made well before it fires.
 _SOON = 60.0

@@ -28,9 +28,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from cloudq.driver import Address, Code, Once
+from cloudq.driver import FAR_NAME, Address, Code, Once
 from cloudq.errors import ConfigurationError
-from cloudq.far import FAR_NAME
 from cloudq.schedules.driver import Fields, Job
 from cloudq_aws.client import Access, access
 from cloudq_aws.errors import error_code

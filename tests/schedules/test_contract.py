@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("google.cloud.scheduler_v1")
 
 from cloudq import CloudQ
+from cloudq.driver import Once
 from cloudq.plugins import parse
 from cloudq.testing import OneShotContract, OneShotDriver, ScheduleContract
 from cloudq_aws.eventbridge import EventBridge
@@ -70,6 +72,24 @@ class TestEventBridgeOnce(OnEventBridge, OneShotContract):
         assert isinstance(driver, EventBridge)
         there = driver.client.list_schedules(GroupName=group)["Schedules"]
         return sorted(each.get("Name", "") for each in there)
+
+    def test_a_fifo_queue_gets_it_with_a_group(
+        self, driver: EventBridge, group: str, entry: Once, aws: Endpoint
+    ) -> None:
+        name = unique("sched") + ".fifo"
+        with CloudQ(broker=f"sqs://?endpoint_url={aws.url}", backend="none") as app:
+            app.broker.admin.create(name, lease=30, max_deliveries=30)
+        plain, keyed = replace(entry, queue=name), replace(entry, queue=name, name="eta.k.1")
+        driver.once(group, plain)
+        driver.once(group, replace(keyed, group="customers"))
+        targets = [
+            driver.client.get_schedule(GroupName=group, Name=each)["Target"]
+            for each in (plain.name, keyed.name)
+        ]
+        assert [target.get("SqsParameters") for target in targets] == [
+            {"MessageGroupId": plain.name},
+            {"MessageGroupId": "customers"},
+        ]
 
 
 class TestCloudScheduler(ScheduleContract):

@@ -72,6 +72,13 @@ class Shop:
         names = [each.get("Name", "") for each in there]
         return {name: client.get_schedule(GroupName=self.group, Name=name) for name in names}
 
+    def fire(self) -> None:
+        """Do what the service does at the time of the one entry."""
+        [(name, entry)] = self.entries().items()
+        self.driver.forget(self.group, name)
+        body = entry["Target"]["Input"].encode()
+        self.app.broker.driver.send(self.queue, [Outgoing(id=unique(), body=body)])
+
     def waiting(self) -> int:
         stats = self.app.broker.admin.stats(self.queue)
         return (stats.ready or 0) + (stats.delayed or 0)
@@ -212,13 +219,12 @@ class TestRevoked:
         assert item.expires is not None
         assert item.expires > time.time() + 100 * 24 * HOUR
 
-    @pytest.mark.timeout(60)
     def test_one_that_has_fired_is_dropped(self, shop: Shop) -> None:
-        shop.ahead = -2 * HOUR
-        result = shop.note.apply_async(eta=datetime.fromtimestamp(time.time() + 91, UTC))
-        eventually(lambda: shop.waiting() == 1, within=30)
-        shop.ahead = 95.0
+        result = shop.note.apply_async(countdown=2 * HOUR)
+        shop.fire()
+        shop.ahead = 2 * HOUR
         assert result.revoke()
+        assert result.state == State.PENDING
         drain(shop.app, [shop.queue])
         assert (shop.ran, shop.waiting(), result.state) == ([], 0, State.REVOKED)
 
@@ -237,10 +243,7 @@ class TestRevoked:
             assert record is not None
             assert (record.revoked, record.state) == (True, State.PENDING)
             shop.ahead = 399 * 24 * HOUR
-            # What the service would send then.
-            [entry] = shop.entries().values()
-            body = entry["Target"]["Input"].encode()
-            shop.app.broker.driver.send(shop.queue, [Outgoing(id=unique(), body=body)])
+            shop.fire()
             shop.ahead = 400 * 24 * HOUR
             drain(shop.app, [shop.queue])
             assert (shop.ran, result.state) == ([], State.REVOKED)
@@ -273,7 +276,8 @@ class TestRefusals:
     def test_a_busy_scheduler_is_asked_again(self, aws: Endpoint) -> None:
         with refusing(aws) as proxy:
             shop = Shop(aws, scheduler=proxy.url)
-            shop.app.services = Services(clock=shop.app.now, sleep=lambda _: proxy.heal())
+            clock = shop.app.services.clock
+            shop.app.services = Services(clock=clock, sleep=lambda _: proxy.heal())
             shop.app.close()
             proxy.refuse("POST", 429, "ThrottlingException")
             result = shop.note.apply_async(countdown=2 * HOUR)
@@ -332,10 +336,8 @@ def test_a_signed_call_is_signed(aws: Endpoint) -> None:
     shop = Shop(aws, signing_keys={"k": "0" * 32})
     shop.ahead = -2 * HOUR
     shop.note.apply_async(("x",), eta=datetime.fromtimestamp(time.time() + 92, UTC))
-    [entry] = shop.entries().values()
     shop.ahead = 95.0
-    body = entry["Target"]["Input"].encode()
-    shop.app.broker.driver.send(shop.queue, [Outgoing(id=unique(), body=body)])
+    shop.fire()
     drain(shop.app, [shop.queue])
     assert [tag for tag, _ in shop.ran] == ["x"]
     shop.close()
