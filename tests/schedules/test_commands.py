@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import orjson
 import pytest
 
+from cloudq import solar
 from cloudq.cli import main
+from cloudq.schedules.entries import Entry
 from localstack.servers import Endpoint
 from tests.schedules.cloud_scheduler_server import serving_scheduler
 from tests.servers import unique
@@ -101,6 +104,44 @@ def test_schedules_of_run_time(run: Command) -> None:
     assert run("schedules", "delete", *APP, "extra", "--yes")[0] == 0
     assert "there is no schedule 'extra'" in run("schedules", "delete", *APP, "extra", "-y")[2]
     assert "delete it there, or pause it" in run("schedules", "delete", *APP, "often", "-y")[2]
+
+
+def test_all_that_is_said_of_a_schedule_is_stored(run: Command) -> None:
+    pytest.importorskip("astral")
+    options = {
+        "--solar": "sunset,48.2,16.4",
+        "--kwargs": '{"what": "y"}',
+        "--timezone": "Asia/Tokyo",
+        "--queue": "other",
+        "--expires": "60",
+        "--jitter": "5",
+        "--catch-up": "all",
+    }
+    flat = [word for pair in options.items() for word in pair]
+    assert run("schedules", "add", *APP, "extra", "tidy", *flat)[0] == 0
+    name = next(path.stem for path in Path.cwd().glob("shop_*.py"))
+    with import_module(name).app as app:
+        entry: Entry = app.schedules.entry("extra")
+    assert entry.when == solar("sunset", 48.2, 16.4)
+    assert (entry.kwargs, entry.options) == ({"what": "y"}, {"queue": "other"})
+    assert (entry.timezone, entry.expires, entry.jitter) == ("Asia/Tokyo", 60, 5)
+    assert (entry.catch_up, entry.enabled, entry.stored) == ("all", True, True)
+
+
+def test_nothing_is_deleted_unasked(run: Command) -> None:
+    assert run("schedules", "add", *APP, "extra", "tidy", "--every", "30")[0] == 0
+    code, _, err = run("schedules", "delete", *APP, "extra")
+    assert code == 2
+    assert "add --yes" in err
+    listed = orjson.loads(run("schedules", "list", *APP, "--json")[1])["schedules"]
+    assert "extra" in {row["name"] for row in listed}
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "run-now", "delete"])
+def test_what_would_be_forgotten_at_once_is_refused(run: Command, command: str) -> None:
+    code, _, err = run("schedules", command, *APP, "often", "--broker", "memory://x")
+    assert code == 2
+    assert "lives and dies within one process" in err
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,19 @@ def test_a_fifo_queue_gets_its_messages_with_a_group(shop: Shop) -> None:
     assert "SqsParameters" not in targets["plain"]
 
 
+def test_a_start_that_is_past_is_left_out(shop: Shop) -> None:
+    start = datetime.now(UTC).replace(microsecond=0)
+    for name, days in (("begun", -1), ("coming", 1)):
+        shop.declare(every(300), name, start=start + timedelta(days=days))
+    shop.apply()
+    client, group = shop.driver.client, shop.cloud.group
+    # The service refuses a StartDate that is past.
+    assert "StartDate" not in client.get_schedule(GroupName=group, Name="begun")
+    coming: Any = client.get_schedule(GroupName=group, Name="coming")
+    assert coming["StartDate"] == start + timedelta(days=1)
+    assert shop.cloud.plan().steps == []
+
+
 def test_a_time_that_is_past_is_said(shop: Shop) -> None:
     shop.declare(at(datetime(2020, 1, 1, tzinfo=UTC)), "past")
     shop.declare(every(300), "ended", end=datetime(2020, 1, 2, tzinfo=UTC))
