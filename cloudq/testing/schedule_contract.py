@@ -158,6 +158,7 @@ class ScheduleContract(_Fixtures):
         job: Callable[..., Job],
         change: dict[str, Any],
     ) -> None:
+        assert driver.fields(job("a", **change)) != driver.fields(job("a"))
         for each in (job("a"), job("b")):
             driver.create(group, each)
         for wanted in (job("a", **change), job("a", **change), job("a")):
@@ -176,9 +177,10 @@ class ScheduleContract(_Fixtures):
             more |= {"start": start, "end": start + timedelta(days=1)}
         if driver.spread:
             more["window"] = 5
+        for name, value in more.items():
+            assert driver.fields(job("a", **{name: value})) != driver.fields(job("a")), name
         driver.create(group, job("a", **more))
         assert driver.current(group) == {job("a").name: driver.fields(job("a", **more))}
-        assert bool(more) == (driver.fields(job("a", **more)) != driver.fields(job("a")))
 
     def test_what_is_deleted_is_gone_and_may_be_deleted_again(
         self, driver: SchedulerDriver, group: str, job: Callable[..., Job]

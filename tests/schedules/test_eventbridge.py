@@ -244,6 +244,29 @@ def test_a_fifo_queue_gets_its_messages_with_a_group(shop: Shop) -> None:
     assert "SqsParameters" not in targets["plain"]
 
 
+def test_another_role_and_other_retries_are_a_change(shop: Shop, aws: Endpoint) -> None:
+    shop.declare(every(300), "often")
+    shop.apply()
+    other = "arn:aws:iam::000000000000:role/other"
+    url = f"eventbridge://us-east-1?role={other}&retries=3&max_age=600&endpoint_url={aws.url}"
+    driver = open_scheduler(parse(url))
+    cloud = Scheduler(shop.app, driver, url="eventbridge://us-east-1")
+    plan = cloud.plan()
+    assert [dict(step.parts) for step in plan.steps] == [
+        {
+            "role": (ROLE, other),
+            "retries": ("185", "3"),
+            "max_age": ("86400", "600"),
+            "dead": (DEAD, None),
+        }
+    ]
+    cloud.apply(plan)
+    target = driver.client.get_schedule(GroupName=cloud.group, Name="often")["Target"]
+    assert (target["RoleArn"], target.get("DeadLetterConfig")) == (other, None)
+    assert cloud.plan().steps == []
+    driver.close()
+
+
 def test_a_start_that_is_past_is_left_out(shop: Shop) -> None:
     start = datetime.now(UTC).replace(microsecond=0)
     for name, days in (("begun", -1), ("coming", 1)):
