@@ -160,7 +160,8 @@ def entry_of(
     call = dict(given.get("options") or {})
     if given.get("queue"):
         call["queue"] = given["queue"]
-    expires = call.pop("expires", None) if given.get("expires") is None else given["expires"]
+    of_call = call.pop("expires", None)
+    expires = of_call if given.get("expires") is None else given["expires"]
     _check_options(name, call)
     try:
         made = when_of(when)

@@ -270,3 +270,11 @@ def test_expires_among_the_calls_options_is_the_schedules(app: CloudQ) -> None:
     found = app.schedules.declared()
     assert {name: entry.expires for name, entry in found.items()} == {"a": 5, "b": 7}
     assert all("expires" not in entry.options for entry in found.values())
+
+
+def test_the_ends_of_the_earth_have_a_sun() -> None:
+    for lat, lon in ((90, 180), (-90, -180)):
+        assert (solar("sunset", lat, lon).lat, solar("sunset", lat, lon).lon) == (lat, lon)
+    for lat, lon, name in ((90.1, 0, "lat"), (-90.1, 0, "lat"), (0, 180.1, "lon")):
+        with pytest.raises(ConfigurationError, match=f"{name} is .* it goes from"):
+            solar("sunset", lat, lon)
