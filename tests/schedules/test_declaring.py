@@ -278,3 +278,16 @@ def test_the_ends_of_the_earth_have_a_sun() -> None:
     for lat, lon, name in ((90.1, 0, "lat"), (-90.1, 0, "lat"), (0, 180.1, "lon")):
         with pytest.raises(ConfigurationError, match=f"{name} is .* it goes from"):
             solar("sunset", lat, lon)
+
+
+def test_a_line_whose_days_fit_every_day_has_no_days() -> None:
+    for line in ("0 0 1-31 * 5", "0 0 13 * 0-6"):
+        made = crontab(line)
+        assert made == crontab("0 0 * * *")
+        assert (made.days, made.either_day, made.both_days) == ("both", False, False)
+
+
+def test_a_day_that_there_is_not_does_no_harm_beside_one_of_the_week() -> None:
+    assert crontab("0 0 30 2 1").either_day
+    with pytest.raises(ConfigurationError, match="day 30 is never in FEB"):
+        crontab.from_string("0 0 30 2 1")

@@ -18,6 +18,7 @@ from cloudq.schedules.slots import CRON
 from cloudq.testing import drain, eventually
 from cloudq_aws.eventbridge import EventBridge, open_scheduler
 from localstack.servers import Endpoint
+from tests.schedules.refusing import refusing
 from tests.servers import unique
 
 ROLE = "arn:aws:iam::000000000000:role/scheduler"
@@ -278,6 +279,25 @@ def test_a_start_that_is_past_is_left_out(shop: Shop) -> None:
     coming: Any = client.get_schedule(GroupName=group, Name="coming")
     assert coming["StartDate"] == start + timedelta(days=1)
     assert shop.cloud.plan().steps == []
+
+
+def test_a_start_that_passes_is_no_change(shop: Shop) -> None:
+    start = (datetime.now(UTC) + timedelta(seconds=3)).replace(microsecond=0)
+    shop.declare(every(300), "often", start=start)
+    shop.apply()
+    made: Any = shop.driver.client.get_schedule(GroupName=shop.cloud.group, Name="often")
+    assert made["StartDate"] == start
+    eventually(lambda: datetime.now(UTC) > start)
+    assert shop.cloud.plan().steps == []
+
+
+def test_a_group_that_there_is_not_may_be_an_error(aws: Endpoint) -> None:
+    # Which it is to the service, and not to the stand-in.
+    with refusing(aws) as proxy:
+        proxy.refuse("GET", 404, "ResourceNotFoundException")
+        driver = open_scheduler(parse(f"eventbridge://us-east-1?endpoint_url={proxy.url}"))
+        assert driver.current("cloudq-x") == {}
+        driver.close()
 
 
 def test_a_time_that_is_past_is_said(shop: Shop) -> None:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -22,6 +18,7 @@ from cloudq.services import Services
 from cloudq.testing import drain, eventually
 from cloudq_aws.eventbridge import EventBridge, open_scheduler
 from localstack.servers import Endpoint
+from tests.schedules.refusing import refusing
 from tests.servers import unique
 
 ROLE = "arn:aws:iam::000000000000:role/scheduler"
@@ -364,71 +361,3 @@ def test_a_queue_that_delays_nothing_parks_its_far_calls(aws: Endpoint) -> None:
     assert len(shop.app.broker.scheduled(shop.queue, count=5)) == 1
     assert shop.driver.owner(shop.group) is None
     shop.close()
-
-
-# ---- a service that refuses
-
-
-class Proxy:
-    """Before the server: it passes requests on, but for those of a method that it refuses."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.refused: tuple[str, int, str] | None = None
-
-    def refuse(self, method: str, status: int, error: str) -> None:
-        self.refused = method, status, error
-
-    def heal(self) -> None:
-        self.refused = None
-
-
-@contextmanager
-def refusing(aws: Endpoint) -> Iterator[Proxy]:
-    state = Proxy("")
-
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            refused = state.refused
-            if refused and self.command == refused[0] and self.path.startswith("/schedules/"):
-                _, status, error = refused
-                self.reply(
-                    status,
-                    {"Content-Type": "application/json", "x-amzn-errortype": error},
-                    json.dumps({"__type": error, "Message": error}).encode(),
-                )
-                return
-            onward = HTTPConnection("127.0.0.1", aws.port, timeout=10)
-            onward.request(self.command, self.path, body, dict(self.headers))
-            response = onward.getresponse()
-            headers = {"Content-Type": "application/json"}
-            if error := response.getheader("x-amzn-errortype"):
-                headers["x-amzn-errortype"] = error
-            self.reply(response.status, headers, response.read())
-            onward.close()
-
-        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
-
-        def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Not to standard error."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
