@@ -17,8 +17,6 @@ from cloudq.driver import FAR_NAME, Failure, Limits, Once, OneShots, Outgoing
 from cloudq.errors import CloudQError, ConfigurationError, ServiceError
 from cloudq.message import TaskMessage
 
-# An entry is made well before it fires.
-_SOON = 60.0
 _GROUP = re.compile(r"[^0-9A-Za-z_.-]+")
 # What the tags of AWS may be made of.
 _OWNER = re.compile(r"[^\w .:/=+@-]")
@@ -66,8 +64,7 @@ class Far:
         delay = (message.not_before or 0.0) - now
         if delay <= self._after or not 0 < limits.max_delay < delay:
             return False
-        driver = self._driver
-        return delay > driver.early + _SOON and driver.takes(body)
+        return self._driver.takes(body)
 
     def send(
         self, queue: str, messages: Sequence[Outgoing], due: Mapping[str, float]

@@ -239,6 +239,9 @@ class TestRevoked:
             record = shop.app.backend.record(result.id)
             assert record is not None
             assert (record.revoked, record.state) == (True, State.PENDING)
+            [item] = shop.app.backend.get([Key(f"task#{result.id}")]).values()
+            assert item.expires is not None
+            assert item.expires > time.time() + 400 * 24 * HOUR, "when it is due it counts"
             shop.ahead = 399 * 24 * HOUR
             shop.fire()
             shop.ahead = 400 * 24 * HOUR
