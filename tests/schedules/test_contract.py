@@ -36,22 +36,29 @@ def with_note(broker: str, queue: str) -> CloudQ:
     return app
 
 
+@pytest.fixture(scope="module")
+def eventbridge(aws: Endpoint) -> Iterator[EventBridge]:
+    driver = open_eventbridge(parse(f"eventbridge://us-east-1?role={ROLE}&endpoint_url={aws.url}"))
+    yield driver
+    driver.close()
+
+
+@pytest.fixture(scope="module")
+def sqs_queue(aws: Endpoint) -> str:
+    name = unique("sched")
+    with CloudQ(broker=f"sqs://?endpoint_url={aws.url}", backend="none") as app:
+        app.broker.admin.create(name, lease=30, max_deliveries=30)
+    return name
+
+
 class OnEventBridge:
     @pytest.fixture
-    def driver(self, aws: Endpoint) -> Iterator[EventBridge]:
-        driver = open_eventbridge(
-            parse(f"eventbridge://us-east-1?role={ROLE}&endpoint_url={aws.url}")
-        )
-        yield driver
-        driver.close()
+    def driver(self, eventbridge: EventBridge) -> EventBridge:
+        return eventbridge
 
     @pytest.fixture
-    def queue(self, aws: Endpoint) -> Iterator[str]:
-        name = unique("sched")
-        app = CloudQ(broker=f"sqs://?endpoint_url={aws.url}", backend="none")
-        app.broker.admin.create(name, lease=30, max_deliveries=30)
-        yield name
-        app.close()
+    def queue(self, sqs_queue: str) -> str:
+        return sqs_queue
 
 
 class TestEventBridge(OnEventBridge, ScheduleContract):

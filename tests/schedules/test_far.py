@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import pytest
@@ -24,6 +25,19 @@ from tests.servers import unique
 ROLE = "arn:aws:iam::000000000000:role/scheduler"
 DEAD = "arn:aws:sqs:us-east-1:000000000000:dead"
 HOUR = 3600.0
+
+
+@cache
+def looking(url: str) -> EventBridge:
+    """What tests look at the service with."""
+    return open_scheduler(parse(f"eventbridge://us-east-1?endpoint_url={url}"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def closed(aws: Endpoint) -> Iterator[None]:
+    yield
+    looking(aws.url).close()
+    looking.cache_clear()
 
 
 class Shop:
@@ -58,8 +72,7 @@ class Shop:
             return tag
 
         self.note = note
-        url = f"eventbridge://us-east-1?endpoint_url={aws.url}"
-        self.driver: EventBridge = open_scheduler(parse(url))
+        self.driver = looking(aws.url)
         self.group = f"cloudq-{self.app.name}"
 
     def entries(self) -> dict[str, Any]:
@@ -81,7 +94,6 @@ class Shop:
         return (stats.ready or 0) + (stats.delayed or 0)
 
     def close(self) -> None:
-        self.driver.close()
         self.app.close()
 
 
