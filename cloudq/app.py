@@ -25,6 +25,7 @@ from cloudq.current_call import CurrentCall
 from cloudq.discovery import Packages, discover
 from cloudq.envelope import Envelopes, zone_of
 from cloudq.errors import ConfigurationError
+from cloudq.far import Far
 from cloudq.middleware import Middleware, current_request
 from cloudq.policy import TaskOptions
 from cloudq.priorities import queues_for
@@ -37,7 +38,7 @@ from cloudq.settings import Settings
 from cloudq.shared import APPS
 from cloudq.states import own_state
 from cloudq.task import Prepared, Task
-from cloudq.wiring import make_workflows, open_backend, open_broker
+from cloudq.wiring import make_workflows, open_backend, open_broker, open_far
 
 if TYPE_CHECKING:  # what only workers or only workflows need is loaded at its first use
     from cloudq.canvas.joins import Joins
@@ -93,6 +94,7 @@ class CloudQ:
         self._lock = RLock()
         self._broker: Broker | None = None
         self._backend: Backend | None = None
+        self._far: Far | None = None
         self._discoveries: list[tuple[Packages, str | None]] = []
         self._annotations: object = None
         self._check_conf()
@@ -520,9 +522,22 @@ class CloudQ:
                 self._backend = open_backend(self.conf, self.services, url=url, clock=self.now)
             return self._backend
 
+    @property
+    def far(self) -> Far | None:
+        """Where calls for far times wait; None where they go on in hops of their queue."""
+        if self.conf.scheduler_eta is None:
+            return None
+        with self._lock:
+            if self._far is None:
+                self._far = open_far(self.conf, self.services, self.name)
+            return self._far
+
     def close(self) -> None:
         """Close the broker and the backend; a later use opens them again."""
         with self._lock:
+            if self._far is not None:
+                self._far.close()
+            self._far = None
             if self._broker is not None:
                 self._broker.close()
             if self._backend is not None:

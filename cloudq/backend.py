@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from cloudq.clock import Clock, real_time
 from cloudq.driver import (
@@ -125,12 +125,15 @@ class Backend:
             return from_item(error.current or Item(key=key(record.id), fields={}))
         return None
 
-    def revoke(self, task_id: str) -> Record | None:
-        """Mark a task so that no worker starts it; its record, None when it has ended already."""
+    def revoke(self, task_id: str, *, due: float = 0.0) -> Record | None:
+        """Mark a task so that no worker starts it; its record, None when it has ended already.
+
+        The mark is kept for a month, or for a month after it is `due` (epoch seconds).
+        """
         change = Change(
             set={"revoked": True},
             # It may wait for its time much longer than results are kept; its end replaces this.
-            expires=self.clock() + max(self.expires, _REVOKED),
+            expires=max(self.clock(), due) + max(self.expires, _REVOKED),
             when=tuple(
                 Check(field="state", op=Op.NE, value=str(state), or_absent=True)
                 for state in sorted(TERMINAL)
@@ -177,6 +180,23 @@ class Backend:
         if failures:
             first = next(iter(failures.values()))
             raise BackendError(f"{len(failures)} records: {first.reason}", code=first.code)
+
+    def note_named(self, places: Mapping[str, tuple[str, str, str, float]]) -> None:
+        """As `note_scheduled`, for tasks of which something may be recorded; what has run stays."""
+        for id, (task, queue, handle, due) in places.items():
+            change = Change(
+                set={
+                    "state": str(State.PENDING),
+                    "task": task,
+                    "queue": queue,
+                    "scheduled": f"{queue} {handle}",
+                },
+                # A revocation may be there, and must be when it is due.
+                expires=due + max(self.expires, _REVOKED),
+                when=(Check(field="state", op=Op.EQ, value=str(State.PENDING), or_absent=True),),
+            )
+            with suppress(ConditionFailed):
+                self.update(key(id), change)
 
     # ---- items
 

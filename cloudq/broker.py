@@ -32,6 +32,7 @@ from cloudq.errors import (
     Rejected,
     ServiceError,
 )
+from cloudq.far import Far
 from cloudq.message import TaskMessage
 from cloudq.outgoing import batches, fitted
 from cloudq.parking import Parking
@@ -127,13 +128,15 @@ class Broker:
         self,
         messages: Sequence[TaskMessage],
         publishing: Mapping[str, PublishPolicy] = _AS_EVER,
+        far: Far | None = None,
     ) -> Mapping[str, str]:
         """Publish to each message's own queue, in as few requests as the service allows.
 
         A message with `not_before` in the future is delayed by the service; when that is further
         than the service can delay, or `LONGEST_HOP`, it is sent on in hops; where the service
-        cannot delay at all, it is parked. Returns the handles for `unschedule`, by message id, of
-        those that wait a minute or more. `publishing` has, by message id, how often calls that say
+        cannot delay at all, it is parked; with `far`, what that takes waits there. Returns the
+        handles for `unschedule` or `far`, by message id, of those that wait a minute or more.
+        `publishing` has, by message id, how often calls that say
         so are sent again when the service is busy. Raises `MessageTooLarge` and
         `ConfigurationError` before anything is sent, and `PublishError` naming what was refused.
         """
@@ -151,7 +154,13 @@ class Broker:
             )
         answers: dict[int, str | Failure] = {}
         for queue, outgoing in queues.items():
-            for call, places in self._ways(queue, outgoing):
+            distant: dict[int, float] = {}
+            if far is not None:
+                limits = self.driver.limits(queue)
+                for place, each in outgoing.items():
+                    if far.takes(messages[place], each.body, limits, now):
+                        distant[place] = messages[place].not_before or 0.0
+            for call, places in self._ways(queue, outgoing, far, distant):
                 own = {p: publishing[id] for p in places if (id := messages[p].id) in publishing}
                 some = {p: outgoing[p] for p in places}
                 answers |= self._send_queue(queue, some, call, own)
@@ -180,9 +189,20 @@ class Broker:
             and answer
         }
 
-    def _ways(self, queue: str, outgoing: Mapping[int, Outgoing]) -> list[tuple[_Send, list[int]]]:
-        """The messages of a queue by the way that they are sent."""
+    def _ways(
+        self,
+        queue: str,
+        outgoing: Mapping[int, Outgoing],
+        far: Far | None,
+        distant: Mapping[int, float],
+    ) -> list[tuple[_Send, list[int]]]:
+        """The messages of a queue by the way that they are sent; the `distant` ones by `far`."""
         driver, parking = self.driver, self._parking
+        if far is not None and distant:
+            due = {outgoing[place].id: time for place, time in distant.items()}
+            rest = {place: each for place, each in outgoing.items() if place not in distant}
+            by_far: _Send = lambda batch: far.send(queue, batch, due)  # noqa: E731
+            return [(by_far, list(distant)), *self._ways(queue, rest, None, {})]
         if not any(message.delay for message in outgoing.values()):
             return [(self._plainly(queue), list(outgoing))]
         ways: list[tuple[_Send, list[int]]] = []

@@ -10,6 +10,7 @@ from cloudq.backend import Backend
 from cloudq.broker import Broker
 from cloudq.call_options import Options
 from cloudq.errors import BackendError
+from cloudq.far import Far, fires_at
 from cloudq.message import TaskMessage
 from cloudq.publish_policy import PublishPolicy
 from cloudq.settings import Settings
@@ -30,6 +31,8 @@ class Sender(Protocol):
     def broker(self) -> Broker: ...
     @property
     def backend(self) -> Backend | None: ...
+    @property
+    def far(self) -> Far | None: ...
 
 
 class Publishing:
@@ -66,14 +69,17 @@ class Publishing:
     ) -> None:
         """Send, and remember where long delayed messages wait, so that revoking finds them.
 
-        Of ids that the caller chose (`named`) something may be recorded already, which stays.
+        Of ids that the caller chose (`named`) something may be recorded already, which stays: of
+        those only the ones that wait in the cloud's scheduler are noted, a write each.
         `policies` has, by message id, how often calls that say so are sent again.
         """
         app = self._app
         if app.conf.backend_url is None:
             self._refuse_unkept(messages)
-        handles = app.broker.send(messages, policies)
-        if not handles or named or app.backend is None:
+        handles = app.broker.send(messages, policies, app.far)
+        if named:
+            handles = {id: handle for id, handle in handles.items() if fires_at(handle)}
+        if not handles or app.backend is None:
             return
         places = {
             message.id: (
@@ -86,7 +92,10 @@ class Publishing:
             if message.id in handles
         }
         try:
-            app.backend.note_scheduled(places)
+            if named:
+                app.backend.note_named(places)
+            else:
+                app.backend.note_scheduled(places)
         except BackendError as error:
             # They are sent: revoked ones will be dropped when they arrive, which is late.
             log.warning("delayed messages cannot be taken back before they are due: %s", error)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from cloudq.backend import Backend
 from cloudq.broker import Broker
 from cloudq.errors import ConfigurationError, ServiceError
+from cloudq.far import Far, fires_at
 from cloudq.record import Record
 from cloudq.result import AsyncResult
 from cloudq.task import Task
@@ -31,6 +32,8 @@ class Caller(Protocol):
     def broker(self) -> Broker: ...
     @property
     def backend(self) -> Backend | None: ...
+    @property
+    def far(self) -> Far | None: ...
 
 
 class ResultFactory:
@@ -80,11 +83,16 @@ class ResultFactory:
     def _take_back(self, record: Record) -> bool:
         """Take a delayed message out of its queue; False where it has left already."""
         queue, _, handle = (record.scheduled or "").partition(" ")
+        fires = fires_at(handle)
         try:
+            if fires is not None and (far := self._app.far) is not None:
+                return far.take_back(handle)
             return not self._app.broker.unschedule(queue, [handle])
         except (ServiceError, ConfigurationError) as error:
             log.warning("task %s stays scheduled, and will be dropped then: %s", record.id, error)
-            return False
+        if fires is not None and self._app.backend is not None:
+            self._app.backend.revoke(record.id, due=fires)  # the mark must be there then
+        return False
 
     def _kin(self, outlines: str) -> list[Any]:
         from cloudq.canvas.results import restored

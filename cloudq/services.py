@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cloudq.clock import Clock, real_time
 from cloudq.driver import BackendDriver, BrokerDriver
-from cloudq.plugins import open_backend, open_broker
+from cloudq.plugins import open_backend, open_broker, open_scheduler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,3 +24,4 @@ class Services:
     sleep: Callable[[float], None] = time.sleep
     open_broker: Callable[[str], BrokerDriver] = open_broker
     open_backend: Callable[[str], BackendDriver] = open_backend
+    open_scheduler: Callable[[str], object] = open_scheduler

@@ -138,6 +138,12 @@ class Settings(BaseSettings):
     scheduler: str | None = Field(
         default=None, description="URL of the cloud's scheduler, for `cloudq schedules apply`"
     )
+    scheduler_eta: float | None = Field(
+        default=None,
+        ge=0,
+        description="calls due later than this wait as one entry of the `scheduler` each; left "
+        "out: what a queue cannot delay by itself goes on in hops",
+    )
     tracing: bool = Field(
         default=False, description="OpenTelemetry traces through queues; needs cloudq[otel]"
     )
@@ -204,6 +210,14 @@ class Settings(BaseSettings):
     def _signs_with_a_key(self) -> Self:
         if self.signing_key is not None and self.signing_key not in self.signing_keys:
             raise ValueError(f"signing_key {self.signing_key!r} is not among the signing_keys")
+        return self
+
+    @model_validator(mode="after")
+    def _waits_in_a_scheduler(self) -> Self:
+        if self.scheduler_eta is not None and self.scheduler is None:
+            raise ValueError(
+                "scheduler_eta needs the setting scheduler, eventbridge://REGION?role=ARN"
+            )
         return self
 
     @classmethod

@@ -11,6 +11,7 @@ from cloudq.broker import Broker
 from cloudq.clock import Clock
 from cloudq.codecs import Codec
 from cloudq.envelope import Envelopes
+from cloudq.far import Far
 from cloudq.history import History, Level
 from cloudq.publishing import Publishing
 from cloudq.result_factory import ResultFactory
@@ -67,6 +68,14 @@ def open_broker(
         clock=clock,
         sleep=services.sleep,
     )
+
+
+def open_far(conf: Settings, services: Services, app: str) -> Far | None:
+    """Where this app's calls for far times wait; None where the settings name nothing."""
+    url, after = conf.scheduler, conf.scheduler_eta
+    if url is None or after is None:
+        return None
+    return Far(lambda: services.open_scheduler(url), url=url, app=app, after=after)
 
 
 def open_backend(conf: Settings, services: Services, *, url: str, clock: Clock) -> Backend:

@@ -15,6 +15,7 @@ _CODES = {
     "TableNotFoundException": Code.NOT_FOUND,
     "QueueAlreadyExists": Code.EXISTS,
     "QueueNameExists": Code.EXISTS,
+    "ConflictException": Code.EXISTS,
     "ResourceInUseException": Code.EXISTS,
     "AccessDenied": Code.DENIED,
     "AccessDeniedException": Code.DENIED,
@@ -22,6 +23,8 @@ _CODES = {
     "KMS.AccessDeniedException": Code.DENIED,
     "KmsAccessDenied": Code.DENIED,
     "OptInRequired": Code.DENIED,
+    # A million schedules, 500 groups: trying again does not help, asking AWS for more does.
+    "ServiceQuotaExceededException": Code.DENIED,
     "ExpiredToken": Code.CREDENTIALS,
     "ExpiredTokenException": Code.CREDENTIALS,
     "IncompleteSignature": Code.CREDENTIALS,

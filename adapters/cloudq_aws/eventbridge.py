@@ -1,7 +1,7 @@
-"""EventBridge Scheduler: `eventbridge://region?role=ARN&dead=ARN&prefix=&group=&...`.
+"""EventBridge Scheduler: `eventbridge://region?role=ARN&dead=ARN&prefix=&...`.
 
-It sends a schedule's message to its SQS queue. A schedule group an app, `cloudq-NAME`, made by the
-first `apply`. Options:
+It sends a schedule's message to its SQS queue, and calls for far times. A schedule group an app,
+`cloudq-NAME`, made at the first use; its tag `cloudq:app` says whose it is. Options:
 
     role           ARN of the role that the service takes to send (sqs:SendMessage on the queues);
                    needed to change anything
@@ -11,10 +11,13 @@ first `apply`. Options:
     prefix         as the broker has it: stands before every queue's name
     endpoint_url, profile, region   as the broker has them
 
-`plan` needs scheduler:ListSchedules and GetSchedule, and sqs:GetQueueUrl and GetQueueAttributes;
-`apply` also scheduler:CreateScheduleGroup, CreateSchedule, UpdateSchedule, DeleteSchedule and
-iam:PassRole for the role. A FIFO queue must have content-based deduplication. A schedule's runs
-cost $1 a million beyond the first 14 million of a month.
+`plan` needs scheduler:ListSchedules, GetSchedule, GetScheduleGroup and ListTagsForResource, and
+sqs:GetQueueUrl and GetQueueAttributes; `apply` also scheduler:CreateScheduleGroup, TagResource,
+CreateSchedule, UpdateSchedule, DeleteSchedule and iam:PassRole for the role. Calls for far times
+need those of SQS, CreateSchedule and DeleteSchedule on `schedule/cloudq-NAME/eta.*`, iam:PassRole,
+and where there is no group yet CreateScheduleGroup and TagResource. A FIFO queue must have
+content-based deduplication. A schedule's runs cost $1 a million beyond the first 14 million of a
+month.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from cloudq.driver import Address, Code
+from cloudq.driver import FAR_NAME, Address, Code, Once
 from cloudq.errors import ConfigurationError
 from cloudq.schedules.driver import Fields, Job
 from cloudq_aws.client import Access, access
@@ -40,6 +43,11 @@ _OPTIONS = ("role", "dead", "retries", "max_age", "prefix")
 _NAME = re.compile(r"[0-9A-Za-z_.-]{1,64}")
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/.+")
 _QUEUE = re.compile(r"arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:.+")
+_TAG = "cloudq:app"
+# Of the message that a schedule sends, in bytes.
+_MAX_INPUT = 256 * 1024
+# Each of these in a message is replaced: its user guide, "Adding context attributes".
+_REPLACED = b"<aws.scheduler."
 
 
 def open_scheduler(address: Address) -> EventBridge:
@@ -60,12 +68,14 @@ def open_scheduler(address: Address) -> EventBridge:
 
 
 class EventBridge:
-    """A `SchedulerDriver` on one account and region."""
+    """A `SchedulerDriver` on one account and region, and `OneShots`."""
 
     dialect = "eventbridge"
     slot = "<aws.scheduler.scheduled-time>"
     spread = True
     bounds = True
+    # It fires within the minute that follows a schedule's time.
+    early = 90.0
 
     def __init__(
         self, reach: Access, *, role: str, dead: str, retries: int, max_age: int, prefix: str
@@ -86,21 +96,40 @@ class EventBridge:
                 f"schedule {entry!r}: EventBridge Scheduler takes names of up to 64 of the "
                 f"characters 0-9 A-Z a-z - _ . and this has {len(entry)}: give another name="
             )
+        if entry.startswith(FAR_NAME):
+            raise ConfigurationError(
+                f"schedule {entry!r}: names that begin with {FAR_NAME} are of single calls: give "
+                "another name="
+            )
         return entry
+
+    def owner(self, group: str) -> str | None:
+        """The app that the group is of, by its tag: "" for none; None where there is no group."""
+        try:
+            arn = self.client.get_schedule_group(Name=group)["Arn"]
+            tags = self.client.list_tags_for_resource(ResourceArn=arn).get("Tags", [])
+        except self.client.exceptions.ResourceNotFoundException:
+            return None
+        return next((tag["Value"] for tag in tags if tag["Key"] == _TAG), "")
 
     def fields(self, job: Job) -> Fields:
         """The job as the service shows it."""
         return _flat(self._request(job))
 
     def current(self, group: str) -> Mapping[str, Fields]:
-        """The schedules of the group: a request for each hundred of names, and one for each."""
+        """The schedules of the group: a request for each hundred of names, and one for each.
+
+        Single calls are none; their names are read past.
+        """
         found: dict[str, Fields] = {}
         try:
             pages = self.client.get_paginator("list_schedules").paginate(GroupName=group)
-            names = [each["Name"] for page in pages for each in page["Schedules"] if "Name" in each]
+            names = [each.get("Name", "") for page in pages for each in page["Schedules"]]
         except self.client.exceptions.ResourceNotFoundException:
             return found  # no group yet
         for name in names:
+            if name.startswith(FAR_NAME):
+                continue
             schedule = self.client.get_schedule(GroupName=group, Name=name)
             found[name] = _flat(cast("dict[str, Any]", schedule))
         return found
@@ -108,14 +137,16 @@ class EventBridge:
     def create(self, group: str, job: Job) -> None:
         """Make a schedule, and the group if there is none."""
         self._need_role()
-        request = self._request(job)
+        self._create(group, job.name, job.owner, self._request(job))
+
+    def _create(self, group: str, name: str, owner: str, request: dict[str, Any]) -> None:
         try:
-            self.client.create_schedule(GroupName=group, Name=job.name, **request)
+            self.client.create_schedule(GroupName=group, Name=name, **request)
         except self.client.exceptions.ResourceNotFoundException:
-            # Somebody else's apply may be quicker.
+            # Somebody else may be quicker.
             with suppress(self.client.exceptions.ConflictException):
-                self.client.create_schedule_group(Name=group)
-            self.client.create_schedule(GroupName=group, Name=job.name, **request)
+                self.client.create_schedule_group(Name=group, Tags=[{"Key": _TAG, "Value": owner}])
+            self.client.create_schedule(GroupName=group, Name=name, **request)
 
     def update(self, group: str, job: Job) -> None:
         """Replace all of a schedule."""
@@ -124,10 +155,36 @@ class EventBridge:
 
     def delete(self, group: str, name: str) -> None:
         """Delete a schedule; one that is gone is as good."""
+        self.forget(group, name)
+
+    # ---- single calls
+
+    def takes(self, body: bytes) -> bool:
+        """Whether it sends this body as it is: not if it is too large, or names what it fills."""
+        return len(body) <= _MAX_INPUT and _REPLACED not in body
+
+    def once(self, group: str, entry: Once) -> None:
+        """Make a schedule of one time that deletes itself; one of this name is the same call's."""
+        self._need_role()
+        time = datetime.fromtimestamp(entry.time, UTC)
+        request = {
+            "ScheduleExpression": f"at({time:%Y-%m-%dT%H:%M:%S})",
+            "ScheduleExpressionTimezone": "UTC",
+            "Description": entry.description,
+            "FlexibleTimeWindow": {"Mode": "OFF"},
+            "ActionAfterCompletion": "DELETE",
+            "Target": self._target(entry.queue, entry.body, entry.group or entry.name),
+        }
+        with suppress(self.client.exceptions.ConflictException):
+            self._create(group, entry.name, entry.owner, request)
+
+    def forget(self, group: str, name: str) -> bool:
+        """Delete a schedule; False where there is none (any more)."""
         try:
             self.client.delete_schedule(GroupName=group, Name=name)
         except self.client.exceptions.ResourceNotFoundException:
-            return
+            return False
+        return True
 
     def error_code(self, error: Exception) -> Code:
         """The reaction that an error calls for."""
@@ -146,19 +203,6 @@ class EventBridge:
             )
 
     def _request(self, job: Job) -> dict[str, Any]:
-        target: dict[str, Any] = {
-            "Arn": self._arn(job.queue),
-            "RoleArn": self._role,
-            "Input": job.body,
-            "RetryPolicy": {
-                "MaximumEventAgeInSeconds": self._max_age,
-                "MaximumRetryAttempts": self._retries,
-            },
-        }
-        if self._dead:
-            target["DeadLetterConfig"] = {"Arn": self._dead}
-        if is_fifo(job.queue):
-            target["SqsParameters"] = {"MessageGroupId": job.group or job.name}
         window: dict[str, Any] = {"Mode": "OFF"}
         if job.window:
             window = {"Mode": "FLEXIBLE", "MaximumWindowInMinutes": job.window}
@@ -168,7 +212,7 @@ class EventBridge:
             "State": "ENABLED" if job.enabled else "DISABLED",
             "Description": job.description,
             "FlexibleTimeWindow": window,
-            "Target": target,
+            "Target": self._target(job.queue, job.body, job.group or job.name),
         }
         # A start that has passed is refused, and means nothing any more.
         if job.start is not None and job.start > datetime.now(UTC):
@@ -176,6 +220,23 @@ class EventBridge:
         if job.end is not None:
             request["EndDate"] = job.end
         return request
+
+    def _target(self, queue: str, body: str, group: str) -> dict[str, Any]:
+        """Where a message goes; `group` is for FIFO queues."""
+        target: dict[str, Any] = {
+            "Arn": self._arn(queue),
+            "RoleArn": self._role,
+            "Input": body,
+            "RetryPolicy": {
+                "MaximumEventAgeInSeconds": self._max_age,
+                "MaximumRetryAttempts": self._retries,
+            },
+        }
+        if self._dead:
+            target["DeadLetterConfig"] = {"Arn": self._dead}
+        if is_fifo(queue):
+            target["SqsParameters"] = {"MessageGroupId": group}
+        return target
 
     def _arn(self, queue: str) -> str:
         """The ARN of a queue, asked for once."""

@@ -96,6 +96,10 @@ class CloudScheduler:
             )
         return name
 
+    def owner(self, group: str) -> str | None:
+        """None: there are no groups; each job's description says whose it is."""
+        return None
+
     def fields(self, job: Job) -> Fields:
         """The job as the service shows it."""
         return _flat(self._job(job), enabled=job.enabled)

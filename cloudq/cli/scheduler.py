@@ -9,10 +9,12 @@ from typing import Annotated, cast
 import typer
 
 from cloudq import plugins
+from cloudq.app import CloudQ
 from cloudq.cli.common import JsonOption, Target, YesOption, common
 from cloudq.cli.output import confirm, emit, note, say
 from cloudq.errors import ConfigurationError
 from cloudq.schedules.cloud import Plan, Scheduler, Step
+from cloudq.schedules.dialects import ncrontab
 from cloudq.schedules.driver import SchedulerDriver
 
 SchedulerOption = Annotated[
@@ -22,6 +24,7 @@ SchedulerOption = Annotated[
     ),
 ]
 
+_AZURE = frozenset({"azure", "servicebus", "functions", "azurefunctions"})
 _SIGNS = {"create": "+", "update": "~", "delete": "-"}
 
 
@@ -63,6 +66,8 @@ def apply(
 def _opened(target: Target, url: str | None) -> Generator[Scheduler]:
     app = target.load()
     url = url or app.conf.scheduler
+    if (url or app.conf.broker).partition(":")[0] in _AZURE:
+        raise _of_azure(app)
     if url is None:
         raise ConfigurationError(
             "which scheduler? say --scheduler eventbridge://REGION?role=ARN, or set scheduler="
@@ -76,6 +81,22 @@ def _opened(target: Target, url: str | None) -> Generator[Scheduler]:
             cloud.close()
 
 
+def _of_azure(app: CloudQ) -> ConfigurationError:
+    """What to do where the schedules shall be in Azure; each one's timer is shown before."""
+    for entry in app.schedules.declared().values():
+        try:
+            lines = ncrontab(entry)
+        except ConfigurationError as error:
+            note(str(error))
+            continue
+        for line in lines:
+            note(f'{entry.name}: Timer(schedule="{line}", task="{entry.task}"), {entry.timezone}')
+    return ConfigurationError(
+        "Azure has no scheduler that sends to queues: run `cloudq beat` (of several one sends), or "
+        "give a Functions app these timers by cloudq_azure.register(..., timers={NAME: Timer})"
+    )
+
+
 def _show(plan: Plan) -> None:
     for step in plan.steps:
         say(f"{_SIGNS[step.action]} {step.action} {step.name}")
@@ -87,6 +108,8 @@ def _show(plan: Plan) -> None:
         say(f"no changes: {len(plan.equal)} schedules in {plan.group} are as they should be")
     for name in plan.foreign:
         note(f"{name} in {plan.group} is not of this app, and is left alone")
+    for name, why in plan.over.items():
+        note(f"{name} has no more runs: {why}; give it a later time, or take it out")
 
 
 def _told(step: Step) -> None:
@@ -103,4 +126,5 @@ def _as_json(plan: Plan) -> dict[str, object]:
         ],
         "equal": list(plan.equal),
         "foreign": list(plan.foreign),
+        "over": dict(plan.over),
     }

@@ -16,7 +16,7 @@ from cloudq.cli.common import JsonOption, Target, YesOption, common, refuse_memo
 from cloudq.cli.output import confirm, emit, note, say, table
 from cloudq.errors import ConfigurationError
 from cloudq.schedules.dialects import clouds_at
-from cloudq.schedules.entries import CatchUp, RunOptions, utc
+from cloudq.schedules.entries import CatchUp, Entry, RunOptions, utc
 from cloudq.schedules.registry import Scheduled, local
 from cloudq.schedules.values import When, at, crontab, every, solar
 
@@ -62,7 +62,7 @@ def _described(scheduled: Scheduled, now: datetime) -> dict[str, Any]:
         "when": str(entry.when),
         "timezone": entry.timezone,
         "task": entry.task,
-        "state": _state(scheduled),
+        "state": _state(scheduled, entry, now),
         "next": None if following is None else local(following, entry),
         "runs": standing.runs,
         "last": None if standing.last is None else utc(standing.last).isoformat(),
@@ -73,12 +73,14 @@ def _described(scheduled: Scheduled, now: datetime) -> dict[str, Any]:
     }
 
 
-def _state(scheduled: Scheduled) -> str:
+def _state(scheduled: Scheduled, entry: Entry, now: datetime) -> str:
     if scheduled.standing.paused:
         return "paused"
-    if scheduled.entry is not None and not scheduled.entry.enabled:
+    if not entry.enabled:
         return "off"
-    return "at run time" if scheduled.entry is not None and scheduled.entry.stored else "on"
+    if entry.over(now):
+        return "over"
+    return "at run time" if entry.stored else "on"
 
 
 @cli.command("next")
@@ -116,7 +118,7 @@ def next_runs(
     for moment in moments:
         say(local(moment, entry))
     if not moments:
-        say(f"{name} has no more runs")
+        say(f"{name} has no more runs: {entry.over(start)}")
     for each in differing:
         note(each.told(entry.zone))
 

@@ -131,6 +131,8 @@ class Beat:
         standing, now = scheduled.standing, self._home.now()
         if standing.last is None or standing.spec != entry.fingerprint:
             # New, or its times are others: what lies behind us is not missed.
+            if over := entry.over(utc(now)):
+                log.warning("schedule %s never runs: %s", entry.name, over)
             self._standings.begin(entry, now)
             line = _Line(entry, now)
         else:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 from cloudq.codecs import Codec
 from cloudq.driver import Code
 from cloudq.errors import CloudQError, ConfigurationError, ServiceError
+from cloudq.far import group_of, owner_of
 from cloudq.message import TaskMessage
 from cloudq.schedules import dialects
 from cloudq.schedules.driver import Fields, Job, SchedulerDriver
@@ -26,7 +26,6 @@ _SAYS: Mapping[str, Callable[[Entry], list[str]]] = {
     "eventbridge": dialects.eventbridge,
     "unix-cron": dialects.unix_cron,
 }
-_GROUP = re.compile(r"[^0-9A-Za-z_.-]+")
 _MARK = "cloudq"
 # What must not depend on when the plan was made.
 _OURS = frozenset({SCHEDULE, SLOT, EXPIRES, CRON})
@@ -60,12 +59,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What makes the cloud equal to the code. `foreign` are names in the group of somebody else."""
+    """What makes the cloud equal to the code.
+
+    `foreign` are names in the group of somebody else. `over` says, of schedules by their names,
+    why they have no runs any more: the cloud has no entry for them.
+    """
 
     group: str
     steps: Sequence[Step]
     equal: Sequence[str]
     foreign: Sequence[str]
+    over: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Incomplete(ServiceError):
@@ -92,7 +96,7 @@ class Scheduler:
         self._driver = driver
         self._url = url
         self._owner = owner or app.name
-        self.group = _GROUP.sub("-", f"cloudq-{self._owner}")[:64]
+        self.group = group_of(self._owner)
 
     # ---- the jobs there shall be
 
@@ -120,9 +124,8 @@ class Scheduler:
         return found
 
     def _jobs_of(self, scheduled: Scheduled, entry: Entry) -> Iterable[Job]:
-        now = utc(self._app.now())
-        if next(entry.runs(now), None) is None:
-            return  # it is over
+        if entry.over(utc(self._app.now())):
+            return  # a plan says so
         expressions = _SAYS[self._driver.dialect](entry)
         body, message = self._body(entry)
         self._check(entry)
@@ -136,6 +139,7 @@ class Scheduler:
                 body=body,
                 group=message.group_key,
                 description=f"{self._mark}{entry.name}",
+                owner=owner_of(self._owner),
                 enabled=scheduled.active,
                 start=entry.bound(entry.start) if not isinstance(entry.when, at) else None,
                 end=entry.bound(entry.end) if not isinstance(entry.when, at) else None,
@@ -189,6 +193,7 @@ class Scheduler:
         """
         wanted = self.jobs(of)
         with self._wrapped("look at"):
+            self._check_owner()
             there = self._driver.current(self.group)
             fields = {name: self._driver.fields(job) for name, job in wanted.items()}
         foreign = [n for n, have in there.items() if not have["description"].startswith(self._mark)]
@@ -211,7 +216,29 @@ class Scheduler:
             Step(action="delete", name=name, parts=_parts(there[name], {}))
             for name in sorted(there.keys() - wanted.keys() - set(foreign))
         ]
-        return Plan(group=self.group, steps=steps, equal=equal, foreign=sorted(foreign))
+        return Plan(
+            group=self.group,
+            steps=steps,
+            equal=equal,
+            foreign=sorted(foreign),
+            over=self._over(),
+        )
+
+    def _check_owner(self) -> None:
+        """Raise `ConfigurationError` for a group that somebody else has made."""
+        owner, ours = self._driver.owner(self.group), owner_of(self._owner)
+        if owner is None or owner == ours:
+            return
+        whose = f"is of the app {owner!r}" if owner else "was not made by cloudq"
+        raise ConfigurationError(
+            f"schedule group {self.group!r} in {self._url} {whose}: give this app another name, or "
+            f"hand the group over by its tag cloudq:app={ours}"
+        )
+
+    def _over(self) -> dict[str, str]:
+        now = utc(self._app.now())
+        every = [one.entry for one in self._app.schedules.all().values() if one.entry is not None]
+        return {entry.name: why for entry in every if (why := entry.over(now))}
 
     def apply(self, plan: Plan, told: Callable[[Step], None] = lambda step: None) -> None:
         """Carry out a plan; `told` hears of each step that is done. Raises `Incomplete`."""

@@ -1,4 +1,7 @@
-"""What an adapter of a cloud's scheduler implements, and the value that crosses."""
+"""What an adapter of a cloud's scheduler implements, and the value that crosses.
+
+One that can send single messages at far times is `cloudq.driver.OneShots` as well.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from cloudq.driver import Code
 class Job:
     """One entry of a cloud's scheduler: it sends `body` to `queue` at the times of `expression`.
 
-    `description` begins with the mark of its owner. `window`: minutes that a run may come later.
+    `description` begins with the mark of its owner, the app `owner`. `window`: minutes that a run
+    may come later.
     """
 
     name: str
@@ -23,6 +27,7 @@ class Job:
     queue: str
     body: str
     description: str
+    owner: str = ""
     group: str | None = None
     enabled: bool = True
     start: datetime | None = None
@@ -54,6 +59,10 @@ class SchedulerDriver(Protocol):
         """The job's name for an entry's. Raises `ConfigurationError` for one that cannot be."""
         ...
 
+    def owner(self, group: str) -> str | None:
+        """The app whose group it is, "" for nobody's; None where there is no such group."""
+        ...
+
     def fields(self, job: Job) -> Fields:
         """The job as `current` will tell of it when it is there."""
         ...
@@ -62,7 +71,9 @@ class SchedulerDriver(Protocol):
         """The jobs of the group that there are, by name, with `description` among the fields."""
         ...
 
-    def create(self, group: str, job: Job) -> None: ...
+    def create(self, group: str, job: Job) -> None:
+        """Make a job, and the group if there is none, as that of `job.owner`."""
+        ...
 
     def update(self, group: str, job: Job) -> None: ...
 

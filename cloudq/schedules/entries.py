@@ -109,6 +109,18 @@ class Entry:
                 return
             yield moment
 
+    def over(self, now: datetime) -> str:
+        """Why it has no runs from now on; "" where it has some."""
+        if next(self.runs(now), None) is not None:
+            return ""
+        end = self.bound(self.end)
+        if end is not None and end <= now:
+            return f"it ended at {end:%Y-%m-%d %H:%M:%S} UTC"
+        time = self.bound(self.when.time) if isinstance(self.when, at) else None
+        if time is not None and time <= now:
+            return f"its time, {time:%Y-%m-%d %H:%M:%S} UTC, is past"
+        return "no time fits both it and its start and end"
+
     def last_run(self, until: datetime) -> datetime | None:
         """The latest moment it was due at, not after `until`; None for none."""
         start, end = self.bound(self.start), self.bound(self.end)
@@ -148,7 +160,8 @@ def entry_of(
     call = dict(given.get("options") or {})
     if given.get("queue"):
         call["queue"] = given["queue"]
-    expires = call.pop("expires", None) if given.get("expires") is None else given["expires"]
+    of_call = call.pop("expires", None)
+    expires = of_call if given.get("expires") is None else given["expires"]
     _check_options(name, call)
     try:
         made = when_of(when)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from cloudq.testing.kit.workers import Worker, run_until_idle, worker
     from cloudq.testing.ordering_contract import OrderingContract
     from cloudq.testing.queue_admin_contract import AdminDriver, QueueAdminContract
+    from cloudq.testing.schedule_contract import (
+        OneShotContract,
+        OneShotDriver,
+        ScheduleContract,
+    )
     from cloudq.testing.scheduling_contract import SchedulingContract, SchedulingDriver
     from cloudq.testing.update_contract import UpdateContract
     from cloudq.testing.waiting import collect, eventually, outgoing
@@ -30,7 +35,10 @@ __all__ = [
     "FaultPlan",
     "UpdateContract",
     "OrderingContract",
+    "OneShotContract",
+    "OneShotDriver",
     "QueueAdminContract",
+    "ScheduleContract",
     "SchedulingContract",
     "SchedulingDriver",
     "VirtualClock",
@@ -50,7 +58,10 @@ _CONTRACTS = {
     "BackendContract": "backend_contract",
     "BrokerContract": "broker_contract",
     "OrderingContract": "ordering_contract",
+    "OneShotContract": "schedule_contract",
+    "OneShotDriver": "schedule_contract",
     "QueueAdminContract": "queue_admin_contract",
+    "ScheduleContract": "schedule_contract",
     "SchedulingContract": "scheduling_contract",
     "SchedulingDriver": "scheduling_contract",
     "UpdateContract": "update_contract",

@@ -65,17 +65,17 @@ class Fits:
         return month and week in self.when.day_of_week
 
 
-def reference(when: crontab, zone: str, after: datetime) -> Iterator[datetime]:
-    """The runs after a moment, up to `LAST`."""
+def reference(when: crontab, zone: str, after: datetime, until: datetime) -> Iterator[datetime]:
+    """The runs after a moment and before another, which is `LAST` at the latest."""
     fits = Fits(when, {})
     table = offsets(zone)
     base = int((FIRST - timedelta(days=2)).timestamp()) // 60
     first = int(after.timestamp()) // 60
     by_hours = len(when.hour) < 24
     shown = 0  # the latest local time that a clock has shown
-    for minute in range(first - 1440, int(LAST.timestamp()) // 60):
+    for minute in range(first - 1440, -int(-until.timestamp() // 60)):
         local = minute + table[(minute - base) // 30]
-        if by_hours:
+        if by_hours and local != shown + 1:
             jumped = range(max(shown + 1, local - 180), local + 1) if shown else (local,)
             due = any(fits(each) for each in jumped)
         else:

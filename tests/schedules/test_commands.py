@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import orjson
 import pytest
 
+from cloudq import solar
 from cloudq.cli import main
+from cloudq.schedules.entries import Entry
 from localstack.servers import Endpoint
 from tests.schedules.cloud_scheduler_server import serving_scheduler
 from tests.servers import unique
@@ -103,6 +106,44 @@ def test_schedules_of_run_time(run: Command) -> None:
     assert "delete it there, or pause it" in run("schedules", "delete", *APP, "often", "-y")[2]
 
 
+def test_all_that_is_said_of_a_schedule_is_stored(run: Command) -> None:
+    pytest.importorskip("astral")
+    options = {
+        "--solar": "sunset,48.2,16.4",
+        "--kwargs": '{"what": "y"}',
+        "--timezone": "Asia/Tokyo",
+        "--queue": "other",
+        "--expires": "60",
+        "--jitter": "5",
+        "--catch-up": "all",
+    }
+    flat = [word for pair in options.items() for word in pair]
+    assert run("schedules", "add", *APP, "extra", "tidy", *flat)[0] == 0
+    name = next(path.stem for path in Path.cwd().glob("shop_*.py"))
+    with import_module(name).app as app:
+        entry: Entry = app.schedules.entry("extra")
+    assert entry.when == solar("sunset", 48.2, 16.4)
+    assert (entry.kwargs, entry.options) == ({"what": "y"}, {"queue": "other"})
+    assert (entry.timezone, entry.expires, entry.jitter) == ("Asia/Tokyo", 60, 5)
+    assert (entry.catch_up, entry.enabled, entry.stored) == ("all", True, True)
+
+
+def test_nothing_is_deleted_unasked(run: Command) -> None:
+    assert run("schedules", "add", *APP, "extra", "tidy", "--every", "30")[0] == 0
+    code, _, err = run("schedules", "delete", *APP, "extra")
+    assert code == 2
+    assert "add --yes" in err
+    listed = orjson.loads(run("schedules", "list", *APP, "--json")[1])["schedules"]
+    assert "extra" in {row["name"] for row in listed}
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "run-now", "delete"])
+def test_what_would_be_forgotten_at_once_is_refused(run: Command, command: str) -> None:
+    code, _, err = run("schedules", command, *APP, "often", "--broker", "memory://x")
+    assert code == 2
+    assert "lives and dies within one process" in err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -147,6 +188,54 @@ def test_plan_and_apply(run: Command) -> None:
         ]
     assert "which scheduler?" in run("schedules", "plan", *APP)[2]
     assert 'no scheduler for "events://"' in run(*plan[:-1], "events://x")[2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--scheduler", "azure://"), ("--broker", "servicebus://shop.servicebus.windows.net")],
+)
+def test_azure_has_no_scheduler_and_what_to_do_is_said(
+    run: Command, options: tuple[str, ...]
+) -> None:
+    for command in ("plan", "apply"):
+        code, out, err = run("schedules", command, *APP, *options)
+        assert (code, out) == (2, "")
+        timers = [line for line in err.splitlines() if "Timer(" in line]
+        assert timers == [
+            'often: Timer(schedule="0 */15 * * * *", task="tidy"), UTC',
+            'nightly: Timer(schedule="0 30 2 * * *", task="tidy"), Europe/Vienna',
+        ]
+        [line] = [line for line in err.splitlines() if "Azure" in line]
+        assert "run `cloudq beat`" in line
+        assert "cloudq_azure.register(..., timers={NAME: Timer})" in line
+
+
+def test_what_is_over_is_said(run: Command) -> None:
+    with Path(next(Path.cwd().glob("shop_*.py"))).open("a") as file:
+        file.write(OVER)
+    listed = orjson.loads(run("schedules", "list", *APP, "--json")[1])["schedules"]
+    assert {row["name"]: row["state"] for row in listed}["past"] == "over"
+    out = run("schedules", "next", *APP, "past")[1]
+    assert out == "past has no more runs: its time, 2020-01-01 12:00:00 UTC, is past\n"
+    # Of Cloud Scheduler, which knows no single times, a past one asks nothing.
+    with serving_scheduler() as server:
+        url = f"cloudscheduler://my-project/europe-west1?emulator=127.0.0.1:{server.port}"
+        code, out, err = run("schedules", "apply", *APP, "--scheduler", url, "--yes")
+        assert code == 0
+        assert "past has no more runs: its time, 2020-01-01 12:00:00 UTC, is past; give it" in err
+        read = orjson.loads(run("schedules", "plan", *APP, "--scheduler", url, "--json")[1])
+        assert read["over"] == {"past": "its time, 2020-01-01 12:00:00 UTC, is past"}
+        assert read["changes"] == []
+
+
+OVER = """
+
+from datetime import datetime
+
+from cloudq import at
+
+app.periodic(at(datetime(2020, 1, 1, 12)), name="past")(tidy)
+"""
 
 
 def test_plan_on_eventbridge(run: Command, aws: Endpoint) -> None:

@@ -135,6 +135,7 @@ def test_entries_are_in_the_apps_time_zone_whenever_that_is_set(app: CloudQ) -> 
         ({"expires": "soon"}, "expires is 'soon'"),
         ({"start": "2026-01-01"}, "start is '2026-01-01': give a datetime"),
         ({"start": datetime(2027, 1, 1), "end": datetime(2026, 1, 1)}, "it ends"),
+        ({"start": datetime(2027, 1, 1), "end": datetime(2027, 1, 1)}, "it ends"),
         ({"options": {"countdown": 5}}, "countdown cannot be given"),
         ({"options": {"task_id": "x"}}, "task_id cannot be given"),
         ({"options": {"queu": "x"}}, "did you mean queue"),
@@ -220,6 +221,7 @@ def test_entries_are_stored_whole(when: When) -> None:
         catch_up="all",
         start=datetime(2020, 1, 1),
         end=datetime(2030, 1, 1, tzinfo=UTC),
+        enabled=False,
         stored=True,
     )
     read = loads("n", dumps(entry))
@@ -237,3 +239,55 @@ def test_other_times_have_another_fingerprint() -> None:
     assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 4
     same = Entry(name="m", task="u", when=crontab("0 0 * * *"), args=(1,))
     assert same.fingerprint == first.fingerprint
+
+
+def test_the_last_run_lies_within_start_and_end() -> None:
+    start, end = datetime(2026, 1, 5, tzinfo=UTC), datetime(2026, 1, 8, tzinfo=UTC)
+    for when in (crontab("0 0 * * *"), every(86_400)):
+        entry = Entry(name="n", task="t", when=when, start=start, end=end)
+        day = timedelta(days=1)
+        assert entry.last_run(start - timedelta(hours=1)) is None
+        assert entry.last_run(start) == start
+        assert entry.last_run(start + timedelta(hours=30)) == start + day
+        # None is due at the end itself.
+        assert entry.last_run(end) == entry.last_run(end + 9 * day) == end - day
+        assert list(entry.runs(start - 9 * day)) == [start, start + day, start + 2 * day]
+
+
+def test_jitter_is_each_ones_own_and_the_same_for_all_who_ask() -> None:
+    slot = datetime(2026, 1, 1, tzinfo=UTC)
+    names = ("a", "b", "c")
+    delays = [Entry(name=n, task="t", when=every(60), jitter=60).delay(slot) for n in names]
+    assert len(set(delays)) == 3
+    # A part of the name and the time, which no release may change while beats of two of them run.
+    assert delays[0] == Entry(name="a", task="u", when=every(5), jitter=60).delay(slot)
+
+
+def test_expires_among_the_calls_options_is_the_schedules(app: CloudQ) -> None:
+    add = add_to(app)
+    app.periodic(every(60), name="a", args=(1, 2), options={"expires": 5})(add)
+    app.periodic(every(60), name="b", args=(1, 2), options={"expires": 5}, expires=7)(add)
+    found = app.schedules.declared()
+    assert {name: entry.expires for name, entry in found.items()} == {"a": 5, "b": 7}
+    assert all("expires" not in entry.options for entry in found.values())
+
+
+def test_the_ends_of_the_earth_have_a_sun() -> None:
+    for lat, lon in ((90, 180), (-90, -180)):
+        assert (solar("sunset", lat, lon).lat, solar("sunset", lat, lon).lon) == (lat, lon)
+    for lat, lon, name in ((90.1, 0, "lat"), (-90.1, 0, "lat"), (0, 180.1, "lon")):
+        with pytest.raises(ConfigurationError, match=f"{name} is .* it goes from"):
+            solar("sunset", lat, lon)
+
+
+def test_a_line_whose_days_fit_every_day_has_no_days() -> None:
+    for line in ("0 0 1-31 * 5", "0 0 13 * 0-6"):
+        made = crontab(line)
+        assert made == crontab("0 0 * * *")
+        assert (made.days, made.either_day, made.both_days) == ("both", False, False)
+
+
+def test_a_day_that_there_is_not_does_no_harm_beside_one_of_the_week() -> None:
+    assert crontab("0 0 30 2 1").either_day
+    with pytest.raises(ConfigurationError, match="day 30 is never in FEB"):
+        crontab.from_string("0 0 30 2 1")

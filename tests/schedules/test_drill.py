@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import datetime
 from itertools import pairwise
@@ -21,6 +22,9 @@ pytestmark = pytest.mark.drill
 FULL = os.environ.get("CLOUDQ_DRILL") == "full"
 LEASE = 3.0 if FULL else 2.0
 PERIOD = 0.5
+# Beyond the lease: the requests of the beat that takes over, the queue, and the worker's share of a
+# busy machine.
+SLACK = 1.0
 
 
 class BeatProcess:
@@ -28,6 +32,7 @@ class BeatProcess:
 
     def __init__(self, place: Place, name: str) -> None:
         self.name = name
+        self.up_at = self.ended_at = float("inf")
         self.log = place.folder / f"{name}.log"
         command = [sys.executable, "-m", "cloudq", "beat", "-A", place.tasks, "-n", name]
         command += ["--broker", place.broker, "--backend", place.backend, "--lease", str(LEASE)]
@@ -39,25 +44,61 @@ class BeatProcess:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
+        self._watch = threading.Thread(target=self._note_up, daemon=True)
+        self._watch.start()
+
+    def _note_up(self) -> None:
+        while self.process.poll() is None:
+            if self.up():
+                self.up_at = time.time()
+                return
+            time.sleep(0.02)
 
     def up(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()
         return any(word in self.log.read_text() for word in ("looks on", f"{self.name} leads"))
 
     def leads(self) -> bool:
         return f"{self.name} leads" in self.log.read_text()
 
+    def there(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        return self.up_at < float("inf")
+
     def end(self) -> None:
         if self.process.poll() is None:
+            self.ended_at = time.time()
             self.process.kill()
         self.process.wait()
+        self._watch.join()
 
 
 def runs(place: Place) -> list[tuple[float, float]]:
-    """Each line of the ledger: when the run was due, and how late it ran."""
+    """Each line of the ledger: when the run was due, and when it ran."""
     lines = [line.split() for line in place.entries()]
-    dues = [(datetime.fromisoformat(slot).timestamp(), float(at)) for slot, at in lines]
-    return [(due, at - due) for due, at in dues]
+    return [(datetime.fromisoformat(slot).timestamp(), float(at)) for slot, at in lines]
+
+
+def latest(due: float, beats: list[BeatProcess]) -> float:
+    """When a run is sent at the latest, by the guide: a lease after it is due, or after a beat that
+    goes on was up to look; and where one dies meanwhile, which may have led, a lease after that."""
+    deaths = sorted(beat.ended_at for beat in beats)
+    found: list[float] = []
+    for beat in beats:
+        start = max(due, beat.up_at)
+        for death in deaths:
+            if start < death <= start + LEASE and death < beat.ended_at:
+                start = death
+        if start + LEASE < beat.ended_at:
+            found.append(start + LEASE)
+    return min(found, default=float("inf"))
+
+
+def told(known: list[tuple[float, float]], beats: list[BeatProcess]) -> str:
+    """What happened about the latest run, in seconds from when it was due."""
+    due, ran = max(known, key=lambda run: run[1] - latest(run[0], beats))
+    lives = [(b.name, round(b.up_at - due, 2), round(b.ended_at - due, 2)) for b in beats]
+    near = [life for life in lives if life[2] > -2 * LEASE and life[1] < 3 * LEASE]
+    return f"ran {ran - due:.2f}; beats, from when until when: {near}"
 
 
 @pytest.mark.timeout(1200)
@@ -66,9 +107,9 @@ def test_one_of_two_is_killed_and_no_run_is_missed_or_doubled(place: Place) -> N
     dice = random.Random(11)
     place.start("--processes", "1", "--threads", "8", "--lease", "30")
     beats = [BeatProcess(place, f"beat-{number}") for number in range(2)]
-    started = 2
+    every = list(beats)
     try:
-        until(lambda: all(beat.up() for beat in beats), within=20, what="two beats")
+        until(lambda: all(beat.there() for beat in beats), within=20, what="two beats")
         for _ in range(kills):
             until(lambda: len(place.entries()) > 0, within=20, what="a first run")
             time.sleep(dice.uniform(0.3, 1.5))  # a moment that no beat expects
@@ -76,26 +117,31 @@ def test_one_of_two_is_killed_and_no_run_is_missed_or_doubled(place: Place) -> N
             victim = dice.choice(leaders or beats) if dice.random() < 0.7 else dice.choice(beats)
             before = len(place.entries())
             victim.end()
-            beats[beats.index(victim)] = BeatProcess(place, f"beat-{started}")
-            started += 1
+            fresh = BeatProcess(place, f"beat-{len(every)}")
+            every.append(fresh)
+            beats[beats.index(victim)] = fresh
             until(lambda n=before: len(place.entries()) > n, within=30, what="runs go on")
-            until(lambda: all(beat.up() for beat in beats), within=30, what="a new beat")
+            until(lambda: all(beat.there() for beat in beats), within=30, what="a new beat")
         end = time.time()
         until(lambda: max(due for due, _ in runs(place)) > end, within=20, what="the last run")
+        found = runs(place)
     finally:
         for beat in beats:
             beat.end()
-    found = runs(place)
     dues = sorted(due for due, _ in found)
     assert len(dues) == len(set(dues)), "a run was doubled"
     gaps = {round(after - before, 3) for before, after in pairwise(dues)}
     assert gaps == {PERIOD}, "a run was missed"
-    latest = max(late for _, late in found)
+    # Those due when the drill ended are sent within a lease from then.
+    known = [(due, ran) for due, ran in found if due + LEASE < end]
+    spare = min(latest(due, every) + SLACK - ran for due, ran in known)
     print(
-        f"{place.broker.split(':')[0]}: {kills} kills, {len(dues)} runs, 0 missed, 0 doubled, "
-        f"the latest {latest:.2f} s late with a lease of {LEASE:g} s"
+        f"{place.broker.split(':')[0]}: {kills} kills, {len(dues)} runs, 0 missed, 0 doubled; "
+        f"lease {LEASE:g} s: the latest ran {max(ran - due for due, ran in found):.2f} s after it "
+        f"was due, and at least {spare:.2f} s before lease + {SLACK:g} s with a beat there"
     )
-    assert latest < LEASE + 2, "the takeover took longer than the lease"
+    print(told(known, every))
+    assert spare > 0, ("the takeover took longer than the lease", told(known, every))
 
 
 def test_a_beat_that_is_stopped_leaves_the_lead(sqlite_place: Place) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -71,8 +72,9 @@ def first_runs(
     return found
 
 
+@pytest.mark.timeout(1200)
 @settings(
-    max_examples=2000 if FULL else 40,
+    max_examples=2000 if FULL else 40,  # some minutes
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -85,8 +87,8 @@ def test_runs_are_those_of_a_clock_that_is_looked_at_each_minute(
     zone, after = place
     until = min(LAST, after + timedelta(days=days))
     expected: list[datetime] = []
-    for moment in reference(when, zone, after):
-        if moment >= until or len(expected) == 60:
+    for moment in reference(when, zone, after, until):
+        if len(expected) == 60:
             break
         expected.append(moment)
     assert first_runs(when, zone, after, 60, until) == expected
@@ -97,11 +99,8 @@ def test_runs_are_those_of_a_clock_that_is_looked_at_each_minute(
 def test_ten_years_in_a_row(zone: str, when: crontab) -> None:
     years = 10 if FULL else 1
     until = FIRST.replace(year=FIRST.year + years)
-    expected: list[datetime] = []
-    for moment in reference(when, zone, FIRST):
-        if moment >= until:
-            break
-        expected.append(moment)
+    expected = list(reference(when, zone, FIRST, until))
+    assert len(expected) > 300 * years
     assert first_runs(when, zone, FIRST, 10**6, until) == expected
 
 
@@ -188,10 +187,36 @@ def test_at_is_once_and_in_the_entrys_zone() -> None:
     assert local(when, datetime(2026, 6, 1, 12), 5) == []
 
 
+def reckoned_sunrise(day: int, lat: float, lon: float) -> float:
+    """Minutes after midnight in UTC, by the approximations of the equation of time and of the sun's
+    declination that textbooks of solar energy have (Cooper 1969); right to some minutes."""
+    season = math.tau * (day - 81) / 364
+    equation = 9.87 * math.sin(2 * season) - 7.53 * math.cos(season) - 1.5 * math.sin(season)
+    declination = math.radians(23.45) * math.sin(math.tau * (284 + day) / 365)
+    height, place = math.radians(-0.833), math.radians(lat)
+    cosine = (math.sin(height) - math.sin(place) * math.sin(declination)) / (
+        math.cos(place) * math.cos(declination)
+    )
+    return 720 - 4 * lon - equation - 4 * math.degrees(math.acos(cosine))
+
+
+@pytest.mark.parametrize(("lat", "lon"), [(48.2, 16.4), (-33.9, 18.4), (0.0, 0.0)])
+def test_the_sun_rises_when_textbooks_say(lat: float, lon: float) -> None:
+    pytest.importorskip("astral")
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    found = list(islice(runs(solar("sunrise", lat, lon), start, UTC, start=None), 365))
+    assert [moment.timetuple().tm_yday for moment in found] == list(range(1, 366))
+    for moment in found[::5]:
+        minutes = moment.hour * 60 + moment.minute + moment.second / 60
+        expected = reckoned_sunrise(moment.timetuple().tm_yday, lat, lon)
+        assert abs(minutes - expected) < 6, moment
+
+
 def test_the_sun_rises_every_day_but_not_near_the_pole() -> None:
     pytest.importorskip("astral")
     vienna = solar("sunrise", 48.2, 16.4)
-    # The almanac has 7:45 for the first days of January in Vienna.
+    # What astral gave when this was written: a change of it is to be seen. Whether it is right is
+    # for the next test.
     assert local(vienna, datetime(2026, 1, 1), 2) == ["01 07:45 CET", "02 07:45 CET"]
     assert local(solar("solar_noon", 48.2, 16.4), datetime(2026, 1, 1), 1) == ["01 11:57 CET"]
     assert local(solar("dusk_civil", 48.2, 16.4), datetime(2026, 1, 1), 1) == ["01 16:47 CET"]

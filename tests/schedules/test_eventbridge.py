@@ -18,6 +18,7 @@ from cloudq.schedules.slots import CRON
 from cloudq.testing import drain, eventually
 from cloudq_aws.eventbridge import EventBridge, open_scheduler
 from localstack.servers import Endpoint
+from tests.schedules.refusing import refusing
 from tests.servers import unique
 
 ROLE = "arn:aws:iam::000000000000:role/scheduler"
@@ -59,7 +60,7 @@ class Shop:
 
     def anew(self) -> None:
         """Forget what was declared, as another version of the code."""
-        del self.app.schedules
+        vars(self.app).pop("_schedules", None)
 
     def apply(self) -> Plan:
         plan = self.cloud.plan()
@@ -143,35 +144,6 @@ def test_what_has_changed_is_shown_and_put_right(shop: Shop) -> None:
     assert shop.cloud.plan().steps == []
 
 
-def test_others_schedules_are_left_alone(shop: Shop) -> None:
-    shop.declare(every(300), "often")
-    shop.apply()
-    shop.driver.client.create_schedule(
-        GroupName=shop.cloud.group,
-        Name="hand-made",
-        ScheduleExpression="rate(1 day)",
-        FlexibleTimeWindow={"Mode": "OFF"},
-        Target={"Arn": DEAD, "RoleArn": ROLE, "Input": "{}"},
-    )
-    plan = shop.cloud.plan()
-    assert (plan.steps, plan.foreign) == ([], ["hand-made"])
-    shop.declare(every(60), "hand-made")
-    with pytest.raises(ConfigurationError, match=r"'hand-made'.*not of this app"):
-        shop.cloud.plan()
-
-
-def test_pauses_and_schedules_of_run_time_go_to_the_cloud(shop: Shop) -> None:
-    shop.declare(every(300), "often")
-    shop.app.schedules.add("dynamic", "note", crontab("0 6 * * *"))
-    shop.app.schedules.pause("often")
-    assert shown(shop.apply()) == [("create", "dynamic"), ("create", "often")]
-    often = shop.driver.client.get_schedule(GroupName=shop.cloud.group, Name="often")
-    assert often["State"] == "DISABLED"
-    shop.app.schedules.resume("often")
-    shop.app.schedules.delete("dynamic")
-    assert shown(shop.apply()) == [("update", "often"), ("delete", "dynamic")]
-
-
 def test_what_is_fired_more_than_once_runs_once(shop: Shop) -> None:
     shop.declare(crontab("30 7 * * *"), "morning", kwargs={"tag": "m"})
     shop.declare(crontab("0 0 13 * 5"), "unlucky")
@@ -204,19 +176,160 @@ def test_what_comes_too_late_is_dropped(shop: Shop) -> None:
     assert shop.app.AsyncResult(f"soon@{late}").state == "REVOKED"
 
 
+class TestGroups:
+    """A group bears its app in a tag; another's is not touched."""
+
+    def tags(self, shop: Shop) -> list[Any]:
+        arn = shop.driver.client.get_schedule_group(Name=shop.cloud.group)["Arn"]
+        return list(shop.driver.client.list_tags_for_resource(ResourceArn=arn)["Tags"])
+
+    def test_it_is_tagged_when_it_is_made(self, shop: Shop) -> None:
+        shop.declare(every(300), "often")
+        shop.apply()
+        assert self.tags(shop) == [{"Key": "cloudq:app", "Value": shop.app.name}]
+        assert shop.cloud.plan().steps == []
+
+    @pytest.mark.parametrize(
+        ("tags", "message"),
+        [
+            ([], "was not made by cloudq"),
+            ([{"Key": "team", "Value": "shop"}], "was not made by cloudq"),
+            ([{"Key": "cloudq:app", "Value": "other"}], "is of the app 'other'"),
+        ],
+    )
+    def test_anothers_is_refused(self, shop: Shop, tags: list[Any], message: str) -> None:
+        client, group = shop.driver.client, shop.cloud.group
+        client.create_schedule_group(Name=group, Tags=tags)
+        shop.declare(every(300), "often")
+        hint = f"hand the group over by its tag cloudq:app={shop.app.name}"
+        with pytest.raises(ConfigurationError, match=f"{group}.* {message}.*{hint}"):
+            shop.cloud.plan()
+        assert shop.driver.current(group) == {}
+        arn = client.get_schedule_group(Name=group)["Arn"]
+        client.tag_resource(ResourceArn=arn, Tags=[{"Key": "cloudq:app", "Value": shop.app.name}])
+        assert shown(shop.apply()) == [("create", "often")]
+
+    def test_names_that_would_share_a_group_do_not(self, shop: Shop) -> None:
+        shop.declare(every(300), "often")
+        shop.apply()
+        dashed = shop.app.name
+        shop.app.name = dashed.replace("-", "/", 1)
+        assert shop.cloud.group == f"cloudq-{dashed}"
+        with pytest.raises(ConfigurationError, match=f"is of the app '{dashed}'"):
+            shop.cloud.plan()
+
+    def test_a_name_that_no_tag_can_have(self, shop: Shop) -> None:
+        shop.app.name = f"{shop.app.name}*!"
+        shop.declare(every(300), "often")
+        shop.apply()
+        assert shop.cloud.plan().steps == []
+
+
+def test_a_fifo_queue_gets_its_messages_with_a_group(shop: Shop) -> None:
+    queue = unique("sched") + ".fifo"
+    shop.app.broker.admin.create(queue, lease=30, max_deliveries=30)
+    due = datetime(2100, 1, 1, tzinfo=UTC)
+    shop.declare(at(due), "once", queue=queue)
+    shop.declare(at(due), "other", queue=queue, options={"group_key": "customers"})
+    shop.declare(crontab("30 7 * * *"), "plain")
+    shop.apply()
+    assert shop.cloud.plan().steps == []
+    client, group = shop.driver.client, shop.cloud.group
+    targets = {
+        name: client.get_schedule(GroupName=group, Name=name)["Target"]
+        for name in ("once", "other", "plain")
+    }
+    # The schedule's name, or the key of its calls: runs of one come one after the other.
+    assert targets["once"].get("SqsParameters") == {"MessageGroupId": "once"}
+    assert targets["other"].get("SqsParameters") == {"MessageGroupId": "customers"}
+    assert "SqsParameters" not in targets["plain"]
+
+
+def test_another_role_and_other_retries_are_a_change(shop: Shop, aws: Endpoint) -> None:
+    shop.declare(every(300), "often")
+    shop.apply()
+    other = "arn:aws:iam::000000000000:role/other"
+    url = f"eventbridge://us-east-1?role={other}&retries=3&max_age=600&endpoint_url={aws.url}"
+    driver = open_scheduler(parse(url))
+    cloud = Scheduler(shop.app, driver, url="eventbridge://us-east-1")
+    plan = cloud.plan()
+    assert [dict(step.parts) for step in plan.steps] == [
+        {
+            "role": (ROLE, other),
+            "retries": ("185", "3"),
+            "max_age": ("86400", "600"),
+            "dead": (DEAD, None),
+        }
+    ]
+    cloud.apply(plan)
+    target = driver.client.get_schedule(GroupName=cloud.group, Name="often")["Target"]
+    assert (target["RoleArn"], target.get("DeadLetterConfig")) == (other, None)
+    assert cloud.plan().steps == []
+    driver.close()
+
+
+def test_a_start_that_is_past_is_left_out(shop: Shop) -> None:
+    start = datetime.now(UTC).replace(microsecond=0)
+    for name, days in (("begun", -1), ("coming", 1)):
+        shop.declare(every(300), name, start=start + timedelta(days=days))
+    shop.apply()
+    client, group = shop.driver.client, shop.cloud.group
+    # The service refuses a StartDate that is past.
+    assert "StartDate" not in client.get_schedule(GroupName=group, Name="begun")
+    coming: Any = client.get_schedule(GroupName=group, Name="coming")
+    assert coming["StartDate"] == start + timedelta(days=1)
+    assert shop.cloud.plan().steps == []
+
+
+def test_a_start_that_passes_is_no_change(shop: Shop) -> None:
+    start = (datetime.now(UTC) + timedelta(seconds=3)).replace(microsecond=0)
+    shop.declare(every(300), "often", start=start)
+    shop.apply()
+    made: Any = shop.driver.client.get_schedule(GroupName=shop.cloud.group, Name="often")
+    assert made["StartDate"] == start
+    eventually(lambda: datetime.now(UTC) > start)
+    assert shop.cloud.plan().steps == []
+
+
+def test_a_group_that_there_is_not_may_be_an_error(aws: Endpoint) -> None:
+    # Which it is to the service, and not to the stand-in.
+    with refusing(aws) as proxy:
+        proxy.refuse("GET", 404, "ResourceNotFoundException")
+        driver = open_scheduler(parse(f"eventbridge://us-east-1?endpoint_url={proxy.url}"))
+        assert driver.current("cloudq-x") == {}
+        driver.close()
+
+
+def test_a_time_that_is_past_is_said(shop: Shop) -> None:
+    shop.declare(at(datetime(2020, 1, 1, tzinfo=UTC)), "past")
+    shop.declare(every(300), "ended", end=datetime(2020, 1, 2, tzinfo=UTC))
+    shop.declare(every(300), "often")
+    plan = shop.apply()
+    assert shown(plan) == [("create", "often")]
+    assert plan.over == {
+        "ended": "it ended at 2020-01-02 00:00:00 UTC",
+        "past": "its time, 2020-01-01 00:00:00 UTC, is past",
+    }
+    assert shop.cloud.plan().over == plan.over
+
+
 @pytest.mark.timeout(60)
 def test_the_service_fires_and_the_task_runs(shop: Shop) -> None:
+    fifo = unique("sched") + ".fifo"
+    shop.app.broker.admin.create(fifo, lease=30, max_deliveries=30)
     due = (datetime.now(UTC) + timedelta(seconds=2)).replace(microsecond=0)
-    shop.declare(at(due), "once")
+    shop.declare(at(due), "once", kwargs={"tag": "plain"})
+    shop.declare(at(due), "ordered", kwargs={"tag": "fifo"}, queue=fifo)
     shop.apply()
 
     def fired() -> bool:
-        drain(shop.app, [shop.queue])
-        return bool(shop.ran)
+        drain(shop.app, [shop.queue, fifo])
+        return len(shop.ran) == 2
 
     # The stand-in looks every ten seconds, and leaves the place for the slot as it is.
     eventually(fired, within=40)
-    assert shop.ran == [("", due.isoformat().replace("+00:00", "Z"))]
+    slot = due.isoformat().replace("+00:00", "Z")
+    assert sorted(shop.ran) == [("fifo", slot), ("plain", slot)]
 
 
 @pytest.mark.skipif(os.environ.get("CLOUDQ_DRILL") != "full", reason="80 s: CLOUDQ_DRILL=full")
@@ -246,13 +359,6 @@ def test_plans_do_not_depend_on_when_they_are_made(shop: Shop) -> None:
 
 
 class TestRefusals:
-    def test_before_anything_is_changed(self, shop: Shop) -> None:
-        shop.declare(every(300), "good")
-        shop.declare(every(45), "bad")
-        with pytest.raises(ConfigurationError, match=r"'bad'.*whole minutes"):
-            shop.cloud.plan()
-        assert shop.driver.current(shop.cloud.group) == {}
-
     def test_a_name_that_the_service_does_not_take(self, shop: Shop) -> None:
         shop.app.conf.beat_schedule = {"every day": {"task": "note", "schedule": 3600}}
         with pytest.raises(ConfigurationError, match="'every day': EventBridge Scheduler takes"):
@@ -285,18 +391,6 @@ class TestRefusals:
             cloud.apply(plan)
         driver.close()
 
-    def test_what_was_done_is_said_when_it_ends_early(self, shop: Shop) -> None:
-        shop.declare(every(60), "a")
-        shop.declare(every(60), "b")
-        shop.declare(every(60), "c")
-        plan = shop.cloud.plan()
-        shop.driver.client.create_schedule_group(Name=shop.cloud.group)
-        shop.driver.create(shop.cloud.group, _job(plan, "b"))  # somebody is quicker
-        with pytest.raises(Incomplete, match="1 of 3 changes were made") as caught:
-            shop.cloud.apply(plan)
-        assert (caught.value.done, caught.value.left) == (("a",), ("b", "c"))
-        assert shown(shop.apply()) == [("create", "c")]
-
     @pytest.mark.parametrize(
         ("options", "message"),
         [
@@ -311,7 +405,3 @@ class TestRefusals:
         address = Address(scheme="eventbridge", host="us-east-1", options=options)
         with pytest.raises(ConfigurationError, match=message):
             open_scheduler(address)
-
-
-def _job(plan: Plan, name: str) -> Any:
-    return next(step.job for step in plan.steps if step.name == name)
