@@ -75,6 +75,7 @@ class CloudScheduler:
     slot = None
     spread = False
     bounds = False
+    group = None
 
     def __init__(self, channel: grpc.Channel, *, parent: str, queues: Queues, retries: int) -> None:
         self._channel = channel

@@ -79,6 +79,11 @@ class Incomplete(ServiceError):
         self.left = tuple(left)
 
 
+def group_of(name: str) -> str:
+    """Where the jobs of the app of this name lie."""
+    return _GROUP.sub("-", f"cloudq-{name}")[:64]
+
+
 class Scheduler:
     """A cloud's scheduler, through its driver; the jobs of one app are a group of their own."""
 
@@ -86,12 +91,12 @@ class Scheduler:
         self._app = app
         self._driver = driver
         self._url = url
-        self.group = _GROUP.sub("-", f"cloudq-{app.name}")[:64]
+        self.group = driver.group or group_of(app.name)
 
     # ---- the jobs there shall be
 
-    def jobs(self) -> dict[str, Job]:
-        """The jobs of the app's schedules, by name.
+    def jobs(self, schedules: Iterable[Scheduled] | None = None) -> dict[str, Job]:
+        """The jobs of these schedules, by name; of all of the app's, if none are given.
 
         Raises `ConfigurationError` for a schedule that the cloud cannot have.
         """
@@ -101,7 +106,9 @@ class Scheduler:
                 "a cloud's scheduler cannot sign messages, and signing_required is on: run a beat"
             )
         found: dict[str, Job] = {}
-        for scheduled in self._app.schedules.all().values():
+        if schedules is None:
+            schedules = self._app.schedules.all().values()
+        for scheduled in schedules:
             if scheduled.entry is None:
                 raise ConfigurationError(scheduled.error)
             for job in self._jobs_of(scheduled, scheduled.entry):

@@ -16,7 +16,18 @@ from cloudq.plugins import parse
 from cloudq.priorities import queues_for
 from cloudq.task import Task
 from cloudq_deploy import limits
-from cloudq_deploy.plan import Alarm, Feed, Function, Plan, Queue, Schedule, Table
+from cloudq_deploy.plan import (
+    UNDELIVERED,
+    Alarm,
+    Feed,
+    Function,
+    Plan,
+    Queue,
+    Schedule,
+    Scheduling,
+    Table,
+)
+from cloudq_deploy.schedules import group_name, of_beat, schedules_of
 from cloudq_deploy.target import Target
 
 AnyTask = Task[..., Any]
@@ -32,26 +43,41 @@ _AGREED = ("max_concurrency", "reserved_concurrency", "provisioned", "batch_size
 _OURS = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND")
 
 
-def plan_of(app: CloudQ, entry: str, target: Target, schedules: Sequence[Schedule] = ()) -> Plan:
+def plan_of(
+    app: CloudQ, entry: str, target: Target, schedules: Sequence[Schedule] | None = None
+) -> Plan:
     """The plan of a loaded app. Raises `ConfigurationError` for what AWS cannot do.
 
-    `schedules` are those that the app declares, in EventBridge Scheduler's terms.
+    `schedules` are in the place of those that the app declares.
     """
     stack = target.stack or app.name
     region, prefix = _place(app, target, f"{stack}-")
     tasks = _tasks(app)
-    names = _queue_names(app)
+    group = group_name(app.name, stack)
+    if schedules is None:
+        schedules = schedules_of(app) if target.schedules == "cloud" else ()
+    names = _queue_names(app, schedules)
     groups = [names] if target.functions == "one" else [[name] for name in names]
     functions: list[Function] = []
     feeds: list[Feed] = []
-    for group in groups:
-        own = [task for task in tasks if _reads(app, task, group)]
-        name = stack if target.functions == "one" else f"{stack}-{_plain(group[0])}"
+    for members in groups:
+        own = [task for task in tasks if _reads(app, task, members, schedules)]
+        name = stack if target.functions == "one" else f"{stack}-{_plain(members[0])}"
         hints = _merged(own)
-        functions.append(_function(app, target, hints, own, name=name, queues=group, region=region))
-        feeds += [_feed(target, hints, queue, name) for queue in group]
+        functions.append(
+            _function(app, target, hints, own, name=name, queues=members, region=region)
+        )
+        feeds += [_feed(target, hints, queue, name) for queue in members]
     queues = [_queue(app, target, name, prefix, functions, feeds) for name in names]
     table = _table(app, target, stack)
+    scheduling = None
+    if schedules:
+        scheduling = Scheduling(
+            group=group,
+            role=f"{stack}-scheduler-{region}",
+            dead_name=f"{prefix}{UNDELIVERED}",
+            kms_key=target.kms_key,
+        )
     broker = f"sqs://{region}?{urlencode({'prefix': prefix})}" if prefix else f"sqs://{region}"
     plan = Plan(
         app=app.name,
@@ -62,8 +88,12 @@ def plan_of(app: CloudQ, entry: str, target: Target, schedules: Sequence[Schedul
         functions=tuple(functions),
         mappings=tuple(feeds),
         table=table,
-        alarms=tuple(_alarms(target, stack, queues, functions)) if target.alarms else (),
+        alarms=tuple(_alarms(target, stack, queues, functions, scheduling))
+        if target.alarms
+        else (),
         schedules=tuple(schedules),
+        scheduling=scheduling,
+        beat=of_beat(app) if target.schedules == "beat" else {},
         tags={**target.tags, "cloudq:app": app.name, "cloudq:stack": stack},
         broker=broker,
         backend=f"dynamodb://{table.name}?region={region}" if table else "none",
@@ -101,7 +131,7 @@ def _tasks(app: CloudQ) -> list[AnyTask]:
     return [found[name] for name in sorted(found)]
 
 
-def _queue_names(app: CloudQ) -> list[str]:
+def _queue_names(app: CloudQ, schedules: Sequence[Schedule]) -> list[str]:
     named = {task.policy.queue for task in app.tasks.values() if task.policy.queue}
     named.update(app.routed_queues)
     default = app.conf.task_default_queue
@@ -111,12 +141,16 @@ def _queue_names(app: CloudQ) -> list[str]:
                 f"queue {name} is named by its URL: somebody else made it, so a deployment cannot; "
                 "name it plainly"
             )
-    return queues_for([default, *sorted(named - {default})], app.conf.priority_queues)
+    found = queues_for([default, *sorted(named - {default})], app.conf.priority_queues)
+    more = {each.queue for each in schedules} - {*found}
+    return [*found, *queues_for(sorted(more), app.conf.priority_queues)]
 
 
-def _reads(app: CloudQ, task: AnyTask, group: Sequence[str]) -> bool:
-    """Whether the task's calls come through one of these queues, as its decorator says."""
+def _reads(app: CloudQ, task: AnyTask, group: Sequence[str], schedules: Sequence[Schedule]) -> bool:
+    """Whether the task's calls come through one of these queues, as the code says."""
     queue = task.policy.queue or app.conf.task_default_queue
+    if any(each.task == task.name and each.queue in group for each in schedules):
+        return True
     return any(name in group for name in queues_for([queue], app.conf.priority_queues))
 
 
@@ -254,9 +288,16 @@ def _table(app: CloudQ, target: Target, stack: str) -> Table | None:
 
 
 def _alarms(
-    target: Target, stack: str, queues: Sequence[Queue], functions: Sequence[Function]
+    target: Target,
+    stack: str,
+    queues: Sequence[Queue],
+    functions: Sequence[Function],
+    scheduling: Scheduling | None,
 ) -> Iterable[Alarm]:
     topic = target.alarm_topic
+    if scheduling is not None:
+        lost = scheduling.dead_name
+        yield Alarm(name=f"{stack}-{UNDELIVERED}", metric="dead", of=lost, threshold=0, topic=topic)
     for queue in queues:
         name = f"{stack}-{_plain(queue.name)}"
         yield Alarm(

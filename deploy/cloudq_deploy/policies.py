@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cloudq_deploy.plan import Function, Plan, Queue
+from cloudq_deploy.plan import UNDELIVERED, Function, Plan, Queue
 
 Role = Literal["producer", "worker", "scheduler", "operator"]
 Document = dict[str, Any]
@@ -102,7 +102,7 @@ def trust(service: str, place: Place, source: Arn | None = None) -> Document:
     """Who may take a role: a service, and only on behalf of this account (and of `source`)."""
     condition: Document = {"StringEquals": {"aws:SourceAccount": place.account}}
     if source is not None:
-        condition["ArnLike"] = {"aws:SourceArn": source.at(place)}
+        condition["StringEquals"]["aws:SourceArn"] = source.at(place)
     return {
         "Version": _VERSION,
         "Statement": [
@@ -164,17 +164,35 @@ def _keys(plan: Plan) -> list[Statement]:
 
 def _scheduler(plan: Plan) -> list[Statement]:
     wanted = {schedule.queue for schedule in plan.schedules}
-    queues = [queue for queue in plan.queues if queue.name in wanted] or list(plan.queues)
+    queues = [queue for queue in plan.queues if queue.name in wanted]
+    dead = [Arn("sqs", plan.scheduling.dead_name)] if plan.scheduling else []
     return [
-        Statement(sid="Fire", actions=["sqs:SendMessage"], resources=_arns(queues)),
-        Statement(sid="DeadLetter", actions=["sqs:SendMessage"], resources=_dead_arns(queues)),
+        Statement(sid="Fire", actions=["sqs:SendMessage"], resources=[*_arns(queues), *dead]),
         *_keys(plan),
     ]
 
 
-def schedule_source(plan: Plan) -> Arn:
-    """Whom EventBridge Scheduler may act for: the schedules of this stack's group."""
-    return Arn("scheduler", f"schedule/{plan.stack}/*")
+def schedule_group(plan: Plan) -> Arn:
+    """Whom EventBridge Scheduler may act for: the group of this stack's schedules.
+
+    A group's ARN, and not a schedule's: the user guide's page on confused deputies.
+    """
+    assert plan.scheduling is not None
+    return Arn("scheduler", f"schedule-group/{plan.scheduling.group}")
+
+
+def scheduler_url(plan: Plan, place: Place) -> str | None:
+    """The `CLOUDQ_SCHEDULER` by which `cloudq schedules` finds the stack's entries."""
+    scheduling = plan.scheduling
+    if scheduling is None:
+        return None
+    role = Arn("iam", f"role/{scheduling.role}").at(place)
+    dead = Arn("sqs", scheduling.dead_name).at(place)
+    prefix = scheduling.dead_name.removesuffix(UNDELIVERED)
+    parts = [f"role={role}", f"dead={dead}"]
+    parts += [f"prefix={prefix}"] if prefix else []
+    parts += [f"group={scheduling.group}"] if plan.stack != plan.app else []
+    return f"eventbridge://{plan.region}?{'&'.join(parts)}"
 
 
 def _operator(plan: Plan) -> list[Statement]:

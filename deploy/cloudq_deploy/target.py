@@ -62,6 +62,9 @@ class Target(BaseModel):
         default="PassThrough", description="Active: X-Ray traces"
     )
     layers: tuple[str, ...] = Field(default=(), description="ARNs of layers, with their versions")
+    schedules: Literal["cloud", "beat"] = Field(
+        default="cloud", description="who sends periodic tasks: EventBridge Scheduler, or a beat"
+    )
     alarms: bool = True
     alarm_topic: str | None = Field(default=None, description="ARN of the SNS topic they go to")
     oldest: int = Field(default=900, gt=0, description="seconds: an older message is an alarm")

@@ -32,7 +32,7 @@ from cloudq_deploy.cli.options import (
 )
 from cloudq_deploy.deployer import deployer
 from cloudq_deploy.plan import Plan
-from cloudq_deploy.policies import Place, document, schedule_source, statements, trust
+from cloudq_deploy.policies import Place, document, schedule_group, statements, trust
 from cloudq_deploy.render import FORMATS
 from cloudq_deploy.stack.access import Aws
 
@@ -129,8 +129,15 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield (
             "schedule",
             schedule.name,
-            f"{schedule.expression} {schedule.timezone} -> {schedule.queue}",
+            f"{schedule.expression} {schedule.timezone} -> {schedule.queue}"
+            + ("" if schedule.enabled else ", disabled"),
         )
+    if plan.scheduling:
+        yield "schedule group", plan.scheduling.group, "all of the app's schedules"
+        yield "role", plan.scheduling.role, "EventBridge Scheduler's: sends to the queues"
+        yield "queue", plan.scheduling.dead_name, "what it could not send, kept 14 d"
+    for name, when in plan.beat.items():
+        yield "needs a beat", name, f"{when}: run `cloudq beat`, which the stack has not"
     for alarm in plan.alarms:
         yield "alarm", alarm.name, f"{alarm.metric} of {alarm.of} above {alarm.threshold:g}"
 
@@ -244,7 +251,9 @@ def _policy(
 ) -> dict[str, Any]:
     if with_trust:
         if role == "scheduler":
-            return trust("scheduler.amazonaws.com", place, schedule_source(plan))
+            if plan.scheduling is None:
+                raise ConfigurationError("--trust: the app has no schedules, so no one takes it")
+            return trust("scheduler.amazonaws.com", place, schedule_group(plan))
         if role == "worker":
             return trust("lambda.amazonaws.com", place)
         raise ConfigurationError(f"--trust: people and programs take {role}, no service does")

@@ -92,15 +92,17 @@ def apply_command(
     )
     screen.outputs(outputs)
     if outputs and not json:
-        _tell_how_to_call(made.plan, endpoint_url)
+        _tell_how_to_call(made.plan, endpoint_url, outputs.get("Scheduler"))
 
 
-def _tell_how_to_call(plan: Plan, endpoint_url: str | None) -> None:
+def _tell_how_to_call(plan: Plan, endpoint_url: str | None, scheduler: str | None) -> None:
     say("to call its tasks from here:")
     if endpoint_url:
         say(f"  export AWS_ENDPOINT_URL='{endpoint_url}'")
     say(f"  export CLOUDQ_BROKER='{plan.broker}'")
     say(f"  export CLOUDQ_BACKEND='{plan.backend}'")
+    if scheduler:
+        say(f"  export CLOUDQ_SCHEDULER='{scheduler}'")
 
 
 @common
