@@ -15,7 +15,10 @@ Metric = Literal["age", "dead", "errors", "throttles"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """A queue and its dead letters. Times are in seconds; `full_name` is the name in SQS."""
+    """A queue and its dead letters. Times are in seconds; `full_name` is the name in SQS.
+
+    `by_content`: a FIFO queue drops bodies that it has had, if they name no key of their own.
+    """
 
     name: str
     full_name: str
@@ -25,6 +28,7 @@ class Queue:
     retention: int
     max_receive_count: int
     kms_key: str | None = None
+    by_content: bool = False
 
     @property
     def encryption(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -68,7 +69,12 @@ def plan_of(
             _function(app, target, hints, own, name=name, queues=members, region=region)
         )
         feeds += [_feed(target, hints, queue, name) for queue in members]
-    queues = [_queue(app, target, name, prefix, functions, feeds) for name in names]
+    scheduled = {each.queue for each in schedules}
+    queues = [
+        # What EventBridge Scheduler sends names no key of its own.
+        replace(queue, by_content=queue.fifo and queue.name in scheduled)
+        for queue in (_queue(app, target, name, prefix, functions, feeds) for name in names)
+    ]
     table = _table(app, target, stack)
     scheduling = None
     if schedules:

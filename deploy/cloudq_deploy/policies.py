@@ -1,8 +1,9 @@
 """Who may do what: the least that each role needs, on ARNs of the plan's own resources.
 
-An ARN ends in `*` only where AWS itself makes up the rest: the streams of a log group, the id of
-a stack. No statement is on all resources, no action has a wildcard. The tests record the calls
-that the code makes and compare.
+An ARN has `*` only where AWS itself makes up the rest: the streams of a log group, the id of a
+stack; the tests list these, each with its reason. No action has a wildcard, and nobody's policy
+is on all resources unless that is asked for (`deployer.unscoped_part`). The tests record the
+calls that the code makes and compare.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 from cloudq_deploy.plan import UNDELIVERED, Function, Plan, Queue
 
-Role = Literal["producer", "worker", "scheduler", "operator"]
+Role = Literal["producer", "worker", "scheduler", "planner", "operator"]
 Document = dict[str, Any]
 
 _VERSION = "2012-10-17"
@@ -48,16 +49,31 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Arn:
-    """A resource; S3's have neither region nor account, IAM's no region."""
+    """A resource; S3's have neither region nor account, IAM's no region.
+
+    `account` stands in the place of the plan's own, as `aws` for what is AWS's.
+    """
 
     service: str
     resource: str
+    account: str | None = None
 
     def at(self, place: Place) -> str:
         """The ARN as text."""
+        if self == ALL:
+            return "*"
         region = "" if self.service in ("iam", "s3") else place.region
-        account = "" if self.service == "s3" else place.account
+        account = "" if self.service == "s3" else self.account or place.account
         return f"arn:{place.partition}:{self.service}:{region}:{account}:{self.resource}"
+
+
+ALL = Arn("*", "*")
+"""All resources, for an action that AWS knows no resource of."""
+
+XRAY = Arn("iam", "policy/AWSXRayDaemonWriteAccess", account="aws")
+"""AWS's own policy for traces."""
+
+Condition = Mapping[str, Mapping[str, "Arn | str | Sequence[Arn]"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +83,7 @@ class Statement:
     sid: str
     actions: Sequence[str]
     resources: Sequence[Arn]
-    condition: Mapping[str, Mapping[str, Arn | str]] = field(
-        default_factory=dict[str, Mapping[str, "Arn | str"]]
-    )
+    condition: Condition = field(default_factory=dict[str, Mapping[str, Any]])
 
 
 def document(statements: Iterable[Statement], place: Place) -> Document:
@@ -89,13 +103,16 @@ def _rendered(statement: Statement, place: Place) -> Document:
     }
     if statement.condition:
         made["Condition"] = {
-            operator: {
-                key: value.at(place) if isinstance(value, Arn) else value
-                for key, value in values.items()
-            }
+            operator: {key: _value(value, place) for key, value in values.items()}
             for operator, values in statement.condition.items()
         }
     return made
+
+
+def _value(value: Arn | str | Sequence[Arn], place: Place) -> str | list[str]:
+    if isinstance(value, str):
+        return value
+    return value.at(place) if isinstance(value, Arn) else [each.at(place) for each in value]
 
 
 def trust(service: str, place: Place, source: Arn | None = None) -> Document:
@@ -124,6 +141,8 @@ def statements(plan: Plan, role: Role) -> list[Statement]:
         return [*_worker(plan, plan.queues), _look(plan)]
     if role == "scheduler":
         return _scheduler(plan)
+    if role == "planner":
+        return _planner(plan)
     return _operator(plan)
 
 
@@ -169,6 +188,37 @@ def _scheduler(plan: Plan) -> list[Statement]:
     return [
         Statement(sid="Fire", actions=["sqs:SendMessage"], resources=[*_arns(queues), *dead]),
         *_keys(plan),
+    ]
+
+
+_PLANNING = (
+    "scheduler:CreateSchedule",
+    "scheduler:DeleteSchedule",
+    "scheduler:GetSchedule",
+    "scheduler:UpdateSchedule",
+)
+
+
+def _planner(plan: Plan) -> list[Statement]:
+    """Who runs `cloudq schedules plan` and `apply`, on the group that the stack has made."""
+    if plan.scheduling is None:
+        return []
+    wanted = {schedule.queue for schedule in plan.schedules}
+    queues = [queue for queue in plan.queues if queue.name in wanted]
+    # AWS's guide: rights are on a group's schedules, not on single ones.
+    entries = [Arn("scheduler", f"schedule/{plan.scheduling.group}/*")]
+    # A listing is authorized on all schedules, also that of one group.
+    listed = [Arn("scheduler", "schedule/*/*")]
+    role = [Arn("iam", f"role/{plan.scheduling.role}")]
+    to = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
+    finding = ("sqs:GetQueueAttributes", "sqs:GetQueueUrl")
+    return [
+        Statement(sid="Schedules", actions=_PLANNING, resources=entries),
+        Statement(sid="List", actions=["scheduler:ListSchedules"], resources=listed),
+        Statement(sid="Pass", actions=["iam:PassRole"], resources=role, condition=to),
+        Statement(sid="FindQueues", actions=finding, resources=_arns(queues)),
+        # Schedules of run time, and pauses.
+        Statement(sid="Kept", actions=["dynamodb:Query"], resources=_table(plan)),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def rich(**target: object) -> Plan:
             input="{}",
             timezone="Asia/Shanghai",
             enabled=False,
+            end=datetime(2090, 1, 1, tzinfo=UTC),
+            window=5,
         ),
     ]
     values = {"region": "eu-west-1", "tracing": "Active", "layers": (LAYER,), "alarm_topic": TOPIC}
@@ -122,7 +125,16 @@ def test_the_template_says_what_the_plan_says() -> None:
     warm = resources["OrdersFifoFeed"]["Properties"]["FunctionName"]
     assert warm == {"Ref": "ShopOrdersFunctionLive"}
     assert "ShopOrdersFunctionVersionabcdef" in resources
-    assert resources["HourlySchedule"]["Properties"]["Target"]["SqsParameters"]
+    hourly = resources["HourlySchedule"]["Properties"]
+    assert hourly["Target"]["SqsParameters"] == {"MessageGroupId": "hourly"}
+    assert hourly["FlexibleTimeWindow"] == {"Mode": "FLEXIBLE", "MaximumWindowInMinutes": 5}
+    assert hourly["EndDate"] == "2090-01-01T00:00:00Z"
+    # FIFO queues take what Scheduler sends only so, and cannot be its dead-letter queue.
+    assert resources["OrdersFifoQueue"]["Properties"]["ContentBasedDeduplication"] is True
+    assert "ContentBasedDeduplication" not in resources["MailQueue"]["Properties"]
+    assert hourly["Target"]["DeadLetterConfig"] == {"Fn::GetAtt": ["Undelivered", "Arn"]}
+    tags = resources["Schedules"]["Properties"]["Tags"]
+    assert {"Key": "cloudq:app", "Value": "shop"} in tags
     assert {each["Type"] for each in resources.values()} >= {
         "AWS::Scheduler::ScheduleGroup",
         "AWS::CloudWatch::Alarm",
@@ -135,7 +147,8 @@ def test_terraform_has_the_same_resources_and_its_references_lead_somewhere() ->
     resources: dict[str, Any] = made["resource"]
     queues = {each["name"] for each in resources["aws_sqs_queue"].values()}
     plan = rich()
-    assert queues == {name for q in plan.queues for name in (q.full_name, q.dead_name)}
+    named = {name for q in plan.queues for name in (q.full_name, q.dead_name)}
+    assert queues == {*named, "shop-schedules-undelivered"}
     assert len(resources["aws_lambda_function"]) == len(plan.functions)
     assert len(resources["aws_lambda_event_source_mapping"]) == len(plan.mappings)
     text = json.dumps(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -62,25 +63,17 @@ def build(
     own = sources.project_files(folder, include=target.include, exclude=target.exclude)
     check_entry(entry, own)
     pins = locked(folder, platform, target.requirements)
+    needed = dependencies(pins, platform, target, folder / "build")
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if here != target.python:
+        say(
+            f"without bytecode, so cold starts are slower: here is Python {here}, the "
+            f"functions have {target.python}"
+        )
     with TemporaryDirectory(prefix="cloudq-") as room:
-        stage = Path(room) / "stage"
-        stage.mkdir()
-        _lay(stage, own, entry, pins, platform)
-        _slim(stage, target)
-        here = f"{sys.version_info.major}.{sys.version_info.minor}"
-        if here == target.python:
-            _compile(stage)
-        else:
-            say(
-                f"without bytecode, so cold starts are slower: here is Python {here}, the "
-                f"functions have {target.python}"
-            )
-        contents = {
-            file.relative_to(stage).as_posix(): file.read_bytes()
-            for file in stage.rglob("*")
-            if file.is_file()
-        }
-    return archive.write(contents, path)
+        stage = Path(room)
+        _lay(stage, own, entry, needed)
+        return archive.write({**needed, **_finished(stage, target)}, path)
 
 
 def check_entry(entry: str, own: sources.Files) -> None:
@@ -93,17 +86,49 @@ def check_entry(entry: str, own: sources.Files) -> None:
         )
 
 
-def _lay(stage: Path, own: sources.Files, entry: str, pins: Pins, platform: Platform) -> None:
-    wheels.install(pins, platform, stage)
+def _lay(stage: Path, own: sources.Files, entry: str, needed: archive.Contents) -> None:
     for name, content in cloudq_files():
         put(stage / name, content)
     for name, file in own.items():
-        if (stage / name).exists():
+        if name in needed or (stage / name).exists():
             raise ConfigurationError(
                 f"{name} of the project has the name of a file of an installed package: rename it"
             )
         put(stage / name, file.read_bytes())
     put(stage / ENTRY, entry_text(entry))
+
+
+def dependencies(pins: Pins, platform: Platform, target: Target, kept: Path) -> archive.Contents:
+    """The files of the pinned wheels. In the folder `kept` they are found again by the next build.
+
+    Raises `ConfigurationError` for a wheel that there is not.
+    """
+    # All that they are made of: exact versions are the same files for ever.
+    made_of = (sorted(pins.items()), platform, sorted(target.services), sys.version)
+    path = kept / f"wheels-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.zip"
+    if (found := archive.read(path)) is not None:
+        return found
+    with TemporaryDirectory(prefix="cloudq-") as room:
+        stage = Path(room) / "stage"
+        stage.mkdir()
+        wheels.install(pins, platform, stage)
+        _slim(stage, target)
+        contents = _finished(stage, target)
+    for old in kept.glob("wheels-*.zip"):
+        old.unlink(missing_ok=True)
+    archive.write(contents, path)
+    return contents
+
+
+def _finished(stage: Path, target: Target) -> archive.Contents:
+    """The stage's files, with bytecode if the Python here is the function's."""
+    if target.python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        _compile(stage)
+    return {
+        file.relative_to(stage).as_posix(): file.read_bytes()
+        for file in stage.rglob("*")
+        if file.is_file()
+    }
 
 
 def entry_text(entry: str) -> bytes:

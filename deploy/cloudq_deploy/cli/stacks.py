@@ -32,8 +32,9 @@ from cloudq_deploy.plan import Function, Plan
 from cloudq_deploy.stack import running
 from cloudq_deploy.stack.access import Aws, DeployError
 from cloudq_deploy.stack.apply import Code, apply, roll_back
-from cloudq_deploy.stack.destroy import destroy, resources
+from cloudq_deploy.stack.destroy import destroy
 from cloudq_deploy.stack.drift import Drift, drift
+from cloudq_deploy.stack.resources import resources
 from cloudq_deploy.stack.standing import check_ours, look
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -17,6 +17,7 @@ from cloudq_deploy.plan import (
     Table,
 )
 from cloudq_deploy.policies import (
+    XRAY,
     Arn,
     Place,
     document,
@@ -45,7 +46,6 @@ METRICS = {
 }
 _PERIOD = 300
 RETENTION = 14 * 24 * 3600
-XRAY = "iam::aws:policy/AWSXRayDaemonWriteAccess"
 
 
 def template(plan: Plan, version: str = "") -> Template:
@@ -139,6 +139,7 @@ def _queue(queue: Queue) -> Resources:
                 "VisibilityTimeout": queue.visibility,
                 "RedrivePolicy": redrive,
                 **common,
+                **({"ContentBasedDeduplication": True} if queue.by_content else {}),
             },
         },
     }
@@ -272,7 +273,7 @@ def _role(plan: Plan, function: Function) -> dict[str, Any]:
     }
     if function.tracing == "Active":
         # X-Ray knows no resources: what may write to it may write all of it.
-        role["ManagedPolicyArns"] = [{"Fn::Sub": f"arn:${{AWS::Partition}}:{XRAY}"}]
+        role["ManagedPolicyArns"] = [sub(XRAY)]
     return role
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from cloudq_aws.eventbridge import properties as schedule_properties
 from cloudq_deploy.plan import UNDELIVERED, Alarm, Function, Plan, Queue, Schedule
 from cloudq_deploy.policies import (
+    XRAY,
     Place,
     document,
     of_function,
@@ -21,7 +22,6 @@ from cloudq_deploy.policies import (
 from cloudq_deploy.render.cloudformation import (
     METRICS,
     RETENTION,
-    XRAY,
     environment,
     moment,
 )
@@ -73,7 +73,7 @@ def configuration(plan: Plan) -> Configuration:
                 f"{name}-traces",
                 {
                     "role": f"${{aws_iam_role.{named(name)}.name}}",
-                    "policy_arn": f"arn:{_HERE.partition}:{XRAY}",
+                    "policy_arn": XRAY.at(_HERE),
                 },
             )
         add("aws_lambda_function", name, _function(plan, function))
@@ -159,6 +159,7 @@ def _queue(queue: Queue) -> dict[str, Any]:
         "name": queue.full_name,
         "visibility_timeout_seconds": queue.visibility,
         "redrive_policy": json.dumps(redrive),
+        **({"content_based_deduplication": True} if queue.by_content else {}),
     }
 
 

@@ -127,7 +127,8 @@ def change(
         check_ours(standing, app)
         check_ready(standing)
         if not ignore_drift and standing.status in _COMPARABLE:
-            _check_drift(drift(aws, stack), stack)
+            staying = proposal.template["Resources"].keys()
+            _check_drift([each for each in drift(aws, stack) if each.name in staying], stack)
     proposed = propose(aws, proposal, standing, bucket)
     if proposed is None:
         screen.note(f"no changes: the stack {stack} is as the code says")
