@@ -251,14 +251,14 @@ def _operator(plan: Plan) -> list[Statement]:
     logs = [Arn("logs", f"log-group:{each.log_group}:*") for each in plan.functions]
     functions = [Arn("lambda", f"function:{each.name}") for each in plan.functions]
     stack = [Arn("cloudformation", f"stack/{plan.stack}/*")]
-    look = ("cloudformation:DescribeStackResources", "cloudformation:DescribeStacks")
-    run = ("lambda:GetFunctionConfiguration", "lambda:InvokeFunction")
+    look = ("cloudformation:DescribeStacks", "cloudformation:ListStackResources")
+    lost = [Arn("sqs", plan.scheduling.dead_name)] if plan.scheduling else []
     return [
-        Statement(sid="Queues", actions=handle, resources=both),
+        Statement(sid="Queues", actions=handle, resources=[*both, *lost]),
         *_results(plan),
         _look(plan),
         Statement(sid="Logs", actions=["logs:FilterLogEvents"], resources=logs),
-        Statement(sid="Functions", actions=run, resources=functions),
+        Statement(sid="Functions", actions=["lambda:InvokeFunction"], resources=functions),
         Statement(sid="Stack", actions=look, resources=stack),
     ]
 
