@@ -106,6 +106,8 @@ def _check_function(function: Function) -> None:
             f"{of}: provisioned is {function.provisioned}, more than reserved_concurrency "
             f"({reserved})"
         )
+    if function.layers and function.package == "image":
+        raise ConfigurationError(f"{of}: an image takes no layers: put them into it")
     if len(function.layers) > 5:
         raise ConfigurationError(f"{of}: {len(function.layers)} layers, and Lambda takes 5")
 

@@ -25,8 +25,10 @@ _RESULTS = (
     "dynamodb:PutItem",
     "dynamodb:UpdateItem",
 )
-# Whether the table is there, what is parked or recorded in it: workers ask, and operators.
-_LOOKING = ("dynamodb:GetItem", "dynamodb:Query")
+# Whether the table is there, which a worker asks when it starts.
+_CHECKING = "dynamodb:GetItem"
+# What is parked or recorded in it: workers ask, and operators.
+_LISTING = "dynamodb:Query"
 # IAM knows no batch actions of SQS: SendMessage is SendMessageBatch too.
 _SENDING = ("sqs:GetQueueUrl", "sqs:SendMessage")
 _CONSUMING = (
@@ -138,7 +140,7 @@ def statements(plan: Plan, role: Role) -> list[Statement]:
     if role == "producer":
         return [_send(plan.queues), *_results(plan)]
     if role == "worker":
-        return [*_worker(plan, plan.queues), _look(plan)]
+        return [*_worker(plan, plan.queues), _look(plan, _CHECKING, _LISTING)]
     if role == "scheduler":
         return _scheduler(plan)
     if role == "planner":
@@ -167,8 +169,8 @@ def _results(plan: Plan) -> list[Statement]:
     return [Statement(sid="Results", actions=_RESULTS, resources=_table(plan)), *_keys(plan)]
 
 
-def _look(plan: Plan) -> Statement:
-    return Statement(sid="Look", actions=_LOOKING, resources=_table(plan))
+def _look(plan: Plan, *actions: str) -> Statement:
+    return Statement(sid="Look", actions=actions, resources=_table(plan))
 
 
 def _keys(plan: Plan) -> list[Statement]:
@@ -218,7 +220,7 @@ def _planner(plan: Plan) -> list[Statement]:
         Statement(sid="Pass", actions=["iam:PassRole"], resources=role, condition=to),
         Statement(sid="FindQueues", actions=finding, resources=_arns(queues)),
         # Schedules of run time, and pauses.
-        Statement(sid="Kept", actions=["dynamodb:Query"], resources=_table(plan)),
+        Statement(sid="Kept", actions=[_LISTING], resources=_table(plan)),
     ]
 
 
@@ -256,7 +258,7 @@ def _operator(plan: Plan) -> list[Statement]:
     return [
         Statement(sid="Queues", actions=handle, resources=[*both, *lost]),
         *_results(plan),
-        _look(plan),
+        _look(plan, _LISTING),
         Statement(sid="Logs", actions=["logs:FilterLogEvents"], resources=logs),
         Statement(sid="Functions", actions=["lambda:InvokeFunction"], resources=functions),
         Statement(sid="Stack", actions=look, resources=stack),

@@ -12,7 +12,7 @@ from cloudq import CloudQ
 from cloudq.cli import main
 from cloudq.errors import ConfigurationError
 from cloudq_deploy import costs
-from cloudq_deploy.plan import Plan, Schedule
+from cloudq_deploy.plan import Plan
 from cloudq_deploy.planning import plan_of
 from cloudq_deploy.target import Target, read_target
 
@@ -134,15 +134,6 @@ def test_an_app_without_tasks_or_region_is_an_error(monkeypatch: pytest.MonkeyPa
     app.task(name="a")(lambda: None)
     with pytest.raises(ConfigurationError, match="no AWS region"):
         plan_of(app, "shop:app", Target())
-
-
-def test_a_schedule_of_a_queue_that_no_task_has_is_an_error(planned: Callable[..., Plan]) -> None:
-    app = CloudQ("shop")
-    app.task(name="a")(lambda: None)
-    entry = Schedule(name="n", expression="rate(1 hour)", queue="mail", input="{}")
-    with pytest.raises(ConfigurationError, match="schedule n sends to the queue 'mail'"):
-        plan_of(app, "shop:app", EU, [entry])
-    assert planned().schedules == ()
 
 
 def test_the_project_file_is_read_and_options_stand_above_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.cli import main
+from cloudq.errors import ConfigurationError
 from cloudq_deploy.plan import Plan, Schedule
 from cloudq_deploy.planning import plan_of
 from cloudq_deploy.render import FORMATS, cloudformation, sam, terraform
@@ -19,6 +20,7 @@ from cloudq_deploy.target import Target
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555"
 LAYER = "arn:aws:lambda:eu-west-1:123456789012:layer:common:3"
+IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/shop@sha256:" + 64 * "0"
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:alarms"
 
 
@@ -49,6 +51,7 @@ PLANS: dict[str, Callable[[], Plan]] = {
     "rich": rich,
     "with a key": lambda: rich(kms_key=KEY),
     "one function": lambda: rich(functions="one", alarms=False),
+    "an image": lambda: rich(package="image", image=IMAGE, layers=()),
 }
 
 
@@ -82,7 +85,9 @@ def test_sam_translates_to_the_same_functions(
 
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     template = json.loads(json.dumps(sam.template(plan())))
-    made: Any = Translator({}, Parser()).translate(template, {"CodeBucket": "b", "CodeKey": "k"})
+    made: Any = Translator({}, Parser()).translate(
+        template, {"CodeBucket": "b", "CodeKey": "k", "ImageUri": IMAGE}
+    )
     expected = cloudformation.template(plan())["Resources"]
     functions = {
         name: each["Properties"]
@@ -97,11 +102,12 @@ def test_sam_translates_to_the_same_functions(
     assert functions.keys() == own.keys()
     # It puts the parameters in where it makes an alias, and leaves the references elsewhere.
     named = {"S3Bucket": "b", "S3Key": "k"}
+    image = {"ImageUri": {"Ref": "ImageUri"}}
     referred = {"S3Bucket": {"Ref": "CodeBucket"}, "S3Key": {"Ref": "CodeKey"}}
     for name, properties in own.items():
         translated = functions[name]
         translated.pop("Tags", None)
-        assert translated.pop("Code") in (named, referred)
+        assert translated.pop("Code") in (named, referred, image, {"ImageUri": IMAGE})
         assert translated == {key: value for key, value in properties.items() if key != "Code"}
     mappings = [e for e in made["Resources"].values() if e["Type"].endswith("EventSourceMapping")]
     assert len(mappings) == len(plan().mappings)
@@ -132,7 +138,7 @@ def test_the_template_says_what_the_plan_says() -> None:
     # FIFO queues take what Scheduler sends only so, and cannot be its dead-letter queue.
     assert resources["OrdersFifoQueue"]["Properties"]["ContentBasedDeduplication"] is True
     assert "ContentBasedDeduplication" not in resources["MailQueue"]["Properties"]
-    assert hourly["Target"]["DeadLetterConfig"] == {"Fn::GetAtt": ["Undelivered", "Arn"]}
+    assert hourly["Target"]["DeadLetterConfig"]["Arn"] == {"Fn::GetAtt": ["Undelivered", "Arn"]}
     tags = resources["Schedules"]["Properties"]["Tags"]
     assert {"Key": "cloudq:app", "Value": "shop"} in tags
     assert {each["Type"] for each in resources.values()} >= {
@@ -140,6 +146,16 @@ def test_the_template_says_what_the_plan_says() -> None:
         "AWS::CloudWatch::Alarm",
         "AWS::Logs::LogGroup",
     }
+
+
+@pytest.mark.parametrize("draw", [cloudformation.template, terraform.configuration])
+def test_names_that_would_be_one_in_the_template_are_refused(draw: Callable[[Plan], Any]) -> None:
+    app = CloudQ("shop")
+    app.task(name="a", queue="mail_1")(lambda: None)
+    app.task(name="b", queue="mail-1")(lambda: None)
+    plan = plan_of(app, "shop:app", Target(region="eu-west-1", functions="one"), [])
+    with pytest.raises(ConfigurationError, match=r"mail[_-]1.*: give one of them another name"):
+        draw(plan)
 
 
 def test_terraform_has_the_same_resources_and_its_references_lead_somewhere() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from cloudq.errors import ConfigurationError
 from cloudq_aws.eventbridge import properties as schedule_properties
 from cloudq_deploy.plan import (
     Alarm,
@@ -52,16 +53,19 @@ def template(plan: Plan, version: str = "") -> Template:
     """The template. `version` names the code, for functions that are kept warm by version."""
     resources: Resources = {}
     for queue in plan.queues:
-        resources |= _queue(queue)
+        _add(resources, _queue(queue), f"queue {queue.name}")
     if plan.table:
-        resources |= _table(plan.table)
+        _add(resources, _table(plan.table), f"table {plan.table.name}")
     for function in plan.functions:
-        resources |= _function(plan, function, version)
+        _add(resources, _function(plan, function, version), f"function {function.name}")
     for feed in plan.mappings:
-        resources |= _feed(plan, feed)
-    resources |= _schedules(plan)
+        _add(resources, _feed(plan, feed), f"queue {feed.queue}")
+    _add(resources, _scheduling(plan), "the schedules")
+    for schedule in plan.schedules:
+        made = {logical("Schedule", schedule.name): _schedule(plan, schedule)}
+        _add(resources, made, f"schedule {schedule.name}")
     for alarm in plan.alarms:
-        resources |= _alarm(alarm)
+        _add(resources, _alarm(alarm), f"alarm {alarm.name}")
     image = any(function.package == "image" for function in plan.functions)
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
@@ -74,6 +78,16 @@ def template(plan: Plan, version: str = "") -> Template:
             **_scheduler_output(plan),
         },
     }
+
+
+def _add(resources: Resources, more: Resources, what: str) -> None:
+    for name in more:
+        if name in resources:
+            raise ConfigurationError(
+                f"{what} and another are both {name} in the template, where names have letters "
+                "and digits only: give one of them another name"
+            )
+    resources |= more
 
 
 def described(app: str) -> str:
@@ -301,7 +315,7 @@ def _feed(plan: Plan, feed: Feed) -> Resources:
 # ---- schedules and alarms
 
 
-def _schedules(plan: Plan) -> Resources:
+def _scheduling(plan: Plan) -> Resources:
     scheduling = plan.scheduling
     if scheduling is None:
         return {}
@@ -337,8 +351,6 @@ def _schedules(plan: Plan) -> Resources:
             },
         },
     }
-    for schedule in plan.schedules:
-        resources[logical("Schedule", schedule.name)] = _schedule(plan, schedule)
     return resources
 
 

@@ -7,6 +7,7 @@ import re
 from datetime import datetime
 from typing import Any
 
+from cloudq.errors import ConfigurationError
 from cloudq_aws.eventbridge import properties as schedule_properties
 from cloudq_deploy.plan import UNDELIVERED, Alarm, Function, Plan, Queue, Schedule
 from cloudq_deploy.policies import (
@@ -43,7 +44,12 @@ def configuration(plan: Plan) -> Configuration:
     resources: dict[str, dict[str, Any]] = {}
 
     def add(kind: str, name: str, values: dict[str, Any]) -> None:
-        resources.setdefault(kind, {})[named(name)] = values
+        if named(name) in resources.setdefault(kind, {}):
+            raise ConfigurationError(
+                f"{name} and another {kind} are both {named(name)} in Terraform: give one of them "
+                "another name"
+            )
+        resources[kind][named(name)] = values
 
     for queue in plan.queues:
         add("aws_sqs_queue", f"{queue.name}-dead", _common(queue) | {"name": queue.dead_name})
