@@ -24,6 +24,7 @@ _STACK = (
     "cloudformation:DetectStackResourceDrift",
     "cloudformation:ExecuteChangeSet",
     "cloudformation:GetTemplate",
+    "cloudformation:ListChangeSets",
     "cloudformation:ListStackResources",
 )
 _LOOK_AT_QUEUES = ("sqs:DeleteQueue", "sqs:GetQueueAttributes", "sqs:GetQueueUrl")

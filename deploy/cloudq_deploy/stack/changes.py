@@ -166,15 +166,23 @@ def _settled(aws: Aws, made: ChangeSet) -> list[Any] | None:
 
 
 def discard(aws: Aws, made: ChangeSet) -> None:
-    """Take the proposal back, and a stack that is nothing but that proposal."""
+    """Take the proposal back, and a stack that is nothing but that proposal.
+
+    Another apply may have proposed changes of the same stack by now, or be making it.
+    """
     with asking(f"discard the proposed changes of the stack {made.stack}"):
         aws.cloudformation.delete_change_set(ChangeSetName=made.id)
-        if made.first:
-            try:
+        if not made.first:
+            return
+        try:
+            [stack] = aws.cloudformation.describe_stacks(StackName=made.stack)["Stacks"]
+            proposed = aws.cloudformation.list_change_sets(StackName=made.stack)["Summaries"]
+            others = [each for each in proposed if each.get("ChangeSetId") != made.id]
+            if stack["StackStatus"] == "REVIEW_IN_PROGRESS" and not others:
                 aws.cloudformation.delete_stack(StackName=made.stack)
-            except ClientError as error:
-                if "does not exist" not in message_of(error):
-                    raise
+        except ClientError as error:
+            if "does not exist" not in message_of(error):
+                raise
 
 
 # ---- differences

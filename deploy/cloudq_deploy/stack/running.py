@@ -31,7 +31,7 @@ def lines(
     aws: Aws, functions: Sequence[Function], *, since: float, text: str = "", on: bool = False
 ) -> Iterator[Line]:
     """The lines of all functions since an epoch second, in their order; with `on`, for ever."""
-    seen: set[str] = set()
+    seen: dict[str, float] = {}
     start = since
     while True:
         found = [
@@ -44,8 +44,9 @@ def lines(
         yield from found
         if not on:
             return
-        seen |= {line.id for line in found}
+        seen |= {line.id: line.at for line in found}
         start = max([start, *(line.at - _REACH for line in found)])
+        seen = {id: at for id, at in seen.items() if at >= start}
         time.sleep(_POLL)
 
 
