@@ -30,6 +30,7 @@ from cloudq_deploy.deployer import deployer, unscoped_part
 from cloudq_deploy.plan import Plan, Schedule
 from cloudq_deploy.planning import plan_of
 from cloudq_deploy.policies import (
+    Place,
     Role,
     document,
     of_function,
@@ -52,9 +53,11 @@ from tests.deploy.recording import (
     refused,
 )
 from tests.deploy.test_loop import WATCHING
+from tests.docs.blocks import section
 from tests.lambda_.events import EventSource
 from tests.servers import unique
 
+AWS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "aws.md"
 # "Lambda polls with the function's role": receive, delete, attributes (Lambda's guide on SQS).
 POLLER = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
 LOGGER = {"logs:CreateLogStream", "logs:PutLogEvents"}
@@ -398,6 +401,16 @@ def test_a_function_consumes_its_own_queue_only() -> None:
     sent = {arn.rpartition(":")[2] for action, arn in pairs if action == "sqs:SendMessage"}
     assert consumed == {"shop-mail"}
     assert sent == {"shop-mail", "shop-default", "shop-mail-dead"}
+
+
+def test_the_page_on_aws_has_the_very_policies() -> None:
+    app = CloudQ("shop", broker="sqs://eu-west-1", backend="dynamodb://cloudq")
+    app.task(name="a")(lambda: None)
+    plan = plan_of(app, "shop:app", Target())
+    place = Place(region="REGION", account="ACCOUNT")
+    shown = [json.loads(block.text) for block in section(AWS_PAGE, "Rights")]
+    roles: tuple[Role, ...] = ("producer", "worker")
+    assert shown == [document(statements(plan, role), place) for role in roles]
 
 
 @pytest.mark.usefixtures("fresh_modules")
