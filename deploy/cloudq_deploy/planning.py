@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,6 +35,8 @@ from cloudq_deploy.target import Target
 AnyTask = Task[..., Any]
 
 _FIFO = ".fifo"
+# The shape of all regions, also of those to come; a slip of the pen has another.
+_REGION = re.compile(r"[a-z]+(-[a-z]+)?-(north|south|central|(north|south)?(east|west))-\d+")
 _RETENTION = 14 * 24 * 3600  # the longest that SQS keeps a message
 _TIMEOUT = 60
 _AFTER_LIMIT = 10  # seconds of a function beyond its tasks' longest time limit
@@ -123,6 +126,8 @@ def _place(app: CloudQ, target: Target, default_prefix: str) -> tuple[str, str]:
             "no AWS region: say --region eu-west-1, or set AWS_REGION, or name it in the broker's "
             "URL (sqs://eu-west-1)"
         )
+    if not _REGION.fullmatch(region):
+        raise ConfigurationError(f"region {region!r} is none of AWS's: they are as eu-west-1")
     return region, options.get("prefix", "") if address.scheme == "sqs" else default_prefix
 
 

@@ -90,6 +90,12 @@ class Target(BaseModel):
             raise ValueError(f"{runtime!r} is none of {', '.join(RUNTIMES)}")
         return runtime
 
+    @field_validator("architecture", mode="before")
+    @classmethod
+    def _as_machines_say(cls, architecture: object) -> object:
+        # As `uname -m` has it, here and there.
+        return _ARCHITECTURES.get(str(architecture), architecture)
+
     @field_validator("log_retention")
     @classmethod
     def _known_retention(cls, days: int) -> int:

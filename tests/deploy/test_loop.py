@@ -249,7 +249,7 @@ def _apply_with_one_that_is_due(laptop: Laptop, aws: Endpoint) -> str:
     tasks = laptop.folder / "shop" / "tasks.py"
     code = tasks.read_text()
     shown = ""
-    for margin in (12, 40, 120):
+    for margin in (6, 20, 60):
         due = (datetime.now(UTC) + timedelta(seconds=margin)).replace(microsecond=0, tzinfo=None)
         tasks.write_text(code + ONCE.format(due=due.isoformat()))
         shown += laptop.deploy("apply", "aws", "--yes")

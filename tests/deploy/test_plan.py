@@ -144,6 +144,28 @@ def test_the_project_file_is_read_and_options_stand_above_it(tmp_path: Path) -> 
     assert (target.log_retention, target.memory) == (14, 1024)
 
 
+@pytest.mark.parametrize("region", ["eu-wset-1", "us-east", "europe-west1", "EU-WEST-1"])
+def test_a_region_that_there_cannot_be_is_refused(region: str) -> None:
+    app = CloudQ("shop")
+    app.task(name="a")(lambda: None)
+    with pytest.raises(ConfigurationError, match=f"region '{region}' is none of AWS's"):
+        plan_of(app, "shop:app", Target(region=region))
+
+
+@pytest.mark.parametrize(
+    "region", ["eu-west-1", "us-gov-east-1", "ap-northeast-3", "il-central-1", "eusc-de-east-1"]
+)
+def test_regions_there_are(region: str) -> None:
+    app = CloudQ("shop")
+    app.task(name="a")(lambda: None)
+    assert plan_of(app, "shop:app", Target(region=region)).region == region
+
+
+def test_architectures_may_be_as_machines_say() -> None:
+    assert Target(architecture="aarch64").architecture == "arm64"  # type: ignore[arg-type]
+    assert Target(architecture="amd64").architecture == "x86_64"  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

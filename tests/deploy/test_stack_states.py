@@ -159,6 +159,11 @@ def test_without_credentials_nothing_is_tried(
         _ = Aws(region="us-east-1", endpoint_url=aws.url).account
 
 
+def test_an_endpoint_is_a_url() -> None:
+    with pytest.raises(ConfigurationError, match="begins with http:// or https://"):
+        Aws(region="us-east-1", endpoint_url="127.0.0.1:4566")
+
+
 def test_an_endpoint_where_nobody_listens_is_named() -> None:
     with pytest.raises(DeployError, match="is --endpoint-url right"):
         _ = Aws(region="us-east-1", endpoint_url="http://127.0.0.1:9").account

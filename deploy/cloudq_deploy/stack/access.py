@@ -59,6 +59,11 @@ class Aws:
             self.session = boto3.Session(profile_name=profile, region_name=region)
         except ProfileNotFound as error:
             raise ConfigurationError(f"{error}: see `aws configure list-profiles`") from error
+        if endpoint_url and not endpoint_url.startswith(("http://", "https://")):
+            raise ConfigurationError(
+                f"--endpoint-url {endpoint_url}: it begins with http:// or https://, as "
+                "http://127.0.0.1:4566"
+            )
         self.endpoint_url = endpoint_url
 
     @property

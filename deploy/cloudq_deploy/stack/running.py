@@ -77,7 +77,14 @@ def invoke(
     """Have the function run one task now, and wait: the handler's answer. Raises `DeployError`."""
     event = {"task": task, "args": list(args), "kwargs": dict(kwargs)}
     with asking(f"invoke the function {function.name}"):
-        reply = aws.functions.invoke(FunctionName=function.name, Payload=json.dumps(event).encode())
+        try:
+            reply = aws.functions.invoke(
+                FunctionName=function.name, Payload=json.dumps(event).encode()
+            )
+        except aws.functions.exceptions.ResourceNotFoundException as error:
+            raise DeployError(
+                f"there is no function {function.name}: `cloudq deploy apply` makes it"
+            ) from error
         answer: Any = json.loads(reply["Payload"].read() or b"null")
     if reply.get("FunctionError"):
         said = answer.get("errorMessage", answer) if isinstance(answer, dict) else answer  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
