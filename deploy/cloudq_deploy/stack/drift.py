@@ -57,12 +57,12 @@ def _check(aws: Aws, stack: str, resource: Resource) -> list[Drift]:
                 return []
             raise
     return [
-        each for each in _of_resource(reply["StackResourceDrift"]) if not _paused(resource, each)
+        each for each in _of_resource(reply["StackResourceDrift"]) if not is_pause(resource, each)
     ]
 
 
-def _paused(resource: Resource, drift: Drift) -> bool:
-    # `cloudq schedules` pauses entries and resumes them; that is no change by hand.
+def is_pause(resource: Resource, drift: Drift) -> bool:
+    """Whether `cloudq schedules` has paused an entry or resumed it, which is no change by hand."""
     return resource.kind == "AWS::Scheduler::Schedule" and drift.path == "/State"
 
 
