@@ -119,6 +119,7 @@ _WARM = (
     "lambda:PutProvisionedConcurrencyConfig",
     "lambda:UpdateAlias",
 )
+_VERSIONS = ("lambda:GetFunctionConfiguration", "lambda:GetProvisionedConcurrencyConfig")
 _FEEDS = (
     "lambda:DeleteEventSourceMapping",
     "lambda:GetEventSourceMapping",
@@ -175,7 +176,9 @@ def cloudformation_part(plan: Plan) -> list[Statement]:
     """What CloudFormation calls to make, change and delete the plan's resources."""
     warm = [each for each in plan.functions if each.provisioned]
     versions = [Arn("lambda", f"function:{each.name}:*") for each in warm]
-    warmed = [Arn("lambda", f"function:{each.name}") for each in warm]
+    warmed = [
+        Arn("lambda", f"function:{name}") for f in warm for name in (f.name, f"{f.name}:live")
+    ]
     stack = [Arn("cloudformation", f"stack/{plan.stack}/*")]
     roles = [Arn("iam", f"role/{each.role}") for each in plan.functions]
     feeds = [Arn("lambda", "event-source-mapping:*")]
@@ -187,7 +190,8 @@ def cloudformation_part(plan: Plan) -> list[Statement]:
         Statement(sid="Queues", actions=_QUEUES, resources=_queues(plan)),
         Statement(sid="Table", actions=_TABLE, resources=_table(plan)),
         Statement(sid="Functions", actions=_FUNCTIONS, resources=_functions(plan)),
-        Statement(sid="Warm", actions=_WARM, resources=[*warmed, *versions]),
+        Statement(sid="Warm", actions=_WARM, resources=warmed),
+        Statement(sid="Versions", actions=_VERSIONS, resources=versions),
         Statement(sid="Feeds", actions=_FEEDS, resources=feeds, condition=_own_functions(plan)),
         Statement(sid="FeedTags", actions=_FEED_TAGS, resources=feeds),
         Statement(sid="Roles", actions=_ROLES, resources=roles),
