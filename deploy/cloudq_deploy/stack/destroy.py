@@ -35,7 +35,15 @@ def destroy(
             [found] = aws.cloudformation.describe_stacks(StackName=stack)["Stacks"]
             known = seen(aws, stack)
             aws.cloudformation.delete_stack(StackName=stack)
-        status, why = follow(aws, found.get("StackId", stack), known, screen.tell)
+        try:
+            status, why = follow(aws, found.get("StackId", stack), known, screen.tell)
+        except KeyboardInterrupt:
+            screen.note(
+                f"interrupted: AWS goes on deleting the stack {stack}, and leaves its queues, its "
+                "table and its code: `cloudq deploy status` shows when it is gone; to delete the "
+                "rest, apply with --adopt and destroy with --data"
+            )
+            raise
         if status != "DELETE_COMPLETE":
             raise DeployError(
                 f"the stack {stack} could not be deleted: {why or status}; what is left of it: "
