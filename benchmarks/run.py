@@ -22,6 +22,7 @@ ROOMS = {
     "imports": "the time of imports",
     "embedded": "SQLite",
     "sqs": "SQS and DynamoDB: requests and CPU a task",
+    "lambda_start": "a function's cold start, and what a message costs there",
     "clouds": "Google and Azure: requests and CPU a task",
     "workflows": "chains, groups and chords",
     "control": "heartbeats, and asking workers",

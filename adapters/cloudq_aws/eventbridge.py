@@ -9,6 +9,7 @@ It sends a schedule's message to its SQS queue, and calls for far times. A sched
     retries        how often a message is sent again, 0-185, else 185
     max_age        how long it is sent again, 60-86400 s, else 86400
     prefix         as the broker has it: stands before every queue's name
+    group          the schedule group; else the app's own, cloudq-NAME
     endpoint_url, profile, region   as the broker has them
 
 `plan` needs scheduler:ListSchedules, GetSchedule, GetScheduleGroup and ListTagsForResource, and
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
     from mypy_boto3_sqs import SQSClient
 
-_OPTIONS = ("role", "dead", "retries", "max_age", "prefix")
+_OPTIONS = ("role", "dead", "retries", "max_age", "prefix", "group")
+RETRIES, MAX_AGE = 185, 86_400
 _NAME = re.compile(r"[0-9A-Za-z_.-]{1,64}")
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/.+")
 _QUEUE = re.compile(r"arn:aws[a-z-]*:sqs:[a-z0-9-]+:\d{12}:.+")
@@ -57,37 +59,28 @@ def open_scheduler(address: Address) -> EventBridge:
     for name, pattern, what in (("role", _ROLE, "a role"), ("dead", _QUEUE, "an SQS queue")):
         if name in options and not pattern.fullmatch(options[name]):
             raise ConfigurationError(f"{name}={options[name]} is not the ARN of {what}")
+    group = options.get("group")
+    if group is not None and not _NAME.fullmatch(group):
+        raise ConfigurationError(f"group={group}: up to 64 of the characters 0-9 A-Z a-z - _ .")
     return EventBridge(
         reach,
         role=options.get("role", ""),
         dead=options.get("dead", ""),
-        retries=_number(options, "retries", 185, 0, 185),
-        max_age=_number(options, "max_age", 86_400, 60, 86_400),
+        retries=_number(options, "retries", RETRIES, 0, 185),
+        max_age=_number(options, "max_age", MAX_AGE, 60, 86_400),
         prefix=options.get("prefix", ""),
+        group=group,
     )
 
 
-class EventBridge:
-    """A `SchedulerDriver` on one account and region, and `OneShots`."""
+class Terms:
+    """What the service takes, on whatever account: the part of a driver that asks nobody."""
 
     dialect = "eventbridge"
-    slot = "<aws.scheduler.scheduled-time>"
+    slot: str | None = "<aws.scheduler.scheduled-time>"
     spread = True
     bounds = True
-    # It fires within the minute that follows a schedule's time.
-    early = 90.0
-
-    def __init__(
-        self, reach: Access, *, role: str, dead: str, retries: int, max_age: int, prefix: str
-    ) -> None:
-        self.client = cast("EventBridgeSchedulerClient", reach.client("scheduler"))
-        self._sqs = cast("SQSClient", reach.client("sqs"))
-        self._queues = Queues(self._sqs, prefix=prefix)
-        self._role = role
-        self._dead = dead
-        self._retries = retries
-        self._max_age = max_age
-        self._arns: dict[str, str] = {}
+    group: str | None = None
 
     def name(self, group: str, entry: str) -> str:
         """The entry's own; the group tells the apps apart. Raises `ConfigurationError`."""
@@ -103,6 +96,34 @@ class EventBridge:
             )
         return entry
 
+
+class EventBridge(Terms):
+    """A `SchedulerDriver` on one account and region, and `OneShots`."""
+
+    # It fires within the minute that follows a schedule's time.
+    early = 90.0
+
+    def __init__(
+        self,
+        reach: Access,
+        *,
+        role: str,
+        dead: str,
+        retries: int,
+        max_age: int,
+        prefix: str,
+        group: str | None = None,
+    ) -> None:
+        self.group = group
+        self.client = cast("EventBridgeSchedulerClient", reach.client("scheduler"))
+        self._sqs = cast("SQSClient", reach.client("sqs"))
+        self._queues = Queues(self._sqs, prefix=prefix)
+        self._role = role
+        self._dead = dead
+        self._retries = retries
+        self._max_age = max_age
+        self._arns: dict[str, str] = {}
+
     def owner(self, group: str) -> str | None:
         """The app that the group is of, by its tag: "" for none; None where there is no group."""
         try:
@@ -114,7 +135,7 @@ class EventBridge:
 
     def fields(self, job: Job) -> Fields:
         """The job as the service shows it."""
-        return _flat(self._request(job))
+        return flat(self._request(job))
 
     def current(self, group: str) -> Mapping[str, Fields]:
         """The schedules of the group: a request for each hundred of names, and one for each.
@@ -131,7 +152,7 @@ class EventBridge:
             if name.startswith(FAR_NAME):
                 continue
             schedule = self.client.get_schedule(GroupName=group, Name=name)
-            found[name] = _flat(cast("dict[str, Any]", schedule))
+            found[name] = flat(cast("dict[str, Any]", schedule))
         return found
 
     def create(self, group: str, job: Job) -> None:
@@ -173,7 +194,15 @@ class EventBridge:
             "Description": entry.description,
             "FlexibleTimeWindow": {"Mode": "OFF"},
             "ActionAfterCompletion": "DELETE",
-            "Target": self._target(entry.queue, entry.body, entry.group or entry.name),
+            "Target": _target(
+                entry.body,
+                queue=self._arn(entry.queue),
+                role=self._role,
+                dead=self._dead,
+                retries=self._retries,
+                max_age=self._max_age,
+                group=(entry.group or entry.name) if is_fifo(entry.queue) else None,
+            ),
         }
         with suppress(self.client.exceptions.ConflictException):
             self._create(group, entry.name, entry.owner, request)
@@ -203,40 +232,14 @@ class EventBridge:
             )
 
     def _request(self, job: Job) -> dict[str, Any]:
-        window: dict[str, Any] = {"Mode": "OFF"}
-        if job.window:
-            window = {"Mode": "FLEXIBLE", "MaximumWindowInMinutes": job.window}
-        request: dict[str, Any] = {
-            "ScheduleExpression": job.expression,
-            "ScheduleExpressionTimezone": job.timezone,
-            "State": "ENABLED" if job.enabled else "DISABLED",
-            "Description": job.description,
-            "FlexibleTimeWindow": window,
-            "Target": self._target(job.queue, job.body, job.group or job.name),
-        }
-        # A start that has passed is refused, and means nothing any more.
-        if job.start is not None and job.start > datetime.now(UTC):
-            request["StartDate"] = job.start
-        if job.end is not None:
-            request["EndDate"] = job.end
-        return request
-
-    def _target(self, queue: str, body: str, group: str) -> dict[str, Any]:
-        """Where a message goes; `group` is for FIFO queues."""
-        target: dict[str, Any] = {
-            "Arn": self._arn(queue),
-            "RoleArn": self._role,
-            "Input": body,
-            "RetryPolicy": {
-                "MaximumEventAgeInSeconds": self._max_age,
-                "MaximumRetryAttempts": self._retries,
-            },
-        }
-        if self._dead:
-            target["DeadLetterConfig"] = {"Arn": self._dead}
-        if is_fifo(queue):
-            target["SqsParameters"] = {"MessageGroupId": group}
-        return target
+        return properties(
+            job,
+            queue=self._arn(job.queue),
+            role=self._role,
+            dead=self._dead,
+            retries=self._retries,
+            max_age=self._max_age,
+        )
 
     def _arn(self, queue: str) -> str:
         """The ARN of a queue, asked for once."""
@@ -248,7 +251,71 @@ class EventBridge:
         return self._arns[queue]
 
 
-def _flat(schedule: Mapping[str, Any]) -> Fields:
+def properties(
+    job: Job,
+    *,
+    queue: object,
+    role: object,
+    dead: object,
+    retries: int = RETRIES,
+    max_age: int = MAX_AGE,
+) -> dict[str, Any]:
+    """A schedule as CreateSchedule takes it, and CloudFormation: all but its name and group.
+
+    `queue`, `role` and `dead` are ARNs, or what stands for them in a template.
+    """
+    window: dict[str, Any] = {"Mode": "OFF"}
+    if job.window:
+        window = {"Mode": "FLEXIBLE", "MaximumWindowInMinutes": job.window}
+    made: dict[str, Any] = {
+        "ScheduleExpression": job.expression,
+        "ScheduleExpressionTimezone": job.timezone,
+        "State": "ENABLED" if job.enabled else "DISABLED",
+        "Description": job.description,
+        "FlexibleTimeWindow": window,
+        "Target": _target(
+            job.body,
+            queue=queue,
+            role=role,
+            dead=dead,
+            retries=retries,
+            max_age=max_age,
+            group=(job.group or job.name) if is_fifo(job.queue) else None,
+        ),
+    }
+    # A start that has passed is refused, and means nothing any more.
+    if job.start is not None and job.start > datetime.now(UTC):
+        made["StartDate"] = job.start
+    if job.end is not None:
+        made["EndDate"] = job.end
+    return made
+
+
+def _target(
+    body: str,
+    *,
+    queue: object,
+    role: object,
+    dead: object,
+    retries: int,
+    max_age: int,
+    group: str | None,
+) -> dict[str, Any]:
+    """Where a message goes; `group` is that of a FIFO queue."""
+    made: dict[str, Any] = {
+        "Arn": queue,
+        "RoleArn": role,
+        "Input": body,
+        "RetryPolicy": {"MaximumEventAgeInSeconds": max_age, "MaximumRetryAttempts": retries},
+    }
+    if dead:
+        made["DeadLetterConfig"] = {"Arn": dead}
+    if group is not None:
+        made["SqsParameters"] = {"MessageGroupId": group}
+    return made
+
+
+def flat(schedule: Mapping[str, Any]) -> Fields:
     """The parts of a schedule that `apply` decides, each as text."""
     target = schedule["Target"]
     window = schedule.get("FlexibleTimeWindow", {})

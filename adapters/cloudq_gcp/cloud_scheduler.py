@@ -75,6 +75,7 @@ class CloudScheduler:
     slot: str | None = None
     spread: bool = False
     bounds: bool = False
+    group: str | None = None
 
     def __init__(self, channel: grpc.Channel, *, parent: str, queues: Queues, retries: int) -> None:
         self._channel = channel

@@ -96,12 +96,12 @@ class Scheduler:
         self._driver = driver
         self._url = url
         self._owner = owner or app.name
-        self.group = group_of(self._owner)
+        self.group = driver.group or group_of(self._owner)
 
     # ---- the jobs there shall be
 
-    def jobs(self, of: Mapping[str, Scheduled] | None = None) -> dict[str, Job]:
-        """The jobs of the app's schedules, or of these, by name.
+    def jobs(self, schedules: Iterable[Scheduled] | None = None) -> dict[str, Job]:
+        """The jobs of these schedules, by name; of all of the app's, if none are given.
 
         Raises `ConfigurationError` for a schedule that the cloud cannot have.
         """
@@ -111,7 +111,9 @@ class Scheduler:
                 "a cloud's scheduler cannot sign messages, and signing_required is on: run a beat"
             )
         found: dict[str, Job] = {}
-        for scheduled in (self._app.schedules.all() if of is None else of).values():
+        if schedules is None:
+            schedules = self._app.schedules.all().values()
+        for scheduled in schedules:
             if scheduled.entry is None:
                 raise ConfigurationError(scheduled.error)
             for job in self._jobs_of(scheduled, scheduled.entry):
@@ -186,12 +188,12 @@ class Scheduler:
 
     # ---- the plan
 
-    def plan(self, of: Mapping[str, Scheduled] | None = None) -> Plan:
-        """Compare what is with what shall be, of the app's schedules or of these.
+    def plan(self, schedules: Iterable[Scheduled] | None = None) -> Plan:
+        """Compare what is with what shall be, of these schedules or of all of the app's.
 
         Raises `ConfigurationError`, `ServiceError`.
         """
-        wanted = self.jobs(of)
+        wanted = self.jobs(schedules)
         with self._wrapped("look at"):
             self._check_owner()
             there = self._driver.current(self.group)

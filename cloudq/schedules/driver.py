@@ -54,6 +54,8 @@ class SchedulerDriver(Protocol):
     """Whether it can send a run up to some minutes late."""
     bounds: bool
     """Whether a job may have a start and an end."""
+    group: str | None
+    """Where the jobs lie, if its URL says so; None: in a group of the app's name."""
 
     def name(self, group: str, entry: str) -> str:
         """The job's name for an entry's. Raises `ConfigurationError` for one that cannot be."""

@@ -21,7 +21,6 @@ _WRITE, _READ = 0.625, 0.125  # a million of 1 KB and of 4 KB
 _LOG = 0.50  # a GB taken in
 _ALARM = 0.10  # a month
 _TRACE = 5.00  # a million
-_FIRING = 1.00  # a million
 # An event source mapping polls an idle queue with five pollers that wait 20 s each.
 _POLLS = 5 * _MONTH / 20
 

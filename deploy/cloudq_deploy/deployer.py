@@ -1,13 +1,18 @@
-"""What `cloudq deploy apply` itself may do, and CloudFormation on its behalf.
+"""What `cloudq deploy` itself may do, and CloudFormation on its behalf.
 
-CloudFormation makes resources with the rights of whoever asks it, so these are the calls of its
-resource handlers too; AWS documents them in the schemas of the resource types.
+The client's part is what the commands call: the tests record it. CloudFormation makes resources
+with the rights of whoever asks it, so its part are the calls of its resource handlers; AWS
+documents them in the schemas of the resource types, and nobody but AWS could record them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cloudq_deploy.plan import Plan
-from cloudq_deploy.policies import Arn, Statement
+from cloudq_deploy.policies import ALL, XRAY, Arn, Statement, schedule_group
+
+# ---- the client's part
 
 _STACK = (
     "cloudformation:CreateChangeSet",
@@ -15,14 +20,55 @@ _STACK = (
     "cloudformation:DeleteStack",
     "cloudformation:DescribeChangeSet",
     "cloudformation:DescribeStackEvents",
-    "cloudformation:DescribeStackResourceDrifts",
     "cloudformation:DescribeStacks",
-    "cloudformation:DetectStackDrift",
     "cloudformation:DetectStackResourceDrift",
     "cloudformation:ExecuteChangeSet",
     "cloudformation:GetTemplate",
+    "cloudformation:ListChangeSets",
     "cloudformation:ListStackResources",
 )
+_LOOK_AT_QUEUES = ("sqs:DeleteQueue", "sqs:GetQueueAttributes", "sqs:GetQueueUrl")
+_LOOK_AT_TABLE = ("dynamodb:DeleteTable", "dynamodb:DescribeTable")
+_LOOK_AT_FUNCTIONS = ("lambda:GetFunctionConfiguration", "lambda:InvokeFunction")
+_LOOK_AT_LOGS = ("logs:DescribeLogStreams", "logs:FilterLogEvents")
+_BUCKET = (
+    "s3:CreateBucket",
+    "s3:DeleteBucket",
+    "s3:ListBucket",
+    "s3:PutBucketPublicAccessBlock",
+)
+_OBJECTS = ("s3:DeleteObject", "s3:GetObject", "s3:PutObject")
+
+
+def deployer(plan: Plan, bucket: str = "", *, unscoped: bool = False) -> list[Statement]:
+    """What it takes to apply, change, look at and destroy the plan's stack.
+
+    `unscoped`: also the one right for which AWS knows no resource, `unscoped_part`.
+    """
+    more = unscoped_part(plan) if unscoped else []
+    return [*client_part(plan, bucket), *cloudformation_part(plan), *more]
+
+
+def client_part(plan: Plan, bucket: str = "") -> list[Statement]:
+    """What the commands call themselves."""
+    group = [schedule_group(plan)] if plan.scheduling else []
+    objects = [Arn("s3", f"{bucket}/{plan.stack}/*")] if bucket else []
+    stack = [Arn("cloudformation", f"stack/{plan.stack}/*")]
+    return [
+        Statement(sid="Stack", actions=_STACK, resources=stack),
+        Statement(sid="LookAtQueues", actions=_LOOK_AT_QUEUES, resources=_queues(plan)),
+        Statement(sid="LookAtTable", actions=_LOOK_AT_TABLE, resources=_table(plan)),
+        Statement(sid="LookAtFunctions", actions=_LOOK_AT_FUNCTIONS, resources=_functions(plan)),
+        Statement(sid="LookAtLogs", actions=_LOOK_AT_LOGS, resources=_logs(plan)),
+        Statement(sid="LookAtSchedules", actions=["scheduler:GetScheduleGroup"], resources=group),
+        Statement(sid="Bucket", actions=_BUCKET, resources=[Arn("s3", bucket)] if bucket else []),
+        Statement(sid="Code", actions=_OBJECTS, resources=objects),
+    ]
+
+
+# ---- CloudFormation's part
+
+_TAGGED_STACK = ("cloudformation:TagResource", "cloudformation:UntagResource")
 _QUEUES = (
     "sqs:CreateQueue",
     "sqs:DeleteQueue",
@@ -54,7 +100,6 @@ _FUNCTIONS = (
     "lambda:GetFunctionConfiguration",
     "lambda:GetFunctionRecursionConfig",
     "lambda:GetRuntimeManagementConfig",
-    "lambda:InvokeFunction",
     "lambda:ListTags",
     "lambda:PutFunctionConcurrency",
     "lambda:PutFunctionRecursionConfig",
@@ -74,21 +119,17 @@ _WARM = (
     "lambda:PutProvisionedConcurrencyConfig",
     "lambda:UpdateAlias",
 )
+_VERSIONS = ("lambda:GetFunctionConfiguration", "lambda:GetProvisionedConcurrencyConfig")
 _FEEDS = (
-    "lambda:CreateEventSourceMapping",
     "lambda:DeleteEventSourceMapping",
     "lambda:GetEventSourceMapping",
-    "lambda:ListTags",
-    "lambda:TagResource",
-    "lambda:UntagResource",
     "lambda:UpdateEventSourceMapping",
 )
+_FEED_TAGS = ("lambda:ListTags", "lambda:TagResource", "lambda:UntagResource")
 _ROLES = (
-    "iam:AttachRolePolicy",
     "iam:CreateRole",
     "iam:DeleteRole",
     "iam:DeleteRolePolicy",
-    "iam:DetachRolePolicy",
     "iam:GetRole",
     "iam:GetRolePolicy",
     "iam:ListAttachedRolePolicies",
@@ -102,8 +143,6 @@ _LOGS = (
     "logs:CreateLogGroup",
     "logs:DeleteLogGroup",
     "logs:DeleteRetentionPolicy",
-    "logs:DescribeLogGroups",
-    "logs:FilterLogEvents",
     "logs:ListTagsForResource",
     "logs:PutRetentionPolicy",
     "logs:TagResource",
@@ -117,13 +156,6 @@ _ALARMS = (
     "cloudwatch:TagResource",
     "cloudwatch:UntagResource",
 )
-_BUCKET = (
-    "s3:CreateBucket",
-    "s3:DeleteBucket",
-    "s3:ListBucket",
-    "s3:PutBucketPublicAccessBlock",
-)
-_OBJECTS = ("s3:DeleteObject", "s3:GetObject", "s3:PutObject")
 _SCHEDULES = (
     "scheduler:CreateSchedule",
     "scheduler:DeleteSchedule",
@@ -140,61 +172,103 @@ _GROUP = (
 )
 
 
-def deployer(plan: Plan, bucket: str = "") -> list[Statement]:
-    """What it takes to apply, change, look at and destroy the plan's stack."""
-    queues = [
-        Arn("sqs", name) for queue in plan.queues for name in (queue.full_name, queue.dead_name)
-    ]
-    table = [Arn("dynamodb", f"table/{plan.table.name}")] if plan.table else []
-    functions = [Arn("lambda", f"function:{each.name}") for each in plan.functions]
+def cloudformation_part(plan: Plan) -> list[Statement]:
+    """What CloudFormation calls to make, change and delete the plan's resources."""
     warm = [each for each in plan.functions if each.provisioned]
     versions = [Arn("lambda", f"function:{each.name}:*") for each in warm]
+    warmed = [
+        Arn("lambda", f"function:{name}") for f in warm for name in (f.name, f"{f.name}:live")
+    ]
+    stack = [Arn("cloudformation", f"stack/{plan.stack}/*")]
     roles = [Arn("iam", f"role/{each.role}") for each in plan.functions]
-    logs = [Arn("logs", f"log-group:{each.log_group}:*") for each in plan.functions]
+    feeds = [Arn("lambda", "event-source-mapping:*")]
     alarms = [Arn("cloudwatch", f"alarm:{alarm.name}") for alarm in plan.alarms]
-    passing = {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}
+    # Listed by a prefix, it is authorized on the log group of no name.
+    nameless = [Arn("logs", "log-group::log-stream:")]
     return [
-        Statement(
-            sid="Stack", actions=_STACK, resources=[Arn("cloudformation", f"stack/{plan.stack}/*")]
-        ),
-        Statement(sid="Queues", actions=_QUEUES, resources=queues),
-        Statement(sid="Table", actions=_TABLE, resources=table),
-        Statement(sid="Functions", actions=_FUNCTIONS, resources=functions),
-        Statement(
-            sid="Warm",
-            actions=_WARM,
-            resources=[*(Arn("lambda", f"function:{each.name}") for each in warm), *versions],
-        ),
-        Statement(sid="Feeds", actions=_FEEDS, resources=[Arn("lambda", "event-source-mapping:*")]),
+        Statement(sid="TagStack", actions=_TAGGED_STACK, resources=stack),
+        Statement(sid="Queues", actions=_QUEUES, resources=_queues(plan)),
+        Statement(sid="Table", actions=_TABLE, resources=_table(plan)),
+        Statement(sid="Functions", actions=_FUNCTIONS, resources=_functions(plan)),
+        Statement(sid="Warm", actions=_WARM, resources=warmed),
+        Statement(sid="Versions", actions=_VERSIONS, resources=versions),
+        Statement(sid="Feeds", actions=_FEEDS, resources=feeds, condition=_own_functions(plan)),
+        Statement(sid="FeedTags", actions=_FEED_TAGS, resources=feeds),
         Statement(sid="Roles", actions=_ROLES, resources=roles),
-        Statement(sid="PassRoles", actions=["iam:PassRole"], resources=roles, condition=passing),
-        Statement(sid="Logs", actions=_LOGS, resources=logs),
+        *_tracing(plan),
+        _passing("PassRoles", roles, "lambda.amazonaws.com"),
+        Statement(sid="Logs", actions=_LOGS, resources=_logs(plan)),
+        Statement(sid="ListLogs", actions=["logs:DescribeLogGroups"], resources=nameless),
         Statement(sid="Alarms", actions=_ALARMS, resources=alarms),
         *_scheduling(plan),
-        *_code(plan, bucket),
     ]
+
+
+def unscoped_part(plan: Plan) -> list[Statement]:
+    """The right to make event source mappings, for the plan's functions alone.
+
+    AWS's authorization reference has no resource for it, so that it can be bounded by its
+    condition only. Whoever may not have it has mappings made by somebody else.
+    """
+    return [
+        Statement(
+            sid="MakeFeeds",
+            actions=["lambda:CreateEventSourceMapping"],
+            resources=[ALL],
+            condition=_own_functions(plan),
+        )
+    ]
+
+
+def _own_functions(plan: Plan) -> dict[str, dict[str, Sequence[Arn]]]:
+    aliases = [Arn("lambda", f"function:{f.name}:live") for f in plan.functions if f.provisioned]
+    return {"ArnEquals": {"lambda:FunctionArn": [*_functions(plan), *aliases]}}
+
+
+def _tracing(plan: Plan) -> list[Statement]:
+    traced = [Arn("iam", f"role/{f.role}") for f in plan.functions if f.tracing == "Active"]
+    policy = {"ArnEquals": {"iam:PolicyARN": XRAY}}
+    actions = ("iam:AttachRolePolicy", "iam:DetachRolePolicy")
+    return [Statement(sid="Tracing", actions=actions, resources=traced, condition=policy)]
+
+
+def _passing(sid: str, roles: Sequence[Arn], service: str) -> Statement:
+    to = {"StringEquals": {"iam:PassedToService": service}}
+    return Statement(sid=sid, actions=["iam:PassRole"], resources=roles, condition=to)
 
 
 def _scheduling(plan: Plan) -> list[Statement]:
-    if not plan.schedules:
+    if plan.scheduling is None:
         return []
-    role = [Arn("iam", f"role/{plan.stack}-scheduler-{plan.region}")]
-    passing = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
-    entries = [Arn("scheduler", f"schedule/{plan.stack}/{each.name}") for each in plan.schedules]
-    group = [Arn("scheduler", f"schedule-group/{plan.stack}")]
+    role = [Arn("iam", f"role/{plan.scheduling.role}")]
+    # AWS's guide: rights are on a group's schedules, not on single ones.
+    entries = [Arn("scheduler", f"schedule/{plan.scheduling.group}/*")]
     return [
         Statement(sid="Schedules", actions=_SCHEDULES, resources=entries),
-        Statement(sid="ScheduleGroup", actions=_GROUP, resources=group),
+        Statement(sid="ScheduleGroup", actions=_GROUP, resources=[schedule_group(plan)]),
         Statement(sid="SchedulerRole", actions=_ROLES, resources=role),
-        Statement(
-            sid="PassSchedulerRole", actions=["iam:PassRole"], resources=role, condition=passing
-        ),
+        _passing("PassSchedulerRole", role, "scheduler.amazonaws.com"),
     ]
 
 
-def _code(plan: Plan, bucket: str) -> list[Statement]:
-    objects = [Arn("s3", f"{bucket}/{plan.stack}/*")] if bucket else []
-    return [
-        Statement(sid="Bucket", actions=_BUCKET, resources=[Arn("s3", bucket)] if bucket else []),
-        Statement(sid="Code", actions=_OBJECTS, resources=objects),
-    ]
+# ---- resources
+
+
+def _queues(plan: Plan) -> list[Arn]:
+    names = [name for queue in plan.queues for name in (queue.full_name, queue.dead_name)]
+    if plan.scheduling:
+        names.append(plan.scheduling.dead_name)
+    return [Arn("sqs", name) for name in names]
+
+
+def _table(plan: Plan) -> list[Arn]:
+    return [Arn("dynamodb", f"table/{plan.table.name}")] if plan.table else []
+
+
+def _functions(plan: Plan) -> list[Arn]:
+    return [Arn("lambda", f"function:{each.name}") for each in plan.functions]
+
+
+def _logs(plan: Plan) -> list[Arn]:
+    # With their streams, as AWS names a log group in policies.
+    return [Arn("logs", f"log-group:{each.log_group}:*") for each in plan.functions]

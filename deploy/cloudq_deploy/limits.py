@@ -19,6 +19,7 @@ _NAMES = {
     "table": (255, r"[A-Za-z0-9_.-]{3,}"),
     "stack": (128, r"[A-Za-z][A-Za-z0-9-]*"),
     "schedule": (64, r"[0-9A-Za-z_.-]+"),
+    "schedule group": (64, r"[0-9A-Za-z_.-]+"),
     "alarm": (255, r"\S.*"),
 }
 _LONGEST = 900
@@ -40,18 +41,21 @@ def check(plan: Plan) -> None:
     _check_names("table", [plan.table.name] if plan.table else [], "the table in the backend's URL")
     _check_names("alarm", [alarm.name for alarm in plan.alarms], "--stack or the queue")
     _check_names("schedule", [schedule.name for schedule in plan.schedules], "the schedule")
+    if plan.scheduling:
+        _check_names("schedule group", [plan.scheduling.group], "--stack")
+        _check_names("role", [plan.scheduling.role], "--stack")
+        _check_names("queue", [plan.scheduling.dead_name], "prefix= of the broker's URL")
+        if plan.scheduling.dead_name in {queue.full_name for queue in plan.queues}:
+            raise ConfigurationError(
+                f"queue {plan.scheduling.dead_name} is for messages that EventBridge Scheduler "
+                "could not send: give your queue another name"
+            )
     _check_unique(function.name for function in plan.functions)
     for function in plan.functions:
         _check_function(function)
     functions = {function.name: function for function in plan.functions}
     for feed in plan.mappings:
         _check_feed(feed, functions[feed.function])
-    known = {queue.name for queue in plan.queues}
-    for schedule in plan.schedules:
-        if schedule.queue not in known:
-            raise ConfigurationError(
-                f"schedule {schedule.name} sends to the queue {schedule.queue!r}, which no task has"
-            )
 
 
 def _check_names(kind: str, names: Iterable[str], where: str) -> None:
@@ -102,6 +106,8 @@ def _check_function(function: Function) -> None:
             f"{of}: provisioned is {function.provisioned}, more than reserved_concurrency "
             f"({reserved})"
         )
+    if function.layers and function.package == "image":
+        raise ConfigurationError(f"{of}: an image takes no layers: put them into it")
     if len(function.layers) > 5:
         raise ConfigurationError(f"{of}: {len(function.layers)} layers, and Lambda takes 5")
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, Literal
+
+UNDELIVERED = "schedules-undelivered"
+"""The queue of what EventBridge Scheduler could not send, behind the prefix of all queues."""
 
 Metric = Literal["age", "dead", "errors", "throttles"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """A queue and its dead letters. Times are in seconds; `full_name` is the name in SQS."""
+    """A queue and its dead letters. Times are in seconds; `full_name` is the name in SQS.
+
+    `by_content`: a FIFO queue drops bodies that it has had, if they name no key of their own.
+    """
 
     name: str
     full_name: str
@@ -21,6 +28,7 @@ class Queue:
     retention: int
     max_receive_count: int
     kms_key: str | None = None
+    by_content: bool = False
 
     @property
     def encryption(self) -> str:
@@ -83,7 +91,8 @@ class Table:
 class Schedule:
     """An entry of EventBridge Scheduler that sends a message to a queue.
 
-    `expression` is in Scheduler's own notation; `input` is the message's body.
+    `expression` is in Scheduler's own notation; `input` is the message's body, `group` its message
+    group, `task` the name of the task. A run comes up to `window` minutes late.
     """
 
     name: str
@@ -93,6 +102,23 @@ class Schedule:
     timezone: str = "UTC"
     enabled: bool = True
     group: str | None = None
+    description: str = ""
+    start: datetime | None = None
+    end: datetime | None = None
+    window: int = 0
+    task: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduling:
+    """What all schedules share: their group, the role that the service takes to send, and the
+    queue for messages that it could not send.
+    """
+
+    group: str
+    role: str
+    dead_name: str
+    kms_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +134,10 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything of one stack. `entry` is the app's `module:attribute`."""
+    """Everything of one stack. `entry` is the app's `module:attribute`.
+
+    `beat`: the schedules that a beat has to send, by name, and when they run.
+    """
 
     app: str
     stack: str
@@ -120,6 +149,8 @@ class Plan:
     table: Table | None
     alarms: tuple[Alarm, ...]
     schedules: tuple[Schedule, ...] = ()
+    scheduling: Scheduling | None = None
+    beat: Mapping[str, str] = field(default_factory=dict[str, str])
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     broker: str = ""
     backend: str = "none"

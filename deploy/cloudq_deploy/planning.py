@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,36 +15,70 @@ from cloudq.broker import ORDERED_PATIENCE
 from cloudq.errors import ConfigurationError
 from cloudq.hosting import Hosting
 from cloudq.plugins import parse
+from cloudq.priorities import queues_for
 from cloudq_deploy import limits
-from cloudq_deploy.plan import Alarm, Feed, Function, Plan, Queue, Schedule, Table
+from cloudq_deploy.plan import (
+    UNDELIVERED,
+    Alarm,
+    Feed,
+    Function,
+    Plan,
+    Queue,
+    Schedule,
+    Scheduling,
+    Table,
+)
+from cloudq_deploy.schedules import group_name, of_beat, schedules_of
 from cloudq_deploy.target import Target
 from cloudq_deploy.wanted import AnyTask, merged, plain, queue_names, reads, tasks_of, timeout_of
 
 _FIFO = ".fifo"
+# The shape of all regions, also of those to come; a slip of the pen has another.
+_REGION = re.compile(r"[a-z]+(-[a-z]+)?-(north|south|central|(north|south)?(east|west))-\d+")
 _RETENTION = 14 * 24 * 3600  # the longest that SQS keeps a message
 _OURS = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND")
 
 
-def plan_of(app: CloudQ, entry: str, target: Target, schedules: Sequence[Schedule] = ()) -> Plan:
+def plan_of(
+    app: CloudQ, entry: str, target: Target, schedules: Sequence[Schedule] | None = None
+) -> Plan:
     """The plan of a loaded app. Raises `ConfigurationError` for what AWS cannot do.
 
-    `schedules` are those that the app declares, in EventBridge Scheduler's terms.
+    `schedules` are in the place of those that the app declares.
     """
     stack = target.stack or app.name
     region, prefix = _place(app, target, f"{stack}-")
     tasks = tasks_of(app)
-    names = queue_names(app)
+    group = group_name(app.name, stack)
+    if schedules is None:
+        schedules = schedules_of(app) if target.schedules == "cloud" else ()
+    names = _queue_names(app, schedules)
     groups = [names] if target.functions == "one" else [[name] for name in names]
     functions: list[Function] = []
     feeds: list[Feed] = []
-    for group in groups:
-        own = [task for task in tasks if reads(app, task, group)]
-        name = stack if target.functions == "one" else f"{stack}-{plain(group[0])}"
+    for members in groups:
+        own = [task for task in tasks if _reads(app, task, members, schedules)]
+        name = stack if target.functions == "one" else f"{stack}-{plain(members[0])}"
         hints = merged(own)
-        functions.append(_function(app, target, hints, own, name=name, queues=group, region=region))
-        feeds += [_feed(target, hints, queue, name) for queue in group]
-    queues = [_queue(app, target, name, prefix, functions, feeds) for name in names]
+        functions.append(
+            _function(app, target, hints, own, name=name, queues=members, region=region)
+        )
+        feeds += [_feed(target, hints, queue, name) for queue in members]
+    scheduled = {each.queue for each in schedules}
+    queues = [
+        # What EventBridge Scheduler sends names no key of its own.
+        replace(queue, by_content=queue.fifo and queue.name in scheduled)
+        for queue in (_queue(app, target, name, prefix, functions, feeds) for name in names)
+    ]
     table = _table(app, target, stack)
+    scheduling = None
+    if schedules:
+        scheduling = Scheduling(
+            group=group,
+            role=f"{stack}-scheduler-{region}",
+            dead_name=f"{prefix}{UNDELIVERED}",
+            kms_key=target.kms_key,
+        )
     broker = f"sqs://{region}?{urlencode({'prefix': prefix})}" if prefix else f"sqs://{region}"
     plan = Plan(
         app=app.name,
@@ -53,8 +89,12 @@ def plan_of(app: CloudQ, entry: str, target: Target, schedules: Sequence[Schedul
         functions=tuple(functions),
         mappings=tuple(feeds),
         table=table,
-        alarms=tuple(_alarms(target, stack, queues, functions)) if target.alarms else (),
+        alarms=tuple(_alarms(target, stack, queues, functions, scheduling))
+        if target.alarms
+        else (),
         schedules=tuple(schedules),
+        scheduling=scheduling,
+        beat=of_beat(app) if target.schedules == "beat" else {},
         tags={**target.tags, "cloudq:app": app.name, "cloudq:stack": stack},
         broker=broker,
         backend=f"dynamodb://{table.name}?region={region}" if table else "none",
@@ -78,7 +118,22 @@ def _place(app: CloudQ, target: Target, default_prefix: str) -> tuple[str, str]:
             "no AWS region: say --region eu-west-1, or set AWS_REGION, or name it in the broker's "
             "URL (sqs://eu-west-1)"
         )
+    if not _REGION.fullmatch(region):
+        raise ConfigurationError(f"region {region!r} is none of AWS's: they are as eu-west-1")
     return region, options.get("prefix", "") if address.scheme == "sqs" else default_prefix
+
+
+def _queue_names(app: CloudQ, schedules: Sequence[Schedule]) -> list[str]:
+    found = queue_names(app)
+    more = {each.queue for each in schedules} - {*found}
+    return [*found, *queues_for(sorted(more), app.conf.priority_queues)]
+
+
+def _reads(app: CloudQ, task: AnyTask, group: Sequence[str], schedules: Sequence[Schedule]) -> bool:
+    """Whether the task's calls, or its schedule's, come through one of these queues."""
+    if any(each.task == task.name and each.queue in group for each in schedules):
+        return True
+    return reads(app, task, group)
 
 
 def _function(
@@ -167,9 +222,16 @@ def _table(app: CloudQ, target: Target, stack: str) -> Table | None:
 
 
 def _alarms(
-    target: Target, stack: str, queues: Sequence[Queue], functions: Sequence[Function]
+    target: Target,
+    stack: str,
+    queues: Sequence[Queue],
+    functions: Sequence[Function],
+    scheduling: Scheduling | None,
 ) -> Iterable[Alarm]:
     topic = target.alarm_topic
+    if scheduling is not None:
+        lost = scheduling.dead_name
+        yield Alarm(name=f"{stack}-{UNDELIVERED}", metric="dead", of=lost, threshold=0, topic=topic)
     for queue in queues:
         name = f"{stack}-{plain(queue.name)}"
         yield Alarm(

@@ -1,8 +1,9 @@
 """Who may do what: the least that each role needs, on ARNs of the plan's own resources.
 
-An ARN ends in `*` only where AWS itself makes up the rest: the streams of a log group, the id of
-a stack. No statement is on all resources, no action has a wildcard. The tests record the calls
-that the code makes and compare.
+An ARN has `*` only where AWS itself makes up the rest: the streams of a log group, the id of a
+stack; the tests list these, each with its reason. No action has a wildcard, and nobody's policy
+is on all resources unless that is asked for (`deployer.unscoped_part`). The tests record the
+calls that the code makes and compare.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cloudq_deploy.plan import Function, Plan, Queue
+from cloudq_deploy.plan import UNDELIVERED, Function, Plan, Queue
 
-Role = Literal["producer", "worker", "scheduler", "operator"]
+Role = Literal["producer", "worker", "scheduler", "planner", "operator"]
 Document = dict[str, Any]
 
 _VERSION = "2012-10-17"
@@ -24,8 +25,10 @@ _RESULTS = (
     "dynamodb:PutItem",
     "dynamodb:UpdateItem",
 )
-# Whether the table is there, what is parked or recorded in it: workers ask, and operators.
-_LOOKING = ("dynamodb:GetItem", "dynamodb:Query")
+# Whether the table is there, which a worker asks when it starts.
+_CHECKING = "dynamodb:GetItem"
+# What is parked or recorded in it: workers ask, and operators.
+_LISTING = "dynamodb:Query"
 # IAM knows no batch actions of SQS: SendMessage is SendMessageBatch too.
 _SENDING = ("sqs:GetQueueUrl", "sqs:SendMessage")
 _CONSUMING = (
@@ -48,16 +51,31 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Arn:
-    """A resource; S3's have neither region nor account, IAM's no region."""
+    """A resource; S3's have neither region nor account, IAM's no region.
+
+    `account` stands in the place of the plan's own, as `aws` for what is AWS's.
+    """
 
     service: str
     resource: str
+    account: str | None = None
 
     def at(self, place: Place) -> str:
         """The ARN as text."""
+        if self == ALL:
+            return "*"
         region = "" if self.service in ("iam", "s3") else place.region
-        account = "" if self.service == "s3" else place.account
+        account = "" if self.service == "s3" else self.account or place.account
         return f"arn:{place.partition}:{self.service}:{region}:{account}:{self.resource}"
+
+
+ALL = Arn("*", "*")
+"""All resources, for an action that AWS knows no resource of."""
+
+XRAY = Arn("iam", "policy/AWSXRayDaemonWriteAccess", account="aws")
+"""AWS's own policy for traces."""
+
+Condition = Mapping[str, Mapping[str, "Arn | str | Sequence[Arn]"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +85,7 @@ class Statement:
     sid: str
     actions: Sequence[str]
     resources: Sequence[Arn]
-    condition: Mapping[str, Mapping[str, Arn | str]] = field(
-        default_factory=dict[str, Mapping[str, "Arn | str"]]
-    )
+    condition: Condition = field(default_factory=dict[str, Mapping[str, Any]])
 
 
 def document(statements: Iterable[Statement], place: Place) -> Document:
@@ -89,20 +105,23 @@ def _rendered(statement: Statement, place: Place) -> Document:
     }
     if statement.condition:
         made["Condition"] = {
-            operator: {
-                key: value.at(place) if isinstance(value, Arn) else value
-                for key, value in values.items()
-            }
+            operator: {key: _value(value, place) for key, value in values.items()}
             for operator, values in statement.condition.items()
         }
     return made
+
+
+def _value(value: Arn | str | Sequence[Arn], place: Place) -> str | list[str]:
+    if isinstance(value, str):
+        return value
+    return value.at(place) if isinstance(value, Arn) else [each.at(place) for each in value]
 
 
 def trust(service: str, place: Place, source: Arn | None = None) -> Document:
     """Who may take a role: a service, and only on behalf of this account (and of `source`)."""
     condition: Document = {"StringEquals": {"aws:SourceAccount": place.account}}
     if source is not None:
-        condition["ArnLike"] = {"aws:SourceArn": source.at(place)}
+        condition["StringEquals"]["aws:SourceArn"] = source.at(place)
     return {
         "Version": _VERSION,
         "Statement": [
@@ -121,9 +140,11 @@ def statements(plan: Plan, role: Role) -> list[Statement]:
     if role == "producer":
         return [_send(plan.queues), *_results(plan)]
     if role == "worker":
-        return [*_worker(plan, plan.queues), _look(plan)]
+        return [*_worker(plan, plan.queues), _look(plan, _CHECKING, _LISTING)]
     if role == "scheduler":
         return _scheduler(plan)
+    if role == "planner":
+        return _planner(plan)
     return _operator(plan)
 
 
@@ -148,8 +169,8 @@ def _results(plan: Plan) -> list[Statement]:
     return [Statement(sid="Results", actions=_RESULTS, resources=_table(plan)), *_keys(plan)]
 
 
-def _look(plan: Plan) -> Statement:
-    return Statement(sid="Look", actions=_LOOKING, resources=_table(plan))
+def _look(plan: Plan, *actions: str) -> Statement:
+    return Statement(sid="Look", actions=actions, resources=_table(plan))
 
 
 def _keys(plan: Plan) -> list[Statement]:
@@ -164,17 +185,66 @@ def _keys(plan: Plan) -> list[Statement]:
 
 def _scheduler(plan: Plan) -> list[Statement]:
     wanted = {schedule.queue for schedule in plan.schedules}
-    queues = [queue for queue in plan.queues if queue.name in wanted] or list(plan.queues)
+    queues = [queue for queue in plan.queues if queue.name in wanted]
+    dead = [Arn("sqs", plan.scheduling.dead_name)] if plan.scheduling else []
     return [
-        Statement(sid="Fire", actions=["sqs:SendMessage"], resources=_arns(queues)),
-        Statement(sid="DeadLetter", actions=["sqs:SendMessage"], resources=_dead_arns(queues)),
+        Statement(sid="Fire", actions=["sqs:SendMessage"], resources=[*_arns(queues), *dead]),
         *_keys(plan),
     ]
 
 
-def schedule_source(plan: Plan) -> Arn:
-    """Whom EventBridge Scheduler may act for: the schedules of this stack's group."""
-    return Arn("scheduler", f"schedule/{plan.stack}/*")
+_PLANNING = (
+    "scheduler:CreateSchedule",
+    "scheduler:DeleteSchedule",
+    "scheduler:GetSchedule",
+    "scheduler:UpdateSchedule",
+)
+
+
+def _planner(plan: Plan) -> list[Statement]:
+    """Who runs `cloudq schedules plan` and `apply`, on the group that the stack has made."""
+    if plan.scheduling is None:
+        return []
+    wanted = {schedule.queue for schedule in plan.schedules}
+    queues = [queue for queue in plan.queues if queue.name in wanted]
+    # AWS's guide: rights are on a group's schedules, not on single ones.
+    entries = [Arn("scheduler", f"schedule/{plan.scheduling.group}/*")]
+    # A listing is authorized on all schedules, also that of one group.
+    listed = [Arn("scheduler", "schedule/*/*")]
+    role = [Arn("iam", f"role/{plan.scheduling.role}")]
+    to = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
+    finding = ("sqs:GetQueueAttributes", "sqs:GetQueueUrl")
+    return [
+        Statement(sid="Schedules", actions=_PLANNING, resources=entries),
+        Statement(sid="List", actions=["scheduler:ListSchedules"], resources=listed),
+        Statement(sid="Pass", actions=["iam:PassRole"], resources=role, condition=to),
+        Statement(sid="FindQueues", actions=finding, resources=_arns(queues)),
+        # Schedules of run time, and pauses.
+        Statement(sid="Kept", actions=[_LISTING], resources=_table(plan)),
+    ]
+
+
+def schedule_group(plan: Plan) -> Arn:
+    """Whom EventBridge Scheduler may act for: the group of this stack's schedules.
+
+    A group's ARN, and not a schedule's: the user guide's page on confused deputies.
+    """
+    assert plan.scheduling is not None
+    return Arn("scheduler", f"schedule-group/{plan.scheduling.group}")
+
+
+def scheduler_url(plan: Plan, place: Place) -> str | None:
+    """The `CLOUDQ_SCHEDULER` by which `cloudq schedules` finds the stack's entries."""
+    scheduling = plan.scheduling
+    if scheduling is None:
+        return None
+    role = Arn("iam", f"role/{scheduling.role}").at(place)
+    dead = Arn("sqs", scheduling.dead_name).at(place)
+    prefix = scheduling.dead_name.removesuffix(UNDELIVERED)
+    parts = [f"role={role}", f"dead={dead}"]
+    parts += [f"prefix={prefix}"] if prefix else []
+    parts += [f"group={scheduling.group}"] if plan.stack != plan.app else []
+    return f"eventbridge://{plan.region}?{'&'.join(parts)}"
 
 
 def _operator(plan: Plan) -> list[Statement]:
@@ -183,14 +253,14 @@ def _operator(plan: Plan) -> list[Statement]:
     logs = [Arn("logs", f"log-group:{each.log_group}:*") for each in plan.functions]
     functions = [Arn("lambda", f"function:{each.name}") for each in plan.functions]
     stack = [Arn("cloudformation", f"stack/{plan.stack}/*")]
-    look = ("cloudformation:DescribeStackResources", "cloudformation:DescribeStacks")
-    run = ("lambda:GetFunctionConfiguration", "lambda:InvokeFunction")
+    look = ("cloudformation:DescribeStacks", "cloudformation:ListStackResources")
+    lost = [Arn("sqs", plan.scheduling.dead_name)] if plan.scheduling else []
     return [
-        Statement(sid="Queues", actions=handle, resources=both),
+        Statement(sid="Queues", actions=handle, resources=[*both, *lost]),
         *_results(plan),
-        _look(plan),
+        _look(plan, _LISTING),
         Statement(sid="Logs", actions=["logs:FilterLogEvents"], resources=logs),
-        Statement(sid="Functions", actions=run, resources=functions),
+        Statement(sid="Functions", actions=["lambda:InvokeFunction"], resources=functions),
         Statement(sid="Stack", actions=look, resources=stack),
     ]
 

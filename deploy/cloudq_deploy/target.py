@@ -66,6 +66,9 @@ class Target(BaseModel):
         default="PassThrough", description="Active: X-Ray traces"
     )
     layers: tuple[str, ...] = Field(default=(), description="ARNs of layers, with their versions")
+    schedules: Literal["cloud", "beat"] = Field(
+        default="cloud", description="who sends periodic tasks: EventBridge Scheduler, or a beat"
+    )
     alarms: bool = True
     alarm_topic: str | None = Field(default=None, description="ARN of the SNS topic they go to")
     oldest: int = Field(default=900, gt=0, description="seconds: an older message is an alarm")
@@ -90,6 +93,12 @@ class Target(BaseModel):
         if runtime not in RUNTIMES:
             raise ValueError(f"{runtime!r} is none of {', '.join(RUNTIMES)}")
         return runtime
+
+    @field_validator("architecture", mode="before")
+    @classmethod
+    def _as_machines_say(cls, architecture: object) -> object:
+        # As `uname -m` has it, here and there.
+        return _ARCHITECTURES.get(str(architecture), architecture)
 
     @field_validator("log_retention")
     @classmethod

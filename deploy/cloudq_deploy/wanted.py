@@ -111,12 +111,12 @@ def timeout_of(app: CloudQ, tasks: Sequence[AnyTask], stated: int | None) -> int
     return timeout
 
 
-def declared_schedules(app: CloudQ) -> dict[str, Scheduled]:
+def declared_schedules(app: CloudQ) -> list[Scheduled]:
     """The schedules of the code, as they are without any that were made or paused at run time.
 
     Asks no store. Raises `ConfigurationError`.
     """
-    return {
-        name: Scheduled(name=name, entry=entry, standing=Standing())
+    return [
+        Scheduled(name=name, entry=entry, standing=Standing())
         for name, entry in app.schedules.declared().items()
-    }
+    ]

@@ -57,6 +57,13 @@ def guarded_aws(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 
 @pytest.fixture
+def own_aws(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """An AWS with nothing in it that any other test has made."""
+    with serving(MINISTACK) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
 def fresh_modules() -> Iterator[None]:
     """Modules of a project are imported anew by each test."""
     import sys

@@ -12,7 +12,7 @@ from cloudq import CloudQ
 from cloudq.cli import main
 from cloudq.errors import ConfigurationError
 from cloudq_deploy import costs
-from cloudq_deploy.plan import Plan, Schedule
+from cloudq_deploy.plan import Plan
 from cloudq_deploy.planning import plan_of
 from cloudq_deploy.target import Target, read_target
 
@@ -136,21 +136,34 @@ def test_an_app_without_tasks_or_region_is_an_error(monkeypatch: pytest.MonkeyPa
         plan_of(app, "shop:app", Target())
 
 
-def test_a_schedule_of_a_queue_that_no_task_has_is_an_error(planned: Callable[..., Plan]) -> None:
-    app = CloudQ("shop")
-    app.task(name="a")(lambda: None)
-    entry = Schedule(name="n", expression="rate(1 hour)", queue="mail", input="{}")
-    with pytest.raises(ConfigurationError, match="schedule n sends to the queue 'mail'"):
-        plan_of(app, "shop:app", EU, [entry])
-    assert planned().schedules == ()
-
-
 def test_the_project_file_is_read_and_options_stand_above_it(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(
         "[tool.cloudq.deploy]\nlog-retention = 14\nmemory = 256\n"
     )
     target = read_target(tmp_path, {"memory": 1024, "runtime": None})
     assert (target.log_retention, target.memory) == (14, 1024)
+
+
+@pytest.mark.parametrize("region", ["eu-wset-1", "us-east", "europe-west1", "EU-WEST-1"])
+def test_a_region_that_there_cannot_be_is_refused(region: str) -> None:
+    app = CloudQ("shop")
+    app.task(name="a")(lambda: None)
+    with pytest.raises(ConfigurationError, match=f"region '{region}' is none of AWS's"):
+        plan_of(app, "shop:app", Target(region=region))
+
+
+@pytest.mark.parametrize(
+    "region", ["eu-west-1", "us-gov-east-1", "ap-northeast-3", "il-central-1", "eusc-de-east-1"]
+)
+def test_regions_there_are(region: str) -> None:
+    app = CloudQ("shop")
+    app.task(name="a")(lambda: None)
+    assert plan_of(app, "shop:app", Target(region=region)).region == region
+
+
+def test_architectures_may_be_as_machines_say() -> None:
+    assert Target(architecture="aarch64").architecture == "arm64"  # type: ignore[arg-type]
+    assert Target(architecture="amd64").architecture == "x86_64"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 The calls are recorded from botocore while drills run on a local AWS. What Lambda's own poller and
 CloudFormation call is not ours to record; those actions are named here, from AWS's documentation.
+What a deployer calls is recorded in test_loop.
 """
 
 from __future__ import annotations
@@ -9,78 +10,66 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore import handlers
 
-from cloudq import CloudQ
+from cloudq import CloudQ, every
 from cloudq.cli import main
 from cloudq.driver import Change, Item, Key, StoreAdmin
 from cloudq.errors import Reject
+from cloudq.plugins import parse
+from cloudq.schedules.cloud import Scheduler
 from cloudq.testing import eventually
 from cloudq_aws import lambda_handler
-from cloudq_deploy.deployer import deployer
+from cloudq_aws.eventbridge import open_scheduler
+from cloudq_deploy.deployer import deployer, unscoped_part
 from cloudq_deploy.plan import Plan, Schedule
 from cloudq_deploy.planning import plan_of
 from cloudq_deploy.policies import (
     Place,
+    Role,
     document,
     of_function,
-    schedule_source,
+    schedule_group,
+    scheduler_url,
     statements,
     trust,
 )
+from cloudq_deploy.render import cloudformation
 from cloudq_deploy.target import Target
 from localstack.servers import Endpoint
+from tests.deploy.recording import (
+    ACCOUNT,
+    PLACE,
+    REGION,
+    Calls,
+    actions,
+    granted,
+    recorded,
+    refused,
+)
+from tests.deploy.test_loop import WATCHING
+from tests.docs.blocks import section
 from tests.lambda_.events import EventSource
 from tests.servers import unique
 
-ACCOUNT, REGION = "000000000000", "us-east-1"
-PLACE = Place(region=REGION, account=ACCOUNT)
+AWS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "aws.md"
 # "Lambda polls with the function's role": receive, delete, attributes (Lambda's guide on SQS).
 POLLER = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
 LOGGER = {"logs:CreateLogStream", "logs:PutLogEvents"}
-# IAM has no actions of batches.
-BATCHES = {
-    "SendMessageBatch": "SendMessage",
-    "DeleteMessageBatch": "DeleteMessage",
-    "ChangeMessageVisibilityBatch": "ChangeMessageVisibility",
-}
-
-Granted = set[tuple[str, str]]
-
-
-@dataclass
-class Calls:
-    """The (action, ARN) pairs of all calls since it was last cleared."""
-
-    made: Granted = field(default_factory=set[tuple[str, str]])
-
-    def __call__(self, params: dict[str, Any], model: Any, **_: Any) -> None:
-        service = model.service_model.endpoint_prefix
-        action = f"{service}:{BATCHES.get(model.name, model.name)}"
-        for arn in self._arns(service, params):
-            self.made.add((action, arn))
-
-    def _arns(self, service: str, params: dict[str, Any]) -> list[str]:
-        if service == "sqs":
-            name = params.get("QueueName") or params.get("QueueUrl", "/?").rpartition("/")[2]
-            return [f"arn:aws:sqs:{REGION}:{ACCOUNT}:{name}"]
-        tables = [params["TableName"]] if "TableName" in params else [*params["RequestItems"]]
-        return [f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{table}" for table in tables]
+# What `deploy status`, `logs` and `invoke` call, which test_loop records.
+DEPLOYED = WATCHING - {"sqs:GetQueueAttributes"}
 
 
 @pytest.fixture
 def calls() -> Iterator[Calls]:
     """Records the calls of every client that is made in the test."""
-    recorder = Calls()
-    entry = ("before-parameter-build", recorder)
-    handlers.BUILTIN_HANDLERS.append(entry)
-    yield recorder
-    handlers.BUILTIN_HANDLERS.remove(entry)
+    with recorded() as recorder:
+        yield recorder
 
 
 @dataclass
@@ -124,23 +113,6 @@ def stand(aws: Endpoint, calls: Calls) -> Iterator[Stand]:
         yield made
 
 
-def granted(policy: dict[str, Any]) -> Granted:
-    return {
-        (action, arn)
-        for statement in policy["Statement"]
-        for action in statement["Action"]
-        for arn in statement["Resource"]
-    }
-
-
-def allowed(call: tuple[str, str], policy: dict[str, Any]) -> bool:
-    return any(call[0] == action and fnmatchcase(call[1], arn) for action, arn in granted(policy))
-
-
-def actions(pairs: Granted, service: str = "") -> set[str]:
-    return {action for action, _ in pairs if action.startswith(service)}
-
-
 def test_a_producer_may_do_what_producers_do_and_no_more(stand: Stand, calls: Calls) -> None:
     app = stand.app
     work = app.tasks["work"]
@@ -152,7 +124,7 @@ def test_a_producer_may_do_what_producers_do_and_no_more(stand: Stand, calls: Ca
         again.publish(work.prepare("x", n) for n in range(12))
         flow(again, work)
     policy = document(statements(stand.plan, "producer"), PLACE)
-    assert [call for call in calls.made if not allowed(call, policy)] == []
+    assert refused(calls.made, policy) == []
     unused = actions(granted(policy)) - actions(calls.made)
     assert unused == set()
 
@@ -191,7 +163,7 @@ def test_a_function_may_do_what_the_handler_does_and_no_more(stand: Stand, calls
     drain(stand, handler)
     meet_an_expired_item(stand.app)
     policy = document(of_function(stand.plan, function), PLACE)
-    assert [call for call in calls.made if not allowed(call, policy)] == []
+    assert refused(calls.made, policy) == []
     unused = actions(granted(policy)) - actions(calls.made) - POLLER - LOGGER
     assert unused == set()
 
@@ -215,7 +187,7 @@ def test_a_worker_may_do_what_its_drivers_do_and_no_more(stand: Stand, calls: Ca
         assert isinstance(store.driver, StoreAdmin)
         store.driver.check_store()
     policy = document(statements(stand.plan, "worker"), PLACE)
-    assert [call for call in calls.made if not allowed(call, policy)] == []
+    assert refused(calls.made, policy) == []
     assert actions(granted(policy)) - actions(calls.made) == set()
 
 
@@ -238,6 +210,95 @@ def drain(stand: Stand, handler: Callable[..., Any]) -> None:
         stand.source.settle(handler(event, None))
 
 
+def test_an_operator_may_do_what_operators_do_and_no_more(
+    stand: Stand, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks, purges, redrives, revokes; by the commands."""
+    app = stand.app
+    (tmp_path / "iam.py").write_text(
+        "from cloudq import CloudQ\n"
+        f"app = CloudQ({app.name!r}, broker={app.conf.broker!r}, backend={app.conf.backend!r})\n"
+        "@app.task(name='work')\ndef work(how, number=0): ...\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("CLOUDQ_APP", "iam:app")
+    work = app.tasks["work"]
+    results = app.publish(work.prepare("x", n) for n in range(3))
+    for delivery in take(app.broker.driver, 3):
+        app.broker.driver.dead_letter([delivery], reason="never")
+    app.publish([work.prepare("x", 4)])
+    calls.made.clear()
+    for line in (
+        "queues stats default",
+        "queues peek default",
+        "dead list default",
+        "dead redrive default --all --yes",
+        "dead purge default --yes",
+        f"result {results[0].id}",
+        f"control revoke {results[1].id}",
+        "inspect ping",
+        "tasks list",
+        "doctor",
+        "queues purge default --yes",
+    ):
+        assert main(line.split()) in (0, 1), line
+    meet_an_expired_item(app)
+    policy = document(statements(stand.plan, "operator"), PLACE)
+    assert refused(calls.made, policy) == []
+    assert actions(granted(policy)) - actions(calls.made) - DEPLOYED == set()
+
+
+def test_who_applies_schedules_may_do_that_and_no_more(
+    stand: Stand, calls: Calls, aws: Endpoint
+) -> None:
+    app = stand.app
+    app.add_periodic_task(every(300), app.tasks["work"].s("x"), name="often")
+    app.add_periodic_task(every(600), app.tasks["work"].s("x"), name="seldom")
+    plan = plan_of(app, "iam:app", Target())
+    url = scheduler_url(plan, PLACE)
+    assert url is not None
+    assert plan.scheduling is not None
+    driver = open_scheduler(parse(f"{url}&endpoint_url={aws.url}"))
+    # The stack has the group; who applies may not make one.
+    driver.client.create_schedule_group(Name=plan.scheduling.group)
+    calls.made.clear()
+    with closing(driver):
+        cloud = Scheduler(app, driver, url="eventbridge://")
+        cloud.apply(cloud.plan())
+        app.schedules.pause("often")
+        cloud.apply(cloud.plan())
+        app.schedules.resume("often")
+        calls.made -= {call for call in calls.made if call[0] in PAUSING}
+        driver.delete(plan.scheduling.group, "seldom")
+        assert [step.name for step in cloud.plan().steps] == ["often", "seldom"]
+    policy = document(statements(plan, "planner"), PLACE)
+    assert refused(calls.made, policy) == []
+    assert actions(granted(policy)) - actions(calls.made) == set()
+
+
+# What `schedules pause` calls, as an operator: the store is theirs.
+PAUSING = ("dynamodb:UpdateItem", "dynamodb:PutItem", "dynamodb:BatchGetItem", "dynamodb:GetItem")
+
+
+def test_the_scheduler_may_send_where_its_entries_go_and_no_more() -> None:
+    """What EventBridge Scheduler calls is its own; the targets of the entries say on what."""
+    plan = rich()
+    resources = cloudformation.template(plan)["Resources"].values()
+    targets = [
+        each["Properties"]["Target"]
+        for each in resources
+        if each["Type"] == "AWS::Scheduler::Schedule"
+    ]
+    assert len(targets) == len(plan.schedules)
+    sent = {target["Arn"]["Fn::GetAtt"][0] for target in targets}
+    lost = {target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0] for target in targets}
+    assert (sent, lost) == ({"MailQueue"}, {"Undelivered"})
+    pairs = granted(document(statements(plan, "scheduler"), PLACE))
+    names = {"shop-mail", "shop-schedules-undelivered"}
+    assert pairs == {("sqs:SendMessage", f"arn:aws:sqs:{REGION}:{ACCOUNT}:{n}") for n in names}
+
+
 def rich() -> Plan:
     app = CloudQ("shop")
     app.task(name="a", queue="mail", provisioned=1)(lambda: None)
@@ -248,41 +309,75 @@ def rich() -> Plan:
 
 def every_policy() -> dict[str, dict[str, Any]]:
     plan = rich()
-    roles = ("producer", "worker", "scheduler", "operator")
+    roles: tuple[Role, ...] = ("producer", "worker", "scheduler", "planner", "operator")
     made = {role: document(statements(plan, role), PLACE) for role in roles}
     made["deployer"] = document(deployer(plan, "cloudq-deploy"), PLACE)
     return made | {each.name: document(of_function(plan, each), PLACE) for each in plan.functions}
 
 
-# ARNs of which AWS makes up the end: ids of stacks and mappings, streams, versions, objects.
-MADE_UP = (
-    ":log-group:/aws/lambda/",
-    ":stack/shop/",
-    ":event-source-mapping:",
-    "function:shop-mail:",
-    "cloudq-deploy/shop/",
-)
+# Every ARN with a wildcard in any policy, and why it cannot be narrower. Of the account 0...0.
+HERE = f"{REGION}:{ACCOUNT}"
+WILDCARDS = {
+    # CloudFormation adds an id of its own to a stack's name.
+    f"arn:aws:cloudformation:{HERE}:stack/shop/*": {"operator", "deployer"},
+    # A log group in a policy is its streams; Lambda names these.
+    f"arn:aws:logs:{HERE}:log-group:/aws/lambda/shop-mail:*": {
+        "operator",
+        "deployer",
+        "shop-mail",
+    },
+    f"arn:aws:logs:{HERE}:log-group:/aws/lambda/shop-default:*": {
+        "operator",
+        "deployer",
+        "shop-default",
+    },
+    # Lambda makes up the ids of mappings; the condition is on the functions that they feed.
+    f"arn:aws:lambda:{HERE}:event-source-mapping:*": {"deployer"},
+    # Versions are numbers that Lambda counts up; only of functions that are kept warm.
+    f"arn:aws:lambda:{HERE}:function:shop-mail:*": {"deployer"},
+    # Digests of code, and times of releases, below the stack's own prefix.
+    "arn:aws:s3:::cloudq-deploy/shop/*": {"deployer"},
+    # EventBridge Scheduler has no rights on single schedules; those of earlier code go, too.
+    f"arn:aws:scheduler:{HERE}:schedule/cloudq-shop/*": {"deployer", "planner"},
+    # A listing, also of one group, is authorized on just this.
+    f"arn:aws:scheduler:{HERE}:schedule/*/*": {"planner"},
+}
 
 
 @pytest.mark.parametrize("role", every_policy())
 def test_no_policy_has_a_wildcard_that_could_be_a_name(role: str) -> None:
+    found: set[str] = set()
     for statement in every_policy()[role]["Statement"]:
         assert statement["Effect"] == "Allow"
         assert not [action for action in statement["Action"] if "*" in action]
-        for arn in statement["Resource"]:
-            assert arn.startswith("arn:aws:")
-            if "*" in arn:
-                assert arn.count("*") == 1
-                assert arn.endswith("*")
-                assert any(part in arn for part in MADE_UP), arn
+        assert all(arn.startswith("arn:aws:") for arn in statement["Resource"])
+        found |= {arn for arn in statement["Resource"] if "*" in arn}
+        assert "*" not in json.dumps(statement.get("Condition", {}))
+    assert found == {arn for arn, roles in WILDCARDS.items() if role in roles}
+
+
+def test_mappings_are_bounded_by_their_functions() -> None:
+    plan = rich()
+    functions = [f"arn:aws:lambda:{HERE}:function:{name}" for name in ("shop-default", "shop-mail")]
+    bounds = {"ArnEquals": {"lambda:FunctionArn": [*functions, f"{functions[1]}:live"]}}
+    [feeds] = [s for s in every_policy()["deployer"]["Statement"] if s["Sid"] == "Feeds"]
+    assert feeds["Condition"] == bounds
+    # The one right without a resource is given to whoever asks for it, and under that condition.
+    more = document(unscoped_part(plan), PLACE)["Statement"]
+    assert [(each["Action"], each["Resource"]) for each in more] == [
+        (["lambda:CreateEventSourceMapping"], ["*"])
+    ]
+    assert more[0]["Condition"] == bounds
 
 
 def test_roles_of_services_are_for_this_account_alone() -> None:
     [function] = trust("lambda.amazonaws.com", PLACE)["Statement"]
     assert function["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
-    [firing] = trust("scheduler.amazonaws.com", PLACE, schedule_source(rich()))["Statement"]
-    assert firing["Condition"]["ArnLike"] == {
-        "aws:SourceArn": f"arn:aws:scheduler:{REGION}:{ACCOUNT}:schedule/shop/*"
+    [firing] = trust("scheduler.amazonaws.com", PLACE, schedule_group(rich()))["Statement"]
+    # "Do not scope it to a schedule": the user guide on confused deputies.
+    assert firing["Condition"]["StringEquals"] == {
+        "aws:SourceAccount": ACCOUNT,
+        "aws:SourceArn": f"arn:aws:scheduler:{REGION}:{ACCOUNT}:schedule-group/cloudq-shop",
     }
 
 
@@ -308,10 +403,20 @@ def test_a_function_consumes_its_own_queue_only() -> None:
     assert sent == {"shop-mail", "shop-default", "shop-mail-dead"}
 
 
+def test_the_page_on_aws_has_the_very_policies() -> None:
+    app = CloudQ("shop", broker="sqs://eu-west-1", backend="dynamodb://cloudq")
+    app.task(name="a")(lambda: None)
+    plan = plan_of(app, "shop:app", Target())
+    place = Place(region="REGION", account="ACCOUNT")
+    shown = [json.loads(block.text) for block in section(AWS_PAGE, "Rights")]
+    roles: tuple[Role, ...] = ("producer", "worker")
+    assert shown == [document(statements(plan, role), place) for role in roles]
+
+
 @pytest.mark.usefixtures("fresh_modules")
 def test_the_command_prints_a_policy(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    for role in ("producer", "worker", "scheduler", "operator", "deployer"):
+    for role in ("producer", "worker", "operator", "deployer"):
         assert (
             main(
                 [

@@ -10,7 +10,7 @@ from typing import Any
 import boto3
 import pytest
 
-from cloudq import CloudQ
+from cloudq import CloudQ, every
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.plan import Plan
 from cloudq_deploy.planning import plan_of
@@ -19,6 +19,8 @@ from cloudq_deploy.stack.apply import Code, apply, roll_back
 from cloudq_deploy.stack.bucket import Bucket
 from cloudq_deploy.stack.changes import ChangeSet
 from cloudq_deploy.stack.destroy import destroy
+from cloudq_deploy.stack.drift import Drift, is_pause
+from cloudq_deploy.stack.resources import Resource
 from cloudq_deploy.stack.standing import Standing, check_ready, look
 from cloudq_deploy.stack.watch import Event
 from cloudq_deploy.target import Target
@@ -109,6 +111,19 @@ def test_a_foreign_queue_is_left_alone(here: Aws, plan: Plan) -> None:
     here.sqs.delete_queue(QueueUrl=url)
 
 
+def test_a_foreign_schedule_group_is_left_alone(here: Aws) -> None:
+    """As `cloudq schedules apply` makes one, before there is a deployment."""
+    app = CloudQ(unique("stack"))
+    app.periodic(every(300), name="often")(app.task(lambda: None, name="a"))
+    plan = plan_of(app, "shop:app", Target(region="us-east-1", alarms=False))
+    assert plan.scheduling is not None
+    here.scheduler.create_schedule_group(Name=plan.scheduling.group)
+    with pytest.raises(DeployError, match=r"schedule group cloudq-stack.*delete-schedule-group"):
+        applied(here, plan, Log())
+    assert look(here, plan.stack) is None
+    here.scheduler.delete_schedule_group(Name=plan.scheduling.group)
+
+
 def test_what_a_destroy_has_kept_is_taken_over(here: Aws, plan: Plan) -> None:
     applied(here, plan, Log())
     url = here.sqs.get_queue_url(QueueName=plan.queues[0].full_name)["QueueUrl"]
@@ -129,6 +144,21 @@ def test_what_a_destroy_has_kept_is_taken_over(here: Aws, plan: Plan) -> None:
     assert reply["Attributes"] == {"ApproximateNumberOfMessagesDelayed": "1"}
     assert applied(here, plan, again := Log()) is not None
     assert any("no changes" in line for line in again.lines)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "is_one"),
+    [
+        ("AWS::Scheduler::Schedule", "/State", True),
+        ("AWS::Scheduler::Schedule", "/ScheduleExpression", False),
+        ("AWS::SQS::Queue", "/State", False),
+    ],
+)
+def test_a_pause_is_no_change_by_hand(kind: str, path: str, is_one: bool) -> None:
+    """By values: the stand-in does not compare schedules."""
+    resource = Resource(name="S", kind=kind, physical="often", status="CREATE_COMPLETE")
+    found = Drift(name="S", physical="often", path=path, expected="ENABLED", actual="DISABLED")
+    assert is_pause(resource, found) is is_one
 
 
 def test_there_is_nothing_to_roll_back_to_at_first(here: Aws, plan: Plan) -> None:
@@ -157,6 +187,11 @@ def test_without_credentials_nothing_is_tried(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(ConfigurationError, match=r"no AWS credentials.*nothing was changed"):
         _ = Aws(region="us-east-1", endpoint_url=aws.url).account
+
+
+def test_an_endpoint_is_a_url() -> None:
+    with pytest.raises(ConfigurationError, match="begins with http:// or https://"):
+        Aws(region="us-east-1", endpoint_url="127.0.0.1:4566")
 
 
 def test_an_endpoint_where_nobody_listens_is_named() -> None:

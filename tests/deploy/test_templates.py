@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.cli import main
+from cloudq.errors import ConfigurationError
 from cloudq_deploy.plan import Plan, Schedule
 from cloudq_deploy.planning import plan_of
 from cloudq_deploy.render import FORMATS, cloudformation, sam, terraform
@@ -18,6 +20,7 @@ from cloudq_deploy.target import Target
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555"
 LAYER = "arn:aws:lambda:eu-west-1:123456789012:layer:common:3"
+IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/shop@sha256:" + 64 * "0"
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:alarms"
 
 
@@ -36,6 +39,8 @@ def rich(**target: object) -> Plan:
             input="{}",
             timezone="Asia/Shanghai",
             enabled=False,
+            end=datetime(2090, 1, 1, tzinfo=UTC),
+            window=5,
         ),
     ]
     values = {"region": "eu-west-1", "tracing": "Active", "layers": (LAYER,), "alarm_topic": TOPIC}
@@ -46,6 +51,7 @@ PLANS: dict[str, Callable[[], Plan]] = {
     "rich": rich,
     "with a key": lambda: rich(kms_key=KEY),
     "one function": lambda: rich(functions="one", alarms=False),
+    "an image": lambda: rich(package="image", image=IMAGE, layers=()),
 }
 
 
@@ -79,7 +85,9 @@ def test_sam_translates_to_the_same_functions(
 
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     template = json.loads(json.dumps(sam.template(plan())))
-    made: Any = Translator({}, Parser()).translate(template, {"CodeBucket": "b", "CodeKey": "k"})
+    made: Any = Translator({}, Parser()).translate(
+        template, {"CodeBucket": "b", "CodeKey": "k", "ImageUri": IMAGE}
+    )
     expected = cloudformation.template(plan())["Resources"]
     functions = {
         name: each["Properties"]
@@ -94,11 +102,12 @@ def test_sam_translates_to_the_same_functions(
     assert functions.keys() == own.keys()
     # It puts the parameters in where it makes an alias, and leaves the references elsewhere.
     named = {"S3Bucket": "b", "S3Key": "k"}
+    image = {"ImageUri": {"Ref": "ImageUri"}}
     referred = {"S3Bucket": {"Ref": "CodeBucket"}, "S3Key": {"Ref": "CodeKey"}}
     for name, properties in own.items():
         translated = functions[name]
         translated.pop("Tags", None)
-        assert translated.pop("Code") in (named, referred)
+        assert translated.pop("Code") in (named, referred, image, {"ImageUri": IMAGE})
         assert translated == {key: value for key, value in properties.items() if key != "Code"}
     mappings = [e for e in made["Resources"].values() if e["Type"].endswith("EventSourceMapping")]
     assert len(mappings) == len(plan().mappings)
@@ -122,7 +131,16 @@ def test_the_template_says_what_the_plan_says() -> None:
     warm = resources["OrdersFifoFeed"]["Properties"]["FunctionName"]
     assert warm == {"Ref": "ShopOrdersFunctionLive"}
     assert "ShopOrdersFunctionVersionabcdef" in resources
-    assert resources["HourlySchedule"]["Properties"]["Target"]["SqsParameters"]
+    hourly = resources["HourlySchedule"]["Properties"]
+    assert hourly["Target"]["SqsParameters"] == {"MessageGroupId": "hourly"}
+    assert hourly["FlexibleTimeWindow"] == {"Mode": "FLEXIBLE", "MaximumWindowInMinutes": 5}
+    assert hourly["EndDate"] == "2090-01-01T00:00:00Z"
+    # FIFO queues take what Scheduler sends only so, and cannot be its dead-letter queue.
+    assert resources["OrdersFifoQueue"]["Properties"]["ContentBasedDeduplication"] is True
+    assert "ContentBasedDeduplication" not in resources["MailQueue"]["Properties"]
+    assert hourly["Target"]["DeadLetterConfig"]["Arn"] == {"Fn::GetAtt": ["Undelivered", "Arn"]}
+    tags = resources["Schedules"]["Properties"]["Tags"]
+    assert {"Key": "cloudq:app", "Value": "shop"} in tags
     assert {each["Type"] for each in resources.values()} >= {
         "AWS::Scheduler::ScheduleGroup",
         "AWS::CloudWatch::Alarm",
@@ -130,12 +148,23 @@ def test_the_template_says_what_the_plan_says() -> None:
     }
 
 
+@pytest.mark.parametrize("draw", [cloudformation.template, terraform.configuration])
+def test_names_that_would_be_one_in_the_template_are_refused(draw: Callable[[Plan], Any]) -> None:
+    app = CloudQ("shop")
+    app.task(name="a", queue="mail_1")(lambda: None)
+    app.task(name="b", queue="mail-1")(lambda: None)
+    plan = plan_of(app, "shop:app", Target(region="eu-west-1", functions="one"), [])
+    with pytest.raises(ConfigurationError, match=r"mail[_-]1.*: give one of them another name"):
+        draw(plan)
+
+
 def test_terraform_has_the_same_resources_and_its_references_lead_somewhere() -> None:
     made = terraform.configuration(rich())
     resources: dict[str, Any] = made["resource"]
     queues = {each["name"] for each in resources["aws_sqs_queue"].values()}
     plan = rich()
-    assert queues == {name for q in plan.queues for name in (q.full_name, q.dead_name)}
+    named = {name for q in plan.queues for name in (q.full_name, q.dead_name)}
+    assert queues == {*named, "shop-schedules-undelivered"}
     assert len(resources["aws_lambda_function"]) == len(plan.functions)
     assert len(resources["aws_lambda_event_source_mapping"]) == len(plan.mappings)
     text = json.dumps(made)

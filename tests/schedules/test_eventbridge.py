@@ -398,7 +398,8 @@ class TestRefusals:
             ({"dead": "x"}, "dead=x is not the ARN of an SQS queue"),
             ({"retries": "186"}, "retries=186 is not a number from 0 to 185"),
             ({"max_age": "x"}, "max_age=x is not a number from 60"),
-            ({"group": "x"}, "has no option 'group'"),
+            ({"group": "a b"}, "group=a b: up to 64 of the characters"),
+            ({"zone": "x"}, "has no option 'zone'"),
         ],
     )
     def test_options_that_cannot_be(self, options: dict[str, str], message: str) -> None:

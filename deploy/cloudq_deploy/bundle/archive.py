@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
 
 from cloudq.errors import ConfigurationError
 
@@ -77,13 +79,16 @@ def write(contents: Contents, path: Path, limit: Limit = LAMBDA) -> Package:
             f"{megabytes(limit.unzipped)}: {shown}. {limit.hint}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        for name, content in sorted(contents.items()):
-            entry = zipfile.ZipInfo(name, _EPOCH)
-            entry.external_attr = _MODE << 16
-            entry.create_system = 3  # else it is that of the machine
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, content)
+    # Whole or not at all: two builds may run at once, and either be interrupted.
+    with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".zip", delete=False) as file:
+        try:
+            _write(contents, file)
+            file.close()
+            Path(file.name).chmod(_MODE & 0o777)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
     return Package(
         path=path,
         digest=digest_of(contents),
@@ -92,6 +97,25 @@ def write(contents: Contents, path: Path, limit: Limit = LAMBDA) -> Package:
         unzipped=unzipped,
         parts=dict(parts.most_common()),
     )
+
+
+def _write(contents: Contents, file: IO[bytes]) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name, content in sorted(contents.items()):
+            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.external_attr = _MODE << 16
+            entry.create_system = 3  # else it is that of the machine
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, content)
+
+
+def read(path: Path) -> Contents | None:
+    """What is in a zip that was written here; None where there is none, or it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return None
 
 
 def part_of(name: str) -> str:

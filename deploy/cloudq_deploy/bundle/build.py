@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Protocol
 
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.bundle import archive, sources, wheels
-from cloudq_deploy.bundle.lock import Platform, locked
+from cloudq_deploy.bundle.lock import Pins, Platform, locked
 
 ENTRY = "cloudq_function.py"
 # Records of the installation, with paths of this machine in them; scripts, with its Python's.
@@ -123,30 +124,20 @@ def build(
             "it, or add it to exclude"
         )
     pins = locked(folder, platform, target.requirements, f"cloudq[{cargo.extra}]")
+    needed = dependencies(pins, platform, target, cargo, folder / "build")
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if here != target.python:
+        say(
+            f"without bytecode, so cold starts are slower: here is Python {here}, the "
+            f"functions have {target.python}"
+        )
     with TemporaryDirectory(prefix="cloudq-") as room:
-        stage = Path(room) / "stage"
-        stage.mkdir()
-        packages = stage / cargo.prefix
-        packages.mkdir(parents=True, exist_ok=True)
-        wheels.install(pins, platform, packages)
+        stage = Path(room)
         for name, content in cloudq_files(cargo.adapter):
-            put(packages / name, content)
-        _slim(packages, target)
-        _lay(stage, own, written)
-        here = f"{sys.version_info.major}.{sys.version_info.minor}"
-        if here == target.python:
-            _compile(stage, cargo.home)
-        else:
-            say(
-                f"without bytecode, so cold starts are slower: here is Python {here}, the "
-                f"functions have {target.python}"
-            )
-        contents = {
-            file.relative_to(stage).as_posix(): file.read_bytes()
-            for file in stage.rglob("*")
-            if file.is_file()
-        }
-    return archive.write(contents, path, cargo.limit)
+            put(stage / cargo.prefix / name, content)
+        _lay(stage, own, written, needed)
+        contents = {**needed, **_finished(stage, target, cargo)}
+        return archive.write(contents, path, cargo.limit)
 
 
 def check_entry(entry: str, own: sources.Files) -> None:
@@ -159,15 +150,60 @@ def check_entry(entry: str, own: sources.Files) -> None:
         )
 
 
-def _lay(stage: Path, own: sources.Files, written: Mapping[str, bytes]) -> None:
+def _lay(
+    stage: Path, own: sources.Files, written: Mapping[str, bytes], needed: archive.Contents
+) -> None:
     for name, file in own.items():
-        if (stage / name).exists():
+        if name in needed or (stage / name).exists():
             raise ConfigurationError(
                 f"{name} of the project has the name of a file of an installed package: rename it"
             )
         put(stage / name, file.read_bytes())
     for name, content in written.items():
         put(stage / name, content)
+
+
+def dependencies(
+    pins: Pins, platform: Platform, target: Selection, cargo: Cargo, kept: Path
+) -> archive.Contents:
+    """The files of the pinned wheels. In the folder `kept` they are found again by the next build.
+
+    Raises `ConfigurationError` for a wheel that there is not.
+    """
+    # All that they are made of: exact versions are the same files for ever.
+    made_of = (
+        sorted(pins.items()),
+        platform,
+        sorted(target.services),
+        sys.version,
+        cargo.prefix,
+        cargo.home,
+    )
+    path = kept / f"wheels-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.zip"
+    if (found := archive.read(path)) is not None:
+        return found
+    with TemporaryDirectory(prefix="cloudq-") as room:
+        stage = Path(room) / "stage"
+        packages = stage / cargo.prefix
+        packages.mkdir(parents=True)
+        wheels.install(pins, platform, packages)
+        _slim(packages, target)
+        contents = _finished(stage, target, cargo)
+    for old in kept.glob("wheels-*.zip"):
+        old.unlink(missing_ok=True)
+    archive.write(contents, path, cargo.limit)
+    return contents
+
+
+def _finished(stage: Path, target: Selection, cargo: Cargo) -> archive.Contents:
+    """The stage's files, with bytecode if the Python here is the function's."""
+    if target.python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        _compile(stage, cargo.home)
+    return {
+        file.relative_to(stage).as_posix(): file.read_bytes()
+        for file in stage.rglob("*")
+        if file.is_file()
+    }
 
 
 def put(path: Path, content: bytes) -> None:

@@ -37,7 +37,7 @@ from cloudq_deploy.cli.options import (
 )
 from cloudq_deploy.deployer import deployer
 from cloudq_deploy.plan import Plan
-from cloudq_deploy.policies import Place, document, schedule_source, statements, trust
+from cloudq_deploy.policies import Place, document, schedule_group, statements, trust
 from cloudq_deploy.render import FORMATS
 from cloudq_deploy.stack.access import Aws
 
@@ -130,8 +130,15 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield (
             "schedule",
             schedule.name,
-            f"{schedule.expression} {schedule.timezone} -> {schedule.queue}",
+            f"{schedule.expression} {schedule.timezone} -> {schedule.queue}"
+            + ("" if schedule.enabled else ", disabled"),
         )
+    if plan.scheduling:
+        yield "schedule group", plan.scheduling.group, "all of the app's schedules"
+        yield "role", plan.scheduling.role, "EventBridge Scheduler's: sends to the queues"
+        yield "queue", plan.scheduling.dead_name, "what it could not send, kept 14 d"
+    for name, when in plan.beat.items():
+        yield "needs a beat", name, f"{when}: run `cloudq beat`, which the stack has not"
     for alarm in plan.alarms:
         yield "alarm", alarm.name, f"{alarm.metric} of {alarm.of} above {alarm.threshold:g}"
 
@@ -236,12 +243,16 @@ def iam_command(
     target: Target,
     cloud: Cloud = "aws",
     role: Annotated[
-        Literal["producer", "worker", "scheduler", "operator", "deployer"],
-        typer.Option(help="producer, worker, scheduler, operator or deployer."),
+        Literal["producer", "worker", "scheduler", "planner", "operator", "deployer"],
+        typer.Option(help="producer, worker, scheduler, planner, operator or deployer."),
     ] = "worker",
     account: Annotated[
         str | None, typer.Option(help="The account's number; else AWS is asked.")
     ] = None,
+    unscoped: Annotated[
+        bool,
+        typer.Option("--unscoped", help="A deployer's right that no resource bounds, too."),
+    ] = False,
     with_trust: Annotated[
         bool, typer.Option("--trust", help="Print who may take the role instead.")
     ] = False,
@@ -258,19 +269,27 @@ def iam_command(
     if not (account.isdigit() and len(account) == 12):
         raise ConfigurationError(f"--account {account}: an account's number has twelve digits")
     place = Place(region=made.region, account=account)
-    emit(_policy(made, role, place, bucket, with_trust=with_trust))
+    if role in ("scheduler", "planner") and made.scheduling is None:
+        raise ConfigurationError(f"--role {role}: the app has no schedules that AWS is to send")
+    if role == "deployer" and not unscoped and not with_trust:
+        note(
+            "AWS knows no resource of lambda:CreateEventSourceMapping: with --unscoped it is on "
+            "all of them, under the condition that it is for these functions. Without that right "
+            "an apply changes a stack that stands, and cannot make its event sources"
+        )
+    emit(_policy(made, role, place, bucket, with_trust=with_trust, unscoped=unscoped))
 
 
 def _policy(
-    plan: Plan, role: str, place: Place, bucket: str | None, *, with_trust: bool
+    plan: Plan, role: str, place: Place, bucket: str | None, *, with_trust: bool, unscoped: bool
 ) -> dict[str, Any]:
     if with_trust:
         if role == "scheduler":
-            return trust("scheduler.amazonaws.com", place, schedule_source(plan))
+            return trust("scheduler.amazonaws.com", place, schedule_group(plan))
         if role == "worker":
             return trust("lambda.amazonaws.com", place)
         raise ConfigurationError(f"--trust: people and programs take {role}, no service does")
     if role == "deployer":
         name = bucket or f"cloudq-deploy-{place.account}-{place.region}"
-        return document(deployer(plan, name), place)
+        return document(deployer(plan, name, unscoped=unscoped), place)
     return document(statements(plan, role), place)  # pyright: ignore[reportArgumentType]

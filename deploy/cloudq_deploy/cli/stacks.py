@@ -37,8 +37,9 @@ from cloudq_deploy.plan import Function, Plan
 from cloudq_deploy.stack import running
 from cloudq_deploy.stack.access import Aws, DeployError
 from cloudq_deploy.stack.apply import Code, apply, roll_back
-from cloudq_deploy.stack.destroy import destroy, resources
+from cloudq_deploy.stack.destroy import destroy
 from cloudq_deploy.stack.drift import Drift, drift
+from cloudq_deploy.stack.resources import resources
 from cloudq_deploy.stack.standing import check_ours, look
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -113,15 +114,17 @@ def apply_command(
     )
     screen.outputs(outputs)
     if outputs and not json:
-        _tell_how_to_call(made.plan, endpoint_url)
+        _tell_how_to_call(made.plan, endpoint_url, outputs.get("Scheduler"))
 
 
-def _tell_how_to_call(plan: Plan, endpoint_url: str | None) -> None:
+def _tell_how_to_call(plan: Plan, endpoint_url: str | None, scheduler: str | None) -> None:
     say("to call its tasks from here:")
     if endpoint_url:
         say(f"  export AWS_ENDPOINT_URL='{endpoint_url}'")
     say(f"  export CLOUDQ_BROKER='{plan.broker}'")
     say(f"  export CLOUDQ_BACKEND='{plan.backend}'")
+    if scheduler:
+        say(f"  export CLOUDQ_SCHEDULER='{scheduler}'")
 
 
 @common

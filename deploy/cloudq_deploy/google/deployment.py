@@ -186,7 +186,7 @@ class GoogleDeployment:
         requests, scheduler = Requests(access(parse(f"pubsub://{plan.project}"))), self._scheduler()
         try:
             changes = removal(plan, look(plan, requests)) if data else []
-            jobs = scheduler.plan({})
+            jobs = scheduler.plan([])
             _show(changes, jobs.steps)
             if changes or jobs.steps:
                 confirm(f"Delete these of {plan.stack}?", plan.stack, yes=yes)

@@ -246,11 +246,11 @@ def _jobs(
         scheduler = Scheduler(app, driver, url="Cloud Scheduler", owner=stack)
         jobs: dict[str, Job] = {}
         refused: list[Refused] = []
-        for name, scheduled in declared_schedules(app).items():
+        for scheduled in declared_schedules(app):
             try:
-                made = scheduler.jobs({name: scheduled})
+                made = scheduler.jobs([scheduled])
             except ConfigurationError as error:
-                refused.append(Refused(name=name, why=str(error)))
+                refused.append(Refused(name=scheduled.name, why=str(error)))
                 continue
             twice = next((each for each in made if each in jobs), None)
             if twice is not None:

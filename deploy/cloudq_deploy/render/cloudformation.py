@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
-from cloudq_deploy.plan import Alarm, Feed, Function, Plan, Queue, Schedule, Table
+from cloudq.errors import ConfigurationError
+from cloudq_aws.eventbridge import properties as schedule_properties
+from cloudq_deploy.plan import (
+    Alarm,
+    Feed,
+    Function,
+    Plan,
+    Queue,
+    Schedule,
+    Scheduling,
+    Table,
+)
 from cloudq_deploy.policies import (
+    XRAY,
     Arn,
     Place,
     document,
     of_function,
-    schedule_source,
+    schedule_group,
+    scheduler_url,
     statements,
     trust,
 )
 from cloudq_deploy.render.names import logical
+from cloudq_deploy.schedules import job_of
 
 Template = dict[str, Any]
 Resources = dict[str, dict[str, Any]]
@@ -31,23 +46,26 @@ METRICS = {
     "throttles": ("AWS/Lambda", "Throttles", "FunctionName", "Sum"),
 }
 _PERIOD = 300
-XRAY = "iam::aws:policy/AWSXRayDaemonWriteAccess"
+RETENTION = 14 * 24 * 3600
 
 
 def template(plan: Plan, version: str = "") -> Template:
     """The template. `version` names the code, for functions that are kept warm by version."""
     resources: Resources = {}
     for queue in plan.queues:
-        resources |= _queue(queue)
+        _add(resources, _queue(queue), f"queue {queue.name}")
     if plan.table:
-        resources |= _table(plan.table)
+        _add(resources, _table(plan.table), f"table {plan.table.name}")
     for function in plan.functions:
-        resources |= _function(plan, function, version)
+        _add(resources, _function(plan, function, version), f"function {function.name}")
     for feed in plan.mappings:
-        resources |= _feed(plan, feed)
-    resources |= _schedules(plan)
+        _add(resources, _feed(plan, feed), f"queue {feed.queue}")
+    _add(resources, _scheduling(plan), "the schedules")
+    for schedule in plan.schedules:
+        made = {logical("Schedule", schedule.name): _schedule(plan, schedule)}
+        _add(resources, made, f"schedule {schedule.name}")
     for alarm in plan.alarms:
-        resources |= _alarm(alarm)
+        _add(resources, _alarm(alarm), f"alarm {alarm.name}")
     image = any(function.package == "image" for function in plan.functions)
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
@@ -57,8 +75,19 @@ def template(plan: Plan, version: str = "") -> Template:
         "Outputs": {
             "Broker": {"Description": "CLOUDQ_BROKER of producers", "Value": plan.broker},
             "Backend": {"Description": "CLOUDQ_BACKEND of producers", "Value": plan.backend},
+            **_scheduler_output(plan),
         },
     }
+
+
+def _add(resources: Resources, more: Resources, what: str) -> None:
+    for name in more:
+        if name in resources:
+            raise ConfigurationError(
+                f"{what} and another are both {name} in the template, where names have letters "
+                "and digits only: give one of them another name"
+            )
+    resources |= more
 
 
 def described(app: str) -> str:
@@ -124,6 +153,7 @@ def _queue(queue: Queue) -> Resources:
                 "VisibilityTimeout": queue.visibility,
                 "RedrivePolicy": redrive,
                 **common,
+                **({"ContentBasedDeduplication": True} if queue.by_content else {}),
             },
         },
     }
@@ -257,7 +287,7 @@ def _role(plan: Plan, function: Function) -> dict[str, Any]:
     }
     if function.tracing == "Active":
         # X-Ray knows no resources: what may write to it may write all of it.
-        role["ManagedPolicyArns"] = [{"Fn::Sub": f"arn:${{AWS::Partition}}:{XRAY}"}]
+        role["ManagedPolicyArns"] = [sub(XRAY)]
     return role
 
 
@@ -285,18 +315,30 @@ def _feed(plan: Plan, feed: Feed) -> Resources:
 # ---- schedules and alarms
 
 
-def _schedules(plan: Plan) -> Resources:
-    if not plan.schedules:
+def _scheduling(plan: Plan) -> Resources:
+    scheduling = plan.scheduling
+    if scheduling is None:
         return {}
-    source = schedule_source(plan)
     resources: Resources = {
-        "Schedules": {"Type": "AWS::Scheduler::ScheduleGroup", "Properties": {"Name": plan.stack}},
+        "Undelivered": {
+            "Type": "AWS::SQS::Queue",
+            **_KEPT,
+            "Properties": {"QueueName": scheduling.dead_name, **undelivered(scheduling)},
+        },
+        # Entries have no tags: that of their group says whose they are.
+        "Schedules": {
+            "Type": "AWS::Scheduler::ScheduleGroup",
+            "Properties": {
+                "Name": scheduling.group,
+                "Tags": [{"Key": key, "Value": value} for key, value in plan.tags.items()],
+            },
+        },
         "SchedulerRole": {
             "Type": "AWS::IAM::Role",
             "Properties": {
-                "RoleName": f"{plan.stack}-scheduler-{plan.region}",
+                "RoleName": scheduling.role,
                 "AssumeRolePolicyDocument": substituted(
-                    trust("scheduler.amazonaws.com", HERE, source)
+                    trust("scheduler.amazonaws.com", HERE, schedule_group(plan))
                 ),
                 "Policies": [
                     {
@@ -309,33 +351,47 @@ def _schedules(plan: Plan) -> Resources:
             },
         },
     }
-    for schedule in plan.schedules:
-        resources[logical("Schedule", schedule.name)] = _schedule(plan, schedule)
     return resources
 
 
+def undelivered(scheduling: Scheduling) -> dict[str, Any]:
+    """The queue for what could not be sent; EventBridge Scheduler takes a standard one only."""
+    encryption: dict[str, Any] = {"SqsManagedSseEnabled": True}
+    if scheduling.kms_key:
+        encryption = {"KmsMasterKeyId": scheduling.kms_key}
+    return {"MessageRetentionPeriod": RETENTION, **encryption}
+
+
 def _schedule(plan: Plan, schedule: Schedule) -> dict[str, Any]:
-    queue = plan.queue(schedule.queue)
-    target: dict[str, Any] = {
-        "Arn": _arn_of(logical("Queue", queue.name)),
-        "RoleArn": _arn_of("SchedulerRole"),
-        "Input": schedule.input,
-        "DeadLetterConfig": {"Arn": _arn_of(logical("DeadQueue", queue.name))},
-    }
-    if queue.fifo:
-        target["SqsParameters"] = {"MessageGroupId": schedule.group or schedule.name}
+    made = schedule_properties(
+        job_of(schedule),
+        queue=_arn_of(logical("Queue", plan.queue(schedule.queue).name)),
+        role=_arn_of("SchedulerRole"),
+        dead=_arn_of("Undelivered"),
+    )
     return {
         "Type": "AWS::Scheduler::Schedule",
         "Properties": {
             "Name": schedule.name,
             "GroupName": {"Ref": "Schedules"},
-            "ScheduleExpression": schedule.expression,
-            "ScheduleExpressionTimezone": schedule.timezone,
-            "State": "ENABLED" if schedule.enabled else "DISABLED",
-            "FlexibleTimeWindow": {"Mode": "OFF"},
-            "Target": target,
+            **{
+                name: moment(value) if isinstance(value, datetime) else value
+                for name, value in made.items()
+            },
         },
     }
+
+
+def moment(value: datetime) -> str:
+    """A start or an end, as templates have them."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _scheduler_output(plan: Plan) -> dict[str, Any]:
+    url = scheduler_url(plan, HERE)
+    if url is None:
+        return {}
+    return {"Scheduler": {"Description": "CLOUDQ_SCHEDULER", "Value": {"Fn::Sub": url}}}
 
 
 def _alarm(alarm: Alarm) -> Resources:

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import datetime
 from typing import Any
 
-from cloudq_deploy.plan import Alarm, Function, Plan, Queue, Schedule
-from cloudq_deploy.policies import Place, document, of_function, schedule_source, statements, trust
-from cloudq_deploy.render.cloudformation import METRICS, XRAY, environment
+from cloudq.errors import ConfigurationError
+from cloudq_aws.eventbridge import properties as schedule_properties
+from cloudq_deploy.plan import UNDELIVERED, Alarm, Function, Plan, Queue, Schedule
+from cloudq_deploy.policies import (
+    XRAY,
+    Place,
+    document,
+    of_function,
+    schedule_group,
+    scheduler_url,
+    statements,
+    trust,
+)
+from cloudq_deploy.render.cloudformation import (
+    METRICS,
+    RETENTION,
+    environment,
+    moment,
+)
 from cloudq_deploy.render.names import terraform_name as named
+from cloudq_deploy.schedules import job_of
 
 Configuration = dict[str, Any]
 
@@ -25,7 +44,12 @@ def configuration(plan: Plan) -> Configuration:
     resources: dict[str, dict[str, Any]] = {}
 
     def add(kind: str, name: str, values: dict[str, Any]) -> None:
-        resources.setdefault(kind, {})[named(name)] = values
+        if named(name) in resources.setdefault(kind, {}):
+            raise ConfigurationError(
+                f"{name} and another {kind} are both {named(name)} in Terraform: give one of them "
+                "another name"
+            )
+        resources[kind][named(name)] = values
 
     for queue in plan.queues:
         add("aws_sqs_queue", f"{queue.name}-dead", _common(queue) | {"name": queue.dead_name})
@@ -55,7 +79,7 @@ def configuration(plan: Plan) -> Configuration:
                 f"{name}-traces",
                 {
                     "role": f"${{aws_iam_role.{named(name)}.name}}",
-                    "policy_arn": f"arn:{_HERE.partition}:{XRAY}",
+                    "policy_arn": XRAY.at(_HERE),
                 },
             )
         add("aws_lambda_function", name, _function(plan, function))
@@ -104,7 +128,15 @@ def configuration(plan: Plan) -> Configuration:
             "aws_partition": {"current": {}},
         },
         "resource": resources,
-        "output": {"broker": {"value": plan.broker}, "backend": {"value": plan.backend}},
+        "output": {
+            name: {"value": value}
+            for name, value in (
+                ("broker", plan.broker),
+                ("backend", plan.backend),
+                ("scheduler", scheduler_url(plan, _HERE)),
+            )
+            if value is not None
+        },
     }
 
 
@@ -133,6 +165,7 @@ def _queue(queue: Queue) -> dict[str, Any]:
         "name": queue.full_name,
         "visibility_timeout_seconds": queue.visibility,
         "redrive_policy": json.dumps(redrive),
+        **({"content_based_deduplication": True} if queue.by_content else {}),
     }
 
 
@@ -234,12 +267,17 @@ def _alarm(alarm: Alarm) -> dict[str, Any]:
 
 
 def _schedules(plan: Plan, add: Any) -> None:
-    if not plan.schedules:
+    scheduling = plan.scheduling
+    if scheduling is None:
         return
-    source = schedule_source(plan)
-    name = f"{plan.stack}-scheduler-{plan.region}"
-    add("aws_scheduler_schedule_group", "schedules", {"name": plan.stack})
-    add("aws_iam_role", "scheduler", _role(name, trust("scheduler.amazonaws.com", _HERE, source)))
+    encryption: dict[str, Any] = {"sqs_managed_sse_enabled": True}
+    if scheduling.kms_key:
+        encryption = {"kms_master_key_id": scheduling.kms_key}
+    lost = {"name": scheduling.dead_name, "message_retention_seconds": RETENTION}
+    add("aws_sqs_queue", UNDELIVERED, lost | encryption | _KEPT)
+    add("aws_scheduler_schedule_group", "schedules", {"name": scheduling.group})
+    who = trust("scheduler.amazonaws.com", _HERE, schedule_group(plan))
+    add("aws_iam_role", "scheduler", _role(scheduling.role, who))
     add(
         "aws_iam_role_policy",
         "scheduler",
@@ -254,21 +292,22 @@ def _schedules(plan: Plan, add: Any) -> None:
 
 
 def _schedule(plan: Plan, schedule: Schedule) -> dict[str, Any]:
-    queue = plan.queue(schedule.queue)
-    target: dict[str, Any] = {
-        "arn": f"${{aws_sqs_queue.{named(queue.name)}.arn}}",
-        "role_arn": "${aws_iam_role.scheduler.arn}",
-        "input": schedule.input,
-        "dead_letter_config": {"arn": f"${{aws_sqs_queue.{named(f'{queue.name}-dead')}.arn}}"},
-    }
-    if queue.fifo:
-        target["sqs_parameters"] = {"message_group_id": schedule.group or schedule.name}
-    return {
-        "name": schedule.name,
-        "group_name": "${aws_scheduler_schedule_group.schedules.name}",
-        "schedule_expression": schedule.expression,
-        "schedule_expression_timezone": schedule.timezone,
-        "state": "ENABLED" if schedule.enabled else "DISABLED",
-        "flexible_time_window": {"mode": "OFF"},
-        "target": target,
-    }
+    made = schedule_properties(
+        job_of(schedule),
+        queue=f"${{aws_sqs_queue.{named(plan.queue(schedule.queue).name)}.arn}}",
+        role="${aws_iam_role.scheduler.arn}",
+        dead=f"${{aws_sqs_queue.{named(UNDELIVERED)}.arn}}",
+    )
+    group = "${aws_scheduler_schedule_group.schedules.name}"
+    return {"name": schedule.name, "group_name": group, **_snake(made)}
+
+
+def _snake(value: Any) -> Any:
+    """An API's names as Terraform has them: MessageGroupId is message_group_id."""
+    if isinstance(value, dict):
+        return {_snake_name(key): _snake(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return moment(value) if isinstance(value, datetime) else value
+
+
+def _snake_name(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, cast
 
 import boto3
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_scheduler import EventBridgeSchedulerClient
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sts import STSClient
 
@@ -57,6 +59,11 @@ class Aws:
             self.session = boto3.Session(profile_name=profile, region_name=region)
         except ProfileNotFound as error:
             raise ConfigurationError(f"{error}: see `aws configure list-profiles`") from error
+        if endpoint_url and not endpoint_url.startswith(("http://", "https://")):
+            raise ConfigurationError(
+                f"--endpoint-url {endpoint_url}: it begins with http:// or https://, as "
+                "http://127.0.0.1:4566"
+            )
         self.endpoint_url = endpoint_url
 
     @property
@@ -95,10 +102,20 @@ class Aws:
         return cast("DynamoDBClient", self.client("dynamodb"))
 
     @cached_property
+    def scheduler(self) -> EventBridgeSchedulerClient:
+        return cast("EventBridgeSchedulerClient", self.client("scheduler"))
+
+    @cached_property
     def account(self) -> str:
         """The account's number. Raises `ConfigurationError` where there are no credentials."""
         with asking("ask who this is"):
             return cast("STSClient", self.client("sts")).get_caller_identity()["Account"]
+
+
+def naps() -> Iterator[float]:
+    """Seconds between looks at something that changes: short at first, then one a second."""
+    for number in count():
+        yield min(0.1 * 2 ** min(number, 4), 1.0)
 
 
 @contextmanager

@@ -8,19 +8,24 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from botocore.exceptions import ClientError
+
 from cloudq_deploy.plan import Plan
 from cloudq_deploy.render.cloudformation import template
-from cloudq_deploy.stack.access import Aws, DeployError, asking
+from cloudq_deploy.stack.access import Aws, DeployError, asking, code_of
 from cloudq_deploy.stack.adopt import adoptable, importing
 from cloudq_deploy.stack.bucket import Bucket, Release
 from cloudq_deploy.stack.changes import ChangeSet, Proposal, discard, propose
 from cloudq_deploy.stack.drift import Drift, drift
 from cloudq_deploy.stack.foreign import check_free
-from cloudq_deploy.stack.standing import check_ours, check_ready, look
+from cloudq_deploy.stack.standing import Standing, check_ours, check_ready, look
 from cloudq_deploy.stack.watch import Event, follow, seen
 
 # After an import, or before there is anything, CloudFormation compares nothing.
 _COMPARABLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
+# Of a change set that another apply has made worthless, or that comes while it goes on.
+_OVERTAKEN = ("InvalidChangeSetStatus", "ChangeSetNotFound", "ValidationError")
+_MADE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "DELETE_COMPLETE", "IMPORT_COMPLETE")
 _DONE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 
 
@@ -127,26 +132,34 @@ def change(
         check_ours(standing, app)
         check_ready(standing)
         if not ignore_drift and standing.status in _COMPARABLE:
-            _check_drift(drift(aws, stack), stack)
+            staying = proposal.template["Resources"].keys()
+            _check_drift([each for each in drift(aws, stack) if each.name in staying], stack)
     proposed = propose(aws, proposal, standing, bucket)
     if proposed is None:
         screen.note(f"no changes: the stack {stack} is as the code says")
+        if keep and standing is not None:
+            # An apply that was interrupted has not kept what CloudFormation went on to make.
+            bucket.keep(proposal.template, proposal.parameters)
         return standing.outputs if standing else {}
     try:
         if not proposal.imports:
             check_free(aws, proposed.changes, proposal.template)
         screen.show(proposed)
         agreed = screen.confirm(proposed)
-    except BaseException:
+        if agreed:
+            bucket.prepare()
+            if upload is not None:
+                upload()
+            _check_still(look(aws, stack), standing, stack)
+    except BaseException as error:
         discard(aws, proposed)
+        if isinstance(error, KeyboardInterrupt):
+            screen.note(f"interrupted: nothing of the stack {stack} was changed")
         raise
     if not agreed:
         discard(aws, proposed)
         screen.note("nothing was changed")
         return None
-    bucket.prepare()
-    if upload is not None:
-        upload()
     _execute(aws, proposed, screen)
     if keep:
         bucket.save(proposal.template, proposal.parameters)
@@ -163,6 +176,21 @@ def _check_drift(drifts: Sequence[Drift], stack: str) -> None:
         )
 
 
+def _check_still(now: Standing | None, before: Standing | None, stack: str) -> None:
+    """Raise `DeployError` if the stack is another than when the changes were worked out."""
+    first = before is None or before.review
+    if now is None or now.review != first or (not first and now != before):
+        raise _overtaken(stack)
+
+
+def _overtaken(stack: str) -> DeployError:
+    return DeployError(
+        f"somebody else changes the stack {stack}, or did since these changes were worked out; "
+        "this apply changed nothing: wait until `cloudq deploy status` shows it done, and apply "
+        "again"
+    )
+
+
 def _upload(bucket: Bucket, path: Path, key: str, screen: Screen) -> None:
     if bucket.upload(path, key):
         screen.note(f"uploaded s3://{bucket.name}/{key}")
@@ -172,12 +200,27 @@ def _execute(aws: Aws, proposed: ChangeSet, screen: Screen) -> None:
     stack = proposed.stack
     known = seen(aws, stack)
     with asking(f"change the stack {stack}"):
-        aws.cloudformation.execute_change_set(ChangeSetName=proposed.id)
+        try:
+            aws.cloudformation.execute_change_set(ChangeSetName=proposed.id)
+        except ClientError as error:
+            if code_of(error) not in _OVERTAKEN:
+                raise
+            raise _overtaken(stack) from error
+    done: set[str] = set()
+
+    def tell(event: Event) -> None:
+        if event.status in _MADE:
+            done.add(event.name)
+        screen.tell(event)
+
     try:
-        status, why = follow(aws, stack, known, screen.tell)
+        status, why = follow(aws, stack, known, tell)
     except KeyboardInterrupt:
         screen.note(
-            f"the stack {stack} goes on changing in AWS: `cloudq deploy status` shows how it ends"
+            f"interrupted after {len(done)} of {len(proposed.changes)} resources: AWS goes on "
+            f"with the stack {stack} to the end, or back. `cloudq deploy status` shows how it "
+            "stands; when it is done `cloudq deploy apply` goes on from there, and `cloudq deploy "
+            "destroy` takes it down"
         )
         raise
     if status not in _DONE:

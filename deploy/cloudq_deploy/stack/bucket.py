@@ -110,6 +110,16 @@ class Bucket:
                 ExpectedBucketOwner=self._aws.account,
             )
 
+    def keep(self, template: Mapping[str, Any], parameters: Mapping[str, str]) -> None:
+        """Keep what was applied, if the newest release is another."""
+        releases = self.releases()
+        newest = self.release(releases[0]) if releases else None
+        # As JSON, which is what a release was kept as.
+        made: Any = json.loads(json.dumps([template, parameters]))
+        if newest is None or [newest.template, newest.parameters] != made:
+            self.prepare()
+            self.save(template, parameters)
+
     def releases(self) -> list[str]:
         """The keys of all releases, the newest first."""
         with asking(f"list the releases in the bucket {self.name}"):

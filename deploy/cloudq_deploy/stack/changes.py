@@ -11,14 +11,13 @@ from typing import Any, cast
 
 from botocore.exceptions import ClientError
 
-from cloudq_deploy.stack.access import Aws, DeployError, asking, message_of
+from cloudq_deploy.stack.access import Aws, DeployError, asking, message_of, naps
 from cloudq_deploy.stack.adopt import Found
 from cloudq_deploy.stack.bucket import Bucket
 from cloudq_deploy.stack.standing import Standing, template_of
 
 _NOTHING = ("didn't contain changes", "no updates are to be performed", "no changes")
 _PATIENCE = 300.0
-_POLL = 1.0
 # A larger template has to lie in a bucket.
 _LARGEST_BODY = 51_200
 _DATA = ("AWS::SQS::Queue", "AWS::DynamoDB::Table")
@@ -141,7 +140,9 @@ def _body(aws: Aws, proposal: Proposal, bucket: Bucket) -> Any:
 def _settled(aws: Aws, made: ChangeSet) -> list[Any] | None:
     """The changes when CloudFormation has worked them out; None if there are none."""
     deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
+    for nap in naps():
+        if time.monotonic() > deadline:
+            break
         with asking(f"read the changes of the stack {made.stack}"):
             reply = aws.cloudformation.describe_change_set(ChangeSetName=made.id)
             status, reason = reply["Status"], reply.get("StatusReason", "")
@@ -157,7 +158,7 @@ def _settled(aws: Aws, made: ChangeSet) -> list[Any] | None:
                     ChangeSetName=made.id
                 )
                 return [each for page in pages for each in page.get("Changes", ())]
-        time.sleep(_POLL)
+        time.sleep(nap)
     raise DeployError(
         f"CloudFormation did not work out the changes of {made.stack} in {_PATIENCE:g} s; nothing "
         "was changed"
@@ -165,15 +166,23 @@ def _settled(aws: Aws, made: ChangeSet) -> list[Any] | None:
 
 
 def discard(aws: Aws, made: ChangeSet) -> None:
-    """Take the proposal back, and a stack that is nothing but that proposal."""
+    """Take the proposal back, and a stack that is nothing but that proposal.
+
+    Another apply may have proposed changes of the same stack by now, or be making it.
+    """
     with asking(f"discard the proposed changes of the stack {made.stack}"):
         aws.cloudformation.delete_change_set(ChangeSetName=made.id)
-        if made.first:
-            try:
+        if not made.first:
+            return
+        try:
+            [stack] = aws.cloudformation.describe_stacks(StackName=made.stack)["Stacks"]
+            proposed = aws.cloudformation.list_change_sets(StackName=made.stack)["Summaries"]
+            others = [each for each in proposed if each.get("ChangeSetId") != made.id]
+            if stack["StackStatus"] == "REVIEW_IN_PROGRESS" and not others:
                 aws.cloudformation.delete_stack(StackName=made.stack)
-            except ClientError as error:
-                if "does not exist" not in message_of(error):
-                    raise
+        except ClientError as error:
+            if "does not exist" not in message_of(error):
+                raise
 
 
 # ---- differences

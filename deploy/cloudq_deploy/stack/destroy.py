@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from botocore.exceptions import ClientError
 
-from cloudq_deploy.stack.access import Aws, DeployError, asking, code_of, message_of
+from cloudq_deploy.stack.access import Aws, DeployError, asking, code_of
 from cloudq_deploy.stack.apply import Screen
 from cloudq_deploy.stack.bucket import Bucket
+from cloudq_deploy.stack.resources import Resource, resources
 from cloudq_deploy.stack.standing import look
 from cloudq_deploy.stack.watch import follow, seen
 
@@ -20,43 +20,6 @@ _GONE = frozenset(
         "ResourceNotFoundException",
     }
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
-    """One resource of a stack, by its own name in AWS."""
-
-    name: str
-    kind: str
-    physical: str
-    status: str
-
-    @property
-    def is_data(self) -> bool:
-        return self.kind in ("AWS::SQS::Queue", "AWS::DynamoDB::Table")
-
-
-def resources(aws: Aws, stack: str) -> list[Resource]:
-    """All of a stack's resources; none where there is no stack."""
-    with asking(f"list the resources of the stack {stack}"):
-        try:
-            pages = list(
-                aws.cloudformation.get_paginator("list_stack_resources").paginate(StackName=stack)
-            )
-        except ClientError as error:
-            if "does not exist" in message_of(error):
-                return []
-            raise
-    return [
-        Resource(
-            name=each["LogicalResourceId"],
-            kind=each["ResourceType"],
-            physical=each.get("PhysicalResourceId", ""),
-            status=each["ResourceStatus"],
-        )
-        for page in pages
-        for each in page["StackResourceSummaries"]
-    ]
 
 
 def destroy(
@@ -72,7 +35,15 @@ def destroy(
             [found] = aws.cloudformation.describe_stacks(StackName=stack)["Stacks"]
             known = seen(aws, stack)
             aws.cloudformation.delete_stack(StackName=stack)
-        status, why = follow(aws, found.get("StackId", stack), known, screen.tell)
+        try:
+            status, why = follow(aws, found.get("StackId", stack), known, screen.tell)
+        except KeyboardInterrupt:
+            screen.note(
+                f"interrupted: AWS goes on deleting the stack {stack}, and leaves its queues, its "
+                "table and its code: `cloudq deploy status` shows when it is gone; to delete the "
+                "rest, apply with --adopt and destroy with --data"
+            )
+            raise
         if status != "DELETE_COMPLETE":
             raise DeployError(
                 f"the stack {stack} could not be deleted: {why or status}; what is left of it: "

@@ -17,7 +17,23 @@ _ABSENT = frozenset(
         "ResourceNotFoundException",
     }
 )
-_ADOPTABLE = ("AWS::SQS::Queue", "AWS::DynamoDB::Table")
+_KINDS = {
+    "AWS::SQS::Queue": "queue",
+    "AWS::DynamoDB::Table": "table",
+    "AWS::Lambda::Function": "function",
+    "AWS::Logs::LogGroup": "log group",
+    "AWS::Scheduler::ScheduleGroup": "schedule group",
+}
+_ADOPT = "take it over with --adopt (a `destroy` leaves queues and tables), or "
+_ADVICE = {
+    "AWS::SQS::Queue": _ADOPT,
+    "AWS::DynamoDB::Table": _ADOPT,
+    "AWS::Scheduler::ScheduleGroup": (
+        "if `cloudq schedules apply` made it, delete it with its schedules (`aws scheduler "
+        "delete-schedule-group --name`), as the stack has them all; else "
+    ),
+    "AWS::Logs::LogGroup": "delete it, if its lines are of no use; else ",
+}
 
 
 def check_free(aws: Aws, changes: Iterable[Change], template: Mapping[str, Any]) -> None:
@@ -28,7 +44,13 @@ def check_free(aws: Aws, changes: Iterable[Change], template: Mapping[str, Any])
         "AWS::Lambda::Function": lambda own: aws.functions.get_function_configuration(
             FunctionName=own["FunctionName"]
         ),
-        "AWS::Logs::LogGroup": lambda own: _log_group(aws, own["LogGroupName"]),
+        # A listing of groups could not be bounded to these.
+        "AWS::Logs::LogGroup": lambda own: aws.logs.describe_log_streams(
+            logGroupName=own["LogGroupName"], limit=1
+        ),
+        "AWS::Scheduler::ScheduleGroup": lambda own: aws.scheduler.get_schedule_group(
+            Name=own["Name"]
+        ),
     }
     for change in changes:
         look = looks.get(change.kind)
@@ -38,27 +60,16 @@ def check_free(aws: Aws, changes: Iterable[Change], template: Mapping[str, Any])
         name = next(own[key] for key in own if key in _NAMES)
         with asking(f"look whether {name} exists"):
             try:
-                found = look(own)
+                look(own)
             except ClientError as error:
                 if code_of(error) in _ABSENT:
                     continue
                 raise
-        if found:
-            adopt = (
-                "take it over with --adopt (a `destroy` leaves queues and tables), or "
-                if change.kind in _ADOPTABLE
-                else ""
-            )
-            raise DeployError(
-                f"{change.kind.rpartition('::')[2].lower()} {name} exists and is no part of this "
-                f"stack: {adopt}choose other names (--stack, or prefix= of the broker's URL); "
-                "nothing was changed"
-            )
+        raise DeployError(
+            f"{_KINDS[change.kind]} {name} exists and is no part of this stack: "
+            f"{_ADVICE.get(change.kind, '')}choose other names (--stack, or prefix= of the "
+            "broker's URL); nothing was changed"
+        )
 
 
-_NAMES = ("QueueName", "TableName", "FunctionName", "LogGroupName")
-
-
-def _log_group(aws: Aws, name: str) -> bool:
-    reply = aws.logs.describe_log_groups(logGroupNamePrefix=name)
-    return any(group.get("logGroupName") == name for group in reply["logGroups"])
+_NAMES = ("QueueName", "TableName", "FunctionName", "LogGroupName", "Name")

@@ -31,7 +31,7 @@ def lines(
     aws: Aws, functions: Sequence[Function], *, since: float, text: str = "", on: bool = False
 ) -> Iterator[Line]:
     """The lines of all functions since an epoch second, in their order; with `on`, for ever."""
-    seen: set[str] = set()
+    seen: dict[str, float] = {}
     start = since
     while True:
         found = [
@@ -44,8 +44,9 @@ def lines(
         yield from found
         if not on:
             return
-        seen |= {line.id for line in found}
+        seen |= {line.id: line.at for line in found}
         start = max([start, *(line.at - _REACH for line in found)])
+        seen = {id: at for id, at in seen.items() if at >= start}
         time.sleep(_POLL)
 
 
@@ -76,7 +77,14 @@ def invoke(
     """Have the function run one task now, and wait: the handler's answer. Raises `DeployError`."""
     event = {"task": task, "args": list(args), "kwargs": dict(kwargs)}
     with asking(f"invoke the function {function.name}"):
-        reply = aws.functions.invoke(FunctionName=function.name, Payload=json.dumps(event).encode())
+        try:
+            reply = aws.functions.invoke(
+                FunctionName=function.name, Payload=json.dumps(event).encode()
+            )
+        except aws.functions.exceptions.ResourceNotFoundException as error:
+            raise DeployError(
+                f"there is no function {function.name}: `cloudq deploy apply` makes it"
+            ) from error
         answer: Any = json.loads(reply["Payload"].read() or b"null")
     if reply.get("FunctionError"):
         said = answer.get("errorMessage", answer) if isinstance(answer, dict) else answer  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

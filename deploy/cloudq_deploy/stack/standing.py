@@ -33,10 +33,14 @@ _ADVICE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """A stack that is there. `review`: only proposed, with nothing in it."""
+    """A stack that is there. `review`: only proposed, with nothing in it.
+
+    `changed`: when it was last made or changed, in the service's words.
+    """
 
     name: str
     status: str
+    changed: str = ""
     reason: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -65,6 +69,7 @@ def look(aws: Aws, name: str) -> Standing | None:
     return Standing(
         name=name,
         status=found["StackStatus"],
+        changed=str(found.get("LastUpdatedTime", found["CreationTime"])),
         reason=found.get("StackStatusReason", ""),
         description=described_as,
         tags={tag["Key"]: tag["Value"] for tag in found.get("Tags", ())},

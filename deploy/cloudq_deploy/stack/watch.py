@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from cloudq_deploy.stack.access import Aws, DeployError, asking, message_of
+from cloudq_deploy.stack.access import Aws, DeployError, asking, message_of, naps
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation.type_defs import StackEventTypeDef
 
-_POLL = 1.0
 _PATIENCE = 3600.0
 # Resources that stop because another failed say so; the one that failed says why.
 _FOLLOWING = ("Resource creation cancelled", "Resource update cancelled")
@@ -55,7 +54,9 @@ def follow(
     """
     why: str | None = None
     deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
+    for nap in naps():
+        if time.monotonic() > deadline:
+            break
         status = _status(aws, stack)
         newest_first = list(_events(aws, stack, known))
         for event in reversed(newest_first):
@@ -65,7 +66,7 @@ def follow(
                 why = f"{event.name} ({event.kind}): {event.reason or event.status}"
         if not status.endswith("_IN_PROGRESS"):
             return status, why
-        time.sleep(_POLL)
+        time.sleep(nap)
     raise DeployError(
         f"the stack {stack} still changes after {_PATIENCE:g} s: see `cloudq deploy status`"
     )

@@ -1,0 +1,105 @@
+"""The schedules of an app's code as entries of EventBridge Scheduler.
+
+They are the very jobs that `cloudq schedules apply` makes, so that either finds what the other has
+made equal. Those that are made at run time, and pauses, are in the store, and not in a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+from cloudq.app import CloudQ
+from cloudq.errors import ConfigurationError
+from cloudq.far import group_of
+from cloudq.schedules.cloud import Scheduler
+from cloudq.schedules.driver import Job, SchedulerDriver
+from cloudq.schedules.registry import Scheduled
+from cloudq_aws.eventbridge import Terms
+from cloudq_deploy.plan import Schedule
+from cloudq_deploy.wanted import declared_schedules
+
+_SERVICE = "EventBridge Scheduler"
+
+
+def group_name(app: str, stack: str) -> str:
+    """The group of a stack's entries: the app's own, where the stack has the app's name."""
+    return group_of(app if stack == app else stack)
+
+
+def schedules_of(app: CloudQ) -> Sequence[Schedule]:
+    """The entries of the code's schedules. Asks no service.
+
+    Raises `ConfigurationError` that names every schedule which the service cannot have.
+    """
+    found = declared_schedules(app)
+    if not found:
+        return ()
+    # What jobs it would make a scheduler knows from its service's terms alone.
+    scheduler = Scheduler(app, cast("SchedulerDriver", Terms()), url=_SERVICE)
+    errors: dict[str, None] = {}
+    tasks = {
+        job: each.entry.task
+        for each in found
+        if each.entry is not None
+        for job in _jobs(scheduler, each, errors)
+    }
+    _check(errors)
+    return [_schedule(job, tasks[name]) for name, job in scheduler.jobs(found).items()]
+
+
+def _jobs(scheduler: Scheduler, one: Scheduled, errors: dict[str, None]) -> Iterable[str]:
+    try:
+        return scheduler.jobs([one])
+    except ConfigurationError as error:
+        errors[str(error)] = None
+        return ()
+
+
+def _check(errors: Iterable[str]) -> None:
+    if errors:
+        raise ConfigurationError(
+            f"{'; '.join(errors)}. Change them, or leave all schedules to a beat that runs "
+            'elsewhere: schedules = "beat" in [tool.cloudq.deploy]'
+        )
+
+
+def _schedule(job: Job, task: str) -> Schedule:
+    return Schedule(
+        name=job.name,
+        expression=job.expression,
+        queue=job.queue,
+        input=job.body,
+        timezone=job.timezone,
+        enabled=job.enabled,
+        group=job.group,
+        description=job.description,
+        start=job.start,
+        end=job.end,
+        window=job.window,
+        task=task,
+    )
+
+
+def job_of(schedule: Schedule) -> Job:
+    """The job that the entry was made of."""
+    return Job(
+        name=schedule.name,
+        expression=schedule.expression,
+        timezone=schedule.timezone,
+        queue=schedule.queue,
+        body=schedule.input,
+        description=schedule.description,
+        group=schedule.group,
+        enabled=schedule.enabled,
+        start=schedule.start,
+        end=schedule.end,
+        window=schedule.window,
+    )
+
+
+def of_beat(app: CloudQ) -> dict[str, str]:
+    """When each of the code's schedules runs, for a plan that leaves them to a beat."""
+    return {
+        name: f"{entry.when} {entry.timezone}" for name, entry in app.schedules.declared().items()
+    }
