@@ -185,10 +185,6 @@ class Scheduling(Protocol):
         ...
 
 
-FAR_NAME = "eta."
-"""How the names of a cloud's scheduler's entries for single messages begin; no schedule's does."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Once:
     """One entry of a cloud's scheduler that sends `body` to `queue` at `time` and is gone then.

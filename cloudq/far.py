@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 
-from cloudq.driver import FAR_NAME, Failure, Limits, Once, OneShots, Outgoing
+from cloudq.driver import Failure, Limits, Once, OneShots, Outgoing
 from cloudq.errors import CloudQError, ConfigurationError, ServiceError
 from cloudq.message import TaskMessage
 
@@ -21,12 +21,17 @@ _GROUP = re.compile(r"[^0-9A-Za-z_.-]+")
 # What the tags of AWS may be made of.
 _OWNER = re.compile(r"[^\w .:/=+@-]")
 _PLAIN = re.compile(r"[0-9A-Za-z_-]{1,40}")
-_HANDLE = re.compile(r"once:(eta\.[0-9A-Za-z_-]+\.([0-9]+))")
+_HANDLE = re.compile(r"once:([0-9A-Za-z_-]+\.([0-9]+))")
 
 
 def group_of(app: str) -> str:
-    """The group of all entries of an app."""
+    """The group of the schedules of an app."""
     return _GROUP.sub("-", f"cloudq-{app}")[:64]
+
+
+def far_group_of(app: str) -> str:
+    """The group of an app's far calls: one of their own, which no plan and no stack deletes."""
+    return f"{group_of(app)[:60]}.eta"
 
 
 def owner_of(app: str) -> str:
@@ -50,7 +55,7 @@ class Far:
     def __init__(self, open: Callable[[], object], *, url: str, app: str, after: float) -> None:
         self._open = open
         self._url = url.partition("?")[0]
-        self._group = group_of(app)
+        self._group = far_group_of(app)
         self._app = app
         self._after = after
         self._lock = Lock()
@@ -82,7 +87,7 @@ class Far:
         driver = self._driver
         fires = int(due - driver.early)
         # One time of one message is one entry: a publish that is repeated makes no second.
-        name = f"{FAR_NAME}{_word(message.id)}.{fires}"
+        name = f"{_word(message.id)}.{fires}"
         entry = Once(
             name=name,
             time=float(fires),

@@ -15,8 +15,8 @@ It sends a schedule's message to its SQS queue, and calls for far times. A sched
 `plan` needs scheduler:ListSchedules, GetSchedule, GetScheduleGroup and ListTagsForResource, and
 sqs:GetQueueUrl and GetQueueAttributes; `apply` also scheduler:CreateScheduleGroup, TagResource,
 CreateSchedule, UpdateSchedule, DeleteSchedule and iam:PassRole for the role. Calls for far times
-need those of SQS, CreateSchedule and DeleteSchedule on `schedule/cloudq-NAME/eta.*`, iam:PassRole,
-and where there is no group yet CreateScheduleGroup and TagResource. A FIFO queue must have
+need those of SQS, CreateSchedule and DeleteSchedule on `schedule/cloudq-NAME.eta/*`, iam:PassRole,
+and where there is no such group yet CreateScheduleGroup and TagResource. A FIFO queue must have
 content-based deduplication. A schedule's runs cost $1 a million beyond the first 14 million of a
 month.
 """
@@ -29,7 +29,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from cloudq.driver import FAR_NAME, Address, Code, Once
+from cloudq.driver import Address, Code, Once
 from cloudq.errors import ConfigurationError
 from cloudq.schedules.driver import Fields, Job
 from cloudq_aws.client import Access, access
@@ -89,11 +89,6 @@ class Terms:
                 f"schedule {entry!r}: EventBridge Scheduler takes names of up to 64 of the "
                 f"characters 0-9 A-Z a-z - _ . and this has {len(entry)}: give another name="
             )
-        if entry.startswith(FAR_NAME):
-            raise ConfigurationError(
-                f"schedule {entry!r}: names that begin with {FAR_NAME} are of single calls: give "
-                "another name="
-            )
         return entry
 
 
@@ -138,10 +133,7 @@ class EventBridge(Terms):
         return flat(self._request(job))
 
     def current(self, group: str) -> Mapping[str, Fields]:
-        """The schedules of the group: a request for each hundred of names, and one for each.
-
-        Single calls are none; their names are read past.
-        """
+        """The schedules of the group: a request for each hundred of names, and one for each."""
         found: dict[str, Fields] = {}
         try:
             pages = self.client.get_paginator("list_schedules").paginate(GroupName=group)
@@ -149,8 +141,6 @@ class EventBridge(Terms):
         except self.client.exceptions.ResourceNotFoundException:
             return found  # no group yet
         for name in names:
-            if name.startswith(FAR_NAME):
-                continue
             schedule = self.client.get_schedule(GroupName=group, Name=name)
             found[name] = flat(cast("dict[str, Any]", schedule))
         return found

@@ -326,7 +326,7 @@ class OneShotContract(_Fixtures):
     def entry(self, queue: str) -> Once:
         """An entry that fires in a day."""
         return Once(
-            name=f"eta.{_unique()}.1",
+            name=f"{_unique()}.1",
             time=float(int(time.time()) + 86_400),
             queue=queue,
             body='{"v":1}',
@@ -352,9 +352,3 @@ class OneShotContract(_Fixtures):
         assert driver.forget(group, entry.name)
         assert not driver.forget(group, entry.name)
         assert self.entries(driver, group) == [other.name]
-
-    def test_plans_do_not_see_it(self, driver: OneShotDriver, group: str, entry: Once) -> None:
-        driver.once(group, entry)
-        assert driver.current(group) == {}
-        with pytest.raises(ConfigurationError, match=r"begin with eta\. are of single calls"):
-            driver.name(group, "eta.x")

@@ -61,9 +61,15 @@ def client_part(plan: Plan, bucket: str = "") -> list[Statement]:
         Statement(sid="LookAtFunctions", actions=_LOOK_AT_FUNCTIONS, resources=_functions(plan)),
         Statement(sid="LookAtLogs", actions=_LOOK_AT_LOGS, resources=_logs(plan)),
         Statement(sid="LookAtSchedules", actions=["scheduler:GetScheduleGroup"], resources=group),
+        Statement(sid="FarCalls", actions=["scheduler:DeleteScheduleGroup"], resources=_far(plan)),
         Statement(sid="Bucket", actions=_BUCKET, resources=[Arn("s3", bucket)] if bucket else []),
         Statement(sid="Code", actions=_OBJECTS, resources=objects),
     ]
+
+
+def _far(plan: Plan) -> list[Arn]:
+    far = plan.scheduling.far if plan.scheduling else None
+    return [Arn("scheduler", f"schedule-group/{far}")] if far else []
 
 
 # ---- CloudFormation's part

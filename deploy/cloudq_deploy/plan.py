@@ -112,13 +112,15 @@ class Schedule:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduling:
     """What all schedules share: their group, the role that the service takes to send, and the
-    queue for messages that it could not send.
+    queue for messages that it could not send. `far` is the group of far calls, if the app has
+    such: the first call makes it, and it is data.
     """
 
     group: str
     role: str
     dead_name: str
     kms_key: str | None = None
+    far: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

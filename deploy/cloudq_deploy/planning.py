@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 from cloudq.app import CloudQ
 from cloudq.broker import ORDERED_PATIENCE
 from cloudq.errors import ConfigurationError
+from cloudq.far import far_group_of
 from cloudq.hosting import Hosting
 from cloudq.plugins import parse
 from cloudq.priorities import queues_for
@@ -72,12 +73,14 @@ def plan_of(
     ]
     table = _table(app, target, stack)
     scheduling = None
-    if schedules:
+    far = far_group_of(app.name) if app.conf.scheduler_eta is not None else None
+    if schedules or far:
         scheduling = Scheduling(
             group=group,
             role=f"{stack}-scheduler-{region}",
             dead_name=f"{prefix}{UNDELIVERED}",
             kms_key=target.kms_key,
+            far=far,
         )
     broker = f"sqs://{region}?{urlencode({'prefix': prefix})}" if prefix else f"sqs://{region}"
     plan = Plan(

@@ -117,11 +117,12 @@ def _value(value: Arn | str | Sequence[Arn], place: Place) -> str | list[str]:
     return value.at(place) if isinstance(value, Arn) else [each.at(place) for each in value]
 
 
-def trust(service: str, place: Place, source: Arn | None = None) -> Document:
-    """Who may take a role: a service, and only on behalf of this account (and of `source`)."""
+def trust(service: str, place: Place, sources: Sequence[Arn] = ()) -> Document:
+    """Who may take a role: a service, and only on behalf of this account (and of `sources`)."""
     condition: Document = {"StringEquals": {"aws:SourceAccount": place.account}}
-    if source is not None:
-        condition["StringEquals"]["aws:SourceArn"] = source.at(place)
+    if sources:
+        found = [source.at(place) for source in sources]
+        condition["StringEquals"]["aws:SourceArn"] = found[0] if len(found) == 1 else found
     return {
         "Version": _VERSION,
         "Statement": [
@@ -138,7 +139,7 @@ def trust(service: str, place: Place, source: Arn | None = None) -> Document:
 def statements(plan: Plan, role: Role) -> list[Statement]:
     """What the role needs for the whole plan; a deployer's rights are in `deployer`."""
     if role == "producer":
-        return [_send(plan.queues), *_results(plan)]
+        return [_send(plan.queues), *_results(plan), *_far_calls(plan)]
     if role == "worker":
         return [*_worker(plan, plan.queues), _look(plan, _CHECKING, _LISTING)]
     if role == "scheduler":
@@ -158,7 +159,7 @@ def of_function(plan: Plan, function: Function) -> list[Statement]:
 def _worker(plan: Plan, queues: Sequence[Queue]) -> list[Statement]:
     consume = Statement(sid="Consume", actions=_CONSUMING, resources=_arns(queues))
     dead = Statement(sid="DeadLetter", actions=_SENDING, resources=_dead_arns(queues))
-    return [_send(plan.queues), consume, dead, *_results(plan)]
+    return [_send(plan.queues), consume, dead, *_results(plan), *_far_calls(plan)]
 
 
 def _send(queues: Sequence[Queue]) -> Statement:
@@ -185,7 +186,9 @@ def _keys(plan: Plan) -> list[Statement]:
 
 def _scheduler(plan: Plan) -> list[Statement]:
     wanted = {schedule.queue for schedule in plan.schedules}
-    queues = [queue for queue in plan.queues if queue.name in wanted]
+    far = plan.scheduling is not None and plan.scheduling.far is not None
+    # FIFO queues delay nothing: their far calls wait in the store.
+    queues = [queue for queue in plan.queues if queue.name in wanted or (far and not queue.fifo)]
     dead = [Arn("sqs", plan.scheduling.dead_name)] if plan.scheduling else []
     return [
         Statement(sid="Fire", actions=["sqs:SendMessage"], resources=[*_arns(queues), *dead]),
@@ -201,6 +204,39 @@ _PLANNING = (
 )
 
 
+# Whose a group is, by its tags.
+_WHOSE = ("scheduler:GetScheduleGroup", "scheduler:ListTagsForResource")
+_TO_SCHEDULER = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
+
+
+def _far_calls(plan: Plan) -> list[Statement]:
+    """Who calls for a far time makes an entry, and its group at first; a revoke deletes it."""
+    if plan.scheduling is None or plan.scheduling.far is None:
+        return []
+    made = ("scheduler:CreateScheduleGroup", "scheduler:TagResource")
+    role = [Arn("iam", f"role/{plan.scheduling.role}")]
+    queues = [queue for queue in plan.queues if not queue.fifo]
+    return [
+        Statement(
+            sid="FarCalls",
+            actions=("scheduler:CreateSchedule", "scheduler:DeleteSchedule"),
+            resources=[_far_entries(plan.scheduling.far)],
+        ),
+        Statement(sid="FarGroup", actions=made, resources=[_group(plan.scheduling.far)]),
+        Statement(sid="Pass", actions=["iam:PassRole"], resources=role, condition=_TO_SCHEDULER),
+        Statement(sid="FindQueues", actions=["sqs:GetQueueAttributes"], resources=_arns(queues)),
+    ]
+
+
+def _far_entries(group: str) -> Arn:
+    # Their names are made of the ids of calls.
+    return Arn("scheduler", f"schedule/{group}/*")
+
+
+def _group(name: str) -> Arn:
+    return Arn("scheduler", f"schedule-group/{name}")
+
+
 def _planner(plan: Plan) -> list[Statement]:
     """Who runs `cloudq schedules plan` and `apply`, on the group that the stack has made."""
     if plan.scheduling is None:
@@ -212,12 +248,13 @@ def _planner(plan: Plan) -> list[Statement]:
     # A listing is authorized on all schedules, also that of one group.
     listed = [Arn("scheduler", "schedule/*/*")]
     role = [Arn("iam", f"role/{plan.scheduling.role}")]
-    to = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
+    group = [_group(plan.scheduling.group)]
     finding = ("sqs:GetQueueAttributes", "sqs:GetQueueUrl")
     return [
         Statement(sid="Schedules", actions=_PLANNING, resources=entries),
         Statement(sid="List", actions=["scheduler:ListSchedules"], resources=listed),
-        Statement(sid="Pass", actions=["iam:PassRole"], resources=role, condition=to),
+        Statement(sid="Group", actions=_WHOSE, resources=group),
+        Statement(sid="Pass", actions=["iam:PassRole"], resources=role, condition=_TO_SCHEDULER),
         Statement(sid="FindQueues", actions=finding, resources=_arns(queues)),
         # Schedules of run time, and pauses.
         Statement(sid="Kept", actions=[_LISTING], resources=_table(plan)),
@@ -225,12 +262,18 @@ def _planner(plan: Plan) -> list[Statement]:
 
 
 def schedule_group(plan: Plan) -> Arn:
-    """Whom EventBridge Scheduler may act for: the group of this stack's schedules.
+    """The group of this stack's schedules."""
+    assert plan.scheduling is not None
+    return _group(plan.scheduling.group)
+
+
+def schedule_groups(plan: Plan) -> list[Arn]:
+    """Whom EventBridge Scheduler may act for: the group of this stack's schedules, and far calls.
 
     A group's ARN, and not a schedule's: the user guide's page on confused deputies.
     """
-    assert plan.scheduling is not None
-    return Arn("scheduler", f"schedule-group/{plan.scheduling.group}")
+    far = plan.scheduling.far if plan.scheduling else None
+    return [schedule_group(plan), *([_group(far)] if far else [])]
 
 
 def scheduler_url(plan: Plan, place: Place) -> str | None:
@@ -255,8 +298,10 @@ def _operator(plan: Plan) -> list[Statement]:
     stack = [Arn("cloudformation", f"stack/{plan.stack}/*")]
     look = ("cloudformation:DescribeStacks", "cloudformation:ListStackResources")
     lost = [Arn("sqs", plan.scheduling.dead_name)] if plan.scheduling else []
+    far = [_far_entries(plan.scheduling.far)] if plan.scheduling and plan.scheduling.far else []
     return [
         Statement(sid="Queues", actions=handle, resources=[*both, *lost]),
+        Statement(sid="Revoke", actions=["scheduler:DeleteSchedule"], resources=far),
         *_results(plan),
         _look(plan, _LISTING),
         Statement(sid="Logs", actions=["logs:FilterLogEvents"], resources=logs),

@@ -80,7 +80,13 @@ class Calls:
 
     def _scheduler(self, name: str, params: dict[str, Any]) -> Iterable[str]:
         if "ScheduleGroup" in name:
-            return [f"schedule-group/{params['Name']}"]
+            group = f"schedule-group/{params['Name']}"
+            if "Tags" in params:
+                arn = f"arn:aws:scheduler:{REGION}:{ACCOUNT}:{group}"
+                self.made.add(("scheduler:TagResource", arn))
+            return [group]
+        if "ResourceArn" in params:
+            return [params["ResourceArn"].rpartition(":")[2]]
         role = params.get("Target", {}).get("RoleArn")
         if role:
             self.made.add(("iam:PassRole", role))

@@ -34,7 +34,7 @@ from cloudq_deploy.policies import (
     Role,
     document,
     of_function,
-    schedule_group,
+    schedule_groups,
     scheduler_url,
     statements,
     trust,
@@ -261,7 +261,8 @@ def test_who_applies_schedules_may_do_that_and_no_more(
     assert plan.scheduling is not None
     driver = open_scheduler(parse(f"{url}&endpoint_url={aws.url}"))
     # The stack has the group; who applies may not make one.
-    driver.client.create_schedule_group(Name=plan.scheduling.group)
+    tags = [{"Key": "cloudq:app", "Value": app.name}]
+    driver.client.create_schedule_group(Name=plan.scheduling.group, Tags=tags)
     calls.made.clear()
     with closing(driver):
         cloud = Scheduler(app, driver, url="eventbridge://")
@@ -277,6 +278,38 @@ def test_who_applies_schedules_may_do_that_and_no_more(
     assert actions(granted(policy)) - actions(calls.made) == set()
 
 
+def test_who_calls_for_far_times_may_do_that_and_no_more(
+    stand: Stand, calls: Calls, aws: Endpoint
+) -> None:
+    conf = stand.app.conf
+    settings: dict[str, Any] = {"broker": conf.broker, "backend": conf.backend}
+
+    def far(url: str) -> CloudQ:
+        app = CloudQ(stand.app.name, scheduler=url, scheduler_eta=HOUR, **settings)
+        app.task(name="work")(lambda how, number=0: None)
+        return app
+
+    plan = plan_of(far("eventbridge://"), "iam:app", Target())
+    url = scheduler_url(plan, PLACE)
+    with far(f"{url}&endpoint_url={aws.url}") as app:
+        calls.made.clear()
+        made = app.tasks["work"].apply_async(("x",), countdown=48 * HOUR)
+        sent = calls.take()
+        made.revoke()
+        revoked = calls.take()
+    for role in ("producer", "worker"):
+        policy = document(statements(plan, role), PLACE)
+        assert refused(sent | revoked, policy) == []
+    more = granted(document(statements(plan, "producer"), PLACE))
+    more -= granted(document(statements(stand.plan, "producer"), PLACE))
+    assert {one for one in actions(more) if one.startswith("scheduler:")} == {
+        one for one in actions(sent | revoked) if one.startswith("scheduler:")
+    }
+    assert "iam:PassRole" in actions(sent) & actions(more)
+    assert refused(revoked, document(statements(plan, "operator"), PLACE)) == []
+
+
+HOUR = 3600
 # What `schedules pause` calls, as an operator: the store is theirs.
 PAUSING = ("dynamodb:UpdateItem", "dynamodb:PutItem", "dynamodb:BatchGetItem", "dynamodb:GetItem")
 
@@ -295,12 +328,14 @@ def test_the_scheduler_may_send_where_its_entries_go_and_no_more() -> None:
     lost = {target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0] for target in targets}
     assert (sent, lost) == ({"MailQueue"}, {"Undelivered"})
     pairs = granted(document(statements(plan, "scheduler"), PLACE))
-    names = {"shop-mail", "shop-schedules-undelivered"}
+    # Far calls go to whatever queue.
+    names = {"shop-mail", "shop-default", "shop-schedules-undelivered"}
     assert pairs == {("sqs:SendMessage", f"arn:aws:sqs:{REGION}:{ACCOUNT}:{n}") for n in names}
 
 
 def rich() -> Plan:
-    app = CloudQ("shop")
+    url = f"eventbridge://eu-west-1?role=arn:aws:iam::{ACCOUNT}:role/scheduler"
+    app = CloudQ("shop", scheduler=url, scheduler_eta=3600)
     app.task(name="a", queue="mail", provisioned=1)(lambda: None)
     app.task(name="b")(lambda: None)
     entry = Schedule(name="nightly", expression="rate(1 hour)", queue="mail", input="{}")
@@ -339,6 +374,14 @@ WILDCARDS = {
     "arn:aws:s3:::cloudq-deploy/shop/*": {"deployer"},
     # EventBridge Scheduler has no rights on single schedules; those of earlier code go, too.
     f"arn:aws:scheduler:{HERE}:schedule/cloudq-shop/*": {"deployer", "planner"},
+    # Entries of far calls are named by the ids of calls.
+    f"arn:aws:scheduler:{HERE}:schedule/cloudq-shop.eta/*": {
+        "producer",
+        "worker",
+        "operator",
+        "shop-mail",
+        "shop-default",
+    },
     # A listing, also of one group, is authorized on just this.
     f"arn:aws:scheduler:{HERE}:schedule/*/*": {"planner"},
 }
@@ -373,11 +416,14 @@ def test_mappings_are_bounded_by_their_functions() -> None:
 def test_roles_of_services_are_for_this_account_alone() -> None:
     [function] = trust("lambda.amazonaws.com", PLACE)["Statement"]
     assert function["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
-    [firing] = trust("scheduler.amazonaws.com", PLACE, schedule_group(rich()))["Statement"]
+    [firing] = trust("scheduler.amazonaws.com", PLACE, schedule_groups(rich()))["Statement"]
     # "Do not scope it to a schedule": the user guide on confused deputies.
     assert firing["Condition"]["StringEquals"] == {
         "aws:SourceAccount": ACCOUNT,
-        "aws:SourceArn": f"arn:aws:scheduler:{REGION}:{ACCOUNT}:schedule-group/cloudq-shop",
+        "aws:SourceArn": [
+            f"arn:aws:scheduler:{REGION}:{ACCOUNT}:schedule-group/{group}"
+            for group in ("cloudq-shop", "cloudq-shop.eta")
+        ],
     }
 
 

@@ -86,7 +86,7 @@ class TestEventBridgeOnce(OnEventBridge, OneShotContract):
         name = unique("sched") + ".fifo"
         with CloudQ(broker=f"sqs://?endpoint_url={aws.url}", backend="none") as app:
             app.broker.admin.create(name, lease=30, max_deliveries=30)
-        plain, keyed = replace(entry, queue=name), replace(entry, queue=name, name="eta.k.1")
+        plain, keyed = replace(entry, queue=name), replace(entry, queue=name, name="k.1")
         driver.once(group, plain)
         driver.once(group, replace(keyed, group="customers"))
         targets = [

@@ -34,6 +34,8 @@ from cloudq_aws import lambda_handler
 
 # Above whatever the code says: the stack knows where its queues and its table are.
 app.configure(broker=os.environ["CLOUDQ_BROKER"], backend=os.environ["CLOUDQ_BACKEND"])
+if "CLOUDQ_SCHEDULER" in os.environ:
+    app.configure(scheduler=os.environ["CLOUDQ_SCHEDULER"])
 handler = lambda_handler(app)
 '''
 _COMPILE = """

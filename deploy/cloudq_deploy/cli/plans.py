@@ -37,7 +37,7 @@ from cloudq_deploy.cli.options import (
 )
 from cloudq_deploy.deployer import deployer
 from cloudq_deploy.plan import Plan
-from cloudq_deploy.policies import Place, document, schedule_group, statements, trust
+from cloudq_deploy.policies import Place, document, schedule_groups, statements, trust
 from cloudq_deploy.render import FORMATS
 from cloudq_deploy.stack.access import Aws
 
@@ -137,6 +137,8 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield "schedule group", plan.scheduling.group, "all of the app's schedules"
         yield "role", plan.scheduling.role, "EventBridge Scheduler's: sends to the queues"
         yield "queue", plan.scheduling.dead_name, "what it could not send, kept 14 d"
+        if plan.scheduling.far:
+            yield "schedule group", plan.scheduling.far, "far calls; the first of them makes it"
     for name, when in plan.beat.items():
         yield "needs a beat", name, f"{when}: run `cloudq beat`, which the stack has not"
     for alarm in plan.alarms:
@@ -285,7 +287,7 @@ def _policy(
 ) -> dict[str, Any]:
     if with_trust:
         if role == "scheduler":
-            return trust("scheduler.amazonaws.com", place, schedule_group(plan))
+            return trust("scheduler.amazonaws.com", place, schedule_groups(plan))
         if role == "worker":
             return trust("lambda.amazonaws.com", place)
         raise ConfigurationError(f"--trust: people and programs take {role}, no service does")

@@ -298,7 +298,8 @@ def destroy_command(
     check_ours(standing, plan.app)
     doomed = "with all messages and results" if data else "but its queues and its table"
     confirm(f"Delete the stack {plan.stack}, {doomed}?", plan.stack, yes=yes)
-    left = destroy(aws, plan.stack, Terminal(yes=True), bucket=kept, data=data)
+    far = plan.scheduling.far if plan.scheduling else None
+    left = destroy(aws, plan.stack, Terminal(yes=True), bucket=kept, data=data, far=far)
     for each in left:
         say(f"kept {each.physical}")
     say(f"deleted the stack {plan.stack}")

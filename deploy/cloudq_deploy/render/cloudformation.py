@@ -23,7 +23,7 @@ from cloudq_deploy.policies import (
     Place,
     document,
     of_function,
-    schedule_group,
+    schedule_groups,
     scheduler_url,
     statements,
     trust,
@@ -258,7 +258,7 @@ def function_properties(plan: Plan, function: Function) -> dict[str, Any]:
         "RecursiveLoop": function.recursive_loop,
         "TracingConfig": {"Mode": function.tracing},
         "LoggingConfig": {"LogGroup": function.log_group},
-        "Environment": {"Variables": environment(plan, function)},
+        "Environment": {"Variables": substituted(environment(plan, function, HERE))},
     }
     if function.package == "zip":
         made |= {"Runtime": function.runtime, "Handler": function.handler}
@@ -269,9 +269,13 @@ def function_properties(plan: Plan, function: Function) -> dict[str, Any]:
     return made
 
 
-def environment(plan: Plan, function: Function) -> dict[str, str]:
-    """The function's variables: its own, and where its broker and backend are."""
-    return {**function.env, "CLOUDQ_BROKER": plan.broker, "CLOUDQ_BACKEND": plan.backend}
+def environment(plan: Plan, function: Function, place: Place) -> dict[str, str]:
+    """The function's variables: its own, and where its broker, its backend, its scheduler are."""
+    found = {**function.env, "CLOUDQ_BROKER": plan.broker, "CLOUDQ_BACKEND": plan.backend}
+    url = scheduler_url(plan, place)
+    if url is not None and plan.scheduling is not None and plan.scheduling.far:
+        found["CLOUDQ_SCHEDULER"] = url
+    return found
 
 
 def _role(plan: Plan, function: Function) -> dict[str, Any]:
@@ -338,7 +342,7 @@ def _scheduling(plan: Plan) -> Resources:
             "Properties": {
                 "RoleName": scheduling.role,
                 "AssumeRolePolicyDocument": substituted(
-                    trust("scheduler.amazonaws.com", HERE, schedule_group(plan))
+                    trust("scheduler.amazonaws.com", HERE, schedule_groups(plan))
                 ),
                 "Policies": [
                     {

@@ -15,7 +15,7 @@ from cloudq_deploy.policies import (
     Place,
     document,
     of_function,
-    schedule_group,
+    schedule_groups,
     scheduler_url,
     statements,
     trust,
@@ -26,6 +26,7 @@ from cloudq_deploy.render.cloudformation import (
     environment,
     moment,
 )
+from cloudq_deploy.render.names import literal
 from cloudq_deploy.render.names import terraform_name as named
 from cloudq_deploy.schedules import job_of
 
@@ -206,7 +207,7 @@ def _function(plan: Plan, function: Function) -> dict[str, Any]:
         "architectures": [function.architecture],
         "memory_size": function.memory,
         "timeout": function.timeout,
-        "environment": {"variables": environment(plan, function)},
+        "environment": {"variables": _environment(plan, function)},
         "tracing_config": {"mode": function.tracing},
         "logging_config": {"log_format": "Text", "log_group": function.log_group},
         "depends_on": [f"aws_cloudwatch_log_group.{named(function.name)}"],
@@ -266,6 +267,13 @@ def _alarm(alarm: Alarm) -> dict[str, Any]:
     }
 
 
+def _environment(plan: Plan, function: Function) -> dict[str, str]:
+    found = environment(plan, function, _HERE)
+    return {
+        name: literal(value) if name in function.env else value for name, value in found.items()
+    }
+
+
 def _schedules(plan: Plan, add: Any) -> None:
     scheduling = plan.scheduling
     if scheduling is None:
@@ -276,7 +284,7 @@ def _schedules(plan: Plan, add: Any) -> None:
     lost = {"name": scheduling.dead_name, "message_retention_seconds": RETENTION}
     add("aws_sqs_queue", UNDELIVERED, lost | encryption | _KEPT)
     add("aws_scheduler_schedule_group", "schedules", {"name": scheduling.group})
-    who = trust("scheduler.amazonaws.com", _HERE, schedule_group(plan))
+    who = trust("scheduler.amazonaws.com", _HERE, schedule_groups(plan))
     add("aws_iam_role", "scheduler", _role(scheduling.role, who))
     add(
         "aws_iam_role_policy",

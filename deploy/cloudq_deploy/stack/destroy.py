@@ -23,9 +23,12 @@ _GONE = frozenset(
 
 
 def destroy(
-    aws: Aws, stack: str, screen: Screen, *, bucket: Bucket, data: bool
+    aws: Aws, stack: str, screen: Screen, *, bucket: Bucket, data: bool, far: str | None = None
 ) -> Sequence[Resource]:
-    """Delete the stack and its code; what is kept. Raises `DeployError`."""
+    """Delete the stack and its code; what is kept. Raises `DeployError`.
+
+    `far` is the schedule group of the app's far calls, if it has such: data, but of no stack.
+    """
     standing = look(aws, stack)
     listed = resources(aws, stack) if standing else []
     kept = [each for each in listed if each.is_data and each.status != "DELETE_COMPLETE"]
@@ -53,8 +56,19 @@ def destroy(
         for each in kept:
             _delete(aws, each)
             screen.note(f"deleted {each.physical}")
+        if far is not None and _deleted_group(aws, far):
+            screen.note(f"deleted {far}")
     bucket.clear()
     return [] if data else [each for each in kept if _is_there(aws, each)]
+
+
+def _deleted_group(aws: Aws, group: str) -> bool:
+    with asking(f"delete the schedule group {group}"):
+        try:
+            aws.scheduler.delete_schedule_group(Name=group)
+        except aws.scheduler.exceptions.ResourceNotFoundException:
+            return False
+    return True
 
 
 def _delete(aws: Aws, resource: Resource) -> None:
