@@ -34,7 +34,7 @@ def planned() -> Callable[..., Plan]:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None) -> Path:
     """A new project called shop, as `cloudq init` makes it; the current directory."""
     folder = tmp_path / "shop"
     assert main(["init", "shop", "--in", str(folder)]) == 0

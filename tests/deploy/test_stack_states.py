@@ -12,6 +12,7 @@ import pytest
 
 from cloudq import CloudQ, every
 from cloudq.errors import ConfigurationError
+from cloudq.far import far_group_of
 from cloudq_deploy.plan import Plan
 from cloudq_deploy.planning import plan_of
 from cloudq_deploy.stack.access import Aws, DeployError
@@ -122,6 +123,20 @@ def test_a_foreign_schedule_group_is_left_alone(here: Aws) -> None:
         applied(here, plan, Log())
     assert look(here, plan.stack) is None
     here.scheduler.delete_schedule_group(Name=plan.scheduling.group)
+
+
+def test_far_calls_wait_until_the_data_goes(here: Aws, plan: Plan) -> None:
+    far = far_group_of(plan.app)
+    here.scheduler.create_schedule_group(Name=far)
+    applied(here, plan, Log())
+    destroy(here, plan.stack, Log(), bucket=Bucket(here, plan.stack), data=False, far=far)
+    assert here.scheduler.get_schedule_group(Name=far)["State"] == "ACTIVE"
+    screen = Log()
+    for _ in range(2):  # gone is as good
+        destroy(here, plan.stack, screen, bucket=Bucket(here, plan.stack), data=True, far=far)
+    with pytest.raises(here.scheduler.exceptions.ResourceNotFoundException):
+        here.scheduler.get_schedule_group(Name=far)
+    assert screen.lines.count(f"deleted {far}") == 1
 
 
 def test_what_a_destroy_has_kept_is_taken_over(here: Aws, plan: Plan) -> None:
