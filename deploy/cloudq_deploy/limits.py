@@ -6,22 +6,25 @@ pages on SQS event sources.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from cloudq.errors import ConfigurationError
+from cloudq_deploy.naming import Naming
 from cloudq_deploy.plan import Feed, Function, Plan
 
-_NAMES = {
-    "queue": (80, r"[A-Za-z0-9_-]+(\.fifo)?"),
-    "function": (64, r"[A-Za-z0-9_-]+"),
-    "role": (64, r"[A-Za-z0-9+=,.@_-]+"),
-    "table": (255, r"[A-Za-z0-9_.-]{3,}"),
-    "stack": (128, r"[A-Za-z][A-Za-z0-9-]*"),
-    "schedule": (64, r"[0-9A-Za-z_.-]+"),
-    "schedule group": (64, r"[0-9A-Za-z_.-]+"),
-    "alarm": (255, r"\S.*"),
-}
+_NAMES = Naming(
+    "AWS",
+    {
+        "queue": (80, r"[A-Za-z0-9_-]+(\.fifo)?"),
+        "function": (64, r"[A-Za-z0-9_-]+"),
+        "role": (64, r"[A-Za-z0-9+=,.@_-]+"),
+        "table": (255, r"[A-Za-z0-9_.-]{3,}"),
+        "stack": (128, r"[A-Za-z][A-Za-z0-9-]*"),
+        "schedule": (64, r"[0-9A-Za-z_.-]+"),
+        "schedule group": (64, r"[0-9A-Za-z_.-]+"),
+        "alarm": (255, r"\S.*"),
+    },
+)
 _LONGEST = 900
 _MEMORY = (128, 10_240)
 _ENV = 4096
@@ -30,21 +33,21 @@ _LARGEST_ENV = "a function's variables have 4 KB together"
 
 def check(plan: Plan) -> None:
     """Raise `ConfigurationError` for the first thing that AWS would refuse."""
-    _check_names("stack", [plan.stack], "--stack")
-    _check_names(
+    _NAMES.check("stack", [plan.stack], "--stack")
+    _NAMES.check(
         "queue",
         [name for queue in plan.queues for name in (queue.full_name, queue.dead_name)],
         "the queue, or prefix= of the broker's URL",
     )
-    _check_names("function", [function.name for function in plan.functions], "--stack or the queue")
-    _check_names("role", [function.role for function in plan.functions], "--stack or the queue")
-    _check_names("table", [plan.table.name] if plan.table else [], "the table in the backend's URL")
-    _check_names("alarm", [alarm.name for alarm in plan.alarms], "--stack or the queue")
-    _check_names("schedule", [schedule.name for schedule in plan.schedules], "the schedule")
+    _NAMES.check("function", [function.name for function in plan.functions], "--stack or the queue")
+    _NAMES.check("role", [function.role for function in plan.functions], "--stack or the queue")
+    _NAMES.check("table", [plan.table.name] if plan.table else [], "the table in the backend's URL")
+    _NAMES.check("alarm", [alarm.name for alarm in plan.alarms], "--stack or the queue")
+    _NAMES.check("schedule", [schedule.name for schedule in plan.schedules], "the schedule")
     if plan.scheduling:
-        _check_names("schedule group", [plan.scheduling.group], "--stack")
-        _check_names("role", [plan.scheduling.role], "--stack")
-        _check_names("queue", [plan.scheduling.dead_name], "prefix= of the broker's URL")
+        _NAMES.check("schedule group", [plan.scheduling.group], "--stack")
+        _NAMES.check("role", [plan.scheduling.role], "--stack")
+        _NAMES.check("queue", [plan.scheduling.dead_name], "prefix= of the broker's URL")
         if plan.scheduling.dead_name in {queue.full_name for queue in plan.queues}:
             raise ConfigurationError(
                 f"queue {plan.scheduling.dead_name} is for messages that EventBridge Scheduler "
@@ -56,20 +59,6 @@ def check(plan: Plan) -> None:
     functions = {function.name: function for function in plan.functions}
     for feed in plan.mappings:
         _check_feed(feed, functions[feed.function])
-
-
-def _check_names(kind: str, names: Iterable[str], where: str) -> None:
-    longest, pattern = _NAMES[kind]
-    for name in names:
-        if len(name) > longest:
-            raise ConfigurationError(
-                f"{kind} {name}: that name has {len(name)} characters, and AWS takes {longest}: "
-                f"shorten {where}"
-            )
-        if not re.fullmatch(pattern, name):
-            raise ConfigurationError(
-                f"{kind} {name!r}: AWS takes names like {pattern}: change {where}"
-            )
 
 
 def _check_unique(names: Iterable[str]) -> None:

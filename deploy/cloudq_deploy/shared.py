@@ -37,8 +37,8 @@ class Shared(BaseModel):
     log_retention: int = Field(default=30, ge=1, description="days")
     alarms: bool = True
     oldest: int = Field(default=900, gt=0, description="seconds: an older message is an alarm")
-    schedules: Literal["cloud", "none"] = Field(
-        default="cloud", description="none: a beat runs the periodic tasks"
+    schedules: Literal["cloud", "beat"] = Field(
+        default="cloud", description="who runs periodic tasks: the cloud, or a beat"
     )
     ignore: tuple[
         Literal["batch_size", "batch_window", "max_concurrency", "reserved_concurrency"], ...

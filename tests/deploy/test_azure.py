@@ -80,7 +80,7 @@ def rich(**target: Any) -> Plan:
 PLANS: dict[str, Callable[[], Plan]] = {
     "plain": planned,
     "rich": rich,
-    "without alarms": lambda: rich(alarms=False, schedules="none"),
+    "without alarms": lambda: rich(alarms=False, schedules="beat"),
 }
 
 
@@ -188,7 +188,7 @@ def test_schedules_that_no_timer_can_run_are_told(
     assert "NOT POSSIBLE: schedule 'shop.tasks.add'" in capsys.readouterr().out
     for command in ("build", "export", "apply"):
         assert main(["deploy", command, "azure", *COMMAND]) == 2
-        assert 'with schedules = "none"' in capsys.readouterr().err
+        assert 'with schedules = "beat"' in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("fresh_modules")

@@ -74,7 +74,7 @@ def rows(plan: Plan) -> dict[str, str]:
 PLANS: dict[str, Callable[[], Plan]] = {
     "plain": planned,
     "rich": rich,
-    "one function": lambda: rich(functions="one", alarms=False, schedules="none"),
+    "one function": lambda: rich(functions="one", alarms=False, schedules="beat"),
 }
 
 
@@ -195,7 +195,7 @@ def test_schedules_that_cloud_scheduler_cannot_run_are_told(
     assert main(["deploy", "plan", "google", *command]) == 0
     assert "NOT POSSIBLE: schedule 'odd'" in capsys.readouterr().out
     assert main(["deploy", "export", "google", *command]) == 2
-    assert 'with schedules = "none"' in capsys.readouterr().err
+    assert 'with schedules = "beat"' in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("fresh_modules")

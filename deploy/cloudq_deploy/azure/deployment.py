@@ -75,7 +75,7 @@ class AzureDeployment:
         """Raise `ConfigurationError` for a schedule that no timer can run."""
         if self.plan.refused:
             raise ConfigurationError(
-                f'{self.plan.refused[0].why}; with schedules = "none" in '
+                f'{self.plan.refused[0].why}; with schedules = "beat" in '
                 "[tool.cloudq.deploy.azure] a beat runs all of them"
             )
 

@@ -10,17 +10,21 @@ import re
 
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.azure.plan import Plan
+from cloudq_deploy.naming import Naming
 
-_NAMES = {
-    "resource group": (90, r"[A-Za-z0-9._()-]*[A-Za-z0-9_()-]"),
-    "namespace": (50, r"[A-Za-z](?!.*-(bus|sb|mgmt)?$)[A-Za-z0-9-]{5,}"),
-    "queue": (260, r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?"),
-    "function app": (60, r"[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9]"),
-    "function": (127, r"[A-Za-z][A-Za-z0-9_-]*"),
-    "storage account": (24, r"[a-z0-9]{3,}"),
-    "table": (63, r"[A-Za-z][A-Za-z0-9]{2,}"),
-    "identity": (128, r"[A-Za-z0-9][A-Za-z0-9_-]{2,}"),
-}
+_NAMES = Naming(
+    "Azure",
+    {
+        "resource group": (90, r"[A-Za-z0-9._()-]*[A-Za-z0-9_()-]"),
+        "namespace": (50, r"[A-Za-z](?!.*-(bus|sb|mgmt)?$)[A-Za-z0-9-]{5,}"),
+        "queue": (260, r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?"),
+        "function app": (60, r"[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9]"),
+        "function": (127, r"[A-Za-z][A-Za-z0-9_-]*"),
+        "storage account": (24, r"[a-z0-9]{3,}"),
+        "table": (63, r"[A-Za-z][A-Za-z0-9]{2,}"),
+        "identity": (128, r"[A-Za-z0-9][A-Za-z0-9_-]{2,}"),
+    },
+)
 SIZES = (512, 2048, 4096)
 """Memory of an instance of Flex Consumption, in MB."""
 # An instance that is to go ends what it runs within 60 minutes.
@@ -53,16 +57,16 @@ def size_of(memory: int, of: str) -> int:
 def check(plan: Plan) -> None:
     """Raise `ConfigurationError` for the first thing that Azure would refuse."""
     table = "[tool.cloudq.deploy.azure]"
-    _check_name("resource group", plan.resource_group, f"resource_group in {table}")
-    _check_name("namespace", plan.namespace, f"namespace in {table}")
-    _check_name("storage account", plan.account, f"account in {table}")
-    _check_name("function app", plan.function_app.name, f"function_app in {table}")
-    _check_name("identity", plan.identity, "--stack")
+    _NAMES.check("resource group", [plan.resource_group], f"resource_group in {table}")
+    _NAMES.check("namespace", [plan.namespace], f"namespace in {table}")
+    _NAMES.check("storage account", [plan.account], f"account in {table}")
+    _NAMES.check("function app", [plan.function_app.name], f"function_app in {table}")
+    _NAMES.check("identity", [plan.identity], "--stack")
     if plan.table is not None:
-        _check_name("table", plan.table, "the table in the backend's URL")
+        _NAMES.check("table", [plan.table], "the table in the backend's URL")
     seen: set[str] = set()
     for queue in plan.queues:
-        _check_name("queue", queue.full_name, "the queue, or prefix= of the broker's URL")
+        _NAMES.check("queue", [queue.full_name], "the queue, or prefix= of the broker's URL")
         _check_function(queue.function, "the queue", seen)
     for timer in plan.timers:
         _check_function(f"cloudq_{timer.name}", "the schedule", seen)
@@ -86,18 +90,7 @@ def check(plan: Plan) -> None:
 
 
 def _check_function(name: str, where: str, seen: set[str]) -> None:
-    _check_name("function", name, where)
+    _NAMES.check("function", [name], where)
     if name.lower() in seen:
         raise ConfigurationError(f"two functions would be named {name}: rename a queue or schedule")
     seen.add(name.lower())
-
-
-def _check_name(kind: str, name: str, where: str) -> None:
-    longest, pattern = _NAMES[kind]
-    if len(name) > longest:
-        raise ConfigurationError(
-            f"{kind} {name}: that name has {len(name)} characters, and Azure takes {longest}: "
-            f"shorten {where}"
-        )
-    if not re.fullmatch(pattern, name):
-        raise ConfigurationError(f"{kind} {name!r}: Azure takes names like {pattern}: set {where}")

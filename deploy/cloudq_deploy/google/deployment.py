@@ -90,7 +90,7 @@ class GoogleDeployment:
         """Raise `ConfigurationError` for a schedule that Cloud Scheduler cannot run."""
         if self.plan.refused:
             raise ConfigurationError(
-                f'{self.plan.refused[0].why}; with schedules = "none" in '
+                f'{self.plan.refused[0].why}; with schedules = "beat" in '
                 "[tool.cloudq.deploy.google] a beat runs all of them"
             )
 

@@ -6,21 +6,24 @@ Sources: the quotas pages of Pub/Sub, Cloud Run functions, Cloud Scheduler, Fire
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.google.plan import Function, Plan, Queue
+from cloudq_deploy.naming import Naming
 
 _PUBSUB = r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,254}"
-_NAMES = {
-    "topic": (255, _PUBSUB),
-    "subscription": (255, _PUBSUB),
-    # That of the Cloud Run service that a function is.
-    "function": (49, r"[a-z]([a-z0-9-]*[a-z0-9])?"),
-    "service account": (30, r"[a-z][a-z0-9-]{4,28}[a-z0-9]"),
-    "database": (63, r"\(default\)|[a-z][a-z0-9-]{2,61}[a-z0-9]"),
-    "bucket": (63, r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]"),
-}
+_NAMES = Naming(
+    "Google",
+    {
+        "topic": (255, _PUBSUB),
+        "subscription": (255, _PUBSUB),
+        # That of the Cloud Run service that a function is.
+        "function": (49, r"[a-z]([a-z0-9-]*[a-z0-9])?"),
+        "service account": (30, r"[a-z][a-z0-9-]{4,28}[a-z0-9]"),
+        "database": (63, r"\(default\)|[a-z][a-z0-9-]{2,61}[a-z0-9]"),
+        "bucket": (63, r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]"),
+    },
+)
 _PROJECT = r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
 _LOCATION = r"[a-z]+-[a-z]+[0-9]+"
 _LABEL_KEY, _LABEL = r"[a-z][a-z0-9_-]{0,62}", r"[a-z0-9_-]{0,63}"
@@ -58,13 +61,13 @@ def check_place(project: str | None, location: str | None) -> tuple[str, str]:
 def check(plan: Plan) -> None:
     """Raise `ConfigurationError` for the first thing that Google would refuse."""
     queue = "the queue, or prefix= of the broker's URL"
-    _check_names("topic", [n for q in plan.queues for n in (q.topic, q.dead_topic)], queue)
+    _NAMES.check("topic", [n for q in plan.queues for n in (q.topic, q.dead_topic)], queue)
     subscriptions = [n for q in plan.queues for n in (q.subscription, q.dead_subscription)]
-    _check_names("subscription", subscriptions, queue)
-    _check_names("function", [function.name for function in plan.functions], "--stack or the queue")
-    _check_names("service account", [plan.runtime_account, plan.push_account], "--stack")
-    _check_names("database", [plan.store.database] if plan.store else [], "--stack")
-    _check_names("bucket", [plan.bucket], "--stack")
+    _NAMES.check("subscription", subscriptions, queue)
+    _NAMES.check("function", [function.name for function in plan.functions], "--stack or the queue")
+    _NAMES.check("service account", [plan.runtime_account, plan.push_account], "--stack")
+    _NAMES.check("database", [plan.store.database] if plan.store else [], "--stack")
+    _NAMES.check("bucket", [plan.bucket], "--stack")
     seen: set[str] = set()
     for function in plan.functions:
         if function.name in seen:
@@ -81,20 +84,6 @@ def check(plan: Plan) -> None:
             raise ConfigurationError(
                 f"labels: {name}={value!r}: a label has a-z, 0-9, _ and -, 63 at most, and its "
                 "name begins with a letter"
-            )
-
-
-def _check_names(kind: str, names: Iterable[str], where: str) -> None:
-    longest, pattern = _NAMES[kind]
-    for name in names:
-        if len(name) > longest:
-            raise ConfigurationError(
-                f"{kind} {name}: that name has {len(name)} characters, and Google takes {longest}: "
-                f"shorten {where}"
-            )
-        if not re.fullmatch(pattern, name):
-            raise ConfigurationError(
-                f"{kind} {name!r}: Google takes names like {pattern}: change {where}"
             )
 
 

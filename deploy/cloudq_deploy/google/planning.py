@@ -68,7 +68,7 @@ def plan_of(app: CloudQ, entry: str, target: GoogleTarget) -> Plan:
         for name in names
     ]
     jobs, refused = (
-        ((), ()) if target.schedules == "none" else _jobs(app, stack, places, project, location)
+        ((), ()) if target.schedules == "beat" else _jobs(app, stack, places, project, location)
     )
     _check_jobs(jobs, names)
     plan = Plan(
