@@ -1,28 +1,9 @@
-"""What a plan costs when nothing happens, and for a million tasks: an estimate with its prices.
-
-Prices are list prices of us-east-1 in US dollars, without free tiers, as of 2026; look them up
-before you rely on them. A month has 730 hours.
-"""
+"""What running tasks costs: items of an estimate, and what it takes for granted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from cloudq_deploy.plan import Function, Plan
-
-_MILLION = 1_000_000
-_MONTH = 730 * 3600
-_SQS, _SQS_FIFO = 0.40, 0.50  # a million requests
-_LAMBDA = 0.20  # a million requests
-_SECOND = {"arm64": 0.0000133334, "x86_64": 0.0000166667}  # a GB
-_KEPT_WARM = {"arm64": 0.0000033334, "x86_64": 0.0000041667}  # a GB and second
-_WRITE, _READ = 0.625, 0.125  # a million of 1 KB and of 4 KB
-_LOG = 0.50  # a GB taken in
-_ALARM = 0.10  # a month
-_TRACE = 5.00  # a million
-# An event source mapping polls an idle queue with five pollers that wait 20 s each.
-_POLLS = 5 * _MONTH / 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,46 +31,6 @@ class Cost:
 
     of: str
     amount: float
-
-
-def idle(plan: Plan) -> Sequence[Cost]:
-    """A month in which nothing is called."""
-    polls = sum(_POLLS * (_SQS_FIFO if queue.fifo else _SQS) / _MILLION for queue in plan.queues)
-    warm = sum(_warm(function) for function in plan.functions)
-    found = [
-        Cost(of=f"polling {len(plan.queues)} idle queues", amount=polls),
-        Cost(of=f"{len(plan.alarms)} alarms", amount=len(plan.alarms) * _ALARM),
-        Cost(of="functions kept warm", amount=warm),
-    ]
-    return [cost for cost in found if cost.amount]
-
-
-def _warm(function: Function) -> float:
-    price = _KEPT_WARM[function.architecture]
-    return function.provisioned * function.memory / 1024 * _MONTH * price
-
-
-def million(plan: Plan, function: Function, assumed: Assumed) -> Sequence[Cost]:
-    """A million tasks of this function."""
-    together = min([assumed.together, *_sizes(plan, function)])
-    fifo = all(queue.fifo for queue in plan.fed(function))
-    request = _SQS_FIFO if fifo else _SQS
-    seconds = _MILLION * assumed.seconds * function.memory / 1024
-    found = [
-        Cost(of="SQS: send, receive, delete", amount=(1 + 2 / together) * request),
-        Cost(of="Lambda: invocations", amount=_LAMBDA / together),
-        Cost(of="Lambda: time", amount=seconds * _SECOND[function.architecture]),
-        Cost(
-            of="DynamoDB: a write and two reads", amount=(_WRITE + 2 * _READ) if plan.table else 0
-        ),
-        Cost(of="logs", amount=_MILLION * assumed.logged / 1e9 * _LOG),
-        Cost(of="traces", amount=_TRACE / together if function.tracing == "Active" else 0),
-    ]
-    return [cost for cost in found if cost.amount]
-
-
-def _sizes(plan: Plan, function: Function) -> list[int]:
-    return [feed.batch_size for feed in plan.mappings if feed.function == function.name]
 
 
 def total(costs: Sequence[Cost]) -> float:

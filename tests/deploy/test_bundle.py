@@ -10,11 +10,11 @@ import pytest
 
 from cloudq.cli import main
 from cloudq.errors import ConfigurationError
+from cloudq_deploy.aws.target import Target
 from cloudq_deploy.bundle import archive, sources
 from cloudq_deploy.bundle.build import build
 from cloudq_deploy.bundle.lock import Platform, locked
 from cloudq_deploy.bundle.wheels import install
-from cloudq_deploy.target import Target
 from tests.deploy.conftest import copy
 
 ENTRY = "shop.tasks:app"

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from cloudq.testing import eventually
-from cloudq_deploy.plan import Plan
-from cloudq_deploy.stack.access import Aws, DeployError
-from cloudq_deploy.stack.bucket import Bucket
-from cloudq_deploy.stack.changes import ChangeSet
-from cloudq_deploy.stack.destroy import destroy
-from cloudq_deploy.stack.standing import look
-from cloudq_deploy.stack.watch import Event
+from cloudq_deploy.aws.plan import Plan
+from cloudq_deploy.aws.stack.access import Aws, DeployError
+from cloudq_deploy.aws.stack.bucket import Bucket
+from cloudq_deploy.aws.stack.changes import ChangeSet
+from cloudq_deploy.aws.stack.destroy import destroy
+from cloudq_deploy.aws.stack.standing import look
+from cloudq_deploy.aws.stack.watch import Event
 from localstack.servers import Endpoint
 from tests.deploy.test_stack_states import Log, applied
 from tests.servers import unique

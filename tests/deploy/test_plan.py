@@ -11,10 +11,11 @@ import pytest
 from cloudq import CloudQ
 from cloudq.cli import main
 from cloudq.errors import ConfigurationError
-from cloudq_deploy import costs
-from cloudq_deploy.plan import Plan
-from cloudq_deploy.planning import plan_of
-from cloudq_deploy.target import Target, read_target
+from cloudq_deploy.aws import costs
+from cloudq_deploy.aws.plan import Plan
+from cloudq_deploy.aws.planning import plan_of
+from cloudq_deploy.aws.target import Target, read_target
+from cloudq_deploy.costs import Assumed, total
 
 EU = Target(region="eu-west-1")
 
@@ -187,10 +188,10 @@ def test_a_wrong_project_file_is_one_clear_line(tmp_path: Path, line: str, said:
 def test_costs_grow_with_what_is_asked_for(planned: Callable[..., Plan]) -> None:
     plain, warm = planned({"alarms": False}), planned({"alarms": False}, provisioned=2)
     # 5 pollers, 20 s each: 657,000 requests of 0.40 a million; then 2 x 0.5 GB for a month.
-    assert costs.total(costs.idle(plain)) == pytest.approx(0.2628)
-    assert costs.total(costs.idle(warm)) == pytest.approx(0.2628 + 8.76, rel=1e-3)
+    assert total(costs.idle(plain)) == pytest.approx(0.2628)
+    assert total(costs.idle(warm)) == pytest.approx(0.2628 + 8.76, rel=1e-3)
     [function] = plain.functions
-    assumed = costs.Assumed(seconds=0.1, together=5, logged=400)
+    assumed = Assumed(seconds=0.1, together=5, logged=400)
     items = {cost.of: cost.amount for cost in costs.million(plain, function, assumed)}
     assert items["SQS: send, receive, delete"] == pytest.approx(0.56)
     assert items["Lambda: time"] == pytest.approx(1e6 * 0.1 * 0.5 * 0.0000133334)

@@ -26,10 +26,10 @@ from cloudq.schedules.cloud import Scheduler
 from cloudq.testing import eventually
 from cloudq_aws import lambda_handler
 from cloudq_aws.eventbridge import open_scheduler
-from cloudq_deploy.deployer import deployer, unscoped_part
-from cloudq_deploy.plan import Plan, Schedule
-from cloudq_deploy.planning import plan_of
-from cloudq_deploy.policies import (
+from cloudq_deploy.aws.deployer import deployer, unscoped_part
+from cloudq_deploy.aws.plan import Plan, Schedule
+from cloudq_deploy.aws.planning import plan_of
+from cloudq_deploy.aws.policies import (
     Place,
     Role,
     document,
@@ -39,8 +39,8 @@ from cloudq_deploy.policies import (
     statements,
     trust,
 )
-from cloudq_deploy.render import cloudformation
-from cloudq_deploy.target import Target
+from cloudq_deploy.aws.render import cloudformation
+from cloudq_deploy.aws.target import Target
 from localstack.servers import Endpoint
 from tests.deploy.recording import (
     ACCOUNT,

@@ -13,18 +13,18 @@ import pytest
 from cloudq import CloudQ, every
 from cloudq.errors import ConfigurationError
 from cloudq.far import far_group_of
-from cloudq_deploy.plan import Plan
-from cloudq_deploy.planning import plan_of
-from cloudq_deploy.stack.access import Aws, DeployError
-from cloudq_deploy.stack.apply import Code, apply, roll_back
-from cloudq_deploy.stack.bucket import Bucket
-from cloudq_deploy.stack.changes import ChangeSet
-from cloudq_deploy.stack.destroy import destroy
-from cloudq_deploy.stack.drift import Drift, is_pause
-from cloudq_deploy.stack.resources import Resource
-from cloudq_deploy.stack.standing import Standing, check_ready, look
-from cloudq_deploy.stack.watch import Event
-from cloudq_deploy.target import Target
+from cloudq_deploy.aws.plan import Plan
+from cloudq_deploy.aws.planning import plan_of
+from cloudq_deploy.aws.stack.access import Aws, DeployError
+from cloudq_deploy.aws.stack.apply import Code, apply, roll_back
+from cloudq_deploy.aws.stack.bucket import Bucket
+from cloudq_deploy.aws.stack.changes import ChangeSet
+from cloudq_deploy.aws.stack.destroy import destroy
+from cloudq_deploy.aws.stack.drift import Drift, is_pause
+from cloudq_deploy.aws.stack.resources import Resource
+from cloudq_deploy.aws.stack.standing import Standing, check_ready, look
+from cloudq_deploy.aws.stack.watch import Event
+from cloudq_deploy.aws.target import Target
 from localstack.servers import Endpoint
 from tests.servers import unique
 

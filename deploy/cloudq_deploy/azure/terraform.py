@@ -6,8 +6,8 @@ from typing import Any
 
 from cloudq_deploy.azure.grants import Grant, grants
 from cloudq_deploy.azure.plan import Alert, Plan, Queue
-from cloudq_deploy.render.names import literal
-from cloudq_deploy.render.names import terraform_name as named
+from cloudq_deploy.terraform import literal
+from cloudq_deploy.terraform import terraform_name as named
 
 Configuration = dict[str, Any]
 

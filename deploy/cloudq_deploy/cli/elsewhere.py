@@ -12,10 +12,10 @@ import typer
 from cloudq.cli.common import Target as AppTarget
 from cloudq.cli.output import emit, note, say, table
 from cloudq.errors import ConfigurationError
-from cloudq_deploy import costs
 from cloudq_deploy.bundle.archive import LAMBDA, Limit, Package, megabytes
 from cloudq_deploy.cli.options import entry_of
 from cloudq_deploy.clouds import Deployment, planner
+from cloudq_deploy.costs import Assumed, Cost, total
 
 # Options of AWS alone, and what they are called on the command line.
 _OF_AWS = {"architecture": "--architecture", "image": "--image", "bucket": "--bucket"}
@@ -31,7 +31,7 @@ def deployment(cloud: str, target: AppTarget, **options: object) -> Deployment:
     return planner(cloud)(app, entry_of(target.path or "", app), Path.cwd(), given)
 
 
-def show(made: Deployment, assumed: costs.Assumed, *, json: bool) -> None:
+def show(made: Deployment, assumed: Assumed, *, json: bool) -> None:
     """The plan and its costs, as tables or JSON."""
     idle, running, told = made.idle(), made.running(assumed), made.assumptions(assumed)
     if json:
@@ -41,7 +41,7 @@ def show(made: Deployment, assumed: costs.Assumed, *, json: bool) -> None:
 
 
 def costs_json(
-    idle: Sequence[costs.Cost], running: Mapping[str, Sequence[costs.Cost]], told: str
+    idle: Sequence[Cost], running: Mapping[str, Sequence[Cost]], told: str
 ) -> dict[str, Any]:
     """What a plan costs, as JSON values."""
     return {
@@ -56,8 +56,8 @@ def costs_json(
 
 def show_tables(
     rows: Iterable[tuple[str, str, str]],
-    idle: Sequence[costs.Cost],
-    running: Mapping[str, Sequence[costs.Cost]],
+    idle: Sequence[Cost],
+    running: Mapping[str, Sequence[Cost]],
     told: str,
 ) -> None:
     """What there is to be, and what it costs."""
@@ -66,7 +66,7 @@ def show_tables(
     items = [("a month, idle", cost.of, f"{cost.amount:.2f}") for cost in idle]
     for name, found in running.items():
         items += [(f"a million tasks of {name}", cost.of, f"{cost.amount:.2f}") for cost in found]
-        items.append((f"a million tasks of {name}", "together", f"{costs.total(found):.2f}"))
+        items.append((f"a million tasks of {name}", "together", f"{total(found):.2f}"))
     table(("COSTS", "OF", "USD"), items, empty="nothing")
     note(f"assumed: {told}")
 

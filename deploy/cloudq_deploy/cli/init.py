@@ -14,7 +14,7 @@ import typer
 
 from cloudq.cli.output import say
 from cloudq.errors import ConfigurationError
-from cloudq_deploy.target import own_runtime
+from cloudq_deploy.pyproject import own_runtime
 
 # What the templates call what the user names.
 _PACKAGE, _NAME, _PYTHON = "PACKAGE", "PROJECT", "PYTHON"

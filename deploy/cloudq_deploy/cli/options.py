@@ -12,12 +12,12 @@ import typer
 from cloudq.app import CloudQ
 from cloudq.cli.common import Target as AppTarget
 from cloudq.errors import ConfigurationError
+from cloudq_deploy.aws.plan import Plan
+from cloudq_deploy.aws.planning import plan_of
+from cloudq_deploy.aws.stack.access import Aws
+from cloudq_deploy.aws.stack.bucket import Bucket
+from cloudq_deploy.aws.target import Target, read_target
 from cloudq_deploy.clouds import CloudName
-from cloudq_deploy.plan import Plan
-from cloudq_deploy.planning import plan_of
-from cloudq_deploy.stack.access import Aws
-from cloudq_deploy.stack.bucket import Bucket
-from cloudq_deploy.target import Target, read_target
 
 Cloud = Annotated[Literal["aws"], typer.Argument(metavar="[aws]", help="The cloud.")]
 AnyCloud = Annotated[CloudName, typer.Argument(metavar="[aws|google|azure]", help="The cloud.")]

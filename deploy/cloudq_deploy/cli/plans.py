@@ -13,10 +13,15 @@ import typer
 from cloudq.cli.common import JsonOption, Target, common
 from cloudq.cli.output import emit, note, say
 from cloudq.errors import ConfigurationError
-from cloudq_deploy import costs
+from cloudq_deploy.aws import costs
+from cloudq_deploy.aws.deployer import deployer
+from cloudq_deploy.aws.image import dockerfile
+from cloudq_deploy.aws.plan import Plan
+from cloudq_deploy.aws.policies import Place, document, schedule_groups, statements, trust
+from cloudq_deploy.aws.render import FORMATS
+from cloudq_deploy.aws.stack.access import Aws
 from cloudq_deploy.bundle.archive import Package
 from cloudq_deploy.bundle.build import build as build_zip
-from cloudq_deploy.bundle.image import dockerfile
 from cloudq_deploy.cli import elsewhere
 from cloudq_deploy.cli.elsewhere import tell_package
 from cloudq_deploy.cli.options import (
@@ -35,11 +40,7 @@ from cloudq_deploy.cli.options import (
     project,
     without_project,
 )
-from cloudq_deploy.deployer import deployer
-from cloudq_deploy.plan import Plan
-from cloudq_deploy.policies import Place, document, schedule_groups, statements, trust
-from cloudq_deploy.render import FORMATS
-from cloudq_deploy.stack.access import Aws
+from cloudq_deploy.costs import Assumed
 
 _ACCOUNT = "ACCOUNT"
 
@@ -59,7 +60,7 @@ def plan_command(
     json: JsonOption = False,
 ) -> None:
     """Show every resource that the app needs, and what they cost. Asks no cloud."""
-    assumed = costs.Assumed(seconds=seconds, together=together)
+    assumed = Assumed(seconds=seconds, together=together)
     if cloud != "aws":
         other = elsewhere.deployment(
             cloud,

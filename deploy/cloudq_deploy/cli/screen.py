@@ -9,8 +9,8 @@ import typer
 
 from cloudq.cli.output import emit, note, say
 from cloudq.errors import ConfigurationError
-from cloudq_deploy.stack.changes import Change, ChangeSet
-from cloudq_deploy.stack.watch import Event
+from cloudq_deploy.aws.stack.changes import Change, ChangeSet
+from cloudq_deploy.aws.stack.watch import Event
 
 _SIGNS = {"Add": "+", "Modify": "~", "Remove": "-", "Import": "<"}
 _WIDTH = 100

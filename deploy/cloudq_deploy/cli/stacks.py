@@ -13,6 +13,14 @@ import typer
 from cloudq.cli.common import JsonOption, Target, YesOption, common
 from cloudq.cli.output import confirm, emit, local, note, say, table
 from cloudq.errors import ConfigurationError
+from cloudq_deploy.aws.plan import Function, Plan
+from cloudq_deploy.aws.stack import running
+from cloudq_deploy.aws.stack.access import Aws, DeployError
+from cloudq_deploy.aws.stack.apply import Code, apply, roll_back
+from cloudq_deploy.aws.stack.destroy import destroy
+from cloudq_deploy.aws.stack.drift import Drift, drift
+from cloudq_deploy.aws.stack.resources import resources
+from cloudq_deploy.aws.stack.standing import check_ours, look
 from cloudq_deploy.cli import elsewhere
 from cloudq_deploy.cli.elsewhere import tell_package
 from cloudq_deploy.cli.options import (
@@ -33,14 +41,6 @@ from cloudq_deploy.cli.options import (
 )
 from cloudq_deploy.cli.plans import zip_of
 from cloudq_deploy.cli.screen import Terminal
-from cloudq_deploy.plan import Function, Plan
-from cloudq_deploy.stack import running
-from cloudq_deploy.stack.access import Aws, DeployError
-from cloudq_deploy.stack.apply import Code, apply, roll_back
-from cloudq_deploy.stack.destroy import destroy
-from cloudq_deploy.stack.drift import Drift, drift
-from cloudq_deploy.stack.resources import resources
-from cloudq_deploy.stack.standing import check_ours, look
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

@@ -8,8 +8,8 @@ from typing import Any
 from cloudq.schedules.driver import Job
 from cloudq_deploy.google.grants import Grant, grants
 from cloudq_deploy.google.plan import Alert, Function, Plan, Queue
-from cloudq_deploy.render.names import literal
-from cloudq_deploy.render.names import terraform_name as named
+from cloudq_deploy.terraform import literal
+from cloudq_deploy.terraform import terraform_name as named
 
 Configuration = dict[str, Any]
 Resources = dict[str, dict[str, Any]]

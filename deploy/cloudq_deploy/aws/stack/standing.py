@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from botocore.exceptions import ClientError
 
-from cloudq_deploy.render.cloudformation import described
-from cloudq_deploy.stack.access import Aws, DeployError, asking, message_of
+from cloudq_deploy.aws.render.cloudformation import described
+from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, message_of
 
 _ADVICE = {
     "ROLLBACK_COMPLETE": (

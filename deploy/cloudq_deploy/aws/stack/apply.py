@@ -10,16 +10,16 @@ from typing import Protocol
 
 from botocore.exceptions import ClientError
 
-from cloudq_deploy.plan import Plan
-from cloudq_deploy.render.cloudformation import template
-from cloudq_deploy.stack.access import Aws, DeployError, asking, code_of
-from cloudq_deploy.stack.adopt import adoptable, importing
-from cloudq_deploy.stack.bucket import Bucket, Release
-from cloudq_deploy.stack.changes import ChangeSet, Proposal, discard, propose
-from cloudq_deploy.stack.drift import Drift, drift
-from cloudq_deploy.stack.foreign import check_free
-from cloudq_deploy.stack.standing import Standing, check_ours, check_ready, look
-from cloudq_deploy.stack.watch import Event, follow, seen
+from cloudq_deploy.aws.plan import Plan
+from cloudq_deploy.aws.render.cloudformation import template
+from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, code_of
+from cloudq_deploy.aws.stack.adopt import adoptable, importing
+from cloudq_deploy.aws.stack.bucket import Bucket, Release
+from cloudq_deploy.aws.stack.changes import ChangeSet, Proposal, discard, propose
+from cloudq_deploy.aws.stack.drift import Drift, drift
+from cloudq_deploy.aws.stack.foreign import check_free
+from cloudq_deploy.aws.stack.standing import Standing, check_ours, check_ready, look
+from cloudq_deploy.aws.stack.watch import Event, follow, seen
 
 # After an import, or before there is anything, CloudFormation compares nothing.
 _COMPARABLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")

@@ -10,8 +10,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from cloudq_deploy.plan import Function
-from cloudq_deploy.stack.access import Aws, DeployError, asking, code_of
+from cloudq_deploy.aws.plan import Function
+from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, code_of
 
 _POLL = 1.0
 _REACH = 5.0  # seconds behind the newest line in which later ones may still turn up

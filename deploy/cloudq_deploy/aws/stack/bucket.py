@@ -15,7 +15,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from cloudq_deploy.stack.access import Aws, DeployError, asking, code_of
+from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, code_of
 
 _MISSING = frozenset({"404", "NoSuchBucket", "NoSuchKey", "NotFound"})
 _AT_HOME = "us-east-1"  # the region that a bucket's location is not named for

@@ -9,8 +9,8 @@ from typing import Any
 
 from cloudq.errors import ConfigurationError
 from cloudq_aws.eventbridge import properties as schedule_properties
-from cloudq_deploy.plan import UNDELIVERED, Alarm, Function, Plan, Queue, Schedule
-from cloudq_deploy.policies import (
+from cloudq_deploy.aws.plan import UNDELIVERED, Alarm, Function, Plan, Queue, Schedule
+from cloudq_deploy.aws.policies import (
     XRAY,
     Place,
     document,
@@ -20,15 +20,15 @@ from cloudq_deploy.policies import (
     statements,
     trust,
 )
-from cloudq_deploy.render.cloudformation import (
+from cloudq_deploy.aws.render.cloudformation import (
     METRICS,
     RETENTION,
     environment,
     moment,
 )
-from cloudq_deploy.render.names import literal
-from cloudq_deploy.render.names import terraform_name as named
-from cloudq_deploy.schedules import job_of
+from cloudq_deploy.aws.schedules import job_of
+from cloudq_deploy.terraform import literal
+from cloudq_deploy.terraform import terraform_name as named
 
 Configuration = dict[str, Any]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from cloudq_deploy.stack.access import Aws, asking, message_of
-from cloudq_deploy.stack.resources import Resource, resources
+from cloudq_deploy.aws.stack.access import Aws, asking, message_of
+from cloudq_deploy.aws.stack.resources import Resource, resources
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation.type_defs import StackResourceDriftTypeDef

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from botocore.exceptions import ClientError
 
-from cloudq_deploy.stack.access import Aws, DeployError, asking, code_of
-from cloudq_deploy.stack.changes import Change
+from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, code_of
+from cloudq_deploy.aws.stack.changes import Change
 
 _ABSENT = frozenset(
     {

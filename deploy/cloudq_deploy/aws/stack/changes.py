@@ -11,10 +11,10 @@ from typing import Any, cast
 
 from botocore.exceptions import ClientError
 
-from cloudq_deploy.stack.access import Aws, DeployError, asking, message_of, naps
-from cloudq_deploy.stack.adopt import Found
-from cloudq_deploy.stack.bucket import Bucket
-from cloudq_deploy.stack.standing import Standing, template_of
+from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, message_of, naps
+from cloudq_deploy.aws.stack.adopt import Found
+from cloudq_deploy.aws.stack.bucket import Bucket
+from cloudq_deploy.aws.stack.standing import Standing, template_of
 
 _NOTHING = ("didn't contain changes", "no updates are to be performed", "no changes")
 _PATIENCE = 300.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cloudq_deploy.aws.target import Target
 from cloudq_deploy.bundle import sources
 from cloudq_deploy.bundle.build import ENTRY, check_entry, cloudq_files, entry_text, put
 from cloudq_deploy.bundle.lock import Platform, locked
-from cloudq_deploy.target import Target
 
 _ROOM = "build/image"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cloudq_deploy.plan import UNDELIVERED, Function, Plan, Queue
+from cloudq_deploy.aws.plan import UNDELIVERED, Function, Plan, Queue
 
 Role = Literal["producer", "worker", "scheduler", "planner", "operator"]
 Document = dict[str, Any]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloudq_deploy.plan import Function, Plan
-from cloudq_deploy.render import cloudformation
-from cloudq_deploy.render.names import logical
+from cloudq_deploy.aws.plan import Function, Plan
+from cloudq_deploy.aws.render import cloudformation
+from cloudq_deploy.aws.render.names import logical
 
 _LAMBDA = (
     "AWS::Lambda::Function",

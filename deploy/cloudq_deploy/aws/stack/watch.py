@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from cloudq_deploy.stack.access import Aws, DeployError, asking, message_of, naps
+from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, message_of, naps
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation.type_defs import StackEventTypeDef

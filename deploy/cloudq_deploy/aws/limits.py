@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cloudq.errors import ConfigurationError
+from cloudq_deploy.aws.plan import Feed, Function, Plan
 from cloudq_deploy.naming import Naming
-from cloudq_deploy.plan import Feed, Function, Plan
 
 _NAMES = Naming(
     "AWS",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from botocore.exceptions import ClientError
 
-from cloudq_deploy.stack.access import Aws, asking, message_of
+from cloudq_deploy.aws.stack.access import Aws, asking, message_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

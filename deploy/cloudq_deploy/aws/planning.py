@@ -17,8 +17,8 @@ from cloudq.far import far_group_of
 from cloudq.hosting import Hosting
 from cloudq.plugins import parse
 from cloudq.priorities import queues_for
-from cloudq_deploy import limits
-from cloudq_deploy.plan import (
+from cloudq_deploy.aws import limits
+from cloudq_deploy.aws.plan import (
     UNDELIVERED,
     Alarm,
     Feed,
@@ -29,8 +29,8 @@ from cloudq_deploy.plan import (
     Scheduling,
     Table,
 )
-from cloudq_deploy.schedules import group_name, of_beat, schedules_of
-from cloudq_deploy.target import Target
+from cloudq_deploy.aws.schedules import group_name, of_beat, schedules_of
+from cloudq_deploy.aws.target import Target
 from cloudq_deploy.wanted import AnyTask, merged, plain, queue_names, reads, tasks_of, timeout_of
 
 _FIFO = ".fifo"

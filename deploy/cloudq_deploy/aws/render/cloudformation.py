@@ -7,7 +7,7 @@ from typing import Any
 
 from cloudq.errors import ConfigurationError
 from cloudq_aws.eventbridge import properties as schedule_properties
-from cloudq_deploy.plan import (
+from cloudq_deploy.aws.plan import (
     Alarm,
     Feed,
     Function,
@@ -17,7 +17,7 @@ from cloudq_deploy.plan import (
     Scheduling,
     Table,
 )
-from cloudq_deploy.policies import (
+from cloudq_deploy.aws.policies import (
     XRAY,
     Arn,
     Place,
@@ -28,8 +28,8 @@ from cloudq_deploy.policies import (
     statements,
     trust,
 )
-from cloudq_deploy.render.names import logical
-from cloudq_deploy.schedules import job_of
+from cloudq_deploy.aws.render.names import logical
+from cloudq_deploy.aws.schedules import job_of
 
 Template = dict[str, Any]
 Resources = dict[str, dict[str, Any]]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from botocore.exceptions import ClientError
 
-from cloudq_deploy.stack.access import Aws, DeployError, asking, code_of
-from cloudq_deploy.stack.apply import Screen
-from cloudq_deploy.stack.bucket import Bucket
-from cloudq_deploy.stack.resources import Resource, resources
-from cloudq_deploy.stack.standing import look
-from cloudq_deploy.stack.watch import follow, seen
+from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, code_of
+from cloudq_deploy.aws.stack.apply import Screen
+from cloudq_deploy.aws.stack.bucket import Bucket
+from cloudq_deploy.aws.stack.resources import Resource, resources
+from cloudq_deploy.aws.stack.standing import look
+from cloudq_deploy.aws.stack.watch import follow, seen
 
 _GONE = frozenset(
     {

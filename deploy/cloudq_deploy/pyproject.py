@@ -1,0 +1,70 @@
+"""`[tool.cloudq.deploy]` of a project: read, and made the options of a deployment."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from cloudq.errors import ConfigurationError
+
+M = TypeVar("M", bound=BaseModel)
+
+# Tables within `[tool.cloudq.deploy]`, of the other clouds.
+OTHERS = ("google", "azure")
+# What clouds have of Python that cloudq runs on.
+RUNTIMES = ("python3.11", "python3.12", "python3.13")
+
+
+def own_runtime() -> str:
+    """The runtime of the Python that runs here: the tests ran on it."""
+    own = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return own if own in RUNTIMES else RUNTIMES[-1]
+
+
+def written(folder: Path) -> dict[str, Any]:
+    """`[tool.cloudq.deploy]` of the project in a folder, tables within it too."""
+    file = folder / "pyproject.toml"
+    if not file.is_file():
+        return {}
+    try:
+        tools: Any = tomllib.loads(file.read_text()).get("tool", {})
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{file.name} cannot be read: {error}") from error
+    found: dict[str, Any] = tools.get("cloudq", {}).get("deploy", {})
+    return {name.replace("-", "_"): value for name, value in found.items()}
+
+
+def checked(model: type[M], stated: Mapping[str, Any], given: Mapping[str, Any], table: str) -> M:
+    """The options of a model, `given` on the command line above those of a table in the file.
+
+    Raises `ConfigurationError`.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    try:
+        return model(**{**stated, **chosen})
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error, chosen, model, table)) from error
+
+
+def _explain(
+    error: ValidationError, given: Mapping[str, Any], model: type[BaseModel], table: str
+) -> str:
+    lines: list[str] = []
+    for item in error.errors():
+        name = str(item["loc"][0]) if item["loc"] else "deploy"
+        place = f"--{name.replace('_', '-')}" if name in given else f"{table} {name}"
+        if item["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(name, model.model_fields, n=1)
+            hint = f"did you mean {close[0]}?" if close else ""
+            lines.append(
+                f"{place}: there is no such option; {hint} known: {', '.join(model.model_fields)}"
+            )
+        else:
+            lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)
