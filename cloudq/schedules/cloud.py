@@ -193,7 +193,8 @@ class Scheduler:
 
         Raises `ConfigurationError`, `ServiceError`.
         """
-        wanted = self.jobs(schedules)
+        found = list(self._app.schedules.all().values() if schedules is None else schedules)
+        wanted = self.jobs(found)
         with self._wrapped("look at"):
             self._check_owner()
             there = self._driver.current(self.group)
@@ -223,7 +224,7 @@ class Scheduler:
             steps=steps,
             equal=equal,
             foreign=sorted(foreign),
-            over=self._over(),
+            over=self._over(found),
         )
 
     def _check_owner(self) -> None:
@@ -237,9 +238,9 @@ class Scheduler:
             f"hand the group over by its tag cloudq:app={ours}"
         )
 
-    def _over(self) -> dict[str, str]:
+    def _over(self, schedules: Iterable[Scheduled]) -> dict[str, str]:
         now = utc(self._app.now())
-        every = [one.entry for one in self._app.schedules.all().values() if one.entry is not None]
+        every = [one.entry for one in schedules if one.entry is not None]
         return {entry.name: why for entry in every if (why := entry.over(now))}
 
     def apply(self, plan: Plan, told: Callable[[Step], None] = lambda step: None) -> None:

@@ -232,6 +232,7 @@ def test_the_command_makes_topics_and_jobs_and_then_has_nothing_to_do(
     assert subscriptions(requests, stack) == [
         f"{stack}-x-{name}" for name in ("default", "default-dead", "mail", "mail-dead")
     ]
+    assert not list(shop.glob("*.db")), "a deployment asks no store"
 
 
 def subscriptions(requests: Requests, prefix: str) -> list[str]:
