@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 # Many tests wait for a server: more processes than cores are of use.
-JOBS ?= 5
+JOBS ?= 6
 ARGS ?=
 
 VENV := .venv
@@ -25,7 +25,7 @@ help: ## show this list
 demo: $(CORE) ## see it work on this machine: no account, no server, no docker
 	@$(BIN)/cloudq demo $(ARGS)
 
-test: $(DEV) ## run all tests, drills shortened; ARGS="-k sqs" chooses, JOBS=5 processes
+test: $(DEV) ## run all tests, drills shortened; ARGS="-k sqs" chooses, JOBS=6 processes
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: $(DEV) ## format, lint, types, and who imports whom; changes nothing
