@@ -145,7 +145,8 @@ def _report(error: Exception) -> int:
 
 def _usage(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
-    message = error.format_message()
+    # The last part is how pydantic begins what a check has said.
+    message = error.format_message().replace("Value error, ", "")
     if context is not None and type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(message)
         return OK

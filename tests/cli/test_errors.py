@@ -22,6 +22,7 @@ def is_one_line(text: str) -> bool:
         (("queues", "list", "-b", "sqs://nowhere"), "is not an AWS region such as eu-west-1"),
         (("queues", "list", "-b", "sqlite:///missing/x.db"), "create it first"),
         (("result", "x", "-b", "memory://", "--backend", "none"), "set CloudQ(backend=...)"),
+        (("deploy", "iam", "--role", "workr"), "Invalid value for '--role': 'workr' is not one of"),
         (("call", "shop.add"), "which app? say -A module:attribute"),
         (("call", "-A", "shop.py", "shop.add"), "name its module, as in -A shop"),
         (("call", "-A", "absent", "shop.add"), "there is no module 'absent' here"),

@@ -212,7 +212,7 @@ def test_the_commands_know_google(shop: Path, capsys: pytest.CaptureFixture[str]
         (["plan", "google", *command[:4]], "no location: say --region"),
         (["plan", "google", *command, "--region", "mars"], "'mars' is no region"),
         (["plan", "google", *command, "--project", "X"], "'X' is not the id of a Google project"),
-        (["plan", "gogle", *command], "'gogle' is not one of"),
+        (["plan", "gogle", *command], ": 'gogle' is not one of"),
         (["export", "google", *command, "-f", "sam"], "there are terraform, gcloud"),
         (["build", "google", *command, "--image"], "--image is of aws alone"),
         (["iam", "google", *command[:2]], "google"),
