@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from cloudq.errors import ConfigurationError
-from cloudq_aws.eventbridge import properties as schedule_properties
 from cloudq_deploy.aws.plan import (
     Alarm,
     Feed,
     Function,
     Plan,
     Queue,
-    Schedule,
-    Scheduling,
     Table,
 )
 from cloudq_deploy.aws.policies import (
     XRAY,
-    Arn,
     Place,
     document,
     of_function,
-    schedule_groups,
     scheduler_url,
-    statements,
     trust,
 )
+from cloudq_deploy.aws.render import scheduling
 from cloudq_deploy.aws.render.names import logical
-from cloudq_deploy.aws.schedules import job_of
+from cloudq_deploy.aws.render.references import (
+    HERE,
+    KEPT,
+    Resources,
+    arn_of,
+    sub,
+    substituted,
+)
 
 Template = dict[str, Any]
-Resources = dict[str, dict[str, Any]]
 
-HERE = Place(partition="${AWS::Partition}", region="${AWS::Region}", account="${AWS::AccountId}")
-# What is data outlives the stack, but not a stack that never came to be.
-_KEPT = {"DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain"}
 _GONE = {"DeletionPolicy": "Delete", "UpdateReplacePolicy": "Delete"}
 # Namespace, metric, dimension, statistic.
 METRICS = {
@@ -46,7 +43,6 @@ METRICS = {
     "throttles": ("AWS/Lambda", "Throttles", "FunctionName", "Sum"),
 }
 _PERIOD = 300
-RETENTION = 14 * 24 * 3600
 
 
 def template(plan: Plan, version: str = "") -> Template:
@@ -60,10 +56,9 @@ def template(plan: Plan, version: str = "") -> Template:
         _add(resources, _function(plan, function, version), f"function {function.name}")
     for feed in plan.mappings:
         _add(resources, _feed(plan, feed), f"queue {feed.queue}")
-    _add(resources, _scheduling(plan), "the schedules")
+    _add(resources, scheduling.shared(plan), "the schedules")
     for schedule in plan.schedules:
-        made = {logical("Schedule", schedule.name): _schedule(plan, schedule)}
-        _add(resources, made, f"schedule {schedule.name}")
+        _add(resources, scheduling.entry(plan, schedule), f"schedule {schedule.name}")
     for alarm in plan.alarms:
         _add(resources, _alarm(alarm), f"alarm {alarm.name}")
     image = any(function.package == "image" for function in plan.functions)
@@ -75,7 +70,7 @@ def template(plan: Plan, version: str = "") -> Template:
         "Outputs": {
             "Broker": {"Description": "CLOUDQ_BROKER of producers", "Value": plan.broker},
             "Backend": {"Description": "CLOUDQ_BACKEND of producers", "Value": plan.backend},
-            **_scheduler_output(plan),
+            **scheduling.output(plan),
         },
     }
 
@@ -104,26 +99,6 @@ def _parameters(*, image: bool) -> dict[str, Any]:
     }
 
 
-def sub(arn: Arn) -> dict[str, str]:
-    """An ARN in this account and region."""
-    return {"Fn::Sub": arn.at(HERE)}
-
-
-def substituted(value: Any) -> Any:
-    """The value with `Fn::Sub` around each text that refers to something."""
-    if isinstance(value, dict):
-        return {key: substituted(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, list):
-        return [substituted(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, str) and "${AWS::" in value:
-        return {"Fn::Sub": value}
-    return value
-
-
-def _arn_of(name: str) -> dict[str, list[str]]:
-    return {"Fn::GetAtt": [name, "Arn"]}
-
-
 # ---- queues and table
 
 
@@ -138,16 +113,16 @@ def _queue(queue: Queue) -> Resources:
         **({"FifoQueue": True} if queue.fifo else {}),
     }
     dead = logical("DeadQueue", queue.name)
-    redrive = {"deadLetterTargetArn": _arn_of(dead), "maxReceiveCount": queue.max_receive_count}
+    redrive = {"deadLetterTargetArn": arn_of(dead), "maxReceiveCount": queue.max_receive_count}
     return {
         dead: {
             "Type": "AWS::SQS::Queue",
-            **_KEPT,
+            **KEPT,
             "Properties": {"QueueName": queue.dead_name, **common},
         },
         logical("Queue", queue.name): {
             "Type": "AWS::SQS::Queue",
-            **_KEPT,
+            **KEPT,
             "Properties": {
                 "QueueName": queue.full_name,
                 "VisibilityTimeout": queue.visibility,
@@ -173,7 +148,7 @@ def _table(table: Table) -> Resources:
     return {
         "Results": {
             "Type": "AWS::DynamoDB::Table",
-            **_KEPT,
+            **KEPT,
             "Properties": {
                 "TableName": table.name,
                 "BillingMode": table.billing,
@@ -210,7 +185,7 @@ def _function(plan: Plan, function: Function, version: str) -> Resources:
         code: {
             "Type": "AWS::Lambda::Function",
             "DependsOn": [log],
-            "Properties": function_properties(plan, function) | {"Role": _arn_of(role)},
+            "Properties": function_properties(plan, function) | {"Role": arn_of(role)},
         },
     }
     if function.provisioned:
@@ -300,7 +275,7 @@ def _feed(plan: Plan, feed: Feed) -> Resources:
     _, _, code = _names(function)
     alias = f"{code}Live"
     properties: dict[str, Any] = {
-        "EventSourceArn": _arn_of(logical("Queue", feed.queue)),
+        "EventSourceArn": arn_of(logical("Queue", feed.queue)),
         "FunctionName": {"Ref": alias if function.provisioned else code},
         "BatchSize": feed.batch_size,
         "MaximumBatchingWindowInSeconds": feed.window,
@@ -316,86 +291,7 @@ def _feed(plan: Plan, feed: Feed) -> Resources:
     }
 
 
-# ---- schedules and alarms
-
-
-def _scheduling(plan: Plan) -> Resources:
-    scheduling = plan.scheduling
-    if scheduling is None:
-        return {}
-    resources: Resources = {
-        "Undelivered": {
-            "Type": "AWS::SQS::Queue",
-            **_KEPT,
-            "Properties": {"QueueName": scheduling.dead_name, **undelivered(scheduling)},
-        },
-        # Entries have no tags: that of their group says whose they are.
-        "Schedules": {
-            "Type": "AWS::Scheduler::ScheduleGroup",
-            "Properties": {
-                "Name": scheduling.group,
-                "Tags": [{"Key": key, "Value": value} for key, value in plan.tags.items()],
-            },
-        },
-        "SchedulerRole": {
-            "Type": "AWS::IAM::Role",
-            "Properties": {
-                "RoleName": scheduling.role,
-                "AssumeRolePolicyDocument": substituted(
-                    trust("scheduler.amazonaws.com", HERE, schedule_groups(plan))
-                ),
-                "Policies": [
-                    {
-                        "PolicyName": "fire",
-                        "PolicyDocument": substituted(
-                            document(statements(plan, "scheduler"), HERE)
-                        ),
-                    }
-                ],
-            },
-        },
-    }
-    return resources
-
-
-def undelivered(scheduling: Scheduling) -> dict[str, Any]:
-    """The queue for what could not be sent; EventBridge Scheduler takes a standard one only."""
-    encryption: dict[str, Any] = {"SqsManagedSseEnabled": True}
-    if scheduling.kms_key:
-        encryption = {"KmsMasterKeyId": scheduling.kms_key}
-    return {"MessageRetentionPeriod": RETENTION, **encryption}
-
-
-def _schedule(plan: Plan, schedule: Schedule) -> dict[str, Any]:
-    made = schedule_properties(
-        job_of(schedule),
-        queue=_arn_of(logical("Queue", plan.queue(schedule.queue).name)),
-        role=_arn_of("SchedulerRole"),
-        dead=_arn_of("Undelivered"),
-    )
-    return {
-        "Type": "AWS::Scheduler::Schedule",
-        "Properties": {
-            "Name": schedule.name,
-            "GroupName": {"Ref": "Schedules"},
-            **{
-                name: moment(value) if isinstance(value, datetime) else value
-                for name, value in made.items()
-            },
-        },
-    }
-
-
-def moment(value: datetime) -> str:
-    """A start or an end, as templates have them."""
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _scheduler_output(plan: Plan) -> dict[str, Any]:
-    url = scheduler_url(plan, HERE)
-    if url is None:
-        return {}
-    return {"Scheduler": {"Description": "CLOUDQ_SCHEDULER", "Value": {"Fn::Sub": url}}}
+# ---- alarms
 
 
 def _alarm(alarm: Alarm) -> Resources:

@@ -20,12 +20,9 @@ from cloudq_deploy.aws.policies import (
     statements,
     trust,
 )
-from cloudq_deploy.aws.render.cloudformation import (
-    METRICS,
-    RETENTION,
-    environment,
-    moment,
-)
+from cloudq_deploy.aws.render.cloudformation import METRICS, environment
+from cloudq_deploy.aws.render.references import RETENTION
+from cloudq_deploy.aws.render.scheduling import moment
 from cloudq_deploy.aws.schedules import job_of
 from cloudq_deploy.terraform import literal
 from cloudq_deploy.terraform import terraform_name as named
