@@ -75,6 +75,11 @@ def register(
 
     Raises `ConfigurationError` for a name that is taken or options that cannot be.
     """
+    if isinstance(function, Task):
+        raise ConfigurationError(
+            f"{function.name} is a task already: @app.task goes next to the function, below "
+            "@app.periodic"
+        )
     module = _main_module() if function.__module__ == "__main__" else function.__module__
     name = options.get("name") or f"{module}.{function.__qualname__.replace('.<locals>', '')}"
     existing = app.tasks.get(name)

@@ -290,7 +290,9 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
             # Of keys the value is nobody's to read, nor that of all settings, which has them.
             shown = _SECRET.isdisjoint(item["loc"]) and item["loc"]
             got = f" (got {item['input']!r})" if shown else ""
-            lines.append(f"setting {name!r}{origin}: {item['msg']}{got}")
+            said = item["msg"].removeprefix("Value error, ")
+            of_one = f"setting {name!r}{origin}: " if item["loc"] else ""
+            lines.append(f"{of_one}{said}{got}")
     return "; ".join(lines)
 
 

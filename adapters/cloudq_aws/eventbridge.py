@@ -86,8 +86,8 @@ class Terms:
         """The entry's own; the group tells the apps apart. Raises `ConfigurationError`."""
         if not _NAME.fullmatch(entry):
             raise ConfigurationError(
-                f"schedule {entry!r}: EventBridge Scheduler takes names of up to 64 of the "
-                f"characters 0-9 A-Z a-z - _ . and this has {len(entry)}: give another name="
+                f"schedule {entry!r} ({len(entry)} characters): EventBridge Scheduler takes names "
+                "of 1 to 64 characters, of 0-9 A-Z a-z - _ . alone: give another name"
             )
         return entry
 
@@ -129,7 +129,8 @@ class EventBridge(Terms):
         return next((tag["Value"] for tag in tags if tag["Key"] == _TAG), "")
 
     def fields(self, job: Job) -> Fields:
-        """The job as the service shows it."""
+        """The job as the service shows it. Raises `ConfigurationError` without a role."""
+        self._need_role()
         return flat(self._request(job))
 
     def current(self, group: str) -> Mapping[str, Fields]:

@@ -56,7 +56,7 @@ def apply(
         if not json:
             _show(found)
         if found.steps:
-            confirm(f"Make {len(found.steps)} changes in {found.group}?", found.group, yes=yes)
+            confirm(f"Make {_counted(len(found.steps))} in {found.group}?", found.group, yes=yes)
             cloud.apply(found, (lambda step: None) if json else _told)
     if json:
         emit(_as_json(found))
@@ -95,6 +95,10 @@ def _of_azure(app: CloudQ) -> ConfigurationError:
         "Azure has no scheduler that sends to queues: run `cloudq beat` (of several one sends), or "
         "give a Functions app these timers by cloudq_azure.register(..., timers={NAME: Timer})"
     )
+
+
+def _counted(changes: int) -> str:
+    return "1 change" if changes == 1 else f"{changes} changes"
 
 
 def _show(plan: Plan) -> None:

@@ -243,7 +243,8 @@ def _json(option: str, text: str, kind: type[Any]) -> Any:
     try:
         read = json_text.loads(text)
     except ValueError as error:
-        raise ConfigurationError(f"{option} {text}: not JSON: {error}") from error
+        form = "[1, 2]" if option == "--args" else '{"x": 1}'
+        raise ConfigurationError(f"{option} {text}: not JSON such as {form}: {error}") from error
     if not isinstance(read, kind):
         raise ConfigurationError(f"{option} {text}: give a JSON {kind.__name__}")
     return read

@@ -190,8 +190,8 @@ def check_cloud_name(name: str) -> None:
     """Raise `ConfigurationError` for a name that EventBridge Scheduler would not take."""
     if not _CLOUD_NAME.fullmatch(name):
         raise ConfigurationError(
-            f"schedule {name!r}: the clouds' schedulers take names of up to {CLOUD_NAME} of the "
-            f"characters 0-9 A-Z a-z - _ . and this has {len(name)}: give another name="
+            f"schedule {name!r} ({len(name)} characters): the clouds' schedulers take names of 1 "
+            f"to {CLOUD_NAME} characters, of 0-9 A-Z a-z - _ . alone: give another name"
         )
 
 

@@ -203,6 +203,7 @@ class Schedules:
         Raises `ConfigurationError`, `EncodeError`.
         """
         task = task if isinstance(task, str) else task.name
+        check_cloud_name(name)
         if name in self.declared():
             raise ConfigurationError(f"schedule {name!r} is in the code: change it there")
         zone = self._home.conf.timezone

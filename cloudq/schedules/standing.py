@@ -110,7 +110,8 @@ class Standings:
             self._backend.update(self._key(entry.name), change)
         except ConditionFailed as error:
             raise ConfigurationError(
-                f"there is a schedule {entry.name!r} already: delete it, or replace it"
+                f"there is a schedule {entry.name!r} already: delete it, or replace it "
+                "(replace=True, --replace)"
             ) from error
 
     def forget(self, name: str) -> None:

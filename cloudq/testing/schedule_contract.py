@@ -221,7 +221,7 @@ class ScheduleContract(_Fixtures):
         self, driver: SchedulerDriver, group: str, name: str
     ) -> None:
         if name:
-            with pytest.raises(ConfigurationError, match="give another name="):
+            with pytest.raises(ConfigurationError, match="give another name"):
                 driver.name(group, name)
         assert driver.name(group, "a.b-c_d")
 

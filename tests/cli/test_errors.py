@@ -23,6 +23,10 @@ def is_one_line(text: str) -> bool:
         (("queues", "list", "-b", "sqlite:///missing/x.db"), "create it first"),
         (("result", "x", "-b", "memory://", "--backend", "none"), "set CloudQ(backend=...)"),
         (("deploy", "iam", "--role", "workr"), "Invalid value for '--role': 'workr' is not one of"),
+        (
+            ("schedules", "add", "-A", "shop", "r", "shop.add", "--every", "5", "--args", "1, 2"),
+            "not JSON such as [1, 2]:",
+        ),
         (("call", "shop.add"), "which app? say -A module:attribute"),
         (("call", "-A", "shop.py", "shop.add"), "name its module, as in -A shop"),
         (("call", "-A", "absent", "shop.add"), "there is no module 'absent' here"),

@@ -236,6 +236,7 @@ def _looking(laptop: Laptop, plan: Plan) -> Granted:
     assert "shop: CREATE_COMPLETE" in laptop.deploy("status")
     log = laptop.deploy("logs", "--function", "mail", "--grep", "nobody")
     assert "shop-mail: task shop.tasks.greet" in log
+    laptop.deploy("invoke", "shop.tasks.greet", "", code=1)
     answer = json.loads(laptop.deploy("invoke", "shop.tasks.add", "4", "5"))
     assert (answer["state"], answer["result"]) == ("SUCCESS", 9)
     made = laptop.calls.take()

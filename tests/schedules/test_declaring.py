@@ -140,8 +140,8 @@ def test_entries_are_in_the_apps_time_zone_whenever_that_is_set(app: CloudQ) -> 
         ({"options": {"task_id": "x"}}, "task_id cannot be given"),
         ({"options": {"queu": "x"}}, "did you mean queue"),
         ({"options": {"link": []}}, "no link"),
-        ({"name": "n" * 65}, "up to 64 .* this has 65"),
-        ({"name": "every day"}, "give another name="),
+        ({"name": "n" * 65}, r"\(65 characters\).*1 to 64 characters"),
+        ({"name": "every day"}, "give another name"),
         ({"every": 5}, "schedule 'add' has 'every': known are"),
         ({"args": (1, 2, 3)}, "too many"),
     ],
@@ -291,3 +291,18 @@ def test_a_day_that_there_is_not_does_no_harm_beside_one_of_the_week() -> None:
     assert crontab("0 0 30 2 1").either_day
     with pytest.raises(ConfigurationError, match="day 30 is never in FEB"):
         crontab.from_string("0 0 30 2 1")
+
+
+def test_a_task_below_a_schedule_is_the_one_that_runs(app: CloudQ) -> None:
+    """The other way round the schedule would run a task without the options."""
+    with pytest.raises(ConfigurationError, match=r"is a task already.*below @app\.periodic"):
+
+        @app.task(name="x", max_retries=9)
+        @app.periodic(every(60), name="work")
+        def work() -> None: ...
+
+
+def test_a_name_that_no_cloud_takes_is_refused_at_run_time_too(app: CloudQ) -> None:
+    task = add_to(app)
+    with pytest.raises(ConfigurationError, match=r"'r s' \(3 characters\).*give another name"):
+        app.schedules.add("r s", task, every(60), args=(1, 2))

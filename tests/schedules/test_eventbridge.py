@@ -13,7 +13,7 @@ import pytest
 from cloudq import CloudQ, ConfigurationError, ServiceError, at, crontab, every
 from cloudq.driver import Address, Outgoing, StoreAdmin
 from cloudq.plugins import parse
-from cloudq.schedules.cloud import Incomplete, Plan, Scheduler
+from cloudq.schedules.cloud import Plan, Scheduler
 from cloudq.schedules.slots import CRON
 from cloudq.testing import drain, eventually
 from cloudq_aws.eventbridge import EventBridge, open_scheduler
@@ -361,7 +361,9 @@ def test_plans_do_not_depend_on_when_they_are_made(shop: Shop) -> None:
 class TestRefusals:
     def test_a_name_that_the_service_does_not_take(self, shop: Shop) -> None:
         shop.app.conf.beat_schedule = {"every day": {"task": "note", "schedule": 3600}}
-        with pytest.raises(ConfigurationError, match="'every day': EventBridge Scheduler takes"):
+        with pytest.raises(
+            ConfigurationError, match=r"'every day' .*: EventBridge Scheduler takes"
+        ):
             shop.cloud.plan()
 
     def test_two_that_would_be_one(self, shop: Shop) -> None:
@@ -386,9 +388,8 @@ class TestRefusals:
         shop.declare(every(60), "a")
         driver = open_scheduler(parse(f"eventbridge://us-east-1?endpoint_url={aws.url}"))
         cloud = Scheduler(shop.app, driver, url="eventbridge://")
-        plan = cloud.plan()
-        with pytest.raises(Incomplete, match=r"role=ARN.*0 of 1 changes were made"):
-            cloud.apply(plan)
+        with pytest.raises(ConfigurationError, match="needs role=ARN"):
+            cloud.plan()
         driver.close()
 
     @pytest.mark.parametrize(

@@ -231,14 +231,19 @@ def invoke_command(
     region: Region = None,
     profile: Profile = None,
     endpoint_url: Endpoint = None,
-) -> None:
-    """Run one task in its function now, past the queue, and print what became of it."""
+) -> int:
+    """Run one task in its function now, past the queue, and print what became of it.
+
+    The exit code is 1 if it failed.
+    """
     plan, aws = _planned(target, stack, region, profile, endpoint_url)
     function = next((each for each in plan.functions if task in each.tasks), None)
     if function is None:
         known = ", ".join(name for each in plan.functions for name in each.tasks)
         raise ConfigurationError(f"task {task!r} is not registered: there are {known}")
-    emit(running.invoke(aws, function, task, [_value(each) for each in arguments or ()], {}))
+    answer = running.invoke(aws, function, task, [_value(each) for each in arguments or ()], {})
+    emit(answer)
+    return int(answer.get("state") == "FAILURE")
 
 
 def _value(text: str) -> Any:

@@ -31,7 +31,10 @@ class Drift:
 
     def __str__(self) -> str:
         if not self.path:
-            return f"{self.name} ({self.physical}) was deleted"
+            return (
+                f"{self.name} ({self.physical}) was deleted, and comes back by `destroy`, which "
+                "keeps the data, and `apply --adopt`"
+            )
         path = self.path.replace("/", ".")
         return f"{self.name}{path} is {self.actual}, applied was {self.expected}"
 

@@ -37,7 +37,7 @@ def lines(
         found = [
             line
             for function in functions
-            for line in _lines(aws, function, start, text)
+            for line in _lines(aws, function, start, text, awaited=on)
             if line.id not in seen
         ]
         found.sort(key=lambda line: line.at)
@@ -50,7 +50,10 @@ def lines(
         time.sleep(_POLL)
 
 
-def _lines(aws: Aws, function: Function, since: float, text: str) -> Iterator[Line]:
+def _lines(
+    aws: Aws, function: Function, since: float, text: str, *, awaited: bool
+) -> Iterator[Line]:
+    """One function's lines. If they are awaited, there need not be a log yet."""
     with asking(f"read the log {function.log_group}"):
         pages = aws.logs.get_paginator("filter_log_events").paginate(
             logGroupName=function.log_group,
@@ -69,6 +72,11 @@ def _lines(aws: Aws, function: Function, since: float, text: str) -> Iterator[Li
         except ClientError as error:
             if code_of(error) != "ResourceNotFoundException":
                 raise
+            if awaited:
+                return
+            raise DeployError(
+                f"there is no log {function.log_group}: is the stack there? `cloudq deploy status`"
+            ) from error
 
 
 def invoke(
@@ -83,7 +91,9 @@ def invoke(
             )
         except aws.functions.exceptions.ResourceNotFoundException as error:
             raise DeployError(
-                f"there is no function {function.name}: `cloudq deploy apply` makes it"
+                f"there is no function {function.name}: `cloudq deploy apply` makes it; one that "
+                "was deleted by hand comes back by `destroy`, which keeps the data, and `apply "
+                "--adopt`"
             ) from error
         answer: Any = json.loads(reply["Payload"].read() or b"null")
     if reply.get("FunctionError"):
