@@ -1,4 +1,4 @@
-"""What the commands need of a cloud that is not AWS, and where each is found."""
+"""What the commands need of a cloud, and where each is found."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def test_the_commands_know_azure(shop: Path, capsys: pytest.CaptureFixture[str])
     for arguments, said in (
         (["plan", "azure", *COMMAND[:2]], "no location: say --region westeurope"),
         (["plan", "azure", *COMMAND, "--region", "eu-west-1"], "'eu-west-1' is no location"),
-        (["plan", "azure", *COMMAND, "--project", "x"], "--project is not of azure"),
+        (["plan", "azure", *COMMAND, "--project", "x"], "--project is of google alone"),
         (["export", "azure", *COMMAND, "-f", "bicep"], "there are terraform"),
         (["apply", "azure", *COMMAND], "apply has no azure: cloudq deploy build azure && "),
         (["build", "azure", *COMMAND, "--architecture", "arm64"], "is of aws alone"),

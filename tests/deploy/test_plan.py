@@ -12,6 +12,7 @@ from cloudq import CloudQ
 from cloudq.cli import main
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.aws import costs
+from cloudq_deploy.aws.deployment import planned as deployed
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.planning import plan_of
 from cloudq_deploy.aws.target import Target, read_target
@@ -135,6 +136,26 @@ def test_an_app_without_tasks_or_region_is_an_error(monkeypatch: pytest.MonkeyPa
     app.task(name="a")(lambda: None)
     with pytest.raises(ConfigurationError, match="no AWS region"):
         plan_of(app, "shop:app", Target())
+
+
+def test_what_plans_and_what_applies_are_in_the_region_of_the_broker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever the SDK is set to: that counts only where nothing else says where."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_REGION")
+    app = CloudQ("shop", broker="sqs://eu-west-1")
+    app.task(name="a")(lambda: None)
+    made = deployed(app, "shop:app", tmp_path, {})
+    assert made.plan.region == made.aws.region == "eu-west-1"
+    given = deployed(app, "shop:app", tmp_path, {"region": "eu-west-3"})
+    assert given.plan.region == given.aws.region == "eu-west-3"
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    (tmp_path / "config").write_text("[profile prod]\nregion = eu-north-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    app.configure(broker="memory://")
+    profile = deployed(app, "shop:app", tmp_path, {"profile": "prod"})
+    assert profile.plan.region == profile.aws.region == "eu-north-1"
 
 
 def test_the_project_file_is_read_and_options_stand_above_it(tmp_path: Path) -> None:

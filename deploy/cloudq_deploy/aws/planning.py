@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
@@ -41,14 +41,20 @@ _OURS = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND")
 
 
 def plan_of(
-    app: CloudQ, entry: str, target: Target, schedules: Sequence[Schedule] | None = None
+    app: CloudQ,
+    entry: str,
+    target: Target,
+    schedules: Sequence[Schedule] | None = None,
+    *,
+    sdk_region: Callable[[], str | None] = lambda: None,
 ) -> Plan:
     """The plan of a loaded app. Raises `ConfigurationError` for what AWS cannot do.
 
-    `schedules` are in the place of those that the app declares.
+    `schedules` are in the place of those that the app declares. `sdk_region` is asked where
+    neither the target, nor the app's broker, nor the environment says where.
     """
     stack = target.stack or app.name
-    region, prefix = _place(app, target, f"{stack}-")
+    region, prefix = _place(app, target, f"{stack}-", sdk_region)
     tasks = tasks_of(app)
     group = group_name(app.name, stack)
     if schedules is None:
@@ -106,7 +112,9 @@ def plan_of(
     return plan
 
 
-def _place(app: CloudQ, target: Target, default_prefix: str) -> tuple[str, str]:
+def _place(
+    app: CloudQ, target: Target, default_prefix: str, sdk_region: Callable[[], str | None]
+) -> tuple[str, str]:
     address = parse(app.conf.broker)
     options: Mapping[str, str] = address.options if address.scheme == "sqs" else {}
     named = (address.host if address.scheme == "sqs" else "") or options.get("region")
@@ -115,6 +123,7 @@ def _place(app: CloudQ, target: Target, default_prefix: str) -> tuple[str, str]:
         or named
         or os.environ.get("AWS_REGION")
         or os.environ.get("AWS_DEFAULT_REGION")
+        or sdk_region()
     )
     if not region:
         raise ConfigurationError(

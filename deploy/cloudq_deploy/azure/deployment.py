@@ -25,9 +25,8 @@ from cloudq_deploy.shared import read
 
 def planned(app: CloudQ, entry: str, folder: Path, given: Mapping[str, object]) -> AzureDeployment:
     """Plan an app for Azure. Raises `ConfigurationError`."""
-    for name, option in (("project", "--project"), ("functions", "--functions")):
-        if name in given:
-            raise ConfigurationError(f"{option} is not of azure: leave it out")
+    if "functions" in given:
+        raise ConfigurationError("--functions is not of azure: leave it out")
     target = read(AzureTarget, "azure", folder, given)
     return AzureDeployment(plan=plan_of(app, entry, target), target=target, folder=folder)
 

@@ -1,23 +1,18 @@
-"""The options that the deploy commands share, and the plan that they lead to."""
+"""The options that the deploy commands share, and the deployment that they lead to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from cloudq.app import CloudQ
-from cloudq.cli.common import Target as AppTarget
+from cloudq.cli.common import Target
 from cloudq.errors import ConfigurationError
-from cloudq_deploy.aws.plan import Plan
-from cloudq_deploy.aws.planning import plan_of
-from cloudq_deploy.aws.stack.access import Aws
-from cloudq_deploy.aws.stack.bucket import Bucket
-from cloudq_deploy.aws.target import Target, read_target
-from cloudq_deploy.clouds import CloudName
+from cloudq_deploy.aws.deployment import AwsDeployment, planned
+from cloudq_deploy.clouds import CloudName, Deployment, planner
 
 Cloud = Annotated[Literal["aws"], typer.Argument(metavar="[aws]", help="The cloud.")]
 AnyCloud = Annotated[CloudName, typer.Argument(metavar="[aws|google|azure]", help="The cloud.")]
@@ -41,35 +36,46 @@ Architecture = Annotated[str | None, typer.Option(help="arm64 or x86_64.")]
 Functions = Annotated[str | None, typer.Option(help="One a queue, or one for all: queue, one.")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Project:
-    """The app of the current directory, and what is to become of it."""
-
-    app: CloudQ
-    entry: str
-    target: Target
-    plan: Plan
-    folder: Path
+# Options of one cloud alone, and what they are called on the command line.
+_OF_ONE = {
+    **dict.fromkeys(("architecture", "bucket", "ignore_drift", "image", "profile"), "aws"),
+    "project": "google",
+}
 
 
-def project(
-    given: AppTarget,
-    *,
-    aws: Aws | None = None,
-    stack: str | None = None,
-    region: str | None = None,
-    **options: object,
-) -> Project:
-    """Load the app and plan it. Raises `ConfigurationError` for what cannot be."""
-    app = given.load()
-    folder = Path.cwd()
-    target = read_target(folder, {"stack": stack, "region": region, **options})
-    if aws is not None and target.region is None and aws.region:
-        target = target.model_copy(update={"region": aws.region})
-    entry = entry_of(given.path or "", app)
-    return Project(
-        app=app, entry=entry, target=target, plan=plan_of(app, entry, target), folder=folder
-    )
+def deployment(
+    cloud: CloudName, target: Target, *, endpoint_url: str | None = None, **options: object
+) -> Deployment:
+    """Load the app and plan it for a cloud. Raises `ConfigurationError` for what cannot be."""
+    given = _given(cloud, options)
+    if cloud == "aws":
+        # Of the environment, too, where it is none of the other clouds'.
+        given["endpoint_url"] = endpoint_url
+    app, entry = _loaded(target)
+    return planner(cloud)(app, entry, Path.cwd(), given)
+
+
+def on_aws(target: Target, **options: object) -> AwsDeployment:
+    """The same for what AWS alone has."""
+    app, entry = _loaded(target)
+    return planned(app, entry, Path.cwd(), _given("aws", options))
+
+
+def _given(cloud: CloudName, options: dict[str, object]) -> dict[str, Any]:
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    for name in given:
+        only = _OF_ONE.get(name, cloud)
+        if only != cloud:
+            option = "--" + name.replace("_", "-")
+            raise ConfigurationError(f"{option} is of {only} alone: leave it out for {cloud}")
+    # What `build` is to write, and no image that functions run.
+    given.pop("image", None)
+    return given
+
+
+def _loaded(target: Target) -> tuple[CloudQ, str]:
+    app = target.load()
+    return app, entry_of(target.path or "", app)
 
 
 def entry_of(path: str, app: CloudQ) -> str:
@@ -79,19 +85,3 @@ def entry_of(path: str, app: CloudQ) -> str:
         return path
     found = [name for name, value in vars(import_module(module)).items() if value is app]
     return f"{module}:{found[0]}"
-
-
-def reach(
-    plan: Plan, *, profile: str | None, endpoint_url: str | None, bucket: str | None
-) -> tuple[Aws, Bucket]:
-    """AWS where the plan is to be made, with credentials. Raises `ConfigurationError`."""
-    aws = Aws(region=plan.region, profile=profile, endpoint_url=endpoint_url)
-    if not aws.account.isdigit():
-        raise ConfigurationError(f"{endpoint_url} says that the account is {aws.account!r}")
-    return aws, Bucket(aws, plan.stack, bucket)
-
-
-def without_project(google_project: str | None) -> None:
-    """Raise `ConfigurationError` where AWS is given a project of Google's."""
-    if google_project is not None:
-        raise ConfigurationError("--project is of google alone: leave it out for aws")

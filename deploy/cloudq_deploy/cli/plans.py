@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsons
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,19 +10,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cloudq.cli.common import JsonOption, Target, common
-from cloudq.cli.output import emit, note, say
+from cloudq.cli.output import emit, note, say, table
 from cloudq.errors import ConfigurationError
-from cloudq_deploy.aws import costs
 from cloudq_deploy.aws.deployer import deployer
+from cloudq_deploy.aws.deployment import AwsDeployment
 from cloudq_deploy.aws.image import dockerfile
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.policies import Place, document, schedule_groups, statements, trust
-from cloudq_deploy.aws.render import FORMATS
-from cloudq_deploy.aws.stack.access import Aws
-from cloudq_deploy.bundle.archive import Package
-from cloudq_deploy.bundle.build import build as build_zip
-from cloudq_deploy.cli import elsewhere
-from cloudq_deploy.cli.elsewhere import tell_package
+from cloudq_deploy.bundle.report import tell_package
 from cloudq_deploy.cli.options import (
     AnyCloud,
     Architecture,
@@ -33,16 +27,13 @@ from cloudq_deploy.cli.options import (
     Functions,
     GoogleProject,
     Profile,
-    Project,
     Region,
     Runtime,
     Stack,
-    project,
-    without_project,
+    deployment,
+    on_aws,
 )
-from cloudq_deploy.costs import Assumed
-
-_ACCOUNT = "ACCOUNT"
+from cloudq_deploy.costs import Assumed, Cost, total
 
 
 @common
@@ -61,89 +52,41 @@ def plan_command(
 ) -> None:
     """Show every resource that the app needs, and what they cost. Asks no cloud."""
     assumed = Assumed(seconds=seconds, together=together)
-    if cloud != "aws":
-        other = elsewhere.deployment(
-            cloud,
-            target,
-            project=google_project,
-            stack=stack,
-            region=region,
-            functions=functions,
-            runtime=runtime,
-            architecture=architecture,
-        )
-        elsewhere.show(other, assumed, json=json)
-        return
-    without_project(google_project)
-    made = project(
+    made = deployment(
+        cloud,
         target,
+        project=google_project,
         stack=stack,
         region=region,
         functions=functions,
         runtime=runtime,
         architecture=architecture,
-    ).plan
-    idle = costs.idle(made)
-    running = {each.name: costs.million(made, each, assumed) for each in made.functions}
+    )
+    idle, running, told = made.idle(), made.running(assumed), made.assumptions(assumed)
     if json:
-        emit(made.as_json() | {"costs": elsewhere.costs_json(idle, running, str(assumed))})
+        emit(made.as_json() | {"costs": _costs_json(idle, running, told)})
         return
-    elsewhere.show_tables(_rows(made), idle, running, str(assumed))
+    table(("RESOURCE", "NAME", "SETTINGS"), made.rows(), empty="nothing")
+    say("")
+    items = [("a month, idle", cost.of, f"{cost.amount:.2f}") for cost in idle]
+    for name, found in running.items():
+        items += [(f"a million tasks of {name}", cost.of, f"{cost.amount:.2f}") for cost in found]
+        items.append((f"a million tasks of {name}", "together", f"{total(found):.2f}"))
+    table(("COSTS", "OF", "USD"), items, empty="nothing")
+    note(f"assumed: {told}")
 
 
-def _rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
-    for queue in plan.queues:
-        yield (
-            "queue",
-            queue.full_name,
-            f"visibility {queue.visibility} s, kept 14 d, {queue.encryption}, dead letters after "
-            f"{queue.max_receive_count} receives",
-        )
-        yield "dead letters", queue.dead_name, f"kept 14 d, {queue.encryption}"
-    for each in plan.functions:
-        more = (
-            f", reserved {each.reserved_concurrency}"
-            if each.reserved_concurrency is not None
-            else ""
-        )
-        more += f", {each.provisioned} kept warm" if each.provisioned else ""
-        more += f", {len(each.layers)} layers" if each.layers else ""
-        env = ", ".join(sorted(each.env))
-        yield (
-            "function",
-            each.name,
-            f"{each.runtime} {each.architecture} {each.package}, {each.memory} MB, {each.timeout} s"
-            f"{more}, recursive loop {each.recursive_loop} (depth {each.max_depth}), tracing "
-            f"{each.tracing}, env {env}; runs {', '.join(each.tasks) or 'what is sent there'}",
-        )
-        yield "role", each.role, "its queues, the table, its log: `cloudq deploy iam`"
-        yield "log", each.log_group, f"kept {each.log_retention} d"
-    for feed in plan.mappings:
-        limit = f", at most {feed.max_concurrency} at a time" if feed.max_concurrency else ""
-        yield (
-            "event source",
-            f"{feed.queue} -> {feed.function}",
-            f"batches of {feed.batch_size}, window {feed.window} s, {feed.report}{limit}",
-        )
-    if plan.table:
-        yield "table", plan.table.name, f"{plan.table.billing}, TTL on {plan.table.ttl}"
-    for schedule in plan.schedules:
-        yield (
-            "schedule",
-            schedule.name,
-            f"{schedule.expression} {schedule.timezone} -> {schedule.queue}"
-            + ("" if schedule.enabled else ", disabled"),
-        )
-    if plan.scheduling:
-        yield "schedule group", plan.scheduling.group, "all of the app's schedules"
-        yield "role", plan.scheduling.role, "EventBridge Scheduler's: sends to the queues"
-        yield "queue", plan.scheduling.dead_name, "what it could not send, kept 14 d"
-        if plan.scheduling.far:
-            yield "schedule group", plan.scheduling.far, "far calls; the first of them makes it"
-    for name, when in plan.beat.items():
-        yield "needs a beat", name, f"{when}: run `cloudq beat`, which the stack has not"
-    for alarm in plan.alarms:
-        yield "alarm", alarm.name, f"{alarm.metric} of {alarm.of} above {alarm.threshold:g}"
+def _costs_json(
+    idle: Sequence[Cost], running: Mapping[str, Sequence[Cost]], told: str
+) -> dict[str, Any]:
+    return {
+        "currency": "USD",
+        "idle_month": [asdict(cost) for cost in idle],
+        "million_tasks": {
+            name: [asdict(cost) for cost in found] for name, found in running.items()
+        },
+        "assumed": told,
+    }
 
 
 @common
@@ -162,37 +105,26 @@ def build_command(
     json: JsonOption = False,
 ) -> None:
     """Make the zip that functions run: the app, and its locked dependencies as wheels."""
-    if cloud != "aws":
-        other = elsewhere.deployment(
-            cloud,
-            target,
-            project=google_project,
-            image=image,
-            stack=stack,
-            region=region,
-            runtime=runtime,
-            architecture=architecture,
-        )
-        elsewhere.build(other, output, json=json)
-        return
-    without_project(google_project)
-    made = project(target, stack=stack, region=region, runtime=runtime, architecture=architecture)
-    if image:
+    made = deployment(
+        cloud,
+        target,
+        project=google_project,
+        image=image,
+        stack=stack,
+        region=region,
+        runtime=runtime,
+        architecture=architecture,
+    )
+    if isinstance(made, AwsDeployment) and image:
         path = output or made.folder / "Dockerfile"
-        dockerfile(made.folder, made.entry, made.target, path)
+        dockerfile(made.folder, made.plan.entry, made.target, path)
         say(f"wrote {path}: docker build --platform linux/{made.target.docker_platform} .")
         return
-    package = zip_of(made, output)
+    package = made.build(output, note)
     if json:
         emit({**asdict(package), "path": str(package.path)})
         return
-    tell_package(package)
-
-
-def zip_of(made: Project, output: Path | None = None) -> Package:
-    """The project's zip, newly made."""
-    path = output or made.folder / "build" / f"{made.plan.stack}.zip"
-    return build_zip(made.folder, made.entry, made.target, path, note)
+    tell_package(package, made.limit)
 
 
 @common
@@ -213,32 +145,21 @@ def export_command(
     architecture: Architecture = None,
 ) -> None:
     """Print the plan for another tool."""
-    if cloud != "aws":
-        other = elsewhere.deployment(
-            cloud,
-            target,
-            project=google_project,
-            stack=stack,
-            region=region,
-            functions=functions,
-            runtime=runtime,
-            architecture=architecture,
-        )
-        elsewhere.export(other, format)
-        return
-    without_project(google_project)
-    format = format or "cloudformation"
-    if format not in FORMATS:
-        raise ConfigurationError(f"--format {format}: there are {', '.join(FORMATS)}")
-    made = project(
+    made = deployment(
+        cloud,
         target,
+        project=google_project,
         stack=stack,
         region=region,
         functions=functions,
         runtime=runtime,
         architecture=architecture,
     )
-    typer.echo(jsons.dumps(FORMATS[format](made.plan), indent=2))
+    chosen = format or next(iter(made.formats))
+    if chosen not in made.formats:
+        raise ConfigurationError(f"--format {chosen}: there are {', '.join(made.formats)}")
+    made.check()
+    typer.echo(made.formats[chosen]())
 
 
 @common
@@ -266,9 +187,12 @@ def iam_command(
     bucket: BucketName = None,
 ) -> None:
     """Print the least policy of a role, on the ARNs of this app's resources."""
-    made = project(target, stack=stack, region=region).plan
+    standing = on_aws(
+        target, stack=stack, region=region, profile=profile, endpoint_url=endpoint_url
+    )
+    made = standing.plan
     if account is None:
-        account = Aws(region=made.region, profile=profile, endpoint_url=endpoint_url).account
+        account = standing.aws.account
     if not (account.isdigit() and len(account) == 12):
         raise ConfigurationError(f"--account {account}: an account's number has twelve digits")
     place = Place(region=made.region, account=account)

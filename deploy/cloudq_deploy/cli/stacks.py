@@ -11,18 +11,14 @@ import orjson
 import typer
 
 from cloudq.cli.common import JsonOption, Target, YesOption, common
-from cloudq.cli.output import confirm, emit, local, note, say, table
+from cloudq.cli.output import emit, local, note, say, table
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.aws.plan import Function, Plan
 from cloudq_deploy.aws.stack import running
 from cloudq_deploy.aws.stack.access import Aws, DeployError
-from cloudq_deploy.aws.stack.apply import Code, apply, roll_back
-from cloudq_deploy.aws.stack.destroy import destroy
 from cloudq_deploy.aws.stack.drift import Drift, drift
 from cloudq_deploy.aws.stack.resources import resources
-from cloudq_deploy.aws.stack.standing import check_ours, look
-from cloudq_deploy.cli import elsewhere
-from cloudq_deploy.cli.elsewhere import tell_package
+from cloudq_deploy.aws.stack.standing import look
 from cloudq_deploy.cli.options import (
     AnyCloud,
     Architecture,
@@ -35,12 +31,9 @@ from cloudq_deploy.cli.options import (
     Region,
     Runtime,
     Stack,
-    project,
-    reach,
-    without_project,
+    deployment,
+    on_aws,
 )
-from cloudq_deploy.cli.plans import zip_of
-from cloudq_deploy.cli.screen import Terminal
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -68,63 +61,21 @@ def apply_command(
     json: JsonOption = False,
 ) -> None:
     """Make the cloud equal to the code: shows the changes, asks, applies, waits."""
-    if cloud != "aws":
-        other = elsewhere.deployment(
-            cloud,
-            target,
-            project=google_project,
-            bucket=bucket,
-            stack=stack,
-            region=region,
-            functions=functions,
-            runtime=runtime,
-            architecture=architecture,
-        )
-        other.apply(adopt=adopt, yes=yes, json=json)
-        return
-    without_project(google_project)
-    session = Aws(region=region, profile=profile, endpoint_url=endpoint_url)
-    made = project(
+    made = deployment(
+        cloud,
         target,
-        aws=session,
+        project=google_project,
+        profile=profile,
+        endpoint_url=endpoint_url,
+        bucket=bucket,
         stack=stack,
         region=region,
         functions=functions,
         runtime=runtime,
         architecture=architecture,
+        ignore_drift=ignore_drift,
     )
-    aws, kept = reach(made.plan, profile=profile, endpoint_url=endpoint_url, bucket=bucket)
-    standing = look(aws, made.plan.stack)
-    if standing is not None:
-        check_ours(standing, made.plan.app)
-    screen = Terminal(yes=yes, json=json)
-    if made.target.package == "image":
-        if not made.target.image:
-            raise ConfigurationError(
-                "package is image: say which, image = ACCOUNT.dkr.ecr...@sha256:..."
-            )
-        code = Code(digest=made.target.image.rpartition(":")[2], image=made.target.image)
-    else:
-        package = zip_of(made)
-        if not json:
-            tell_package(package)
-        code = Code(digest=package.digest, path=package.path)
-    outputs = apply(
-        aws, made.plan, code, screen, bucket=kept, adopt=adopt, ignore_drift=ignore_drift
-    )
-    screen.outputs(outputs)
-    if outputs and not json:
-        _tell_how_to_call(made.plan, endpoint_url, outputs.get("Scheduler"))
-
-
-def _tell_how_to_call(plan: Plan, endpoint_url: str | None, scheduler: str | None) -> None:
-    say("to call its tasks from here:")
-    if endpoint_url:
-        say(f"  export AWS_ENDPOINT_URL='{endpoint_url}'")
-    say(f"  export CLOUDQ_BROKER='{plan.broker}'")
-    say(f"  export CLOUDQ_BACKEND='{plan.backend}'")
-    if scheduler:
-        say(f"  export CLOUDQ_SCHEDULER='{scheduler}'")
+    made.apply(adopt=adopt, yes=yes, json=json)
 
 
 @common
@@ -141,7 +92,8 @@ def status_command(
     json: JsonOption = False,
 ) -> None:
     """Show how the stack stands, its resources and how full its queues are."""
-    plan, aws = _planned(target, stack, region, profile, endpoint_url)
+    made = on_aws(target, stack=stack, region=region, profile=profile, endpoint_url=endpoint_url)
+    plan, aws = made.plan, made.aws
     standing = look(aws, plan.stack)
     if standing is None:
         raise DeployError(f"there is no stack {plan.stack}: `cloudq deploy apply` makes it")
@@ -195,7 +147,8 @@ def logs_command(
     json: JsonOption = False,
 ) -> None:
     """Print the functions' logs."""
-    plan, aws = _planned(target, stack, region, profile, endpoint_url)
+    made = on_aws(target, stack=stack, region=region, profile=profile, endpoint_url=endpoint_url)
+    plan, aws = made.plan, made.aws
     chosen = [_function(plan, function)] if function else list(plan.functions)
     start = time.time() - _seconds(since)
     for line in running.lines(aws, chosen, since=start, text=text, on=follow):
@@ -236,7 +189,8 @@ def invoke_command(
 
     The exit code is 1 if it failed.
     """
-    plan, aws = _planned(target, stack, region, profile, endpoint_url)
+    made = on_aws(target, stack=stack, region=region, profile=profile, endpoint_url=endpoint_url)
+    plan, aws = made.plan, made.aws
     function = next((each for each in plan.functions if task in each.tasks), None)
     if function is None:
         known = ", ".join(name for each in plan.functions for name in each.tasks)
@@ -266,10 +220,15 @@ def rollback_command(
     json: JsonOption = False,
 ) -> None:
     """Go back to what was applied before: template and code."""
-    plan, _ = _planned(target, stack, region, profile, endpoint_url)
-    aws, kept = reach(plan, profile=profile, endpoint_url=endpoint_url, bucket=bucket)
-    screen = Terminal(yes=yes, json=json)
-    screen.outputs(roll_back(aws, plan.app, plan.stack, plan.tags, screen, bucket=kept))
+    made = on_aws(
+        target,
+        stack=stack,
+        region=region,
+        profile=profile,
+        endpoint_url=endpoint_url,
+        bucket=bucket,
+    )
+    made.roll_back(yes=yes, json=json)
 
 
 @common
@@ -288,37 +247,14 @@ def destroy_command(
     yes: YesOption = False,
 ) -> None:
     """Delete the stack and its code. Queues and the table stay, unless --data is given."""
-    if cloud != "aws":
-        other = elsewhere.deployment(
-            cloud, target, project=google_project, bucket=bucket, stack=stack, region=region
-        )
-        other.destroy(data=data, yes=yes)
-        return
-    without_project(google_project)
-    plan, _ = _planned(target, stack, region, profile, endpoint_url)
-    aws, kept = reach(plan, profile=profile, endpoint_url=endpoint_url, bucket=bucket)
-    standing = look(aws, plan.stack)
-    if standing is None:
-        raise DeployError(f"there is no stack {plan.stack}: nothing was deleted")
-    check_ours(standing, plan.app)
-    doomed = "with all messages and results" if data else "but its queues and its table"
-    confirm(f"Delete the stack {plan.stack}, {doomed}?", plan.stack, yes=yes)
-    far = plan.scheduling.far if plan.scheduling else None
-    left = destroy(aws, plan.stack, Terminal(yes=True), bucket=kept, data=data, far=far)
-    for each in left:
-        say(f"kept {each.physical}")
-    say(f"deleted the stack {plan.stack}")
-    if left:
-        note("to delete these too, apply with --adopt and destroy with --data")
-
-
-def _planned(
-    target: Target,
-    stack: str | None,
-    region: str | None,
-    profile: str | None,
-    endpoint_url: str | None,
-) -> tuple[Plan, Aws]:
-    session = Aws(region=region, profile=profile, endpoint_url=endpoint_url)
-    plan = project(target, aws=session, stack=stack, region=region).plan
-    return plan, Aws(region=plan.region, profile=profile, endpoint_url=endpoint_url)
+    made = deployment(
+        cloud,
+        target,
+        project=google_project,
+        profile=profile,
+        endpoint_url=endpoint_url,
+        bucket=bucket,
+        stack=stack,
+        region=region,
+    )
+    made.destroy(data=data, yes=yes)

@@ -1,0 +1,20 @@
+"""What is told of a zip that was made."""
+
+from __future__ import annotations
+
+from cloudq.cli.output import say, table
+from cloudq_deploy.bundle.archive import Limit, Package, megabytes
+
+
+def tell_package(package: Package, limit: Limit) -> None:
+    """How big a zip is, and of what."""
+    say(
+        f"{package.path}: {megabytes(package.zipped)}, {megabytes(package.unzipped)} unzipped "
+        f"({megabytes(limit.unzipped)} at most), contents {package.digest[:16]}, sha256 "
+        f"{package.sha256[:16]}"
+    )
+    table(
+        ("PART", "SIZE"),
+        [(name, megabytes(size)) for name, size in package.largest()],
+        empty="it is empty",
+    )
