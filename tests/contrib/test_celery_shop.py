@@ -95,7 +95,11 @@ def test_what_was_recorded_is_what_celery_does(tmp_path: Path) -> None:
         timeout=150,
         check=True,
     )
-    assert json.loads(done.stdout) == RECORDED
+    came = json.loads(done.stdout)
+    # Celery fails a chord's body by the member's own error or by its ChordError, whichever of its
+    # threads is first; cloudq by ChordError.
+    assert came.pop("unknown item") in ("LookupError", "ChordError")
+    assert came == {what: recorded for what, recorded in RECORDED.items() if what != "unknown item"}
 
 
 def _as_for_celery(folder: Path) -> None:
