@@ -27,7 +27,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT), str(ROOT / "deploy"), str
 from harness import Figure  # noqa: E402
 
 from cloudq.cli import main as cloudq  # noqa: E402
-from cloudq_deploy.aws.target import Target, own_architecture  # noqa: E402
+from cloudq_deploy.aws.options import Target, own_architecture  # noqa: E402
 from cloudq_deploy.bundle.build import build  # noqa: E402
 from localstack.aws import MINISTACK  # noqa: E402
 from localstack.servers import start  # noqa: E402

@@ -11,9 +11,9 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.cli import main
+from cloudq_deploy.aws.options import Target, own_architecture
 from cloudq_deploy.aws.plan import Plan
-from cloudq_deploy.aws.planning import plan_of
-from cloudq_deploy.aws.target import Target, own_architecture
+from cloudq_deploy.aws.planner import plan_of
 from localstack.aws import MINISTACK
 from localstack.servers import Endpoint
 from tests.servers import serving

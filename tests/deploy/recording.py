@@ -10,7 +10,7 @@ from typing import Any
 
 from botocore import handlers
 
-from cloudq_deploy.aws.policies import Place
+from cloudq_deploy.aws.iam import Place
 
 ACCOUNT, REGION = "000000000000", "us-east-1"
 PLACE = Place(region=REGION, account=ACCOUNT)

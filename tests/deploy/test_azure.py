@@ -25,12 +25,12 @@ from cloudq.errors import ConfigurationError
 from cloudq.plugins import parse
 from cloudq_azure.tables import open_backend
 from cloudq_deploy.azure import costs
-from cloudq_deploy.azure.cargo import PACKAGES, host
 from cloudq_deploy.azure.deployment import planned as deployment
-from cloudq_deploy.azure.grants import grants
+from cloudq_deploy.azure.iam import grants
+from cloudq_deploy.azure.options import AzureTarget
+from cloudq_deploy.azure.package import PACKAGES, host
 from cloudq_deploy.azure.plan import Plan
-from cloudq_deploy.azure.planning import plan_of
-from cloudq_deploy.azure.target import AzureTarget
+from cloudq_deploy.azure.planner import plan_of
 from cloudq_deploy.azure.terraform import configuration, duration
 from cloudq_deploy.costs import Assumed, total
 from localstack.azure import ACCOUNT

@@ -10,7 +10,7 @@ import pytest
 
 from cloudq.cli import main
 from cloudq.errors import ConfigurationError
-from cloudq_deploy.aws.target import Target
+from cloudq_deploy.aws.options import Target
 from cloudq_deploy.bundle import archive, sources
 from cloudq_deploy.bundle.build import build
 from cloudq_deploy.bundle.lock import Platform, locked

@@ -25,10 +25,10 @@ from cloudq_deploy.costs import Assumed, total
 from cloudq_deploy.google import costs
 from cloudq_deploy.google.deployment import GoogleDeployment
 from cloudq_deploy.google.gcloud import script
-from cloudq_deploy.google.grants import grants
+from cloudq_deploy.google.iam import grants
+from cloudq_deploy.google.options import GoogleTarget
 from cloudq_deploy.google.plan import Plan
-from cloudq_deploy.google.planning import plan_of
-from cloudq_deploy.google.target import GoogleTarget
+from cloudq_deploy.google.planner import plan_of
 from cloudq_deploy.google.terraform import configuration
 from tests.deploy.provider_tables import complaints
 from tests.servers import lacking
@@ -294,7 +294,7 @@ def test_the_names_in_the_apps_own_urls_are_those_that_are_made() -> None:
 def test_without_googles_libraries_it_says_what_to_install() -> None:
     program = (
         "import sys; sys.modules['google.cloud.scheduler_v1'] = None; "
-        "from cloudq_deploy.clouds import planner; planner('google')"
+        "from cloudq_deploy.deployment import planner; planner('google')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (

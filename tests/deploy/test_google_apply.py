@@ -28,11 +28,11 @@ from cloudq.errors import ConfigurationError, ServiceError
 from cloudq.plugins import parse
 from cloudq.testing import eventually
 from cloudq_deploy.google.apply import carry_out, look, propose
-from cloudq_deploy.google.cargo import FRAMEWORK
 from cloudq_deploy.google.deployment import planned
+from cloudq_deploy.google.options import GoogleTarget
+from cloudq_deploy.google.package import FRAMEWORK
 from cloudq_deploy.google.plan import Plan
-from cloudq_deploy.google.planning import plan_of
-from cloudq_deploy.google.target import GoogleTarget
+from cloudq_deploy.google.planner import plan_of
 from cloudq_deploy.google.terraform import environment
 from cloudq_gcp.client import access
 from cloudq_gcp.pubsub_requests import Requests

@@ -18,7 +18,7 @@ from cloudq_deploy.aws.stack.access import Aws, DeployError
 from cloudq_deploy.aws.stack.bucket import Bucket
 from cloudq_deploy.aws.stack.changes import ChangeSet
 from cloudq_deploy.aws.stack.destroy import destroy
-from cloudq_deploy.aws.stack.standing import look
+from cloudq_deploy.aws.stack.state import look
 from cloudq_deploy.aws.stack.watch import Event
 from localstack.servers import Endpoint
 from tests.deploy.test_stack_states import Log, applied

@@ -25,11 +25,11 @@ import pytest
 from cloudq import CloudQ
 from cloudq.cli import main
 from cloudq.testing import eventually
-from cloudq_deploy.aws.deployer import client_part
+from cloudq_deploy.aws.iam import document, statements
+from cloudq_deploy.aws.iam_deployer import client_part
+from cloudq_deploy.aws.options import read_target
 from cloudq_deploy.aws.plan import Plan
-from cloudq_deploy.aws.planning import plan_of
-from cloudq_deploy.aws.policies import document, statements
-from cloudq_deploy.aws.target import read_target
+from cloudq_deploy.aws.planner import plan_of
 from localstack.servers import Endpoint
 from tests.deploy.recording import (
     ACCOUNT,

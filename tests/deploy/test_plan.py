@@ -13,9 +13,9 @@ from cloudq.cli import main
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.aws import costs
 from cloudq_deploy.aws.deployment import planned as deployed
+from cloudq_deploy.aws.options import Target, read_target
 from cloudq_deploy.aws.plan import Plan
-from cloudq_deploy.aws.planning import plan_of
-from cloudq_deploy.aws.target import Target, read_target
+from cloudq_deploy.aws.planner import plan_of
 from cloudq_deploy.costs import Assumed, total
 
 EU = Target(region="eu-west-1")

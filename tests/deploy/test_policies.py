@@ -26,10 +26,7 @@ from cloudq.schedules.cloud import Scheduler
 from cloudq.testing import eventually
 from cloudq_aws import lambda_handler
 from cloudq_aws.eventbridge import open_scheduler
-from cloudq_deploy.aws.deployer import deployer, unscoped_part
-from cloudq_deploy.aws.plan import Plan, Schedule
-from cloudq_deploy.aws.planning import plan_of
-from cloudq_deploy.aws.policies import (
+from cloudq_deploy.aws.iam import (
     Place,
     Role,
     document,
@@ -39,8 +36,11 @@ from cloudq_deploy.aws.policies import (
     statements,
     trust,
 )
+from cloudq_deploy.aws.iam_deployer import deployer, unscoped_part
+from cloudq_deploy.aws.options import Target
+from cloudq_deploy.aws.plan import Plan, Schedule
+from cloudq_deploy.aws.planner import plan_of
 from cloudq_deploy.aws.render import cloudformation
-from cloudq_deploy.aws.target import Target
 from localstack.servers import Endpoint
 from tests.deploy.recording import (
     ACCOUNT,

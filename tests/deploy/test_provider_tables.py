@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from cloudq_deploy.aws import terraform
 from cloudq_deploy.aws.plan import Plan
-from cloudq_deploy.aws.render import terraform
 from tests.deploy.provider_tables import complaints, table
 from tests.deploy.test_templates import PLANS
 

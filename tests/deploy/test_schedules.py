@@ -18,11 +18,12 @@ from cloudq.errors import ConfigurationError
 from cloudq.plugins import parse
 from cloudq.schedules.cloud import Scheduler
 from cloudq_aws.eventbridge import flat, open_scheduler
+from cloudq_deploy.aws import terraform
+from cloudq_deploy.aws.iam import scheduler_url
+from cloudq_deploy.aws.options import Target
 from cloudq_deploy.aws.plan import Plan
-from cloudq_deploy.aws.planning import plan_of
-from cloudq_deploy.aws.policies import scheduler_url
-from cloudq_deploy.aws.render import cloudformation, terraform
-from cloudq_deploy.aws.target import Target
+from cloudq_deploy.aws.planner import plan_of
+from cloudq_deploy.aws.render import cloudformation
 from localstack.servers import Endpoint
 from tests.deploy.recording import ACCOUNT, PLACE, REGION
 from tests.servers import unique

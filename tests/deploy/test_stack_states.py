@@ -13,8 +13,9 @@ import pytest
 from cloudq import CloudQ, every
 from cloudq.errors import ConfigurationError
 from cloudq.far import far_group_of
+from cloudq_deploy.aws.options import Target
 from cloudq_deploy.aws.plan import Plan
-from cloudq_deploy.aws.planning import plan_of
+from cloudq_deploy.aws.planner import plan_of
 from cloudq_deploy.aws.stack.access import Aws, DeployError
 from cloudq_deploy.aws.stack.apply import Code, apply, roll_back
 from cloudq_deploy.aws.stack.bucket import Bucket
@@ -22,9 +23,8 @@ from cloudq_deploy.aws.stack.changes import ChangeSet
 from cloudq_deploy.aws.stack.destroy import destroy
 from cloudq_deploy.aws.stack.drift import Drift, is_pause
 from cloudq_deploy.aws.stack.resources import Resource
-from cloudq_deploy.aws.stack.standing import Standing, check_ready, look
+from cloudq_deploy.aws.stack.state import Standing, check_ready, look
 from cloudq_deploy.aws.stack.watch import Event
-from cloudq_deploy.aws.target import Target
 from localstack.servers import Endpoint
 from tests.servers import unique
 

@@ -13,10 +13,11 @@ import pytest
 from cloudq import CloudQ
 from cloudq.cli import main
 from cloudq.errors import ConfigurationError
+from cloudq_deploy.aws import terraform
+from cloudq_deploy.aws.options import Target
 from cloudq_deploy.aws.plan import Plan, Schedule
-from cloudq_deploy.aws.planning import plan_of
-from cloudq_deploy.aws.render import FORMATS, cloudformation, sam, terraform
-from cloudq_deploy.aws.target import Target
+from cloudq_deploy.aws.planner import plan_of
+from cloudq_deploy.aws.render import FORMATS, cloudformation, sam
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555"
 LAYER = "arn:aws:lambda:eu-west-1:123456789012:layer:common:3"

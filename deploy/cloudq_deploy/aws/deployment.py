@@ -13,17 +13,17 @@ from cloudq.app import CloudQ
 from cloudq.cli.output import confirm, note, say
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.aws import costs
+from cloudq_deploy.aws.options import Target, read_target
 from cloudq_deploy.aws.plan import Plan
-from cloudq_deploy.aws.planning import plan_of
+from cloudq_deploy.aws.planner import plan_of
 from cloudq_deploy.aws.render import FORMATS
-from cloudq_deploy.aws.rows import rows
-from cloudq_deploy.aws.screen import Terminal
 from cloudq_deploy.aws.stack.access import Aws, DeployError
 from cloudq_deploy.aws.stack.apply import Code, apply, roll_back
 from cloudq_deploy.aws.stack.bucket import Bucket
 from cloudq_deploy.aws.stack.destroy import destroy
-from cloudq_deploy.aws.stack.standing import Standing, check_ours, look
-from cloudq_deploy.aws.target import Target, read_target
+from cloudq_deploy.aws.stack.state import Standing, check_ours, look
+from cloudq_deploy.aws.summary import rows
+from cloudq_deploy.aws.terminal import Terminal
 from cloudq_deploy.bundle import archive
 from cloudq_deploy.bundle.archive import Limit, Package
 from cloudq_deploy.bundle.build import build

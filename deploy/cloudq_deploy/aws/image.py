@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cloudq_deploy.aws.target import Target
+from cloudq_deploy.aws.options import Target
 from cloudq_deploy.bundle import sources
 from cloudq_deploy.bundle.build import ENTRY, check_entry, cloudq_files, entry_text, put
 from cloudq_deploy.bundle.lock import Platform, locked

@@ -17,7 +17,7 @@ from cloudq.schedules.driver import Job, SchedulerDriver
 from cloudq.schedules.registry import Scheduled
 from cloudq_aws.eventbridge import Terms
 from cloudq_deploy.aws.plan import Schedule
-from cloudq_deploy.wanted import declared_schedules
+from cloudq_deploy.requirements import declared_schedules
 
 _SERVICE = "EventBridge Scheduler"
 

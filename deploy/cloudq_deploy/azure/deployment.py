@@ -11,16 +11,16 @@ from typing import Any
 from cloudq.app import CloudQ
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.azure import costs
-from cloudq_deploy.azure.cargo import LIMIT, cargo_of
-from cloudq_deploy.azure.grants import grants
+from cloudq_deploy.azure.iam import grants
+from cloudq_deploy.azure.options import AzureTarget
+from cloudq_deploy.azure.package import LIMIT, cargo_of
 from cloudq_deploy.azure.plan import Plan
-from cloudq_deploy.azure.planning import plan_of
-from cloudq_deploy.azure.target import AzureTarget
+from cloudq_deploy.azure.planner import plan_of
 from cloudq_deploy.azure.terraform import configuration
 from cloudq_deploy.bundle.archive import Limit, Package
 from cloudq_deploy.bundle.build import build
 from cloudq_deploy.costs import Assumed, Cost
-from cloudq_deploy.shared import read
+from cloudq_deploy.options import read
 
 
 def planned(app: CloudQ, entry: str, folder: Path, given: Mapping[str, object]) -> AzureDeployment:

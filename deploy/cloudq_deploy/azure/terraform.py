@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloudq_deploy.azure.grants import Grant, grants
+from cloudq_deploy.azure.iam import Grant, grants
 from cloudq_deploy.azure.plan import Alert, Plan, Queue
 from cloudq_deploy.terraform import literal
 from cloudq_deploy.terraform import terraform_name as named

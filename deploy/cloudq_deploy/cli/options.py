@@ -12,7 +12,7 @@ from cloudq.app import CloudQ
 from cloudq.cli.common import Target
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.aws.deployment import AwsDeployment, planned
-from cloudq_deploy.clouds import CloudName, Deployment, planner
+from cloudq_deploy.deployment import CloudName, Deployment, planner
 
 Cloud = Annotated[Literal["aws"], typer.Argument(metavar="[aws]", help="The cloud.")]
 AnyCloud = Annotated[CloudName, typer.Argument(metavar="[aws|google|azure]", help="The cloud.")]

@@ -12,11 +12,11 @@ import typer
 from cloudq.cli.common import JsonOption, Target, common
 from cloudq.cli.output import emit, note, say, table
 from cloudq.errors import ConfigurationError
-from cloudq_deploy.aws.deployer import deployer
 from cloudq_deploy.aws.deployment import AwsDeployment
+from cloudq_deploy.aws.iam import Place, document, schedule_groups, statements, trust
+from cloudq_deploy.aws.iam_deployer import deployer
 from cloudq_deploy.aws.image import dockerfile
 from cloudq_deploy.aws.plan import Plan
-from cloudq_deploy.aws.policies import Place, document, schedule_groups, statements, trust
 from cloudq_deploy.bundle.report import tell_package
 from cloudq_deploy.cli.options import (
     AnyCloud,

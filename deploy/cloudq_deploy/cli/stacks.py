@@ -18,7 +18,7 @@ from cloudq_deploy.aws.stack import running
 from cloudq_deploy.aws.stack.access import Aws, DeployError
 from cloudq_deploy.aws.stack.drift import Drift, drift
 from cloudq_deploy.aws.stack.resources import resources
-from cloudq_deploy.aws.stack.standing import look
+from cloudq_deploy.aws.stack.state import look
 from cloudq_deploy.cli.options import (
     AnyCloud,
     Architecture,

@@ -30,7 +30,7 @@ from google.pubsub_v1.types import (
 
 from cloudq.errors import ConfigurationError, ServiceError
 from cloudq_deploy.google.plan import Plan, Queue
-from cloudq_deploy.google.planning import ownership
+from cloudq_deploy.google.planner import ownership
 from cloudq_gcp.errors import error_code
 from cloudq_gcp.pubsub_requests import TIMEOUT, Requests
 

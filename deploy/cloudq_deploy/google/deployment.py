@@ -18,15 +18,15 @@ from cloudq_deploy.bundle.build import build
 from cloudq_deploy.costs import Assumed, Cost
 from cloudq_deploy.google import costs
 from cloudq_deploy.google.apply import Change, carry_out, look, propose, removal
-from cloudq_deploy.google.cargo import CARGO
 from cloudq_deploy.google.gcloud import script
-from cloudq_deploy.google.grants import grants
+from cloudq_deploy.google.iam import grants
+from cloudq_deploy.google.options import GoogleTarget
+from cloudq_deploy.google.package import CARGO
 from cloudq_deploy.google.plan import Plan
-from cloudq_deploy.google.planning import plan_of
-from cloudq_deploy.google.target import GoogleTarget
+from cloudq_deploy.google.planner import plan_of
 from cloudq_deploy.google.terraform import configuration
-from cloudq_deploy.shared import read
-from cloudq_deploy.wanted import declared_schedules
+from cloudq_deploy.options import read
+from cloudq_deploy.requirements import declared_schedules
 from cloudq_gcp.client import access
 from cloudq_gcp.cloud_scheduler import open_scheduler
 from cloudq_gcp.pubsub_requests import Requests

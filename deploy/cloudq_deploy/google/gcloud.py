@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 
-from cloudq_deploy.google.grants import Grant, grants
+from cloudq_deploy.google.iam import Grant, grants
 from cloudq_deploy.google.plan import Function, Plan
 from cloudq_deploy.google.terraform import environment
 

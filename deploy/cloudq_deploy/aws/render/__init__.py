@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cloudq_deploy.aws import terraform
 from cloudq_deploy.aws.plan import Plan
-from cloudq_deploy.aws.render import cloudformation, sam, terraform
+from cloudq_deploy.aws.render import cloudformation, sam
 
 FORMATS: Mapping[str, Callable[[Plan], dict[str, Any]]] = {
     "cloudformation": cloudformation.template,

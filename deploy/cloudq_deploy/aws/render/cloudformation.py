@@ -5,6 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from cloudq.errors import ConfigurationError
+from cloudq_deploy.aws.iam import (
+    XRAY,
+    Place,
+    document,
+    of_function,
+    scheduler_url,
+    trust,
+)
 from cloudq_deploy.aws.plan import (
     Alarm,
     Feed,
@@ -12,14 +20,6 @@ from cloudq_deploy.aws.plan import (
     Plan,
     Queue,
     Table,
-)
-from cloudq_deploy.aws.policies import (
-    XRAY,
-    Place,
-    document,
-    of_function,
-    scheduler_url,
-    trust,
 )
 from cloudq_deploy.aws.render import scheduling
 from cloudq_deploy.aws.render.names import logical

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloudq_deploy.aws.policies import Arn, Place
+from cloudq_deploy.aws.iam import Arn, Place
 
 Resources = dict[str, dict[str, Any]]
 

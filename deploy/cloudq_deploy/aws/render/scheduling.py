@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cloudq_aws.eventbridge import properties as schedule_properties
-from cloudq_deploy.aws.plan import Plan, Schedule, Scheduling
-from cloudq_deploy.aws.policies import (
+from cloudq_deploy.aws.iam import (
     document,
     schedule_groups,
     scheduler_url,
     statements,
     trust,
 )
+from cloudq_deploy.aws.plan import Plan, Schedule, Scheduling
 from cloudq_deploy.aws.render.names import logical
 from cloudq_deploy.aws.render.references import (
     HERE,

@@ -14,7 +14,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from cloudq_deploy.aws.stack.access import Aws, asking, code_of
-from cloudq_deploy.aws.stack.standing import Standing, template_of
+from cloudq_deploy.aws.stack.state import Standing, template_of
 
 _QUEUE, _TABLE = "AWS::SQS::Queue", "AWS::DynamoDB::Table"
 _ABSENT = frozenset(

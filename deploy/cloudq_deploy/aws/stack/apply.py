@@ -18,7 +18,7 @@ from cloudq_deploy.aws.stack.bucket import Bucket, Release
 from cloudq_deploy.aws.stack.changes import ChangeSet, Proposal, discard, propose
 from cloudq_deploy.aws.stack.drift import Drift, drift
 from cloudq_deploy.aws.stack.foreign import check_free
-from cloudq_deploy.aws.stack.standing import Standing, check_ours, check_ready, look
+from cloudq_deploy.aws.stack.state import Standing, check_ours, check_ready, look
 from cloudq_deploy.aws.stack.watch import Event, follow, seen
 
 # After an import, or before there is anything, CloudFormation compares nothing.

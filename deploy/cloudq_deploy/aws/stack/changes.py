@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, message_of, naps
 from cloudq_deploy.aws.stack.adopt import Found
 from cloudq_deploy.aws.stack.bucket import Bucket
-from cloudq_deploy.aws.stack.standing import Standing, template_of
+from cloudq_deploy.aws.stack.state import Standing, template_of
 
 _NOTHING = ("didn't contain changes", "no updates are to be performed", "no changes")
 _PATIENCE = 300.0

@@ -10,7 +10,7 @@ from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, code_of
 from cloudq_deploy.aws.stack.apply import Screen
 from cloudq_deploy.aws.stack.bucket import Bucket
 from cloudq_deploy.aws.stack.resources import Resource, resources
-from cloudq_deploy.aws.stack.standing import look
+from cloudq_deploy.aws.stack.state import look
 from cloudq_deploy.aws.stack.watch import follow, seen
 
 _GONE = frozenset(

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cloudq.errors import ConfigurationError
 from cloudq.hosting import Hosting
-from cloudq_deploy.aws.target import Target
+from cloudq_deploy.aws.options import Target
 from cloudq_deploy.pyproject import OTHERS, RUNTIMES, checked, own_runtime, written
 
 # What `[tool.cloudq.deploy]` says for all clouds; the rest of it is of AWS alone.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from cloudq_deploy.shared import Shared
+from cloudq_deploy.options import Shared
 
 
 class AzureTarget(Shared):

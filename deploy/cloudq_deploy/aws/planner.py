@@ -18,6 +18,7 @@ from cloudq.hosting import Hosting
 from cloudq.plugins import parse
 from cloudq.priorities import queues_for
 from cloudq_deploy.aws import limits
+from cloudq_deploy.aws.options import Target
 from cloudq_deploy.aws.plan import (
     UNDELIVERED,
     Alarm,
@@ -30,8 +31,15 @@ from cloudq_deploy.aws.plan import (
     Table,
 )
 from cloudq_deploy.aws.schedules import group_name, of_beat, schedules_of
-from cloudq_deploy.aws.target import Target
-from cloudq_deploy.wanted import AnyTask, merged, plain, queue_names, reads, tasks_of, timeout_of
+from cloudq_deploy.requirements import (
+    AnyTask,
+    merged,
+    plain,
+    queue_names,
+    reads,
+    tasks_of,
+    timeout_of,
+)
 
 _FIFO = ".fifo"
 # The shape of all regions, also of those to come; a slip of the pen has another.

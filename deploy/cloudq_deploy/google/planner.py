@@ -21,9 +21,9 @@ from cloudq.plugins import parse
 from cloudq.schedules.cloud import Scheduler
 from cloudq.schedules.driver import Job
 from cloudq_deploy.google import limits
+from cloudq_deploy.google.options import GoogleTarget
 from cloudq_deploy.google.plan import Alert, Function, Plan, Queue, Refused, Store
-from cloudq_deploy.google.target import GoogleTarget
-from cloudq_deploy.wanted import (
+from cloudq_deploy.requirements import (
     AnyTask,
     declared_schedules,
     merged,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cloudq_deploy.shared import Shared
+from cloudq_deploy.options import Shared
 
 
 class GoogleTarget(Shared):

@@ -17,9 +17,9 @@ from cloudq.schedules import dialects
 from cloudq.schedules.entries import Entry
 from cloudq.schedules.values import crontab
 from cloudq_deploy.azure import limits
+from cloudq_deploy.azure.options import AzureTarget
 from cloudq_deploy.azure.plan import Alert, FunctionApp, Plan, Queue, Refused, Timer
-from cloudq_deploy.azure.target import AzureTarget
-from cloudq_deploy.wanted import merged, queue_names, reads, tasks_of, timeout_of
+from cloudq_deploy.requirements import merged, queue_names, reads, tasks_of, timeout_of
 
 _LOCKS = (5, 300)
 _MOST_DELIVERIES = 2000

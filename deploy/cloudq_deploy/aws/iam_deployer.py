@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cloudq_deploy.aws.iam import ALL, XRAY, Arn, Statement, schedule_group
 from cloudq_deploy.aws.plan import Plan
-from cloudq_deploy.aws.policies import ALL, XRAY, Arn, Statement, schedule_group
 
 # ---- the client's part
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from cloudq.errors import ConfigurationError
 from cloudq_aws.eventbridge import properties as schedule_properties
-from cloudq_deploy.aws.plan import UNDELIVERED, Alarm, Function, Plan, Queue, Schedule
-from cloudq_deploy.aws.policies import (
+from cloudq_deploy.aws.iam import (
     XRAY,
     Place,
     document,
@@ -20,6 +19,7 @@ from cloudq_deploy.aws.policies import (
     statements,
     trust,
 )
+from cloudq_deploy.aws.plan import UNDELIVERED, Alarm, Function, Plan, Queue, Schedule
 from cloudq_deploy.aws.render.cloudformation import METRICS, environment
 from cloudq_deploy.aws.render.references import RETENTION
 from cloudq_deploy.aws.render.scheduling import moment
