@@ -27,7 +27,8 @@ sys.path[:0] = [str(Path(__file__).parent), str(ROOT), str(ROOT / "deploy"), str
 from harness import Figure  # noqa: E402
 
 from cloudq.cli import main as cloudq  # noqa: E402
-from cloudq_deploy.aws.options import Target, own_architecture  # noqa: E402
+from cloudq_deploy.aws.options import AwsOptions, own_architecture  # noqa: E402
+from cloudq_deploy.aws.package import LAYOUT  # noqa: E402
 from cloudq_deploy.bundle.build import build  # noqa: E402
 from localstack.aws import MINISTACK  # noqa: E402
 from localstack.servers import start  # noqa: E402
@@ -91,8 +92,9 @@ def _unpacked(folder: Path) -> Path:
     project, task = folder / "shop", folder / "task"
     if cloudq(["init", "shop", "--in", str(project)]):
         raise SystemExit("cloudq init failed")
-    target = Target(architecture=own_architecture(), services=("sqs", "dynamodb"))
-    package = build(project, "shop.tasks:app", target, folder / "shop.zip", print)
+    options = AwsOptions(architecture=own_architecture(), services=("sqs", "dynamodb"))
+    file = folder / "shop.zip"
+    package = build(project, "shop.tasks:app", options.selection(), file, LAYOUT, print)
     print(f"{package.zipped / 2**20:.1f} MB, {package.unzipped / 2**20:.1f} MB unzipped")
     with zipfile.ZipFile(package.path) as archive:
         archive.extractall(task)

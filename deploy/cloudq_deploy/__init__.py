@@ -1,1 +1,1 @@
-"""Plans and applies the cloud resources that a cloudq app needs."""
+"""Plans the cloud resources that a cloudq app needs, and makes them."""

@@ -1,25 +1,26 @@
-"""The commands of this package, as `cloudq` takes them in."""
+"""Adds the commands `deploy` and `init` to the program `cloudq`."""
 
 from __future__ import annotations
 
 import typer
 
-from cloudq_deploy.cli import plans, stacks
+from cloudq_deploy.aws import commands as aws
+from cloudq_deploy.cli import apply, plan
 from cloudq_deploy.cli.init import init
 
 deploy = typer.Typer(
-    no_args_is_help=True, help="Plan, build and apply what the app needs in a cloud."
+    no_args_is_help=True, help="Plan, build and apply the cloud resources that the app needs."
 )
-deploy.command("plan")(plans.plan_command)
-deploy.command("build")(plans.build_command)
-deploy.command("apply")(stacks.apply_command)
-deploy.command("status")(stacks.status_command)
-deploy.command("logs")(stacks.logs_command)
-deploy.command("invoke")(stacks.invoke_command)
-deploy.command("rollback")(stacks.rollback_command)
-deploy.command("destroy")(stacks.destroy_command)
-deploy.command("export")(plans.export_command)
-deploy.command("iam")(plans.iam_command)
+deploy.command("plan")(plan.plan_command)
+deploy.command("build")(plan.build_command)
+deploy.command("apply")(apply.apply_command)
+deploy.command("status")(aws.status_command)
+deploy.command("logs")(aws.logs_command)
+deploy.command("invoke")(aws.invoke_command)
+deploy.command("rollback")(aws.rollback_command)
+deploy.command("destroy")(apply.destroy_command)
+deploy.command("export")(plan.export_command)
+deploy.command("iam")(aws.iam_command)
 
 
 def add_to(cli: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""What running tasks costs: items of an estimate, and what it takes for granted."""
+"""Items of a cost estimate, and the assumptions that it is made on."""
 
 from __future__ import annotations
 
@@ -8,31 +8,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumed:
-    """What the estimate takes for granted of a task."""
+    """Assumptions of an estimate about a task."""
 
     seconds: float = 0.1
-    """How long one runs."""
+    """The time that a task runs."""
     together: int = 5
-    """How many come in one invocation, on average."""
+    """The tasks in one invocation, on average."""
     logged: int = 400
-    """Bytes that one logs, Lambda's own lines included."""
-
-    def __str__(self) -> str:
-        return (
-            f"a task runs {self.seconds:g} s, logs {self.logged} B and is sent by itself; "
-            f"{self.together} come in one invocation; message and record are under 1 KB; each "
-            "result is read once; list prices of us-east-1 in USD, no free tier"
-        )
+    """The bytes that a task logs, with the platform's own lines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """One item, in dollars."""
+    """One item of an estimate, in dollars."""
 
     of: str
     amount: float
 
 
 def total(costs: Sequence[Cost]) -> float:
-    """The sum, in dollars."""
+    """Add up the items, in dollars."""
     return sum(cost.amount for cost in costs)

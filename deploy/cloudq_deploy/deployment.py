@@ -1,4 +1,4 @@
-"""What the commands need of a cloud, and where each is found."""
+"""The interface of a deployment that the commands use, the same for every cloud."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cloudq_deploy.bundle.archive import Limit, Package
 from cloudq_deploy.costs import Assumed, Cost
 
 CloudName = Literal["aws", "google", "azure"]
-# What of an extra must be installed: the cloud's adapter is imported to plan for it.
+# The extra that has a cloud's adapter, which planning for the cloud imports.
 _EXTRAS = {"google": "gcp", "azure": "azure"}
 
 
@@ -21,63 +21,77 @@ class Deployment(Protocol):
     """An app that is planned for a cloud."""
 
     @property
-    def stack(self) -> str: ...
+    def stack(self) -> str:
+        """The name of the stack: names of its resources begin with it."""
+        ...
 
     @property
     def formats(self) -> Mapping[str, Callable[[], str]]:
-        """What `export` can print; the first where none is named."""
+        """The formats of `export`, by name, each with its renderer; the first is the default."""
         ...
 
     @property
     def limit(self) -> Limit:
-        """How large its zip may be."""
+        """The largest zip that the cloud accepts."""
         ...
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
         ...
 
-    def rows(self) -> Iterable[tuple[str, str, str]]:
-        """Each resource: what it is, its name, its settings."""
+    def summary(self) -> Iterable[tuple[str, str, str]]:
+        """Yield each resource of the plan: its kind, its name, its settings."""
         ...
 
-    def idle(self) -> Sequence[Cost]:
-        """A month in which nothing is called."""
+    def idle_costs(self) -> Sequence[Cost]:
+        """Estimate a month in which no task is called."""
         ...
 
-    def running(self, assumed: Assumed) -> Mapping[str, Sequence[Cost]]:
-        """A million tasks, by function."""
+    def task_costs(self, assumed: Assumed) -> Mapping[str, Sequence[Cost]]:
+        """Estimate a million tasks of each function, by the function's name."""
         ...
 
-    def assumptions(self, assumed: Assumed) -> str: ...
+    def assumptions(self, assumed: Assumed) -> str:
+        """Describe the assumptions of the estimates."""
+        ...
 
     def check(self) -> None:
-        """Raise `ConfigurationError` for what a plan shows but nobody can make."""
+        """Raise `ConfigurationError` for a part of the plan that the cloud cannot make."""
         ...
 
     def build(self, output: Path | None, say: Callable[[str], None]) -> Package:
-        """Make the zip; left to itself in `build`."""
+        """Build the zip, at `output` or else in the folder `build`; `say` prints remarks."""
+        ...
+
+    def write_dockerfile(self, output: Path | None, say: Callable[[str], None]) -> None:
+        """Write a Dockerfile in place of the zip; `say` prints the command that builds it."""
         ...
 
     def apply(self, *, adopt: bool, yes: bool, json: bool) -> None:
-        """Make the cloud equal to the plan, as far as that goes; asks first."""
+        """Make the cloud equal to the plan. Asks first, unless `yes`.
+
+        With `adopt`, queues and tables that already exist become part of the stack.
+        """
         ...
 
     def destroy(self, *, data: bool, yes: bool) -> None:
-        """Delete what `apply` made, as far as it was; with `data` what holds messages, too."""
+        """Delete what `apply` made. Asks first, unless `yes`.
+
+        Queues and tables are deleted only with `data`.
+        """
         ...
 
 
-class Planner(Protocol):
-    """Plans an app for one cloud. Raises `ConfigurationError`."""
-
-    def __call__(
-        self, app: CloudQ, entry: str, folder: Path, given: Mapping[str, object]
-    ) -> Deployment: ...
+Planner = Callable[[CloudQ, str, Path, Mapping[str, object]], Deployment]
+"""Plans an app for a cloud: takes the app, its `module:attribute`, the project's folder, and the
+options of the command line. Raises `ConfigurationError`."""
 
 
-def planner(cloud: str) -> Planner:
-    """The planner of a cloud. Raises `ConfigurationError` where its libraries are missing."""
+def planner(cloud: CloudName) -> Planner:
+    """Find the planner of a cloud.
+
+    Raises `ConfigurationError` where the libraries of the cloud's adapter are missing.
+    """
     try:
         return import_module(f"cloudq_deploy.{cloud}.deployment").planned
     except ModuleNotFoundError as error:

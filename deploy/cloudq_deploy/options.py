@@ -1,53 +1,63 @@
-"""The options that a deployment to Google or Azure has in common, and where they are read."""
+"""The options that deployments to all clouds share, and their tables in pyproject.toml."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cloudq.errors import ConfigurationError
-from cloudq.hosting import Hosting
-from cloudq_deploy.aws.options import Target
-from cloudq_deploy.pyproject import OTHERS, RUNTIMES, checked, own_runtime, written
+from cloudq_deploy.bundle.build import Selection
+from cloudq_deploy.pyproject import OTHER_TABLES, RUNTIMES, checked, own_runtime, read_table
 
-# What `[tool.cloudq.deploy]` says for all clouds; the rest of it is of AWS alone.
-_FOR_ALL = frozenset(
+AWS_ONLY = (
+    *("architecture", "functions", "package", "image", "batch_size", "batch_window"),
+    *("max_concurrency", "tracing", "layers", "alarm_topic", "kms_key", "tags", "services"),
+)
+"""Options that `[tool.cloudq.deploy]` takes for AWS beside the shared ones."""
+
+# Options of `[tool.cloudq.deploy]` that hold for the other clouds too; its others are for AWS.
+_FOR_ALL_CLOUDS = frozenset(
     {
         *("alarms", "env", "exclude", "functions", "include", "log_retention", "memory", "oldest"),
         *("requirements", "runtime", "stack", "timeout"),
     }
 )
 
+IgnoredHints = tuple[
+    Literal["batch_size", "batch_window", "max_concurrency", "reserved_concurrency"], ...
+]
+"""Names of hints that a task's decorator has for another cloud."""
 
-class Shared(BaseModel):
-    """Options of a deployment; what the decorators say of a function stands above them."""
+
+class Options(BaseModel):
+    """Options of a deployment. A hint in a task's decorator overrides the option of its name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stack: str | None = Field(default=None, description="what names begin with; else the app's")
-    region: str | None = Field(default=None, description="the location")
-    runtime: str = Field(default_factory=own_runtime, description="else that of the Python here")
+    stack: str | None = Field(default=None, description="prefix of all names; else the app's name")
+    region: str | None = Field(default=None, description="region; else the broker's or the SDK's")
+    runtime: str = Field(default_factory=own_runtime, description="else the Python running here")
     memory: int = Field(default=512, description="MB")
     timeout: int | None = Field(
-        default=None, description="seconds; else a task's time limit and 10 s, or 60"
+        default=None, description="seconds; else the longest time limit and 10 s, else 60"
     )
     log_retention: int = Field(default=30, ge=1, description="days")
     alarms: bool = True
-    oldest: int = Field(default=900, gt=0, description="seconds: an older message is an alarm")
+    oldest: int = Field(default=900, gt=0, description="seconds: an older message raises an alarm")
     schedules: Literal["cloud", "beat"] = Field(
-        default="cloud", description="who runs periodic tasks: the cloud, or a beat"
+        default="cloud", description="sender of periodic tasks: the cloud, or a beat"
     )
-    ignore: tuple[
-        Literal["batch_size", "batch_window", "max_concurrency", "reserved_concurrency"], ...
-    ] = Field(default=(), description="hints of decorators that are meant for another cloud")
     env: dict[str, str] = Field(default={}, description="variables of all functions")
-    include: tuple[str, ...] = Field(default=(), description="files to pack, as globs")
-    exclude: tuple[str, ...] = Field(default=(), description="files not to pack, as globs")
-    requirements: str | None = Field(default=None, description="the lock file")
+    include: tuple[str, ...] = Field(
+        default=(), description="files to pack, as globs; else all Python packages"
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="files to leave out, as globs")
+    requirements: str | None = Field(
+        default=None, description="the lock file; else requirements.lock, requirements.txt"
+    )
 
     @field_validator("runtime")
     @classmethod
@@ -56,46 +66,45 @@ class Shared(BaseModel):
             raise ValueError(f"{runtime!r} is none of {', '.join(RUNTIMES)}")
         return runtime
 
-    def heeded(self, hints: Hosting) -> Hosting:
-        """Hints without those that are to be ignored."""
-        return replace(hints, **dict.fromkeys(self.ignore))
-
     @property
     def python(self) -> str:
-        """The version of Python, as 3.13."""
+        """The version of Python, such as 3.13."""
         return self.runtime.removeprefix("python")
 
-    @property
-    def architecture(self) -> str:
-        """The only one that these clouds' functions run on."""
-        return "x86_64"
-
-    @property
-    def services(self) -> tuple[str, ...]:
-        """None: they are of AWS."""
-        return ()
-
-
-S = TypeVar("S", bound=Shared)
+    def selection(self) -> Selection:
+        """The part of the options that decides the contents of the zip."""
+        return Selection(
+            python=self.python,
+            include=self.include,
+            exclude=self.exclude,
+            requirements=self.requirements,
+        )
 
 
-def read(model: type[S], cloud: str, folder: Path, given: Mapping[str, Any]) -> S:
-    """The table of a cloud, above what is said for all clouds; `given` is above both.
+O = TypeVar("O", bound=Options)  # noqa: E741
 
-    Raises `ConfigurationError`.
+
+def read_options(model: type[O], cloud: str, folder: Path, given: Mapping[str, Any]) -> O:
+    """Read the options of a deployment to Google or Azure from the project in `folder`.
+
+    The cloud's own table overrides `[tool.cloudq.deploy]`, and `given` overrides both. Raises
+    `ConfigurationError`.
     """
-    found = written(folder)
-    unknown = found.keys() - set(Target.model_fields) - set(OTHERS)
+    table = read_table(folder)
+    known = (*Options.model_fields, *AWS_ONLY, *OTHER_TABLES)
+    unknown = table.keys() - set(known)
     if unknown:
         raise ConfigurationError(
             f"[tool.cloudq.deploy] {min(unknown)}: there is no such option; known: "
-            f"{', '.join((*Target.model_fields, *OTHERS))}"
+            f"{', '.join(known)}"
         )
-    own = found.get(cloud, {})
+    own = table.get(cloud, {})
     if not isinstance(own, dict):
-        raise ConfigurationError(f"[tool.cloudq.deploy] {cloud} is {own!r}: it is a table")
-    common = {
-        name: value for name, value in found.items() if name in _FOR_ALL & set(model.model_fields)
-    }
+        raise ConfigurationError(
+            f"[tool.cloudq.deploy] {cloud} is {own!r}: write it as a table, "
+            f"[tool.cloudq.deploy.{cloud}]"
+        )
+    inherited = _FOR_ALL_CLOUDS & set(model.model_fields)
+    common = {name: value for name, value in table.items() if name in inherited}
     stated = {str(name).replace("-", "_"): value for name, value in own.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return checked(model, common | stated, given, f"[tool.cloudq.deploy.{cloud}]")

@@ -1,4 +1,4 @@
-"""`[tool.cloudq.deploy]` of a project: read, and made the options of a deployment."""
+"""Reads `[tool.cloudq.deploy]` of a project, and checks it as the options of a deployment."""
 
 from __future__ import annotations
 
@@ -15,35 +15,39 @@ from cloudq.errors import ConfigurationError
 
 M = TypeVar("M", bound=BaseModel)
 
-# Tables within `[tool.cloudq.deploy]`, of the other clouds.
-OTHERS = ("google", "azure")
-# What clouds have of Python that cloudq runs on.
+OTHER_TABLES = ("google", "azure")
+"""Tables within `[tool.cloudq.deploy]`, for clouds other than AWS."""
+
 RUNTIMES = ("python3.11", "python3.12", "python3.13")
+"""Versions of Python that both cloudq and the clouds' functions run on."""
 
 
 def own_runtime() -> str:
-    """The runtime of the Python that runs here: the tests ran on it."""
+    """The runtime of the Python that runs here: the project was tested on it."""
     own = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return own if own in RUNTIMES else RUNTIMES[-1]
 
 
-def written(folder: Path) -> dict[str, Any]:
-    """`[tool.cloudq.deploy]` of the project in a folder, tables within it too."""
+def read_table(folder: Path) -> dict[str, Any]:
+    """Read `[tool.cloudq.deploy]` of the project in `folder`, with the tables inside it.
+
+    Returns an empty mapping where there is no pyproject.toml. Raises `ConfigurationError`.
+    """
     file = folder / "pyproject.toml"
     if not file.is_file():
         return {}
     try:
         tools: Any = tomllib.loads(file.read_text()).get("tool", {})
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{file.name} cannot be read: {error}") from error
+        raise ConfigurationError(f"{file} cannot be read as TOML: {error}") from error
     found: dict[str, Any] = tools.get("cloudq", {}).get("deploy", {})
     return {name.replace("-", "_"): value for name, value in found.items()}
 
 
 def checked(model: type[M], stated: Mapping[str, Any], given: Mapping[str, Any], table: str) -> M:
-    """The options of a model, `given` on the command line above those of a table in the file.
+    """Validate the options of a table; those `given` on the command line override them.
 
-    Raises `ConfigurationError`.
+    Raises `ConfigurationError` that names each wrong option and the place it comes from.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
     try:

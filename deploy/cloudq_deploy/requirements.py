@@ -1,9 +1,10 @@
-"""What an app's tasks ask of whatever cloud runs them: which queues, and which hints together."""
+"""The requirements of an app's tasks, for any cloud: queues, hints, timeouts, schedules."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cloudq.app import CloudQ
@@ -18,15 +19,15 @@ AnyTask = Task[..., Any]
 
 _FIFO = ".fifo"
 _TIMEOUT = 60
-_AFTER_LIMIT = 10  # seconds of a function beyond its tasks' longest time limit
-_RESERVE = 5  # what the handler keeps of an invocation for recording
-# Of the hints of several tasks in one function, of these the largest does for all.
+_AFTER_LIMIT = 10  # seconds that a function has beyond its tasks' longest time limit
+_RESERVE = 5  # seconds of an invocation that the handler keeps for recording results
+# Several tasks of one function get the largest of these hints, and must agree on the others.
 _LARGEST = ("memory", "timeout", "batch_window")
 _AGREED = ("max_concurrency", "reserved_concurrency", "provisioned", "batch_size")
 
 
 def tasks_of(app: CloudQ) -> list[AnyTask]:
-    """The app's own tasks, each once, by name."""
+    """List the app's own tasks, sorted by name. Raises `ConfigurationError` if it has none."""
     found = {task.name: task for task in app.tasks.values() if not task.name.startswith("cloudq.")}
     if not found:
         raise ConfigurationError(
@@ -37,32 +38,39 @@ def tasks_of(app: CloudQ) -> list[AnyTask]:
 
 
 def queue_names(app: CloudQ) -> list[str]:
-    """The queues that the tasks' decorators and the routes name, the default one first."""
+    """List the queues of the app's tasks and routes, the default queue first.
+
+    Raises `ConfigurationError` for a queue that is named by its URL.
+    """
     named = {task.policy.queue for task in app.tasks.values() if task.policy.queue}
     named.update(app.routed_queues)
     default = app.conf.task_default_queue
     for name in (default, *named):
         if name.startswith(("https://", "http://")):
             raise ConfigurationError(
-                f"queue {name} is named by its URL: somebody else made it, so a deployment cannot; "
-                "name it plainly"
+                f"queue {name} is named by its URL, so somebody else made it: give the queue a "
+                "plain "
+                "name, or run its tasks with `cloudq worker`"
             )
     return queues_for([default, *sorted(named - {default})], app.conf.priority_queues)
 
 
 def reads(app: CloudQ, task: AnyTask, group: Sequence[str]) -> bool:
-    """Whether the task's calls come through one of these queues, as its decorator says."""
+    """Tell whether the task's decorator sends its calls to one of these queues."""
     queue = task.policy.queue or app.conf.task_default_queue
     return any(name in group for name in queues_for([queue], app.conf.priority_queues))
 
 
 def plain(queue: str) -> str:
-    """A queue's name as a part of other names."""
+    """Turn a queue's name into a part of other names."""
     return queue.removesuffix(_FIFO).replace(".", "-")
 
 
-def merged(tasks: Iterable[AnyTask]) -> Hosting:
-    """One set of hints for the tasks of one function. Raises `ConfigurationError`."""
+def merged(tasks: Iterable[AnyTask], ignore: Iterable[str] = ()) -> Hosting:
+    """Merge the hints of the tasks that share a function, without those to `ignore`.
+
+    Raises `ConfigurationError` where the tasks disagree.
+    """
     given = [(task.name, task.policy.hosting) for task in tasks]
     values: dict[str, Any] = {}
     for name in (*_LARGEST, *_AGREED):
@@ -83,13 +91,14 @@ def merged(tasks: Iterable[AnyTask]) -> Hosting:
             before = env.setdefault(variable, (task, value))
             if before[1] != value:
                 raise ConfigurationError(_disagree(f"env {variable}", *before, task, value))
-    return Hosting(**values, env={name: value for name, (_, value) in env.items()})
+    hints = Hosting(**values, env={name: value for name, (_, value) in env.items()})
+    return replace(hints, **dict.fromkeys(ignore))
 
 
 def _disagree(name: str, first: str, one: object, second: str, other: object) -> str:
     return (
         f"{name} is {one!r} for {first} and {other!r} for {second}, and one function runs both: "
-        "give them the same, or queues of their own"
+        "give both tasks the same value, or different queues"
     )
 
 
@@ -99,22 +108,27 @@ def time_limit(app: CloudQ, task: AnyTask) -> float:
 
 
 def timeout_of(app: CloudQ, tasks: Sequence[AnyTask], stated: int | None) -> int:
-    """The timeout of the function that runs these, in seconds. Raises `ConfigurationError`."""
+    """The timeout of the function that runs these tasks, in seconds.
+
+    Raises `ConfigurationError` for a `stated` timeout that is too short for a task's time limit.
+    """
     limit = max((time_limit(app, task) for task in tasks), default=0.0)
     timeout = stated or (math.ceil(limit) + _AFTER_LIMIT if limit else _TIMEOUT)
     longest = next((task for task in tasks if time_limit(app, task) == limit), None)
     if limit + _RESERVE > timeout and longest is not None and limit:
         raise ConfigurationError(
             f"task {longest.name} has a time limit of {limit:g} s, and its function a timeout of "
-            f"{timeout} s: the timeout must be {_RESERVE} s longer, for recording"
+            f"{timeout} s: make the timeout {_RESERVE} s longer than the limit, so that results "
+            "can be recorded"
         )
     return timeout
 
 
 def declared_schedules(app: CloudQ) -> list[Scheduled]:
-    """The schedules of the code, as they are without any that were made or paused at run time.
+    """List the schedules that the code declares; reads no store.
 
-    Asks no store. Raises `ConfigurationError`.
+    Schedules that were made at run time are not among them, and pauses are ignored. Raises
+    `ConfigurationError`.
     """
     return [
         Scheduled(name=name, entry=entry, standing=Standing())

@@ -1,4 +1,4 @@
-"""Names and texts as Terraform takes them."""
+"""Names and strings in the form that Terraform's JSON requires."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 
 
 def terraform_name(name: str) -> str:
-    """A name as Terraform takes it: letters, digits and _."""
+    """Turn a name into one of Terraform: letters, digits and _."""
     plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
     return plain if plain[:1].isalpha() else f"r_{plain}"
 
 
 def literal(text: str) -> str:
-    """A text that Terraform is to leave as it is."""
+    """Escape a string, so that Terraform interpolates nothing in it."""
     return text.replace("${", "$${").replace("%{", "%%{")

@@ -11,7 +11,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.cli import main
-from cloudq_deploy.aws.options import Target, own_architecture
+from cloudq_deploy.aws.options import AwsOptions, own_architecture
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.planner import plan_of
 from localstack.aws import MINISTACK
@@ -28,7 +28,9 @@ def planned() -> Callable[..., Plan]:
     ) -> Plan:
         app = CloudQ(name)
         app.task(name="shop.add", **task)(lambda: None)  # type: ignore[call-overload]
-        return plan_of(app, "shop.tasks:app", Target(**({"region": "eu-west-1"} | (target or {}))))
+        return plan_of(
+            app, "shop.tasks:app", AwsOptions(**({"region": "eu-west-1"} | (target or {})))
+        )
 
     return make
 

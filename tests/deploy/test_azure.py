@@ -27,7 +27,7 @@ from cloudq_azure.tables import open_backend
 from cloudq_deploy.azure import costs
 from cloudq_deploy.azure.deployment import planned as deployment
 from cloudq_deploy.azure.iam import grants
-from cloudq_deploy.azure.options import AzureTarget
+from cloudq_deploy.azure.options import AzureOptions
 from cloudq_deploy.azure.package import PACKAGES, host
 from cloudq_deploy.azure.plan import Plan
 from cloudq_deploy.azure.planner import plan_of
@@ -53,7 +53,7 @@ def planned(target: dict[str, object] | None = None, /, name: str = "shop", **ta
     app = CloudQ(name)
     app.task(name="shop.add", **task)(lambda: None)  # type: ignore[call-overload]
     given: dict[str, Any] = {"region": "westeurope"} | (target or {})
-    return plan_of(app, "shop.tasks:app", AzureTarget(**given))
+    return plan_of(app, "shop.tasks:app", AzureOptions(**given))
 
 
 def rich(**target: Any) -> Plan:
@@ -74,7 +74,7 @@ def rich(**target: Any) -> Plan:
         "namespace": "shop-bus-one",
         "log_retention": 90,
     }
-    return plan_of(app, "shop:app", AzureTarget(**(given | target)))
+    return plan_of(app, "shop:app", AzureOptions(**(given | target)))
 
 
 PLANS: dict[str, Callable[[], Plan]] = {
@@ -172,12 +172,12 @@ def test_schedules_that_no_timer_can_run_are_told(
     app.periodic(every(900), name="urgent", options={"priority": 9})(task)
     app.periodic(every(7), name="odd")(task)
     app.periodic(every(900), name="off", enabled=False)(task)
-    plan = plan_of(app, "shop:app", AzureTarget(region="westeurope"))
+    plan = plan_of(app, "shop:app", AzureOptions(region="westeurope"))
     assert plan.timers == ()
     told = {refused.name: refused.why for refused in plan.refused}
-    assert "they run in UTC on Linux, and this is in Europe/Vienna" in told["local"]
+    assert "timers run in UTC on Linux, and this one is in Europe/Vienna" in told["local"]
     assert "expires" in told["late"]
-    assert "no option but queue, and this has priority" in told["urgent"]
+    assert "no option but queue, and this one has priority" in told["urgent"]
     assert "divide an hour or a day" in told["odd"]
     assert "off" not in told
     file = shop / "shop" / "tasks.py"
@@ -202,12 +202,15 @@ def test_the_commands_know_azure(shop: Path, capsys: pytest.CaptureFixture[str])
     assert main(["deploy", "export", "azure", *COMMAND, "-f", "terraform"]) == 0
     assert complaints(json.loads(capsys.readouterr().out), "azurerm") == []
     for arguments, said in (
-        (["plan", "azure", *COMMAND[:2]], "no location: say --region westeurope"),
-        (["plan", "azure", *COMMAND, "--region", "eu-west-1"], "'eu-west-1' is no location"),
-        (["plan", "azure", *COMMAND, "--project", "x"], "--project is of google alone"),
-        (["export", "azure", *COMMAND, "-f", "bicep"], "there are terraform"),
-        (["apply", "azure", *COMMAND], "apply has no azure: cloudq deploy build azure && "),
-        (["build", "azure", *COMMAND, "--architecture", "arm64"], "is of aws alone"),
+        (["plan", "azure", *COMMAND[:2]], "no location: use --region westeurope"),
+        (["plan", "azure", *COMMAND, "--region", "eu-west-1"], "'eu-west-1' is not a location"),
+        (["plan", "azure", *COMMAND, "--project", "x"], "--project is for google only"),
+        (["export", "azure", *COMMAND, "-f", "bicep"], "azure has terraform"),
+        (
+            ["apply", "azure", *COMMAND],
+            "apply is not available for azure; nothing was changed",
+        ),
+        (["build", "azure", *COMMAND, "--architecture", "arm64"], "is for aws only"),
     ):
         assert main(["deploy", *arguments]) == 2
         error = capsys.readouterr().err
@@ -218,15 +221,15 @@ def test_the_commands_know_azure(shop: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("target", "options", "said"),
     [
-        ({}, {"timeout": 3601}, "timeout is 3601 s, and an instance that goes leaves"),
-        ({}, {"memory": 4097}, "memory is 4097 MB, and an instance has 512, 2048, 4096"),
+        ({}, {"timeout": 3601}, "timeout is 3601 s, and an instance that is removed stops"),
+        ({}, {"memory": 4097}, "memory is 4097 MB, and instances have 512, 2048, 4096"),
         ({}, {"reserved_concurrency": 2}, "reserved_concurrency is 2"),
         ({}, {"batch_size": 10}, "one message at a time"),
-        ({}, {"env": {"FUNCTIONS_X": "1"}}, "a name that Functions keeps"),
+        ({}, {"env": {"FUNCTIONS_X": "1"}}, "a name that Functions reserves"),
         ({}, {"env": {"CLOUDQ_BACKEND": "x"}}, "CLOUDQ_BACKEND is set by the deployment"),
         ({}, {"queue": "mail box"}, "'shop-mail box'"),
-        ({}, {"queue": "q" * 260}, "Azure takes 260"),
-        ({"max_instances": 1}, {}, "takes 40 to 1000"),
+        ({}, {"queue": "q" * 260}, "Azure allows 260"),
+        ({"max_instances": 1}, {}, "allows 40 to 1000"),
         ({"account": "Store-1"}, {}, "storage account 'Store-1'"),
         ({"stack": "a-stack-with-too-long-a-name"}, {}, "storage account astackwithtoolong"),
         ({"namespace": "bus"}, {}, "namespace 'bus'"),
@@ -242,18 +245,18 @@ def test_what_azure_would_refuse_is_refused_here(
 
 def test_an_app_that_cannot_be_planned_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="has no tasks"):
-        plan_of(CloudQ("shop"), "shop:app", AzureTarget(region="westeurope"))
+        plan_of(CloudQ("shop"), "shop:app", AzureOptions(region="westeurope"))
     app = CloudQ("shop", backend="aztables://records/x")
     app.task(name="a", queue="q", env={"A": "1"})(lambda: None)
     app.task(name="b", env={"A": "2"})(lambda: None)
     with pytest.raises(
         ConfigurationError, match=r"env A is '[12]' for .*one function app runs both"
     ):
-        plan_of(app, "shop:app", AzureTarget(region="westeurope"))
+        plan_of(app, "shop:app", AzureOptions(region="westeurope"))
     app = CloudQ("shop", backend="aztables://records/x")
     app.task(name="a")(lambda: None)
-    target = AzureTarget(region="westeurope", account="other")
-    with pytest.raises(ConfigurationError, match="is of the account records"):
+    target = AzureOptions(region="westeurope", account="other")
+    with pytest.raises(ConfigurationError, match="is in the account records"):
         plan_of(app, "shop:app", target)
 
 

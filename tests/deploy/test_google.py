@@ -23,12 +23,12 @@ from cloudq.cli import main
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.costs import Assumed, total
 from cloudq_deploy.google import costs
-from cloudq_deploy.google.deployment import GoogleDeployment
 from cloudq_deploy.google.gcloud import script
 from cloudq_deploy.google.iam import grants
-from cloudq_deploy.google.options import GoogleTarget
+from cloudq_deploy.google.options import GoogleOptions
 from cloudq_deploy.google.plan import Plan
 from cloudq_deploy.google.planner import plan_of
+from cloudq_deploy.google.summary import summary
 from cloudq_deploy.google.terraform import configuration
 from tests.deploy.provider_tables import complaints
 from tests.servers import lacking
@@ -50,7 +50,7 @@ def planned(target: dict[str, object] | None = None, /, name: str = "shop", **ta
     """The plan of an app of one task with these options, and a target with those."""
     app = CloudQ(name)
     app.task(name="shop.add", **task)(lambda: None)  # type: ignore[call-overload]
-    return plan_of(app, "shop.tasks:app", GoogleTarget(**(PLACE | (target or {}))))
+    return plan_of(app, "shop.tasks:app", GoogleOptions(**(PLACE | (target or {}))))
 
 
 def rich(**target: Any) -> Plan:
@@ -61,14 +61,12 @@ def rich(**target: Any) -> Plan:
     app.task(name="c", time_limit=60)(lambda: None)
     app.periodic(crontab("30 7 * * 1"), name="a.m", args=("${x}",), timezone="Asia/Tokyo")(a)
     app.periodic(every(900), name="b", enabled=False)(a)
-    return plan_of(app, "shop:app", GoogleTarget(**(PLACE | RICH | target)))
+    return plan_of(app, "shop:app", GoogleOptions(**(PLACE | RICH | target)))
 
 
-def rows(plan: Plan) -> dict[str, str]:
+def settings(plan: Plan) -> dict[str, str]:
     """The settings of a kind of resource, as they are shown; of several the last."""
-    target = GoogleTarget(**PLACE)
-    made = GoogleDeployment(app=CloudQ("shop"), plan=plan, target=target, folder=Path())
-    return {kind: settings for kind, _, settings in made.rows()}
+    return {kind: settings for kind, _, settings in summary(plan)}
 
 
 PLANS: dict[str, Callable[[], Plan]] = {
@@ -182,7 +180,7 @@ def test_schedules_that_cloud_scheduler_cannot_run_are_told(
     app.periodic(every(45), name="odd")(task)
     app.periodic(at(datetime(2100, 1, 1, tzinfo=UTC)), name="once")(task)
     app.periodic(crontab("0 0 1 * *"), name="fine")(task)
-    plan = plan_of(app, "shop:app", GoogleTarget(**PLACE))
+    plan = plan_of(app, "shop:app", GoogleOptions(**PLACE))
     assert [job.name for job in plan.jobs] == ["cloudq-shop-fine"]
     assert [refused.name for refused in plan.refused] == ["odd", "once"]
     assert "a crontab has periods that divide an hour or a day" in plan.refused[0].why
@@ -208,16 +206,16 @@ def test_the_commands_know_google(shop: Path, capsys: pytest.CaptureFixture[str]
     assert main(["deploy", "export", "google", *command]) == 0
     assert complaints(json.loads(capsys.readouterr().out), "google") == []
     for arguments, said in (
-        (["plan", "google", "-A", "shop.tasks:app"], "no Google project: say --project"),
-        (["plan", "google", *command[:4]], "no location: say --region"),
-        (["plan", "google", *command, "--region", "mars"], "'mars' is no region"),
+        (["plan", "google", "-A", "shop.tasks:app"], "no Google project: use --project"),
+        (["plan", "google", *command[:4]], "no location: use --region"),
+        (["plan", "google", *command, "--region", "mars"], "'mars' is not a region"),
         (["plan", "google", *command, "--project", "X"], "'X' is not the id of a Google project"),
         (["plan", "gogle", *command], ": 'gogle' is not one of"),
-        (["export", "google", *command, "-f", "sam"], "there are terraform, gcloud"),
-        (["build", "google", *command, "--image"], "--image is of aws alone"),
+        (["export", "google", *command, "-f", "sam"], "google has terraform, gcloud"),
+        (["build", "google", *command, "--image"], "--image is for aws only"),
         (["iam", "google", *command[:2]], "google"),
-        (["plan", "aws", *command], "--project is of google alone"),
-        (["destroy", "aws", *command], "--project is of google alone"),
+        (["plan", "aws", *command], "--project is for google only"),
+        (["destroy", "aws", *command], "--project is for google only"),
     ):
         assert main(["deploy", *arguments]) == 2
         error = capsys.readouterr().err
@@ -228,26 +226,26 @@ def test_the_commands_know_google(shop: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("target", "options", "said"),
     [
-        ({}, {"timeout": 601}, "timeout is 601 s, and a push of Pub/Sub ends at 600 s"),
+        ({}, {"timeout": 601}, "timeout is 601 s, and a push of Pub/Sub ends after 600 s"),
         ({}, {"time_limit": 600}, "timeout is 610 s"),
         ({}, {"time_limit": 30, "timeout": 31}, "has a time limit of 30 s"),
         ({}, {"memory": 64}, "memory is 64 MB"),
-        ({}, {"reserved_concurrency": 2}, "Cloud Run sets nothing aside"),
+        ({}, {"reserved_concurrency": 2}, "Cloud Run reserves nothing"),
         ({}, {"batch_size": 10}, "pushes one message at a time"),
         ({"ignore": ("batch_size",)}, {"batch_size": 10, "batch_window": 1}, "one message"),
         ({}, {"provisioned": 200}, "at most 100 instances run"),
-        ({}, {"env": {"PORT": "1"}}, "env has PORT, a name that Cloud Run keeps"),
+        ({}, {"env": {"PORT": "1"}}, "env has PORT, a name that Cloud Run reserves"),
         ({}, {"env": {"CLOUDQ_BROKER": "x"}}, "CLOUDQ_BROKER is set by the deployment"),
         ({}, {"queue": "q" * 60}, "function shop-qqq"),
-        ({}, {"queue": "q" * 250}, "takes 255"),
+        ({}, {"queue": "q" * 250}, "allows 255"),
         ({}, {"queue": "mail box"}, "'shop-mail box'"),
         ({"stack": "s" * 26}, {}, "service account sss"),
         ({"stack": "Shop"}, {}, "function 'Shop-default'"),
-        ({"concurrency": 8, "cpu": "0.5"}, {}, "over 1 needs cpu=1"),
+        ({"concurrency": 8, "cpu": "0.5"}, {}, "more than 1 needs cpu=1"),
         ({"min_backoff": 60, "max_backoff": 10}, {}, "more than max_backoff"),
-        ({"filters": {"mail": "x"}}, {}, "filters: there is no 'mail', but default"),
+        ({"filters": {"mail": "x"}}, {}, "filters: there is no 'mail'; the plan has default"),
         ({"filters": {"default": "x" * 257}}, {}, "its filter has 257 characters"),
-        ({"urls": {"x": "y"}}, {}, "urls: there is no 'x', but shop-default"),
+        ({"urls": {"x": "y"}}, {}, "urls: there is no 'x'; the plan has shop-default"),
         ({"labels": {"Team": "x"}}, {}, "labels: Team="),
     ],
 )
@@ -261,30 +259,30 @@ def test_what_google_would_refuse_is_refused_here(
 
 def test_an_app_that_cannot_be_planned_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="has no tasks"):
-        plan_of(CloudQ("shop"), "shop:app", GoogleTarget(**PLACE))
+        plan_of(CloudQ("shop"), "shop:app", GoogleOptions(**PLACE))
     app = CloudQ("shop", broker="pubsub://my-project?exactly_once=true")
     app.task(name="a")(lambda: None)
     with pytest.raises(ConfigurationError, match="for pulling only"):
-        plan_of(app, "shop:app", GoogleTarget(region="europe-west1"))
+        plan_of(app, "shop:app", GoogleOptions(region="europe-west1"))
     app.configure(broker="pubsub://my-project", backend="firestore://other/x")
-    with pytest.raises(ConfigurationError, match="is of the project other"):
-        plan_of(app, "shop:app", GoogleTarget(region="europe-west1"))
+    with pytest.raises(ConfigurationError, match="is in the project other"):
+        plan_of(app, "shop:app", GoogleOptions(region="europe-west1"))
 
 
 def test_the_names_in_the_apps_own_urls_are_those_that_are_made() -> None:
     url = "pubsub://my-project?prefix=test-&subscription={queue}-workers&emulator=127.0.0.1:1"
     app = CloudQ("shop", broker=url, backend="firestore://my-project/records")
     app.task(name="a")(lambda: None)
-    plan = plan_of(app, "shop:app", GoogleTarget(region="europe-west1"))
+    plan = plan_of(app, "shop:app", GoogleOptions(region="europe-west1"))
     [queue] = plan.queues
     assert (queue.topic, queue.subscription) == ("test-default", "test-default-workers")
     assert "emulator" not in plan.broker
-    assert "delays" not in rows(plan)
+    assert "delays" not in settings(plan)
     delayed = "&tasks=europe-west1/late&account=d@my-project.iam.gserviceaccount.com"
     app.configure(broker=url + delayed)
-    later = plan_of(app, "shop:app", GoogleTarget(region="europe-west1"))
+    later = plan_of(app, "shop:app", GoogleOptions(region="europe-west1"))
     assert "tasks=europe-west1%2Flate" in later.broker
-    assert rows(later)["delays"].startswith("NOT MADE HERE")
+    assert settings(later)["delays"].startswith("NOT MADE HERE")
     assert plan.store is not None
     assert (plan.store.database, plan.store.collection) == ("(default)", "records")
     made = configuration(plan)["resource"]

@@ -29,7 +29,7 @@ from cloudq.plugins import parse
 from cloudq.testing import eventually
 from cloudq_deploy.google.apply import carry_out, look, propose
 from cloudq_deploy.google.deployment import planned
-from cloudq_deploy.google.options import GoogleTarget
+from cloudq_deploy.google.options import GoogleOptions
 from cloudq_deploy.google.package import FRAMEWORK
 from cloudq_deploy.google.plan import Plan
 from cloudq_deploy.google.planner import plan_of
@@ -81,12 +81,12 @@ class Stack:
         for queue in queues:
             app.task(name=f"on.{queue}", queue=queue)(lambda: None)
         given = {"project": PROJECT, "region": "europe-west1", "stack": self.name} | target
-        return plan_of(app, "shop:app", GoogleTarget(**given))
+        return plan_of(app, "shop:app", GoogleOptions(**given))
 
     def apply(self, plan: Plan, *, adopt: bool = False) -> list[tuple[str, str]]:
         """What was changed, by the last parts of the names."""
-        standing = look(plan, self.requests)
-        changes = propose(plan, standing, adopt=adopt, emulator=True)
+        state = look(plan, self.requests)
+        changes = propose(plan, state, adopt=adopt, emulator=True)
         done: list[Any] = []
         carry_out(changes, self.requests, done.append)
         assert done == changes
@@ -149,7 +149,7 @@ def test_what_is_of_others_is_refused_or_adopted(stack: Stack) -> None:
     stack.requests.publisher.create_topic(request={"name": topic, "labels": dict(plan.labels)})
     made = {"name": subscription, "topic": topic, "labels": {"team": "x"}, "expiration_policy": {}}
     stack.requests.subscriber.create_subscription(request=made)
-    with pytest.raises(ConfigurationError, match="not labelled as this stack's: --adopt takes"):
+    with pytest.raises(ConfigurationError, match="has no labels of this stack"):
         stack.apply(plan)
     # The emulator cannot change labels, so adoption is seen in what is proposed, and in how far an
     # apply comes that fails.
@@ -166,26 +166,26 @@ def test_what_is_of_others_is_refused_or_adopted(stack: Stack) -> None:
         stack.apply(plan, adopt=True)
     labelled = {"cloudq-app": "shop", "cloudq-stack": "other"}
     stack.requests.publisher.create_topic(request={"name": f"{topic}c", "labels": labelled})
-    with pytest.raises(ConfigurationError, match="of the stack other: take another --stack"):
+    with pytest.raises(ConfigurationError, match="belongs to the stack other: use another --stack"):
         stack.apply(stack.plan("ac"), adopt=True)
 
 
 def test_what_never_changes_is_refused_before_anything_is_changed(stack: Stack) -> None:
     stack.apply(stack.plan("a"))
     filtered = stack.plan("a", "b", timeout=90, filters={"a": 'attributes.x = "y"'})
-    with pytest.raises(ConfigurationError, match=r"has filter ''.*that cannot be changed"):
+    with pytest.raises(ConfigurationError, match=r"has filter ''.*Pub/Sub cannot change that"):
         stack.apply(filtered)
     assert stack.subscription("a").ack_deadline_seconds == 60
-    standing = look(stack.plan("a"), stack.requests)
-    assert f"projects/{PROJECT}/topics/{stack.name}-b" not in standing.topics
+    state = look(stack.plan("a"), stack.requests)
+    assert f"projects/{PROJECT}/topics/{stack.name}-b" not in state.topics
 
 
 def test_a_service_that_is_away_is_told() -> None:
     app = CloudQ("shop")
     app.task(name="a")(lambda: None)
-    plan = plan_of(app, "shop:app", GoogleTarget(project=PROJECT, region="europe-west1"))
+    plan = plan_of(app, "shop:app", GoogleOptions(project=PROJECT, region="europe-west1"))
     requests = Requests(access(parse(f"pubsub://{PROJECT}?emulator=127.0.0.1:1")))
-    with pytest.raises(ServiceError, match="cannot look at the topics") as caught:
+    with pytest.raises(ServiceError, match="cannot list the topics") as caught:
         look(plan, requests)
     assert caught.value.code == "unreachable"
     requests.close()
@@ -210,7 +210,7 @@ def test_the_command_makes_topics_and_jobs_and_then_has_nothing_to_do(
     shown = capsys.readouterr()
     assert f"+ topic         projects/{PROJECT}/topics/{stack}-mail-dead" in shown.out
     assert f"+ job           cloudq-{stack}-weekly" in shown.out
-    assert "not made by this: accounts, rights" in shown.err
+    assert "not made by apply: accounts, rights" in shown.err
     [job] = scheduler.jobs.values()
     assert job.pubsub_target.topic_name == f"projects/{PROJECT}/topics/{stack}-default"
     assert (job.schedule, job.time_zone) == ("30 7 * * 1", "Europe/Vienna")
@@ -334,5 +334,5 @@ def test_a_project_with_a_main_py_is_told(shop: Path) -> None:
     app = CloudQ("shop")
     app.task(name="a")(lambda: None)
     made = planned(app, "shop.tasks:app", shop, {"project": PROJECT, "region": "europe-west1"})
-    with pytest.raises(ConfigurationError, match=r"main\.py of the project has the name"):
+    with pytest.raises(ConfigurationError, match=r"the project's main\.py has the name"):
         made.build(None, lambda _: None)

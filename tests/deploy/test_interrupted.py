@@ -70,7 +70,7 @@ def test_interrupted_before_it_began_nothing_stands(here: Aws, plan: Plan) -> No
     screen = Meanwhile(asking=interrupt)
     with pytest.raises(KeyboardInterrupt):
         applied(here, plan, screen)
-    assert screen.lines[-1] == f"interrupted: nothing of the stack {plan.stack} was changed"
+    assert screen.lines[-1] == f"interrupted: stack {plan.stack} was not changed"
     assert look(here, plan.stack) is None
 
 
@@ -94,7 +94,7 @@ def test_interrupted_on_the_way_it_says_what_stands_and_how_to_go_on(here: Aws, 
 
 def test_of_two_applies_at_once_one_changes_the_stack(here: Aws, plan: Plan) -> None:
     second = Meanwhile(asking=lambda: applied(here, plan, Log()))
-    with pytest.raises(DeployError, match=r"somebody else changes the stack.*changed nothing"):
+    with pytest.raises(DeployError, match=r"somebody else is changing stack.*changed nothing"):
         applied(here, plan, second)
     standing = look(here, plan.stack)
     assert standing is not None

@@ -27,7 +27,7 @@ from cloudq.cli import main
 from cloudq.testing import eventually
 from cloudq_deploy.aws.iam import document, statements
 from cloudq_deploy.aws.iam_deployer import client_part
-from cloudq_deploy.aws.options import read_target
+from cloudq_deploy.aws.options import read_aws_options
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.planner import plan_of
 from localstack.servers import Endpoint
@@ -123,7 +123,7 @@ class Laptop:
         """The plan, of which the policies are made."""
         from shop.tasks import app  # type: ignore[import-not-found]
 
-        return plan_of(app, "shop.tasks:app", read_target(self.folder, {"region": REGION}))
+        return plan_of(app, "shop.tasks:app", read_aws_options(self.folder, {"region": REGION}))
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_the_whole_loop(laptop: Laptop, guarded_aws: Endpoint) -> None:
     # Data outlives the stack, unless it is told to go.
     kept = laptop.deploy("destroy", "--yes")
     assert kept.count("kept ") == 6
-    assert "exists and is no part of this stack" in laptop.deploy("apply", "--yes", code=2)
+    assert "exists already and is not part of this stack" in laptop.deploy("apply", "--yes", code=2)
     adopted = laptop.deploy("apply", "--adopt", "--yes")
     assert "6 to take over" in adopted
     assert queue.admin.stats("mail").dead == 1, "its dead letters are still there"

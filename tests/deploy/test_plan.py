@@ -13,12 +13,13 @@ from cloudq.cli import main
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.aws import costs
 from cloudq_deploy.aws.deployment import planned as deployed
-from cloudq_deploy.aws.options import Target, read_target
+from cloudq_deploy.aws.options import AwsOptions, read_aws_options
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.planner import plan_of
 from cloudq_deploy.costs import Assumed, total
+from cloudq_deploy.options import AWS_ONLY, Options
 
-EU = Target(region="eu-west-1")
+EU = AwsOptions(region="eu-west-1")
 
 
 def test_queues_outlast_their_functions(planned: Callable[..., Plan]) -> None:
@@ -75,7 +76,7 @@ def test_one_function_for_all() -> None:
 def test_the_broker_and_table_that_the_app_names_are_those_that_are_made() -> None:
     app = CloudQ("shop", broker="sqs://eu-central-1?prefix=test-", backend="dynamodb://records")
     app.task(name="a")(lambda: None)
-    plan = plan_of(app, "shop:app", Target())
+    plan = plan_of(app, "shop:app", AwsOptions())
     assert (plan.region, plan.queues[0].full_name) == ("eu-central-1", "test-default")
     assert plan.table is not None
     assert plan.table.name == "records"
@@ -92,20 +93,20 @@ def test_without_a_backend_there_is_no_table() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"timeout": 901}, "timeout is 901 s, and Lambda ends a function at 900 s"),
+        ({"timeout": 901}, "timeout is 901 s, and Lambda stops a function after 900 s"),
         ({"time_limit": 1000}, "timeout is 1010 s"),
         ({"memory": 64}, "memory is 64 MB"),
-        ({"env": {"AWS_REGION": "x"}}, "AWS_REGION, a name that Lambda keeps for itself"),
+        ({"env": {"AWS_REGION": "x"}}, "AWS_REGION, a name that Lambda reserves"),
         ({"env": {"CLOUDQ_BROKER": "x"}}, "CLOUDQ_BROKER is set by the deployment"),
         ({"env": {"A": "x"}}, "two characters"),
         ({"env": {"BIG": "x" * 5000}}, "over 4096 bytes"),
-        ({"batch_size": 11}, "over 10 needs batch_window"),
-        ({"batch_size": 10_001, "batch_window": 1}, "Lambda takes 10000"),
-        ({"queue": "a.fifo", "batch_window": 1}, "a FIFO queue has none"),
-        ({"max_concurrency": 1}, "Lambda takes 2 to 1000"),
-        ({"max_concurrency": 9, "reserved_concurrency": 3}, "the rest would be throttled"),
+        ({"batch_size": 11}, "more than 10 needs batch_window"),
+        ({"batch_size": 10_001, "batch_window": 1}, "Lambda allows 10000"),
+        ({"queue": "a.fifo", "batch_window": 1}, "FIFO queues have none"),
+        ({"max_concurrency": 1}, "Lambda allows 2 to 1000"),
+        ({"max_concurrency": 9, "reserved_concurrency": 3}, "calls would be throttled"),
         ({"provisioned": 4, "reserved_concurrency": 3}, "provisioned is 4"),
-        ({"queue": "q" * 76}, "has 81 characters, and AWS takes 80"),
+        ({"queue": "q" * 76}, "has 81 characters, and AWS allows 80"),
         ({"queue": "q" * 60}, "function shop-qqq"),
         ({"queue": "mail box"}, "'shop-mail box'"),
         ({"queue": "https://sqs/1/mail"}, "named by its URL"),
@@ -135,7 +136,7 @@ def test_an_app_without_tasks_or_region_is_an_error(monkeypatch: pytest.MonkeyPa
     app = CloudQ("shop")
     app.task(name="a")(lambda: None)
     with pytest.raises(ConfigurationError, match="no AWS region"):
-        plan_of(app, "shop:app", Target())
+        plan_of(app, "shop:app", AwsOptions())
 
 
 def test_what_plans_and_what_applies_are_in_the_region_of_the_broker(
@@ -162,16 +163,20 @@ def test_the_project_file_is_read_and_options_stand_above_it(tmp_path: Path) -> 
     (tmp_path / "pyproject.toml").write_text(
         "[tool.cloudq.deploy]\nlog-retention = 14\nmemory = 256\n"
     )
-    target = read_target(tmp_path, {"memory": 1024, "runtime": None})
+    target = read_aws_options(tmp_path, {"memory": 1024, "runtime": None})
     assert (target.log_retention, target.memory) == (14, 1024)
+
+
+def test_the_names_of_options_for_aws_only_are_those_of_its_model() -> None:
+    assert set(AWS_ONLY) == AwsOptions.model_fields.keys() - Options.model_fields.keys()
 
 
 @pytest.mark.parametrize("region", ["eu-wset-1", "us-east", "europe-west1", "EU-WEST-1"])
 def test_a_region_that_there_cannot_be_is_refused(region: str) -> None:
     app = CloudQ("shop")
     app.task(name="a")(lambda: None)
-    with pytest.raises(ConfigurationError, match=f"region '{region}' is none of AWS's"):
-        plan_of(app, "shop:app", Target(region=region))
+    with pytest.raises(ConfigurationError, match=f"region '{region}' is not a region of AWS"):
+        plan_of(app, "shop:app", AwsOptions(region=region))
 
 
 @pytest.mark.parametrize(
@@ -180,12 +185,12 @@ def test_a_region_that_there_cannot_be_is_refused(region: str) -> None:
 def test_regions_there_are(region: str) -> None:
     app = CloudQ("shop")
     app.task(name="a")(lambda: None)
-    assert plan_of(app, "shop:app", Target(region=region)).region == region
+    assert plan_of(app, "shop:app", AwsOptions(region=region)).region == region
 
 
 def test_architectures_may_be_as_machines_say() -> None:
-    assert Target(architecture="aarch64").architecture == "arm64"  # type: ignore[arg-type]
-    assert Target(architecture="amd64").architecture == "x86_64"  # type: ignore[arg-type]
+    assert AwsOptions(architecture="aarch64").architecture == "arm64"  # type: ignore[arg-type]
+    assert AwsOptions(architecture="amd64").architecture == "x86_64"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -196,13 +201,13 @@ def test_architectures_may_be_as_machines_say() -> None:
         ("log_retention = 2", "CloudWatch keeps logs"),
         ("architecture = 'sparc'", "[tool.cloudq.deploy] architecture"),
         ("stack = '1x'", "a letter first"),
-        ("memory = ", "cannot be read"),
+        ("memory = ", "cannot be read as TOML"),
     ],
 )
 def test_a_wrong_project_file_is_one_clear_line(tmp_path: Path, line: str, said: str) -> None:
     (tmp_path / "pyproject.toml").write_text(f"[tool.cloudq.deploy]\n{line}\n")
     with pytest.raises(ConfigurationError) as error:
-        read_target(tmp_path, {})
+        read_aws_options(tmp_path, {})
     assert said in str(error.value)
 
 

@@ -37,7 +37,7 @@ from cloudq_deploy.aws.iam import (
     trust,
 )
 from cloudq_deploy.aws.iam_deployer import deployer, unscoped_part
-from cloudq_deploy.aws.options import Target
+from cloudq_deploy.aws.options import AwsOptions
 from cloudq_deploy.aws.plan import Plan, Schedule
 from cloudq_deploy.aws.planner import plan_of
 from cloudq_deploy.aws.render import cloudformation
@@ -102,7 +102,7 @@ def stand(aws: Endpoint, calls: Calls) -> Iterator[Stand]:
             raise Reject("never")
         return number
 
-    plan = plan_of(app, "iam:app", Target())
+    plan = plan_of(app, "iam:app", AwsOptions())
     for queue in plan.queues:
         app.broker.admin.create(queue.name, lease=30, max_deliveries=20)
     assert app.backend is not None
@@ -255,7 +255,7 @@ def test_who_applies_schedules_may_do_that_and_no_more(
     app = stand.app
     app.add_periodic_task(every(300), app.tasks["work"].s("x"), name="often")
     app.add_periodic_task(every(600), app.tasks["work"].s("x"), name="seldom")
-    plan = plan_of(app, "iam:app", Target())
+    plan = plan_of(app, "iam:app", AwsOptions())
     url = scheduler_url(plan, PLACE)
     assert url is not None
     assert plan.scheduling is not None
@@ -289,7 +289,7 @@ def test_who_calls_for_far_times_may_do_that_and_no_more(
         app.task(name="work")(lambda how, number=0: None)
         return app
 
-    plan = plan_of(far("eventbridge://"), "iam:app", Target())
+    plan = plan_of(far("eventbridge://"), "iam:app", AwsOptions())
     url = scheduler_url(plan, PLACE)
     with far(f"{url}&endpoint_url={aws.url}") as app:
         calls.made.clear()
@@ -339,7 +339,7 @@ def rich() -> Plan:
     app.task(name="a", queue="mail", provisioned=1)(lambda: None)
     app.task(name="b")(lambda: None)
     entry = Schedule(name="nightly", expression="rate(1 hour)", queue="mail", input="{}")
-    return plan_of(app, "shop:app", Target(region="eu-west-1", tracing="Active"), [entry])
+    return plan_of(app, "shop:app", AwsOptions(region="eu-west-1", tracing="Active"), [entry])
 
 
 def every_policy() -> dict[str, dict[str, Any]]:
@@ -452,7 +452,7 @@ def test_a_function_consumes_its_own_queue_only() -> None:
 def test_the_page_on_aws_has_the_very_policies() -> None:
     app = CloudQ("shop", broker="sqs://eu-west-1", backend="dynamodb://cloudq")
     app.task(name="a")(lambda: None)
-    plan = plan_of(app, "shop:app", Target())
+    plan = plan_of(app, "shop:app", AwsOptions())
     place = Place(region="REGION", account="ACCOUNT")
     shown = [json.loads(block.text) for block in section(AWS_PAGE, "Rights")]
     roles: tuple[Role, ...] = ("producer", "worker")

@@ -20,7 +20,7 @@ from cloudq.schedules.cloud import Scheduler
 from cloudq_aws.eventbridge import flat, open_scheduler
 from cloudq_deploy.aws import terraform
 from cloudq_deploy.aws.iam import scheduler_url
-from cloudq_deploy.aws.options import Target
+from cloudq_deploy.aws.options import AwsOptions
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.planner import plan_of
 from cloudq_deploy.aws.render import cloudformation
@@ -54,7 +54,7 @@ def app(aws: Endpoint) -> Iterator[CloudQ]:
 
 
 def planned(app: CloudQ, **target: Any) -> Plan:
-    return plan_of(app, "shop:app", Target(**{"region": REGION, **target}))
+    return plan_of(app, "shop:app", AwsOptions(**{"region": REGION, **target}))
 
 
 def resolved(value: Any, plan: Plan) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from cloudq import CloudQ, every
 from cloudq.errors import ConfigurationError
 from cloudq.far import far_group_of
-from cloudq_deploy.aws.options import Target
+from cloudq_deploy.aws.options import AwsOptions
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.planner import plan_of
 from cloudq_deploy.aws.stack.access import Aws, DeployError
@@ -23,7 +23,7 @@ from cloudq_deploy.aws.stack.changes import ChangeSet
 from cloudq_deploy.aws.stack.destroy import destroy
 from cloudq_deploy.aws.stack.drift import Drift, is_pause
 from cloudq_deploy.aws.stack.resources import Resource
-from cloudq_deploy.aws.stack.state import Standing, check_ready, look
+from cloudq_deploy.aws.stack.state import StackState, check_ready, look
 from cloudq_deploy.aws.stack.watch import Event
 from localstack.servers import Endpoint
 from tests.servers import unique
@@ -58,7 +58,7 @@ def here(aws: Endpoint) -> Aws:
 def plan(here: Aws) -> Iterator[Plan]:
     app = CloudQ(unique("stack"))
     app.task(name="a")(lambda: None)
-    made = plan_of(app, "shop:app", Target(region="us-east-1", alarms=False))
+    made = plan_of(app, "shop:app", AwsOptions(region="us-east-1", alarms=False))
     yield made
     if look(here, made.stack):
         destroy(here, made.stack, Log(), bucket=Bucket(here, made.stack), data=True)
@@ -86,7 +86,7 @@ def test_an_apply_that_fails_is_rolled_back_with_the_reason(here: Aws, plan: Pla
         applied(here, broken, Log())
     assert "could not be changed" in str(error.value)
     assert "AWS::Lambda::Function" in str(error.value)
-    assert "was taken back" in str(error.value)
+    assert "its resources were deleted again" in str(error.value)
     with pytest.raises(here.sqs.exceptions.QueueDoesNotExist):
         here.sqs.get_queue_url(QueueName=plan.queues[0].full_name)
     with pytest.raises(DeployError, match=r"is in ROLLBACK_COMPLETE.*cloudq deploy destroy"):
@@ -106,7 +106,7 @@ def test_a_foreign_stack_is_left_alone(here: Aws, plan: Plan, aws: Endpoint) -> 
 def test_a_foreign_queue_is_left_alone(here: Aws, plan: Plan) -> None:
     name = plan.queues[0].full_name
     url = here.sqs.create_queue(QueueName=name)["QueueUrl"]
-    with pytest.raises(DeployError, match=f"queue {name} exists and is no part of this stack"):
+    with pytest.raises(DeployError, match=f"queue {name} exists already"):
         applied(here, plan, Log())
     assert look(here, plan.stack) is None
     here.sqs.delete_queue(QueueUrl=url)
@@ -116,7 +116,7 @@ def test_a_foreign_schedule_group_is_left_alone(here: Aws) -> None:
     """As `cloudq schedules apply` makes one, before there is a deployment."""
     app = CloudQ(unique("stack"))
     app.periodic(every(300), name="often")(app.task(lambda: None, name="a"))
-    plan = plan_of(app, "shop:app", Target(region="us-east-1", alarms=False))
+    plan = plan_of(app, "shop:app", AwsOptions(region="us-east-1", alarms=False))
     assert plan.scheduling is not None
     here.scheduler.create_schedule_group(Name=plan.scheduling.group)
     with pytest.raises(DeployError, match=r"schedule group cloudq-stack.*delete-schedule-group"):
@@ -191,7 +191,7 @@ def test_there_is_nothing_to_roll_back_to_at_first(here: Aws, plan: Plan) -> Non
 )
 def test_a_stack_in_a_bad_state_says_what_to_do(status: str, said: str) -> None:
     with pytest.raises(DeployError) as error:
-        check_ready(Standing(name="shop", status=status, reason="because"))
+        check_ready(StackState(name="shop", status=status, reason="because"))
     assert said in str(error.value)
 
 

@@ -14,10 +14,11 @@ from cloudq import CloudQ
 from cloudq.cli import main
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.aws import terraform
-from cloudq_deploy.aws.options import Target
+from cloudq_deploy.aws.deployment import FORMATS
+from cloudq_deploy.aws.options import AwsOptions
 from cloudq_deploy.aws.plan import Plan, Schedule
 from cloudq_deploy.aws.planner import plan_of
-from cloudq_deploy.aws.render import FORMATS, cloudformation, sam
+from cloudq_deploy.aws.render import cloudformation, sam
 
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555"
 LAYER = "arn:aws:lambda:eu-west-1:123456789012:layer:common:3"
@@ -45,7 +46,7 @@ def rich(**target: object) -> Plan:
         ),
     ]
     values = {"region": "eu-west-1", "tracing": "Active", "layers": (LAYER,), "alarm_topic": TOPIC}
-    return plan_of(app, "shop:app", Target(**(values | target)), schedules)
+    return plan_of(app, "shop:app", AwsOptions(**(values | target)), schedules)
 
 
 PLANS: dict[str, Callable[[], Plan]] = {
@@ -154,7 +155,7 @@ def test_names_that_would_be_one_in_the_template_are_refused(draw: Callable[[Pla
     app = CloudQ("shop")
     app.task(name="a", queue="mail_1")(lambda: None)
     app.task(name="b", queue="mail-1")(lambda: None)
-    plan = plan_of(app, "shop:app", Target(region="eu-west-1", functions="one"), [])
+    plan = plan_of(app, "shop:app", AwsOptions(region="eu-west-1", functions="one"), [])
     with pytest.raises(ConfigurationError, match=r"mail[_-]1.*: give one of them another name"):
         draw(plan)
 

@@ -1,1 +1,1 @@
-"""AWS: a plan, its drawings, and the stack that CloudFormation makes of it."""
+"""Deployments to AWS: the plan, its templates, and the stack that CloudFormation makes."""

@@ -1,4 +1,4 @@
-"""What a plan costs when nothing happens, and for a million tasks: an estimate with its prices.
+"""Estimates the costs of a plan on AWS: an idle month, and a million tasks.
 
 Prices are list prices of us-east-1 in US dollars, without free tiers, as of 2026; look them up
 before you rely on them. A month has 730 hours.
@@ -13,20 +13,20 @@ from cloudq_deploy.costs import Assumed, Cost
 
 _MILLION = 1_000_000
 _MONTH = 730 * 3600
-_SQS, _SQS_FIFO = 0.40, 0.50  # a million requests
-_LAMBDA = 0.20  # a million requests
-_SECOND = {"arm64": 0.0000133334, "x86_64": 0.0000166667}  # a GB
-_KEPT_WARM = {"arm64": 0.0000033334, "x86_64": 0.0000041667}  # a GB and second
-_WRITE, _READ = 0.625, 0.125  # a million of 1 KB and of 4 KB
-_LOG = 0.50  # a GB taken in
-_ALARM = 0.10  # a month
-_TRACE = 5.00  # a million
+_SQS, _SQS_FIFO = 0.40, 0.50  # per million requests
+_LAMBDA = 0.20  # per million requests
+_SECOND = {"arm64": 0.0000133334, "x86_64": 0.0000166667}  # per GB and second
+_KEPT_WARM = {"arm64": 0.0000033334, "x86_64": 0.0000041667}  # per GB and second
+_WRITE, _READ = 0.625, 0.125  # per million, of 1 KB and of 4 KB
+_LOG = 0.50  # per GB ingested
+_ALARM = 0.10  # per month
+_TRACE = 5.00  # per million
 # An event source mapping polls an idle queue with five pollers that wait 20 s each.
 _POLLS = 5 * _MONTH / 20
 
 
 def idle(plan: Plan) -> Sequence[Cost]:
-    """A month in which nothing is called."""
+    """Estimate a month in which no task is called."""
     polls = sum(_POLLS * (_SQS_FIFO if queue.fifo else _SQS) / _MILLION for queue in plan.queues)
     warm = sum(_warm(function) for function in plan.functions)
     found = [
@@ -43,7 +43,7 @@ def _warm(function: Function) -> float:
 
 
 def million(plan: Plan, function: Function, assumed: Assumed) -> Sequence[Cost]:
-    """A million tasks of this function."""
+    """Estimate a million tasks of this function."""
     together = min([assumed.together, *_sizes(plan, function)])
     fifo = all(queue.fifo for queue in plan.fed(function))
     request = _SQS_FIFO if fifo else _SQS
@@ -59,6 +59,15 @@ def million(plan: Plan, function: Function, assumed: Assumed) -> Sequence[Cost]:
         Cost(of="traces", amount=_TRACE / together if function.tracing == "Active" else 0),
     ]
     return [cost for cost in found if cost.amount]
+
+
+def assumptions(assumed: Assumed) -> str:
+    """Describe the assumptions of the estimate."""
+    return (
+        f"a task runs {assumed.seconds:g} s, logs {assumed.logged} B and is sent by itself; "
+        f"{assumed.together} come in one invocation; message and record are under 1 KB; each "
+        "result is read once; list prices of us-east-1 in USD, no free tier"
+    )
 
 
 def _sizes(plan: Plan, function: Function) -> list[int]:

@@ -1,4 +1,4 @@
-"""An app on AWS, as the commands take it."""
+"""A deployment of an app to AWS, through CloudFormation."""
 
 from __future__ import annotations
 
@@ -12,28 +12,36 @@ from typing import Any
 from cloudq.app import CloudQ
 from cloudq.cli.output import confirm, note, say
 from cloudq.errors import ConfigurationError
-from cloudq_deploy.aws import costs
-from cloudq_deploy.aws.options import Target, read_target
+from cloudq_deploy.aws import costs, terraform
+from cloudq_deploy.aws.image import write_dockerfile
+from cloudq_deploy.aws.options import AwsOptions, read_aws_options
+from cloudq_deploy.aws.package import LAYOUT, LIMIT
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.planner import plan_of
-from cloudq_deploy.aws.render import FORMATS
+from cloudq_deploy.aws.render import cloudformation, sam
 from cloudq_deploy.aws.stack.access import Aws, DeployError
 from cloudq_deploy.aws.stack.apply import Code, apply, roll_back
 from cloudq_deploy.aws.stack.bucket import Bucket
 from cloudq_deploy.aws.stack.destroy import destroy
-from cloudq_deploy.aws.stack.state import Standing, check_ours, look
-from cloudq_deploy.aws.summary import rows
-from cloudq_deploy.aws.terminal import Terminal
-from cloudq_deploy.bundle import archive
+from cloudq_deploy.aws.stack.state import StackState, check_ours, look
+from cloudq_deploy.aws.summary import summary
+from cloudq_deploy.aws.terminal import CommandLine
 from cloudq_deploy.bundle.archive import Limit, Package
 from cloudq_deploy.bundle.build import build
-from cloudq_deploy.bundle.report import tell_package
+from cloudq_deploy.bundle.report import report
 from cloudq_deploy.costs import Assumed, Cost
+
+FORMATS: Mapping[str, Callable[[Plan], dict[str, Any]]] = {
+    "cloudformation": cloudformation.template,
+    "sam": sam.template,
+    "terraform": terraform.configuration,
+}
+"""Renderers of a plan in the formats of other tools; the first is the default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reach:
-    """Where AWS is, and with whose rights: what the command line says of it."""
+class Access:
+    """The options of the command line about AWS itself: address, credentials, bucket."""
 
     profile: str | None = None
     endpoint_url: str | None = None
@@ -44,156 +52,174 @@ class Reach:
         """The services of a region."""
         return Aws(region=region, profile=self.profile, endpoint_url=self.endpoint_url)
 
+    def sdk_region(self) -> str | None:
+        """The region that the SDK is configured for."""
+        return self.aws(None).region
+
 
 def planned(app: CloudQ, entry: str, folder: Path, given: Mapping[str, Any]) -> AwsDeployment:
     """Plan an app for AWS. Raises `ConfigurationError`."""
-    reach = Reach(**{name: given[name] for name in Reach.__slots__ if name in given})
-    options = {name: value for name, value in given.items() if name not in Reach.__slots__}
-    target = read_target(folder, options)
-    plan = plan_of(app, entry, target, sdk_region=lambda: reach.aws(None).region)
-    return AwsDeployment(plan=plan, target=target, folder=folder, reach=reach)
+    access = Access(**{name: given[name] for name in Access.__slots__ if name in given})
+    rest = {name: value for name, value in given.items() if name not in Access.__slots__}
+    options = read_aws_options(folder, rest)
+    plan = plan_of(app, entry, options, sdk_region=access.sdk_region)
+    return AwsDeployment(plan=plan, options=options, folder=folder, access=access)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AwsDeployment:
-    """A `Deployment` to AWS, by CloudFormation."""
+    """A `Deployment` to AWS."""
 
     plan: Plan
-    target: Target
+    options: AwsOptions
     folder: Path
-    reach: Reach
+    access: Access
 
     @property
     def stack(self) -> str:
-        """The stack's name."""
+        """The name of the stack."""
         return self.plan.stack
 
     @property
     def limit(self) -> Limit:
-        """How large its zip may be."""
-        return archive.LAMBDA
+        """The largest zip that Lambda accepts."""
+        return LIMIT
 
     @property
     def formats(self) -> Mapping[str, Callable[[], str]]:
         """CloudFormation, SAM and Terraform."""
-        return {name: partial(self._drawn, draw) for name, draw in FORMATS.items()}
+        return {name: partial(self._rendered, render) for name, render in FORMATS.items()}
 
-    def _drawn(self, draw: Callable[[Plan], dict[str, Any]]) -> str:
-        return jsons.dumps(draw(self.plan), indent=2)
+    def _rendered(self, render: Callable[[Plan], dict[str, Any]]) -> str:
+        return jsons.dumps(render(self.plan), indent=2)
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
         return self.plan.as_json()
 
-    def rows(self) -> Iterator[tuple[str, str, str]]:
-        """Each resource: what it is, its name, its settings."""
-        return rows(self.plan)
+    def summary(self) -> Iterator[tuple[str, str, str]]:
+        """Yield each resource of the plan: its kind, its name, its settings."""
+        return summary(self.plan)
 
-    def idle(self) -> Sequence[Cost]:
-        """A month in which nothing is called."""
+    def idle_costs(self) -> Sequence[Cost]:
+        """Estimate a month in which no task is called."""
         return costs.idle(self.plan)
 
-    def running(self, assumed: Assumed) -> Mapping[str, Sequence[Cost]]:
-        """A million tasks, by function."""
+    def task_costs(self, assumed: Assumed) -> Mapping[str, Sequence[Cost]]:
+        """Estimate a million tasks of each function, by the function's name."""
         return {each.name: costs.million(self.plan, each, assumed) for each in self.plan.functions}
 
     def assumptions(self, assumed: Assumed) -> str:
-        """What the costs take for granted."""
-        return str(assumed)
+        """Describe the assumptions of the estimates."""
+        return costs.assumptions(assumed)
 
     def check(self) -> None:
-        """What cannot be was refused while planning."""
+        """Do nothing: the planner refuses what AWS cannot make."""
 
     def build(self, output: Path | None, say: Callable[[str], None]) -> Package:
-        """Make the zip that all functions run."""
+        """Build the zip that all functions run."""
         path = output or self.folder / "build" / f"{self.plan.stack}.zip"
-        return build(self.folder, self.plan.entry, self.target, path, say)
+        selection = self.options.selection()
+        return build(self.folder, self.plan.entry, selection, path, LAYOUT, say)
 
-    # ---- what stands on AWS
+    def write_dockerfile(self, output: Path | None, say: Callable[[str], None]) -> None:
+        """Write a Dockerfile for functions that run an image."""
+        path = output or self.folder / "Dockerfile"
+        write_dockerfile(self.folder, self.plan.entry, self.options.selection(), path)
+        platform = f"linux/{self.options.docker_platform}"
+        say(f"wrote {path}; build the image with: docker build --platform {platform} -f {path} .")
+
+    # ---- on AWS
 
     @cached_property
     def aws(self) -> Aws:
-        """The services where the plan is to be made."""
-        return self.reach.aws(self.plan.region)
+        """The services of the plan's region."""
+        return self.access.aws(self.plan.region)
 
     @cached_property
     def bucket(self) -> Bucket:
-        """Where the stack's code lies. Raises `ConfigurationError` without credentials."""
+        """The bucket of the stack's code. Raises `ConfigurationError` without credentials."""
         if not self.aws.account.isdigit():
             raise ConfigurationError(
-                f"{self.reach.endpoint_url} says that the account is {self.aws.account!r}"
+                f"{self.access.endpoint_url} answers that the account is {self.aws.account!r}, "
+                "which is no AWS account: check --endpoint-url"
             )
-        return Bucket(self.aws, self.plan.stack, self.reach.bucket)
+        return Bucket(self.aws, self.plan.stack, self.access.bucket)
 
-    def standing(self) -> Standing | None:
-        """How the stack stands, if it does. Raises `DeployError` for one of another app."""
+    def state(self) -> StackState | None:
+        """Read the state of the stack; None where there is none.
+
+        Raises `DeployError` for a stack of another app.
+        """
         found = look(self.aws, self.plan.stack)
         if found is not None:
             check_ours(found, self.plan.app)
         return found
 
     def apply(self, *, adopt: bool, yes: bool, json: bool) -> None:
-        """Have CloudFormation make the stack: shows the changes, asks, follows them to the end.
+        """Have CloudFormation make the stack: show the changes, ask, follow them to the end.
 
         Raises `ConfigurationError`, `DeployError`.
         """
         bucket = self.bucket
-        self.standing()
-        screen = Terminal(yes=yes, json=json)
+        self.state()
+        terminal = CommandLine(yes=yes, json=json)
         outputs = apply(
             self.aws,
             self.plan,
             self._code(json=json),
-            screen,
+            terminal,
             bucket=bucket,
             adopt=adopt,
-            ignore_drift=self.reach.ignore_drift,
+            ignore_drift=self.access.ignore_drift,
         )
-        screen.outputs(outputs)
+        terminal.outputs(outputs)
         if outputs and not json:
-            _tell_how_to_call(self.plan, self.reach.endpoint_url, outputs.get("Scheduler"))
+            self._say_how_to_call(outputs.get("Scheduler"))
 
     def _code(self, *, json: bool) -> Code:
-        if self.target.package == "zip":
+        if self.options.package == "zip":
             package = self.build(None, note)
             if not json:
-                tell_package(package, self.limit)
+                report(package, self.limit)
             return Code(digest=package.digest, path=package.path)
-        if not self.target.image:
+        if not self.options.image:
             raise ConfigurationError(
-                "package is image: say which, image = ACCOUNT.dkr.ecr...@sha256:..."
+                'package = "image" needs the address of the image: set image = '
+                '"ACCOUNT.dkr.ecr...@sha256:..." in [tool.cloudq.deploy]'
             )
-        return Code(digest=self.target.image.rpartition(":")[2], image=self.target.image)
+        return Code(digest=self.options.image.rpartition(":")[2], image=self.options.image)
+
+    def _say_how_to_call(self, scheduler: str | None) -> None:
+        say("to call its tasks from here:")
+        if self.access.endpoint_url:
+            say(f"  export AWS_ENDPOINT_URL='{self.access.endpoint_url}'")
+        say(f"  export CLOUDQ_BROKER='{self.plan.broker}'")
+        say(f"  export CLOUDQ_BACKEND='{self.plan.backend}'")
+        if scheduler:
+            say(f"  export CLOUDQ_SCHEDULER='{scheduler}'")
 
     def roll_back(self, *, yes: bool, json: bool) -> None:
-        """Go back to what was applied before. Raises `DeployError`."""
-        bucket, screen, plan = self.bucket, Terminal(yes=yes, json=json), self.plan
-        screen.outputs(roll_back(self.aws, plan.app, plan.stack, plan.tags, screen, bucket=bucket))
+        """Go back to the template and the code before the last apply. Raises `DeployError`."""
+        bucket, terminal, plan = self.bucket, CommandLine(yes=yes, json=json), self.plan
+        outputs = roll_back(self.aws, plan.app, plan.stack, plan.tags, terminal, bucket=bucket)
+        terminal.outputs(outputs)
 
     def destroy(self, *, data: bool, yes: bool) -> None:
-        """Delete the stack and its code; with `data` queues, table and far calls, too.
+        """Delete the stack and its code; with `data` also queues, table and long-delayed calls.
 
         Raises `DeployError`.
         """
         bucket, name = self.bucket, self.plan.stack
-        if self.standing() is None:
+        if self.state() is None:
             raise DeployError(f"there is no stack {name}: nothing was deleted")
-        doomed = "with all messages and results" if data else "but its queues and its table"
-        confirm(f"Delete the stack {name}, {doomed}?", name, yes=yes)
+        kept = "Its queues and its table are kept."
+        fate = "All its messages and results are deleted too." if data else kept
+        confirm(f"Delete stack {name}? {fate}", name, yes=yes)
         far = self.plan.scheduling.far if self.plan.scheduling else None
-        left = destroy(self.aws, name, Terminal(yes=True), bucket=bucket, data=data, far=far)
+        left = destroy(self.aws, name, CommandLine(yes=True), bucket=bucket, data=data, far=far)
         for each in left:
             say(f"kept {each.physical}")
-        say(f"deleted the stack {name}")
+        say(f"deleted stack {name}")
         if left:
-            note("to delete these too, apply with --adopt and destroy with --data")
-
-
-def _tell_how_to_call(plan: Plan, endpoint_url: str | None, scheduler: str | None) -> None:
-    say("to call its tasks from here:")
-    if endpoint_url:
-        say(f"  export AWS_ENDPOINT_URL='{endpoint_url}'")
-    say(f"  export CLOUDQ_BROKER='{plan.broker}'")
-    say(f"  export CLOUDQ_BACKEND='{plan.backend}'")
-    if scheduler:
-        say(f"  export CLOUDQ_SCHEDULER='{scheduler}'")
+            note("to delete these too: cloudq deploy apply --adopt, then destroy --data")

@@ -1,35 +1,38 @@
-"""Who may do what: the least that each role needs, on ARNs of the plan's own resources.
+"""The least rights that each role needs, on the ARNs of the plan's own resources.
 
-An ARN has `*` only where AWS itself makes up the rest: the streams of a log group, the id of a
-stack; the tests list these, each with its reason. No action has a wildcard, and nobody's policy
-is on all resources unless that is asked for (`deployer.unscoped_part`). The tests record the
-calls that the code makes and compare.
+An ARN has `*` only where AWS makes up the rest, such as the streams of a log group or the id of a
+stack; the tests list these, each with its reason. No action has a wildcard, and no policy is on
+all resources unless that is asked for (`iam_deployer.unscoped_part`). The tests record the calls
+that the code makes and compare them with the policies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cloudq_deploy.aws.plan import UNDELIVERED, Function, Plan, Queue
 
 Role = Literal["producer", "worker", "scheduler", "planner", "operator"]
+ROLES: Mapping[str, Role] = {role: role for role in get_args(Role)}
+"""The roles that `statements` knows, by name."""
+
 Document = dict[str, Any]
 
 _VERSION = "2012-10-17"
-# Results and claims; PutItem is for a claim in the place of one that has expired.
+# Results and claims; PutItem replaces a claim that has expired.
 _RESULTS = (
     "dynamodb:BatchGetItem",
     "dynamodb:BatchWriteItem",
     "dynamodb:PutItem",
     "dynamodb:UpdateItem",
 )
-# Whether the table is there, which a worker asks when it starts.
+# A worker checks at its start that the table exists.
 _CHECKING = "dynamodb:GetItem"
-# What is parked or recorded in it: workers ask, and operators.
+# Workers list delayed messages, operators what was recorded.
 _LISTING = "dynamodb:Query"
-# IAM knows no batch actions of SQS: SendMessage is SendMessageBatch too.
+# IAM has no batch actions of SQS: SendMessage covers SendMessageBatch.
 _SENDING = ("sqs:GetQueueUrl", "sqs:SendMessage")
 _CONSUMING = (
     "sqs:ChangeMessageVisibility",
@@ -42,7 +45,7 @@ _LOGGING = ("logs:CreateLogStream", "logs:PutLogEvents")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Partition, region and account of ARNs; a renderer puts its own references here."""
+    """Partition, region and account of ARNs; a template has references in their place."""
 
     partition: str = "aws"
     region: str
@@ -51,9 +54,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Arn:
-    """A resource; S3's have neither region nor account, IAM's no region.
+    """The name of a resource. S3's have no region and no account, IAM's no region.
 
-    `account` stands in the place of the plan's own, as `aws` for what is AWS's.
+    `account` overrides the plan's own: `aws` is that of AWS's own policies.
     """
 
     service: str
@@ -61,7 +64,7 @@ class Arn:
     account: str | None = None
 
     def at(self, place: Place) -> str:
-        """The ARN as text."""
+        """Write the ARN as text."""
         if self == ALL:
             return "*"
         region = "" if self.service in ("iam", "s3") else place.region
@@ -70,7 +73,7 @@ class Arn:
 
 
 ALL = Arn("*", "*")
-"""All resources, for an action that AWS knows no resource of."""
+"""All resources, for an action that AWS cannot limit to a resource."""
 
 XRAY = Arn("iam", "policy/AWSXRayDaemonWriteAccess", account="aws")
 """AWS's own policy for traces."""
@@ -80,7 +83,7 @@ Condition = Mapping[str, Mapping[str, "Arn | str | Sequence[Arn]"]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """Actions that are allowed on resources. `condition` has ARNs as values, or plain texts."""
+    """Actions that are allowed on resources. The values of `condition` are ARNs or strings."""
 
     sid: str
     actions: Sequence[str]
@@ -89,7 +92,7 @@ class Statement:
 
 
 def document(statements: Iterable[Statement], place: Place) -> Document:
-    """The policy as IAM reads it; statements on nothing are left out."""
+    """Write the policy document for IAM; leaves out statements without resources."""
     return {
         "Version": _VERSION,
         "Statement": [_rendered(each, place) for each in statements if each.resources],
@@ -118,7 +121,7 @@ def _value(value: Arn | str | Sequence[Arn], place: Place) -> str | list[str]:
 
 
 def trust(service: str, place: Place, sources: Sequence[Arn] = ()) -> Document:
-    """Who may take a role: a service, and only on behalf of this account (and of `sources`)."""
+    """Write a trust policy: a service may take the role, for this account (and `sources`) only."""
     condition: Document = {"StringEquals": {"aws:SourceAccount": place.account}}
     if sources:
         found = [source.at(place) for source in sources]
@@ -137,7 +140,7 @@ def trust(service: str, place: Place, sources: Sequence[Arn] = ()) -> Document:
 
 
 def statements(plan: Plan, role: Role) -> list[Statement]:
-    """What the role needs for the whole plan; a deployer's rights are in `deployer`."""
+    """The rights of a role on the whole plan; those of a deployer are in `iam_deployer`."""
     if role == "producer":
         return [_send(plan.queues), *_results(plan), *_far_calls(plan)]
     if role == "worker":
@@ -150,7 +153,7 @@ def statements(plan: Plan, role: Role) -> list[Statement]:
 
 
 def of_function(plan: Plan, function: Function) -> list[Statement]:
-    """What a function's role needs: its own queues to consume, all to send to, its log."""
+    """The rights of a function: consume its own queues, send to all, write its log."""
     log = Arn("logs", f"log-group:{function.log_group}:*")
     logging = Statement(sid="Log", actions=_LOGGING, resources=[log])
     return [*_worker(plan, plan.fed(function)), logging]
@@ -175,7 +178,7 @@ def _look(plan: Plan, *actions: str) -> Statement:
 
 
 def _keys(plan: Plan) -> list[Statement]:
-    # Whoever sends to an encrypted queue needs the key, too.
+    # Sending to an encrypted queue needs rights on its key.
     key = next((queue.kms_key for queue in plan.queues if queue.kms_key), None)
     if key is None:
         return []
@@ -185,10 +188,10 @@ def _keys(plan: Plan) -> list[Statement]:
 
 
 def _scheduler(plan: Plan) -> list[Statement]:
-    wanted = {schedule.queue for schedule in plan.schedules}
+    scheduled = {schedule.queue for schedule in plan.schedules}
     far = plan.scheduling is not None and plan.scheduling.far is not None
-    # FIFO queues delay nothing: their far calls wait in the store.
-    queues = [queue for queue in plan.queues if queue.name in wanted or (far and not queue.fifo)]
+    # FIFO queues cannot delay single messages: their long-delayed calls wait in the store.
+    queues = [queue for queue in plan.queues if queue.name in scheduled or (far and not queue.fifo)]
     dead = [Arn("sqs", plan.scheduling.dead_name)] if plan.scheduling else []
     return [
         Statement(sid="Fire", actions=["sqs:SendMessage"], resources=[*_arns(queues), *dead]),
@@ -204,13 +207,13 @@ _PLANNING = (
 )
 
 
-# Whose a group is, by its tags.
-_WHOSE = ("scheduler:GetScheduleGroup", "scheduler:ListTagsForResource")
+# The tags of a group tell its owner.
+_OWNER = ("scheduler:GetScheduleGroup", "scheduler:ListTagsForResource")
 _TO_SCHEDULER = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
 
 
 def _far_calls(plan: Plan) -> list[Statement]:
-    """Who calls for a far time makes an entry, and its group at first; a revoke deletes it."""
+    """A long-delayed call makes an entry, the first one also its group; a revoke deletes it."""
     if plan.scheduling is None or plan.scheduling.far is None:
         return []
     made = ("scheduler:CreateScheduleGroup", "scheduler:TagResource")
@@ -229,7 +232,7 @@ def _far_calls(plan: Plan) -> list[Statement]:
 
 
 def _far_entries(group: str) -> Arn:
-    # Their names are made of the ids of calls.
+    # An entry's name contains the id of its call.
     return Arn("scheduler", f"schedule/{group}/*")
 
 
@@ -238,14 +241,14 @@ def _group(name: str) -> Arn:
 
 
 def _planner(plan: Plan) -> list[Statement]:
-    """Who runs `cloudq schedules plan` and `apply`, on the group that the stack has made."""
+    """The rights for `cloudq schedules plan` and `apply`, on the group that the stack made."""
     if plan.scheduling is None:
         return []
-    wanted = {schedule.queue for schedule in plan.schedules}
-    queues = [queue for queue in plan.queues if queue.name in wanted]
-    # AWS's guide: rights are on a group's schedules, not on single ones.
+    scheduled = {schedule.queue for schedule in plan.schedules}
+    queues = [queue for queue in plan.queues if queue.name in scheduled]
+    # AWS's guide: rights are on all schedules of a group, not on single ones.
     entries = [Arn("scheduler", f"schedule/{plan.scheduling.group}/*")]
-    # A listing is authorized on all schedules, also that of one group.
+    # A listing is authorized on all schedules, even one of a single group.
     listed = [Arn("scheduler", "schedule/*/*")]
     role = [Arn("iam", f"role/{plan.scheduling.role}")]
     group = [_group(plan.scheduling.group)]
@@ -253,10 +256,10 @@ def _planner(plan: Plan) -> list[Statement]:
     return [
         Statement(sid="Schedules", actions=_PLANNING, resources=entries),
         Statement(sid="List", actions=["scheduler:ListSchedules"], resources=listed),
-        Statement(sid="Group", actions=_WHOSE, resources=group),
+        Statement(sid="Group", actions=_OWNER, resources=group),
         Statement(sid="Pass", actions=["iam:PassRole"], resources=role, condition=_TO_SCHEDULER),
         Statement(sid="FindQueues", actions=finding, resources=_arns(queues)),
-        # Schedules of run time, and pauses.
+        # Schedules made at run time, and pauses, are in the table.
         Statement(sid="Kept", actions=[_LISTING], resources=_table(plan)),
     ]
 
@@ -268,16 +271,16 @@ def schedule_group(plan: Plan) -> Arn:
 
 
 def schedule_groups(plan: Plan) -> list[Arn]:
-    """Whom EventBridge Scheduler may act for: the group of this stack's schedules, and far calls.
+    """The groups that EventBridge Scheduler may act for: the stack's, and of long-delayed calls.
 
-    A group's ARN, and not a schedule's: the user guide's page on confused deputies.
+    The user guide's page on confused deputies asks for ARNs of groups, not of schedules.
     """
     far = plan.scheduling.far if plan.scheduling else None
     return [schedule_group(plan), *([_group(far)] if far else [])]
 
 
 def scheduler_url(plan: Plan, place: Place) -> str | None:
-    """The `CLOUDQ_SCHEDULER` by which `cloudq schedules` finds the stack's entries."""
+    """The value of `CLOUDQ_SCHEDULER` with which `cloudq schedules` finds the stack's entries."""
     scheduling = plan.scheduling
     if scheduling is None:
         return None

@@ -1,8 +1,8 @@
-"""What `cloudq deploy` itself may do, and CloudFormation on its behalf.
+"""The policy of a deployer: rights of `cloudq deploy`, and of CloudFormation on its behalf.
 
-The client's part is what the commands call: the tests record it. CloudFormation makes resources
-with the rights of whoever asks it, so its part are the calls of its resource handlers; AWS
-documents them in the schemas of the resource types, and nobody but AWS could record them.
+The commands' own calls are recorded by the tests. CloudFormation makes resources with the rights
+of its caller, so the policy needs the calls of its resource handlers too. AWS documents these in
+the schemas of the resource types; the tests cannot record them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from cloudq_deploy.aws.iam import ALL, XRAY, Arn, Statement, schedule_group
 from cloudq_deploy.aws.plan import Plan
 
-# ---- the client's part
+# ---- calls of the commands
 
 _STACK = (
     "cloudformation:CreateChangeSet",
@@ -41,16 +41,16 @@ _OBJECTS = ("s3:DeleteObject", "s3:GetObject", "s3:PutObject")
 
 
 def deployer(plan: Plan, bucket: str = "", *, unscoped: bool = False) -> list[Statement]:
-    """What it takes to apply, change, look at and destroy the plan's stack.
+    """The rights to apply, change, inspect and destroy the plan's stack.
 
-    `unscoped`: also the one right for which AWS knows no resource, `unscoped_part`.
+    With `unscoped` also the one right that AWS cannot limit to a resource, see `unscoped_part`.
     """
     more = unscoped_part(plan) if unscoped else []
     return [*client_part(plan, bucket), *cloudformation_part(plan), *more]
 
 
 def client_part(plan: Plan, bucket: str = "") -> list[Statement]:
-    """What the commands call themselves."""
+    """The rights for the commands' own calls."""
     group = [schedule_group(plan)] if plan.scheduling else []
     objects = [Arn("s3", f"{bucket}/{plan.stack}/*")] if bucket else []
     stack = [Arn("cloudformation", f"stack/{plan.stack}/*")]
@@ -72,7 +72,7 @@ def _far(plan: Plan) -> list[Arn]:
     return [Arn("scheduler", f"schedule-group/{far}")] if far else []
 
 
-# ---- CloudFormation's part
+# ---- calls of CloudFormation
 
 _TAGGED_STACK = ("cloudformation:TagResource", "cloudformation:UntagResource")
 _QUEUES = (
@@ -179,7 +179,7 @@ _GROUP = (
 
 
 def cloudformation_part(plan: Plan) -> list[Statement]:
-    """What CloudFormation calls to make, change and delete the plan's resources."""
+    """The rights with which CloudFormation makes, changes and deletes the plan's resources."""
     warm = [each for each in plan.functions if each.provisioned]
     versions = [Arn("lambda", f"function:{each.name}:*") for each in warm]
     warmed = [
@@ -189,7 +189,7 @@ def cloudformation_part(plan: Plan) -> list[Statement]:
     roles = [Arn("iam", f"role/{each.role}") for each in plan.functions]
     feeds = [Arn("lambda", "event-source-mapping:*")]
     alarms = [Arn("cloudwatch", f"alarm:{alarm.name}") for alarm in plan.alarms]
-    # Listed by a prefix, it is authorized on the log group of no name.
+    # A listing by prefix is authorized on a log group without a name.
     nameless = [Arn("logs", "log-group::log-stream:")]
     return [
         Statement(sid="TagStack", actions=_TAGGED_STACK, resources=stack),
@@ -211,10 +211,10 @@ def cloudformation_part(plan: Plan) -> list[Statement]:
 
 
 def unscoped_part(plan: Plan) -> list[Statement]:
-    """The right to make event source mappings, for the plan's functions alone.
+    """The right to make event source mappings, for the plan's functions only.
 
-    AWS's authorization reference has no resource for it, so that it can be bounded by its
-    condition only. Whoever may not have it has mappings made by somebody else.
+    AWS's authorization reference has no resource for it, so only its condition can limit it.
+    A deployer without it needs somebody else to make the mappings.
     """
     return [
         Statement(
@@ -247,7 +247,7 @@ def _scheduling(plan: Plan) -> list[Statement]:
     if plan.scheduling is None:
         return []
     role = [Arn("iam", f"role/{plan.scheduling.role}")]
-    # AWS's guide: rights are on a group's schedules, not on single ones.
+    # AWS's guide: rights are on all schedules of a group, not on single ones.
     entries = [Arn("scheduler", f"schedule/{plan.scheduling.group}/*")]
     return [
         Statement(sid="Schedules", actions=_SCHEDULES, resources=entries),
@@ -276,5 +276,5 @@ def _functions(plan: Plan) -> list[Arn]:
 
 
 def _logs(plan: Plan) -> list[Arn]:
-    # With their streams, as AWS names a log group in policies.
+    # A policy names a log group by its streams.
     return [Arn("logs", f"log-group:{each.log_group}:*") for each in plan.functions]

@@ -1,4 +1,4 @@
-"""What AWS allows: a plan that goes beyond is refused before anything is made.
+"""Checks a plan against the limits of AWS, before anything is made.
 
 Sources: the quotas pages of Lambda, SQS, DynamoDB, IAM and CloudWatch, and the Lambda guide's
 pages on SQS event sources.
@@ -28,11 +28,10 @@ _NAMES = Naming(
 _LONGEST = 900
 _MEMORY = (128, 10_240)
 _ENV = 4096
-_LARGEST_ENV = "a function's variables have 4 KB together"
 
 
 def check(plan: Plan) -> None:
-    """Raise `ConfigurationError` for the first thing that AWS would refuse."""
+    """Raise `ConfigurationError` for the first part of the plan that AWS would refuse."""
     _NAMES.check("stack", [plan.stack], "--stack")
     _NAMES.check(
         "queue",
@@ -50,8 +49,8 @@ def check(plan: Plan) -> None:
         _NAMES.check("queue", [plan.scheduling.dead_name], "prefix= of the broker's URL")
         if plan.scheduling.dead_name in {queue.full_name for queue in plan.queues}:
             raise ConfigurationError(
-                f"queue {plan.scheduling.dead_name} is for messages that EventBridge Scheduler "
-                "could not send: give your queue another name"
+                f"queue {plan.scheduling.dead_name} is reserved for messages that EventBridge "
+                "Scheduler could not send: give your queue another name"
             )
     _check_unique(function.name for function in plan.functions)
     for function in plan.functions:
@@ -66,7 +65,8 @@ def _check_unique(names: Iterable[str]) -> None:
     for name in names:
         if name in seen:
             raise ConfigurationError(
-                f"two queues would have the function {name}: rename one, or say --functions one"
+                f"two queues would share the function {name}: rename a queue, or use --functions "
+                "one"
             )
         seen.add(name)
 
@@ -75,30 +75,37 @@ def _check_function(function: Function) -> None:
     of = f"function {function.name} ({', '.join(function.tasks) or 'no tasks'})"
     if function.timeout > _LONGEST:
         raise ConfigurationError(
-            f"{of}: timeout is {function.timeout} s, and Lambda ends a function at {_LONGEST} s: "
+            f"{of}: timeout is {function.timeout} s, and Lambda stops a function after {_LONGEST} "
+            "s: "
             "split the task, or run its queue with `cloudq worker`"
         )
     if not _MEMORY[0] <= function.memory <= _MEMORY[1]:
         raise ConfigurationError(
-            f"{of}: memory is {function.memory} MB, and Lambda has {_MEMORY[0]} to {_MEMORY[1]}"
+            f"{of}: memory is {function.memory} MB, and Lambda allows {_MEMORY[0]} to {_MEMORY[1]}"
         )
     if sum(len(name) + len(value) for name, value in function.env.items()) > _ENV:
-        raise ConfigurationError(f"{of}: env is over {_ENV} bytes: {_LARGEST_ENV}")
+        raise ConfigurationError(
+            f"{of}: env is over {_ENV} bytes: Lambda allows 4 KB for all variables of a function"
+        )
     for name in function.env:
         if len(name) < 2:
-            raise ConfigurationError(f"{of}: env has {name}: Lambda wants two characters or more")
+            raise ConfigurationError(
+                f"{of}: env has {name}: Lambda requires names of two characters or more"
+            )
         if name.startswith(("AWS_", "LAMBDA_", "_")):
-            raise ConfigurationError(f"{of}: env has {name}, a name that Lambda keeps for itself")
+            raise ConfigurationError(f"{of}: env has {name}, a name that Lambda reserves")
     reserved = function.reserved_concurrency
     if reserved is not None and function.provisioned > reserved:
         raise ConfigurationError(
             f"{of}: provisioned is {function.provisioned}, more than reserved_concurrency "
-            f"({reserved})"
+            f"({reserved}): lower one, or raise the other"
         )
     if function.layers and function.package == "image":
-        raise ConfigurationError(f"{of}: an image takes no layers: put them into it")
+        raise ConfigurationError(
+            f"{of}: functions that run an image have no layers: copy them into the image"
+        )
     if len(function.layers) > 5:
-        raise ConfigurationError(f"{of}: {len(function.layers)} layers, and Lambda takes 5")
+        raise ConfigurationError(f"{of}: {len(function.layers)} layers, and Lambda allows 5")
 
 
 def _check_feed(feed: Feed, function: Function) -> None:
@@ -107,24 +114,26 @@ def _check_feed(feed: Feed, function: Function) -> None:
     most = 10 if ordered else 10_000
     if feed.batch_size > most:
         raise ConfigurationError(
-            f"{of}: batch_size is {feed.batch_size}, and Lambda takes {most} of such a queue"
+            f"{of}: batch_size is {feed.batch_size}, and Lambda allows {most} for such a queue"
         )
     if ordered and feed.window:
-        raise ConfigurationError(f"{of}: batch_window is {feed.window}: a FIFO queue has none")
+        raise ConfigurationError(
+            f"{of}: batch_window is {feed.window}: FIFO queues have none, so set it to 0"
+        )
     if feed.window > 300:
-        raise ConfigurationError(f"{of}: batch_window is {feed.window} s, and Lambda takes 300")
+        raise ConfigurationError(f"{of}: batch_window is {feed.window} s, and Lambda allows 300")
     if feed.batch_size > 10 and not feed.window:
         raise ConfigurationError(
-            f"{of}: batch_size is {feed.batch_size}: over 10 needs batch_window=1 or more"
+            f"{of}: batch_size is {feed.batch_size}: more than 10 needs batch_window=1 or more"
         )
     limit, reserved = feed.max_concurrency, function.reserved_concurrency
     if limit is not None and not 2 <= limit <= 1000:
         raise ConfigurationError(
-            f"{of}: max_concurrency is {limit}, and Lambda takes 2 to 1000; one at a time: use a "
-            "FIFO queue, or the task option concurrency=1"
+            f"{of}: max_concurrency is {limit}, and Lambda allows 2 to 1000; to run one at a time, "
+            "use a FIFO queue, or the task option concurrency=1"
         )
     if limit is not None and reserved is not None and reserved < limit:
         raise ConfigurationError(
             f"{of}: max_concurrency is {limit}, more than the reserved_concurrency ({reserved}) of "
-            f"{function.name}: the rest would be throttled"
+            f"{function.name}, so calls would be throttled: lower it, or raise the other"
         )

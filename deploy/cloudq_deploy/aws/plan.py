@@ -1,4 +1,4 @@
-"""What an app needs on AWS, as plain values: made by `planning`, drawn by the renderers."""
+"""The plan of an app on AWS, as plain values: every resource and its settings."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from datetime import datetime
 from typing import Any, Literal
 
 UNDELIVERED = "schedules-undelivered"
-"""The queue of what EventBridge Scheduler could not send, behind the prefix of all queues."""
+"""The queue for messages that EventBridge Scheduler could not send, without the prefix."""
 
 Metric = Literal["age", "dead", "errors", "throttles"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """A queue and its dead letters. Times are in seconds; `full_name` is the name in SQS.
+    """A queue with its dead-letter queue. Times are in seconds; `full_name` is the name in SQS.
 
-    `by_content`: a FIFO queue drops bodies that it has had, if they name no key of their own.
+    With `by_content` a FIFO queue drops repeated bodies of messages without a key of their own.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Queue:
 
     @property
     def encryption(self) -> str:
-        """What the messages are encrypted with at rest."""
+        """The encryption of messages at rest."""
         return self.kms_key or "SSE-SQS"
 
 
@@ -40,8 +40,8 @@ class Queue:
 class Function:
     """A Lambda function that runs the tasks of some queues. Memory in MB, timeout in seconds.
 
-    `recursive_loop` is for retries and workflows, which send to the queue that the function
-    reads; `max_depth` is what bounds them instead. `log_retention` is in days.
+    `recursive_loop` is allowed because retries and workflows send to the queue that the function
+    reads; `max_depth` limits them instead. `log_retention` is in days.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Function:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feed:
-    """An event source mapping: how a queue's messages come to a function."""
+    """An event source mapping, which hands a queue's messages to a function."""
 
     queue: str
     function: str
@@ -79,7 +79,7 @@ class Feed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """The result table: on demand, with TTL on `expires`."""
+    """The result table: billed per request, with TTL on `expires`."""
 
     name: str
     ttl: str = "expires"
@@ -92,7 +92,7 @@ class Schedule:
     """An entry of EventBridge Scheduler that sends a message to a queue.
 
     `expression` is in Scheduler's own notation; `input` is the message's body, `group` its message
-    group, `task` the name of the task. A run comes up to `window` minutes late.
+    group, `task` the name of the task. A run may be up to `window` minutes late.
     """
 
     name: str
@@ -111,9 +111,11 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduling:
-    """What all schedules share: their group, the role that the service takes to send, and the
-    queue for messages that it could not send. `far` is the group of far calls, if the app has
-    such: the first call makes it, and it is data.
+    """The parts that all schedules share.
+
+    They are the schedules' group, the role with which the service sends, and the queue for
+    messages that it could not send. `far` is the group of long-delayed calls, if the app has
+    them: the first call makes it, and it is data.
     """
 
     group: str
@@ -125,7 +127,7 @@ class Scheduling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """`metric` of a queue's full name or a function's name is above `threshold`."""
+    """An alarm: `metric` of a queue (by full name) or a function is above `threshold`."""
 
     name: str
     metric: Metric
@@ -136,9 +138,9 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything of one stack. `entry` is the app's `module:attribute`.
+    """All resources of one stack. `entry` is the app's `module:attribute`.
 
-    `beat`: the schedules that a beat has to send, by name, and when they run.
+    `beat` has the times of the schedules that a beat must send, by their names.
     """
 
     app: str
@@ -162,9 +164,9 @@ class Plan:
         return asdict(self)
 
     def queue(self, name: str) -> Queue:
-        """The queue that tasks call `name`."""
+        """Find a queue by the name that tasks use."""
         return next(queue for queue in self.queues if queue.name == name)
 
     def fed(self, function: Function) -> Sequence[Queue]:
-        """The queues whose messages the function gets."""
+        """List the queues whose messages the function gets."""
         return [queue for queue in self.queues if queue.name in function.queues]

@@ -1,24 +1,25 @@
-"""From an app and a target to a plan: which queues, which functions, with which limits."""
+"""Plans an app for AWS: queues, functions, table, schedules and alarms, within its limits."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
 from cloudq.app import CloudQ
 from cloudq.broker import ORDERED_PATIENCE
+from cloudq.driver import Address
 from cloudq.errors import ConfigurationError
 from cloudq.far import far_group_of
 from cloudq.hosting import Hosting
 from cloudq.plugins import parse
 from cloudq.priorities import queues_for
 from cloudq_deploy.aws import limits
-from cloudq_deploy.aws.options import Target
+from cloudq_deploy.aws.options import AwsOptions
 from cloudq_deploy.aws.plan import (
     UNDELIVERED,
     Alarm,
@@ -42,61 +43,43 @@ from cloudq_deploy.requirements import (
 )
 
 _FIFO = ".fifo"
-# The shape of all regions, also of those to come; a slip of the pen has another.
+# All regions have this form, later ones too; a misspelt one has not.
 _REGION = re.compile(r"[a-z]+(-[a-z]+)?-(north|south|central|(north|south)?(east|west))-\d+")
-_RETENTION = 14 * 24 * 3600  # the longest that SQS keeps a message
-_OURS = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND")
+_RETENTION = 14 * 24 * 3600  # seconds; SQS keeps a message no longer
+_RESERVED = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND")
 
 
 def plan_of(
     app: CloudQ,
     entry: str,
-    target: Target,
+    options: AwsOptions,
     schedules: Sequence[Schedule] | None = None,
     *,
-    sdk_region: Callable[[], str | None] = lambda: None,
+    sdk_region: Callable[[], str | None] | None = None,
 ) -> Plan:
-    """The plan of a loaded app. Raises `ConfigurationError` for what AWS cannot do.
+    """Plan a loaded app. Raises `ConfigurationError` for what AWS cannot do.
 
-    `schedules` are in the place of those that the app declares. `sdk_region` is asked where
-    neither the target, nor the app's broker, nor the environment says where.
+    `schedules` replace those that the app declares. `sdk_region` is called if the options, the
+    app's broker and the environment name no region.
     """
-    stack = target.stack or app.name
-    region, prefix = _place(app, target, f"{stack}-", sdk_region)
-    tasks = tasks_of(app)
-    group = group_name(app.name, stack)
+    stack = options.stack or app.name
+    address = _address(app)
+    region = _region(options, address, sdk_region)
+    # An app on SQS has named its queues already.
+    prefix = f"{stack}-" if address is None else address.options.get("prefix", "")
     if schedules is None:
-        schedules = schedules_of(app) if target.schedules == "cloud" else ()
+        schedules = schedules_of(app) if options.schedules == "cloud" else ()
     names = _queue_names(app, schedules)
-    groups = [names] if target.functions == "one" else [[name] for name in names]
-    functions: list[Function] = []
-    feeds: list[Feed] = []
-    for members in groups:
-        own = [task for task in tasks if _reads(app, task, members, schedules)]
-        name = stack if target.functions == "one" else f"{stack}-{plain(members[0])}"
-        hints = merged(own)
-        functions.append(
-            _function(app, target, hints, own, name=name, queues=members, region=region)
-        )
-        feeds += [_feed(target, hints, queue, name) for queue in members]
+    functions, feeds = _functions(app, options, names, schedules, stack=stack, region=region)
     scheduled = {each.queue for each in schedules}
     queues = [
-        # What EventBridge Scheduler sends names no key of its own.
+        # EventBridge Scheduler sends messages without a key for deduplication.
         replace(queue, by_content=queue.fifo and queue.name in scheduled)
-        for queue in (_queue(app, target, name, prefix, functions, feeds) for name in names)
+        for queue in (_queue(app, options, name, prefix, functions, feeds) for name in names)
     ]
-    table = _table(app, target, stack)
-    scheduling = None
-    far = far_group_of(app.name) if app.conf.scheduler_eta is not None else None
-    if schedules or far:
-        scheduling = Scheduling(
-            group=group,
-            role=f"{stack}-scheduler-{region}",
-            dead_name=f"{prefix}{UNDELIVERED}",
-            kms_key=target.kms_key,
-            far=far,
-        )
-    broker = f"sqs://{region}?{urlencode({'prefix': prefix})}" if prefix else f"sqs://{region}"
+    table = _table(app, options, stack)
+    scheduling = _scheduling(app, options, schedules, stack, region, prefix)
+    alarms = _alarms(options, stack, queues, functions, scheduling) if options.alarms else ()
     plan = Plan(
         app=app.name,
         stack=stack,
@@ -106,41 +89,90 @@ def plan_of(
         functions=tuple(functions),
         mappings=tuple(feeds),
         table=table,
-        alarms=tuple(_alarms(target, stack, queues, functions, scheduling))
-        if target.alarms
-        else (),
+        alarms=tuple(alarms),
         schedules=tuple(schedules),
         scheduling=scheduling,
-        beat=of_beat(app) if target.schedules == "beat" else {},
-        tags={**target.tags, "cloudq:app": app.name, "cloudq:stack": stack},
-        broker=broker,
+        beat=of_beat(app) if options.schedules == "beat" else {},
+        tags={**options.tags, "cloudq:app": app.name, "cloudq:stack": stack},
+        broker=f"sqs://{region}" + (f"?{urlencode({'prefix': prefix})}" if prefix else ""),
         backend=f"dynamodb://{table.name}?region={region}" if table else "none",
     )
     limits.check(plan)
     return plan
 
 
-def _place(
-    app: CloudQ, target: Target, default_prefix: str, sdk_region: Callable[[], str | None]
-) -> tuple[str, str]:
+def _address(app: CloudQ) -> Address | None:
+    """The app's own address on SQS, if its broker is there."""
     address = parse(app.conf.broker)
-    options: Mapping[str, str] = address.options if address.scheme == "sqs" else {}
-    named = (address.host if address.scheme == "sqs" else "") or options.get("region")
+    return address if address.scheme == "sqs" else None
+
+
+def _region(
+    options: AwsOptions, address: Address | None, sdk_region: Callable[[], str | None] | None
+) -> str:
+    named = (address.host or address.options.get("region")) if address else None
     region = (
-        target.region
+        options.region
         or named
         or os.environ.get("AWS_REGION")
         or os.environ.get("AWS_DEFAULT_REGION")
-        or sdk_region()
+        or (sdk_region() if sdk_region else None)
     )
     if not region:
         raise ConfigurationError(
-            "no AWS region: say --region eu-west-1, or set AWS_REGION, or name it in the broker's "
+            "no AWS region: use --region eu-west-1, or set AWS_REGION, or name it in the broker's "
             "URL (sqs://eu-west-1)"
         )
     if not _REGION.fullmatch(region):
-        raise ConfigurationError(f"region {region!r} is none of AWS's: they are as eu-west-1")
-    return region, options.get("prefix", "") if address.scheme == "sqs" else default_prefix
+        raise ConfigurationError(
+            f"region {region!r} is not a region of AWS: write one such as eu-west-1"
+        )
+    return region
+
+
+def _functions(
+    app: CloudQ,
+    options: AwsOptions,
+    names: Sequence[str],
+    schedules: Sequence[Schedule],
+    *,
+    stack: str,
+    region: str,
+) -> tuple[list[Function], list[Feed]]:
+    """The functions, and the event source mappings that feed them."""
+    tasks = tasks_of(app)
+    groups = [names] if options.functions == "one" else [[name] for name in names]
+    functions: list[Function] = []
+    feeds: list[Feed] = []
+    for members in groups:
+        own = [task for task in tasks if _reads(app, task, members, schedules)]
+        name = stack if options.functions == "one" else f"{stack}-{plain(members[0])}"
+        hints = merged(own)
+        functions.append(
+            _function(app, options, hints, own, name=name, queues=members, region=region)
+        )
+        feeds += [_feed(options, hints, queue, name) for queue in members]
+    return functions, feeds
+
+
+def _scheduling(
+    app: CloudQ,
+    options: AwsOptions,
+    schedules: Sequence[Schedule],
+    stack: str,
+    region: str,
+    prefix: str,
+) -> Scheduling | None:
+    far = far_group_of(app.name) if app.conf.scheduler_eta is not None else None
+    if not schedules and far is None:
+        return None
+    return Scheduling(
+        group=group_name(app.name, stack),
+        role=f"{stack}-scheduler-{region}",
+        dead_name=f"{prefix}{UNDELIVERED}",
+        kms_key=options.kms_key,
+        far=far,
+    )
 
 
 def _queue_names(app: CloudQ, schedules: Sequence[Schedule]) -> list[str]:
@@ -150,7 +182,7 @@ def _queue_names(app: CloudQ, schedules: Sequence[Schedule]) -> list[str]:
 
 
 def _reads(app: CloudQ, task: AnyTask, group: Sequence[str], schedules: Sequence[Schedule]) -> bool:
-    """Whether the task's calls, or its schedule's, come through one of these queues."""
+    """Tell whether calls of the task, also by its schedule, go to one of these queues."""
     if any(each.task == task.name and each.queue in group for each in schedules):
         return True
     return reads(app, task, group)
@@ -158,7 +190,7 @@ def _reads(app: CloudQ, task: AnyTask, group: Sequence[str], schedules: Sequence
 
 def _function(
     app: CloudQ,
-    target: Target,
+    options: AwsOptions,
     hints: Hosting,
     tasks: Sequence[AnyTask],
     *,
@@ -166,50 +198,50 @@ def _function(
     queues: Sequence[str],
     region: str,
 ) -> Function:
-    timeout = timeout_of(app, tasks, hints.timeout or target.timeout)
-    taken = [variable for variable in (*target.env, *hints.env) if variable in _OURS]
+    timeout = timeout_of(app, tasks, hints.timeout or options.timeout)
+    taken = [variable for variable in (*options.env, *hints.env) if variable in _RESERVED]
     if taken:
-        raise ConfigurationError(f"env: {taken[0]} is set by the deployment itself")
+        raise ConfigurationError(f"env: {taken[0]} is set by the deployment: leave it out")
     return Function(
         name=name,
         role=f"{name}-{region}",
         queues=tuple(queues),
         tasks=tuple(task.name for task in tasks),
-        runtime=target.runtime,
-        architecture=target.architecture,
-        package=target.package,
-        memory=hints.memory or target.memory,
+        runtime=options.runtime,
+        architecture=options.architecture,
+        package=options.package,
+        memory=hints.memory or options.memory,
         timeout=timeout,
-        env={**target.env, **hints.env, "CLOUDQ_MAX_DEPTH": str(app.conf.max_depth)},
+        env={**options.env, **hints.env, "CLOUDQ_MAX_DEPTH": str(app.conf.max_depth)},
         reserved_concurrency=hints.reserved_concurrency,
         provisioned=hints.provisioned or 0,
-        tracing=target.tracing,
-        layers=target.layers,
+        tracing=options.tracing,
+        layers=options.layers,
         log_group=f"/aws/lambda/{name}",
-        log_retention=target.log_retention,
+        log_retention=options.log_retention,
         max_depth=app.conf.max_depth,
     )
 
 
-def _feed(target: Target, hints: Hosting, queue: str, function: str) -> Feed:
+def _feed(options: AwsOptions, hints: Hosting, queue: str, function: str) -> Feed:
     def chosen(given: int | None, default: int | None) -> Any:
         return default if given is None else given
 
-    # SQS gathers nothing for a FIFO queue, and gives ten of its messages at most.
+    # A FIFO queue has no batch window, and at most ten messages in a batch.
     ordered = queue.endswith(_FIFO)
     size, window = hints.batch_size, hints.batch_window
     return Feed(
         queue=queue,
         function=function,
-        batch_size=chosen(size, min(target.batch_size, 10) if ordered else target.batch_size),
-        window=chosen(window, 0 if ordered else target.batch_window),
-        max_concurrency=chosen(hints.max_concurrency, target.max_concurrency),
+        batch_size=chosen(size, min(options.batch_size, 10) if ordered else options.batch_size),
+        window=chosen(window, 0 if ordered else options.batch_window),
+        max_concurrency=chosen(hints.max_concurrency, options.max_concurrency),
     )
 
 
 def _queue(
     app: CloudQ,
-    target: Target,
+    options: AwsOptions,
     name: str,
     prefix: str,
     functions: Sequence[Function],
@@ -228,27 +260,27 @@ def _queue(
         visibility=max(6 * function.timeout + window, math.ceil(app.conf.lease)),
         retention=_RETENTION,
         max_receive_count=min(app.conf.max_deliveries * patience + 10, 1000),
-        kms_key=target.kms_key,
+        kms_key=options.kms_key,
     )
 
 
-def _table(app: CloudQ, target: Target, stack: str) -> Table | None:
+def _table(app: CloudQ, options: AwsOptions, stack: str) -> Table | None:
     url = app.conf.backend_url
     if url is None:
         return None
     address = parse(url)
     named = address.host if address.scheme == "dynamodb" else ""
-    return Table(name=named or stack, kms_key=target.kms_key)
+    return Table(name=named or stack, kms_key=options.kms_key)
 
 
 def _alarms(
-    target: Target,
+    options: AwsOptions,
     stack: str,
     queues: Sequence[Queue],
     functions: Sequence[Function],
     scheduling: Scheduling | None,
 ) -> Iterable[Alarm]:
-    topic = target.alarm_topic
+    topic = options.alarm_topic
     if scheduling is not None:
         lost = scheduling.dead_name
         yield Alarm(name=f"{stack}-{UNDELIVERED}", metric="dead", of=lost, threshold=0, topic=topic)
@@ -258,7 +290,7 @@ def _alarms(
             name=f"{name}-oldest",
             metric="age",
             of=queue.full_name,
-            threshold=target.oldest,
+            threshold=options.oldest,
             topic=topic,
         )
         yield Alarm(

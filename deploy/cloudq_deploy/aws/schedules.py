@@ -1,7 +1,7 @@
-"""The schedules of an app's code as entries of EventBridge Scheduler.
+"""Turns the schedules of an app's code into entries of EventBridge Scheduler.
 
-They are the very jobs that `cloudq schedules apply` makes, so that either finds what the other has
-made equal. Those that are made at run time, and pauses, are in the store, and not in a plan.
+They equal the jobs that `cloudq schedules apply` makes, so neither command undoes the other's.
+Schedules made at run time, and pauses, are in the store and not in a plan.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _SERVICE = "EventBridge Scheduler"
 
 
 def group_name(app: str, stack: str) -> str:
-    """The group of a stack's entries: the app's own, where the stack has the app's name."""
+    """The group of a stack's entries: the app's own group if the stack has the app's name."""
     return group_of(app if stack == app else stack)
 
 
 def schedules_of(app: CloudQ) -> Sequence[Schedule]:
-    """The entries of the code's schedules. Asks no service.
+    """Make the entries of the code's schedules; sends no request.
 
-    Raises `ConfigurationError` that names every schedule which the service cannot have.
+    Raises `ConfigurationError` that names every schedule the service cannot run.
     """
     found = declared_schedules(app)
     if not found:
         return ()
-    # What jobs it would make a scheduler knows from its service's terms alone.
+    # The terms of the service are enough to make the jobs; no driver is connected.
     scheduler = Scheduler(app, cast("SchedulerDriver", Terms()), url=_SERVICE)
     errors: dict[str, None] = {}
     tasks = {
@@ -59,8 +59,8 @@ def _jobs(scheduler: Scheduler, one: Scheduled, errors: dict[str, None]) -> Iter
 def _check(errors: Iterable[str]) -> None:
     if errors:
         raise ConfigurationError(
-            f"{'; '.join(errors)}. Change them, or leave all schedules to a beat that runs "
-            'elsewhere: schedules = "beat" in [tool.cloudq.deploy]'
+            f"{'; '.join(errors)}. Change them, or let a beat that runs elsewhere send all "
+            'schedules: schedules = "beat" in [tool.cloudq.deploy]'
         )
 
 
@@ -82,7 +82,7 @@ def _schedule(job: Job, task: str) -> Schedule:
 
 
 def job_of(schedule: Schedule) -> Job:
-    """The job that the entry was made of."""
+    """Turn an entry back into the job it was made of."""
     return Job(
         name=schedule.name,
         expression=schedule.expression,
@@ -99,7 +99,7 @@ def job_of(schedule: Schedule) -> Job:
 
 
 def of_beat(app: CloudQ) -> dict[str, str]:
-    """When each of the code's schedules runs, for a plan that leaves them to a beat."""
+    """The times of the code's schedules, for a plan that leaves them to a beat."""
     return {
         name: f"{entry.when} {entry.timezone}" for name, entry in app.schedules.declared().items()
     }

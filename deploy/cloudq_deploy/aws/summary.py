@@ -1,40 +1,21 @@
-"""A plan as lines for people: each resource, and its settings."""
+"""Summarizes a plan for people: each resource with its settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cloudq_deploy.aws.plan import Plan
+from cloudq_deploy.aws.plan import Function, Plan, Queue
+
+Row = tuple[str, str, str]
+"""The kind of a resource, its name, its settings."""
 
 
-def rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
-    """Each resource: what it is, its name, its settings."""
+def summary(plan: Plan) -> Iterator[Row]:
+    """Yield each resource of the plan: its kind, its name, its settings."""
     for queue in plan.queues:
-        yield (
-            "queue",
-            queue.full_name,
-            f"visibility {queue.visibility} s, kept 14 d, {queue.encryption}, dead letters after "
-            f"{queue.max_receive_count} receives",
-        )
-        yield "dead letters", queue.dead_name, f"kept 14 d, {queue.encryption}"
-    for each in plan.functions:
-        more = (
-            f", reserved {each.reserved_concurrency}"
-            if each.reserved_concurrency is not None
-            else ""
-        )
-        more += f", {each.provisioned} kept warm" if each.provisioned else ""
-        more += f", {len(each.layers)} layers" if each.layers else ""
-        env = ", ".join(sorted(each.env))
-        yield (
-            "function",
-            each.name,
-            f"{each.runtime} {each.architecture} {each.package}, {each.memory} MB, {each.timeout} s"
-            f"{more}, recursive loop {each.recursive_loop} (depth {each.max_depth}), tracing "
-            f"{each.tracing}, env {env}; runs {', '.join(each.tasks) or 'what is sent there'}",
-        )
-        yield "role", each.role, "its queues, the table, its log: `cloudq deploy iam`"
-        yield "log", each.log_group, f"kept {each.log_retention} d"
+        yield from _queue(queue)
+    for function in plan.functions:
+        yield from _function(function)
     for feed in plan.mappings:
         limit = f", at most {feed.max_concurrency} at a time" if feed.max_concurrency else ""
         yield (
@@ -44,20 +25,51 @@ def rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
         )
     if plan.table:
         yield "table", plan.table.name, f"{plan.table.billing}, TTL on {plan.table.ttl}"
-    for schedule in plan.schedules:
-        yield (
-            "schedule",
-            schedule.name,
-            f"{schedule.expression} {schedule.timezone} -> {schedule.queue}"
-            + ("" if schedule.enabled else ", disabled"),
-        )
-    if plan.scheduling:
-        yield "schedule group", plan.scheduling.group, "all of the app's schedules"
-        yield "role", plan.scheduling.role, "EventBridge Scheduler's: sends to the queues"
-        yield "queue", plan.scheduling.dead_name, "what it could not send, kept 14 d"
-        if plan.scheduling.far:
-            yield "schedule group", plan.scheduling.far, "far calls; the first of them makes it"
-    for name, when in plan.beat.items():
-        yield "needs a beat", name, f"{when}: run `cloudq beat`, which the stack has not"
+    yield from _schedules(plan)
     for alarm in plan.alarms:
         yield "alarm", alarm.name, f"{alarm.metric} of {alarm.of} above {alarm.threshold:g}"
+
+
+def _queue(queue: Queue) -> Iterator[Row]:
+    yield (
+        "queue",
+        queue.full_name,
+        f"visibility {queue.visibility} s, kept 14 d, {queue.encryption}, dead letters after "
+        f"{queue.max_receive_count} receives",
+    )
+    yield "dead letters", queue.dead_name, f"kept 14 d, {queue.encryption}"
+
+
+def _function(function: Function) -> Iterator[Row]:
+    reserved = function.reserved_concurrency
+    more = "" if reserved is None else f", reserved {reserved}"
+    more += f", {function.provisioned} kept warm" if function.provisioned else ""
+    more += f", {len(function.layers)} layers" if function.layers else ""
+    yield (
+        "function",
+        function.name,
+        f"{function.runtime} {function.architecture} {function.package}, {function.memory} MB, "
+        f"{function.timeout} s{more}, recursive loop {function.recursive_loop} (depth "
+        f"{function.max_depth}), tracing {function.tracing}, env "
+        f"{', '.join(sorted(function.env))}; runs "
+        f"{', '.join(function.tasks) or 'any task sent to its queue'}",
+    )
+    yield "role", function.role, "its queues, the table, its log: `cloudq deploy iam`"
+    yield "log", function.log_group, f"kept {function.log_retention} d"
+
+
+def _schedules(plan: Plan) -> Iterator[Row]:
+    for schedule in plan.schedules:
+        disabled = "" if schedule.enabled else ", disabled"
+        settings = f"{schedule.expression} {schedule.timezone} -> {schedule.queue}{disabled}"
+        yield "schedule", schedule.name, settings
+    scheduling = plan.scheduling
+    if scheduling:
+        yield "schedule group", scheduling.group, "all schedules of the app"
+        yield "role", scheduling.role, "EventBridge Scheduler sends to the queues with it"
+        yield "queue", scheduling.dead_name, "messages that it could not send, kept 14 d"
+        if scheduling.far:
+            settings = "long-delayed calls; the first of them makes it"
+            yield "schedule group", scheduling.far, settings
+    for name, when in plan.beat.items():
+        yield "needs a beat", name, f"{when}: run `cloudq beat`; the stack does not run it"

@@ -1,4 +1,4 @@
-"""What an apply shows on a terminal, and what it asks."""
+"""Shows an apply on the terminal, and asks before it changes the stack."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _SIGNS = {"Add": "+", "Modify": "~", "Remove": "-", "Import": "<"}
 _WIDTH = 100
 
 
-class Terminal:
-    """A `Screen` on standard output; with `json`, standard output has JSON alone."""
+class CommandLine:
+    """The `Terminal` of the commands; with `json`, standard output has nothing but JSON."""
 
     def __init__(self, *, yes: bool, json: bool = False) -> None:
         self._yes = yes
@@ -25,7 +25,7 @@ class Terminal:
         self.changes: ChangeSet | None = None
 
     def show(self, changes: ChangeSet) -> None:
-        """The resources that change, and of each what."""
+        """Print the resources that change, and their changed properties."""
         self.changes = changes
         if self._json:
             return
@@ -44,30 +44,30 @@ class Terminal:
         say(f"{changes.stack}: {counts}")
         for change in changes.changes:
             if change.loses_data:
-                say(f"! {change.name} ({change.physical}) leaves the stack with what is in it")
+                say(f"! {change.name} ({change.physical}) leaves the stack with all that it holds")
 
     def confirm(self, changes: ChangeSet) -> bool:
-        """Whether to go on."""
+        """Ask whether to go on. Raises `ConfigurationError` without a terminal to ask at."""
         if self._yes:
             return True
         if not sys.stdin.isatty():
             raise ConfigurationError(
-                f"apply these changes of {changes.stack}? There is no terminal to ask at: add "
+                f"Apply these changes to {changes.stack}? There is no terminal to ask at: add "
                 "--yes; nothing was changed"
             )
-        return typer.confirm(f"Apply these changes of {changes.stack}?", err=True)
+        return typer.confirm(f"Apply these changes to {changes.stack}?", err=True)
 
     def tell(self, event: Event) -> None:
-        """One event of the stack."""
+        """Print an event of the stack."""
         reason = f"  {event.reason}" if event.reason and event.failed else ""
         note(f"{event.at.astimezone():%H:%M:%S} {event.status:<28} {event.name}{reason}")
 
     def note(self, message: str) -> None:
-        """A remark."""
+        """Print a remark."""
         note(message)
 
     def outputs(self, outputs: object) -> None:
-        """The end, as JSON where that was asked for."""
+        """Print changes and outputs as JSON, if that was asked for."""
         if self._json:
             changes = [asdict(change) for change in self.changes.changes] if self.changes else []
             emit({"changes": changes, "outputs": outputs})

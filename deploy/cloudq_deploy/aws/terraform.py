@@ -1,9 +1,10 @@
-"""A plan as Terraform's JSON, for the AWS provider 6."""
+"""Renders a plan as Terraform's JSON, for the AWS provider 6."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +20,16 @@ from cloudq_deploy.aws.iam import (
     statements,
     trust,
 )
-from cloudq_deploy.aws.plan import UNDELIVERED, Alarm, Function, Plan, Queue, Schedule
+from cloudq_deploy.aws.plan import (
+    UNDELIVERED,
+    Alarm,
+    Feed,
+    Function,
+    Plan,
+    Queue,
+    Schedule,
+    Table,
+)
 from cloudq_deploy.aws.render.cloudformation import METRICS, environment
 from cloudq_deploy.aws.render.references import RETENTION
 from cloudq_deploy.aws.render.scheduling import moment
@@ -38,108 +48,75 @@ _HERE = Place(
 
 
 def configuration(plan: Plan) -> Configuration:
-    """One file of configuration; its variables are the region and where the code is."""
-    resources: dict[str, dict[str, Any]] = {}
-
-    def add(kind: str, name: str, values: dict[str, Any]) -> None:
-        if named(name) in resources.setdefault(kind, {}):
-            raise ConfigurationError(
-                f"{name} and another {kind} are both {named(name)} in Terraform: give one of them "
-                "another name"
-            )
-        resources[kind][named(name)] = values
-
+    """Render the plan; the variables are the region and the address of the code."""
+    resources = Resources()
     for queue in plan.queues:
-        add("aws_sqs_queue", f"{queue.name}-dead", _common(queue) | {"name": queue.dead_name})
-        add("aws_sqs_queue", queue.name, _queue(queue))
+        name = {"name": queue.dead_name}
+        resources.add("aws_sqs_queue", f"{queue.name}-dead", _common(queue) | name)
+        resources.add("aws_sqs_queue", queue.name, _queue(queue))
     if plan.table:
-        add("aws_dynamodb_table", "results", _table(plan))
+        resources.add("aws_dynamodb_table", "results", _table(plan.table))
     for function in plan.functions:
-        name = function.name
-        add(
-            "aws_cloudwatch_log_group",
-            name,
-            {"name": function.log_group, "retention_in_days": function.log_retention},
-        )
-        add("aws_iam_role", name, _role(function.role, trust("lambda.amazonaws.com", _HERE)))
-        add(
-            "aws_iam_role_policy",
-            name,
-            {
-                "name": "tasks",
-                "role": f"${{aws_iam_role.{named(name)}.id}}",
-                "policy": json.dumps(document(of_function(plan, function), _HERE)),
-            },
-        )
-        if function.tracing == "Active":
-            add(
-                "aws_iam_role_policy_attachment",
-                f"{name}-traces",
-                {
-                    "role": f"${{aws_iam_role.{named(name)}.name}}",
-                    "policy_arn": XRAY.at(_HERE),
-                },
-            )
-        add("aws_lambda_function", name, _function(plan, function))
-        add(
-            "aws_lambda_function_recursion_config",
-            name,
-            {
-                "function_name": f"${{aws_lambda_function.{named(name)}.function_name}}",
-                "recursive_loop": function.recursive_loop,
-            },
-        )
-        _warm(function, add)
+        _add_function(plan, function, resources)
     for feed in plan.mappings:
-        function = next(each for each in plan.functions if each.name == feed.function)
-        kind = "aws_lambda_alias" if function.provisioned else "aws_lambda_function"
-        add(
-            "aws_lambda_event_source_mapping",
-            feed.queue,
-            {
-                "event_source_arn": f"${{aws_sqs_queue.{named(feed.queue)}.arn}}",
-                "function_name": f"${{{kind}.{named(feed.function)}.arn}}",
-                "batch_size": feed.batch_size,
-                "maximum_batching_window_in_seconds": feed.window,
-                "function_response_types": [feed.report],
-                **_scaling(feed.max_concurrency),
-            },
-        )
+        resources.add("aws_lambda_event_source_mapping", feed.queue, _feed(plan, feed))
     for alarm in plan.alarms:
-        add("aws_cloudwatch_metric_alarm", alarm.name, _alarm(alarm))
-    _schedules(plan, add)
-    image = any(function.package == "image" for function in plan.functions)
+        resources.add("aws_cloudwatch_metric_alarm", alarm.name, _alarm(alarm))
+    _add_schedules(plan, resources)
     return {
         "terraform": {
             "required_providers": {"aws": {"source": "hashicorp/aws", "version": "~> 6.0"}}
         },
         "provider": {"aws": {"region": "${var.region}", "default_tags": {"tags": dict(plan.tags)}}},
-        "variable": {
-            "region": {"type": "string", "default": plan.region},
-            **{
-                name: {"type": "string", "description": text}
-                for name, text in (_IMAGE if image else _CODE).items()
-            },
-        },
+        "variable": _variables(plan),
         "data": {
             "aws_caller_identity": {"current": {}},
             "aws_partition": {"current": {}},
         },
-        "resource": resources,
-        "output": {
-            name: {"value": value}
-            for name, value in (
-                ("broker", plan.broker),
-                ("backend", plan.backend),
-                ("scheduler", scheduler_url(plan, _HERE)),
+        "resource": resources.by_kind,
+        "output": _outputs(plan),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The resources of a configuration, by kind and name."""
+
+    by_kind: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+
+    def add(self, kind: str, name: str, values: dict[str, Any]) -> None:
+        """Add a resource. Raises `ConfigurationError` if its name in Terraform is taken."""
+        taken = self.by_kind.setdefault(kind, {})
+        if named(name) in taken:
+            raise ConfigurationError(
+                f"{name} and another {kind} are both {named(name)} in Terraform: give one of them "
+                "another name"
             )
-            if value is not None
+        taken[named(name)] = values
+
+
+def _variables(plan: Plan) -> dict[str, Any]:
+    image = any(function.package == "image" for function in plan.functions)
+    return {
+        "region": {"type": "string", "default": plan.region},
+        **{
+            name: {"type": "string", "description": text}
+            for name, text in (_IMAGE if image else _CODE).items()
         },
     }
 
 
-_CODE = {"code_bucket": "Where the zip is", "code_key": "The zip's key, made of its hash"}
-_IMAGE = {"image_uri": "The functions' image, by digest"}
+def _outputs(plan: Plan) -> dict[str, Any]:
+    outputs = {
+        "broker": plan.broker,
+        "backend": plan.backend,
+        "scheduler": scheduler_url(plan, _HERE),
+    }
+    return {name: {"value": value} for name, value in outputs.items() if value is not None}
+
+
+_CODE = {"code_bucket": "Bucket of the zip", "code_key": "Key of the zip, made of its hash"}
+_IMAGE = {"image_uri": "Image of the functions, by digest"}
 _KEPT = {"lifecycle": {"prevent_destroy": True}}
 
 
@@ -167,9 +144,7 @@ def _queue(queue: Queue) -> dict[str, Any]:
     }
 
 
-def _table(plan: Plan) -> dict[str, Any]:
-    table = plan.table
-    assert table is not None
+def _table(table: Table) -> dict[str, Any]:
     encryption: dict[str, Any] = {}
     if table.kms_key:
         encryption = {"server_side_encryption": {"enabled": True, "kms_key_arn": table.kms_key}}
@@ -187,6 +162,31 @@ def _table(plan: Plan) -> dict[str, Any]:
 
 def _role(name: str, who: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "assume_role_policy": json.dumps(who)}
+
+
+def _add_function(plan: Plan, function: Function, resources: Resources) -> None:
+    name, own = function.name, named(function.name)
+    retention = {"name": function.log_group, "retention_in_days": function.log_retention}
+    resources.add("aws_cloudwatch_log_group", name, retention)
+    role = _role(function.role, trust("lambda.amazonaws.com", _HERE))
+    resources.add("aws_iam_role", name, role)
+    policy = {
+        "name": "tasks",
+        "role": f"${{aws_iam_role.{own}.id}}",
+        "policy": json.dumps(document(of_function(plan, function), _HERE)),
+    }
+    resources.add("aws_iam_role_policy", name, policy)
+    if function.tracing == "Active":
+        traces = {"role": f"${{aws_iam_role.{own}.name}}", "policy_arn": XRAY.at(_HERE)}
+        resources.add("aws_iam_role_policy_attachment", f"{name}-traces", traces)
+    resources.add("aws_lambda_function", name, _function(plan, function))
+    loop = {
+        "function_name": f"${{aws_lambda_function.{own}.function_name}}",
+        "recursive_loop": function.recursive_loop,
+    }
+    resources.add("aws_lambda_function_recursion_config", name, loop)
+    if function.provisioned:
+        _add_warm(function, resources)
 
 
 def _function(plan: Plan, function: Function) -> dict[str, Any]:
@@ -219,28 +219,33 @@ def _function(plan: Plan, function: Function) -> dict[str, Any]:
     return made
 
 
-def _warm(function: Function, add: Any) -> None:
-    if not function.provisioned:
-        return
+def _add_warm(function: Function, resources: Resources) -> None:
     name = named(function.name)
-    add(
-        "aws_lambda_alias",
-        function.name,
-        {
-            "name": "live",
-            "function_name": f"${{aws_lambda_function.{name}.function_name}}",
-            "function_version": f"${{aws_lambda_function.{name}.version}}",
-        },
-    )
-    add(
-        "aws_lambda_provisioned_concurrency_config",
-        function.name,
-        {
-            "function_name": f"${{aws_lambda_function.{name}.function_name}}",
-            "qualifier": f"${{aws_lambda_alias.{name}.name}}",
-            "provisioned_concurrent_executions": function.provisioned,
-        },
-    )
+    alias = {
+        "name": "live",
+        "function_name": f"${{aws_lambda_function.{name}.function_name}}",
+        "function_version": f"${{aws_lambda_function.{name}.version}}",
+    }
+    resources.add("aws_lambda_alias", function.name, alias)
+    warm = {
+        "function_name": f"${{aws_lambda_function.{name}.function_name}}",
+        "qualifier": f"${{aws_lambda_alias.{name}.name}}",
+        "provisioned_concurrent_executions": function.provisioned,
+    }
+    resources.add("aws_lambda_provisioned_concurrency_config", function.name, warm)
+
+
+def _feed(plan: Plan, feed: Feed) -> dict[str, Any]:
+    function = next(each for each in plan.functions if each.name == feed.function)
+    kind = "aws_lambda_alias" if function.provisioned else "aws_lambda_function"
+    return {
+        "event_source_arn": f"${{aws_sqs_queue.{named(feed.queue)}.arn}}",
+        "function_name": f"${{{kind}.{named(feed.function)}.arn}}",
+        "batch_size": feed.batch_size,
+        "maximum_batching_window_in_seconds": feed.window,
+        "function_response_types": [feed.report],
+        **_scaling(feed.max_concurrency),
+    }
 
 
 def _scaling(most: int | None) -> dict[str, Any]:
@@ -271,7 +276,7 @@ def _environment(plan: Plan, function: Function) -> dict[str, str]:
     }
 
 
-def _schedules(plan: Plan, add: Any) -> None:
+def _add_schedules(plan: Plan, resources: Resources) -> None:
     scheduling = plan.scheduling
     if scheduling is None:
         return
@@ -279,21 +284,18 @@ def _schedules(plan: Plan, add: Any) -> None:
     if scheduling.kms_key:
         encryption = {"kms_master_key_id": scheduling.kms_key}
     lost = {"name": scheduling.dead_name, "message_retention_seconds": RETENTION}
-    add("aws_sqs_queue", UNDELIVERED, lost | encryption | _KEPT)
-    add("aws_scheduler_schedule_group", "schedules", {"name": scheduling.group})
+    resources.add("aws_sqs_queue", UNDELIVERED, lost | encryption | _KEPT)
+    resources.add("aws_scheduler_schedule_group", "schedules", {"name": scheduling.group})
     who = trust("scheduler.amazonaws.com", _HERE, schedule_groups(plan))
-    add("aws_iam_role", "scheduler", _role(scheduling.role, who))
-    add(
-        "aws_iam_role_policy",
-        "scheduler",
-        {
-            "name": "fire",
-            "role": "${aws_iam_role.scheduler.id}",
-            "policy": json.dumps(document(statements(plan, "scheduler"), _HERE)),
-        },
-    )
+    resources.add("aws_iam_role", "scheduler", _role(scheduling.role, who))
+    policy = {
+        "name": "fire",
+        "role": "${aws_iam_role.scheduler.id}",
+        "policy": json.dumps(document(statements(plan, "scheduler"), _HERE)),
+    }
+    resources.add("aws_iam_role_policy", "scheduler", policy)
     for schedule in plan.schedules:
-        add("aws_scheduler_schedule", schedule.name, _schedule(plan, schedule))
+        resources.add("aws_scheduler_schedule", schedule.name, _schedule(plan, schedule))
 
 
 def _schedule(plan: Plan, schedule: Schedule) -> dict[str, Any]:
@@ -308,7 +310,7 @@ def _schedule(plan: Plan, schedule: Schedule) -> dict[str, Any]:
 
 
 def _snake(value: Any) -> Any:
-    """An API's names as Terraform has them: MessageGroupId is message_group_id."""
+    """Turn names of the API into Terraform's: MessageGroupId becomes message_group_id."""
     if isinstance(value, dict):
         return {_snake_name(key): _snake(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return moment(value) if isinstance(value, datetime) else value

@@ -1,1 +1,1 @@
-"""An app on Azure: Service Bus triggers a function app, Table storage keeps results."""
+"""Deployments to Azure: Service Bus triggers a function app, Table storage keeps results."""

@@ -1,8 +1,8 @@
-"""What a plan costs on Azure, idle and for a million tasks: an estimate with its prices.
+"""Estimates the costs of a plan on Azure: an idle month, and a million tasks.
 
-List prices in US dollars of East US, without what is free, as the price pages of Functions (Flex
-Consumption, on demand), Service Bus, Table storage and Azure Monitor had them in 2025; they were
-not looked up again, so do that before you rely on them. A month has 730 hours.
+Prices are list prices of East US in US dollars, without free grants, from Azure's pages about
+Functions (Flex Consumption, on demand), Service Bus, Table storage and Azure Monitor in 2025. They
+were not looked up again, so do that before you rely on them. A month has 730 hours.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from cloudq_deploy.costs import Assumed, Cost
 
 _MILLION = 1_000_000
 _MONTH = 730 * 3600
-_NAMESPACE = {False: 9.81, True: 677.08}  # a month, Standard and one unit of Premium
-_OPERATION = 0.80  # a million, Standard; Premium has none
-_EXECUTION = 0.40  # a million
-_TIME, _READY = 0.000026, 0.000004  # a GB and second: running, and waiting
-_TABLE = 0.045  # a million transactions
-_LOG = 2.30  # a GB taken in
-_ALERT = 0.10  # a month
+_NAMESPACE = {False: 9.81, True: 677.08}  # per month, Standard and one unit of Premium
+_OPERATION = 0.80  # per million on Standard; Premium has no such price
+_EXECUTION = 0.40  # per million
+_TIME, _READY = 0.000026, 0.000004  # per GB and second: running, and waiting
+_TABLE = 0.045  # per million transactions
+_LOG = 2.30  # per GB ingested
+_ALERT = 0.10  # per month
 
 
 def idle(plan: Plan) -> Sequence[Cost]:
-    """A month in which nothing is called."""
+    """Estimate a month in which no task is called."""
     ready = sum(queue.always_ready for queue in plan.queues) * plan.function_app.memory / 1024
     found = [
         Cost(of="the namespace of Service Bus", amount=_NAMESPACE[plan.premium]),
@@ -35,7 +35,7 @@ def idle(plan: Plan) -> Sequence[Cost]:
 
 
 def million(plan: Plan, assumed: Assumed) -> Sequence[Cost]:
-    """A million tasks, each an execution of its own; `together` share an instance."""
+    """Estimate a million tasks, each a separate execution; `together` share an instance."""
     function_app = plan.function_app
     together = min(assumed.together, function_app.concurrency)
     seconds = _MILLION * assumed.seconds / together
@@ -52,10 +52,10 @@ def million(plan: Plan, assumed: Assumed) -> Sequence[Cost]:
     return [cost for cost in found if cost.amount]
 
 
-def told(assumed: Assumed) -> str:
-    """What the estimate takes for granted."""
+def assumptions(assumed: Assumed) -> str:
+    """Describe the assumptions of the estimate."""
     return (
-        f"a task runs {assumed.seconds:g} s, logs {assumed.logged} B and is an execution of its "
-        f"own; {assumed.together} run in an instance at a time; message and record are under 1 "
-        "KB; each result is read once; list prices of East US in USD as of 2025, nothing free"
+        f"a task runs {assumed.seconds:g} s, logs {assumed.logged} B and is a separate execution; "
+        f"{assumed.together} run in an instance at a time; message and record are under 1 "
+        "KB; each result is read once; list prices of East US in USD as of 2025, no free grant"
     )

@@ -1,4 +1,4 @@
-"""Who may do what on Azure: the roles of the function app's identity, each on one resource."""
+"""The roles of the function app's identity, each granted on one resource."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cloudq_deploy.azure.plan import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """A role of Azure's own for the identity, on one resource by its name in the plan."""
+    """A built-in role of Azure for the identity, on a resource by its name in the plan."""
 
     role: str
     kind: Literal["queue", "table", "account"]
@@ -20,18 +20,18 @@ class Grant:
 
 
 def grants(plan: Plan) -> Iterator[Grant]:
-    """All of a plan's, each once."""
+    """Yield all grants of a plan, each once."""
     for queue in plan.queues:
         for role, why in (
             ("Azure Service Bus Data Sender", "retries and calls"),
-            ("Azure Service Bus Data Receiver", "the trigger, and how it scales"),
+            ("Azure Service Bus Data Receiver", "the trigger, and its scaling"),
         ):
             yield Grant(role=role, kind="queue", on=queue.name, why=why)
     if plan.table is not None:
         yield Grant(
             role="Storage Table Data Contributor", kind="table", on=plan.table, why="results"
         )
-    # The host keeps its keys, its leases for timers and the zip there, in containers it makes.
+    # The host makes containers there for its keys, its leases of timers, and the zip.
     yield Grant(
         role="Storage Blob Data Owner", kind="account", on=plan.account, why="the Functions host"
     )

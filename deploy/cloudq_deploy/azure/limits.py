@@ -1,4 +1,4 @@
-"""What Azure allows: a plan that goes beyond is refused before anything is made.
+"""Checks a plan against the limits of Azure, before anything is made.
 
 Sources: the naming rules of Azure Resource Manager, the limits pages of Service Bus and of
 Functions on Flex Consumption.
@@ -27,35 +27,37 @@ _NAMES = Naming(
 )
 SIZES = (512, 2048, 4096)
 """Memory of an instance of Flex Consumption, in MB."""
-# An instance that is to go ends what it runs within 60 minutes.
+# A function has 60 minutes to end before its instance is removed.
 _LONGEST = 3600
 _INSTANCES = (40, 1000)
 _RESERVED = re.compile(r"AzureWebJobs.*|FUNCTIONS_.*|WEBSITE_.*|APPLICATIONINSIGHTS_.*")
 
 
 def check_place(location: str | None) -> str:
-    """The location. Raises `ConfigurationError` where there is none."""
+    """Check the location. Raises `ConfigurationError` where it is missing."""
     if not location:
         raise ConfigurationError(
-            "no location: say --region westeurope, or region in [tool.cloudq.deploy.azure]"
+            "no location: use --region westeurope, or set region in [tool.cloudq.deploy.azure]"
         )
     if not re.fullmatch(r"[a-z][a-z0-9]+", location):
-        raise ConfigurationError(f"--region {location!r} is no location such as westeurope")
+        raise ConfigurationError(
+            f"--region {location!r} is not a location: write one such as westeurope"
+        )
     return location
 
 
 def size_of(memory: int, of: str) -> int:
-    """The smallest instance with so much memory. Raises `ConfigurationError`."""
+    """Find the smallest instance with so much memory. Raises `ConfigurationError`."""
     for size in SIZES:
         if memory <= size:
             return size
     raise ConfigurationError(
-        f"{of}: memory is {memory} MB, and an instance has {', '.join(map(str, SIZES))}"
+        f"{of}: memory is {memory} MB, and instances have {', '.join(map(str, SIZES))}"
     )
 
 
 def check(plan: Plan) -> None:
-    """Raise `ConfigurationError` for the first thing that Azure would refuse."""
+    """Raise `ConfigurationError` for the first part of the plan that Azure would refuse."""
     table = "[tool.cloudq.deploy.azure]"
     _NAMES.check("resource group", [plan.resource_group], f"resource_group in {table}")
     _NAMES.check("namespace", [plan.namespace], f"namespace in {table}")
@@ -74,23 +76,23 @@ def check(plan: Plan) -> None:
     of = f"function app {function_app.name}"
     if function_app.timeout > _LONGEST:
         raise ConfigurationError(
-            f"{of}: timeout is {function_app.timeout} s, and an instance that goes leaves a "
-            f"function {_LONGEST} s: split the task, or run its queue with `cloudq worker`"
+            f"{of}: timeout is {function_app.timeout} s, and an instance that is removed stops its "
+            f"functions after {_LONGEST} s: split the task, or run its queue with `cloudq worker`"
         )
     if not _INSTANCES[0] <= function_app.max_instances <= _INSTANCES[1]:
         raise ConfigurationError(
-            f"{of}: max_instances is {function_app.max_instances}, and Flex Consumption takes "
+            f"{of}: max_instances is {function_app.max_instances}, and Flex Consumption allows "
             f"{_INSTANCES[0]} to {_INSTANCES[1]}"
         )
     for name in function_app.env:
         if _RESERVED.fullmatch(name):
-            raise ConfigurationError(
-                f"{of}: env has {name}, a name that Functions keeps for itself"
-            )
+            raise ConfigurationError(f"{of}: env has {name}, a name that Functions reserves")
 
 
 def _check_function(name: str, where: str, seen: set[str]) -> None:
     _NAMES.check("function", [name], where)
     if name.lower() in seen:
-        raise ConfigurationError(f"two functions would be named {name}: rename a queue or schedule")
+        raise ConfigurationError(
+            f"two functions would be named {name}: rename a queue or a schedule"
+        )
     seen.add(name.lower())

@@ -1,6 +1,6 @@
-"""What is in the zip of a function app: `function_app.py`, `host.json`, and the packages.
+"""The contents of a function app's zip: `function_app.py`, `host.json`, and the packages.
 
-Packages lie where the Python worker looks for them; nothing is built on Azure.
+The packages lie in the folder where the Python worker looks for them, so Azure builds nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 from cloudq_deploy.azure.plan import FunctionApp, Plan
 from cloudq_deploy.bundle.archive import Limit
-from cloudq_deploy.bundle.build import Cargo
+from cloudq_deploy.bundle.build import Layout
 
 PACKAGES = ".python_packages/lib/site-packages"
-_HOME = '''"""The functions of {entry}."""
+_FUNCTION_APP = '''"""The functions of {entry}."""
 
 import os
 
@@ -25,7 +25,7 @@ from {module} import {attribute} as app
 
 from cloudq_azure import Timer, register
 
-# Above whatever the code says: the deployment knows where its queues and its table are.
+# These override whatever the code says: the deployment knows its queues and its table.
 app.configure(broker=os.environ["CLOUDQ_BROKER"], backend=os.environ["CLOUDQ_BACKEND"])
 entries = app.schedules.declared()
 # Name, schedule, Azure's expression in UTC, queue.
@@ -50,19 +50,19 @@ register(
 '''
 
 
-def cargo_of(plan: Plan) -> Cargo:
-    """The cargo of a plan's function app."""
-    return Cargo(
+def layout_of(plan: Plan) -> Layout:
+    """The layout of the zip of a plan's function app."""
+    return Layout(
         extra="azure",
         adapter="cloudq_azure",
-        own=partial(_own, plan),
+        own=partial(own_files, plan),
         prefix=PACKAGES,
         home="/home/site/wwwroot/",
         limit=LIMIT,
     )
 
 
-# Flex Consumption states no limit of the package; this is what an instance of 512 MB has room for.
+# Flex Consumption states no limit; an instance of 512 MB has room for this much.
 LIMIT = Limit(
     cloud="the smallest instance of Flex Consumption",
     unzipped=500 * 1024 * 1024,
@@ -70,10 +70,11 @@ LIMIT = Limit(
 )
 
 
-def _own(plan: Plan, entry: str) -> Mapping[str, bytes]:
+def own_files(plan: Plan, entry: str) -> Mapping[str, bytes]:
+    """Write `function_app.py` and `host.json` for the app at `entry` (`module:attribute`)."""
     module, _, attribute = entry.partition(":")
     timers = [(each.name, each.entry, each.expression, each.queue) for each in plan.timers]
-    text = _HOME.format(
+    text = _FUNCTION_APP.format(
         entry=entry,
         module=module,
         attribute=attribute,
@@ -89,7 +90,7 @@ def _listed(items: list[str]) -> str:
 
 
 def host(function_app: FunctionApp) -> dict[str, Any]:
-    """What the host is told: see the table in docs/azure.md."""
+    """The settings of the Functions host; docs/azure.md has a table of them."""
     timeout = _span(function_app.timeout)
     return {
         "version": "2.0",

@@ -1,4 +1,4 @@
-"""What an app needs on Azure, as plain values: made by `planning`, drawn by `terraform`."""
+"""The plan of an app on Azure, as plain values: every resource and its settings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """A queue of Service Bus; its dead letters are part of it. `lock` in seconds.
+    """A queue of Service Bus, which has its own dead letters. `lock` is in seconds.
 
-    `function` is the trigger's name, `always_ready` how many instances wait for it.
+    `function` is the trigger's name; `always_ready` instances wait for its messages.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Timer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A schedule that no timer can run, and why."""
+    """A schedule that no timer can run, with the reason."""
 
     name: str
     why: str
@@ -44,9 +44,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionApp:
-    """The app whose triggers run the tasks, on Flex Consumption. Memory in MB, timeout in s.
+    """The function app whose triggers run the tasks, on Flex Consumption.
 
-    `concurrency` messages and `sessions` groups run in an instance at a time.
+    Memory is in MB, timeout in seconds. An instance runs `concurrency` messages, or `sessions`
+    groups of `.fifo` queues, at a time.
     """
 
     name: str
@@ -62,7 +63,7 @@ class FunctionApp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """A metric of Service Bus, for one queue, is above `threshold`."""
+    """An alert: a metric of Service Bus, for one queue, is above `threshold`."""
 
     name: str
     metric: Literal["DeadletteredMessages"]
@@ -72,7 +73,10 @@ class Alert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything of one stack. `entry` is the app's `module:attribute`, `log_retention` in days."""
+    """All resources of one stack. `entry` is the app's `module:attribute`.
+
+    `log_retention` is in days.
+    """
 
     app: str
     stack: str

@@ -1,4 +1,4 @@
-"""From an app and a target to a plan: queues, triggers, timers, with which limits."""
+"""Plans an app for Azure: queues, the function app, timers, alerts, within its limits."""
 
 from __future__ import annotations
 
@@ -17,114 +17,103 @@ from cloudq.schedules import dialects
 from cloudq.schedules.entries import Entry
 from cloudq.schedules.values import crontab
 from cloudq_deploy.azure import limits
-from cloudq_deploy.azure.options import AzureTarget
+from cloudq_deploy.azure.options import AzureOptions
 from cloudq_deploy.azure.plan import Alert, FunctionApp, Plan, Queue, Refused, Timer
 from cloudq_deploy.requirements import merged, queue_names, reads, tasks_of, timeout_of
 
 _LOCKS = (5, 300)
 _MOST_DELIVERIES = 2000
 _TABLE = "cloudq"
-_OURS = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND", "CLOUDQ_INVOCATION_TIMEOUT")
+_RESERVED = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND", "CLOUDQ_INVOCATION_TIMEOUT")
 _UTC = frozenset({"UTC", "Etc/UTC"})
 _NAMING = ("prefix", "tier")
-# What a timer hands on of a schedule's call.
-_HANDED_ON = frozenset({"queue"})
+# Options of a schedule's call that a timer can pass on.
+_PASSED_ON = frozenset({"queue"})
 
 
-def plan_of(app: CloudQ, entry: str, target: AzureTarget) -> Plan:
-    """The plan of a loaded app. Raises `ConfigurationError` for what Azure cannot do."""
-    stack = target.stack or app.name
-    location = limits.check_place(target.region)
+def plan_of(app: CloudQ, entry: str, options: AzureOptions) -> Plan:
+    """Plan a loaded app. Raises `ConfigurationError` for what Azure cannot do."""
+    stack = options.stack or app.name
+    location = limits.check_place(options.region)
     address = parse(app.conf.broker)
-    options = _options(address, f"{stack}-")
-    namespace = target.namespace or _named(address) or f"{stack}-queues"
-    tasks, names = tasks_of(app), queue_names(app)
-    hints = {
-        name: target.heeded(merged([task for task in tasks if reads(app, task, [name])]))
-        for name in names
-    }
-    for name, each in hints.items():
-        _refuse_hints(each, f"queue {name}")
-    stated = max((each.timeout for each in hints.values() if each.timeout), default=None)
-    function_app = _function_app(
-        app, target, f"{stack}-tasks", hints, timeout_of(app, tasks, stated or target.timeout)
-    )
-    queues = [
-        _queue(app, name, options.get("prefix", ""), hints[name].provisioned or 0) for name in names
-    ]
-    timers: list[Timer] = []
-    refused: list[Refused] = []
-    for found in _timers(app, names) if target.schedules == "cloud" else ():
-        (timers if isinstance(found, Timer) else refused).append(found)  # type: ignore[arg-type]
-    account, table = _store(app, target, stack)
+    url_options = _url_options(address, f"{stack}-")
+    namespace = options.namespace or _named(address) or f"{stack}-queues"
+    names = queue_names(app)
+    hints = _hints(app, options, names)
+    function_app = _function_app(app, options, f"{stack}-tasks", hints)
+    prefix = url_options.get("prefix", "")
+    queues = [_queue(app, name, prefix, hints[name].provisioned or 0) for name in names]
+    found = list(_timers(app, names)) if options.schedules == "cloud" else []
+    account, table = _store(app, options, stack)
     plan = Plan(
         app=app.name,
         stack=stack,
         location=location,
         entry=entry,
-        resource_group=target.resource_group or stack,
+        resource_group=options.resource_group or stack,
         namespace=namespace,
-        premium=options.get("tier") == "premium",
+        premium=url_options.get("tier") == "premium",
         queues=tuple(queues),
         function_app=function_app,
-        timers=tuple(timers),
-        refused=tuple(refused),
+        timers=tuple(each for each in found if isinstance(each, Timer)),
+        refused=tuple(each for each in found if isinstance(each, Refused)),
         account=account,
-        replication=target.replication,
+        replication=options.replication,
         table=table,
         identity=f"{stack}-tasks",
-        alerts=tuple(_alerts(queues)) if target.alarms else (),
-        log_retention=target.log_retention,
-        action_group=target.action_group,
-        tags={**target.tags, "cloudq-app": app.name, "cloudq-stack": stack},
-        broker=f"servicebus://{namespace}" + (f"?{urlencode(options)}" if options else ""),
+        alerts=tuple(_alerts(queues)) if options.alarms else (),
+        log_retention=options.log_retention,
+        action_group=options.action_group,
+        tags={**options.tags, "cloudq-app": app.name, "cloudq-stack": stack},
+        broker=f"servicebus://{namespace}" + (f"?{urlencode(url_options)}" if url_options else ""),
         backend=f"aztables://{account}/{table}" if table else "none",
     )
     limits.check(plan)
     return plan
 
 
+def _hints(app: CloudQ, options: AzureOptions, names: Sequence[str]) -> dict[str, Hosting]:
+    """Merge the hints of the tasks, by queue."""
+    tasks = tasks_of(app)
+    hints: dict[str, Hosting] = {}
+    for name in names:
+        own = [task for task in tasks if reads(app, task, [name])]
+        hints[name] = merged(own, options.ignore)
+    for name, each in hints.items():
+        _refuse_hints(each, f"queue {name}")
+    return hints
+
+
 def _named(address: Address) -> str:
-    """The namespace in the app's own URL; an emulator's host is none."""
+    """The namespace in the app's own URL; empty for an emulator."""
     if address.scheme != "servicebus" or address.options.get("emulator"):
         return ""
     return address.host.partition(".")[0]
 
 
-def _options(address: Address, prefix: str) -> dict[str, str]:
+def _url_options(address: Address, prefix: str) -> dict[str, str]:
     if address.scheme != "servicebus":
         return {"prefix": prefix}
     return {name: value for name, value in address.options.items() if name in _NAMING and value}
 
 
 def _function_app(
-    app: CloudQ, target: AzureTarget, name: str, hints: Mapping[str, Hosting], timeout: int
+    app: CloudQ, options: AzureOptions, name: str, hints: Mapping[str, Hosting]
 ) -> FunctionApp:
-    name = target.function_app or name
-    env: dict[str, tuple[str, str]] = {key: (value, "all") for key, value in target.env.items()}
-    for queue, each in hints.items():
-        for key, value in each.env.items():
-            before = env.get(key)
-            if before is not None and before[1] != "all" and before[0] != value:
-                raise ConfigurationError(
-                    f"env {key} is {before[0]!r} for {before[1]} and {value!r} for {queue}, and "
-                    "one function app runs both: give them the same"
-                )
-            env[key] = value, queue
-    taken = [variable for variable in env if variable in _OURS]
-    if taken:
-        raise ConfigurationError(f"env: {taken[0]} is set by the deployment itself")
-    memory = max([target.memory, *(each.memory for each in hints.values() if each.memory)])
+    name = options.function_app or name
+    stated = max((each.timeout for each in hints.values() if each.timeout), default=None)
+    timeout = timeout_of(app, tasks_of(app), stated or options.timeout)
+    memory = max([options.memory, *(each.memory for each in hints.values() if each.memory)])
     return FunctionApp(
         name=name,
-        python=target.python,
+        python=options.python,
         memory=limits.size_of(memory, f"function app {name}"),
         timeout=timeout,
-        concurrency=target.concurrency,
-        sessions=target.sessions,
-        max_instances=target.max_instances,
+        concurrency=options.concurrency,
+        sessions=options.sessions,
+        max_instances=options.max_instances,
         env={
-            **{key: value for key, (value, _) in env.items()},
+            **_environment(options, hints),
             "CLOUDQ_MAX_DEPTH": str(app.conf.max_depth),
             "CLOUDQ_INVOCATION_TIMEOUT": str(timeout),
         },
@@ -132,18 +121,37 @@ def _function_app(
     )
 
 
+def _environment(options: AzureOptions, hints: Mapping[str, Hosting]) -> dict[str, str]:
+    """Merge the variables of the options and of all queues, which share one function app."""
+    found: dict[str, tuple[str, str]] = {key: (value, "all") for key, value in options.env.items()}
+    for queue, each in hints.items():
+        for key, value in each.env.items():
+            before = found.get(key)
+            if before is not None and before[1] != "all" and before[0] != value:
+                raise ConfigurationError(
+                    f"env {key} is {before[0]!r} for {before[1]} and {value!r} for {queue}, and "
+                    "one function app runs both: give both the same value"
+                )
+            found[key] = value, queue
+    taken = [variable for variable in found if variable in _RESERVED]
+    if taken:
+        raise ConfigurationError(f"env: {taken[0]} is set by the deployment: leave it out")
+    return {key: value for key, (value, _) in found.items()}
+
+
 def _refuse_hints(hints: Hosting, of: str) -> None:
     for name in ("max_concurrency", "reserved_concurrency"):
         if getattr(hints, name) is not None:
             raise ConfigurationError(
-                f"{of}: {name} is {getattr(hints, name)}, and Azure bounds the instances of a "
-                "whole function app: use the task option concurrency, or name it in ignore of "
+                f"{of}: {name} is {getattr(hints, name)}, and Azure can limit only the instances "
+                "of "
+                "a whole function app: use the task option concurrency, or name it in ignore of "
                 "[tool.cloudq.deploy.azure]"
             )
     if hints.batch_window or (hints.batch_size or 1) > 1:
         raise ConfigurationError(
-            f"{of}: batch_size and batch_window: the trigger hands over one message at a time, "
-            "since the host renews no locks of a batch: leave them out, or name them in ignore"
+            f"{of}: batch_size and batch_window: the trigger passes one message at a time, since "
+            "the host cannot renew the locks of a batch: leave them out, or name them in ignore"
         )
 
 
@@ -163,19 +171,19 @@ def _queue(app: CloudQ, name: str, prefix: str, always_ready: int) -> Queue:
     )
 
 
-def _store(app: CloudQ, target: AzureTarget, stack: str) -> tuple[str, str | None]:
-    """The storage account, which the host needs in any case, and the table for results."""
-    own = target.account or f"{re.sub(r'[^a-z0-9]', '', stack.lower())}store"
+def _store(app: CloudQ, options: AzureOptions, stack: str) -> tuple[str, str | None]:
+    """The storage account, which the host always needs, and the table for results."""
+    own = options.account or f"{re.sub(r'[^a-z0-9]', '', stack.lower())}store"
     url = app.conf.backend_url
     if url is None:
         return own, None
     address = parse(url)
     if address.scheme != "aztables" or address.options.get("endpoint"):
         return own, _TABLE
-    if target.account and address.host != target.account:
+    if options.account and address.host != options.account:
         raise ConfigurationError(
-            f"the backend {url} is of the account {address.host}, and account in "
-            f"[tool.cloudq.deploy.azure] is {target.account}: leave one of them out"
+            f"the backend {url} is in the account {address.host}, and account in "
+            f"[tool.cloudq.deploy.azure] is {options.account}: leave one of them out"
         )
     return address.host or own, address.path or _TABLE
 
@@ -193,7 +201,8 @@ def _timers(app: CloudQ, queues: Sequence[str]) -> Iterator[Timer | Refused]:
             continue
         if queue is not None and queue not in queues:
             raise ConfigurationError(
-                f"schedule {name} sends to the queue {queue!r}, which no task has"
+                f"schedule {name} sends to the queue {queue!r}, which no task uses: change the "
+                "queue of one of them"
             )
         for number, expression in enumerate(expressions, start=1):
             timer = name if number == 1 else f"{name}-{number}"
@@ -206,12 +215,12 @@ def _plain(name: str) -> str:
 
 def _check_entry(entry: Entry) -> None:
     if isinstance(entry.when, crontab) and entry.timezone not in _UTC:
-        raise _refusal(entry, "they run in UTC on Linux, and this is in " + entry.timezone)
+        raise _refusal(entry, f"timers run in UTC on Linux, and this one is in {entry.timezone}")
     if entry.jitter or entry.start or entry.end or entry.expires is not None:
-        raise _refusal(entry, "they know no jitter, start, end and expires")
-    others = entry.options.keys() - _HANDED_ON
+        raise _refusal(entry, "timers have no jitter, start, end and expires")
+    others = entry.options.keys() - _PASSED_ON
     if others:
-        raise _refusal(entry, f"they hand on no option but queue, and this has {min(others)}")
+        raise _refusal(entry, f"timers pass on no option but queue, and this one has {min(others)}")
 
 
 def _refusal(entry: Entry, why: str) -> ConfigurationError:

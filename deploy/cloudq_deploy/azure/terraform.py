@@ -1,7 +1,9 @@
-"""A plan as Terraform's JSON, for the azurerm provider 4."""
+"""Renders a plan as Terraform's JSON, for the azurerm provider 4."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from cloudq_deploy.azure.iam import Grant, grants
@@ -19,70 +21,96 @@ _DEDUP = "PT10M"
 
 
 def configuration(plan: Plan) -> Configuration:
-    """One file of configuration; its variables are the location, the subscription and the zip."""
-    resources: dict[str, dict[str, Any]] = {}
-
-    def add(kind: str, name: str, values: dict[str, Any]) -> None:
-        resources.setdefault(f"azurerm_{kind}", {})[named(name)] = values
-
+    """Render the plan; the variables are the location, the subscription and the zip."""
+    resources = Resources()
     tags = {"tags": {name: literal(value) for name, value in plan.tags.items()}}
     placed = {"resource_group_name": _GROUP, "location": "${var.location}", **tags}
-    add(
-        "resource_group",
-        "group",
-        {"name": plan.resource_group, "location": "${var.location}", **tags},
-    )
-    add("user_assigned_identity", "tasks", {"name": plan.identity, **placed})
-    add("servicebus_namespace", "bus", _namespace(plan) | placed)
+    group = {"name": plan.resource_group, "location": "${var.location}", **tags}
+    resources.add("resource_group", "group", group)
+    resources.add("user_assigned_identity", "tasks", {"name": plan.identity, **placed})
+    resources.add("servicebus_namespace", "bus", _namespace(plan) | placed)
     for queue in plan.queues:
-        add("servicebus_queue", queue.name, _queue(plan, queue))
-    add("storage_account", "store", _account(plan) | placed)
-    account = "${azurerm_storage_account.store.id}"
-    container = {"name": _CONTAINER, "storage_account_id": account}
-    add("storage_container", "code", container | {"container_access_type": "private"})
-    if plan.table is not None:
-        name = "${azurerm_storage_account.store.name}"
-        add("storage_table", "results", {"name": plan.table, "storage_account_name": name, **_KEPT})
-    workspace = {"name": f"{plan.stack}-logs", "sku": "PerGB2018"}
-    add(
-        "log_analytics_workspace",
-        "logs",
-        workspace | {"retention_in_days": max(plan.log_retention, 30), **placed},
-    )
-    add(
-        "application_insights",
-        "insights",
-        {
-            "name": f"{plan.stack}-insights",
-            "application_type": "other",
-            "workspace_id": "${azurerm_log_analytics_workspace.logs.id}",
-            **placed,
-        },
-    )
+        resources.add("servicebus_queue", queue.name, _queue(plan, queue))
+    _add_storage(plan, placed, resources)
+    _add_logs(plan, placed, resources)
     sku = {"os_type": "Linux", "sku_name": "FC1"}
-    add("service_plan", "plan", {"name": f"{plan.stack}-plan", **sku, **placed})
+    resources.add("service_plan", "plan", {"name": f"{plan.stack}-plan", **sku, **placed})
     for number, grant in enumerate(grants(plan), start=1):
-        add("role_assignment", f"{grant.kind}-{number}", _granted(grant))
-    add("function_app_flex_consumption", "tasks", _function_app(plan) | placed)
+        resources.add("role_assignment", f"{grant.kind}-{number}", _granted(grant))
+    resources.add("function_app_flex_consumption", "tasks", _function_app(plan) | placed)
     for alert in plan.alerts:
-        add("monitor_metric_alert", alert.name, _alert(plan, alert) | tags)
+        resources.add("monitor_metric_alert", alert.name, _alert(plan, alert) | tags)
     return {
         "terraform": {
             "required_providers": {"azurerm": {"source": "hashicorp/azurerm", "version": "~> 4.40"}}
         },
         "provider": {"azurerm": {"features": {}, "subscription_id": "${var.subscription}"}},
-        "variable": {
-            "subscription": {"type": "string", "description": "The id of the subscription"},
-            "location": {"type": "string", "default": plan.location},
-            "zip": {
-                "type": "string",
-                "default": f"build/{plan.stack}-azure.zip",
-                "description": "What `cloudq deploy build azure` has written",
-            },
-        },
-        "resource": resources,
+        "variable": _variables(plan),
+        "resource": resources.by_kind,
         "output": {"broker": {"value": plan.broker}, "backend": {"value": plan.backend}},
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The resources of a configuration, by kind and name."""
+
+    by_kind: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+
+    def add(self, kind: str, name: str, values: dict[str, Any]) -> None:
+        """Add a resource of the provider, whose kinds all begin with `azurerm_`."""
+        self.by_kind.setdefault(f"azurerm_{kind}", {})[named(name)] = values
+
+
+def _variables(plan: Plan) -> dict[str, Any]:
+    return {
+        "subscription": {"type": "string", "description": "The id of the subscription"},
+        "location": {"type": "string", "default": plan.location},
+        "zip": {
+            "type": "string",
+            "default": f"build/{plan.stack}-azure.zip",
+            "description": "The zip that `cloudq deploy build azure` has written",
+        },
+    }
+
+
+def _add_storage(plan: Plan, placed: Mapping[str, Any], resources: Resources) -> None:
+    account = {
+        "name": plan.account,
+        "account_tier": "Standard",
+        "account_replication_type": plan.replication,
+        "min_tls_version": "TLS1_2",
+        "allow_nested_items_to_be_public": False,
+        **placed,
+    }
+    resources.add("storage_account", "store", account)
+    container = {
+        "name": _CONTAINER,
+        "storage_account_id": "${azurerm_storage_account.store.id}",
+        "container_access_type": "private",
+    }
+    resources.add("storage_container", "code", container)
+    if plan.table is not None:
+        name = "${azurerm_storage_account.store.name}"
+        table = {"name": plan.table, "storage_account_name": name, **_KEPT}
+        resources.add("storage_table", "results", table)
+
+
+def _add_logs(plan: Plan, placed: Mapping[str, Any], resources: Resources) -> None:
+    workspace = {
+        "name": f"{plan.stack}-logs",
+        "sku": "PerGB2018",
+        "retention_in_days": max(plan.log_retention, 30),
+        **placed,
+    }
+    resources.add("log_analytics_workspace", "logs", workspace)
+    insights = {
+        "name": f"{plan.stack}-insights",
+        "application_type": "other",
+        "workspace_id": "${azurerm_log_analytics_workspace.logs.id}",
+        **placed,
+    }
+    resources.add("application_insights", "insights", insights)
 
 
 def _namespace(plan: Plan) -> dict[str, Any]:
@@ -118,19 +146,9 @@ def _queue(plan: Plan, queue: Queue) -> dict[str, Any]:
 
 
 def duration(seconds: int) -> str:
-    """As ISO 8601 has it, below an hour: 300 s are `PT5M`."""
+    """Write a time span below an hour as in ISO 8601: 300 s are `PT5M`."""
     minutes, rest = divmod(seconds, 60)
     return "PT" + (f"{minutes}M" if minutes else "") + (f"{rest}S" if rest or not minutes else "")
-
-
-def _account(plan: Plan) -> dict[str, Any]:
-    return {
-        "name": plan.account,
-        "account_tier": "Standard",
-        "account_replication_type": plan.replication,
-        "min_tls_version": "TLS1_2",
-        "allow_nested_items_to_be_public": False,
-    }
 
 
 def _granted(grant: Grant) -> dict[str, Any]:
@@ -174,7 +192,7 @@ def _function_app(plan: Plan) -> dict[str, Any]:
         "app_settings": settings(plan),
         "zip_deploy_file": "${var.zip}",
         **({"always_ready": ready} if ready else {}),
-        # Without its rights the app starts, and fails.
+        # An app that starts before it has its rights fails.
         "depends_on": [
             f"azurerm_role_assignment.{named(f'{grant.kind}-{number}')}"
             for number, grant in enumerate(grants(plan), start=1)
@@ -183,12 +201,12 @@ def _function_app(plan: Plan) -> dict[str, Any]:
 
 
 def settings(plan: Plan) -> dict[str, str]:
-    """The app settings: the app's variables, and by which identity the host goes where."""
+    """The app settings: variables of the app, and the identity for the host's connections."""
     client = f"${{{_IDENTITY}.client_id}}"
     managed = {"credential": "managedidentity", "clientId": client}
     bus = {"fullyQualifiedNamespace": f"{plan.namespace}.servicebus.windows.net", **managed}
     own = {
-        "AZURE_CLIENT_ID": client,  # whom the adapters' own credential is to be
+        "AZURE_CLIENT_ID": client,  # the identity that the adapters use
         "CLOUDQ_BROKER": plan.broker,
         "CLOUDQ_BACKEND": plan.backend,
         **{f"ServiceBusConnection__{name}": value for name, value in bus.items()},

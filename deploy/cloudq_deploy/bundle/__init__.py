@@ -1,1 +1,1 @@
-"""Makes what a function runs: a reproducible zip, or a Dockerfile."""
+"""Builds the zip of a function: project files, cloudq and locked dependencies."""

@@ -1,4 +1,4 @@
-"""A zip that is the same for the same files: sorted, without times, with one kind of rights."""
+"""Writes reproducible zips: sorted entries without times, all with the same permissions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
@@ -14,37 +15,31 @@ from typing import IO
 from cloudq.errors import ConfigurationError
 
 Contents = Mapping[str, bytes]
-"""Paths inside the zip, and what is there."""
+"""Files of a zip, by their paths in it."""
 
-# "250 MB: the deployment package size (unzipped), including layers" (Lambda's quotas).
-LIMIT = 250 * 1024 * 1024
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can name
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 _MODE = 0o100644
 _SHOWN = 8
-# Where Azure's worker looks for packages.
-_AZURES = ".python_packages/lib/site-packages/"
+# The folder in which Azure's worker looks for packages.
+_AZURE_PACKAGES = ".python_packages/lib/site-packages/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """How much a cloud takes unzipped, in bytes; `hint` is what else one could do."""
+    """The most bytes that a cloud accepts unzipped; `hint` says what to do about a larger zip."""
 
     cloud: str
     unzipped: int
     hint: str
 
 
-LAMBDA = Limit(
-    cloud="Lambda",
-    unzipped=LIMIT,
-    hint="Leave something out (exclude, services), put it in a layer, or use --package image "
-    "(10 GB)",
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """A zip on the disk. `digest` is of its contents, whoever compressed them; sizes in bytes."""
+    """A zip on the disk; sizes are in bytes.
+
+    `digest` is the hash of its contents, so it does not depend on how they were compressed.
+    `parts` are the sizes of its packages.
+    """
 
     path: Path
     digest: str
@@ -54,20 +49,20 @@ class Package:
     parts: Mapping[str, int]
 
     def largest(self) -> list[tuple[str, int]]:
-        """What makes it big, the largest first."""
-        return sorted(self.parts.items(), key=lambda part: -part[1])[:_SHOWN]
+        """The largest parts, largest first."""
+        return sorted(self.parts.items(), key=itemgetter(1), reverse=True)[:_SHOWN]
 
 
 def digest_of(contents: Contents) -> str:
-    """One hash of all names and contents."""
+    """Hash all names and contents."""
     whole = hashlib.sha256()
     for name, content in sorted(contents.items()):
         whole.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
     return whole.hexdigest()
 
 
-def write(contents: Contents, path: Path, limit: Limit = LAMBDA) -> Package:
-    """Write the zip. Raises `ConfigurationError` for one that the cloud would not take."""
+def write(contents: Contents, path: Path, limit: Limit) -> Package:
+    """Write the zip. Raises `ConfigurationError` for one that is too large for the cloud."""
     parts = Counter[str]()
     for name, content in contents.items():
         parts[part_of(name)] += len(content)
@@ -75,11 +70,11 @@ def write(contents: Contents, path: Path, limit: Limit = LAMBDA) -> Package:
     if unzipped > limit.unzipped:
         shown = ", ".join(f"{name} {megabytes(size)}" for name, size in parts.most_common(_SHOWN))
         raise ConfigurationError(
-            f"the function has {megabytes(unzipped)} unzipped, and {limit.cloud} takes "
-            f"{megabytes(limit.unzipped)}: {shown}. {limit.hint}"
+            f"the zip has {megabytes(unzipped)} unzipped, and {limit.cloud} accepts at most "
+            f"{megabytes(limit.unzipped)}. Its largest parts: {shown}. {limit.hint}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all: two builds may run at once, and either be interrupted.
+    # Renamed into place when complete: builds may run at once, or be interrupted.
     with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".zip", delete=False) as file:
         try:
             _write(contents, file)
@@ -104,13 +99,13 @@ def _write(contents: Contents, file: IO[bytes]) -> None:
         for name, content in sorted(contents.items()):
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = _MODE << 16
-            entry.create_system = 3  # else it is that of the machine
+            entry.create_system = 3  # Unix; otherwise it would depend on this machine
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, content)
 
 
 def read(path: Path) -> Contents | None:
-    """What is in a zip that was written here; None where there is none, or it is damaged."""
+    """Read the contents of a zip; None where there is none, or it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {name: archive.read(name) for name in archive.namelist()}
@@ -119,8 +114,8 @@ def read(path: Path) -> Contents | None:
 
 
 def part_of(name: str) -> str:
-    """The part of the zip that a file is counted to: a package, or botocore's descriptions."""
-    first, _, rest = name.removeprefix(_AZURES).partition("/")
+    """Name the part of the zip that a file belongs to: a package, or botocore's data."""
+    first, _, rest = name.removeprefix(_AZURE_PACKAGES).partition("/")
     if first == "botocore" and rest.startswith("data/"):
         return "botocore/data"
     if first.endswith((".dist-info", ".libs")) or not rest:
@@ -129,5 +124,5 @@ def part_of(name: str) -> str:
 
 
 def megabytes(size: int) -> str:
-    """A size as people read it."""
+    """Format a size in bytes as megabytes."""
     return f"{size / 1024 / 1024:.1f} MB"

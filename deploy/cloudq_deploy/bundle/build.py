@@ -1,4 +1,4 @@
-"""From a project to the zip that its functions run: `cloudq deploy build`."""
+"""Builds the zip that a project's functions run: `cloudq deploy build`."""
 
 from __future__ import annotations
 
@@ -11,33 +11,18 @@ from importlib import import_module
 from importlib.metadata import distribution
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.bundle import archive, sources, wheels
 from cloudq_deploy.bundle.lock import Pins, Platform, locked
 
-ENTRY = "cloudq_function.py"
-# Records of the installation, with paths of this machine in them; scripts, with its Python's.
+# Records of the installation on this machine: they have its paths in them.
 _RECORDS = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json")
-# Asked for by boto3 itself, whatever the program asks for.
+# Services that boto3 itself needs, whatever the program uses.
 _ALWAYS = frozenset({"sts", "sso", "sso-oidc", "signin"})
-_SHARED = 3  # parts of botocore/data/endpoints.json: what all services share lies beside them
+# A file that all services share has three parts in its path: botocore/data/endpoints.json.
+_SHARED = 3
 
-_HANDLER = '''"""The handler of the Lambda functions of {entry}."""
-
-import os
-
-from {module} import {attribute} as app
-
-from cloudq_aws import lambda_handler
-
-# Above whatever the code says: the stack knows where its queues and its table are.
-app.configure(broker=os.environ["CLOUDQ_BROKER"], backend=os.environ["CLOUDQ_BACKEND"])
-if "CLOUDQ_SCHEDULER" in os.environ:
-    app.configure(scheduler=os.environ["CLOUDQ_SCHEDULER"])
-handler = lambda_handler(app)
-'''
 _COMPILE = """
 import sys
 from pathlib import Path
@@ -49,41 +34,35 @@ for path in sorted(root.rglob("*.py")):
 """
 
 
-class Selection(Protocol):
-    """What a deployment says of its zip: for which Python, and what goes into it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The options that decide the contents of a zip.
 
-    @property
-    def python(self) -> str: ...
-    @property
-    def architecture(self) -> str: ...
-    @property
-    def include(self) -> Sequence[str]: ...
-    @property
-    def exclude(self) -> Sequence[str]: ...
-    @property
-    def services(self) -> Sequence[str]: ...
-    @property
-    def requirements(self) -> str | None: ...
+    `python` is a version such as 3.13. `include` and `exclude` are globs of the project's files,
+    `services` the services of botocore to pack (none named: all), `requirements` the lock file.
+    """
 
-
-def entry_text(entry: str) -> bytes:
-    """The module with the functions' handler, for Lambda."""
-    return filled(_HANDLER, entry)
+    python: str
+    architecture: str = "x86_64"
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    services: Sequence[str] = ()
+    requirements: str | None = None
 
 
 def filled(template: str, entry: str) -> bytes:
-    """A module that imports the app: `{entry}`, `{module}` and `{attribute}` are put in."""
+    """Fill in the template of a module that imports the app at `entry` (`module:attribute`)."""
     module, _, attribute = entry.partition(":")
     return template.format(entry=entry, module=module, attribute=attribute).encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cargo:
-    """What a cloud's zip has beside the project, and where.
+class Layout:
+    """The contents of a cloud's zip beside the project's files, and their places.
 
-    `extra` of cloudq names the dependencies, `adapter` the package that goes along: the other
-    clouds' stay at home. `own` are the modules written for an entry, by name. Dependencies are
-    below `prefix` in the zip, and the zip lies in `home` when it runs.
+    cloudq's `extra` names the dependencies to pack, and `adapter` is the one adapter that is
+    packed. `own` writes the files that only the zip has, by their names, for an app's entry.
+    Dependencies lie below `prefix` in the zip. `home` is the folder in which the cloud unpacks it.
     """
 
     extra: str
@@ -94,61 +73,52 @@ class Cargo:
     limit: archive.Limit
 
 
-LAMBDA = Cargo(
-    extra="aws",
-    adapter="cloudq_aws",
-    own=lambda entry: {ENTRY: entry_text(entry)},
-    home="/var/task/",
-    limit=archive.LAMBDA,
-)
-
-
 def build(
     folder: Path,
     entry: str,
-    target: Selection,
+    selection: Selection,
     path: Path,
-    say: Callable[[str], None] = lambda _: None,
-    cargo: Cargo = LAMBDA,
+    layout: Layout,
+    say: Callable[[str], None],
 ) -> archive.Package:
-    """Write the zip of the project in `folder` to `path`. `entry` is `module:attribute`.
+    """Write the zip of the project in `folder` to `path`; the app is at `entry`.
 
-    Raises `ConfigurationError` for what cannot be packed; then there is no zip.
+    `say` prints remarks. Raises `ConfigurationError`, without a zip, for what cannot be packed.
     """
-    platform = Platform(python=target.python, architecture=target.architecture)
-    own = sources.project_files(folder, include=target.include, exclude=target.exclude)
+    platform = Platform(python=selection.python, architecture=selection.architecture)
+    own = sources.project_files(folder, include=selection.include, exclude=selection.exclude)
     check_entry(entry, own)
-    written = cargo.own(entry)
+    written = layout.own(entry)
     taken = sorted(own.keys() & written.keys())
     if taken:
         raise ConfigurationError(
-            f"{taken[0]} of the project has the name of a file that the deployment writes: rename "
+            f"the project's {taken[0]} has the name of a file that the deployment writes: rename "
             "it, or add it to exclude"
         )
-    pins = locked(folder, platform, target.requirements, f"cloudq[{cargo.extra}]")
-    needed = dependencies(pins, platform, target, cargo, folder / "build")
+    pins = locked(folder, platform, selection.requirements, f"cloudq[{layout.extra}]")
+    needed = dependencies(pins, platform, selection, layout, folder / "build")
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if here != target.python:
+    if here != selection.python:
         say(
-            f"without bytecode, so cold starts are slower: here is Python {here}, the "
-            f"functions have {target.python}"
+            f"the zip has no bytecode, so cold starts are slower: this is Python {here}, and the "
+            f"functions run {selection.python}"
         )
     with TemporaryDirectory(prefix="cloudq-") as room:
         stage = Path(room)
-        for name, content in cloudq_files(cargo.adapter):
-            put(stage / cargo.prefix / name, content)
+        for name, content in cloudq_files(layout.adapter):
+            put(stage / layout.prefix / name, content)
         _lay(stage, own, written, needed)
-        contents = {**needed, **_finished(stage, target, cargo)}
-        return archive.write(contents, path, cargo.limit)
+        contents = {**needed, **_finished(stage, selection, layout)}
+        return archive.write(contents, path, layout.limit)
 
 
 def check_entry(entry: str, own: sources.Files) -> None:
-    """Raise `ConfigurationError` if the app's module is not packed."""
+    """Raise `ConfigurationError` if the app's module is not among the packed files."""
     module = entry.partition(":")[0].replace(".", "/")
     if not any(name in own for name in (f"{module}.py", f"{module}/__init__.py")):
         raise ConfigurationError(
-            f"the app's module {entry} is not among the project's files: run this in the "
-            "project's folder, or see include and exclude"
+            f"the module of the app {entry} is not among the project's files: run this in the "
+            "project's folder, or change include and exclude"
         )
 
 
@@ -158,7 +128,7 @@ def _lay(
     for name, file in own.items():
         if name in needed or (stage / name).exists():
             raise ConfigurationError(
-                f"{name} of the project has the name of a file of an installed package: rename it"
+                f"the project's {name} has the name of a file of an installed package: rename it"
             )
         put(stage / name, file.read_bytes())
     for name, content in written.items():
@@ -166,41 +136,42 @@ def _lay(
 
 
 def dependencies(
-    pins: Pins, platform: Platform, target: Selection, cargo: Cargo, kept: Path
+    pins: Pins, platform: Platform, selection: Selection, layout: Layout, kept: Path
 ) -> archive.Contents:
-    """The files of the pinned wheels. In the folder `kept` they are found again by the next build.
+    """Install the pinned wheels and return their files.
 
-    Raises `ConfigurationError` for a wheel that there is not.
+    They are cached in the folder `kept` for the next build. Raises `ConfigurationError` for a
+    package without a wheel for the platform.
     """
-    # All that they are made of: exact versions are the same files for ever.
+    # The cache's key. An exact version always has the same files.
     made_of = (
         sorted(pins.items()),
         platform,
-        sorted(target.services),
+        sorted(selection.services),
         sys.version,
-        cargo.prefix,
-        cargo.home,
+        layout.prefix,
+        layout.home,
     )
     path = kept / f"wheels-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.zip"
     if (found := archive.read(path)) is not None:
         return found
     with TemporaryDirectory(prefix="cloudq-") as room:
         stage = Path(room) / "stage"
-        packages = stage / cargo.prefix
+        packages = stage / layout.prefix
         packages.mkdir(parents=True)
         wheels.install(pins, platform, packages)
-        _slim(packages, target)
-        contents = _finished(stage, target, cargo)
+        _slim(packages, selection)
+        contents = _finished(stage, selection, layout)
     for old in kept.glob("wheels-*.zip"):
         old.unlink(missing_ok=True)
-    archive.write(contents, path, cargo.limit)
+    archive.write(contents, path, layout.limit)
     return contents
 
 
-def _finished(stage: Path, target: Selection, cargo: Cargo) -> archive.Contents:
-    """The stage's files, with bytecode if the Python here is the function's."""
-    if target.python == f"{sys.version_info.major}.{sys.version_info.minor}":
-        _compile(stage, cargo.home)
+def _finished(stage: Path, selection: Selection, layout: Layout) -> archive.Contents:
+    """Read the staged files, with bytecode if this Python is the one that the functions run."""
+    if selection.python == f"{sys.version_info.major}.{sys.version_info.minor}":
+        _compile(stage, layout.home)
     return {
         file.relative_to(stage).as_posix(): file.read_bytes()
         for file in stage.rglob("*")
@@ -209,13 +180,13 @@ def _finished(stage: Path, target: Selection, cargo: Cargo) -> archive.Contents:
 
 
 def put(path: Path, content: bytes) -> None:
-    """Write a file, and its folder."""
+    """Write a file; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
 
-def cloudq_files(adapter: str = LAMBDA.adapter) -> Iterator[tuple[str, bytes]]:
-    """This very cloudq: its core, its adapter, and the entry points that URLs are found by."""
+def cloudq_files(adapter: str) -> Iterator[tuple[str, bytes]]:
+    """The files of the installed cloudq: its core, an adapter, and its entry points."""
     for package in ("cloudq", adapter):
         root = Path(str(import_module(package).__file__)).parent
         for file in root.rglob("*"):
@@ -226,8 +197,8 @@ def cloudq_files(adapter: str = LAMBDA.adapter) -> Iterator[tuple[str, bytes]]:
         yield f"cloudq-{found.version}.dist-info/{name}", (found.read_text(name) or "").encode()
 
 
-def _slim(stage: Path, target: Selection) -> None:
-    services = frozenset(target.services) | _ALWAYS if target.services else None
+def _slim(stage: Path, selection: Selection) -> None:
+    services = frozenset(selection.services) | _ALWAYS if selection.services else None
     for file in list(stage.rglob("*")):
         if file.is_file() and not _wanted(PurePosixPath(file.relative_to(stage)), services):
             file.unlink()
@@ -243,6 +214,6 @@ def _wanted(path: PurePosixPath, services: frozenset[str] | None) -> bool:
 
 
 def _compile(stage: Path, home: str) -> None:
-    # The order of sets in bytecode goes by the hash seed.
+    # The hash seed decides the order of sets in bytecode.
     command = [sys.executable, "-S", "-c", _COMPILE, str(stage), home]
     subprocess.run(command, env={"PYTHONHASHSEED": "0"}, check=True, capture_output=True)

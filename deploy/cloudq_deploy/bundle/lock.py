@@ -1,8 +1,8 @@
-"""Which distributions go into the zip, each at one exact version.
+"""Selects the distributions that go into the zip, each at one exact version.
 
-The project's lock file says it (`requirements.lock`, else `requirements.txt`, each line pinned).
-What cloudq itself needs and the file does not name has the version that is installed here: what
-was tested is what is deployed.
+The project's lock file pins them (`requirements.lock`, else `requirements.txt`, each line pinned).
+Dependencies of cloudq that the file does not name get the version that is installed here, so that
+the tested versions are deployed.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from cloudq.errors import ConfigurationError
 _FILES = ("requirements.lock", "requirements.txt")
 _CLOUDQ = "cloudq"
 _NEEDED = "cloudq[aws]"
-# Each brings its libraries; a zip has those of its own cloud.
+# Extras of cloudq; of these, a zip gets the libraries of its own cloud only.
 _CLOUDS = frozenset({"all", "aws", "azure", "deploy", "gcp"})
-# Of its command line, which no function runs.
+# Needed by the command line only, which no function runs.
 _COMMAND_LINE = frozenset({"rich", "typer"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """Where the code is to run: `python` as 3.13, `architecture` as Lambda calls it."""
+    """The platform that runs the code: `python` such as 3.13, `architecture` by Lambda's name."""
 
     python: str
     architecture: str
 
     @property
     def machine(self) -> str:
-        """The architecture as Python calls it."""
+        """The architecture, by Python's name for it."""
         return {"arm64": "aarch64", "x86_64": "x86_64"}[self.architecture]
 
     @property
     def wheels(self) -> str:
-        """The platform of wheels that run there, as uv takes it.
+        """The platform tag of wheels that run there, as uv takes it.
 
         Lambda's Python 3.11 is on Amazon Linux 2 (glibc 2.26), later ones on 2023 (glibc 2.34).
         """
@@ -50,7 +50,7 @@ class Platform:
 
     @property
     def markers(self) -> dict[str, str]:
-        """What environment markers of requirements are compared with."""
+        """The values that environment markers of requirements are evaluated with."""
         return {
             "implementation_name": "cpython",
             "implementation_version": f"{self.python}.0",
@@ -67,13 +67,16 @@ class Platform:
 
 
 Pins = Mapping[str, str]
-"""Canonical names of distributions, and for each the line that installs it."""
+"""The requirement line that installs each distribution, by canonical name."""
 
 
 def locked(
     folder: Path, platform: Platform, file: str | None = None, needed: str = _NEEDED
 ) -> Pins:
-    """The pins for the project in a folder, on a cloud's extra. Raises `ConfigurationError`."""
+    """Pin all that the project in `folder` needs, with a cloud's extra of cloudq.
+
+    Raises `ConfigurationError`.
+    """
     path = _lock_file(folder, file)
     pins = dict(_read(path, platform)) if path else {}
     wanted = [Requirement(needed), *([] if path else _declared(folder))]
@@ -87,7 +90,7 @@ def _lock_file(folder: Path, named: str | None) -> Path | None:
     if named is not None:
         path = folder / named
         if not path.is_file():
-            raise ConfigurationError(f"requirements: there is no {path}")
+            raise ConfigurationError(f"requirements: there is no file {path}")
         return path
     return next((folder / name for name in _FILES if (folder / name).is_file()), None)
 
@@ -114,8 +117,8 @@ def _read(path: Path, platform: Platform) -> Iterator[tuple[str, str]]:
         name = canonicalize_name(requirement.name)
         if name != _CLOUDQ and not _is_pinned(requirement):
             raise ConfigurationError(
-                f"{where}: {stated!r} is no exact version, so two builds could differ: pin all "
-                "(uv pip compile pyproject.toml -o requirements.lock)"
+                f"{where}: {stated!r} is not an exact version, so two builds could differ: pin all "
+                "requirements (uv pip compile pyproject.toml -o requirements.lock)"
             )
         requirement.marker = None
         yield name, str(requirement)
@@ -142,7 +145,7 @@ def _declared(folder: Path) -> list[Requirement]:
 def _installed(
     wanted: Iterable[Requirement], platform: Platform, pinned: Pins
 ) -> Iterator[tuple[str, str]]:
-    """What these need, down to the last, with the versions installed here."""
+    """Find all dependencies of these, direct and indirect, with the versions installed here."""
     waiting = [(requirement, "the project") for requirement in wanted]
     seen: set[tuple[str, frozenset[str]]] = set()
     while waiting:
@@ -168,7 +171,7 @@ def _distribution(name: str, parent: str) -> Distribution:
         return distribution(name)
     except PackageNotFoundError as error:
         raise ConfigurationError(
-            f"{name}, which {parent} needs, is not installed here, so its version is not known: "
+            f"{name}, which {parent} needs, is not installed here, so its version is unknown: "
             f"pip install {name}, or pin it in requirements.lock"
         ) from error
 

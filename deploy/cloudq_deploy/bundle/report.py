@@ -1,4 +1,4 @@
-"""What is told of a zip that was made."""
+"""Prints a report of a zip that was built."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from cloudq.cli.output import say, table
 from cloudq_deploy.bundle.archive import Limit, Package, megabytes
 
 
-def tell_package(package: Package, limit: Limit) -> None:
-    """How big a zip is, and of what."""
+def report(package: Package, limit: Limit) -> None:
+    """Print the size of a zip, its hashes, and its largest parts."""
     say(
         f"{package.path}: {megabytes(package.zipped)}, {megabytes(package.unzipped)} unzipped "
         f"({megabytes(limit.unzipped)} at most), contents {package.digest[:16]}, sha256 "
@@ -16,5 +16,5 @@ def tell_package(package: Package, limit: Limit) -> None:
     table(
         ("PART", "SIZE"),
         [(name, megabytes(size)) for name, size in package.largest()],
-        empty="it is empty",
+        empty="the zip is empty",
     )

@@ -1,4 +1,4 @@
-"""Which files of a project go into the zip, and which never may."""
+"""Selects the project's files for the zip, and refuses secrets among them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from cloudq.errors import ConfigurationError
 
 Files = Mapping[str, Path]
-"""Paths inside the zip, and the files to read."""
+"""Files to pack, by their paths in the zip."""
 
-# Folders that no function runs from.
+# Folders with nothing that a function runs.
 _SKIPPED = frozenset(
     {
         "__pycache__",
@@ -30,7 +30,7 @@ _SKIPPED = frozenset(
     }
 )
 _LEFT_OUT = ("*.pyc", "*.pyo", "*.egg-info", "*.db", "*.db-*", "*.sqlite*", "*.log", "*.swp", "*~")
-# What would be read by whoever reads the function.
+# Whoever may read a function may read its zip.
 _SECRET = (
     ".env",
     ".env.*",
@@ -63,9 +63,9 @@ _HARMLESS = (".env.example", ".env.sample", ".env.template")
 def project_files(
     folder: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Files:
-    """The project's modules, packages with all that lies in them, and what `include` names.
+    """Find the project's modules, its packages with all their files, and what `include` names.
 
-    Raises `ConfigurationError` for a secret or a link out of the folder among them.
+    Raises `ConfigurationError` for a secret among them, or a link that leaves the folder.
     """
     root = folder.resolve()
     found: dict[str, Path] = {}
@@ -77,7 +77,9 @@ def project_files(
         if path.is_file():
             found[name] = path
     if not any(name.endswith(".py") for name in found):
-        raise ConfigurationError(f"{root} has no Python files to pack: is it the project's folder?")
+        raise ConfigurationError(
+            f"{root} has no Python files to pack: run this in the project's folder"
+        )
     return dict(sorted(found.items()))
 
 
@@ -98,7 +100,7 @@ def _chosen(root: Path, include: Sequence[str], exclude: Sequence[str]) -> Itera
     for pattern in include:
         matched = sorted(root.glob(pattern))
         if not matched:
-            raise ConfigurationError(f"include: nothing in {root} is called {pattern!r}")
+            raise ConfigurationError(f"include: no file in {root} matches {pattern!r}")
         for path in matched:
             yield from _walk(path, root, exclude) if path.is_dir() else [path]
 
@@ -145,12 +147,13 @@ def _prune(place: str, folders: list[str]) -> bool:
 def _refuse(name: str, path: Path, root: Path) -> None:
     base = PurePosixPath(name).name
     parts = PurePosixPath(name).parts
-    hint = "move it out of what is packed, or add it to exclude"
+    hint = "move it out of the packages and of include, or add it to exclude"
     if _SECRET_FOLDERS.intersection(parts):
         raise ConfigurationError(f"{name} may not be packed: {hint}")
     if _matches(base, _SECRET) and base not in _HARMLESS and not base.endswith(".py"):
         raise ConfigurationError(
-            f"{name} looks like a secret, and who reads a function reads it: {hint}"
+            f"{name} looks like a secret, and everybody who may read the function could read it: "
+            f"{hint}"
         )
     if path.is_symlink():
         goal = path.resolve()

@@ -19,7 +19,10 @@ _NO_WHEEL = re.compile(
 
 
 def install(pins: Pins, platform: Platform, folder: Path) -> None:
-    """Fill the folder. Raises `ConfigurationError`, naming the package that has no wheel."""
+    """Install the pins into the folder.
+
+    Raises `ConfigurationError` that names a package without a wheel for the platform.
+    """
     lock = folder.parent / "requirements.lock"
     lock.write_text("".join(f"{line}\n" for line in pins.values()))
     command = [
@@ -34,7 +37,7 @@ def install(pins: Pins, platform: Platform, folder: Path) -> None:
 
 
 def _uv() -> str:
-    # Beside the Python that runs here, where `pip install uv` has put it; else on the path.
+    # `pip install uv` puts it beside this Python; otherwise it is searched on the path.
     beside = Path(sys.executable).parent / "uv"
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which("uv")
     if found is None:
@@ -43,7 +46,7 @@ def _uv() -> str:
 
 
 def explain(output: str, pins: Pins, platform: Platform) -> str:
-    """Why uv failed, in one line: which package, which platform."""
+    """Explain in one line why uv failed, with the package and the platform."""
     flat = " ".join(output.split())
     named = [
         line
@@ -52,7 +55,7 @@ def explain(output: str, pins: Pins, platform: Platform) -> str:
     ]
     if named and _NO_WHEEL.search(flat):
         return (
-            f"no wheel of {named[0]} for {platform.wheels} and Python {platform.python}: take a "
+            f"no wheel of {named[0]} for {platform.wheels} and Python {platform.python}: choose a "
             "version that has one, another --architecture or --runtime, or --package image; "
             f"uv says: {flat}"
         )

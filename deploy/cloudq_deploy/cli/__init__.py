@@ -1,1 +1,1 @@
-"""`cloudq deploy` and `cloudq init`."""
+"""The commands `cloudq deploy` and `cloudq init`, the same for every cloud."""

@@ -1,85 +1,88 @@
-"""The options that the deploy commands share, and the deployment that they lead to."""
+"""The options that the deploy commands share, and the planning that they start."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from cloudq.app import CloudQ
 from cloudq.cli.common import Target
 from cloudq.errors import ConfigurationError
-from cloudq_deploy.aws.deployment import AwsDeployment, planned
 from cloudq_deploy.deployment import CloudName, Deployment, planner
 
-Cloud = Annotated[Literal["aws"], typer.Argument(metavar="[aws]", help="The cloud.")]
-AnyCloud = Annotated[CloudName, typer.Argument(metavar="[aws|google|azure]", help="The cloud.")]
+Cloud = Annotated[CloudName, typer.Argument(metavar="[aws|google|azure]", help="The cloud.")]
 GoogleProject = Annotated[
-    str | None, typer.Option("--project", help="Of google; else GOOGLE_CLOUD_PROJECT.")
+    str | None,
+    typer.Option("--project", help="Google's project. Default: GOOGLE_CLOUD_PROJECT."),
 ]
-Stack = Annotated[str | None, typer.Option(help="Name of the stack; else the app's.")]
-Region = Annotated[str | None, typer.Option(help="Else the broker's, else that of the SDK.")]
-Profile = Annotated[str | None, typer.Option(help="A profile of AWS's shared files.")]
+Stack = Annotated[str | None, typer.Option(help="Name of the stack. Default: the app's name.")]
+Region = Annotated[
+    str | None, typer.Option(help="Region. Default: the broker's, else the SDK's own.")
+]
+Profile = Annotated[str | None, typer.Option(help="Profile in the AWS configuration files.")]
 Endpoint = Annotated[
     str | None,
     typer.Option(
-        "--endpoint-url", envvar="AWS_ENDPOINT_URL", help="In place of AWS, such as a local one."
+        "--endpoint-url",
+        envvar="AWS_ENDPOINT_URL",
+        help="Address to use in place of AWS, such as a local server's.",
     ),
 ]
 BucketName = Annotated[
-    str | None, typer.Option("--bucket", help="For code; else cloudq-deploy-ACCOUNT-REGION.")
+    str | None,
+    typer.Option("--bucket", help="Bucket for the code. Default: cloudq-deploy-ACCOUNT-REGION."),
 ]
-Runtime = Annotated[str | None, typer.Option(help="As python3.13; else that of the Python here.")]
+Runtime = Annotated[
+    str | None, typer.Option(help="Such as python3.13. Default: the Python running here.")
+]
 Architecture = Annotated[str | None, typer.Option(help="arm64 or x86_64.")]
-Functions = Annotated[str | None, typer.Option(help="One a queue, or one for all: queue, one.")]
+Functions = Annotated[
+    str | None, typer.Option(help="queue: one function per queue; one: one function for all.")
+]
 
-
-# Options of one cloud alone, and what they are called on the command line.
-_OF_ONE = {
+# Options that only one cloud has, by their names in Python.
+_ONE_CLOUD = {
     **dict.fromkeys(("architecture", "bucket", "ignore_drift", "image", "profile"), "aws"),
     "project": "google",
 }
 
 
-def deployment(
+def planned(
     cloud: CloudName, target: Target, *, endpoint_url: str | None = None, **options: object
 ) -> Deployment:
-    """Load the app and plan it for a cloud. Raises `ConfigurationError` for what cannot be."""
-    given = _given(cloud, options)
+    """Load the app and plan it for a cloud. Raises `ConfigurationError`."""
+    given = given_options(cloud, options)
     if cloud == "aws":
-        # Of the environment, too, where it is none of the other clouds'.
+        # The other clouds ignore it: it may come from the environment.
         given["endpoint_url"] = endpoint_url
-    app, entry = _loaded(target)
+    app, entry = loaded(target)
     return planner(cloud)(app, entry, Path.cwd(), given)
 
 
-def on_aws(target: Target, **options: object) -> AwsDeployment:
-    """The same for what AWS alone has."""
-    app, entry = _loaded(target)
-    return planned(app, entry, Path.cwd(), _given("aws", options))
-
-
-def _given(cloud: CloudName, options: dict[str, object]) -> dict[str, Any]:
+def given_options(cloud: CloudName, options: dict[str, object]) -> dict[str, Any]:
+    """Keep the options that were given. Raises `ConfigurationError` for one of another cloud."""
     given = {name: value for name, value in options.items() if value not in (None, False)}
     for name in given:
-        only = _OF_ONE.get(name, cloud)
+        only = _ONE_CLOUD.get(name, cloud)
         if only != cloud:
             option = "--" + name.replace("_", "-")
-            raise ConfigurationError(f"{option} is of {only} alone: leave it out for {cloud}")
-    # What `build` is to write, and no image that functions run.
+            raise ConfigurationError(f"{option} is for {only} only: leave it out for {cloud}")
+    # `--image` of `build` asks for a Dockerfile; it is not the address of an image.
     given.pop("image", None)
     return given
 
 
-def _loaded(target: Target) -> tuple[CloudQ, str]:
+def loaded(target: Target) -> tuple[CloudQ, str]:
+    """Load the app, and find its `module:attribute`."""
     app = target.load()
-    return app, entry_of(target.path or "", app)
+    return app, _entry(target.path or "", app)
 
 
-def entry_of(path: str, app: CloudQ) -> str:
-    """`module:attribute` of the app, where a path may leave the attribute out."""
+def _entry(path: str, app: CloudQ) -> str:
+    # A path may leave the attribute out; then it is found by the app itself.
     module, _, attribute = path.partition(":")
     if attribute:
         return path

@@ -1,1 +1,1 @@
-"""An app on Google Cloud: Pub/Sub pushes to Cloud Run functions, Firestore keeps results."""
+"""Deployments to Google Cloud: Pub/Sub pushes to Cloud Run functions, Firestore keeps results."""

@@ -1,7 +1,7 @@
-"""Makes Pub/Sub and Cloud Scheduler equal to a plan: what differs first, then the steps.
+"""Makes the topics and subscriptions of a plan: finds the differences, then changes them.
 
 Only topics and subscriptions with the stack's labels are changed or deleted. One request lists
-all topics of the project, one all subscriptions; then each step is one request.
+all topics of the project, one all subscriptions; then each change is one request.
 """
 
 # The SDK is typed in part only.
@@ -11,7 +11,7 @@ all topics of the project, one all subscriptions; then each step is one request.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ from google.api_core.exceptions import GoogleAPICallError
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.pubsub_v1.types import (
     DeadLetterPolicy,
+    DeleteSubscriptionRequest,
+    DeleteTopicRequest,
     ExpirationPolicy,
     PushConfig,
     RetryPolicy,
@@ -35,7 +37,15 @@ from cloudq_gcp.errors import error_code
 from cloudq_gcp.pubsub_requests import TIMEOUT, Requests
 
 Kind = Literal["topic", "subscription"]
-# A part of a subscription, and where it is in a request; those without a place never change.
+Request = (
+    Topic
+    | UpdateTopicRequest
+    | DeleteTopicRequest
+    | Subscription
+    | UpdateSubscriptionRequest
+    | DeleteSubscriptionRequest
+)
+# The field of a request for each part of a subscription; other parts cannot be changed.
 _PATHS = {
     "ack deadline": "ack_deadline_seconds",
     "dead letters": "dead_letter_policy",
@@ -48,35 +58,34 @@ _PATHS = {
     "labels": "labels",
 }
 _PUSH = ("push to", "push account")
-# The emulator's longest.
-_SHORT_RETENTION = 7 * 86_400
-_LOOKING = 60
+_EMULATOR_RETENTION = 7 * 86_400  # the longest that the emulator allows
+_DEAD_DEADLINE = 60  # seconds for somebody who inspects dead letters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One step: `create`, `update` or `delete` of a topic or a subscription, by its full name.
+    """A change of a topic or a subscription, by its full name.
 
-    `parts` are what is, and what shall be.
+    `parts` are the values before and after; `request` makes the change.
     """
 
     action: Literal["create", "update", "delete"]
     kind: Kind
     name: str
     parts: Mapping[str, tuple[str, str]]
-    run: Callable[[Requests], object] = field(compare=False, repr=False)
+    request: Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """What is in the project, by full name."""
+class ProjectState:
+    """The topics and subscriptions of a project, by full name."""
 
     topics: Mapping[str, Topic]
     subscriptions: Mapping[str, Subscription]
 
 
-def look(plan: Plan, requests: Requests) -> Standing:
-    """What there is. Raises `ServiceError`."""
+def look(plan: Plan, requests: Requests) -> ProjectState:
+    """Read the topics and subscriptions of the project. Raises `ServiceError`."""
     project = f"projects/{plan.project}"
     try:
         topics = list(requests.publisher.list_topics(project=project, retry=None, timeout=TIMEOUT))
@@ -84,43 +93,44 @@ def look(plan: Plan, requests: Requests) -> Standing:
         subscriptions = list(found)
     except GoogleAPICallError as error:
         raise ServiceError(
-            f"cannot look at the topics of {plan.project}: {error}", code=error_code(error)
+            f"cannot list the topics of {plan.project}: {error}", code=error_code(error)
         ) from error
-    return Standing(
+    return ProjectState(
         topics={topic.name: topic for topic in topics},
         subscriptions={each.name: each for each in subscriptions},
     )
 
 
 def propose(
-    plan: Plan, standing: Standing, *, adopt: bool = False, emulator: bool = False
+    plan: Plan, state: ProjectState, *, adopt: bool = False, emulator: bool = False
 ) -> list[Change]:
-    """What makes the project equal to the plan, in order.
+    """Work out the changes that make the project equal to the plan, in order.
 
-    Raises `ConfigurationError` for a resource of somebody else, and for what never changes.
+    Raises `ConfigurationError` for a resource of somebody else, and for a difference that Pub/Sub
+    cannot change.
     """
     wanted_topics = _topics(plan)
     wanted = _subscriptions(plan, emulator=emulator)
     changes: list[Change] = []
     for name, topic in wanted_topics.items():
-        there = standing.topics.get(name)
+        there = state.topics.get(name)
         if there is not None:
             _check_ours(plan, "topic", name, there.labels, adopt=adopt)
         changes += _topic_changes(topic, there)
     for name, subscription in wanted.items():
-        found = standing.subscriptions.get(name)
+        found = state.subscriptions.get(name)
         if found is not None:
             _check_ours(plan, "subscription", name, found.labels, adopt=adopt)
         changes += _subscription_changes(subscription, found)
-    return [*changes, *removal(plan, standing, {*wanted, *wanted_topics})]
+    return [*changes, *removal(plan, state, {*wanted, *wanted_topics})]
 
 
-def removal(plan: Plan, standing: Standing, kept: Collection[str] = ()) -> list[Change]:
-    """What deletes all that has the stack's labels but what is kept: subscriptions, then topics."""
+def removal(plan: Plan, state: ProjectState, kept: Collection[str] = ()) -> list[Change]:
+    """Work out the deletions of the stack's subscriptions and topics, without those `kept`."""
     ours = ownership(plan.app, plan.stack)
     places: tuple[tuple[Kind, Mapping[str, Any]], ...] = (
-        ("subscription", standing.subscriptions),
-        ("topic", standing.topics),
+        ("subscription", state.subscriptions),
+        ("topic", state.topics),
     )
     return [
         _deletion(kind, name)
@@ -131,26 +141,46 @@ def removal(plan: Plan, standing: Standing, kept: Collection[str] = ()) -> list[
 
 
 def carry_out(
-    changes: Sequence[Change], requests: Requests, told: Callable[[Change], None]
+    changes: Sequence[Change], requests: Requests, tell: Callable[[Change], None]
 ) -> None:
-    """Make the changes; `told` hears of each. Raises `ServiceError`, which says how far it came."""
+    """Make the changes, and call `tell` with each that is made.
+
+    Raises `ServiceError` that says how many were made.
+    """
     for number, change in enumerate(changes):
         try:
-            change.run(requests)
+            _make(change, requests)
         except GoogleAPICallError as error:
             raise ServiceError(
-                f"{change.action} {change.kind} {change.name}: {error} ({number} of {len(changes)} "
-                "changes were made; apply again to go on)",
+                f"cannot {change.action} {change.kind} {change.name}: {error}. {number} of "
+                f"{len(changes)} changes were made: apply again to go on",
                 code=error_code(error),
             ) from error
-        told(change)
+        tell(change)
 
 
-# ---- what there shall be
+def _make(change: Change, requests: Requests) -> None:
+    publisher, subscriber = requests.publisher, requests.subscriber
+    match change.request:
+        case Topic() as topic:
+            publisher.create_topic(request=topic, retry=None, timeout=TIMEOUT)
+        case UpdateTopicRequest() as update:
+            publisher.update_topic(request=update, retry=None, timeout=TIMEOUT)
+        case DeleteTopicRequest() as deletion:
+            publisher.delete_topic(request=deletion, retry=None, timeout=TIMEOUT)
+        case Subscription() as subscription:
+            subscriber.create_subscription(request=subscription, retry=None, timeout=TIMEOUT)
+        case UpdateSubscriptionRequest() as update:
+            subscriber.update_subscription(request=update, retry=None, timeout=TIMEOUT)
+        case DeleteSubscriptionRequest() as deletion:
+            subscriber.delete_subscription(request=deletion, retry=None, timeout=TIMEOUT)
+
+
+# ---- the wanted state
 
 
 def _topics(plan: Plan) -> dict[str, Topic]:
-    # The dead letters come first: a queue never exists without them.
+    # Dead letters first, so that no queue exists without them.
     names = [queue.dead_topic for queue in plan.queues] + [queue.topic for queue in plan.queues]
     made = (Topic(name=_path(plan, "topics", name), labels=dict(plan.labels)) for name in names)
     return {topic.name: topic for topic in made}
@@ -166,7 +196,7 @@ def _dead(plan: Plan, queue: Queue, emulator: bool) -> Subscription:
     return Subscription(
         name=_path(plan, "subscriptions", queue.dead_subscription),
         topic=_path(plan, "topics", queue.dead_topic),
-        ack_deadline_seconds=_LOOKING,
+        ack_deadline_seconds=_DEAD_DEADLINE,
         **_kept(plan, queue, emulator),
     )
 
@@ -196,7 +226,7 @@ def _subscription(plan: Plan, queue: Queue, emulator: bool) -> Subscription:
 
 
 def _kept(plan: Plan, queue: Queue, emulator: bool) -> dict[str, Any]:
-    retention = min(queue.retention, _SHORT_RETENTION) if emulator else queue.retention
+    retention = min(queue.retention, _EMULATOR_RETENTION) if emulator else queue.retention
     return {
         "message_retention_duration": timedelta(seconds=retention),
         "expiration_policy": ExpirationPolicy(),  # never
@@ -208,7 +238,7 @@ def _path(plan: Plan, kind: str, name: str) -> str:
     return f"projects/{plan.project}/{kind}/{name}"
 
 
-# ---- how it differs
+# ---- differences
 
 
 def _check_ours(
@@ -218,9 +248,14 @@ def _check_ours(
     if stack is None and adopt:
         return
     if not _has(labels, ownership(plan.app, plan.stack)):
-        whose = f"of the stack {stack}" if stack else "not labelled as this stack's"
-        hint = "take another --stack" if stack else "--adopt takes it over, or take another --stack"
-        raise ConfigurationError(f"the {kind} {name} is there and {whose}: {hint}")
+        if stack:
+            raise ConfigurationError(
+                f"the {kind} {name} exists and belongs to the stack {stack}: use another --stack"
+            )
+        raise ConfigurationError(
+            f"the {kind} {name} exists and has no labels of this stack: take it over with --adopt, "
+            "or use another --stack"
+        )
 
 
 def _has(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
@@ -235,17 +270,16 @@ def _topic_changes(topic: Topic, there: Topic | None) -> Iterator[Change]:
             kind="topic",
             name=topic.name,
             parts={"labels": ("", labels)},
-            run=lambda to: to.publisher.create_topic(request=topic, retry=None, timeout=TIMEOUT),
+            request=topic,
         )
     elif not _has(there.labels, topic.labels):
         merged = Topic(name=topic.name, labels=dict(there.labels) | dict(topic.labels))
-        request = UpdateTopicRequest(topic=merged, update_mask=FieldMask(paths=["labels"]))
         yield Change(
             action="update",
             kind="topic",
             name=topic.name,
             parts={"labels": (_labels(there.labels), labels)},
-            run=lambda to: to.publisher.update_topic(request=request, retry=None, timeout=TIMEOUT),
+            request=UpdateTopicRequest(topic=merged, update_mask=FieldMask(paths=["labels"])),
         )
 
 
@@ -257,13 +291,12 @@ def _subscription_changes(wanted: Subscription, there: Subscription | None) -> I
             kind="subscription",
             name=wanted.name,
             parts={name: ("", value) for name, value in want.items() if value},
-            run=lambda to: to.subscriber.create_subscription(
-                request=wanted, retry=None, timeout=TIMEOUT
-            ),
+            request=wanted,
         )
         return
     have = _parts(there, wanted.labels)
-    known = wanted.push_config.push_endpoint != ""  # else it stays as it is
+    # Without an address in the plan, pushing stays as it is.
+    known = wanted.push_config.push_endpoint != ""
     parts = {
         name: (have[name], want[name])
         for name in want
@@ -271,31 +304,30 @@ def _subscription_changes(wanted: Subscription, there: Subscription | None) -> I
     }
     if not parts:
         return
-    for name, (one, other) in parts.items():
-        if name not in _PATHS:
-            raise ConfigurationError(
-                f"the subscription {wanted.name} has {name} {one!r}, and the plan {other!r}: that "
-                "cannot be changed; name the queue otherwise, or delete the subscription once it "
-                "is empty"
-            )
+    _check_changeable(wanted.name, parts)
     changed = Subscription(wanted, labels=dict(there.labels) | dict(wanted.labels))
-    request = UpdateSubscriptionRequest(
-        subscription=changed,
-        update_mask=FieldMask(paths=sorted({_PATHS[name] for name in parts})),
-    )
+    paths = sorted({_PATHS[name] for name in parts})
     yield Change(
         action="update",
         kind="subscription",
         name=wanted.name,
         parts=parts,
-        run=lambda to: to.subscriber.update_subscription(
-            request=request, retry=None, timeout=TIMEOUT
-        ),
+        request=UpdateSubscriptionRequest(subscription=changed, update_mask=FieldMask(paths=paths)),
     )
 
 
+def _check_changeable(subscription: str, parts: Mapping[str, tuple[str, str]]) -> None:
+    for name, (before, after) in parts.items():
+        if name not in _PATHS:
+            raise ConfigurationError(
+                f"the subscription {subscription} has {name} {before!r}, and the plan {after!r}: "
+                "Pub/Sub cannot change that: give the queue another name, or delete the "
+                "subscription once it is empty"
+            )
+
+
 def _parts(each: Subscription, ours: Mapping[str, str]) -> dict[str, str]:
-    """A subscription as text, part by part; of the labels those that the plan has, too."""
+    """Describe the parts of a subscription as text; of its labels only `ours`."""
     dead, retry, push = each.dead_letter_policy, each.retry_policy, each.push_config
     never = "expiration_policy" in each and not each.expiration_policy.ttl
     low, high = (_seconds(value) for value in (retry.minimum_backoff, retry.maximum_backoff))
@@ -316,7 +348,7 @@ def _parts(each: Subscription, ours: Mapping[str, str]) -> dict[str, str]:
 
 
 def _seconds(value: Any) -> int:
-    # A `timedelta` when it is read, whatever the SDK's types say.
+    # The SDK returns a `timedelta`, although it declares another type.
     return int(value.total_seconds()) if value else 0
 
 
@@ -325,10 +357,7 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 
 def _deletion(kind: Kind, name: str) -> Change:
-    def run(to: Requests) -> None:
-        if kind == "topic":
-            to.publisher.delete_topic(topic=name, retry=None, timeout=TIMEOUT)
-        else:
-            to.subscriber.delete_subscription(subscription=name, retry=None, timeout=TIMEOUT)
-
-    return Change(action="delete", kind=kind, name=name, parts={}, run=run)
+    request: Request = DeleteSubscriptionRequest(subscription=name)
+    if kind == "topic":
+        request = DeleteTopicRequest(topic=name)
+    return Change(action="delete", kind=kind, name=name, parts={}, request=request)

@@ -1,8 +1,8 @@
-"""What a plan costs on Google Cloud, idle and for a million tasks: an estimate with its prices.
+"""Estimates the costs of a plan on Google Cloud: an idle month, and a million tasks.
 
-List prices in US dollars of a tier 1 region (us-central1), without free tiers, as Google's price
-pages of Cloud Run, Pub/Sub, Firestore, Cloud Scheduler and Cloud Observability had them in 2025;
-they were not looked up again, so do that before you rely on them. A month has 730 hours.
+Prices are list prices of a tier 1 region (us-central1) in US dollars, without free tiers, from
+Google's pages about Cloud Run, Pub/Sub, Firestore, Cloud Scheduler and Cloud Observability in
+2025. They were not looked up again, so do that before you rely on them. A month has 730 hours.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from cloudq_deploy.google.plan import Function, Plan
 
 _MILLION = 1_000_000
 _MONTH = 730 * 3600
-_REQUEST = 0.40  # a million
-_CPU, _MEMORY = 0.000024, 0.0000025  # a vCPU and second, a GiB and second
-_IDLE_CPU = 0.0000025  # of an instance kept warm, while it waits
-_PUBSUB = 40 / 1024  # a GiB, published or delivered; a message counts as 1 KB at least
-_READ, _WRITE, _DELETE = 0.30, 0.90, 0.10  # a million
-_LOG = 0.50  # a GiB taken in
-_JOB = 0.10  # a month
-_ALERT = 0.10  # a condition a month
-# A function of this memory in MB and below gets so much CPU, where nothing else is said.
+_REQUEST = 0.40  # per million
+_CPU, _MEMORY = 0.000024, 0.0000025  # per vCPU and second, per GiB and second
+_IDLE_CPU = 0.0000025  # per vCPU and second of a warm instance that waits
+_PUBSUB = 40 / 1024  # per GiB published or delivered; a message counts as 1 KB at least
+_READ, _WRITE, _DELETE = 0.30, 0.90, 0.10  # per million
+_LOG = 0.50  # per GiB ingested
+_JOB = 0.10  # per month
+_ALERT = 0.10  # per condition and month
+# The CPU of a function with up to so much memory in MB, unless the plan sets it.
 _CPU_BY_MEMORY = ((128, 1 / 12), (256, 1 / 6), (512, 1 / 3), (1024, 7 / 12), (2048, 1.0))
 
 
 def idle(plan: Plan) -> Sequence[Cost]:
-    """A month in which nothing is called."""
+    """Estimate a month in which no task is called."""
     warm = sum(each.min_instances * _MONTH * _warm(each) for each in plan.functions)
     found = [
         Cost(of=f"{len(plan.jobs)} jobs of Cloud Scheduler", amount=len(plan.jobs) * _JOB),
@@ -42,7 +42,7 @@ def _warm(function: Function) -> float:
 
 
 def million(plan: Plan, function: Function, assumed: Assumed) -> Sequence[Cost]:
-    """A million tasks of this function, each a push of its own."""
+    """Estimate a million tasks of this function, each pushed by itself."""
     seconds = _MILLION * assumed.seconds / function.concurrency
     per_second = _cpu(function) * _CPU + function.memory / 1024 * _MEMORY
     gib = 1024**3
@@ -65,8 +65,8 @@ def _cpu(function: Function) -> float:
     return next((cpu for memory, cpu in _CPU_BY_MEMORY if function.memory <= memory), 2.0)
 
 
-def told(assumed: Assumed) -> str:
-    """What the estimate takes for granted."""
+def assumptions(assumed: Assumed) -> str:
+    """Describe the assumptions of the estimate."""
     return (
         f"a task runs {assumed.seconds:g} s, logs {assumed.logged} B and is a push of its own; "
         "message and record are under 1 KB; each result is read once and expires; list prices of "

@@ -1,10 +1,11 @@
-"""An app on Google Cloud, as the commands take it."""
+"""A deployment of an app to Google Cloud."""
 
 from __future__ import annotations
 
 import json as jsons
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +21,28 @@ from cloudq_deploy.google import costs
 from cloudq_deploy.google.apply import Change, carry_out, look, propose, removal
 from cloudq_deploy.google.gcloud import script
 from cloudq_deploy.google.iam import grants
-from cloudq_deploy.google.options import GoogleTarget
-from cloudq_deploy.google.package import CARGO
+from cloudq_deploy.google.options import GoogleOptions
+from cloudq_deploy.google.package import LAYOUT
 from cloudq_deploy.google.plan import Plan
 from cloudq_deploy.google.planner import plan_of
+from cloudq_deploy.google.summary import summary
 from cloudq_deploy.google.terraform import configuration
-from cloudq_deploy.options import read
+from cloudq_deploy.options import read_options
 from cloudq_deploy.requirements import declared_schedules
 from cloudq_gcp.client import access
 from cloudq_gcp.cloud_scheduler import open_scheduler
 from cloudq_gcp.pubsub_requests import Requests
 
-# What `apply` does not make.
-_OTHERS = "accounts, rights, the database, the bucket, the functions and what pushes to them"
+# The resources that `apply` does not make.
+_OTHERS = "accounts, rights, the database, the bucket, the functions and the pushes to them"
 _SIGNS = {"create": "+", "update": "~", "delete": "-"}
 
 
 def planned(app: CloudQ, entry: str, folder: Path, given: Mapping[str, object]) -> GoogleDeployment:
     """Plan an app for Google Cloud. Raises `ConfigurationError`."""
-    target = read(GoogleTarget, "google", folder, given)
-    plan = plan_of(app, entry, target)
-    return GoogleDeployment(app=app, plan=plan, target=target, folder=folder)
+    options = read_options(GoogleOptions, "google", folder, given)
+    plan = plan_of(app, entry, options)
+    return GoogleDeployment(app=app, plan=plan, options=options, folder=folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,136 +51,97 @@ class GoogleDeployment:
 
     app: CloudQ
     plan: Plan
-    target: GoogleTarget
+    options: GoogleOptions
     folder: Path
 
     @property
     def stack(self) -> str:
-        """What its names begin with."""
+        """The name of the stack: names of its resources begin with it."""
         return self.plan.stack
 
     @property
     def limit(self) -> Limit:
-        """How large its zip may be."""
-        return CARGO.limit
+        """The largest zip that Cloud Run functions accept."""
+        return LAYOUT.limit
 
     @property
     def formats(self) -> Mapping[str, Callable[[], str]]:
-        """Terraform's JSON, and a shell script of what `apply` leaves out."""
-        return {
-            "terraform": lambda: jsons.dumps(configuration(self.plan), indent=2),
-            "gcloud": lambda: script(self.plan),
-        }
+        """Terraform's JSON, and a shell script for the resources that `apply` leaves out."""
+        return {"terraform": self._terraform, "gcloud": partial(script, self.plan)}
+
+    def _terraform(self) -> str:
+        return jsons.dumps(configuration(self.plan), indent=2)
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values, with all grants."""
         return self.plan.as_json() | {"grants": [asdict(grant) for grant in grants(self.plan)]}
 
-    def idle(self) -> Sequence[Cost]:
-        """A month in which nothing is called."""
+    def summary(self) -> Iterator[tuple[str, str, str]]:
+        """Yield each resource of the plan: its kind, its name, its settings."""
+        return summary(self.plan)
+
+    def idle_costs(self) -> Sequence[Cost]:
+        """Estimate a month in which no task is called."""
         return costs.idle(self.plan)
 
-    def running(self, assumed: Assumed) -> Mapping[str, Sequence[Cost]]:
-        """A million tasks, by function."""
+    def task_costs(self, assumed: Assumed) -> Mapping[str, Sequence[Cost]]:
+        """Estimate a million tasks of each function, by the function's name."""
         return {each.name: costs.million(self.plan, each, assumed) for each in self.plan.functions}
 
     def assumptions(self, assumed: Assumed) -> str:
-        """What the costs take for granted."""
-        return costs.told(assumed)
+        """Describe the assumptions of the estimates."""
+        return costs.assumptions(assumed)
 
     def check(self) -> None:
         """Raise `ConfigurationError` for a schedule that Cloud Scheduler cannot run."""
         if self.plan.refused:
             raise ConfigurationError(
                 f'{self.plan.refused[0].why}; with schedules = "beat" in '
-                "[tool.cloudq.deploy.google] a beat runs all of them"
+                "[tool.cloudq.deploy.google] a beat sends all schedules"
             )
 
     def build(self, output: Path | None, say: Callable[[str], None]) -> Package:
-        """Make the zip that all functions run."""
+        """Build the zip that all functions run."""
         path = output or self.folder / "build" / f"{self.plan.stack}-google.zip"
-        return build(self.folder, self.plan.entry, self.target, path, say, CARGO)
+        selection = self.options.selection()
+        return build(self.folder, self.plan.entry, selection, path, LAYOUT, say)
 
-    def rows(self) -> Iterator[tuple[str, str, str]]:
-        """Each resource: what it is, its name, its settings."""
-        plan = self.plan
-        for queue in plan.queues:
-            order = ", ordered" if queue.fifo else ""
-            only = f", filter {queue.filter}" if queue.filter else ""
-            yield "topic", queue.topic, f"of the queue {queue.name}"
-            yield (
-                "subscription",
-                queue.subscription,
-                f"pushes to {queue.function}, ack deadline {queue.ack_deadline} s, again after "
-                f"{queue.backoff[0]}-{queue.backoff[1]} s, kept {queue.retention // 86_400} d, "
-                f"dead letters after {queue.max_attempts} deliveries{order}{only}",
-            )
-            yield "dead letters", queue.dead_topic, "topic and subscription, kept 31 d"
-        for each in plan.functions:
-            yield (
-                "function",
-                each.name,
-                f"{each.runtime}, {each.memory} MB, {each.timeout} s, {each.concurrency} at a "
-                f"time in each of {each.min_instances} to {each.max_instances} instances, "
-                f"{each.ingress}, depth {each.max_depth}, env {', '.join(sorted(each.env))}; runs "
-                f"{', '.join(each.tasks) or 'what is sent there'}",
-            )
-        yield "bucket", plan.bucket, "the functions' zip"
-        if plan.store:
-            where = f"collection {plan.store.collection}, TTL on {plan.store.ttl}, no indexes"
-            yield "database", plan.store.database, where
-        for account, of in ((plan.runtime_account, "functions"), (plan.push_account, "pushes")):
-            yield "account", plan.email(account), f"of {of}"
-        for grant in grants(plan):
-            on = f"{grant.kind} {grant.on}"
-            on += f", its database {grant.database} alone" if grant.database else ""
-            yield "grant", grant.role, f"{grant.who} on {on}: {grant.why}"
-        if plan.delays:
-            made = (
-                "NOT MADE HERE: `cloudq queues create` makes it; its rights are in docs/google.md"
-            )
-            yield "delays", plan.delays, made
-        for job in plan.jobs:
-            paused = "" if job.enabled else ", paused"
-            yield "schedule", job.name, f"{job.expression} {job.timezone} -> {job.queue}{paused}"
-        for refused in plan.refused:
-            yield "schedule", refused.name, f"NOT POSSIBLE: {refused.why}"
-        yield "logs", "cloud_run_revision", f"kept {plan.log_retention} d"
-        for alert in plan.alerts:
-            yield "alarm", alert.name, f"{alert.metric} of {alert.of} above {alert.threshold:g}"
+    def write_dockerfile(self, output: Path | None, say: Callable[[str], None]) -> None:
+        """Raise `ConfigurationError`: functions on Google run a zip."""
+        raise ConfigurationError("--image is for aws only: leave it out for google")
+
+    # ---- on Google Cloud
 
     def apply(self, *, adopt: bool, yes: bool, json: bool) -> None:
-        """Make topics, subscriptions and jobs; say what else there is to be made, and how.
+        """Make topics, subscriptions and jobs; say which resources are left, and their commands.
 
         Raises `ConfigurationError`, `ServiceError`.
         """
         self.check()
         plan = self.plan
-        reach = access(parse(f"pubsub://{plan.project}"))
-        requests = Requests(reach)
-        scheduler = self._scheduler() if plan.jobs or self.target.schedules == "cloud" else None
+        connection = access(parse(f"pubsub://{plan.project}"))
+        requests = Requests(connection)
+        scheduler = self._scheduler() if plan.jobs or self.options.schedules == "cloud" else None
         try:
-            standing = look(plan, requests)
-            emulated = reach.emulator is not None
-            changes = propose(plan, standing, adopt=adopt, emulator=emulated)
-            declared = declared_schedules(self.app)
-            jobs = scheduler.plan(declared) if scheduler else None
+            emulated = connection.emulator is not None
+            changes = propose(plan, look(plan, requests), adopt=adopt, emulator=emulated)
+            jobs = scheduler.plan(declared_schedules(self.app)) if scheduler else None
             steps = jobs.steps if jobs else ()
             if not json:
                 _show(changes, steps)
             if changes or steps:
-                confirm(f"Apply these changes of {plan.stack}?", plan.stack, yes=yes)
-            carry_out(changes, requests, lambda change: note(f"{change.action} {change.name}"))
+                confirm(f"Apply these changes to {plan.stack}?", plan.stack, yes=yes)
+            carry_out(changes, requests, _tell)
             if scheduler and jobs:
-                scheduler.apply(jobs, lambda step: note(f"{step.action} {step.name}"))
+                scheduler.apply(jobs, _tell)
         finally:
             requests.close()
             if scheduler:
                 scheduler.close()
-        self._tell(changes, steps, json=json)
+        self._report(changes, steps, json=json)
 
     def destroy(self, *, data: bool, yes: bool) -> None:
-        """Delete the jobs; with `data` the topics and subscriptions, too, with what is in them.
+        """Delete the jobs; with `data` also topics and subscriptions, with their messages.
 
         Raises `ConfigurationError`, `ServiceError`.
         """
@@ -189,15 +152,15 @@ class GoogleDeployment:
             jobs = scheduler.plan([])
             _show(changes, jobs.steps)
             if changes or jobs.steps:
-                confirm(f"Delete these of {plan.stack}?", plan.stack, yes=yes)
-            # First what sends, else it would send to nobody.
-            scheduler.apply(jobs, lambda step: note(f"{step.action} {step.name}"))
-            carry_out(changes, requests, lambda change: note(f"{change.action} {change.name}"))
+                confirm(f"Delete these resources of {plan.stack}?", plan.stack, yes=yes)
+            # Jobs first: they send to the topics.
+            scheduler.apply(jobs, _tell)
+            carry_out(changes, requests, _tell)
         finally:
             requests.close()
             scheduler.close()
         kept = "" if data else "topics and subscriptions (--data deletes them), "
-        note(f"left as they are: {kept}{_OTHERS}")
+        note(f"not deleted: {kept}{_OTHERS}")
 
     def _scheduler(self) -> Scheduler:
         url = f"cloudscheduler://{self.plan.project}/{self.plan.location}"
@@ -205,38 +168,48 @@ class GoogleDeployment:
         driver = open_scheduler(parse(f"{url}?prefix={prefix}&retries={self.plan.retries}"))
         return Scheduler(self.app, driver, url=url, owner=self.plan.stack)
 
-    def _tell(self, changes: Sequence[Change], steps: Sequence[Step], *, json: bool) -> None:
-        left = _OTHERS
+    def _report(self, changes: Sequence[Change], steps: Sequence[Step], *, json: bool) -> None:
         if json:
-            made = [
-                {"action": each.action, "kind": each.kind, "name": each.name, "parts": each.parts}
-                for each in changes
-            ]
-            made += [
-                {"action": each.action, "kind": "job", "name": each.name, "parts": each.parts}
-                for each in steps
-            ]
-            emit({"changes": made, "left": left})
+            emit({"changes": _as_json(changes, steps), "left": _OTHERS})
             return
         say("to call its tasks from here:")
         say(f"  export CLOUDQ_BROKER='{self.plan.broker}'")
         say(f"  export CLOUDQ_BACKEND='{self.plan.backend}'")
         note(
-            f"not made by this: {left}; alerts, too. Terraform makes all of it, these topics and "
-            "jobs too: cloudq deploy export google -f terraform. Or, for what is left, a script: "
-            "cloudq deploy export google -f gcloud"
+            f"not made by apply: {_OTHERS}, and alerts. Make all but the alerts with the script of "
+            "`cloudq deploy export google -f gcloud`. Or make everything, with these topics and "
+            "jobs, with Terraform: `cloudq deploy export google -f terraform`"
         )
+
+
+def _tell(change: Change | Step) -> None:
+    note(f"{change.action} {change.name}")
+
+
+def _as_json(changes: Sequence[Change], steps: Sequence[Step]) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = [
+        {"action": each.action, "kind": each.kind, "name": each.name, "parts": each.parts}
+        for each in changes
+    ]
+    made += [
+        {"action": each.action, "kind": "job", "name": each.name, "parts": each.parts}
+        for each in steps
+    ]
+    return made
 
 
 def _show(changes: Sequence[Change], steps: Sequence[Step]) -> None:
     if not changes and not steps:
         say("no changes")
     for change in changes:
-        lost = " with what is in it" if change.action == "delete" else ""
+        lost = " with its messages" if change.action == "delete" else ""
         say(f"{_SIGNS[change.action]} {change.kind:<14}{change.name}{lost}")
-        for name, (before, after) in change.parts.items():
-            say(f"    {name}: {before} -> {after}" if before else f"    {name}: {after}")
+        _show_parts(change.parts)
     for step in steps:
         say(f"{_SIGNS[step.action]} {'job':<14}{step.name}")
-        for name, (before, after) in step.parts.items():
-            say(f"    {name}: {before} -> {after}" if before else f"    {name}: {after}")
+        _show_parts(step.parts)
+
+
+def _show_parts(parts: Mapping[str, tuple[str | None, str | None]]) -> None:
+    for name, (before, after) in parts.items():
+        say(f"    {name}: {before} -> {after}" if before else f"    {name}: {after}")

@@ -1,7 +1,7 @@
-"""What `apply google` does not make, as commands of `gcloud`: accounts, rights, functions, store.
+"""Renders the resources that `apply google` does not make as a script of `gcloud` commands.
 
-The topics and subscriptions must be there before: `apply` makes them. A `create` fails where the
-thing exists.
+These are accounts, rights, functions and the store. Run `apply` first: the script needs its topics
+and subscriptions. A `create` fails for a resource that exists.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ _NUMBER = "NUMBER=$(gcloud projects describe {project} --format 'value(projectNu
 
 
 def script(plan: Plan) -> str:
-    """A shell script; it stops at the first command that fails."""
+    """Render the shell script; it stops at the first command that fails."""
     lines = [
-        f"# What `cloudq deploy apply google` leaves to others, for the stack {plan.stack}.",
-        "# Build the zip first: cloudq deploy build google. Leave out the lines that create what",
-        "# is there already.",
+        f"# Makes the resources of the stack {plan.stack} that `cloudq deploy apply google` does "
+        "not.",
+        "# Build the zip first: cloudq deploy build google. Delete the lines that create resources",
+        "# which exist already.",
         "set -eu",
         _NUMBER.format(project=plan.project),
         *(line(command) for command in prepared(plan)),
@@ -35,7 +36,7 @@ def script(plan: Plan) -> str:
 
 
 def line(command: Iterable[str]) -> str:
-    """A command as a shell reads it; `$NUMBER` and `$URL` are left to it."""
+    """Quote a command for the shell, which still expands `$NUMBER` and `$URL`."""
     return " ".join(_word(word) for word in command)
 
 
@@ -46,7 +47,7 @@ def _word(word: str) -> str:
 
 
 def prepared(plan: Plan) -> Iterator[Command]:
-    """What has to be there before the functions: accounts, the database, the zip in its bucket."""
+    """Yield the commands that come before the functions: accounts, database, bucket, zip."""
     place = ["--project", plan.project]
     for account in (plan.runtime_account, plan.push_account):
         yield ["gcloud", "iam", "service-accounts", "create", account, *place]
@@ -69,7 +70,7 @@ def prepared(plan: Plan) -> Iterator[Command]:
 
 def _deploy(plan: Plan, function: Function) -> Command:
     variables = environment(plan, function)
-    # A separator that no value has, as `gcloud topic escaping` says.
+    # `gcloud topic escaping`: the separator must not occur in a value.
     mark = next(mark for mark in ("|", "@@", "##", "%%") if mark not in str(variables))
     env = mark.join(f"{name}={value}" for name, value in variables.items())
     command = [

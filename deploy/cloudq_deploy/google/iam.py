@@ -1,7 +1,7 @@
-"""Who may do what on Google Cloud: the least that each account needs, on the plan's resources.
+"""The least roles that each account needs, granted on the plan's own resources.
 
-All roles are granted on a resource, but one: Firestore has no policies of its own, so
-`roles/datastore.user` is of the project, on the condition that the database is the plan's.
+One role is granted on the whole project: Firestore has no policies of its own, so
+`roles/datastore.user` has the condition that the database is the plan's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cloudq_deploy.google.plan import Plan
+from cloudq_deploy.google.plan import Plan, Queue
 
 Kind = Literal["topic", "subscription", "function", "account", "project"]
 Who = Literal["tasks", "push", "pubsub"]
@@ -18,10 +18,10 @@ Who = Literal["tasks", "push", "pubsub"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """A role for somebody on one resource, by its name in Google Cloud.
+    """A role of an account on one resource, by the resource's name in Google Cloud.
 
-    `who`: `tasks` is what functions run as, `push` in whose name Pub/Sub calls them, `pubsub`
-    Pub/Sub's own agent. `database` is the condition, for the one role of the project.
+    Of the accounts (`who`), functions run as `tasks`, Pub/Sub calls them as `push`, and `pubsub`
+    is Pub/Sub's own agent. `database` is the condition of the one role on the project.
     """
 
     who: Who
@@ -33,24 +33,9 @@ class Grant:
 
 
 def grants(plan: Plan) -> Iterator[Grant]:
-    """All of a plan's, each once."""
+    """Yield all grants of a plan, each once."""
     for queue in plan.queues:
-        for topic, why in ((queue.topic, "retries"), (queue.dead_topic, "dead letters")):
-            yield Grant(who="tasks", role="roles/pubsub.publisher", kind="topic", on=topic, why=why)
-        yield Grant(
-            who="pubsub",
-            role="roles/pubsub.publisher",
-            kind="topic",
-            on=queue.dead_topic,
-            why="moves messages to the dead letters",
-        )
-        yield Grant(
-            who="pubsub",
-            role="roles/pubsub.subscriber",
-            kind="subscription",
-            on=queue.subscription,
-            why="acks what it has moved",
-        )
+        yield from _of_queue(queue)
     for function in plan.functions:
         yield Grant(
             who="push",
@@ -75,3 +60,22 @@ def grants(plan: Plan) -> Iterator[Grant]:
             why="results",
             database=plan.store.database,
         )
+
+
+def _of_queue(queue: Queue) -> Iterator[Grant]:
+    for topic, why in ((queue.topic, "retries"), (queue.dead_topic, "dead letters")):
+        yield Grant(who="tasks", role="roles/pubsub.publisher", kind="topic", on=topic, why=why)
+    yield Grant(
+        who="pubsub",
+        role="roles/pubsub.publisher",
+        kind="topic",
+        on=queue.dead_topic,
+        why="moves messages to the dead letters",
+    )
+    yield Grant(
+        who="pubsub",
+        role="roles/pubsub.subscriber",
+        kind="subscription",
+        on=queue.subscription,
+        why="acknowledges messages that it has moved",
+    )

@@ -1,4 +1,4 @@
-"""What Google Cloud allows: a plan that goes beyond is refused before anything is made.
+"""Checks a plan against the limits of Google Cloud, before anything is made.
 
 Sources: the quotas pages of Pub/Sub, Cloud Run functions, Cloud Scheduler, Firestore, IAM.
 """
@@ -17,7 +17,7 @@ _NAMES = Naming(
     {
         "topic": (255, _PUBSUB),
         "subscription": (255, _PUBSUB),
-        # That of the Cloud Run service that a function is.
+        # A function is a service of Cloud Run, whose names are shorter.
         "function": (49, r"[a-z]([a-z0-9-]*[a-z0-9])?"),
         "service account": (30, r"[a-z][a-z0-9-]{4,28}[a-z0-9]"),
         "database": (63, r"\(default\)|[a-z][a-z0-9-]{2,61}[a-z0-9]"),
@@ -27,11 +27,11 @@ _NAMES = Naming(
 _PROJECT = r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
 _LOCATION = r"[a-z]+-[a-z]+[0-9]+"
 _LABEL_KEY, _LABEL = r"[a-z][a-z0-9_-]{0,62}", r"[a-z0-9_-]{0,63}"
-# "The maximum custom deadline you can specify is 600 seconds", and it is the push's timeout.
+# "The maximum custom deadline you can specify is 600 seconds"; it is the timeout of a push.
 _LONGEST = 600
 _MEMORY = (128, 32_768)
 _FILTER = 256
-# What Cloud Run functions set themselves.
+# Variables that Cloud Run functions set.
 _RESERVED = frozenset(
     {
         *("CLOUD_RUN_TIMEOUT_SECONDS", "FUNCTION_SIGNATURE_TYPE", "FUNCTION_TARGET"),
@@ -41,25 +41,29 @@ _RESERVED = frozenset(
 
 
 def check_place(project: str | None, location: str | None) -> tuple[str, str]:
-    """The project and the location. Raises `ConfigurationError` where there is none."""
+    """Check the project and the location. Raises `ConfigurationError` where one is missing."""
     if not project:
         raise ConfigurationError(
-            "no Google project: say --project my-project, or set GOOGLE_CLOUD_PROJECT, or name it "
+            "no Google project: use --project my-project, or set GOOGLE_CLOUD_PROJECT, or name it "
             "in the broker's URL (pubsub://my-project)"
         )
     if not re.fullmatch(_PROJECT, project):
-        raise ConfigurationError(f"--project {project!r} is not the id of a Google project")
+        raise ConfigurationError(
+            f"--project {project!r} is not the id of a Google project: write one such as my-project"
+        )
     if not location:
         raise ConfigurationError(
-            "no location: say --region europe-west1, or region in [tool.cloudq.deploy.google]"
+            "no location: use --region europe-west1, or set region in [tool.cloudq.deploy.google]"
         )
     if not re.fullmatch(_LOCATION, location):
-        raise ConfigurationError(f"--region {location!r} is no region such as europe-west1")
+        raise ConfigurationError(
+            f"--region {location!r} is not a region: write one such as europe-west1"
+        )
     return project, location
 
 
 def check(plan: Plan) -> None:
-    """Raise `ConfigurationError` for the first thing that Google would refuse."""
+    """Raise `ConfigurationError` for the first part of the plan that Google would refuse."""
     queue = "the queue, or prefix= of the broker's URL"
     _NAMES.check("topic", [n for q in plan.queues for n in (q.topic, q.dead_topic)], queue)
     subscriptions = [n for q in plan.queues for n in (q.subscription, q.dead_subscription)]
@@ -72,7 +76,7 @@ def check(plan: Plan) -> None:
     for function in plan.functions:
         if function.name in seen:
             raise ConfigurationError(
-                f"two queues would have the function {function.name}: rename one, or say "
+                f"two queues would share the function {function.name}: rename a queue, or use "
                 "--functions one"
             )
         seen.add(function.name)
@@ -82,8 +86,8 @@ def check(plan: Plan) -> None:
     for name, value in plan.labels.items():
         if not re.fullmatch(_LABEL_KEY, name) or not re.fullmatch(_LABEL, value):
             raise ConfigurationError(
-                f"labels: {name}={value!r}: a label has a-z, 0-9, _ and -, 63 at most, and its "
-                "name begins with a letter"
+                f"labels: {name}={value!r}: use a-z, 0-9, _ and -, 63 at most, and begin the name "
+                "with a letter"
             )
 
 
@@ -91,18 +95,20 @@ def _check_function(function: Function) -> None:
     of = f"function {function.name} ({', '.join(function.tasks) or 'no tasks'})"
     if function.timeout > _LONGEST:
         raise ConfigurationError(
-            f"{of}: timeout is {function.timeout} s, and a push of Pub/Sub ends at {_LONGEST} s: "
+            f"{of}: timeout is {function.timeout} s, and a push of Pub/Sub ends after {_LONGEST} "
+            "s: "
             "split the task, or run its queue with `cloudq worker`"
         )
     if not _MEMORY[0] <= function.memory <= _MEMORY[1]:
         raise ConfigurationError(
-            f"{of}: memory is {function.memory} MB, and Cloud Run has {_MEMORY[0]} to {_MEMORY[1]}"
+            f"{of}: memory is {function.memory} MB, and Cloud Run allows {_MEMORY[0]} to "
+            f"{_MEMORY[1]}"
         )
     if function.cpu is not None and not re.fullmatch(r"[0-9]+(\.[0-9]+)?", function.cpu):
         raise ConfigurationError(f"{of}: cpu is {function.cpu!r}: write 1, 2, or 0.5")
     if function.concurrency > 1 and function.cpu is not None and float(function.cpu) < 1:
         raise ConfigurationError(
-            f"{of}: concurrency is {function.concurrency}: over 1 needs cpu=1 or more"
+            f"{of}: concurrency is {function.concurrency}: more than 1 needs cpu=1 or more"
         )
     if function.min_instances > function.max_instances:
         raise ConfigurationError(
@@ -111,17 +117,18 @@ def _check_function(function: Function) -> None:
         )
     for name in function.env:
         if name in _RESERVED or name.startswith("X_GOOGLE_"):
-            raise ConfigurationError(
-                f"{of}: env has {name}, a name that Cloud Run keeps for itself"
-            )
+            raise ConfigurationError(f"{of}: env has {name}, a name that Cloud Run reserves")
 
 
 def _check_queue(queue: Queue) -> None:
     if len(queue.filter) > _FILTER:
         raise ConfigurationError(
-            f"queue {queue.name}: its filter has {len(queue.filter)} characters, and Pub/Sub takes "
+            f"queue {queue.name}: its filter has {len(queue.filter)} characters, and Pub/Sub "
+            "allows "
             f"{_FILTER}"
         )
     low, high = queue.backoff
     if low > high:
-        raise ConfigurationError(f"min_backoff is {low} s, more than max_backoff ({high} s)")
+        raise ConfigurationError(
+            f"min_backoff is {low} s, more than max_backoff ({high} s): change one of them"
+        )

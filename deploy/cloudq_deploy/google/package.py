@@ -1,8 +1,8 @@
-"""What is in the zip of a Cloud Run function: `main.py` for functions-framework, all vendored.
+"""The contents of a Cloud Run function's zip: `main.py`, and all dependencies.
 
-The build of Cloud Run functions installs `requirements.txt`, so that has the framework alone:
-everything else is what was packed here. It lies in `/workspace`, the last of Python's paths, so of
-what the framework needs itself, such as Flask, the framework's counts.
+Google's build installs `requirements.txt`, which therefore names functions-framework only. The zip
+is unpacked in `/workspace`, the last of Python's paths, so packages that the framework needs, such
+as Flask, have the framework's versions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cloudq_deploy.bundle.archive import Limit
-from cloudq_deploy.bundle.build import Cargo, filled
+from cloudq_deploy.bundle.build import Layout, filled
 
 FRAMEWORK = "functions-framework==3.10.2"
 _MAIN = '''"""The function of {entry}."""
@@ -23,23 +23,24 @@ from {module} import {attribute} as app
 
 from cloudq_gcp import push_handler
 
-# Above whatever the code says: the deployment knows where its queues and its database are.
+# These override whatever the code says: the deployment knows its queues and its database.
 app.configure(broker=os.environ["CLOUDQ_BROKER"], backend=os.environ["CLOUDQ_BACKEND"])
-# Cloud Run lets the pusher's account in and nobody else, so tokens are checked before this.
+# Cloud Run checks the token first: it admits the account that pushes, and nobody else.
 handler = functions_framework.http(
     push_handler(app, verify=False, timeout=float(os.environ["CLOUDQ_INVOCATION_TIMEOUT"]))
 )
 '''
 
 
-def _own(entry: str) -> Mapping[str, bytes]:
+def own_files(entry: str) -> Mapping[str, bytes]:
+    """Write `main.py` and `requirements.txt` for the app at `entry` (`module:attribute`)."""
     return {"main.py": filled(_MAIN, entry), "requirements.txt": f"{FRAMEWORK}\n".encode()}
 
 
-CARGO = Cargo(
+LAYOUT = Layout(
     extra="gcp",
     adapter="cloudq_gcp",
-    own=_own,
+    own=own_files,
     home="/workspace/",
     # "500MB for uncompressed source plus modules" (quotas of Cloud Run functions).
     limit=Limit(

@@ -1,4 +1,4 @@
-"""What an app needs on Google Cloud, as plain values: made by `planning`, drawn by `terraform`."""
+"""The plan of an app on Google Cloud, as plain values: every resource and its settings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Metric = Literal["age", "dead", "errors"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """Topic and subscription of a queue, and the pair for its dead letters. Times in seconds.
+    """The topic and subscription of a queue, and those of its dead letters. Times in seconds.
 
-    `topic` and `dead_topic` are names in Pub/Sub, and so are the subscriptions. `url` is where
-    messages are pushed to, None where it is not known before the function is there.
+    `topic`, `dead_topic` and the subscriptions are names in Pub/Sub. Messages are pushed to `url`;
+    it is None while the function's address is unknown.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Queue:
 class Function:
     """A Cloud Run function that runs the tasks of some queues. Memory in MB, timeout in seconds.
 
-    `concurrency` messages run in an instance at a time.
+    An instance runs `concurrency` messages at a time.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A schedule that Cloud Scheduler cannot run, and why."""
+    """A schedule that Cloud Scheduler cannot run, with the reason."""
 
     name: str
     why: str
@@ -78,7 +78,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """`metric` of a subscription or a function is above `threshold`."""
+    """An alert: `metric` of a subscription or a function is above `threshold`."""
 
     name: str
     metric: Metric
@@ -88,11 +88,11 @@ class Alert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything of one stack. `entry` is the app's `module:attribute`.
+    """All resources of one stack. `entry` is the app's `module:attribute`.
 
-    `runtime_account` and `push_account` are ids of service accounts: what functions run as, and
-    in whose name Pub/Sub calls them. `log_retention` is in days. `delays` is the queue of Cloud
-    Tasks that the broker's URL names, which is made by other means.
+    `runtime_account` and `push_account` are ids of service accounts: functions run as the first,
+    and Pub/Sub calls them as the second. `log_retention` is in days. `delays` is the queue of
+    Cloud Tasks that the broker's URL names; a deployment does not make it.
     """
 
     app: str
@@ -123,9 +123,9 @@ class Plan:
         return {"cloud": "google", **asdict(self)}
 
     def email(self, account: str) -> str:
-        """The address of one of the plan's service accounts."""
+        """The e-mail address of one of the plan's service accounts."""
         return f"{account}@{self.project}.iam.gserviceaccount.com"
 
     def fed(self, function: Function) -> Sequence[Queue]:
-        """The queues whose messages the function gets."""
+        """List the queues whose messages the function gets."""
         return [queue for queue in self.queues if queue.name in function.queues]

@@ -1,4 +1,4 @@
-"""From an app and a target to a plan: topics, functions, jobs, with which limits."""
+"""Plans an app for Google Cloud: topics, functions, store, jobs, alerts, within its limits."""
 
 # grpc is not typed at all.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -21,7 +21,7 @@ from cloudq.plugins import parse
 from cloudq.schedules.cloud import Scheduler
 from cloudq.schedules.driver import Job
 from cloudq_deploy.google import limits
-from cloudq_deploy.google.options import GoogleTarget
+from cloudq_deploy.google.options import GoogleOptions
 from cloudq_deploy.google.plan import Alert, Function, Plan, Queue, Refused, Store
 from cloudq_deploy.requirements import (
     AnyTask,
@@ -39,36 +39,29 @@ from cloudq_gcp.queues import Queues
 _DEADLINES = (10, 600)
 _ATTEMPTS = (5, 100)
 _COLLECTION = "cloudq"
-# Of the app's own URL: what names things. The others say how a machine reaches them.
+# Options of the app's own URL that name resources; the others tell a machine how to connect.
 _NAMING = ("prefix", "subscription", "dead", "exactly_once", "tasks", "account")
-_OURS = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND", "CLOUDQ_INVOCATION_TIMEOUT")
+_RESERVED = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND", "CLOUDQ_INVOCATION_TIMEOUT")
 
 
-def plan_of(app: CloudQ, entry: str, target: GoogleTarget) -> Plan:
-    """The plan of a loaded app. Raises `ConfigurationError` for what Google cannot do."""
-    stack = target.stack or app.name
+def plan_of(app: CloudQ, entry: str, options: GoogleOptions) -> Plan:
+    """Plan a loaded app. Raises `ConfigurationError` for what Google cannot do."""
+    stack = options.stack or app.name
     address = parse(app.conf.broker)
-    project, location = _place(target, address)
-    options = _options(address, f"{stack}-")
-    named = {name: options[name] for name in ("subscription", "dead") if name in options}
-    places = Queues(project=project, prefix=options.get("prefix", ""), **named)
-    tasks, names = tasks_of(app), queue_names(app)
-    _check_named("filters", target.filters, names)
-    groups = [names] if target.functions == "one" else [[name] for name in names]
-    functions: list[Function] = []
-    for group in groups:
-        own = [task for task in tasks if reads(app, task, group)]
-        name = stack if target.functions == "one" else f"{stack}-{plain(group[0])}"
-        functions.append(_function(app, target, own, name=name.replace("_", "-"), queues=group))
-    _check_named("urls", target.urls, [function.name for function in functions])
+    project, location = _place(options, address)
+    url_options = _url_options(address, f"{stack}-")
+    _refuse_exactly_once(url_options)
+    named = {name: url_options[name] for name in ("subscription", "dead") if name in url_options}
+    places = Queues(project=project, prefix=url_options.get("prefix", ""), **named)
+    names = queue_names(app)
+    _check_named("filters", options.filters, names)
+    functions = _functions(app, options, stack, names)
+    _check_named("urls", options.urls, [function.name for function in functions])
     store = _store(app, project, stack)
     database = f"?{urlencode({'database': store.database})}" if store else ""
-    queues = [
-        _queue(app, target, places, name, functions, options.get("exactly_once") == "true")
-        for name in names
-    ]
+    queues = [_queue(app, options, places, name, functions) for name in names]
     jobs, refused = (
-        ((), ()) if target.schedules == "beat" else _jobs(app, stack, places, project, location)
+        ((), ()) if options.schedules == "beat" else _jobs(app, stack, places, project, location)
     )
     _check_jobs(jobs, names)
     plan = Plan(
@@ -82,24 +75,45 @@ def plan_of(app: CloudQ, entry: str, target: GoogleTarget) -> Plan:
         store=store,
         jobs=tuple(jobs),
         refused=tuple(refused),
-        alerts=tuple(_alerts(target, queues, functions)) if target.alarms else (),
+        alerts=tuple(_alerts(options, queues, functions)) if options.alarms else (),
         runtime_account=f"{stack}-tasks",
         push_account=f"{stack}-push",
         bucket=f"{project.replace(':', '-')}-{stack}-functions",
-        log_retention=target.log_retention,
-        alarm_channels=target.alarm_channels,
-        build_account=target.build_account,
-        labels={**target.labels, **ownership(app.name, stack)},
-        delays=options.get("tasks", ""),
-        broker=f"pubsub://{project}" + (f"?{urlencode(options)}" if options else ""),
+        log_retention=options.log_retention,
+        alarm_channels=options.alarm_channels,
+        build_account=options.build_account,
+        labels={**options.labels, **ownership(app.name, stack)},
+        delays=url_options.get("tasks", ""),
+        broker=f"pubsub://{project}" + (f"?{urlencode(url_options)}" if url_options else ""),
         backend=f"firestore://{project}/{store.collection}{database}" if store else "none",
     )
     limits.check(plan)
     return plan
 
 
+def _functions(
+    app: CloudQ, options: GoogleOptions, stack: str, names: Sequence[str]
+) -> list[Function]:
+    tasks = tasks_of(app)
+    groups = [names] if options.functions == "one" else [[name] for name in names]
+    functions: list[Function] = []
+    for group in groups:
+        own = [task for task in tasks if reads(app, task, group)]
+        name = stack if options.functions == "one" else f"{stack}-{plain(group[0])}"
+        functions.append(_function(app, options, own, name=name.replace("_", "-"), queues=group))
+    return functions
+
+
+def _refuse_exactly_once(url_options: Mapping[str, str]) -> None:
+    if url_options.get("exactly_once") == "true":
+        raise ConfigurationError(
+            "exactly_once=true in the broker's URL: Pub/Sub has that for pulling only, and it "
+            "pushes to functions: leave the option out, or run workers"
+        )
+
+
 def ownership(app: str, stack: str) -> dict[str, str]:
-    """The labels that tell a stack's resources from others'."""
+    """The labels that mark a stack's resources."""
     return {"cloudq-app": _label(app), "cloudq-stack": _label(stack)}
 
 
@@ -107,13 +121,13 @@ def _label(text: str) -> str:
     return re.sub(r"[^a-z0-9_-]", "-", text.lower())[:63]
 
 
-def _place(target: GoogleTarget, address: Address) -> tuple[str, str]:
+def _place(options: GoogleOptions, address: Address) -> tuple[str, str]:
     named = address.host if address.scheme == "pubsub" else ""
-    project = target.project or named or os.environ.get("GOOGLE_CLOUD_PROJECT")
-    return limits.check_place(project, target.region or os.environ.get("GOOGLE_CLOUD_REGION"))
+    project = options.project or named or os.environ.get("GOOGLE_CLOUD_PROJECT")
+    return limits.check_place(project, options.region or os.environ.get("GOOGLE_CLOUD_REGION"))
 
 
-def _options(address: Address, prefix: str) -> dict[str, str]:
+def _url_options(address: Address, prefix: str) -> dict[str, str]:
     if address.scheme != "pubsub":
         return {"prefix": prefix}
     return {name: value for name, value in address.options.items() if name in _NAMING and value}
@@ -123,36 +137,41 @@ def _check_named(option: str, given: Mapping[str, str], known: Sequence[str]) ->
     for name in given:
         if name not in known:
             raise ConfigurationError(
-                f"[tool.cloudq.deploy.google] {option}: there is no {name!r}, but "
+                f"[tool.cloudq.deploy.google] {option}: there is no {name!r}; the plan has "
                 f"{', '.join(known)}"
             )
 
 
 def _function(
-    app: CloudQ, target: GoogleTarget, tasks: Sequence[AnyTask], *, name: str, queues: Sequence[str]
+    app: CloudQ,
+    options: GoogleOptions,
+    tasks: Sequence[AnyTask],
+    *,
+    name: str,
+    queues: Sequence[str],
 ) -> Function:
-    hints = target.heeded(merged(tasks))
+    hints = merged(tasks, options.ignore)
     _refuse_hints(hints, f"function {name}")
-    timeout = timeout_of(app, tasks, hints.timeout or target.timeout)
-    taken = [variable for variable in (*target.env, *hints.env) if variable in _OURS]
+    timeout = timeout_of(app, tasks, hints.timeout or options.timeout)
+    taken = [variable for variable in (*options.env, *hints.env) if variable in _RESERVED]
     if taken:
-        raise ConfigurationError(f"env: {taken[0]} is set by the deployment itself")
-    concurrency = target.concurrency
+        raise ConfigurationError(f"env: {taken[0]} is set by the deployment: leave it out")
+    concurrency = options.concurrency
     most = hints.max_concurrency
-    instances = target.max_instances if most is None else max(1, most // concurrency)
+    instances = options.max_instances if most is None else max(1, most // concurrency)
     return Function(
         name=name,
         queues=tuple(queues),
         tasks=tuple(task.name for task in tasks),
-        runtime=target.runtime.replace(".", ""),
-        memory=hints.memory or target.memory,
-        cpu=target.cpu or ("1" if concurrency > 1 else None),
+        runtime=options.runtime.replace(".", ""),
+        memory=hints.memory or options.memory,
+        cpu=options.cpu or ("1" if concurrency > 1 else None),
         timeout=timeout,
         concurrency=concurrency if most is None else min(concurrency, most),
         min_instances=hints.provisioned or 0,
         max_instances=instances,
         env={
-            **target.env,
+            **options.env,
             **hints.env,
             "CLOUDQ_MAX_DEPTH": str(app.conf.max_depth),
             "CLOUDQ_INVOCATION_TIMEOUT": str(timeout),
@@ -164,30 +183,25 @@ def _function(
 def _refuse_hints(hints: Hosting, of: str) -> None:
     if hints.reserved_concurrency is not None:
         raise ConfigurationError(
-            f"{of}: reserved_concurrency is {hints.reserved_concurrency}, and Cloud Run sets "
-            "nothing aside: max_concurrency bounds the function's instances; or name it in ignore"
+            f"{of}: reserved_concurrency is {hints.reserved_concurrency}, and Cloud Run reserves "
+            "nothing: use max_concurrency, which limits the function's instances, or name it in "
+            "ignore of [tool.cloudq.deploy.google]"
         )
     if hints.batch_window or (hints.batch_size or 1) > 1:
         raise ConfigurationError(
-            f"{of}: batch_size and batch_window: Pub/Sub pushes one message at a time; leave them "
+            f"{of}: batch_size and batch_window: Pub/Sub pushes one message at a time: leave them "
             "out, or name them in ignore of [tool.cloudq.deploy.google]"
         )
 
 
 def _queue(
     app: CloudQ,
-    target: GoogleTarget,
+    options: GoogleOptions,
     places: Queues,
     name: str,
     functions: Sequence[Function],
-    exactly_once: bool,
 ) -> Queue:
     function = next(each for each in functions if name in each.queues)
-    if exactly_once:
-        raise ConfigurationError(
-            "exactly_once=true in the broker's URL: Pub/Sub has that for pulling only, and "
-            "functions are pushed to: leave it out, or run workers"
-        )
     fifo = name.endswith(".fifo")
     dead = places.dead_queue(name)
     patience = ORDERED_PATIENCE if fifo else 1
@@ -200,12 +214,12 @@ def _queue(
         dead_subscription=_last(places.subscribed(dead)),
         function=function.name,
         fifo=fifo,
-        # It is the push's timeout, too: the function answers before it.
+        # The push times out after it too, so the function must answer before.
         ack_deadline=min(max(function.timeout, _DEADLINES[0]), _DEADLINES[1]),
         max_attempts=min(max(attempts, _ATTEMPTS[0]), _ATTEMPTS[1]),
-        backoff=(target.min_backoff, target.max_backoff),
-        filter=target.filters.get(name, ""),
-        url=target.urls.get(function.name),
+        backoff=(options.min_backoff, options.max_backoff),
+        filter=options.filters.get(name, ""),
+        url=options.urls.get(function.name),
     )
 
 
@@ -222,8 +236,8 @@ def _store(app: CloudQ, project: str, stack: str) -> Store | None:
         return Store(database=stack, collection=_COLLECTION)
     if address.host and address.host != project:
         raise ConfigurationError(
-            f"the backend {url} is of the project {address.host}, and this is for {project}: leave "
-            "the project out of one of them"
+            f"the backend {url} is in the project {address.host}, and this deployment is for "
+            f"{project}: leave the project out of one of them"
         )
     return Store(
         database=address.options.get("database") or "(default)",
@@ -234,8 +248,8 @@ def _store(app: CloudQ, project: str, stack: str) -> Store | None:
 def _jobs(
     app: CloudQ, stack: str, places: Queues, project: str, location: str
 ) -> tuple[list[Job], list[Refused]]:
-    """The jobs of Cloud Scheduler, and the schedules that it cannot run."""
-    # It says how a job looks; nothing is sent, so the channel leads nowhere.
+    """Make the jobs of Cloud Scheduler, and list the schedules that it cannot run."""
+    # The driver only renders jobs and sends nothing, so its channel leads nowhere.
     driver = CloudScheduler(
         grpc.insecure_channel("localhost:1"),
         parent=f"projects/{project}/locations/{location}",
@@ -255,7 +269,7 @@ def _jobs(
             twice = next((each for each in made if each in jobs), None)
             if twice is not None:
                 raise ConfigurationError(
-                    f"two schedules are {twice!r} in the cloud: give one of them another name"
+                    f"two schedules are both {twice!r} in the cloud: give one of them another name"
                 )
             jobs |= made
     finally:
@@ -267,17 +281,19 @@ def _check_jobs(jobs: Iterable[Job], queues: Sequence[str]) -> None:
     for job in jobs:
         if job.queue not in queues:
             raise ConfigurationError(
-                f"schedule {job.name} sends to the queue {job.queue!r}, which no task has"
+                f"schedule {job.name} sends to the queue {job.queue!r}, which no task uses: "
+                "change the "
+                "queue of one of them"
             )
 
 
 def _alerts(
-    target: GoogleTarget, queues: Sequence[Queue], functions: Sequence[Function]
+    options: GoogleOptions, queues: Sequence[Queue], functions: Sequence[Function]
 ) -> Iterable[Alert]:
     for queue in queues:
         name = queue.topic
         yield Alert(
-            name=f"{name}-oldest", metric="age", of=queue.subscription, threshold=target.oldest
+            name=f"{name}-oldest", metric="age", of=queue.subscription, threshold=options.oldest
         )
         yield Alert(name=f"{name}-dead", metric="dead", of=queue.dead_subscription, threshold=0)
     for function in functions:

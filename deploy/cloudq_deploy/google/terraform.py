@@ -1,8 +1,9 @@
-"""A plan as Terraform's JSON, for the Google provider 6 and 7."""
+"""Renders a plan as Terraform's JSON, for the Google provider 6 and 7."""
 
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass, field
 from typing import Any
 
 from cloudq.schedules.driver import Job
@@ -12,65 +13,40 @@ from cloudq_deploy.terraform import literal
 from cloudq_deploy.terraform import terraform_name as named
 
 Configuration = dict[str, Any]
-Resources = dict[str, dict[str, Any]]
 
 _NUMBER = "${data.google_project.here.number}"
 _KEPT = {"lifecycle": {"prevent_destroy": True}}
-_EVER = {"expiration_policy": {"ttl": ""}}  # else it is deleted after 31 idle days
+# By default Pub/Sub deletes a subscription after 31 idle days.
+_NEVER_EXPIRES = {"expiration_policy": {"ttl": ""}}
 _DEFAULT_RETENTION = 30  # days, of the log bucket `_Default`
 
 
 def configuration(plan: Plan) -> Configuration:
-    """One file of configuration; its variables are the project, the region and the zip."""
-    resources: Resources = {}
-
-    def add(kind: str, name: str, values: dict[str, Any]) -> None:
-        resources.setdefault(f"google_{kind}", {})[named(name)] = values
-
+    """Render the plan; the variables are the project, the region and the zip."""
+    resources = Resources()
     for queue in plan.queues:
-        _queue(plan, queue, add)
-    for account, name in (
-        (plan.runtime_account, f"{plan.stack}: what its functions run as"),
-        (plan.push_account, f"{plan.stack}: in whose name Pub/Sub calls its functions"),
-    ):
-        add("service_account", account, {"account_id": account, "display_name": name[:100]})
-    add("storage_bucket", "code", _bucket(plan))
-    add(
-        "storage_bucket_object",
-        "code",
-        {
-            "bucket": "${google_storage_bucket.code.name}",
-            "name": f"{plan.stack}/${{filesha256(var.zip)}}.zip",
-            "source": "${var.zip}",
-        },
-    )
+        _add_queue(plan, queue, resources)
+    _add_accounts(plan, resources)
+    _add_code(plan, resources)
     for function in plan.functions:
-        add("cloudfunctions2_function", function.name, _function(plan, function))
-    _store(plan, add)
+        resources.add("cloudfunctions2_function", function.name, _function(plan, function))
+    _add_store(plan, resources)
     for number, grant in enumerate(grants(plan), start=1):
         kind, values = _granted(plan, grant)
-        add(kind, f"{grant.who}-{grant.role.rpartition('.')[2]}-{number}", values)
+        resources.add(kind, f"{grant.who}-{grant.role.rpartition('.')[2]}-{number}", values)
     for job in plan.jobs:
-        add("cloud_scheduler_job", job.name, _job(plan, job))
+        resources.add("cloud_scheduler_job", job.name, _job(plan, job))
     for alert in plan.alerts:
-        add("monitoring_alert_policy", alert.name, _alert(plan, alert))
-    _logs(plan, add)
+        resources.add("monitoring_alert_policy", alert.name, _alert(plan, alert))
+    _add_logs(plan, resources)
     return {
         "terraform": {
             "required_providers": {"google": {"source": "hashicorp/google", "version": ">= 6.14"}}
         },
         "provider": {"google": {"project": "${var.project}", "region": "${var.region}"}},
-        "variable": {
-            "project": {"type": "string", "default": plan.project},
-            "region": {"type": "string", "default": plan.location},
-            "zip": {
-                "type": "string",
-                "default": f"build/{plan.stack}-google.zip",
-                "description": "What `cloudq deploy build google` has written",
-            },
-        },
+        "variable": _variables(plan),
         "data": {"google_project": {"here": {"project_id": "${var.project}"}}},
-        "resource": resources,
+        "resource": resources.by_kind,
         "output": {
             "broker": {"value": plan.broker},
             "backend": {"value": plan.backend},
@@ -83,67 +59,100 @@ def configuration(plan: Plan) -> Configuration:
     }
 
 
-def _of(function: Function) -> str:
-    return f"google_cloudfunctions2_function.{named(function.name)}"
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The resources of a configuration, by kind and name."""
+
+    by_kind: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+
+    def add(self, kind: str, name: str, values: dict[str, Any]) -> None:
+        """Add a resource of the provider, whose kinds all begin with `google_`."""
+        self.by_kind.setdefault(f"google_{kind}", {})[named(name)] = values
 
 
-def _queue(plan: Plan, queue: Queue, add: Any) -> None:
-    labels = {"labels": dict(plan.labels)}
-    retention = {"message_retention_duration": f"{queue.retention}s"}
-    for topic in (queue.topic, queue.dead_topic):
-        add("pubsub_topic", topic, {"name": topic, **labels, **_KEPT})
-    add(
-        "pubsub_subscription",
-        queue.dead_subscription,
-        {
-            "name": queue.dead_subscription,
-            "topic": f"${{google_pubsub_topic.{named(queue.dead_topic)}.id}}",
-            "ack_deadline_seconds": 60,
-            **(retention | _EVER | labels | _KEPT),
-        },
-    )
-    uri = f"${{google_cloudfunctions2_function.{named(queue.function)}.service_config[0].uri}}"
-    low, high = queue.backoff
-    add(
-        "pubsub_subscription",
-        queue.subscription,
-        {
-            "name": queue.subscription,
-            "topic": f"${{google_pubsub_topic.{named(queue.topic)}.id}}",
-            "ack_deadline_seconds": queue.ack_deadline,
-            "enable_message_ordering": queue.fifo,
-            **({"filter": literal(queue.filter)} if queue.filter else {}),
-            "dead_letter_policy": {
-                "dead_letter_topic": f"${{google_pubsub_topic.{named(queue.dead_topic)}.id}}",
-                "max_delivery_attempts": queue.max_attempts,
-            },
-            "retry_policy": {"minimum_backoff": f"{low}s", "maximum_backoff": f"{high}s"},
-            "push_config": {
-                "push_endpoint": uri,
-                "oidc_token": {
-                    "service_account_email": _email(plan.push_account),
-                    "audience": uri,
-                },
-            },
-            **(retention | _EVER | labels | _KEPT),
-            # A dead letter needs its topic's subscription, else Pub/Sub forgets it.
-            "depends_on": [f"google_pubsub_subscription.{named(queue.dead_subscription)}"],
-        },
-    )
-
-
-def _email(account: str) -> str:
-    return f"${{google_service_account.{named(account)}.email}}"
-
-
-def _bucket(plan: Plan) -> dict[str, Any]:
+def _variables(plan: Plan) -> dict[str, Any]:
     return {
+        "project": {"type": "string", "default": plan.project},
+        "region": {"type": "string", "default": plan.location},
+        "zip": {
+            "type": "string",
+            "default": f"build/{plan.stack}-google.zip",
+            "description": "The zip that `cloudq deploy build google` has written",
+        },
+    }
+
+
+def _add_accounts(plan: Plan, resources: Resources) -> None:
+    for account, name in (
+        (plan.runtime_account, f"{plan.stack}: its functions run as this account"),
+        (plan.push_account, f"{plan.stack}: Pub/Sub calls its functions as this account"),
+    ):
+        values = {"account_id": account, "display_name": name[:100]}
+        resources.add("service_account", account, values)
+
+
+def _add_code(plan: Plan, resources: Resources) -> None:
+    bucket = {
         "name": plan.bucket,
         "location": "${var.region}",
         "uniform_bucket_level_access": True,
         "public_access_prevention": "enforced",
         "labels": dict(plan.labels),
     }
+    resources.add("storage_bucket", "code", bucket)
+    zipped = {
+        "bucket": "${google_storage_bucket.code.name}",
+        "name": f"{plan.stack}/${{filesha256(var.zip)}}.zip",
+        "source": "${var.zip}",
+    }
+    resources.add("storage_bucket_object", "code", zipped)
+
+
+def _of(function: Function) -> str:
+    return f"google_cloudfunctions2_function.{named(function.name)}"
+
+
+def _add_queue(plan: Plan, queue: Queue, resources: Resources) -> None:
+    labels = {"labels": dict(plan.labels)}
+    for topic in (queue.topic, queue.dead_topic):
+        resources.add("pubsub_topic", topic, {"name": topic, **labels, **_KEPT})
+    retention = {"message_retention_duration": f"{queue.retention}s"}
+    common = retention | _NEVER_EXPIRES | labels | _KEPT
+    dead = {
+        "name": queue.dead_subscription,
+        "topic": f"${{google_pubsub_topic.{named(queue.dead_topic)}.id}}",
+        "ack_deadline_seconds": 60,
+        **common,
+    }
+    resources.add("pubsub_subscription", queue.dead_subscription, dead)
+    resources.add("pubsub_subscription", queue.subscription, _subscription(plan, queue) | common)
+
+
+def _subscription(plan: Plan, queue: Queue) -> dict[str, Any]:
+    uri = f"${{google_cloudfunctions2_function.{named(queue.function)}.service_config[0].uri}}"
+    low, high = queue.backoff
+    return {
+        "name": queue.subscription,
+        "topic": f"${{google_pubsub_topic.{named(queue.topic)}.id}}",
+        "ack_deadline_seconds": queue.ack_deadline,
+        "enable_message_ordering": queue.fifo,
+        **({"filter": literal(queue.filter)} if queue.filter else {}),
+        "dead_letter_policy": {
+            "dead_letter_topic": f"${{google_pubsub_topic.{named(queue.dead_topic)}.id}}",
+            "max_delivery_attempts": queue.max_attempts,
+        },
+        "retry_policy": {"minimum_backoff": f"{low}s", "maximum_backoff": f"{high}s"},
+        "push_config": {
+            "push_endpoint": uri,
+            "oidc_token": {"service_account_email": _email(plan.push_account), "audience": uri},
+        },
+        # Pub/Sub loses dead letters until their topic has a subscription.
+        "depends_on": [f"google_pubsub_subscription.{named(queue.dead_subscription)}"],
+    }
+
+
+def _email(account: str) -> str:
+    return f"${{google_service_account.{named(account)}.email}}"
 
 
 def _function(plan: Plan, function: Function) -> dict[str, Any]:
@@ -184,18 +193,18 @@ def _function(plan: Plan, function: Function) -> dict[str, Any]:
 
 
 def environment(plan: Plan, function: Function) -> dict[str, str]:
-    """All variables of a function."""
+    """All environment variables of a function."""
     own = {"CLOUDQ_BROKER": plan.broker, "CLOUDQ_BACKEND": plan.backend}
     return dict(sorted({**function.env, **own}.items()))
 
 
-def _store(plan: Plan, add: Any) -> None:
+def _add_store(plan: Plan, resources: Resources) -> None:
     store = plan.store
     if store is None:
         return
     database: str = store.database
-    if store.database != "(default)":  # that one most projects have, and somebody else uses it
-        add(
+    if store.database != "(default)":  # most projects have that one, and others use it
+        resources.add(
             "firestore_database",
             "results",
             {
@@ -207,16 +216,16 @@ def _store(plan: Plan, add: Any) -> None:
             },
         )
         database = "${google_firestore_database.results.name}"
-    for field in store.unindexed:
+    for name in store.unindexed:
         values: dict[str, Any] = {
             "database": database,
             "collection": store.collection,
-            "field": field,
-            "index_config": {},  # an empty one: no index at all
+            "field": name,
+            "index_config": {},  # no index at all
         }
-        if field == store.ttl:
+        if name == store.ttl:
             values["ttl_config"] = {}
-        add("firestore_field", field, values)
+        resources.add("firestore_field", name, values)
 
 
 def _granted(plan: Plan, grant: Grant) -> tuple[str, dict[str, Any]]:
@@ -242,7 +251,7 @@ def _granted(plan: Plan, grant: Grant) -> tuple[str, dict[str, Any]]:
         return "service_account_iam_member", {"service_account_id": account, **given}
     name = f"projects/${{var.project}}/databases/{grant.database}"
     condition = {
-        "title": f"{plan.stack}: its database alone",
+        "title": f"{plan.stack}: only its database",
         "expression": f'resource.name == "{name}"',
     }
     values = {"project": "${var.project}", "condition": condition, **given}
@@ -266,7 +275,7 @@ def _job(plan: Plan, job: Job) -> dict[str, Any]:
     }
 
 
-# By metric: the type of resource, the label that names it, the metric, how it is summed up.
+# By metric: the type of resource, the label with its name, Google's metric, and its aligner.
 _METRICS = {
     "age": (
         "pubsub_subscription",
@@ -309,12 +318,12 @@ def _alert(plan: Plan, alert: Alert) -> dict[str, Any]:
     }
 
 
-def _logs(plan: Plan, add: Any) -> None:
-    """A log bucket of its own, where logs are to be kept for another time than all others'."""
+def _add_logs(plan: Plan, resources: Resources) -> None:
+    """Add a log bucket, if logs are to be kept for another time than the project's."""
     if plan.log_retention == _DEFAULT_RETENTION:
         return
     bucket = f"{plan.stack}-tasks"
-    add(
+    resources.add(
         "logging_project_bucket_config",
         "logs",
         {
@@ -325,7 +334,7 @@ def _logs(plan: Plan, add: Any) -> None:
         },
     )
     services = " OR ".join(f'"{each.name}"' for each in plan.functions)
-    add(
+    resources.add(
         "logging_project_sink",
         "logs",
         {

@@ -1,4 +1,4 @@
-"""A plan as a CloudFormation template."""
+"""Renders a plan as a CloudFormation template."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _PERIOD = 300
 
 
 def template(plan: Plan, version: str = "") -> Template:
-    """The template. `version` names the code, for functions that are kept warm by version."""
+    """Render the template. `version` is the hash of the code: warm functions need it."""
     resources: Resources = {}
     for queue in plan.queues:
         _add(resources, _queue(queue), f"queue {queue.name}")
@@ -75,27 +75,28 @@ def template(plan: Plan, version: str = "") -> Template:
     }
 
 
-def _add(resources: Resources, more: Resources, what: str) -> None:
+def _add(resources: Resources, more: Resources, owner: str) -> None:
     for name in more:
         if name in resources:
             raise ConfigurationError(
-                f"{what} and another are both {name} in the template, where names have letters "
-                "and digits only: give one of them another name"
+                f"{owner} and another resource are both {name} in the template, whose names have "
+                "only "
+                "letters and digits: give one of them another name"
             )
     resources |= more
 
 
 def described(app: str) -> str:
-    """The description of an app's stack."""
+    """Describe an app's stack; `state.check_ours` compares it."""
     return f"Queues, functions and results of the cloudq app {app}"
 
 
 def _parameters(*, image: bool) -> dict[str, Any]:
     if image:
-        return {"ImageUri": {"Type": "String", "Description": "The functions' image, by digest"}}
+        return {"ImageUri": {"Type": "String", "Description": "Image of the functions, by digest"}}
     return {
-        "CodeBucket": {"Type": "String", "Description": "Where the zip is"},
-        "CodeKey": {"Type": "String", "Description": "The zip's key, made of its hash"},
+        "CodeBucket": {"Type": "String", "Description": "Bucket of the zip"},
+        "CodeKey": {"Type": "String", "Description": "Key of the zip, made of its hash"},
     }
 
 
@@ -135,7 +136,7 @@ def _queue(queue: Queue) -> Resources:
 
 
 def _table(table: Table) -> Resources:
-    # Without a specification the table has a key of AWS's own, for nothing.
+    # Without a specification AWS encrypts the table with its own key, free of charge.
     encryption: dict[str, Any] = {}
     if table.kms_key:
         encryption = {
@@ -219,7 +220,7 @@ def _names(function: Function) -> tuple[str, str, str]:
 
 
 def function_properties(plan: Plan, function: Function) -> dict[str, Any]:
-    """A function's properties, but for its role."""
+    """Render a function's properties, without its role."""
     code: dict[str, Any] = {"ImageUri": {"Ref": "ImageUri"}}
     if function.package == "zip":
         code = {"S3Bucket": {"Ref": "CodeBucket"}, "S3Key": {"Ref": "CodeKey"}}
@@ -245,7 +246,7 @@ def function_properties(plan: Plan, function: Function) -> dict[str, Any]:
 
 
 def environment(plan: Plan, function: Function, place: Place) -> dict[str, str]:
-    """The function's variables: its own, and where its broker, its backend, its scheduler are."""
+    """The function's variables: its own, and the URLs of broker, backend and scheduler."""
     found = {**function.env, "CLOUDQ_BROKER": plan.broker, "CLOUDQ_BACKEND": plan.backend}
     url = scheduler_url(plan, place)
     if url is not None and plan.scheduling is not None and plan.scheduling.far:
@@ -265,7 +266,7 @@ def _role(plan: Plan, function: Function) -> dict[str, Any]:
         ],
     }
     if function.tracing == "Active":
-        # X-Ray knows no resources: what may write to it may write all of it.
+        # X-Ray has no resources, so its rights cannot be limited to some.
         role["ManagedPolicyArns"] = [sub(XRAY)]
     return role
 

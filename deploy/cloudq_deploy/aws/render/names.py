@@ -1,4 +1,4 @@
-"""The names of resources within a template: letters and digits, each once."""
+"""Names of resources in a CloudFormation template, which have only letters and digits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How parts of a CloudFormation template refer to each other, and what all of them say."""
+"""References between the parts of a CloudFormation template, and settings that they share."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from cloudq_deploy.aws.iam import Arn, Place
 Resources = dict[str, dict[str, Any]]
 
 HERE = Place(partition="${AWS::Partition}", region="${AWS::Region}", account="${AWS::AccountId}")
-# What is data outlives the stack, but not a stack that never came to be.
+# Resources with data outlive the stack, unless its creation failed.
 KEPT = {"DeletionPolicy": "RetainExceptOnCreate", "UpdateReplacePolicy": "Retain"}
 RETENTION = 14 * 24 * 3600
 
 
 def sub(arn: Arn) -> dict[str, str]:
-    """An ARN in this account and region."""
+    """Write an ARN in this account and region."""
     return {"Fn::Sub": arn.at(HERE)}
 
 
 def substituted(value: Any) -> Any:
-    """The value with `Fn::Sub` around each text that refers to something."""
+    """Wrap each string that has a reference in `Fn::Sub`."""
     if isinstance(value, dict):
         return {key: substituted(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, list):
@@ -31,5 +31,5 @@ def substituted(value: Any) -> Any:
 
 
 def arn_of(name: str) -> dict[str, list[str]]:
-    """The ARN of a resource of the template."""
+    """Refer to the ARN of a resource of the template."""
     return {"Fn::GetAtt": [name, "Arn"]}

@@ -1,4 +1,4 @@
-"""A plan as a SAM template: the functions and their queues in SAM's words, the rest as they are."""
+"""Renders a plan as a SAM template: functions as SAM's, the rest as in CloudFormation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TRANSFORM = "AWS::Serverless-2016-10-31"
 
 
 def template(plan: Plan) -> dict[str, Any]:
-    """The template: `sam deploy` with the zip's bucket and key, or after `sam package`."""
+    """Render the template, for `sam deploy` with the bucket and key of the zip."""
     made = cloudformation.template(plan)
     resources: dict[str, Any] = {
         name: resource

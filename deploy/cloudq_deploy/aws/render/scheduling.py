@@ -1,4 +1,4 @@
-"""An app's schedules in a CloudFormation template."""
+"""Renders an app's schedules for a CloudFormation template."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cloudq_deploy.aws.schedules import job_of
 
 
 def shared(plan: Plan) -> Resources:
-    """What all schedules have: their group, a role, a queue for what could not be sent."""
+    """Render the parts that all schedules share: their group, role and dead-letter queue."""
     scheduling = plan.scheduling
     if scheduling is None:
         return {}
@@ -37,7 +37,7 @@ def shared(plan: Plan) -> Resources:
             **KEPT,
             "Properties": {"QueueName": scheduling.dead_name, **undelivered(scheduling)},
         },
-        # Entries have no tags: that of their group says whose they are.
+        # Entries have no tags; those of their group tell the owner.
         "Schedules": {
             "Type": "AWS::Scheduler::ScheduleGroup",
             "Properties": {
@@ -66,7 +66,7 @@ def shared(plan: Plan) -> Resources:
 
 
 def undelivered(scheduling: Scheduling) -> dict[str, Any]:
-    """The queue for what could not be sent; EventBridge Scheduler takes a standard one only."""
+    """Render the queue for messages that could not be sent: EventBridge takes no FIFO queue."""
     encryption: dict[str, Any] = {"SqsManagedSseEnabled": True}
     if scheduling.kms_key:
         encryption = {"KmsMasterKeyId": scheduling.kms_key}
@@ -74,7 +74,7 @@ def undelivered(scheduling: Scheduling) -> dict[str, Any]:
 
 
 def entry(plan: Plan, schedule: Schedule) -> Resources:
-    """One schedule."""
+    """Render a schedule."""
     made = schedule_properties(
         job_of(schedule),
         queue=arn_of(logical("Queue", plan.queue(schedule.queue).name)),
@@ -98,12 +98,12 @@ def entry(plan: Plan, schedule: Schedule) -> Resources:
 
 
 def moment(value: datetime) -> str:
-    """A start or an end, as templates have them."""
+    """Write a start or an end in the form of templates."""
     return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def output(plan: Plan) -> dict[str, Any]:
-    """By what `cloudq schedules` finds the entries."""
+    """Render the output with which `cloudq schedules` finds the entries."""
     url = scheduler_url(plan, HERE)
     if url is None:
         return {}

@@ -1,1 +1,1 @@
-"""Makes AWS equal to a plan, through CloudFormation's change sets."""
+"""Makes the stack of a plan on AWS, through CloudFormation's change sets."""

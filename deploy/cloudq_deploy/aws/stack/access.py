@@ -1,12 +1,12 @@
-"""The AWS services that a deployment talks to, on one account, region and endpoint."""
+"""Clients of the AWS services that a deployment uses, and one translation of their errors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import count
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
@@ -46,11 +46,11 @@ _CONFIG = Config(
 
 
 class DeployError(CloudQError):
-    """The deployment could not be done, or not to the end; the message says how things stand."""
+    """A deployment that failed; the message says what was changed and what to do."""
 
 
 class Aws:
-    """Clients of one session, each made when it is first used; safe from many threads."""
+    """The clients of one session, each made at its first use; threads may share them."""
 
     def __init__(
         self, *, region: str | None, profile: str | None = None, endpoint_url: str | None = None
@@ -58,95 +58,99 @@ class Aws:
         try:
             self.session = boto3.Session(profile_name=profile, region_name=region)
         except ProfileNotFound as error:
-            raise ConfigurationError(f"{error}: see `aws configure list-profiles`") from error
+            raise ConfigurationError(
+                f"{error}: `aws configure list-profiles` shows the profiles"
+            ) from error
         if endpoint_url and not endpoint_url.startswith(("http://", "https://")):
             raise ConfigurationError(
-                f"--endpoint-url {endpoint_url}: it begins with http:// or https://, as "
+                f"--endpoint-url {endpoint_url}: write the address with http:// or https://, such "
+                "as "
                 "http://127.0.0.1:4566"
             )
         self.endpoint_url = endpoint_url
 
     @property
     def region(self) -> str | None:
-        """The region asked for, or that of the profile."""
+        """The region that was asked for, else the profile's."""
         return self.session.region_name
 
-    def client(self, service: str) -> object:
-        """A client of the service; the caller knows its type."""
+    def client(self, service: str) -> Any:
+        """Make a client of the service; the caller states its type."""
         # The stubs have an overload for each service, most of them not installed.
-        make = cast("Callable[..., object]", getattr(self.session, "client"))  # noqa: B009
+        make: Any = getattr(self.session, "client")  # noqa: B009
         return make(service, endpoint_url=self.endpoint_url, config=_CONFIG)
 
     @cached_property
     def cloudformation(self) -> CloudFormationClient:
-        return cast("CloudFormationClient", self.client("cloudformation"))
+        return self.client("cloudformation")
 
     @cached_property
     def s3(self) -> S3Client:
-        return cast("S3Client", self.client("s3"))
+        return self.client("s3")
 
     @cached_property
     def functions(self) -> LambdaClient:
-        return cast("LambdaClient", self.client("lambda"))
+        return self.client("lambda")
 
     @cached_property
     def logs(self) -> CloudWatchLogsClient:
-        return cast("CloudWatchLogsClient", self.client("logs"))
+        return self.client("logs")
 
     @cached_property
     def sqs(self) -> SQSClient:
-        return cast("SQSClient", self.client("sqs"))
+        return self.client("sqs")
 
     @cached_property
     def dynamodb(self) -> DynamoDBClient:
-        return cast("DynamoDBClient", self.client("dynamodb"))
+        return self.client("dynamodb")
 
     @cached_property
     def scheduler(self) -> EventBridgeSchedulerClient:
-        return cast("EventBridgeSchedulerClient", self.client("scheduler"))
+        return self.client("scheduler")
 
     @cached_property
     def account(self) -> str:
-        """The account's number. Raises `ConfigurationError` where there are no credentials."""
-        with asking("ask who this is"):
-            return cast("STSClient", self.client("sts")).get_caller_identity()["Account"]
+        """The number of the account. Raises `ConfigurationError` without credentials."""
+        client: STSClient = self.client("sts")
+        with asking("find the account of these credentials"):
+            return client.get_caller_identity()["Account"]
 
 
 def naps() -> Iterator[float]:
-    """Seconds between looks at something that changes: short at first, then one a second."""
+    """Yield the seconds to sleep between two looks at a change: short at first, then one."""
     for number in count():
         yield min(0.1 * 2 ** min(number, 4), 1.0)
 
 
 @contextmanager
-def asking(what: str) -> Generator[None]:
-    """Turn what the SDK raises into one line that says what was tried and what to do."""
+def asking(to: str) -> Generator[None]:
+    """Turn an error of the SDK into one line: what could not be done (`to`), and the remedy."""
     try:
         yield
     except NoCredentialsError as error:
         raise ConfigurationError(
-            f"no AWS credentials to {what}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or `aws sso login`; nothing was changed"
+            f"no AWS credentials to {to}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or run `aws sso login`; nothing was changed"
         ) from error
     except EndpointConnectionError as error:
-        raise DeployError(f"cannot {what}: {error}: is --endpoint-url right?") from error
+        raise DeployError(f"cannot {to}: {error}: check --endpoint-url") from error
     except ClientError as error:
         code = code_of(error)
         if code in _BAD_KEYS:
             raise ConfigurationError(
-                f"cannot {what}: AWS refuses the credentials: {error}"
+                f"cannot {to}: AWS refuses the credentials: {error}"
             ) from error
-        advice = ": see `cloudq deploy iam --role deployer`" if code in _DENIED else ""
-        raise DeployError(f"cannot {what}: {error}{advice}") from error
+        advice = ": `cloudq deploy iam --role deployer` prints the rights that this needs"
+        raise DeployError(f"cannot {to}: {error}{advice if code in _DENIED else ''}") from error
     except BotoCoreError as error:
-        raise DeployError(f"cannot {what}: {error}") from error
+        raise DeployError(f"cannot {to}: {error}") from error
 
 
 def code_of(error: ClientError) -> str:
-    """The service's own name of the error."""
+    """The service's code for the error."""
     return error.response.get("Error", {}).get("Code", "")
 
 
 def message_of(error: ClientError) -> str:
-    """The service's own words."""
+    """The service's message about the error."""
     return error.response.get("Error", {}).get("Message", str(error))

@@ -1,7 +1,7 @@
-"""Takes over queues and tables that exist: CloudFormation's import, before the apply itself.
+"""Takes existing queues and tables into a stack, by an import of CloudFormation.
 
-A `destroy` keeps data, so the next apply finds it. Only what holds data is taken over; the rest of
-a foreign stack is not.
+The import comes before the apply itself. `destroy` keeps queues and tables, so the next apply
+finds them. Only resources that hold data are taken over.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from cloudq_deploy.aws.stack.access import Aws, asking, code_of
-from cloudq_deploy.aws.stack.state import Standing, template_of
+from cloudq_deploy.aws.stack.state import StackState, template_of
 
 _QUEUE, _TABLE = "AWS::SQS::Queue", "AWS::DynamoDB::Table"
 _ABSENT = frozenset(
@@ -24,7 +24,7 @@ _ABSENT = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A resource of a template that exists; `identifier` is what CloudFormation finds it by."""
+    """An existing resource of a template; CloudFormation finds it by `identifier`."""
 
     name: str
     kind: str
@@ -32,11 +32,11 @@ class Found:
 
 
 def adoptable(
-    aws: Aws, stack: str, template: Mapping[str, Any], standing: Standing | None
+    aws: Aws, stack: str, template: Mapping[str, Any], state: StackState | None
 ) -> Sequence[Found]:
-    """The queues and tables of the template that exist outside of the stack."""
+    """Find the queues and tables of the template that exist outside of the stack."""
     inside: Mapping[str, Any] = {}
-    if standing is not None and not standing.review:
+    if state is not None and not state.review:
         inside = template_of(aws, stack)["Resources"]
     found = [
         _find(aws, name, resource)
@@ -66,10 +66,13 @@ def importing(
     stack: str,
     template: Mapping[str, Any],
     found: Sequence[Found],
-    standing: Standing | None,
+    state: StackState | None,
 ) -> dict[str, Any]:
-    """The template of the import: what the stack has now, and these, as an import adds no more."""
-    first = standing is None or standing.review
+    """Make the template of the import: the stack's present resources and the found ones.
+
+    An import may add nothing else.
+    """
+    first = state is None or state.review
     kept = ("AWSTemplateFormatVersion", "Description")
     base: dict[str, Any] = {name: template[name] for name in kept}
     if not first:
@@ -80,6 +83,6 @@ def importing(
         own = json.loads(json.dumps(template["Resources"][each.name]))
         redrive = own["Properties"].get("RedrivePolicy")
         if redrive and redrive["deadLetterTargetArn"]["Fn::GetAtt"][0] not in present:
-            del own["Properties"]["RedrivePolicy"]  # the apply that follows sets it
+            del own["Properties"]["RedrivePolicy"]  # the next apply sets it
         resources[each.name] = own
     return {**base, "Resources": resources}

@@ -1,4 +1,4 @@
-"""Makes a stack as a plan says: propose, show, ask, upload, execute, follow."""
+"""Makes the stack of a plan: propose changes, show them, ask, upload, execute, follow."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from cloudq_deploy.aws.stack.bucket import Bucket, Release
 from cloudq_deploy.aws.stack.changes import ChangeSet, Proposal, discard, propose
 from cloudq_deploy.aws.stack.drift import Drift, drift
 from cloudq_deploy.aws.stack.foreign import check_free
-from cloudq_deploy.aws.stack.state import Standing, check_ours, check_ready, look
+from cloudq_deploy.aws.stack.state import StackState, check_ours, check_ready, look
 from cloudq_deploy.aws.stack.watch import Event, follow, seen
 
-# After an import, or before there is anything, CloudFormation compares nothing.
+# In other states, such as after an import, CloudFormation compares nothing.
 _COMPARABLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
-# Of a change set that another apply has made worthless, or that comes while it goes on.
+# Errors for a change set that another apply has overtaken.
 _OVERTAKEN = ("InvalidChangeSetStatus", "ChangeSetNotFound", "ValidationError")
 _MADE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "DELETE_COMPLETE", "IMPORT_COMPLETE")
 _DONE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 
 
-class Screen(Protocol):
-    """Whom an apply shows what it does, and asks."""
+class Terminal(Protocol):
+    """Shows the progress of an apply, and asks whether to go on."""
 
     def show(self, changes: ChangeSet) -> None: ...
     def confirm(self, changes: ChangeSet) -> bool: ...
@@ -40,7 +40,10 @@ class Screen(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """What functions run: a zip by the digest of its contents, or an image."""
+    """The code of the functions: a zip, or the address of an image.
+
+    `digest` is the hash of its contents.
+    """
 
     digest: str
     path: Path | None = None
@@ -51,13 +54,13 @@ def apply(
     aws: Aws,
     plan: Plan,
     code: Code,
-    screen: Screen,
+    terminal: Terminal,
     *,
     bucket: Bucket,
     adopt: bool = False,
     ignore_drift: bool = False,
 ) -> Mapping[str, str] | None:
-    """Make the stack equal to the plan; its outputs, or None if the answer was no.
+    """Make the stack equal to the plan; returns its outputs, or None if the answer was no.
 
     Raises `DeployError`: before anything is changed, or after a failure and its rollback.
     """
@@ -65,102 +68,104 @@ def apply(
     if code.image:
         parameters = {"ImageUri": code.image}
     made = template(plan, code.digest)
-    # A stack keeps its parameters as it keeps its template, so these are what a rollback needs.
+    # A rollback needs the parameters as well as the template.
     proposal = Proposal(stack=plan.stack, template=made, parameters=parameters, tags=plan.tags)
-    if adopt and not _adopt(aws, plan, proposal, screen, bucket):
+    if adopt and not _adopt(aws, plan, proposal, terminal, bucket):
         return None
     upload = None
     if code.path is not None:
-        upload = partial(_upload, bucket, code.path, parameters["CodeKey"], screen)
+        upload = partial(_upload, bucket, code.path, parameters["CodeKey"], terminal)
     return change(
-        aws, plan.app, proposal, screen, bucket=bucket, upload=upload, ignore_drift=ignore_drift
+        aws, plan.app, proposal, terminal, bucket=bucket, upload=upload, ignore_drift=ignore_drift
     )
 
 
-def _adopt(aws: Aws, plan: Plan, proposal: Proposal, screen: Screen, bucket: Bucket) -> bool:
-    """Take queues and tables that exist into the stack, as a change of its own; False for no."""
-    standing = look(aws, plan.stack)
-    found = adoptable(aws, plan.stack, proposal.template, standing)
+def _adopt(aws: Aws, plan: Plan, proposal: Proposal, terminal: Terminal, bucket: Bucket) -> bool:
+    """Take existing queues and tables into the stack, as a separate change; False for no."""
+    state = look(aws, plan.stack)
+    found = adoptable(aws, plan.stack, proposal.template, state)
     if not found:
         return True
-    template = importing(aws, plan.stack, proposal.template, found, standing)
+    template = importing(aws, plan.stack, proposal.template, found, state)
     declared = template.get("Parameters", {})
     taking = replace(
         proposal,
         template=template,
         parameters={}
-        if standing is None
-        else {name: value for name, value in standing.parameters.items() if name in declared},
+        if state is None
+        else {name: value for name, value in state.parameters.items() if name in declared},
         imports=found,
     )
     taken = change(
-        aws, plan.app, taking, screen, bucket=bucket, upload=None, ignore_drift=True, keep=False
+        aws, plan.app, taking, terminal, bucket=bucket, upload=None, ignore_drift=True, keep=False
     )
     return taken is not None
 
 
 def roll_back(
-    aws: Aws, app: str, stack: str, tags: Mapping[str, str], screen: Screen, *, bucket: Bucket
+    aws: Aws, app: str, stack: str, tags: Mapping[str, str], terminal: Terminal, *, bucket: Bucket
 ) -> Mapping[str, str] | None:
-    """Make the stack as it was before its last apply. Raises `DeployError`."""
+    """Apply the release before the present one again. Raises `DeployError`."""
     releases = bucket.releases()
     if len(releases) < 2:
-        raise DeployError(f"the stack {stack} has no release before the present one")
+        raise DeployError(
+            f"stack {stack} has no earlier release to go back to: nothing was changed"
+        )
     earlier: Release = bucket.release(releases[1])
-    screen.note(f"back to the release of {earlier.at}")
+    terminal.note(f"going back to the release of {earlier.at}")
     proposal = Proposal(
         stack=stack, template=earlier.template, parameters=earlier.parameters, tags=tags
     )
-    return change(aws, app, proposal, screen, bucket=bucket, upload=None, ignore_drift=True)
+    return change(aws, app, proposal, terminal, bucket=bucket, upload=None, ignore_drift=True)
 
 
 def change(
     aws: Aws,
     app: str,
     proposal: Proposal,
-    screen: Screen,
+    terminal: Terminal,
     *,
     bucket: Bucket,
     upload: Callable[[], None] | None,
     ignore_drift: bool,
     keep: bool = True,
 ) -> Mapping[str, str] | None:
-    """The steps of every change of a stack."""
+    """Change a stack: propose, show, ask, upload, execute; returns the outputs, or None for no."""
     stack = proposal.stack
-    standing = look(aws, stack)
-    if standing is not None:
-        check_ours(standing, app)
-        check_ready(standing)
-        if not ignore_drift and standing.status in _COMPARABLE:
+    state = look(aws, stack)
+    if state is not None:
+        check_ours(state, app)
+        check_ready(state)
+        if not ignore_drift and state.status in _COMPARABLE:
             staying = proposal.template["Resources"].keys()
             _check_drift([each for each in drift(aws, stack) if each.name in staying], stack)
-    proposed = propose(aws, proposal, standing, bucket)
+    proposed = propose(aws, proposal, state, bucket)
     if proposed is None:
-        screen.note(f"no changes: the stack {stack} is as the code says")
-        if keep and standing is not None:
-            # An apply that was interrupted has not kept what CloudFormation went on to make.
+        terminal.note(f"no changes: stack {stack} is up to date")
+        if keep and state is not None:
+            # An interrupted apply did not save the release that CloudFormation went on to make.
             bucket.keep(proposal.template, proposal.parameters)
-        return standing.outputs if standing else {}
+        return state.outputs if state else {}
     try:
         if not proposal.imports:
             check_free(aws, proposed.changes, proposal.template)
-        screen.show(proposed)
-        agreed = screen.confirm(proposed)
+        terminal.show(proposed)
+        agreed = terminal.confirm(proposed)
         if agreed:
             bucket.prepare()
             if upload is not None:
                 upload()
-            _check_still(look(aws, stack), standing, stack)
+            _check_still(look(aws, stack), state, stack)
     except BaseException as error:
         discard(aws, proposed)
         if isinstance(error, KeyboardInterrupt):
-            screen.note(f"interrupted: nothing of the stack {stack} was changed")
+            terminal.note(f"interrupted: stack {stack} was not changed")
         raise
     if not agreed:
         discard(aws, proposed)
-        screen.note("nothing was changed")
+        terminal.note("nothing was changed")
         return None
-    _execute(aws, proposed, screen)
+    _execute(aws, proposed, terminal)
     if keep:
         bucket.save(proposal.template, proposal.parameters)
     after = look(aws, stack)
@@ -170,14 +175,13 @@ def change(
 def _check_drift(drifts: Sequence[Drift], stack: str) -> None:
     if drifts:
         raise DeployError(
-            f"the stack {stack} was changed by hand: {'; '.join(map(str, drifts))}. An apply "
-            "leaves what its template does not change: put it back, or go on with "
-            "--ignore-drift; nothing was changed"
+            f"stack {stack} was changed by hand: {'; '.join(map(str, drifts))}. An apply would not "
+            "undo that: undo it by hand, or apply with --ignore-drift; nothing was changed"
         )
 
 
-def _check_still(now: Standing | None, before: Standing | None, stack: str) -> None:
-    """Raise `DeployError` if the stack is another than when the changes were worked out."""
+def _check_still(now: StackState | None, before: StackState | None, stack: str) -> None:
+    """Raise `DeployError` if the stack has changed since the proposal."""
     first = before is None or before.review
     if now is None or now.review != first or (not first and now != before):
         raise _overtaken(stack)
@@ -185,21 +189,21 @@ def _check_still(now: Standing | None, before: Standing | None, stack: str) -> N
 
 def _overtaken(stack: str) -> DeployError:
     return DeployError(
-        f"somebody else changes the stack {stack}, or did since these changes were worked out; "
-        "this apply changed nothing: wait until `cloudq deploy status` shows it done, and apply "
-        "again"
+        f"somebody else is changing stack {stack}, or has changed it since these changes were "
+        "proposed; this apply changed nothing: wait until `cloudq deploy status` shows that it is "
+        "done, then apply again"
     )
 
 
-def _upload(bucket: Bucket, path: Path, key: str, screen: Screen) -> None:
+def _upload(bucket: Bucket, path: Path, key: str, terminal: Terminal) -> None:
     if bucket.upload(path, key):
-        screen.note(f"uploaded s3://{bucket.name}/{key}")
+        terminal.note(f"uploaded s3://{bucket.name}/{key}")
 
 
-def _execute(aws: Aws, proposed: ChangeSet, screen: Screen) -> None:
+def _execute(aws: Aws, proposed: ChangeSet, terminal: Terminal) -> None:
     stack = proposed.stack
     known = seen(aws, stack)
-    with asking(f"change the stack {stack}"):
+    with asking(f"change stack {stack}"):
         try:
             aws.cloudformation.execute_change_set(ChangeSetName=proposed.id)
         except ClientError as error:
@@ -211,16 +215,16 @@ def _execute(aws: Aws, proposed: ChangeSet, screen: Screen) -> None:
     def tell(event: Event) -> None:
         if event.status in _MADE:
             done.add(event.name)
-        screen.tell(event)
+        terminal.tell(event)
 
     try:
         status, why = follow(aws, stack, known, tell)
     except KeyboardInterrupt:
-        screen.note(
+        terminal.note(
             f"interrupted after {len(done)} of {len(proposed.changes)} resources: AWS goes on "
-            f"with the stack {stack} to the end, or back. `cloudq deploy status` shows how it "
-            "stands; when it is done `cloudq deploy apply` goes on from there, and `cloudq deploy "
-            "destroy` takes it down"
+            f"changing stack {stack}, or rolls it back. `cloudq deploy status` shows its state; "
+            "when it is done, `cloudq deploy apply` goes on from there, and `cloudq deploy "
+            "destroy` deletes it"
         )
         raise
     if status not in _DONE:
@@ -229,8 +233,12 @@ def _execute(aws: Aws, proposed: ChangeSet, screen: Screen) -> None:
 
 def _failure(stack: str, status: str, why: str | None) -> str:
     back = {
-        "ROLLBACK_COMPLETE": "what it had made was taken back; `cloudq deploy destroy` clears it",
+        "ROLLBACK_COMPLETE": "its resources were deleted again; `cloudq deploy destroy` removes "
+        "the empty stack",
         "UPDATE_ROLLBACK_COMPLETE": "the stack is as it was before",
     }
-    stands = back.get(status, f"the stack is in {status} and was not rolled back to the end")
-    return f"the stack {stack} could not be changed: {why or 'no reason was given'}; {stands}"
+    now = back.get(
+        status,
+        f"the stack is in {status}, and its rollback did not finish: see `cloudq deploy status`",
+    )
+    return f"stack {stack} could not be changed: {why or 'AWS gave no reason'}; {now}"

@@ -1,7 +1,7 @@
-"""The bucket with the code of functions and the releases of stacks.
+"""The bucket that keeps the code of functions, and releases for a rollback.
 
-STACK/code/DIGEST.zip         what functions run
-STACK/releases/TIME.json      template and parameters of each finished apply, for rollback
+STACK/code/DIGEST.zip         the code of the functions
+STACK/releases/TIME.json      the template and parameters of each finished apply
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from botocore.exceptions import ClientError
 from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, code_of
 
 _MISSING = frozenset({"404", "NoSuchBucket", "NoSuchKey", "NotFound"})
-_AT_HOME = "us-east-1"  # the region that a bucket's location is not named for
+_AT_HOME = "us-east-1"  # S3 refuses it as a location: leaving the location out means it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """What was applied, and when (ISO 8601)."""
+    """A finished apply: its time (ISO 8601), template and parameters."""
 
     at: str
     template: Mapping[str, Any]
@@ -31,10 +31,10 @@ class Release:
 
 
 class Bucket:
-    """The bucket of one stack's deployments, `cloudq-deploy-ACCOUNT-REGION` if none is named.
+    """The bucket of one stack's deployments: `cloudq-deploy-ACCOUNT-REGION` unless named.
 
-    Every request names the account that the bucket must be of: a bucket of that name in somebody
-    else's account is refused.
+    Every request names the account that must own the bucket, so that a bucket of the same name in
+    somebody else's account is refused.
     """
 
     def __init__(self, aws: Aws, stack: str, name: str | None = None) -> None:
@@ -48,14 +48,14 @@ class Bucket:
         return f"{self._stack}/code/{digest}.zip"
 
     def prepare(self) -> None:
-        """Make the bucket if there is none: private, encrypted."""
-        with asking(f"look at the bucket {self.name}"):
+        """Make the bucket, private and encrypted, unless it exists. Raises `DeployError`."""
+        with asking(f"read bucket {self.name}"):
             if self._exists():
                 return
         if not self._own:
             raise DeployError(f"there is no bucket {self.name}: make it, or leave --bucket out")
         s3 = self._aws.s3
-        with asking(f"make the bucket {self.name}"):
+        with asking(f"make bucket {self.name}"):
             if self._aws.region == _AT_HOME:
                 s3.create_bucket(Bucket=self.name)
             else:
@@ -82,9 +82,9 @@ class Bucket:
         return True
 
     def upload(self, path: Path, key: str) -> bool:
-        """Put the zip there; False if it is there already."""
+        """Upload the zip; returns False if it was there already."""
         owner = self._aws.account
-        with asking(f"upload {path.name} to the bucket {self.name}"):
+        with asking(f"upload {path.name} to bucket {self.name}"):
             try:
                 self._aws.s3.head_object(Bucket=self.name, Key=key, ExpectedBucketOwner=owner)
             except ClientError as error:
@@ -99,10 +99,10 @@ class Bucket:
         return True
 
     def save(self, template: Mapping[str, Any], parameters: Mapping[str, str]) -> None:
-        """Keep what was applied."""
+        """Save a release of what was applied."""
         now = datetime.now(UTC).isoformat(timespec="microseconds")
         release = Release(at=now, template=template, parameters=parameters)
-        with asking(f"keep the release in the bucket {self.name}"):
+        with asking(f"save the release in bucket {self.name}"):
             self._aws.s3.put_object(
                 Bucket=self.name,
                 Key=f"{self._releases}{now}.json",
@@ -111,23 +111,23 @@ class Bucket:
             )
 
     def keep(self, template: Mapping[str, Any], parameters: Mapping[str, str]) -> None:
-        """Keep what was applied, if the newest release is another."""
+        """Save a release, unless the newest one is equal."""
         releases = self.releases()
         newest = self.release(releases[0]) if releases else None
-        # As JSON, which is what a release was kept as.
+        # Releases are saved as JSON, so they are compared as JSON.
         made: Any = json.loads(json.dumps([template, parameters]))
         if newest is None or [newest.template, newest.parameters] != made:
             self.prepare()
             self.save(template, parameters)
 
     def releases(self) -> list[str]:
-        """The keys of all releases, the newest first."""
-        with asking(f"list the releases in the bucket {self.name}"):
+        """List the keys of all releases, newest first."""
+        with asking(f"list the releases in bucket {self.name}"):
             return sorted(self._keys(self._releases), reverse=True) if self._exists() else []
 
     def release(self, key: str) -> Release:
-        """One release."""
-        with asking(f"read {key} in the bucket {self.name}"):
+        """Read one release."""
+        with asking(f"read {key} in bucket {self.name}"):
             reply = self._aws.s3.get_object(
                 Bucket=self.name, Key=key, ExpectedBucketOwner=self._aws.account
             )
@@ -144,9 +144,9 @@ class Bucket:
         return [each.get("Key", "") for page in pages for each in page.get("Contents", ())]
 
     def clear(self) -> None:
-        """Delete all that is of this stack; the bucket too, if it is ours and then empty."""
+        """Delete the stack's objects, and the bucket if cloudq made it and it is empty."""
         owner = self._aws.account
-        with asking(f"clear the bucket {self.name}"):
+        with asking(f"clear bucket {self.name}"):
             if not self._exists():
                 return
             for key in self._keys(f"{self._stack}/"):

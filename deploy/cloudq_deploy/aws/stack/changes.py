@@ -1,4 +1,4 @@
-"""What an apply would change: CloudFormation's change set, and the properties that differ."""
+"""Proposes changes of a stack: CloudFormation's change set, and the properties that differ."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from botocore.exceptions import ClientError
 from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, message_of, naps
 from cloudq_deploy.aws.stack.adopt import Found
 from cloudq_deploy.aws.stack.bucket import Bucket
-from cloudq_deploy.aws.stack.state import Standing, template_of
+from cloudq_deploy.aws.stack.state import StackState, template_of
 
 _NOTHING = ("didn't contain changes", "no updates are to be performed", "no changes")
 _PATIENCE = 300.0
-# A larger template has to lie in a bucket.
+# CloudFormation takes larger templates from a bucket only.
 _LARGEST_BODY = 51_200
 _DATA = ("AWS::SQS::Queue", "AWS::DynamoDB::Table")
 _ABSENT = "(none)"
@@ -26,7 +26,7 @@ _ABSENT = "(none)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One property: its path, and its values before and after as text."""
+    """A property that changes: its path, and its values before and after as text."""
 
     path: str
     before: str
@@ -35,7 +35,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One resource. `action` is Add, Modify, Remove or Import; `replaced`: by a new one."""
+    """A resource that changes. `action` is Add, Modify, Remove or Import.
+
+    `replaced`: AWS makes a new resource in its place.
+    """
 
     action: str
     name: str
@@ -46,13 +49,13 @@ class Change:
 
     @property
     def loses_data(self) -> bool:
-        """Whether messages or results go with it, or stay behind in what is no longer used."""
+        """Tell whether the change deletes or abandons messages or results."""
         return self.kind in _DATA and (self.replaced or self.action == "Remove")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeSet:
-    """Changes that CloudFormation has agreed to and not yet made."""
+    """Changes that CloudFormation has accepted and not yet made."""
 
     id: str
     stack: str
@@ -62,7 +65,7 @@ class ChangeSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """What a stack should be."""
+    """The wanted state of a stack."""
 
     stack: str
     template: Mapping[str, Any]
@@ -72,16 +75,16 @@ class Proposal:
 
 
 def propose(
-    aws: Aws, proposal: Proposal, standing: Standing | None, bucket: Bucket
+    aws: Aws, proposal: Proposal, state: StackState | None, bucket: Bucket
 ) -> ChangeSet | None:
-    """Have CloudFormation work out the changes; None if there are none.
+    """Have CloudFormation work out the changes; returns None if there are none.
 
-    Nothing but the change set is made: `discard` takes it back. Raises `DeployError`.
+    Makes nothing but a change set, which `discard` deletes. Raises `DeployError`.
     """
-    first = standing is None or standing.review
+    first = state is None or state.review
     before = {} if first else template_of(aws, proposal.stack)
     name = f"cloudq-{datetime.now(UTC):%Y%m%d%H%M%S%f}"
-    with asking(f"propose changes of the stack {proposal.stack}"):
+    with asking(f"propose changes of stack {proposal.stack}"):
         reply = aws.cloudformation.create_change_set(
             StackName=proposal.stack,
             ChangeSetName=name,
@@ -91,7 +94,7 @@ def propose(
                 for key, value in proposal.parameters.items()
             ],
             Capabilities=["CAPABILITY_NAMED_IAM"],
-            # An import may not set any; the apply after it does.
+            # CloudFormation allows no tags in an import; the next apply sets them.
             Tags=[]
             if proposal.imports
             else [{"Key": key, "Value": value} for key, value in proposal.tags.items()],
@@ -107,7 +110,7 @@ def propose(
     if found is None:
         discard(aws, made)
         return None
-    old: Mapping[str, str] = {} if standing is None else standing.parameters
+    old: Mapping[str, str] = {} if state is None else state.parameters
     changes = [_change(each, before, proposal, old) for each in found]
     return ChangeSet(id=made.id, stack=made.stack, first=first, changes=changes)
 
@@ -130,7 +133,7 @@ def _body(aws: Aws, proposal: Proposal, bucket: Bucket) -> Any:
         return {"TemplateBody": text}
     bucket.prepare()
     key = f"{proposal.stack}/template.json"
-    with asking(f"upload the template to the bucket {bucket.name}"):
+    with asking(f"upload the template to bucket {bucket.name}"):
         aws.s3.put_object(
             Bucket=bucket.name, Key=key, Body=text.encode(), ExpectedBucketOwner=aws.account
         )
@@ -138,19 +141,19 @@ def _body(aws: Aws, proposal: Proposal, bucket: Bucket) -> Any:
 
 
 def _settled(aws: Aws, made: ChangeSet) -> list[Any] | None:
-    """The changes when CloudFormation has worked them out; None if there are none."""
+    """Wait until CloudFormation has worked out the changes; returns None if there are none."""
     deadline = time.monotonic() + _PATIENCE
     for nap in naps():
         if time.monotonic() > deadline:
             break
-        with asking(f"read the changes of the stack {made.stack}"):
+        with asking(f"read the changes of stack {made.stack}"):
             reply = aws.cloudformation.describe_change_set(ChangeSetName=made.id)
             status, reason = reply["Status"], reply.get("StatusReason", "")
             if status == "FAILED":
                 if any(said in reason.lower() for said in _NOTHING):
                     return None
                 raise DeployError(
-                    f"CloudFormation refuses the changes of the stack {made.stack}: "
+                    f"CloudFormation refuses the changes of stack {made.stack}: "
                     f"{reason or status}; nothing was changed"
                 )
             if status == "CREATE_COMPLETE":
@@ -160,17 +163,17 @@ def _settled(aws: Aws, made: ChangeSet) -> list[Any] | None:
                 return [each for page in pages for each in page.get("Changes", ())]
         time.sleep(nap)
     raise DeployError(
-        f"CloudFormation did not work out the changes of {made.stack} in {_PATIENCE:g} s; nothing "
-        "was changed"
+        f"CloudFormation did not work out the changes of stack {made.stack} within "
+        f"{_PATIENCE:g} s: apply again; nothing was changed"
     )
 
 
 def discard(aws: Aws, made: ChangeSet) -> None:
-    """Take the proposal back, and a stack that is nothing but that proposal.
+    """Delete the change set, and a stack that consists of this proposal alone.
 
     Another apply may have proposed changes of the same stack by now, or be making it.
     """
-    with asking(f"discard the proposed changes of the stack {made.stack}"):
+    with asking(f"discard the proposed changes of stack {made.stack}"):
         aws.cloudformation.delete_change_set(ChangeSetName=made.id)
         if not made.first:
             return
@@ -208,7 +211,7 @@ def _change(
 
 
 def _read(value: Any, parameters: Mapping[str, str]) -> Any:
-    """The value with parameters in place of references to them."""
+    """Replace references to parameters by the parameters' values."""
     if isinstance(value, dict):
         mapping = cast("dict[str, Any]", value)
         if set(mapping) == {"Ref"} and mapping["Ref"] in parameters:

@@ -1,4 +1,4 @@
-"""Deletes a stack; its queues and its table only if that is asked for."""
+"""Deletes a stack, and its queues and its table only on request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from botocore.exceptions import ClientError
 
 from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, code_of
-from cloudq_deploy.aws.stack.apply import Screen
+from cloudq_deploy.aws.stack.apply import Terminal
 from cloudq_deploy.aws.stack.bucket import Bucket
 from cloudq_deploy.aws.stack.resources import Resource, resources
 from cloudq_deploy.aws.stack.state import look
@@ -23,41 +23,43 @@ _GONE = frozenset(
 
 
 def destroy(
-    aws: Aws, stack: str, screen: Screen, *, bucket: Bucket, data: bool, far: str | None = None
+    aws: Aws, stack: str, terminal: Terminal, *, bucket: Bucket, data: bool, far: str | None = None
 ) -> Sequence[Resource]:
-    """Delete the stack and its code; what is kept. Raises `DeployError`.
+    """Delete the stack and its code; returns the resources that are kept. Raises `DeployError`.
 
-    `far` is the schedule group of the app's far calls, if it has such: data, but of no stack.
+    With `data`, the queues, the table and `far` are deleted too: the schedule group of the app's
+    long-delayed calls, which belongs to no stack.
     """
-    standing = look(aws, stack)
-    listed = resources(aws, stack) if standing else []
+    state = look(aws, stack)
+    listed = resources(aws, stack) if state else []
     kept = [each for each in listed if each.is_data and each.status != "DELETE_COMPLETE"]
-    if standing is not None:
-        with asking(f"delete the stack {stack}"):
-            # By its id a stack is found when it is deleted, too.
+    if state is not None:
+        with asking(f"delete stack {stack}"):
+            # A deleted stack can only be found by its id.
             [found] = aws.cloudformation.describe_stacks(StackName=stack)["Stacks"]
             known = seen(aws, stack)
             aws.cloudformation.delete_stack(StackName=stack)
         try:
-            status, why = follow(aws, found.get("StackId", stack), known, screen.tell)
+            status, why = follow(aws, found.get("StackId", stack), known, terminal.tell)
         except KeyboardInterrupt:
-            screen.note(
-                f"interrupted: AWS goes on deleting the stack {stack}, and leaves its queues, its "
-                "table and its code: `cloudq deploy status` shows when it is gone; to delete the "
+            terminal.note(
+                f"interrupted: AWS goes on deleting stack {stack}, and keeps its queues, its table "
+                "and its code. `cloudq deploy status` shows when the stack is gone; to delete the "
                 "rest, apply with --adopt and destroy with --data"
             )
             raise
         if status != "DELETE_COMPLETE":
             raise DeployError(
-                f"the stack {stack} could not be deleted: {why or status}; what is left of it: "
-                "`cloudq deploy status`"
+                f"stack {stack} could not be deleted: {why or status}; `cloudq deploy status` "
+                "shows "
+                "the resources that are left"
             )
     if data:
         for each in kept:
             _delete(aws, each)
-            screen.note(f"deleted {each.physical}")
+            terminal.note(f"deleted {each.physical}")
         if far is not None and _deleted_group(aws, far):
-            screen.note(f"deleted {far}")
+            terminal.note(f"deleted {far}")
     bucket.clear()
     return [] if data else [each for each in kept if _is_there(aws, each)]
 
@@ -84,7 +86,7 @@ def _delete(aws: Aws, resource: Resource) -> None:
 
 
 def _is_there(aws: Aws, resource: Resource) -> bool:
-    with asking(f"look at {resource.physical}"):
+    with asking(f"look for {resource.physical}"):
         try:
             if resource.kind == "AWS::DynamoDB::Table":
                 aws.dynamodb.describe_table(TableName=resource.physical)

@@ -1,4 +1,4 @@
-"""What somebody changed by hand: CloudFormation compares resources with the stack's template."""
+"""Finds changes by hand: CloudFormation compares resources with the stack's template."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AT_A_TIME = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """A property of a resource that is not as the template says; `path` is "" if it is deleted."""
+    """A property that differs from the template; `path` is "" for a deleted resource."""
 
     name: str
     physical: str
@@ -32,17 +32,18 @@ class Drift:
     def __str__(self) -> str:
         if not self.path:
             return (
-                f"{self.name} ({self.physical}) was deleted, and comes back by `destroy`, which "
-                "keeps the data, and `apply --adopt`"
+                f"{self.name} ({self.physical}) was deleted: to make it again, `destroy`, which "
+                "keeps "
+                "the data, then `apply --adopt`"
             )
         path = self.path.replace("/", ".")
-        return f"{self.name}{path} is {self.actual}, applied was {self.expected}"
+        return f"{self.name}{path} is {self.actual}, and {self.expected} was applied"
 
 
 def drift(aws: Aws, stack: str) -> Sequence[Drift]:
-    """All that has drifted; a request for each resource. Raises `DeployError`.
+    """Find all changes by hand, with one request for each resource. Raises `DeployError`.
 
-    One for the whole stack would have to be asked after by an id that no policy can be bounded to.
+    A request for the whole stack is followed by an id that no policy can be limited to.
     """
     listed = resources(aws, stack)
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
@@ -50,13 +51,13 @@ def drift(aws: Aws, stack: str) -> Sequence[Drift]:
 
 
 def _check(aws: Aws, stack: str, resource: Resource) -> list[Drift]:
-    with asking(f"compare {resource.name} of the stack {stack} with what is there"):
+    with asking(f"compare {resource.name} with the template of stack {stack}"):
         try:
             reply = aws.cloudformation.detect_stack_resource_drift(
                 StackName=stack, LogicalResourceId=resource.name
             )
         except ClientError as error:
-            if "support" in message_of(error):  # a kind that CloudFormation does not compare
+            if "support" in message_of(error):  # CloudFormation does not compare this kind
                 return []
             raise
     return [
@@ -65,7 +66,7 @@ def _check(aws: Aws, stack: str, resource: Resource) -> list[Drift]:
 
 
 def is_pause(resource: Resource, drift: Drift) -> bool:
-    """Whether `cloudq schedules` has paused an entry or resumed it, which is no change by hand."""
+    """Tell whether `cloudq schedules` paused or resumed an entry: no change by hand."""
     return resource.kind == "AWS::Scheduler::Schedule" and drift.path == "/State"
 
 

@@ -1,9 +1,9 @@
-"""Whether something of a stack's names is there already and is not the stack's."""
+"""Refuses to add resources whose names are taken by resources outside of the stack."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -24,52 +24,51 @@ _KINDS = {
     "AWS::Logs::LogGroup": "log group",
     "AWS::Scheduler::ScheduleGroup": "schedule group",
 }
-_ADOPT = "take it over with --adopt (a `destroy` leaves queues and tables), or "
+_NAMES = ("QueueName", "TableName", "FunctionName", "LogGroupName", "Name")
+_ADOPT = "take it over with --adopt (`destroy` keeps queues and tables), or "
 _ADVICE = {
     "AWS::SQS::Queue": _ADOPT,
     "AWS::DynamoDB::Table": _ADOPT,
     "AWS::Scheduler::ScheduleGroup": (
         "if `cloudq schedules apply` made it, delete it with its schedules (`aws scheduler "
-        "delete-schedule-group --name`), as the stack has them all; else "
+        "delete-schedule-group --name`), since the stack has the same ones; else "
     ),
-    "AWS::Logs::LogGroup": "delete it, if its lines are of no use; else ",
+    "AWS::Logs::LogGroup": "delete it if its lines are not needed; else ",
 }
 
 
+def _look(aws: Aws, kind: str, name: str) -> None:
+    """Read a resource. Raises the SDK's error where there is none."""
+    match kind:
+        case "AWS::SQS::Queue":
+            aws.sqs.get_queue_url(QueueName=name)
+        case "AWS::DynamoDB::Table":
+            aws.dynamodb.describe_table(TableName=name)
+        case "AWS::Lambda::Function":
+            aws.functions.get_function_configuration(FunctionName=name)
+        case "AWS::Logs::LogGroup":
+            # No policy could limit a listing of groups to these.
+            aws.logs.describe_log_streams(logGroupName=name, limit=1)
+        case _:
+            aws.scheduler.get_schedule_group(Name=name)
+
+
 def check_free(aws: Aws, changes: Iterable[Change], template: Mapping[str, Any]) -> None:
-    """Raise `DeployError` if something to be added exists: it is somebody else's."""
-    looks: dict[str, Callable[[dict[str, Any]], object]] = {
-        "AWS::SQS::Queue": lambda own: aws.sqs.get_queue_url(QueueName=own["QueueName"]),
-        "AWS::DynamoDB::Table": lambda own: aws.dynamodb.describe_table(TableName=own["TableName"]),
-        "AWS::Lambda::Function": lambda own: aws.functions.get_function_configuration(
-            FunctionName=own["FunctionName"]
-        ),
-        # A listing of groups could not be bounded to these.
-        "AWS::Logs::LogGroup": lambda own: aws.logs.describe_log_streams(
-            logGroupName=own["LogGroupName"], limit=1
-        ),
-        "AWS::Scheduler::ScheduleGroup": lambda own: aws.scheduler.get_schedule_group(
-            Name=own["Name"]
-        ),
-    }
+    """Raise `DeployError` if a resource to be added exists, because somebody else owns it."""
     for change in changes:
-        look = looks.get(change.kind)
-        if change.action != "Add" or look is None:
+        if change.action != "Add" or change.kind not in _KINDS:
             continue
-        own = cast("dict[str, Any]", template["Resources"][change.name]["Properties"])
+        own: dict[str, Any] = template["Resources"][change.name]["Properties"]
         name = next(own[key] for key in own if key in _NAMES)
-        with asking(f"look whether {name} exists"):
+        with asking(f"look for {name}"):
             try:
-                look(own)
+                _look(aws, change.kind, name)
             except ClientError as error:
                 if code_of(error) in _ABSENT:
                     continue
                 raise
         raise DeployError(
-            f"{_KINDS[change.kind]} {name} exists and is no part of this stack: "
+            f"{_KINDS[change.kind]} {name} exists already and is not part of this stack: "
             f"{_ADVICE.get(change.kind, '')}choose other names (--stack, or prefix= of the "
             "broker's URL); nothing was changed"
         )
-
-
-_NAMES = ("QueueName", "TableName", "FunctionName", "LogGroupName", "Name")

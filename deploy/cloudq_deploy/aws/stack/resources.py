@@ -1,4 +1,4 @@
-"""What is in a stack."""
+"""Lists the resources of a stack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cloudq_deploy.aws.stack.access import Aws, asking, message_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """One resource of a stack, by its own name in AWS."""
+    """A resource of a stack: `name` in the template, `physical` on AWS."""
 
     name: str
     kind: str
@@ -20,12 +20,13 @@ class Resource:
 
     @property
     def is_data(self) -> bool:
+        """Tell whether it holds messages or results."""
         return self.kind in ("AWS::SQS::Queue", "AWS::DynamoDB::Table")
 
 
 def resources(aws: Aws, stack: str) -> list[Resource]:
-    """All of a stack's resources; none where there is no stack."""
-    with asking(f"list the resources of the stack {stack}"):
+    """List all resources of a stack; none where there is no stack."""
+    with asking(f"list the resources of stack {stack}"):
         try:
             pages = list(
                 aws.cloudformation.get_paginator("list_stack_resources").paginate(StackName=stack)

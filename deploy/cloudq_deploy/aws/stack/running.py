@@ -1,4 +1,4 @@
-"""Looks at what runs, and makes it run: logs of functions, and calls of single tasks."""
+"""Reads the logs of functions, and runs single tasks in them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -14,12 +15,12 @@ from cloudq_deploy.aws.plan import Function
 from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, code_of
 
 _POLL = 1.0
-_REACH = 5.0  # seconds behind the newest line in which later ones may still turn up
+_REACH = 5.0  # seconds before the newest line in which further lines may still appear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line of a function's log; `at` in epoch seconds."""
+    """A line of a function's log; `at` is in epoch seconds."""
 
     id: str
     at: float
@@ -28,21 +29,24 @@ class Line:
 
 
 def lines(
-    aws: Aws, functions: Sequence[Function], *, since: float, text: str = "", on: bool = False
+    aws: Aws, functions: Sequence[Function], *, since: float, text: str = "", follow: bool = False
 ) -> Iterator[Line]:
-    """The lines of all functions since an epoch second, in their order; with `on`, for ever."""
+    """Yield the lines of all functions since an epoch second, oldest first.
+
+    With `text` only lines that contain it; with `follow` also those that come later, for ever.
+    """
     seen: dict[str, float] = {}
     start = since
     while True:
         found = [
             line
             for function in functions
-            for line in _lines(aws, function, start, text, awaited=on)
+            for line in _lines(aws, function, start, text, awaited=follow)
             if line.id not in seen
         ]
-        found.sort(key=lambda line: line.at)
+        found.sort(key=attrgetter("at"))
         yield from found
-        if not on:
+        if not follow:
             return
         seen |= {line.id: line.at for line in found}
         start = max([start, *(line.at - _REACH for line in found)])
@@ -53,8 +57,8 @@ def lines(
 def _lines(
     aws: Aws, function: Function, since: float, text: str, *, awaited: bool
 ) -> Iterator[Line]:
-    """One function's lines. If they are awaited, there need not be a log yet."""
-    with asking(f"read the log {function.log_group}"):
+    """Yield one function's lines. If they are `awaited`, the log may not exist yet."""
+    with asking(f"read log {function.log_group}"):
         pages = aws.logs.get_paginator("filter_log_events").paginate(
             logGroupName=function.log_group,
             startTime=int(since * 1000),
@@ -75,28 +79,30 @@ def _lines(
             if awaited:
                 return
             raise DeployError(
-                f"there is no log {function.log_group}: is the stack there? `cloudq deploy status`"
+                f"there is no log {function.log_group}: `cloudq deploy status` shows whether the "
+                "stack "
+                "exists"
             ) from error
 
 
 def invoke(
     aws: Aws, function: Function, task: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Have the function run one task now, and wait: the handler's answer. Raises `DeployError`."""
+    """Have the function run one task now; returns the handler's answer. Raises `DeployError`."""
     event = {"task": task, "args": list(args), "kwargs": dict(kwargs)}
-    with asking(f"invoke the function {function.name}"):
+    with asking(f"invoke function {function.name}"):
         try:
             reply = aws.functions.invoke(
                 FunctionName=function.name, Payload=json.dumps(event).encode()
             )
         except aws.functions.exceptions.ResourceNotFoundException as error:
             raise DeployError(
-                f"there is no function {function.name}: `cloudq deploy apply` makes it; one that "
-                "was deleted by hand comes back by `destroy`, which keeps the data, and `apply "
-                "--adopt`"
+                f"there is no function {function.name}: make it with `cloudq deploy apply`; if it "
+                "was "
+                "deleted by hand, run `destroy`, which keeps the data, and then `apply --adopt`"
             ) from error
         answer: Any = json.loads(reply["Payload"].read() or b"null")
     if reply.get("FunctionError"):
         said = answer.get("errorMessage", answer) if isinstance(answer, dict) else answer  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        raise DeployError(f"the function {function.name} failed: {said}")
+        raise DeployError(f"function {function.name} failed: {said}")
     return answer

@@ -1,11 +1,11 @@
-"""How a stack stands: is it there, is it ours, can it be changed."""
+"""Reads the state of a stack, and checks that it is ours and can be changed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -14,28 +14,32 @@ from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, message_of
 
 _ADVICE = {
     "ROLLBACK_COMPLETE": (
-        "its first apply failed and was rolled back; only deleting is left: "
+        "its first apply failed and was rolled back, so it can only be deleted: "
         "`cloudq deploy destroy`, then apply again"
     ),
     "ROLLBACK_FAILED": (
-        "its first apply failed, and so did the rollback: `cloudq deploy destroy`, and look at "
-        "what is left"
+        "its first apply failed, and so did the rollback: `cloudq deploy destroy`, then see "
+        "whether AWS has kept a resource"
     ),
     "CREATE_FAILED": "its first apply failed: `cloudq deploy destroy`, then apply again",
-    "DELETE_FAILED": "its deletion failed: `cloudq deploy destroy` again; `status` says why",
+    "DELETE_FAILED": "its deletion failed: `cloudq deploy status` says why; then `cloudq deploy "
+    "destroy` again",
     "UPDATE_ROLLBACK_FAILED": (
-        "an apply failed, and so did its rollback: mend what `status` names, then "
+        "an apply failed, and so did its rollback: repair what `cloudq deploy status` names, then "
         "`aws cloudformation continue-update-rollback --stack-name {name}`"
     ),
-    "UPDATE_FAILED": "an apply failed and was not rolled back: `aws cloudformation rollback-stack`",
+    "UPDATE_FAILED": (
+        "an apply failed and was not rolled back: "
+        "`aws cloudformation rollback-stack --stack-name {name}`"
+    ),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """A stack that is there. `review`: only proposed, with nothing in it.
+class StackState:
+    """The state of an existing stack.
 
-    `changed`: when it was last made or changed, in the service's words.
+    `changed` is the time when it was made or last changed, as the service writes it.
     """
 
     name: str
@@ -49,12 +53,13 @@ class Standing:
 
     @property
     def review(self) -> bool:
+        """Tell whether the stack is only proposed, with nothing in it."""
         return self.status == "REVIEW_IN_PROGRESS"
 
 
-def look(aws: Aws, name: str) -> Standing | None:
-    """The stack; None where there is none."""
-    with asking(f"look at the stack {name}"):
+def look(aws: Aws, name: str) -> StackState | None:
+    """Read the state of a stack; None where there is none."""
+    with asking(f"read stack {name}"):
         try:
             [found] = aws.cloudformation.describe_stacks(StackName=name)["Stacks"]
         except ClientError as error:
@@ -66,7 +71,7 @@ def look(aws: Aws, name: str) -> Standing | None:
     described_as = found.get("Description", "")
     if found["StackStatus"] == "IMPORT_COMPLETE" and not described_as:
         described_as = template_of(aws, name).get("Description", "")
-    return Standing(
+    return StackState(
         name=name,
         status=found["StackStatus"],
         changed=str(found.get("LastUpdatedTime", found["CreationTime"])),
@@ -84,37 +89,33 @@ def look(aws: Aws, name: str) -> Standing | None:
     )
 
 
-def check_ours(standing: Standing, app: str) -> None:
-    """Raise `DeployError` for somebody else's stack."""
-    owner = standing.tags.get("cloudq:app")
-    if owner == app or standing.review:
+def check_ours(state: StackState, app: str) -> None:
+    """Raise `DeployError` for the stack of another app, or of somebody else."""
+    owner = state.tags.get("cloudq:app")
+    if owner == app or state.review:
         return
-    if standing.status == "IMPORT_COMPLETE" and standing.description == described(app):
-        return  # an apply with --adopt that got no further: an import cannot set tags
-    whose = f"is of the app {owner!r}" if owner else "was not made by cloudq"
+    if state.status == "IMPORT_COMPLETE" and state.description == described(app):
+        return  # an apply with --adopt that ended after its import, which cannot set tags
+    whose = f"belongs to the app {owner!r}" if owner else "was not made by cloudq"
     raise DeployError(
-        f"the stack {standing.name} {whose}, so it is left alone: choose another name with --stack"
+        f"stack {state.name} {whose}, so it was not changed: choose another name with --stack"
     )
 
 
-def check_ready(standing: Standing) -> None:
+def check_ready(state: StackState) -> None:
     """Raise `DeployError` for a stack that cannot be changed now."""
-    status = standing.status
+    status = state.status
     if status in _ADVICE:
-        because = f" ({standing.reason})" if standing.reason else ""
-        advice = _ADVICE[status].format(name=standing.name)
-        raise DeployError(f"the stack {standing.name} is in {status}{because}: {advice}")
-    if status.endswith("_IN_PROGRESS") and not standing.review:
-        raise DeployError(f"the stack {standing.name} is in {status}: wait until that is done")
+        because = f" ({state.reason})" if state.reason else ""
+        advice = _ADVICE[status].format(name=state.name)
+        raise DeployError(f"stack {state.name} is in {status}{because}: {advice}")
+    if status.endswith("_IN_PROGRESS") and not state.review:
+        raise DeployError(f"stack {state.name} is in {status}: wait until that is done")
 
 
 def template_of(aws: Aws, name: str) -> dict[str, Any]:
-    """The template that the stack was last applied with."""
-    with asking(f"read the template of the stack {name}"):
-        body: object = aws.cloudformation.get_template(StackName=name).get("TemplateBody", {})
-    return as_mapping(body)
-
-
-def as_mapping(body: object) -> dict[str, Any]:
-    """A template that botocore gives as a mapping where it is JSON, else as text."""
-    return json.loads(body) if isinstance(body, str) else cast("dict[str, Any]", body)
+    """Read the template that the stack was last applied with."""
+    with asking(f"read the template of stack {name}"):
+        body: Any = aws.cloudformation.get_template(StackName=name).get("TemplateBody", {})
+    # botocore parses a template of JSON, and leaves other templates as text.
+    return json.loads(body) if isinstance(body, str) else body

@@ -1,4 +1,4 @@
-"""Follows a stack while it changes: its events as they come, and how it ends."""
+"""Follows a stack while it changes: its events, and its final status."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudformation.type_defs import StackEventTypeDef
 
 _PATIENCE = 3600.0
-# Resources that stop because another failed say so; the one that failed says why.
+# Reasons of resources that stopped because another failed; the first failure has the real one.
 _FOLLOWING = ("Resource creation cancelled", "Resource update cancelled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One line of a stack's history."""
+    """An event in a stack's history."""
 
     id: str
     at: datetime
@@ -33,24 +33,27 @@ class Event:
 
     @property
     def failed(self) -> bool:
+        """Tell whether a resource failed."""
         return self.status.endswith("_FAILED")
 
     @property
     def of_stack(self) -> bool:
+        """Tell whether it is an event of the stack itself."""
         return self.kind == "AWS::CloudFormation::Stack"
 
 
 def seen(aws: Aws, stack: str) -> set[str]:
-    """The ids of all events up to now."""
+    """List the ids of all events up to now."""
     return {event.id for event in _events(aws, stack, set())}
 
 
 def follow(
     aws: Aws, stack: str, known: set[str], tell: Callable[[Event], None]
 ) -> tuple[str, str | None]:
-    """Tell each new event until the stack stands still: its last status, and what failed first.
+    """Call `tell` with each new event until the stack stops changing.
 
-    `stack` is the id, by which a deleted stack is found too. Raises `DeployError` after an hour.
+    Returns its final status, and the first failure. `stack` may be the stack's id, which finds a
+    deleted stack too. Raises `DeployError` after an hour.
     """
     why: str | None = None
     deadline = time.monotonic() + _PATIENCE
@@ -68,12 +71,12 @@ def follow(
             return status, why
         time.sleep(nap)
     raise DeployError(
-        f"the stack {stack} still changes after {_PATIENCE:g} s: see `cloudq deploy status`"
+        f"stack {stack} is still changing after {_PATIENCE:g} s: see `cloudq deploy status`"
     )
 
 
 def _status(aws: Aws, stack: str) -> str:
-    with asking(f"follow the stack {stack}"):
+    with asking(f"follow stack {stack}"):
         try:
             [found] = aws.cloudformation.describe_stacks(StackName=stack)["Stacks"]
         except ClientError as error:
@@ -84,8 +87,8 @@ def _status(aws: Aws, stack: str) -> str:
 
 
 def _events(aws: Aws, stack: str, known: set[str]) -> Iterator[Event]:
-    """The newest events, down to one that is known."""
-    with asking(f"read the events of the stack {stack}"):
+    """Yield events, newest first, down to a known one."""
+    with asking(f"read the events of stack {stack}"):
         pages = aws.cloudformation.get_paginator("describe_stack_events").paginate(StackName=stack)
         try:
             for page in pages:
