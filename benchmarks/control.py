@@ -20,7 +20,7 @@ from localstack.servers import start
 
 WORKERS = ("one", "two")
 TABLE = "control"
-# For so long after a command a worker beats each second (see cloudq/worker/heartbeat.py).
+# For so long after a command a worker beats each second (see cloudq/worker/control/heartbeat.py).
 LIVELY = 16.0
 PATIENCE = 30.0
 

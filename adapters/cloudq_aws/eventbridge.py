@@ -30,8 +30,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from cloudq.driver import Address, Code, Once
+from cloudq.driver.schedulers import Fields, Job
 from cloudq.errors import ConfigurationError
-from cloudq.schedules.driver import Fields, Job
 from cloudq_aws.client import Access, access
 from cloudq_aws.errors import error_code
 from cloudq_aws.queues import Queues, is_fifo

@@ -15,13 +15,10 @@ from typing import Any, cast
 
 import orjson
 
-from cloudq.backend import Backend
-from cloudq.broker import Broker
-from cloudq.canvas.freezing import last
-from cloudq.canvas.nodes import from_dict
+from cloudq.broker.broker import Broker
+from cloudq.canvas.freeze import last
 from cloudq.canvas.plan import CHORD_ERROR, Before, Place, Plan, Planner
 from cloudq.canvas.slots import SHARD, Slot, Word, join_key, shard_key
-from cloudq.codec import load_value
 from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Op, Value
 from cloudq.errors import (
     BackendError,
@@ -32,8 +29,11 @@ from cloudq.errors import (
     InvalidArguments,
     ServiceError,
 )
-from cloudq.ids import new_id
-from cloudq.record import Record, State
+from cloudq.messages.ids import new_id
+from cloudq.messages.values import load_value
+from cloudq.results.backend import Backend
+from cloudq.results.record import Record, State
+from cloudq.tasks.signature import from_dict
 
 log = logging.getLogger("cloudq.canvas")
 

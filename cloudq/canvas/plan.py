@@ -14,24 +14,15 @@ from uuid import NAMESPACE_URL, uuid5
 
 import orjson
 
-from cloudq.canvas.freezing import Outline, end_of, final_id, frozen, outline
-from cloudq.canvas.nodes import (
-    Node,
-    Signature,
-    chain,
-    chord,
-    from_dict,
-    group,
-    to_dict,
-    walk,
-)
+from cloudq.broker.retry import PublishPolicy, publish_policy
+from cloudq.canvas.freeze import Outline, end_of, final_id, frozen, outline
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
 from cloudq.clock import Clock, real_time
-from cloudq.codec import to_wire
 from cloudq.driver import Item, Value
-from cloudq.message import TaskMessage
-from cloudq.publish_policy import PublishPolicy, publish_policy
-from cloudq.record import Record, State
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import to_wire
+from cloudq.results.record import Record, State
+from cloudq.tasks.signature import Node, Signature, chain, chord, from_dict, group, to_dict, walk
 
 CHORD_ERROR = "cloudq.errors.ChordError"
 """What the body of a chord fails with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cloudq.driver import Key
-from cloudq.record import Record
+from cloudq.results.record import Record
 
 # So many members share an item of the store, which so many will change one after the other.
 SHARD = 100

@@ -17,10 +17,10 @@ from datetime import datetime
 from typing import Any
 
 from cloudq.errors import BackendError, CloudQError, PublishError, ServiceError
-from cloudq.schedules.entries import Entry, utc
-from cloudq.schedules.lease import Lease
-from cloudq.schedules.registry import Home, Scheduled, Schedules
-from cloudq.schedules.standing import leader_key
+from cloudq.schedules.entry import Entry, utc
+from cloudq.schedules.leader import Lease
+from cloudq.schedules.schedules import Home, Scheduled, Schedules
+from cloudq.schedules.state import leader_key
 
 log = logging.getLogger("cloudq.schedules")
 

@@ -15,17 +15,17 @@ from cloudq.driver import Code
 from cloudq.errors import BackendError, BrokerError, CloudQError, ConfigurationError
 from cloudq.schedules.beat import Beat, BeatThread
 from cloudq.worker.banner import banner
-from cloudq.worker.dispatcher import Dispatcher
-from cloudq.worker.flight import Flight, Flights
+from cloudq.worker.control.actions import Reins
+from cloudq.worker.control.metrics import Page
+from cloudq.worker.delayed import Parked
+from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.leases import Leases
-from cloudq.worker.lost import Lost, given_back, hard_limit
-from cloudq.worker.metrics import Page
 from cloudq.worker.options import WorkerOptions
-from cloudq.worker.parked import Parked
 from cloudq.worker.poller import Poller
-from cloudq.worker.process_pool import ProcessPool
-from cloudq.worker.reins import Reins
-from cloudq.worker.self_pipe import SelfPipe
+from cloudq.worker.pool.crashes import Lost, given_back, hard_limit
+from cloudq.worker.pool.dispatcher import Dispatcher
+from cloudq.worker.pool.pool import ProcessPool
+from cloudq.worker.pool.self_pipe import SelfPipe
 from cloudq.worker.settler import Settler
 from cloudq.worker.slots import Slots
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cloudq.errors import ConfigurationError
-from cloudq.hosting import Hosting
+from cloudq.tasks.function_hints import Hosting
 from cloudq_deploy.aws.target import Target
 from cloudq_deploy.pyproject import OTHERS, RUNTIMES, checked, own_runtime, written
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from cloudq.app import CloudQ
 from cloudq.errors import ConfigurationError
-from cloudq.hosting import Hosting
-from cloudq.priorities import queues_for
-from cloudq.schedules.registry import Scheduled
-from cloudq.schedules.standing import Standing
-from cloudq.task import Task
+from cloudq.schedules.schedules import Scheduled
+from cloudq.schedules.state import Standing
+from cloudq.tasks.function_hints import Hosting
+from cloudq.tasks.priorities import queues_for
+from cloudq.tasks.task import Task
 
 AnyTask = Task[..., Any]
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cloudq import plugins
-from cloudq.backend import Backend
-from cloudq.codec import encode
+from cloudq.broker.migration import Migration, Options, Report, Side
 from cloudq.driver import Limits, Outgoing
-from cloudq.message import TaskMessage
-from cloudq.migration import Migration, Options, Report, Side
+from cloudq.driver import loader as plugins
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import encode
+from cloudq.results.backend import Backend
 from tests.core.fuses import Fuse, Killed, fused
 
 Ids = Counter[str]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cloudq import ChordError, Ignore, State
-from cloudq.canvas.nodes import chord, group
-from cloudq.settlement import commit
+from cloudq.execution.settlement import commit
+from cloudq.tasks.signature import chord, group
 from tests.core.bench import Bench
 from tests.worker.flow_tasks import Tasks
 

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from cloudq import AsyncResult, BackendError, ConfigurationError
-from cloudq.backend import Backend
-from cloudq.control import Control, Heart, Roster
-from cloudq.control.commands import Command, collect, make
 from cloudq.driver import Change, Code, Item, Key
+from cloudq.monitoring.commands import Command, collect, make
+from cloudq.monitoring.control import Control
+from cloudq.monitoring.heartbeats import Heart, Roster
+from cloudq.results.backend import Backend
 from cloudq.settings import Settings
 from cloudq.testing import eventually
-from cloudq.worker.heartbeat import Heartbeat
+from cloudq.worker.control.heartbeat import Heartbeat
 from cloudq_local.memory_backend import MemoryBackend, MemoryItems
 from tests.core.faults import FaultyStore
 

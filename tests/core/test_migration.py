@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cloudq.broker.migration import Journal, Options, journal_file
 from cloudq.driver import Code, Failure, Limits
 from cloudq.errors import BrokerError, ConfigurationError
-from cloudq.migration import Journal, Options, journal_file
-from cloudq.record import Record, State
+from cloudq.results.record import Record, State
 from cloudq.testing import outgoing
 from tests.core.fuses import Fuse
 from tests.core.migrating import Ground, Ids, message, small

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from cloudq import BackendError, CloudQ, ConfigurationError, PublishError
-from cloudq.broker import Broker
+from cloudq.broker.broker import Broker
+from cloudq.broker.delayed import Parking
 from cloudq.driver import Code, Failure, Limits, Outgoing
-from cloudq.parking import Parking
-from cloudq.record import State
+from cloudq.results.record import State
 from cloudq.testing import eventually
-from cloudq.worker.parked import Parked
+from cloudq.worker.delayed import Parked
 from tests.core.bench import Bench
 
 

@@ -19,9 +19,9 @@ from cloudq import (
     chain,
     chord,
 )
-from cloudq.codecs.remains import remains
 from cloudq.driver import Outgoing
-from cloudq.settlement import commit
+from cloudq.execution.settlement import commit
+from cloudq.messages.remains import remains
 from cloudq.testing import drain
 from tests.core.bench import Bench
 

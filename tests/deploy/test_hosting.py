@@ -6,7 +6,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.errors import ConfigurationError
-from cloudq.hosting import Hosting
+from cloudq.tasks.function_hints import Hosting
 
 
 def test_hints_are_kept_beside_the_limits_of_the_task() -> None:

@@ -11,8 +11,8 @@ import boto3
 import pytest
 
 from cloudq import CloudQ, every
+from cloudq.broker.one_time import far_group_of
 from cloudq.errors import ConfigurationError
-from cloudq.far import far_group_of
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.planning import plan_of
 from cloudq_deploy.aws.stack.access import Aws, DeployError

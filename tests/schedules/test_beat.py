@@ -14,8 +14,8 @@ import pytest
 from cloudq import BackendError, BrokerError, CloudQ, ConfigurationError, at, crontab, every
 from cloudq.driver import Change, Key
 from cloudq.schedules.beat import Beat
-from cloudq.schedules.lease import Lease
-from cloudq.schedules.slots import slot_text
+from cloudq.schedules.leader import Lease
+from cloudq.schedules.run_id import slot_text
 from cloudq.testing import FaultPlan, VirtualClock, beat, in_memory, run_until_idle, worker
 
 START = datetime(2026, 3, 2, tzinfo=UTC).timestamp()  # a Monday

@@ -11,7 +11,7 @@ pytest.importorskip("google.cloud.scheduler_v1")
 
 from cloudq import CloudQ
 from cloudq.driver import Once
-from cloudq.plugins import parse
+from cloudq.driver.loader import parse
 from cloudq.testing import OneShotContract, OneShotDriver, ScheduleContract
 from cloudq_aws.eventbridge import EventBridge
 from cloudq_aws.eventbridge import open_scheduler as open_eventbridge

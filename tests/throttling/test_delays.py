@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cloudq import InvalidArguments, State
+from cloudq.broker.batching import LONGEST_HOP
 from cloudq.driver import Limits
-from cloudq.outgoing import LONGEST_HOP
-from cloudq.settlement import commit
+from cloudq.execution.settlement import commit
 from tests.core.bench import Bench
 
 DAY = 86_400.0

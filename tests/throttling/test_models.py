@@ -17,12 +17,12 @@ from hypothesis.stateful import (
 )
 
 from cloudq import BackendError
-from cloudq.backend import Backend
 from cloudq.driver import Change, Item, Key
-from cloudq.throttling.buckets import Buckets
-from cloudq.throttling.holds import Busy, Held, Holder, hold, hold_key
-from cloudq.throttling.paces import FARTHEST
-from cloudq.throttling.rules import Rate
+from cloudq.results.backend import Backend
+from cloudq.tasks.limits.concurrency import Busy, Held, Holder, hold, hold_key
+from cloudq.tasks.limits.global_rate import Buckets
+from cloudq.tasks.limits.rules import Rate
+from cloudq.tasks.limits.worker_rate import FARTHEST
 from cloudq_local.memory_backend import MemoryBackend, MemoryItems
 from tests.core.bench import Clock
 from tests.core.faults import FaultyStore

@@ -11,11 +11,11 @@ import pytest
 from cloudq import CloudQ, ConfigurationError
 from cloudq.driver import Limits
 from cloudq.errors import UnknownTask
-from cloudq.execution import Executor
-from cloudq.settlement import Action, commit, dispose
-from cloudq.throttling.buckets import Buckets
-from cloudq.throttling.paces import FARTHEST, Paces
-from cloudq.throttling.rules import Rate, rate_of
+from cloudq.execution.executor import Executor
+from cloudq.execution.settlement import Action, commit, dispose
+from cloudq.tasks.limits.global_rate import Buckets
+from cloudq.tasks.limits.rules import Rate, rate_of
+from cloudq.tasks.limits.worker_rate import FARTHEST, Paces
 from tests.core.bench import Bench
 
 

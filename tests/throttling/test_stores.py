@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from cloudq import plugins
-from cloudq.backend import Backend
 from cloudq.driver import StoreAdmin
-from cloudq.message import TaskMessage
-from cloudq.progress import load, recall, remember, save
-from cloudq.throttling.buckets import Buckets
-from cloudq.throttling.holds import Busy, Held, Holder, free, hold, hold_key
-from cloudq.throttling.rules import Rate
-from cloudq.throttling.unique import Uniques, free_key, unique_key
+from cloudq.driver import loader as plugins
+from cloudq.messages.message import TaskMessage
+from cloudq.results.backend import Backend
+from cloudq.tasks.checkpoints import load, recall, remember, save
+from cloudq.tasks.limits.concurrency import Busy, Held, Holder, free, hold, hold_key
+from cloudq.tasks.limits.global_rate import Buckets
+from cloudq.tasks.limits.rules import Rate
+from cloudq.tasks.limits.unique import Uniques, free_key, unique_key
 from tests.servers import unique
 
 ODD = "user/7#é?\\ x:{}%"

@@ -19,8 +19,8 @@ from cloudq import (
     group,
 )
 from cloudq.driver import Code
-from cloudq.settlement import Action
-from cloudq.worker import wire
+from cloudq.execution.settlement import Action
+from cloudq.worker.pool import pipe as wire
 from tests.core.bench import Bench
 
 

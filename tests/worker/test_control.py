@@ -15,13 +15,13 @@ import pytest
 
 from cloudq import ConfigurationError, State, TaskRevoked
 from cloudq.app import CloudQ
-from cloudq.control import Inspect
 from cloudq.driver import Change, Delivery, Key
-from cloudq.settlement import Action, Settlement
+from cloudq.execution.settlement import Action, Settlement
+from cloudq.monitoring.control import Inspect
 from cloudq.testing import eventually
-from cloudq.worker.dispatcher import Dispatcher
-from cloudq.worker.flight import Flight, Flights
-from cloudq.worker.remote import masked
+from cloudq.worker.control.commands import masked
+from cloudq.worker.in_flight import Flight, Flights
+from cloudq.worker.pool.dispatcher import Dispatcher
 from localstack.servers import Endpoint
 from tests.worker.harness import HERE, Place, Worker, until
 from tests.worker.test_worker import Proxy

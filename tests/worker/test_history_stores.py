@@ -9,9 +9,9 @@ import uuid
 import pytest
 
 from cloudq import CloudQ, State
-from cloudq.control import Heart, Roster
-from cloudq.control.commands import answer, collect, make
-from cloudq.history.reading import Reader
+from cloudq.monitoring.commands import answer, collect, make
+from cloudq.monitoring.event_log import Reader
+from cloudq.monitoring.heartbeats import Heart, Roster
 from cloudq.testing import drain
 from tests.worker.harness import Place, until
 from tests.worker.test_control import cloudq

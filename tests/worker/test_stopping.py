@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cloudq import AsyncResult, CloudQ, ConfigurationError, TaskRevoked, group
-from cloudq.record import State
+from cloudq.results.record import State
 from cloudq.testing import eventually
 from tests.worker.harness import Place, until
 

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from cloudq.app import CloudQ
-from cloudq.broker import ORDERED_PATIENCE
+from cloudq.broker.broker import ORDERED_PATIENCE
+from cloudq.broker.one_time import far_group_of
+from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
-from cloudq.far import far_group_of
-from cloudq.hosting import Hosting
-from cloudq.plugins import parse
-from cloudq.priorities import queues_for
+from cloudq.tasks.function_hints import Hosting
+from cloudq.tasks.priorities import queues_for
 from cloudq_deploy.aws import limits
 from cloudq_deploy.aws.plan import (
     UNDELIVERED,

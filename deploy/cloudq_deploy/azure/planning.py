@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlencode
 
 from cloudq.app import CloudQ
-from cloudq.broker import ORDERED_PATIENCE
+from cloudq.broker.broker import ORDERED_PATIENCE
 from cloudq.driver import Address
+from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
-from cloudq.hosting import Hosting
-from cloudq.plugins import parse
-from cloudq.schedules import dialects
-from cloudq.schedules.entries import Entry
-from cloudq.schedules.values import crontab
+from cloudq.schedules import cloud_cron as dialects
+from cloudq.schedules.entry import Entry
+from cloudq.schedules.when import crontab
+from cloudq.tasks.function_hints import Hosting
 from cloudq_deploy.azure import limits
 from cloudq_deploy.azure.plan import Alert, FunctionApp, Plan, Queue, Refused, Timer
 from cloudq_deploy.azure.target import AzureTarget

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cloudq.app import CloudQ
-from cloudq.cli.common import Target
+from cloudq.cli.options import Target
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.aws.deployment import AwsDeployment, planned
 from cloudq_deploy.clouds import CloudName, Deployment, planner

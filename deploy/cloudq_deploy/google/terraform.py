@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from cloudq.schedules.driver import Job
+from cloudq.driver.schedulers import Job
 from cloudq_deploy.google.grants import Grant, grants
 from cloudq_deploy.google.plan import Alert, Function, Plan, Queue
 from cloudq_deploy.terraform import literal
