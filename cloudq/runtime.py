@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cloudq.broker.broker import Broker
-from cloudq.broker.one_time import Far
+from cloudq.broker.one_time import OneTimeSchedules
 from cloudq.clock import Clock
 from cloudq.execution import lifecycle
 from cloudq.messages.codec import Codec
-from cloudq.publishing.builder import Envelopes
-from cloudq.publishing.publisher import Publishing
+from cloudq.publishing.builder import MessageBuilder
+from cloudq.publishing.publisher import Publisher
 from cloudq.publishing.results import ResultFactory
 from cloudq.results.backend import Backend
 from cloudq.results.events import History, Level
@@ -50,7 +50,7 @@ def open_broker(
     Raises `ConfigurationError` for an address that nothing is installed for.
     """
 
-    from cloudq.broker.delayed import Parking
+    from cloudq.broker.delayed import DelayedStore
 
     def parked_in() -> Backend:
         opened = backend()
@@ -61,7 +61,7 @@ def open_broker(
         services.open_broker(conf.broker),
         url=conf.broker,
         publish_retries=conf.publish_retries,
-        parking=Parking(parked_in) if conf.backend_url is not None else None,
+        delayed_store=DelayedStore(parked_in) if conf.backend_url is not None else None,
         codec=codec,
         announce=lifecycle.announced,
         published=lifecycle.published,
@@ -70,12 +70,12 @@ def open_broker(
     )
 
 
-def open_far(conf: Settings, services: Services, app: str) -> Far | None:
+def open_one_time(conf: Settings, services: Services, app: str) -> OneTimeSchedules | None:
     """Where this app's calls for far times wait; None where the settings name nothing."""
     url, after = conf.scheduler, conf.scheduler_eta
     if url is None or after is None:
         return None
-    return Far(lambda: services.open_scheduler(url), url=url, app=app, after=after)
+    return OneTimeSchedules(lambda: services.open_scheduler(url), url=url, app=app, after=after)
 
 
 def open_backend(conf: Settings, services: Services, *, url: str, clock: Clock) -> Backend:
@@ -102,7 +102,7 @@ def _history(conf: Settings, clock: Clock) -> History | None:
 
 
 def make_workflows(
-    app: Wired, envelopes: Envelopes, publishing: Publishing, results: ResultFactory
+    app: Wired, builder: MessageBuilder, publishing: Publisher, results: ResultFactory
 ) -> Workflows:
     """What an app does with signatures, chains, groups and chords."""
     from cloudq.canvas.plan import Planner
@@ -111,7 +111,7 @@ def make_workflows(
 
     tasks = app.tasks
     planner = Planner(
-        envelopes.planned,
+        builder.planned,
         expires=lambda: app.conf.result_expires,
         takes_request=lambda name: name in tasks and tasks[name].arguments.takes(2),
         clock=app.now,

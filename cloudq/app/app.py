@@ -19,20 +19,20 @@ from cloudq.app.autodiscover import Packages, discover
 from cloudq.app.registration import BoundDecorator, Decorator, PeriodicDecorator, register
 from cloudq.app.shared_task import APPS
 from cloudq.broker.broker import Broker
-from cloudq.broker.one_time import Far
+from cloudq.broker.one_time import OneTimeSchedules
 from cloudq.canvas.builtin_tasks import builtin_tasks
 from cloudq.errors import ConfigurationError
 from cloudq.messages.codec import Codec
-from cloudq.publishing.builder import Envelopes, zone_of
-from cloudq.publishing.publisher import Publishing
+from cloudq.publishing.builder import MessageBuilder, zone_of
+from cloudq.publishing.publisher import Publisher
 from cloudq.publishing.results import ResultFactory
 from cloudq.results.backend import Backend
 from cloudq.results.own_state import own_state
 from cloudq.results.result import AsyncResult, EagerResult
-from cloudq.runtime import make_workflows, open_backend, open_broker, open_far
+from cloudq.runtime import make_workflows, open_backend, open_broker, open_one_time
 from cloudq.services import Services
 from cloudq.settings import Settings
-from cloudq.tasks.bound import CurrentCall
+from cloudq.tasks.bound import BoundTask
 from cloudq.tasks.call_options import CallOptions, Options
 from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.priorities import queues_for
@@ -88,13 +88,13 @@ class CloudQ:
         self.conf: Settings = settings.load(self._given)
         self._every_task = ChainMap(self.tasks, builtin_tasks(self, self.tasks))
         self.services = Services()
-        self._envelopes = Envelopes(self.tasks, lambda: self.conf, self.now)
-        self._publishing = Publishing(self)
+        self._builder = MessageBuilder(self.tasks, lambda: self.conf, self.now)
+        self._publisher = Publisher(self)
         self._results = ResultFactory(self, lambda: self.control)
         self._lock = RLock()
         self._broker: Broker | None = None
         self._backend: Backend | None = None
-        self._far: Far | None = None
+        self._one_time: OneTimeSchedules | None = None
         self._discoveries: list[tuple[Packages, str | None]] = []
         self._annotations: object = None
         self._check_conf()
@@ -151,7 +151,7 @@ class CloudQ:
 
     def _check_conf(self) -> None:
         """Take what the settings say of tasks. Raises `ConfigurationError`."""
-        _ = self._envelopes.router
+        _ = self._builder.router
         source = self.conf.task_annotations
         if source is not self._annotations:
             self._annotations = source
@@ -221,9 +221,9 @@ class CloudQ:
     @property
     def routed_queues(self) -> Sequence[str]:
         """The queues that the setting `task_routes` names."""
-        return self._envelopes.router.queues
+        return self._builder.router.queues
 
-    def retries_of(self, task: CurrentCall) -> int | None:
+    def retries_of(self, task: BoundTask) -> int | None:
         """How often a task may be retried; None = for ever."""
         return task.policy.retries(self.conf.max_retries)
 
@@ -288,8 +288,8 @@ class CloudQ:
             return self.start(linked(task.name, args, kwargs, options, self), (), {})
         if self.conf.task_always_eager:
             return self._at_once(task, options, args, kwargs)
-        message = self._envelopes.of_call(task, options, args, kwargs)
-        [id] = self._publishing.send([message], [options])
+        message = self._builder.of_call(task, options, args, kwargs)
+        [id] = self._publisher.send([message], [options])
         return self._results.of(id, task)
 
     def publish(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
@@ -301,14 +301,14 @@ class CloudQ:
         prepared = list(calls)
         if self.conf.task_always_eager:
             return [self._at_once(c.task, c.options, c.args, c.kwargs) for c in prepared]
-        made = self._envelopes.of_call
+        made = self._builder.of_call
         messages = [made(c.task, c.options, c.args, c.kwargs) for c in prepared]
-        ids = self._publishing.send(messages, [c.options for c in prepared])
+        ids = self._publisher.send(messages, [c.options for c in prepared])
         return [self._results.of(id, call.task) for id, call in zip(ids, prepared, strict=True)]
 
     def written(self, call: Prepared[Any]) -> TaskMessage:
         """The message of a call as it would be sent now. Raises as `task.delay`."""
-        return self._envelopes.of_call(call.task, call.options, call.args, call.kwargs)
+        return self._builder.of_call(call.task, call.options, call.args, call.kwargs)
 
     def send_task(
         self,
@@ -327,8 +327,8 @@ class CloudQ:
         if self.conf.task_always_eager:
             raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
         made = Options.of(options)
-        message = self._envelopes.of_name(name, made, args, kwargs or {})
-        [id] = self._publishing.send([message], [made])
+        message = self._builder.of_name(name, made, args, kwargs or {})
+        [id] = self._publisher.send([message], [made])
         return self.AsyncResult(id)
 
     # ---- results
@@ -427,13 +427,13 @@ class CloudQ:
     @cached_property
     def workflows(self) -> Workflows:
         """What this app does with signatures, chains, groups and chords."""
-        return make_workflows(self, self._envelopes, self._publishing, self._results)
+        return make_workflows(self, self._builder, self._publisher, self._results)
 
     @cached_property
     def _eager(self) -> Eager:
         from cloudq.app.eager import Eager
 
-        return Eager(self, self._every_task, self._envelopes)
+        return Eager(self, self._every_task, self._builder)
 
     # ---- workers
 
@@ -523,21 +523,21 @@ class CloudQ:
             return self._backend
 
     @property
-    def far(self) -> Far | None:
+    def one_time(self) -> OneTimeSchedules | None:
         """Where calls for far times wait; None where they go on in hops of their queue."""
         if self.conf.scheduler_eta is None:
             return None
         with self._lock:
-            if self._far is None:
-                self._far = open_far(self.conf, self.services, self.name)
-            return self._far
+            if self._one_time is None:
+                self._one_time = open_one_time(self.conf, self.services, self.name)
+            return self._one_time
 
     def close(self) -> None:
         """Close the broker and the backend; a later use opens them again."""
         with self._lock:
-            if self._far is not None:
-                self._far.close()
-            self._far = None
+            if self._one_time is not None:
+                self._one_time.close()
+            self._one_time = None
             if self._broker is not None:
                 self._broker.close()
             if self._backend is not None:

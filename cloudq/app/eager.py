@@ -13,7 +13,7 @@ from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action
 from cloudq.messages.ids import new_id
 from cloudq.messages.values import dump_value
-from cloudq.publishing.builder import Envelopes
+from cloudq.publishing.builder import MessageBuilder
 from cloudq.results.groups import AnyResult
 from cloudq.results.record import Record, State
 from cloudq.results.result import EagerResult
@@ -39,17 +39,17 @@ class Eager:
     """Runs one app's calls in the caller's thread. `tasks` may grow."""
 
     def __init__(
-        self, app: Executing, tasks: Mapping[str, Task[..., Any]], envelopes: Envelopes
+        self, app: Executing, tasks: Mapping[str, Task[..., Any]], builder: MessageBuilder
     ) -> None:
         self._app = app
         self._tasks = tasks
-        self._envelopes = envelopes
+        self._builder = builder
 
     def apply(
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> EagerResult[R]:
         """Run a call; retries follow at once."""
-        message = self._envelopes.of_call(task, options, args, kwargs)
+        message = self._builder.of_call(task, options, args, kwargs)
         executor = self._app.executor(eager=True)
         while True:
             delivery = Delivery(

@@ -13,7 +13,7 @@ from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.limits.keys import check_keys
 from cloudq.tasks.limits.rules import check_templates
 from cloudq.tasks.options import TaskOptions, policy
-from cloudq.tasks.task import Publisher, Task
+from cloudq.tasks.task import Task, TaskApp
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,7 +57,7 @@ class BoundDecorator(Protocol):
     def __call__(self, function: Callable[..., Any]) -> Any: ...
 
 
-class Registry(Publisher, Protocol):
+class Registry(TaskApp, Protocol):
     """The app whose tasks they are."""
 
     @property

@@ -14,9 +14,9 @@ LONGEST_HOP = 28 * 86_400.0
 
 
 def fitted(
-    message: TaskMessage, body: bytes, limits: Limits, now: float, *, url: str, parks: bool
+    message: TaskMessage, body: bytes, limits: Limits, now: float, *, url: str, stores_delayed: bool
 ) -> Outgoing:
-    """What is sent of a message at `now`; `parks`: whether there is a store that can delay it.
+    """Fit a message to its queue at `now`; with `stores_delayed` a store can delay it.
 
     Raises `MessageTooLarge`, and `ConfigurationError` for what the queue cannot do.
     """
@@ -26,7 +26,7 @@ def fitted(
             f"{limits.body:,}: store the data elsewhere and pass its key"
         )
     delay = max(0.0, message.not_before - now) if message.not_before else 0.0
-    if delay and not limits.max_delay and not parks:
+    if delay and not limits.max_delay and not stores_delayed:
         raise ConfigurationError(
             f"queue {message.queue!r} on {url} cannot delay single messages, and the app "
             "has no backend that could keep them: set one, or send without countdown and eta"

@@ -10,18 +10,18 @@ from itertools import count
 from math import inf
 
 from cloudq.broker.batching import batches, fitted
-from cloudq.broker.delayed import Parking
-from cloudq.broker.one_time import Far
+from cloudq.broker.delayed import DelayedStore
+from cloudq.broker.one_time import OneTimeSchedules
 from cloudq.broker.retry import PublishPolicy
 from cloudq.clock import Clock, real_time
 from cloudq.driver import (
     BrokerDriver,
-    Burying,
     Code,
     Delivery,
     Failure,
     Limits,
     Outgoing,
+    PlatformDeadLetters,
     QueueAdmin,
     Scheduled,
     Scheduling,
@@ -78,8 +78,8 @@ def _unheard(messages: Sequence[TaskMessage]) -> None:
 class Broker:
     """Sends and receives task messages on one queue service. Safe to use from many threads.
 
-    `parking` keeps delayed messages for queues that cannot delay. `announce` is given messages
-    before they are sent and gives what to send, `published` those that were.
+    `delayed_store` keeps delayed messages for queues that cannot delay. `announce` is given
+    messages before they are sent and gives what to send, `published` those that were.
     Every method raises `BrokerError` when the service refuses the call as a whole.
     """
 
@@ -89,7 +89,7 @@ class Broker:
         *,
         url: str,
         publish_retries: int = 3,
-        parking: Parking | None = None,
+        delayed_store: DelayedStore | None = None,
         codec: Codec | None = None,
         announce: Callable[[Sequence[TaskMessage]], Sequence[TaskMessage]] = _as_they_are,
         published: Callable[[Sequence[TaskMessage]], None] = _unheard,
@@ -102,7 +102,7 @@ class Broker:
         self._announce = announce
         self._published = published
         self._publish_retries = publish_retries
-        self._parking = parking
+        self._delayed_store = delayed_store
         self.clock = clock
         self._sleep = sleep
 
@@ -128,14 +128,14 @@ class Broker:
         self,
         messages: Sequence[TaskMessage],
         publishing: Mapping[str, PublishPolicy] = _AS_EVER,
-        far: Far | None = None,
+        one_time: OneTimeSchedules | None = None,
     ) -> Mapping[str, str]:
         """Publish to each message's own queue, in as few requests as the service allows.
 
         A message with `not_before` in the future is delayed by the service; when that is further
         than the service can delay, or `LONGEST_HOP`, it is sent on in hops; where the service
-        cannot delay at all, it is parked; with `far`, what that takes waits there. Returns the
-        handles for `unschedule` or `far`, by message id, of those that wait a minute or more.
+        cannot delay at all, it is parked; with `one_time`, what that takes waits there. Returns the
+        handles for `unschedule` or `one_time`, by message id, of those that wait a minute or more.
         `publishing` has, by message id, how often calls that say
         so are sent again when the service is busy. Raises `MessageTooLarge` and
         `ConfigurationError` before anything is sent, and `PublishError` naming what was refused.
@@ -150,17 +150,17 @@ class Broker:
                 self.driver.limits(message.queue),
                 now,
                 url=self.url,
-                parks=self._parking is not None,
+                stores_delayed=self._delayed_store is not None,
             )
         answers: dict[int, str | Failure] = {}
         for queue, outgoing in queues.items():
             distant: dict[int, float] = {}
-            if far is not None:
+            if one_time is not None:
                 limits = self.driver.limits(queue)
                 for place, each in outgoing.items():
-                    if far.takes(messages[place], each.body, limits, now):
+                    if one_time.takes(messages[place], each.body, limits, now):
                         distant[place] = messages[place].not_before or 0.0
-            for call, places in self._ways(queue, outgoing, far, distant):
+            for call, places in self._ways(queue, outgoing, one_time, distant):
                 own = {p: publishing[id] for p in places if (id := messages[p].id) in publishing}
                 some = {p: outgoing[p] for p in places}
                 answers |= self._send_queue(queue, some, call, own)
@@ -193,23 +193,23 @@ class Broker:
         self,
         queue: str,
         outgoing: Mapping[int, Outgoing],
-        far: Far | None,
+        one_time: OneTimeSchedules | None,
         distant: Mapping[int, float],
     ) -> list[tuple[_Send, list[int]]]:
-        """The messages of a queue by the way that they are sent; the `distant` ones by `far`."""
-        driver, parking = self.driver, self._parking
-        if far is not None and distant:
+        """The messages of a queue by the way they are sent; the `distant` ones by `one_time`."""
+        driver, delayed_store = self.driver, self._delayed_store
+        if one_time is not None and distant:
             due = {outgoing[place].id: time for place, time in distant.items()}
             rest = {place: each for place, each in outgoing.items() if place not in distant}
-            by_far: _Send = lambda batch: far.send(queue, batch, due)  # noqa: E731
+            by_far: _Send = lambda batch: one_time.send(queue, batch, due)  # noqa: E731
             return [(by_far, list(distant)), *self._ways(queue, rest, None, {})]
         if not any(message.delay for message in outgoing.values()):
             return [(self._plainly(queue), list(outgoing))]
         ways: list[tuple[_Send, list[int]]] = []
         late: Collection[int] = ()
-        if parking is not None and not driver.limits(queue).max_delay:
+        if delayed_store is not None and not driver.limits(queue).max_delay:
             late = {place for place, message in outgoing.items() if message.delay}
-            ways.append((lambda batch: parking.park(queue, batch), sorted(late)))
+            ways.append((lambda batch: delayed_store.keep(queue, batch), sorted(late)))
         elif isinstance(driver, Scheduling):
             late = {p for p, message in outgoing.items() if message.delay >= _WORTH_A_HANDLE}
             ways.append((lambda batch: driver.schedule(queue, batch), sorted(late)))
@@ -269,17 +269,17 @@ class Broker:
 
     # ---- delayed messages
 
-    def parks(self, queue: str) -> bool:
+    def stores_delayed(self, queue: str) -> bool:
         """Whether delayed messages of the queue are kept in the result store."""
-        return self._parking is not None and not self.limits(queue).max_delay
+        return self._delayed_store is not None and not self.limits(queue).max_delay
 
     def scheduled(self, queue: str, *, count: int, after: str | None = None) -> Sequence[Scheduled]:
         """Look at up to `count` delayed messages, `after` a handle.
 
         Raises `ConfigurationError` where the service does not show them.
         """
-        if self._parking is not None and self.parks(queue):
-            return self._parking.parked(queue, count=count, after=after)
+        if self._delayed_store is not None and self.stores_delayed(queue):
+            return self._delayed_store.delayed(queue, count=count, after=after)
         with self._wrapped("look at delayed messages of", queue):
             return self._scheduling().scheduled(queue, count=count, after=after)
 
@@ -288,8 +288,8 @@ class Broker:
 
         Raises `ConfigurationError` where the service gives none back.
         """
-        if self._parking is not None and self.parks(queue):
-            return self._parking.take_back(queue, handles)
+        if self._delayed_store is not None and self.stores_delayed(queue):
+            return self._delayed_store.take_back(queue, handles)
         scheduling, size = self._scheduling(), self.limits(queue).batch
         failed: list[Failure] = []
         for start in range(0, len(handles), size):
@@ -298,34 +298,34 @@ class Broker:
             failed += [replace(failure, index=start + failure.index) for failure in refused]
         return failed
 
-    def send_parked(self, queue: str, *, every: float = 0.0) -> float | None:
+    def send_delayed(self, queue: str, *, every: float = 0.0) -> float | None:
         """Send on the parked messages that are due; when the next one is, None if none is known.
 
         With `every` the store is asked only when a look is that many seconds past, or when one
         that this process knows of is due. Raises `BackendError` as well.
         """
-        if self._parking is None or not self.parks(queue):
+        if self._delayed_store is None or not self.stores_delayed(queue):
             return None
-        if every and not self._parking.worth_a_look(queue, every=every):
+        if every and not self._delayed_store.worth_a_look(queue, every=every):
             return None
 
         def send(batch: Sequence[Outgoing]) -> Sequence[Failure]:
             with self._wrapped("send to", queue):
                 return self.driver.send(queue, batch)
 
-        return self._parking.send_due(queue, send, batch=min(self.limits(queue).batch, 100))
+        return self._delayed_store.send_due(queue, send, batch=min(self.limits(queue).batch, 100))
 
-    def wait_for_parked(self, timeout: float) -> None:
+    def wait_for_delayed(self, timeout: float) -> None:
         """Wait until this process parks a message, or for `timeout` seconds."""
-        if self._parking is None:
+        if self._delayed_store is None:
             time.sleep(timeout)
         else:
-            self._parking.wait(timeout)
+            self._delayed_store.wait(timeout)
 
-    def wake_parked(self) -> None:
-        """End a `wait_for_parked` of another thread."""
-        if self._parking is not None:
-            self._parking.wake()
+    def wake_delayed(self) -> None:
+        """End a `wait_for_delayed` of another thread."""
+        if self._delayed_store is not None:
+            self._delayed_store.wake()
 
     def _scheduling(self) -> Scheduling:
         if not isinstance(self.driver, Scheduling):
@@ -389,7 +389,7 @@ class Broker:
     def bury(self, deliveries: Sequence[Delivery], *, reason: str) -> list[Refused]:
         """Move to the queue's dead letters what a function's platform has leased, not we."""
         driver = self.driver
-        if isinstance(driver, Burying):
+        if isinstance(driver, PlatformDeadLetters):
             return self._settle(
                 "dead-letter on", deliveries, lambda batch: driver.bury(batch, reason=reason)
             )

@@ -35,7 +35,7 @@ _PAGE = 100
 Send = Callable[[Sequence[Outgoing]], Sequence[Failure]]
 
 
-class Parking:
+class DelayedStore:
     """The parked messages of all queues of one store. Safe to use from many threads.
 
     Every method raises `BackendError` when the store refuses or cannot be reached.
@@ -48,7 +48,7 @@ class Parking:
         # By queue: when it was last looked at, and what is known of the next one's time.
         self._looked: dict[str, tuple[float, float]] = {}
 
-    def park(self, queue: str, messages: Sequence[Outgoing]) -> list[str | Failure]:
+    def keep(self, queue: str, messages: Sequence[Outgoing]) -> list[str | Failure]:
         """Keep messages until their delays have passed; each one's handle, or why it was refused.
 
         The largest body is the largest item of the store, less about 1 KB.
@@ -65,7 +65,7 @@ class Parking:
         self._parked.set()
         return [failed.get(place, handle) for place, handle in enumerate(handles)]
 
-    def parked(self, queue: str, *, count: int, after: str | None = None) -> list[Scheduled]:
+    def delayed(self, queue: str, *, count: int, after: str | None = None) -> list[Scheduled]:
         """Look at up to `count` messages in the order of their times, `after` a handle."""
         found: list[Scheduled] = []
         while len(found) < count:
@@ -101,7 +101,7 @@ class Parking:
         The time is epoch seconds. Raises what `send` raises; what it refuses stays parked.
         """
         now = self._backend().clock()
-        page = self.parked(queue, count=batch)
+        page = self.delayed(queue, count=batch)
         due = page[0].due if page else None
         if due is not None and due <= now:
             due = self._send_claimed(queue, send, batch)
@@ -133,7 +133,7 @@ class Parking:
     def _send_due(self, queue: str, send: Send, batch: int) -> float | None:
         ends = self._backend().clock() + _CLAIM / 2
         while True:
-            page = self.parked(queue, count=batch)
+            page = self.delayed(queue, count=batch)
             now = self._backend().clock()
             due = [message for message in page if message.due <= now]
             if not due:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 
-from cloudq.driver import Failure, Limits, Once, OneShots, Outgoing
+from cloudq.driver import Failure, Limits, OneTimeEntry, OneTimeScheduler, Outgoing
 from cloudq.errors import CloudQError, ConfigurationError, ServiceError
 from cloudq.messages.message import TaskMessage
 
@@ -29,7 +29,7 @@ def group_of(app: str) -> str:
     return _GROUP.sub("-", f"cloudq-{app}")[:64]
 
 
-def far_group_of(app: str) -> str:
+def one_time_group_of(app: str) -> str:
     """The group of an app's far calls: one of their own, which no plan and no stack deletes."""
     return f"{group_of(app)[:60]}.eta"
 
@@ -45,7 +45,7 @@ def fires_at(handle: str) -> float | None:
     return None if read is None else float(read[2])
 
 
-class Far:
+class OneTimeSchedules:
     """Makes and takes back the entries of one app. Safe to use from many threads.
 
     `open` gives the scheduler's driver, at the first use. `after`: calls that are due later than
@@ -55,11 +55,11 @@ class Far:
     def __init__(self, open: Callable[[], object], *, url: str, app: str, after: float) -> None:
         self._open = open
         self._url = url.partition("?")[0]
-        self._group = far_group_of(app)
+        self._group = one_time_group_of(app)
         self._app = app
         self._after = after
         self._lock = Lock()
-        self._opened: OneShots | None = None
+        self._opened: OneTimeScheduler | None = None
 
     def takes(self, message: TaskMessage, body: bytes, limits: Limits, now: float) -> bool:
         """Whether this message waits in the scheduler. Raises `ConfigurationError`.
@@ -88,7 +88,7 @@ class Far:
         fires = int(due - driver.early)
         # One time of one message is one entry: a publish that is repeated makes no second.
         name = f"{_word(message.id)}.{fires}"
-        entry = Once(
+        entry = OneTimeEntry(
             name=name,
             time=float(fires),
             queue=queue,
@@ -120,11 +120,11 @@ class Far:
             raise ServiceError(f"cannot delete in {self._url}: {error}", code=code) from error
 
     @property
-    def _driver(self) -> OneShots:
+    def _driver(self) -> OneTimeScheduler:
         with self._lock:
             if self._opened is None:
                 opened = self._open()
-                if not isinstance(opened, OneShots):
+                if not isinstance(opened, OneTimeScheduler):
                     raise ConfigurationError(
                         f"{self._url} keeps no single calls: leave scheduler_eta out (on Pub/Sub, "
                         "tasks=LOCATION/QUEUE in the broker's URL keeps them in Cloud Tasks)"

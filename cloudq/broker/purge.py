@@ -29,18 +29,18 @@ def purge_queues(broker: Broker, queues: Iterable[str]) -> int | None:
                 raise
             missing = missing or error
             continue
-        parked = purge_parked(broker, queue)
-        counts.append(None if count is None else count + parked)
+        delayed = purge_delayed(broker, queue)
+        counts.append(None if count is None else count + delayed)
     if missing is not None and not counts:
         raise missing
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
 
-def purge_parked(broker: Broker, queue: str) -> int:
+def purge_delayed(broker: Broker, queue: str) -> int:
     """Delete what is parked for the queue in the result store; how many messages."""
     deleted = 0
-    while broker.parks(queue):
+    while broker.stores_delayed(queue):
         found = broker.scheduled(queue, count=_AT_A_TIME)
         if not found:
             break

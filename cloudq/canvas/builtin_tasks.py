@@ -9,12 +9,12 @@ from cloudq.canvas.freeze import COLLECT
 from cloudq.errors import UnknownTask
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.options import Policy
-from cloudq.tasks.task import Publisher, Task
+from cloudq.tasks.task import Task, TaskApp
 
 MAP, STARMAP = "cloudq.map", "cloudq.starmap"
 
 
-def builtin_tasks(app: Publisher, tasks: Mapping[str, Task[..., Any]]) -> dict[str, Task[..., Any]]:
+def builtin_tasks(app: TaskApp, tasks: Mapping[str, Task[..., Any]]) -> dict[str, Task[..., Any]]:
     """The built-in tasks of an app, whose own tasks are `tasks`."""
 
     def collect(values: list[Any]) -> list[Any]:

@@ -28,7 +28,7 @@ CHORD_ERROR = "cloudq.errors.ChordError"
 """What the body of a chord fails with."""
 
 Wire = dict[str, Any]
-Envelope = Callable[..., TaskMessage]
+MakeMessage = Callable[..., TaskMessage]
 """Makes a message: (task, args, kwargs, options, fields), arguments as wire values."""
 
 
@@ -94,13 +94,13 @@ class Planner:
 
     def __init__(
         self,
-        envelope: Envelope,
+        make_message: MakeMessage,
         *,
         expires: Callable[[], float],
         takes_request: Callable[[str], bool],
         clock: Clock = real_time,
     ) -> None:
-        self._envelope = envelope
+        self._make_message = make_message
         self._expires = expires
         self._takes_request = takes_request
         self._clock = clock
@@ -258,7 +258,7 @@ class Planner:
         takes = not node.immutable
         args = [*(before.values if takes else ()), *map(to_wire, node.args)]
         kwargs = {key: to_wire(value) for key, value in node.kwargs.items()}
-        return self._envelope(
+        return self._make_message(
             node.task,
             args,
             kwargs,

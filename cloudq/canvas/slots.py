@@ -40,7 +40,7 @@ def shard_key(join: str, number: int) -> Key:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
+class MemberResult:
     """What a member leaves at its slot: the record of its end."""
 
     slot: Slot

@@ -142,7 +142,7 @@ class BrokerDriver(Protocol):
 
 
 @runtime_checkable
-class Burying(Protocol):
+class PlatformDeadLetters(Protocol):
     """Dead letters of messages that a function's platform has leased; a driver may have it too."""
 
     def bury(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
@@ -186,7 +186,7 @@ class Scheduling(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Once:
+class OneTimeEntry:
     """One entry of a cloud's scheduler that sends `body` to `queue` at `time` and is gone then.
 
     `time` is in whole epoch seconds. `owner` is the app whose group it lies in, `group` the
@@ -203,7 +203,7 @@ class Once:
 
 
 @runtime_checkable
-class OneShots(Protocol):
+class OneTimeScheduler(Protocol):
     """Single messages at far times; a driver of a cloud's scheduler may have it too."""
 
     early: float
@@ -213,7 +213,7 @@ class OneShots(Protocol):
         """Whether it sends this body, and sends it as it is."""
         ...
 
-    def once(self, group: str, entry: Once) -> None:
+    def once(self, group: str, entry: OneTimeEntry) -> None:
         """Make an entry, and the group if there is none; one of its name is as good."""
         ...
 
@@ -404,7 +404,7 @@ class BackendDriver(Protocol):
 
 
 @runtime_checkable
-class Timed(Protocol):
+class VirtualTime(Protocol):
     """A broker or a store that can go by a clock of the caller's; a driver may have it too."""
 
     def keep_time(self, clock: Callable[[], float]) -> None:

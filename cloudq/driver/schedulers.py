@@ -1,6 +1,6 @@
 """What an adapter of a cloud's scheduler implements, and the value that crosses.
 
-One that can send single messages at far times is `cloudq.driver.OneShots` as well.
+One that can send single messages at far times is `cloudq.driver.OneTimeScheduler` as well.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from cloudq.clock import Clock
 from cloudq.driver import Delivery
 from cloudq.errors import DecodeError, UnknownTask, WorkerLost
 from cloudq.execution import lifecycle
-from cloudq.execution.outcomes import Job, Outcomes, copy_of, settle, word_of
+from cloudq.execution.outcomes import Job, Outcomes, copy_of, member_result_of, settle
 from cloudq.execution.settlement import Action, Settled, Settlement
 from cloudq.messages.arguments import arguments
 from cloudq.messages.codec import Codec
@@ -29,7 +29,7 @@ from cloudq.tasks.task import Task
 _EARLY = 1.0
 
 
-class Judge:
+class Admission:
     """Sorts deliveries into those to run and those that are settled as they are.
 
     Safe to use from many threads.
@@ -91,7 +91,7 @@ class Judge:
         except DecodeError as error:
             if signals.task_rejected:
                 lifecycle.rejected(delivery.body, error)
-            member = self._codec.remains(delivery.body, queue=delivery.queue)
+            member = self._codec.salvage(delivery.body, queue=delivery.queue)
             if member is not None:
                 return self._outcomes.unrunnable(delivery, member, error)
             return Settlement(action=Action.DEAD_LETTER, reason=str(error))
@@ -133,8 +133,8 @@ class Judge:
         message, attempts = job.message, job.delivery.attempts
         if record is not None and (record.terminal or record.retries > message.retries):
             # Whoever ran it may have died before its join heard of it.
-            word = word_of(message, record) if record.terminal else None
-            return settle(message, Action.ACK, reason="already done", word=word)
+            member_result = member_result_of(message, record) if record.terminal else None
+            return settle(message, Action.ACK, reason="already done", member_result=member_result)
         if record is not None and record.revoked:
             # Two deliveries may both come to this: the end that is recorded first stays.
             return self.revoked(replace(job, fenced=attempts > 1), "revoked")
@@ -192,8 +192,10 @@ class Judge:
         if standing is None:
             return replace(job, fenced=True)
         if standing.terminal:
-            word = word_of(job.message, standing)
-            return settle(job.message, Action.ACK, reason="already done", word=word)
+            member_result = member_result_of(job.message, standing)
+            return settle(
+                job.message, Action.ACK, reason="already done", member_result=member_result
+            )
         return settle(job.message, Action.NOTHING, reason="a later delivery has it")
 
 

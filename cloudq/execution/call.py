@@ -30,7 +30,7 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return elsewhere.submit(context.run, asyncio.run, coroutine).result()
 
 
-class Calling:
+class FunctionCall:
     """Calls functions, the innermost of what is around a task. Safe to use from many threads.
 
     With `stop_at_hard_limit` a task is interrupted at its hard limit too, not only at the soft

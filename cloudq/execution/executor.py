@@ -27,8 +27,8 @@ from cloudq.errors import (
     UnknownTask,
 )
 from cloudq.execution import idempotency, lifecycle
-from cloudq.execution.admission import Judge, bare
-from cloudq.execution.call import Calling, RunAsync, run_coroutine
+from cloudq.execution.admission import Admission, bare
+from cloudq.execution.call import FunctionCall, RunAsync, run_coroutine
 from cloudq.execution.outcomes import Job, Outcomes, autoretried, settle, with_children
 from cloudq.execution.settlement import Action, Settled, Settlement
 from cloudq.messages.arguments import arguments
@@ -95,7 +95,7 @@ class Executor:
             tasks=tasks, conf=conf, limits=limits, hostname=hostname, planner=planner, clock=clock
         )
         self._gate = Gate(lease=conf.lease)
-        self._judge = Judge(
+        self._admission = Admission(
             tasks=tasks,
             conf=conf,
             codec=codec or Codec(),
@@ -105,7 +105,7 @@ class Executor:
             clock=clock,
         )
         self.tracing = open_tracing(conf.tracing)
-        calling = Calling(tasks, run_async, stop_at_hard_limit=stop_at_hard_limit)
+        calling = FunctionCall(tasks, run_async, stop_at_hard_limit=stop_at_hard_limit)
         self._call: Call = onion(middleware, calling)
 
     @property
@@ -130,7 +130,7 @@ class Executor:
     def revoked(self, job: Job, reason: str) -> Settlement:
         """The settlement of a job that was revoked before its start, or was stopped for it."""
         self._free(job)
-        return self._judge.revoked(job, reason)
+        return self._admission.revoked(job, reason)
 
     def change_time_limit(self, task: str, soft: float | None, hard: float | None) -> None:
         """Give a task other time limits here, in seconds, for calls that start from now on.
@@ -163,7 +163,7 @@ class Executor:
 
         Raises `BackendError` when the store cannot be read: nothing is settled then.
         """
-        return self._judge.open(deliveries)
+        return self._admission.open(deliveries)
 
     def run(self, job: Job) -> Settlement:
         """Call the task of a job. Whatever the task does, the answer is a settlement."""

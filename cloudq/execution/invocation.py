@@ -79,10 +79,10 @@ class Invocation:
         self._send_parked()
 
     def _send_parked(self) -> None:
-        for queue in filter(self.broker.parks, sorted(self._queues)):
+        for queue in filter(self.broker.stores_delayed, sorted(self._queues)):
             try:
                 if self.deadline.until_late() >= _SPARE:
-                    self.broker.send_parked(queue, every=_PARKED_EVERY)
+                    self.broker.send_delayed(queue, every=_PARKED_EVERY)
             except Exception as error:  # the answer about what is done must reach the platform
                 self.log.warning("messages parked for %s wait: %s", queue, error)
 

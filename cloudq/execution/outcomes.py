@@ -11,7 +11,7 @@ import orjson
 
 from cloudq.canvas.freeze import brief, ends_of
 from cloudq.canvas.plan import Planner, too_deep
-from cloudq.canvas.slots import Slot, Word
+from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.clock import Clock, real_time
 from cloudq.driver import Delivery, Limits
 from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
@@ -126,8 +126,8 @@ class Outcomes:
         ended = replace(
             self.record(job, State.FAILURE), error_type="cloudq.errors.Ignore", error=reason
         )
-        word = word_of(job.message, ended)
-        return settle(job.message, Action.ACK, reason=reason, word=word)
+        member_result = member_result_of(job.message, ended)
+        return settle(job.message, Action.ACK, reason=reason, member_result=member_result)
 
     def rejected(self, job: Job, reject: Reject, started: float) -> Settlement:
         """A call whose task raised `Reject`."""
@@ -215,7 +215,7 @@ class Outcomes:
         follows = message.chain or message.link or message.link_error
         return Settlement(
             starts=self._planner.after(message, record) if follows else None,
-            word=word_of(message, record),
+            member_result=member_result_of(message, record),
             action=action,
             task_id=job.message.id,
             task=message.shadow or message.task,
@@ -223,8 +223,8 @@ class Outcomes:
             reason=reason,
             record=None if self.ignores_result(job.message) else record,
             fenced=job.fenced,
-            frees=unique_key(message),
-            dooms=ends_of(message.chain) if record.state == State.FAILURE else (),
+            unique_claim=unique_key(message),
+            failed_steps=ends_of(message.chain) if record.state == State.FAILURE else (),
             error=error,
         )
 
@@ -334,11 +334,11 @@ def autoretried(task: Task[..., Any], error: BaseException) -> bool:
     )
 
 
-def word_of(message: TaskMessage, record: Record) -> Word | None:
+def member_result_of(message: TaskMessage, record: Record) -> MemberResult | None:
     """What a task's end says at its join; a step of a chain says nothing while all goes well."""
     if message.slot is None or (message.chain and record.state is State.SUCCESS):
         return None
-    return Word(slot=Slot.from_wire(message.slot), record=record)
+    return MemberResult(slot=Slot.from_wire(message.slot), record=record)
 
 
 def with_children(settlement: Settlement, called: Sequence[Any]) -> Settlement:
@@ -359,7 +359,7 @@ def settle(
     reason: str = "",
     after: float = 0.0,
     resend: TaskMessage | None = None,
-    word: Word | None = None,
+    member_result: MemberResult | None = None,
 ) -> Settlement:
     """A settlement that records nothing."""
     return Settlement(
@@ -369,8 +369,8 @@ def settle(
         reason=reason,
         after=after,
         resend=resend,
-        word=word,
-        frees=unique_key(message) if action in _ENDS and resend is None else None,
+        member_result=member_result,
+        unique_claim=unique_key(message) if action in _ENDS and resend is None else None,
     )
 
 

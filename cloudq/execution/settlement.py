@@ -14,9 +14,9 @@ from enum import StrEnum
 from operator import attrgetter
 
 from cloudq.broker.broker import Broker, Refused
-from cloudq.canvas.joins import Claimed, Joins
+from cloudq.canvas.joins import JoinBusy, Joins
 from cloudq.canvas.plan import Plan
-from cloudq.canvas.slots import Word
+from cloudq.canvas.slots import MemberResult
 from cloudq.driver import Code, Delivery, Failure, Item, Key
 from cloudq.errors import (
     BackendError,
@@ -51,9 +51,9 @@ class Settlement:
     `state` is what became of the task, None where nothing is to be said of it. `record` is
     written whole, or, when `fenced`, only if no later delivery and no end is recorded. `extra`
     is stored and `drop` deleted along with it. `starts` is what the end starts, sent before it is
-    recorded; `word` is left at the task's join afterwards, and `frees`, the claim of a unique
-    call, is ended. `dooms` are the ids that fail with it: the steps of its chain that never come.
-    `error` stays in this process.
+    recorded; `member_result` is left at the task's join afterwards, and `unique_claim`, the claim
+    of a unique call, is ended. `failed_steps` are the ids that fail with it: the steps of its chain
+    that never come. `error` stays in this process.
     """
 
     action: Action
@@ -68,9 +68,9 @@ class Settlement:
     extra: Item | None = None
     drop: Key | None = None
     starts: Plan | None = None
-    word: Word | None = None
-    frees: Key | None = None
-    dooms: Sequence[str] = ()
+    member_result: MemberResult | None = None
+    unique_claim: Key | None = None
+    failed_steps: Sequence[str] = ()
     error: BaseException | None = field(default=None, compare=False)
 
     @property
@@ -129,16 +129,22 @@ def commit(
         except BackendError as down:
             error = down
             failed.append(_refused(pair, Failure(index=0, code=Code(down.code), reason=str(down))))
-    ready, undoomed, problem = _after_record(ready, _dooms, lambda each: _doom(each, backend))
+    ready, undoomed, problem = _after_record(
+        ready, _failed_steps, lambda each: _doom(each, backend)
+    )
     failed += undoomed
     error = error or problem
     if joins is None:
-        assert not any(settlement.word for _, settlement in ready), "members without their joins"
+        assert not any(settlement.member_result for _, settlement in ready), (
+            "members without their joins"
+        )
     else:
         ready, silent, problem = _leave_words(ready, joins)
         failed += silent
         error = error or problem
-    ready, unfreed, problem = _after_record(ready, _frees, lambda each: _free_key(each, backend))
+    ready, unfreed, problem = _after_record(
+        ready, _unique_claim, lambda each: _free_key(each, backend)
+    )
     failed += unfreed
     error = error or problem
     if failed and error is None:
@@ -167,8 +173,8 @@ def _prepare(
     return goes_on, waits, problem
 
 
-_dooms = attrgetter("dooms")
-_frees = attrgetter("frees")
+_failed_steps = attrgetter("dooms")
+_unique_claim = attrgetter("frees")
 
 
 def _after_record(
@@ -203,14 +209,14 @@ def _doom(settlement: Settlement, backend: Backend) -> None:
     It costs a request for each such step, and only chains that fail have any.
     """
     if settlement.record is not None:
-        for id in settlement.dooms:
+        for id in settlement.failed_steps:
             backend.advance(replace(settlement.record, id=id, task="", children=None))
 
 
 def _free_key(settlement: Settlement, backend: Backend) -> None:
     """End the claim of a unique call that has ended."""
-    if settlement.frees is not None:
-        free_key(backend, settlement.frees, settlement.task_id)
+    if settlement.unique_claim is not None:
+        free_key(backend, settlement.unique_claim, settlement.task_id)
 
 
 def _leave_words(
@@ -218,13 +224,16 @@ def _leave_words(
 ) -> tuple[list[Settled], list[Settled], CloudQError | None]:
     """Tell the joins what has ended; the pairs that are done, and those to try again."""
     leaving = [
-        (place, settlement.word)
+        (place, settlement.member_result)
         for place, (_, settlement) in enumerate(settled)
-        if settlement.word is not None and settlement.action is not Action.NOTHING
+        if settlement.member_result is not None and settlement.action is not Action.NOTHING
     ]
     if not leaving:
         return list(settled), [], None
-    wrong = {leaving[at][0]: e for at, e in joins.leave([word for _, word in leaving]).items()}
+    wrong = {
+        leaving[at][0]: e
+        for at, e in joins.leave([member_result for _, member_result in leaving]).items()
+    }
     done: list[Settled] = []
     failed: list[Settled] = []
     error: CloudQError | None = None
@@ -232,7 +241,7 @@ def _leave_words(
         problem = wrong.get(place)
         if problem is None:
             done.append(pair)
-        elif isinstance(problem, Claimed):
+        elif isinstance(problem, JoinBusy):
             # Its message asks again when the claim has ended: nothing else has to wait for that.
             again = replace(pair[1], action=Action.RELEASE, after=problem.after)
             done.append((pair[0], replace(again, reason=str(problem))))
@@ -379,8 +388,15 @@ def _shrunk(settlement: Settlement, record: Record, reason: str) -> Settlement:
     )
     # An equal call may run: nothing tells it this one's value.
     drop = settlement.extra.key if settlement.extra else settlement.drop
-    word = settlement.word and replace(settlement.word, record=small)
-    return replace(settlement, state=State.FAILURE, record=small, extra=None, drop=drop, word=word)
+    member_result = settlement.member_result and replace(settlement.member_result, record=small)
+    return replace(
+        settlement,
+        state=State.FAILURE,
+        record=small,
+        extra=None,
+        drop=drop,
+        member_result=member_result,
+    )
 
 
 def _advance(pair: Settled, backend: Backend) -> Settled:
@@ -396,9 +412,11 @@ def _advance(pair: Settled, backend: Backend) -> Settled:
         backend.note(settlement.record, delivery.body)
         return pair
     if standing.terminal:  # what is recorded counts, also at its join
-        word = settlement.word and replace(settlement.word, record=standing)
-        dooms = settlement.dooms if standing.state == State.FAILURE else ()
-        return delivery, replace(settlement, word=word, dooms=dooms)
+        member_result = settlement.member_result and replace(
+            settlement.member_result, record=standing
+        )
+        failed_steps = settlement.failed_steps if standing.state == State.FAILURE else ()
+        return delivery, replace(settlement, member_result=member_result, failed_steps=failed_steps)
     log.warning(
         "task %s: its lease was lost while it ran, so its late %s is not recorded",
         settlement.task_id,

@@ -168,7 +168,7 @@ BUILTIN: tuple[Spec, ...] = (
 )
 
 
-class Panel:
+class CommandRegistry:
     """The commands of one app: the built-in ones, and those that it adds."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import orjson
 from cloudq.driver import Code, Item, Key
 from cloudq.errors import BackendError, ConfigurationError
 from cloudq.messages.ids import new_id
-from cloudq.monitoring.heartbeats import Heart, Roster
+from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.results.backend import Backend
 
 # A command lies in its worker's item, which every beat writes again.
@@ -64,10 +64,10 @@ class Command:
             return None
 
 
-def send(roster: Roster, hearts: Sequence[Heart], command: Command) -> list[Heart]:
+def send(heartbeats: Heartbeats, hearts: Sequence[Heartbeat], command: Command) -> list[Heartbeat]:
     """Leave the command for these workers; those that were still there. One request each."""
     text = command.to_text()
-    return [heart for heart in hearts if roster.tell(heart.hostname, text)]
+    return [heart for heart in hearts if heartbeats.tell(heart.hostname, text)]
 
 
 def make(name: str, arguments: Mapping[str, Any], *, lasts: float, reply: bool) -> Command:

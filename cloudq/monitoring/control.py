@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from cloudq.errors import ConfigurationError
 from cloudq.monitoring import commands
-from cloudq.monitoring.command_registry import Args, Kind, Panel, Run
-from cloudq.monitoring.heartbeats import Heart, Roster
+from cloudq.monitoring.command_registry import Args, CommandRegistry, Kind, Run
+from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.results.backend import Backend
 from cloudq.results.result import AsyncResult
 from cloudq.results.terminate import Signal, signal_name
@@ -35,7 +35,7 @@ class Control:
         result: Callable[[str], AsyncResult[Any]],
         purge: Callable[[], int | None],
     ) -> None:
-        self.panel = Panel()
+        self.panel = CommandRegistry()
         self._backend = backend
         self._result = result
         self._purge = purge
@@ -52,9 +52,9 @@ class Control:
         return backend
 
     @property
-    def roster(self) -> Roster:
+    def heartbeats(self) -> Heartbeats:
         """The workers' items."""
-        return Roster(self.backend)
+        return Heartbeats(self.backend)
 
     # ---- own commands
 
@@ -110,15 +110,15 @@ class Control:
         spec = self.panel.find(name)
         if spec.run is not None or spec.kind == "inspect":
             spec.check(arguments)
-        backend, roster = self.backend, self.roster
-        hearts = _chosen(roster.alive(), destination)
+        backend, heartbeats = self.backend, self.heartbeats
+        hearts = _chosen(heartbeats.alive(), destination)
         patience = timeout
         if patience is None:
             patience = max((heart.every for heart in hearts), default=0.0) + commands.SLACK
         # Without a reply nobody waits, and a worker that was cut off for a while may still do it.
         lasts = patience if reply else max(60.0, patience)
         command = commands.make(name, arguments, lasts=lasts, reply=reply)
-        told = commands.send(roster, hearts, command)
+        told = commands.send(heartbeats, hearts, command)
         if not reply or not told:
             return {}
         names = [heart.hostname for heart in told]
@@ -383,7 +383,7 @@ def _names(destination: Iterable[str]) -> list[str]:
     return [destination] if isinstance(destination, str) else list(destination)
 
 
-def _chosen(hearts: Sequence[Heart], destination: Iterable[str] | None) -> list[Heart]:
+def _chosen(hearts: Sequence[Heartbeat], destination: Iterable[str] | None) -> list[Heartbeat]:
     if destination is None:
         return list(hearts)
     wanted = set(_names(destination))

@@ -24,7 +24,7 @@ _LISTS = ("queues", "longest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heart:
+class Heartbeat:
     """What a worker says of itself at each beat. Times are epoch seconds, spans seconds.
 
     `every` is the pause between two beats. `running` and `waiting` count the tasks in its hands;
@@ -57,10 +57,10 @@ class Heart:
         return fields | {name: orjson.dumps(list(fields[name])).decode() for name in _LISTS}
 
 
-_NAMES = tuple(name for name in Heart.__dataclass_fields__ if name != "hostname")
+_NAMES = tuple(name for name in Heartbeat.__dataclass_fields__ if name != "hostname")
 
 
-class Roster:
+class Heartbeats:
     """The items of the workers in one store. Safe to use from many threads.
 
     Every method raises `BackendError` when the store refuses or cannot be reached.
@@ -70,7 +70,7 @@ class Roster:
         self._backend = backend
 
     def beat(
-        self, heart: Heart, *, handled: Iterable[str] = (), first: bool = False
+        self, heart: Heartbeat, *, handled: Iterable[str] = (), first: bool = False
     ) -> frozenset[str]:
         """Write the heart and take the `handled` commands away; those that wait. One request.
 
@@ -91,18 +91,18 @@ class Roster:
         """Take a worker that has stopped off the roster."""
         self._backend.delete([_key(hostname)])
 
-    def hearts(self) -> list[Heart]:
+    def hearts(self) -> list[Heartbeat]:
         """All workers that were heard of of late, also dead ones, by name. One query a hundred."""
-        found: list[Heart] = []
+        found: list[Heartbeat] = []
         after: str | None = None
         while True:
             page = self._backend.query(PARTITION, after=after, limit=_PAGE)
-            found += [_heart(item) for item in page.items if "seen" in item.fields]
+            found += [_heartbeat_of(item) for item in page.items if "seen" in item.fields]
             after = page.next
             if after is None:
                 return found
 
-    def alive(self) -> list[Heart]:
+    def alive(self) -> list[Heartbeat]:
         """The workers that live."""
         now = time.time()
         return [heart for heart in self.hearts() if heart.alive(now)]
@@ -125,10 +125,10 @@ def _key(hostname: str) -> Key:
     return Key(PARTITION, hostname)
 
 
-def _heart(item: Item) -> Heart:
+def _heartbeat_of(item: Item) -> Heartbeat:
     """The heart in an item. Fields of newer releases are passed over."""
     stored: Mapping[str, Any] = item.fields
     values = {name: stored[name] for name in _NAMES if name in stored}
     for name in _LISTS:
         values[name] = cast("list[Any]", orjson.loads(values.get(name) or "[]"))
-    return Heart(hostname=item.key.sort, **values)
+    return Heartbeat(hostname=item.key.sort, **values)

@@ -39,7 +39,7 @@ def zone_of(name: str) -> ZoneInfo:
     return ZoneInfo(name)
 
 
-class Envelopes:
+class MessageBuilder:
     """Envelopes of one app's calls. `tasks` may grow; other names are sent as they are."""
 
     def __init__(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from cloudq.broker.broker import Broker
-from cloudq.broker.one_time import Far, fires_at
+from cloudq.broker.one_time import OneTimeSchedules, fires_at
 from cloudq.broker.retry import PublishPolicy
 from cloudq.errors import BackendError
 from cloudq.messages.message import TaskMessage
@@ -32,10 +32,10 @@ class Sender(Protocol):
     @property
     def backend(self) -> Backend | None: ...
     @property
-    def far(self) -> Far | None: ...
+    def one_time(self) -> OneTimeSchedules | None: ...
 
 
-class Publishing:
+class Publisher:
     """Publishes the messages of one app."""
 
     def __init__(self, app: Sender) -> None:
@@ -76,7 +76,7 @@ class Publishing:
         app = self._app
         if app.conf.backend_url is None:
             self._refuse_unkept(messages)
-        handles = app.broker.send(messages, policies, app.far)
+        handles = app.broker.send(messages, policies, app.one_time)
         if named:
             handles = {id: handle for id, handle in handles.items() if fires_at(handle)}
         if not handles or app.backend is None:

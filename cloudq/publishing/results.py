@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cloudq.broker.broker import Broker
-from cloudq.broker.one_time import Far, fires_at
+from cloudq.broker.one_time import OneTimeSchedules, fires_at
 from cloudq.errors import ConfigurationError, ServiceError
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record
@@ -33,7 +33,7 @@ class Caller(Protocol):
     @property
     def backend(self) -> Backend | None: ...
     @property
-    def far(self) -> Far | None: ...
+    def one_time(self) -> OneTimeSchedules | None: ...
 
 
 class ResultFactory:
@@ -52,7 +52,7 @@ class ResultFactory:
             task=task.name,
             take_back=self._take_back,
             stop=self._stop,
-            kin=self._kin,
+            children=self._children,
         )
 
     def untyped(self, task_id: str) -> AsyncResult[Any]:
@@ -62,7 +62,7 @@ class ResultFactory:
             self._app.backend,
             take_back=self._take_back,
             stop=self._stop,
-            kin=self._kin,
+            children=self._children,
         )
 
     def named(self, task_id: str, name: str) -> AsyncResult[Any]:
@@ -85,8 +85,8 @@ class ResultFactory:
         queue, _, handle = (record.scheduled or "").partition(" ")
         fires = fires_at(handle)
         try:
-            if fires is not None and (far := self._app.far) is not None:
-                return far.take_back(handle)
+            if fires is not None and (one_time := self._app.one_time) is not None:
+                return one_time.take_back(handle)
             return not self._app.broker.unschedule(queue, [handle])
         except (ServiceError, ConfigurationError) as error:
             log.warning("task %s stays scheduled, and will be dropped then: %s", record.id, error)
@@ -94,7 +94,7 @@ class ResultFactory:
             self._app.backend.revoke(record.id, due=fires)  # the mark must be there then
         return False
 
-    def _kin(self, outlines: str) -> list[Any]:
+    def _children(self, outlines: str) -> list[Any]:
         from cloudq.results.groups import restored
 
         return restored(outlines, self.named)

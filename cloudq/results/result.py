@@ -50,14 +50,14 @@ class AsyncResult(Generic[R]):
         task: str = "",
         take_back: Callable[[Record], bool] | None = None,
         stop: Stop | None = None,
-        kin: Callable[[str], list[Any]] | None = None,
+        children: Callable[[str], list[Any]] | None = None,
     ) -> None:
         self.id = id
         self.task = task
         self._backend = backend
         self._take_back = take_back
         self._stop = stop
-        self._kin = kin
+        self._children = children
         self._restore = restore
         self.final: Record | None = None
 
@@ -152,7 +152,7 @@ class AsyncResult(Generic[R]):
         Known once it has ended; a record keeps the first hundred ids.
         """
         text = self.record.children
-        return self._kin(text) if text and self._kin is not None else []
+        return self._children(text) if text and self._children is not None else []
 
     def collect(self, intermediate: bool = False) -> Generator[tuple[Any, Any]]:
         """This result and all that came of it, each with its value, waiting for each.

@@ -22,7 +22,7 @@ log = logging.getLogger("cloudq.schedules")
 _LOOK, _LEADS, _WAIT = 0.2, 0.65, 0.75
 
 
-class Lease:
+class LeaderLease:
     """One contender for the lead. Not to be shared by threads.
 
     `length` is how long after a leader's death another leads at the latest, in seconds, if it was

@@ -23,7 +23,7 @@ from cloudq.schedules.entry import (
     utc,
 )
 from cloudq.schedules.run_id import SCHEDULE, SLOT, slot_id, slot_text
-from cloudq.schedules.state import Standing, Standings
+from cloudq.schedules.state import ScheduleState, ScheduleStates
 from cloudq.settings import Settings
 from cloudq.tasks.task import Options, Prepared, Task
 
@@ -51,7 +51,7 @@ class Scheduled:
 
     name: str
     entry: Entry | None
-    standing: Standing
+    standing: ScheduleState
     error: str = ""
 
     @property
@@ -136,7 +136,7 @@ class Schedules:
     # ---- the store's
 
     @property
-    def standings(self) -> Standings:
+    def standings(self) -> ScheduleStates:
         """What the store keeps. Raises `ConfigurationError` where the app has none."""
         backend = self._home.backend
         if backend is None:
@@ -144,7 +144,7 @@ class Schedules:
                 "the last runs of schedules, their pauses and the beats' lease are kept in the "
                 "result backend, and the app has none: set CloudQ(backend=...) or CLOUDQ_BACKEND"
             )
-        return Standings(backend, self._home.name)
+        return ScheduleStates(backend, self._home.name)
 
     def all(self, declared: Mapping[str, Entry] | None = None) -> dict[str, Scheduled]:
         """Every schedule, by name: one query. One that cannot be read has its error.
@@ -154,7 +154,7 @@ class Schedules:
         code = self.declared() if declared is None else declared
         kept = {} if self._home.backend is None else self.standings.all()
         found = {
-            name: Scheduled(name=name, entry=entry, standing=kept.get(name, Standing()))
+            name: Scheduled(name=name, entry=entry, standing=kept.get(name, ScheduleState()))
             for name, entry in code.items()
         }
         for name, standing in kept.items():
@@ -162,7 +162,7 @@ class Schedules:
                 found[name] = self._read(name, standing)
         return found
 
-    def _read(self, name: str, standing: Standing) -> Scheduled:
+    def _read(self, name: str, standing: ScheduleState) -> Scheduled:
         try:
             entry = loads(name, standing.text or "")
             self._check_task(entry)
@@ -175,7 +175,7 @@ class Schedules:
         code = self.declared()
         standing = self.standings.one(name) if self._home.backend is not None else None
         if name in code:
-            return Scheduled(name=name, entry=code[name], standing=standing or Standing())
+            return Scheduled(name=name, entry=code[name], standing=standing or ScheduleState())
         if standing is not None and standing.text is not None:
             return self._read(name, standing)
         close = difflib.get_close_matches(name, [*self.all(code)], n=1)

@@ -30,7 +30,7 @@ def leader_key(app: str) -> Key:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class ScheduleState:
     """How one schedule stands. `last`: epoch seconds up to which its runs are dealt with.
 
     `spec` is the fingerprint of the entry that `last` was counted for, `text` the entry itself if
@@ -44,7 +44,7 @@ class Standing:
     text: str | None = None
 
 
-class Standings:
+class ScheduleStates:
     """The schedules of one app in its store. Every method is one request, or one a page.
 
     All raise `BackendError`.
@@ -54,9 +54,9 @@ class Standings:
         self._backend = backend
         self._app = app
 
-    def all(self) -> dict[str, Standing]:
+    def all(self) -> dict[str, ScheduleState]:
         """Every schedule that the store knows of, by name."""
-        found: dict[str, Standing] = {}
+        found: dict[str, ScheduleState] = {}
         after: str | None = None
         while True:
             page = self._backend.query(partition(self._app), after=after, limit=_PAGE)
@@ -67,7 +67,7 @@ class Standings:
             if after is None:
                 return found
 
-    def one(self, name: str) -> Standing | None:
+    def one(self, name: str) -> ScheduleState | None:
         """One schedule; None where the store knows nothing of it."""
         key = self._key(name)
         item = self._backend.get([key]).get(key)
@@ -141,10 +141,10 @@ class Standings:
         return Key(partition(self._app), f"{_ENTRY}{name}")
 
 
-def _standing(item: Item) -> Standing:
+def _standing(item: Item) -> ScheduleState:
     fields = item.fields
     last, runs, text = fields.get("last"), fields.get("runs"), fields.get("entry")
-    return Standing(
+    return ScheduleState(
         last=float(last) if isinstance(last, int | float) else None,
         spec=str(fields.get("spec", "")),
         paused=bool(fields.get("paused")),

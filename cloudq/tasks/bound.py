@@ -29,7 +29,7 @@ class Surroundings(Protocol):
 
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]: ...
 
-    def retries_of(self, task: CurrentCall) -> int | None: ...
+    def retries_of(self, task: BoundTask) -> int | None: ...
 
     def update_state(self, task_id: str, fence: int, state: str, meta: Any) -> None: ...
 
@@ -38,7 +38,7 @@ class Surroundings(Protocol):
     def now(self) -> float: ...
 
 
-class CurrentCall:
+class BoundTask:
     """The side of a task that its own function uses, as `self`, while a call of it runs."""
 
     name: str

@@ -22,7 +22,7 @@ _NUMBERS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hosting:
+class FunctionHints:
     """Hints for a deployment; None = as the deployment says. A worker does not read them.
 
     `memory` in MB and `timeout` in seconds are of the function. `max_concurrency` is how many of
@@ -42,12 +42,12 @@ class Hosting:
     env: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def hosting_of(options: dict[str, Any]) -> Hosting | None:
+def function_hints_of(options: dict[str, Any]) -> FunctionHints | None:
     """Take the hints out of a task's options; None if there are none.
 
     Raises `ConfigurationError`.
     """
-    names = [each.name for each in fields(Hosting)]
+    names = [each.name for each in fields(FunctionHints)]
     given = {name: options.pop(name) for name in names if options.get(name) is not None}
     for name in names:
         options.pop(name, None)
@@ -61,7 +61,7 @@ def hosting_of(options: dict[str, Any]) -> Hosting | None:
             )
     if "env" in given:
         given["env"] = _variables(given["env"])
-    return Hosting(**given)
+    return FunctionHints(**given)
 
 
 def _variables(given: object) -> dict[str, str]:

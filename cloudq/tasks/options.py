@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.messages.codec import unknown_form
 from cloudq.tasks.call_options import checked_countdown
-from cloudq.tasks.function_hints import Hosting, hosting_of
+from cloudq.tasks.function_hints import FunctionHints, function_hints_of
 from cloudq.tasks.limits.keys import Keys, keys_of
 from cloudq.tasks.limits.rules import KeyRule, Throttle, throttle_of
 from cloudq.tasks.priorities import check_priority
@@ -54,7 +54,7 @@ class TaskOptions(TypedDict, total=False):
     retry_kwargs: Mapping[str, Any]
     serializer: str
     compression: str
-    # Of the function that runs it: see `Hosting`. (`concurrency` is of the task, everywhere.)
+    # Of the function that runs it: see `FunctionHints`. (`concurrency` is of the task, everywhere.)
     memory: int | None
     timeout: int | None
     max_concurrency: int | None
@@ -74,7 +74,7 @@ class Policy:
     equal calls once: True compares all arguments, a function of the arguments names the key.
     `dead_letter` keeps the message of a finally failed call in the dead letters. `throttle` has
     the limits: rates, calls at a time, calls queued. `keys` makes the keys of ordered queues.
-    `hosting` has the hints for a deployment.
+    `function_hints` has the hints for a deployment.
     """
 
     queue: str | None = None
@@ -96,7 +96,7 @@ class Policy:
     dead_letter: bool = False
     throttle: Throttle | None = None
     keys: Keys | None = None
-    hosting: Hosting | None = None
+    function_hints: FunctionHints | None = None
     retry_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     serializer: str | None = None
     compression: str | None = None
@@ -136,7 +136,7 @@ def policy(name: str, options: TaskOptions) -> Policy:
     try:
         values["throttle"] = throttle_of(values)
         values["keys"] = keys_of(values)
-        values["hosting"] = hosting_of(values)
+        values["hosting"] = function_hints_of(values)
     except ConfigurationError as error:
         raise ConfigurationError(f"task {name}: {error}") from error
     values["retry_backoff"] = float(values.get("retry_backoff", 0.0))

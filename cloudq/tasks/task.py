@@ -14,7 +14,7 @@ from cloudq.errors import MaxRetriesExceeded
 from cloudq.messages.ids import new_id
 from cloudq.results.result import AsyncResult, EagerResult
 from cloudq.tasks.arguments import Arguments
-from cloudq.tasks.bound import CurrentCall, Surroundings
+from cloudq.tasks.bound import BoundTask, Surroundings
 from cloudq.tasks.call_options import CallOptions, Options, check_names
 from cloudq.tasks.hooks import HOOKS, Hooks
 from cloudq.tasks.on_commit import on_commit
@@ -30,7 +30,7 @@ def _call_of(kind: type[Any]) -> object:
     return kind.__call__
 
 
-class Publisher(Canvas, Surroundings, Protocol):
+class TaskApp(Canvas, Surroundings, Protocol):
     """What a task needs of its app."""
 
     def send(
@@ -54,7 +54,7 @@ class Prepared(Generic[R]):
     kwargs: Mapping[str, Any]
 
 
-class Task(CurrentCall, Hooks, Generic[P, R]):
+class Task(BoundTask, Hooks, Generic[P, R]):
     """A function that can run elsewhere.
 
     Calling a task runs it here and now, as the function it is. `delay` sends it to its queue.
@@ -69,7 +69,7 @@ class Task(CurrentCall, Hooks, Generic[P, R]):
         function: Callable[..., Any],
         *,
         name: str,
-        app: Publisher,
+        app: TaskApp,
         policy: Policy,
         arguments: Arguments,
         bind: bool = False,
@@ -82,7 +82,7 @@ class Task(CurrentCall, Hooks, Generic[P, R]):
         self.declared: TaskOptions = {}  # what the decorator said, for annotations to stand above
         self.arguments = arguments
         self.bind = bind
-        self._app: Publisher = app  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._app: TaskApp = app  # pyright: ignore[reportIncompatibleVariableOverride]
         self._call_options = call_options or Options()
         self.hooked = False  # whether any hook is overridden, so that others cost nothing
         self.wrapped = _call_of(type(self)) is not _call_of(Task)
@@ -119,7 +119,7 @@ class Task(CurrentCall, Hooks, Generic[P, R]):
         return f"<Task {self.name}>"
 
     @property
-    def app(self) -> Publisher:
+    def app(self) -> TaskApp:
         """The app that the task belongs to."""
         return self._app
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cloudq.testing.contracts.broker import BrokerContract
     from cloudq.testing.contracts.ordering import OrderingContract
     from cloudq.testing.contracts.queue_admin import AdminDriver, QueueAdminContract
-    from cloudq.testing.contracts.schedule import OneShotContract, OneShotDriver, ScheduleContract
+    from cloudq.testing.contracts.schedule import OneTimeContract, OneTimeDriver, ScheduleContract
     from cloudq.testing.contracts.scheduling import SchedulingContract, SchedulingDriver
     from cloudq.testing.contracts.update import UpdateContract
     from cloudq.testing.draining import drain
@@ -31,8 +31,8 @@ __all__ = [
     "FaultPlan",
     "UpdateContract",
     "OrderingContract",
-    "OneShotContract",
-    "OneShotDriver",
+    "OneTimeContract",
+    "OneTimeDriver",
     "QueueAdminContract",
     "ScheduleContract",
     "SchedulingContract",
@@ -54,8 +54,8 @@ _CONTRACTS = {
     "BackendContract": "contracts.backend",
     "BrokerContract": "contracts.broker",
     "OrderingContract": "contracts.ordering",
-    "OneShotContract": "contracts.schedule",
-    "OneShotDriver": "contracts.schedule",
+    "OneTimeContract": "contracts.schedule",
+    "OneTimeDriver": "contracts.schedule",
     "QueueAdminContract": "contracts.queue_admin",
     "ScheduleContract": "contracts.schedule",
     "SchedulingContract": "contracts.scheduling",

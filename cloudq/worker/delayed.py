@@ -15,7 +15,7 @@ log = logging.getLogger("cloudq.worker")
 _LONGEST_PAUSE = 60.0
 
 
-class Parked:
+class DelayedSender:
     """One thread for all queues that cannot delay; none where every queue can.
 
     What this worker parked itself is sent on in time; what others have, within `poll` seconds of
@@ -24,7 +24,7 @@ class Parked:
 
     def __init__(self, broker: Broker, queues: Sequence[str], *, poll: float) -> None:
         self._broker = broker
-        self._queues = [queue for queue in queues if broker.parks(queue)]
+        self._queues = [queue for queue in queues if broker.stores_delayed(queue)]
         self._poll = poll
         self._pause = poll
         self._stopped = threading.Event()
@@ -45,7 +45,7 @@ class Parked:
     def stop(self) -> None:
         """End the thread; what is due then waits for another worker."""
         self._stopped.set()
-        self._broker.wake_parked()
+        self._broker.wake_delayed()
         if self._thread.is_alive():
             self._thread.join(5.0)
 
@@ -62,9 +62,9 @@ class Parked:
                 log.exception("parked messages wait")
                 due = []
             next_due = min(due, default=float("inf")) - time.time()
-            self._broker.wait_for_parked(max(0.0, min(self._pause, next_due)))
+            self._broker.wait_for_delayed(max(0.0, min(self._pause, next_due)))
 
     def _send_due(self) -> list[float]:
         """When the next one of each queue is due, as far as there is one."""
-        found = [self._broker.send_parked(queue) for queue in self._queues]
+        found = [self._broker.send_delayed(queue) for queue in self._queues]
         return [due for due in found if due is not None]

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cloudq.errors import ConfigurationError
-from cloudq.tasks.function_hints import Hosting
+from cloudq.tasks.function_hints import FunctionHints
 from cloudq_deploy.aws.target import Target
 from cloudq_deploy.pyproject import OTHERS, RUNTIMES, checked, own_runtime, written
 
@@ -56,7 +56,7 @@ class Shared(BaseModel):
             raise ValueError(f"{runtime!r} is none of {', '.join(RUNTIMES)}")
         return runtime
 
-    def heeded(self, hints: Hosting) -> Hosting:
+    def heeded(self, hints: FunctionHints) -> FunctionHints:
         """Hints without those that are to be ignored."""
         return replace(hints, **dict.fromkeys(self.ignore))
 

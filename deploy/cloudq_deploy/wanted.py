@@ -9,8 +9,8 @@ from typing import Any
 from cloudq.app import CloudQ
 from cloudq.errors import ConfigurationError
 from cloudq.schedules.schedules import Scheduled
-from cloudq.schedules.state import Standing
-from cloudq.tasks.function_hints import Hosting
+from cloudq.schedules.state import ScheduleState
+from cloudq.tasks.function_hints import FunctionHints
 from cloudq.tasks.priorities import queues_for
 from cloudq.tasks.task import Task
 
@@ -61,9 +61,9 @@ def plain(queue: str) -> str:
     return queue.removesuffix(_FIFO).replace(".", "-")
 
 
-def merged(tasks: Iterable[AnyTask]) -> Hosting:
+def merged(tasks: Iterable[AnyTask]) -> FunctionHints:
     """One set of hints for the tasks of one function. Raises `ConfigurationError`."""
-    given = [(task.name, task.policy.hosting) for task in tasks]
+    given = [(task.name, task.policy.function_hints) for task in tasks]
     values: dict[str, Any] = {}
     for name in (*_LARGEST, *_AGREED):
         said = [
@@ -83,7 +83,7 @@ def merged(tasks: Iterable[AnyTask]) -> Hosting:
             before = env.setdefault(variable, (task, value))
             if before[1] != value:
                 raise ConfigurationError(_disagree(f"env {variable}", *before, task, value))
-    return Hosting(**values, env={name: value for name, (_, value) in env.items()})
+    return FunctionHints(**values, env={name: value for name, (_, value) in env.items()})
 
 
 def _disagree(name: str, first: str, one: object, second: str, other: object) -> str:
@@ -117,6 +117,6 @@ def declared_schedules(app: CloudQ) -> list[Scheduled]:
     Asks no store. Raises `ConfigurationError`.
     """
     return [
-        Scheduled(name=name, entry=entry, standing=Standing())
+        Scheduled(name=name, entry=entry, standing=ScheduleState())
         for name, entry in app.schedules.declared().items()
     ]

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from cloudq import AsyncResult, CloudQ
 from cloudq.broker.broker import Broker
-from cloudq.broker.delayed import Parking
+from cloudq.broker.delayed import DelayedStore
 from cloudq.driver import Delivery, Peeked
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
@@ -53,7 +53,7 @@ class Bench(CloudQ):
             self.wire,
             url="faulty://",
             publish_retries=self.conf.publish_retries,
-            parking=Parking(lambda: backend),
+            delayed_store=DelayedStore(lambda: backend),
         )
 
     def close(self) -> None:

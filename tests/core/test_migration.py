@@ -171,7 +171,7 @@ def test_killed_at_any_call_the_same_messages_are_there_in_the_end(setup: str) -
     def fill(place: Ground) -> Ids:
         source = place.sides()[0]
         waiting = late()
-        if source.broker.parks("q"):
+        if source.broker.stores_delayed("q"):
             assert all(isinstance(each, str) for each in source.send("q", waiting))
         else:
             place.fill(waiting)

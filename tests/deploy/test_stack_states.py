@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 from cloudq import CloudQ, every
-from cloudq.broker.one_time import far_group_of
+from cloudq.broker.one_time import one_time_group_of
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.planning import plan_of
@@ -126,7 +126,7 @@ def test_a_foreign_schedule_group_is_left_alone(here: Aws) -> None:
 
 
 def test_far_calls_wait_until_the_data_goes(here: Aws, plan: Plan) -> None:
-    far = far_group_of(plan.app)
+    far = one_time_group_of(plan.app)
     here.scheduler.create_schedule_group(Name=far)
     applied(here, plan, Log())
     destroy(here, plan.stack, Log(), bucket=Bucket(here, plan.stack), data=False, far=far)

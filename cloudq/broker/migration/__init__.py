@@ -10,7 +10,7 @@ can make one batch repeat: each message keeps its id, and a task that has ended 
 running again.
 """
 
-from cloudq.broker.migration.endpoint import Side
+from cloudq.broker.migration.endpoint import Endpoint
 from cloudq.broker.migration.journal import Journal
 from cloudq.broker.migration.migration import Migration, Options, journal_file
 from cloudq.broker.migration.preview import Preview
@@ -23,6 +23,6 @@ __all__ = [
     "Options",
     "Preview",
     "Report",
-    "Side",
+    "Endpoint",
     "journal_file",
 ]

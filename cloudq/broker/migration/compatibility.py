@@ -20,8 +20,8 @@ _DUE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """The rules of one target queue. `parks` says that a backend keeps its delayed messages.
+class Compatibility:
+    """The rules of one target queue. With `stores_delayed` a backend keeps its delayed messages.
 
     `codec` is that of the app whose messages they are: it reads what is signed, compressed or in
     another form, as a worker of the target queue will. Without one only plain ones are read.
@@ -29,7 +29,7 @@ class Fit:
 
     queue: str
     limits: Limits
-    parks: bool
+    stores_delayed: bool
     raw: bool
     token: str
     codec: Codec | None = None
@@ -86,7 +86,7 @@ class Fit:
         return f"no worker of the app could read it in {self.queue!r}: {why}"
 
     def _too_late(self, message: TaskMessage | None, delay: float) -> str | None:
-        if not delay or self.parks or 0 < delay <= self.limits.max_delay:
+        if not delay or self.stores_delayed or 0 < delay <= self.limits.max_delay:
             return None
         if not self.limits.max_delay:
             return "is delayed, and the target queue cannot delay: --backend URL would keep it"

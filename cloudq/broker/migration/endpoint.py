@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cloudq.broker.broker import Broker
-from cloudq.broker.delayed import Parking
+from cloudq.broker.delayed import DelayedStore
 from cloudq.driver import (
     BrokerDriver,
     Code,
@@ -35,20 +35,26 @@ _Call = Callable[[Sequence[Outgoing]], Sequence["str | Failure"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class Endpoint:
     """A broker; `backend` keeps delayed messages for it where it cannot.
 
     `peeks` says that its peek takes no message from anybody.
     """
 
     broker: Broker
-    parking: Parking | None = None
+    delayed_store: DelayedStore | None = None
     peeks: bool = False
 
     @classmethod
-    def of(cls, driver: BrokerDriver, url: str, backend: Backend | None, *, peeks: bool) -> Side:
-        parking = None if backend is None else Parking(lambda: backend)
-        return cls(broker=Broker(driver, url=url, parking=parking), parking=parking, peeks=peeks)
+    def of(
+        cls, driver: BrokerDriver, url: str, backend: Backend | None, *, peeks: bool
+    ) -> Endpoint:
+        delayed_store = None if backend is None else DelayedStore(lambda: backend)
+        return cls(
+            broker=Broker(driver, url=url, delayed_store=delayed_store),
+            delayed_store=delayed_store,
+            peeks=peeks,
+        )
 
     @property
     def url(self) -> str:
@@ -63,7 +69,7 @@ class Side:
 
     def lists(self, queue: str) -> bool:
         """Whether its delayed messages can be looked at."""
-        return self.broker.parks(queue) or isinstance(self.broker.driver, Scheduling)
+        return self.broker.stores_delayed(queue) or isinstance(self.broker.driver, Scheduling)
 
     def delayed(self, queue: str, *, most: int | None = None) -> Iterator[Scheduled]:
         """Its delayed messages, as far as they can be looked at."""
@@ -88,7 +94,7 @@ class Side:
         return [answers[place] for place in range(len(messages))]
 
     def _ways(self, queue: str, messages: Sequence[Outgoing]) -> list[tuple[_Call, list[int]]]:
-        driver, parking = self.broker.driver, self.parking
+        driver, delayed_store = self.broker.driver, self.delayed_store
 
         def plainly(batch: Sequence[Outgoing]) -> Sequence[str | Failure]:
             refused = {failure.index: failure for failure in driver.send(queue, batch)}
@@ -96,9 +102,9 @@ class Side:
 
         late: list[int] = []
         ways: list[tuple[_Call, list[int]]] = []
-        if parking is not None and self.broker.parks(queue):
+        if delayed_store is not None and self.broker.stores_delayed(queue):
             late = [place for place, message in enumerate(messages) if message.delay]
-            ways.append((lambda batch: parking.park(queue, batch), late))
+            ways.append((lambda batch: delayed_store.keep(queue, batch), late))
         elif isinstance(driver, Scheduling):
             late = [p for p, message in enumerate(messages) if message.delay >= _WORTH_A_HANDLE]
             ways.append((lambda batch: driver.schedule(queue, batch), late))

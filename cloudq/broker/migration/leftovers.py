@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from threading import Event
 
-from cloudq.broker.migration.endpoint import Side, total
+from cloudq.broker.migration.endpoint import Endpoint, total
 from cloudq.driver import QueueStats
 
 _DELAYED = "delayed, and the source does not show it: --wait waits for it"
@@ -18,7 +18,7 @@ _NEW = "came meanwhile, or waits behind one that stays"
 _LAG, _DELAYED_LAG = 60.0, 5.0
 
 
-def unseen(side: Side, queue: str, *, listed: int, known: int, stop: Event) -> Counter[str]:
+def unseen(side: Endpoint, queue: str, *, listed: int, known: int, stop: Event) -> Counter[str]:
     """What the service counts beyond the `known` messages, `listed` of which are delayed ones."""
     started = time.monotonic()
     while True:

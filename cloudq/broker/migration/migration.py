@@ -10,10 +10,10 @@ from pathlib import Path
 from threading import Event
 
 from cloudq.broker.broker import queue_deliveries
-from cloudq.broker.migration.compatibility import Fit
-from cloudq.broker.migration.endpoint import Side, total
+from cloudq.broker.migration.compatibility import Compatibility
+from cloudq.broker.migration.endpoint import Endpoint, total
 from cloudq.broker.migration.journal import Journal
-from cloudq.broker.migration.mover import Carrier
+from cloudq.broker.migration.mover import Mover
 from cloudq.broker.migration.preview import Preview, preview
 from cloudq.broker.migration.queue import QueueMove
 from cloudq.broker.migration.report import Moved, Report
@@ -63,8 +63,8 @@ class Migration:
 
     def __init__(
         self,
-        source: Side,
-        target: Side,
+        source: Endpoint,
+        target: Endpoint,
         options: Options,
         *,
         backend: Backend | None = None,
@@ -150,7 +150,7 @@ class Migration:
         journal = Journal(file, source=self.source.url, target=self.target.url)
         try:
             moved.before = journal.begin(moved.queue, moved.target, self._before(moved))
-            carrier = Carrier(
+            mover = Mover(
                 source=self.source,
                 target=self.target,
                 journal=journal,
@@ -160,7 +160,7 @@ class Migration:
                 told=lambda: self._told(moved),
             )
             move = QueueMove(
-                carrier=carrier,
+                mover=mover,
                 lease=self.options.lease,
                 wait=self.options.wait,
                 stop=self._stop,
@@ -176,17 +176,19 @@ class Migration:
     def _before(self, moved: Moved) -> int | None:
         """How much is in the source queue, delayed messages in the backend included."""
         count = total(self.source.stats(moved.queue))
-        if self.source.broker.parks(moved.queue) and not self._shared(moved.queue, moved.target):
+        if self.source.broker.stores_delayed(moved.queue) and not self._shared(
+            moved.queue, moved.target
+        ):
             count = (
                 None if count is None else count + sum(1 for _ in self.source.delayed(moved.queue))
             )
         return count
 
-    def _fit(self, target: str, *, token: str) -> Fit:
-        return Fit(
+    def _fit(self, target: str, *, token: str) -> Compatibility:
+        return Compatibility(
             queue=target,
             limits=self.target.broker.limits(target),
-            parks=self.target.broker.parks(target),
+            stores_delayed=self.target.broker.stores_delayed(target),
             raw=self.options.raw,
             token=token,
             codec=self._codec,
@@ -194,8 +196,10 @@ class Migration:
 
     def _shared(self, queue: str, target: str) -> bool:
         """Whether both keep the delayed messages of this name in one place, the backend."""
-        parks = self.source.broker.parks(queue) and self.target.broker.parks(target)
-        return parks and queue == target
+        stores_delayed = self.source.broker.stores_delayed(
+            queue
+        ) and self.target.broker.stores_delayed(target)
+        return stores_delayed and queue == target
 
 
 def _place(url: str) -> object:

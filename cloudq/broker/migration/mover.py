@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cloudq.broker.migration.compatibility import Fit
-from cloudq.broker.migration.endpoint import OF_THE_MESSAGE, UNSURE, Side
+from cloudq.broker.migration.compatibility import Compatibility
+from cloudq.broker.migration.endpoint import OF_THE_MESSAGE, UNSURE, Endpoint
 from cloudq.broker.migration.journal import Entry, Journal
 from cloudq.broker.migration.records import note_handles
 from cloudq.broker.migration.report import Moved
@@ -28,17 +28,17 @@ class Item:
 
 
 @dataclass(slots=True, kw_only=True)
-class Carrier:
+class Mover:
     """Takes messages of one queue from `source` to `target`, each step in the journal first.
 
     `reasons` says of each message that stays why it does; `taken_back` has the handles of delayed
     ones that were deleted at the source, and `sent` how many went over in this run.
     """
 
-    source: Side
-    target: Side
+    source: Endpoint
+    target: Endpoint
     journal: Journal
-    fit: Fit
+    fit: Compatibility
     moved: Moved
     backend: Backend | None
     told: Callable[[], None]

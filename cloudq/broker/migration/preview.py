@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from cloudq.broker.migration.compatibility import Fit
-from cloudq.broker.migration.endpoint import Side
+from cloudq.broker.migration.compatibility import Compatibility
+from cloudq.broker.migration.endpoint import Endpoint
 from cloudq.broker.migration.journal import Entry, digest
 from cloudq.driver import Outgoing, QueueStats
 
@@ -24,7 +24,7 @@ class Preview:
     queue: str
     target: str
     stats: QueueStats | None
-    parks: bool
+    stores_delayed: bool
     listed: int = 0
     shown: int = 0
     whole: bool = False
@@ -32,7 +32,9 @@ class Preview:
     stays: Counter[str] = field(default_factory=Counter[str])
 
 
-def preview(source: Side, queue: str, fit: Fit, *, shared: bool, look: bool) -> Preview:
+def preview(
+    source: Endpoint, queue: str, fit: Compatibility, *, shared: bool, look: bool
+) -> Preview:
     """Look at a queue; with `look` also where each look is a delivery to the service.
 
     `shared` says that both brokers keep the queue's delayed messages in one place, so that they
@@ -68,7 +70,7 @@ def preview(source: Side, queue: str, fit: Fit, *, shared: bool, look: bool) -> 
         queue=queue,
         target=fit.queue,
         stats=stats,
-        parks=source.broker.parks(queue) and not shared,
+        stores_delayed=source.broker.stores_delayed(queue) and not shared,
         listed=len(listed),
         shown=tasks.total() + stays.total(),
         whole=peeks and max(seen, len(listed)) < _MOST,

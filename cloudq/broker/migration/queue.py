@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event
 
-from cloudq.broker.migration.endpoint import Side, total
+from cloudq.broker.migration.endpoint import Endpoint, total
 from cloudq.broker.migration.journal import Entry, Journal, Step
 from cloudq.broker.migration.leftovers import unseen
-from cloudq.broker.migration.mover import Carrier, Item
+from cloudq.broker.migration.mover import Item, Mover
 from cloudq.broker.migration.report import Moved
 from cloudq.broker.migration.scan import Interrupted, Leases, find, patience
 from cloudq.driver import Delivery, Scheduled
@@ -35,7 +35,7 @@ class QueueMove:
     person should know.
     """
 
-    carrier: Carrier
+    mover: Mover
     lease: float
     wait: bool
     stop: Event
@@ -45,23 +45,23 @@ class QueueMove:
 
     @property
     def queue(self) -> str:
-        return self.carrier.queue
+        return self.mover.queue
 
     @property
-    def source(self) -> Side:
-        return self.carrier.source
+    def source(self) -> Endpoint:
+        return self.mover.source
 
     @property
-    def target(self) -> Side:
-        return self.carrier.target
+    def target(self) -> Endpoint:
+        return self.mover.target
 
     @property
     def journal(self) -> Journal:
-        return self.carrier.journal
+        return self.mover.journal
 
     @property
     def moved(self) -> Moved:
-        return self.carrier.moved
+        return self.mover.moved
 
     def run(self) -> None:
         """Move all that can be moved. Raises `BrokerError` and `Interrupted`; run it again then."""
@@ -81,10 +81,10 @@ class QueueMove:
         )
         try:
             while True:
-                before = self.carrier.sent
+                before = self.mover.sent
                 soon = self._move_delayed()
                 others_until = self._move_ready(leases, others_until)
-                if not soon and self.carrier.sent == before and not self._more_to_come():
+                if not soon and self.mover.sent == before and not self._more_to_come():
                     break
         except LimitReached:
             self._end(leases)
@@ -162,8 +162,8 @@ class QueueMove:
             return False
         # Both keep what is delayed in one place: there is nothing to move.
         return not (
-            self.source.broker.parks(self.queue)
-            and self.target.broker.parks(self.moved.target)
+            self.source.broker.stores_delayed(self.queue)
+            and self.target.broker.stores_delayed(self.moved.target)
             and self.queue == self.moved.target
         )
 
@@ -175,7 +175,7 @@ class QueueMove:
         soon = False
         while page := self.source.broker.scheduled(self.queue, count=self._size(), after=after):
             self._check()
-            fresh = [message for message in page if message.handle not in self.carrier.taken_back]
+            fresh = [message for message in page if message.handle not in self.mover.taken_back]
             soon = self._handle_delayed(fresh) or soon
             after = page[-1].handle
         if soon:
@@ -192,11 +192,11 @@ class QueueMove:
             if step is Step.SENT:
                 again.append((entry, message))
             elif message.due > time.time() + _SOON:
-                items += self.carrier.judged(message, entry, due=message.due, place=message.handle)
+                items += self.mover.judged(message, entry, due=message.due, place=message.handle)
             else:
                 soon = True
-        self.carrier.take_back(again)
-        self.carrier.carry(items)
+        self.mover.take_back(again)
+        self.mover.carry(items)
         return soon
 
     # ---- ready messages
@@ -227,15 +227,15 @@ class QueueMove:
         steps = self.journal.steps(self.queue, entries)
         again: list[tuple[Entry, Delivery]] = []
         items: list[Item] = []
-        fresh = any(entry not in self.carrier.reasons for entry in entries)
+        fresh = any(entry not in self.mover.reasons for entry in entries)
         for delivery, entry, step in zip(deliveries, entries, steps, strict=True):
             if step is not None:
                 again.append((entry, delivery))
-            elif entry not in self.carrier.reasons:
-                items += self.carrier.judged(delivery, entry)
+            elif entry not in self.mover.reasons:
+                items += self.mover.judged(delivery, entry)
         self.moved.repeats += len(again)
-        self.carrier.ack(again, leases)
-        self.carrier.carry(items, leases)
+        self.mover.ack(again, leases)
+        self.mover.carry(items, leases)
         return fresh
 
     # ---- both
@@ -244,12 +244,12 @@ class QueueMove:
         """How many messages to take at a time."""
         sides = ((self.source, self.queue), (self.target, self.moved.target))
         size = min(_AT_A_TIME, *(side.broker.limits(queue).batch for side, queue in sides))
-        return size if self.limit is None else max(1, min(size, self.limit - self.carrier.sent))
+        return size if self.limit is None else max(1, min(size, self.limit - self.mover.sent))
 
     def _check(self) -> None:
         if self.stop.is_set():
             raise Interrupted
-        if self.limit is not None and self.carrier.sent >= self.limit:
+        if self.limit is not None and self.mover.sent >= self.limit:
             raise LimitReached
 
     # ---- what is left
@@ -258,8 +258,8 @@ class QueueMove:
         """Whether another round is worth it: a delayed message is left, or waited for."""
         if self._listed():
             for message in self.source.delayed(self.queue):
-                waits = message.handle not in self.carrier.taken_back
-                if waits and Entry.of(message) not in self.carrier.reasons:
+                waits = message.handle not in self.mover.taken_back
+                if waits and Entry.of(message) not in self.mover.reasons:
                     return True
         if not self.wait:
             return False
@@ -275,14 +275,14 @@ class QueueMove:
 
     def _count(self) -> None:
         self.moved.moved, self.moved.delayed = self.journal.count(self.queue)
-        self.carrier.told()
+        self.mover.told()
 
     def _audit(self) -> None:
         """Count what is left, by the service's own figures too."""
         self.moved.finished = True
-        listed = sum(entry == entry.listed for entry in self.carrier.reasons)
+        listed = sum(entry == entry.listed for entry in self.mover.reasons)
         self.moved.left += unseen(
-            self.source, self.queue, listed=listed, known=len(self.carrier.reasons), stop=self.stop
+            self.source, self.queue, listed=listed, known=len(self.mover.reasons), stop=self.stop
         )
 
     @property

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 from threading import Event
 
-from cloudq.broker.migration.endpoint import Side
+from cloudq.broker.migration.endpoint import Endpoint
 from cloudq.broker.migration.journal import Entry, digest
 from cloudq.driver import Code, Delivery
 
@@ -28,7 +28,7 @@ class Leases:
 
     def __init__(
         self,
-        side: Side,
+        side: Endpoint,
         queue: str,
         lease: float,
         note: Callable[[float], None],
@@ -100,7 +100,7 @@ class Leases:
             self._note(self._others_until)
 
 
-def patience(side: Side, queue: str) -> tuple[int, float]:
+def patience(side: Endpoint, queue: str) -> tuple[int, float]:
     """How many empty receives in a row are the end of a queue, and how long each waits.
 
     A cloud's queue is many servers, and one answer speaks for some of them.
@@ -110,7 +110,7 @@ def patience(side: Side, queue: str) -> tuple[int, float]:
 
 
 def find(
-    side: Side,
+    side: Endpoint,
     queue: str,
     wanted: Collection[Entry],
     *,

@@ -11,7 +11,7 @@ from cloudq.cli.options import JsonOption, Target, common, refuse_memory
 from cloudq.cli.output import complain, emit, say
 from cloudq.errors import ConfigurationError
 from cloudq.monitoring.command_registry import BUILTIN, Kind, Spec
-from cloudq.monitoring.heartbeats import Heart
+from cloudq.monitoring.heartbeats import Heartbeat
 
 Words = Annotated[list[str] | None, typer.Argument(metavar="ARGUMENTS", show_default=False)]
 Destination = Annotated[
@@ -120,9 +120,9 @@ def _recorded(app: CloudQ, spec: Spec, arguments: dict[str, Any]) -> tuple[str, 
     return "revoke", {**arguments, "terminate": True}
 
 
-def chosen_workers(app: CloudQ, destination: str | None) -> list[Heart]:
+def chosen_workers(app: CloudQ, destination: str | None) -> list[Heartbeat]:
     """The live workers that are meant. Raises `ConfigurationError` for one that there is not."""
-    alive = app.control.roster.alive()
+    alive = app.control.heartbeats.alive()
     if destination is None:
         return alive
     names = [name.strip() for name in destination.split(",") if name.strip()]

@@ -25,7 +25,7 @@ from rich.progress import (
     TextColumn,
 )
 
-from cloudq.broker.migration import Migration, Moved, Options, Preview, Report, Side
+from cloudq.broker.migration import Endpoint, Migration, Moved, Options, Preview, Report
 from cloudq.cli.messages import LOOKING
 from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq.cli.output import complain, confirm, emit, note, say, table
@@ -129,7 +129,7 @@ def migrate(
 @contextmanager
 def _opened(
     target: Target, source_url: str, target_url: str
-) -> Generator[tuple[Side, Side, Backend | None]]:
+) -> Generator[tuple[Endpoint, Endpoint, Backend | None]]:
     if target.broker is not None:
         raise ConfigurationError("name the brokers as FROM and TO, without -b")
     for url in (source_url, target_url):
@@ -141,12 +141,12 @@ def _opened(
         if url is not None:
             backend = Backend(plugins.open_backend(url), url=url)
             stack.callback(backend.close)
-        sides: list[Side] = []
+        sides: list[Endpoint] = []
         for url in (source_url, target_url):
             driver = plugins.open_broker(url)
             stack.callback(driver.close)
             peeks = plugins.parse(url).scheme not in LOOKING
-            sides.append(Side.of(driver, url, backend, peeks=peeks))
+            sides.append(Endpoint.of(driver, url, backend, peeks=peeks))
         yield sides[0], sides[1], backend
 
 
@@ -262,7 +262,7 @@ class _Progress:
 def _count(seen: Preview) -> int | None:
     if seen.stats is None or seen.stats.ready is None:
         return None
-    delayed = seen.listed if seen.parks else seen.stats.delayed or 0
+    delayed = seen.listed if seen.stores_delayed else seen.stats.delayed or 0
     return seen.stats.ready + delayed + (seen.stats.leased or 0)
 
 
@@ -284,7 +284,7 @@ def _plan_row(each: Preview) -> list[object]:
     if each.stats is None:
         return [each.queue, each.target, None, None, None, None]
     stats = each.stats
-    delayed = each.listed if each.parks else stats.delayed
+    delayed = each.listed if each.stores_delayed else stats.delayed
     return [each.queue, each.target, stats.ready, delayed, stats.leased, stats.dead]
 
 

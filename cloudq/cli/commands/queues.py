@@ -9,7 +9,7 @@ import typer
 
 from cloudq.app import CloudQ
 from cloudq.broker.broker import queue_deliveries
-from cloudq.broker.purge import purge_parked
+from cloudq.broker.purge import purge_delayed
 from cloudq.cli.messages import LOOKING, as_json, list_messages, read
 from cloudq.cli.options import JsonOption, Target, YesOption, chosen_queues, common, queues_of
 from cloudq.cli.output import confirm, duration, emit, note, say, table
@@ -118,7 +118,7 @@ def purge(target: Target, queue: QueueArgument, yes: YesOption = False) -> None:
         )
         with app.broker.asking("purge", queue) as admin:
             purged = admin.purge(queue)
-        parked = purge_parked(app.broker, queue)
+        parked = purge_delayed(app.broker, queue)
     tell_purged(purged, queue)
     if parked:
         say(f"deleted {parked} delayed messages of it in {app.conf.backend_url}")
@@ -171,7 +171,7 @@ def look(app: CloudQ, queue: str) -> QueueStats:
     """A queue's stats, with what is parked for it. Raises `BrokerError` and `BackendError`."""
     with app.broker.asking("look at", queue) as admin:
         stats = admin.stats(queue)
-    if not app.broker.parks(queue):
+    if not app.broker.stores_delayed(queue):
         return stats
     parked = len(app.broker.scheduled(queue, count=_MOST_COUNTED))
     return replace(stats, delayed=(stats.delayed or 0) + parked)

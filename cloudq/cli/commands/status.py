@@ -8,7 +8,7 @@ from dataclasses import asdict
 from cloudq.cli.commands.inspect import NOBODY
 from cloudq.cli.options import JsonOption, Target, common, refuse_memory
 from cloudq.cli.output import duration, emit, note, since, table
-from cloudq.monitoring.heartbeats import Heart
+from cloudq.monitoring.heartbeats import Heartbeat
 
 
 @common
@@ -20,7 +20,7 @@ def status(target: Target, json: JsonOption = False) -> int:
     app = target.open()
     refuse_memory(app)
     with app:
-        hearts = app.control.roster.hearts()
+        hearts = app.control.heartbeats.hearts()
     now = time.time()
     alive = sum(heart.alive(now) for heart in hearts)
     if json:
@@ -39,7 +39,7 @@ def status(target: Target, json: JsonOption = False) -> int:
     return 0 if alive else 1
 
 
-def _row(heart: Heart, now: float) -> list[object]:
+def _row(heart: Heartbeat, now: float) -> list[object]:
     slots = heart.processes * heart.threads
     return [
         heart.hostname,

@@ -13,9 +13,9 @@ from cloudq.errors import ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
 from cloudq.tasks.limits.concurrency import Busy, Held, Holder, Keeper, free, hold, hold_key
-from cloudq.tasks.limits.global_rate import Buckets, has_come
+from cloudq.tasks.limits.global_rate import GlobalRates, has_come
 from cloudq.tasks.limits.rules import Rate, Throttle, key_text, need_store
-from cloudq.tasks.limits.worker_rate import FARTHEST, Paces
+from cloudq.tasks.limits.worker_rate import FARTHEST, WorkerRates
 
 log = logging.getLogger("cloudq.throttling")
 
@@ -53,8 +53,8 @@ class Gate:
 
     def __init__(self, *, lease: float) -> None:
         self._lease = lease
-        self._paces = Paces()
-        self._buckets = Buckets()
+        self._paces = WorkerRates()
+        self._buckets = GlobalRates()
         self._keeper = Keeper()
 
     def change_rate(self, task: str, rate: Rate | None) -> None:
@@ -97,7 +97,7 @@ class Visit:
 
     __slots__ = ("_buckets", "_held", "_keeper", "_lease")
 
-    def __init__(self, lease: float, buckets: Buckets, keeper: Keeper) -> None:
+    def __init__(self, lease: float, buckets: GlobalRates, keeper: Keeper) -> None:
         self._lease = lease
         self._buckets = buckets
         self._keeper = keeper

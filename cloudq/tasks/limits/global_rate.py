@@ -22,7 +22,7 @@ _KEPT = 3600.0
 _TRIES = 10
 
 
-class Buckets:
+class GlobalRates:
     """The buckets of one store. Safe to use from many threads."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ FARTHEST = 900.0
 EARLY = 1.0
 
 
-class Paces:
+class WorkerRates:
     """A token bucket for each task, as GCRA keeps it: by the time of the next token alone.
 
     Those that must wait are spread over the times of the tokens to come, so that mostly each is

@@ -12,14 +12,14 @@ from typing import Any, Protocol
 import pytest
 
 from cloudq.app import CloudQ
-from cloudq.driver import Code, Once, OneShots
+from cloudq.driver import Code, OneTimeEntry, OneTimeScheduler
 from cloudq.driver.schedulers import Job, SchedulerDriver
 from cloudq.errors import ConfigurationError, ServiceError
 from cloudq.schedules.cloud_sync import Incomplete, Plan, Scheduler
 from cloudq.schedules.when import crontab, every, solar
 
 
-class OneShotDriver(SchedulerDriver, OneShots, Protocol):
+class OneTimeDriver(SchedulerDriver, OneTimeScheduler, Protocol):
     """A scheduler's driver that sends single messages as well."""
 
 
@@ -312,20 +312,20 @@ class ScheduleContract(_Fixtures):
         assert self.apply(cloud) == [("create", "c")]
 
 
-class OneShotContract(_Fixtures):
-    """Subclass it as `Test...`, and give the fixtures `driver` and `queue`: see `OneShots`.
+class OneTimeContract(_Fixtures):
+    """Subclass it as `Test...`, and give the fixtures `driver` and `queue`: see `OneTimeScheduler`.
 
     `schedules` has to tell what entries the service has in a group.
     """
 
-    def entries(self, driver: OneShotDriver, group: str) -> list[str]:
+    def entries(self, driver: OneTimeDriver, group: str) -> list[str]:
         """Override it: the names of what the service itself has in a group."""
         raise NotImplementedError
 
     @pytest.fixture
-    def entry(self, queue: str) -> Once:
+    def entry(self, queue: str) -> OneTimeEntry:
         """An entry that fires in a day."""
-        return Once(
+        return OneTimeEntry(
             name=f"{_unique()}.1",
             time=float(int(time.time()) + 86_400),
             queue=queue,
@@ -335,7 +335,7 @@ class OneShotContract(_Fixtures):
         )
 
     def test_an_entry_of_a_name_is_one(
-        self, driver: OneShotDriver, group: str, entry: Once
+        self, driver: OneTimeDriver, group: str, entry: OneTimeEntry
     ) -> None:
         for _ in range(2):
             driver.once(group, entry)
@@ -344,7 +344,9 @@ class OneShotContract(_Fixtures):
         driver.once(group, replace(entry, name=f"{entry.name}2"))
         assert len(self.entries(driver, group)) == 2
 
-    def test_it_is_taken_back_once(self, driver: OneShotDriver, group: str, entry: Once) -> None:
+    def test_it_is_taken_back_once(
+        self, driver: OneTimeDriver, group: str, entry: OneTimeEntry
+    ) -> None:
         assert not driver.forget(group, entry.name)
         other = replace(entry, name=f"{entry.name}2")
         for each in (entry, other):

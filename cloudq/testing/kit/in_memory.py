@@ -9,7 +9,7 @@ from typing import Any
 
 from cloudq import settings
 from cloudq.app import CloudQ
-from cloudq.driver import BackendDriver, BrokerDriver, Timed
+from cloudq.driver import BackendDriver, BrokerDriver, VirtualTime
 from cloudq.driver import loader as plugins
 from cloudq.errors import ConfigurationError
 from cloudq.messages.ids import new_id
@@ -52,7 +52,7 @@ def in_memory(
     backend = "none" if conf.backend_url is None else url
     given: dict[str, Any] = {"broker": url, "backend": backend, **settings.plain_names(values)}
     inside = settings.load(_values(conf) | given)
-    opened: list[Timed] = []
+    opened: list[VirtualTime] = []
     app.close()
     app.conf = inside
     app.services = _services(clock, faults, opened)
@@ -71,11 +71,13 @@ def _values(conf: Settings) -> dict[str, Any]:
     return dict(conf.model_copy())
 
 
-def _services(clock: VirtualClock | None, faults: FaultPlan | None, opened: list[Timed]) -> Indoors:
+def _services(
+    clock: VirtualClock | None, faults: FaultPlan | None, opened: list[VirtualTime]
+) -> Indoors:
     def timed(driver: Any, url: str) -> None:
         if clock is None:
             return
-        if not isinstance(driver, Timed):
+        if not isinstance(driver, VirtualTime):
             driver.close()
             raise ConfigurationError(f"{url} cannot go by virtual time: use memory://")
         clock.drive(driver)

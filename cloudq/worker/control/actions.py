@@ -12,10 +12,10 @@ from cloudq.app import CloudQ
 from cloudq.errors import BrokerError, ConfigurationError
 from cloudq.execution.executor import Executor
 from cloudq.execution.settlement import Settlement
-from cloudq.worker.control.commands import Remote
-from cloudq.worker.control.counters import Tally
-from cloudq.worker.control.heartbeat import Heartbeat
-from cloudq.worker.delayed import Parked
+from cloudq.worker.control.commands import WorkerCommands
+from cloudq.worker.control.counters import Counters
+from cloudq.worker.control.heartbeat import HeartbeatSender
+from cloudq.worker.delayed import DelayedSender
 from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.poller import Poller
@@ -41,7 +41,7 @@ class MakePoller(Protocol):
     ) -> Poller: ...
 
 
-class Reins:
+class Actions:
     """Holds the parts of a worker that commands change. `pollers` is its own list.
 
     Safe to use from many threads: what children are started or stopped for is done by the main
@@ -57,7 +57,7 @@ class Reins:
         flights: Flights,
         slots: Slots,
         dispatcher: Dispatcher,
-        parked: Parked,
+        parked: DelayedSender,
         pool: ProcessPool,
         pollers: list[Poller],
         poller: MakePoller,
@@ -67,7 +67,7 @@ class Reins:
     ) -> None:
         self.app = app
         self.options = options
-        self.tally = Tally()
+        self.counters = Counters()
         self._executor = executor
         self._flights = flights
         self._slots = slots
@@ -92,15 +92,15 @@ class Reins:
         """The queues that are received from, with their weights."""
         return self._slots.weights
 
-    def heartbeat(self) -> Heartbeat:
+    def heartbeat(self) -> HeartbeatSender:
         """The heartbeat that brings the commands."""
-        remote, app = Remote(self), self.app
+        remote, app = WorkerCommands(self), self.app
         every = app.conf.worker_heartbeat
-        return Heartbeat(lambda: app.backend, heart=remote.heart, run=remote.run, every=every)
+        return HeartbeatSender(lambda: app.backend, heart=remote.heart, run=remote.run, every=every)
 
     def settle(self, done: Sequence[tuple[Flight, Settlement]]) -> None:
         """Count outcomes and have them carried out."""
-        self.tally.add(settlement for _, settlement in done)
+        self.counters.add(settlement for _, settlement in done)
         self._settle(done)
 
     def tell_limits(self, child: Child) -> None:
@@ -188,7 +188,7 @@ class Reins:
     def _consume(self, queue: str) -> bool:
         if queue in self.weights:
             return False
-        if self.app.broker.parks(queue):
+        if self.app.broker.stores_delayed(queue):
             self._parked.add(queue)
         self._slots.add(queue)
         poller = self._poller(queue, fatal=lambda error: self._gave_up(queue, error))

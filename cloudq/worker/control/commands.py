@@ -19,9 +19,9 @@ from cloudq.errors import ConfigurationError, DecodeError
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import decode
 from cloudq.monitoring.commands import Command
-from cloudq.monitoring.heartbeats import Heart
+from cloudq.monitoring.heartbeats import Heartbeat
 from cloudq.results.record import State
-from cloudq.worker.control.counters import Tally
+from cloudq.worker.control.counters import Counters
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool.child_handle import Child
@@ -41,7 +41,7 @@ class Hands(Protocol):
 
     app: CloudQ
     options: WorkerOptions
-    tally: Tally
+    counters: Counters
 
     @property
     def processes(self) -> int: ...
@@ -74,7 +74,7 @@ class Hands(Protocol):
     def request_stop(self) -> None: ...
 
 
-class Remote:
+class WorkerCommands:
     """Runs commands in a worker. It is the state that an app's own commands get."""
 
     def __init__(self, hands: Hands) -> None:
@@ -88,7 +88,7 @@ class Remote:
             "reserved": self._reserved,
             "scheduled": self._scheduled,
             "registered": self._registered,
-            "revoked": hands.tally.revoked,
+            "revoked": hands.counters.revoked,
             "stats": self._stats,
             "conf": self._conf,
             "active_queues": self._active_queues,
@@ -116,12 +116,12 @@ class Remote:
         spec.check(command.arguments)
         return spec.run(self, **command.arguments)
 
-    def heart(self, every: float) -> Heart:
+    def heart(self, every: float) -> Heartbeat:
         """What the next beat says."""
         running = self.worker.running()
         flights = sorted((flight for _, flight in running), key=lambda flight: flight.given_at)
-        states, options = self.worker.tally.states(), self.worker.options
-        return Heart(
+        states, options = self.worker.counters.states(), self.worker.options
+        return Heartbeat(
             hostname=self.hostname,
             app=self.app.name,
             pid=os.getpid(),
@@ -178,12 +178,12 @@ class Remote:
     def _stats(self) -> dict[str, Any]:
         worker, process = self.worker, psutil.Process()
         total: dict[str, int] = {}
-        for (task, _), count in worker.tally.ends().items():
+        for (task, _), count in worker.counters.ends().items():
             total[task] = total.get(task, 0) + count
         cpu = process.cpu_times()
         return {
             "total": total,
-            "states": dict(worker.tally.states()),
+            "states": dict(worker.counters.states()),
             "pid": os.getpid(),
             "uptime": round(time.time() - self._started),
             "version": cloudq.__version__,

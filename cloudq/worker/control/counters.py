@@ -24,7 +24,7 @@ class Runtimes:
     total: float = 0.0
 
 
-class Tally:
+class Counters:
     """Safe to use from many threads. One call for a batch, about a microsecond a task."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from cloudq.errors import BackendError
 from cloudq.monitoring.commands import Command, answer
-from cloudq.monitoring.heartbeats import Heart, Roster
+from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.results.backend import Backend
 
 log = logging.getLogger("cloudq.worker")
@@ -27,7 +27,7 @@ _LONGEST_PAUSE = 60.0
 _LEAVING = 2.0
 
 
-class Heartbeat:
+class HeartbeatSender:
     """Beats every `every` seconds, in a thread; not at all for 0.
 
     `heart` says how the worker is, `run` carries out a command and gives its reply.
@@ -37,12 +37,12 @@ class Heartbeat:
         self,
         backend: Callable[[], Backend | None],
         *,
-        heart: Callable[[float], Heart],
+        heart: Callable[[float], Heartbeat],
         run: Callable[[Command], object],
         every: float,
     ) -> None:
         self._open = backend
-        self._heart = heart
+        self._heartbeat_of = heart
         self._run_command = run
         self._every = every
         self._lively_until = 0.0
@@ -67,11 +67,11 @@ class Heartbeat:
         assert backend is not None  # else it is not started
         if not backend.driver.limits.billed:
             self._every = min(self._every, _UNBILLED)
-        roster = Roster(backend)
+        heartbeats = Heartbeats(backend)
         failures = 0
         while True:
             try:
-                self._beat(roster, backend)
+                self._beat(heartbeats, backend)
                 if failures:
                     log.info("the heartbeat is back")
                 failures = 0
@@ -84,7 +84,7 @@ class Heartbeat:
                 log.exception("the heartbeat failed, and is tried again")
             if self._stopped.wait(self._pause(failures)):
                 break
-        self._leave(roster)
+        self._leave(heartbeats)
 
     def _pause(self, failures: int) -> float:
         if failures:
@@ -95,9 +95,9 @@ class Heartbeat:
             pause = self._every
         return pause * random.uniform(0.9, 1.0)
 
-    def _beat(self, roster: Roster, backend: Backend) -> None:
-        heart = self._heart(self._every)
-        waiting = roster.beat(heart, handled=self._handled, first=self._first)
+    def _beat(self, heartbeats: Heartbeats, backend: Backend) -> None:
+        heart = self._heartbeat_of(self._every)
+        waiting = heartbeats.beat(heart, handled=self._handled, first=self._first)
         self._first = False
         # What an item still has that was run: another beat, whose answer was lost, was later.
         fresh = waiting - self._handled
@@ -126,10 +126,10 @@ class Heartbeat:
         except (BackendError, TypeError) as error:
             log.warning("command %s: its reply was not sent: %s", command.name, error)
 
-    def _leave(self, roster: Roster) -> None:
+    def _leave(self, heartbeats: Heartbeats) -> None:
         if self._first:
             return
         try:
-            roster.leave(self._heart(self._every).hostname)
+            heartbeats.leave(self._heartbeat_of(self._every).hostname)
         except Exception as error:  # the app may be closed by now
             log.debug("the worker's item stays until it expires: %s", error)

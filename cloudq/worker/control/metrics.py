@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from cloudq.errors import ConfigurationError
-from cloudq.worker.control.counters import BUCKETS, Tally
+from cloudq.worker.control.counters import BUCKETS, Counters
 
 log = logging.getLogger("cloudq.worker")
 
@@ -16,7 +16,7 @@ log = logging.getLogger("cloudq.worker")
 class Measured(Protocol):
     """What the page tells of a worker."""
 
-    tally: Tally
+    counters: Counters
 
     @property
     def processes(self) -> int: ...
@@ -65,13 +65,13 @@ class Page:
         ends = core.CounterMetricFamily(
             "cloudq_tasks", "Tasks by how they ended; RETRY counts each.", labels=["task", "state"]
         )
-        for (task, state), count in worker.tally.ends().items():
+        for (task, state), count in worker.counters.ends().items():
             ends.add_metric([task, state], count)
         yield ends
         times = core.HistogramMetricFamily(
             "cloudq_task_seconds", "Run times of tasks.", labels=["task"]
         )
-        for task, (counts, total) in worker.tally.runtimes().items():
+        for task, (counts, total) in worker.counters.runtimes().items():
             times.add_metric([task], _cumulated(counts), sum_value=total)
         yield times
         for name, text, value in (

@@ -38,7 +38,7 @@ def hard_limit(executor: Executor, flight: Flight) -> float | None:
     return executor.limits(flight.job.message)[1] if flight.job else None
 
 
-class Lost:
+class Crashes:
     """Stops the children of overdue tasks, and settles what children leave when they end."""
 
     def __init__(

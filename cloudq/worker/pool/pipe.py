@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Any, cast
 
 from cloudq.canvas.plan import Plan
-from cloudq.canvas.slots import Slot, Word
+from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.driver import Delivery, Item, Key
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, Settlement
@@ -67,16 +67,16 @@ def pack_settlement(number: int, settled: Settlement) -> tuple[Any, ...]:
         settled.fenced,
         extra and (tuple(extra.key), dict(extra.fields), extra.expires),
         settled.drop and tuple(settled.drop),
-        settled.frees and tuple(settled.frees),
-        tuple(settled.dooms),
-        _pack_workflow(settled) if settled.starts or settled.word else None,
+        settled.unique_claim and tuple(settled.unique_claim),
+        tuple(settled.failed_steps),
+        _pack_workflow(settled) if settled.starts or settled.member_result else None,
     )
 
 
 def unpack_settlement(packed: tuple[Any, ...]) -> tuple[int, Settlement]:
     number, action, task_id, task, state, reason, after, resend, record, fenced, extra = packed[:11]
-    drop, frees, dooms = packed[11:14]
-    starts, word = _unpack_workflow(packed[-1], task_id) if packed[-1] else (None, None)
+    drop, unique_claim, failed_steps = packed[11:14]
+    starts, member_result = _unpack_workflow(packed[-1], task_id) if packed[-1] else (None, None)
     return number, Settlement(
         action=_ACTIONS[action],
         task_id=task_id,
@@ -90,30 +90,36 @@ def unpack_settlement(packed: tuple[Any, ...]) -> tuple[int, Settlement]:
         fenced=fenced,
         extra=Item(key=Key(*extra[0]), fields=extra[1], expires=extra[2]) if extra else None,
         drop=Key(*drop) if drop else None,
-        frees=Key(*frees) if frees else None,
-        dooms=dooms,
+        unique_claim=Key(*unique_claim) if unique_claim else None,
+        failed_steps=failed_steps,
         starts=starts,
-        word=word,
+        member_result=member_result,
     )
 
 
 def _pack_workflow(settled: Settlement) -> tuple[Any, ...]:
-    plan, word = settled.starts or Plan(), settled.word
+    plan, member_result = settled.starts or Plan(), settled.member_result
     items = [(tuple(item.key), dict(item.fields), item.expires) for item in plan.items]
     messages = [encode(message) for message in plan.messages]
-    return items, messages, word and (word.slot.to_wire(), to_fields(word.record))
+    return (
+        items,
+        messages,
+        member_result and (member_result.slot.to_wire(), to_fields(member_result.record)),
+    )
 
 
-def _unpack_workflow(packed: tuple[Any, ...], task_id: str) -> tuple[Plan | None, Word | None]:
-    items, messages, word = packed
+def _unpack_workflow(
+    packed: tuple[Any, ...], task_id: str
+) -> tuple[Plan | None, MemberResult | None]:
+    items, messages, member_result = packed
     plan = Plan(
         items=[Item(key=Key(*at), fields=fields, expires=until) for at, fields, until in items],
         messages=[decode(body, limit=len(body)) for body in messages],
     )
-    if word is None:
+    if member_result is None:
         return plan, None
-    record = from_fields(task_id, word[1])
-    return plan, Word(slot=Slot.from_wire(word[0]), record=record)
+    record = from_fields(task_id, member_result[1])
+    return plan, MemberResult(slot=Slot.from_wire(member_result[0]), record=record)
 
 
 def send(connection: Connection, message: Sequence[Any]) -> None:

@@ -12,10 +12,10 @@ from urllib.parse import urlencode
 
 from cloudq.app import CloudQ
 from cloudq.broker.broker import ORDERED_PATIENCE
-from cloudq.broker.one_time import far_group_of
+from cloudq.broker.one_time import one_time_group_of
 from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
-from cloudq.tasks.function_hints import Hosting
+from cloudq.tasks.function_hints import FunctionHints
 from cloudq.tasks.priorities import queues_for
 from cloudq_deploy.aws import limits
 from cloudq_deploy.aws.plan import (
@@ -79,7 +79,7 @@ def plan_of(
     ]
     table = _table(app, target, stack)
     scheduling = None
-    far = far_group_of(app.name) if app.conf.scheduler_eta is not None else None
+    far = one_time_group_of(app.name) if app.conf.scheduler_eta is not None else None
     if schedules or far:
         scheduling = Scheduling(
             group=group,
@@ -151,7 +151,7 @@ def _reads(app: CloudQ, task: AnyTask, group: Sequence[str], schedules: Sequence
 def _function(
     app: CloudQ,
     target: Target,
-    hints: Hosting,
+    hints: FunctionHints,
     tasks: Sequence[AnyTask],
     *,
     name: str,
@@ -183,7 +183,7 @@ def _function(
     )
 
 
-def _feed(target: Target, hints: Hosting, queue: str, function: str) -> Feed:
+def _feed(target: Target, hints: FunctionHints, queue: str, function: str) -> Feed:
     def chosen(given: int | None, default: int | None) -> Any:
         return default if given is None else given
 

@@ -15,7 +15,7 @@ from cloudq.errors import ConfigurationError
 from cloudq.schedules import cloud_cron as dialects
 from cloudq.schedules.entry import Entry
 from cloudq.schedules.when import crontab
-from cloudq.tasks.function_hints import Hosting
+from cloudq.tasks.function_hints import FunctionHints
 from cloudq_deploy.azure import limits
 from cloudq_deploy.azure.plan import Alert, FunctionApp, Plan, Queue, Refused, Timer
 from cloudq_deploy.azure.target import AzureTarget
@@ -98,7 +98,7 @@ def _options(address: Address, prefix: str) -> dict[str, str]:
 
 
 def _function_app(
-    app: CloudQ, target: AzureTarget, name: str, hints: Mapping[str, Hosting], timeout: int
+    app: CloudQ, target: AzureTarget, name: str, hints: Mapping[str, FunctionHints], timeout: int
 ) -> FunctionApp:
     name = target.function_app or name
     env: dict[str, tuple[str, str]] = {key: (value, "all") for key, value in target.env.items()}
@@ -132,7 +132,7 @@ def _function_app(
     )
 
 
-def _refuse_hints(hints: Hosting, of: str) -> None:
+def _refuse_hints(hints: FunctionHints, of: str) -> None:
     for name in ("max_concurrency", "reserved_concurrency"):
         if getattr(hints, name) is not None:
             raise ConfigurationError(

@@ -19,7 +19,7 @@ from cloudq.driver.loader import parse
 from cloudq.driver.schedulers import Job
 from cloudq.errors import ConfigurationError
 from cloudq.schedules.cloud_sync import Scheduler
-from cloudq.tasks.function_hints import Hosting
+from cloudq.tasks.function_hints import FunctionHints
 from cloudq_deploy.google import limits
 from cloudq_deploy.google.plan import Alert, Function, Plan, Queue, Refused, Store
 from cloudq_deploy.google.target import GoogleTarget
@@ -161,7 +161,7 @@ def _function(
     )
 
 
-def _refuse_hints(hints: Hosting, of: str) -> None:
+def _refuse_hints(hints: FunctionHints, of: str) -> None:
     if hints.reserved_concurrency is not None:
         raise ConfigurationError(
             f"{of}: reserved_concurrency is {hints.reserved_concurrency}, and Cloud Run sets "

@@ -15,7 +15,7 @@ from cloudq.messages.message import VERSION, TaskMessage
 _NAMES = ("id", "task", "slot", "root", "parent", "group", "retries")
 
 
-def remains(body: bytes, *, queue: str) -> TaskMessage | None:
+def salvage(body: bytes, *, queue: str) -> TaskMessage | None:
     """The call of a plain body, without its arguments; None for all but a join's member.
 
     Only for apps that take messages without a signature: else whoever may write to the queue
