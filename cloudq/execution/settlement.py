@@ -173,8 +173,8 @@ def _prepare(
     return goes_on, waits, problem
 
 
-_failed_steps = attrgetter("dooms")
-_unique_claim = attrgetter("frees")
+_failed_steps = attrgetter("failed_steps")
+_unique_claim = attrgetter("unique_claim")
 
 
 def _after_record(

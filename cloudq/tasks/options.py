@@ -136,7 +136,7 @@ def policy(name: str, options: TaskOptions) -> Policy:
     try:
         values["throttle"] = throttle_of(values)
         values["keys"] = keys_of(values)
-        values["hosting"] = function_hints_of(values)
+        values["function_hints"] = function_hints_of(values)
     except ConfigurationError as error:
         raise ConfigurationError(f"task {name}: {error}") from error
     values["retry_backoff"] = float(values.get("retry_backoff", 0.0))
