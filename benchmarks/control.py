@@ -20,7 +20,7 @@ from localstack.servers import start
 
 WORKERS = ("one", "two")
 TABLE = "control"
-# For so long after a command a worker beats each second (see cloudq/worker/heartbeat.py).
+# For so long after a command a worker beats each second (see cloudq/worker/control/heartbeat.py).
 LIVELY = 16.0
 PATIENCE = 30.0
 
@@ -33,7 +33,7 @@ def measure(quick: bool) -> Iterator[Figure]:
         with ExitStack() as stack:
             for name in WORKERS:
                 stack.enter_context(_worker(name, CLOUDQ_BROKER=url, CLOUDQ_BACKEND=url))
-            until(lambda: len(app.control.roster.alive()) == len(WORKERS), within=PATIENCE)
+            until(lambda: len(app.control.heartbeats.alive()) == len(WORKERS), within=PATIENCE)
             times = [_ping() for _ in range(5)]
         app.close()
     yield Figure(
@@ -65,7 +65,7 @@ def _billed(folder: Path, quick: bool) -> Iterator[Figure]:
         stack.enter_context(_worker(WORKERS[0], **environment))
         yield from _an_hour(queues, stores, beats=2 if quick else 4)
         stack.enter_context(_worker(WORKERS[1], **environment))
-        until(lambda: len(app.control.roster.alive()) == len(WORKERS), within=PATIENCE)
+        until(lambda: len(app.control.heartbeats.alive()) == len(WORKERS), within=PATIENCE)
         count_store_requests(str(asked.path))
         yield from _an_inspect(asked, stores, times=1 if quick else 3)
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cloudq.app import CloudQ
-    from cloudq.canvas.nodes import Node, Signature, chain, chord, group
-    from cloudq.canvas.results import GroupResult, ResultSet
+    from cloudq.app.shared_task import shared_task
     from cloudq.errors import (
         BackendError,
         BrokerError,
@@ -32,13 +31,14 @@ if TYPE_CHECKING:
         UnknownTask,
         WorkerLost,
     )
-    from cloudq.middleware import Call, Context, Middleware, Request
-    from cloudq.record import State
-    from cloudq.result import AsyncResult, EagerResult, wait_for
-    from cloudq.schedules.values import at, crontab, every, solar
-    from cloudq.shared import shared_task
-    from cloudq.task import Prepared, Task
-    from cloudq.tasklog import get_task_logger
+    from cloudq.monitoring.task_logger import get_task_logger
+    from cloudq.results.groups import GroupResult, ResultSet
+    from cloudq.results.record import State
+    from cloudq.results.result import AsyncResult, EagerResult, wait_for
+    from cloudq.schedules.when import at, crontab, every, solar
+    from cloudq.tasks.request import Call, Context, Middleware, Request
+    from cloudq.tasks.signature import Node, Signature, chain, chord, group
+    from cloudq.tasks.task import Prepared, Task
 
 __version__ = "0.1.0"
 
@@ -95,53 +95,53 @@ __all__ = [
 # Names are loaded when they are first used: a driver that needs only cloudq.driver, or a program
 # that looks at errors, does not pay for pydantic and the settings (150 ms of CPU).
 _HOMES = {
-    "AsyncResult": "cloudq.result",
+    "AsyncResult": "cloudq.results.result",
     "BackendError": "cloudq.errors",
     "BrokerError": "cloudq.errors",
-    "Call": "cloudq.middleware",
+    "Call": "cloudq.tasks.request",
     "ChordError": "cloudq.errors",
     "CloudQ": "cloudq.app",
     "CloudQError": "cloudq.errors",
     "ConfigurationError": "cloudq.errors",
-    "Context": "cloudq.middleware",
+    "Context": "cloudq.tasks.request",
     "DecodeError": "cloudq.errors",
-    "EagerResult": "cloudq.result",
+    "EagerResult": "cloudq.results.result",
     "EncodeError": "cloudq.errors",
-    "GroupResult": "cloudq.canvas.results",
+    "GroupResult": "cloudq.results.groups",
     "Ignore": "cloudq.errors",
     "InvalidArguments": "cloudq.errors",
     "MaxRetriesExceeded": "cloudq.errors",
     "MessageTooLarge": "cloudq.errors",
-    "Middleware": "cloudq.middleware",
+    "Middleware": "cloudq.tasks.request",
     "PartlyStarted": "cloudq.errors",
-    "Node": "cloudq.canvas.nodes",
-    "Prepared": "cloudq.task",
+    "Node": "cloudq.tasks.signature",
+    "Prepared": "cloudq.tasks.task",
     "PublishError": "cloudq.errors",
     "Reject": "cloudq.errors",
-    "Request": "cloudq.middleware",
-    "ResultSet": "cloudq.canvas.results",
+    "Request": "cloudq.tasks.request",
+    "ResultSet": "cloudq.results.groups",
     "ResultTimeout": "cloudq.errors",
     "Retry": "cloudq.errors",
     "ServiceError": "cloudq.errors",
-    "Signature": "cloudq.canvas.nodes",
+    "Signature": "cloudq.tasks.signature",
     "SoftTimeLimitExceeded": "cloudq.errors",
-    "State": "cloudq.record",
-    "Task": "cloudq.task",
+    "State": "cloudq.results.record",
+    "Task": "cloudq.tasks.task",
     "TaskFailure": "cloudq.errors",
     "TaskRevoked": "cloudq.errors",
     "TimeLimitExceeded": "cloudq.errors",
     "UnknownTask": "cloudq.errors",
     "WorkerLost": "cloudq.errors",
-    "at": "cloudq.schedules.values",
-    "chain": "cloudq.canvas.nodes",
-    "chord": "cloudq.canvas.nodes",
-    "crontab": "cloudq.schedules.values",
-    "every": "cloudq.schedules.values",
-    "get_task_logger": "cloudq.tasklog",
-    "group": "cloudq.canvas.nodes",
-    "shared_task": "cloudq.shared",
-    "solar": "cloudq.schedules.values",
-    "wait_for": "cloudq.result",
+    "at": "cloudq.schedules.when",
+    "chain": "cloudq.tasks.signature",
+    "chord": "cloudq.tasks.signature",
+    "crontab": "cloudq.schedules.when",
+    "every": "cloudq.schedules.when",
+    "get_task_logger": "cloudq.monitoring.task_logger",
+    "group": "cloudq.tasks.signature",
+    "shared_task": "cloudq.app.shared_task",
+    "solar": "cloudq.schedules.when",
+    "wait_for": "cloudq.results.result",
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cloudq.clock import Clock, real_time
 from cloudq.driver import BackendDriver, BrokerDriver
-from cloudq.plugins import open_backend, open_broker, open_scheduler
+from cloudq.driver.loader import open_backend, open_broker, open_scheduler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

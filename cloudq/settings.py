@@ -19,7 +19,7 @@ from pydantic_settings import (
 )
 
 from cloudq.errors import ConfigurationError
-from cloudq.history import Level
+from cloudq.results.events import Level
 
 Serializer = Literal["json", "msgpack", "yaml", "pickle"]
 Compression = Literal["zlib", "bz2", "zstd"]

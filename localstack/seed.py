@@ -15,9 +15,9 @@ if not __package__:  # run as a file; the folder of one has a google.py and an a
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 try:
-    from cloudq import plugins
-    from cloudq.broker import queue_deliveries
+    from cloudq.broker.broker import queue_deliveries
     from cloudq.driver import QueueAdmin, StoreAdmin
+    from cloudq.driver import loader as plugins
     from cloudq.errors import CloudQError
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing}: pip install -e '.[all]' first, or use up.py --no-seed")

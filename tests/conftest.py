@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cloudq.shared import APPS
+from cloudq.app.shared_task import APPS
 from localstack.aws import MINISTACK, REGION
 from localstack.azure import SERVICEBUS, TABLES
 from localstack.google import FIRESTORE, PUBSUB

@@ -16,8 +16,8 @@ import psutil
 import pytest
 import yaml
 
-from cloudq import plugins
 from cloudq.driver import QueueAdmin, StoreAdmin
+from cloudq.driver import loader as plugins
 from cloudq.testing import eventually
 from localstack.aws import MINISTACK
 from localstack.azure import AZURITE, SERVICEBUS, TABLES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from cloudq.invocation import Deadline
+from cloudq.execution.deadline import Deadline
 
 
 class Context(Protocol):

@@ -29,9 +29,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from cloudq.driver import Address, Code, Once
+from cloudq.driver import Address, Code, OneTimeEntry
+from cloudq.driver.schedulers import Fields, Job
 from cloudq.errors import ConfigurationError
-from cloudq.schedules.driver import Fields, Job
 from cloudq_aws.client import Access, access
 from cloudq_aws.errors import error_code
 from cloudq_aws.queues import Queues, is_fifo
@@ -93,7 +93,7 @@ class Terms:
 
 
 class EventBridge(Terms):
-    """A `SchedulerDriver` on one account and region, and `OneShots`."""
+    """A `SchedulerDriver` on one account and region, and `OneTimeScheduler`."""
 
     # It fires within the minute that follows a schedule's time.
     early = 90.0
@@ -175,7 +175,7 @@ class EventBridge(Terms):
         """Whether it sends this body as it is: not if it is too large, or names what it fills."""
         return len(body) <= _MAX_INPUT and _REPLACED not in body
 
-    def once(self, group: str, entry: Once) -> None:
+    def once(self, group: str, entry: OneTimeEntry) -> None:
         """Make a schedule of one time that deletes itself; one of this name is the same call's."""
         self._need_role()
         time = datetime.fromtimestamp(entry.time, UTC)

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 from uuid import uuid4
 
-from cloudq import plugins
 from cloudq.app import CloudQ
+from cloudq.driver import loader as plugins
 from cloudq.errors import ConfigurationError
-from cloudq.invocation import DirectCall, Invocation, firing_id, queue_of, run_call
+from cloudq.execution.direct_call import DirectCall, firing_id, queue_of, run_call
+from cloudq.execution.invocation import Invocation
 from cloudq_aws.deadline import Context, deadline
 from cloudq_aws.metrics import Metrics
 from cloudq_aws.sqs_batch import SqsBatch

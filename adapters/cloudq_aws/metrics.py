@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
-from cloudq.record import State
-from cloudq.settlement import Settlement
+from cloudq.execution.settlement import Settlement
+from cloudq.results.record import State
 
 _NAMES: Mapping[State, str] = {
     State.SUCCESS: "Succeeded",

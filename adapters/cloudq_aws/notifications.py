@@ -9,7 +9,7 @@ import boto3
 from botocore.config import Config
 
 from cloudq.errors import ConfigurationError
-from cloudq.notifications import Failure
+from cloudq.monitoring.notifications import Failure
 
 # SNS takes messages of 256 KiB, and a traceback that long helps nobody.
 _LONGEST_TEXT = 100_000

@@ -27,9 +27,10 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from cloudq.driver import Delivery
 from cloudq.errors import BackendError
-from cloudq.invocation import KEPT, Invocation, NotSettled, released
-from cloudq.outcome import Job
-from cloudq.settlement import Action, Settled, Settlement, dispose
+from cloudq.execution.deadline import released
+from cloudq.execution.invocation import KEPT, Invocation, NotSettled
+from cloudq.execution.outcomes import Job
+from cloudq.execution.settlement import Action, Settled, Settlement, dispose
 from cloudq_aws.messages import ID
 
 log = logging.getLogger("cloudq.lambda")

@@ -8,8 +8,8 @@ from enum import Enum
 import azure.core.exceptions as core
 import azure.servicebus.exceptions as bus
 
-from cloudq.changes import Refusal
 from cloudq.driver import Code
+from cloudq.driver.conditional import Refusal
 
 # The error codes of Table storage, and of the ones that all of Azure Storage shares.
 _CODES = {

@@ -23,11 +23,13 @@ from azure.functions.timer import TimerRequest
 
 from cloudq.app import CloudQ
 from cloudq.driver import Delivery
+from cloudq.driver.loader import parse
 from cloudq.errors import CloudQError, ConfigurationError
-from cloudq.execution import Executor
-from cloudq.ids import new_id
-from cloudq.invocation import Deadline, Invocation, NotSettled, firing_id, once
-from cloudq.plugins import parse
+from cloudq.execution.deadline import Deadline
+from cloudq.execution.direct_call import firing_id, once
+from cloudq.execution.executor import Executor
+from cloudq.execution.invocation import Invocation, NotSettled
+from cloudq.messages.ids import new_id
 
 log = logging.getLogger("cloudq.functions")
 

@@ -36,8 +36,8 @@ from azure.core.exceptions import (
 from azure.data.tables import TableClient, TableEntity, UpdateMode
 from azure.identity import DefaultAzureCredential
 
-from cloudq.changes import apply
 from cloudq.driver import Address, Change, Code, Failure, Item, Key, Page, StoreLimits
+from cloudq.driver.conditional import apply
 from cloudq_azure.errors import AzureError, error_code
 from cloudq_azure.tables_client import connect
 from cloudq_azure.tables_items import (

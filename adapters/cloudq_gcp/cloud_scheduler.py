@@ -33,8 +33,8 @@ from google.cloud.scheduler_v1.types import PubsubTarget, RetryConfig
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from cloudq.driver import Address, Code
+from cloudq.driver.schedulers import Fields, Job
 from cloudq.errors import ConfigurationError
-from cloudq.schedules.driver import Fields, Job
 from cloudq_gcp.client import access
 from cloudq_gcp.errors import error_code
 from cloudq_gcp.pubsub_requests import TIMEOUT

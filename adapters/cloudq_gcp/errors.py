@@ -5,8 +5,8 @@ from __future__ import annotations
 from google.api_core import exceptions as sdk
 from google.auth import exceptions as auth
 
-from cloudq.changes import Refusal
 from cloudq.driver import Code
+from cloudq.driver.conditional import Refusal
 
 # What has no code of its own and is told in words only, by the class of its error. The order
 # matters: the first that fits.

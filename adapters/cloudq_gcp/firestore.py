@@ -35,8 +35,8 @@ from google.cloud.firestore_v1.types import Document, Precondition, StructuredQu
 from google.cloud.firestore_v1.types import Value as Stored
 from google.cloud.firestore_v1.types.query import Cursor
 
-from cloudq.changes import apply
 from cloudq.driver import Address, Change, Code, Failure, Item, Key, Page, StoreLimits
+from cloudq.driver.conditional import apply
 from cloudq_gcp.errors import GcpError, error_code
 from cloudq_gcp.firestore_client import Place, connect
 from cloudq_gcp.firestore_items import (

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 
 from google.auth.exceptions import TransportError
 
-from cloudq import plugins
 from cloudq.app import CloudQ
+from cloudq.driver import loader as plugins
 from cloudq.errors import ConfigurationError
-from cloudq.invocation import Deadline, Invocation, NotSettled
+from cloudq.execution.deadline import Deadline
+from cloudq.execution.invocation import Invocation, NotSettled
 from cloudq_gcp.push import (
     CERTS_URL,
     ForeignBody,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cloudq.changes import Fields, Refusal, changed, holds, stored
 from cloudq.driver import Value
+from cloudq.driver.conditional import Fields, Refusal, changed, holds, stored
 
 __all__ = ["Fields", "Refusal", "changed", "holds", "size", "stored"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from cloudq.canvas.freezing import flattened
-from cloudq.canvas.nodes import Node, Signature, chain, chord, group
-from cloudq.canvas.results import AnyResult, GroupResult
+from cloudq.canvas.freeze import flattened
 from cloudq.errors import ChordError
-from cloudq.ids import new_id
-from cloudq.record import Record, State
-from cloudq.result import AsyncResult, EagerResult
+from cloudq.messages.ids import new_id
+from cloudq.results.groups import AnyResult, GroupResult
+from cloudq.results.record import Record, State
+from cloudq.results.result import AsyncResult, EagerResult
+from cloudq.tasks.signature import Node, Signature, chain, chord, group
 
 Run = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], EagerResult[Any]]
 """Runs one task: (name, args, kwargs, options)."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 
-from cloudq.backend import Backend
 from cloudq.canvas.joins import members_of
-from cloudq.canvas.results import group_outline
-from cloudq.record import Record, State
+from cloudq.results.backend import Backend
+from cloudq.results.groups import group_outline
+from cloudq.results.record import Record, State
 
 # More than anybody can look at.
 MOST = 2000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from cloudq.canvas.nodes import Node, chain, chord, group
-from cloudq.canvas.results import AnyResult, GroupResult, Make
+from cloudq.results.groups import AnyResult, GroupResult, Make
+from cloudq.tasks.signature import Node, chain, chord, group
 
 
 def result_of(node: Node[Any], make: Make, parent: AnyResult | None = None) -> AnyResult:

@@ -15,13 +15,10 @@ from typing import Any, cast
 
 import orjson
 
-from cloudq.backend import Backend
-from cloudq.broker import Broker
-from cloudq.canvas.freezing import last
-from cloudq.canvas.nodes import from_dict
+from cloudq.broker.broker import Broker
+from cloudq.canvas.freeze import last
 from cloudq.canvas.plan import CHORD_ERROR, Before, Place, Plan, Planner
-from cloudq.canvas.slots import SHARD, Slot, Word, join_key, shard_key
-from cloudq.codec import load_value
+from cloudq.canvas.slots import SHARD, MemberResult, Slot, join_key, shard_key
 from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Op, Value
 from cloudq.errors import (
     BackendError,
@@ -32,8 +29,11 @@ from cloudq.errors import (
     InvalidArguments,
     ServiceError,
 )
-from cloudq.ids import new_id
-from cloudq.record import Record, State
+from cloudq.messages.ids import new_id
+from cloudq.messages.values import load_value
+from cloudq.results.backend import Backend
+from cloudq.results.record import Record, State
+from cloudq.tasks.signature import from_dict
 
 log = logging.getLogger("cloudq.canvas")
 
@@ -45,7 +45,7 @@ _NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
 _ADDED = 5_000_000
 
 
-class Claimed(BackendError):
+class JoinBusy(BackendError):
     """Another process is starting what follows a join; ask again after `after` seconds."""
 
     def __init__(self, join: str, after: float) -> None:
@@ -67,7 +67,7 @@ class Joins:
         self._planner = planner
         self._owner = new_id()
 
-    def leave(self, words: Sequence[Word]) -> Mapping[int, ServiceError]:
+    def leave(self, member_results: Sequence[MemberResult]) -> Mapping[int, ServiceError]:
         """Members have ended, and that is recorded: do what follows from it.
 
         Those of one shard leave in one request. Returns what went wrong by the place of the word,
@@ -75,29 +75,32 @@ class Joins:
         """
         wrong: dict[int, ServiceError] = {}
         shards: dict[str, dict[int, list[int]]] = {}
-        for at, word in enumerate(words):
-            slot = word.slot
-            if word.record.state is State.SUCCESS:
+        for at, member_result in enumerate(member_results):
+            slot = member_result.slot
+            if member_result.record.state is State.SUCCESS:
                 shards.setdefault(slot.join, {}).setdefault(slot.index // SHARD, []).append(at)
                 continue
             try:
-                self._failed(slot, word.record)
+                self._failed(slot, member_result.record)
             except ServiceError as error:
                 wrong[at] = error
         for join, numbers in shards.items():
             try:
-                self._succeeded(join, words, numbers)
+                self._succeeded(join, member_results, numbers)
             except ServiceError as error:
                 wrong |= {at: error for places in numbers.values() for at in places}
         return wrong
 
     def _succeeded(
-        self, join: str, words: Sequence[Word], numbers: Mapping[int, Sequence[int]]
+        self,
+        join: str,
+        member_results: Sequence[MemberResult],
+        numbers: Mapping[int, Sequence[int]],
     ) -> None:
         """Take members out of their shards; if they are the last ones out, go on."""
         empty: list[int] = []
         for number, places in numbers.items():
-            left = self._discard(join, number, [words[at].slot.index for at in places])
+            left = self._discard(join, number, [member_results[at].slot.index for at in places])
             if left is not None and not left:
                 empty.append(number)
         if not empty:
@@ -152,7 +155,7 @@ class Joins:
     def go_on(self, join: str, root: Mapping[str, Value]) -> None:
         """Send what follows, unless somebody has.
 
-        Raises `Claimed` while somebody else is at it: whoever that is may have died.
+        Raises `JoinBusy` while somebody else is at it: whoever that is may have died.
         """
         if root.get("sent") or root.get("failed") or not self._claim(join):
             return
@@ -205,7 +208,7 @@ class Joins:
             if fields.get("sent") or fields.get("failed") or "follows" not in fields:
                 return False
             ends = float(cast("float", fields.get("until", now)))
-            raise Claimed(join, max(1.0, ends - now)) from refused
+            raise JoinBusy(join, max(1.0, ends - now)) from refused
         return True
 
     def _unclaim(self, join: str) -> None:

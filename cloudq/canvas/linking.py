@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from cloudq.call_options import Options
-from cloudq.canvas.nodes import Canvas, Signature
+from cloudq.tasks.call_options import Options
+from cloudq.tasks.signature import Canvas, Signature
 
 
 def linked(

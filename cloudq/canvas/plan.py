@@ -14,30 +14,21 @@ from uuid import NAMESPACE_URL, uuid5
 
 import orjson
 
-from cloudq.canvas.freezing import Outline, end_of, final_id, frozen, outline
-from cloudq.canvas.nodes import (
-    Node,
-    Signature,
-    chain,
-    chord,
-    from_dict,
-    group,
-    to_dict,
-    walk,
-)
+from cloudq.broker.retry import PublishPolicy, publish_policy
+from cloudq.canvas.freeze import Outline, end_of, final_id, frozen, outline
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
 from cloudq.clock import Clock, real_time
-from cloudq.codec import to_wire
 from cloudq.driver import Item, Value
-from cloudq.message import TaskMessage
-from cloudq.publish_policy import PublishPolicy, publish_policy
-from cloudq.record import Record, State
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import to_wire
+from cloudq.results.record import Record, State
+from cloudq.tasks.signature import Node, Signature, chain, chord, from_dict, group, to_dict, walk
 
 CHORD_ERROR = "cloudq.errors.ChordError"
 """What the body of a chord fails with."""
 
 Wire = dict[str, Any]
-Envelope = Callable[..., TaskMessage]
+MakeMessage = Callable[..., TaskMessage]
 """Makes a message: (task, args, kwargs, options, fields), arguments as wire values."""
 
 
@@ -103,13 +94,13 @@ class Planner:
 
     def __init__(
         self,
-        envelope: Envelope,
+        make_message: MakeMessage,
         *,
         expires: Callable[[], float],
         takes_request: Callable[[str], bool],
         clock: Clock = real_time,
     ) -> None:
-        self._envelope = envelope
+        self._make_message = make_message
         self._expires = expires
         self._takes_request = takes_request
         self._clock = clock
@@ -267,7 +258,7 @@ class Planner:
         takes = not node.immutable
         args = [*(before.values if takes else ()), *map(to_wire, node.args)]
         kwargs = {key: to_wire(value) for key, value in node.kwargs.items()}
-        return self._envelope(
+        return self._make_message(
             node.task,
             args,
             kwargs,

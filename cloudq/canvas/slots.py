@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cloudq.driver import Key
-from cloudq.record import Record
+from cloudq.results.record import Record
 
 # So many members share an item of the store, which so many will change one after the other.
 SHARD = 100
@@ -40,7 +40,7 @@ def shard_key(join: str, number: int) -> Key:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
+class MemberResult:
     """What a member leaves at its slot: the record of its end."""
 
     slot: Slot

@@ -8,15 +8,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
-from cloudq.backend import Backend
-from cloudq.canvas.checks import Checks
-from cloudq.canvas.freezing import final_id, flattened, frozen
+from cloudq.broker.retry import PublishPolicy
+from cloudq.canvas.freeze import final_id, flattened, frozen
 from cloudq.canvas.handles import result_of
 from cloudq.canvas.joins import Joins
-from cloudq.canvas.nodes import Node, chain, chord, group
 from cloudq.canvas.plan import Before, Place, Plan, Planner
-from cloudq.canvas.results import AnyResult, GroupResult, Make
 from cloudq.canvas.slots import SHARD, Slot, join_key
+from cloudq.canvas.validate import Checks
 from cloudq.driver import Change
 from cloudq.errors import (
     BackendError,
@@ -25,9 +23,11 @@ from cloudq.errors import (
     PartlyStarted,
     PublishError,
 )
-from cloudq.ids import new_id
-from cloudq.message import TaskMessage
-from cloudq.publish_policy import PublishPolicy
+from cloudq.messages.ids import new_id
+from cloudq.messages.message import TaskMessage
+from cloudq.results.backend import Backend
+from cloudq.results.groups import AnyResult, GroupResult, Make
+from cloudq.tasks.signature import Node, chain, chord, group
 
 # A group that a generator gives is sent in portions of so many members: whole shards.
 _PORTION = 10 * SHARD

@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cloudq.backend import Backend
-from cloudq.broker import Broker
-from cloudq.canvas.checks import Checks
-from cloudq.canvas.freezing import final_id, frozen
+from cloudq.broker.broker import Broker
+from cloudq.canvas.freeze import final_id, frozen
 from cloudq.canvas.joins import Joins
-from cloudq.canvas.nodes import Node
 from cloudq.canvas.plan import Before, Place, Planner, too_deep, trace_of
-from cloudq.canvas.results import AnyResult, Make, as_tuple
 from cloudq.canvas.slots import Slot
 from cloudq.canvas.starting import Publish, Starter
+from cloudq.canvas.validate import Checks
 from cloudq.errors import ConfigurationError, InvalidArguments
-from cloudq.middleware import Request, current_request
-from cloudq.result import AsyncResult
+from cloudq.results.backend import Backend
+from cloudq.results.groups import AnyResult, Make, as_tuple
+from cloudq.results.result import AsyncResult
+from cloudq.tasks.request import Request, current_request
+from cloudq.tasks.signature import Node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,13 +16,13 @@ from typing import Any
 import cloudq
 from cloudq import settings
 from cloudq.app import CloudQ
-from cloudq.broker import Broker
-from cloudq.cli.common import Target, queues_of
+from cloudq.broker.broker import Broker
+from cloudq.cli.options import Target, queues_of
 from cloudq.cli.output import duration
 from cloudq.driver import Change, Check, ConditionFailed, Op, QueueStats, Sweeping
+from cloudq.driver.loader import parse
 from cloudq.errors import CloudQError
-from cloudq.plugins import parse
-from cloudq.record import key
+from cloudq.results.record import key
 from cloudq.settings import Settings
 
 _EXTRA = re.compile(r"([\w.-]+).*extra == ['\"](\w+)['\"]")

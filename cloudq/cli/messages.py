@@ -11,7 +11,7 @@ from cloudq.app import CloudQ
 from cloudq.cli.output import shorten, since, table
 from cloudq.driver import Peeked
 from cloudq.errors import DecodeError
-from cloudq.message import TaskMessage
+from cloudq.messages.message import TaskMessage
 
 _ARGS = 40
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import cloudq
-from cloudq.cli import (
+from cloudq.cli.commands import (
     beat,
     brokers,
     call,
@@ -33,7 +33,7 @@ from cloudq.cli import (
     tasks,
     worker,
 )
-from cloudq.cli.common import AppOption, BackendOption, BrokerOption, DebugOption, Target
+from cloudq.cli.options import AppOption, BackendOption, BrokerOption, DebugOption, Target
 from cloudq.cli.output import complain
 from cloudq.errors import CloudQError, ConfigurationError
 

@@ -17,10 +17,10 @@ from datetime import datetime
 from typing import Any
 
 from cloudq.errors import BackendError, CloudQError, PublishError, ServiceError
-from cloudq.schedules.entries import Entry, utc
-from cloudq.schedules.lease import Lease
-from cloudq.schedules.registry import Home, Scheduled, Schedules
-from cloudq.schedules.standing import leader_key
+from cloudq.schedules.entry import Entry, utc
+from cloudq.schedules.leader import LeaderLease
+from cloudq.schedules.schedules import Home, Scheduled, Schedules
+from cloudq.schedules.state import leader_key
 
 log = logging.getLogger("cloudq.schedules")
 
@@ -73,7 +73,7 @@ class Beat:
         name = hostname or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         backend = home.backend
         assert backend is not None  # `standings` has looked
-        self.lease = Lease(backend, leader_key(home.name), name, self._length, monotonic)
+        self.lease = LeaderLease(backend, leader_key(home.name), name, self._length, monotonic)
         self._declared = schedules.declared()
         self._lines: dict[str, _Line] = {}
         self._load_at = -1.0

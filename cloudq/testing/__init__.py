@@ -9,23 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cloudq.testing.backend_contract import BackendContract
-    from cloudq.testing.broker_contract import BrokerContract
+    from cloudq.testing.contracts.backend import BackendContract
+    from cloudq.testing.contracts.broker import BrokerContract
+    from cloudq.testing.contracts.ordering import OrderingContract
+    from cloudq.testing.contracts.queue_admin import AdminDriver, QueueAdminContract
+    from cloudq.testing.contracts.schedule import OneTimeContract, OneTimeDriver, ScheduleContract
+    from cloudq.testing.contracts.scheduling import SchedulingContract, SchedulingDriver
+    from cloudq.testing.contracts.update import UpdateContract
     from cloudq.testing.draining import drain
     from cloudq.testing.kit.beats import beat
     from cloudq.testing.kit.clock import VirtualClock
     from cloudq.testing.kit.faults import FaultPlan
-    from cloudq.testing.kit.standing import in_memory
+    from cloudq.testing.kit.in_memory import in_memory
     from cloudq.testing.kit.workers import Worker, run_until_idle, worker
-    from cloudq.testing.ordering_contract import OrderingContract
-    from cloudq.testing.queue_admin_contract import AdminDriver, QueueAdminContract
-    from cloudq.testing.schedule_contract import (
-        OneShotContract,
-        OneShotDriver,
-        ScheduleContract,
-    )
-    from cloudq.testing.scheduling_contract import SchedulingContract, SchedulingDriver
-    from cloudq.testing.update_contract import UpdateContract
     from cloudq.testing.waiting import collect, eventually, outgoing
 
 __all__ = [
@@ -35,8 +31,8 @@ __all__ = [
     "FaultPlan",
     "UpdateContract",
     "OrderingContract",
-    "OneShotContract",
-    "OneShotDriver",
+    "OneTimeContract",
+    "OneTimeDriver",
     "QueueAdminContract",
     "ScheduleContract",
     "SchedulingContract",
@@ -54,17 +50,17 @@ __all__ = [
 ]
 
 _CONTRACTS = {
-    "AdminDriver": "queue_admin_contract",
-    "BackendContract": "backend_contract",
-    "BrokerContract": "broker_contract",
-    "OrderingContract": "ordering_contract",
-    "OneShotContract": "schedule_contract",
-    "OneShotDriver": "schedule_contract",
-    "QueueAdminContract": "queue_admin_contract",
-    "ScheduleContract": "schedule_contract",
-    "SchedulingContract": "scheduling_contract",
-    "SchedulingDriver": "scheduling_contract",
-    "UpdateContract": "update_contract",
+    "AdminDriver": "contracts.queue_admin",
+    "BackendContract": "contracts.backend",
+    "BrokerContract": "contracts.broker",
+    "OrderingContract": "contracts.ordering",
+    "OneTimeContract": "contracts.schedule",
+    "OneTimeDriver": "contracts.schedule",
+    "QueueAdminContract": "contracts.queue_admin",
+    "ScheduleContract": "contracts.schedule",
+    "SchedulingContract": "contracts.scheduling",
+    "SchedulingDriver": "contracts.scheduling",
+    "UpdateContract": "contracts.update",
 }
 _HOMES = _CONTRACTS | {
     "FaultPlan": "kit.faults",
@@ -74,7 +70,7 @@ _HOMES = _CONTRACTS | {
     "collect": "waiting",
     "drain": "draining",
     "eventually": "waiting",
-    "in_memory": "kit.standing",
+    "in_memory": "kit.in_memory",
     "outgoing": "waiting",
     "run_until_idle": "kit.workers",
     "worker": "kit.workers",

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from cloudq.app import CloudQ
 from cloudq.driver import Delivery
 from cloudq.errors import BrokerError
-from cloudq.execution import Executor
-from cloudq.priorities import queues_for
-from cloudq.settlement import Settled, Settlement, commit, dispose
+from cloudq.execution.executor import Executor
+from cloudq.execution.settlement import Settled, Settlement, commit, dispose
+from cloudq.tasks.priorities import queues_for
 
 # Few at a time, so that no lease ends while the others of its batch run.
 _AT_A_TIME = 10

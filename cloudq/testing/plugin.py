@@ -65,7 +65,7 @@ def cloudq_app(request: pytest.FixtureRequest, cloudq_config: dict[str, Any]) ->
     new one without tasks. Its tasks run at the call, unless the test has a worker, a clock or
     faults: then they go through the broker.
     """
-    from cloudq.testing.kit.standing import in_memory
+    from cloudq.testing.kit.in_memory import in_memory
 
     options = _options(request)
     used = set(request.fixturenames)
@@ -98,7 +98,7 @@ def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def _app(request: pytest.FixtureRequest, options: dict[str, Any]) -> CloudQ:
     from cloudq.app import CloudQ
-    from cloudq.worker.loading import load_app
+    from cloudq.app.loading import load_app
 
     named = options.get("app") or request.config.getini("cloudq_app")
     if not named:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import cloudq
 from cloudq.app import CloudQ
 from cloudq.worker.options import WorkerOptions
-from cloudq.worker.pools import PoolKind
+from cloudq.worker.pool_kinds import PoolKind
 
 
 def banner(app: CloudQ, options: WorkerOptions) -> Iterator[str]:

@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Sequence
 
-from cloudq.broker import Broker
+from cloudq.broker.broker import Broker
 from cloudq.driver import Code
-from cloudq.worker.flight import Flight, Flights
+from cloudq.worker.in_flight import Flight, Flights
 
 log = logging.getLogger("cloudq.worker")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloudq.errors import ConfigurationError
-from cloudq.worker.pools import PoolKind
+from cloudq.worker.pool_kinds import PoolKind
 
 
 def _hostname() -> str:

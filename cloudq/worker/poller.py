@@ -7,14 +7,14 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 
-from cloudq.broker import Broker
+from cloudq.broker.broker import Broker
 from cloudq.driver import Code, Delivery
 from cloudq.errors import BackendError, BrokerError
-from cloudq.execution import Executor
-from cloudq.settlement import Settlement
-from cloudq.worker.dispatcher import Dispatcher
-from cloudq.worker.flight import Flight, Flights
+from cloudq.execution.executor import Executor
+from cloudq.execution.settlement import Settlement
+from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.leases import Leases
+from cloudq.worker.pool.dispatcher import Dispatcher
 from cloudq.worker.slots import Slots
 
 log = logging.getLogger("cloudq.worker")

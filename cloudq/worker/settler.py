@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from cloudq.app import CloudQ
 from cloudq.driver import Code, Delivery
-from cloudq.record import State
-from cloudq.settlement import Action, Settled, Settlement, commit, dispose
-from cloudq.worker.flight import Flight
+from cloudq.execution.settlement import Action, Settled, Settlement, commit, dispose
+from cloudq.results.record import State
+from cloudq.worker.in_flight import Flight
 
 log = logging.getLogger("cloudq.worker")
 

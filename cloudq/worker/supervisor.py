@@ -15,17 +15,17 @@ from cloudq.driver import Code
 from cloudq.errors import BackendError, BrokerError, CloudQError, ConfigurationError
 from cloudq.schedules.beat import Beat, BeatThread
 from cloudq.worker.banner import banner
-from cloudq.worker.dispatcher import Dispatcher
-from cloudq.worker.flight import Flight, Flights
+from cloudq.worker.control.actions import Actions
+from cloudq.worker.control.metrics import Page
+from cloudq.worker.delayed import DelayedSender
+from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.leases import Leases
-from cloudq.worker.lost import Lost, given_back, hard_limit
-from cloudq.worker.metrics import Page
 from cloudq.worker.options import WorkerOptions
-from cloudq.worker.parked import Parked
 from cloudq.worker.poller import Poller
-from cloudq.worker.process_pool import ProcessPool
-from cloudq.worker.reins import Reins
-from cloudq.worker.self_pipe import SelfPipe
+from cloudq.worker.pool.crashes import Crashes, given_back, hard_limit
+from cloudq.worker.pool.dispatcher import Dispatcher
+from cloudq.worker.pool.pool import ProcessPool
+from cloudq.worker.pool.self_pipe import SelfPipe
 from cloudq.worker.settler import Settler
 from cloudq.worker.slots import Slots
 
@@ -62,9 +62,9 @@ class Worker:
             ordered=lambda queue: app.broker.limits(queue).ordered,
             release=self._release,
             max_tasks_per_child=options.max_tasks_per_child,
-            end=lambda flights: self._reins.end(flights),
+            end=lambda flights: self._actions.end(flights),
         )
-        self._parked = Parked(
+        self._parked = DelayedSender(
             app.broker,
             [queue for queue, _ in options.queues],
             poll=app.conf.worker_parked_poll,
@@ -75,21 +75,23 @@ class Worker:
         self._was_ready = False
         self._failure: CloudQError | None = None
         self._pipe = SelfPipe()
-        self._lost = Lost(self._executor, self._dispatcher, lambda done: self._reins.settle(done))
+        self._crashes = Crashes(
+            self._executor, self._dispatcher, lambda done: self._actions.settle(done)
+        )
         self._pool = ProcessPool(
             options,
             processes=processes,
             slots=self._slots,
             dispatcher=self._dispatcher,
-            greet=lambda child: self._reins.tell_limits(child),
+            greet=lambda child: self._actions.tell_limits(child),
             ready=self._on_ready,
-            settled=lambda done: self._reins.settle(done),
-            lost=self._lost.settle,
+            settled=lambda done: self._actions.settle(done),
+            lost=self._crashes.settle,
             failed=self._on_failed,
             ending=lambda: bool(self._signals) or self._failure is not None,
             wake=self._pipe.wake,
         )
-        self._reins = Reins(
+        self._actions = Actions(
             app=app,
             options=options,
             executor=self._executor,
@@ -104,7 +106,7 @@ class Worker:
             stop=self._request_stop,
             wake=self._pipe.wake,
         )
-        self._heartbeat = self._reins.heartbeat()
+        self._heartbeat = self._actions.heartbeat()
         self._beat: BeatThread | None = None
         if options.beat:
             self._beat = BeatThread(Beat(app, app.schedules, hostname=options.hostname))
@@ -145,7 +147,7 @@ class Worker:
         port = self._options.metrics_port
         if port is None:
             return None
-        return Page(self._reins, host=self._options.metrics_host, port=port)
+        return Page(self._actions, host=self._options.metrics_host, port=port)
 
     def _check_store(self) -> None:
         """Find a missing table or missing rights now; a store that is only down may come back."""
@@ -182,8 +184,8 @@ class Worker:
             self._pool.fill()
 
     def _look_after_children(self) -> None:
-        self._reins.obey()
-        self._lost.stop_overdue()
+        self._actions.obey()
+        self._crashes.stop_overdue()
         self._pool.look_after()
 
     def _stop(self) -> bool:
@@ -258,7 +260,7 @@ class Worker:
             slots=self._slots,
             leases=self._leases,
             dispatcher=self._dispatcher,
-            settle=lambda done: self._reins.settle(done),
+            settle=lambda done: self._actions.settle(done),
             release=self._release,
             fatal=fatal or self._on_fatal,
             lease=self._options.lease,

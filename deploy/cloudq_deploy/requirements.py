@@ -9,11 +9,11 @@ from typing import Any
 
 from cloudq.app import CloudQ
 from cloudq.errors import ConfigurationError
-from cloudq.hosting import Hosting
-from cloudq.priorities import queues_for
-from cloudq.schedules.registry import Scheduled
-from cloudq.schedules.standing import Standing
-from cloudq.task import Task
+from cloudq.schedules.schedules import Scheduled
+from cloudq.schedules.state import ScheduleState
+from cloudq.tasks.function_hints import FunctionHints
+from cloudq.tasks.priorities import queues_for
+from cloudq.tasks.task import Task
 
 AnyTask = Task[..., Any]
 
@@ -66,12 +66,12 @@ def plain(queue: str) -> str:
     return queue.removesuffix(_FIFO).replace(".", "-")
 
 
-def merged(tasks: Iterable[AnyTask], ignore: Iterable[str] = ()) -> Hosting:
+def merged(tasks: Iterable[AnyTask], ignore: Iterable[str] = ()) -> FunctionHints:
     """Merge the hints of the tasks that share a function, without those to `ignore`.
 
     Raises `ConfigurationError` where the tasks disagree.
     """
-    given = [(task.name, task.policy.hosting) for task in tasks]
+    given = [(task.name, task.policy.function_hints) for task in tasks]
     values: dict[str, Any] = {}
     for name in (*_LARGEST, *_AGREED):
         said = [
@@ -91,7 +91,7 @@ def merged(tasks: Iterable[AnyTask], ignore: Iterable[str] = ()) -> Hosting:
             before = env.setdefault(variable, (task, value))
             if before[1] != value:
                 raise ConfigurationError(_disagree(f"env {variable}", *before, task, value))
-    hints = Hosting(**values, env={name: value for name, (_, value) in env.items()})
+    hints = FunctionHints(**values, env={name: value for name, (_, value) in env.items()})
     return replace(hints, **dict.fromkeys(ignore))
 
 
@@ -131,6 +131,6 @@ def declared_schedules(app: CloudQ) -> list[Scheduled]:
     `ConfigurationError`.
     """
     return [
-        Scheduled(name=name, entry=entry, standing=Standing())
+        Scheduled(name=name, entry=entry, standing=ScheduleState())
         for name, entry in app.schedules.declared().items()
     ]

@@ -11,7 +11,7 @@ import time
 
 from cloudq import CloudQ, Task
 from cloudq.errors import Reject
-from cloudq.middleware import Call, Context
+from cloudq.tasks.request import Call, Context
 from cloudq_aws import lambda_handler
 
 

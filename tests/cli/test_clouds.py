@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from cloudq import plugins
 from cloudq.driver import Item, Key, StoreAdmin
+from cloudq.driver import loader as plugins
 from tests.servers import unique
 
 

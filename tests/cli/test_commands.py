@@ -16,7 +16,7 @@ import pytest
 from cloudq import CloudQ
 from cloudq.cli import main
 from cloudq.driver import Outgoing
-from cloudq.plugins import open_broker, parse
+from cloudq.driver.loader import open_broker, parse
 
 APP = ("-A", "shop:app")
 

@@ -18,8 +18,9 @@ from typing import Any
 import orjson
 import pytest
 
-from cloudq import CloudQ, plugins
+from cloudq import CloudQ
 from cloudq.driver import Outgoing
+from cloudq.driver import loader as plugins
 from cloudq.testing import eventually
 from tests.servers import unique
 

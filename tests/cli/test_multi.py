@@ -16,9 +16,9 @@ import pytest
 
 from cloudq import CloudQ, ConfigurationError
 from cloudq.cli import reload
-from cloudq.cli.multi import parsed, unit
+from cloudq.cli.commands.multi import parsed, unit
+from cloudq.cli.pidfile import held, holder
 from cloudq.testing import eventually
-from cloudq.worker.pidfile import held, holder
 
 TASKS = """
 from cloudq import CloudQ

@@ -15,12 +15,12 @@ from uuid import UUID
 import pytest
 
 from cloudq import CloudQ, chord, group
-from cloudq.codec import to_wire
-from cloudq.codecs import Codec
-from cloudq.codecs.arguments import arguments
 from cloudq.driver import Outgoing
 from cloudq.errors import DecodeError, EncodeError, InvalidArguments
-from cloudq.message import TaskMessage
+from cloudq.messages.arguments import arguments
+from cloudq.messages.codec import Codec
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import to_wire
 from cloudq.testing import drain
 from tests.servers import unique
 

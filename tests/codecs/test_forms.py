@@ -18,15 +18,15 @@ from typing import Any
 import pytest
 
 from cloudq import CloudQ, Task
-from cloudq.codec import decode, encode
-from cloudq.codecs import Codec
-from cloudq.codecs.arguments import arguments
-from cloudq.codecs.compression import COMPRESSIONS, compress, expand
-from cloudq.codecs.libraries import library
-from cloudq.codecs.signing import Keyring
 from cloudq.driver import Outgoing
 from cloudq.errors import ConfigurationError, DecodeError, EncodeError, InvalidArguments
-from cloudq.message import TaskMessage
+from cloudq.messages.arguments import arguments
+from cloudq.messages.codec import Codec
+from cloudq.messages.compression import COMPRESSIONS, compress, expand
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.optional import library
+from cloudq.messages.signing import Keyring
+from cloudq.messages.values import decode, encode
 from cloudq.testing import drain
 from tests.servers import lacking, unique
 

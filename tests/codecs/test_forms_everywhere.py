@@ -14,7 +14,7 @@ import pytest
 
 from cloudq import CloudQ, State, Task
 from cloudq.driver import StoreAdmin
-from cloudq.settlement import commit, dispose
+from cloudq.execution.settlement import commit, dispose
 from cloudq.testing import eventually
 from localstack.servers import Endpoint
 from tests.servers import unique

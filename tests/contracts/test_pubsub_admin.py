@@ -13,7 +13,7 @@ from google.pubsub_v1.types import (
     Subscription,
 )
 
-from cloudq.driver import Address, Burying, Code, Delivery
+from cloudq.driver import Address, Code, Delivery, PlatformDeadLetters
 from cloudq.testing import collect, eventually, outgoing
 from cloudq.testing.waiting import HELD
 from cloudq_gcp.pubsub import PubSub
@@ -72,7 +72,7 @@ class TestDeadLetters(OnEmulator):
     def test_what_a_function_was_pushed_is_buried_and_not_acked(
         self, driver: PubSub, wire: Wire, queue: str
     ) -> None:
-        assert isinstance(driver, Burying)
+        assert isinstance(driver, PlatformDeadLetters)
         pushed = Delivery(
             queue=queue, id="the-id", body=b"poison", receipt=None, attempts=3, lease=10
         )

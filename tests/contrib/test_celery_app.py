@@ -13,7 +13,6 @@ import pytest
 
 import cloudq
 from cloudq import ConfigurationError, signals
-from cloudq.canvas.nodes import to_dict
 from cloudq.contrib import celery as layer
 from cloudq.contrib.celery import Celery, IgnoredByCloudQ, chain, chord, exceptions, group, states
 from cloudq.contrib.celery.app import REFUSED
@@ -28,6 +27,7 @@ from cloudq.contrib.celery.pytest import (
 )
 from cloudq.contrib.celery.rules import Fate, Rule
 from cloudq.contrib.celery.task import call_options
+from cloudq.tasks.signature import to_dict
 from cloudq.testing import Worker, eventually
 
 __all__ = [

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from cloudq import AsyncResult, CloudQ
-from cloudq.backend import Backend
-from cloudq.broker import Broker
+from cloudq.broker.broker import Broker
+from cloudq.broker.delayed import DelayedStore
 from cloudq.driver import Delivery, Peeked
-from cloudq.execution import Executor
-from cloudq.message import TaskMessage
-from cloudq.outcome import Job
-from cloudq.parking import Parking
-from cloudq.record import Record, State
-from cloudq.settlement import Settled, Settlement, commit, dispose
+from cloudq.execution.executor import Executor
+from cloudq.execution.outcomes import Job
+from cloudq.execution.settlement import Settled, Settlement, commit, dispose
+from cloudq.messages.message import TaskMessage
+from cloudq.results.backend import Backend
+from cloudq.results.record import Record, State
 from cloudq_local.memory_backend import MemoryBackend, MemoryItems
 from cloudq_local.memory_broker import MemoryBroker, MemoryQueues
 from tests.core.faults import FaultyBroker, FaultyStore
@@ -53,7 +53,7 @@ class Bench(CloudQ):
             self.wire,
             url="faulty://",
             publish_retries=self.conf.publish_retries,
-            parking=Parking(lambda: backend),
+            delayed_store=DelayedStore(lambda: backend),
         )
 
     def close(self) -> None:

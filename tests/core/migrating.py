@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cloudq import plugins
-from cloudq.backend import Backend
-from cloudq.codec import encode
+from cloudq.broker.migration import Endpoint, Migration, Options, Report
 from cloudq.driver import Limits, Outgoing
-from cloudq.message import TaskMessage
-from cloudq.migration import Migration, Options, Report, Side
+from cloudq.driver import loader as plugins
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import encode
+from cloudq.results.backend import Backend
 from tests.core.fuses import Fuse, Killed, fused
 
 Ids = Counter[str]
@@ -94,11 +94,11 @@ class Ground:
             assert not self.source.send(queue, messages[start : start + batch])
         return Counter(message.id for message in messages)
 
-    def sides(self, fuse: Fuse | None = None) -> tuple[Side, Side]:
+    def sides(self, fuse: Fuse | None = None) -> tuple[Endpoint, Endpoint]:
         fuse = fuse or Fuse()
         urls = (self.source_url, self.target_url)
         made = [
-            Side.of(
+            Endpoint.of(
                 fused(
                     driver,
                     fuse,
@@ -154,6 +154,6 @@ class Ground:
             time.sleep(0.01)
         found = Counter(peeked.id for peeked in driver.peek(queue, count=100_000))
         made = self.sides()[side]
-        if made.broker.parks(queue):
+        if made.broker.stores_delayed(queue):
             found += Counter(message.id for message in made.delayed(queue))
         return found

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cloudq import ChordError, CloudQ, GroupResult, chord, group
-from cloudq.canvas.nodes import from_dict, to_dict
-from cloudq.record import State
+from cloudq.results.record import State
+from cloudq.tasks.signature import from_dict, to_dict
 from tests.core.bench import Bench
 from tests.core.workflow_cases import CASES
 from tests.worker.flow_tasks import Tasks

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cloudq import ChordError, Ignore, State
-from cloudq.canvas.nodes import chord, group
-from cloudq.settlement import commit
+from cloudq.execution.settlement import commit
+from cloudq.tasks.signature import chord, group
 from tests.core.bench import Bench
 from tests.worker.flow_tasks import Tasks
 
@@ -107,7 +107,7 @@ def test_a_member_that_ended_while_it_came_again_still_leaves_its_join(app: Benc
     settlement = app.settle(first)
     app.lose_leases()
     second = app.one()
-    records = app.runner._judge._records  # pyright: ignore[reportPrivateUsage]
+    records = app.runner._admission._records  # pyright: ignore[reportPrivateUsage]
 
     def recorded_meanwhile(jobs: Any) -> Any:
         found = records(jobs)
@@ -115,9 +115,9 @@ def test_a_member_that_ended_while_it_came_again_still_leaves_its_join(app: Benc
         app.results.store([settlement.record])  # and its worker dies before it leaves the join
         return found
 
-    app.runner._judge._records = recorded_meanwhile  # type: ignore[method-assign]
+    app.runner._admission._records = recorded_meanwhile  # type: ignore[method-assign]
     again = app.settle(second)
-    del app.runner._judge._records  # type: ignore[attr-defined]
+    del app.runner._admission._records  # type: ignore[attr-defined]
     app.finish(second, again)
     app.work()
     assert result.get(timeout=0) == 1
@@ -167,7 +167,7 @@ def test_a_late_failure_of_a_step_that_has_succeeded_ends_no_chain(app: Bench) -
     app.lose_leases()
     second = app.one()
     lost = app.settle(second)
-    assert lost.dooms
+    assert lost.failed_steps
     commit([(first, won)], app.broker, app.backend, app.joins)
     app.finish(second, replace(lost, fenced=True))
     app.work()

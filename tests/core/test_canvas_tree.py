@@ -11,7 +11,7 @@ import pytest
 from cloudq import ChordError, CloudQ, GroupResult, ResultSet, State, chord, group
 from cloudq.canvas.graph import as_dot, as_mermaid, as_text, graph_of
 from cloudq.cli.program import main
-from cloudq.record import to_fields
+from cloudq.results.record import to_fields
 from cloudq.testing import drain
 from tests.core.bench import Bench
 from tests.worker.flow_tasks import Tasks

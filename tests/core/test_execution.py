@@ -21,10 +21,10 @@ from cloudq import (
     TimeLimitExceeded,
     WorkerLost,
 )
-from cloudq.codec import encode
 from cloudq.driver import Code, Outgoing
-from cloudq.message import TaskMessage
-from cloudq.settlement import Action, commit, dispose
+from cloudq.execution.settlement import Action, commit, dispose
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import encode
 from cloudq.testing import drain
 from tests.core.bench import Bench
 

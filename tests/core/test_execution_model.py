@@ -19,9 +19,9 @@ from hypothesis.stateful import (
 
 from cloudq import BackendError, Reject, State, Task
 from cloudq.driver import Code, Delivery
-from cloudq.outcome import Job
-from cloudq.record import Record
-from cloudq.settlement import Settled, Settlement, commit, dispose
+from cloudq.execution.outcomes import Job
+from cloudq.execution.settlement import Settled, Settlement, commit, dispose
+from cloudq.results.record import Record
 from tests.core.bench import Bench
 
 LEASE = 60.0

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from cloudq import AsyncResult, BackendError, ConfigurationError
-from cloudq.backend import Backend
-from cloudq.control import Control, Heart, Roster
-from cloudq.control.commands import Command, collect, make
 from cloudq.driver import Change, Code, Item, Key
+from cloudq.monitoring.commands import Command, collect, make
+from cloudq.monitoring.control import Control
+from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
+from cloudq.results.backend import Backend
 from cloudq.settings import Settings
 from cloudq.testing import eventually
-from cloudq.worker.heartbeat import Heartbeat
+from cloudq.worker.control.heartbeat import HeartbeatSender
 from cloudq_local.memory_backend import MemoryBackend, MemoryItems
 from tests.core.faults import FaultyStore
 
@@ -46,16 +47,16 @@ class Beating:
     def __init__(self, every: float = 0.05) -> None:
         self.store = Slow()
         self.backend = Backend(self.store, url="slow://")
-        self.roster = Roster(self.backend)
+        self.heartbeats = Heartbeats(self.backend)
         self.obeyed: list[str] = []
-        self.heartbeat = Heartbeat(
+        self.heartbeat = HeartbeatSender(
             lambda: self.backend, heart=self.heart, run=self.run, every=every
         )
         self.heartbeat.start()
-        eventually(self.roster.alive)
+        eventually(self.heartbeats.alive)
 
-    def heart(self, every: float) -> Heart:
-        return Heart(hostname="w", seen=time.time(), every=every)
+    def heart(self, every: float) -> Heartbeat:
+        return Heartbeat(hostname="w", seen=time.time(), every=every)
 
     def run(self, command: Command) -> Any:
         self.obeyed.append(command.name)
@@ -65,7 +66,7 @@ class Beating:
 
     def ask(self, name: str, **arguments: Any) -> Any:
         command = make(name, arguments, lasts=10, reply=True)
-        assert self.roster.tell("w", command.to_text())
+        assert self.heartbeats.tell("w", command.to_text())
         return collect(self.backend, command, ["w"], timeout=10)["w"]
 
 
@@ -117,8 +118,8 @@ def test_a_command_of_a_failed_beat_is_obeyed_once(beating: Beating) -> None:
 
 
 def test_what_is_no_command_is_passed_over(beating: Beating) -> None:
-    assert beating.roster.tell("w", "no json")
-    assert beating.roster.tell("w", '{"of": "a newer release"}')
+    assert beating.heartbeats.tell("w", "no json")
+    assert beating.heartbeats.tell("w", '{"of": "a newer release"}')
     assert beating.ask("next") == {"ok": {}}
     assert beating.obeyed == ["next"]
 
@@ -133,8 +134,8 @@ def test_a_stop_does_not_wait_for_a_store_that_hangs(beating: Beating) -> None:
 
 def test_who_stops_is_taken_off_the_roster(beating: Beating) -> None:
     beating.heartbeat.stop()
-    assert beating.roster.hearts() == []
-    assert not beating.roster.tell("w", make("ping", {}, lasts=1, reply=False).to_text())
+    assert beating.heartbeats.hearts() == []
+    assert not beating.heartbeats.tell("w", make("ping", {}, lasts=1, reply=False).to_text())
 
 
 def test_a_reply_that_the_store_does_not_take_says_so(beating: Beating) -> None:
@@ -155,9 +156,9 @@ def test_no_heartbeat_without_a_store_or_a_pause() -> None:
     store = Slow()
     backend = Backend(store, url="slow://")
     for open_backend, every in ((lambda: None, 1.0), (lambda: backend, 0.0)):
-        heartbeat = Heartbeat(
+        heartbeat = HeartbeatSender(
             open_backend,
-            heart=lambda every: Heart(hostname="w"),
+            heart=lambda every: Heartbeat(hostname="w"),
             run=lambda command: None,
             every=every,
         )
@@ -169,13 +170,13 @@ def test_no_heartbeat_without_a_store_or_a_pause() -> None:
 def test_a_store_that_is_down_raises_what_it_is(beating: Beating) -> None:
     beating.store.down.add("query")
     with pytest.raises(BackendError, match="no answer"):
-        beating.roster.alive()
+        beating.heartbeats.alive()
 
 
 def test_an_hour_is_what_its_page_says() -> None:
     """docs/control.md says "about 250"."""
     every = Settings().worker_heartbeat
-    heartbeat = Heartbeat(lambda: None, heart=_never, run=_never, every=every)
+    heartbeat = HeartbeatSender(lambda: None, heart=_never, run=_never, every=every)
     pauses = [heartbeat._pause(0) for _ in range(2_000)]
     assert round(3600 / fmean(pauses), -1) == 250
     assert "| heartbeat | about 250 updates an hour and worker" in PAGE.read_text()
@@ -185,13 +186,13 @@ def test_to_ask_two_workers_costs_a_query_a_write_each_and_the_looks() -> None:
     store = FaultyStore(MemoryBackend(MemoryItems()))
     backend = Backend(store, url="two://")
     for name in ("one", "two"):
-        Roster(backend).beat(Heart(hostname=name, seen=time.time(), every=15.0))
+        Heartbeats(backend).beat(Heartbeat(hostname=name, seen=time.time(), every=15.0))
     store.calls.clear()
     control = Control(lambda: backend, lambda task_id: AsyncResult(task_id, backend), lambda: None)
     assert control.ping(timeout=0) == []
     assert store.calls == {"query": 2, "update": 2}  # one of the queries is a look
     store.calls.clear()
-    assert len(control.roster.hearts()) == 2  # what `cloudq status` does
+    assert len(control.heartbeats.hearts()) == 2  # what `cloudq status` does
     assert store.calls == {"query": 1}
 
 

@@ -9,10 +9,11 @@ import pytest
 
 from cloudq import ConfigurationError, State
 from cloudq.driver import Code
-from cloudq.history import History, Level
-from cloudq.history.reading import TRACKED, Reader
-from cloudq.invocation import Deadline, Invocation
-from cloudq.settlement import commit
+from cloudq.execution.deadline import Deadline
+from cloudq.execution.invocation import Invocation
+from cloudq.execution.settlement import commit
+from cloudq.monitoring.event_log import TRACKED, Reader
+from cloudq.results.events import History, Level
 from tests.core.bench import Bench
 
 

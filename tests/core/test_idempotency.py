@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cloudq import State
-from cloudq.settlement import Action, commit
+from cloudq.execution.settlement import Action, commit
 from tests.core.bench import Bench
 
 
@@ -114,7 +114,7 @@ def test_waiting_for_an_equal_call_does_not_count_as_deaths(
     app: Bench, charge: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app.configure_deliveries(3)
-    monkeypatch.setattr("cloudq.execution._BUSY_AFTER", 0.0)
+    monkeypatch.setattr("cloudq.execution.executor._BUSY_AFTER", 0.0)
     charge.delay(1)
     second = charge.delay(1)
     running = app.one()

@@ -20,12 +20,12 @@ from hypothesis.stateful import (
 )
 
 from cloudq import ChordError, State, chord, group
-from cloudq.backend import Backend
-from cloudq.broker import Broker
+from cloudq.broker.broker import Broker
 from cloudq.canvas.joins import Joins
 from cloudq.driver import Delivery
-from cloudq.record import Record
-from cloudq.settlement import Settlement, commit, dispose
+from cloudq.execution.settlement import Settlement, commit, dispose
+from cloudq.results.backend import Backend
+from cloudq.results.record import Record
 from tests.core.bench import Bench
 from tests.core.test_canvas_crashes import Died
 

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cloudq.broker.migration import Journal, Options, journal_file
 from cloudq.driver import Code, Failure, Limits
 from cloudq.errors import BrokerError, ConfigurationError
-from cloudq.migration import Journal, Options, journal_file
-from cloudq.record import Record, State
+from cloudq.results.record import Record, State
 from cloudq.testing import outgoing
 from tests.core.fuses import Fuse
 from tests.core.migrating import Ground, Ids, message, small
@@ -171,7 +171,7 @@ def test_killed_at_any_call_the_same_messages_are_there_in_the_end(setup: str) -
     def fill(place: Ground) -> Ids:
         source = place.sides()[0]
         waiting = late()
-        if source.broker.parks("q"):
+        if source.broker.stores_delayed("q"):
             assert all(isinstance(each, str) for each in source.send("q", waiting))
         else:
             place.fill(waiting)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cloudq import plugins
 from cloudq.driver import Limits
+from cloudq.driver import loader as plugins
 from tests.core.fuses import Fuse
 from tests.core.migrating import Ground, Ids, message
 from tests.servers import unique

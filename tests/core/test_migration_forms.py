@@ -12,7 +12,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.driver import Limits, Outgoing
-from cloudq.message import TaskMessage
+from cloudq.messages.message import TaskMessage
 from cloudq.testing import drain
 from tests.core.migrating import Ground, small
 from tests.servers import unique

@@ -16,7 +16,7 @@ import boto3
 import pytest
 
 from cloudq import CloudQ, ConfigurationError, Ignore, Reject, State, Task
-from cloudq.notifications import SMTP, Failure, notify_failures
+from cloudq.monitoring.notifications import SMTP, Failure, notify_failures
 from cloudq.testing import drain, eventually
 from cloudq_aws.notifications import SES, SNS
 from localstack.servers import Endpoint

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from cloudq import BackendError, CloudQ, ConfigurationError, PublishError
-from cloudq.broker import Broker
+from cloudq.broker.broker import Broker
+from cloudq.broker.delayed import DelayedStore
 from cloudq.driver import Code, Failure, Limits, Outgoing
-from cloudq.parking import Parking
-from cloudq.record import State
+from cloudq.results.record import State
 from cloudq.testing import eventually
-from cloudq.worker.parked import Parked
+from cloudq.worker.delayed import DelayedSender
 from tests.core.bench import Bench
 
 
@@ -51,15 +51,15 @@ def test_a_delayed_message_waits_in_the_store_and_arrives_in_time(app: Bench, ta
     sooner = task.apply_async(["sooner"], countdown=100)
     prompt = task.delay("prompt")
     assert [m["id"] for m in app.sent()] == [prompt.id]
-    due = app.broker.send_parked("default")
+    due = app.broker.send_delayed("default")
     assert due == pytest.approx(now + 100, abs=2)  # pyright: ignore[reportUnknownMemberType]
     assert app.left() == 1
     app.clock.ahead += 101
-    due = app.broker.send_parked("default")
+    due = app.broker.send_delayed("default")
     assert due == pytest.approx(now + 300, abs=2)  # pyright: ignore[reportUnknownMemberType]
     assert [m["id"] for m in app.sent()] == [prompt.id, sooner.id]
     app.clock.ahead += 200
-    assert app.broker.send_parked("default") is None
+    assert app.broker.send_delayed("default") is None
     app.work()
     assert [r.get(timeout=0) for r in (prompt, sooner, later)] == ["prompt", "sooner", "later"]
 
@@ -68,7 +68,7 @@ def test_hundreds_are_sent_on_in_few_requests(app: Bench, task: Any) -> None:
     results = app.publish(task.options(countdown=60).prepare(n) for n in range(250))
     assert "send" not in app.wire.calls
     app.clock.ahead += 61
-    while app.broker.send_parked("default") is not None:
+    while app.broker.send_delayed("default") is not None:
         pass
     assert app.wire.calls["send"] == 25
     app.work()
@@ -83,7 +83,7 @@ def test_a_retry_waits_in_the_store_too(app: Bench, task: Any) -> None:
     assert app.left() == 0
     assert len(handles(app)) == 1
     app.clock.ahead += 31
-    app.broker.send_parked("default")
+    app.broker.send_delayed("default")
     assert app.one().body.count(b'"retries":1') == 1
     assert not result.ready()
 
@@ -93,11 +93,11 @@ def test_a_crash_between_sending_and_deleting_repeats_and_loses_none(app: Bench,
     app.clock.ahead += 61
     app.store.down = {"delete"}
     with pytest.raises(BackendError):
-        app.broker.send_parked("default")
+        app.broker.send_delayed("default")
     assert len(app.sent()) == 1
     app.store.down = set()
     app.clock.ahead += 31  # the claim of the dead has ended
-    app.broker.send_parked("default")
+    app.broker.send_delayed("default")
     first, second = app.sent()
     assert first == second
     assert handles(app) == []
@@ -108,34 +108,34 @@ def test_what_the_broker_does_not_take_stays_parked(app: Bench, task: Any) -> No
     task.apply_async([2], countdown=60)
     app.clock.ahead += 61
     app.wire.refuse = lambda message: Code.THROTTLED if b"[1]" in message.body else None
-    assert app.broker.send_parked("default") is not None
+    assert app.broker.send_delayed("default") is not None
     assert [m["args"] for m in app.sent()] == [[2]]
     assert len(handles(app)) == 1
     app.wire.refuse = lambda message: None
-    app.broker.send_parked("default")
+    app.broker.send_delayed("default")
     assert [m["args"] for m in app.sent()] == [[2], [1]]
 
 
 def test_a_busy_function_asks_the_store_now_and_then(app: Bench, task: Any) -> None:
     for _ in range(10):
-        app.broker.send_parked("default", every=5.0)
+        app.broker.send_delayed("default", every=5.0)
     assert app.store.calls["query"] == 1
     task.apply_async([1], countdown=2)
-    app.broker.send_parked("default", every=5.0)
+    app.broker.send_delayed("default", every=5.0)
     assert app.store.calls["query"] == 1
     app.clock.ahead += 3
-    app.broker.send_parked("default", every=5.0)
+    app.broker.send_delayed("default", every=5.0)
     assert app.left() == 1
     app.clock.ahead += 6
     before = app.store.calls["query"]
-    app.broker.send_parked("default", every=5.0)
+    app.broker.send_delayed("default", every=5.0)
     assert app.store.calls["query"] == before + 1
 
 
 def test_one_at_a_time_sends_on(app: Bench, task: Any) -> None:
     task.apply_async([1], countdown=60)
     app.clock.ahead += 61
-    other = Parking(lambda: app.results)
+    other = DelayedStore(lambda: app.results)
     sending, go = Event(), Event()
     sent: list[Outgoing] = []
 
@@ -148,12 +148,12 @@ def test_one_at_a_time_sends_on(app: Bench, task: Any) -> None:
     thread = Thread(target=lambda: other.send_due("default", slowly, batch=10))
     thread.start()
     assert sending.wait(10)
-    assert app.broker.send_parked("default") is not None  # look again soon
+    assert app.broker.send_delayed("default") is not None  # look again soon
     assert app.left() == 0
     go.set()
     thread.join(10)
     assert len(sent) == 1
-    assert app.broker.send_parked("default") is None
+    assert app.broker.send_delayed("default") is None
     assert app.left() == 0
 
 
@@ -161,7 +161,7 @@ def test_what_another_one_sends_on_cannot_be_taken_back(app: Bench, task: Any) -
     task.apply_async([1], countdown=60)
     (handle,) = handles(app)
     app.clock.ahead += 61
-    other = Parking(lambda: app.results)
+    other = DelayedStore(lambda: app.results)
     sending, go = Event(), Event()
 
     def slowly(batch: Sequence[Outgoing]) -> Sequence[Failure]:
@@ -190,14 +190,14 @@ def test_a_revoked_task_is_taken_back_and_has_ended(app: Bench, task: Any) -> No
     assert app.record(result).scheduled is None
     assert not result.revoke()
     app.clock.ahead += 3601
-    app.broker.send_parked("default")
+    app.broker.send_delayed("default")
     assert [m["id"] for m in app.sent()] == [kept.id]
 
 
 def test_a_revoked_task_that_has_come_due_is_dropped_when_it_arrives(app: Bench, task: Any) -> None:
     result = task.apply_async([1], countdown=3600)
     app.clock.ahead += 3601
-    app.broker.send_parked("default")
+    app.broker.send_delayed("default")
     assert result.revoke()
     assert app.state(result) is State.PENDING
     app.work()
@@ -273,12 +273,12 @@ def test_an_embedded_broker_takes_a_revoked_one_out_of_its_queue(
 
 
 def test_a_worker_sends_on_what_it_parks_and_what_others_do(app: Bench, task: Any) -> None:
-    parked = Parked(app.broker, ["default", "other"], poll=0.1)
+    parked = DelayedSender(app.broker, ["default", "other"], poll=0.1)
     parked.start()
     try:
         task.apply_async([1], countdown=0.2)
         eventually(lambda: app.left() == 1)
-        Parking(lambda: app.results).park("other", [Outgoing(id="x", body=b"{}", delay=0.2)])
+        DelayedStore(lambda: app.results).keep("other", [Outgoing(id="x", body=b"{}", delay=0.2)])
         eventually(lambda: app.left("other") == 1)
         app.store.down = {"all"}
         before = app.store.calls["query"]
@@ -292,7 +292,7 @@ def test_a_worker_sends_on_what_it_parks_and_what_others_do(app: Bench, task: An
 
 def test_no_thread_where_the_broker_delays(app: Bench) -> None:
     app.wire.change_limits = lambda limits: limits
-    parked = Parked(app.broker, ["default"], poll=0.1)
+    parked = DelayedSender(app.broker, ["default"], poll=0.1)
     parked.start()
     parked.stop()
     assert not app.store.calls

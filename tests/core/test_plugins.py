@@ -11,7 +11,7 @@ import pytest
 import cloudq
 from cloudq import CloudQ, ConfigurationError
 from cloudq.driver import Address
-from cloudq.plugins import installed, open_backend, open_broker, parse
+from cloudq.driver.loader import installed, open_backend, open_broker, parse
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_missing_sdk_names_the_extra_to_install(url: str, package: str, extra: str) -> None:
     said = fresh(
         f"import sys; sys.modules[{package!r}] = None\n"
-        "from cloudq import plugins\n"
+        "from cloudq.driver import loader as plugins\n"
         f"try: plugins.open_broker({url!r})\n"
         "except Exception as error: print(error)"
     )

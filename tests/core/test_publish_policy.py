@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cloudq import CloudQ, ConfigurationError, InvalidArguments, PublishError, chord, group
-from cloudq.broker import Broker
+from cloudq.broker.broker import Broker
 from cloudq.contrib.celery import Celery
 from cloudq.driver import Code, Outgoing
 from tests.core.bench import Bench

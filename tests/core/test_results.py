@@ -27,8 +27,8 @@ from cloudq import (
     wait_for,
 )
 from cloudq.driver import Change, ConditionFailed, Item, Key, StoreLimits
-from cloudq.record import Record, fence, from_item, to_item
-from cloudq.result import failure
+from cloudq.results.record import Record, fence, from_item, to_item
+from cloudq.results.result import failure
 from cloudq.testing import drain
 from tests.core.bench import Bench
 

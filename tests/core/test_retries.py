@@ -20,8 +20,8 @@ from cloudq import (
     State,
     Task,
 )
-from cloudq.policy import policy
-from cloudq.settlement import Action
+from cloudq.execution.settlement import Action
+from cloudq.tasks.options import policy
 from tests.core.bench import Bench
 
 

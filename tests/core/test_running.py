@@ -27,8 +27,8 @@ from cloudq import (
     TaskRevoked,
     TimeLimitExceeded,
 )
-from cloudq.execution import run_coroutine
-from cloudq.interrupt import Alarm, Alarms, Interruptible, thread_alarm
+from cloudq.execution.executor import run_coroutine
+from cloudq.execution.interrupt import Alarm, Alarms, Interruptible, thread_alarm
 from cloudq.testing import eventually
 from tests.core.bench import Bench
 

@@ -19,9 +19,9 @@ from cloudq import (
     chain,
     signals,
 )
-from cloudq.broker import Broker
+from cloudq.broker.broker import Broker
 from cloudq.driver import Code, Outgoing
-from cloudq.message import TaskMessage
+from cloudq.messages.message import TaskMessage
 from cloudq.signals import Signal
 from cloudq.testing import drain
 from tests.core.faults import FaultyBroker

@@ -20,9 +20,9 @@ from cloudq import (
     State,
     Task,
 )
-from cloudq.codec import decode
-from cloudq.record import Record, fence
-from cloudq.tasklog import get_task_logger
+from cloudq.messages.values import decode
+from cloudq.monitoring.task_logger import get_task_logger
+from cloudq.results.record import Record, fence
 from cloudq.testing import drain
 from tests.core.bench import Bench
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from cloudq import CloudQ, ConfigurationError, EncodeError, State, Task
-from cloudq.discovery import discover
-from cloudq.shared import APPS, Apps, shared_task
+from cloudq.app.autodiscover import discover
+from cloudq.app.shared_task import APPS, Apps, shared_task
 from cloudq.testing import drain
 from cloudq.testing.draining import queues_of
 
@@ -223,8 +223,8 @@ def test_annotations_that_cannot_be_are_an_error(
 def alone(monkeypatch: pytest.MonkeyPatch) -> Apps:
     """No app and no shared task of any other test."""
     apps = Apps()
-    monkeypatch.setattr("cloudq.shared.APPS", apps)
-    monkeypatch.setattr("cloudq.app.APPS", apps)
+    monkeypatch.setattr("cloudq.app.shared_task.APPS", apps)
+    monkeypatch.setattr("cloudq.app.app.APPS", apps)
     return apps
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cloudq.messages.salvage import salvage
 
 from cloudq import (
     AsyncResult,
@@ -19,9 +20,8 @@ from cloudq import (
     chain,
     chord,
 )
-from cloudq.codecs.remains import remains
 from cloudq.driver import Outgoing
-from cloudq.settlement import commit
+from cloudq.execution.settlement import commit
 from cloudq.testing import drain
 from tests.core.bench import Bench
 
@@ -189,7 +189,7 @@ def test_an_oversized_member_fails_its_chord(app: Bench, runs: list[Any]) -> Non
     ],
 )
 def test_what_names_no_member_is_left_alone(body: bytes) -> None:
-    assert remains(body, queue="q") is None
+    assert salvage(body, queue="q") is None
 
 
 def test_nobody_without_a_key_fails_a_chord() -> None:

@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, RootModel
 
-from cloudq.codec import (
+from cloudq.errors import DecodeError, EncodeError
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import (
     MAX_DEPTH,
     arguments,
     decode,
@@ -26,8 +28,6 @@ from cloudq.codec import (
     load_value,
     to_wire,
 )
-from cloudq.errors import DecodeError, EncodeError
-from cloudq.message import TaskMessage
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
     ["$uuid", "$", "$dict", "\ufffe\uffff", "\x00", ""]

@@ -12,9 +12,9 @@ from uuid import UUID
 import jsonschema
 import pytest
 
-from cloudq.codec import arguments, decode, encode
 from cloudq.errors import DecodeError, EncodeError
-from cloudq.message import TaskMessage, schema
+from cloudq.messages.message import TaskMessage, schema
+from cloudq.messages.values import arguments, decode, encode
 
 LIMIT = 1 << 20
 GOLDEN = Path(__file__).parent / "golden"

@@ -21,8 +21,8 @@ pytest.importorskip("azure.functions")
 
 from cloudq import CloudQ, crontab, every
 from cloudq.cli import main
+from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
-from cloudq.plugins import parse
 from cloudq_azure.tables import open_backend
 from cloudq_deploy.azure import costs
 from cloudq_deploy.azure.deployment import planned as deployment
@@ -276,7 +276,7 @@ def test_costs_grow_with_what_is_asked_for() -> None:
 def test_a_task_and_a_timer_run_in_the_zip(
     shop: Path, servicebus: Endpoint, tables: Endpoint, tmp_path: Path
 ) -> None:
-    from cloudq.worker.loading import load_app
+    from cloudq.app.loading import load_app
 
     tasks = shop / "shop" / "tasks.py"
     tasks.write_text(tasks.read_text() + PERIODIC)
@@ -289,7 +289,7 @@ def test_a_task_and_a_timer_run_in_the_zip(
     with zipfile.ZipFile(package.path) as archive:
         names = set(archive.namelist())
         archive.extractall(code)
-    packed = {f"{PACKAGES}/{name}" for name in ("cloudq/app.py", "cloudq_azure/functions.py")}
+    packed = {f"{PACKAGES}/{name}" for name in ("cloudq/app/app.py", "cloudq_azure/functions.py")}
     assert {"function_app.py", "host.json", "shop/tasks.py"} | packed <= names
     foreign = (f"{PACKAGES}/boto3/", f"{PACKAGES}/cloudq_aws/", f"{PACKAGES}/grpc/")
     assert not [name for name in names if name.startswith(foreign)]

@@ -24,8 +24,8 @@ pytest.importorskip("google.cloud.scheduler_v1")
 
 from cloudq import CloudQ
 from cloudq.cli import main
+from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError, ServiceError
-from cloudq.plugins import parse
 from cloudq.testing import eventually
 from cloudq_deploy.google.apply import carry_out, look, propose
 from cloudq_deploy.google.deployment import planned
@@ -227,7 +227,7 @@ def test_the_command_makes_topics_and_jobs_and_then_has_nothing_to_do(
     assert len(subscriptions(requests, stack)) == 8, "of both stacks: messages are in them"
     capsys.readouterr()
     assert main([*destroy, "--data"]) == 0
-    gone = f"- subscription  projects/{PROJECT}/subscriptions/{stack}-mail with what is in it"
+    gone = f"- subscription  projects/{PROJECT}/subscriptions/{stack}-mail with its messages"
     assert gone in capsys.readouterr().out
     assert subscriptions(requests, stack) == [
         f"{stack}-x-{name}" for name in ("default", "default-dead", "mail", "mail-dead")
@@ -268,7 +268,7 @@ def test_a_task_runs_in_the_zip_that_pubsub_pushes_to(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from cloudq.worker.loading import load_app
+    from cloudq.app.loading import load_app
 
     app = load_app("shop.tasks:app", {})
     port, stack = _free_port(), unique("s")[:14]

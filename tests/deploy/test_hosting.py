@@ -6,7 +6,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.errors import ConfigurationError
-from cloudq.hosting import Hosting
+from cloudq.tasks.function_hints import FunctionHints
 
 
 def test_hints_are_kept_beside_the_limits_of_the_task() -> None:
@@ -15,7 +15,7 @@ def test_hints_are_kept_beside_the_limits_of_the_task() -> None:
     @app.task(memory=512, timeout=30, max_concurrency=5, concurrency=3, env={"MODE": "fast"})
     def add() -> None: ...
 
-    assert add.policy.hosting == Hosting(
+    assert add.policy.function_hints == FunctionHints(
         memory=512, timeout=30, max_concurrency=5, env={"MODE": "fast"}
     )
     assert add.policy.throttle is not None
@@ -25,7 +25,7 @@ def test_hints_are_kept_beside_the_limits_of_the_task() -> None:
 def test_a_task_without_hints_has_none() -> None:
     app = CloudQ("shop", broker="memory://")
     task = app.task(memory=None)(lambda: None)
-    assert task.policy.hosting is None
+    assert task.policy.function_hints is None
 
 
 @pytest.mark.parametrize(

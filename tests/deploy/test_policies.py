@@ -20,9 +20,9 @@ import pytest
 from cloudq import CloudQ, every
 from cloudq.cli import main
 from cloudq.driver import Change, Item, Key, StoreAdmin
+from cloudq.driver.loader import parse
 from cloudq.errors import Reject
-from cloudq.plugins import parse
-from cloudq.schedules.cloud import Scheduler
+from cloudq.schedules.cloud_sync import Scheduler
 from cloudq.testing import eventually
 from cloudq_aws import lambda_handler
 from cloudq_aws.eventbridge import open_scheduler

@@ -14,9 +14,9 @@ import pytest
 
 from cloudq import CloudQ, at, crontab, every, solar
 from cloudq.cli import main
+from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
-from cloudq.plugins import parse
-from cloudq.schedules.cloud import Scheduler
+from cloudq.schedules.cloud_sync import Scheduler
 from cloudq_aws.eventbridge import flat, open_scheduler
 from cloudq_deploy.aws import terraform
 from cloudq_deploy.aws.iam import scheduler_url

@@ -11,8 +11,8 @@ import boto3
 import pytest
 
 from cloudq import CloudQ, every
+from cloudq.broker.one_time import one_time_group_of
 from cloudq.errors import ConfigurationError
-from cloudq.far import far_group_of
 from cloudq_deploy.aws.options import AwsOptions
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.planner import plan_of
@@ -126,7 +126,7 @@ def test_a_foreign_schedule_group_is_left_alone(here: Aws) -> None:
 
 
 def test_far_calls_wait_until_the_data_goes(here: Aws, plan: Plan) -> None:
-    far = far_group_of(plan.app)
+    far = one_time_group_of(plan.app)
     here.scheduler.create_schedule_group(Name=far)
     applied(here, plan, Log())
     destroy(here, plan.stack, Log(), bucket=Bucket(here, plan.stack), data=False, far=far)
@@ -177,7 +177,7 @@ def test_a_pause_is_no_change_by_hand(kind: str, path: str, is_one: bool) -> Non
 
 
 def test_there_is_nothing_to_roll_back_to_at_first(here: Aws, plan: Plan) -> None:
-    with pytest.raises(DeployError, match="no release before"):
+    with pytest.raises(DeployError, match="has no earlier release"):
         roll_back(here, plan.app, plan.stack, {}, Log(), bucket=Bucket(here, plan.stack))
 
 
@@ -205,10 +205,10 @@ def test_without_credentials_nothing_is_tried(
 
 
 def test_an_endpoint_is_a_url() -> None:
-    with pytest.raises(ConfigurationError, match="begins with http:// or https://"):
+    with pytest.raises(ConfigurationError, match="write the address with http:// or https://"):
         Aws(region="us-east-1", endpoint_url="127.0.0.1:4566")
 
 
 def test_an_endpoint_where_nobody_listens_is_named() -> None:
-    with pytest.raises(DeployError, match="is --endpoint-url right"):
+    with pytest.raises(DeployError, match="check --endpoint-url"):
         _ = Aws(region="us-east-1", endpoint_url="http://127.0.0.1:9").account

@@ -18,12 +18,12 @@ from unittest import mock
 from pydantic_core import PydanticUndefined
 
 import cloudq
-from cloudq import plugins
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
 from cloudq.contrib.celery.rules import Fate, Table
 from cloudq.contrib.celery.settings_table import SETTINGS
 from cloudq.driver import Limits, StoreLimits
-from cloudq.message import TaskMessage, schema
+from cloudq.driver import loader as plugins
+from cloudq.messages.message import TaskMessage, schema
 from cloudq.settings import Settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -214,7 +214,7 @@ def _is_error(value: Any) -> bool:
 
 
 def _is_inner(name: str, value: Any) -> bool:
-    return name in ALIASES or value.__module__ == "cloudq.middleware"
+    return name in ALIASES or value.__module__ == "cloudq.tasks.request"
 
 
 _SECTIONS: dict[str, Callable[[str, Any], bool]] = {

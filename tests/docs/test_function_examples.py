@@ -27,8 +27,8 @@ from google.cloud.pubsub_v1 import SubscriberClient
 
 from cloudq import CloudQ
 from cloudq.driver import StoreAdmin
-from cloudq.invocation import NotSettled
-from cloudq.record import State
+from cloudq.execution.invocation import NotSettled
+from cloudq.results.record import State
 from cloudq.testing import eventually
 from localstack.google import PROJECT
 from localstack.servers import Endpoint

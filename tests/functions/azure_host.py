@@ -17,7 +17,7 @@ from azure.functions.decorators.function_app import Function
 from azure.functions.servicebus import ServiceBusMessageInConverter
 from azure.functions.timer import TimerRequestConverter
 
-from cloudq.broker import Broker
+from cloudq.broker.broker import Broker
 from cloudq.driver import Delivery
 
 Datum = meta.Datum

@@ -14,8 +14,8 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.errors import ConfigurationError, InvalidArguments, Reject
-from cloudq.invocation import NotSettled
-from cloudq.record import State
+from cloudq.execution.invocation import NotSettled
+from cloudq.results.record import State
 from cloudq.testing.waiting import outgoing
 from cloudq_azure import Timer, register
 from tests.functions.azure_host import QueueHost, binding, fire, functions

@@ -15,10 +15,10 @@ from cloudevents.http import CloudEvent
 from flask.testing import FlaskClient
 
 from cloudq import CloudQ
-from cloudq.codec import encode
 from cloudq.errors import ConfigurationError
-from cloudq.invocation import NotSettled
-from cloudq.message import TaskMessage
+from cloudq.execution.invocation import NotSettled
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import encode
 from cloudq_gcp import cloud_event_handler
 
 SOURCE = "//pubsub.googleapis.com/projects/shop/topics/orders-eu"

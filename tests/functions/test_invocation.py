@@ -11,9 +11,11 @@ import pytest
 from cloudq import CloudQ, chord
 from cloudq.driver import Delivery
 from cloudq.errors import Ignore, Reject
-from cloudq.invocation import Deadline, Invocation, NotSettled, firing_id, once
-from cloudq.record import State
-from cloudq.settlement import Action
+from cloudq.execution.deadline import Deadline
+from cloudq.execution.direct_call import firing_id, once
+from cloudq.execution.invocation import Invocation, NotSettled
+from cloudq.execution.settlement import Action
+from cloudq.results.record import State
 from cloudq.testing import eventually
 
 log = logging.getLogger("cloudq.functions")

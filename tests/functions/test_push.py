@@ -13,10 +13,10 @@ import pytest
 from flask import Flask, request
 
 from cloudq import CloudQ
-from cloudq.codec import encode
 from cloudq.errors import ConfigurationError, Reject
-from cloudq.message import TaskMessage
-from cloudq.record import State
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import encode
+from cloudq.results.record import State
 from cloudq_gcp import PushEndpoint, push_handler
 from cloudq_gcp.functions import queue_namer
 from cloudq_gcp.push import ForeignBody, Pushed, from_event, from_request

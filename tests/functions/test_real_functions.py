@@ -21,7 +21,7 @@ import pytest
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 
 from cloudq import CloudQ
-from cloudq.record import Record, State
+from cloudq.results.record import Record, State
 from cloudq.testing import eventually
 from localstack.google import PROJECT
 from localstack.servers import Endpoint

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloudq import CloudQ, ConfigurationError, PublishError, State
-from cloudq.driver import BrokerDriver, Code, Item, Key, Outgoing, Scheduling, Timed
+from cloudq.driver import BrokerDriver, Code, Item, Key, Outgoing, Scheduling, VirtualTime
 from cloudq.testing import FaultPlan, VirtualClock, in_memory, run_until_idle, worker
 from cloudq.testing.kit.plan import BROKER_CALLS, POINTS, STORE_CALLS
 from cloudq_local.memory_backend import MemoryBackend, MemoryItems
@@ -308,7 +308,7 @@ def test_impossible_faults_are_refused(plan: FaultPlan) -> None:
 def test_a_driver_behind_a_plan_keeps_its_other_protocols(plan: FaultPlan) -> None:
     driver = plan.broker(MemoryBroker(MemoryQueues()))
     assert isinstance(driver, Scheduling)
-    assert isinstance(driver, Timed)
+    assert isinstance(driver, VirtualTime)
     store = plan.store(MemoryBackend(MemoryItems()))
     assert store.limits == MemoryBackend.limits
     plan.throttle("put")

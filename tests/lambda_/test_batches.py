@@ -12,7 +12,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.errors import Ignore, Reject
-from cloudq.record import Record, State, fence
+from cloudq.results.record import Record, State, fence
 from cloudq.testing import eventually
 from cloudq_aws import lambda_handler
 from tests.lambda_.events import Context, EventSource

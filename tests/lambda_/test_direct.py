@@ -13,7 +13,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.errors import BackendError, ConfigurationError, DecodeError, Reject, Retry, UnknownTask
-from cloudq.record import State
+from cloudq.results.record import State
 from cloudq_aws import lambda_handler
 from tests.lambda_.events import Context, EventSource
 from tests.servers import unique

@@ -6,7 +6,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.errors import Reject
-from cloudq.record import State
+from cloudq.results.record import State
 from cloudq_aws import lambda_handler
 from tests.lambda_.events import Context, EventSource
 

@@ -23,7 +23,7 @@ import boto3
 import pytest
 
 from cloudq import CloudQ
-from cloudq.record import Record, State
+from cloudq.results.record import Record, State
 from localstack.servers import Endpoint
 from tests.lambda_.package import ROOT, build
 from tests.lambda_.runtime_host import RuntimeHost

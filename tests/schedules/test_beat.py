@@ -14,8 +14,8 @@ import pytest
 from cloudq import BackendError, BrokerError, CloudQ, ConfigurationError, at, crontab, every
 from cloudq.driver import Change, Key
 from cloudq.schedules.beat import Beat
-from cloudq.schedules.lease import Lease
-from cloudq.schedules.slots import slot_text
+from cloudq.schedules.leader import LeaderLease
+from cloudq.schedules.run_id import slot_text
 from cloudq.testing import FaultPlan, VirtualClock, beat, in_memory, run_until_idle, worker
 
 START = datetime(2026, 3, 2, tzinfo=UTC).timestamp()  # a Monday
@@ -336,7 +336,7 @@ class TestTheLead:
         key = Key("lead", "x")
         ahead = {"a": 0.0, "b": 1e9}
         a, b = (
-            Lease(backend, key, name, 30.0, lambda name=name: shop.app.now() + ahead[name])
+            LeaderLease(backend, key, name, 30.0, lambda name=name: shop.app.now() + ahead[name])
             for name in "ab"
         )
         for _ in range(60):

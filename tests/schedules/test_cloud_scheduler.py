@@ -12,8 +12,8 @@ pytest.importorskip("google.cloud.scheduler_v1")
 
 from cloudq import CloudQ, ConfigurationError, at, crontab, every
 from cloudq.driver import Delivery
-from cloudq.plugins import parse
-from cloudq.schedules.cloud import Plan, Scheduler
+from cloudq.driver.loader import parse
+from cloudq.schedules.cloud_sync import Plan, Scheduler
 from cloudq_gcp.cloud_scheduler import CloudScheduler, open_scheduler
 from tests.schedules.cloud_scheduler_server import CloudSchedulerServer, serving_scheduler
 

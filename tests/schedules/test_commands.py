@@ -13,7 +13,7 @@ import pytest
 
 from cloudq import solar
 from cloudq.cli import main
-from cloudq.schedules.entries import Entry
+from cloudq.schedules.entry import Entry
 from localstack.servers import Endpoint
 from tests.schedules.cloud_scheduler_server import serving_scheduler
 from tests.servers import unique

@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("google.cloud.scheduler_v1")
 
 from cloudq import CloudQ
-from cloudq.driver import Once
-from cloudq.plugins import parse
-from cloudq.testing import OneShotContract, OneShotDriver, ScheduleContract
+from cloudq.driver import OneTimeEntry
+from cloudq.driver.loader import parse
+from cloudq.testing import OneTimeContract, OneTimeDriver, ScheduleContract
 from cloudq_aws.eventbridge import EventBridge
 from cloudq_aws.eventbridge import open_scheduler as open_eventbridge
 from cloudq_gcp.cloud_scheduler import CloudScheduler
@@ -74,14 +74,14 @@ class TestEventBridge(OnEventBridge, ScheduleContract):
             yield app
 
 
-class TestEventBridgeOnce(OnEventBridge, OneShotContract):
-    def entries(self, driver: OneShotDriver, group: str) -> list[str]:
+class TestEventBridgeOnce(OnEventBridge, OneTimeContract):
+    def entries(self, driver: OneTimeDriver, group: str) -> list[str]:
         assert isinstance(driver, EventBridge)
         there = driver.client.list_schedules(GroupName=group)["Schedules"]
         return sorted(each.get("Name", "") for each in there)
 
     def test_a_fifo_queue_gets_it_with_a_group(
-        self, driver: EventBridge, group: str, entry: Once, aws: Endpoint
+        self, driver: EventBridge, group: str, entry: OneTimeEntry, aws: Endpoint
     ) -> None:
         name = unique("sched") + ".fifo"
         with CloudQ(broker=f"sqs://?endpoint_url={aws.url}", backend="none") as app:

@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from cloudq import CloudQ, ConfigurationError, at, crontab, every, solar
-from cloudq.schedules.entries import Entry, dumps, loads
-from cloudq.schedules.values import When
+from cloudq.schedules.entry import Entry, dumps, loads
+from cloudq.schedules.when import When
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudq.errors import ConfigurationError
-from cloudq.schedules import dialects
-from cloudq.schedules.engine import runs
-from cloudq.schedules.entries import Entry
-from cloudq.schedules.values import When, at, crontab, every, solar
+from cloudq.schedules import cloud_cron as dialects
+from cloudq.schedules.entry import Entry
+from cloudq.schedules.next_run import runs
+from cloudq.schedules.when import When, at, crontab, every, solar
 from tests.schedules import dialect_rules
 from tests.schedules.test_engine import FULL, crontabs
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cloudq.schedules.engine import last_run, runs
-from cloudq.schedules.values import When, at, crontab, every, solar
+from cloudq.schedules.next_run import last_run, runs
+from cloudq.schedules.when import When, at, crontab, every, solar
 from tests.schedules.reference import FIRST, LAST, changes, reference
 
 FULL = os.environ.get("CLOUDQ_DRILL") == "full"

@@ -12,9 +12,9 @@ import pytest
 
 from cloudq import CloudQ, ConfigurationError, ServiceError, at, crontab, every
 from cloudq.driver import Address, Outgoing, StoreAdmin
-from cloudq.plugins import parse
-from cloudq.schedules.cloud import Plan, Scheduler
-from cloudq.schedules.slots import CRON
+from cloudq.driver.loader import parse
+from cloudq.schedules.cloud_sync import Plan, Scheduler
+from cloudq.schedules.run_id import CRON
 from cloudq.testing import drain, eventually
 from cloudq_aws.eventbridge import EventBridge, open_scheduler
 from localstack.servers import Endpoint

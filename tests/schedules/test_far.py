@@ -13,8 +13,8 @@ import pytest
 
 from cloudq import CloudQ, ConfigurationError, PublishError
 from cloudq.driver import Code, Key, Outgoing, StoreAdmin
-from cloudq.plugins import parse
-from cloudq.record import State
+from cloudq.driver.loader import parse
+from cloudq.results.record import State
 from cloudq.services import Services
 from cloudq.testing import drain, eventually
 from cloudq_aws.eventbridge import EventBridge, open_scheduler

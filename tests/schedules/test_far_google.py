@@ -12,7 +12,7 @@ pytest.importorskip("google.cloud.tasks_v2")
 
 from cloudq import CloudQ
 from cloudq.driver import Outgoing, Scheduling
-from cloudq.record import State
+from cloudq.results.record import State
 from cloudq.services import Services
 from cloudq.testing import drain
 from localstack.servers import Endpoint

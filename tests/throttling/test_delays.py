@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cloudq import InvalidArguments, State
+from cloudq.broker.batching import LONGEST_HOP
 from cloudq.driver import Limits
-from cloudq.outgoing import LONGEST_HOP
-from cloudq.settlement import commit
+from cloudq.execution.settlement import commit
 from tests.core.bench import Bench
 
 DAY = 86_400.0
@@ -23,7 +23,7 @@ def hopping(limits: Limits) -> Limits:
     return replace(limits, max_delay=900.0, batch=10, ordered=False)
 
 
-def parking(limits: Limits) -> Limits:
+def delayed_store(limits: Limits) -> Limits:
     return replace(limits, max_delay=0.0, batch=10, ordered=False)
 
 
@@ -46,7 +46,7 @@ def wait(app: Bench, until: Callable[[], object], *, tick: float, most: int) -> 
     for _ in range(most):
         if until():
             return hops
-        app.broker.send_parked("default")
+        app.broker.send_delayed("default")
         while deliveries := app.receive(1):
             hops += 1
             app.finish(deliveries[0], app.settle(deliveries[0]))
@@ -55,7 +55,7 @@ def wait(app: Bench, until: Callable[[], object], *, tick: float, most: int) -> 
 
 
 def waiting(app: Bench) -> bool:
-    return app.broker.parks("default") and bool(app.broker.scheduled("default", count=1))
+    return app.broker.stores_delayed("default") and bool(app.broker.scheduled("default", count=1))
 
 
 @pytest.mark.parametrize("delay", [899.0, 901.0, 1800.5, 7200.0])
@@ -95,7 +95,7 @@ def test_a_revoked_call_ends_at_its_next_hop(app: Bench, task: Any) -> None:
     assert (result.state, app.left()) == (State.REVOKED, 0)
 
 
-@pytest.mark.parametrize("limits", [hopping, parking, lambda limits: limits])
+@pytest.mark.parametrize("limits", [hopping, delayed_store, lambda limits: limits])
 def test_a_revocation_outlives_every_delay(app: Bench, task: Any, limits: Any) -> None:
     app.wire.change_limits = limits
     # A name of one's own: nothing is noted of where it waits.
@@ -107,7 +107,7 @@ def test_a_revocation_outlives_every_delay(app: Bench, task: Any, limits: Any) -
     assert task.runs == []
 
 
-@pytest.mark.parametrize("limits", [parking, lambda limits: limits])
+@pytest.mark.parametrize("limits", [delayed_store, lambda limits: limits])
 def test_no_wait_is_longer_than_a_hop(app: Bench, task: Any, limits: Any) -> None:
     app.wire.change_limits = limits
     due = app.clock() + 100 * DAY

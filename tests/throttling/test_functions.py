@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from cloudq.invocation import Deadline, DirectCall, Invocation, run_call
-from cloudq.throttling.holds import Held, Holder, hold, hold_key
+from cloudq.execution.deadline import Deadline
+from cloudq.execution.direct_call import DirectCall, run_call
+from cloudq.execution.invocation import Invocation
+from cloudq.tasks.limits.concurrency import Held, Holder, hold, hold_key
 from cloudq_aws.functions import lambda_handler
 from tests.core.bench import Bench
 

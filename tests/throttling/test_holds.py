@@ -11,9 +11,9 @@ import pytest
 from cloudq import CloudQ, ConfigurationError, State
 from cloudq.driver import Delivery
 from cloudq.errors import TimeLimitExceeded
-from cloudq.settlement import Action, Settlement
+from cloudq.execution.settlement import Action, Settlement
+from cloudq.tasks.limits.concurrency import Busy, Held, Holder, Keeper, hold, hold_key
 from cloudq.testing import eventually
-from cloudq.throttling.holds import Busy, Held, Holder, Keeper, hold, hold_key
 from tests.core.bench import Bench
 
 

@@ -17,12 +17,12 @@ from hypothesis.stateful import (
 )
 
 from cloudq import BackendError
-from cloudq.backend import Backend
 from cloudq.driver import Change, Item, Key
-from cloudq.throttling.buckets import Buckets
-from cloudq.throttling.holds import Busy, Held, Holder, hold, hold_key
-from cloudq.throttling.paces import FARTHEST
-from cloudq.throttling.rules import Rate
+from cloudq.results.backend import Backend
+from cloudq.tasks.limits.concurrency import Busy, Held, Holder, hold, hold_key
+from cloudq.tasks.limits.global_rate import GlobalRates
+from cloudq.tasks.limits.rules import Rate
+from cloudq.tasks.limits.worker_rate import FARTHEST
 from cloudq_local.memory_backend import MemoryBackend, MemoryItems
 from tests.core.bench import Clock
 from tests.core.faults import FaultyStore
@@ -60,7 +60,7 @@ class Eventful(FaultyStore):
         return item
 
 
-class Timed(RuleBasedStateMachine):
+class VirtualTime(RuleBasedStateMachine):
     """A store, a clock that only the rules move, and a way to die at a request."""
 
     def __init__(self) -> None:
@@ -88,18 +88,18 @@ class Timed(RuleBasedStateMachine):
         return True
 
 
-class Tokens(Timed):
+class Tokens(VirtualTime):
     """Workers that take tokens of one bucket, some of them with an old view of it."""
 
     RATE = Rate(count=120, seconds=60)  # 2/s: a burst of 2
 
     def __init__(self) -> None:
         super().__init__()
-        self.workers = [Buckets() for _ in range(3)]
+        self.workers = [GlobalRates() for _ in range(3)]
         self.turns: list[float] = []
         self.store.others = lambda: self.take(self.workers[2])
 
-    def take(self, bucket: Buckets) -> None:
+    def take(self, bucket: GlobalRates) -> None:
         turn = bucket.take(self.backend, "t", self.RATE)
         if turn is not None:
             assert turn >= self.now - 1e-3
@@ -108,7 +108,7 @@ class Tokens(Timed):
     @rule(pick=st.integers(0, 2), events=EVENTS)
     def asks(self, pick: int, events: list[str]) -> None:
         if not self.survives(events, lambda: self.take(self.workers[pick])):
-            self.workers[pick] = Buckets()  # a new process has seen nothing
+            self.workers[pick] = GlobalRates()  # a new process has seen nothing
 
     @rule(seconds=st.sampled_from([0.1, 0.5, 3.0, 100.0, 5000.0]))
     def time_passes(self, seconds: float) -> None:
@@ -145,7 +145,7 @@ class Run:
     until: float
 
 
-class Places(Timed):
+class Places(VirtualTime):
     """Workers that hold places under one key, lose them, die, and are delivered again."""
 
     MOST, LEASE = 2, 60.0

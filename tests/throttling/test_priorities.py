@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cloudq import CloudQ, ConfigurationError, InvalidArguments, chain
-from cloudq.cli.common import queues_of
-from cloudq.priorities import queues_for, weighted
+from cloudq.cli.options import queues_of
+from cloudq.tasks.priorities import queues_for, weighted
 from cloudq.testing import drain
 from cloudq.worker.slots import Slots
 from tests.core.bench import Bench

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from cloudq import CloudQ, ConfigurationError, EncodeError, InvalidArguments, State
-from cloudq.invocation import Deadline, Invocation
-from cloudq.outcome import Job
-from cloudq.progress import Progress
-from cloudq.settlement import Action
+from cloudq.execution.deadline import Deadline
+from cloudq.execution.invocation import Invocation
+from cloudq.execution.outcomes import Job
+from cloudq.execution.settlement import Action
+from cloudq.tasks.checkpoints import Progress
 from tests.core.bench import Bench
 
 

@@ -11,11 +11,11 @@ import pytest
 from cloudq import CloudQ, ConfigurationError
 from cloudq.driver import Limits
 from cloudq.errors import UnknownTask
-from cloudq.execution import Executor
-from cloudq.settlement import Action, commit, dispose
-from cloudq.throttling.buckets import Buckets
-from cloudq.throttling.paces import FARTHEST, Paces
-from cloudq.throttling.rules import Rate, rate_of
+from cloudq.execution.executor import Executor
+from cloudq.execution.settlement import Action, commit, dispose
+from cloudq.tasks.limits.global_rate import GlobalRates
+from cloudq.tasks.limits.rules import Rate, rate_of
+from cloudq.tasks.limits.worker_rate import FARTHEST, WorkerRates
 from tests.core.bench import Bench
 
 
@@ -282,14 +282,14 @@ def test_a_call_that_waits_is_parked_where_nothing_else_can_delay_it(app: Bench)
     turn(app)
     assert (len(runs), app.left()) == (1, 0)
     app.clock.ahead += 61
-    app.broker.send_parked("default")
+    app.broker.send_delayed("default")
     turn(app)
     assert len(runs) == 2
 
 
 def test_a_bucket_gives_each_token_once_whoever_asks(app: Bench) -> None:
     rate = Rate(count=10, seconds=1)
-    buckets = [Buckets() for _ in range(3)]
+    buckets = [GlobalRates() for _ in range(3)]
     turns = [buckets[n % 3].take(app.results, "t", rate) for n in range(40)]
     now = app.clock()
     later = sorted(at for at in turns if at is not None and at > now + 0.2)
@@ -299,7 +299,7 @@ def test_a_bucket_gives_each_token_once_whoever_asks(app: Bench) -> None:
 
 
 def test_the_spread_of_a_worker_ends_at_the_farthest() -> None:
-    paces = Paces(lambda: 1000.0)
+    paces = WorkerRates(lambda: 1000.0)
     rate = Rate(count=1, seconds=60)
     waits = [paces.wait("t", rate) for _ in range(100)]
     assert waits[0] == 0.0

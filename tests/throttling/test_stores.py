@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from cloudq import plugins
-from cloudq.backend import Backend
 from cloudq.driver import StoreAdmin
-from cloudq.message import TaskMessage
-from cloudq.progress import load, recall, remember, save
-from cloudq.throttling.buckets import Buckets
-from cloudq.throttling.holds import Busy, Held, Holder, free, hold, hold_key
-from cloudq.throttling.rules import Rate
-from cloudq.throttling.unique import Uniques, free_key, unique_key
+from cloudq.driver import loader as plugins
+from cloudq.messages.message import TaskMessage
+from cloudq.results.backend import Backend
+from cloudq.tasks.checkpoints import load, recall, remember, save
+from cloudq.tasks.limits.concurrency import Busy, Held, Holder, free, hold, hold_key
+from cloudq.tasks.limits.global_rate import GlobalRates
+from cloudq.tasks.limits.rules import Rate
+from cloudq.tasks.limits.unique import Uniques, free_key, unique_key
 from tests.servers import unique
 
 ODD = "user/7#é?\\ x:{}%"
@@ -52,7 +52,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 
 def test_a_bucket_moves_on_by_even_steps(backend: Backend) -> None:
     rate = Rate(count=7, seconds=60)
-    turns = [Buckets().take(backend, ODD, rate) for _ in range(4)]
+    turns = [GlobalRates().take(backend, ODD, rate) for _ in range(4)]
     steps = [after - before for before, after in pairwise(turns[1:])]  # type: ignore[operator]
     assert steps == pytest.approx([rate.every] * 2, abs=1e-5)  # pyright: ignore[reportUnknownMemberType]
 

@@ -19,8 +19,8 @@ from cloudq import (
     group,
 )
 from cloudq.driver import Code
-from cloudq.settlement import Action
-from cloudq.worker import wire
+from cloudq.execution.settlement import Action
+from cloudq.worker.pool import pipe as wire
 from tests.core.bench import Bench
 
 
@@ -215,7 +215,7 @@ def test_an_end_that_cannot_free_its_key_is_tried_again(app: Bench, unique: Any)
 def test_the_end_comes_from_the_child_with_its_key(app: Bench, unique: Any) -> None:
     unique.delay(1)
     settlement = app.settle(app.one())
-    assert settlement.frees is not None
+    assert settlement.unique_claim is not None
     assert wire.unpack_settlement(wire.pack_settlement(3, settlement))[1] == settlement
 
 

@@ -15,13 +15,13 @@ import pytest
 
 from cloudq import ConfigurationError, State, TaskRevoked
 from cloudq.app import CloudQ
-from cloudq.control import Inspect
 from cloudq.driver import Change, Delivery, Key
-from cloudq.settlement import Action, Settlement
+from cloudq.execution.settlement import Action, Settlement
+from cloudq.monitoring.control import Inspect
 from cloudq.testing import eventually
-from cloudq.worker.dispatcher import Dispatcher
-from cloudq.worker.flight import Flight, Flights
-from cloudq.worker.remote import masked
+from cloudq.worker.control.commands import masked
+from cloudq.worker.in_flight import Flight, Flights
+from cloudq.worker.pool.dispatcher import Dispatcher
 from localstack.servers import Endpoint
 from tests.worker.harness import HERE, Place, Worker, until
 from tests.worker.test_worker import Proxy
@@ -42,7 +42,7 @@ def two(place: Place) -> Place:
         place.start(*POOL, "-n", name, ready=False)
     for worker in place.workers:
         until(worker.is_up, within=30, what=f"the worker is up: {worker.log()}")
-    assert eventually(lambda: len(place.app.control.roster.alive()) == 2)
+    assert eventually(lambda: len(place.app.control.heartbeats.alive()) == 2)
     return place
 
 
@@ -195,7 +195,7 @@ def test_queues_come_and_go_and_a_worker_is_shut_down(two: Place) -> None:
     control.shutdown(destination=["two"])
     assert two.workers[1].process.wait(30) == 0
     assert control.inspect().ping() == {"one": {"ok": "pong"}}
-    assert [heart.hostname for heart in control.roster.hearts()] == ["one"]
+    assert [heart.hostname for heart in control.heartbeats.hearts()] == ["one"]
 
 
 def test_the_command_line_asks_and_tells(two: Place) -> None:
@@ -235,12 +235,12 @@ def test_a_worker_that_was_killed_is_told_from_the_living(
     sqlite_place: Place,
 ) -> None:
     worker = sqlite_place.start(*POOL, "-n", "gone")
-    roster = sqlite_place.app.control.roster
-    [heart] = eventually(roster.alive)
+    heartbeats = sqlite_place.app.control.heartbeats
+    [heart] = eventually(heartbeats.alive)
     worker.kill()
-    assert roster.hearts() == [heart] or roster.hearts()[0].seen >= heart.seen
-    eventually(lambda: not roster.alive(), within=15)
-    assert roster.hearts()[0].hostname == "gone"
+    assert heartbeats.hearts() == [heart] or heartbeats.hearts()[0].seen >= heart.seen
+    eventually(lambda: not heartbeats.alive(), within=15)
+    assert heartbeats.hearts()[0].hostname == "gone"
     assert Inspect(sqlite_place.app.control).ping() is None
 
 
@@ -254,7 +254,7 @@ def test_a_new_worker_obeys_no_command_of_an_earlier_one(sqlite_place: Place) ->
     assert worker.process.poll() is None
     # One that has expired on its way is left alone, too.
     late = json.dumps({"id": "2", "name": "shutdown", "expires": time.time() - 1})
-    assert sqlite_place.app.control.roster.tell("again", late)
+    assert sqlite_place.app.control.heartbeats.tell("again", late)
     until(lambda: "came too late" in worker.log(), within=10, what="it is looked at")
     assert sqlite_place.app.control.ping() == [{"again": {"ok": "pong"}}]
     assert worker.stop(within=20) == 0
@@ -266,7 +266,7 @@ def test_without_a_heartbeat_nobody_is_there(
     monkeypatch.setenv("CLOUDQ_WORKER_HEARTBEAT", "0")
     sqlite_place.start(*POOL)
     assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=20)
-    assert sqlite_place.app.control.roster.hearts() == []
+    assert sqlite_place.app.control.heartbeats.hearts() == []
     asked = cloudq(sqlite_place, "inspect", "ping")
     assert asked.returncode == 1
     assert "functions have no heartbeat" in asked.stderr
@@ -275,7 +275,7 @@ def test_without_a_heartbeat_nobody_is_there(
 @pytest.fixture
 def stopped(sqlite_place: Place) -> Iterator[Worker]:
     worker = sqlite_place.start(*POOL, "-n", "stopped")
-    eventually(sqlite_place.app.control.roster.alive)
+    eventually(sqlite_place.app.control.heartbeats.alive)
     worker.process.send_signal(signal.SIGSTOP)
     yield worker
     worker.process.send_signal(signal.SIGCONT)
@@ -351,18 +351,18 @@ def test_while_the_store_is_down_leases_are_kept_and_the_heart_beats_again_later
     direct = sqs_place.backend
     sqs_place.backend = direct.partition("?")[0] + f"?endpoint_url={proxy.url}"
     worker = sqs_place.start(*POOL[2:], "--lease", "2", "-n", "cut")
-    roster = sqs_place.app.control.roster
-    assert eventually(roster.alive)
+    heartbeats = sqs_place.app.control.heartbeats
+    assert eventually(heartbeats.alive)
     nap = sqs_place.app.send_task("drill_tasks.nap", ["nap", 7.0])
     until(lambda: "start nap" in sqs_place.entries(), within=10, what="the nap starts")
     proxy.cut()
     until(lambda: "no heartbeat" in worker.log(), within=20, what="the outage is told")
     until(lambda: "end nap" in sqs_place.entries(), within=20, what="the nap ends")
-    assert not roster.alive()
+    assert not heartbeats.alive()
     assert worker.process.poll() is None
     proxy.mend()
     assert nap.get(timeout=60) == "nap"
-    assert eventually(roster.alive, within=60)
+    assert eventually(heartbeats.alive, within=60)
     # Its lease of two seconds was kept all the while, so nobody else has got it.
     assert sqs_place.counts() == {"start nap": 1, "end nap": 1}
     assert worker.log().count("no heartbeat") == 1

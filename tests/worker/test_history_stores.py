@@ -9,9 +9,9 @@ import uuid
 import pytest
 
 from cloudq import CloudQ, State
-from cloudq.control import Heart, Roster
-from cloudq.control.commands import answer, collect, make
-from cloudq.history.reading import Reader
+from cloudq.monitoring.commands import answer, collect, make
+from cloudq.monitoring.event_log import Reader
+from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.testing import drain
 from tests.worker.harness import Place, until
 from tests.worker.test_control import cloudq
@@ -52,22 +52,24 @@ def test_the_newest_failures_come_first_on_every_store(every_place: Place) -> No
 def test_commands_and_replies_pass_through_every_store(every_place: Place) -> None:
     backend = every_place.app.backend
     assert backend is not None
-    roster, host = Roster(backend), "worker/1 of shop#a"
-    heart = Heart(hostname=host, seen=time.time(), queues=["a", "b"], longest=[["id", "t", 1.5]])
-    assert roster.beat(heart, first=True) == frozenset()
-    assert roster.alive() == [heart]
+    heartbeats, host = Heartbeats(backend), "worker/1 of shop#a"
+    heart = Heartbeat(
+        hostname=host, seen=time.time(), queues=["a", "b"], longest=[["id", "t", 1.5]]
+    )
+    assert heartbeats.beat(heart, first=True) == frozenset()
+    assert heartbeats.alive() == [heart]
     commands = [make("ping", {"n": n}, lasts=10, reply=True) for n in range(2)]
-    assert all(roster.tell(host, command.to_text()) for command in commands)
-    waiting = roster.beat(heart)
+    assert all(heartbeats.tell(host, command.to_text()) for command in commands)
+    waiting = heartbeats.beat(heart)
     assert waiting == {command.to_text() for command in commands}
     for command in commands:
         answer(backend, command, host, {"ok": command.arguments["n"]})
-    assert roster.beat(heart, handled=waiting) == frozenset()
+    assert heartbeats.beat(heart, handled=waiting) == frozenset()
     for n, command in enumerate(commands):
         assert collect(backend, command, [host], timeout=10) == {host: {"ok": n}}
-    roster.leave(host)
-    assert roster.hearts() == []
-    assert not roster.tell(host, commands[0].to_text())
+    heartbeats.leave(host)
+    assert heartbeats.hearts() == []
+    assert not heartbeats.tell(host, commands[0].to_text())
 
 
 def test_what_workers_record_is_listed_shown_and_followed(

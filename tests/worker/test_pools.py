@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from cloudq import ConfigurationError, wait_for
-from cloudq.cli.worker import limits
+from cloudq.cli.commands.worker import limits
 from cloudq.testing import eventually
 from cloudq.worker import WorkerOptions
-from cloudq.worker.growth import Autoscale
-from cloudq.worker.pools import PoolKind, check, sizes
+from cloudq.worker.pool.autoscale import Autoscale
+from cloudq.worker.pool_kinds import PoolKind, check, sizes
 from tests.worker.harness import Place, until
 
 needs_gevent = pytest.mark.skipif(
@@ -81,7 +81,7 @@ def test_gevent_runs_tasks_as_greenlets_with_soft_limits_and_coroutines(life: Pl
 
 
 def test_a_pool_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloudq.worker.pools.find_spec", lambda name: None)
+    monkeypatch.setattr("cloudq.worker.pool_kinds.find_spec", lambda name: None)
     check(PoolKind.THREADS)
     with pytest.raises(ConfigurationError, match=r"pip install 'cloudq\[gevent\]'"):
         check(PoolKind.GEVENT)

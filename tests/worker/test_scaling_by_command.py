@@ -19,7 +19,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def told(place: Place, most: int, fewest: int) -> Any:
     """What the one worker replies."""
-    eventually(place.app.control.roster.alive)
+    eventually(place.app.control.heartbeats.alive)
     [replies] = place.app.control.autoscale(most, fewest, reply=True) or []
     [reply] = replies.values()
     return reply

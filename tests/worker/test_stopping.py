@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cloudq import AsyncResult, CloudQ, ConfigurationError, TaskRevoked, group
-from cloudq.record import State
+from cloudq.results.record import State
 from cloudq.testing import eventually
 from tests.worker.harness import Place, until
 
@@ -24,7 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_running_call_is_ended_by_its_result(place: Place) -> None:
     place.start(*POOL)
-    eventually(place.app.control.roster.alive)
+    eventually(place.app.control.heartbeats.alive)
     result = place.app.send_task("drill_tasks.nap", ["one", 30.0], queue=place.queue)
     until(lambda: "start one" in place.entries(), within=15, what="it runs")
     assert result.revoke()  # which alone lets it run on
@@ -39,7 +39,7 @@ def test_a_running_call_is_ended_by_its_result(place: Place) -> None:
 def test_members_of_a_group_and_what_is_before_it_are_ended(sqlite_place: Place) -> None:
     app = sqlite_place.app
     sqlite_place.start(*POOL)
-    eventually(app.control.roster.alive)
+    eventually(app.control.heartbeats.alive)
     naps = [app.signature("drill_tasks.nap", [f"n{i}", 30.0]) for i in range(4)]
     members = group(naps).delay()
     until(lambda: len(sqlite_place.entries()) == 3, within=15, what="three of four run")
@@ -60,7 +60,7 @@ def test_members_of_a_group_and_what_is_before_it_are_ended(sqlite_place: Place)
 def test_commands_of_large_groups_are_told_in_parts(sqlite_place: Place) -> None:
     app = sqlite_place.app
     sqlite_place.start(*POOL, "-n", "one")
-    eventually(app.control.roster.alive)
+    eventually(app.control.heartbeats.alive)
     ids = [f"id-{n}" for n in range(1100)]
     told = app.control.revoke(ids, terminate=True, reply=True)
     assert told is not None

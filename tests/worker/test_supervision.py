@@ -12,12 +12,12 @@ from uuid import uuid4
 import pytest
 
 from cloudq import CloudQ, State, TaskFailure, TimeLimitExceeded, wait_for
-from cloudq.codec import encode
-from cloudq.message import TaskMessage
-from cloudq.settlement import Action, Settlement
-from cloudq.worker.dispatcher import Dispatcher
-from cloudq.worker.flight import Flight, Flights
+from cloudq.execution.settlement import Action, Settlement
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import encode
+from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.leases import Leases
+from cloudq.worker.pool.dispatcher import Dispatcher
 from cloudq.worker.settler import Settler
 from tests.worker.harness import Place, until
 

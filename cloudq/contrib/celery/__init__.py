@@ -8,8 +8,6 @@ not carry over raises with the reason. docs/celery.md has the tables.
 
 from __future__ import annotations
 
-from cloudq.canvas.nodes import Signature, chain, chord, group
-from cloudq.canvas.results import ResultSet
 from cloudq.contrib.celery import exceptions, schedules, signals, states
 from cloudq.contrib.celery.app import Celery
 from cloudq.contrib.celery.current import (
@@ -37,9 +35,11 @@ from cloudq.contrib.celery.exceptions import (
 from cloudq.contrib.celery.rules import IgnoredByCloudQ
 from cloudq.contrib.celery.schedules import crontab, schedule, solar
 from cloudq.contrib.celery.task import Task, shared_task
-from cloudq.ids import new_id as uuid
-from cloudq.result import EagerResult
-from cloudq.tasklog import get_task_logger
+from cloudq.messages.ids import new_id as uuid
+from cloudq.monitoring.task_logger import get_task_logger
+from cloudq.results.groups import ResultSet
+from cloudq.results.result import EagerResult
+from cloudq.tasks.signature import Signature, chain, chord, group
 
 __all__ = [
     "AsyncResult",

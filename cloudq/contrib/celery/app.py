@@ -8,15 +8,17 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
-from cloudq import app, result, task
-from cloudq.canvas import results
+from cloudq import app
 from cloudq.contrib.celery.conf import Conf, check_name, read_source
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.task import Task, call_options, task_options
 from cloudq.errors import ConfigurationError
-from cloudq.schedules.entries import periodic_entry
+from cloudq.results import groups as results
+from cloudq.results import result
+from cloudq.schedules.entry import periodic_entry
 from cloudq.settings import Settings
 from cloudq.signals import Signal
+from cloudq.tasks import task
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from cloudq import result
 from cloudq.app import CloudQ
-from cloudq.canvas import results
-from cloudq.canvas.nodes import Node, group
+from cloudq.app.shared_task import APPS
 from cloudq.errors import ConfigurationError
-from cloudq.middleware import current_request
-from cloudq.shared import APPS
+from cloudq.results import groups as results
+from cloudq.results import result
+from cloudq.tasks.request import current_request
+from cloudq.tasks.signature import Node, group
 
 
 def the_app() -> CloudQ:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from cloudq.errors import ConfigurationError
-from cloudq.schedules.values import crontab, every, solar
+from cloudq.schedules.when import crontab, every, solar
 
 __all__ = ["crontab", "schedule", "solar"]
 

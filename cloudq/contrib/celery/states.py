@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloudq.record import TERMINAL, State
+from cloudq.results.record import TERMINAL, State
 
 PENDING = State.PENDING
 STARTED = State.STARTED

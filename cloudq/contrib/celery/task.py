@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, overload
 
-from cloudq import shared, task
-from cloudq.call_options import CallOptions
+from cloudq.app import shared_task as shared
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
-from cloudq.policy import TaskOptions
-from cloudq.result import AsyncResult
+from cloudq.results.result import AsyncResult
+from cloudq.tasks import task
+from cloudq.tasks.call_options import CallOptions
+from cloudq.tasks.options import TaskOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")

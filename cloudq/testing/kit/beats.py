@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from cloudq.app import CloudQ
 from cloudq.schedules.beat import Beat
-from cloudq.testing.kit.standing import indoors
+from cloudq.testing.kit.in_memory import indoors
 
 
 class _Paced:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from cloudq.driver import Timed
+from cloudq.driver import VirtualTime
 
 
 class VirtualClock:
@@ -18,7 +18,7 @@ class VirtualClock:
 
     def __init__(self, start: float | None = None) -> None:
         self._now = math.floor(time.time()) if start is None else start
-        self._drivers: list[Timed] = []
+        self._drivers: list[VirtualTime] = []
         self._workers: list[Callable[[], object]] = []
 
     def __call__(self) -> float:
@@ -28,12 +28,12 @@ class VirtualClock:
         """The time for an `eta`: `eta=clock.now() + timedelta(hours=1)`."""
         return datetime.fromtimestamp(self._now, UTC)
 
-    def drive(self, driver: Timed) -> None:
+    def drive(self, driver: VirtualTime) -> None:
         """Be the clock of a broker or a store from now on."""
         driver.keep_time(self)
         self._drivers.append(driver)
 
-    def leave(self, driver: Timed) -> None:
+    def leave(self, driver: VirtualTime) -> None:
         """Look after a driver no longer, since it is closed."""
         self._drivers.remove(driver)
 

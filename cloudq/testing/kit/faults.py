@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from cloudq.codec import decode
 from cloudq.driver import (
     BackendDriver,
     BrokerDriver,
@@ -22,6 +21,7 @@ from cloudq.driver import (
     Outgoing,
 )
 from cloudq.errors import DecodeError
+from cloudq.messages.values import decode
 from cloudq.testing.kit.plan import Kind, Outage, Rules, Unit
 from cloudq.testing.kit.wrapping import wrapped
 

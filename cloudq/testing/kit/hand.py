@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from cloudq.app import CloudQ
 from cloudq.driver import Code, Delivery
 from cloudq.errors import BrokerError, ServiceError
-from cloudq.outcome import Job
-from cloudq.record import State
-from cloudq.settlement import Settled, Settlement, commit, dispose
+from cloudq.execution.outcomes import Job
+from cloudq.execution.settlement import Settled, Settlement, commit, dispose
+from cloudq.results.record import State
 from cloudq.testing.kit.faults import FaultPlan
+from cloudq.testing.kit.in_memory import indoors
 from cloudq.testing.kit.plan import Died, Unit
-from cloudq.testing.kit.standing import indoors
 
 log = logging.getLogger("cloudq.testing")
 

@@ -12,13 +12,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from cloudq.app import CloudQ
-from cloudq.record import State
-from cloudq.settlement import Settlement
+from cloudq.execution.settlement import Settlement
+from cloudq.results.record import State
 from cloudq.testing.draining import queues_of
 from cloudq.testing.kit.clock import VirtualClock
 from cloudq.testing.kit.faults import FaultPlan
 from cloudq.testing.kit.hand import Hand
-from cloudq.testing.kit.standing import in_memory, indoors
+from cloudq.testing.kit.in_memory import in_memory, indoors
 
 log = logging.getLogger("cloudq.testing")
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import orjson
 import typer
 
-from cloudq.cli.common import JsonOption, Target, YesOption, common
+from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq.cli.output import emit, local, note, say, table
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.aws.deployment import AwsDeployment, planned

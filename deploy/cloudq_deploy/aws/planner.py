@@ -11,13 +11,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from cloudq.app import CloudQ
-from cloudq.broker import ORDERED_PATIENCE
+from cloudq.broker.broker import ORDERED_PATIENCE
+from cloudq.broker.one_time import one_time_group_of
 from cloudq.driver import Address
+from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
-from cloudq.far import far_group_of
-from cloudq.hosting import Hosting
-from cloudq.plugins import parse
-from cloudq.priorities import queues_for
+from cloudq.tasks.function_hints import FunctionHints
+from cloudq.tasks.priorities import queues_for
 from cloudq_deploy.aws import limits
 from cloudq_deploy.aws.options import AwsOptions
 from cloudq_deploy.aws.plan import (
@@ -163,7 +163,7 @@ def _scheduling(
     region: str,
     prefix: str,
 ) -> Scheduling | None:
-    far = far_group_of(app.name) if app.conf.scheduler_eta is not None else None
+    far = one_time_group_of(app.name) if app.conf.scheduler_eta is not None else None
     if not schedules and far is None:
         return None
     return Scheduling(
@@ -191,7 +191,7 @@ def _reads(app: CloudQ, task: AnyTask, group: Sequence[str], schedules: Sequence
 def _function(
     app: CloudQ,
     options: AwsOptions,
-    hints: Hosting,
+    hints: FunctionHints,
     tasks: Sequence[AnyTask],
     *,
     name: str,
@@ -223,7 +223,7 @@ def _function(
     )
 
 
-def _feed(options: AwsOptions, hints: Hosting, queue: str, function: str) -> Feed:
+def _feed(options: AwsOptions, hints: FunctionHints, queue: str, function: str) -> Feed:
     def chosen(given: int | None, default: int | None) -> Any:
         return default if given is None else given
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 from cloudq.app import CloudQ
+from cloudq.broker.one_time import group_of
+from cloudq.driver.schedulers import Job, SchedulerDriver
 from cloudq.errors import ConfigurationError
-from cloudq.far import group_of
-from cloudq.schedules.cloud import Scheduler
-from cloudq.schedules.driver import Job, SchedulerDriver
-from cloudq.schedules.registry import Scheduled
+from cloudq.schedules.cloud_sync import Scheduler
+from cloudq.schedules.schedules import Scheduled
 from cloudq_aws.eventbridge import Terms
 from cloudq_deploy.aws.plan import Schedule
 from cloudq_deploy.requirements import declared_schedules

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlencode
 
 from cloudq.app import CloudQ
-from cloudq.broker import ORDERED_PATIENCE
+from cloudq.broker.broker import ORDERED_PATIENCE
 from cloudq.driver import Address
+from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
-from cloudq.hosting import Hosting
-from cloudq.plugins import parse
-from cloudq.schedules import dialects
-from cloudq.schedules.entries import Entry
-from cloudq.schedules.values import crontab
+from cloudq.schedules import cloud_cron
+from cloudq.schedules.entry import Entry
+from cloudq.schedules.when import crontab
+from cloudq.tasks.function_hints import FunctionHints
 from cloudq_deploy.azure import limits
 from cloudq_deploy.azure.options import AzureOptions
 from cloudq_deploy.azure.plan import Alert, FunctionApp, Plan, Queue, Refused, Timer
@@ -72,10 +72,10 @@ def plan_of(app: CloudQ, entry: str, options: AzureOptions) -> Plan:
     return plan
 
 
-def _hints(app: CloudQ, options: AzureOptions, names: Sequence[str]) -> dict[str, Hosting]:
+def _hints(app: CloudQ, options: AzureOptions, names: Sequence[str]) -> dict[str, FunctionHints]:
     """Merge the hints of the tasks, by queue."""
     tasks = tasks_of(app)
-    hints: dict[str, Hosting] = {}
+    hints: dict[str, FunctionHints] = {}
     for name in names:
         own = [task for task in tasks if reads(app, task, [name])]
         hints[name] = merged(own, options.ignore)
@@ -98,7 +98,7 @@ def _url_options(address: Address, prefix: str) -> dict[str, str]:
 
 
 def _function_app(
-    app: CloudQ, options: AzureOptions, name: str, hints: Mapping[str, Hosting]
+    app: CloudQ, options: AzureOptions, name: str, hints: Mapping[str, FunctionHints]
 ) -> FunctionApp:
     name = options.function_app or name
     stated = max((each.timeout for each in hints.values() if each.timeout), default=None)
@@ -121,7 +121,7 @@ def _function_app(
     )
 
 
-def _environment(options: AzureOptions, hints: Mapping[str, Hosting]) -> dict[str, str]:
+def _environment(options: AzureOptions, hints: Mapping[str, FunctionHints]) -> dict[str, str]:
     """Merge the variables of the options and of all queues, which share one function app."""
     found: dict[str, tuple[str, str]] = {key: (value, "all") for key, value in options.env.items()}
     for queue, each in hints.items():
@@ -139,7 +139,7 @@ def _environment(options: AzureOptions, hints: Mapping[str, Hosting]) -> dict[st
     return {key: value for key, (value, _) in found.items()}
 
 
-def _refuse_hints(hints: Hosting, of: str) -> None:
+def _refuse_hints(hints: FunctionHints, of: str) -> None:
     for name in ("max_concurrency", "reserved_concurrency"):
         if getattr(hints, name) is not None:
             raise ConfigurationError(
@@ -194,7 +194,7 @@ def _timers(app: CloudQ, queues: Sequence[str]) -> Iterator[Timer | Refused]:
             continue
         queue = entry.options.get("queue")
         try:
-            expressions = dialects.ncrontab(entry)
+            expressions = cloud_cron.ncrontab(entry)
             _check_entry(entry)
         except ConfigurationError as error:
             yield Refused(name=name, why=str(error))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cloudq.cli.common import JsonOption, Target, YesOption, common
+from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq_deploy.cli.options import (
     Architecture,
     BucketName,

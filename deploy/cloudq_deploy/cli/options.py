@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cloudq.app import CloudQ
-from cloudq.cli.common import Target
+from cloudq.cli.options import Target
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.deployment import CloudName, Deployment, planner
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloudq.cli.common import JsonOption, Target, common
+from cloudq.cli.options import JsonOption, Target, common
 from cloudq.cli.output import emit, note, say, table
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.bundle.report import report

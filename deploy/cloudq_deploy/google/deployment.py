@@ -11,9 +11,9 @@ from typing import Any
 
 from cloudq.app import CloudQ
 from cloudq.cli.output import confirm, emit, note, say
+from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
-from cloudq.plugins import parse
-from cloudq.schedules.cloud import Scheduler, Step
+from cloudq.schedules.cloud_sync import Scheduler, Step
 from cloudq_deploy.bundle.archive import Limit, Package
 from cloudq_deploy.bundle.build import build
 from cloudq_deploy.costs import Assumed, Cost

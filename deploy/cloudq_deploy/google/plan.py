@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from cloudq.schedules.driver import Job
+from cloudq.driver.schedulers import Job
 
 Metric = Literal["age", "dead", "errors"]
 

@@ -13,13 +13,13 @@ from urllib.parse import urlencode
 import grpc
 
 from cloudq.app import CloudQ
-from cloudq.broker import ORDERED_PATIENCE
+from cloudq.broker.broker import ORDERED_PATIENCE
 from cloudq.driver import Address
+from cloudq.driver.loader import parse
+from cloudq.driver.schedulers import Job
 from cloudq.errors import ConfigurationError
-from cloudq.hosting import Hosting
-from cloudq.plugins import parse
-from cloudq.schedules.cloud import Scheduler
-from cloudq.schedules.driver import Job
+from cloudq.schedules.cloud_sync import Scheduler
+from cloudq.tasks.function_hints import FunctionHints
 from cloudq_deploy.google import limits
 from cloudq_deploy.google.options import GoogleOptions
 from cloudq_deploy.google.plan import Alert, Function, Plan, Queue, Refused, Store
@@ -180,7 +180,7 @@ def _function(
     )
 
 
-def _refuse_hints(hints: Hosting, of: str) -> None:
+def _refuse_hints(hints: FunctionHints, of: str) -> None:
     if hints.reserved_concurrency is not None:
         raise ConfigurationError(
             f"{of}: reserved_concurrency is {hints.reserved_concurrency}, and Cloud Run reserves "

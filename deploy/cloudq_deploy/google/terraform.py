@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass, field
 from typing import Any
 
-from cloudq.schedules.driver import Job
+from cloudq.driver.schedulers import Job
 from cloudq_deploy.google.iam import Grant, grants
 from cloudq_deploy.google.plan import Alert, Function, Plan, Queue
 from cloudq_deploy.terraform import literal

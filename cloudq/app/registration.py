@@ -1,0 +1,128 @@
+"""Makes a function a task under its name: what `@app.task` does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
+
+from cloudq.app.annotations import annotate
+from cloudq.errors import ConfigurationError
+from cloudq.settings import Settings
+from cloudq.tasks.arguments import Arguments
+from cloudq.tasks.limits.keys import check_keys
+from cloudq.tasks.limits.rules import check_templates
+from cloudq.tasks.options import TaskOptions, policy
+from cloudq.tasks.task import Task, TaskApp
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+# What can be said of many tasks at once.
+_CLASS_OPTIONS = TaskOptions.__annotations__.keys() - {"name", "base", "aliases"}
+
+
+class Decorator(Protocol):
+    """The types of `@app.task(...)`: parameters and result of the function are kept."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Any: ...
+
+
+class PeriodicDecorator(Protocol):
+    """The types of `@app.periodic(...)`, above `@app.task` or a bare function."""
+
+    @overload
+    def __call__(self, function: Task[P, R]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> Task[P, R]: ...
+    def __call__(self, function: Any) -> Any: ...
+
+
+class BoundDecorator(Protocol):
+    """The same with `bind=True`: the first parameter is the task and is not passed by callers."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
+    ) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[S, P], R]) -> Task[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Any: ...
+
+
+class Registry(TaskApp, Protocol):
+    """The app whose tasks they are."""
+
+    @property
+    def tasks(self) -> dict[str, Task[..., Any]]: ...
+    @property
+    def task_cls(self) -> type[Task[..., Any]]: ...
+    @property
+    def conf(self) -> Settings: ...
+
+
+def register(
+    app: Registry, function: Callable[..., Any], options: TaskOptions, *, bind: bool
+) -> Task[..., Any]:
+    """Make the task of a function and enter it into `app.tasks`, under its aliases too.
+
+    Raises `ConfigurationError` for a name that is taken or options that cannot be.
+    """
+    if isinstance(function, Task):
+        raise ConfigurationError(
+            f"{function.name} is a task already: @app.task goes next to the function, below "
+            "@app.periodic"
+        )
+    module = _main_module() if function.__module__ == "__main__" else function.__module__
+    name = options.get("name") or f"{module}.{function.__qualname__.replace('.<locals>', '')}"
+    existing = app.tasks.get(name)
+    if existing is not None and existing.function.__code__ != function.__code__:
+        raise ConfigurationError(f"two tasks are named {name!r}: give one of them name=...")
+    base = options.get("base") or app.task_cls
+    options = cast("TaskOptions", {**_class_options(base), **options})
+    made = policy(name, options)
+    arguments = Arguments(name, function, bound=bind, everything=options.get("pydantic", False))
+    parameters, is_open = arguments.parameters
+    check_templates(name, made.throttle, parameters, open=is_open)
+    check_keys(name, made.keys, parameters, open=is_open)
+    task: Task[..., Any] = base.made(
+        function,
+        name=name,
+        app=app,
+        policy=made,
+        arguments=arguments,
+        bind=bind,
+    )
+    task.declared = options
+    if app.conf.task_annotations is not None:
+        annotate(task, app.conf.task_annotations)
+    for known in (name, *options.get("aliases", ())):
+        taken = app.tasks.get(known)
+        if taken is not None and taken.function.__code__ != function.__code__:
+            raise ConfigurationError(f"task {name}: its alias {known!r} is another task's name")
+        app.tasks[known] = task
+    return task
+
+
+def _class_options(base: type[Task[..., Any]]) -> dict[str, Any]:
+    """The options that a task's class has as attributes, for all tasks of that class."""
+    kinds: list[type[Any]] = [kind for kind in reversed(base.__mro__) if kind is not Task]
+    found = {name: value for kind in kinds for name, value in vars(kind).items()}
+    return {name: value for name, value in found.items() if name in _CLASS_OPTIONS}
+
+
+def _main_module() -> str:
+    """The importable name of the program that was started, so that a worker finds its tasks."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name).removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    return file.rpartition("/")[2].removesuffix(".py") if file else "__main__"

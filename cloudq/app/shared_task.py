@@ -1,0 +1,138 @@
+"""Tasks without an app of their own, and which app they belong to: Celery's `shared_task`.
+
+This is the one place with state of the process: the apps there are, and the current one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast, overload
+from weakref import WeakSet, ref
+
+from cloudq.errors import ConfigurationError
+from cloudq.tasks.task import Task
+
+T = TypeVar("T")
+
+Definition = Callable[["Registers"], Task[..., Any]]
+"""Registers one shared task with an app, and gives the task there."""
+
+
+class Registers(Protocol):
+    """What a shared task needs of an app."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def task(self) -> Callable[..., Any]: ...
+
+
+class Apps:
+    """The apps of this process, and the tasks that belong to all of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._all: WeakSet[Registers] = WeakSet()
+        self._definitions: list[Definition] = []
+        self._latest: ref[Registers] | None = None
+        self._default: Registers | None = None
+        self._here = threading.local()
+
+    def add(self, app: Registers) -> None:
+        """An app was made: it gets every shared task, and is current until told otherwise."""
+        with self._lock:
+            for definition in self._definitions:
+                definition(app)
+            self._all.add(app)
+            self._latest = ref(app)
+
+    def define(self, definition: Definition) -> None:
+        """Give a shared task to every app, also those to come."""
+        with self._lock:
+            self._definitions.append(definition)
+            for app in list(self._all):
+                definition(app)
+
+    def current(self) -> Registers:
+        """The app of this thread, else the default one, else the one made last.
+
+        Raises `ConfigurationError` where there is none.
+        """
+        app = getattr(self._here, "app", None) or self._default
+        if app is None and self._latest is not None:
+            app = self._latest()
+        if app is None:
+            raise ConfigurationError(
+                "there is no app yet: import the module with CloudQ(...) before a shared task is "
+                "used (in Django, in the project's __init__.py)"
+            )
+        return app
+
+    def set_current(self, app: Registers | None) -> None:
+        self._here.app = app
+
+    def set_default(self, app: Registers | None) -> None:
+        self._default = app
+
+
+APPS = Apps()
+
+
+class SharedTask:
+    """Stands for the task of this name in the current app, whichever that is when it is used."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        self._function = function
+        self._options = options
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    def _task(self) -> Task[..., Any]:
+        # Registering again gives the task that is there: an app may be older than the process's
+        # memory of it.
+        return self._define(APPS.current())
+
+    def _define(self, app: Registers) -> Task[..., Any]:
+        found: dict[int, Any] = vars(self).setdefault("_tasks", {})
+        key = id(app)
+        known = found.get(key)
+        if known is not None and known[0]() is app:
+            return known[1]
+        task = cast("Task[..., Any]", app.task(**self._options)(self._function))
+        found[key] = (ref(app), task)
+        return task
+
+    @property
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
+        return Task
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._task()(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task(), name)
+
+    def __repr__(self) -> str:
+        return f"<shared task {self._function.__module__}.{self._function.__qualname__}>"
+
+
+@overload
+def shared_task(function: Callable[..., Any], /) -> Task[..., Any]: ...
+@overload
+def shared_task(**options: Any) -> Callable[[Callable[..., Any]], Task[..., Any]]: ...
+def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a function a task of every app of the process: for libraries and Django apps.
+
+    `@shared_task` or `@shared_task(bind=True, ...)`, with the options of `app.task`. What it gives
+    acts as the current app's task: that of `app.set_current()` in this thread, else that of
+    `app.set_default()`, else the app that was made last.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        shared = SharedTask(function, options)
+        APPS.define(shared._define)  # pyright: ignore[reportPrivateUsage]
+        return shared
+
+    return decorate if function is None else decorate(function)

@@ -1,0 +1,35 @@
+"""Keeps the records of delayed tasks right: where each waits, so that revoking finds it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from cloudq.driver import Change, Check, ConditionFailed, Op, Scheduled
+from cloudq.errors import BackendError
+from cloudq.results.backend import Backend
+from cloudq.results.record import key
+
+log = logging.getLogger("cloudq.migration")
+
+
+def note_handles(
+    backend: Backend, queue: str, target: str, moved: Sequence[tuple[Scheduled, str]]
+) -> None:
+    """Put new handles in place of the old ones, which could name other messages by now.
+
+    A handle of "" is none: then the task is dropped when it is due, if it was revoked.
+    """
+    for message, handle in moved:
+        change = Change(
+            set={"scheduled": f"{target} {handle}"} if handle else {},
+            remove=frozenset() if handle else frozenset({"scheduled"}),
+            keep_expires=True,
+            when=(Check(field="scheduled", op=Op.EQ, value=f"{queue} {message.handle}"),),
+        )
+        try:
+            backend.update(key(message.id), change)
+        except ConditionFailed:
+            continue  # nothing is recorded of it
+        except BackendError as error:
+            log.warning("task %s cannot be revoked before it is due: %s", message.id, error)

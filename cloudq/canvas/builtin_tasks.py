@@ -1,0 +1,47 @@
+"""The tasks that every app has: they do what workflows need and no user's task does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cloudq.canvas.freeze import COLLECT
+from cloudq.errors import UnknownTask
+from cloudq.tasks.arguments import Arguments
+from cloudq.tasks.options import Policy
+from cloudq.tasks.task import Task, TaskApp
+
+MAP, STARMAP = "cloudq.map", "cloudq.starmap"
+
+
+def builtin_tasks(app: TaskApp, tasks: Mapping[str, Task[..., Any]]) -> dict[str, Task[..., Any]]:
+    """The built-in tasks of an app, whose own tasks are `tasks`."""
+
+    def collect(values: list[Any]) -> list[Any]:
+        return values
+
+    def map_(task: str, items: list[Any]) -> list[Any]:
+        run = _found(tasks, task)
+        return [run(item) for item in items]
+
+    def starmap(task: str, items: list[Sequence[Any]]) -> list[Any]:
+        run = _found(tasks, task)
+        return [run(*item) for item in items]
+
+    functions: dict[str, Callable[..., Any]] = {COLLECT: collect, MAP: map_, STARMAP: starmap}
+    return {
+        name: Task(
+            function,
+            name=name,
+            app=app,
+            policy=Policy(),
+            arguments=Arguments(name, function, bound=False, everything=False),
+        )
+        for name, function in functions.items()
+    }
+
+
+def _found(tasks: Mapping[str, Task[..., Any]], name: str) -> Task[..., Any]:
+    if name not in tasks:
+        raise UnknownTask(f"there is no task {name!r} to map: is its module in the app's include?")
+    return tasks[name]

@@ -1,0 +1,132 @@
+"""What is wrong with a workflow before any of it is sent, naming the part that it is wrong with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from cloudq.errors import EncodeError, InvalidArguments
+from cloudq.messages.values import to_wire
+from cloudq.tasks.arguments import Arguments
+from cloudq.tasks.signature import Node, Signature, chain, chord, group
+
+# Each level is two levels of JSON, of which the parsers of the wire take 254.
+MAX_NESTING = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """The checks of one app.
+
+    `arguments` gives the rules of a registered task by its name; `max_fan_out` is how many tasks
+    one call may start.
+    """
+
+    arguments: Callable[[str], Arguments | None]
+    max_fan_out: Callable[[], int]
+
+    def check(self, node: Node[Any]) -> None:
+        """Look at a workflow whose own generators are read. Raises `InvalidArguments`."""
+        for count, part in enumerate(_parts(node), 1):
+            self.count(count)
+            self._fit(part)
+
+    def shape(self, node: Node[Any]) -> None:
+        """Look only at how it hangs together: what is cyclic cannot even be copied."""
+        for count, _ in enumerate(_parts(node), 1):
+            self.count(count)
+
+    def count(self, tasks: int) -> None:
+        """Raise `InvalidArguments` where so many tasks are too many for one call."""
+        most = self.max_fan_out()
+        if tasks > most:
+            raise InvalidArguments(
+                f"the workflow has more than {most:,} tasks: does a loop not end? "
+                "the setting max_fan_out allows more"
+            )
+
+    def _fit(self, part: Part) -> None:
+        signature = part.signature
+        arguments = self.arguments(signature.task)
+        if arguments is None:
+            return
+        try:
+            if signature.immutable or not part.given:
+                arguments.check(signature.args, signature.kwargs)
+            else:  # the value that comes first is not known yet
+                arguments.fit((None, *signature.args), signature.kwargs)
+        except InvalidArguments as error:
+            raise InvalidArguments(f"{part.place}{error}") from error
+
+    def blame(self, node: Node[Any], error: EncodeError) -> EncodeError:
+        """The error with the name of the part whose arguments cannot be sent."""
+        for part in _parts(node):
+            named = [*enumerate(part.signature.args, 1), *part.signature.kwargs.items()]
+            for name, value in named:
+                try:
+                    to_wire(value)
+                except EncodeError as wrong:
+                    return EncodeError(
+                        f"{part.place}{part.signature.task}: argument {name}: {wrong}"
+                    )
+        return error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A signature in a workflow: the path to it, and whether it gets a value first."""
+
+    signature: Signature[Any]
+    path: tuple[str, ...]
+    given: bool
+
+    @property
+    def place(self) -> str:
+        """Where it is, as the start of a sentence; nothing for a signature alone."""
+        return _at(self.path)
+
+
+def _parts(node: Node[Any]) -> Iterator[Part]:
+    """The signatures of a workflow. Raises `InvalidArguments` if it is cyclic or too deep."""
+    stack: list[tuple[Node[Any], tuple[str, ...], bool, tuple[int, ...]]] = [(node, (), False, ())]
+    while stack:
+        current, path, given, above = stack.pop()
+        if id(current) in above:
+            raise InvalidArguments(f"{_at(path)}the workflow contains itself")
+        if len(above) >= MAX_NESTING:
+            raise InvalidArguments(
+                f"{_at(path)}the workflow is nested deeper than {MAX_NESTING} levels: "
+                "let a task start what lies deeper, with self.replace"
+            )
+        if isinstance(current, Signature):
+            yield Part(signature=current, path=path, given=given)
+        inside = [*_inside(current, given), *_callbacks(current)]
+        stack += [
+            (each, (*path, name), takes, (*above, id(current)))
+            for each, name, takes in reversed(inside)
+        ]
+
+
+def _inside(node: Node[Any], given: bool) -> Sequence[tuple[Node[Any], str, bool]]:
+    """What a node is made of: name, and whether it gets a value first."""
+    if isinstance(node, chain):
+        return [(s, f"step {n}", given or n > 1) for n, s in enumerate(node.tasks, 1)]
+    if isinstance(node, chord):
+        members = node.header.tasks
+        header = [(m, f"member {n}", given) for n, m in enumerate(members, 1)]
+        return [*header, (node.body, "body", True)]
+    if isinstance(node, group):
+        members = cast("group[Any]", node).tasks
+        return [(m, f"member {n}", given) for n, m in enumerate(members, 1)]
+    return ()
+
+
+def _callbacks(node: Node[Any]) -> Sequence[tuple[Node[Any], str, bool]]:
+    # What an error callback gets depends on its own signature.
+    return [(c, f"callback {n}", True) for n, c in enumerate(node.links, 1)]
+
+
+def _at(path: tuple[str, ...]) -> str:
+    shown = path if len(path) <= 8 else (*path[:4], "...", *path[-3:])
+    return "".join(f"{step}: " for step in shown)

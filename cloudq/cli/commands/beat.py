@@ -1,0 +1,60 @@
+"""`cloudq beat`: sends periodic tasks when they are due, until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from contextlib import nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from cloudq.cli.commands.worker import Level, LogFormat
+from cloudq.cli.options import Target, common, refuse_memory
+from cloudq.cli.pidfile import held
+from cloudq.schedules.beat import Beat, BeatThread
+from cloudq.worker.logs import configure
+
+log = logging.getLogger("cloudq.schedules")
+
+
+@common
+def beat(
+    target: Target,
+    lease: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="When a beat dies, another leads after this."),
+    ] = None,
+    hostname: Annotated[
+        str | None, typer.Option("-n", "--hostname", metavar="NAME", help="This beat's name.")
+    ] = None,
+    pidfile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the process id here while it runs.")
+    ] = None,
+    log_level: Annotated[Level, typer.Option("-l", "--log-level")] = Level.INFO,
+    log_format: Annotated[LogFormat, typer.Option("--log-format")] = LogFormat.TEXT,
+) -> None:
+    """Send periodic tasks when they are due, until stopped.
+
+    Any number may run: one sends, and another takes its place when it dies. `cloudq worker --beat`
+    does the same within a worker.
+    """
+    configure(log_level, log_format)
+    app = target.load()
+    refuse_memory(app)
+    with app, held(pidfile) if pidfile is not None else nullcontext():
+        thread = BeatThread(Beat(app, app.schedules, hostname=hostname, lease=lease))
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            thread.ask()
+
+        previous = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        log.info("beat of %s, %d schedules in its code", app.name, len(app.schedules.declared()))
+        try:
+            thread.run()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        log.info("stopped")

@@ -1,0 +1,221 @@
+"""`cloudq demo`: a real job on real files, with a real worker, from nothing."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cloudq.app import CloudQ
+from cloudq.cli.commands.queues import look
+from cloudq.cli.commands.result import outcome
+from cloudq.cli.demo.progress import view
+from cloudq.cli.demo.worker import LocalWorker
+from cloudq.cli.options import Target, common, refuse_memory
+from cloudq.cli.output import console, fields, note, say
+from cloudq.driver import Code
+from cloudq.errors import CloudQError, ConfigurationError, ServiceError
+from cloudq.results.record import State
+
+if TYPE_CHECKING:
+    from cloudq.cli.demo.job import Done
+
+_QUEUE = "demo"
+_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "node_modules"})
+_LARGEST = 4 << 20
+
+
+@common
+def demo(
+    target: Target,
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="PATH", help="A folder of text files; else Python's own source."),
+    ] = None,
+    processes: Annotated[int | None, typer.Option("-c", "--processes", min=1)] = None,
+    threads: Annotated[int, typer.Option("-t", "--threads", min=1)] = 4,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the queue and the log go.")
+    ] = None,
+) -> int:
+    """Index real files with a real worker.
+
+    One task a file, one that is retried, and a summary.
+    Without --broker all of it happens in a SQLite file in a new folder under the temporary one.
+    """
+    # Making an app reads the settings, and bad ones are to end as one line like any other error.
+    from cloudq.cli.demo import job as demo_job
+
+    app = demo_job.app
+    files = find_files(path)
+    where = _folder(keep)
+    file = f"sqlite:///{where / 'demo.db'}"
+    # Without options nothing but the file is touched, whatever store the environment names.
+    elsewhere = target.broker is None and app.conf.backend is not None
+    target = target.over(Target(broker=file, backend=file if elsewhere else None))
+    app.configure(**target.overrides)
+    refuse_memory(app)
+    with app:
+        try:
+            _check(app, target)
+        except CloudQError:
+            if keep is None:
+                shutil.rmtree(where)
+            raise
+        count = processes or min(4, os.cpu_count() or 1)
+        options = ["-A", "cloudq.cli.demo.tasks:app", "-Q", _QUEUE, *_urls(target)]
+        options += ["--processes", str(count), "--threads", str(threads)]
+        _introduce(app, len(files), count, threads)
+        worker = LocalWorker(options, log=where / "worker.log")
+        with _stoppable(), worker:
+            try:
+                with view() as progress:
+                    done = demo_job.run(files, worker, progress)
+            except CloudQError:
+                for line in worker.tail():
+                    note(f"worker: {line}")
+                raise
+            _report(app, done, target, where)
+    failed = [record for record in done.records if record.state != State.SUCCESS]
+    for record in failed[:5]:
+        note(outcome(record))
+    return 1 if failed else 0
+
+
+def find_files(path: Path | None) -> list[str]:
+    """The text files under a folder, or Python's own source. Raises `ConfigurationError`."""
+    folder = Path(sysconfig.get_paths()["stdlib"]) if path is None else path.absolute()
+    if folder.is_file():
+        return [str(folder)]
+    if not folder.is_dir():
+        raise ConfigurationError(f"there is no folder {folder}")
+    found: list[str] = []
+    for base, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            name for name in folders if name not in _SKIPPED and not name.startswith(".")
+        )
+        candidates = (Path(base, name) for name in sorted(names))
+        found += [str(file) for file in candidates if _wanted(file, only_python=path is None)]
+    if not found:
+        raise ConfigurationError(f"there are no text files in {folder}")
+    return found
+
+
+def _wanted(file: Path, *, only_python: bool) -> bool:
+    if only_python and file.suffix != ".py":
+        return False
+    try:
+        if not file.is_file() or not 0 < file.stat().st_size <= _LARGEST:
+            return False
+        with file.open("rb") as opened:
+            return b"\0" not in opened.read(1024)
+    except OSError:
+        return False
+
+
+def _folder(keep: Path | None) -> Path:
+    if keep is None:
+        return Path(tempfile.mkdtemp(prefix="cloudq-demo-"))
+    try:
+        keep.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--keep {keep}: {error.strerror}") from error
+    return keep.absolute()
+
+
+def _check(app: CloudQ, target: Target) -> None:
+    """Find out before anything is sent that the queue and the table are there."""
+    if app.conf.backend_url is None:
+        raise ConfigurationError(
+            f"the demo reads results, and {app.conf.broker} keeps none: add --backend URL, "
+            "for example --backend dynamodb://cloudq"
+        )
+    try:
+        look(app, _QUEUE)
+        app.AsyncResult("demo").ready()
+    except ServiceError as error:
+        if error.code != Code.NOT_FOUND:
+            raise
+        command = _paste("queues", "create", _QUEUE, "--store", *_urls(target))
+        raise ConfigurationError(
+            f"the queue or the table is missing, make them: {command}"
+        ) from error
+
+
+@contextmanager
+def _stoppable() -> Generator[None]:
+    """Let SIGTERM unwind the stack, so that the worker is stopped too."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _introduce(app: CloudQ, files: int, processes: int, threads: int) -> None:
+    say(f"{files:,} files, a task each, on {app.conf.broker}")
+    say(f"a worker with {processes} processes of {threads} threads")
+
+
+def _report(app: CloudQ, done: Done, target: Target, where: Path) -> None:
+    total = done.summary.get()
+    ran = [r for r in done.records if r.started_at and r.finished_at]
+    span = max(r.finished_at or 0 for r in ran) - min(r.started_at or 0 for r in ran)
+    failed = sum(record.state != State.SUCCESS for record in done.records)
+    top = sorted(total.called.items(), key=lambda item: -item[1])[:8]
+    output = console()
+    output.print()
+    fields(
+        (
+            ("files", f"{total.files:,}"),
+            ("lines", f"{total.lines:,}"),
+            ("words", f"{total.words:,}"),
+            ("called most", "  ".join(f"{name} {count:,}" for name, count in top)),
+            ("tasks", f"{len(done.records):,}" + (f", {failed} failed" if failed else "")),
+            ("retries", f"{sum(record.retries for record in done.records)}"),
+            ("speed", f"{len(ran) / span:,.0f} tasks/s, {done.seconds:.1f} s in all"),
+            ("results", app.conf.backend_url),
+            ("worker's log", where / "worker.log"),
+        )
+    )
+    urls = _urls(target)
+    output.print("\n[bold]what next[/]")
+    for remark, command in (
+        ("the task that was retried", ("result", done.unsteady.id, *urls)),
+        ("the sums", ("result", done.summary.id, *urls)),
+        ("how full the queue is", ("queues", "stats", _QUEUE, *urls)),
+        ("run a worker of your own", ("worker", "-A", "cloudq.cli.demo.tasks", *urls)),
+    ):
+        output.print(f"  # {remark}", style="dim")
+        output.print(f"  {_paste(*command)}", soft_wrap=True, markup=False)
+
+
+def _urls(target: Target) -> list[str]:
+    options = {"broker": "-b", "backend": "--backend"}
+    return [part for name, url in target.overrides.items() for part in (options[name], url)]
+
+
+def _paste(*words: str) -> str:
+    """A command line that works in this user's shell."""
+    if shutil.which("cloudq"):
+        start = ["cloudq"]
+    elif Path(sys.argv[0]).name == "cloudq":  # called by its path
+        start = [sys.argv[0]]
+    else:
+        start = [sys.executable, "-m", "cloudq"]
+    return shlex.join([*start, *words])

@@ -1,0 +1,61 @@
+"""`cloudq doctor`: says what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from cloudq.cli import checks
+from cloudq.cli.checks import Finding, Status
+from cloudq.cli.options import JsonOption, Target, common
+from cloudq.cli.output import emit, fields, say
+
+_STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red", Status.SKIP: "dim"}
+
+
+@common
+def doctor(
+    target: Target,
+    queue: Annotated[
+        list[str] | None, typer.Option("-Q", "--queue", help="Look at this queue; else the app's.")
+    ] = None,
+    json: JsonOption = False,
+) -> int:
+    """Check settings, app, broker and backend.
+
+    Exits with 1 when something fails.
+    Nothing is sent, and nothing is received that waits for a worker.
+    """
+    findings = examine(target, queue)
+    failed = sum(finding.status == Status.FAIL for finding in findings)
+    warned = sum(finding.status == Status.WARN for finding in findings)
+    if json:
+        emit({"ok": not failed, "checks": list(map(asdict, findings))})
+        return 1 if failed else 0
+    fields((finding.status.value, _line(finding)) for finding in findings)
+    say("")
+    say(f"{failed} failed, {warned} to look at" if failed or warned else "all is well")
+    return 1 if failed else 0
+
+
+def examine(target: Target, queues: list[str] | None) -> list[Finding]:
+    """All findings, in the order in which one would look."""
+    findings = list(checks.installation())
+    app, loaded = checks.application(target)
+    findings += loaded
+    if app is None:
+        return findings
+    with app:
+        findings += checks.configuration(app, target)
+        findings += checks.broker(app, queues)
+        findings += checks.backend(app)
+    return findings
+
+
+def _line(finding: Finding) -> Text:
+    style = _STYLES[finding.status]
+    todo = f" - {finding.todo}" if finding.todo else ""
+    return Text.assemble((f"{finding.what}: ", style), f"{finding.detail}{todo}")

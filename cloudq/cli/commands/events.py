@@ -1,0 +1,61 @@
+"""`cloudq events`: what becomes of tasks, as it happens."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cloudq.cli.commands.tasks import (
+    ArgsOption,
+    Names,
+    Since,
+    States,
+    event_json,
+    line_of,
+    reader_of,
+    since_of,
+    states_of,
+    warn_unrecorded,
+)
+from cloudq.cli.options import JsonOption, Target, common
+from cloudq.cli.output import emit, note, say
+from cloudq.monitoring.event_log import FINAL, TRACKED
+from cloudq.results.events import Level
+
+
+@common
+def events(
+    target: Target,
+    name: Names = None,
+    state: States = None,
+    since: Since = None,
+    count: Annotated[
+        int | None, typer.Option("-n", "--count", min=1, help="Stop after so many.")
+    ] = None,
+    args: ArgsOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Follow the events of tasks until interrupted.
+
+    A look every two seconds at most, of one query for each task and state: --name and --state
+    make it cheap. With --json one object a line.
+    """
+    after = since_of(since) or None
+    app = target.open()
+    with app:
+        level = app.conf.task_events
+        states = states_of(state) if state else (FINAL if level is Level.FINAL else TRACKED)
+        warn_unrecorded(level, FINAL)
+        note("waiting for events; Ctrl-C ends it")
+        shown = 0
+        for event in reader_of(app).follow(names=name, states=states, since=after):
+            if event is None:
+                continue
+            if json:
+                emit(event_json(event, args=args), indent=False)
+            else:
+                say(line_of(event, args=args))
+            shown += 1
+            if count is not None and shown >= count:
+                return

@@ -1,0 +1,177 @@
+"""`cloudq inspect`: asks live workers what they do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+import typer
+
+from cloudq.app import CloudQ
+from cloudq.cli.options import JsonOption, Target, common, refuse_memory
+from cloudq.cli.output import complain, emit, say
+from cloudq.errors import ConfigurationError
+from cloudq.monitoring.command_registry import BUILTIN, Kind, Spec
+from cloudq.monitoring.heartbeats import Heartbeat
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="ARGUMENTS", show_default=False)]
+Destination = Annotated[
+    str | None,
+    typer.Option("-d", "--destination", metavar="NAME,...", help="Only these workers; else all."),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "-t",
+        "--timeout",
+        min=0,
+        metavar="SECONDS",
+        help="Wait so long for replies; else one pause between heartbeats, and 5 s.",
+    ),
+]
+
+
+def usage(kind: Kind) -> str:
+    """The built-in commands of a kind, for the help."""
+    lines = [f"{spec.usage()}: {spec.help}" for spec in BUILTIN if spec.kind == kind]
+    return "\n\n".join(lines)
+
+
+@common
+def inspect(
+    target: Target,
+    command: Annotated[str, typer.Argument(metavar="COMMAND")],
+    words: Words = None,
+    destination: Destination = None,
+    timeout: Timeout = None,
+    json: JsonOption = False,
+) -> int:
+    """Ask live workers what they do.
+
+    A worker replies at its next heartbeat. With --json one object: worker to reply. The exit
+    code is 1 when nobody has replied.
+    """
+    return ask(target, "inspect", command, words or [], destination, timeout, json=json)
+
+
+def ask(
+    target: Target,
+    kind: Kind,
+    command: str,
+    words: list[str],
+    destination: str | None,
+    timeout: float | None,
+    *,
+    json: bool,
+) -> int:
+    """Send a command and print the replies; the exit code."""
+    app = target.open()
+    refuse_memory(app)
+    with app:
+        spec = _find(app, kind, command)
+        arguments = spec.parse(words)
+        if spec.name == "revoke":
+            return _revoke(app, arguments["task_id"], json=json)
+        chosen = chosen_workers(app, destination)
+        name, arguments = _recorded(app, spec, arguments)
+        found: dict[str, Any] = {}
+        if chosen:
+            found = app.control.call(
+                name,
+                arguments,
+                destination=[heart.hostname for heart in chosen],
+                timeout=timeout,
+                # What is on its way is shown when it is there: a reply may take some seconds.
+                heard=None if json else _show,
+            )
+    if json:
+        emit(found)
+    if not chosen:
+        complain(NOBODY, kind="note")
+        return 1
+    silent = [heart.hostname for heart in chosen if heart.hostname not in found]
+    for name in silent:
+        complain(f"{name} has not replied in time; --timeout waits longer", kind="note")
+    failed = any(isinstance(r, dict) and "error" in cast("Any", r) for r in found.values())
+    return 1 if failed or not found else 0
+
+
+NOBODY = (
+    "no worker is alive in this store (functions have no heartbeat and are not asked; they "
+    "honour revocations)"
+)
+
+
+def _revoke(app: CloudQ, ids: list[str], *, json: bool) -> int:
+    """Record revocations; no worker need hear of them."""
+    done = {id: app.AsyncResult(id).revoke() for id in ids}
+    if json:
+        emit(done)
+        return 0
+    for id, revoked in done.items():
+        say(f"{id}: {'revoked' if revoked else 'it has ended already'}")
+    return 0
+
+
+def _recorded(app: CloudQ, spec: Spec, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Record the revocations of a terminate; the command that is sent then."""
+    if spec.name != "terminate":
+        return spec.name, arguments
+    app.control.revoke(arguments["task_id"], signal=arguments["signal"])
+    return "revoke", {**arguments, "terminate": True}
+
+
+def chosen_workers(app: CloudQ, destination: str | None) -> list[Heartbeat]:
+    """The live workers that are meant. Raises `ConfigurationError` for one that there is not."""
+    alive = app.control.heartbeats.alive()
+    if destination is None:
+        return alive
+    names = [name.strip() for name in destination.split(",") if name.strip()]
+    known = {heart.hostname: heart for heart in alive}
+    missing = [name for name in names if name not in known]
+    if missing or not names:
+        there = ", ".join(known) or "none"
+        raise ConfigurationError(f"no live worker {', '.join(missing) or '?'}: there are {there}")
+    return [known[name] for name in names]
+
+
+def _find(app: CloudQ, kind: Kind, name: str) -> Spec:
+    spec = app.control.panel.find(name)
+    if spec.kind != kind:
+        raise ConfigurationError(f"{name} is no {kind} command: say cloudq {spec.kind} {name}")
+    return spec
+
+
+def _show(hostname: str, reply: Any) -> None:
+    if isinstance(reply, dict):
+        pairs = cast("dict[str, Any]", reply)
+        if set(pairs) == {"ok"}:
+            text = str(pairs["ok"])
+            if "\n" in text:
+                say(f"{hostname}:")
+                for line in text.splitlines():
+                    say(f"  {line}")
+            else:
+                say(f"{hostname}: {text}")
+            return
+        if set(pairs) == {"error"}:
+            complain(f"{hostname}: {pairs['error']}")
+            return
+        say(f"{hostname}:")
+        for name, value in pairs.items():
+            say(f"  {name}: {_flat(value)}")
+        return
+    entries = cast("list[Any]", reply) if isinstance(reply, list) else [reply]
+    say(f"{hostname}: {len(entries) or 'nothing'}")
+    for entry in entries:
+        say(f"  {_flat(entry)}")
+
+
+def _flat(value: Any) -> str:
+    """One line of a reply; of a task what tells it apart, without its arguments."""
+    if not isinstance(value, dict):
+        return str(value)
+    pairs = cast("dict[str, Any]", value)
+    request = cast("dict[str, Any]", pairs.get("request") or pairs)
+    if "id" in request and "name" in request:
+        return f"{request['id']}  {request['name']}"
+    return ", ".join(f"{name}={each}" for name, each in pairs.items())

@@ -1,0 +1,271 @@
+"""`cloudq multi`: several workers on this machine, started and stopped together."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloudq.cli.options import Target
+from cloudq.cli.output import complain
+from cloudq.cli.pidfile import holder
+from cloudq.errors import ConfigurationError
+
+# How long a worker may take until it has its pidfile, that is until its app is imported.
+_STARTING = 30.0
+_PER_NODE = re.compile(r"(--?[a-zA-Z][\w-]*):([\w.,-]+)(=.*)?")
+
+
+class Verb(StrEnum):
+    """What is done with the workers."""
+
+    START = "start"
+    STOP = "stop"
+    RESTART = "restart"
+    KILL = "kill"
+    SHOW = "show"
+    SYSTEMD = "systemd"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One worker: its name, the options of `cloudq worker`, and its files."""
+
+    name: str
+    options: Sequence[str]
+    pidfile: Path
+    logfile: Path
+
+    @property
+    def command(self) -> list[str]:
+        """The command that runs it."""
+        hostname = f"{self.name}@{socket.gethostname()}"
+        files = ["--pidfile", str(self.pidfile)]
+        return [sys.executable, "-m", "cloudq", "worker", *self.options, "-n", hostname, *files]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the command line asks for. `timeout` is how long a stop may take, in seconds."""
+
+    names: Sequence[str]
+    options: Sequence[str]
+    own: Sequence[tuple[str, Sequence[str]]]
+    pidfile: str = "%n.pid"
+    logfile: str = "%n.log"
+    timeout: float = 60.0
+
+    def nodes(self) -> list[Node]:
+        """The workers that are meant, each with its own options after those of all."""
+        return [
+            Node(
+                name=name,
+                options=[*self.options, *self._own(place, name)],
+                pidfile=Path(_filled(self.pidfile, name)).absolute(),
+                logfile=Path(_filled(self.logfile, name)).absolute(),
+            )
+            for place, name in enumerate(self.names, 1)
+        ]
+
+    def _own(self, place: int, name: str) -> list[str]:
+        return [
+            word
+            for whose, words in self.own
+            if any(_means(part, place, name) for part in whose.split(","))
+            for word in words
+        ]
+
+
+def multi(
+    context: typer.Context,
+    verb: Annotated[Verb, typer.Argument(help="What to do with them.")],
+) -> int:
+    """Run several workers in the background, on this machine.
+
+    cloudq multi start 3 -A shop.tasks:app -Q default --pidfile run/%n.pid --logfile run/%n.log
+
+    After the verb come names, or a number of workers, then options of cloudq worker for all of
+    them; -t:2 8 or --queues:mail,2-3 x are for some. %n is a worker's name. Stopping is warm, and
+    waits up to --timeout seconds. systemd prints a unit that runs such a worker.
+    """
+    order = parsed(context.args)
+    target = context.obj if isinstance(context.obj, Target) else Target()
+    order = replace(order, options=[*_named(target), *order.options])
+    if verb is Verb.SYSTEMD:
+        typer.echo(unit(order))
+        return 0
+    steps = [_stop, _start] if verb is Verb.RESTART else [_STEPS[verb]]
+    fine = True
+    for node in order.nodes():
+        fine = all(step(node, order) for step in steps) and fine
+    return 0 if fine else 1
+
+
+def parsed(words: Sequence[str]) -> Order:
+    """Read names, then options. Raises `ConfigurationError`."""
+    left = list(words)
+    names: list[str] = []
+    while left and not left[0].startswith("-"):
+        names.append(left.pop(0))
+    if len(names) == 1 and names[0].isdigit():
+        names = [f"worker{number}" for number in range(1, int(names[0]) + 1)]
+    names = names or ["worker1"]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"multi: a name is given twice: {' '.join(names)}")
+    order = Order(names=names, options=[], own=[])
+    options: list[str] = []
+    own: list[tuple[str, Sequence[str]]] = []
+    while left:
+        word = left.pop(0)
+        key, equals, value = word.partition("=")
+        if key in ("--pidfile", "--logfile", "--timeout"):
+            value = value if equals else _next(left, key)
+            changed = _seconds(value) if key == "--timeout" else value
+            order = replace(order, **{key.removeprefix("--"): changed})
+        elif found := _PER_NODE.fullmatch(word):
+            given = found[3][1:] if found[3] else _next(left, word)
+            own.append((found[2], [found[1], given]))
+        else:
+            options.append(word)
+    return replace(order, options=options, own=own)
+
+
+def unit(order: Order) -> str:
+    """The text of a systemd unit that runs one such worker; `%i` is the instance's name."""
+    command = [sys.executable, "-m", "cloudq", "worker", *order.options, "-n", "%i@%H"]
+    return f"""\
+# /etc/systemd/system/cloudq@.service: systemctl enable --now cloudq@{order.names[0]}
+[Unit]
+Description=cloudq worker %i
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+Type=exec
+WorkingDirectory={Path.cwd()}
+ExecStart={shlex.join(command)}
+# The first SIGTERM stops warm: what runs may end. Only the supervisor gets it.
+KillMode=mixed
+KillSignal=SIGTERM
+TimeoutStopSec={order.timeout:g}
+Restart=always
+RestartSec=5
+# A wrong setting ends with 2: starting again would not help.
+RestartPreventExitStatus=2
+
+[Install]
+WantedBy=multi-user.target"""
+
+
+def _start(node: Node, order: Order) -> bool:
+    pid = holder(node.pidfile)
+    if pid is not None:
+        complain(f"{node.name} runs already, with pid {pid}", kind="multi")
+        return False
+    for file in (node.pidfile, node.logfile):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with node.logfile.open("ab") as log:
+        process = subprocess.Popen(
+            node.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    if not _until(lambda: holder(node.pidfile) == process.pid or process.poll() is not None):
+        complain(f"{node.name} is not up after {_STARTING:g} s: see {node.logfile}", kind="multi")
+        return False
+    if process.poll() is not None:
+        lines = node.logfile.read_text(errors="replace").strip().splitlines()
+        complain(f"{node.name} ended at once: {lines[-1] if lines else 'no word'}", kind="multi")
+        return False
+    typer.echo(f"{node.name}: started, pid {process.pid}")
+    # It is to outlive this command, which does not wait for it.
+    process.returncode = 0
+    return True
+
+
+def _stop(node: Node, order: Order) -> bool:
+    return _end(node, order, signal.SIGTERM)
+
+
+def _kill(node: Node, order: Order) -> bool:
+    return _end(node, order, signal.SIGKILL)
+
+
+def _end(node: Node, order: Order, number: signal.Signals) -> bool:
+    pid = holder(node.pidfile)
+    if pid is None:
+        typer.echo(f"{node.name}: does not run")
+        return True
+    os.kill(pid, number)
+    if not _until(lambda: holder(node.pidfile) != pid, order.timeout):
+        complain(f"{node.name}: pid {pid} runs still after {order.timeout:g} s", kind="multi")
+        return False
+    typer.echo(f"{node.name}: stopped")
+    return True
+
+
+def _show(node: Node, order: Order) -> bool:
+    pid = holder(node.pidfile)
+    typer.echo(f"{node.name} ({f'pid {pid}' if pid else 'down'}): {shlex.join(node.command)}")
+    return True
+
+
+_STEPS: dict[Verb, Callable[[Node, Order], bool]] = {
+    Verb.START: _start,
+    Verb.STOP: _stop,
+    Verb.KILL: _kill,
+    Verb.SHOW: _show,
+}
+
+
+def _until(condition: Callable[[], bool], within: float = _STARTING) -> bool:
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _named(target: Target) -> list[str]:
+    """What was said before the command of its app and where."""
+    given = {"-A": target.app, "--broker": target.broker, "--backend": target.backend}
+    return [word for option, value in given.items() if value for word in (option, value)]
+
+
+def _means(part: str, place: int, name: str) -> bool:
+    first, dash, last = part.partition("-")
+    if dash and first.isdigit() and last.isdigit():
+        return int(first) <= place <= int(last)
+    return part in (name, str(place))
+
+
+def _filled(pattern: str, name: str) -> str:
+    return pattern.replace("%n", name).replace("%h", socket.gethostname())
+
+
+def _next(left: list[str], option: str) -> str:
+    if not left:
+        raise ConfigurationError(f"multi: {option} needs a value")
+    return left.pop(0)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigurationError(f"multi: --timeout {text} is not a number of seconds") from error

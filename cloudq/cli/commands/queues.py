@@ -1,0 +1,213 @@
+"""`cloudq queues`: looks at queues, makes and empties them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Annotated
+
+import typer
+
+from cloudq.app import CloudQ
+from cloudq.broker.broker import queue_deliveries
+from cloudq.broker.purge import purge_delayed
+from cloudq.cli.messages import LOOKING, as_json, list_messages, read
+from cloudq.cli.options import JsonOption, Target, YesOption, chosen_queues, common, queues_of
+from cloudq.cli.output import confirm, duration, emit, note, say, table
+from cloudq.driver import Purged, QueueStats, StoreAdmin
+from cloudq.driver.loader import parse
+from cloudq.errors import BackendError, CloudQError, ConfigurationError
+from cloudq.results.backend import Backend
+
+cli = typer.Typer(no_args_is_help=True, help="Look at queues, make them, empty them.")
+
+# More delayed messages than this in the result store are not counted to the end.
+_MOST_COUNTED = 1000
+
+QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
+
+
+@cli.command("list")
+@common
+def list_queues(
+    target: Target,
+    prefix: Annotated[str, typer.Argument(help="Only names that start like this.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """List the broker's queues, dead-letter queues left out."""
+    app = target.open()
+    with app, app.broker.asking("list the queues", prefix or "*") as admin:
+        names = list(admin.list(prefix))
+    if json:
+        emit(names)
+        return
+    for name in names:
+        say(name)
+    if not names:
+        note(f"no queues{f' that start with {prefix!r}' if prefix else ''} on {app.conf.broker}")
+
+
+@cli.command()
+@common
+def stats(
+    target: Target,
+    queues: Annotated[
+        list[str] | None, typer.Argument(metavar="QUEUE", help="Else the app's.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show how full queues are."""
+    app = target.open()
+    with app:
+        found = [look(app, queue) for queue in chosen_queues(target, app, queues)]
+    if json:
+        emit([asdict(each) for each in found])
+        return
+    columns = ["QUEUE", "READY", "DELAYED", "RUNNING", "DEAD", "OLDEST"]
+    rows = [
+        [each.queue, each.ready, each.delayed, each.leased, each.dead, duration(each.oldest_age)]
+        for each in found
+    ]
+    if any(each.dead_queue for each in found):
+        columns.append("DEAD LETTERS IN")
+        rows = [[*row, each.dead_queue] for row, each in zip(rows, found, strict=True)]
+    table(columns, rows, empty="no queues")
+    if any(each.ready is None for each in found):
+        note("the service does not tell how full its queues are: see its monitoring")
+    elif not all(each.exact for each in found):
+        note("the service's counts are approximate and lag by up to a minute")
+
+
+@cli.command()
+@common
+def peek(
+    target: Target,
+    queue: QueueArgument,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many at most.")] = 10,
+    json: JsonOption = False,
+) -> None:
+    """Look at waiting messages without taking them."""
+    app = target.open()
+    with app:
+        with app.broker.asking("look into", queue) as admin:
+            peeked = admin.peek(queue, count=count)
+        messages = [read(each, app, queue) for each in peeked]
+    if json:
+        emit([as_json(seen) for seen in messages])
+        return
+    list_messages(messages, dead=False, empty=f"nothing waits in {queue!r}")
+    looking(app)
+
+
+@cli.command()
+@common
+def purge(target: Target, queue: QueueArgument, yes: YesOption = False) -> None:
+    """Delete all messages of a queue.
+
+    Also those that run now or are delayed; dead letters stay.
+    """
+    app = target.open()
+    with app:
+        before = look(app, queue)
+        counts = (before.ready, before.delayed, before.leased)
+        known = sum(count or 0 for count in counts)
+        confirm(
+            f"Delete {'' if before.exact else 'about '}{known} messages in {queue!r} "
+            f"on {app.conf.broker}{f', {before.leased} of which run now' * bool(before.leased)}?",
+            queue,
+            yes=yes,
+        )
+        with app.broker.asking("purge", queue) as admin:
+            purged = admin.purge(queue)
+        parked = purge_delayed(app.broker, queue)
+    tell_purged(purged, queue)
+    if parked:
+        say(f"deleted {parked} delayed messages of it in {app.conf.backend_url}")
+
+
+@cli.command()
+@common
+def create(
+    target: Target,
+    queues: Annotated[
+        list[str] | None, typer.Argument(metavar="QUEUE", help="Else, with -A, the app's.")
+    ] = None,
+    lease: Annotated[
+        float | None, typer.Option(min=1, metavar="SECONDS", help="The queues' own lease time.")
+    ] = None,
+    max_deliveries: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Then the service dead-letters a message; else more than the app allows."
+        ),
+    ] = None,
+    store: Annotated[
+        bool, typer.Option("--store", "--table", help="Make the result backend's table too.")
+    ] = False,
+) -> None:
+    """Make queues with their dead-letter queues.
+
+    What exists already is left as it is.
+    """
+    app = target.open()
+    names = list(queues or (queues_of(app) if target.path else ()))
+    if not names and not store:
+        raise ConfigurationError("name the queues to make, or the app whose queues they are: -A")
+    conf = app.conf
+    with app:
+        for name in names:
+            with app.broker.asking("create", name) as admin:
+                admin.create(
+                    name,
+                    lease=conf.lease if lease is None else lease,
+                    max_deliveries=max_deliveries
+                    or queue_deliveries(app.broker.limits(name), conf.max_deliveries),
+                )
+            say(f"queue {name!r} is there, with dead letters, on {conf.broker}")
+        if store:
+            say(_create_store(app.backend))
+
+
+def look(app: CloudQ, queue: str) -> QueueStats:
+    """A queue's stats, with what is parked for it. Raises `BrokerError` and `BackendError`."""
+    with app.broker.asking("look at", queue) as admin:
+        stats = admin.stats(queue)
+    if not app.broker.stores_delayed(queue):
+        return stats
+    parked = len(app.broker.scheduled(queue, count=_MOST_COUNTED))
+    return replace(stats, delayed=(stats.delayed or 0) + parked)
+
+
+def looking(app: CloudQ) -> None:
+    """Say what looking at messages costs on this broker, if it costs anything."""
+    remark = LOOKING.get(parse(app.conf.broker).scheme)
+    if remark:
+        note(remark)
+
+
+def tell_purged(purged: Purged, queue: str) -> None:
+    """Say what a purge did."""
+    count = "all" if purged.count is None else str(purged.count)
+    if not purged.settles:
+        say(f"deleted {count} messages in {queue!r}")
+        return
+    say(
+        f"deleting {'' if purged.count is None else 'about '}{count} messages in {queue!r}: "
+        f"it takes up to {purged.settles:g} s"
+    )
+    note("messages that run or arrive meanwhile go too")
+
+
+def _create_store(backend: Backend | None) -> str:
+    if backend is None:
+        raise ConfigurationError("there is no result backend to make: add --backend URL")
+    driver = backend.driver
+    if not isinstance(driver, StoreAdmin):
+        return f"{backend.url} makes its own tables"
+    try:
+        driver.create_store()
+    except CloudQError:
+        raise
+    except Exception as error:
+        code = driver.error_code(error)
+        raise BackendError(f"cannot make {backend.url}: {error}", code=code) from error
+    return f"the table of {backend.url} is there"

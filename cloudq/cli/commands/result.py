@@ -1,0 +1,116 @@
+"""`cloudq result`: what became of a task."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import orjson
+import typer
+
+from cloudq.cli.options import JsonOption, Target, common
+from cloudq.cli.output import complain, duration, emit, fields, local, say
+from cloudq.errors import ResultTimeout
+from cloudq.results.record import Record, State
+from cloudq.results.result import AsyncResult, wait_for
+
+
+@common
+def result(
+    target: Target,
+    ids: Annotated[list[str], typer.Argument(metavar="ID")],
+    wait: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Wait for the end so long.")
+    ] = None,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show it of failed ones.")] = False,
+    json: JsonOption = False,
+) -> int:
+    """Show what became of tasks.
+
+    With --json one object a line. With --wait the exit code is 0 only when all have succeeded.
+    """
+    app = target.open()
+    with app:
+        results = [app.AsyncResult(id) for id in ids]
+        timeout = _wait(results, wait)
+        backend = results[0].backend
+        found = backend.records(ids)
+    records = [found.get(id) or Record(id=id, state=State.PENDING) for id in ids]
+    for place, record in enumerate(records):
+        if json:
+            emit(as_json(record), indent=False)
+            continue
+        if place:
+            say("")
+        _show(record, traceback=traceback)
+    if timeout is not None:
+        complain(str(timeout))
+        return 2
+    done = all(record.state == State.SUCCESS for record in records)
+    return 0 if done or wait is None else 1
+
+
+def as_json(record: Record) -> dict[str, object]:
+    """A record as plain JSON; `value` as it is on the wire."""
+    return {
+        "id": record.id,
+        "state": record.shown,
+        "task": record.task or None,
+        "value": orjson.loads(record.value) if record.value else None,
+        "meta": orjson.loads(record.meta) if record.meta else None,
+        "error_type": record.error_type,
+        "error": record.error,
+        "traceback": record.traceback,
+        "retries": record.retries,
+        "queue": record.queue,
+        "worker": record.worker,
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+        "revoked": record.revoked,
+    }
+
+
+def outcome(record: Record) -> str:
+    """One line on how a task ended that did not succeed."""
+    error = ": ".join(filter(None, (record.error_type, record.error)))
+    return f"{record.task or 'task'} {record.id}: {error or record.state}"
+
+
+def _wait(results: list[AsyncResult[object]], wait: float | None) -> ResultTimeout | None:
+    if wait is None:
+        return None
+    try:
+        wait_for(results, timeout=wait)
+    except ResultTimeout as error:
+        return error
+    return None
+
+
+def _show(record: Record, *, traceback: bool) -> None:
+    unheard = record.state == State.PENDING and not record.task
+    ran = (
+        duration(record.finished_at - record.started_at)
+        if record.finished_at and record.started_at
+        else None
+    )
+    error = ": ".join(filter(None, (record.error_type, record.error))) or None
+    shown = None if record.traceback is None or traceback else "there is one: add --traceback"
+    fields(
+        (
+            ("id", record.id),
+            ("state", "PENDING, or never heard of" if unheard else record.shown),
+            ("revoked", "yes, it will not be started" if record.revoked else None),
+            ("task", record.task or None),
+            ("value", record.value if record.state == State.SUCCESS else None),
+            ("progress", record.meta),
+            ("error", error),
+            ("traceback", shown),
+            ("retries", None if unheard else record.retries),
+            ("queue", record.queue),
+            ("worker", record.worker),
+            ("started", local(record.started_at)),
+            ("finished", local(record.finished_at)),
+            ("ran", ran),
+        )
+    )
+    if traceback and record.traceback:
+        say(record.traceback.rstrip())

@@ -1,0 +1,134 @@
+"""`cloudq schedules plan` and `apply`: the cloud's own scheduler made equal to the code."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Annotated, cast
+
+import typer
+
+from cloudq.app import CloudQ
+from cloudq.cli.options import JsonOption, Target, YesOption, common
+from cloudq.cli.output import confirm, emit, note, say
+from cloudq.driver import loader as plugins
+from cloudq.driver.schedulers import SchedulerDriver
+from cloudq.errors import ConfigurationError
+from cloudq.schedules.cloud_cron import ncrontab
+from cloudq.schedules.cloud_sync import Plan, Scheduler, Step
+
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler", metavar="URL", help="eventbridge:// or cloudscheduler://; else the setting."
+    ),
+]
+
+_AZURE = frozenset({"azure", "servicebus", "functions", "azurefunctions"})
+_SIGNS = {"create": "+", "update": "~", "delete": "-"}
+
+
+@common
+def plan(target: Target, scheduler: SchedulerOption = None, json: JsonOption = False) -> int:
+    """Show what `apply` would change in the cloud's scheduler.
+
+    Only what it made itself is looked at. The exit code is 1 where there is something to change.
+    """
+    with _opened(target, scheduler) as cloud:
+        found = cloud.plan()
+    if json:
+        emit(_as_json(found))
+    else:
+        _show(found)
+    return 1 if found.steps else 0
+
+
+@common
+def apply(
+    target: Target,
+    scheduler: SchedulerOption = None,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Make the cloud's scheduler equal to the schedules of the app."""
+    with _opened(target, scheduler) as cloud:
+        found = cloud.plan()
+        if not json:
+            _show(found)
+        if found.steps:
+            confirm(f"Make {_counted(len(found.steps))} in {found.group}?", found.group, yes=yes)
+            cloud.apply(found, (lambda step: None) if json else _told)
+    if json:
+        emit(_as_json(found))
+
+
+@contextmanager
+def _opened(target: Target, url: str | None) -> Generator[Scheduler]:
+    app = target.load()
+    url = url or app.conf.scheduler
+    if (url or app.conf.broker).partition(":")[0] in _AZURE:
+        raise _of_azure(app)
+    if url is None:
+        raise ConfigurationError(
+            "which scheduler? say --scheduler eventbridge://REGION?role=ARN, or set scheduler="
+        )
+    driver = cast("SchedulerDriver", plugins.open_scheduler(url))
+    with app:
+        cloud = Scheduler(app, driver, url=url.partition("?")[0])
+        try:
+            yield cloud
+        finally:
+            cloud.close()
+
+
+def _of_azure(app: CloudQ) -> ConfigurationError:
+    """What to do where the schedules shall be in Azure; each one's timer is shown before."""
+    for entry in app.schedules.declared().values():
+        try:
+            lines = ncrontab(entry)
+        except ConfigurationError as error:
+            note(str(error))
+            continue
+        for line in lines:
+            note(f'{entry.name}: Timer(schedule="{line}", task="{entry.task}"), {entry.timezone}')
+    return ConfigurationError(
+        "Azure has no scheduler that sends to queues: run `cloudq beat` (of several one sends), or "
+        "give a Functions app these timers by cloudq_azure.register(..., timers={NAME: Timer})"
+    )
+
+
+def _counted(changes: int) -> str:
+    return "1 change" if changes == 1 else f"{changes} changes"
+
+
+def _show(plan: Plan) -> None:
+    for step in plan.steps:
+        say(f"{_SIGNS[step.action]} {step.action} {step.name}")
+        if step.action == "delete":
+            continue
+        for name, (have, want) in step.parts.items():
+            say(f"    {name}: {want}" if have is None else f"    {name}: {have} -> {want}")
+    if not plan.steps:
+        say(f"no changes: {len(plan.equal)} schedules in {plan.group} are as they should be")
+    for name in plan.foreign:
+        note(f"{name} in {plan.group} is not of this app, and is left alone")
+    for name, why in plan.over.items():
+        note(f"{name} has no more runs: {why}; give it a later time, or take it out")
+
+
+def _told(step: Step) -> None:
+    done = {"create": "created", "update": "updated", "delete": "deleted"}
+    say(f"{done[step.action]} {step.name}")
+
+
+def _as_json(plan: Plan) -> dict[str, object]:
+    return {
+        "group": plan.group,
+        "changes": [
+            {"action": s.action, "name": s.name, "parts": {k: list(v) for k, v in s.parts.items()}}
+            for s in plan.steps
+        ],
+        "equal": list(plan.equal),
+        "foreign": list(plan.foreign),
+        "over": dict(plan.over),
+    }

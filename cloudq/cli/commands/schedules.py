@@ -1,0 +1,250 @@
+"""`cloudq schedules`: looks at periodic tasks, changes them at run time, and tells the cloud."""
+
+from __future__ import annotations
+
+import json as json_text
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+
+from cloudq.app import CloudQ
+from cloudq.cli.commands import scheduler
+from cloudq.cli.options import JsonOption, Target, YesOption, common, refuse_memory
+from cloudq.cli.output import confirm, emit, note, say, table
+from cloudq.errors import ConfigurationError
+from cloudq.schedules.cloud_cron import clouds_at
+from cloudq.schedules.entry import CatchUp, Entry, RunOptions, utc
+from cloudq.schedules.schedules import Scheduled, local
+from cloudq.schedules.when import When, at, crontab, every, solar
+
+cli = typer.Typer(no_args_is_help=True, help="Periodic tasks: when they run, and who sends them.")
+
+cli.command()(scheduler.plan)
+cli.command()(scheduler.apply)
+
+Name = Annotated[str, typer.Argument(metavar="NAME")]
+
+
+@cli.command("list")
+@common
+def list_schedules(target: Target, json: JsonOption = False) -> None:
+    """Show the schedules of the app, those of its code and those made at run time."""
+    app = target.load()
+    with app:
+        now = utc(app.now())
+        found = sorted(app.schedules.all().values(), key=lambda one: one.name)
+        leader = app.schedules.standings.leader() if app.backend is not None else None
+        rows = [_described(scheduled, now) for scheduled in found]
+    if json:
+        emit({"leader": leader, "schedules": rows})
+        return
+    table(
+        ["NAME", "WHEN", "ZONE", "TASK", "STATE", "NEXT", "RUNS"],
+        [[row[key] for key in _COLUMNS] for row in rows],
+        empty="no schedules",
+    )
+    note(f"sent by {leader}" if leader else "no beat leads (`cloudq beat`, or a cloud's scheduler)")
+
+
+_COLUMNS = ("name", "when", "timezone", "task", "state", "next", "runs")
+
+
+def _described(scheduled: Scheduled, now: datetime) -> dict[str, Any]:
+    entry, standing = scheduled.entry, scheduled.standing
+    if entry is None:
+        return dict.fromkeys(_COLUMNS, None) | {"name": scheduled.name, "state": scheduled.error}
+    following = next(entry.runs(now), None) if scheduled.active else None
+    return {
+        "name": entry.name,
+        "when": str(entry.when),
+        "timezone": entry.timezone,
+        "task": entry.task,
+        "state": _state(scheduled, entry, now),
+        "next": None if following is None else local(following, entry),
+        "runs": standing.runs,
+        "last": None if standing.last is None else utc(standing.last).isoformat(),
+        "stored": entry.stored,
+        "args": list(entry.args),
+        "kwargs": dict(entry.kwargs),
+        "options": dict(entry.options),
+    }
+
+
+def _state(scheduled: Scheduled, entry: Entry, now: datetime) -> str:
+    if scheduled.standing.paused:
+        return "paused"
+    if not entry.enabled:
+        return "off"
+    if entry.over(now):
+        return "over"
+    return "at run time" if entry.stored else "on"
+
+
+@cli.command("next")
+@common
+def next_runs(
+    target: Target,
+    name: Name,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many.")] = 10,
+    after: Annotated[
+        datetime | None, typer.Option(help="From this time on, in its zone; else from now.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show when a schedule runs next, in its own time zone.
+
+    Where a cloud's scheduler runs it at other times, as at changes of the clocks, that is said.
+    """
+    app = target.load()
+    with app:
+        entry = app.schedules.entry(name)
+        start = utc(app.now()) if after is None else entry.bound(after)
+        assert start is not None  # `after` is not None
+        moments = list(islice(entry.runs(start), count))
+    differing = clouds_at(entry, start, moments[-1]) if moments else []
+    if json:
+        emit(
+            {
+                "name": name,
+                "timezone": entry.timezone,
+                "runs": [moment.astimezone(entry.zone).isoformat() for moment in moments],
+                "differs": [each.as_json(entry.zone) for each in differing],
+            }
+        )
+        return
+    for moment in moments:
+        say(local(moment, entry))
+    if not moments:
+        say(f"{name} has no more runs: {entry.over(start)}")
+    for each in differing:
+        note(each.told(entry.zone))
+
+
+@cli.command()
+@common
+def pause(target: Target, name: Name) -> None:
+    """Have no runs of it until `resume`; beats see it within seconds."""
+    with _kept(target) as app:
+        app.schedules.pause(name)
+    say(f"{name} is paused")
+
+
+@cli.command()
+@common
+def resume(target: Target, name: Name) -> None:
+    """Have runs again. Those of the pause are not caught up with."""
+    with _kept(target) as app:
+        app.schedules.resume(name)
+    say(f"{name} runs again")
+
+
+@cli.command("run-now")
+@common
+def run_now(target: Target, name: Name) -> None:
+    """Send its task at once, beside its own runs; prints the task's id."""
+    with _kept(target) as app:
+        say(app.schedules.run_now(name).id)
+
+
+@cli.command()
+@common
+def delete(target: Target, name: Name, yes: YesOption = False) -> None:
+    """Delete a schedule that was made at run time."""
+    with _kept(target) as app:
+        app.schedules.entry(name)
+        confirm(f"Delete the schedule {name!r}?", name, yes=yes)
+        app.schedules.delete(name)
+    say(f"{name} is deleted")
+
+
+@cli.command()
+@common
+def add(
+    target: Target,
+    name: Name,
+    task: Annotated[str, typer.Argument(metavar="TASK")],
+    cron: Annotated[
+        str | None, typer.Option(metavar="'M H D M W'", help="Five fields, as cron has them.")
+    ] = None,
+    period: Annotated[
+        float | None, typer.Option("--every", metavar="SECONDS", help="Every so often.")
+    ] = None,
+    time: Annotated[datetime | None, typer.Option("--at", help="Once, in its zone.")] = None,
+    sun: Annotated[
+        str | None, typer.Option("--solar", metavar="EVENT,LAT,LON", help="sunset,48.2,16.4")
+    ] = None,
+    args: Annotated[str, typer.Option(metavar="JSON", help="A list.")] = "[]",
+    kwargs: Annotated[str, typer.Option(metavar="JSON", help="An object.")] = "{}",
+    timezone: Annotated[str | None, typer.Option(help="Else the app's.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Else the task's.")] = None,
+    expires: Annotated[float | None, typer.Option(metavar="SECONDS", min=0)] = None,
+    jitter: Annotated[float, typer.Option(metavar="SECONDS", min=0)] = 0.0,
+    catch_up: Annotated[str, typer.Option(metavar="skip|last|all")] = "last",
+    replace: Annotated[bool, typer.Option("--replace", help="Also one of the same name.")] = False,
+) -> None:
+    """Store a schedule, which beats see within seconds."""
+    when = _when({"--cron": cron, "--every": period, "--at": time, "--solar": sun})
+    given: RunOptions = {
+        "args": _json("--args", args, list),
+        "kwargs": _json("--kwargs", kwargs, dict),
+        "expires": expires,
+        "jitter": jitter,
+        "catch_up": _catch_up(catch_up),
+    }
+    if timezone is not None:
+        given["timezone"] = timezone
+    if queue is not None:
+        given["queue"] = queue
+    with _kept(target) as app:
+        entry = app.schedules.add(name, task, when, replace=replace, **given)
+        following = next(entry.runs(utc(app.now())))
+    say(f"{name} runs next at {local(following, entry)}")
+
+
+def _kept(target: Target) -> CloudQ:
+    app = target.load()
+    refuse_memory(app)
+    return app
+
+
+def _catch_up(text: str) -> CatchUp:
+    return text  # pyright: ignore[reportReturnType] (the entry checks it)
+
+
+_TIMES: Mapping[str, Callable[[Any], When]] = {
+    "--cron": crontab,
+    "--every": every,
+    "--at": at,
+    "--solar": lambda text: _sun(text),
+}
+
+
+def _when(given: Mapping[str, object]) -> When:
+    named = [(option, value) for option, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise ConfigurationError(f"when? give one of {', '.join(given)}")
+    [(option, value)] = named
+    return _TIMES[option](value)
+
+
+def _sun(text: str) -> solar:
+    event, _, place = text.partition(",")
+    lat, _, lon = place.partition(",")
+    try:
+        return solar(event, float(lat), float(lon))
+    except ValueError as error:
+        raise ConfigurationError(f"--solar {text}: give EVENT,LATITUDE,LONGITUDE") from error
+
+
+def _json(option: str, text: str, kind: type[Any]) -> Any:
+    try:
+        read = json_text.loads(text)
+    except ValueError as error:
+        form = "[1, 2]" if option == "--args" else '{"x": 1}'
+        raise ConfigurationError(f"{option} {text}: not JSON such as {form}: {error}") from error
+    if not isinstance(read, kind):
+        raise ConfigurationError(f"{option} {text}: give a JSON {kind.__name__}")
+    return read

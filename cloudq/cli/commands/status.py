@@ -1,0 +1,54 @@
+"""`cloudq status`: the workers of a store, as their last heartbeats say."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+from cloudq.cli.commands.inspect import NOBODY
+from cloudq.cli.options import JsonOption, Target, common, refuse_memory
+from cloudq.cli.output import duration, emit, note, since, table
+from cloudq.monitoring.heartbeats import Heartbeat
+
+
+@common
+def status(target: Target, json: JsonOption = False) -> int:
+    """Show the workers, as of their last heartbeat.
+
+    Nobody is asked: it takes one read. The exit code is 1 when no worker is alive.
+    """
+    app = target.open()
+    refuse_memory(app)
+    with app:
+        hearts = app.control.heartbeats.hearts()
+    now = time.time()
+    alive = sum(heart.alive(now) for heart in hearts)
+    if json:
+        emit([{"alive": heart.alive(now), **asdict(heart)} for heart in hearts])
+        return 0 if alive else 1
+    if not hearts:
+        note(NOBODY)
+        return 1
+    columns = ["WORKER", "STATE", "SEEN", "UP", "RUNNING", "WAITING", "DONE", "FAILED", "QUEUES"]
+    table(columns, [_row(heart, now) for heart in hearts], empty="")
+    longest = sorted((task for heart in hearts for task in heart.longest), key=lambda t: t[2])
+    if longest:
+        id, name, began = longest[0]
+        note(f"longest: {name} {id}, for {duration(now - began)}")
+    note("functions have no heartbeat")
+    return 0 if alive else 1
+
+
+def _row(heart: Heartbeat, now: float) -> list[object]:
+    slots = heart.processes * heart.threads
+    return [
+        heart.hostname,
+        "up" if heart.alive(now) else "silent",
+        f"{since(heart.seen)} ago",
+        since(heart.started),
+        f"{heart.running}/{slots}",
+        heart.waiting,
+        heart.done,
+        heart.failed,
+        ", ".join(heart.queues),
+    ]

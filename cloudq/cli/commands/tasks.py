@@ -1,0 +1,201 @@
+"""`cloudq tasks`: what became of tasks, out of their recorded events."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated
+
+import orjson
+import typer
+
+from cloudq.app import CloudQ
+from cloudq.cli.commands.result import as_json
+from cloudq.cli.options import JsonOption, Target, common, refuse_memory
+from cloudq.cli.output import complain, duration, emit, fields, local, note, say, shorten, table
+from cloudq.errors import ConfigurationError
+from cloudq.monitoring.event_log import FINAL, TRACKED, Reader
+from cloudq.results.events import Event, Level
+from cloudq.results.record import Record, State
+
+cli = typer.Typer(no_args_is_help=True, help="Look at what became of tasks.")
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_REDACTED = "redacted: --args shows them"
+
+Names = Annotated[
+    list[str] | None, typer.Option("--name", metavar="TASK", help="Only of this task; may repeat.")
+]
+States = Annotated[
+    list[str] | None,
+    typer.Option("--state", metavar="STATE", help="Only in this state; may repeat. Else the ends."),
+]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="As 90s, 10m, 2h, 3d, or 2026-11-20T10:00."),
+]
+ArgsOption = Annotated[bool, typer.Option("--args", help="Show the arguments.")]
+
+
+@cli.command("list")
+@common
+def list_tasks(
+    target: Target,
+    state: States = None,
+    name: Names = None,
+    since: Since = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many at most.")] = 100,
+    args: ArgsOption = False,
+    json: JsonOption = False,
+) -> None:
+    """List the newest ends of tasks, the last first.
+
+    One query for each task and state, so --name and --state make it cheap.
+    """
+    states, after = states_of(state), since_of(since)
+    app = target.open()
+    with app:
+        reader = reader_of(app)
+        events = reader.newest(names=name, states=states, since=after, limit=count)
+        level = app.conf.task_events
+    if json:
+        emit([event_json(event, args=args) for event in events])
+        return
+    columns = ["TIME", "STATE", "TASK", "ID", "TOOK", "TRIES", "WORKER", "ERROR"]
+    rows = [
+        [
+            local(event.at),
+            str(event.state),
+            event.task,
+            event.id,
+            duration(event.took),
+            event.retries + 1,
+            event.worker,
+            _why(event),
+        ]
+        for event in events
+    ]
+    if args:
+        columns.append("ARGUMENTS")
+        rows = [[*row, event.args] for row, event in zip(rows, events, strict=True)]
+    table(columns, rows, empty="no events of that kind")
+    warn_unrecorded(level, states)
+
+
+@cli.command()
+@common
+def show(
+    target: Target,
+    id: Annotated[str, typer.Argument(metavar="ID")],
+    args: ArgsOption = False,
+    json: JsonOption = False,
+) -> int:
+    """Show one task: its record, and its recorded events from the first to the last.
+
+    Arguments are not shown unless asked for. The exit code is 1 when nothing is known of it.
+    """
+    app = target.open()
+    with app:
+        trail = reader_of(app).trail(id)
+        level = app.conf.task_events
+    if trail is None:
+        complain(f"nothing is known of task {id}: it has not ended, or its record has expired")
+        return 1
+    if json:
+        events = [event_json(event, args=args) for event in trail.events]
+        emit(as_json(trail.record) | {"events": events})
+        return 0
+    _show(trail.record, trail.events, args=args)
+    warn_unrecorded(level, FINAL)
+    return 0
+
+
+def _show(record: Record, events: Sequence[Event], *, args: bool) -> None:
+    kept = next((event.args for event in events if event.args), None)
+    error = ": ".join(filter(None, (record.error_type, record.error))) or None
+    fields(
+        (
+            ("id", record.id),
+            ("task", record.task or None),
+            ("state", str(record.state)),
+            ("arguments", (kept if args else _REDACTED) if kept else None),
+            ("error", error),
+            ("retries", record.retries),
+            ("queue", record.queue),
+            ("worker", record.worker),
+        )
+    )
+    for event in events:
+        say(line_of(event))
+
+
+def line_of(event: Event, *, args: bool = False) -> str:
+    """One event in one line."""
+    took = f" in {duration(event.took)}" if event.took is not None else ""
+    where = f" on {event.worker}" if event.worker else ""
+    why = _why(event)
+    said = f" {event.args}" if args and event.args else ""
+    moment = datetime.fromtimestamp(event.at).astimezone().strftime("%H:%M:%S")
+    head = f"{moment} {event.state:<8} {event.task} {event.id}{took}{where}{said}"
+    return f"{head}: {why}" if why else head
+
+
+def _why(event: Event) -> str | None:
+    said = ": ".join(filter(None, (event.error_type, event.error)))
+    return shorten(said, 200) if said else None
+
+
+def event_json(event: Event, *, args: bool) -> dict[str, object]:
+    """An event as plain JSON; its arguments only when asked for."""
+    found = asdict(event)
+    kept = found.pop("args")
+    if args and kept is not None:
+        try:
+            found["args"], found["kwargs"] = orjson.loads(kept)
+        except ValueError:  # only the beginning of it was kept
+            found["args_text"] = kept
+    return found
+
+
+def reader_of(app: CloudQ) -> Reader:
+    """What reads the app's events. Raises `ConfigurationError` without a store."""
+    refuse_memory(app)
+    return Reader(app.control.backend)
+
+
+def states_of(given: list[str] | None) -> tuple[State, ...]:
+    """The states asked for. Raises `ConfigurationError` for one that there is not."""
+    if not given:
+        return FINAL
+    wanted = [name.strip().upper() for each in given for name in each.split(",")]
+    for name in wanted:
+        if name not in set(map(str, TRACKED)):
+            known = ", ".join(map(str, TRACKED))
+            raise ConfigurationError(f"--state {name}: events have the states {known}")
+    return tuple(State(name) for name in dict.fromkeys(wanted))
+
+
+def since_of(given: str | None) -> float:
+    """The moment meant, in epoch seconds; 0 for none. Raises `ConfigurationError`."""
+    if given is None:
+        return 0.0
+    span = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", given.strip())
+    if span is not None:
+        return time.time() - float(span[1]) * _UNITS[span[2]]
+    try:
+        return datetime.fromisoformat(given).astimezone().timestamp()
+    except ValueError as error:
+        raise ConfigurationError(
+            f"--since {given}: say a span as 90s, 10m, 2h or 3d, or a time as 2026-11-20T10:00"
+        ) from error
+
+
+def warn_unrecorded(level: Level, states: tuple[State, ...]) -> None:
+    """Say why there may be nothing to see."""
+    if level is Level.NONE:
+        note("events are recorded where the workers have task_events=final; the default is none")
+    elif level is Level.FINAL and set(states) - set(FINAL):
+        note("STARTED and RETRY are recorded with task_events=tracked only")

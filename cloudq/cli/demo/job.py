@@ -1,0 +1,94 @@
+"""The job of `cloudq demo`: sends its tasks and waits for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cloudq.cli.demo import tasks
+from cloudq.cli.demo.progress import View
+from cloudq.cli.demo.tasks import app
+from cloudq.cli.demo.worker import LocalWorker
+from cloudq.errors import CloudQError
+from cloudq.results.record import Record
+from cloudq.results.result import AsyncResult
+
+_FAILURES = 2
+# Indexes in one call of `summarize`: a message of some 150 kB.
+_CHUNK = 100
+# Results that one look asks for, and the pause between looks.
+_WINDOW, _PAUSE = 300, 0.1
+_STUCK = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What the job came to: its results, the records behind them, and how long it all took."""
+
+    files: list[AsyncResult[tasks.Index]]
+    unsteady: AsyncResult[str]
+    summary: AsyncResult[tasks.Index]
+    records: list[Record]
+    seconds: float
+
+
+def run(files: Sequence[str], worker: LocalWorker, progress: View) -> Done:
+    """Index files, with a summary at the end. Raises `CloudQError` when the worker stops."""
+    started = time.monotonic()
+    unsteady = tasks.unsteady.delay(_FAILURES)
+    indexed = app.publish([tasks.index.prepare(file) for file in files])
+    progress.step("files", len(indexed))
+    records = _wait(indexed, worker, progress)
+    progress.step("a task that fails twice", 1)
+    records += _wait([unsteady], worker, progress)
+    parts = [result.get() for result in indexed if result.successful()]
+    chunks = [parts[start : start + _CHUNK] for start in range(0, len(parts), _CHUNK)]
+    progress.step("sums", len(chunks) + 1)
+    sums = app.publish([tasks.summarize.prepare(chunk) for chunk in chunks])
+    records += _wait(sums, worker, progress)
+    summary = tasks.summarize.delay([each.get() for each in sums])
+    records += _wait([summary], worker, progress, before=len(sums))
+    return Done(
+        files=indexed,
+        unsteady=unsteady,
+        summary=summary,
+        records=records,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _wait(
+    results: Sequence[AsyncResult[Any]],
+    worker: LocalWorker,
+    progress: View,
+    before: int = 0,
+) -> list[Record]:
+    """Wait for all, a window at a time: what was sent first mostly ends first."""
+    backend = app.backend
+    assert backend is not None  # it was checked before anything was sent
+    ended: list[Record] = []
+    waiting = list(results)
+    started = moved = time.monotonic()
+    while waiting:
+        worker.check()
+        window = waiting[:_WINDOW]
+        found = backend.records([result.id for result in window])
+        records = [result.keep(found.get(result.id)) for result in window]
+        fresh = [record for record in records if record.terminal]
+        ended += fresh
+        waiting = [result for result in waiting if result.final is None]
+        now = time.monotonic()
+        moved = now if fresh else moved
+        if now - moved > _STUCK:
+            raise CloudQError(
+                f"no task has ended for {_STUCK:g} s, {len(waiting)} are left: "
+                f"the worker's log is {worker.log}"
+            )
+        retries = sum(record.retries for record in ended)
+        rate = len(ended) / (now - started) if len(results) > 1 else 0.0
+        progress.show(before + len(ended), retries, rate)
+        if waiting and len(fresh) < len(window):
+            time.sleep(_PAUSE)
+    return ended

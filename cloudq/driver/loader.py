@@ -1,0 +1,92 @@
+"""From a URL to a driver: the scheme names an entry point, which an adapter provides."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from cloudq.driver import Address, BackendDriver, BrokerDriver
+from cloudq.errors import CloudQError, ConfigurationError
+
+# The extra of cloudq that brings the packages a scheme needs.
+_EXTRAS = {
+    "sqs": "aws",
+    "dynamodb": "aws",
+    "eventbridge": "aws",
+    "cloudscheduler": "gcp",
+    "pubsub": "gcp",
+    "firestore": "gcp",
+    "servicebus": "azure",
+    "aztables": "azure",
+}
+
+
+def parse(url: str) -> Address:
+    """Take a broker's or a backend's URL apart. Raises `ConfigurationError`."""
+    try:
+        parts = urlsplit(url)
+        options = dict(
+            parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        )
+    except ValueError as error:
+        raise ConfigurationError(f'"{url}" is not a URL: {error}') from error
+    if not parts.scheme or "://" not in url:
+        raise ConfigurationError(f'"{url}" is not a URL such as sqlite:///cloudq.db or sqs://')
+    return Address(
+        scheme=parts.scheme,
+        host=unquote(parts.netloc),
+        path=unquote(parts.path.removeprefix("/")),
+        options=options,
+        url=url,
+    )
+
+
+def open_broker(url: str) -> BrokerDriver:
+    """The driver of a broker URL. Raises `ConfigurationError`."""
+    return cast("BrokerDriver", _open("broker", parse(url)))
+
+
+def open_backend(url: str) -> BackendDriver:
+    """The driver of a backend URL. Raises `ConfigurationError`."""
+    return cast("BackendDriver", _open("backend", parse(url)))
+
+
+def open_scheduler(url: str) -> object:
+    """The `cloudq.driver.schedulers.SchedulerDriver` of a URL. Raises `ConfigurationError`."""
+    return _open("scheduler", parse(url))
+
+
+def installed(kind: str) -> Sequence[EntryPoint]:
+    """The entry points of a kind, "broker", "backend" or "scheduler", by name."""
+    return sorted(entry_points(group=f"cloudq.{kind}s"), key=lambda entry: entry.name)
+
+
+def _open(kind: str, address: Address) -> object:
+    open_driver = _load(kind, address.scheme)
+    try:
+        return open_driver(address)
+    except CloudQError:
+        raise
+    except Exception as error:  # whatever a service's SDK raises before it has a driver
+        raise ConfigurationError(f"cannot open the {kind} {address.url}: {error}") from error
+
+
+def _load(kind: str, scheme: str) -> Callable[[Address], object]:
+    found = {entry.name: entry for entry in installed(kind)}
+    if scheme not in found:
+        close = difflib.get_close_matches(scheme, found, n=1)
+        hint = f" did you mean {close[0]}?" if close else ""
+        raise ConfigurationError(
+            f'no {kind} for "{scheme}://":{hint} installed: {", ".join(found)}'
+        )
+    try:
+        return found[scheme].load()
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(scheme)
+        package = f'"cloudq[{extra}]"' if extra else str(error.name)
+        raise ConfigurationError(
+            f'the {kind} "{scheme}://" needs the package {error.name}: pip install {package}'
+        ) from error

@@ -1,0 +1,1 @@
+"""One delivery to one settlement: admission, the call, its outcome, and its commit."""

@@ -1,0 +1,208 @@
+"""Which deliveries are to be run: what a message, its record and the limits say before a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from cloudq import signals
+from cloudq.broker.broker import ORDERED_PATIENCE
+from cloudq.clock import Clock
+from cloudq.driver import Delivery
+from cloudq.errors import DecodeError, UnknownTask, WorkerLost
+from cloudq.execution import lifecycle
+from cloudq.execution.outcomes import Job, Outcomes, copy_of, member_result_of, settle
+from cloudq.execution.settlement import Action, Settled, Settlement
+from cloudq.messages.arguments import arguments
+from cloudq.messages.codec import Codec
+from cloudq.messages.message import TaskMessage
+from cloudq.results.backend import Backend
+from cloudq.results.record import Record, State
+from cloudq.schedules.run_id import SCHEDULE, resolved
+from cloudq.settings import Settings
+from cloudq.tasks.limits.gate import Gate
+from cloudq.tasks.request import Request
+from cloudq.tasks.task import Task
+
+# Delays are kept to the second by the services, so a message this little early may run.
+_EARLY = 1.0
+
+
+class Admission:
+    """Sorts deliveries into those to run and those that are settled as they are.
+
+    Safe to use from many threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: Mapping[str, Task[..., Any]],
+        conf: Settings,
+        codec: Codec,
+        backend: Callable[[], Backend | None],
+        outcomes: Outcomes,
+        gate: Gate,
+        clock: Clock,
+    ) -> None:
+        self._tasks = tasks
+        self._conf = conf
+        self._codec = codec
+        self._open_backend = backend
+        self._outcomes = outcomes
+        self._gate = gate
+        self._clock = clock
+
+    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
+        """Sort deliveries into jobs and settlements, with one batched look at the backend.
+
+        Raises `BackendError` when the store cannot be read: nothing is settled then.
+        """
+        jobs: list[Job] = []
+        settled: list[Settled] = []
+        now = self._clock()
+        for delivery in deliveries:
+            opened = self._decoded(delivery, now)
+            if isinstance(opened, Job):
+                jobs.append(opened)
+            else:
+                settled.append((delivery, opened))
+        records = self._records(jobs)
+        kept: list[Job] = []
+        for job in jobs:
+            verdict = self._judged(job, records.get(job.message.id))
+            if isinstance(verdict, Job):
+                verdict = self._paced(verdict)
+            if isinstance(verdict, Job):
+                kept.append(verdict)
+                if signals.task_received:
+                    task = self._tasks[verdict.message.task]
+                    lifecycle.received(task, bare(verdict.message))
+            else:
+                settled.append((job.delivery, verdict))
+        return kept, settled
+
+    def _decoded(self, delivery: Delivery, now: float) -> Job | Settlement:
+        try:
+            message = self._codec.decode(
+                delivery.body, queue=delivery.queue, limit=self._conf.max_body
+            )
+        except DecodeError as error:
+            if signals.task_rejected:
+                lifecycle.rejected(delivery.body, error)
+            member = self._codec.salvage(delivery.body, queue=delivery.queue)
+            if member is not None:
+                return self._outcomes.unrunnable(delivery, member, error)
+            return Settlement(action=Action.DEAD_LETTER, reason=str(error))
+        if message.task not in self._tasks:
+            reason = f"unknown task {message.task!r}: is its module in the app's include?"
+            if signals.task_unknown:
+                lifecycle.unknown(message, UnknownTask(reason))
+            if message.slot or message.gather or message.chain or message.link_error:
+                return self._outcomes.unrunnable(delivery, message, UnknownTask(reason))
+            return settle(message, Action.DEAD_LETTER, reason=reason)
+        if message.queue != delivery.queue:
+            message = message.model_copy(update={"queue": delivery.queue})
+        if SCHEDULE in message.headers:
+            message = resolved(message, delivery)
+        if message.expires is not None and message.expires <= now:
+            return self.revoked(Job(delivery=delivery, message=message), "expired")
+        return Job(delivery=delivery, message=message)
+
+    def _records(self, jobs: Sequence[Job]) -> Mapping[str, Record]:
+        backend = self._open_backend()
+        if backend is None or not jobs:
+            return {}
+        # Only what was out before can have left something that must not be missed.
+        consistent = any(job.delivery.attempts > 1 for job in jobs)
+        return backend.records([job.message.id for job in jobs], consistent=consistent)
+
+    def _judged(self, job: Job, record: Record | None) -> Job | Settlement:
+        """The job, or its settlement where what is known of the task says not to run it."""
+        if record is not None and record.dead_lettered:
+            if job.delivery.attempts > 1:  # its burial was cut short
+                reason = record.error or "dead-lettered"
+                return settle(job.message, Action.DEAD_LETTER, reason=reason)
+            record = self._reopened(job)
+        elif record is None and job.delivery.attempts == 1 and job.message.not_before is None:
+            return job  # nothing is known of it, and nothing said
+        in_place = self._outcomes.stays_in_place(job.delivery)
+        if in_place:
+            job = self._with_retries(job, record)
+        message, attempts = job.message, job.delivery.attempts
+        if record is not None and (record.terminal or record.retries > message.retries):
+            # Whoever ran it may have died before its join heard of it.
+            member_result = member_result_of(message, record) if record.terminal else None
+            return settle(message, Action.ACK, reason="already done", member_result=member_result)
+        if record is not None and record.revoked:
+            # Two deliveries may both come to this: the end that is recorded first stays.
+            return self.revoked(replace(job, fenced=attempts > 1), "revoked")
+        if message.not_before is not None and message.not_before > self._clock() + _EARLY:
+            # A hop of a delay that is longer than the service's own.
+            return settle(message, Action.ACK, resend=copy_of(message), reason="not due yet")
+        allowed = self._conf.max_deliveries * (ORDERED_PATIENCE if in_place else 1)
+        if attempts > allowed:
+            lost = WorkerLost(
+                f"delivered {attempts} times and never finished: "
+                "its process died, it ran out of time, or it was put back each time"
+            )
+            lifecycle.failed(self._tasks[message.task], bare(message), lost)
+            return self._outcomes.failed(job, lost, bury=True)
+        return self._claimed(job, record) if attempts > 1 else job
+
+    def revoked(self, job: Job, reason: str) -> Settlement:
+        """The settlement of a job that is not to be run, and those who want to know are told."""
+        if signals.task_revoked:
+            task, request = self._tasks[job.message.task], bare(job.message)
+            lifecycle.revoked(task, request, expired=reason == "expired")
+        return self._outcomes.revoked(job, reason)
+
+    def _paced(self, job: Job) -> Job | Settlement:
+        """The job, if this worker's own rate for its task lets it start."""
+        throttle = self._tasks[job.message.task].policy.throttle
+        wait = self._gate.pace(job.message, throttle)
+        return job if wait is None else self._outcomes.over_limit(job, wait)
+
+    def _reopened(self, job: Job) -> None:
+        """Forget the end of a task whose dead letter was sent again by an operator."""
+        backend = self._open_backend()
+        if backend is not None:
+            backend.store([self._outcomes.record(job, State.PENDING)])
+
+    def _with_retries(self, job: Job, record: Record | None) -> Job:
+        """How often a message that stays in place was retried: its body cannot say.
+
+        Without a backend its deliveries are counted, also those that were given back unrun.
+        """
+        retries = record.retries if record is not None else 0
+        if self._open_backend() is None:
+            retries = job.delivery.attempts - 1
+        if retries <= job.message.retries:
+            return job
+        return replace(job, message=copy_of(job.message, retries=retries))
+
+    def _claimed(self, job: Job, record: Record | None) -> Job | Settlement:
+        """Put this delivery's fence on a redelivered task, so that a late record is refused."""
+        backend = self._open_backend()
+        if backend is None or self._outcomes.ignores_result(job.message):
+            return job
+        state = record.state if record else State.PENDING
+        standing = backend.advance(replace(self._outcomes.record(job, state), worker=None))
+        if standing is None:
+            return replace(job, fenced=True)
+        if standing.terminal:
+            member_result = member_result_of(job.message, standing)
+            return settle(
+                job.message, Action.ACK, reason="already done", member_result=member_result
+            )
+        return settle(job.message, Action.NOTHING, reason="a later delivery has it")
+
+
+def bare(message: TaskMessage) -> Request:
+    """What receivers of signals are told of a call that is not at work here."""
+    try:
+        args, kwargs = arguments(message)
+    except DecodeError:  # it will fail of that when it runs
+        args, kwargs = message.args, message.kwargs
+    return lifecycle.plain(message, args, kwargs)

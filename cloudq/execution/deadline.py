@@ -1,0 +1,113 @@
+"""The time that an invocation has left, and tasks that end before it does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+from typing import Self
+
+from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
+from cloudq.execution.executor import Executor
+from cloudq.execution.outcomes import Job
+from cloudq.execution.settlement import Action, Settlement
+from cloudq.results.record import State
+from cloudq.tasks.checkpoints import Progress
+
+# What is kept of an invocation's time to record and to report: 3 s, less when it is short.
+_MARGIN = 1.0
+_MARGIN_SHARE = 0.1
+# A task starts when at least this share of the time is left, whatever it says it needs.
+_ENOUGH = 0.5
+_SHORTEST = 0.001
+
+NO_TIME = "no time left in this invocation"
+
+
+class Deadline:
+    """When an invocation ends: `remaining` gives the seconds until then, None means never.
+
+    A task starts only if its hard time limit, or `reserve` seconds if it has none, is left; half
+    of the invocation's time is always enough. A task that runs into the end is interrupted: by
+    its soft limit three margins before it, by its hard limit two margins before it. A task that
+    saves its state goes on in another message before that.
+    """
+
+    def __init__(self, remaining: Callable[[], float] | None, *, reserve: float) -> None:
+        self._remaining = remaining
+        self._reserve = reserve
+        total = self.remaining()
+        self._enough = total * _ENOUGH
+        self._margin = min(_MARGIN, total * _MARGIN_SHARE)
+
+    @classmethod
+    def after(cls, seconds: float, *, reserve: float) -> Self:
+        """The deadline of an invocation that starts now, where its platform does not tell."""
+        ends = time.monotonic() + seconds
+        return cls(lambda: ends - time.monotonic(), reserve=reserve)
+
+    def remaining(self) -> float:
+        """Seconds until the platform stops this process or gives the message to someone else."""
+        return inf if self._remaining is None else self._remaining()
+
+    def until_late(self) -> float:
+        """Seconds until what has finished must be made durable, whatever else still runs."""
+        return max(0.0, self.remaining() - 3 * self._margin)
+
+    def permits(self, hard: float | None) -> bool:
+        """Whether a task with this hard limit is to be started now."""
+        needed = self._reserve if hard is None else hard
+        return self.remaining() >= min(needed, self._enough)
+
+    def run(self, executor: Executor, job: Job) -> Settlement:
+        """Run a job; if the end of the invocation interrupts it, it is released."""
+        if self._remaining is None:
+            return executor.run(job)
+        soft, hard = executor.limits(job.message)
+        remaining = self.remaining()
+        our_soft = max(_SHORTEST, remaining - 3 * self._margin)
+        our_hard = max(_SHORTEST, remaining - 2 * self._margin)
+        ours: dict[type[BaseException | None], bool] = {
+            SoftTimeLimitExceeded: soft is None or our_soft < soft,
+            TimeLimitExceeded: hard is None or our_hard < hard,
+        }
+        limits = {
+            "soft_time_limit": our_soft if soft is None else min(soft, our_soft),
+            "time_limit": our_hard if hard is None else min(hard, our_hard),
+        }
+        progress = Progress(time.monotonic() + our_soft)
+        message = job.message.model_copy(update=limits)
+        limited = replace(job, message=message, progress=progress)
+        settlement = _unlimited(executor.run(limited), job)
+        if settlement.state is State.FAILURE and ours.get(type(settlement.error), False):
+            # What it saved is not done again, so its time was no failed try.
+            return executor.continued(job) if progress.saved else _interrupted(settlement)
+        return settlement
+
+
+def _unlimited(settlement: Settlement, job: Job) -> Settlement:
+    """The copy to be sent has its own limits again: ours were those of this invocation."""
+    if settlement.resend is None:
+        return settlement
+    message = job.message
+    own = {"soft_time_limit": message.soft_time_limit, "time_limit": message.time_limit}
+    return replace(settlement, resend=settlement.resend.model_copy(update=own))
+
+
+def _interrupted(settlement: Settlement) -> Settlement:
+    """Not the task's failure: another invocation gives it more time."""
+    return replace(
+        settlement,
+        action=Action.RELEASE,
+        state=None,
+        record=None,
+        after=0.0,
+        reason=f"interrupted: {NO_TIME}",
+    )
+
+
+def released(job: Job, reason: str = NO_TIME) -> Settlement:
+    """The settlement of a job that is handed back as it came."""
+    message = job.message
+    return Settlement(action=Action.RELEASE, task_id=message.id, task=message.task, reason=reason)

@@ -1,0 +1,412 @@
+"""One delivery to one settlement: what happens to a message, from receive to its end.
+
+`open` looks at a batch of deliveries and settles those that are not to be run; `run` calls the
+task of one. `cloudq.execution.settlement` then carries out what the settlements say. A worker,
+a Lambda, eager mode and the test kit are callers of these two.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from cloudq.canvas.plan import Planner
+from cloudq.clock import Clock, real_time
+from cloudq.driver import Code, Delivery, Limits
+from cloudq.errors import (
+    Ignore,
+    MaxRetriesExceeded,
+    Reject,
+    Replaced,
+    Retry,
+    ServiceError,
+    UnknownTask,
+)
+from cloudq.execution import idempotency, lifecycle
+from cloudq.execution.admission import Admission, bare
+from cloudq.execution.call import FunctionCall, RunAsync, run_coroutine
+from cloudq.execution.outcomes import Job, Outcomes, autoretried, settle, with_children
+from cloudq.execution.settlement import Action, Settled, Settlement
+from cloudq.messages.arguments import arguments
+from cloudq.messages.codec import Codec
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import dump_value
+from cloudq.publishing.tracing import open_tracing
+from cloudq.results.backend import Backend
+from cloudq.results.record import State
+from cloudq.settings import Settings
+from cloudq.tasks.checkpoints import Continued, Superseded
+from cloudq.tasks.limits.concurrency import Holder
+from cloudq.tasks.limits.gate import Caller, Gate, Visit, Wait
+from cloudq.tasks.limits.rules import Rate, Throttle, rate_of
+from cloudq.tasks.request import Call, Context, Middleware, Request, current_request, onion
+from cloudq.tasks.task import Task
+
+log = logging.getLogger("cloudq.execution")
+
+# An equal call that is running is looked at again after this long.
+_BUSY_AFTER = 5.0
+_STORE_DOWN_AFTER = 30.0
+# What the store says of a request that it will never take.
+_NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
+
+_Enter = Callable[[Job, Task[..., Any], Sequence[Any], Mapping[str, Any]], Wait | None]
+
+
+class Executor:
+    """Runs deliveries of one app. Safe to use from many threads.
+
+    `limits` tells what a queue can do; `planner` starts what follows a task; `gather` gives the
+    values of a join's members.
+    `run_async` runs a coroutine to its end and gives its value. `stop_at_hard_limit` raises
+    `TimeLimitExceeded` inside a task at its hard limit, for places where no supervisor can stop
+    the process.
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: Mapping[str, Task[..., Any]],
+        backend: Callable[[], Backend | None],
+        limits: Callable[[str], Limits],
+        conf: Settings,
+        planner: Planner,
+        gather: Callable[[str], list[Any]],
+        middleware: Sequence[Middleware] = (),
+        hostname: str = "",
+        run_async: RunAsync = run_coroutine,
+        stop_at_hard_limit: bool = False,
+        is_eager: bool = False,
+        codec: Codec | None = None,
+        clock: Clock = real_time,
+    ) -> None:
+        self.clock = clock
+        self._open_backend = backend
+        self._tasks = tasks
+        self._conf = conf
+        self._hostname = hostname
+        self._is_eager = is_eager
+        self._gather = gather
+        self._outcomes = Outcomes(
+            tasks=tasks, conf=conf, limits=limits, hostname=hostname, planner=planner, clock=clock
+        )
+        self._gate = Gate(lease=conf.lease)
+        self._admission = Admission(
+            tasks=tasks,
+            conf=conf,
+            codec=codec or Codec(),
+            backend=backend,
+            outcomes=self._outcomes,
+            gate=self._gate,
+            clock=clock,
+        )
+        self.tracing = open_tracing(conf.tracing)
+        calling = FunctionCall(tasks, run_async, stop_at_hard_limit=stop_at_hard_limit)
+        self._call: Call = onion(middleware, calling)
+
+    @property
+    def backend(self) -> Backend | None:
+        """The result store; opened when it is first needed."""
+        return self._open_backend()
+
+    def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:
+        """The soft and the hard time limit of a call, in seconds."""
+        return self._outcomes.limits(message)
+
+    def stopped(self, job: Job, error: BaseException) -> Settlement:
+        """The settlement of a job whose process was stopped from outside."""
+        lifecycle.failed(self._tasks[job.message.task], bare(job.message), error)
+        self._free(job)
+        return self._outcomes.failed(job, error)
+
+    def continued(self, job: Job) -> Settlement:
+        """The settlement of a job that was interrupted after it had saved its state."""
+        return self._outcomes.continued(job)
+
+    def revoked(self, job: Job, reason: str) -> Settlement:
+        """The settlement of a job that was revoked before its start, or was stopped for it."""
+        self._free(job)
+        return self._admission.revoked(job, reason)
+
+    def change_time_limit(self, task: str, soft: float | None, hard: float | None) -> None:
+        """Give a task other time limits here, in seconds, for calls that start from now on.
+
+        None means the app's. Raises `UnknownTask`.
+        """
+        if task not in self._tasks:
+            raise UnknownTask(f"there is no task {task!r} in this app")
+        self._outcomes.time_limits[task] = soft, hard
+
+    def change_rate_limit(self, task: str, rate: str | float | None) -> Rate | None:
+        """Give a task another rate in this worker, None or 0 for no limit; the rate it has now.
+
+        Raises `ConfigurationError` for what is no rate, and `UnknownTask`.
+        """
+        if task not in self._tasks:
+            raise UnknownTask(f"there is no task {task!r} in this app")
+        read = rate_of(rate)
+        self._gate.change_rate(task, read)
+        return read
+
+    def rate_limit(self, task: str) -> Rate | None:
+        """The rate of a task in this worker, None for no limit."""
+        return self._gate.rate(task, self._tasks[task].policy.throttle)
+
+    # ---- the way of a delivery
+
+    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
+        """Sort deliveries into jobs and settlements, with one batched look at the backend.
+
+        Raises `BackendError` when the store cannot be read: nothing is settled then.
+        """
+        return self._admission.open(deliveries)
+
+    def run(self, job: Job) -> Settlement:
+        """Call the task of a job. Whatever the task does, the answer is a settlement."""
+        if self.tracing is not None:
+            return self.tracing.run(job, self._run)
+        return self._run(job)
+
+    def _run(self, job: Job) -> Settlement:
+        task = self._tasks[job.message.task]
+        throttle = task.policy.throttle
+        if throttle is None or self._is_eager:
+            return self._called(job, task, None)
+        with self._gate.visit() as visit:
+            return self._called(job, task, partial(self._entered, visit, throttle))
+
+    def _called(self, job: Job, task: Task[..., Any], enter: _Enter | None) -> Settlement:
+        """The settlement of a call; `enter` lets it in where its task has limits."""
+        started = self.clock()
+        try:
+            args, kwargs = arguments(job.message)
+            if job.message.gather is not None:
+                args = [self._gather(job.message.gather), *args]
+            args, kwargs = task.arguments.check(args, kwargs)
+            wait = enter(job, task, args, kwargs) if enter is not None else None
+            if wait is not None:
+                return self._outcomes.over_limit(job, wait)
+            claimed = self._claim(job, task, args, kwargs)
+        except ServiceError as error:
+            if error.code in _NEVER:  # its key, say, is longer than the store takes
+                return self._unrun(job, task, error, started)
+            log.warning("task %s waits for the store: %s", job.message.id, error)
+            return self._outcomes.later(job, _STORE_DOWN_AFTER, f"the store is down: {error}")
+        except Exception as error:  # also what the user's validators and key function raise
+            return self._unrun(job, task, error, started)
+        if isinstance(claimed, Settlement):
+            return claimed
+        self._tell_started(job, task, started)
+        context = Context(
+            request=self._request(job, task, args, kwargs),
+            args=args,
+            kwargs=kwargs,
+            retried=lambda error: self._outcomes.is_retried(job, task, error),
+        )
+        settlement = self._outcome(job, task, context, started)
+        settlement = with_children(settlement, context.request.children)
+        return self._with_claim(settlement, claimed) if claimed else settlement
+
+    def _unrun(
+        self, job: Job, task: Task[..., Any], error: Exception, started: float
+    ) -> Settlement:
+        """A call that failed before its function was called."""
+        settlement = self._outcomes.failed(job, error, started)
+        if lifecycle.watched(task):
+            request = bare(job.message)
+            context = Context(request=request, args=request.args, kwargs=request.kwargs)
+            lifecycle.after(task, context, settlement, error, self.clock() - started)
+        return settlement
+
+    def _outcome(
+        self, job: Job, task: Task[..., Any], context: Context, started: float
+    ) -> Settlement:
+        token = current_request.set(context.request)
+        try:
+            try:
+                settlement, value = self._attempt(job, task, context, started)
+            except Exception as error:  # what it raised makes no sense: a countdown like "soon"
+                settlement, value = self._outcomes.failed(job, error, started), error
+            if lifecycle.watched(task):
+                lifecycle.after(task, context, settlement, value, self.clock() - started)
+            return settlement
+        finally:
+            current_request.reset(token)
+
+    def _attempt(
+        self, job: Job, task: Task[..., Any], context: Context, started: float
+    ) -> tuple[Settlement, object]:
+        """The settlement of one try, and what it returned or raised."""
+        asked = context.request.asked
+        try:
+            lifecycle.before(task, context)
+            value = self._call(context)
+        except BaseException as error:  # the user's code: whatever it raises is its outcome
+            raised = asked[0] if asked else error
+            return self._raised(job, task, raised, started), raised
+        if asked:
+            return self._raised(job, task, asked[0], started), asked[0]
+        try:
+            return self._outcomes.succeeded(job, dump_value(value), started), value
+        except Exception as error:  # also what the value's own methods raise
+            return self._outcomes.failed(job, error, started), error
+
+    def _raised(
+        self, job: Job, task: Task[..., Any], error: BaseException, started: float
+    ) -> Settlement:
+        if isinstance(error, Ignore):
+            return self._outcomes.ignored(job)
+        if isinstance(error, Reject):
+            return self._outcomes.rejected(job, error, started)
+        if isinstance(error, Continued):
+            return self._outcomes.continued(job)
+        if isinstance(error, Superseded):
+            return settle(job.message, Action.NOTHING, reason=str(error))
+        if isinstance(error, Replaced):
+            return self._outcomes.replaced(job, error)
+        if isinstance(error, Retry):
+            return self._outcomes.retry(
+                job,
+                error.cause or MaxRetriesExceeded(f"{job.message.task} may not be retried again"),
+                started,
+                max_retries=error.max_retries,
+                countdown=error.countdown,
+                changes=error.changes,
+            )
+        if autoretried(task, error):
+            given = task.policy.retry_kwargs
+            return self._outcomes.retry(
+                job,
+                error,
+                started,
+                max_retries=given.get("max_retries"),
+                countdown=None if task.policy.retry_backoff else given.get("countdown"),
+            )
+        return self._outcomes.failed(job, error, started)
+
+    def _request(
+        self, job: Job, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Request:
+        message = job.message
+        soft, hard = self._outcomes.limits(message)
+        return Request(
+            id=message.id,
+            task=task.name,
+            args=args,
+            kwargs=kwargs,
+            queue=message.queue,
+            retries=message.retries,
+            attempts=job.delivery.attempts,
+            root_id=message.root or message.id,
+            parent_id=message.parent,
+            group=message.group,
+            eta=_datetime(message.not_before),
+            expires=_datetime(message.expires),
+            headers=message.headers,
+            depth=message.depth,
+            slot=message.slot,
+            shadow=message.shadow,
+            fence=job.fence,
+            progress=job.progress,
+            time_limit=hard,
+            soft_time_limit=soft,
+            hostname=self._hostname,
+            is_eager=self._is_eager,
+        )
+
+    def _tell_started(self, job: Job, task: Task[..., Any], started: float) -> None:
+        """Record that a call has started, where that is wanted."""
+        backend = self.backend
+        if backend is None:
+            return
+        is_tracked = self._outcomes.tracks(task) and not self._outcomes.ignores_result(job.message)
+        history = backend.history
+        is_kept = history is not None and history.keeps(State.STARTED)
+        if not (is_tracked or is_kept):
+            return
+        record = self._outcomes.record(job, State.STARTED, started)
+        if is_tracked:
+            try:
+                backend.advance(record)
+            except ServiceError as error:  # the task can run all the same; its end is recorded
+                log.warning("task %s: STARTED is not recorded: %s", job.message.id, error)
+        if is_kept:
+            backend.note(record)
+
+    def _entered(
+        self,
+        visit: Visit,
+        throttle: Throttle,
+        job: Job,
+        task: Task[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> Wait | None:
+        """Let a job in where its task's limits allow; else how long it is to wait."""
+        caller = Caller(
+            message=job.message,
+            holder=Holder(owner=job.message.id, fence=job.fence, delivery=self._name(job)),
+            again=job.delivery.attempts > 1,
+            hard=self._outcomes.limits(job.message)[1],
+        )
+        named = partial(task.arguments.named, args, kwargs)
+        return visit.enter(self.backend, throttle, caller, args, kwargs, named)
+
+    def _free(self, job: Job) -> None:
+        """Free what a stopped job held under its key, which would end with its lease anyway."""
+        task = self._tasks[job.message.task]
+        if task.policy.throttle is None:
+            return
+        try:
+            args, kwargs = task.arguments.check(*arguments(job.message))
+            named = partial(task.arguments.named, args, kwargs)
+            self._gate.stopped(self.backend, task.policy.throttle, job.message, args, kwargs, named)
+        except Exception as error:  # also what the user's key function raises
+            log.warning("task %s may hold its key a while: %s", job.message.id, error)
+
+    def _name(self, job: Job) -> str:
+        """The name of one delivery."""
+        # The receipt is in a worker's child the number of the flight, in its supervisor.
+        return f"{self._hostname} {job.delivery.id} {job.delivery.receipt}"
+
+    # ---- equal calls
+
+    def _claim(
+        self, job: Job, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> idempotency.Claimed | Settlement | None:
+        key = idempotency.key_of(job.message, task.policy.idempotent, args, kwargs)
+        if key is None or self.backend is None:
+            return None
+        hard = self._outcomes.limits(job.message)[1]
+        claimant = idempotency.Claimant(
+            owner=job.message.id,
+            fence=job.fence,
+            delivery=self._name(job),
+        )
+        claim = idempotency.claim(self.backend, key, claimant, hard)
+        if isinstance(claim, idempotency.Busy):
+            return self._outcomes.later(
+                job, _BUSY_AFTER, f"an equal call, {claim.owner}, is running"
+            )
+        if isinstance(claim, idempotency.Done):
+            return self._outcomes.succeeded(job, claim.value, None)
+        return claim
+
+    def _with_claim(self, settlement: Settlement, claim: idempotency.Claimed) -> Settlement:
+        """Complete the claim after a success, keep it for a retry, drop it after anything else."""
+        if settlement.state is State.RETRY or settlement.resend is not None:
+            return settlement
+        if settlement.state is not State.SUCCESS:
+            return replace(settlement, drop=claim.key)
+        expires = self.clock() + self._conf.idempotency_expires
+        value = settlement.record.value if settlement.record else None
+        done = idempotency.completed(claim.key, settlement.task_id, value, expires)
+        return replace(settlement, extra=done)
+
+
+def _datetime(at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC)

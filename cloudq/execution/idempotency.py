@@ -1,0 +1,142 @@
+"""Claims on idempotency keys: of equal calls one runs, the others get its result.
+
+The states are those of Powertools' idempotency: in progress until a time, then completed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import dump_value
+from cloudq.results.backend import Backend
+
+# While the first call runs its claim lasts this long, unless its time limit says better.
+_IN_PROGRESS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """The key is ours: run the task, then complete or drop the claim."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """An equal call has succeeded already, and this is its value as JSON text."""
+
+    owner: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """An equal call is running."""
+
+    owner: str
+
+
+def key_of(
+    message: TaskMessage,
+    rule: bool | Callable[..., str],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Key | None:
+    """The claim's key for one call, or None when the call is not idempotent."""
+    if message.idempotency_key is not None:
+        name = message.idempotency_key
+    elif callable(rule):
+        name = str(rule(*args, **kwargs))
+    elif rule:
+        text = dump_value([list(args), dict(sorted(kwargs.items()))])
+        name = hashlib.sha256(text.encode()).hexdigest()
+    else:
+        return None
+    return Key(f"once#{message.task}#{name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimant:
+    """Who claims: a task's id, the fence of its delivery, and the name of that very delivery.
+
+    A later delivery takes over what an earlier one had claimed, and the same one may claim
+    again; another copy of the same message, delivered at the same time, may not.
+    """
+
+    owner: str
+    fence: int = 0
+    delivery: str = ""
+
+
+def claim(
+    backend: Backend, key: Key, claimant: Claimant, time_limit: float | None
+) -> Claimed | Done | Busy:
+    """Claim a key, in one request where nobody has it."""
+    current = _write_claim(backend, key, claimant, time_limit, when=_ABSENT)
+    if current is None:
+        return Claimed(key=key)
+    if _is_ours(current, claimant):
+        unchanged = tuple(_still(name, current) for name in ("owner", "done", "fence", "delivery"))
+        current = _write_claim(backend, key, claimant, time_limit, when=unchanged)
+        if current is None:
+            return Claimed(key=key)
+    other = str(current.get("owner"))
+    if not current.get("done"):
+        return Busy(owner=other)
+    value = current.get("value")
+    return Done(owner=other, value=value if isinstance(value, str) else None)
+
+
+_ABSENT = (Check(field="owner", op=Op.ABSENT),)
+
+
+def _write_claim(
+    backend: Backend,
+    key: Key,
+    claimant: Claimant,
+    time_limit: float | None,
+    *,
+    when: tuple[Check, ...],
+) -> Mapping[str, Value] | None:
+    """Write the claim if nothing speaks against it; else what is there."""
+    change = Change(
+        set={
+            "owner": claimant.owner,
+            "fence": claimant.fence,
+            "delivery": claimant.delivery,
+            "done": False,
+        },
+        remove=frozenset({"value"}),
+        expires=backend.clock() + (time_limit or _IN_PROGRESS),
+        when=when,
+    )
+    try:
+        backend.update(key, change)
+    except ConditionFailed as error:
+        return error.current.fields if error.current else {}
+    return None
+
+
+def _still(name: str, current: Mapping[str, Value]) -> Check:
+    value = current.get(name)
+    if value is None:
+        return Check(field=name, op=Op.ABSENT)
+    return Check(field=name, op=Op.EQ, value=value)
+
+
+def _is_ours(current: Mapping[str, Value], claimant: Claimant) -> bool:
+    if current.get("owner") != claimant.owner or current.get("done"):
+        return False
+    fence = current.get("fence")
+    earlier = isinstance(fence, int) and fence < claimant.fence
+    return earlier or current.get("delivery") == claimant.delivery
+
+
+def completed(key: Key, owner: str, value: str | None, expires: float) -> Item:
+    """The item that tells equal calls the value."""
+    return Item(key=key, fields={"owner": owner, "done": True, "value": value}, expires=expires)

@@ -1,0 +1,205 @@
+"""Messages that a platform has leased and hands to a function, run one after the other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from cloudq.broker.broker import Broker
+from cloudq.canvas.joins import Joins
+from cloudq.driver import Code, Delivery
+from cloudq.errors import BackendError, CloudQError, DecodeError, ServiceError
+from cloudq.execution.deadline import Deadline, released
+from cloudq.execution.executor import Executor
+from cloudq.execution.outcomes import Job, copy_of
+from cloudq.execution.settlement import Action, Committed, Settled, Settlement, commit
+from cloudq.messages.codec import Codec
+from cloudq.messages.message import TaskMessage
+from cloudq.results.backend import Backend
+from cloudq.results.record import State
+
+KEPT = frozenset({Action.RELEASE, Action.NOTHING})
+"""The actions after which a message is still the platform's: it must not be acked."""
+
+_AGAIN = frozenset({Code.THROTTLED, Code.TOO_LARGE, Code.INVALID})
+# How often a message was delivered before it became the copy that has this header.
+_DELIVERED = "cloudq-delivered"
+# How a body begins in which a header can be seen.
+_PLAIN = b'{"v":1,'
+# How often a busy function looks for parked messages, in seconds.
+_PARKED_EVERY = 5.0
+# Parked messages are looked for when this much time is left, in seconds.
+_SPARE = 1.0
+
+
+class NotSettled(CloudQError):
+    """A message stays in its queue; the text says why."""
+
+
+class Invocation:
+    """One call of a function by its platform: what tasks run with, and until when.
+
+    Use as a context manager: at the end, if time is left, messages that are parked for the
+    queues it has had to do with are sent on when they are due. `log` is the platform's logger;
+    `heard` is told each outcome.
+    """
+
+    def __init__(
+        self,
+        *,
+        executor: Executor,
+        broker: Broker,
+        backend: Backend | None,
+        joins: Joins | None,
+        deadline: Deadline,
+        log: logging.Logger,
+        heard: Callable[[Settlement], None] | None = None,
+    ) -> None:
+        self._heard = heard
+        self.executor = executor
+        self.broker = broker
+        self.backend = backend
+        self.joins = joins
+        self.deadline = deadline
+        self.log = log
+        self._queues: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._send_parked()
+
+    def _send_parked(self) -> None:
+        for queue in filter(self.broker.stores_delayed, sorted(self._queues)):
+            try:
+                if self.deadline.until_late() >= _SPARE:
+                    self.broker.send_delayed(queue, every=_PARKED_EVERY)
+            except Exception as error:  # the answer about what is done must reach the platform
+                self.log.warning("messages parked for %s wait: %s", queue, error)
+
+    # ---- what the platform handed out
+
+    def run(self, deliveries: Sequence[Delivery]) -> list[Settled]:
+        """Run messages in their order and make each outcome durable; those that must come back.
+
+        All others are done with, and the platform may ack them. What is to be dead-lettered is
+        in the dead letters by then. Never raises `ServiceError`.
+        """
+        counted = [_counted(delivery, self.broker.codec) for delivery in deliveries]
+        try:
+            jobs, settled = self.executor.open(counted)
+        except BackendError as down:
+            self.log.error("all %d messages stay: %s", len(counted), down)
+            back = Settlement(action=Action.RELEASE, reason=str(down))
+            return [(delivery, back) for delivery in counted]
+        kept = self._finish(settled)
+        for job in jobs:
+            kept += self._finish([(job.delivery, self._settlement(job))])
+        return kept
+
+    def _settlement(self, job: Job) -> Settlement:
+        if not self.deadline.permits(self.executor.limits(job.message)[1]):
+            return released(job)
+        return self.deadline.run(self.executor, job)
+
+    def _finish(self, pairs: Sequence[Settled]) -> list[Settled]:
+        if not pairs:
+            return []
+        committed = self.commit(pairs)
+        kept = [_back(pair, f"not recorded: {committed.error}") for pair in committed.failed]
+        for pair in committed.ready:
+            delivery, settlement = pair
+            self.log_outcome(settlement)
+            if settlement.action in KEPT:
+                kept.append(pair)
+            elif settlement.action is Action.DEAD_LETTER:
+                refused = self.broker.bury([delivery], reason=settlement.reason)
+                kept += [_back(pair, refusal.reason) for refusal in refused]
+        for delivery, settlement in kept:
+            self.log.warning(
+                "message %s stays in %s: %s", delivery.id, delivery.queue, settlement.reason
+            )
+        return kept
+
+    def resend(self, kept: Sequence[Settled]) -> None:
+        """Send what must come back as copies, so that its platform may ack the originals too.
+
+        For platforms that take one answer for a whole batch. A copy knows how often its message
+        was delivered before. Raises `NotSettled`, or the broker's error, when a message cannot
+        be copied: then all of them must come back.
+        """
+        ours = [pair for pair in kept if pair[1].action is Action.RELEASE]
+        codec, now = self.broker.codec, self.executor.clock()
+        copies = [_copy(delivery, settlement, codec, now) for delivery, settlement in ours]
+        if copies:
+            self.broker.send(copies)
+
+    # ---- outcomes
+
+    def commit(self, pairs: Sequence[Settled]) -> Committed:
+        """Commit; once more what the store refused but may take now, or in a smaller form."""
+        self._queues |= {delivery.queue for delivery, _ in pairs}
+        committed = commit(pairs, self.broker, self.backend, self.joins)
+        error = committed.error
+        if not committed.failed or not isinstance(error, ServiceError) or error.code not in _AGAIN:
+            return committed
+        again = commit(committed.failed, self.broker, self.backend, self.joins)
+        return replace(again, ready=[*committed.ready, *again.ready])
+
+    def log_outcome(self, settlement: Settlement) -> None:
+        """One line for one outcome, at the level and with the fields of a worker's log."""
+        if self._heard is not None:
+            self._heard(settlement)
+        level = logging.DEBUG
+        if settlement.reason:
+            failed = settlement.state in (State.FAILURE, State.REJECTED)
+            level = logging.WARNING if failed else logging.INFO
+        task, task_id = settlement.task or "?", settlement.task_id or "?"
+        state = settlement.state or settlement.action
+        extra = {"task": settlement.task, "task_id": settlement.task_id, "state": str(state)}
+        self.log.log(
+            level, "task %s %s: %s %s", task, task_id, state, settlement.reason, extra=extra
+        )
+
+
+def _back(pair: Settled, reason: str) -> Settled:
+    delivery, settlement = pair
+    return delivery, replace(settlement, action=Action.RELEASE, after=0.0, reason=reason)
+
+
+def _copy(delivery: Delivery, settlement: Settlement, codec: Codec, now: float) -> TaskMessage:
+    try:
+        message = codec.decode(delivery.body, queue=delivery.queue, limit=codec.limit)
+    except DecodeError as error:
+        raise NotSettled(f"{settlement.reason}; it cannot be copied: {error}") from error
+    headers = {**message.headers, _DELIVERED: str(delivery.attempts)}
+    due = now + settlement.after if settlement.after else message.not_before
+    return copy_of(message, queue=delivery.queue, headers=headers, not_before=due)
+
+
+def _counted(delivery: Delivery, codec: Codec) -> Delivery:
+    """A copy with the deliveries of the message that it stands for, which do count."""
+    if delivery.body.startswith(_PLAIN) and _DELIVERED.encode() not in delivery.body:
+        return delivery
+    try:
+        message = codec.decode(delivery.body, queue=delivery.queue, limit=codec.limit)
+        before = int(message.headers.get(_DELIVERED, "0"))
+    except (DecodeError, ValueError):  # the executor says what is wrong with it
+        return delivery
+    if _DELIVERED not in message.headers:
+        return delivery  # as it came: a dead letter shows the very bytes
+    headers = {name: value for name, value in message.headers.items() if name != _DELIVERED}
+    return replace(
+        delivery,
+        body=codec.encode(message.model_copy(update={"headers": headers})),
+        attempts=delivery.attempts + max(0, before),
+    )

@@ -1,0 +1,199 @@
+"""Tells hooks and signal receivers what becomes of a call, in the order that Celery has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cloudq import signals
+from cloudq.errors import Reject, Retry
+from cloudq.messages.message import TaskMessage
+from cloudq.results.record import State
+from cloudq.tasks.hooks import ExceptionInfo
+from cloudq.tasks.request import Context, Request
+
+if TYPE_CHECKING:  # not loaded by who only publishes
+    from cloudq.execution.settlement import Settlement
+    from cloudq.tasks.task import Task
+
+log = logging.getLogger("cloudq.execution")
+
+
+def before(task: Task[..., Any], context: Context) -> None:
+    """Just before the call: `task_prerun`, then `before_start`, whose exception is the task's."""
+    request = context.request
+    if signals.task_prerun.connections:
+        signals.task_prerun.send(
+            task, task_id=request.id, task=task, args=context.args, kwargs=context.kwargs
+        )
+    if task.hooked:
+        task.before_start(request.id, context.args, context.kwargs)
+
+
+def watched(task: Task[..., Any]) -> bool:
+    """Whether anybody wants to hear of the end of this task's calls."""
+    # The tuples themselves: this is asked of every call.
+    return bool(
+        task.hooked
+        or signals.task_postrun.connections
+        or signals.task_success.connections
+        or signals.task_failure.connections
+        or signals.task_retry.connections
+    )
+
+
+def after(
+    task: Task[..., Any], context: Context, settlement: Settlement, value: object, took: float
+) -> None:
+    """Just after the call of `took` seconds, which returned or raised `value`.
+
+    The request is still current.
+    """
+    request, args, kwargs = context.request, context.args, context.kwargs
+    state = _state(settlement, value)
+    error = settlement.error
+    if state == State.SUCCESS:
+        _hook(task.on_success, value, request.id, args, kwargs)
+        if signals.task_success:
+            signals.task_success.send(task, result=value, runtime=took)
+    elif state == State.RETRY:
+        reason = value if isinstance(value, Retry) else Retry(str(value), cause=error)
+        einfo = ExceptionInfo(error or reason)
+        _hook(task.on_retry, reason.cause, request.id, args, kwargs, einfo)
+        if signals.task_retry:
+            signals.task_retry.send(task, request=request, reason=reason, einfo=einfo)
+        value = reason
+    elif state == State.FAILURE and error is not None:
+        _hook(task.on_failure, error, request.id, args, kwargs, ExceptionInfo(error))
+        failed(task, request, error)
+        value = error
+    if state in (State.SUCCESS, State.FAILURE):
+        _hook(task.after_return, state, value, request.id, args, kwargs, None)
+    if signals.task_postrun:
+        signals.task_postrun.send(
+            task,
+            task_id=request.id,
+            task=task,
+            args=args,
+            kwargs=kwargs,
+            retval=value,
+            state=state,
+        )
+
+
+def failed(task: Task[..., Any], request: Request, error: BaseException) -> None:
+    """A call has failed for good; also one that was stopped, or never began."""
+    if signals.task_failure:
+        signals.task_failure.send(
+            task,
+            task_id=request.id,
+            exception=error,
+            args=request.args,
+            kwargs=request.kwargs,
+            traceback=error.__traceback__,
+            einfo=ExceptionInfo(error),
+        )
+
+
+def received(task: Task[..., Any], request: Request) -> None:
+    """A call is in hand and will run when there is room."""
+    signals.task_received.send(task, request=request)
+
+
+def revoked(task: Task[..., Any], request: Request, *, expired: bool) -> None:
+    """A call is not run, since it was revoked or has expired."""
+    signals.task_revoked.send(task, request=request, terminated=False, signum=None, expired=expired)
+
+
+def rejected(body: bytes, error: BaseException) -> None:
+    """A message cannot be read, and goes to the dead letters."""
+    signals.task_rejected.send(None, message=body, exc=error)
+
+
+def unknown(message: TaskMessage, error: BaseException) -> None:
+    """A message names a task that this app does not have, and goes to the dead letters."""
+    signals.task_unknown.send(None, message=message, exc=error, name=message.task, id=message.id)
+
+
+def announced(
+    messages: Sequence[TaskMessage],
+) -> Sequence[TaskMessage]:
+    """Before a publish: receivers may add text to the headers. The messages to send."""
+    if not signals.before_task_publish:
+        return messages
+    return [_announced(message) for message in messages]
+
+
+def _announced(message: TaskMessage) -> TaskMessage:
+    told = _published(message)
+    headers: dict[str, Any] = told["headers"]
+    known = set(headers) - set(message.headers)
+    signals.before_task_publish.send(
+        message.task,
+        **told,
+        properties={"correlation_id": message.id, "reply_to": None},
+        declare=[],
+    )
+    own = {name: str(value) for name, value in headers.items() if name not in known}
+    return message if own == message.headers else message.model_copy(update={"headers": own})
+
+
+def published(messages: Sequence[TaskMessage]) -> None:
+    """After a publish."""
+    if signals.after_task_publish:
+        for message in messages:
+            signals.after_task_publish.send(message.task, **_published(message))
+
+
+def _published(message: TaskMessage) -> dict[str, Any]:
+    """A message as Celery shows it to the receivers of its publish signals."""
+    workflow = {"callbacks": message.link, "errbacks": message.link_error, "chain": message.chain}
+    fields = {
+        "id": message.id,
+        "task": message.task,
+        "retries": message.retries,
+        "eta": message.not_before,
+        "expires": message.expires,
+        "root_id": message.root or message.id,
+        "parent_id": message.parent,
+        "group": message.group,
+        "shadow": message.shadow,
+        "timelimit": [message.time_limit, message.soft_time_limit],
+    }
+    return {
+        "body": (message.args, message.kwargs, workflow),
+        "exchange": "",
+        "routing_key": message.queue,
+        "headers": fields | message.headers,
+    }
+
+
+def _state(settlement: Settlement, value: object) -> str:
+    if settlement.state is not None:
+        return settlement.state
+    return State.REJECTED if isinstance(value, Reject) else "IGNORED"
+
+
+def _hook(hook: Callable[..., None], *given: Any) -> None:
+    try:
+        hook(*given)
+    except Exception:  # the user's code, after the end: what became of the task stands
+        log.exception("a hook raised: %r", hook)
+
+
+def plain(message: TaskMessage, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Request:
+    """The request of a call that does not run in this process, or not at all."""
+    return Request(
+        id=message.id,
+        task=message.task,
+        args=args,
+        kwargs=kwargs,
+        queue=message.queue,
+        retries=message.retries,
+        root_id=message.root or message.id,
+        parent_id=message.parent,
+        group=message.group,
+        headers=message.headers,
+        shadow=message.shadow,
+    )

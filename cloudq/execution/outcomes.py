@@ -1,0 +1,407 @@
+"""The settlement for each way that a call can end: what is recorded, and what is sent."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import orjson
+
+from cloudq.canvas.freeze import brief, ends_of
+from cloudq.canvas.plan import Planner, too_deep
+from cloudq.canvas.slots import MemberResult, Slot
+from cloudq.clock import Clock, real_time
+from cloudq.driver import Delivery, Limits
+from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
+from cloudq.execution.settlement import Action, Settlement
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import dump_value
+from cloudq.results.record import TERMINAL, Record, State, fence
+from cloudq.settings import Settings
+from cloudq.tasks.call_options import checked_countdown
+from cloudq.tasks.checkpoints import Progress
+from cloudq.tasks.limits.gate import Wait
+from cloudq.tasks.limits.unique import unique_key
+from cloudq.tasks.limits.worker_rate import FARTHEST
+from cloudq.tasks.signature import Node
+from cloudq.tasks.task import Task
+
+_REQUEUED_AFTER = 1.0
+_ENDS = frozenset({Action.ACK, Action.DEAD_LETTER})
+_LONGEST_TEXT = 32_000
+# A century: the wire's times end with the year 9999.
+_LONGEST_DELAY = 36_525 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A delivery that is to be run. `fenced`: someone else has run, or may be running, it.
+
+    `progress` is watched where the time of the run is short.
+    """
+
+    delivery: Delivery
+    message: TaskMessage
+    fenced: bool = False
+    progress: Progress | None = None
+
+    @property
+    def fence(self) -> int:
+        message = self.message
+        sent = message.retries + message.replaced + message.continued
+        return fence(sent, self.delivery.attempts)
+
+
+class Outcomes:
+    """Makes settlements, as the tasks' policies and the app's settings say."""
+
+    def __init__(
+        self,
+        *,
+        tasks: Mapping[str, Task[..., Any]],
+        conf: Settings,
+        limits: Callable[[str], Limits],
+        hostname: str,
+        planner: Planner,
+        clock: Clock = real_time,
+    ) -> None:
+        self.clock = clock
+        self._planner = planner
+        self._tasks = tasks
+        self._conf = conf
+        self._limits = limits
+        self._hostname = hostname
+        # What an operator has set in this worker, by task: the soft and the hard time limit.
+        self.time_limits: dict[str, tuple[float | None, float | None]] = {}
+
+    def failed(
+        self,
+        job: Job,
+        error: BaseException,
+        started: float | None = None,
+        *,
+        bury: bool = False,
+    ) -> Settlement:
+        """The settlement of a job that ended in an error for good; `bury` dead-letters it."""
+        kind = type(error)
+        name = kind.__qualname__
+        record = replace(
+            self.record(job, State.FAILURE, started),
+            error_type=name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}",
+            error=_text(error)[:_LONGEST_TEXT],
+            error_args=_dumped(_args(error)),
+            traceback=_utf8("".join(traceback.format_exception(error)))[-_LONGEST_TEXT:],
+        )
+        bury = bury or self._tasks[job.message.task].policy.dead_letter
+        action = Action.DEAD_LETTER if bury else Action.ACK
+        reason = f"{name}: {_text(error)}"[:1000]
+        return self._ended(job, record, action, reason=reason, error=error)
+
+    def unrunnable(
+        self, delivery: Delivery, message: TaskMessage, error: CloudQError
+    ) -> Settlement:
+        """A part of a workflow that no task can be called for: others are not to wait for it.
+
+        Nobody has looked for what is recorded of it, so an end that is recorded stays.
+        """
+        if message.queue != delivery.queue:
+            message = message.model_copy(update={"queue": delivery.queue})
+        return self.failed(Job(delivery=delivery, message=message, fenced=True), error, bury=True)
+
+    def succeeded(self, job: Job, value: str | None, started: float | None) -> Settlement:
+        """A call that returned `value`, as JSON text."""
+        record = self.record(job, State.SUCCESS, started, None if value == "null" else value)
+        return self._ended(job, record, Action.ACK)
+
+    def revoked(self, job: Job, reason: str) -> Settlement:
+        """A call that is not to be run."""
+        record = replace(self.record(job, State.REVOKED), error=reason)
+        return self._ended(job, record, Action.ACK, reason=reason)
+
+    def ignored(self, job: Job) -> Settlement:
+        """A call whose task raised `Ignore`: nothing is recorded, and a join waits no longer."""
+        reason = "ignored by the task"
+        ended = replace(
+            self.record(job, State.FAILURE), error_type="cloudq.errors.Ignore", error=reason
+        )
+        member_result = member_result_of(job.message, ended)
+        return settle(job.message, Action.ACK, reason=reason, member_result=member_result)
+
+    def rejected(self, job: Job, reject: Reject, started: float) -> Settlement:
+        """A call whose task raised `Reject`."""
+        reason = _utf8(str(reject.reason))
+        if reject.requeue:
+            return settle(job.message, Action.RELEASE, after=_REQUEUED_AFTER, reason=reason)
+        record = replace(self.record(job, State.REJECTED, started), error=reason)
+        return self._ended(job, record, Action.DEAD_LETTER, reason=reason, error=reject)
+
+    def retry(
+        self,
+        job: Job,
+        cause: BaseException,
+        started: float,
+        *,
+        max_retries: int | None = None,
+        countdown: float | None = None,
+        changes: Mapping[str, Any] | None = None,
+    ) -> Settlement:
+        """A call that is to be tried again, or has failed when it was tried too often.
+
+        `changes` are fields that the next try's message has otherwise.
+        """
+        message = job.message
+        task = self._tasks[message.task]
+        allowed = self.retries(task) if max_retries is None else max_retries
+        if allowed is not None and message.retries >= allowed:
+            return self.failed(job, cause, started)
+        if countdown is not None:
+            delay = checked_countdown(countdown)
+        else:
+            delay = task.policy.delay(message.retries, self._conf.default_retry_delay)
+            delay = min(max(0.0, delay), _LONGEST_DELAY)
+        in_place = self.stays_in_place(job.delivery)
+        if in_place and changes:
+            why = f"a retry on {job.delivery.queue!r} is the same message: it cannot change"
+            return self.failed(job, ConfigurationError(f"{why} {', '.join(changes)}"), started)
+        record = None
+        if in_place or (self.tracks(task) and not self.ignores_result(message)):
+            record = replace(
+                self.record(job, State.RETRY, started),
+                retries=message.retries + 1,
+                fence=fence(message.retries + 1, 0),
+                error=_text(cause)[:_LONGEST_TEXT],
+            )
+        why = f"{type(cause).__name__}: {_text(cause)}"[:1000]
+        settled = Settlement(
+            action=Action.ACK,
+            task_id=message.id,
+            task=message.shadow or message.task,
+            state=State.RETRY,
+            reason=f"retry {message.retries + 1} in {delay:.3g} s: {why}",
+            record=record,
+            fenced=job.fenced,
+            error=cause,
+        )
+        if in_place:
+            return replace(settled, action=Action.RELEASE, after=delay)
+        not_before = self.clock() + delay if delay else None
+        # A turn under a rate limit was for this try alone.
+        again = {"waits": 0, "turn": None, **(changes or {})}
+        again |= {"retries": message.retries + 1, "not_before": not_before}
+        return replace(settled, resend=copy_of(message, **again))
+
+    def replaced(self, job: Job, replaced: Replaced) -> Settlement:
+        """A call in whose place a workflow is to run."""
+        if job.message.depth >= self._conf.max_depth:
+            return self.failed(job, too_deep(self._conf.max_depth))
+        plan = self._planner.in_place_of(job.message, cast("Node[Any]", replaced.node))
+        ended = settle(job.message, Action.ACK, reason=str(replaced)[:1000])
+        return replace(ended, starts=plan, error=replaced)
+
+    def _ended(
+        self,
+        job: Job,
+        record: Record,
+        action: Action,
+        *,
+        reason: str = "",
+        error: BaseException | None = None,
+    ) -> Settlement:
+        if action is Action.DEAD_LETTER:
+            record = replace(record, dead_lettered=True)
+        message = job.message
+        follows = message.chain or message.link or message.link_error
+        return Settlement(
+            starts=self._planner.after(message, record) if follows else None,
+            member_result=member_result_of(message, record),
+            action=action,
+            task_id=job.message.id,
+            task=message.shadow or message.task,
+            state=record.state,
+            reason=reason,
+            record=None if self.ignores_result(job.message) else record,
+            fenced=job.fenced,
+            unique_claim=unique_key(message),
+            failed_steps=ends_of(message.chain) if record.state == State.FAILURE else (),
+            error=error,
+        )
+
+    def record(
+        self, job: Job, state: State, started: float | None = None, value: str | None = None
+    ) -> Record:
+        """What is to be stored of a call in this state."""
+        message = job.message
+        return Record(
+            id=message.id,
+            state=state,
+            task=message.task,
+            value=value,
+            started_at=started,
+            finished_at=self.clock() if state in TERMINAL else None,
+            retries=message.retries,
+            fence=job.fence,
+            queue=message.queue,
+            worker=self._hostname or None,
+            parent=message.parent,
+            join=message.gather,
+        )
+
+    def later(self, job: Job, after: float, reason: str) -> Settlement:
+        """Look at an unrun job again later, as a copy: waiting must not count as deliveries."""
+        if self.stays_in_place(job.delivery):
+            return settle(job.message, Action.RELEASE, after=after, reason=reason)
+        copy = copy_of(job.message, not_before=self.clock() + after)
+        return settle(job.message, Action.ACK, resend=copy, reason=reason)
+
+    def over_limit(self, job: Job, wait: Wait) -> Settlement:
+        """A call that a limit puts back, as a copy that knows how often; or in its place."""
+        if self.stays_in_place(job.delivery):
+            # Each look is a delivery, so there are to be few of them.
+            after = min(max(wait.after, 2.0 ** min(job.delivery.attempts, 10)), FARTHEST)
+            return settle(job.message, Action.RELEASE, after=after, reason=wait.reason)
+        due = wait.turn or self.clock() + wait.after
+        copy = copy_of(job.message, not_before=due, waits=job.message.waits + 1, turn=wait.turn)
+        return settle(job.message, Action.ACK, resend=copy, reason=wait.reason)
+
+    def continued(self, job: Job) -> Settlement:
+        """The rest of a call that has saved its state, as a new message of the same id."""
+        reason = "goes on from its checkpoint"
+        if self.stays_in_place(job.delivery):
+            return settle(job.message, Action.RELEASE, reason=reason)
+        message = job.message
+        copy = copy_of(
+            message, continued=message.continued + 1, not_before=None, waits=0, turn=None
+        )
+        return settle(message, Action.ACK, resend=copy, reason=reason)
+
+    def stays_in_place(self, delivery: Delivery) -> bool:
+        """Whether a retry is the same message again: a copy would lose its place in its group.
+
+        A queue that keeps order may be unable to delay a copy, whether or not it has a group.
+        """
+        limits = self._limits(delivery.queue)
+        return limits.ordered and (delivery.group is not None or not limits.max_delay)
+
+    def retries(self, task: Task[..., Any]) -> int | None:
+        """How often a call of the task may be retried; None = for ever."""
+        return task.policy.retries(self._conf.max_retries)
+
+    def is_retried(self, job: Job, task: Task[..., Any], error: BaseException) -> bool:
+        """Whether the call is tried again when this exception leaves it."""
+        most: int | None
+        if isinstance(error, Retry):
+            most = error.max_retries
+        elif autoretried(task, error):
+            most = task.policy.retry_kwargs.get("max_retries")
+        else:
+            return False
+        allowed = self.retries(task) if most is None else most
+        return allowed is None or job.message.retries < allowed
+
+    def tracks(self, task: Task[..., Any]) -> bool:
+        """Whether STARTED and RETRY are recorded."""
+        tracked = task.policy.track_started
+        return self._conf.task_track_started if tracked is None else tracked
+
+    def ignores_result(self, message: TaskMessage) -> bool:
+        """Whether nothing is recorded of a call's end; others wait for the value of a member."""
+        if message.slot is not None:
+            return False
+        if message.ignore_result is not None:
+            return message.ignore_result
+        task = self._tasks.get(message.task)
+        ignored = task.policy.ignore_result if task is not None else None
+        return self._conf.task_ignore_result if ignored is None else ignored
+
+    def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:
+        """The soft and the hard time limit of a call: its own, the task's, or the app's."""
+        policy, conf = self._tasks[message.task].policy, self._conf
+        own = policy.soft_time_limit, policy.time_limit
+        if self.time_limits:
+            own = self.time_limits.get(message.task, own)
+        soft = message.soft_time_limit or own[0] or conf.task_soft_time_limit
+        hard = message.time_limit or own[1] or conf.task_time_limit
+        return soft, hard
+
+
+def autoretried(task: Task[..., Any], error: BaseException) -> bool:
+    """Whether the task's policy has calls that end in this exception tried again."""
+    policy = task.policy
+    return isinstance(error, policy.autoretry_for) and not isinstance(
+        error, policy.dont_autoretry_for
+    )
+
+
+def member_result_of(message: TaskMessage, record: Record) -> MemberResult | None:
+    """What a task's end says at its join; a step of a chain says nothing while all goes well."""
+    if message.slot is None or (message.chain and record.state is State.SUCCESS):
+        return None
+    return MemberResult(slot=Slot.from_wire(message.slot), record=record)
+
+
+def with_children(settlement: Settlement, called: Sequence[Any]) -> Settlement:
+    """The settlement with the ids of what the task has called, and of what its end starts."""
+    if not called and settlement.starts is None:
+        return settlement
+    started = [*called, *(settlement.starts.outlines if settlement.starts is not None else ())]
+    if not started or settlement.record is None:
+        return settlement
+    children = orjson.dumps(brief(started)).decode()
+    return replace(settlement, record=replace(settlement.record, children=children))
+
+
+def settle(
+    message: TaskMessage,
+    action: Action,
+    *,
+    reason: str = "",
+    after: float = 0.0,
+    resend: TaskMessage | None = None,
+    member_result: MemberResult | None = None,
+) -> Settlement:
+    """A settlement that records nothing."""
+    return Settlement(
+        action=action,
+        task_id=message.id,
+        task=message.task,
+        reason=reason,
+        after=after,
+        resend=resend,
+        member_result=member_result,
+        unique_claim=unique_key(message) if action in _ENDS and resend is None else None,
+    )
+
+
+def copy_of(message: TaskMessage, **changes: Any) -> TaskMessage:
+    """A copy to send in place of the message; the broker must not take it for a duplicate."""
+    return message.model_copy(update={"dedup_key": None, **changes})
+
+
+def _dumped(args: Sequence[object]) -> str | None:
+    """Exception arguments as JSON text, None where they are not plain and short enough."""
+    try:
+        text = dump_value(list(args))
+    except Exception:  # the arguments are the user's own objects, whose methods run here
+        return None
+    return text if len(text) <= _LONGEST_TEXT else None
+
+
+def _args(error: BaseException) -> Sequence[object]:
+    # An OSError takes its file name as an argument and does not keep it as one.
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        return (*error.args, error.filename)
+    return error.args
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return _utf8(str(error))
+    except Exception as broken:  # the user's own __str__
+        return f"<its __str__ raised {type(broken).__name__}>"
+
+
+def _utf8(text: str) -> str:
+    """The text without lone surrogates (odd file names have them), which no store takes."""
+    return text.encode(errors="backslashreplace").decode()

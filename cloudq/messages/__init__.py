@@ -1,0 +1,1 @@
+"""The task message and its bytes: values, serializers, compression, signatures."""

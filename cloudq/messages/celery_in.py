@@ -1,0 +1,216 @@
+"""Celery's messages, as kombu puts them on SQS: protocol 2, read as messages of ours.
+
+The body is the base64 of a JSON object (or that object): `headers` with the call's options, and a
+`body` that holds `[args, kwargs, embed]`, in base64 again. `embed` has callbacks, errbacks, and
+what is left of a chain, its next step last.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, cast
+from uuid import NAMESPACE_URL, uuid5
+
+import orjson
+from pydantic import ValidationError
+
+from cloudq.canvas.plan import frozen
+from cloudq.errors import CloudQError, DecodeError
+from cloudq.messages.celery_values import aware, mapped, our_node, ours
+from cloudq.messages.compression import expand
+from cloudq.messages.message import CELERY, TaskMessage
+from cloudq.messages.serializers import load_msgpack, load_yaml
+from cloudq.messages.values import check_depth
+from cloudq.tasks.signature import Node, from_dict, to_dict, walk
+
+Wire = dict[str, Any]
+
+KEPT = "cloudq"
+"""The header that keeps what Celery has no word for, of a message that cloudq has written."""
+
+_CONTENT = {
+    "application/json": "json",
+    "application/x-yaml": "yaml",
+    "application/x-msgpack": "msgpack",
+    "application/x-python-serialize": "pickle",
+}
+COMPRESSION = {
+    "application/x-gzip": "zlib",
+    "application/x-bz2": "bz2",
+    "application/zstd": "zstd",
+}
+# What protocol 2 puts among the headers; all others are the caller's own.
+_THEIRS = frozenset(
+    (
+        *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries"),
+        *("timelimit", "root_id", "parent_id", "argsrepr", "kwargsrepr", "origin"),
+        *("ignore_result", "replaced_task_nesting", "stamped_headers", "stamps", "compression"),
+        *("sent_event", "reply_to", "correlation_id"),
+    )
+)
+
+
+def read(body: bytes, *, queue: str, limit: int, accept: Collection[str]) -> TaskMessage | None:
+    """The call in a message of Celery's; None where the body is none.
+
+    The same body gives the same message each time, ids of callbacks included. Raises
+    `DecodeError` for what cannot be run here.
+    """
+    if len(body) > limit * 2:  # base64 twice
+        raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
+    outer = _outer(body)
+    if outer is None:
+        return None
+    headers = outer["headers"]
+    if not isinstance(headers.get("task"), str) or not isinstance(headers.get("id"), str):
+        raise DecodeError("a Celery message without task and id in its headers: is it protocol 1?")
+    args, kwargs, embed = _content(outer, limit, accept)
+    if embed.get("chord"):
+        raise DecodeError(
+            "a member of a Celery chord: what joins it lies in Celery's result backend, so only "
+            "Celery's workers can run it; start the chord from cloudq"
+        )
+    try:
+        return TaskMessage.model_validate(_fields(headers, args, kwargs, embed, queue))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DecodeError(f"undecodable Celery message: {place}: {first['msg']}") from error
+    except (ValueError, TypeError, AttributeError, CloudQError) as error:
+        raise DecodeError(f"undecodable Celery message: {error}") from error
+
+
+def is_celery(body: bytes) -> bool:
+    """Whether a body has the form of Celery's messages."""
+    return _outer(body) is not None
+
+
+def _outer(body: bytes) -> Wire | None:
+    text = body
+    if not body.startswith(b"{"):
+        try:
+            text = base64.b64decode(body, validate=True)
+        except ValueError:
+            return None
+    try:
+        outer: object = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(outer, dict):
+        return None
+    fields = cast("Wire", outer)
+    is_theirs = isinstance(fields.get("headers"), dict) and "body" in fields and "v" not in fields
+    return fields if is_theirs else None
+
+
+def _content(
+    outer: Wire, limit: int, accept: Collection[str]
+) -> tuple[list[Any], Wire, Mapping[str, Any]]:
+    kind = outer.get("content-type")
+    name = _CONTENT.get(str(kind))
+    if name is None:
+        raise DecodeError(f"unknown content type {kind!r} of a Celery message")
+    if name == "pickle":
+        raise DecodeError("content type 'pickle' is refused: Celery's messages are not signed")
+    if name not in accept:
+        raise DecodeError(f"content type {name!r} is not in this app's accept_content")
+    properties = outer.get("properties")
+    encoding = cast("Wire", properties).get("body_encoding") if properties else None
+    text = str(outer["body"])
+    try:
+        data = base64.b64decode(text, validate=True) if encoding == "base64" else text.encode()
+    except ValueError as error:
+        raise DecodeError(f"undecodable Celery message: {error}") from error
+    zipped = outer["headers"].get("compression")
+    if zipped is not None:
+        data = expand(COMPRESSION.get(str(zipped), str(zipped)), data, limit=limit)
+    if len(data) > limit:
+        raise DecodeError(f"oversized: {len(data):,} bytes, this app accepts {limit:,}")
+    match _LOAD[name](data):
+        case [[*args], {**kwargs}, {**embed}]:
+            check_depth([args, kwargs, embed])
+            return args, kwargs, embed
+        case _:
+            raise DecodeError("undecodable Celery message: not [args, kwargs, embed]: protocol 1?")
+
+
+def _load_json(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise DecodeError(f"undecodable Celery message: {error}") from error
+
+
+_LOAD = {"json": _load_json, "yaml": load_yaml, "msgpack": load_msgpack}
+
+
+def _fields(
+    headers: Wire, args: list[Any], kwargs: Wire, embed: Mapping[str, Any], queue: str
+) -> Wire:
+    id, task = headers["id"], headers["task"]
+    hard, soft = headers.get("timelimit") or (None, None)
+    eta, expires = headers.get("eta"), headers.get("expires")
+    kept = headers.get(KEPT)
+    fields: Wire = dict(cast("Wire", kept)) if isinstance(kept, dict) else {}
+    if task in ("celery.map", "celery.starmap"):
+        task = task.replace("celery", "cloudq")
+        args, kwargs = mapped(kwargs.get("task"), kwargs.get("it")), {}
+    else:
+        args, kwargs = ours(args), {key: ours(value) for key, value in kwargs.items()}
+    follows = Follows(id)
+    root = headers.get("root_id")
+    return fields | {
+        "id": id,
+        "task": task,
+        "args": args,
+        "kwargs": kwargs,
+        "queue": queue,
+        "not_before": aware(eta).timestamp() if eta else None,
+        "expires": aware(expires).timestamp() if expires else None,
+        "retries": headers.get("retries") or 0,
+        "root": root if root != id else None,
+        "parent": headers.get("parent_id"),
+        "group": headers.get("group"),
+        "headers": {
+            name: value
+            for name, value in headers.items()
+            if name not in _THEIRS and isinstance(value, str)
+        },
+        "time_limit": hard or None,
+        "soft_time_limit": soft or None,
+        "ignore_result": True if headers.get("ignore_result") else None,
+        "chain": follows.nodes("chain", reversed(embed.get("chain") or ())),
+        "link": follows.nodes("link", embed.get("callbacks") or ()),
+        "link_error": [our_node(node) for node in embed.get("errbacks") or ()],
+        "compression": COMPRESSION.get(str(headers.get("compression"))),
+        "protocol": CELERY,
+    }
+
+
+class Follows:
+    """Signatures that follow a task, with ids that are the same whenever its message is read."""
+
+    def __init__(self, id: str) -> None:
+        self._id = id
+
+    def nodes(self, name: str, made: Any) -> list[Wire]:
+        return [
+            to_dict(self._named(from_dict(our_node(each)), f"{name}/{number}"))
+            for number, each in enumerate(made)
+        ]
+
+    def _named(self, node: Node[Any], place: str) -> Node[Any]:
+        given = {each.id for each in _everything(node)}
+        made = frozen(node)
+        for number, each in enumerate(_everything(made)):
+            if each.id is not None and each.id not in given:
+                each.id = str(uuid5(NAMESPACE_URL, f"cloudq/celery/{self._id}/{place}/{number}"))
+        return made
+
+
+def _everything(node: Node[Any]) -> Iterator[Node[Any]]:
+    for each in walk(node):
+        yield each
+        for callback in each.links:
+            yield from _everything(callback)

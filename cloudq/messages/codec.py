@@ -1,0 +1,245 @@
+"""The codec of an app: a message in the form that its call, its queue and the settings ask for.
+
+A plain message is the JSON of `cloudq.messages.values`. What is signed, compressed or in another
+notation travels in a sealed envelope, which says so in the clear and has the message for its
+`body`:
+`{"v":2,"key":..,"sig":..,"app":..,"queue":..,"until":..,"type":..,"zip":..,"body":..}`. Older
+releases dead-letter it as a version that they do not know.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
+
+import orjson
+
+from cloudq.clock import Clock, real_time
+from cloudq.errors import DecodeError, EncodeError
+from cloudq.messages.compression import COMPRESSIONS, compress, expand
+from cloudq.messages.message import CELERY, PROTOCOLS, TaskMessage
+from cloudq.messages.optional import library
+from cloudq.messages.salvage import salvage
+from cloudq.messages.serializers import PICKLE, SERIALIZERS, plain_json, written
+from cloudq.messages.signing import Keyring
+from cloudq.messages.values import decode, encode
+from cloudq.settings import Settings
+
+_SEALED = b'{"v":2,'
+_LIBRARIES = {"msgpack": "msgpack", "yaml": "yaml"}
+_CLOCKS = 60.0  # seconds that the clocks of two machines may differ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """How one app writes and reads bodies, of at most `limit` bytes.
+
+    `accept` are the serializers that it reads, `apps` the apps whose signatures count, and
+    `celery` the queues on which Celery's messages are read too. With `signed_only` what bears no
+    signature is refused; `signature_expires` is how long one counts, in seconds.
+    """
+
+    limit: int = 16_777_216
+    app: str = "cloudq"
+    accept: frozenset[str] = frozenset({"json"})
+    keyring: Keyring = field(default_factory=Keyring)
+    apps: frozenset[str] = frozenset()
+    signed_only: bool = False
+    signature_expires: float | None = None
+    celery: frozenset[str] = frozenset()
+    clock: Clock = real_time
+
+    @classmethod
+    def of(cls, conf: Settings, app: str, *, clock: Clock = real_time) -> Self:
+        """The codec that an app's settings describe. Raises `ConfigurationError`."""
+        for name in conf.accept_content:
+            if name in _LIBRARIES:
+                library(_LIBRARIES[name], extra=name)
+        keys = {name: key.get_secret_value().encode() for name, key in conf.signing_keys.items()}
+        return cls(
+            limit=conf.max_body,
+            app=app,
+            accept=frozenset(conf.accept_content),
+            keyring=Keyring(keys=keys, signs=conf.signing_key or next(iter(keys), None)),
+            apps=frozenset({app, *conf.signing_apps}),
+            signed_only=bool(keys) and conf.signing_required,
+            signature_expires=conf.signing_expires,
+            celery=frozenset(q for q, forms in conf.queue_accept.items() if CELERY in forms),
+            clock=clock,
+        )
+
+    # ---- writing
+
+    def encode(self, message: TaskMessage) -> bytes:
+        """The body of a message. Raises `EncodeError`, `ConfigurationError`."""
+        if message.protocol == CELERY:
+            from cloudq.messages import celery_out  # loaded where it is used, as below
+
+            return celery_out.write(message)
+        plain = encode(message)
+        signs = self.keyring.signs is not None
+        serializer = message.serializer or "json"
+        if serializer == PICKLE and not (signs and PICKLE in self.accept):
+            raise EncodeError(
+                f'{message.task}: pickle is refused: it takes "pickle" in accept_content and '
+                "signing_keys, here and at the worker"
+            )
+        if serializer == "json" and message.compression is None and not signs:
+            return plain
+        return self._sealed(message, serializer, plain)
+
+    def _sealed(self, message: TaskMessage, serializer: str, plain: bytes) -> bytes:
+        data = written(serializer, plain)
+        zipped = None
+        if message.compression is not None:
+            small = compress(message.compression, data)
+            if len(small) * 4 < len(data) * 3:  # as text it grows by a third
+                data, zipped = small, message.compression
+        signs = self.keyring.signs is not None
+        if zipped is None and serializer == "json" and not signs:
+            return plain
+        fields: dict[str, object] = {}
+        if signs:
+            fields |= {"app": self.app, "queue": _bare(message.queue)}
+            if self.signature_expires is not None:
+                start = max(self.clock(), message.not_before or 0.0)
+                fields["until"] = round(start + self.signature_expires, 3)
+        if serializer != "json":
+            fields["type"] = serializer
+        if zipped is not None:
+            fields["zip"] = zipped
+        rest = orjson.dumps(fields)[1:-1] + (b"," if fields else b"")
+        rest += b'"body":%b}' % _content(serializer, zipped, data)
+        return self.keyring.signed(rest) if signs else b'{"v":2,' + rest
+
+    # ---- reading
+
+    def decode(self, body: bytes, *, queue: str, limit: int) -> TaskMessage:
+        """Read a body, found in `queue`, that is and opens to at most `limit` bytes.
+
+        A signature is checked before anything else is read. Raises `DecodeError` with the reason
+        to bury it by.
+        """
+        if body.startswith(_SEALED):
+            if len(body) > limit * 4 // 3 + 4096:
+                raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
+            return self._opened(body, queue, limit)
+        if self.celery and (queue in self.celery or _bare(queue) in self.celery):
+            from cloudq.messages import celery_in
+
+            message = celery_in.read(body, queue=queue, limit=limit, accept=self.accept)
+            if message is not None:
+                return message
+        if self.signed_only:
+            raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
+        return self._judged(decode(body, limit=limit), signed=False)
+
+    def salvage(self, body: bytes, *, queue: str) -> TaskMessage | None:
+        """Of a body that cannot be read, the join's member that it was; None if nobody can tell."""
+        return None if self.signed_only else salvage(body, queue=queue)
+
+    def _opened(self, body: bytes, queue: str, limit: int) -> TaskMessage:
+        signed = self.keyring.verified(body)
+        if not signed and self.signed_only:
+            raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
+        try:
+            parsed: object = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise DecodeError(f"undecodable: {error}") from error
+        fields = cast("dict[str, Any]", parsed)
+        if signed:
+            self._check_signed(fields, queue)
+        serializer = fields.get("type", "json")
+        self._check_type(serializer, signed=signed)
+        data = _data(fields, serializer)
+        if "zip" in fields:
+            data = expand(str(fields["zip"]), data, limit=limit)
+        message = decode(plain_json(serializer, data), limit=limit)
+        if (message.serializer or "json") != serializer:
+            raise DecodeError(f"undecodable: {serializer} around {message.serializer or 'json'}")
+        return self._judged(message, signed=signed)
+
+    def _check_signed(self, fields: Mapping[str, Any], queue: str) -> None:
+        app, place, until = fields.get("app"), fields.get("queue"), fields.get("until")
+        if app not in self.apps:
+            raise DecodeError(f"bad signature: it is app {app!r}'s, which is not in signing_apps")
+        if place != _bare(queue):
+            raise DecodeError(f"bad signature: it is for queue {place!r}, not for {queue!r}")
+        if until is not None and not self.clock() <= float(until) + _CLOCKS:
+            raise DecodeError("bad signature: it has expired")
+
+    def _check_type(self, serializer: object, *, signed: bool) -> None:
+        if serializer not in SERIALIZERS:
+            known = ", ".join(SERIALIZERS)
+            raise DecodeError(f"unknown content type {serializer!r}: this release reads {known}")
+        if serializer not in self.accept:
+            raise DecodeError(f"content type {serializer!r} is not in this app's accept_content")
+        if serializer == PICKLE and not signed:
+            raise DecodeError("content type 'pickle' is refused: the message is not signed")
+
+    def _judged(self, message: TaskMessage, *, signed: bool) -> TaskMessage:
+        """The message, unless it says of itself what may not be."""
+        if message.serializer == PICKLE:
+            self._check_type(PICKLE, signed=signed)
+        return message
+
+
+def form_of(body: bytes) -> str | None:
+    """What a body that is no plain message says that it is; None for none of ours."""
+    if body.startswith(_SEALED):
+        return "signed, compressed or in a notation of its own"
+    from cloudq.messages import celery_in
+
+    return "a message in Celery's form" if celery_in.is_celery(body) else None
+
+
+def _bare(queue: str) -> str:
+    """A queue's own name: one side may know it by its URL."""
+    return queue.rpartition("/")[2]
+
+
+def _content(serializer: str, zipped: str | None, data: bytes) -> bytes:
+    """The value of `body`: JSON as it is, YAML as text, the rest as base64."""
+    if zipped is None and serializer in ("json", PICKLE):
+        return data
+    if zipped is None and serializer == "yaml":
+        return orjson.dumps(data.decode())
+    return b'"%b"' % base64.b64encode(data)
+
+
+def _data(fields: Mapping[str, Any], serializer: str) -> bytes:
+    body = fields.get("body")
+    if "zip" not in fields and serializer in ("json", PICKLE):
+        try:
+            return orjson.dumps(body)
+        except TypeError as error:  # deeper than any message may be
+            raise DecodeError(f"undecodable: {error}") from error
+    if not isinstance(body, str):
+        raise DecodeError("undecodable: the sealed envelope has no text for its body")
+    if "zip" not in fields and serializer == "yaml":
+        return body.encode()
+    try:
+        return base64.b64decode(body, validate=True)
+    except ValueError as error:
+        raise DecodeError(f"undecodable: the sealed body is not base64: {error}") from error
+
+
+def unknown_form(
+    serializer: str | None, compression: str | None, protocol: str | None = None
+) -> str | None:
+    """What is wrong with the form that a task or a call asks for; None where all of it is known."""
+    asked = {"serializer": serializer, "compression": compression, "protocol": protocol}
+    for what, known in _FORMS.items():
+        name = asked[what]
+        if name is not None and name not in known:
+            return f"there is no {what} {name!r}: known: {', '.join(known)}"
+    return None
+
+
+_FORMS = {
+    "serializer": SERIALIZERS,
+    "compression": COMPRESSIONS,
+    "protocol": PROTOCOLS,
+}

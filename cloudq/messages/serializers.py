@@ -1,0 +1,129 @@
+"""Serializers: the JSON of a message in other notations, and arguments that are pickled."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import orjson
+
+from cloudq.errors import DecodeError, EncodeError
+from cloudq.messages.optional import library
+from cloudq.messages.values import MAX_DEPTH, to_wire
+
+PICKLE = "pickle"
+_PICKLED = "$pickle"
+# The message and what its arguments lie in are levels too.
+_DEEPEST = MAX_DEPTH + 8
+_AS_THEY_ARE = (str, int, float, bool, type(None))
+
+
+def written(name: str, plain: bytes) -> bytes:
+    """A message's JSON in the notation of a serializer. Raises `ConfigurationError`."""
+    return _WRITE[name](plain)
+
+
+def plain_json(name: str, data: bytes) -> bytes:
+    """The JSON that `written` was given. Raises `DecodeError`."""
+    return _READ[name](data)
+
+
+def _msgpack_write(plain: bytes) -> bytes:
+    return library("msgpack", extra="msgpack").packb(orjson.loads(plain))
+
+
+def load_msgpack(data: bytes) -> Any:
+    """The values in msgpack. Raises `DecodeError`."""
+    msgpack: Any = library("msgpack", extra="msgpack")
+    try:
+        return msgpack.unpackb(data, strict_map_key=True)
+    except Exception as error:  # the library has no root of its own for its errors
+        raise DecodeError(f"malformed msgpack: {error}") from error
+
+
+def _yaml_write(plain: bytes) -> bytes:
+    yaml: Any = library("yaml", extra="yaml")
+    return yaml.safe_dump(orjson.loads(plain), allow_unicode=True, sort_keys=False).encode()
+
+
+def load_yaml(data: bytes) -> Any:
+    """The values in YAML, which may not refer to each other. Raises `DecodeError`."""
+    yaml: Any = library("yaml", extra="yaml")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        _check_yaml(yaml, loader, data)
+        return yaml.load(data, Loader=loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DecodeError(f"malformed yaml: {str(error).splitlines()[0]}") from error
+
+
+def _check_yaml(yaml: Any, loader: Any, data: bytes) -> None:
+    """Refuse what a few lines can keep a parser busy with for minutes.
+
+    Aliases of aliases stand for more than any memory holds, and brackets in brackets cost the
+    square of their depth.
+    """
+    depth = 0
+    for event in yaml.parse(data, Loader=loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise DecodeError("malformed yaml: aliases are not accepted")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise DecodeError(f"malformed yaml: deeper than {_DEEPEST} levels")
+
+
+def _json_of(load: Callable[[bytes], Any]) -> Callable[[bytes], bytes]:
+    def read(data: bytes) -> bytes:
+        try:
+            return orjson.dumps(load(data))
+        except TypeError as error:
+            raise DecodeError(f"a message holds what JSON cannot say: {error}") from error
+
+    return read
+
+
+def pickled(value: object) -> Any:
+    """A value of a call whose serializer is pickle, for the wire. Raises `EncodeError`."""
+    if type(value) in _AS_THEY_ARE:
+        return to_wire(value)
+    try:
+        data = pickle.dumps(value, protocol=4)
+    except Exception as error:  # whatever the value's own methods raise
+        raise EncodeError(f"a {type(value).__qualname__} cannot be pickled: {error}") from error
+    return {_PICKLED: base64.b64encode(data).decode()}
+
+
+def unpickled(value: Any, otherwise: Callable[[Any], Any]) -> Any:
+    """The value that `pickled` wrote. Runs code: only for what is signed and accepted.
+
+    Raises `DecodeError`, or whatever the value's own class raises.
+    """
+    if not isinstance(value, dict) or list(cast("dict[str, Any]", value)) != [_PICKLED]:
+        return otherwise(value)
+    data = cast("dict[str, Any]", value)[_PICKLED]
+    try:
+        return pickle.loads(base64.b64decode(data, validate=True))
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
+        raise DecodeError(f"malformed pickle: {error}") from error
+
+
+def _same(data: bytes) -> bytes:
+    return data
+
+
+_WRITE: Mapping[str, Callable[[bytes], bytes]] = {
+    "json": _same,
+    "msgpack": _msgpack_write,
+    "yaml": _yaml_write,
+    PICKLE: _same,  # its arguments are
+}
+_READ: Mapping[str, Callable[[bytes], bytes]] = {
+    "json": _same,
+    "msgpack": _json_of(load_msgpack),
+    "yaml": _json_of(load_yaml),
+    PICKLE: _same,
+}
+SERIALIZERS = tuple(_WRITE)

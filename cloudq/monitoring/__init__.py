@@ -1,0 +1,1 @@
+"""See and steer live workers: heartbeats, commands, recorded events, notifications."""

@@ -1,0 +1,233 @@
+"""The commands that workers understand: their names, their arguments, and what runs them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, Protocol
+
+from cloudq.errors import ConfigurationError
+
+Kind = Literal["inspect", "control"]
+Run = Callable[..., Any]
+
+
+class CommandState(Protocol):
+    """What a command gets as its first argument: the worker that it runs in.
+
+    Commands run one after the other in the worker's heartbeat thread, not in the children: one
+    that takes long delays the next beat and the other commands, and nothing else.
+    """
+
+    @property
+    def app(self) -> Any:
+        """The `CloudQ` app of the worker."""
+        ...
+
+    @property
+    def hostname(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arg:
+    """An argument of a command; `read` makes it of text, for the command line."""
+
+    name: str
+    read: Callable[[str], Any] = str
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """One command. With `variadic` its last argument takes all that is left, as a list.
+
+    `run` is None for those that the worker itself knows how to run.
+    """
+
+    name: str
+    kind: Kind
+    help: str = ""
+    args: tuple[Arg, ...] = ()
+    variadic: bool = False
+    run: Run | None = None
+
+    def usage(self) -> str:
+        """The name and its arguments, as on a command line."""
+        shown = [a.name.upper() if a.required else f"[{a.name.upper()}]" for a in self.args]
+        if self.variadic:
+            shown[-1] += "..."
+        return " ".join([self.name, *shown])
+
+    def parse(self, words: Sequence[str]) -> dict[str, Any]:
+        """The arguments in the words of a command line. Raises `ConfigurationError`."""
+        given = list(words)
+        required = sum(arg.required for arg in self.args)
+        if len(given) < required or (len(given) > len(self.args) and not self.variadic):
+            raise ConfigurationError(f"{self.name} takes: {self.usage()} (got {len(given)})")
+        found: dict[str, Any] = {}
+        for place, arg in enumerate(self.args):
+            if self.variadic and place == len(self.args) - 1:
+                found[arg.name] = [self._read(arg, word) for word in given[place:]]
+            elif place < len(given):
+                found[arg.name] = self._read(arg, given[place])
+        return found
+
+    def _read(self, arg: Arg, word: str) -> Any:
+        try:
+            return arg.read(word)
+        except ValueError as error:
+            raise ConfigurationError(f"{self.name}: {arg.name}: {error}") from error
+
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Raise `ConfigurationError` for arguments that it does not take, or that it lacks."""
+        known = {arg.name for arg in self.args}
+        unknown = sorted(set(arguments) - known)
+        missing = [arg.name for arg in self.args if arg.required and arg.name not in arguments]
+        if unknown or missing:
+            what = f"no {', '.join(unknown)}" if unknown else f"it needs {', '.join(missing)}"
+            raise ConfigurationError(f"command {self.name}: {what}; it takes: {self.usage()}")
+
+
+def positive(word: str) -> int:
+    """A whole number of one or more. Raises `ValueError`."""
+    number = int(word)
+    if number < 1:
+        raise ValueError(f"{word} is not 1 or more")
+    return number
+
+
+def seconds(word: str) -> float:
+    """A number of seconds above zero. Raises `ValueError`."""
+    number = float(word)
+    if not number > 0:
+        raise ValueError(f"{word} is not above 0")
+    return number
+
+
+_TASK, _QUEUE = Arg(name="task_name"), Arg(name="queue")
+_COUNT = Arg(name="n", read=positive, required=False)
+_IDS = (Arg(name="ids"),)
+
+BUILTIN: tuple[Spec, ...] = (
+    Spec(name="ping", kind="inspect", help="Who is there."),
+    Spec(name="active", kind="inspect", help="The tasks that run."),
+    Spec(name="reserved", kind="inspect", help="The tasks received that wait for a place."),
+    Spec(name="scheduled", kind="inspect", help="The delayed tasks, where a broker shows them."),
+    Spec(name="registered", kind="inspect", help="The tasks it knows."),
+    Spec(name="revoked", kind="inspect", help="The revoked tasks it has met."),
+    Spec(name="stats", kind="inspect", help="Counts, processes, memory."),
+    Spec(name="conf", kind="inspect", help="Its settings, without passwords."),
+    Spec(name="active_queues", kind="inspect", help="The queues it receives from."),
+    Spec(
+        name="query_task", kind="inspect", help="What it does with tasks.", args=_IDS, variadic=True
+    ),
+    Spec(name="report", kind="inspect", help="Versions and settings, for a bug report."),
+    Spec(
+        name="revoke",
+        kind="control",
+        help="Keep tasks from being started; with terminate stop those that run.",
+        args=(Arg(name="task_id"),),
+        variadic=True,
+    ),
+    Spec(
+        name="terminate",
+        kind="control",
+        help="Revoke tasks and stop those that run.",
+        args=(Arg(name="signal"), Arg(name="task_id")),
+        variadic=True,
+    ),
+    Spec(
+        name="rate_limit",
+        kind="control",
+        help="Another rate limit for a task, as 10/m; 0 for none.",
+        args=(_TASK, Arg(name="rate_limit")),
+    ),
+    Spec(
+        name="time_limit",
+        kind="control",
+        help="Other time limits for a task, for those that start from now on.",
+        args=(
+            _TASK,
+            Arg(name="soft", read=seconds),
+            Arg(name="hard", read=seconds, required=False),
+        ),
+    ),
+    Spec(name="pool_grow", kind="control", help="More processes.", args=(_COUNT,)),
+    Spec(name="pool_shrink", kind="control", help="Fewer processes.", args=(_COUNT,)),
+    Spec(
+        name="autoscale",
+        kind="control",
+        help="Other bounds for the number of processes.",
+        args=(Arg(name="max", read=positive), Arg(name="min", read=positive, required=False)),
+    ),
+    Spec(name="add_consumer", kind="control", help="Receive from a queue too.", args=(_QUEUE,)),
+    Spec(name="cancel_consumer", kind="control", help="Leave a queue alone.", args=(_QUEUE,)),
+    Spec(name="shutdown", kind="control", help="Stop warm."),
+)
+
+
+class CommandRegistry:
+    """The commands of one app: the built-in ones, and those that it adds."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, Spec] = {spec.name: spec for spec in BUILTIN}
+
+    def specs(self, kind: Kind) -> list[Spec]:
+        return [spec for spec in self._specs.values() if spec.kind == kind]
+
+    def find(self, name: str) -> Spec:
+        """The command of that name. Raises `ConfigurationError`."""
+        spec = self._specs.get(name)
+        if spec is None:
+            close = get_close_matches(name, self._specs, n=1)
+            hint = f" did you mean {close[0]}?" if close else ""
+            known = ", ".join(self._specs)
+            raise ConfigurationError(f"there is no command {name!r}:{hint} known: {known}")
+        return spec
+
+    def add(
+        self, function: Run, kind: Kind, *, name: str | None, args: Args, variadic: bool
+    ) -> Run:
+        """Register a function as a command. Raises `ConfigurationError`."""
+        made = Spec(
+            name=name or function.__name__,
+            kind=kind,
+            help=(inspect.getdoc(function) or "").partition("\n")[0],
+            args=_args(function, args),
+            variadic=variadic,
+            run=function,
+        )
+        if made.name in self._specs:
+            raise ConfigurationError(f"there is a command {made.name!r} already: give it a name=")
+        self._specs[made.name] = made
+        return function
+
+
+Args = Sequence[tuple[str, Callable[[str], Any]]]
+
+
+def _args(function: Run, given: Args) -> tuple[Arg, ...]:
+    """The arguments of a function behind its first, which is the state of the worker."""
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters:
+        raise ConfigurationError(f"command {function.__name__}: its first parameter is the state")
+    named = [
+        parameter for parameter in parameters[1:] if parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    readers = dict(given)
+    unknown = readers.keys() - {parameter.name for parameter in named}
+    if unknown:
+        raise ConfigurationError(
+            f"command {function.__name__}: args name {', '.join(sorted(unknown))}, "
+            "which its function does not take"
+        )
+    return tuple(
+        Arg(
+            name=parameter.name,
+            read=readers.get(parameter.name, str),
+            required=parameter.default is parameter.empty,
+        )
+        for parameter in named
+    )

@@ -1,0 +1,142 @@
+"""Commands on their way to workers, and their replies on the way back, as items of the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import orjson
+
+from cloudq.driver import Code, Item, Key
+from cloudq.errors import BackendError, ConfigurationError
+from cloudq.messages.ids import new_id
+from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
+from cloudq.results.backend import Backend
+
+# A command lies in its worker's item, which every beat writes again.
+_LONGEST = 16_384
+# Whoever waits for replies has them long before.
+_REPLY_KEPT = 300.0
+_PAGE = 100
+# What a worker needs to run a command and to reply, beyond the pause between its beats.
+SLACK = 5.0
+
+Reply = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One command as it is left for a worker. Times are epoch seconds.
+
+    A worker that finds it after `expires` leaves it alone. Without `reply` it sends none back.
+    """
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    sent: float = 0.0
+    expires: float = 0.0
+    reply: bool = True
+
+    def to_text(self) -> str:
+        """The command as JSON. Raises `ConfigurationError` for what is no JSON, or is too long."""
+        try:
+            text = orjson.dumps(asdict(self)).decode()
+        except TypeError as error:
+            raise ConfigurationError(
+                f"command {self.name}: its arguments are no JSON: {error}"
+            ) from error
+        if len(text) > _LONGEST:
+            raise ConfigurationError(
+                f"command {self.name}: its arguments are {len(text)} characters, and "
+                f"{_LONGEST} at most can be sent: name fewer at a time"
+            )
+        return text
+
+    @classmethod
+    def of(cls, text: str) -> Command | None:
+        """The command in JSON text, None where a newer release has written something else."""
+        try:
+            return cls(**orjson.loads(text))
+        except (TypeError, ValueError):
+            return None
+
+
+def send(heartbeats: Heartbeats, hearts: Sequence[Heartbeat], command: Command) -> list[Heartbeat]:
+    """Leave the command for these workers; those that were still there. One request each."""
+    text = command.to_text()
+    return [heart for heart in hearts if heartbeats.tell(heart.hostname, text)]
+
+
+def make(name: str, arguments: Mapping[str, Any], *, lasts: float, reply: bool) -> Command:
+    """A new command that is run within `lasts` seconds or not at all."""
+    now = time.time()
+    return Command(
+        id=new_id(), name=name, arguments=arguments, sent=now, expires=now + lasts, reply=reply
+    )
+
+
+def answer(backend: Backend, command: Command, hostname: str, reply: object) -> None:
+    """Leave a reply for whoever sent the command. One request. Raises `BackendError`."""
+    text = orjson.dumps(reply, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    failed = backend.put([_reply(command, hostname, text)])
+    if failed and failed[0].code in (Code.TOO_LARGE, Code.INVALID):
+        shorter = orjson.dumps({"error": f"the reply is {len(text)} bytes: too large to store"})
+        failed = backend.put([_reply(command, hostname, shorter.decode())])
+    if failed:
+        raise BackendError(f"a reply was not stored: {failed[0].reason}", code=failed[0].code)
+
+
+def collect(
+    backend: Backend,
+    command: Command,
+    expected: Sequence[str],
+    *,
+    timeout: float,
+    heard: Callable[[str, Any], None] | None = None,
+) -> dict[str, Any]:
+    """Wait for the replies of these workers: hostname -> reply. One query a look.
+
+    Those that have not replied after `timeout` seconds are left out. `heard` is called with each
+    reply when it is there.
+    """
+    deadline = time.monotonic() + timeout
+    found: dict[str, Any] = {}
+    watcher = backend.watch()
+    try:
+        while True:
+            for hostname, reply in _replies(backend, command, skip=found):
+                found[hostname] = reply
+                if heard is not None:
+                    heard(hostname, reply)
+            left = deadline - time.monotonic()
+            if left <= 0 or found.keys() >= set(expected):
+                return found
+            watcher.wait(left)
+    finally:
+        watcher.close()
+
+
+def _reply(command: Command, hostname: str, text: str) -> Item:
+    return Item(
+        key=Key(f"reply#{command.id}", hostname),
+        fields={"reply": text},
+        expires=time.time() + _REPLY_KEPT,
+    )
+
+
+def _replies(backend: Backend, command: Command, skip: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    after: str | None = None
+    while True:
+        page = backend.query(f"reply#{command.id}", after=after, limit=_PAGE)
+        found += [
+            (item.key.sort, orjson.loads(cast("str", item.fields["reply"])))
+            for item in page.items
+            if item.key.sort not in skip
+        ]
+        after = page.next
+        if after is None:
+            return found

@@ -1,0 +1,144 @@
+"""Finds recorded events: the newest of some tasks and states, those of one task, new ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from cloudq.results.backend import Backend
+from cloudq.results.events import NAMES, Event, event_of, key_of, partition_of, sort_of
+from cloudq.results.record import Record, State
+
+FINAL = (State.SUCCESS, State.FAILURE, State.REVOKED, State.REJECTED)
+TRACKED = (*FINAL, State.STARTED, State.RETRY)
+
+_PAGE = 100
+# Events are written a moment after their time, and by clocks that differ.
+_LATE = 15.0
+# So many events of a tail are looked at in one go.
+_BURST = 1000
+# How many retries of a task name are looked through for those of one task.
+_RETRIES = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trail:
+    """What is known of one task: its record, and its events from the first to the last."""
+
+    record: Record
+    events: Sequence[Event] = ()
+
+
+class Reader:
+    """Reads the events of one store. Every method raises `BackendError`."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def names(self) -> list[str]:
+        """The names of tasks with events. One query a hundred."""
+        found: list[str] = []
+        after: str | None = None
+        while True:
+            page = self._backend.query(NAMES, after=after, limit=_PAGE)
+            found += [item.key.sort for item in page.items]
+            after = page.next
+            if after is None:
+                return found
+
+    def newest(
+        self,
+        *,
+        names: Sequence[str] | None = None,
+        states: Sequence[State] = FINAL,
+        since: float = 0.0,
+        limit: int = 100,
+    ) -> list[Event]:
+        """The newest events of these tasks and states, the last first, from `since` on.
+
+        One query for each task and state and each hundred of its events; without names one more.
+        """
+        found: list[Event] = []
+        for name in self.names() if names is None else names:
+            for state in states:
+                found += self._of(name, state, since, limit)
+        found.sort(key=lambda event: (-event.at, event.id))
+        return found[:limit]
+
+    def _of(self, name: str, state: State, since: float, limit: int) -> list[Event]:
+        found: list[Event] = []
+        after: str | None = None
+        while True:
+            size = min(limit - len(found), _PAGE)
+            page = self._backend.query(partition_of(name, state), after=after, limit=size)
+            events = [event_of(item) for item in page.items]
+            found += [event for event in events if event.at >= since]
+            after = page.next
+            if after is None or len(found) >= limit or (events and events[-1].at < since):
+                return found
+
+    def follow(
+        self,
+        *,
+        names: Sequence[str] | None = None,
+        states: Sequence[State] = FINAL,
+        since: float | None = None,
+    ) -> Iterator[Event | None]:
+        """Events as they come, from `since` (epoch seconds) or now on; None after each look.
+
+        A look costs as `newest`. Where the store wakes its readers it is taken when something
+        was written, else every two seconds at most.
+        """
+        start = time.time() if since is None else since
+        seen: dict[tuple[str, State, float], float] = {}
+        watcher = self._backend.watch()
+        try:
+            while True:
+                horizon = max(start, time.time() - _LATE) if seen else start
+                events = self.newest(names=names, states=states, since=horizon, limit=_BURST)
+                for event in reversed(events):
+                    mark = (event.id, event.state, event.at)
+                    if mark not in seen:
+                        seen[mark] = event.at
+                        yield event
+                seen = {mark: at for mark, at in seen.items() if at >= horizon}
+                yield None
+                watcher.wait(2.0)
+        finally:
+            watcher.close()
+
+    def trail(self, id: str) -> Trail | None:
+        """What is known of one task; None when it is not, or not any more. Two reads, or three."""
+        record = self._backend.record(id)
+        if record is None:
+            return None
+        moments = (
+            (State.STARTED, record.started_at),
+            (record.state, record.finished_at),
+        )
+        keys = [key_of(record.task, state, at, id, record.retries) for state, at in moments if at]
+        events = [event_of(item) for item in self._backend.get(keys).values()]
+        if record.retries:
+            events += self._retries(record)
+        return Trail(record=record, events=sorted(events, key=lambda event: event.at))
+
+    def _retries(self, record: Record) -> list[Event]:
+        """The retries of one task, among those of all tasks of its name while it lived."""
+        last = record.finished_at or time.time()
+        page = self._backend.query(
+            partition_of(record.task, State.RETRY), after=sort_of(last), limit=_RETRIES
+        )
+        born = _born(record.id)
+        events = map(event_of, page.items)
+        return [event for event in events if event.id == record.id and event.at >= born]
+
+
+def _born(id: str) -> float:
+    """When a task id was made, epoch seconds; 0 where it does not tell."""
+    try:
+        made = UUID(id)
+    except ValueError:
+        return 0.0
+    return (made.int >> 80) / 1000 if made.version == 7 else 0.0

@@ -1,0 +1,179 @@
+"""Says when tasks fail: a middleware, and mail over SMTP. SNS and SES are in `cloudq_aws`."""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+import socket
+import ssl
+import threading
+import time
+import traceback
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from email.message import EmailMessage
+from typing import Literal
+
+from cloudq.errors import ConfigurationError, Ignore, Reject, Replaced
+from cloudq.tasks.request import Call, Context, Middleware
+
+log = logging.getLogger("cloudq.notifications")
+
+_LONGEST_SUBJECT = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What is said of a task that has failed for good. `others` were like it and not said."""
+
+    task: str
+    id: str
+    error: BaseException
+    queue: str
+    hostname: str
+    retries: int
+    others: int = 0
+
+    @property
+    def subject(self) -> str:
+        """One line, ASCII, at most 100 characters, as SNS wants it."""
+        line = f"[cloudq] {self.task} failed: {type(self.error).__name__}: {self.error}"
+        plain = " ".join(line.encode("ascii", "replace").decode().split())
+        plain = "".join(sign for sign in plain if sign.isprintable())
+        return plain[:_LONGEST_SUBJECT]
+
+    @property
+    def text(self) -> str:
+        """The whole of it, with the traceback. The task's arguments are not in it."""
+        lines = [
+            f"Task {self.task} with id {self.id} has failed.",
+            f"queue {self.queue}, worker {self.hostname}, after {self.retries} retries",
+        ]
+        if self.others:
+            lines.append(f"{self.others} more like it were not reported meanwhile.")
+        return "\n".join([*lines, "", *traceback.format_exception(self.error)])
+
+
+Notifier = Callable[[Failure], None]
+"""Says it somewhere; may take its time, and may raise."""
+
+
+def notify_failures(
+    notifier: Notifier,
+    *,
+    tasks: Collection[str] | None = None,
+    every: float = 60.0,
+) -> Middleware:
+    """A middleware that tells of calls that fail for good, after their last retry.
+
+    `tasks` are the names that count; left out, all. Of one task and one class of exception at
+    most one failure is told in `every` seconds, by each process; the next one says how many there
+    were. It is told in the thread of the task, so a slow notifier holds its place. What the
+    notifier raises is logged and changes nothing. A task whose process was killed, at its hard
+    time limit say, cannot tell: the signal `task_failure` hears of these in the supervisor.
+    """
+    throttle = _Throttle(every)
+
+    def around(call: Call) -> Call:
+        def run(context: Context) -> object:
+            try:
+                return call(context)
+            except (Ignore, Reject, Replaced):
+                raise
+            except BaseException as error:
+                named = tasks is None or context.request.task in tasks
+                if named and not context.request.asked and not context.retried(error):
+                    _tell(notifier, throttle, context, error)
+                raise
+
+        return run
+
+    return around
+
+
+def _tell(notifier: Notifier, throttle: _Throttle, context: Context, error: BaseException) -> None:
+    request = context.request
+    others = throttle.passes((request.task, type(error).__qualname__))
+    if others is None:
+        return
+    failure = Failure(
+        task=request.task,
+        id=request.id,
+        error=error,
+        queue=request.queue,
+        hostname=request.hostname or socket.gethostname(),
+        retries=request.retries,
+        others=others,
+    )
+    try:
+        notifier(failure)
+    except Exception:  # whatever the notifier does, the task's own end stands
+        log.exception("the failure of task %s could not be told", request.id)
+
+
+class _Throttle:
+    """Lets one of a kind pass in a while, and counts the others."""
+
+    def __init__(self, every: float) -> None:
+        self._every = every
+        self._lock = threading.Lock()
+        self._kinds: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def passes(self, kind: tuple[str, str]) -> int | None:
+        """How many were held back before this one; None where this is held back, too."""
+        now = time.monotonic()
+        with self._lock:
+            known = self._kinds.get(kind)
+            if known is not None and now < known[0]:
+                self._kinds[kind] = (known[0], known[1] + 1)
+                return None
+            self._kinds[kind] = (now + self._every, 0)
+            return known[1] if known is not None else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SMTP:
+    """A notifier that sends a mail. Raises `ConfigurationError` when it could never do so.
+
+    `security` is how the connection is secured: by STARTTLS, TLS from the start ("tls"), or not
+    at all ("none", for a mail server on this machine). `timeout` is in seconds.
+    """
+
+    sender: str
+    to: Collection[str]
+    host: str = "localhost"
+    port: int = 587
+    user: str | None = None
+    password: str | None = None
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.to, str) or not self.to:
+            raise ConfigurationError(f'SMTP: to is {self.to!r}: give addresses, as ["a@b.example"]')
+        if self.user is not None and self.security == "none":
+            raise ConfigurationError("SMTP: a password must not travel in the clear: set security")
+
+    def __call__(self, failure: Failure) -> None:
+        mail = EmailMessage()
+        mail["Subject"] = failure.subject
+        mail["From"] = self.sender
+        mail["To"] = ", ".join(self.to)
+        mail.set_content(failure.text)
+        with self._connected() as server:
+            if self.user is not None:
+                server.login(self.user, self.password or "")
+            server.send_message(mail)
+
+    def _connected(self) -> smtplib.SMTP:
+        if self.security == "tls":
+            context = ssl.create_default_context()
+            return smtplib.SMTP_SSL(self.host, self.port, timeout=self.timeout, context=context)
+        server = smtplib.SMTP(self.host, self.port, timeout=self.timeout)
+        if self.security == "starttls":
+            try:
+                server.starttls(context=ssl.create_default_context())
+            except BaseException:
+                server.close()
+                raise
+        return server

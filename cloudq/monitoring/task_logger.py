@@ -1,0 +1,31 @@
+"""Loggers for tasks: each record knows which task and which call it belongs to."""
+
+from __future__ import annotations
+
+import logging
+
+from cloudq.tasks.request import current_request
+
+
+class InTask(logging.Filter):
+    """Gives records `task_name` and `task_id`, empty outside of a running task."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not hasattr(record, "task_id"):
+            request = current_request.get()
+            record.task_name = request.task if request else ""
+            record.task_id = request.id if request else ""
+        return True
+
+
+_IN_TASK = InTask()
+
+
+def get_task_logger(name: str) -> logging.Logger:
+    """The logger of this name; its records carry the running task's name and id.
+
+    A format may use `%(task_name)s` and `%(task_id)s` for them; a worker's own log shows both.
+    """
+    logger = logging.getLogger(name)
+    logger.addFilter(_IN_TASK)  # the same filter is added once
+    return logger

@@ -1,0 +1,264 @@
+"""Makes the messages of calls: the task's own options, the call's, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields as fields_of
+from dataclasses import replace
+from functools import cache, partial
+from operator import attrgetter
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+from pydantic import ValidationError
+
+from cloudq.clock import Clock, real_time
+from cloudq.errors import InvalidArguments
+from cloudq.messages.ids import new_id
+from cloudq.messages.message import CELERY, TaskMessage
+from cloudq.messages.serializers import PICKLE, pickled
+from cloudq.messages.values import from_wire, to_wire
+from cloudq.publishing.routing import Router
+from cloudq.publishing.tracing import in_span, open_tracing
+from cloudq.settings import Settings
+from cloudq.tasks.call_options import CallOptions, Options
+from cloudq.tasks.limits.keys import Later
+from cloudq.tasks.limits.rules import key_text
+from cloudq.tasks.priorities import queue_for
+from cloudq.tasks.request import current_request
+from cloudq.tasks.task import Task
+
+_PLAIN = ("json", "cloudq")
+# How hard a caller tries is the caller's alone.
+_CALLERS = frozenset({"retry", "retry_policy"})
+
+
+@cache
+def zone_of(name: str) -> ZoneInfo:
+    """The time zone of this name."""
+    return ZoneInfo(name)
+
+
+class MessageBuilder:
+    """Envelopes of one app's calls. `tasks` may grow; other names are sent as they are."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task[..., Any]],
+        conf: Callable[[], Settings],
+        clock: Clock = real_time,
+    ) -> None:
+        self._tasks = tasks
+        self._conf = conf
+        self._clock = clock
+        self._router = Router(None, ())
+
+    @property
+    def router(self) -> Router:
+        """The rules of the setting `task_routes`, read anew when that has changed."""
+        source = self._conf().task_routes
+        if source is not self._router.source:
+            self._router = Router(source, CallOptions.__annotations__.keys() - _CALLERS)
+        return self._router
+
+    def of_call(
+        self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> TaskMessage:
+        """The message of a call whose task is known, checked. Raises as `arguments.check`."""
+        args, kwargs = task.arguments.check(args, kwargs)
+        throttle = task.policy.throttle
+        if throttle is not None and throttle.unique and options.unique_key is None:
+            named = partial(task.arguments.named, args, kwargs)
+            options = replace(options, unique_key=key_text(throttle.unique, args, kwargs, named))
+        keys = task.policy.keys
+        if keys is not None:
+            named = partial(task.arguments.named, args, kwargs)
+            own = {"group_key": options.group_key, "dedup_key": options.dedup_key}
+            options = replace(options, **keys.missing(task.name, own, args, kwargs, named))
+        return self.of_name(task.name, options, args, kwargs)
+
+    def of_name(
+        self, name: str, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> TaskMessage:
+        """The message of a call by its task's name; a call of the one that runs here, if any."""
+        parent = current_request.get()
+        options = self.routed(name, args, kwargs, options)
+        written = self.written(name, args, kwargs, options)
+        if parent is None:
+            return self.make(name, *written, options)
+        from cloudq.canvas.workflows import depth_below  # tasks alone need it
+
+        message = self.make(
+            name,
+            *written,
+            options,
+            root=parent.root_id,
+            parent=parent.id,
+            depth=depth_below(parent, self._conf().max_depth),
+        )
+        parent.children.append(((message.id, None), None))
+        return message
+
+    def written(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Arguments as wire values, as the call's serializer writes them. Raises `EncodeError`."""
+        serializer = _serializer(self._conf(), self._tasks.get(name), options)
+        write = pickled if serializer == PICKLE else to_wire
+        named = {key: write(value) for key, value in kwargs.items()} if kwargs else {}
+        return [write(arg) for arg in args], named
+
+    def planned(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+        **fields: Any,
+    ) -> TaskMessage:
+        """The message of a call out of a workflow, whose id others know: it is not `unique`."""
+        if options.get("unique_key") is not None:
+            raise InvalidArguments(
+                f"{name}: unique_key is for single calls: a workflow waits for each of its own"
+            )
+        task = self._tasks.get(name)
+        if task is not None and task.policy.keys is not None:
+            gathers = fields.get("gather") is not None
+            options = {**options, **_group(task, args, kwargs, options, gathers=gathers)}
+        routed = self.routed(name, args, kwargs, Options.of(options))
+        return self.make(name, args, kwargs, routed, **fields)
+
+    def routed(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
+    ) -> Options:
+        """A call's options with those of its route, above which the call and the task stand."""
+        if self._conf().task_routes is None:
+            return options
+        task, given = self._tasks.get(name), _given(options)
+        if task is not None:
+            for option in ("queue", "serializer", "compression"):
+                own = getattr(task.policy, option)
+                if own is not None:
+                    given.setdefault(option, own)
+        return Options(**{**self.router.route(name, args, kwargs, given, task), **given})
+
+    def make(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Options,
+        **fields: Any,
+    ) -> TaskMessage:
+        """The message of a routed call, its arguments as wire values. Raises `InvalidArguments`.
+
+        Raises `ConfigurationError` for a priority on a queue that has none.
+        """
+        now = self._clock()
+        task = self._tasks.get(name)
+        expires = task.policy.expires if task else None
+        own = task.policy.queue if task else None
+        conf = self._conf()
+        queue = options.queue or own or conf.task_default_queue
+        fields |= _form(conf, task, queue, options)
+        if fields.get("protocol") == CELERY and (fields.get("slot") or fields.get("gather")):
+            raise InvalidArguments(
+                f"{name}: a chord cannot have tasks in Celery's protocol, whose workers do not "
+                "know its join: send them to a queue that is not in queue_produce"
+            )
+        priority = options.priority
+        if priority is None and task is not None:
+            priority = task.policy.priority
+        if priority is not None:
+            queue = queue_for(queue, priority, conf.priority_queues)
+        fields |= _carried(options)
+        if options.countdown or options.eta is not None:
+            fields["not_before"] = options.not_before(now, zone_of(conf.timezone))
+        if options.expires is not None or expires is not None:
+            fields["expires"] = options.expiry(now, expires, zone_of(conf.timezone))
+        try:
+            message = TaskMessage(
+                id=options.task_id or new_id(),
+                task=name,
+                args=list(args),
+                kwargs=dict(kwargs),
+                queue=queue,
+                sent_at=round(now, 3),
+                **fields,
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise InvalidArguments(f"{name}: {place}: {first['msg']}") from error
+        tracing = open_tracing(conf.tracing)
+        return message if tracing is None else in_span(tracing, message)
+
+
+def _serializer(conf: Settings, task: Task[..., Any] | None, options: Options) -> str:
+    own = task.policy.serializer if task else None
+    return options.serializer or own or conf.task_serializer
+
+
+def _form(
+    conf: Settings, task: Task[..., Any] | None, queue: str, options: Options
+) -> dict[str, str]:
+    """Serializer, compression and protocol of a call, where they are not the plain ones."""
+    zipped = options.compression or (task and task.policy.compression) or conf.task_compression
+    form = {
+        "serializer": _serializer(conf, task, options),
+        "compression": zipped,
+        "protocol": options.protocol or conf.queue_produce.get(queue),
+    }
+    return {key: value for key, value in form.items() if value and value not in _PLAIN}
+
+
+# What a call's options say that its message says as well.
+_CARRIED = (
+    "headers",
+    "time_limit",
+    "soft_time_limit",
+    "ignore_result",
+    "group_key",
+    "dedup_key",
+    "idempotency_key",
+    "shadow",
+    "unique_key",
+)
+_values = attrgetter(*_CARRIED)
+
+
+def _carried(options: Options) -> dict[str, Any]:
+    named = zip(_CARRIED, _values(options), strict=True)
+    return {name: value for name, value in named if value is not None}
+
+
+def _group(
+    task: Task[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: CallOptions,
+    *,
+    gathers: bool,
+) -> CallOptions:
+    """The task's own group key for a call out of a workflow, from arguments as wire values.
+
+    A `dedup_key` is not made: others wait for a member that the broker would drop.
+    """
+    keys = task.policy.keys
+    assert keys is not None  # others are not asked for
+    try:
+        plain = [from_wire(arg) for arg in args]
+        named = {key: from_wire(value) for key, value in kwargs.items()}
+        plain = [Later(), *plain] if gathers else plain
+        checked, given = (plain, named) if gathers else task.arguments.check(plain, named)
+        task.arguments.fit(checked, given)
+    except InvalidArguments:
+        return {}  # it will fail of that by itself, when it runs
+    by_name = partial(task.arguments.named, checked, given)
+    own: dict[str, Any] = {"group_key": options.get("group_key"), "dedup_key": ""}
+    return cast("CallOptions", keys.missing(task.name, own, checked, given, by_name))
+
+
+def _given(options: Options) -> dict[str, Any]:
+    named = {field.name: getattr(options, field.name) for field in fields_of(options)}
+    return {name: value for name, value in named.items() if value is not None}

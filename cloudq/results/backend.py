@@ -1,0 +1,281 @@
+"""The portable backend over a driver: records, claims, waiting, and errors that say what to do."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+from cloudq.clock import Clock, real_time
+from cloudq.driver import (
+    BackendDriver,
+    Change,
+    Check,
+    Code,
+    ConditionFailed,
+    Failure,
+    Item,
+    Key,
+    Op,
+    Page,
+    Sweeping,
+    Watch,
+    Watcher,
+)
+from cloudq.errors import BackendError, CloudQError
+from cloudq.results.events import History
+from cloudq.results.record import (
+    RECORD_FIELDS,
+    TERMINAL,
+    Record,
+    State,
+    from_item,
+    key,
+    to_fields,
+    to_item,
+)
+
+log = logging.getLogger("cloudq.backend")
+
+_ADVICE = {
+    Code.NOT_FOUND: 'there is no such table: "cloudq queues create --store" makes it, '
+    "or check the name, the region and the account",
+    Code.DENIED: "the credentials in use may not do this: ask for the permission named below",
+    Code.CREDENTIALS: "no usable credentials: set them up for this service, then try again",
+    Code.THROTTLED: "the service asks to slow down: try again later",
+    Code.UNREACHABLE: "no answer: check the URL, the region and the network",
+    Code.INVALID: "the service calls the request invalid",
+}
+
+# What belongs to one state and not to the next, say how far a try had come.
+_OF_A_STATE = frozenset({"custom", "meta"})
+# A revocation is kept for longer than any message waits without being looked at.
+_REVOKED = 31 * 86_400.0
+# The first and the longest pause between two looks at a store that cannot wake its readers.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+
+
+class Backend:
+    """Keeps what tasks leave behind, in one table. Safe to use from many threads.
+
+    Every method raises `BackendError` when the store refuses or cannot be reached.
+    """
+
+    def __init__(
+        self,
+        driver: BackendDriver,
+        *,
+        url: str,
+        expires: float = 86_400.0,
+        history: History | None = None,
+        clock: Clock = real_time,
+    ) -> None:
+        self.history = history
+        self.driver = driver
+        self.clock = clock
+        self.url = url
+        self.expires = expires
+
+    # ---- records
+
+    def records(self, ids: Sequence[str], *, consistent: bool = True) -> dict[str, Record]:
+        """The records there are of these tasks, read in batches."""
+        found = self.get([key(task_id) for task_id in ids], consistent=consistent)
+        return {
+            item_key.partition.removeprefix("task#"): from_item(item)
+            for item_key, item in found.items()
+        }
+
+    def record(self, task_id: str) -> Record | None:
+        return self.records([task_id]).get(task_id)
+
+    def store(self, records: Sequence[Record]) -> dict[str, Failure]:
+        """Write records whole, in batches, over whatever was there; the refused ones by task id.
+
+        For deliveries whose lease is known to hold: nobody else can be writing.
+        """
+        expires = self.clock() + self.expires
+        items = [to_item(record, expires) for record in records]
+        return {records[i].id: failure for i, failure in self.put(items).items()}
+
+    def advance(self, record: Record) -> Record | None:
+        """Write a record unless a later delivery or a terminal state is there already.
+
+        Returns None when it was written, else the record that stands in the way.
+        """
+        fields = to_fields(record)
+        change = Change(
+            set=fields,
+            # What an earlier state has left, say a retry's error, is not part of the end.
+            remove=(RECORD_FIELDS if record.terminal else _OF_A_STATE) - fields.keys(),
+            expires=self.clock() + self.expires,
+            when=(
+                Check(field="fence", op=Op.LE, value=record.fence, or_absent=True),
+                *(
+                    Check(field="state", op=Op.NE, value=str(state), or_absent=True)
+                    for state in sorted(TERMINAL)
+                ),
+            ),
+        )
+        try:
+            self.update(key(record.id), change)
+        except ConditionFailed as error:
+            # A store that does not say what is there is not proof that the record was written.
+            return from_item(error.current or Item(key=key(record.id), fields={}))
+        return None
+
+    def revoke(self, task_id: str, *, due: float = 0.0) -> Record | None:
+        """Mark a task so that no worker starts it; its record, None when it has ended already.
+
+        The mark is kept for a month, or for a month after it is `due` (epoch seconds).
+        """
+        change = Change(
+            set={"revoked": True},
+            # It may wait for its time much longer than results are kept; its end replaces this.
+            expires=max(self.clock(), due) + max(self.expires, _REVOKED),
+            when=tuple(
+                Check(field="state", op=Op.NE, value=str(state), or_absent=True)
+                for state in sorted(TERMINAL)
+            ),
+        )
+        try:
+            return from_item(self.update(key(task_id), change))
+        except ConditionFailed:
+            return None
+
+    def note(self, record: Record, body: bytes = b"") -> None:
+        """Record an event, if events of its state are recorded; a failure is only logged."""
+        items = self.history.items(record, body) if self.history is not None else []
+        if not items:
+            return
+        try:
+            failures = self.put(items)
+        except BackendError as error:
+            log.warning("an event of task %s is not recorded: %s", record.id, error)
+            return
+        if failures:
+            reason = next(iter(failures.values())).reason
+            log.warning("an event of task %s is not recorded: %s", record.id, reason)
+
+    def note_scheduled(self, places: Mapping[str, tuple[str, str, str, float]]) -> None:
+        """Remember where delayed messages wait: task id -> task, queue, handle, due (epoch s).
+
+        The tasks must be new: nothing may be recorded of them yet.
+        """
+        items = [
+            to_item(
+                Record(
+                    id=id,
+                    state=State.PENDING,
+                    task=task,
+                    queue=queue,
+                    scheduled=f"{queue} {handle}",
+                ),
+                due + self.expires,
+            )
+            for id, (task, queue, handle, due) in places.items()
+        ]
+        failures = self.put(items)
+        if failures:
+            first = next(iter(failures.values()))
+            raise BackendError(f"{len(failures)} records: {first.reason}", code=first.code)
+
+    def note_named(self, places: Mapping[str, tuple[str, str, str, float]]) -> None:
+        """As `note_scheduled`, for tasks of which something may be recorded; what has run stays."""
+        for id, (task, queue, handle, due) in places.items():
+            change = Change(
+                set={
+                    "state": str(State.PENDING),
+                    "task": task,
+                    "queue": queue,
+                    "scheduled": f"{queue} {handle}",
+                },
+                # A revocation may be there, and must be when it is due.
+                expires=due + max(self.expires, _REVOKED),
+                when=(Check(field="state", op=Op.EQ, value=str(State.PENDING), or_absent=True),),
+            )
+            with suppress(ConditionFailed):
+                self.update(key(id), change)
+
+    # ---- items
+
+    def get(self, keys: Sequence[Key], *, consistent: bool = True) -> Mapping[Key, Item]:
+        found: dict[Key, Item] = {}
+        for start in range(0, len(keys), self.driver.limits.get):
+            with self._wrapped("read", keys[0].partition):
+                batch = keys[start : start + self.driver.limits.get]
+                found.update(self.driver.get(batch, consistent=consistent))
+        return found
+
+    def put(self, items: Sequence[Item]) -> dict[int, Failure]:
+        failed: dict[int, Failure] = {}
+        for start in range(0, len(items), self.driver.limits.put):
+            with self._wrapped("write", items[0].key.partition):
+                failures = self.driver.put(items[start : start + self.driver.limits.put])
+            failed |= {start + failure.index: failure for failure in failures}
+        return failed
+
+    def update(self, key: Key, change: Change) -> Item:
+        """Change one item atomically. Raises `cloudq.driver.ConditionFailed` as well."""
+        with self._wrapped("write", key.partition):
+            return self.driver.update(key, change)
+
+    def query(self, partition: str, *, after: str | None = None, limit: int = 100) -> Page:
+        with self._wrapped("read", partition):
+            return self.driver.query(partition, after=after, limit=limit)
+
+    def delete(self, keys: Sequence[Key]) -> None:
+        for start in range(0, len(keys), self.driver.limits.put):
+            with self._wrapped("delete", keys[0].partition):
+                failures = self.driver.delete(keys[start : start + self.driver.limits.put])
+            if failures:
+                first = failures[0]
+                raise BackendError(f"{len(failures)} items: {first.reason}", code=first.code)
+
+    def sweep(self) -> int | None:
+        """Delete expired items; how many, None where the store does that by itself."""
+        if not isinstance(self.driver, Sweeping):
+            return None
+        with self._wrapped("delete what has expired", "*"):
+            return self.driver.sweep()
+
+    # ---- waiting
+
+    def watch(self) -> Watcher:
+        """An ear on the store: its own where it has one, else a clock that ticks ever slower."""
+        if isinstance(self.driver, Watch):
+            return self.driver.watch()
+        return _Clock()
+
+    def close(self) -> None:
+        self.driver.close()
+
+    @contextmanager
+    def _wrapped(self, verb: str, name: str) -> Generator[None]:
+        try:
+            yield
+        except (CloudQError, ConditionFailed):
+            raise
+        except Exception as error:
+            code = self.driver.error_code(error)
+            advice = _ADVICE.get(code, "")
+            raise BackendError(
+                f"cannot {verb} {name!r} in {self.url}: {advice}{' - ' if advice else ''}{error}",
+                code=code,
+            ) from error
+
+
+class _Clock:
+    """Waits a little longer each time, for stores that must be asked."""
+
+    def __init__(self) -> None:
+        self._pause = _FIRST_PAUSE
+
+    def wait(self, timeout: float) -> bool:
+        time.sleep(max(0.0, min(self._pause, timeout)))
+        self._pause = min(self._pause * 1.5, _LONGEST_PAUSE)
+        return True
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,160 @@
+"""Events as items of the store: one partition a task and state, the newest first."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from cloudq.clock import Clock, real_time
+from cloudq.driver import Item, Key, Value
+from cloudq.errors import DecodeError
+from cloudq.messages.values import decode
+from cloudq.results.record import TERMINAL, Record, State
+
+NAMES = "events"
+"""The partition that lists the names of tasks with events, one item each."""
+
+# Sort keys count down, so that a query, which goes up, begins with the newest. Until 2286.
+_END = 9_999_999_999_999_999
+# An event should fit into one write unit of 1 KB, arguments and all.
+_LONGEST_ERROR, _LONGEST_ARGS = 300, 300
+# The item of a name is written again after this part of its life.
+_REFRESHED = 0.5
+
+
+class Level(StrEnum):
+    """Which events are recorded."""
+
+    NONE = "none"
+    FINAL = "final"  # how tasks ended
+    TRACKED = "tracked"  # also that they started, and were retried
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that became of one task, at `at` (epoch seconds).
+
+    `took` is its run time in seconds. `args` is JSON text of its positional and keyword
+    arguments, the beginning of it where it is long.
+    """
+
+    id: str
+    task: str
+    state: State
+    at: float
+    queue: str | None = None
+    worker: str | None = None
+    took: float | None = None
+    retries: int = 0
+    error_type: str | None = None
+    error: str | None = None
+    args: str | None = None
+
+
+_KEPT = ("queue", "worker", "took", "retries", "error_type", "error", "args")
+
+
+class History:
+    """Makes the items of events. Safe to use from many threads.
+
+    Events are kept for `expires` seconds. With `arguments` those of the calls are kept with them.
+    """
+
+    def __init__(
+        self,
+        level: Level,
+        *,
+        expires: float,
+        arguments: bool,
+        max_body: int,
+        clock: Clock = real_time,
+    ) -> None:
+        self.level = level
+        self.clock = clock
+        self._expires = expires
+        self._arguments = arguments
+        self._max_body = max_body
+        self._lock = threading.Lock()
+        self._named: dict[str, float] = {}
+
+    def keeps(self, state: State | None) -> bool:
+        """Whether an event of this state is recorded."""
+        if self.level is Level.NONE or state is None:
+            return False
+        return state in TERMINAL or self.level is Level.TRACKED
+
+    def items(self, record: Record, body: bytes = b"") -> list[Item]:
+        """What to store of a task in this state; `body` is its message, for the arguments.
+
+        The same record gives the same key, so that a second write is none more. The first event
+        of a task in this process comes with an item for its name.
+        """
+        if not self.keeps(record.state):
+            return []
+        now = self.clock()
+        # A state that a later one follows has no end: STARTED has its start, RETRY neither.
+        at = record.finished_at or (record.started_at if record.state is State.STARTED else None)
+        ran = record.finished_at and record.started_at and record.finished_at - record.started_at
+        event: dict[str, Value] = {
+            "at": at or now,
+            "queue": record.queue,
+            "worker": record.worker,
+            "took": ran,
+            "retries": record.retries or None,
+            "error_type": record.error_type,
+            "error": record.error[:_LONGEST_ERROR] if record.error else None,
+            "args": self._args(body) if body and self._arguments else None,
+        }
+        fields = {name: value for name, value in event.items() if value is not None}
+        expires = now + self._expires
+        key = key_of(record.task, record.state, at or now, record.id, record.retries)
+        made = [Item(key=key, fields=fields, expires=expires)]
+        if self._is_new(record.task, now):
+            made.append(Item(key=Key(NAMES, record.task), fields={"at": now}, expires=expires))
+        return made
+
+    def _is_new(self, task: str, now: float) -> bool:
+        with self._lock:
+            if now - self._named.get(task, 0.0) < self._expires * _REFRESHED:
+                return False
+            self._named[task] = now
+            return True
+
+    def _args(self, body: bytes) -> str | None:
+        try:
+            message = decode(body, limit=self._max_body)
+        except DecodeError:
+            return None
+        if not message.args and not message.kwargs:
+            return None
+        text = orjson.dumps([message.args, message.kwargs], default=str).decode()
+        return text if len(text) <= _LONGEST_ARGS else f"{text[:_LONGEST_ARGS]}…"
+
+
+def partition_of(task: str, state: State) -> str:
+    """Where the events of one task in one state lie."""
+    return f"events#{task}#{state.value}"
+
+
+def sort_of(at: float, id: str = "", retries: int = 0) -> str:
+    """The place of an event in its partition; without an id, before all others of its time."""
+    return f"{_END - round(at * 1_000_000):016d}#{retries}#{id}"
+
+
+def key_of(task: str, state: State, at: float, id: str, retries: int) -> Key:
+    """Where one event lies."""
+    return Key(partition_of(task, state), sort_of(at, id, retries))
+
+
+def event_of(item: Item) -> Event:
+    """The event in an item. Fields of newer releases are passed over."""
+    task, _, state = item.key.partition.removeprefix("events#").rpartition("#")
+    stored: Mapping[str, Any] = item.fields
+    values = {name: stored[name] for name in _KEPT if name in stored}
+    id = item.key.sort.split("#", 2)[2]
+    return Event(id=id, task=task, state=State(state), at=float(stored["at"]), **values)

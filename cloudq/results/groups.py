@@ -1,0 +1,259 @@
+"""What a caller holds of a workflow: the results of its members, and of what came before them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import orjson
+
+from cloudq.driver import Item, Key
+from cloudq.errors import BackendError, InvalidArguments
+from cloudq.results.backend import Backend
+from cloudq.results.record import State
+from cloudq.results.result import AsyncResult, failure, stopped, wait_for
+from cloudq.results.terminate import Signal
+
+R = TypeVar("R")
+
+
+class ResultSet(Generic[R]):
+    """Some results, waited for together: any number costs one batched read a look."""
+
+    def __init__(self, results: Iterable[AsyncResult[R] | ResultSet[Any]]) -> None:
+        self.results = list(results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __iter__(self) -> Iterator[AsyncResult[R] | ResultSet[Any]]:
+        return iter(self.results)
+
+    def __getitem__(self, index: int) -> AsyncResult[R] | ResultSet[Any]:
+        return self.results[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ResultSet) and cast("ResultSet[Any]", other).results == (
+            self.results
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def add(self, result: AsyncResult[R] | ResultSet[Any]) -> None:
+        """Take in one more result, if it is not there."""
+        if result not in self.results:
+            self.results.append(result)
+
+    def remove(self, result: AsyncResult[R] | ResultSet[Any]) -> None:
+        """Leave a result out. Raises `KeyError` if it is not there."""
+        if result not in self.results:
+            raise KeyError(result)
+        self.results.remove(result)
+
+    def leaves(self) -> list[AsyncResult[Any]]:
+        """The results of tasks, those of nested sets too."""
+        return [
+            leaf
+            for result in self.results
+            for leaf in (result.leaves() if isinstance(result, ResultSet) else (result,))
+        ]
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float | None = None,
+    ) -> list[Any]:
+        """Wait for all; their values in their order.
+
+        Raises what the first failed one raised, or `ResultTimeout`; with `propagate=False`
+        exceptions stand in the place of values.
+        """
+        wait_for(self.leaves(), timeout=timeout, interval=interval)
+        return [result.get(0, propagate) for result in self.results]
+
+    join = get
+
+    def ready(self) -> bool:
+        """Whether all have ended."""
+        return all(self._ended())
+
+    def successful(self) -> bool:
+        """Whether all have succeeded."""
+        return self.completed_count() == len(self.leaves())
+
+    def failed(self) -> bool:
+        """Whether any has failed."""
+        self._ended()
+        return any(leaf.failed() for leaf in self.leaves())
+
+    def waiting(self) -> bool:
+        """Whether any has not ended."""
+        return not self.ready()
+
+    def completed_count(self) -> int:
+        """How many have succeeded."""
+        self._ended()
+        return sum(
+            leaf.final is not None and leaf.final.state is State.SUCCESS for leaf in self.leaves()
+        )
+
+    def revoke(
+        self,
+        *,
+        terminate: bool = False,
+        signal: Signal = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Revoke all that have not ended, at one write each; the options are a result's.
+
+        With `terminate` the workers are told of all of them in one command.
+        """
+        leaves = self.leaves()
+        stopped(leaves[0] if leaves else None, self.revoke_all, terminate, signal, wait, timeout)
+
+    def revoke_all(self) -> list[str]:
+        """Revoke them, without a word to workers; the ids of those that had not ended."""
+        return [id for result in self.results for id in result.revoke_all()]
+
+    def forget(self) -> None:
+        """Delete the records of all."""
+        for result in self.results:
+            result.forget()
+
+    def failures(self) -> list[BaseException]:
+        """The exceptions of those that have failed so far."""
+        self._ended()
+        finals = [leaf.final for leaf in self.leaves()]
+        return [failure(final) for final in finals if final and final.state is not State.SUCCESS]
+
+    def _ended(self) -> list[bool]:
+        """Look at all that had not ended, in batched reads; whether each has."""
+        leaves = self.leaves()
+        open_ones = [leaf for leaf in leaves if leaf.final is None]
+        if open_ones:
+            records = open_ones[0].backend.records([leaf.id for leaf in open_ones])
+            for leaf in open_ones:
+                leaf.keep(records.get(leaf.id))
+        return [leaf.final is not None for leaf in leaves]
+
+
+class Restorer(Protocol):
+    """What knows the store of saved groups: an app."""
+
+    def restore_group(self, id: str) -> GroupResult[Any] | None: ...
+
+
+class GroupResult(ResultSet[R]):
+    """The results of a group's members, in their order; `parent` is what came before the group."""
+
+    def __init__(
+        self,
+        id: str,
+        results: Sequence[AsyncResult[R] | ResultSet[Any]],
+        *,
+        parent: AsyncResult[Any] | GroupResult[Any] | None = None,
+    ) -> None:
+        super().__init__(results)
+        self.id = id
+        self.parent = parent
+        self.upstream: Any = None
+        if parent is not None:
+            for result in results:
+                _stand_after(result, parent)
+
+    def __repr__(self) -> str:
+        return f"<GroupResult {self.id} of {len(self)}>"
+
+    @property
+    def children(self) -> list[AsyncResult[R] | ResultSet[Any]]:
+        """The members' results."""
+        return self.results
+
+    def as_tuple(self) -> tuple[Any, ...]:
+        """The ids of it all, nested as it is: `((id, parent), [members])`."""
+        members = [as_tuple(result) for result in self.results]
+        return (self.id, as_tuple(self.parent)), members
+
+    def revoke_all(self) -> list[str]:
+        """Of the members, and of what is before the group, where they have not ended."""
+        before = self.parent.revoke_all() if self.parent is not None else []
+        return [*before, *super().revoke_all()]
+
+    def save(self) -> None:
+        """Keep the ids in the result store, as long as results; `app.restore_group` by id."""
+        leaves = self.leaves()
+        if not leaves:
+            raise InvalidArguments("an empty group has nothing to save")
+        save_group(self, leaves[0].backend)
+
+    @staticmethod
+    def restore(id: str, app: Restorer) -> GroupResult[Any] | None:
+        """The group that was saved under an id; None if there is none, or not any more."""
+        return app.restore_group(id)
+
+
+def _stand_after(result: Any, upstream: Any) -> None:
+    """Tell what starts first in a member what it waits for: if that fails, it never starts."""
+    while result.parent is not None:
+        result = result.parent
+    result.upstream = upstream
+    if isinstance(result, GroupResult):
+        for member in cast("GroupResult[Any]", result).results:
+            _stand_after(member, upstream)
+
+
+def as_tuple(result: AsyncResult[Any] | ResultSet[Any] | None) -> tuple[Any, ...] | None:
+    """The ids of a result and its parents, as Celery's `as_tuple`: `((id, parent), members)`."""
+    return result.as_tuple() if isinstance(result, AsyncResult | GroupResult) else None
+
+
+def from_tuple(ids: Any, make: Make) -> AnyResult | None:
+    """The result that `as_tuple` took apart."""
+    if ids is None:
+        return None
+    (id, above), members = ids
+    parent = from_tuple(above, make)
+    if members is None:
+        result = make(str(id), "")
+        result.parent = parent
+        return result
+    inside = [found for one in members if (found := from_tuple(one, make)) is not None]
+    return GroupResult(str(id), inside, parent=parent)
+
+
+Make = Callable[[str, str], AsyncResult[Any]]
+"""Makes the result of a task: (id, task name)."""
+
+AnyResult = AsyncResult[Any] | GroupResult[Any]
+
+
+def restored(outlines: str, make: Make) -> list[Any]:
+    """The results of which a record keeps the ids."""
+    return [from_tuple(ids, make) for ids in orjson.loads(outlines)]
+
+
+def save_group(result: GroupResult[Any], backend: Backend) -> None:
+    """Keep the ids of a group's members."""
+    fields = {"ids": orjson.dumps(result.as_tuple()).decode()}
+    expires = backend.clock() + backend.expires
+    failures = backend.put([Item(key=_group_key(result.id), fields=fields, expires=expires)])
+    if failures:
+        raise BackendError(f"the group was not saved: {failures[0].reason}", code=failures[0].code)
+
+
+def restore_group(id: str, backend: Backend, make: Make) -> GroupResult[Any] | None:
+    """The group that was saved under an id; None if there is none, or not any more."""
+    outline = group_outline(id, backend)
+    return None if outline is None else cast("GroupResult[Any]", from_tuple(outline, make))
+
+
+def group_outline(id: str, backend: Backend) -> Any:
+    """The ids of a saved group, as `as_tuple`; None if there is none, or not any more."""
+    found = backend.get([_group_key(id)]).get(_group_key(id))
+    return None if found is None else orjson.loads(str(found.fields["ids"]))
+
+
+def _group_key(id: str) -> Key:
+    return Key(f"group#{id}")

@@ -1,0 +1,414 @@
+"""What a caller holds of a task: its state, its value when it comes, its failure when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar, cast
+
+from cloudq.errors import (
+    ConfigurationError,
+    ResultTimeout,
+    TaskFailure,
+    TaskRevoked,
+)
+from cloudq.messages.values import load_value
+from cloudq.results.backend import Backend
+from cloudq.results.record import TERMINAL, Record, State, key
+from cloudq.results.terminate import Signal, Stop, signal_name
+
+R = TypeVar("R")
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+class AsyncResult(Generic[R]):
+    """A handle on one call of a task, by its id.
+
+    Cheap: it holds no connection and asks the backend only when asked. `await result` gives the
+    value in asyncio code.
+    """
+
+    # The result before this one in its chain, and the one before its group.
+    parent: Any = None
+    upstream: Any = None
+
+    def __init__(
+        self,
+        id: str,
+        backend: Backend | None,
+        *,
+        restore: Callable[[Any], R] = _as_is,
+        task: str = "",
+        take_back: Callable[[Record], bool] | None = None,
+        stop: Stop | None = None,
+        children: Callable[[str], list[Any]] | None = None,
+    ) -> None:
+        self.id = id
+        self.task = task
+        self._backend = backend
+        self._take_back = take_back
+        self._stop = stop
+        self._children = children
+        self._restore = restore
+        self.final: Record | None = None
+
+    def __repr__(self) -> str:
+        return f"<AsyncResult {self.id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AsyncResult) and cast("AsyncResult[Any]", other).id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float | None = None,
+    ) -> R:
+        """Wait for the task and return its value.
+
+        Raises what the task raised (its own class where that is known here, else `TaskFailure`),
+        `TaskRevoked`, or `ResultTimeout` after `timeout` seconds; with `propagate=False` the
+        exception is returned instead. `interval` is the longest pause between two looks, for
+        stores that cannot wake their readers.
+        """
+        record = wait_for([self], timeout=timeout, interval=interval)[0]
+        if record.state == State.SUCCESS:
+            return self._restore(load_value(record.value) if record.value else None)
+        error = failure(record)
+        if propagate:
+            raise error
+        return cast("R", error)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return asyncio.to_thread(self.get).__await__()
+
+    @property
+    def record(self) -> Record:
+        """Everything the backend knows of the task; asked anew until the task has ended."""
+        if self.final is not None:
+            return self.final
+        return self.keep(self.backend.record(self.id))
+
+    def keep(self, record: Record | None) -> Record:
+        """Remember a terminal record, which never changes; an absent one is PENDING."""
+        found = record or Record(id=self.id, state=State.PENDING)
+        if found.terminal:
+            self.final = found
+        return found
+
+    @property
+    def backend(self) -> Backend:
+        if self._backend is None:
+            raise ConfigurationError(
+                "this app has no result backend: set CloudQ(backend=...) or CLOUDQ_BACKEND, "
+                "for example dynamodb://cloudq"
+            )
+        return self._backend
+
+    @property
+    def state(self) -> str:
+        """A `State`, or the name that the running task gave with `self.update_state`."""
+        return self.record.shown
+
+    status = state
+
+    @property
+    def result(self) -> R | BaseException | None:
+        """The value, or the exception, or None while there is neither."""
+        return self.get(propagate=False) if self.ready() else None
+
+    @property
+    def traceback(self) -> str | None:
+        return self.record.traceback
+
+    @property
+    def retries(self) -> int:
+        return self.record.retries
+
+    @property
+    def info(self) -> Any:
+        """The value or exception of an ended task, else the metadata of its state."""
+        record = self.record
+        if record.terminal:
+            return self.result
+        return load_value(record.meta) if record.meta else None
+
+    @property
+    def children(self) -> list[Any]:
+        """The results of what the task has started: calls, callbacks, the next of its chain.
+
+        Known once it has ended; a record keeps the first hundred ids.
+        """
+        text = self.record.children
+        return self._children(text) if text and self._children is not None else []
+
+    def collect(self, intermediate: bool = False) -> Generator[tuple[Any, Any]]:
+        """This result and all that came of it, each with its value, waiting for each.
+
+        Raises what a task raised. With `intermediate`, what has not ended is passed over.
+        """
+        waiting: deque[Any] = deque([self])
+        while waiting:
+            result = waiting.popleft()
+            if intermediate and not result.ready():
+                continue
+            yield result, result.get()
+            waiting.extend(result.children)
+
+    def as_tuple(self) -> tuple[Any, ...]:
+        """The ids of it and of what goes before it: `((id, parent), None)`, as Celery's."""
+        return (self.id, None if self.parent is None else self.parent.as_tuple()), None
+
+    @property
+    def date_done(self) -> datetime | None:
+        finished = self.record.finished_at
+        return datetime.fromtimestamp(finished, UTC) if finished else None
+
+    def ready(self) -> bool:
+        return self.record.state in TERMINAL
+
+    def successful(self) -> bool:
+        return self.record.state == State.SUCCESS
+
+    def failed(self) -> bool:
+        return self.record.state == State.FAILURE
+
+    def revoke(
+        self,
+        *,
+        terminate: bool = False,
+        signal: Signal = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> bool:
+        """Keep the task from being started; False when it has ended already.
+
+        Of a chain or a chord, all that is before its end and has not ended is revoked too. A task
+        that is running goes on, or with `terminate` is ended: the workers are told to, and with
+        `wait` this returns when they have replied (after `timeout` seconds at the latest; left
+        out, a pause between heartbeats). `signal` is SIGTERM or another that ends a process.
+        One that waits for its time is taken back where the broker can: it has ended then; else it
+        ends when it is received. Raises `ConfigurationError` for another signal.
+        """
+        return stopped(self, self.revoke_all, terminate, signal, wait, timeout)
+
+    def revoke_all(self) -> list[str]:
+        """Revoke it and what is before it, without a word to workers; the ids of what was open."""
+        record = self.backend.revoke(self.id)
+        if record is None:
+            return []
+        revoked = [self.id]
+        if self.parent is not None:
+            revoked += self.parent.revoke_all()
+        if self._take_back is not None and record.scheduled and self._take_back(record):
+            ended = replace(
+                record,
+                state=State.REVOKED,
+                error="revoked",
+                finished_at=self.backend.clock(),
+                scheduled=None,
+            )
+            if self.backend.advance(ended) is None:
+                self.backend.note(ended)
+        return revoked
+
+    @property
+    def stop(self) -> Stop:
+        """What tells the workers to end tasks. Raises `ConfigurationError` where nothing can."""
+        if self._stop is None:
+            raise ConfigurationError(
+                f"{self!r} knows no workers that it could tell to end the task: "
+                "take the result from the app, or use app.control.terminate"
+            )
+        return self._stop
+
+    def forget(self) -> None:
+        """Delete the record."""
+        self.backend.delete([key(self.id)])
+        self.final = None
+
+
+class EagerResult(AsyncResult[R]):
+    """The result of a task that was run at the call; it never asks a backend."""
+
+    def __init__(
+        self,
+        record: Record,
+        *,
+        restore: Callable[[Any], R] = _as_is,
+        error: BaseException | None = None,
+    ) -> None:
+        super().__init__(record.id, None, restore=restore, task=record.task)
+        self.final = record
+        self._error = error
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float | None = None,
+    ) -> R:
+        if self._error is None:
+            return super().get(timeout, propagate, interval)
+        if propagate:
+            raise self._error
+        return cast("R", self._error)
+
+
+def stopped(
+    result: AsyncResult[Any] | None,
+    revoke_all: Callable[[], list[str]],
+    terminate: bool,
+    signal: Signal,
+    wait: bool,
+    timeout: float | None,
+) -> bool:
+    """Revoke, and end what runs where that is wanted; whether anything had not ended.
+
+    `result` is one of those that are revoked: it knows who tells the workers.
+    """
+    name = signal_name(signal)
+    stop = result.stop if terminate and result is not None else None
+    revoked = revoke_all()
+    if stop is not None and revoked:
+        stop(revoked, name, wait=wait, timeout=timeout)
+    return bool(revoked)
+
+
+def wait_for(
+    results: Sequence[AsyncResult[Any]],
+    *,
+    timeout: float | None = None,
+    interval: float | None = None,
+) -> list[Record]:
+    """Wait until all have ended; their records in the same order. Raises `ResultTimeout`.
+
+    Any number of results costs one batched read a look, and where the store wakes its readers
+    a look is taken only when something was written.
+    """
+    ended = {result.id: result.final for result in results if result.final is not None}
+    before = {result.id: found for result in results if (found := _before(result))}
+    waiting = deque(result for result in results if result.id not in ended)
+    if not waiting:
+        return [ended[result.id] for result in results]
+    backend = waiting[0].backend
+    deadline = None if timeout is None else time.monotonic() + timeout
+    watcher = backend.watch()
+    try:
+        while True:
+            while _advance(waiting, ended, backend):
+                if not waiting:
+                    return [ended[result.id] for result in results]
+            if before and _lost(waiting, before, ended, backend):
+                continue
+            left = 3600.0 if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise ResultTimeout(
+                    f"{len(waiting)} of {len(results)} tasks had not ended after {timeout:g} s, "
+                    f"the first of them {waiting[0].id}: is a worker running on their queue?"
+                )
+            watcher.wait(min(left, interval or left))
+    finally:
+        watcher.close()
+
+
+def _before(result: AsyncResult[Any]) -> list[AsyncResult[Any]]:
+    """The tasks that must succeed before this one starts; members of a group tell by its body."""
+    found: list[AsyncResult[Any]] = []
+    parent = result.parent or result.upstream
+    while parent is not None:
+        if isinstance(parent, AsyncResult):
+            found.append(cast("AsyncResult[Any]", parent))
+        parent = parent.parent or parent.upstream
+    return found
+
+
+def _lost(
+    waiting: deque[AsyncResult[Any]],
+    before: dict[str, list[AsyncResult[Any]]],
+    ended: dict[str, Record],
+    backend: Backend,
+) -> bool:
+    """End those that will never start, since one before them failed; whether there were any."""
+    watched = {one.id: one for each in waiting for one in before.get(each.id, ())}
+    unknown = [id for id, one in watched.items() if one.final is None]
+    records = backend.records(unknown) if unknown else {}
+    for id in unknown:
+        watched[id].keep(records.get(id))
+    found = False
+    for result in list(waiting):
+        finals = [one.final for one in before.get(result.id, ())]
+        failed = next((f for f in finals if f and f.state is not State.SUCCESS), None)
+        if failed is not None:
+            ended[result.id] = failed
+            waiting.remove(result)
+            found = True
+    return found
+
+
+def _advance(waiting: deque[AsyncResult[Any]], ended: dict[str, Record], backend: Backend) -> bool:
+    """Look at the first that are waited for, as many as one read takes; whether all had ended.
+
+    The others need no look before these have ended, so that a look costs the same for any number.
+    """
+    front = [waiting.popleft() for _ in range(min(len(waiting), backend.driver.limits.get))]
+    records = backend.records([result.id for result in front])
+    left: list[AsyncResult[Any]] = []
+    for result in front:
+        record = result.keep(records.get(result.id))
+        if record.terminal:
+            ended[result.id] = record
+        else:
+            left.append(result)
+    waiting.extendleft(reversed(left))
+    return not left
+
+
+def failure(record: Record) -> BaseException:
+    """The exception of a record that did not end well, in its own class where that is known.
+
+    Only builtins and modules that are imported already are looked at: a stored name must not be
+    able to import code.
+    """
+    if record.state in (State.REVOKED, State.REJECTED):
+        return TaskRevoked(record.error or f"task {record.id} was {record.state.lower()}")
+    name = record.error_type or ""
+    kind = _known_class(name)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            args = load_value(record.error_args) if record.error_args else [record.error]
+            error = kind(*args)
+        except Exception:  # a constructor of the user's own, with a signature of its own
+            return _foreign(record, name)
+        if record.traceback:
+            error.add_note(f"raised in the worker:\n{record.traceback}")
+        return error
+    return _foreign(record, name)
+
+
+def _known_class(name: str) -> object:
+    """What a qualified name means here, if its module is imported; also a class in a class."""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, -1, -1):
+        owner: object = sys.modules.get(".".join(parts[:length])) if length else builtins
+        if owner is not None:
+            for part in parts[length:]:
+                owner = getattr(owner, part, None)
+            return owner
+    return None
+
+
+def _foreign(record: Record, name: str) -> TaskFailure:
+    return TaskFailure(record.error or "", type=name, traceback=record.traceback or "")

@@ -1,0 +1,309 @@
+"""Makes a cloud's scheduler equal to the schedules of an app: a plan to look at, then its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from cloudq.broker.one_time import group_of, owner_of
+from cloudq.driver import Code
+from cloudq.driver.schedulers import Fields, Job, SchedulerDriver
+from cloudq.errors import CloudQError, ConfigurationError, ServiceError
+from cloudq.messages.codec import Codec
+from cloudq.messages.message import TaskMessage
+from cloudq.schedules import cloud_cron as dialects
+from cloudq.schedules.entry import Entry, utc
+from cloudq.schedules.run_id import CRON, EXPIRES, SCHEDULE, SLOT, cron_header, slot_id
+from cloudq.schedules.schedules import Scheduled, Schedules
+from cloudq.schedules.when import at, crontab, every
+from cloudq.settings import Settings
+from cloudq.tasks.task import Options, Prepared
+
+_SAYS: Mapping[str, Callable[[Entry], list[str]]] = {
+    "eventbridge": dialects.eventbridge,
+    "unix-cron": dialects.unix_cron,
+}
+_MARK = "cloudq"
+# What must not depend on when the plan was made.
+_OURS = frozenset({SCHEDULE, SLOT, EXPIRES, CRON})
+_TRACES = frozenset({"traceparent", "tracestate", "baggage"})
+
+
+class Publisher(Protocol):
+    """What a plan needs of an app."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def conf(self) -> Settings: ...
+    @property
+    def codec(self) -> Codec: ...
+    @property
+    def schedules(self) -> Schedules: ...
+    def now(self) -> float: ...
+    def written(self, call: Prepared[Any]) -> TaskMessage: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One change: `create`, `update` or `delete`. `parts` are what is, and what shall be."""
+
+    action: str
+    name: str
+    parts: Mapping[str, tuple[str | None, str | None]]
+    job: Job | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What makes the cloud equal to the code.
+
+    `foreign` are names in the group of somebody else. `over` says, of schedules by their names,
+    why they have no runs any more: the cloud has no entry for them.
+    """
+
+    group: str
+    steps: Sequence[Step]
+    equal: Sequence[str]
+    foreign: Sequence[str]
+    over: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class Incomplete(ServiceError):
+    """Applying a plan ended early: `done` were changed, `left` were not."""
+
+    def __init__(
+        self, message: str, *, code: str, done: Sequence[str], left: Sequence[str]
+    ) -> None:
+        super().__init__(message, code=code)
+        self.done = tuple(done)
+        self.left = tuple(left)
+
+
+class Scheduler:
+    """A cloud's scheduler, through its driver; the jobs of one owner are a group of their own.
+
+    `owner` is the app's name where nothing else is said.
+    """
+
+    def __init__(
+        self, app: Publisher, driver: SchedulerDriver, *, url: str, owner: str | None = None
+    ) -> None:
+        self._app = app
+        self._driver = driver
+        self._url = url
+        self._owner = owner or app.name
+        self.group = driver.group or group_of(self._owner)
+
+    # ---- the jobs there shall be
+
+    def jobs(self, schedules: Iterable[Scheduled] | None = None) -> dict[str, Job]:
+        """The jobs of these schedules, by name; of all of the app's, if none are given.
+
+        Raises `ConfigurationError` for a schedule that the cloud cannot have.
+        """
+        conf = self._app.conf
+        if conf.signing_keys and conf.signing_required:
+            raise ConfigurationError(
+                "a cloud's scheduler cannot sign messages, and signing_required is on: run a beat"
+            )
+        found: dict[str, Job] = {}
+        if schedules is None:
+            schedules = self._app.schedules.all().values()
+        for scheduled in schedules:
+            if scheduled.entry is None:
+                raise ConfigurationError(scheduled.error)
+            for job in self._jobs_of(scheduled, scheduled.entry):
+                if job.name in found:
+                    raise ConfigurationError(
+                        f"two schedules are {job.name!r} in the cloud: give one of them another "
+                        "name"
+                    )
+                found[job.name] = job
+        return found
+
+    def _jobs_of(self, scheduled: Scheduled, entry: Entry) -> Iterable[Job]:
+        if entry.over(utc(self._app.now())):
+            return  # a plan says so
+        expressions = _SAYS[self._driver.dialect](entry)
+        body, message = self._body(entry)
+        self._check(entry)
+        for number, expression in enumerate(expressions, start=1):
+            part = entry.name if number == 1 else f"{entry.name}-{number}"
+            yield Job(
+                name=self._driver.name(self.group, part),
+                expression=expression,
+                timezone=_zone(self._driver.dialect, entry),
+                queue=message.queue,
+                body=body,
+                group=message.group_key,
+                description=f"{self._mark}{entry.name}",
+                owner=owner_of(self._owner),
+                enabled=scheduled.active,
+                start=entry.bound(entry.start) if not isinstance(entry.when, at) else None,
+                end=entry.bound(entry.end) if not isinstance(entry.when, at) else None,
+                window=int(-(-entry.jitter // 60)),
+            )
+
+    def _check(self, entry: Entry) -> None:
+        if entry.jitter and not self._driver.spread:
+            raise ConfigurationError(
+                f"schedule {entry.name!r}: {self._url} cannot spread runs: leave jitter out, or "
+                "run a beat"
+            )
+        if (entry.start or entry.end) and not self._driver.bounds:
+            raise ConfigurationError(
+                f"schedule {entry.name!r}: {self._url} knows no start and no end: leave them out, "
+                "or run a beat"
+            )
+
+    def _body(self, entry: Entry) -> tuple[str, TaskMessage]:
+        """The text that is sent at each run: a message whose slot is filled in later."""
+        headers = dict(entry.options.get("headers", {}))
+        headers |= {SCHEDULE: entry.name, CRON: _reckoned(entry)}
+        if self._driver.slot is not None:
+            headers[SLOT] = self._driver.slot
+        if entry.expires is not None:
+            headers[EXPIRES] = f"{entry.expires:g}"
+        id = slot_id(entry.name, self._driver.slot or "")
+        options = {k: v for k, v in entry.options.items() if k != "headers"}
+        call = self._app.schedules.prepared(
+            entry, Options(**options, headers=headers, task_id=id, idempotency_key=id)
+        )
+        message = self._app.written(call)
+        kept = {k: v for k, v in message.headers.items() if k not in _TRACES}
+        changes: dict[str, Any] = {"headers": kept, "sent_at": 0.0, "expires": None}
+        if message.expires is not None and EXPIRES not in kept:
+            # The task's own, which counts from the run.
+            kept[EXPIRES] = f"{message.expires - message.sent_at:g}"
+        message = message.model_copy(update=changes)
+        return self._app.codec.encode(message).decode(), message
+
+    @property
+    def _mark(self) -> str:
+        return f"{_MARK} {self._owner}: "
+
+    # ---- the plan
+
+    def plan(self, schedules: Iterable[Scheduled] | None = None) -> Plan:
+        """Compare what is with what shall be, of these schedules or of all of the app's.
+
+        Raises `ConfigurationError`, `ServiceError`.
+        """
+        found = list(self._app.schedules.all().values() if schedules is None else schedules)
+        wanted = self.jobs(found)
+        with self._wrapped("look at"):
+            self._check_owner()
+            there = self._driver.current(self.group)
+            fields = {name: self._driver.fields(job) for name, job in wanted.items()}
+        foreign = [n for n, have in there.items() if not have["description"].startswith(self._mark)]
+        taken = sorted(wanted.keys() & set(foreign))
+        if taken:
+            raise ConfigurationError(
+                f"{taken[0]!r} in {self._url} is not of this app, and a schedule has its name: "
+                "rename one of them"
+            )
+        steps: list[Step] = []
+        equal: list[str] = []
+        for name, job in sorted(wanted.items()):
+            parts = _parts(there.get(name, {}), fields[name])
+            if not parts:
+                equal.append(name)
+                continue
+            action = "update" if name in there else "create"
+            steps.append(Step(action=action, name=name, parts=parts, job=job))
+        steps += [
+            Step(action="delete", name=name, parts=_parts(there[name], {}))
+            for name in sorted(there.keys() - wanted.keys() - set(foreign))
+        ]
+        return Plan(
+            group=self.group,
+            steps=steps,
+            equal=equal,
+            foreign=sorted(foreign),
+            over=self._over(found),
+        )
+
+    def _check_owner(self) -> None:
+        """Raise `ConfigurationError` for a group that somebody else has made."""
+        owner, ours = self._driver.owner(self.group), owner_of(self._owner)
+        if owner is None or owner == ours:
+            return
+        whose = f"is of the app {owner!r}" if owner else "was not made by cloudq"
+        raise ConfigurationError(
+            f"schedule group {self.group!r} in {self._url} {whose}: give this app another name, or "
+            f"hand the group over by its tag cloudq:app={ours}"
+        )
+
+    def _over(self, schedules: Iterable[Scheduled]) -> dict[str, str]:
+        now = utc(self._app.now())
+        every = [one.entry for one in schedules if one.entry is not None]
+        return {entry.name: why for entry in every if (why := entry.over(now))}
+
+    def apply(self, plan: Plan, told: Callable[[Step], None] = lambda step: None) -> None:
+        """Carry out a plan; `told` hears of each step that is done. Raises `Incomplete`."""
+        for number, step in enumerate(plan.steps):
+            try:
+                self._carry_out(step)
+            except CloudQError as error:
+                done = [each.name for each in plan.steps[:number]]
+                left = [each.name for each in plan.steps[number:]]
+                raise Incomplete(
+                    f"{step.action} {step.name}: {error} ({len(done)} of {len(plan.steps)} changes "
+                    "were made; plan again to see the rest)",
+                    code=getattr(error, "code", Code.UNKNOWN),
+                    done=done,
+                    left=left,
+                ) from error
+            told(step)
+
+    def _carry_out(self, step: Step) -> None:
+        with self._wrapped(step.action):
+            if step.job is None:
+                self._driver.delete(self.group, step.name)
+            elif step.action == "create":
+                self._driver.create(self.group, step.job)
+            else:
+                self._driver.update(self.group, step.job)
+
+    def close(self) -> None:
+        """Close the driver."""
+        self._driver.close()
+
+    @contextmanager
+    def _wrapped(self, verb: str) -> Generator[None]:
+        try:
+            yield
+        except CloudQError:
+            raise
+        except Exception as error:
+            code = self._driver.error_code(error)
+            raise ServiceError(
+                f"cannot {verb} schedules in {self._url}: {error}", code=code
+            ) from error
+
+
+def _parts(have: Fields, want: Fields) -> dict[str, tuple[str | None, str | None]]:
+    names = dict.fromkeys([*want, *have])
+    found = {name: (have.get(name), want.get(name)) for name in names}
+    return {name: pair for name, pair in found.items() if pair[0] != pair[1]}
+
+
+def _zone(dialect: str, entry: Entry) -> str:
+    # A period as a crontab counts from midnight in UTC, as a beat does.
+    return "UTC" if dialect == "unix-cron" and isinstance(entry.when, every) else entry.timezone
+
+
+def _reckoned(entry: Entry) -> str:
+    """From what a worker reckons the slot where the cloud does not tell it."""
+    when = entry.when
+    if isinstance(when, crontab):
+        return cron_header(when.line, when.days, entry.timezone)
+    if isinstance(when, every):
+        return cron_header(f"{when.seconds:g}", "every", "UTC")
+    assert isinstance(when, at)  # no dialect has others
+    time: datetime = entry.bound(when.time) or when.time
+    return cron_header(time.isoformat(), "at", "UTC")

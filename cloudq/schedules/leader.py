@@ -1,0 +1,123 @@
+"""Who of several leads: a lease in the result store that no two clocks need agree on.
+
+The leader raises a number; the others take the lead when that number has not changed for a while
+by their own monotonic clock. So neither clocks that differ nor clocks that are set do any harm, and
+the leader stops by itself before anybody may take over.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
+from cloudq.results.backend import Backend
+
+log = logging.getLogger("cloudq.schedules")
+
+# Parts of the lease's length. One who looks on sees a number that never changes again for the
+# first time up to `_LOOK` after it was written, and waits for `_WAIT`: together less than all.
+# The leader, who counts from before its request, leads for less than the others wait.
+_LOOK, _LEADS, _WAIT = 0.2, 0.65, 0.75
+
+
+class LeaderLease:
+    """One contender for the lead. Not to be shared by threads.
+
+    `length` is how long after a leader's death another leads at the latest, in seconds, if it was
+    there. A fifth of it is the pause between two requests: a write of the leader, of others a read.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        key: Key,
+        owner: str,
+        length: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._backend = backend
+        self._key = key
+        self._owner = owner
+        self._length = length
+        self._clock = monotonic
+        self.pause = _LOOK * length
+        """Seconds between two looks."""
+        self._until = -1.0  # we lead until then, if we lead
+        self._seen: tuple[Value, Value] | None = None
+        self._seen_at = 0.0
+        self.look_at = 0.0
+        """When `look` is to be called next, by the monotonic clock."""
+
+    @property
+    def held(self) -> bool:
+        """Whether we lead just now."""
+        return self._clock() < self._until
+
+    def look(self) -> bool:
+        """Renew the lease, or take it if nobody has it; whether we lead. Raises `BackendError`."""
+        began = self._clock()
+        self.look_at = began + self.pause
+        if self._until >= 0:
+            self._renew(began)
+        else:
+            self._contend(began)
+        return self.held
+
+    def leave(self) -> None:
+        """Give the lead up, so that another takes it at its next look. Raises `BackendError`."""
+        if self._until < 0:
+            return
+        self._until = -1.0
+        mine = Check(field="owner", op=Op.EQ, value=self._owner)
+        change = Change(remove=frozenset({"owner"}), keep_expires=True, when=(mine,))
+        try:
+            self._backend.update(self._key, change)
+        except ConditionFailed:
+            log.debug("the lead has passed on already")
+
+    def _renew(self, began: float) -> None:
+        if not self._write(began, (Check(field="owner", op=Op.EQ, value=self._owner),)):
+            log.warning("another beat leads")
+            self._until = -1.0
+
+    def _contend(self, began: float) -> None:
+        found = self._backend.get([self._key]).get(self._key)
+        state = _state(found)
+        if state[0] is None:
+            self._take(began, (Check(field="owner", op=Op.ABSENT),))
+            return
+        if self._seen is None:
+            log.info("%s leads, and %s looks on", state[0], self._owner)
+        if state != self._seen:
+            self._seen, self._seen_at = state, began
+        expires = self._seen_at + _WAIT * self._length
+        if began >= expires:
+            log.info("%s has not been heard of, taking the lead", state[0])
+            owner = Check(field="owner", op=Op.EQ, value=state[0])
+            beats = Check(field="beats", op=Op.EQ, value=state[1])
+            self._take(began, (owner, beats))
+        else:
+            self.look_at = min(self.look_at, expires)
+
+    def _take(self, began: float, when: tuple[Check, ...]) -> None:
+        if self._write(began, when):
+            log.info("%s leads", self._owner)
+
+    def _write(self, began: float, when: tuple[Check, ...]) -> bool:
+        change = Change(
+            set={"owner": self._owner}, increment={"beats": 1}, keep_expires=True, when=when
+        )
+        try:
+            self._backend.update(self._key, change)
+        except ConditionFailed:
+            return False
+        self._until = began + _LEADS * self._length
+        return True
+
+
+def _state(item: Item | None) -> tuple[Value, Value]:
+    if item is None:
+        return None, None
+    return item.fields.get("owner"), item.fields.get("beats")

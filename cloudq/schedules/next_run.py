@@ -1,0 +1,244 @@
+"""The one engine of next runs: which moments a schedule means, in any time zone.
+
+The rule at the changes of clocks is that of Debian's cron. Where the hour is `*`, a crontab goes by
+time that passes: it runs in both of two equal hours, and an hour that there is not has no runs. Any
+other one runs once for each local time it names: at a time that the clocks skip it runs at the
+moment they do, once for all the times skipped, and of a time that comes twice it takes the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from importlib import import_module
+from typing import Any
+
+from cronsim import CronSim, CronSimError
+
+from cloudq.errors import ConfigurationError
+from cloudq.schedules import cron_fields as fields
+from cloudq.schedules.when import When, at, crontab, every, solar
+
+_DAY = timedelta(days=1)
+_SECOND = timedelta(seconds=1)
+# Near a pole the sun may not rise for months; then the event comes again.
+_LONGEST_NIGHT = 370
+# How far back the run before a moment is looked for; a leap day that is a Monday comes in 28 years,
+# in 40 over a century that has none.
+_BACK = tuple(timedelta(days=days) for days in (0.02, 1.2, 8, 32, 367, 9 * 366, 41 * 366))
+
+
+def runs(
+    when: When, after: datetime, zone: tzinfo, *, start: datetime | None
+) -> Iterator[datetime]:
+    """The moments after `after`, in UTC and in order. `start` is what `every` counts from."""
+    after = after.astimezone(UTC)
+    if isinstance(when, crontab):
+        everywhere = when.hour == fields.HOUR.all
+        yield from (_passing if everywhere else _named)(when, after, zone)
+    elif isinstance(when, every):
+        yield from _periods(when.seconds, after, start)
+    elif isinstance(when, at):
+        moment = moment_of(when.time, zone)
+        if moment > after:
+            yield moment
+    else:
+        yield from _solar(when, after, zone)
+
+
+def last_run(
+    when: When, until: datetime, zone: tzinfo, *, start: datetime | None
+) -> datetime | None:
+    """The latest moment that is not after `until`, in UTC; None where there is none.
+
+    For `at`, `every` and crontabs; of the sun, looked for in a year.
+    """
+    until = until.astimezone(UTC)
+    if isinstance(when, every):
+        period = when.seconds
+        base = start.timestamp() if start is not None else 0.0
+        count = (until.timestamp() - base) // period
+        return None if count < 0 and start is not None else _moment(base + count * period)
+    for back in _BACK:
+        found = None
+        for moment in runs(when, until - back, zone, start=start):
+            if moment > until:
+                break
+            found = moment
+        if found is not None:
+            return found
+    return None
+
+
+def moment_of(time: datetime, zone: tzinfo) -> datetime:
+    """A time as a moment in UTC; without a zone it is in this one, by the rule for named times."""
+    return time.astimezone(UTC) if time.tzinfo is not None else _resolved(time, zone)
+
+
+def _periods(period: float, after: datetime, start: datetime | None) -> Iterator[datetime]:
+    base = start.timestamp() if start is not None else 0.0
+    count = (after.timestamp() - base) // period
+    if start is not None:
+        count = max(count, -1)
+    while True:
+        count += 1
+        moment = _moment(base + count * period)
+        if moment > after:  # the division may round
+            yield moment
+
+
+def _moment(stamp: float) -> datetime:
+    return datetime.fromtimestamp(round(stamp, 3), UTC)
+
+
+# ---- crontabs
+
+
+def _line(when: crontab) -> str:
+    """The line that cronsim reads; where a day must fit both fields, without those of the week."""
+    minute, hour, dom, month, dow = when.line.split()
+    return f"{minute} {hour} {dom} {month} {'*' if when.both_days else dow}"
+
+
+def _local_times(when: crontab, after: datetime) -> Iterator[datetime]:
+    """The local times that fit, after this one; neither has a zone, so no clock changes."""
+    try:
+        times = CronSim(_line(when), after)
+    except CronSimError as error:  # checked by the value already
+        raise ConfigurationError(f"{when} never runs: {error}") from error
+    for time in times:
+        if not when.both_days or time.isoweekday() % 7 in when.day_of_week:
+            yield time
+
+
+def _named(when: crontab, after: datetime, zone: tzinfo) -> Iterator[datetime]:
+    """Each local time once."""
+    last = after
+    for time in _local_times(when, after.astimezone(zone).replace(tzinfo=None)):
+        moment = _resolved(time, zone)
+        if moment > last:
+            last = moment
+            yield moment
+
+
+def _passing(when: crontab, after: datetime, zone: tzinfo) -> Iterator[datetime]:
+    """Each moment whose local time fits: between two changes of the clock they are all alike."""
+    while True:
+        offset = _offset(after, zone)
+        naive = after.astimezone(zone).replace(tzinfo=None)
+        for time in _local_times(when, naive):
+            moment = (time - offset).replace(tzinfo=UTC)
+            change = _next_change(after, moment, zone)
+            if change is not None:
+                # From just before, as the clock says then: the change itself may be a run.
+                after = change - _SECOND
+                break
+            after = moment
+            yield moment
+        else:
+            return
+        yield from _at_change(when, after, zone)
+        after += _SECOND
+
+
+def _at_change(when: crontab, before: datetime, zone: tzinfo) -> Iterator[datetime]:
+    change = before + _SECOND
+    local = change.astimezone(zone).replace(tzinfo=None)
+    first = next(_local_times(when, local - _SECOND), None)
+    if first == local:
+        yield change
+
+
+def _offset(moment: datetime, zone: tzinfo) -> timedelta:
+    offset = moment.astimezone(zone).utcoffset()
+    assert offset is not None  # it has a zone
+    return offset
+
+
+def _next_change(after: datetime, until: datetime, zone: tzinfo) -> datetime | None:
+    """The first moment with another offset than `after`, up to `until`; None for no change."""
+    low = after
+    while low < until:
+        high = min(low + _DAY, until)
+        if _offset(high, zone) != _offset(after, zone):
+            return _change_between(low, high, zone)
+        low = high
+    return None
+
+
+def _change_between(low: datetime, high: datetime, zone: tzinfo) -> datetime:
+    """The moment at which the offset of `low` ends, which `high` has no more; to the second."""
+    before = _offset(low, zone)
+    low, high = low.replace(microsecond=0), high
+    while high - low > _SECOND:
+        middle = low + timedelta(seconds=(high - low) // _SECOND // 2)
+        if _offset(middle, zone) == before:
+            low = middle
+        else:
+            high = middle
+    return high.replace(microsecond=0)
+
+
+def _resolved(local: datetime, zone: tzinfo) -> datetime:
+    """The moment of a local time: the first of two; of one that is skipped, when it is skipped."""
+    first = local.replace(tzinfo=zone, fold=0)
+    moment = first.astimezone(UTC)
+    if moment.astimezone(zone).replace(tzinfo=None) == local:
+        return moment
+    # Fold 1 takes the offset after the change, and so lies before it.
+    return _change_between(local.replace(tzinfo=zone, fold=1).astimezone(UTC), moment, zone)
+
+
+# ---- the sun
+
+
+def _solar(when: solar, after: datetime, zone: tzinfo) -> Iterator[datetime]:
+    event = _sun(when)
+    day = after.astimezone(zone).date() - _DAY
+    last, missing = after, 0
+    while missing < _LONGEST_NIGHT:
+        moment = event(day)
+        day += _DAY
+        missing = missing + 1 if moment is None else 0
+        if moment is not None and moment > last:
+            last = moment
+            yield moment
+
+
+def _sun(when: solar) -> Callable[[date], datetime | None]:
+    try:
+        astral: Any = import_module("astral")
+        sun: Any = import_module("astral.sun")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f'{when} needs the package {error.name}: pip install "cloudq[solar]"'
+        ) from error
+    observer = astral.Observer(when.lat, when.lon, 0.0)
+    name, _, degrees = when.event.partition("_")
+
+    def event(day: date) -> datetime | None:
+        try:
+            if when.event == "solar_noon":
+                found = sun.noon(observer, day)
+            elif degrees:
+                angle = getattr(astral.Depression, degrees.upper())
+                found = getattr(sun, name)(observer, day, depression=angle)
+            else:
+                found = getattr(sun, name)(observer, day)
+        except ValueError:  # the sun does not come so low, or so high, on that day
+            return None
+        return found.astimezone(UTC).replace(microsecond=0)
+
+    return event
+
+
+def existing(when: crontab, after: datetime, until: datetime, zone: tzinfo) -> frozenset[datetime]:
+    """The runs of a scheduler that leaves out what the clocks skip, and never repeats a time."""
+    found: set[datetime] = set()
+    for time in _local_times(when, after.astimezone(zone).replace(tzinfo=None) - _DAY):
+        moment = time.replace(tzinfo=zone, fold=0).astimezone(UTC)
+        if moment > until + _DAY:
+            break
+        if moment.astimezone(zone).replace(tzinfo=None) == time:
+            found.add(moment)
+    return frozenset(found)

@@ -1,0 +1,273 @@
+"""`app.schedules`: the schedules of an app, those of its code and those made at run time."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any, Protocol, TypeVar, Unpack
+
+from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.results.backend import Backend
+from cloudq.results.result import AsyncResult
+from cloudq.schedules.entry import (
+    Entry,
+    EntryOptions,
+    RunOptions,
+    check_cloud_name,
+    entry_of,
+    loads,
+    of_beat_schedule,
+    utc,
+)
+from cloudq.schedules.run_id import SCHEDULE, SLOT, slot_id, slot_text
+from cloudq.schedules.state import ScheduleState, ScheduleStates
+from cloudq.settings import Settings
+from cloudq.tasks.task import Options, Prepared, Task
+
+T = TypeVar("T")
+
+
+class Home(Protocol):
+    """What schedules need of their app."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tasks(self) -> Mapping[str, Task[..., Any]]: ...
+    @property
+    def conf(self) -> Settings: ...
+    @property
+    def backend(self) -> Backend | None: ...
+    def now(self) -> float: ...
+    def publish(self, calls: Iterable[Prepared[Any]]) -> list[AsyncResult[Any]]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduled:
+    """A schedule as it stands: its entry, and what the store knows; `error` of one unreadable."""
+
+    name: str
+    entry: Entry | None
+    standing: ScheduleState
+    error: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether it has runs."""
+        return self.entry is not None and self.entry.enabled and not self.standing.paused
+
+
+class Schedules:
+    """The schedules of one app. Those of the code are checked where they are declared.
+
+    `options` checks the options of a call, and translates them. Methods that ask or change the
+    store raise `BackendError`, and `ConfigurationError` where the app has none.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        options: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    ) -> None:
+        self._home = home
+        self._options = options
+        self._declared: dict[str, tuple[str, object, dict[str, Any]]] = {}
+
+    # ---- the code's
+
+    def declare(self, task: str, when: object, given: EntryOptions, *, cloud: bool = True) -> str:
+        """Have a task run; the entry's name. Raises `ConfigurationError`."""
+        name = given.get("name") or task
+        if name in self._declared:
+            raise ConfigurationError(
+                f"two schedules are named {name!r}: give one of them another name="
+            )
+        if cloud:
+            check_cloud_name(name)
+        rest = {key: value for key, value in given.items() if key != "name"}
+        self._entry(name, task, when, rest)
+        self._declared[name] = task, when, rest
+        return name
+
+    def declared(self) -> dict[str, Entry]:
+        """The schedules of the code and of the setting `beat_schedule`, by name.
+
+        Raises `ConfigurationError` also for a task that is not registered.
+        """
+        # Made anew: the app's time zone, which they have by default, may have been set since.
+        found = {
+            name: self._entry(name, task, when, given)
+            for name, (task, when, given) in self._declared.items()
+        }
+        conf = self._home.conf
+        for entry in of_beat_schedule(
+            conf.beat_schedule, timezone=conf.timezone, options=self._options
+        ):
+            if entry.name in found:
+                raise ConfigurationError(
+                    f"two schedules are named {entry.name!r}: one in beat_schedule, one in the code"
+                )
+            found[entry.name] = entry
+        for entry in found.values():
+            self._check_task(entry)
+        return found
+
+    def _entry(self, name: str, task: str, when: object, given: Mapping[str, Any]) -> Entry:
+        zone = self._home.conf.timezone
+        return entry_of(name, task, when, given, timezone=zone, options=self._options)
+
+    def _check_task(self, entry: Entry) -> None:
+        task = self._home.tasks.get(entry.task)
+        if task is None:
+            close = difflib.get_close_matches(entry.task, self._home.tasks, n=1)
+            hint = f" did you mean {close[0]}?" if close else ""
+            raise ConfigurationError(
+                f"schedule {entry.name!r}: task {entry.task!r} is not registered:{hint} is its "
+                "module in the app's include?"
+            )
+        try:
+            task.arguments.check(entry.args, entry.kwargs)
+        except InvalidArguments as error:
+            raise ConfigurationError(f"schedule {entry.name!r}: {error}") from error
+
+    # ---- the store's
+
+    @property
+    def standings(self) -> ScheduleStates:
+        """What the store keeps. Raises `ConfigurationError` where the app has none."""
+        backend = self._home.backend
+        if backend is None:
+            raise ConfigurationError(
+                "the last runs of schedules, their pauses and the beats' lease are kept in the "
+                "result backend, and the app has none: set CloudQ(backend=...) or CLOUDQ_BACKEND"
+            )
+        return ScheduleStates(backend, self._home.name)
+
+    def all(self, declared: Mapping[str, Entry] | None = None) -> dict[str, Scheduled]:
+        """Every schedule, by name: one query. One that cannot be read has its error.
+
+        Without a result backend, those of the code.
+        """
+        code = self.declared() if declared is None else declared
+        kept = {} if self._home.backend is None else self.standings.all()
+        found = {
+            name: Scheduled(name=name, entry=entry, standing=kept.get(name, ScheduleState()))
+            for name, entry in code.items()
+        }
+        for name, standing in kept.items():
+            if name not in found and standing.text is not None:
+                found[name] = self._read(name, standing)
+        return found
+
+    def _read(self, name: str, standing: ScheduleState) -> Scheduled:
+        try:
+            entry = loads(name, standing.text or "")
+            self._check_task(entry)
+        except ConfigurationError as error:
+            return Scheduled(name=name, entry=None, standing=standing, error=str(error))
+        return Scheduled(name=name, entry=entry, standing=standing)
+
+    def get(self, name: str) -> Scheduled:
+        """One schedule. Raises `ConfigurationError` where there is none of this name."""
+        code = self.declared()
+        standing = self.standings.one(name) if self._home.backend is not None else None
+        if name in code:
+            return Scheduled(name=name, entry=code[name], standing=standing or ScheduleState())
+        if standing is not None and standing.text is not None:
+            return self._read(name, standing)
+        close = difflib.get_close_matches(name, [*self.all(code)], n=1)
+        hint = f": did you mean {close[0]!r}?" if close else ""
+        raise ConfigurationError(f"there is no schedule {name!r}{hint}")
+
+    def entry(self, name: str) -> Entry:
+        """The entry of this name. Raises `ConfigurationError`, also for one that is unreadable."""
+        found = self.get(name)
+        if found.entry is None:
+            raise ConfigurationError(found.error)
+        return found.entry
+
+    def add(
+        self,
+        name: str,
+        task: str | Task[..., Any],
+        when: object,
+        *,
+        replace: bool = False,
+        **given: Unpack[RunOptions],
+    ) -> Entry:
+        """Store a schedule, which beats see within seconds; one of the same name with `replace`.
+
+        Raises `ConfigurationError`, `EncodeError`.
+        """
+        task = task if isinstance(task, str) else task.name
+        check_cloud_name(name)
+        if name in self.declared():
+            raise ConfigurationError(f"schedule {name!r} is in the code: change it there")
+        zone = self._home.conf.timezone
+        entry = entry_of(name, task, when, given, timezone=zone, options=self._options, stored=True)
+        self._check_task(entry)
+        now = self._home.now()
+        if next(entry.runs(utc(now)), None) is None:
+            raise ConfigurationError(f"schedule {name!r}: {entry.when} has no run from now on")
+        self.standings.add(entry, now, replace=replace)
+        return entry
+
+    def delete(self, name: str) -> None:
+        """Delete a schedule that was made at run time. Raises `ConfigurationError` for others."""
+        if name in self.declared():
+            raise ConfigurationError(
+                f"schedule {name!r} is in the code: delete it there, or pause it"
+            )
+        self.get(name)
+        self.standings.forget(name)
+
+    def pause(self, name: str) -> None:
+        """Have no runs of it until `resume`, whatever beat leads."""
+        self.standings.pause(self.entry(name))
+
+    def resume(self, name: str) -> None:
+        """Have runs of it again; those of the pause are not caught up with."""
+        self.standings.resume(self.entry(name), self._home.now())
+
+    # ---- runs
+
+    def next(self, name: str, count: int = 1) -> list[datetime]:
+        """When it is due next, in its own time zone; whether it is paused does not matter."""
+        entry = self.entry(name)
+        moments = islice(entry.runs(utc(self._home.now())), count)
+        return [moment.astimezone(entry.zone) for moment in moments]
+
+    def run_now(self, name: str) -> AsyncResult[Any]:
+        """Send its call at once, beside its runs. Raises as `task.delay`."""
+        entry = self.entry(name)
+        now = utc(self._home.now())
+        headers = {**entry.options.get("headers", {}), SCHEDULE: name, SLOT: slot_text(now)}
+        call: dict[str, Any] = {**entry.options, "headers": headers, "expires": entry.expires}
+        [result] = self._home.publish([self.prepared(entry, Options(**call))])
+        return result
+
+    def call(self, entry: Entry, slot: datetime) -> Prepared[Any]:
+        """The call of one run, under the id that every sending of this run has."""
+        text = slot_text(slot)
+        id = slot_id(entry.name, text)
+        headers = {**entry.options.get("headers", {}), SCHEDULE: entry.name, SLOT: text}
+        made: dict[str, Any] = {**entry.options, "headers": headers}
+        delay = entry.delay(slot)
+        if entry.expires is not None:
+            made["expires"] = utc(slot.timestamp() + delay + entry.expires)
+        if delay:
+            made["eta"] = utc(slot.timestamp() + delay)
+        return self.prepared(entry, Options(**made, task_id=id, idempotency_key=id))
+
+    def prepared(self, entry: Entry, options: Options) -> Prepared[Any]:
+        """The entry's call, with these options."""
+        task = self._home.tasks[entry.task]
+        return Prepared(task=task, options=options, args=entry.args, kwargs=entry.kwargs)
+
+
+def local(moment: datetime, entry: Entry) -> str:
+    """A moment in the entry's time zone, as people read it."""
+    return moment.astimezone(entry.zone).strftime("%a %Y-%m-%d %H:%M:%S %Z")

@@ -1,0 +1,153 @@
+"""What the result store keeps of schedules: last runs, pauses, and the entries made at run time.
+
+One partition an app, read with one query: `leader` has the lease of the beats, `entry#NAME` how a
+schedule stands. Nothing in it expires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
+from cloudq.errors import ConfigurationError
+from cloudq.results.backend import Backend
+from cloudq.schedules.entry import Entry, dumps
+
+_ENTRY = "entry#"
+_LEADER = "leader"
+_PAGE = 200
+
+
+def partition(app: str) -> str:
+    """Where all of an app's schedules lie."""
+    return f"beat#{app}"
+
+
+def leader_key(app: str) -> Key:
+    """Where the lease of an app's beats lies."""
+    return Key(partition(app), _LEADER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleState:
+    """How one schedule stands. `last`: epoch seconds up to which its runs are dealt with.
+
+    `spec` is the fingerprint of the entry that `last` was counted for, `text` the entry itself if
+    it was made at run time.
+    """
+
+    last: float | None = None
+    spec: str = ""
+    paused: bool = False
+    runs: int = 0
+    text: str | None = None
+
+
+class ScheduleStates:
+    """The schedules of one app in its store. Every method is one request, or one a page.
+
+    All raise `BackendError`.
+    """
+
+    def __init__(self, backend: Backend, app: str) -> None:
+        self._backend = backend
+        self._app = app
+
+    def all(self) -> dict[str, ScheduleState]:
+        """Every schedule that the store knows of, by name."""
+        found: dict[str, ScheduleState] = {}
+        after: str | None = None
+        while True:
+            page = self._backend.query(partition(self._app), after=after, limit=_PAGE)
+            for item in page.items:
+                if item.key.sort.startswith(_ENTRY):
+                    found[item.key.sort.removeprefix(_ENTRY)] = _standing(item)
+            after = page.next
+            if after is None:
+                return found
+
+    def one(self, name: str) -> ScheduleState | None:
+        """One schedule; None where the store knows nothing of it."""
+        key = self._key(name)
+        item = self._backend.get([key]).get(key)
+        return _standing(item) if item else None
+
+    def leader(self) -> str | None:
+        """The beat that leads, as far as the store knows."""
+        key = leader_key(self._app)
+        item = self._backend.get([key]).get(key)
+        owner = item.fields.get("owner") if item else None
+        return owner if isinstance(owner, str) else None
+
+    def begin(self, entry: Entry, last: float) -> None:
+        """Count the entry's runs from `last` on: it is new, or its times have changed."""
+        self._change(entry, {"last": last, "spec": entry.fingerprint})
+
+    def ran(self, entry: Entry, last: float, runs: int) -> None:
+        """Its runs up to `last` are dealt with, so many of them by sending."""
+        increment = {"runs": runs} if runs else {}
+        changed = {"last": last, "spec": entry.fingerprint}
+        # Two beats may say so; the later time stays.
+        later = Check(field="last", op=Op.LT, value=last, or_absent=True)
+        self._change(entry, changed, increment=increment, when=(later,))
+
+    def pause(self, entry: Entry) -> None:
+        """Have no runs until `resume`."""
+        self._change(entry, {"paused": True})
+
+    def resume(self, entry: Entry, now: float) -> None:
+        """Have runs again, from now on: those of the pause are not caught up with."""
+        changed = {"last": now, "spec": entry.fingerprint}
+        self._change(entry, changed, remove=frozenset({"paused"}))
+
+    def add(self, entry: Entry, now: float, *, replace: bool) -> None:
+        """Store an entry made at run time. Raises `ConfigurationError` for a name that is taken."""
+        fields: dict[str, Value] = {"entry": dumps(entry), "last": now, "spec": entry.fingerprint}
+        absent = () if replace else (Check(field="entry", op=Op.ABSENT),)
+        change = Change(set=fields, keep_expires=True, when=absent)
+        try:
+            self._backend.update(self._key(entry.name), change)
+        except ConditionFailed as error:
+            raise ConfigurationError(
+                f"there is a schedule {entry.name!r} already: delete it, or replace it "
+                "(replace=True, --replace)"
+            ) from error
+
+    def forget(self, name: str) -> None:
+        """Know nothing of it any more."""
+        self._backend.delete([self._key(name)])
+
+    def _change(
+        self,
+        entry: Entry,
+        fields: Mapping[str, Value],
+        *,
+        increment: Mapping[str, int] | None = None,
+        remove: frozenset[str] = frozenset(),
+        when: tuple[Check, ...] = (),
+    ) -> None:
+        if entry.stored:  # one that was deleted meanwhile must not come back as a shell
+            when = (*when, Check(field="entry", op=Op.EXISTS))
+        change = Change(
+            set=fields, increment=increment or {}, remove=remove, keep_expires=True, when=when
+        )
+        try:
+            self._backend.update(self._key(entry.name), change)
+        except ConditionFailed:
+            return  # what stands there is later, or gone
+
+    def _key(self, name: str) -> Key:
+        return Key(partition(self._app), f"{_ENTRY}{name}")
+
+
+def _standing(item: Item) -> ScheduleState:
+    fields = item.fields
+    last, runs, text = fields.get("last"), fields.get("runs"), fields.get("entry")
+    return ScheduleState(
+        last=float(last) if isinstance(last, int | float) else None,
+        spec=str(fields.get("spec", "")),
+        paused=bool(fields.get("paused")),
+        runs=int(runs) if isinstance(runs, int | float) else 0,
+        text=text if isinstance(text, str) else None,
+    )

@@ -1,0 +1,1 @@
+"""Declarations that users write: tasks, their options, signatures, hooks and limits."""

@@ -1,0 +1,204 @@
+"""What a task can do from inside of its call: retry, be replaced, record states and steps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, tzinfo
+from typing import Any, NoReturn, Protocol, TypeVar, cast
+
+from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
+from cloudq.messages.values import to_wire
+from cloudq.results.backend import Backend
+from cloudq.results.result import AsyncResult
+from cloudq.tasks.arguments import Arguments
+from cloudq.tasks.call_options import CallOptions, Options, checked_countdown, zoned
+from cloudq.tasks.checkpoints import Continued, load, recall, remember, save
+from cloudq.tasks.options import Policy
+from cloudq.tasks.request import Request, current_request
+from cloudq.tasks.signature import Node
+
+T = TypeVar("T")
+
+
+class Surroundings(Protocol):
+    """What a running task needs of its app."""
+
+    @property
+    def backend(self) -> Backend | None: ...
+
+    def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]: ...
+
+    def retries_of(self, task: BoundTask) -> int | None: ...
+
+    def update_state(self, task_id: str, fence: int, state: str, meta: Any) -> None: ...
+
+    @property
+    def zone(self) -> tzinfo: ...
+    def now(self) -> float: ...
+
+
+class BoundTask:
+    """The side of a task that its own function uses, as `self`, while a call of it runs."""
+
+    name: str
+    policy: Policy
+    arguments: Arguments
+    _app: Surroundings
+
+    @property
+    def request(self) -> Request:
+        """The call that is running; of a task called as a function, `called_directly` is true."""
+        request = current_request.get()
+        if request is None or request.task != self.name:
+            return Request(id="", task=self.name, called_directly=True)
+        return request
+
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None
+    ) -> None:
+        """Record a state of your own, or progress, of the running call (or of `task_id`).
+
+        `result.state` and `result.info` show both until the next state is recorded. One write to
+        the store; nothing happens without one. A state that ends a task cannot be set: a task
+        ends by returning or raising. Raises `InvalidArguments`, `EncodeError`, `BackendError`.
+        """
+        request = self.request
+        if task_id is None and request.called_directly:
+            raise InvalidArguments(f"{self.name}.update_state: no call is running: give task_id=")
+        fence = request.fence if task_id in (None, request.id) else -1
+        self._app.update_state(task_id or request.id, fence, state or "STARTED", meta)
+
+    def retry(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Retry:
+        """End this try and have the task run again later: `raise self.retry()`.
+
+        `args` and `kwargs` replace the arguments, `options` those of the call. Raises, so that
+        nothing after it runs; with `throw=False` it returns, and the task is retried when the
+        function ends, whatever it returns or raises. Raises `exc`, or `MaxRetriesExceeded`
+        without one, when no retries are left; called outside of a worker, `exc` itself. Raises
+        `InvalidArguments` for a time that is none, or more than ten years away.
+        """
+        request = self.request
+        allowed = self._app.retries_of(self) if max_retries is None else max_retries
+        if request.called_directly:
+            raise exc or Retry(f"{self.name} was called as a function: nobody tries it again")
+        if eta is not None:
+            due = zoned(eta, self._app.zone)
+            countdown = max(0.0, due.timestamp() - self._app.now())
+        if countdown is not None:
+            countdown = checked_countdown(countdown)
+        if allowed is not None and request.retries >= allowed:
+            raise exc or MaxRetriesExceeded(
+                f"{self.name} was retried {request.retries} times and may not be again"
+            )
+        retry = Retry(
+            str(exc or "retry"),
+            countdown=countdown,
+            cause=exc,
+            max_retries=max_retries,
+            changes=self._changes(request, args, kwargs, cast("CallOptions", options)),
+        )
+        if not throw:
+            request.asked[:] = [retry]
+            return retry
+        raise retry from exc
+
+    def _changes(
+        self,
+        request: Request,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: CallOptions,
+    ) -> dict[str, Any]:
+        """The fields of the message that are to be other in the next try."""
+        changes: dict[str, Any] = {}
+        if args is not None or kwargs is not None:
+            plain, named = self.arguments.check(
+                request.args if args is None else args, request.kwargs if kwargs is None else kwargs
+            )
+            changes["args"] = [to_wire(arg) for arg in plain]
+            changes["kwargs"] = {name: to_wire(value) for name, value in named.items()}
+        if options:
+            made = Options.of(options)
+            unusable = {"task_id", "retry", "retry_policy"} & options.keys()
+            if unusable:
+                raise InvalidArguments(f"{self.name}.retry: {min(unusable)} cannot be changed")
+            changes |= options
+            if "expires" in options:
+                changes["expires"] = made.expiry(self._app.now(), None, self._app.zone)
+        return changes
+
+    def replace(self, node: Node[Any]) -> NoReturn:
+        """End this call and run a workflow in its place: its value is this task's value.
+
+        Always raises. What follows this task follows the workflow, and its id becomes that of
+        the workflow's last task.
+        """
+        raise Replaced(node)
+
+    def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
+        """Add a member to the header of the chord that this task is a member of, and send it."""
+        return self._app.add_to_chord(node)
+
+    def once(self, step: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Do a step of this call once: later tries get the value that it had.
+
+        The value is recorded before the task goes on, as JSON; an error is not. A process that
+        dies between the step and the record does it again. Two requests, one once it is done.
+        """
+        request, backend = self.request, self._kept("once")
+        if backend is None:
+            return function(*args, **kwargs)
+        done, value = recall(backend, request.id, step)
+        return value if done else remember(backend, request.id, step, function(*args, **kwargs))
+
+    async def aonce(
+        self, step: str, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
+    ) -> T:
+        """`once` for a step that is a coroutine function."""
+        request, backend = self.request, self._kept("once")
+        if backend is None:
+            return await function(*args, **kwargs)
+        done, value = await asyncio.to_thread(recall, backend, request.id, step)
+        if done:
+            return value
+        value = await function(*args, **kwargs)
+        return await asyncio.to_thread(remember, backend, request.id, step, value)
+
+    def checkpoint(self, state: object) -> None:
+        """Save how far this call has come, for `resume` to go on from; one request.
+
+        In a function whose time is about to end it does not return: the rest of the call is a
+        new message, with the same id, in another invocation.
+        """
+        request, backend = self.request, self._kept("checkpoint")
+        if backend is None:
+            return
+        save(backend, request.id, request.fence, state)
+        if request.progress is not None and not request.progress.step():
+            raise Continued(f"{self.name} goes on in another invocation")
+
+    def resume(self, default: T) -> T:
+        """The state that an earlier try of this call saved last, or `default`; one request."""
+        request, backend = self.request, self._kept("resume")
+        return default if backend is None else load(backend, request.id, default)
+
+    def _kept(self, method: str) -> Backend | None:
+        """Where the call's progress is kept; None for an eager one that has nowhere."""
+        backend = self._app.backend
+        if backend is None and not self.request.is_eager:
+            raise ConfigurationError(
+                f"{self.name}: self.{method} needs the result backend, and the app has none: "
+                "set CloudQ(backend=...) or CLOUDQ_BACKEND"
+            )
+        return backend

@@ -1,0 +1,113 @@
+"""How far a call has come: steps that are done once, and states to go on from.
+
+A step's value and the last state lie in the result store, so that a redelivery, a retry, or the
+next invocation of a function finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, TypeVar, cast
+
+from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op
+from cloudq.errors import CloudQError, InvalidArguments
+from cloudq.messages.values import dump_value, load_value
+from cloudq.results.backend import Backend
+
+T = TypeVar("T")
+
+# Kept as long as results, and at least this long: a call that waits for its retry needs it then.
+_KEPT = 7 * 86_400.0
+_LONGEST_NAME = 200
+# Another step is begun if there is time for one and a half times the longest so far.
+_SPARE = 1.5
+
+
+class Continued(CloudQError):
+    """Raised by `self.checkpoint` where a function's time ends: the rest is a new message."""
+
+
+class Superseded(CloudQError):
+    """Raised by `self.checkpoint` where a later delivery of the call is at work."""
+
+
+class Progress:
+    """The steps of one run that must end by `until`, in monotonic seconds."""
+
+    def __init__(self, until: float, clock: Callable[[], float] = monotonic) -> None:
+        self.saved = False
+        self._until = until
+        self._clock = clock
+        self._last = clock()
+        self._longest = 0.0
+
+    def step(self) -> bool:
+        """Note that a step is done and saved; whether there is time for another."""
+        now = self._clock()
+        self.saved = True
+        self._longest = max(self._longest, now - self._last)
+        self._last = now
+        return now + _SPARE * self._longest < self._until
+
+
+def recall(backend: Backend, task_id: str, step: str) -> tuple[bool, Any]:
+    """Whether a step is done, and its value. One consistent read. Raises `BackendError`."""
+    if not step or len(step) > _LONGEST_NAME:
+        raise InvalidArguments(f"the step {step[:40]!r} has a name of 1 to {_LONGEST_NAME} letters")
+    key = _step_key(task_id, step)
+    found = backend.get([key])
+    return (True, _value(found[key])) if key in found else (False, None)
+
+
+def remember(backend: Backend, task_id: str, step: str, value: T) -> T:
+    """Record the value of a step; that which counts: the first that was recorded.
+
+    One request. Raises `BackendError`, and `EncodeError` for a value that cannot be kept.
+    """
+    change = Change(
+        set={"value": dump_value(value)},
+        expires=_expires(backend),
+        when=(Check(field="value", op=Op.ABSENT),),
+    )
+    try:
+        backend.update(_step_key(task_id, step), change)
+    except ConditionFailed as error:
+        return cast("T", _value(error.current)) if error.current else value
+    return value
+
+
+def save(backend: Backend, task_id: str, fence: int, state: object) -> None:
+    """Save a state in place of the last one. Raises `Superseded`, and as `remember`."""
+    change = Change(
+        set={"value": dump_value(state), "fence": fence},
+        expires=_expires(backend),
+        when=(Check(field="fence", op=Op.LE, value=fence, or_absent=True),),
+    )
+    try:
+        backend.update(_state_key(task_id), change)
+    except ConditionFailed as error:
+        raise Superseded(f"a later delivery of {task_id} is at work") from error
+
+
+def load(backend: Backend, task_id: str, default: T) -> T:
+    """The state that was saved last, or the default. One consistent read."""
+    key = _state_key(task_id)
+    found = backend.get([key])
+    return cast("T", _value(found[key])) if key in found else default
+
+
+def _step_key(task_id: str, step: str) -> Key:
+    return Key(f"step#{task_id}", step)
+
+
+def _state_key(task_id: str) -> Key:
+    return Key(f"state#{task_id}")
+
+
+def _value(item: Item) -> Any:
+    return load_value(str(item.fields["value"]))
+
+
+def _expires(backend: Backend) -> float:
+    return backend.clock() + max(backend.expires, _KEPT)

@@ -1,0 +1,236 @@
+"""Who runs under a key: so many calls at a time, each under a lease.
+
+The holders of a key are fields of one item. A free place is taken by writing into an absent
+field, so two can never take the same; the refusal shows all the others. A holder that died is
+replaced when its lease has ended, or at once by a later delivery of its own message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cloudq.driver import Change, Check, ConditionFailed, Key, Op, Value
+from cloudq.errors import ServiceError
+from cloudq.results.backend import Backend
+
+log = logging.getLogger("cloudq.throttling")
+
+# An item with no holder any more is forgotten after this, longer than any lease.
+_KEPT = 7200.0
+_TRIES = 10
+_ABSENT = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A task's id, the fence of its delivery, and the name of that very delivery."""
+
+    owner: str
+    fence: int
+    delivery: str
+
+    @property
+    def mark(self) -> str:
+        """The delivery in a few letters, without spaces."""
+        return hashlib.sha256(self.delivery.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """Every place is taken, one of them by `owner`; the first lease ends at `until`."""
+
+    owner: str
+    until: float
+
+
+class Held:
+    """A place under a key, until `leave`. Safe to use from two threads."""
+
+    def __init__(
+        self, backend: Backend, key: Key, place: str, text: str, holder: Holder, lease: float
+    ) -> None:
+        self.key = key
+        self.place = place
+        self.holder = holder
+        self.lease = lease
+        self.renew_at = 0.0  # monotonic
+        self._backend = backend
+        self._text = text  # what the place says, the lease included
+        self._lock = threading.Lock()
+        self._left = False
+
+    def renew(self) -> bool:
+        """Begin the lease anew; False when the place is not ours any more.
+
+        Raises `BackendError`.
+        """
+        with self._lock:
+            if self._left:
+                return False
+            text = _text(self.holder, self._backend.clock() + self.lease)
+            if not _write(self._backend, self.key, self.place, self._text, text)[0]:
+                log.warning(
+                    "task %s lost its place under %s", self.holder.owner, self.key.partition
+                )
+                return False
+            self._text = text
+            return True
+
+    def leave(self) -> None:
+        """Free the place, if it is still ours. Raises `BackendError`."""
+        with self._lock:
+            self._left = True
+            change = Change(
+                remove=frozenset({self.place}),
+                keep_expires=True,
+                when=(Check(field=self.place, op=Op.EQ, value=self._text),),
+            )
+            try:
+                self._backend.update(self.key, change)
+            except ConditionFailed:
+                log.debug("the place under %s has passed on", self.key.partition)
+
+
+def hold_key(task: str, key: str) -> Key:
+    """Where the holders of a key lie."""
+    return Key(f"busy#{task}#{key}")
+
+
+def hold(
+    backend: Backend, key: Key, most: int, holder: Holder, lease: float, *, again: bool = False
+) -> Held | Busy:
+    """Take a place for `lease` seconds, in one request where the first try finds one free.
+
+    `again`: an earlier delivery may hold one, so look first. Raises `BackendError`.
+    """
+    places = [f"h{number}" for number in range(most)]
+    # Others begin elsewhere, so that mostly the first try finds a free place; another copy of the
+    # same message begins here.
+    place, there = places[zlib.crc32(holder.owner.encode()) % most], _ABSENT
+    fields: Mapping[str, Value] = {}
+    if again:
+        found = backend.get([key])
+        fields = found[key].fields if key in found else {}
+        chosen = _choice(fields, places, holder, backend.clock())
+        if isinstance(chosen, Busy):
+            return chosen
+        place, there = chosen
+    for _ in range(_TRIES):
+        text = _text(holder, backend.clock() + lease)
+        written, fields = _write(backend, key, place, there, text)
+        if written:
+            return Held(backend, key, place, text, holder, lease)
+        chosen = _choice(fields, places, holder, backend.clock())
+        if isinstance(chosen, Busy):
+            return chosen
+        place, there = chosen
+    return Busy(owner="many", until=backend.clock())
+
+
+def free(backend: Backend, key: Key, owner: str) -> None:
+    """Free the place of a task that was stopped from outside. Raises `BackendError`."""
+    found = backend.get([key])
+    for place, text in found[key].fields.items() if key in found else ():
+        if isinstance(text, str) and text.split(" ", 3)[-1] == owner:
+            seen = Check(field=place, op=Op.EQ, value=text)
+            change = Change(remove=frozenset({place}), keep_expires=True, when=(seen,))
+            try:
+                backend.update(key, change)
+            except ConditionFailed:
+                log.debug("the place under %s has passed on", key.partition)
+
+
+def _write(
+    backend: Backend, key: Key, place: str, there: str | None, text: str
+) -> tuple[bool, Mapping[str, Value]]:
+    """Write into a place that is as we saw it; whether it was, and all places."""
+    seen = (
+        Check(field=place, op=Op.ABSENT)
+        if there is None
+        else Check(field=place, op=Op.EQ, value=there)
+    )
+    change = Change(set={place: text}, expires=backend.clock() + _KEPT, when=(seen,))
+    try:
+        return True, backend.update(key, change).fields
+    except ConditionFailed as error:
+        return False, error.current.fields if error.current else {}
+
+
+def _choice(
+    fields: Mapping[str, Value], places: list[str], holder: Holder, now: float
+) -> tuple[str, str | None] | Busy:
+    """The place to take, and what it says now; or that there is none."""
+    taken: list[Busy] = []
+    free: list[tuple[str, str | None]] = []
+    for place in places:
+        text = fields.get(place)
+        if not isinstance(text, str):
+            free.append((place, None))
+            continue
+        until, fence, mark, owner = text.split(" ", 3)
+        if owner == holder.owner:
+            # Ours, from before; but another copy of the same message may be running just now.
+            if int(fence) < holder.fence or mark == holder.mark or float(until) <= now:
+                return place, text
+            return Busy(owner=owner, until=float(until))
+        if float(until) <= now:
+            free.append((place, text))
+        else:
+            taken.append(Busy(owner=owner, until=float(until)))
+    return free[0] if free else min(taken, key=lambda busy: busy.until)
+
+
+def _text(holder: Holder, until: float) -> str:
+    return f"{until:.3f} {holder.fence} {holder.mark} {holder.owner}"
+
+
+class Keeper:
+    """Renews leases when a third of them has passed, from a thread that the first one starts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: list[Held] = []
+        self._woken = threading.Event()
+        self._started = False
+
+    def keep(self, held: Held) -> None:
+        """Renew a lease until `drop`."""
+        held.renew_at = time.monotonic() + held.lease / 3
+        with self._lock:
+            self._held.append(held)
+            start, self._started = not self._started, True
+        if start:
+            threading.Thread(target=self._run, name="holds", daemon=True).start()
+        self._woken.set()
+
+    def drop(self, held: Held) -> None:
+        """Renew it no more."""
+        with self._lock:
+            if held in self._held:
+                self._held.remove(held)
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                due = min((held.renew_at for held in self._held), default=None)
+            self._woken.wait(None if due is None else max(0.0, due - time.monotonic()))
+            self._woken.clear()
+            now = time.monotonic()
+            with self._lock:
+                late = [held for held in self._held if held.renew_at <= now]
+            for held in late:
+                self._renew(held)
+
+    def _renew(self, held: Held) -> None:
+        try:
+            if not held.renew():
+                self.drop(held)
+        except ServiceError as error:
+            log.warning("the place under %s is not renewed: %s", held.key.partition, error)
+        held.renew_at = time.monotonic() + held.lease / 3

@@ -1,0 +1,178 @@
+"""The gate before every call: what must wait, for how long, and what holds a place meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from cloudq.errors import ServiceError
+from cloudq.messages.message import TaskMessage
+from cloudq.results.backend import Backend
+from cloudq.tasks.limits.concurrency import Busy, Held, Holder, Keeper, free, hold, hold_key
+from cloudq.tasks.limits.global_rate import GlobalRates, has_come
+from cloudq.tasks.limits.rules import Rate, Throttle, key_text, need_store
+from cloudq.tasks.limits.worker_rate import FARTHEST, WorkerRates
+
+log = logging.getLogger("cloudq.throttling")
+
+# Whoever finds a key busy looks again after about these seconds, longer each time.
+_FIRST_LOOK, _LONGEST_LOOK = 1.0, 60.0
+# With a hard time limit up to this, a lease that covers all of it needs no renewing.
+_WHOLE_RUN = 3600.0
+_AFTER_LIMIT = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """A call is over a limit: look again after `after` seconds, at its `turn` if it has one."""
+
+    after: float
+    reason: str
+    turn: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """A call that wants to start: who it is, and its hard time limit in seconds."""
+
+    message: TaskMessage
+    holder: Holder
+    again: bool
+    hard: float | None
+
+
+class Gate:
+    """The limits of one process. Safe to use from many threads.
+
+    `lease` is how long a place under a key is held without a sign of life, in seconds.
+    """
+
+    def __init__(self, *, lease: float) -> None:
+        self._lease = lease
+        self._paces = WorkerRates()
+        self._buckets = GlobalRates()
+        self._keeper = Keeper()
+
+    def change_rate(self, task: str, rate: Rate | None) -> None:
+        """Give a task another rate in this worker from now on; None for no limit."""
+        self._paces.change(task, rate)
+
+    def rate(self, task: str, throttle: Throttle | None) -> Rate | None:
+        """The rate of a task in this worker."""
+        return self._paces.rate(task, throttle.rate if throttle else None)
+
+    def pace(self, message: TaskMessage, throttle: Throttle | None) -> Wait | None:
+        """What this worker's own rate says of a call. Costs no request."""
+        rate = self.rate(message.task, throttle)
+        if rate is None:
+            return None
+        after = self._paces.wait(message.task, rate, returned=message.waits > 0)
+        return Wait(after=after, reason=f"over {rate} in this worker") if after else None
+
+    def stopped(
+        self,
+        backend: Backend | None,
+        throttle: Throttle,
+        message: TaskMessage,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        named: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """Free what a call held whose process was killed. Raises as `Visit.enter`."""
+        if throttle.concurrency is not None and backend is not None:
+            text = key_text(throttle.concurrency.key, args, kwargs, named)
+            free(backend, hold_key(message.task, text), message.id)
+
+    def visit(self) -> Visit:
+        """The limits of one call, for the time that it runs."""
+        return Visit(self._lease, self._buckets, self._keeper)
+
+
+class Visit:
+    """One call at the gate: `enter`, then run; the end of the block frees what is held."""
+
+    __slots__ = ("_buckets", "_held", "_keeper", "_lease")
+
+    def __init__(self, lease: float, buckets: GlobalRates, keeper: Keeper) -> None:
+        self._lease = lease
+        self._buckets = buckets
+        self._keeper = keeper
+        self._held: Held | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._held is not None:
+            self._leave(self._held)
+
+    def enter(
+        self,
+        backend: Backend | None,
+        throttle: Throttle,
+        caller: Caller,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        named: Callable[[], Mapping[str, Any]],
+    ) -> Wait | None:
+        """Take a place and a token, or say how long to wait.
+
+        Raises `BackendError`, `ConfigurationError`, and what the user's key function raises.
+        """
+        if throttle.concurrency is None and throttle.global_rate is None:
+            return None
+        if backend is None:
+            return need_store(caller.message.task, throttle)
+        if throttle.concurrency is not None:
+            text = key_text(throttle.concurrency.key, args, kwargs, named)
+            busy = self._take_place(backend, throttle.concurrency.most, caller, text)
+            if busy is not None:
+                return _look_again(
+                    caller.message, f"{text or 'the task'} is busy with {busy.owner}"
+                )
+        if throttle.global_rate is None or has_come(caller.message.turn, backend.clock()):
+            return None
+        turn = self._buckets.take(backend, caller.message.task, throttle.global_rate)
+        now = backend.clock()
+        if turn is not None and turn <= now:
+            return None
+        after = FARTHEST * random.uniform(0.5, 1.0) if turn is None else turn - now
+        return Wait(after=after, turn=turn, reason=f"over {throttle.global_rate} in all")
+
+    def _take_place(self, backend: Backend, most: int, caller: Caller, text: str) -> Busy | None:
+        whole = caller.hard is not None and caller.hard <= _WHOLE_RUN
+        lease = (caller.hard or 0.0) + _AFTER_LIMIT if whole else self._lease
+        key = hold_key(caller.message.task, text)
+        held = hold(backend, key, most, caller.holder, lease, again=caller.again)
+        if isinstance(held, Busy):
+            return held
+        self._held = held
+        if not whole:
+            self._keeper.keep(held)
+        return None
+
+    def _leave(self, held: Held) -> None:
+        self._keeper.drop(held)
+        try:
+            held.leave()
+        except ServiceError as error:
+            log.warning(
+                "the place under %s stays taken for up to %g s: %s",
+                held.key.partition,
+                held.lease,
+                error,
+            )
+
+
+def _look_again(message: TaskMessage, reason: str) -> Wait:
+    longest = min(_LONGEST_LOOK, _FIRST_LOOK * 1.5 ** min(message.waits, 20))
+    return Wait(after=longest * random.uniform(0.5, 1.0), reason=reason)

@@ -1,0 +1,91 @@
+"""The ordering and deduplication keys that a task gives its calls: `group_key=`, `dedup_key=`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from cloudq.errors import CloudQError, ConfigurationError, InvalidArguments
+from cloudq.tasks.limits.rules import KeyRule, check_template, key_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """How calls of a task get their keys, where they bring none of their own."""
+
+    group_key: KeyRule | None = None
+    dedup_key: KeyRule | None = None
+
+    def missing(
+        self,
+        task: str,
+        given: Mapping[str, Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        named: Callable[[], Mapping[str, Any]],
+    ) -> dict[str, str]:
+        """The keys that a call lacks; `given` are its own, `named` its arguments by name.
+
+        Raises `InvalidArguments` where the arguments make no key.
+        """
+        found: dict[str, str] = {}
+        for option, rule in (("group_key", self.group_key), ("dedup_key", self.dedup_key)):
+            if rule is None or given.get(option) is not None:
+                continue
+            try:
+                found[option] = key_text(rule, args, kwargs, named)
+            except CloudQError as error:
+                raise InvalidArguments(f"{task}: {option}: {error}") from error
+            except Exception as error:  # the user's function, or an attribute that is not there
+                raise InvalidArguments(
+                    f"{task}: {option}: the arguments make no key: {type(error).__name__}: {error}"
+                ) from error
+            if not found[option]:
+                raise InvalidArguments(f"{task}: {option}: the key of these arguments is empty")
+        return found
+
+
+class Later:
+    """Stands for the values of a join's members where its body is sent before they are read."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise InvalidArguments("the values of a chord's members are read when its body runs")
+
+    def __str__(self) -> str:
+        return str(self.values)
+
+    __repr__ = __str__
+
+    def __getitem__(self, index: object) -> Any:
+        return self.values
+
+
+def keys_of(options: dict[str, Any]) -> Keys | None:
+    """Take the keys out of a task's options; None if there are none.
+
+    Raises `ConfigurationError`.
+    """
+    keys = Keys(
+        group_key=_rule("group_key", options.pop("group_key", None)),
+        dedup_key=_rule("dedup_key", options.pop("dedup_key", None)),
+    )
+    return None if keys == Keys() else keys
+
+
+def _rule(option: str, given: Any) -> KeyRule | None:
+    if given is None or callable(given) or (isinstance(given, str) and given):
+        return cast("KeyRule | None", given)
+    raise ConfigurationError(
+        f'{option} is {given!r}: it must be a key like "user:{{user_id}}", or a function'
+    )
+
+
+def check_keys(task: str, keys: Keys | None, parameters: Sequence[str], *, open: bool) -> None:
+    """See that templates name the task's parameters, as those of limits must.
+
+    Raises `ConfigurationError`.
+    """
+    if keys is not None:
+        check_template(task, "group_key", keys.group_key, parameters, open=open)
+        check_template(task, "dedup_key", keys.dedup_key, parameters, open=open)

@@ -1,0 +1,209 @@
+"""The limits in a task's options: rates such as `10/s`, and keys such as `user:{user_id}`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.messages.values import dump_value
+
+KeyRule = str | Callable[..., str]
+"""How a call gets its key: a template over its arguments by name, or a function of them."""
+
+_RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/([smhd]))?")
+_PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+# Each holder is a field of one item, and Azure's tables take 252 of them.
+_MOST = 200
+_LONGEST_KEY = 500
+_UNIQUE_FOR = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """So many calls in so many seconds; evenly, but for bursts of one second's worth."""
+
+    count: float
+    seconds: float
+
+    @property
+    def every(self) -> float:
+        """Seconds from one call to the next."""
+        return self.seconds / self.count
+
+    @property
+    def burst(self) -> int:
+        """How many may start at once: services delay by whole seconds, so a second's worth."""
+        return max(1, math.floor(self.count / self.seconds))
+
+    def __str__(self) -> str:
+        unit = next(unit for unit, length in _PERIODS.items() if length == self.seconds)
+        return f"{self.count:g}/{unit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concurrency:
+    """At most so many calls of one key at a time."""
+
+    key: KeyRule
+    most: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throttle:
+    """The limits of a task. `rate` is of each worker by itself, `global_rate` of all together.
+
+    `unique` names the key of which one call may be queued or running; True compares all
+    arguments. `unique_for` is after how many seconds a call that never ended no longer counts.
+    """
+
+    rate: Rate | None = None
+    global_rate: Rate | None = None
+    concurrency: Concurrency | None = None
+    unique: bool | KeyRule = False
+    unique_for: float = _UNIQUE_FOR
+
+
+def need_store(task: str, throttle: Throttle) -> None:
+    """Raise `ConfigurationError` for a limit that an app without a result backend cannot keep."""
+    kept = {
+        "global_rate_limit": throttle.global_rate,
+        "concurrency": throttle.concurrency,
+        "unique": throttle.unique,
+    }
+    for option, value in kept.items():
+        if value:
+            raise ConfigurationError(
+                f"{task}: {option} is kept in the result backend, and the app has none: "
+                "set CloudQ(backend=...) or CLOUDQ_BACKEND"
+            )
+
+
+def rate_of(given: object, name: str = "rate_limit") -> Rate | None:
+    """Read `"10/s"`, `"100/m"`, `"5/h"`, `"1/d"` or a number a second; None and 0 are no limit.
+
+    Raises `ConfigurationError`.
+    """
+    if given is None:
+        return None
+    found = _RATE.fullmatch(str(given).strip())
+    if found is None or isinstance(given, bool):
+        raise ConfigurationError(
+            f'{name} is {given!r}: it must be like "10/s", "100/m", "5/h" or "1/d", '
+            "or a number a second"
+        )
+    count = float(found[1])
+    return Rate(count=count, seconds=_PERIODS[found[2] or "s"]) if count else None
+
+
+def throttle_of(options: dict[str, Any]) -> Throttle | None:
+    """Take the limits out of a task's options; None if there are none.
+
+    Raises `ConfigurationError`.
+    """
+    throttle = Throttle(
+        rate=rate_of(options.pop("rate_limit", None)),
+        global_rate=rate_of(options.pop("global_rate_limit", None), "global_rate_limit"),
+        concurrency=_concurrency(options.pop("concurrency", None)),
+        unique=_unique(options.pop("unique", False)),
+        unique_for=_unique_for(options.pop("unique_for", _UNIQUE_FOR)),
+    )
+    return None if throttle == Throttle() else throttle
+
+
+def _concurrency(given: Any) -> Concurrency | None:
+    if given is None:
+        return None
+    key, most = given, 1
+    if isinstance(given, tuple) and len(cast("tuple[Any, ...]", given)) == 2:
+        key, most = cast("tuple[Any, Any]", given)
+    elif isinstance(given, int):
+        key, most = "", given
+    if isinstance(given, bool) or not _is_rule(key):
+        raise ConfigurationError(
+            f'concurrency is {given!r}: it must be a key like "user:{{user_id}}", '
+            'a key and a number like ("user:{user_id}", 3), or a number'
+        )
+    if not isinstance(most, int) or not 1 <= most <= _MOST:
+        raise ConfigurationError(f"concurrency is {given!r}: the number must be 1 to {_MOST}")
+    return Concurrency(key=key, most=most)
+
+
+def _is_rule(key: Any) -> bool:
+    return isinstance(key, str) or callable(key)
+
+
+def _unique(given: Any) -> bool | KeyRule:
+    if callable(given) or (isinstance(given, bool | str) and given != ""):
+        return cast("bool | KeyRule", given)
+    raise ConfigurationError(
+        f'unique is {given!r}: it must be True, a key like "user:{{user_id}}", or a function'
+    )
+
+
+def _unique_for(given: object) -> float:
+    if isinstance(given, int | float) and 0 < given < math.inf:
+        return float(given)
+    raise ConfigurationError(f"unique_for is {given!r}: it must be a number of seconds above 0")
+
+
+def check_templates(
+    task: str, throttle: Throttle | None, parameters: Sequence[str], *, open: bool
+) -> None:
+    """See that templates name the task's parameters; `open`: it takes any keyword.
+
+    Raises `ConfigurationError`.
+    """
+    if throttle is None:
+        return
+    rules = {
+        "concurrency": throttle.concurrency.key if throttle.concurrency else "",
+        "unique": throttle.unique,
+    }
+    for option, rule in rules.items():
+        check_template(task, option, rule, parameters, open=open)
+
+
+def check_template(
+    task: str, option: str, rule: object, parameters: Sequence[str], *, open: bool
+) -> None:
+    """See that a rule, where it is a template, names the task's parameters.
+
+    Raises `ConfigurationError`.
+    """
+    if not isinstance(rule, str):
+        return
+    try:
+        fields = [name for _, name, _, _ in string.Formatter().parse(rule) if name is not None]
+    except ValueError as error:
+        raise ConfigurationError(f"task {task}: {option} is {rule!r}: {error}") from error
+    for field in fields:
+        name = re.split(r"[.\[]", field)[0]
+        if name not in parameters and not (open and name.isidentifier()):
+            raise ConfigurationError(
+                f"task {task}: {option} is {rule!r}, and the task has no parameter {name!r}: "
+                f"it has {', '.join(parameters) or 'none'}"
+            )
+
+
+def key_text(
+    rule: bool | KeyRule,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    named: Callable[[], Mapping[str, Any]],
+) -> str:
+    """The key of one call; `named` gives its arguments by name. Raises what a function raises."""
+    if rule is True:
+        text = dump_value([list(args), dict(sorted(kwargs.items()))])
+        return hashlib.sha256(text.encode()).hexdigest()
+    text = str(rule(*args, **kwargs)) if callable(rule) else str(rule).format_map(named())
+    if len(text.encode()) > _LONGEST_KEY:
+        raise InvalidArguments(
+            f"the key {text[:40]!r}... has {len(text.encode())} bytes: at most {_LONGEST_KEY}"
+        )
+    return text

@@ -1,0 +1,159 @@
+"""How a task is run and retried: what its decorator says, checked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.messages.codec import unknown_form
+from cloudq.tasks.call_options import checked_countdown
+from cloudq.tasks.function_hints import FunctionHints, function_hints_of
+from cloudq.tasks.limits.keys import Keys, keys_of
+from cloudq.tasks.limits.rules import KeyRule, Throttle, throttle_of
+from cloudq.tasks.priorities import check_priority
+
+if TYPE_CHECKING:
+    from cloudq.tasks.task import Task
+
+Exceptions = tuple[type[BaseException], ...]
+
+
+class TaskOptions(TypedDict, total=False):
+    """What `@app.task(...)` takes. Times are in seconds; left out: the app's setting."""
+
+    name: str
+    queue: str
+    priority: int
+    max_retries: int | None
+    default_retry_delay: float
+    autoretry_for: Iterable[type[BaseException]]
+    dont_autoretry_for: Iterable[type[BaseException]]
+    retry_backoff: bool | float
+    retry_backoff_max: float
+    retry_jitter: bool
+    time_limit: float | None
+    soft_time_limit: float | None
+    expires: float | None
+    ignore_result: bool
+    track_started: bool
+    idempotent: bool | Callable[..., str]
+    dead_letter: bool
+    rate_limit: str | float | None
+    global_rate_limit: str | float | None
+    concurrency: int | KeyRule | tuple[KeyRule, int]
+    unique: bool | KeyRule
+    unique_for: float
+    group_key: KeyRule
+    dedup_key: KeyRule
+    pydantic: bool
+    base: type[Task[..., Any]]
+    aliases: Iterable[str]
+    retry_kwargs: Mapping[str, Any]
+    serializer: str
+    compression: str
+    # Of the function that runs it: see `FunctionHints`. (`concurrency` is of the task, everywhere.)
+    memory: int | None
+    timeout: int | None
+    max_concurrency: int | None
+    reserved_concurrency: int | None
+    provisioned: int | None
+    batch_size: int | None
+    batch_window: int | None
+    env: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How a task is run and retried; None = as the app's settings say.
+
+    `retry_backoff` is the first delay of an exponential back-off (True = 1 s), capped at
+    `retry_backoff_max`; `retry_jitter` draws each delay between 0 and that. `idempotent` runs
+    equal calls once: True compares all arguments, a function of the arguments names the key.
+    `dead_letter` keeps the message of a finally failed call in the dead letters. `throttle` has
+    the limits: rates, calls at a time, calls queued. `keys` makes the keys of ordered queues.
+    `function_hints` has the hints for a deployment.
+    """
+
+    queue: str | None = None
+    priority: int | None = None
+    max_retries: int | None = None
+    retry_forever: bool = False
+    default_retry_delay: float | None = None
+    autoretry_for: Exceptions = ()
+    dont_autoretry_for: Exceptions = ()
+    retry_backoff: float = 0.0
+    retry_backoff_max: float = 600.0
+    retry_jitter: bool = True
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    expires: float | None = None
+    ignore_result: bool | None = None
+    track_started: bool | None = None
+    idempotent: bool | Callable[..., str] = False
+    dead_letter: bool = False
+    throttle: Throttle | None = None
+    keys: Keys | None = None
+    function_hints: FunctionHints | None = None
+    retry_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    serializer: str | None = None
+    compression: str | None = None
+
+    def retries(self, default: int) -> int | None:
+        """How often a call may be retried; None = for ever."""
+        if self.retry_forever:
+            return None
+        return default if self.max_retries is None else self.max_retries
+
+    def delay(self, retries: int, default: float) -> float:
+        """Seconds to wait before the next try, after `retries` earlier ones."""
+        if not self.retry_backoff:
+            return default if self.default_retry_delay is None else self.default_retry_delay
+        # 2.0**1024 would overflow; the cap is long reached by then.
+        longest = min(self.retry_backoff_max, self.retry_backoff * 2.0 ** min(retries, 64))
+        return random.uniform(0.0, longest) if self.retry_jitter else longest
+
+
+def policy(name: str, options: TaskOptions) -> Policy:
+    """Turn decorator options into a policy. Raises `ConfigurationError` for impossible ones."""
+    values: dict[str, Any] = dict(options)
+    for key in ("name", "pydantic", "base", "aliases"):
+        values.pop(key, None)
+    unknown = set(values.get("retry_kwargs", ())) - {"max_retries", "countdown"}
+    if unknown:
+        raise ConfigurationError(
+            f"task {name}: retry_kwargs takes max_retries and countdown, not {min(unknown)!r}"
+        )
+    if values.get("retry_kwargs", {}).get("countdown") is not None:
+        try:
+            checked_countdown(values["retry_kwargs"]["countdown"])
+        except InvalidArguments as error:
+            raise ConfigurationError(f"task {name}: retry_kwargs: {error}") from error
+    for key in ("autoretry_for", "dont_autoretry_for"):
+        values[key] = tuple(values.get(key, ()))
+    try:
+        values["throttle"] = throttle_of(values)
+        values["keys"] = keys_of(values)
+        values["function_hints"] = function_hints_of(values)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"task {name}: {error}") from error
+    values["retry_backoff"] = float(values.get("retry_backoff", 0.0))
+    # Celery: max_retries=None retries for ever; left out is the app's setting.
+    values["retry_forever"] = "max_retries" in options and options["max_retries"] is None
+    for key in ("time_limit", "soft_time_limit", "expires", "max_retries", "default_retry_delay"):
+        value = values.get(key)
+        if value is not None and value < 0:
+            raise ConfigurationError(f"task {name}: {key} is {value}, it cannot be negative")
+    check_priority(values.get("priority"), ConfigurationError, f"task {name}: ")
+    made = Policy(**values)
+    wrong = unknown_form(made.serializer, made.compression)
+    if wrong:
+        raise ConfigurationError(f"task {name}: {wrong}")
+    hard, soft = made.time_limit, made.soft_time_limit
+    if hard is not None and soft is not None and soft >= hard:
+        raise ConfigurationError(
+            f"task {name}: soft_time_limit ({soft:g} s) must be below time_limit ({hard:g} s)"
+        )
+    return made

@@ -1,0 +1,115 @@
+"""The call of a task as a function of its context, and the onion of functions around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import reduce
+from typing import Any
+
+from cloudq.tasks.checkpoints import Progress
+
+
+def _nothing() -> list[Any]:
+    return []  # for each call: `list[Any]` itself takes ten times as long
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a running task may know of its own call. Celery's names where it has them."""
+
+    id: str
+    task: str
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    queue: str = ""
+    retries: int = 0
+    attempts: int = 1  # deliveries of this very message, this one included
+    root_id: str | None = None
+    parent_id: str | None = None
+    group: str | None = None
+    eta: datetime | None = None
+    expires: datetime | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    hostname: str = ""
+    is_eager: bool = False
+    depth: int = 0  # how many tasks deep the call was made
+    slot: str | None = None  # its place in the header of a chord
+    shadow: str | None = None  # another name for it in logs
+    called_directly: bool = False  # as a function: there is no message, and no id
+    fence: int = 0  # the token of this delivery; a later one has a larger one
+    progress: Progress | None = field(default=None, compare=False)  # where time is short
+    children: list[Any] = field(default_factory=_nothing, compare=False)  # what it has started
+    asked: list[BaseException] = field(default_factory=_nothing, repr=False)
+
+    # ---- Celery's other names
+
+    @property
+    def timelimit(self) -> tuple[float | None, float | None]:
+        """The hard and the soft limit, in this order, as in Celery's messages."""
+        return self.time_limit, self.soft_time_limit
+
+    @property
+    def delivery_info(self) -> Mapping[str, Any]:
+        """Where the message came from; there are no exchanges, so that name is empty."""
+        return {
+            "exchange": "",
+            "routing_key": self.queue,
+            "redelivered": self.attempts > 1,
+            "is_eager": self.is_eager,
+        }
+
+    @property
+    def correlation_id(self) -> str:
+        """The id; Celery has the two the same as well."""
+        return self.id
+
+    @property
+    def reply_to(self) -> None:
+        """None: results go to the backend, never to a queue of the caller's."""
+        return None
+
+    @property
+    def utc(self) -> bool:
+        """True: times on the wire are epoch seconds."""
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """One call about to be made: what a middleware gets."""
+
+    request: Request
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    retried: Callable[[BaseException], bool] = field(default=lambda error: False, repr=False)
+    """Whether the call is tried again when this leaves it; of `Ignore` and `Reject`, false."""
+
+
+Call = Callable[[Context], object]
+"""Runs a task and returns its value. An `async def` task has been awaited when it returns."""
+
+Middleware = Callable[[Call], Call]
+"""Takes the next call, returns a call around it.
+
+    def timed(call: Call) -> Call:
+        def run(context: Context) -> object:
+            start = monotonic()
+            try:
+                return call(context)
+            finally:
+                log.info("ran %s in %.3fs", context.request.task, monotonic() - start)
+        return run
+"""
+
+current_request: ContextVar[Request | None] = ContextVar("current_request", default=None)
+"""The request of the task that runs in this thread or coroutine, None outside of tasks."""
+
+
+def onion(middleware: Sequence[Middleware], call: Call) -> Call:
+    """Wrap a call: the first middleware is the outermost layer."""
+    return reduce(lambda inner, layer: layer(inner), reversed(middleware), call)

@@ -1,0 +1,261 @@
+"""A task: a named function with options, typed by its own parameters and result."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast
+
+from cloudq.errors import MaxRetriesExceeded
+from cloudq.messages.ids import new_id
+from cloudq.results.result import AsyncResult, EagerResult
+from cloudq.tasks.arguments import Arguments
+from cloudq.tasks.bound import BoundTask, Surroundings
+from cloudq.tasks.call_options import CallOptions, Options, check_names
+from cloudq.tasks.hooks import HOOKS, Hooks
+from cloudq.tasks.on_commit import on_commit
+from cloudq.tasks.options import Policy, TaskOptions
+from cloudq.tasks.signature import Canvas, Signature, group
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def _call_of(kind: type[Any]) -> object:
+    return kind.__call__
+
+
+class TaskApp(Canvas, Surroundings, Protocol):
+    """What a task needs of its app."""
+
+    def send(
+        self, task: Task[..., T], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> AsyncResult[T]: ...
+
+    def apply(
+        self, task: Task[..., T], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> EagerResult[T]: ...
+
+    def result_of(self, task: Task[..., T], task_id: str) -> AsyncResult[T]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared(Generic[R]):
+    """A call that is not sent yet: what `app.publish` takes many of."""
+
+    task: Task[..., R]
+    options: Options
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+
+
+class Task(BoundTask, Hooks, Generic[P, R]):
+    """A function that can run elsewhere.
+
+    Calling a task runs it here and now, as the function it is. `delay` sends it to its queue.
+    A subclass, given as `base=`, may override the hooks and `__call__`, and have attributes that
+    are defaults of its tasks' options. Each process has one instance of a task.
+    """
+
+    MaxRetriesExceededError = MaxRetriesExceeded
+
+    def _set_up(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str,
+        app: TaskApp,
+        policy: Policy,
+        arguments: Arguments,
+        bind: bool = False,
+        call_options: Options | None = None,
+    ) -> None:
+        self.function = function
+        self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.name = name
+        self.policy = policy
+        self.declared: TaskOptions = {}  # what the decorator said, for annotations to stand above
+        self.arguments = arguments
+        self.bind = bind
+        self._app: TaskApp = app  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._call_options = call_options or Options()
+        self.hooked = False  # whether any hook is overridden, so that others cost nothing
+        self.wrapped = _call_of(type(self)) is not _call_of(Task)
+        self.find_hooks()
+        self.__doc__ = function.__doc__
+        self.__name__ = getattr(function, "__name__", name)
+        self.__qualname__ = getattr(function, "__qualname__", name)
+        self.__module__ = function.__module__
+        self.__wrapped__ = function
+
+    def __init__(self, function: Callable[..., Any] | None = None, **parts: Any) -> None:
+        # Without a function it is the `super().__init__()` of a subclass that was set up already.
+        if function is not None:
+            self._set_up(function, **parts)
+
+    @classmethod
+    def made(cls, function: Callable[..., Any], **parts: Any) -> Self:
+        """The task of a function. A subclass's own `__init__()` runs when it is all there."""
+        task = cls.__new__(cls)
+        task._set_up(function, **parts)
+        # One of a subclass's own; it needs no arguments.
+        if cast("object", cls.__init__) is not cast("object", Task[P, R].__init__):
+            cls.__init__(task)
+        return task
+
+    def find_hooks(self) -> None:
+        """Look which hooks are overridden, by the class or on this very task."""
+        own = vars(self)
+        self.hooked = any(
+            hook in own or getattr(type(self), hook) is not getattr(Hooks, hook) for hook in HOOKS
+        )
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    @property
+    def app(self) -> TaskApp:
+        """The app that the task belongs to."""
+        return self._app
+
+    @property
+    def max_retries(self) -> int | None:
+        """How often a call may be retried; None = for ever."""
+        return self._app.retries_of(self)
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The bare function, without what a subclass has around it in `__call__`."""
+        return cast("R", self.function(*((self, *args) if self.bind else args), **kwargs))
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here; an `async def` one returns its coroutine, as it would bare."""
+        return cast("R", self.function(*((self, *args) if self.bind else args), **kwargs))
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send one call to the queue. Raises `InvalidArguments`, `EncodeError`, `BrokerError`."""
+        return self._app.send(self, self._call_options, args, kwargs)
+
+    def delay_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """`delay` when Django's transaction commits, and not at all when it is rolled back.
+
+        A task that is sent within a transaction may run before what it is to read is there. The
+        arguments are checked now, and the id is fixed now. Outside of Django there is no
+        transaction that this library could know of: the call is sent at once.
+        """
+        return self.apply_async_on_commit(args, kwargs)
+
+    def apply_async_on_commit(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]:
+        """`delay_on_commit` with options for this one call."""
+        made = self._merged(options)
+        given = dict(kwargs or {})
+        self.arguments.check(args, given)
+        made = replace(made, task_id=made.task_id or new_id())
+        return on_commit(
+            lambda: self._app.send(self, made, args, given),
+            lambda: self._app.result_of(self, str(made.task_id)),
+        )
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """`delay`, without blocking the event loop."""
+        return await asyncio.to_thread(self.delay, *args, **kwargs)
+
+    def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
+        """The call without the sending; `app.publish` sends many of them in few requests."""
+        return Prepared(task=self, options=self._call_options, args=args, kwargs=kwargs)
+
+    def apply_async(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]:
+        """`delay` with options for this one call. An unknown option is a `TypeError`.
+
+        `link` is called with the value when the task has succeeded, `link_error` when it failed.
+        """
+        return self._app.send(self, self._merged(options), args, kwargs or {})
+
+    def apply(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        throw: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> EagerResult[R]:
+        """Run here and now with everything that a worker does: retries, limits, middleware.
+
+        With `throw` a failure is raised here and not only by the result.
+        """
+        result = self._app.apply(self, self._merged(options), args, kwargs or {})
+        if throw:
+            result.get()
+        return result
+
+    def AsyncResult(self, task_id: str) -> AsyncResult[R]:  # noqa: N802 (Celery's name)
+        """The result of one of this task's calls, by its id."""
+        return self._app.result_of(self, task_id)
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """A signature: this call, not made yet, with all or some of its arguments."""
+        return Signature(self.name, args, kwargs, self._given(), app=self._app)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """An immutable signature: it takes no value of what went before."""
+        return Signature(self.name, args, kwargs, self._given(), immutable=True, app=self._app)
+
+    def signature(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> Signature[R]:
+        """A signature with options."""
+        check_names(options)
+        given = {**self._given(), **options}
+        return Signature(self.name, args, kwargs, given, immutable=immutable, app=self._app)
+
+    subtask = signature
+
+    def map(self, items: Iterable[Any]) -> Signature[list[R]]:
+        """One call that runs this task on each item, in one message."""
+        return Signature("cloudq.map", (self.name, list(items)), app=self._app)
+
+    def starmap(self, items: Iterable[Sequence[Any]]) -> Signature[list[R]]:
+        """As `map`, each item being a list of arguments."""
+        given = [list(item) for item in items]
+        return Signature("cloudq.starmap", (self.name, given), app=self._app)
+
+    def chunks(self, items: Iterable[Sequence[Any]], size: int) -> group[list[R]]:
+        """A group of `starmap`s over `size` items each."""
+        source = iter(items)
+        return group([self.starmap(part) for part in iter(lambda: list(islice(source, size)), [])])
+
+    def _given(self) -> dict[str, Any]:
+        """The options that `options()` has set."""
+        given = {name: getattr(self._call_options, name) for name in CallOptions.__annotations__}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def options(self, **options: Unpack[CallOptions]) -> Task[P, R]:
+        """A copy of this task whose calls have these options: `t.options(countdown=5).delay()`."""
+        made = copy(self)
+        made._call_options = self._merged(options)
+        return made
+
+    def _merged(self, options: CallOptions) -> Options:
+        if not options:
+            return self._call_options
+        check_names(options)
+        return replace(self._call_options, **options)

@@ -1,0 +1,1 @@
+"""The contracts that every driver passes, as pytest base classes."""

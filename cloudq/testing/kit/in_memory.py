@@ -1,0 +1,105 @@
+"""Puts an app on memory for a while, whatever services it is configured for."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cloudq import settings
+from cloudq.app import CloudQ
+from cloudq.driver import BackendDriver, BrokerDriver, VirtualTime
+from cloudq.driver import loader as plugins
+from cloudq.errors import ConfigurationError
+from cloudq.messages.ids import new_id
+from cloudq.services import Services
+from cloudq.settings import Settings
+from cloudq.testing.kit.clock import VirtualClock
+from cloudq.testing.kit.faults import FaultPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indoors(Services):
+    """The services of an app that stands on memory; `time` and `faults` where a test has them."""
+
+    time: VirtualClock | None = None
+    faults: FaultPlan | None = None
+
+
+def indoors(app: CloudQ) -> Indoors | None:
+    """What the app stands on for a test, None where it stands on its own services."""
+    return app.services if isinstance(app.services, Indoors) else None
+
+
+@contextmanager
+def in_memory(
+    app: CloudQ,
+    *,
+    clock: VirtualClock | None = None,
+    faults: FaultPlan | None = None,
+    **values: Any,
+) -> Generator[CloudQ]:
+    """Put the app on a broker and a store in memory, new and empty, for a block.
+
+    An app without a result store stays without one. `clock` makes it go by virtual time,
+    `faults` stands before the drivers, `values` are settings for the block. Afterwards the app is
+    as it was, and what it had opened before is opened again at its next use.
+    Raises `ConfigurationError` for settings that cannot be.
+    """
+    url = f"memory://{new_id()}"
+    services, conf = app.services, app.conf
+    backend = "none" if conf.backend_url is None else url
+    given: dict[str, Any] = {"broker": url, "backend": backend, **settings.plain_names(values)}
+    inside = settings.load(_values(conf) | given)
+    opened: list[VirtualTime] = []
+    app.close()
+    app.conf = inside
+    app.services = _services(clock, faults, opened)
+    try:
+        yield app
+    finally:
+        app.close()
+        if clock is not None:
+            for driver in opened:
+                clock.leave(driver)
+        app.services, app.conf = services, conf
+
+
+def _values(conf: Settings) -> dict[str, Any]:
+    """The settings as they are: dumped, a schedule's times would be dictionaries."""
+    return dict(conf.model_copy())
+
+
+def _services(
+    clock: VirtualClock | None, faults: FaultPlan | None, opened: list[VirtualTime]
+) -> Indoors:
+    def timed(driver: Any, url: str) -> None:
+        if clock is None:
+            return
+        if not isinstance(driver, VirtualTime):
+            driver.close()
+            raise ConfigurationError(f"{url} cannot go by virtual time: use memory://")
+        clock.drive(driver)
+        opened.append(driver)
+
+    def open_broker(url: str) -> BrokerDriver:
+        driver = plugins.open_broker(url)
+        timed(driver, url)
+        return driver if faults is None else faults.broker(driver)
+
+    def open_backend(url: str) -> BackendDriver:
+        driver = plugins.open_backend(url)
+        timed(driver, url)
+        return driver if faults is None else faults.store(driver)
+
+    if clock is None:
+        return Indoors(faults=faults, open_broker=open_broker, open_backend=open_backend)
+    return Indoors(
+        clock=clock,
+        sleep=lambda seconds: None,
+        time=clock,
+        faults=faults,
+        open_broker=open_broker,
+        open_backend=open_backend,
+    )

@@ -1,0 +1,1 @@
+"""Commands and metrics inside a worker: heartbeat, actions, counters."""

@@ -1,0 +1,327 @@
+"""What the commands from outside do in a worker."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import orjson
+import psutil
+
+import cloudq
+from cloudq.app import CloudQ
+from cloudq.driver import Scheduled
+from cloudq.errors import ConfigurationError, DecodeError
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.values import decode
+from cloudq.monitoring.commands import Command
+from cloudq.monitoring.heartbeats import Heartbeat
+from cloudq.results.record import State
+from cloudq.worker.control.counters import Counters
+from cloudq.worker.in_flight import Flight
+from cloudq.worker.options import WorkerOptions
+from cloudq.worker.pool.child_handle import Child
+
+_LONGEST = 5
+_SCHEDULED = 100
+_ARGUMENTS = 1000
+# Between `//` and `@` in a URL, and what follows a name that sounds like a secret.
+_SECRETS = (
+    re.compile(r"(?<=://)[^/@\s]+(?=@)"),
+    re.compile(r"(?i)((?:key|secret|password|passwd|token|signature|sig)[\w]*=)[^&;\s]+"),
+)
+
+
+class Hands(Protocol):
+    """What a worker lets commands see and do. Its methods may be called from any thread."""
+
+    app: CloudQ
+    options: WorkerOptions
+    counters: Counters
+
+    @property
+    def processes(self) -> int: ...
+
+    @property
+    def weights(self) -> Mapping[str, int]: ...
+
+    def pids(self) -> Sequence[int]: ...
+
+    def running(self) -> Sequence[tuple[Child, Flight]]: ...
+
+    def waiting(self) -> Sequence[Flight]: ...
+
+    def revoke(self, ids: Iterable[str]) -> Sequence[str]:
+        """End these tasks if they are in hand; the ids of those that were running."""
+        ...
+
+    def limit(self, task: str, soft: float | None, hard: float | None) -> None: ...
+
+    def change_rate(self, task: str, rate: str | float) -> str: ...
+
+    def resize(self, by: int) -> int: ...
+
+    def autoscale(self, most: int, fewest: int) -> None: ...
+
+    def consume(self, queue: str) -> bool: ...
+
+    def ignore(self, queue: str) -> bool: ...
+
+    def request_stop(self) -> None: ...
+
+
+class WorkerCommands:
+    """Runs commands in a worker. It is the state that an app's own commands get."""
+
+    def __init__(self, hands: Hands) -> None:
+        self.worker = hands
+        self.app = hands.app
+        self.hostname = hands.options.hostname
+        self._started = time.time()
+        self._own: Mapping[str, Callable[..., Any]] = {
+            "ping": self._ping,
+            "active": self._active,
+            "reserved": self._reserved,
+            "scheduled": self._scheduled,
+            "registered": self._registered,
+            "revoked": hands.counters.revoked,
+            "stats": self._stats,
+            "conf": self._conf,
+            "active_queues": self._active_queues,
+            "query_task": self._query_task,
+            "report": self._report,
+            "revoke": self._revoke,
+            "rate_limit": self._rate_limit,
+            "time_limit": self._time_limit,
+            "pool_grow": self._pool_grow,
+            "pool_shrink": self._pool_shrink,
+            "autoscale": self._autoscale,
+            "add_consumer": self._add_consumer,
+            "cancel_consumer": self._cancel_consumer,
+            "shutdown": self._shutdown,
+        }
+
+    def run(self, command: Command) -> object:
+        """Carry out a command; its reply. What it raises is told to whoever sent it."""
+        own = self._own.get(command.name)
+        if own is not None:
+            return own(**command.arguments)
+        spec = self.app.control.panel.find(command.name)
+        if spec.run is None:
+            raise ConfigurationError(f"this worker does not know the command {command.name!r}")
+        spec.check(command.arguments)
+        return spec.run(self, **command.arguments)
+
+    def heart(self, every: float) -> Heartbeat:
+        """What the next beat says."""
+        running = self.worker.running()
+        flights = sorted((flight for _, flight in running), key=lambda flight: flight.given_at)
+        states, options = self.worker.counters.states(), self.worker.options
+        return Heartbeat(
+            hostname=self.hostname,
+            app=self.app.name,
+            pid=os.getpid(),
+            version=cloudq.__version__,
+            started=round(self._started, 3),
+            seen=round(time.time(), 3),
+            every=every,
+            processes=self.worker.processes,
+            threads=options.threads,
+            queues=list(self.worker.weights),
+            running=len(flights),
+            waiting=len(self.worker.waiting()),
+            done=sum(count for state, count in states.items() if state != State.RETRY),
+            failed=states[str(State.FAILURE)],
+            longest=[
+                [flight.job.message.id, flight.job.message.task, round(flight.given_at, 3)]
+                for flight in flights[:_LONGEST]
+                if flight.job is not None
+            ],
+        )
+
+    # ---- inspect
+
+    def _ping(self) -> object:
+        return {"ok": "pong"}
+
+    def _active(self) -> list[dict[str, Any]]:
+        return [self._described(flight, child) for child, flight in self.worker.running()]
+
+    def _reserved(self) -> list[dict[str, Any]]:
+        return [self._described(flight) for flight in self.worker.waiting()]
+
+    def _scheduled(self) -> list[dict[str, Any]]:
+        found: list[Scheduled] = []
+        for queue in self.worker.weights:
+            try:
+                found += self.app.broker.scheduled(queue, count=_SCHEDULED)
+            except ConfigurationError:  # the broker does not show them
+                continue
+        return [self._due(each) for each in sorted(found, key=lambda each: each.due)]
+
+    def _due(self, scheduled: Scheduled) -> dict[str, Any]:
+        try:
+            message = decode(scheduled.body, limit=self.app.conf.max_body)
+        except DecodeError as error:
+            request: dict[str, Any] = {"id": scheduled.id, "error": str(error)}
+        else:
+            request = _request(message)
+        return {"eta": scheduled.due, "priority": None, "request": request}
+
+    def _registered(self) -> list[str]:
+        return sorted(self.app.tasks)
+
+    def _stats(self) -> dict[str, Any]:
+        worker, process = self.worker, psutil.Process()
+        total: dict[str, int] = {}
+        for (task, _), count in worker.counters.ends().items():
+            total[task] = total.get(task, 0) + count
+        cpu = process.cpu_times()
+        return {
+            "total": total,
+            "states": dict(worker.counters.states()),
+            "pid": os.getpid(),
+            "uptime": round(time.time() - self._started),
+            "version": cloudq.__version__,
+            "broker": {"transport": self.app.conf.broker.partition(":")[0]},
+            "pool": {
+                "implementation": "processes",
+                "max-concurrency": worker.processes * worker.options.threads,
+                "threads": worker.options.threads,
+                "processes": list(worker.pids()),
+                "max-tasks-per-child": worker.options.max_tasks_per_child or "N/A",
+            },
+            "prefetch_count": 0,
+            "rusage": {
+                "utime": cpu.user,
+                "stime": cpu.system,
+                "maxrss": process.memory_info().rss,
+                "children_rss": sum(map(_resident, worker.pids())),
+            },
+        }
+
+    def _conf(self) -> dict[str, Any]:
+        # Routes may be functions and classes.
+        values = self.app.conf.model_dump(mode="json", fallback=repr)
+        return {name: masked(value) for name, value in values.items()}
+
+    def _active_queues(self) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "routing_key": name, "weight": weight}
+            for name, weight in self.worker.weights.items()
+        ]
+
+    def _query_task(self, ids: str | Sequence[str]) -> dict[str, Any]:
+        wanted = {ids} if isinstance(ids, str) else set(ids)
+        found: dict[str, Any] = {}
+        for state, tasks in (("reserved", self._reserved()), ("active", self._active())):
+            found |= {task["id"]: [state, task] for task in tasks if task["id"] in wanted}
+        return found
+
+    def _report(self) -> dict[str, str]:
+        lines = [
+            f"software -> cloudq:{cloudq.__version__} py:{platform.python_version()}",
+            f"platform -> {platform.platform()}",
+            f"worker   -> {self.hostname} pid:{os.getpid()} processes:{self.worker.processes} "
+            f"threads:{self.worker.options.threads}",
+            *(f"{name}: {value!r}" for name, value in self._conf().items()),
+        ]
+        return {"ok": "\n".join(lines)}
+
+    def _described(self, flight: Flight, child: Child | None = None) -> dict[str, Any]:
+        """A task in hand, as Celery describes one."""
+        assert flight.job is not None  # such flights are not asked for
+        delivery = flight.delivery
+        return _request(flight.job.message) | {
+            "hostname": self.hostname,
+            "time_start": flight.given_at if child is not None else None,
+            "acknowledged": False,
+            "delivery_info": {
+                "exchange": "",
+                "routing_key": delivery.queue,
+                "priority": None,
+                "redelivered": delivery.attempts > 1,
+            },
+            "worker_pid": child.pid if child is not None else None,
+        }
+
+    # ---- control
+
+    def _revoke(
+        self, task_id: str | Sequence[str], terminate: bool = False, signal: str = "SIGTERM"
+    ) -> dict[str, Any]:
+        ids = [task_id] if isinstance(task_id, str) else list(task_id)
+        if not terminate:
+            return {"ok": f"tasks {', '.join(ids)} flagged as revoked"}
+        running = self.worker.revoke(ids)
+        if not running:
+            return {"ok": f"terminate: tasks {', '.join(ids)} not running here"}
+        return {"ok": f"terminate: {', '.join(running)}"}
+
+    def _rate_limit(self, task_name: str, rate_limit: str | float) -> dict[str, str]:
+        return {"ok": self.worker.change_rate(task_name, rate_limit)}
+
+    def _time_limit(
+        self, task_name: str, soft: float | None = None, hard: float | None = None
+    ) -> dict[str, str]:
+        self.worker.limit(task_name, soft, hard)
+        return {"ok": "time limits set successfully"}
+
+    def _pool_grow(self, n: int = 1) -> dict[str, str]:
+        return {"ok": f"pool will grow to {self.worker.resize(n)} processes"}
+
+    def _pool_shrink(self, n: int = 1) -> dict[str, str]:
+        return {"ok": f"pool will shrink to {self.worker.resize(-n)} processes"}
+
+    def _autoscale(self, max: int, min: int | None = None) -> dict[str, str]:
+        self.worker.autoscale(max, max if min is None else min)
+        return {"ok": f"autoscale now max={max} min={max if min is None else min}"}
+
+    def _add_consumer(self, queue: str) -> dict[str, str]:
+        added = self.worker.consume(queue)
+        return {"ok": f"add consumer {queue}" if added else f"already consuming from {queue!r}"}
+
+    def _cancel_consumer(self, queue: str) -> dict[str, str]:
+        gone = self.worker.ignore(queue)
+        return {"ok": f"no longer consuming from {queue}" if gone else f"not consuming {queue!r}"}
+
+    def _shutdown(self) -> dict[str, str]:
+        self.worker.request_stop()
+        return {"ok": "shutting down"}
+
+
+def _request(message: TaskMessage) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "name": message.task,
+        "args": _short(message.args),
+        "kwargs": _short(message.kwargs),
+        "type": message.task,
+        "retries": message.retries,
+    }
+
+
+def _short(values: Any) -> Any:
+    """Arguments as they are on the wire, or the beginning of their text where that is long."""
+    text = orjson.dumps(values, default=str).decode()
+    return values if len(text) <= _ARGUMENTS else f"{text[:_ARGUMENTS]}…"
+
+
+def masked(value: Any) -> Any:
+    """The value of a setting, without what is secret in a URL."""
+    if not isinstance(value, str):
+        return value
+    for pattern, shown in zip(_SECRETS, ("***", r"\1***"), strict=True):
+        value = pattern.sub(shown, value)
+    return value
+
+
+def _resident(pid: int) -> int:
+    try:
+        return psutil.Process(pid).memory_info().rss
+    except psutil.Error:  # it has just ended
+        return 0

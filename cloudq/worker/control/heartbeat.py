@@ -1,0 +1,135 @@
+"""A worker's heartbeat: it writes that the worker lives, and finds its commands, in one request.
+
+It has a thread of its own. A store that is down makes it wait, and nobody else.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from cloudq.errors import BackendError
+from cloudq.monitoring.commands import Command, answer
+from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
+from cloudq.results.backend import Backend
+
+log = logging.getLogger("cloudq.worker")
+
+# Who has sent one command often sends another: for a while the next is found sooner.
+_LIVELY, _LIVELY_FOR = 1.0, 15.0
+# The longest pause where requests cost nothing.
+_UNBILLED = 1.0
+_LONGEST_PAUSE = 60.0
+# How long a stop waits for the last request.
+_LEAVING = 2.0
+
+
+class HeartbeatSender:
+    """Beats every `every` seconds, in a thread; not at all for 0.
+
+    `heart` says how the worker is, `run` carries out a command and gives its reply.
+    """
+
+    def __init__(
+        self,
+        backend: Callable[[], Backend | None],
+        *,
+        heart: Callable[[float], Heartbeat],
+        run: Callable[[Command], object],
+        every: float,
+    ) -> None:
+        self._open = backend
+        self._heartbeat_of = heart
+        self._run_command = run
+        self._every = every
+        self._lively_until = 0.0
+        self._first = True
+        # Commands that were run, and may still be in the item.
+        self._handled: frozenset[str] = frozenset()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        if self._every and self._open() is not None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Take the worker off the roster, if the store answers soon."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(_LEAVING)
+
+    def _run(self) -> None:
+        backend = self._open()
+        assert backend is not None  # else it is not started
+        if not backend.driver.limits.billed:
+            self._every = min(self._every, _UNBILLED)
+        heartbeats = Heartbeats(backend)
+        failures = 0
+        while True:
+            try:
+                self._beat(heartbeats, backend)
+                if failures:
+                    log.info("the heartbeat is back")
+                failures = 0
+            except BackendError as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("no heartbeat, so nobody sees or commands this worker: %s", error)
+            except Exception:  # without this thread the worker would seem dead
+                failures += 1
+                log.exception("the heartbeat failed, and is tried again")
+            if self._stopped.wait(self._pause(failures)):
+                break
+        self._leave(heartbeats)
+
+    def _pause(self, failures: int) -> float:
+        if failures:
+            pause = min(self._every * 2 ** min(failures, 10), _LONGEST_PAUSE)
+        elif time.monotonic() < self._lively_until:
+            pause = min(_LIVELY, self._every)
+        else:
+            pause = self._every
+        return pause * random.uniform(0.9, 1.0)
+
+    def _beat(self, heartbeats: Heartbeats, backend: Backend) -> None:
+        heart = self._heartbeat_of(self._every)
+        waiting = heartbeats.beat(heart, handled=self._handled, first=self._first)
+        self._first = False
+        # What an item still has that was run: another beat, whose answer was lost, was later.
+        fresh = waiting - self._handled
+        self._handled = waiting
+        if not fresh:
+            return
+        self._lively_until = time.monotonic() + _LIVELY_FOR
+        found = [command for text in fresh if (command := Command.of(text)) is not None]
+        for command in sorted(found, key=lambda command: (command.sent, command.id)):
+            self._obey(command, backend, heart.hostname)
+
+    def _obey(self, command: Command, backend: Backend, hostname: str) -> None:
+        if command.expires < time.time():
+            log.warning("command %s came too late and is left alone", command.name)
+            return
+        log.info("command %s from outside", command.name)
+        try:
+            reply = self._run_command(command)
+        except Exception as error:  # also what the app's own commands raise
+            log.warning("command %s failed: %s: %s", command.name, type(error).__name__, error)
+            reply = {"error": f"{error}" or type(error).__name__}
+        if not command.reply:
+            return
+        try:
+            answer(backend, command, hostname, reply)
+        except (BackendError, TypeError) as error:
+            log.warning("command %s: its reply was not sent: %s", command.name, error)
+
+    def _leave(self, heartbeats: Heartbeats) -> None:
+        if self._first:
+            return
+        try:
+            heartbeats.leave(self._heartbeat_of(self._every).hostname)
+        except Exception as error:  # the app may be closed by now
+            log.debug("the worker's item stays until it expires: %s", error)

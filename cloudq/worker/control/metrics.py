@@ -1,0 +1,96 @@
+"""The worker's page for Prometheus: what has run, what runs, and how many processes there are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+from cloudq.errors import ConfigurationError
+from cloudq.worker.control.counters import BUCKETS, Counters
+
+log = logging.getLogger("cloudq.worker")
+
+
+class Measured(Protocol):
+    """What the page tells of a worker."""
+
+    counters: Counters
+
+    @property
+    def processes(self) -> int: ...
+
+    def running(self) -> Sequence[object]: ...
+
+    def waiting(self) -> Sequence[object]: ...
+
+
+class Page:
+    """Serves `/metrics` from a thread of its own.
+
+    Raises `ConfigurationError` when prometheus-client is not installed or the port is taken.
+    """
+
+    def __init__(self, worker: Measured, *, host: str, port: int) -> None:
+        self._worker = worker
+        try:
+            self._core: Any = import_module("prometheus_client.core")
+            exposition: Any = import_module("prometheus_client")
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                "--metrics-port needs the package prometheus-client: "
+                'pip install "cloudq[prometheus]"'
+            ) from error
+        registry = exposition.CollectorRegistry(auto_describe=True)
+        registry.register(self)
+        try:
+            self._server, self._thread = exposition.start_http_server(
+                port, addr=host, registry=registry
+            )
+        except OSError as error:
+            raise ConfigurationError(
+                f"--metrics-port {port}: cannot listen on {host}: {error}"
+            ) from error
+        self.port = int(self._server.server_port)
+        log.info("metrics on http://%s:%d/metrics", host, self.port)
+
+    def describe(self) -> Iterable[Any]:
+        """Nothing: names are not checked against other collectors, there are none."""
+        return ()
+
+    def collect(self) -> Iterable[Any]:
+        """What one scrape gets."""
+        core, worker = self._core, self._worker
+        ends = core.CounterMetricFamily(
+            "cloudq_tasks", "Tasks by how they ended; RETRY counts each.", labels=["task", "state"]
+        )
+        for (task, state), count in worker.counters.ends().items():
+            ends.add_metric([task, state], count)
+        yield ends
+        times = core.HistogramMetricFamily(
+            "cloudq_task_seconds", "Run times of tasks.", labels=["task"]
+        )
+        for task, (counts, total) in worker.counters.runtimes().items():
+            times.add_metric([task], _cumulated(counts), sum_value=total)
+        yield times
+        for name, text, value in (
+            ("cloudq_tasks_running", "Tasks that run now.", len(worker.running())),
+            ("cloudq_tasks_waiting", "Tasks received that wait.", len(worker.waiting())),
+            ("cloudq_processes", "Child processes wanted.", worker.processes),
+        ):
+            yield core.GaugeMetricFamily(name, text, value=value)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(2.0)
+
+
+def _cumulated(counts: Sequence[int]) -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    total = 0
+    for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
+        total += count
+        found.append((bound, float(total)))
+    return found

@@ -1,0 +1,1 @@
+"""The worker's processes: their start, their jobs, their deaths."""

@@ -1,0 +1,194 @@
+"""Hands jobs to children: to the least busy one, and those of an ordered group one by one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from cloudq.execution.settlement import Action, Settlement
+from cloudq.worker.in_flight import Flight
+from cloudq.worker.pool.child_handle import Child
+
+Release = Callable[[Sequence[Flight], str], None]
+
+
+class Dispatcher:
+    """Between the pollers and the children. Safe to use from many threads.
+
+    `limit_of` gives a flight's hard time limit in seconds, `ordered` whether a queue keeps the
+    order of its groups, `release` gives back what is not to be started, and `end` ends what was
+    revoked before its start.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit_of: Callable[[Flight], float | None],
+        ordered: Callable[[str], bool],
+        release: Release,
+        max_tasks_per_child: int | None,
+        end: Callable[[Sequence[Flight]], None] | None = None,
+    ) -> None:
+        self._end = end
+        self._lock = threading.Lock()
+        self._children: list[Child] = []
+        self._ready: deque[Flight] = deque()
+        # Later messages of a group that is being worked on, by queue and group.
+        self._lanes: dict[tuple[str, str], deque[Flight]] = {}
+        self._limit_of = limit_of
+        self._ordered = ordered
+        self._release = release
+        self._max_tasks = max_tasks_per_child
+        self._closed = False
+        self.timed = 0  # flights with a hard limit, so that nobody looks when there are none
+
+    def add_child(self, child: Child) -> None:
+        with self._lock:
+            self._children.append(child)
+        self.pump()
+
+    def remove_child(self, child: Child) -> list[Flight]:
+        """Forget a dead child; the flights it still had."""
+        with self._lock:
+            if child in self._children:
+                self._children.remove(child)
+            left = list(child.flights.values())
+            child.flights.clear()
+            for flight in left:
+                self._untime(flight)
+            return left
+
+    def submit(self, flights: Iterable[Flight]) -> None:
+        """Run these as soon as there is room; once closed, give them back."""
+        flights = list(flights)
+        with self._lock:
+            closed = self._closed
+            for flight in () if closed else flights:
+                lane = self._lane(flight)
+                if lane is None:
+                    self._ready.append(flight)
+                elif lane in self._lanes:
+                    self._lanes[lane].append(flight)
+                else:
+                    self._lanes[lane] = deque()
+                    self._ready.append(flight)
+        if closed:
+            self._release(flights, "the worker stops")
+        self.pump()
+
+    def again(self, flights: Iterable[Flight]) -> None:
+        """Run these anew: the child they were given to is dead, through no fault of theirs."""
+        flights = list(flights)
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._ready.extendleft(reversed(flights))
+        if closed:
+            self._release(flights, "the worker stops")
+        self.pump()
+
+    def finished(self, child: Child | None, done: Sequence[tuple[Flight, Settlement]]) -> None:
+        """Free the child's places and open the lanes of ordered groups."""
+        back: list[Flight] = []
+        with self._lock:
+            for flight, settlement in done:
+                if child is not None:
+                    child.flights.pop(flight.number, None)
+                self._untime(flight)
+                back += self._open_lane(flight, settlement)
+        if back:
+            self._release(back, "an earlier message of its group is to be retried")
+        self.pump()
+
+    def pump(self) -> None:
+        """Give children what they have room for."""
+        orders: dict[Child, list[Flight]] = {}
+        lost: list[Flight] = []
+        revoked: list[Flight] = []
+        with self._lock:
+            while self._ready and not self._closed:
+                if self._ready[0].revoked and self._end is not None:
+                    revoked.append(self._ready.popleft())
+                    continue
+                if self._ready[0].lost:  # somebody else has the message by now
+                    flight = self._ready.popleft()
+                    lost += [flight, *self._close_lane(flight)]
+                    continue
+                child = max(self._children, key=lambda child: child.free, default=None)
+                if child is None or child.free <= 0:
+                    break
+                flight = self._ready.popleft()
+                self._time(flight)
+                child.take([flight])
+                orders.setdefault(child, []).append(flight)
+                if self._max_tasks is not None and child.given >= self._max_tasks:
+                    child.retiring = True
+        for child, flights in orders.items():
+            child.send(flights)
+        if lost:
+            self._release(lost, "its lease was lost before it was started")
+        if revoked and self._end is not None:
+            self._end(revoked)
+
+    def running(self) -> list[tuple[Child, Flight]]:
+        """What the children have, with the child of each."""
+        with self._lock:
+            return [(child, f) for child in self._children for f in child.flights.values()]
+
+    def overdue(self, now: float) -> list[tuple[Child, Flight]]:
+        """The flights that are past their hard limit, with the children that run them."""
+        if not self.timed:
+            return []
+        with self._lock:
+            return [
+                (child, flight)
+                for child in self._children
+                for flight in child.flights.values()
+                if flight.stop_at is not None and flight.stop_at <= now
+            ]
+
+    def close(self) -> None:
+        """Give back everything that has not started, and start nothing more."""
+        with self._lock:
+            self._closed = True
+            waiting = [*self._ready, *(f for lane in self._lanes.values() for f in lane)]
+            self._ready.clear()
+            self._lanes.clear()
+        if waiting:
+            self._release(waiting, "the worker stops")
+
+    def _lane(self, flight: Flight) -> tuple[str, str] | None:
+        delivery = flight.delivery
+        if delivery.group is None or not self._ordered(delivery.queue):
+            return None
+        return delivery.queue, delivery.group
+
+    def _open_lane(self, flight: Flight, settlement: Settlement) -> list[Flight]:
+        """Start the next of a group, or give the rest back when this one has not ended."""
+        lane = self._lane(flight)
+        if lane is None or lane not in self._lanes:
+            return []
+        if settlement.action in (Action.ACK, Action.DEAD_LETTER):
+            if self._lanes[lane]:
+                self._ready.append(self._lanes[lane].popleft())
+            else:
+                del self._lanes[lane]
+            return []
+        return self._close_lane(flight)
+
+    def _close_lane(self, flight: Flight) -> list[Flight]:
+        lane = self._lane(flight)
+        return list(self._lanes.pop(lane, ())) if lane is not None else []
+
+    def _time(self, flight: Flight) -> None:
+        limit = self._limit_of(flight)
+        if limit is not None:
+            flight.stop_at = time.monotonic() + limit
+            self.timed += 1
+
+    def _untime(self, flight: Flight) -> None:
+        if flight.stop_at is not None:
+            flight.stop_at = None
+            self.timed -= 1
