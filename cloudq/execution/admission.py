@@ -13,6 +13,7 @@ from cloudq.driver import Delivery
 from cloudq.errors import DecodeError, UnknownTask, WorkerLost
 from cloudq.execution import lifecycle
 from cloudq.execution.outcomes import Job, Outcomes, copy_of, member_result_of, settle
+from cloudq.execution.salvage import salvage
 from cloudq.execution.settlement import Action, Settled, Settlement
 from cloudq.messages.arguments import arguments
 from cloudq.messages.codec import Codec
@@ -91,9 +92,10 @@ class Admission:
         except DecodeError as error:
             if signals.task_rejected:
                 lifecycle.rejected(delivery.body, error)
-            member = self._codec.salvage(delivery.body, queue=delivery.queue)
-            if member is not None:
-                return self._outcomes.unrunnable(delivery, member, error)
+            if not self._codec.signed_only:
+                member = salvage(delivery.body, queue=delivery.queue)
+                if member is not None:
+                    return self._outcomes.unrunnable(delivery, member, error)
             return Settlement(action=Action.DEAD_LETTER, reason=str(error))
         if message.task not in self._tasks:
             reason = f"unknown task {message.task!r}: is its module in the app's include?"

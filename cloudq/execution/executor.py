@@ -167,9 +167,14 @@ class Executor:
 
     def run(self, job: Job) -> Settlement:
         """Call the task of a job. Whatever the task does, the answer is a settlement."""
-        if self.tracing is not None:
-            return self.tracing.run(job, self._run)
-        return self._run(job)
+        spans = self.tracing
+        if spans is None:
+            return self._run(job)
+        with spans.running(job.message, job.delivery.attempts) as span:
+            settlement = self._run(job)
+            came_to = str(settlement.state or settlement.action)
+            spans.ended(span, came_to, settlement.error, settlement.reason)
+            return settlement
 
     def _run(self, job: Job) -> Settlement:
         task = self._tasks[job.message.task]

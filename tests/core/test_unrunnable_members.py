@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from cloudq.messages.salvage import salvage
+from cloudq.execution.salvage import salvage
 
 from cloudq import (
     AsyncResult,
