@@ -36,7 +36,7 @@ def schedules_of(app: CloudQ) -> Sequence[Schedule]:
     if not found:
         return ()
     # What jobs it would make a scheduler knows from its service's terms alone.
-    scheduler = Scheduler(app, cast("SchedulerDriver", Terms()), url=_SERVICE)
+    scheduler = Scheduler(app.schedules, cast("SchedulerDriver", Terms()), url=_SERVICE)
     errors: dict[str, None] = {}
     tasks = {
         job: each.entry.task
