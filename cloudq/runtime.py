@@ -1,130 +1,175 @@
-"""Puts together what an app stands on, as its settings say: broker, result store, workflows."""
+"""The parts that all of an app shares: settings, clock, codec, broker, result store, scheduler."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import tzinfo
+from functools import cache, partial
+from threading import RLock
+from zoneinfo import ZoneInfo
 
 from cloudq.broker.broker import Broker
+from cloudq.broker.delayed import DelayedStore
 from cloudq.broker.one_time import OneTimeSchedules
-from cloudq.clock import Clock
-from cloudq.execution import lifecycle
+from cloudq.clock import Clock, real_time
+from cloudq.driver import BackendDriver, BrokerDriver
+from cloudq.driver.loader import open_backend, open_broker, open_scheduler
+from cloudq.execution import lifecycle as publish_signals
 from cloudq.messages.codec import Codec
-from cloudq.publishing.builder import MessageBuilder
-from cloudq.publishing.publisher import Publisher
-from cloudq.publishing.results import ResultFactory
 from cloudq.results.backend import Backend
 from cloudq.results.events import History, Level
-from cloudq.services import Services
 from cloudq.settings import Settings
-from cloudq.tasks.task import Task
-
-if TYPE_CHECKING:  # loaded at its first use
-    from cloudq.canvas.workflows import Workflows
 
 
-class Wired(Protocol):
-    """The app. Its settings may change, its tasks grow, its broker and backend open later."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """The outside world of an app: the time, and the drivers behind its URLs.
 
-    @property
-    def tasks(self) -> Mapping[str, Task[..., Any]]: ...
-    @property
-    def conf(self) -> Settings: ...
-    @property
-    def broker(self) -> Broker: ...
-    @property
-    def backend(self) -> Backend | None: ...
-    def now(self) -> float: ...
-
-
-def open_broker(
-    conf: Settings,
-    services: Services,
-    *,
-    codec: Codec,
-    backend: Callable[[], Backend | None],
-    clock: Clock,
-) -> Broker:
-    """The broker at `conf.broker`; `backend` parks what it cannot delay. Opens no backend.
-
-    Raises `ConfigurationError` for an address that nothing is installed for.
+    Real ones by default; `cloudq.testing` puts others in their place. `clock` tells epoch
+    seconds: delays, leases, expiry and records go by it. `sleep` waits before a busy service is
+    asked again. Time limits of running tasks stay on the real clock, as does every wait for a
+    thread or a process.
     """
 
-    from cloudq.broker.delayed import DelayedStore
+    clock: Clock = real_time
+    sleep: Callable[[float], None] = time.sleep
+    open_broker: Callable[[str], BrokerDriver] = open_broker
+    open_backend: Callable[[str], BackendDriver] = open_backend
+    open_scheduler: Callable[[str], object] = open_scheduler
 
-    def parked_in() -> Backend:
-        opened = backend()
-        assert opened is not None  # a broker without one has no parking
+
+class Runtime:
+    """Everything that the parts of one app share. Safe to use from many threads.
+
+    Settings are read when they are needed, so that a later change counts everywhere. The broker,
+    the result store and the one-time scheduler are opened at their first use, and again after
+    `close`.
+    """
+
+    def __init__(self, name: str, conf: Settings) -> None:
+        self.name = name
+        self.conf = conf
+        self.services = Services()
+        self.lock = RLock()
+        self._broker: Broker | None = None
+        self._backend: Backend | None = None
+        self._scheduler: OneTimeSchedules | None = None
+
+    def clock(self) -> float:
+        """The time that this app goes by, in epoch seconds; tests can set it."""
+        return self.services.clock()
+
+    @property
+    def zone(self) -> tzinfo:
+        """The time zone of datetimes without one."""
+        return zone_of(self.conf.timezone)
+
+    @property
+    def codec(self) -> Codec:
+        """The codec that reads and writes this app's messages, as its settings say."""
+        return Codec.of(self.conf, self.name, clock=self.clock)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the broker or the result store has been opened."""
+        return self._broker is not None or self._backend is not None
+
+    @property
+    def broker(self) -> Broker:
+        """The broker, opened at its first use. Raises `ConfigurationError`."""
+        opened = self._broker
+        if opened is not None:
+            return opened
+        with self.lock:
+            if self._broker is None:
+                self._broker = self._open_broker()
+            return self._broker
+
+    @property
+    def backend(self) -> Backend | None:
+        """The result store, opened at its first use; None when the app has none."""
+        opened = self._backend
+        if opened is not None:
+            return opened
+        with self.lock:
+            url = self.conf.backend_url
+            if self._backend is None and url is not None:
+                self._backend = self._open_backend(url)
+            return self._backend
+
+    @property
+    def scheduler(self) -> OneTimeSchedules | None:
+        """The one-time schedules of long-delayed calls; None where their queue re-sends them."""
+        conf = self.conf
+        if conf.scheduler_eta is None or conf.scheduler is None:
+            return None
+        with self.lock:
+            if self._scheduler is None:
+                self._scheduler = OneTimeSchedules(
+                    partial(self.services.open_scheduler, conf.scheduler),
+                    url=conf.scheduler,
+                    app=self.name,
+                    after=conf.scheduler_eta,
+                )
+            return self._scheduler
+
+    def close(self) -> None:
+        """Close what is open; a later use opens it again."""
+        with self.lock:
+            if self._scheduler is not None:
+                self._scheduler.close()
+            self._scheduler = None
+            if self._broker is not None:
+                self._broker.close()
+            if self._backend is not None:
+                self._backend.close()
+            self._broker = self._backend = None
+
+    def _open_broker(self) -> Broker:
+        conf = self.conf
+        return Broker(
+            self.services.open_broker(conf.broker),
+            url=conf.broker,
+            publish_retries=conf.publish_retries,
+            delayed_store=DelayedStore(self._store) if conf.backend_url is not None else None,
+            codec=self.codec,
+            announce=publish_signals.announced,
+            published=publish_signals.published,
+            clock=self.clock,
+            sleep=self.services.sleep,
+        )
+
+    def _store(self) -> Backend:
+        opened = self.backend
+        assert opened is not None  # a broker without a store keeps no delayed messages
         return opened
 
-    return Broker(
-        services.open_broker(conf.broker),
-        url=conf.broker,
-        publish_retries=conf.publish_retries,
-        delayed_store=DelayedStore(parked_in) if conf.backend_url is not None else None,
-        codec=codec,
-        announce=lifecycle.announced,
-        published=lifecycle.published,
-        clock=clock,
-        sleep=services.sleep,
-    )
+    def _open_backend(self, url: str) -> Backend:
+        conf = self.conf
+        return Backend(
+            self.services.open_backend(url),
+            url=url,
+            expires=conf.result_expires,
+            history=self._history(),
+            clock=self.clock,
+        )
+
+    def _history(self) -> History | None:
+        conf = self.conf
+        if conf.task_events is Level.NONE:
+            return None
+        return History(
+            conf.task_events,
+            expires=conf.task_events_expires,
+            arguments=conf.task_events_args,
+            max_body=conf.max_body,
+            clock=self.clock,
+        )
 
 
-def open_one_time(conf: Settings, services: Services, app: str) -> OneTimeSchedules | None:
-    """Where this app's calls for far times wait; None where the settings name nothing."""
-    url, after = conf.scheduler, conf.scheduler_eta
-    if url is None or after is None:
-        return None
-    return OneTimeSchedules(lambda: services.open_scheduler(url), url=url, app=app, after=after)
-
-
-def open_backend(conf: Settings, services: Services, *, url: str, clock: Clock) -> Backend:
-    """The result store at `url`. Raises as `open_broker`."""
-    return Backend(
-        services.open_backend(url),
-        url=url,
-        expires=conf.result_expires,
-        history=_history(conf, clock),
-        clock=clock,
-    )
-
-
-def _history(conf: Settings, clock: Clock) -> History | None:
-    if conf.task_events is Level.NONE:
-        return None
-    return History(
-        conf.task_events,
-        expires=conf.task_events_expires,
-        arguments=conf.task_events_args,
-        max_body=conf.max_body,
-        clock=clock,
-    )
-
-
-def make_workflows(
-    app: Wired, builder: MessageBuilder, publishing: Publisher, results: ResultFactory
-) -> Workflows:
-    """What an app does with signatures, chains, groups and chords."""
-    from cloudq.canvas.plan import Planner
-    from cloudq.canvas.validate import Checks
-    from cloudq.canvas.workflows import Workflows
-
-    tasks = app.tasks
-    planner = Planner(
-        builder.planned,
-        expires=lambda: app.conf.result_expires,
-        takes_request=lambda name: name in tasks and tasks[name].arguments.takes(2),
-        clock=app.now,
-    )
-    return Workflows(
-        planner=planner,
-        publish=lambda messages, policies: publishing.post(messages, policies, named=True),
-        make=results.named,
-        broker=lambda: app.broker,
-        backend=lambda: app.backend,
-        max_depth=lambda: app.conf.max_depth,
-        checks=Checks(
-            arguments=lambda name: tasks[name].arguments if name in tasks else None,
-            max_fan_out=lambda: app.conf.max_fan_out,
-        ),
-    )
+@cache
+def zone_of(name: str) -> ZoneInfo:
+    """The time zone of this name."""
+    return ZoneInfo(name)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections import ChainMap
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
-from datetime import tzinfo
 from functools import cached_property
 from importlib import import_module
-from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
@@ -19,24 +15,19 @@ from cloudq.app.autodiscover import Packages, discover
 from cloudq.app.registration import BoundDecorator, Decorator, PeriodicDecorator, register
 from cloudq.app.shared_task import APPS
 from cloudq.broker.broker import Broker
-from cloudq.broker.one_time import OneTimeSchedules
 from cloudq.canvas.builtin_tasks import builtin_tasks
 from cloudq.errors import ConfigurationError
-from cloudq.messages.codec import Codec
-from cloudq.publishing.builder import MessageBuilder, zone_of
+from cloudq.publishing.builder import MessageBuilder
 from cloudq.publishing.publisher import Publisher
 from cloudq.publishing.results import ResultFactory
 from cloudq.results.backend import Backend
-from cloudq.results.own_state import own_state
 from cloudq.results.result import AsyncResult, EagerResult
-from cloudq.runtime import make_workflows, open_backend, open_broker, open_one_time
-from cloudq.services import Services
+from cloudq.runtime import Runtime
 from cloudq.settings import Settings
-from cloudq.tasks.bound import BoundTask
 from cloudq.tasks.call_options import CallOptions, Options
 from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.priorities import queues_for
-from cloudq.tasks.request import Middleware, current_request
+from cloudq.tasks.request import Middleware
 from cloudq.tasks.signature import Node, Signature, from_dict
 from cloudq.tasks.task import Prepared, Task
 
@@ -45,13 +36,10 @@ if TYPE_CHECKING:  # what only workers or only workflows need is loaded at its f
     from cloudq.canvas.joins import Joins
     from cloudq.canvas.workflows import Workflows
     from cloudq.execution.executor import Executor
-    from cloudq.messages.message import TaskMessage
     from cloudq.monitoring.control import Control
     from cloudq.results.groups import GroupResult
     from cloudq.schedules.entry import EntryOptions
     from cloudq.schedules.schedules import Schedules
-
-log = logging.getLogger("cloudq.app")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,16 +73,11 @@ class CloudQ:
         self._given = settings.plain_names(values) | {
             key: value for key, value in given.items() if value is not None
         }
-        self.conf: Settings = settings.load(self._given)
+        self.runtime = Runtime(name, self._settings(self._given))
         self._every_task = ChainMap(self.tasks, builtin_tasks(self, self.tasks))
-        self.services = Services()
-        self._builder = MessageBuilder(self.tasks, lambda: self.conf, self.now)
-        self._publisher = Publisher(self)
-        self._results = ResultFactory(self, lambda: self.control)
-        self._lock = RLock()
-        self._broker: Broker | None = None
-        self._backend: Backend | None = None
-        self._one_time: OneTimeSchedules | None = None
+        self._results = ResultFactory(self.runtime, self.tasks, self._terminate)
+        builder = MessageBuilder(self.runtime, self.tasks)
+        self.publisher = Publisher(self.runtime, self.tasks, builder, self._results)
         self._discoveries: list[tuple[Packages, str | None]] = []
         self._annotations: object = None
         self._check_conf()
@@ -114,6 +97,11 @@ class CloudQ:
     ) -> None:
         self.close()
 
+    @property
+    def conf(self) -> Settings:
+        """The settings; change them with `configure`."""
+        return self.runtime.conf
+
     def config_from_object(self, source: object) -> None:
         """Take settings from a mapping, a module, its name, or an object's attributes.
 
@@ -123,21 +111,25 @@ class CloudQ:
 
     def configure(self, **values: Any) -> None:
         """Change settings, above all others; before the broker and the backend are first used."""
-        if self._broker is not None or self._backend is not None:
+        if self.runtime.is_open:
             raise ConfigurationError("configure the app before its broker and backend are used")
         self._configure(self._given | settings.plain_names(values))
 
     def _configure(self, given: dict[str, Any]) -> None:
-        """Have these settings, or the ones before where they cannot be."""
-        before = self.conf
-        self.conf = settings.load(given)
+        """Take these settings, or keep the ones before where they are wrong."""
+        before = self.runtime.conf
+        self.runtime.conf = self._settings(given)
         try:
             self._check_conf()
         except ConfigurationError:
-            self.conf = before
+            self.runtime.conf = before
             self._check_conf()
             raise
         self._given = given
+
+    def _settings(self, given: Mapping[str, Any]) -> Settings:
+        """Read the settings, of which these stand above all others."""
+        return settings.load(given)
 
     def set_default(self) -> None:
         """Make this the app of shared tasks wherever no thread has another one."""
@@ -151,7 +143,7 @@ class CloudQ:
 
     def _check_conf(self) -> None:
         """Take what the settings say of tasks. Raises `ConfigurationError`."""
-        _ = self._builder.router
+        _ = self.publisher.builder.router
         source = self.conf.task_annotations
         if source is not self._annotations:
             self._annotations = source
@@ -178,16 +170,23 @@ class CloudQ:
         Raises `ConfigurationError` for a name that is taken or options that cannot be.
         """
         if function is not None:
-            return register(self, function, TaskOptions(), bind=bind)
+            return self._register(function, TaskOptions(), bind=bind)
         known = TaskOptions.__annotations__
         for option in options:
             if option not in known:
                 raise TypeError(f"there is no task option {option!r}; known: {', '.join(known)}")
 
         def decorate(function: Callable[..., Any]) -> Task[..., Any]:
-            return register(self, function, cast("TaskOptions", options), bind=bind)
+            return self._register(function, cast("TaskOptions", options), bind=bind)
 
         return decorate
+
+    def _register(
+        self, function: Callable[..., Any], options: TaskOptions, *, bind: bool
+    ) -> Task[..., Any]:
+        return register(
+            function, options, bind=bind, app=self, tasks=self.tasks, base=self.task_cls
+        )
 
     def autodiscover_tasks(
         self,
@@ -221,24 +220,16 @@ class CloudQ:
     @property
     def routed_queues(self) -> Sequence[str]:
         """The queues that the setting `task_routes` names."""
-        return self._builder.router.queues
-
-    def retries_of(self, task: BoundTask) -> int | None:
-        """How often a task may be retried; None = for ever."""
-        return task.policy.retries(self.conf.max_retries)
+        return self.publisher.builder.router.queues
 
     # ---- periodic tasks
 
-    @property
+    @cached_property
     def schedules(self) -> Schedules:
         """The schedules of this app: to look at, and to add, pause and run at run time."""
-        return self._schedules
-
-    @cached_property
-    def _schedules(self) -> Schedules:
         from cloudq.schedules.schedules import Schedules
 
-        return Schedules(self, lambda options: self._schedule_options(options))
+        return Schedules(self.runtime, self.tasks, self.publisher, self._schedule_options)
 
     def _schedule_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         Options.of(cast("CallOptions", options))
@@ -278,37 +269,13 @@ class CloudQ:
 
     # ---- publishing
 
-    def send(
-        self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> AsyncResult[R]:
-        """Publish one checked call; what `task.delay` and `task.apply_async` do."""
-        if options.link or options.link_error:
-            from cloudq.canvas.linking import linked
-
-            return self.start(linked(task.name, args, kwargs, options, self), (), {})
-        if self.conf.task_always_eager:
-            return self._at_once(task, options, args, kwargs)
-        message = self._builder.of_call(task, options, args, kwargs)
-        [id] = self._publisher.send([message], [options])
-        return self._results.of(id, task)
-
     def publish(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
         """Publish many calls, made by `task.prepare`, in as few requests as the broker allows.
 
         All are checked before the first is sent. Raises as `task.delay`, and `PublishError`
         naming the calls that the broker did not take.
         """
-        prepared = list(calls)
-        if self.conf.task_always_eager:
-            return [self._at_once(c.task, c.options, c.args, c.kwargs) for c in prepared]
-        made = self._builder.of_call
-        messages = [made(c.task, c.options, c.args, c.kwargs) for c in prepared]
-        ids = self._publisher.send(messages, [c.options for c in prepared])
-        return [self._results.of(id, call.task) for id, call in zip(ids, prepared, strict=True)]
-
-    def written(self, call: Prepared[Any]) -> TaskMessage:
-        """The message of a call as it would be sent now. Raises as `task.delay`."""
-        return self._builder.of_call(call.task, call.options, call.args, call.kwargs)
+        return self.publisher.send_many(calls)
 
     def send_task(
         self,
@@ -324,36 +291,9 @@ class CloudQ:
         task = self.tasks.get(name)
         if task is not None:
             return task.apply_async(args, kwargs, **options)
-        if self.conf.task_always_eager:
-            raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
-        made = Options.of(options)
-        message = self._builder.of_name(name, made, args, kwargs or {})
-        [id] = self._publisher.send([message], [made])
-        return self.AsyncResult(id)
+        return self.publisher.send_by_name(name, Options.of(options), args, kwargs or {})
 
     # ---- results
-
-    @property
-    def zone(self) -> tzinfo:
-        """The time zone of datetimes without one."""
-        return zone_of(self.conf.timezone)
-
-    def result_of(self, task: Task[..., R], task_id: str) -> AsyncResult[R]:
-        """The result of a call of this task; what `task.AsyncResult` gives."""
-        return self._results.of(task_id, task)
-
-    def update_state(self, task_id: str, fence: int, state: str, meta: Any) -> None:
-        """Record a state of a running task's own; what `self.update_state` does."""
-        record = own_state(task_id, fence, state, meta)
-        request = current_request.get()
-        if self.backend is None or (request is not None and request.is_eager):
-            return
-        if fence < 0:  # another task's, whose token only its record has
-            known = self.backend.record(task_id)
-            record = replace(record, fence=known.fence if known else 0)
-        standing = self.backend.advance(record)
-        if standing is not None:
-            log.warning("task %s: %s is not recorded, it is %s", task_id, state, standing.state)
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 (Celery's name)
         """The result of a task by its id."""
@@ -365,15 +305,7 @@ class CloudQ:
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> EagerResult[R]:
         """Run a task here, through the same executor as a worker; retries follow at once."""
-        return self._eager.apply(task, options, args, kwargs)
-
-    def _at_once(
-        self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> EagerResult[R]:
-        result = self.apply(task, options, args, kwargs)
-        if self.conf.task_eager_propagates:
-            result.get()
-        return result
+        return self._eager().apply(task, options, args, kwargs)
 
     # ---- workflows
 
@@ -402,7 +334,7 @@ class CloudQ:
     def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a workflow here and now; what `node.apply` does."""
         self.workflows.checks.shape(node)
-        return self._eager.start(node.clone(args, kwargs))
+        return self._eager().start(node.clone(args, kwargs))
 
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
         """Add a member to the chord of the running task; what `self.add_to_chord` does."""
@@ -427,13 +359,14 @@ class CloudQ:
     @cached_property
     def workflows(self) -> Workflows:
         """What this app does with signatures, chains, groups and chords."""
-        return make_workflows(self, self._builder, self._publisher, self._results)
+        from cloudq.canvas.workflows import Workflows
 
-    @cached_property
+        return Workflows(self.runtime, self.tasks, self.publisher)
+
     def _eager(self) -> Eager:
         from cloudq.app.eager import Eager
 
-        return Eager(self, self._every_task, self._builder)
+        return Eager(self.executor(eager=True), self._every_task, self.publisher.builder)
 
     # ---- workers
 
@@ -442,7 +375,13 @@ class CloudQ:
         """Looks into live workers and tells them what to do, under Celery's names."""
         from cloudq.monitoring.control import Control
 
-        return Control(lambda: self.backend, self.AsyncResult, self._purge)
+        return Control(self.runtime, self._results, self._purge)
+
+    def _terminate(
+        self, ids: Sequence[str], signal: str, *, wait: bool, timeout: float | None
+    ) -> None:
+        """Have the workers end tasks that run; what `result.revoke(terminate=True)` does."""
+        self.control.stop(ids, signal, wait=wait, timeout=timeout)
 
     def _purge(self) -> int | None:
         """Empty the default queue and those that tasks and routes name, with their priorities."""
@@ -455,10 +394,6 @@ class CloudQ:
 
     # ---- what it stands on
 
-    def now(self) -> float:
-        """The time that this app goes by, in epoch seconds; tests can set it."""
-        return self.services.clock()
-
     def executor(
         self,
         *,
@@ -468,78 +403,30 @@ class CloudQ:
         stop_at_hard_limit: bool = False,
     ) -> Executor:
         """What runs this app's deliveries; for workers, function handlers and tests."""
-        from cloudq.app.eager import LIMITS
         from cloudq.execution.executor import Executor
 
         more = {} if run_async is None else {"run_async": run_async}
         return Executor(
-            tasks=self._every_task,
-            backend=(lambda: None) if eager else (lambda: self.backend),
-            limits=lambda queue: LIMITS if eager else self.broker.limits(queue),
-            conf=self.conf,
-            planner=self.workflows.planner,
-            gather=self.workflows.gather,
+            self.runtime,
+            self._every_task,
+            self.workflows,
             middleware=self.middleware,
             hostname=hostname,
             is_eager=eager,
-            codec=self.codec,
             stop_at_hard_limit=stop_at_hard_limit or eager,
-            clock=self.now,
             **more,
         )
 
     @property
-    def codec(self) -> Codec:
-        """How this app writes and reads messages, as its settings say."""
-        return Codec.of(self.conf, self.name, clock=self.now)
-
-    @property
     def broker(self) -> Broker:
         """The broker, opened at its first use. Raises `ConfigurationError`."""
-        opened = self._broker
-        if opened is not None:
-            return opened
-        with self._lock:
-            if self._broker is None:
-                self._broker = open_broker(
-                    self.conf,
-                    self.services,
-                    codec=self.codec,
-                    backend=lambda: self.backend,
-                    clock=self.now,
-                )
-            return self._broker
+        return self.runtime.broker
 
     @property
     def backend(self) -> Backend | None:
         """The result store, opened at its first use; None when the app has none."""
-        opened = self._backend
-        if opened is not None:
-            return opened
-        with self._lock:
-            url = self.conf.backend_url
-            if self._backend is None and url is not None:
-                self._backend = open_backend(self.conf, self.services, url=url, clock=self.now)
-            return self._backend
-
-    @property
-    def one_time(self) -> OneTimeSchedules | None:
-        """Where calls for far times wait; None where they go on in hops of their queue."""
-        if self.conf.scheduler_eta is None:
-            return None
-        with self._lock:
-            if self._one_time is None:
-                self._one_time = open_one_time(self.conf, self.services, self.name)
-            return self._one_time
+        return self.runtime.backend
 
     def close(self) -> None:
         """Close the broker and the backend; a later use opens them again."""
-        with self._lock:
-            if self._one_time is not None:
-                self._one_time.close()
-            self._one_time = None
-            if self._broker is not None:
-                self._broker.close()
-            if self._backend is not None:
-                self._backend.close()
-            self._broker = self._backend = None
+        self.runtime.close()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from cloudq.canvas.eager import run_eagerly
-from cloudq.driver import Delivery, Limits
+from cloudq.driver import Delivery
 from cloudq.errors import ConfigurationError, Replaced
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
@@ -23,25 +23,14 @@ from cloudq.tasks.task import Task
 
 R = TypeVar("R")
 
-# Of the queue that there is not when a task runs at the call.
-LIMITS = Limits(
-    batch=1, body=0, batch_body=0, max_delay=float("inf"), max_lease=0.0, max_wait=0.0, billed=False
-)
-
-
-class Executing(Protocol):
-    """The app whose calls they are."""
-
-    def executor(self, *, eager: bool) -> Executor: ...
-
 
 class Eager:
-    """Runs one app's calls in the caller's thread. `tasks` may grow."""
+    """Runs one app's calls in the caller's thread."""
 
     def __init__(
-        self, app: Executing, tasks: Mapping[str, Task[..., Any]], builder: MessageBuilder
+        self, executor: Executor, tasks: Mapping[str, Task[..., Any]], builder: MessageBuilder
     ) -> None:
-        self._app = app
+        self._executor = executor
         self._tasks = tasks
         self._builder = builder
 
@@ -50,12 +39,11 @@ class Eager:
     ) -> EagerResult[R]:
         """Run a call; retries follow at once."""
         message = self._builder.of_call(task, options, args, kwargs)
-        executor = self._app.executor(eager=True)
         while True:
             delivery = Delivery(
                 queue=message.queue, id=message.id, body=b"", receipt=None, attempts=1, lease=0.0
             )
-            settlement = executor.run(Job(delivery=delivery, message=message))
+            settlement = self._executor.run(Job(delivery=delivery, message=message))
             if isinstance(settlement.error, Replaced):
                 return self._in_place_of(settlement.error)
             if settlement.resend is None or settlement.state is not State.RETRY:

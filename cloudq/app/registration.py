@@ -8,12 +8,12 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overloa
 
 from cloudq.app.annotations import annotate
 from cloudq.errors import ConfigurationError
-from cloudq.settings import Settings
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.limits.keys import check_keys
 from cloudq.tasks.limits.rules import check_templates
 from cloudq.tasks.options import TaskOptions, policy
-from cloudq.tasks.task import Task, TaskApp
+from cloudq.tasks.task import Task
+from cloudq.tasks.task_app import TaskApp
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,21 +57,18 @@ class BoundDecorator(Protocol):
     def __call__(self, function: Callable[..., Any]) -> Any: ...
 
 
-class Registry(TaskApp, Protocol):
-    """The app whose tasks they are."""
-
-    @property
-    def tasks(self) -> dict[str, Task[..., Any]]: ...
-    @property
-    def task_cls(self) -> type[Task[..., Any]]: ...
-    @property
-    def conf(self) -> Settings: ...
-
-
 def register(
-    app: Registry, function: Callable[..., Any], options: TaskOptions, *, bind: bool
+    function: Callable[..., Any],
+    options: TaskOptions,
+    *,
+    bind: bool,
+    app: TaskApp,
+    tasks: dict[str, Task[..., Any]],
+    base: type[Task[..., Any]],
 ) -> Task[..., Any]:
-    """Make the task of a function and enter it into `app.tasks`, under its aliases too.
+    """Make the task of a function and enter it into `tasks`, under its aliases too.
+
+    `base` is the class of a task whose options name no other.
 
     Raises `ConfigurationError` for a name that is taken or options that cannot be.
     """
@@ -82,10 +79,10 @@ def register(
         )
     module = _main_module() if function.__module__ == "__main__" else function.__module__
     name = options.get("name") or f"{module}.{function.__qualname__.replace('.<locals>', '')}"
-    existing = app.tasks.get(name)
+    existing = tasks.get(name)
     if existing is not None and existing.function.__code__ != function.__code__:
         raise ConfigurationError(f"two tasks are named {name!r}: give one of them name=...")
-    base = options.get("base") or app.task_cls
+    base = options.get("base") or base
     options = cast("TaskOptions", {**_class_options(base), **options})
     made = policy(name, options)
     arguments = Arguments(name, function, bound=bind, everything=options.get("pydantic", False))
@@ -101,19 +98,20 @@ def register(
         bind=bind,
     )
     task.declared = options
-    if app.conf.task_annotations is not None:
-        annotate(task, app.conf.task_annotations)
+    annotations = app.runtime.conf.task_annotations
+    if annotations is not None:
+        annotate(task, annotations)
     for known in (name, *options.get("aliases", ())):
-        taken = app.tasks.get(known)
+        taken = tasks.get(known)
         if taken is not None and taken.function.__code__ != function.__code__:
             raise ConfigurationError(f"task {name}: its alias {known!r} is another task's name")
-        app.tasks[known] = task
+        tasks[known] = task
     return task
 
 
 def _class_options(base: type[Task[..., Any]]) -> dict[str, Any]:
     """The options that a task's class has as attributes, for all tasks of that class."""
-    kinds: list[type[Any]] = [kind for kind in reversed(base.__mro__) if kind is not Task]
+    kinds: list[type[Any]] = [kind for kind in reversed(base.__mro__) if not issubclass(Task, kind)]
     found = {name: value for kind in kinds for name, value in vars(kind).items()}
     return {name: value for name, value in found.items() if name in _CLASS_OPTIONS}
 

@@ -7,26 +7,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, cast, overload
+from typing import Any, TypeVar, cast, overload
 from weakref import WeakSet, ref
 
 from cloudq.errors import ConfigurationError
 from cloudq.tasks.task import Task
+from cloudq.tasks.task_app import TaskApp
 
 T = TypeVar("T")
 
-Definition = Callable[["Registers"], Task[..., Any]]
-"""Registers one shared task with an app, and gives the task there."""
-
-
-class Registers(Protocol):
-    """What a shared task needs of an app."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def task(self) -> Callable[..., Any]: ...
+Definition = Callable[[TaskApp], Task[..., Any]]
+"""TaskApp one shared task with an app, and gives the task there."""
 
 
 class Apps:
@@ -34,13 +25,13 @@ class Apps:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._all: WeakSet[Registers] = WeakSet()
+        self._all: WeakSet[TaskApp] = WeakSet()
         self._definitions: list[Definition] = []
-        self._latest: ref[Registers] | None = None
-        self._default: Registers | None = None
+        self._latest: ref[TaskApp] | None = None
+        self._default: TaskApp | None = None
         self._here = threading.local()
 
-    def add(self, app: Registers) -> None:
+    def add(self, app: TaskApp) -> None:
         """An app was made: it gets every shared task, and is current until told otherwise."""
         with self._lock:
             for definition in self._definitions:
@@ -55,7 +46,7 @@ class Apps:
             for app in list(self._all):
                 definition(app)
 
-    def current(self) -> Registers:
+    def current(self) -> TaskApp:
         """The app of this thread, else the default one, else the one made last.
 
         Raises `ConfigurationError` where there is none.
@@ -70,10 +61,10 @@ class Apps:
             )
         return app
 
-    def set_current(self, app: Registers | None) -> None:
+    def set_current(self, app: TaskApp | None) -> None:
         self._here.app = app
 
-    def set_default(self, app: Registers | None) -> None:
+    def set_default(self, app: TaskApp | None) -> None:
         self._default = app
 
 
@@ -94,7 +85,7 @@ class SharedTask:
         # memory of it.
         return self._define(APPS.current())
 
-    def _define(self, app: Registers) -> Task[..., Any]:
+    def _define(self, app: TaskApp) -> Task[..., Any]:
         found: dict[int, Any] = vars(self).setdefault("_tasks", {})
         key = id(app)
         known = found.get(key)

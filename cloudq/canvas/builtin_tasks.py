@@ -9,7 +9,8 @@ from cloudq.canvas.freeze import COLLECT
 from cloudq.errors import UnknownTask
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.options import Policy
-from cloudq.tasks.task import Task, TaskApp
+from cloudq.tasks.task import Task
+from cloudq.tasks.task_app import TaskApp
 
 MAP, STARMAP = "cloudq.map", "cloudq.starmap"
 

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import orjson
 
-from cloudq.broker.broker import Broker
 from cloudq.canvas.freeze import last
 from cloudq.canvas.plan import CHORD_ERROR, Before, Place, Plan, Planner
 from cloudq.canvas.slots import SHARD, MemberResult, Slot, join_key, shard_key
@@ -33,6 +32,7 @@ from cloudq.messages.ids import new_id
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record, State
+from cloudq.runtime import Runtime
 from cloudq.tasks.signature import from_dict
 
 log = logging.getLogger("cloudq.canvas")
@@ -61,11 +61,18 @@ class Joins:
     Every method raises `BackendError` and, when something is sent, `BrokerError`.
     """
 
-    def __init__(self, backend: Backend, broker: Broker, planner: Planner) -> None:
-        self.backend = backend
-        self._broker = broker
+    def __init__(self, runtime: Runtime, planner: Planner) -> None:
+        self._runtime = runtime
         self._planner = planner
         self._owner = new_id()
+
+    @property
+    def backend(self) -> Backend:
+        """The store that keeps the joins. Raises `ConfigurationError` where the app has none."""
+        backend = self._runtime.backend
+        if backend is None:
+            raise ConfigurationError("a chord's values are in the result backend: there is none")
+        return backend
 
     def leave(self, member_results: Sequence[MemberResult]) -> Mapping[int, ServiceError]:
         """Members have ended, and that is recorded: do what follows from it.
@@ -187,7 +194,7 @@ class Joins:
                 first = next(iter(failures.values()))
                 raise BackendError(f"a join was not stored: {first.reason}", code=first.code)
         if plan.messages:
-            self._broker.send(plan.messages)
+            self._runtime.broker.send(plan.messages)
 
     def _claim(self, join: str) -> bool:
         now = self.backend.clock()

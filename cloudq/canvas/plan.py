@@ -7,7 +7,7 @@ callbacks, and the slot of a join that its value is for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from uuid import NAMESPACE_URL, uuid5
@@ -17,19 +17,20 @@ import orjson
 from cloudq.broker.retry import PublishPolicy, publish_policy
 from cloudq.canvas.freeze import Outline, end_of, final_id, frozen, outline
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
-from cloudq.clock import Clock, real_time
 from cloudq.driver import Item, Value
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import to_wire
+from cloudq.publishing.builder import MessageBuilder
 from cloudq.results.record import Record, State
+from cloudq.runtime import Runtime
+from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.signature import Node, Signature, chain, chord, from_dict, group, to_dict, walk
+from cloudq.tasks.task import Task
 
 CHORD_ERROR = "cloudq.errors.ChordError"
 """What the body of a chord fails with."""
 
 Wire = dict[str, Any]
-MakeMessage = Callable[..., TaskMessage]
-"""Makes a message: (task, args, kwargs, options, fields), arguments as wire values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,41 +77,22 @@ def trace_of(headers: Mapping[str, str]) -> Mapping[str, str]:
     return {name: value for name, value in headers.items() if name in _TRACE} if headers else {}
 
 
-def too_deep(most: int) -> RecursionError:
-    """The error of tasks that start each other, or replace themselves, for ever."""
-    return RecursionError(
-        f"tasks have called each other {most} deep: does one call itself "
-        "without an end? the setting max_depth allows more"
-    )
-
-
 class Planner:
-    """Starts frozen nodes.
-
-    `expires` is how long what a join keeps lives, in seconds; `takes_request` tells of a task's
-    name whether as an error callback it takes the request, the error and the traceback, or the
-    failed task's id alone (Celery's two kinds).
-    """
+    """Plans the start of frozen nodes, of what follows a task, and of error callbacks."""
 
     def __init__(
-        self,
-        make_message: MakeMessage,
-        *,
-        expires: Callable[[], float],
-        takes_request: Callable[[str], bool],
-        clock: Clock = real_time,
+        self, runtime: Runtime, tasks: Mapping[str, Task[..., Any]], builder: MessageBuilder
     ) -> None:
-        self._make_message = make_message
-        self._expires = expires
-        self._takes_request = takes_request
-        self._clock = clock
+        self._runtime = runtime
+        self._tasks = tasks
+        self._builder = builder
 
     def start(self, node: Node[Any], before: Before, place: Place) -> Plan:
         """What starts a frozen node."""
         plan = Plan()
         self._start(plan, node, before, place)
         if plan.items:
-            _outlast(plan, self._clock())
+            _outlast(plan, self._runtime.clock())
         return plan
 
     def after(self, message: TaskMessage, record: Record) -> Plan:
@@ -186,6 +168,14 @@ class Planner:
             self._begin(plan, node, Before(values=values), place)
         return plan
 
+    def _takes_request(self, name: str) -> bool:
+        """Tell which of Celery's two kinds of error callback a task is.
+
+        One kind takes the request, the error and the traceback, the other the failed id alone.
+        """
+        task = self._tasks.get(name)
+        return task is not None and task.arguments.takes(2)
+
     def _start(self, plan: Plan, node: Node[Any], before: Before, place: Place) -> None:
         if isinstance(node, Signature):
             message = self._message(node, before, place)
@@ -227,7 +217,7 @@ class Planner:
 
     def shard_items(self, join: str, ids: Sequence[str], *, first: int = 0) -> list[Item]:
         """Shards for members with these ids, from number `first` on (the start of a shard)."""
-        expires = self._clock() + self._expires()
+        expires = self._runtime.clock() + self._runtime.conf.result_expires
         shards: list[Item] = []
         for start in range(0, len(ids), SHARD):
             part = ids[start : start + SHARD]
@@ -252,13 +242,17 @@ class Planner:
             "count": count,
             "follows": orjson.dumps(follows).decode(),
         }
-        return Item(key=join_key(join), fields=fields, expires=self._clock() + self._expires())
+        return Item(
+            key=join_key(join),
+            fields=fields,
+            expires=self._runtime.clock() + self._runtime.conf.result_expires,
+        )
 
     def _message(self, node: Signature[Any], before: Before, place: Place) -> TaskMessage:
         takes = not node.immutable
         args = [*(before.values if takes else ()), *map(to_wire, node.args)]
         kwargs = {key: to_wire(value) for key, value in node.kwargs.items()}
-        return self._make_message(
+        return self._builder.planned(
             node.task,
             args,
             kwargs,
@@ -285,12 +279,12 @@ def _outlast(plan: Plan, now: float) -> None:
         ]
 
 
-def _options(node: Signature[Any], place: Place) -> Wire:
+def _options(node: Signature[Any], place: Place) -> CallOptions:
     """A call's options; the headers of what started it travel on beside its own."""
     options = {"task_id": node.id, **node.options}
     if place.headers:
         options["headers"] = {**place.headers, **(node.options.get("headers") or {})}
-    return options
+    return cast("CallOptions", options)
 
 
 def _request(failed: Record, message: TaskMessage | None) -> Wire:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
-from cloudq.broker.retry import PublishPolicy
 from cloudq.canvas.freeze import final_id, flattened, frozen
 from cloudq.canvas.handles import result_of
 from cloudq.canvas.joins import Joins
@@ -24,16 +23,14 @@ from cloudq.errors import (
     PublishError,
 )
 from cloudq.messages.ids import new_id
-from cloudq.messages.message import TaskMessage
+from cloudq.publishing.publisher import Publisher
 from cloudq.results.backend import Backend
-from cloudq.results.groups import AnyResult, GroupResult, Make
+from cloudq.results.groups import AnyResult, GroupResult
+from cloudq.runtime import Runtime
 from cloudq.tasks.signature import Node, chain, chord, group
 
 # A group that a generator gives is sent in portions of so many members: whole shards.
 _PORTION = 10 * SHARD
-
-Publish = Callable[[Sequence[TaskMessage], Mapping[str, PublishPolicy]], None]
-"""Sends messages; by the ids of some, how often they are sent again to a busy broker."""
 
 
 class Starter:
@@ -41,18 +38,16 @@ class Starter:
 
     def __init__(
         self,
-        *,
+        runtime: Runtime,
+        publisher: Publisher,
         planner: Planner,
-        publish: Publish,
-        make: Make,
-        backend: Callable[[], Backend | None],
-        joins: Callable[[], Joins | None],
+        joins: Joins,
         checks: Checks,
     ) -> None:
+        self._runtime = runtime
+        self._publisher = publisher
+        self._make = publisher.results.named
         self._planner = planner
-        self._publish = publish
-        self._make = make
-        self._backend = backend
         self._joins = joins
         self._checks = checks
 
@@ -89,17 +84,15 @@ class Starter:
         """Store what joins keep, then send; `before` are the ids of what is sent already."""
         self._put(plan)
         try:
-            self._publish(plan.messages, plan.publishing)
+            self._publisher.post(plan.messages, plan.publishing, named=True)
         except PublishError as error:
             unsent = {rejected.id for rejected in error.rejected}
             sent = [m.id for m in plan.messages if m.id not in unsent]
             if not sent and not before:
                 raise
-            joins = self._joins()
             cut = {Slot.from_wire(m.slot).join for m in plan.messages if m.slot and m.id in unsent}
             for join in cut:
-                assert joins is not None  # their members would not be planned
-                joins.abandon(join, f"its header was sent in part: {error}")
+                self._joins.abandon(join, f"its header was sent in part: {error}")
             raise PartlyStarted(
                 f"the workflow was started in part, {len(unsent)} tasks were not sent: {error}",
                 sent=[*before, *sent],
@@ -115,7 +108,7 @@ class Starter:
             raise BackendError(f"a join was not stored: {first.reason}", code=first.code)
 
     def _store(self) -> Backend:
-        backend = self._backend()
+        backend = self._runtime.backend
         if backend is None:
             raise ConfigurationError(
                 "a chord joins its members in the result backend, and the app has none: "
@@ -148,14 +141,14 @@ class Starter:
         root = self._planner.root_item(join, body, place, frozenset({"open"}), 0)
         self._put(Plan(items=[root]))
         key, results = join_key(join), list[Any]()
-        joins = self._joins()
-        assert joins is not None  # the root was stored
         try:
             with _told_of(results):
                 for portion in self._portions(node.header):
                     self._stream_members(join, portion, results, place)
         except BaseException as error:
-            joins.abandon(join, f"its header was sent in part: {type(error).__name__}: {error}")
+            self._joins.abandon(
+                join, f"its header was sent in part: {type(error).__name__}: {error}"
+            )
             raise
         closing = Change(
             increment={"count": len(results)},
@@ -164,7 +157,7 @@ class Starter:
         )
         closed = self._store().update(key, closing)
         if not closed.fields.get("shards"):
-            joins.go_on(join, closed.fields)
+            self._joins.go_on(join, closed.fields)
         return result_of(body, self._make, GroupResult(join, results))
 
     def _stream_members(

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from cloudq.errors import EncodeError, InvalidArguments
 from cloudq.messages.values import to_wire
-from cloudq.tasks.arguments import Arguments
+from cloudq.runtime import Runtime
 from cloudq.tasks.signature import Node, Signature, chain, chord, group
+from cloudq.tasks.task import Task
 
 # Each level is two levels of JSON, of which the parsers of the wire take 254.
 MAX_NESTING = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Checks:
-    """The checks of one app.
+    """The checks of one app's workflows before they are sent. `tasks` may grow."""
 
-    `arguments` gives the rules of a registered task by its name; `max_fan_out` is how many tasks
-    one call may start.
-    """
-
-    arguments: Callable[[str], Arguments | None]
-    max_fan_out: Callable[[], int]
+    def __init__(self, runtime: Runtime, tasks: Mapping[str, Task[..., Any]]) -> None:
+        self._runtime = runtime
+        self._tasks = tasks
 
     def check(self, node: Node[Any]) -> None:
         """Look at a workflow whose own generators are read. Raises `InvalidArguments`."""
@@ -39,7 +36,7 @@ class Checks:
 
     def count(self, tasks: int) -> None:
         """Raise `InvalidArguments` where so many tasks are too many for one call."""
-        most = self.max_fan_out()
+        most = self._runtime.conf.max_fan_out
         if tasks > most:
             raise InvalidArguments(
                 f"the workflow has more than {most:,} tasks: does a loop not end? "
@@ -48,9 +45,10 @@ class Checks:
 
     def _fit(self, part: Part) -> None:
         signature = part.signature
-        arguments = self.arguments(signature.task)
-        if arguments is None:
+        task = self._tasks.get(signature.task)
+        if task is None:
             return
+        arguments = task.arguments
         try:
             if signature.immutable or not part.given:
                 arguments.check(signature.args, signature.kwargs)

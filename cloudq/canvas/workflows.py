@@ -2,48 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cloudq.broker.broker import Broker
 from cloudq.canvas.freeze import final_id, frozen
 from cloudq.canvas.joins import Joins
-from cloudq.canvas.plan import Before, Place, Planner, too_deep, trace_of
+from cloudq.canvas.plan import Before, Place, Planner, trace_of
 from cloudq.canvas.slots import Slot
-from cloudq.canvas.starting import Publish, Starter
+from cloudq.canvas.starting import Starter
 from cloudq.canvas.validate import Checks
 from cloudq.errors import ConfigurationError, InvalidArguments
-from cloudq.results.backend import Backend
-from cloudq.results.groups import AnyResult, Make, as_tuple
+from cloudq.publishing.builder import depth_below
+from cloudq.publishing.publisher import Publisher
+from cloudq.results.groups import AnyResult, as_tuple
 from cloudq.results.result import AsyncResult
-from cloudq.tasks.request import Request, current_request
+from cloudq.runtime import Runtime
+from cloudq.tasks.request import current_request
 from cloudq.tasks.signature import Node
+from cloudq.tasks.task import Task
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Workflows:
-    """What an app does with nodes. `broker` and `backend` are opened when they are needed."""
+    """Starts the workflows of one app, and joins their members. `tasks` may grow."""
 
-    planner: Planner
-    publish: Publish
-    make: Make
-    broker: Callable[[], Broker]
-    backend: Callable[[], Backend | None]
-    max_depth: Callable[[], int]
-    checks: Checks
+    def __init__(
+        self, runtime: Runtime, tasks: Mapping[str, Task[..., Any]], publisher: Publisher
+    ) -> None:
+        self._runtime = runtime
+        self._make = publisher.results.named
+        self.planner = Planner(runtime, tasks, publisher.builder)
+        self.checks = Checks(runtime, tasks)
+        self._joins = Joins(runtime, self.planner)
+        self._starter = Starter(runtime, publisher, self.planner, self._joins, self.checks)
 
     @property
     def joins(self) -> Joins | None:
-        """What joins the members of chords; None without a result backend."""
-        backend = self.backend()
-        return None if backend is None else Joins(backend, self.broker(), self.planner)
+        """The joins of chords; None without a result backend, where they are kept."""
+        return None if self._runtime.conf.backend_url is None else self._joins
 
     def start(
         self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AnyResult | None:
         """Send what starts the node; the result of it all, None of an empty chain."""
-        result = self._starter().start(node, args, kwargs, self._place())
+        result = self._starter.start(node, args, kwargs, self._place())
         parent = current_request.get()
         if parent is not None and result is not None:
             parent.children.append(as_tuple(result))
@@ -58,8 +59,8 @@ class Workflows:
         made = frozen(node, in_slot=True)
         added = joins.add(slot, final_id(made))
         place = self._place(slot=added, group=slot.join)
-        self._starter().carry_out(self.planner.start(made, Before(), place))
-        return self.make(final_id(made), "")
+        self._starter.carry_out(self.planner.start(made, Before(), place))
+        return self._make(final_id(made), "")
 
     def gather(self, join: str) -> list[Any]:
         """The values of a join's members."""
@@ -75,24 +76,6 @@ class Workflows:
             group=group,
             root=parent.root_id if parent else None,
             parent=parent.id if parent else None,
-            depth=depth_below(parent, self.max_depth()),
+            depth=depth_below(parent, self._runtime.conf.max_depth),
             headers=trace_of(parent.headers) if parent else {},
         )
-
-    def _starter(self) -> Starter:
-        return Starter(
-            planner=self.planner,
-            publish=self.publish,
-            make=self.make,
-            backend=self.backend,
-            joins=lambda: self.joins,
-            checks=self.checks,
-        )
-
-
-def depth_below(parent: Request | None, most: int) -> int:
-    """How deep a call made within this one is. Raises `RecursionError`."""
-    depth = parent.depth + 1 if parent else 0
-    if depth > most:
-        raise too_deep(most)
-    return depth

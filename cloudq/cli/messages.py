@@ -51,7 +51,7 @@ def read(peeked: Peeked, app: CloudQ, queue: str) -> Seen:
     try:
         return Seen(
             peeked=peeked,
-            message=app.codec.decode(peeked.body, queue=queue, limit=app.conf.max_body),
+            message=app.runtime.codec.decode(peeked.body, queue=queue, limit=app.conf.max_body),
         )
     except DecodeError as error:
         return Seen(peeked=peeked, problem=str(error))

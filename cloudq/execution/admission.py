@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from cloudq import signals
 from cloudq.broker.broker import ORDERED_PATIENCE
-from cloudq.clock import Clock
 from cloudq.driver import Delivery
 from cloudq.errors import DecodeError, UnknownTask, WorkerLost
 from cloudq.execution import lifecycle
 from cloudq.execution.outcomes import Job, Outcomes, copy_of, member_result_of, settle
+from cloudq.execution.salvage import salvage
 from cloudq.execution.settlement import Action, Settled, Settlement
 from cloudq.messages.arguments import arguments
-from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
-from cloudq.results.backend import Backend
 from cloudq.results.record import Record, State
+from cloudq.runtime import Runtime
 from cloudq.schedules.run_id import SCHEDULE, resolved
-from cloudq.settings import Settings
 from cloudq.tasks.limits.gate import Gate
 from cloudq.tasks.request import Request
 from cloudq.tasks.task import Task
@@ -37,22 +35,16 @@ class Admission:
 
     def __init__(
         self,
-        *,
+        runtime: Runtime,
         tasks: Mapping[str, Task[..., Any]],
-        conf: Settings,
-        codec: Codec,
-        backend: Callable[[], Backend | None],
         outcomes: Outcomes,
         gate: Gate,
-        clock: Clock,
     ) -> None:
+        self._runtime = runtime
+        self._codec = runtime.codec
         self._tasks = tasks
-        self._conf = conf
-        self._codec = codec
-        self._open_backend = backend
         self._outcomes = outcomes
         self._gate = gate
-        self._clock = clock
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
         """Sort deliveries into jobs and settlements, with one batched look at the backend.
@@ -61,7 +53,7 @@ class Admission:
         """
         jobs: list[Job] = []
         settled: list[Settled] = []
-        now = self._clock()
+        now = self._runtime.clock()
         for delivery in deliveries:
             opened = self._decoded(delivery, now)
             if isinstance(opened, Job):
@@ -86,14 +78,15 @@ class Admission:
     def _decoded(self, delivery: Delivery, now: float) -> Job | Settlement:
         try:
             message = self._codec.decode(
-                delivery.body, queue=delivery.queue, limit=self._conf.max_body
+                delivery.body, queue=delivery.queue, limit=self._runtime.conf.max_body
             )
         except DecodeError as error:
             if signals.task_rejected:
                 lifecycle.rejected(delivery.body, error)
-            member = self._codec.salvage(delivery.body, queue=delivery.queue)
-            if member is not None:
-                return self._outcomes.unrunnable(delivery, member, error)
+            if not self._codec.signed_only:
+                member = salvage(delivery.body, queue=delivery.queue)
+                if member is not None:
+                    return self._outcomes.unrunnable(delivery, member, error)
             return Settlement(action=Action.DEAD_LETTER, reason=str(error))
         if message.task not in self._tasks:
             reason = f"unknown task {message.task!r}: is its module in the app's include?"
@@ -111,7 +104,7 @@ class Admission:
         return Job(delivery=delivery, message=message)
 
     def _records(self, jobs: Sequence[Job]) -> Mapping[str, Record]:
-        backend = self._open_backend()
+        backend = self._runtime.backend
         if backend is None or not jobs:
             return {}
         # Only what was out before can have left something that must not be missed.
@@ -138,10 +131,10 @@ class Admission:
         if record is not None and record.revoked:
             # Two deliveries may both come to this: the end that is recorded first stays.
             return self.revoked(replace(job, fenced=attempts > 1), "revoked")
-        if message.not_before is not None and message.not_before > self._clock() + _EARLY:
+        if message.not_before is not None and message.not_before > self._runtime.clock() + _EARLY:
             # A hop of a delay that is longer than the service's own.
             return settle(message, Action.ACK, resend=copy_of(message), reason="not due yet")
-        allowed = self._conf.max_deliveries * (ORDERED_PATIENCE if in_place else 1)
+        allowed = self._runtime.conf.max_deliveries * (ORDERED_PATIENCE if in_place else 1)
         if attempts > allowed:
             lost = WorkerLost(
                 f"delivered {attempts} times and never finished: "
@@ -166,7 +159,7 @@ class Admission:
 
     def _reopened(self, job: Job) -> None:
         """Forget the end of a task whose dead letter was sent again by an operator."""
-        backend = self._open_backend()
+        backend = self._runtime.backend
         if backend is not None:
             backend.store([self._outcomes.record(job, State.PENDING)])
 
@@ -176,7 +169,7 @@ class Admission:
         Without a backend its deliveries are counted, also those that were given back unrun.
         """
         retries = record.retries if record is not None else 0
-        if self._open_backend() is None:
+        if self._runtime.backend is None:
             retries = job.delivery.attempts - 1
         if retries <= job.message.retries:
             return job
@@ -184,7 +177,7 @@ class Admission:
 
     def _claimed(self, job: Job, record: Record | None) -> Job | Settlement:
         """Put this delivery's fence on a redelivered task, so that a late record is refused."""
-        backend = self._open_backend()
+        backend = self._runtime.backend
         if backend is None or self._outcomes.ignores_result(job.message):
             return job
         state = record.state if record else State.PENDING

@@ -14,9 +14,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from cloudq.canvas.plan import Planner
-from cloudq.clock import Clock, real_time
-from cloudq.driver import Code, Delivery, Limits
+from cloudq.canvas.workflows import Workflows
+from cloudq.driver import Code, Delivery
 from cloudq.errors import (
     Ignore,
     MaxRetriesExceeded,
@@ -32,13 +31,12 @@ from cloudq.execution.call import FunctionCall, RunAsync, run_coroutine
 from cloudq.execution.outcomes import Job, Outcomes, autoretried, settle, with_children
 from cloudq.execution.settlement import Action, Settled, Settlement
 from cloudq.messages.arguments import arguments
-from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import dump_value
 from cloudq.publishing.tracing import open_tracing
 from cloudq.results.backend import Backend
 from cloudq.results.record import State
-from cloudq.settings import Settings
+from cloudq.runtime import Runtime
 from cloudq.tasks.checkpoints import Continued, Superseded
 from cloudq.tasks.limits.concurrency import Holder
 from cloudq.tasks.limits.gate import Caller, Gate, Visit, Wait
@@ -60,8 +58,6 @@ _Enter = Callable[[Job, Task[..., Any], Sequence[Any], Mapping[str, Any]], Wait 
 class Executor:
     """Runs deliveries of one app. Safe to use from many threads.
 
-    `limits` tells what a queue can do; `planner` starts what follows a task; `gather` gives the
-    values of a join's members.
     `run_async` runs a coroutine to its end and gives its value. `stop_at_hard_limit` raises
     `TimeLimitExceeded` inside a task at its hard limit, for places where no supervisor can stop
     the process.
@@ -69,49 +65,35 @@ class Executor:
 
     def __init__(
         self,
-        *,
+        runtime: Runtime,
         tasks: Mapping[str, Task[..., Any]],
-        backend: Callable[[], Backend | None],
-        limits: Callable[[str], Limits],
-        conf: Settings,
-        planner: Planner,
-        gather: Callable[[str], list[Any]],
+        workflows: Workflows,
+        *,
         middleware: Sequence[Middleware] = (),
         hostname: str = "",
         run_async: RunAsync = run_coroutine,
         stop_at_hard_limit: bool = False,
         is_eager: bool = False,
-        codec: Codec | None = None,
-        clock: Clock = real_time,
     ) -> None:
-        self.clock = clock
-        self._open_backend = backend
+        self._runtime = runtime
+        self.clock = runtime.clock
         self._tasks = tasks
-        self._conf = conf
         self._hostname = hostname
         self._is_eager = is_eager
-        self._gather = gather
+        self._workflows = workflows
         self._outcomes = Outcomes(
-            tasks=tasks, conf=conf, limits=limits, hostname=hostname, planner=planner, clock=clock
+            runtime, tasks, workflows.planner, hostname=hostname, is_eager=is_eager
         )
-        self._gate = Gate(lease=conf.lease)
-        self._admission = Admission(
-            tasks=tasks,
-            conf=conf,
-            codec=codec or Codec(),
-            backend=backend,
-            outcomes=self._outcomes,
-            gate=self._gate,
-            clock=clock,
-        )
-        self.tracing = open_tracing(conf.tracing)
+        self._gate = Gate(lease=runtime.conf.lease)
+        self._admission = Admission(runtime, tasks, self._outcomes, self._gate)
+        self.tracing = open_tracing(runtime.conf.tracing)
         calling = FunctionCall(tasks, run_async, stop_at_hard_limit=stop_at_hard_limit)
         self._call: Call = onion(middleware, calling)
 
     @property
     def backend(self) -> Backend | None:
-        """The result store; opened when it is first needed."""
-        return self._open_backend()
+        """The result store; None without one, and for calls that run in the caller's thread."""
+        return None if self._is_eager else self._runtime.backend
 
     def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:
         """The soft and the hard time limit of a call, in seconds."""
@@ -167,9 +149,14 @@ class Executor:
 
     def run(self, job: Job) -> Settlement:
         """Call the task of a job. Whatever the task does, the answer is a settlement."""
-        if self.tracing is not None:
-            return self.tracing.run(job, self._run)
-        return self._run(job)
+        spans = self.tracing
+        if spans is None:
+            return self._run(job)
+        with spans.running(job.message, job.delivery.attempts) as span:
+            settlement = self._run(job)
+            came_to = str(settlement.state or settlement.action)
+            spans.ended(span, came_to, settlement.error, settlement.reason)
+            return settlement
 
     def _run(self, job: Job) -> Settlement:
         task = self._tasks[job.message.task]
@@ -185,7 +172,7 @@ class Executor:
         try:
             args, kwargs = arguments(job.message)
             if job.message.gather is not None:
-                args = [self._gather(job.message.gather), *args]
+                args = [self._workflows.gather(job.message.gather), *args]
             args, kwargs = task.arguments.check(args, kwargs)
             wait = enter(job, task, args, kwargs) if enter is not None else None
             if wait is not None:
@@ -402,7 +389,7 @@ class Executor:
             return settlement
         if settlement.state is not State.SUCCESS:
             return replace(settlement, drop=claim.key)
-        expires = self.clock() + self._conf.idempotency_expires
+        expires = self.clock() + self._runtime.conf.idempotency_expires
         value = settlement.record.value if settlement.record else None
         done = idempotency.completed(claim.key, settlement.task_id, value, expires)
         return replace(settlement, extra=done)

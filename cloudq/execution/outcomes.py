@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import orjson
 
 from cloudq.canvas.freeze import brief, ends_of
-from cloudq.canvas.plan import Planner, too_deep
+from cloudq.canvas.plan import Planner
 from cloudq.canvas.slots import MemberResult, Slot
-from cloudq.clock import Clock, real_time
 from cloudq.driver import Delivery, Limits
 from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
 from cloudq.execution.settlement import Action, Settlement
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import dump_value
+from cloudq.publishing.builder import too_deep
 from cloudq.results.record import TERMINAL, Record, State, fence
-from cloudq.settings import Settings
+from cloudq.runtime import Runtime
 from cloudq.tasks.call_options import checked_countdown
 from cloudq.tasks.checkpoints import Progress
 from cloudq.tasks.limits.gate import Wait
@@ -33,6 +33,12 @@ _ENDS = frozenset({Action.ACK, Action.DEAD_LETTER})
 _LONGEST_TEXT = 32_000
 # A century: the wire's times end with the year 9999.
 _LONGEST_DELAY = 36_525 * 86_400.0
+
+
+# The queue of calls that run in their caller's thread: there is none.
+EAGER = Limits(
+    batch=1, body=0, batch_body=0, max_delay=float("inf"), max_lease=0.0, max_wait=0.0, billed=False
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,20 +65,19 @@ class Outcomes:
 
     def __init__(
         self,
-        *,
+        runtime: Runtime,
         tasks: Mapping[str, Task[..., Any]],
-        conf: Settings,
-        limits: Callable[[str], Limits],
-        hostname: str,
         planner: Planner,
-        clock: Clock = real_time,
+        *,
+        hostname: str,
+        is_eager: bool = False,
     ) -> None:
-        self.clock = clock
+        self._runtime = runtime
+        self.clock = runtime.clock
         self._planner = planner
         self._tasks = tasks
-        self._conf = conf
-        self._limits = limits
         self._hostname = hostname
+        self._is_eager = is_eager
         # What an operator has set in this worker, by task: the soft and the hard time limit.
         self.time_limits: dict[str, tuple[float | None, float | None]] = {}
 
@@ -159,7 +164,7 @@ class Outcomes:
         if countdown is not None:
             delay = checked_countdown(countdown)
         else:
-            delay = task.policy.delay(message.retries, self._conf.default_retry_delay)
+            delay = task.policy.delay(message.retries, self._runtime.conf.default_retry_delay)
             delay = min(max(0.0, delay), _LONGEST_DELAY)
         in_place = self.stays_in_place(job.delivery)
         if in_place and changes:
@@ -194,8 +199,8 @@ class Outcomes:
 
     def replaced(self, job: Job, replaced: Replaced) -> Settlement:
         """A call in whose place a workflow is to run."""
-        if job.message.depth >= self._conf.max_depth:
-            return self.failed(job, too_deep(self._conf.max_depth))
+        if job.message.depth >= self._runtime.conf.max_depth:
+            return self.failed(job, too_deep(self._runtime.conf.max_depth))
         plan = self._planner.in_place_of(job.message, cast("Node[Any]", replaced.node))
         ended = settle(job.message, Action.ACK, reason=str(replaced)[:1000])
         return replace(ended, starts=plan, error=replaced)
@@ -281,12 +286,12 @@ class Outcomes:
 
         A queue that keeps order may be unable to delay a copy, whether or not it has a group.
         """
-        limits = self._limits(delivery.queue)
+        limits = EAGER if self._is_eager else self._runtime.broker.limits(delivery.queue)
         return limits.ordered and (delivery.group is not None or not limits.max_delay)
 
     def retries(self, task: Task[..., Any]) -> int | None:
         """How often a call of the task may be retried; None = for ever."""
-        return task.policy.retries(self._conf.max_retries)
+        return task.policy.retries(self._runtime.conf.max_retries)
 
     def is_retried(self, job: Job, task: Task[..., Any], error: BaseException) -> bool:
         """Whether the call is tried again when this exception leaves it."""
@@ -303,7 +308,7 @@ class Outcomes:
     def tracks(self, task: Task[..., Any]) -> bool:
         """Whether STARTED and RETRY are recorded."""
         tracked = task.policy.track_started
-        return self._conf.task_track_started if tracked is None else tracked
+        return self._runtime.conf.task_track_started if tracked is None else tracked
 
     def ignores_result(self, message: TaskMessage) -> bool:
         """Whether nothing is recorded of a call's end; others wait for the value of a member."""
@@ -313,11 +318,11 @@ class Outcomes:
             return message.ignore_result
         task = self._tasks.get(message.task)
         ignored = task.policy.ignore_result if task is not None else None
-        return self._conf.task_ignore_result if ignored is None else ignored
+        return self._runtime.conf.task_ignore_result if ignored is None else ignored
 
     def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:
         """The soft and the hard time limit of a call: its own, the task's, or the app's."""
-        policy, conf = self._tasks[message.task].policy, self._conf
+        policy, conf = self._tasks[message.task].policy, self._runtime.conf
         own = policy.soft_time_limit, policy.time_limit
         if self.time_limits:
             own = self.time_limits.get(message.task, own)

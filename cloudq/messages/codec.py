@@ -21,7 +21,6 @@ from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.compression import COMPRESSIONS, compress, expand
 from cloudq.messages.message import CELERY, PROTOCOLS, TaskMessage
 from cloudq.messages.optional import library
-from cloudq.messages.salvage import salvage
 from cloudq.messages.serializers import PICKLE, SERIALIZERS, plain_json, written
 from cloudq.messages.signing import Keyring
 from cloudq.messages.values import decode, encode
@@ -135,10 +134,6 @@ class Codec:
         if self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
         return self._judged(decode(body, limit=limit), signed=False)
-
-    def salvage(self, body: bytes, *, queue: str) -> TaskMessage | None:
-        """Of a body that cannot be read, the join's member that it was; None if nobody can tell."""
-        return None if self.signed_only else salvage(body, queue=queue)
 
     def _opened(self, body: bytes, queue: str, limit: int) -> TaskMessage:
         signed = self.keyring.verified(body)

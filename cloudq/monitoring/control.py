@@ -9,9 +9,10 @@ from cloudq.errors import ConfigurationError
 from cloudq.monitoring import commands
 from cloudq.monitoring.command_registry import Args, CommandRegistry, Kind, Run
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
+from cloudq.publishing.results import ResultFactory
 from cloudq.results.backend import Backend
-from cloudq.results.result import AsyncResult
 from cloudq.results.terminate import Signal, signal_name
+from cloudq.runtime import Runtime
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,19 +32,19 @@ class Control:
 
     def __init__(
         self,
-        backend: Callable[[], Backend | None],
-        result: Callable[[str], AsyncResult[Any]],
+        runtime: Runtime,
+        results: ResultFactory,
         purge: Callable[[], int | None],
     ) -> None:
         self.panel = CommandRegistry()
-        self._backend = backend
-        self._result = result
+        self._runtime = runtime
+        self._results = results
         self._purge = purge
 
     @property
     def backend(self) -> Backend:
         """The store that workers and whoever looks at them share."""
-        backend = self._backend()
+        backend = self._runtime.backend
         if backend is None:
             raise ConfigurationError(
                 "workers cannot be looked at or told anything without a result backend, where "
@@ -167,7 +168,7 @@ class Control:
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
         name = signal_name(signal)
         for each in ids:
-            self._result(each).revoke()
+            self._results.untyped(each).revoke()
         if not terminate:
             return [] if reply else None
         return self._stop(ids, name, destination, reply, timeout)

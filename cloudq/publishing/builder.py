@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields as fields_of
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from operator import attrgetter
 from typing import Any, cast
-from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
-from cloudq.clock import Clock, real_time
 from cloudq.errors import InvalidArguments
 from cloudq.messages.ids import new_id
 from cloudq.messages.message import CELERY, TaskMessage
@@ -20,12 +18,13 @@ from cloudq.messages.serializers import PICKLE, pickled
 from cloudq.messages.values import from_wire, to_wire
 from cloudq.publishing.routing import Router
 from cloudq.publishing.tracing import in_span, open_tracing
+from cloudq.runtime import Runtime
 from cloudq.settings import Settings
 from cloudq.tasks.call_options import CallOptions, Options
 from cloudq.tasks.limits.keys import Later
 from cloudq.tasks.limits.rules import key_text
 from cloudq.tasks.priorities import queue_for
-from cloudq.tasks.request import current_request
+from cloudq.tasks.request import Request, current_request
 from cloudq.tasks.task import Task
 
 _PLAIN = ("json", "cloudq")
@@ -33,30 +32,18 @@ _PLAIN = ("json", "cloudq")
 _CALLERS = frozenset({"retry", "retry_policy"})
 
 
-@cache
-def zone_of(name: str) -> ZoneInfo:
-    """The time zone of this name."""
-    return ZoneInfo(name)
-
-
 class MessageBuilder:
     """Envelopes of one app's calls. `tasks` may grow; other names are sent as they are."""
 
-    def __init__(
-        self,
-        tasks: Mapping[str, Task[..., Any]],
-        conf: Callable[[], Settings],
-        clock: Clock = real_time,
-    ) -> None:
+    def __init__(self, runtime: Runtime, tasks: Mapping[str, Task[..., Any]]) -> None:
+        self._runtime = runtime
         self._tasks = tasks
-        self._conf = conf
-        self._clock = clock
         self._router = Router(None, ())
 
     @property
     def router(self) -> Router:
         """The rules of the setting `task_routes`, read anew when that has changed."""
-        source = self._conf().task_routes
+        source = self._runtime.conf.task_routes
         if source is not self._router.source:
             self._router = Router(source, CallOptions.__annotations__.keys() - _CALLERS)
         return self._router
@@ -86,15 +73,13 @@ class MessageBuilder:
         written = self.written(name, args, kwargs, options)
         if parent is None:
             return self.make(name, *written, options)
-        from cloudq.canvas.workflows import depth_below  # tasks alone need it
-
         message = self.make(
             name,
             *written,
             options,
             root=parent.root_id,
             parent=parent.id,
-            depth=depth_below(parent, self._conf().max_depth),
+            depth=depth_below(parent, self._runtime.conf.max_depth),
         )
         parent.children.append(((message.id, None), None))
         return message
@@ -103,7 +88,7 @@ class MessageBuilder:
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
     ) -> tuple[list[Any], dict[str, Any]]:
         """Arguments as wire values, as the call's serializer writes them. Raises `EncodeError`."""
-        serializer = _serializer(self._conf(), self._tasks.get(name), options)
+        serializer = _serializer(self._runtime.conf, self._tasks.get(name), options)
         write = pickled if serializer == PICKLE else to_wire
         named = {key: write(value) for key, value in kwargs.items()} if kwargs else {}
         return [write(arg) for arg in args], named
@@ -132,7 +117,7 @@ class MessageBuilder:
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
     ) -> Options:
         """A call's options with those of its route, above which the call and the task stand."""
-        if self._conf().task_routes is None:
+        if self._runtime.conf.task_routes is None:
             return options
         task, given = self._tasks.get(name), _given(options)
         if task is not None:
@@ -154,11 +139,11 @@ class MessageBuilder:
 
         Raises `ConfigurationError` for a priority on a queue that has none.
         """
-        now = self._clock()
+        now = self._runtime.clock()
         task = self._tasks.get(name)
         expires = task.policy.expires if task else None
         own = task.policy.queue if task else None
-        conf = self._conf()
+        conf = self._runtime.conf
         queue = options.queue or own or conf.task_default_queue
         fields |= _form(conf, task, queue, options)
         if fields.get("protocol") == CELERY and (fields.get("slot") or fields.get("gather")):
@@ -173,9 +158,9 @@ class MessageBuilder:
             queue = queue_for(queue, priority, conf.priority_queues)
         fields |= _carried(options)
         if options.countdown or options.eta is not None:
-            fields["not_before"] = options.not_before(now, zone_of(conf.timezone))
+            fields["not_before"] = options.not_before(now, self._runtime.zone)
         if options.expires is not None or expires is not None:
-            fields["expires"] = options.expiry(now, expires, zone_of(conf.timezone))
+            fields["expires"] = options.expiry(now, expires, self._runtime.zone)
         try:
             message = TaskMessage(
                 id=options.task_id or new_id(),
@@ -192,6 +177,22 @@ class MessageBuilder:
             raise InvalidArguments(f"{name}: {place}: {first['msg']}") from error
         tracing = open_tracing(conf.tracing)
         return message if tracing is None else in_span(tracing, message)
+
+
+def depth_below(parent: Request | None, most: int) -> int:
+    """Return how deep a call made within this one is. Raises `RecursionError`."""
+    depth = parent.depth + 1 if parent else 0
+    if depth > most:
+        raise too_deep(most)
+    return depth
+
+
+def too_deep(most: int) -> RecursionError:
+    """Make the error of tasks that start each other, or replace themselves, for ever."""
+    return RecursionError(
+        f"tasks have called each other {most} deep: does one call itself "
+        "without an end? the setting max_depth allows more"
+    )
 
 
 def _serializer(conf: Settings, task: Task[..., Any] | None, options: Options) -> str:

@@ -1,18 +1,18 @@
-"""Spans of OpenTelemetry: one for each message that is made, one for each time it is run.
+"""OpenTelemetry spans: one for each message that is made, one for each time it is run.
 
 Names and attributes follow its semantic conventions for messaging. The context travels in the
-message's headers as the propagator of the program writes it: W3C's `traceparent` by default.
+message's headers as the program's propagator writes it: W3C's `traceparent` by default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 
 from opentelemetry import propagate, trace
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from cloudq.execution.outcomes import Job
-from cloudq.execution.settlement import Settlement
+from cloudq.messages.message import TaskMessage
 from cloudq.results.record import State
 
 _FAILED = frozenset({State.FAILURE, State.REJECTED})
@@ -27,7 +27,7 @@ class Spans:
     def publish(
         self, task: str, id: str, queue: str, headers: Mapping[str, str]
     ) -> Mapping[str, str]:
-        """Make the span of a message; the headers with its context."""
+        """Make the span of a message and return the headers with the span's context."""
         with self._tracer.start_as_current_span(
             f"publish {task}", kind=SpanKind.PRODUCER, attributes=_attributes(task, id, queue)
         ):
@@ -35,9 +35,9 @@ class Spans:
             propagate.inject(carrier)
             return carrier
 
-    def run(self, job: Job, call: Callable[[Job], Settlement]) -> Settlement:
-        """Run a job in a span whose parent is the span of its message."""
-        message = job.message
+    @contextmanager
+    def running(self, message: TaskMessage, attempts: int) -> Generator[Span]:
+        """Run a message's task in a span whose parent is the span of the message."""
         with self._tracer.start_as_current_span(
             f"run {message.task}",
             context=propagate.extract(message.headers),
@@ -45,16 +45,19 @@ class Spans:
             attributes={
                 **_attributes(message.task, message.id, message.queue),
                 "cloudq.retries": message.retries,
-                "cloudq.attempts": job.delivery.attempts,
+                "cloudq.attempts": attempts,
             },
         ) as span:
-            settled = call(job)
-            span.set_attribute("cloudq.state", str(settled.state or settled.action))
-            if settled.error is not None:
-                span.record_exception(settled.error)
-            if settled.state in _FAILED:
-                span.set_status(Status(StatusCode.ERROR, settled.reason))
-            return settled
+            yield span
+
+    @staticmethod
+    def ended(span: Span, state: str, error: BaseException | None, reason: str) -> None:
+        """Note in a task's span what the task came to."""
+        span.set_attribute("cloudq.state", state)
+        if error is not None:
+            span.record_exception(error)
+        if state in _FAILED:
+            span.set_status(Status(StatusCode.ERROR, reason))
 
 
 def _attributes(task: str, id: str, queue: str) -> dict[str, str]:

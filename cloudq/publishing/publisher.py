@@ -1,64 +1,102 @@
-"""Hands an app's messages to its broker: unique calls once, delayed ones where they are found."""
+"""The way of a call to the broker: unique calls once, delayed ones where they are found again."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
-from cloudq.broker.broker import Broker
-from cloudq.broker.one_time import OneTimeSchedules, fires_at
+from cloudq.broker.one_time import fires_at
 from cloudq.broker.retry import PublishPolicy
-from cloudq.errors import BackendError
+from cloudq.errors import BackendError, ConfigurationError
 from cloudq.messages.message import TaskMessage
-from cloudq.results.backend import Backend
-from cloudq.settings import Settings
+from cloudq.publishing.builder import MessageBuilder
+from cloudq.publishing.results import ResultFactory
+from cloudq.results.result import AsyncResult
+from cloudq.runtime import Runtime
 from cloudq.tasks.call_options import Options
 from cloudq.tasks.limits.rules import Throttle, need_store
-from cloudq.tasks.task import Task
+from cloudq.tasks.limits.unique import Uniques
+from cloudq.tasks.task import Prepared, Task
 
 log = logging.getLogger("cloudq.app")
 
-
-class Sender(Protocol):
-    """The app that sends. Its broker and backend are opened when they are asked for."""
-
-    @property
-    def tasks(self) -> Mapping[str, Task[..., Any]]: ...
-    @property
-    def conf(self) -> Settings: ...
-    @property
-    def broker(self) -> Broker: ...
-    @property
-    def backend(self) -> Backend | None: ...
-    @property
-    def one_time(self) -> OneTimeSchedules | None: ...
+R = TypeVar("R")
 
 
 class Publisher:
-    """Publishes the messages of one app."""
+    """Publishes the calls of one app. `tasks` may grow."""
 
-    def __init__(self, app: Sender) -> None:
-        self._app = app
+    def __init__(
+        self,
+        runtime: Runtime,
+        tasks: Mapping[str, Task[..., Any]],
+        builder: MessageBuilder,
+        results: ResultFactory,
+    ) -> None:
+        self._runtime = runtime
+        self._tasks = tasks
+        self.builder = builder
+        self.results = results
 
-    def send(self, messages: Sequence[TaskMessage], options: Sequence[Options]) -> list[str]:
-        """Publish calls of these options; the ids, of a unique call that of its equal if there is.
+    def send(
+        self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> AsyncResult[R]:
+        """Publish one call of a task, as `task.delay` and `task.apply_async` do.
 
-        An equal call counts while it is queued or runs.
+        One with callbacks is a workflow of one task; an eager app runs the call here and now.
+        Raises `InvalidArguments`, `EncodeError`, `BrokerError`.
         """
-        named = any(each.task_id is not None for each in options)
-        policies = {
-            message.id: policy
-            for message, each in zip(messages, options, strict=True)
-            if (policy := each.publish_policy) is not None
-        }
-        if all(message.unique_key is None for message in messages):
-            self.post(messages, policies, named=named)
-            return [message.id for message in messages]
-        from cloudq.tasks.limits.unique import Uniques
+        if options.link or options.link_error:
+            return task.app.start(task.linked(options, args, kwargs), (), {})
+        if self._runtime.conf.task_always_eager:
+            return self._at_once(task, options, args, kwargs)
+        message = self.builder.of_call(task, options, args, kwargs)
+        if message.unique_key is not None:
+            [id] = self._send_unique([message], [options])
+            return self.results.of(id, task)
+        if options.publish_policy is None and message.not_before is None:
+            if task.policy.throttle is not None:
+                self._refuse_unkept(message)
+            self._runtime.broker.send((message,))
+        else:
+            self._send_all([message], [options])
+        return self.results.of(message.id, task)
 
-        uniques = Uniques(lambda: self._app.backend, self._unique_for)
-        return uniques.send(messages, lambda fresh: self.post(fresh, policies, named=named))
+    def send_many(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
+        """Publish many calls in few requests. All are checked before the first is sent."""
+        prepared = list(calls)
+        if self._runtime.conf.task_always_eager:
+            return [self._at_once(c.task, c.options, c.args, c.kwargs) for c in prepared]
+        messages = [self.message_of(call) for call in prepared]
+        options = [call.options for call in prepared]
+        if any(message.unique_key is not None for message in messages):
+            ids = self._send_unique(messages, options)
+        else:
+            self._send_all(messages, options)
+            ids = [message.id for message in messages]
+        return [self.results.of(id, call.task) for id, call in zip(ids, prepared, strict=True)]
+
+    def send_by_name(
+        self, name: str, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        """Publish a call of a task that is not registered here; its arguments are not checked."""
+        if self._runtime.conf.task_always_eager:
+            raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
+        message = self.builder.of_name(name, options, args, kwargs)
+        if message.unique_key is not None:
+            return self.results.untyped(*self._send_unique([message], [options]))
+        self._send_all([message], [options])
+        return self.results.untyped(message.id)
+
+    def message_of(self, call: Prepared[Any]) -> TaskMessage:
+        """Make the message of a call as it would be sent now. Raises as `task.delay`."""
+        return self.builder.of_call(call.task, call.options, call.args, call.kwargs)
+
+    def result_of(self, task: Task[..., R], task_id: str) -> AsyncResult[R]:
+        """Return the result of a call of this task."""
+        return self.results.of(task_id, task)
 
     def post(
         self,
@@ -67,19 +105,20 @@ class Publisher:
         *,
         named: bool,
     ) -> None:
-        """Send, and remember where long delayed messages wait, so that revoking finds them.
+        """Send messages, and note where long-delayed ones wait, so that revoking finds them.
 
         Of ids that the caller chose (`named`) something may be recorded already, which stays: of
         those only the ones that wait in the cloud's scheduler are noted, a write each.
         `policies` has, by message id, how often calls that say so are sent again.
         """
-        app = self._app
-        if app.conf.backend_url is None:
-            self._refuse_unkept(messages)
-        handles = app.broker.send(messages, policies, app.one_time)
+        for message in messages:
+            self._refuse_unkept(message)
+        runtime = self._runtime
+        handles = runtime.broker.send(messages, policies, runtime.scheduler)
         if named:
             handles = {id: handle for id, handle in handles.items() if fires_at(handle)}
-        if not handles or app.backend is None:
+        backend = runtime.backend
+        if not handles or backend is None:
             return
         places = {
             message.id: (
@@ -93,20 +132,52 @@ class Publisher:
         }
         try:
             if named:
-                app.backend.note_named(places)
+                backend.note_named(places)
             else:
-                app.backend.note_scheduled(places)
+                backend.note_scheduled(places)
         except BackendError as error:
             # They are sent: revoked ones will be dropped when they arrive, which is late.
             log.warning("delayed messages cannot be taken back before they are due: %s", error)
 
-    def _refuse_unkept(self, messages: Sequence[TaskMessage]) -> None:
+    def _send_all(self, messages: Sequence[TaskMessage], options: Sequence[Options]) -> None:
+        policies = {
+            message.id: policy
+            for message, each in zip(messages, options, strict=True)
+            if (policy := each.publish_policy) is not None
+        }
+        named = any(each.task_id is not None for each in options)
+        self.post(messages, policies, named=named)
+
+    def _send_unique(
+        self, messages: Sequence[TaskMessage], options: Sequence[Options]
+    ) -> list[str]:
+        """Send calls of which some are unique; the id of each, or of the call it is equal to.
+
+        An equal call counts while it is queued or runs.
+        """
+        by_id = {message.id: each for message, each in zip(messages, options, strict=True)}
+        send = partial(self._send_fresh, by_id)
+        return Uniques(self._runtime.backend, self._unique_for).send(messages, send)
+
+    def _send_fresh(self, options: Mapping[str, Options], messages: Sequence[TaskMessage]) -> None:
+        self._send_all(messages, [options[message.id] for message in messages])
+
+    def _at_once(
+        self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> AsyncResult[R]:
+        result = task.app.apply(task, options, args, kwargs)
+        if self._runtime.conf.task_eager_propagates:
+            result.get()
+        return result
+
+    def _refuse_unkept(self, message: TaskMessage) -> None:
         """Raise `ConfigurationError` for limits that only a result store can keep."""
-        for message in messages:
-            task = self._app.tasks.get(message.task)
-            if task is not None and task.policy.throttle is not None:
-                need_store(message.task, task.policy.throttle)
+        task = self._tasks.get(message.task)
+        if task is None or task.policy.throttle is None:
+            return
+        if self._runtime.conf.backend_url is None:
+            need_store(message.task, task.policy.throttle)
 
     def _unique_for(self, message: TaskMessage) -> float:
-        task = self._app.tasks.get(message.task)
+        task = self._tasks.get(message.task)
         return ((task and task.policy.throttle) or Throttle()).unique_for

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cloudq.broker.broker import Broker
-from cloudq.broker.one_time import OneTimeSchedules, fires_at
+from cloudq.broker.one_time import fires_at
 from cloudq.errors import ConfigurationError, ServiceError
-from cloudq.results.backend import Backend
 from cloudq.results.record import Record
 from cloudq.results.result import AsyncResult
+from cloudq.results.terminate import Stop
+from cloudq.runtime import Runtime
 from cloudq.tasks.task import Task
 
 if TYPE_CHECKING:  # loaded at its first use
-    from cloudq.monitoring.control import Control
     from cloudq.results.groups import GroupResult
 
 log = logging.getLogger("cloudq.app")
@@ -23,35 +22,25 @@ log = logging.getLogger("cloudq.app")
 R = TypeVar("R")
 
 
-class Caller(Protocol):
-    """The app whose calls they are of."""
-
-    @property
-    def tasks(self) -> Mapping[str, Task[..., Any]]: ...
-    @property
-    def broker(self) -> Broker: ...
-    @property
-    def backend(self) -> Backend | None: ...
-    @property
-    def one_time(self) -> OneTimeSchedules | None: ...
-
-
 class ResultFactory:
     """Results that read one app's store, and take delayed messages out of its queues."""
 
-    def __init__(self, app: Caller, control: Callable[[], Control]) -> None:
-        self._app = app
-        self._control = control
+    def __init__(
+        self, runtime: Runtime, tasks: Mapping[str, Task[..., Any]], terminate: Stop
+    ) -> None:
+        self._runtime = runtime
+        self._tasks = tasks
+        self._terminate = terminate
 
     def of(self, task_id: str, task: Task[..., R]) -> AsyncResult[R]:
         """The result of a call of this task."""
         return AsyncResult(
             task_id,
-            self._app.backend,
+            self._runtime.backend,
             restore=task.arguments.restore,
             task=task.name,
             take_back=self._take_back,
-            stop=self._stop,
+            stop=self._terminate,
             children=self._children,
         )
 
@@ -59,15 +48,15 @@ class ResultFactory:
         """The result of a call of which only the id is known."""
         return AsyncResult(
             task_id,
-            self._app.backend,
+            self._runtime.backend,
             take_back=self._take_back,
-            stop=self._stop,
+            stop=self._terminate,
             children=self._children,
         )
 
     def named(self, task_id: str, name: str) -> AsyncResult[Any]:
         """The result of a call of the task of this name, which need not be registered."""
-        task = self._app.tasks.get(name)
+        task = self._tasks.get(name)
         return self.untyped(task_id) if task is None else self.of(task_id, task)
 
     def group(self, id: str) -> GroupResult[Any] | None:
@@ -76,22 +65,18 @@ class ResultFactory:
 
         return restore_group(id, self.untyped(id).backend, self.named)
 
-    def _stop(self, ids: Sequence[str], signal: str, *, wait: bool, timeout: float | None) -> None:
-        """Have the workers end tasks that run; what `result.revoke(terminate=True)` does."""
-        self._control().stop(ids, signal, wait=wait, timeout=timeout)
-
     def _take_back(self, record: Record) -> bool:
         """Take a delayed message out of its queue; False where it has left already."""
         queue, _, handle = (record.scheduled or "").partition(" ")
         fires = fires_at(handle)
         try:
-            if fires is not None and (one_time := self._app.one_time) is not None:
+            if fires is not None and (one_time := self._runtime.scheduler) is not None:
                 return one_time.take_back(handle)
-            return not self._app.broker.unschedule(queue, [handle])
+            return not self._runtime.broker.unschedule(queue, [handle])
         except (ServiceError, ConfigurationError) as error:
             log.warning("task %s stays scheduled, and will be dropped then: %s", record.id, error)
-        if fires is not None and self._app.backend is not None:
-            self._app.backend.revoke(record.id, due=fires)  # the mark must be there then
+        if fires is not None and self._runtime.backend is not None:
+            self._runtime.backend.revoke(record.id, due=fires)  # the mark must be there then
         return False
 
     def _children(self, outlines: str) -> list[Any]:

@@ -19,7 +19,7 @@ from typing import Any
 from cloudq.errors import BackendError, CloudQError, PublishError, ServiceError
 from cloudq.schedules.entry import Entry, utc
 from cloudq.schedules.leader import LeaderLease
-from cloudq.schedules.schedules import Home, Scheduled, Schedules
+from cloudq.schedules.schedules import Scheduled, Schedules
 from cloudq.schedules.state import leader_key
 
 log = logging.getLogger("cloudq.schedules")
@@ -56,7 +56,6 @@ class Beat:
 
     def __init__(
         self,
-        home: Home,
         schedules: Schedules,
         *,
         hostname: str | None = None,
@@ -64,16 +63,17 @@ class Beat:
         refresh: float | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._home = home
+        runtime = schedules.runtime
+        self._runtime = runtime
         self._schedules = schedules
         self._standings = schedules.standings
         self._monotonic = monotonic
-        self._length = home.conf.beat_lease if lease is None else lease
+        self._length = runtime.conf.beat_lease if lease is None else lease
         self._refresh = self._length / 5 if refresh is None else refresh
         name = hostname or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
-        backend = home.backend
+        backend = runtime.backend
         assert backend is not None  # `standings` has looked
-        self.lease = LeaderLease(backend, leader_key(home.name), name, self._length, monotonic)
+        self.lease = LeaderLease(backend, leader_key(runtime.name), name, self._length, monotonic)
         self._declared = schedules.declared()
         self._lines: dict[str, _Line] = {}
         self._load_at = -1.0
@@ -101,7 +101,7 @@ class Beat:
             self._load(now)
         self._send_due()
         until = min((line.due for line in self._lines.values()), default=float("inf"))
-        wait = min(until - self._home.now(), self.lease.look_at - self._monotonic())
+        wait = min(until - self._runtime.clock(), self.lease.look_at - self._monotonic())
         return max(0.0, min(wait, _LONGEST_SLEEP))
 
     def next_due(self) -> float:
@@ -128,7 +128,7 @@ class Beat:
         self._lines = lines
 
     def _line(self, scheduled: Scheduled, entry: Entry) -> _Line:
-        standing, now = scheduled.standing, self._home.now()
+        standing, now = scheduled.standing, self._runtime.clock()
         if standing.last is None or standing.spec != entry.fingerprint:
             # New, or its times are others: what lies behind us is not missed.
             if over := entry.over(utc(now)):
@@ -160,7 +160,7 @@ class Beat:
     # ---- sending
 
     def _send_due(self) -> None:
-        now = self._home.now()
+        now = self._runtime.clock()
         todo: list[tuple[_Line, list[datetime], float]] = []
         for line in self._lines.values():
             if line.due <= now:
@@ -213,7 +213,7 @@ class Beat:
             sent.append((entry.name, slot))
         try:
             if calls:
-                self._home.publish(calls)
+                self._schedules.publisher.send_many(calls)
         except PublishError as error:
             for rejected in error.rejected:
                 refused[sent[rejected.index]] = error

@@ -6,21 +6,19 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from cloudq.broker.one_time import group_of, owner_of
 from cloudq.driver import Code
 from cloudq.driver.schedulers import Fields, Job, SchedulerDriver
 from cloudq.errors import CloudQError, ConfigurationError, ServiceError
-from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
 from cloudq.schedules import cloud_cron as dialects
 from cloudq.schedules.entry import Entry, utc
 from cloudq.schedules.run_id import CRON, EXPIRES, SCHEDULE, SLOT, cron_header, slot_id
 from cloudq.schedules.schedules import Scheduled, Schedules
 from cloudq.schedules.when import at, crontab, every
-from cloudq.settings import Settings
-from cloudq.tasks.task import Options, Prepared
+from cloudq.tasks.task import Options
 
 _SAYS: Mapping[str, Callable[[Entry], list[str]]] = {
     "eventbridge": dialects.eventbridge,
@@ -30,21 +28,6 @@ _MARK = "cloudq"
 # What must not depend on when the plan was made.
 _OURS = frozenset({SCHEDULE, SLOT, EXPIRES, CRON})
 _TRACES = frozenset({"traceparent", "tracestate", "baggage"})
-
-
-class Publisher(Protocol):
-    """What a plan needs of an app."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def conf(self) -> Settings: ...
-    @property
-    def codec(self) -> Codec: ...
-    @property
-    def schedules(self) -> Schedules: ...
-    def now(self) -> float: ...
-    def written(self, call: Prepared[Any]) -> TaskMessage: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +73,18 @@ class Scheduler:
     """
 
     def __init__(
-        self, app: Publisher, driver: SchedulerDriver, *, url: str, owner: str | None = None
+        self,
+        schedules: Schedules,
+        driver: SchedulerDriver,
+        *,
+        url: str,
+        owner: str | None = None,
     ) -> None:
-        self._app = app
+        self._schedules = schedules
+        self._runtime = schedules.runtime
         self._driver = driver
         self._url = url
-        self._owner = owner or app.name
+        self._owner = owner or self._runtime.name
         self.group = driver.group or group_of(self._owner)
 
     # ---- the jobs there shall be
@@ -105,14 +94,14 @@ class Scheduler:
 
         Raises `ConfigurationError` for a schedule that the cloud cannot have.
         """
-        conf = self._app.conf
+        conf = self._runtime.conf
         if conf.signing_keys and conf.signing_required:
             raise ConfigurationError(
                 "a cloud's scheduler cannot sign messages, and signing_required is on: run a beat"
             )
         found: dict[str, Job] = {}
         if schedules is None:
-            schedules = self._app.schedules.all().values()
+            schedules = self._schedules.all().values()
         for scheduled in schedules:
             if scheduled.entry is None:
                 raise ConfigurationError(scheduled.error)
@@ -126,7 +115,7 @@ class Scheduler:
         return found
 
     def _jobs_of(self, scheduled: Scheduled, entry: Entry) -> Iterable[Job]:
-        if entry.over(utc(self._app.now())):
+        if entry.over(utc(self._runtime.clock())):
             return  # a plan says so
         expressions = _SAYS[self._driver.dialect](entry)
         body, message = self._body(entry)
@@ -170,17 +159,17 @@ class Scheduler:
             headers[EXPIRES] = f"{entry.expires:g}"
         id = slot_id(entry.name, self._driver.slot or "")
         options = {k: v for k, v in entry.options.items() if k != "headers"}
-        call = self._app.schedules.prepared(
+        call = self._schedules.prepared(
             entry, Options(**options, headers=headers, task_id=id, idempotency_key=id)
         )
-        message = self._app.written(call)
+        message = self._schedules.publisher.message_of(call)
         kept = {k: v for k, v in message.headers.items() if k not in _TRACES}
         changes: dict[str, Any] = {"headers": kept, "sent_at": 0.0, "expires": None}
         if message.expires is not None and EXPIRES not in kept:
             # The task's own, which counts from the run.
             kept[EXPIRES] = f"{message.expires - message.sent_at:g}"
         message = message.model_copy(update=changes)
-        return self._app.codec.encode(message).decode(), message
+        return self._runtime.codec.encode(message).decode(), message
 
     @property
     def _mark(self) -> str:
@@ -193,7 +182,7 @@ class Scheduler:
 
         Raises `ConfigurationError`, `ServiceError`.
         """
-        found = list(self._app.schedules.all().values() if schedules is None else schedules)
+        found = list(self._schedules.all().values() if schedules is None else schedules)
         wanted = self.jobs(found)
         with self._wrapped("look at"):
             self._check_owner()
@@ -239,7 +228,7 @@ class Scheduler:
         )
 
     def _over(self, schedules: Iterable[Scheduled]) -> dict[str, str]:
-        now = utc(self._app.now())
+        now = utc(self._runtime.clock())
         every = [one.entry for one in schedules if one.entry is not None]
         return {entry.name: why for entry in every if (why := entry.over(now))}
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from cloudq.errors import ConfigurationError, InvalidArguments
-from cloudq.results.backend import Backend
+from cloudq.publishing.publisher import Publisher
 from cloudq.results.result import AsyncResult
+from cloudq.runtime import Runtime
 from cloudq.schedules.entry import (
     Entry,
     EntryOptions,
@@ -24,25 +25,10 @@ from cloudq.schedules.entry import (
 )
 from cloudq.schedules.run_id import SCHEDULE, SLOT, slot_id, slot_text
 from cloudq.schedules.state import ScheduleState, ScheduleStates
-from cloudq.settings import Settings
-from cloudq.tasks.task import Options, Prepared, Task
+from cloudq.tasks.call_options import Options
+from cloudq.tasks.task import Prepared, Task
 
 T = TypeVar("T")
-
-
-class Home(Protocol):
-    """What schedules need of their app."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def tasks(self) -> Mapping[str, Task[..., Any]]: ...
-    @property
-    def conf(self) -> Settings: ...
-    @property
-    def backend(self) -> Backend | None: ...
-    def now(self) -> float: ...
-    def publish(self, calls: Iterable[Prepared[Any]]) -> list[AsyncResult[Any]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,16 +49,20 @@ class Scheduled:
 class Schedules:
     """The schedules of one app. Those of the code are checked where they are declared.
 
-    `options` checks the options of a call, and translates them. Methods that ask or change the
-    store raise `BackendError`, and `ConfigurationError` where the app has none.
+    `tasks` may grow. `options` checks the options of a call, and translates them. Methods that
+    ask or change the store raise `BackendError`, and `ConfigurationError` where there is none.
     """
 
     def __init__(
         self,
-        home: Home,
+        runtime: Runtime,
+        tasks: Mapping[str, Task[..., Any]],
+        publisher: Publisher,
         options: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     ) -> None:
-        self._home = home
+        self.runtime = runtime
+        self.publisher = publisher
+        self._tasks = tasks
         self._options = options
         self._declared: dict[str, tuple[str, object, dict[str, Any]]] = {}
 
@@ -102,7 +92,7 @@ class Schedules:
             name: self._entry(name, task, when, given)
             for name, (task, when, given) in self._declared.items()
         }
-        conf = self._home.conf
+        conf = self.runtime.conf
         for entry in of_beat_schedule(
             conf.beat_schedule, timezone=conf.timezone, options=self._options
         ):
@@ -116,13 +106,13 @@ class Schedules:
         return found
 
     def _entry(self, name: str, task: str, when: object, given: Mapping[str, Any]) -> Entry:
-        zone = self._home.conf.timezone
+        zone = self.runtime.conf.timezone
         return entry_of(name, task, when, given, timezone=zone, options=self._options)
 
     def _check_task(self, entry: Entry) -> None:
-        task = self._home.tasks.get(entry.task)
+        task = self._tasks.get(entry.task)
         if task is None:
-            close = difflib.get_close_matches(entry.task, self._home.tasks, n=1)
+            close = difflib.get_close_matches(entry.task, self._tasks, n=1)
             hint = f" did you mean {close[0]}?" if close else ""
             raise ConfigurationError(
                 f"schedule {entry.name!r}: task {entry.task!r} is not registered:{hint} is its "
@@ -138,13 +128,13 @@ class Schedules:
     @property
     def standings(self) -> ScheduleStates:
         """What the store keeps. Raises `ConfigurationError` where the app has none."""
-        backend = self._home.backend
+        backend = self.runtime.backend
         if backend is None:
             raise ConfigurationError(
                 "the last runs of schedules, their pauses and the beats' lease are kept in the "
                 "result backend, and the app has none: set CloudQ(backend=...) or CLOUDQ_BACKEND"
             )
-        return ScheduleStates(backend, self._home.name)
+        return ScheduleStates(backend, self.runtime.name)
 
     def all(self, declared: Mapping[str, Entry] | None = None) -> dict[str, Scheduled]:
         """Every schedule, by name: one query. One that cannot be read has its error.
@@ -152,7 +142,7 @@ class Schedules:
         Without a result backend, those of the code.
         """
         code = self.declared() if declared is None else declared
-        kept = {} if self._home.backend is None else self.standings.all()
+        kept = {} if self.runtime.backend is None else self.standings.all()
         found = {
             name: Scheduled(name=name, entry=entry, standing=kept.get(name, ScheduleState()))
             for name, entry in code.items()
@@ -173,7 +163,7 @@ class Schedules:
     def get(self, name: str) -> Scheduled:
         """One schedule. Raises `ConfigurationError` where there is none of this name."""
         code = self.declared()
-        standing = self.standings.one(name) if self._home.backend is not None else None
+        standing = self.standings.one(name) if self.runtime.backend is not None else None
         if name in code:
             return Scheduled(name=name, entry=code[name], standing=standing or ScheduleState())
         if standing is not None and standing.text is not None:
@@ -206,10 +196,10 @@ class Schedules:
         check_cloud_name(name)
         if name in self.declared():
             raise ConfigurationError(f"schedule {name!r} is in the code: change it there")
-        zone = self._home.conf.timezone
+        zone = self.runtime.conf.timezone
         entry = entry_of(name, task, when, given, timezone=zone, options=self._options, stored=True)
         self._check_task(entry)
-        now = self._home.now()
+        now = self.runtime.clock()
         if next(entry.runs(utc(now)), None) is None:
             raise ConfigurationError(f"schedule {name!r}: {entry.when} has no run from now on")
         self.standings.add(entry, now, replace=replace)
@@ -230,23 +220,23 @@ class Schedules:
 
     def resume(self, name: str) -> None:
         """Have runs of it again; those of the pause are not caught up with."""
-        self.standings.resume(self.entry(name), self._home.now())
+        self.standings.resume(self.entry(name), self.runtime.clock())
 
     # ---- runs
 
     def next(self, name: str, count: int = 1) -> list[datetime]:
         """When it is due next, in its own time zone; whether it is paused does not matter."""
         entry = self.entry(name)
-        moments = islice(entry.runs(utc(self._home.now())), count)
+        moments = islice(entry.runs(utc(self.runtime.clock())), count)
         return [moment.astimezone(entry.zone) for moment in moments]
 
     def run_now(self, name: str) -> AsyncResult[Any]:
         """Send its call at once, beside its runs. Raises as `task.delay`."""
         entry = self.entry(name)
-        now = utc(self._home.now())
+        now = utc(self.runtime.clock())
         headers = {**entry.options.get("headers", {}), SCHEDULE: name, SLOT: slot_text(now)}
         call: dict[str, Any] = {**entry.options, "headers": headers, "expires": entry.expires}
-        [result] = self._home.publish([self.prepared(entry, Options(**call))])
+        [result] = self.publisher.send_many([self.prepared(entry, Options(**call))])
         return result
 
     def call(self, entry: Entry, slot: datetime) -> Prepared[Any]:
@@ -264,7 +254,7 @@ class Schedules:
 
     def prepared(self, entry: Entry, options: Options) -> Prepared[Any]:
         """The entry's call, with these options."""
-        task = self._home.tasks[entry.task]
+        task = self._tasks[entry.task]
         return Prepared(task=task, options=options, args=entry.args, kwargs=entry.kwargs)
 
 

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, tzinfo
-from typing import Any, NoReturn, Protocol, TypeVar, cast
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, NoReturn, TypeVar, cast
 
 from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
 from cloudq.messages.values import to_wire
 from cloudq.results.backend import Backend
+from cloudq.results.own_state import own_state
 from cloudq.results.result import AsyncResult
+from cloudq.runtime import Runtime
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.call_options import CallOptions, Options, checked_countdown, zoned
 from cloudq.tasks.checkpoints import Continued, load, recall, remember, save
 from cloudq.tasks.options import Policy
 from cloudq.tasks.request import Request, current_request
 from cloudq.tasks.signature import Node
+from cloudq.tasks.task_app import TaskApp
+
+log = logging.getLogger("cloudq.app")
 
 T = TypeVar("T")
-
-
-class Surroundings(Protocol):
-    """What a running task needs of its app."""
-
-    @property
-    def backend(self) -> Backend | None: ...
-
-    def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]: ...
-
-    def retries_of(self, task: BoundTask) -> int | None: ...
-
-    def update_state(self, task_id: str, fence: int, state: str, meta: Any) -> None: ...
-
-    @property
-    def zone(self) -> tzinfo: ...
-    def now(self) -> float: ...
 
 
 class BoundTask:
@@ -44,7 +34,12 @@ class BoundTask:
     name: str
     policy: Policy
     arguments: Arguments
-    _app: Surroundings
+    _app: TaskApp
+
+    @property
+    def max_retries(self) -> int | None:
+        """How often a call may be retried; None = for ever."""
+        return self.policy.retries(self._app.runtime.conf.max_retries)
 
     @property
     def request(self) -> Request:
@@ -67,7 +62,7 @@ class BoundTask:
         if task_id is None and request.called_directly:
             raise InvalidArguments(f"{self.name}.update_state: no call is running: give task_id=")
         fence = request.fence if task_id in (None, request.id) else -1
-        self._app.update_state(task_id or request.id, fence, state or "STARTED", meta)
+        record_state(self._app.runtime, task_id or request.id, fence, state or "STARTED", meta)
 
     def retry(
         self,
@@ -89,12 +84,12 @@ class BoundTask:
         `InvalidArguments` for a time that is none, or more than ten years away.
         """
         request = self.request
-        allowed = self._app.retries_of(self) if max_retries is None else max_retries
+        allowed = self.max_retries if max_retries is None else max_retries
         if request.called_directly:
             raise exc or Retry(f"{self.name} was called as a function: nobody tries it again")
         if eta is not None:
-            due = zoned(eta, self._app.zone)
-            countdown = max(0.0, due.timestamp() - self._app.now())
+            due = zoned(eta, self._app.runtime.zone)
+            countdown = max(0.0, due.timestamp() - self._app.runtime.clock())
         if countdown is not None:
             countdown = checked_countdown(countdown)
         if allowed is not None and request.retries >= allowed:
@@ -135,7 +130,9 @@ class BoundTask:
                 raise InvalidArguments(f"{self.name}.retry: {min(unusable)} cannot be changed")
             changes |= options
             if "expires" in options:
-                changes["expires"] = made.expiry(self._app.now(), None, self._app.zone)
+                changes["expires"] = made.expiry(
+                    self._app.runtime.clock(), None, self._app.runtime.zone
+                )
         return changes
 
     def replace(self, node: Node[Any]) -> NoReturn:
@@ -195,10 +192,28 @@ class BoundTask:
 
     def _kept(self, method: str) -> Backend | None:
         """Where the call's progress is kept; None for an eager one that has nowhere."""
-        backend = self._app.backend
+        backend = self._app.runtime.backend
         if backend is None and not self.request.is_eager:
             raise ConfigurationError(
                 f"{self.name}: self.{method} needs the result backend, and the app has none: "
                 "set CloudQ(backend=...) or CLOUDQ_BACKEND"
             )
         return backend
+
+
+def record_state(runtime: Runtime, task_id: str, fence: int, state: str, meta: Any) -> None:
+    """Record a state of a running task's own; what `self.update_state` does.
+
+    A negative fence stands for the one of the task's record. Raises as `update_state`.
+    """
+    record = own_state(task_id, fence, state, meta)
+    request = current_request.get()
+    backend = runtime.backend
+    if backend is None or (request is not None and request.is_eager):
+        return
+    if fence < 0:  # another task's, whose token only its record has
+        known = backend.record(task_id)
+        record = replace(record, fence=known.fence if known else 0)
+    standing = backend.advance(record)
+    if standing is not None:
+        log.warning("task %s: %s is not recorded, it is %s", task_id, state, standing.state)

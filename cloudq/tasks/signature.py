@@ -9,28 +9,19 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, cast
 
 from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.messages.ids import new_id
 from cloudq.messages.values import from_wire, to_wire
 from cloudq.results.groups import GroupResult
+from cloudq.tasks.task_app import TaskApp
 
 if TYPE_CHECKING:
     from cloudq.tasks.call_options import CallOptions
 
 R = TypeVar("R")
 S = TypeVar("S")
-
-
-class Canvas(Protocol):
-    """What starts nodes: an app."""
-
-    def start(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any: ...
-
-    def start_eagerly(
-        self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Any: ...
 
 
 class Node(Generic[R]):
@@ -41,7 +32,7 @@ class Node(Generic[R]):
     """
 
     def __init__(self) -> None:
-        self.app: Canvas | None = None
+        self.app: TaskApp | None = None
         self.id: str | None = None
         self.options: dict[str, Any] = {}
         self.links: list[Node[Any]] = []
@@ -116,7 +107,8 @@ class Node(Generic[R]):
 
     def delay(self, *args: Any, **kwargs: Any) -> Any:
         """Start it; arguments go before those of its first tasks."""
-        return self._app().start(self, args, kwargs)
+        app = self._app()
+        return _nothing(self) if app is None else app.start(self, args, kwargs)
 
     def apply_async(
         self,
@@ -126,22 +118,25 @@ class Node(Generic[R]):
     ) -> Any:
         """`delay` with options for what starts first."""
         node = self.clone().set(**options) if options else self
-        return self._app().start(node, args, kwargs or {})
+        app = self._app()
+        return _nothing(self) if app is None else app.start(node, args, kwargs or {})
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         """Run all of it here and now."""
-        return self._app().start_eagerly(self, args, kwargs or {})
+        app = self._app()
+        return _nothing(self) if app is None else app.start_eagerly(self, args, kwargs or {})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Start it, as Celery's `group(...)()` and `chain(...)()` do."""
         return self.delay(*args, **kwargs)
 
-    def _app(self) -> Canvas:
+    def _app(self) -> TaskApp | None:
+        """The app of the first part that has one; None where there is no task to run."""
         app = next(_apps(self), None)
         if app is not None:
             return app
         if next(_signatures(self), None) is None:
-            return _Nothing()
+            return None
         raise ConfigurationError(
             f"{self!r} belongs to no app: make it with task.s(...) or app.signature(...)"
         )
@@ -158,7 +153,7 @@ class Signature(Node[R]):
         options: Mapping[str, Any] | None = None,
         *,
         immutable: bool = False,
-        app: Canvas | None = None,
+        app: TaskApp | None = None,
     ) -> None:
         super().__init__()
         self.task = task
@@ -330,13 +325,9 @@ def _one_or_more(callbacks: Node[Any] | Sequence[Node[Any]]) -> Sequence[Node[An
     return [callbacks] if isinstance(callbacks, Node) else callbacks
 
 
-class _Nothing:
-    """What starts nodes that have no task in them: there is nothing to be done."""
-
-    def start(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        return None if isinstance(node, chain) else GroupResult[Any](new_id(), [])
-
-    start_eagerly = start
+def _nothing(node: Node[Any]) -> GroupResult[Any] | None:
+    """The result of a node that has no task in it."""
+    return None if isinstance(node, chain) else GroupResult[Any](new_id(), [])
 
 
 def _signatures(node: Node[Any]) -> Iterator[Signature[Any]]:
@@ -357,7 +348,7 @@ def _signatures(node: Node[Any]) -> Iterator[Signature[Any]]:
             stack += (current.header, current.body)
 
 
-def _apps(node: Node[Any]) -> Iterator[Canvas]:
+def _apps(node: Node[Any]) -> Iterator[TaskApp]:
     parts = itertools.chain([node], _signatures(node))
     return (each.app for each in parts if each.app is not None)
 
@@ -464,7 +455,7 @@ def to_dict(node: Node[Any]) -> dict[str, Any]:
     return made
 
 
-def from_dict(made: Mapping[str, Any], app: Canvas | None = None) -> Node[Any]:
+def from_dict(made: Mapping[str, Any], app: TaskApp | None = None) -> Node[Any]:
     """The node in JSON values. Raises `InvalidArguments` for what is none."""
     node = _kind(made, app)
     node.id = made.get("id")
@@ -474,7 +465,7 @@ def from_dict(made: Mapping[str, Any], app: Canvas | None = None) -> Node[Any]:
     return node
 
 
-def _kind(made: Mapping[str, Any], app: Canvas | None) -> Node[Any]:
+def _kind(made: Mapping[str, Any], app: TaskApp | None) -> Node[Any]:
     match made:
         case {"task": str(task)}:
             return Signature(

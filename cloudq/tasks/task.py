@@ -4,44 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import islice
-from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast
+from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, cast
 
 from cloudq.errors import MaxRetriesExceeded
 from cloudq.messages.ids import new_id
 from cloudq.results.result import AsyncResult, EagerResult
 from cloudq.tasks.arguments import Arguments
-from cloudq.tasks.bound import BoundTask, Surroundings
+from cloudq.tasks.bound import BoundTask
 from cloudq.tasks.call_options import CallOptions, Options, check_names
 from cloudq.tasks.hooks import HOOKS, Hooks
 from cloudq.tasks.on_commit import on_commit
 from cloudq.tasks.options import Policy, TaskOptions
-from cloudq.tasks.signature import Canvas, Signature, group
+from cloudq.tasks.signature import Signature, group
+from cloudq.tasks.task_app import TaskApp
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
 
+def _portion(source: Iterator[Sequence[Any]], size: int) -> list[Sequence[Any]]:
+    return list(islice(source, size))
+
+
 def _call_of(kind: type[Any]) -> object:
     return kind.__call__
-
-
-class TaskApp(Canvas, Surroundings, Protocol):
-    """What a task needs of its app."""
-
-    def send(
-        self, task: Task[..., T], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> AsyncResult[T]: ...
-
-    def apply(
-        self, task: Task[..., T], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> EagerResult[T]: ...
-
-    def result_of(self, task: Task[..., T], task_id: str) -> AsyncResult[T]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +74,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         self.declared: TaskOptions = {}  # what the decorator said, for annotations to stand above
         self.arguments = arguments
         self.bind = bind
-        self._app: TaskApp = app  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._app = app
         self._call_options = call_options or Options()
         self.hooked = False  # whether any hook is overridden, so that others cost nothing
         self.wrapped = _call_of(type(self)) is not _call_of(Task)
@@ -123,11 +115,6 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         """The app that the task belongs to."""
         return self._app
 
-    @property
-    def max_retries(self) -> int | None:
-        """How often a call may be retried; None = for ever."""
-        return self._app.retries_of(self)
-
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The bare function, without what a subclass has around it in `__call__`."""
         return cast("R", self.function(*((self, *args) if self.bind else args), **kwargs))
@@ -138,7 +125,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send one call to the queue. Raises `InvalidArguments`, `EncodeError`, `BrokerError`."""
-        return self._app.send(self, self._call_options, args, kwargs)
+        return self._app.publisher.send(self, self._call_options, args, kwargs)
 
     def delay_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """`delay` when Django's transaction commits, and not at all when it is rolled back.
@@ -160,9 +147,10 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         given = dict(kwargs or {})
         self.arguments.check(args, given)
         made = replace(made, task_id=made.task_id or new_id())
+        publisher = self._app.publisher
         return on_commit(
-            lambda: self._app.send(self, made, args, given),
-            lambda: self._app.result_of(self, str(made.task_id)),
+            partial(publisher.send, self, made, args, given),
+            partial(publisher.result_of, self, str(made.task_id)),
         )
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
@@ -183,7 +171,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
         `link` is called with the value when the task has succeeded, `link_error` when it failed.
         """
-        return self._app.send(self, self._merged(options), args, kwargs or {})
+        return self._app.publisher.send(self, self._merged(options), args, kwargs or {})
 
     def apply(
         self,
@@ -204,7 +192,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
     def AsyncResult(self, task_id: str) -> AsyncResult[R]:  # noqa: N802 (Celery's name)
         """The result of one of this task's calls, by its id."""
-        return self._app.result_of(self, task_id)
+        return self._app.publisher.result_of(self, task_id)
 
     def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """A signature: this call, not made yet, with all or some of its arguments."""
@@ -240,13 +228,22 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
     def chunks(self, items: Iterable[Sequence[Any]], size: int) -> group[list[R]]:
         """A group of `starmap`s over `size` items each."""
-        source = iter(items)
-        return group([self.starmap(part) for part in iter(lambda: list(islice(source, size)), [])])
+        parts = iter(partial(_portion, iter(items), size), [])
+        return group([self.starmap(part) for part in parts])
 
     def _given(self) -> dict[str, Any]:
         """The options that `options()` has set."""
         given = {name: getattr(self._call_options, name) for name in CallOptions.__annotations__}
         return {name: value for name, value in given.items() if value is not None}
+
+    def linked(
+        self, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Signature[R]:
+        """The signature of a call with callbacks: its other options, and those."""
+        given = {field.name: getattr(options, field.name) for field in fields(options)}
+        named = {name: value for name, value in given.items() if value is not None}
+        made = Signature[R](self.name, args, kwargs, app=self._app)
+        return made.set(**cast("CallOptions", named))
 
     def options(self, **options: Unpack[CallOptions]) -> Task[P, R]:
         """A copy of this task whose calls have these options: `t.options(countdown=5).delay()`."""

@@ -109,7 +109,7 @@ class Worker:
         self._heartbeat = self._actions.heartbeat()
         self._beat: BeatThread | None = None
         if options.beat:
-            self._beat = BeatThread(Beat(app, app.schedules, hostname=options.hostname))
+            self._beat = BeatThread(Beat(app.schedules, hostname=options.hostname))
 
     def run(self) -> int:
         """Work until stopped; the exit code: 0 after a warm stop, 1 after a cold one.

@@ -17,6 +17,7 @@ from cloudq import CloudQ
 from cloudq.cli import main
 from cloudq.driver import Outgoing
 from cloudq.driver.loader import open_broker, parse
+from cloudq.tasks.bound import record_state
 
 APP = ("-A", "shop:app")
 
@@ -216,7 +217,7 @@ def test_json_is_all_that_is_on_standard_output(command):
 
 def test_progress_is_shown_under_the_tasks_own_name_for_it(command, project):
     with CloudQ("caller", broker=f"sqlite:///{project}/shop.db") as app:
-        app.update_state("running", 1, "PROGRESS", {"done": 3})
+        record_state(app.runtime, "running", 1, "PROGRESS", {"done": 3})
     read = command("result", *APP, "running", "--json").json
     assert (read["state"], read["meta"]) == ("PROGRESS", {"done": 3})
     shown = command("result", *APP, "running").out

@@ -284,7 +284,7 @@ def test_a_retry_of_a_celery_message_is_one_again(app: CloudQ) -> None:
     again = json.loads(base64.b64decode(waiting.body))
     assert again["headers"]["retries"] == 1
     assert datetime.fromisoformat(again["headers"]["eta"]) > datetime.now(UTC)
-    assert app.codec.decode(waiting.body, queue="default", limit=LIMIT).args == [5]
+    assert app.runtime.codec.decode(waiting.body, queue="default", limit=LIMIT).args == [5]
 
 
 def test_protocol_and_queue_produce_say_what_is_written(app: CloudQ) -> None:

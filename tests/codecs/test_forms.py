@@ -429,13 +429,13 @@ def test_what_is_refused_is_dead_lettered_with_its_reason(
     @app.task(name="t")
     def run(*args: Any) -> None: ...
 
-    good = app.codec.encode(TaskMessage(id="good", task="t", queue="default"))
+    good = app.runtime.codec.encode(TaskMessage(id="good", task="t", queue="default"))
     bomb = base64.b64encode(zlib.compress(b" " * 20_000_000)).decode()
     inside = b'"app":"shop","queue":"default","zip":"zlib","body":"%b"}' % bomb.encode()
     sent = {
-        "bomb": app.codec.keyring.signed(inside),
+        "bomb": app.runtime.codec.keyring.signed(inside),
         "unsigned": encode(TaskMessage(id="a", task="t")),
-        "unknown": app.codec.keyring.signed(
+        "unknown": app.runtime.codec.keyring.signed(
             b'"app":"shop","queue":"default","type":"toml","body":""}'
         ),
         "forged": good.replace(b"good", b"evil"),
@@ -476,7 +476,7 @@ def test_keys_are_never_shown() -> None:
     assert OLD not in repr(app.conf)
     assert OLD not in str(app.conf.model_dump())
     assert OLD not in app.conf.model_dump_json()
-    assert OLD not in repr(app.codec)
+    assert OLD not in repr(app.runtime.codec)
     short = "too short a key"
     for values in (
         {"signing_keys": {"k": short}},

@@ -46,10 +46,10 @@ class Bench(CloudQ):
         self.queues = MemoryBroker(self.held)
         self.wire = FaultyBroker(self.queues)
         self.store = FaultyStore(MemoryBackend(MemoryItems(self.clock)))
-        self._backend = backend = Backend(
+        self.runtime._backend = backend = Backend(
             self.store, url="faulty://", expires=self.conf.result_expires
         )
-        self._broker = Broker(
+        self.runtime._broker = Broker(
             self.wire,
             url="faulty://",
             publish_retries=self.conf.publish_retries,

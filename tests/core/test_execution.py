@@ -564,7 +564,7 @@ def test_started_is_recorded_where_it_is_tracked(app: Bench) -> None:
 
 def test_an_app_without_a_backend_runs_tasks(app: Bench) -> None:
     app.conf.backend = "none"
-    app._backend = None
+    app.runtime._backend = None
     task = task_of(app)
     task.delay()
     assert app.step().state is State.SUCCESS

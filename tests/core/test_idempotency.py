@@ -234,7 +234,7 @@ def test_a_claim_that_the_store_will_never_take_is_a_failure(app: Bench, charge:
 
 def test_without_a_backend_there_is_nothing_to_claim(app: Bench, charge: Any) -> None:
     app.conf.backend = "none"
-    app._backend = None
+    app.runtime._backend = None
     charge.delay(1)
     charge.delay(1)
     app.work()

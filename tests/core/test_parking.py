@@ -232,7 +232,7 @@ def test_a_store_that_is_down_sends_nothing(app: Bench, task: Any) -> None:
 
 
 def test_without_a_store_a_delay_is_refused_at_the_call(app: Bench, task: Any) -> None:
-    app._broker = Broker(app.wire, url="faulty://")  # pyright: ignore[reportPrivateUsage]
+    app.runtime._broker = Broker(app.wire, url="faulty://")  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(ConfigurationError, match="no backend that could keep them"):
         task.apply_async([1], countdown=60)
 

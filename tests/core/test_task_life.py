@@ -23,6 +23,7 @@ from cloudq import (
 from cloudq.messages.values import decode
 from cloudq.monitoring.task_logger import get_task_logger
 from cloudq.results.record import Record, fence
+from cloudq.tasks.bound import record_state
 from cloudq.testing import drain
 from tests.core.bench import Bench
 
@@ -295,14 +296,14 @@ def test_a_state_of_a_later_delivery_is_not_overwritten(
     app: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     app.task(name="t")(lambda: 1)
-    app.update_state("x", 5, "LATER", None)
-    app.update_state("x", 4, "EARLIER", None)
+    record_state(app.runtime, "x", 5, "LATER", None)
+    record_state(app.runtime, "x", 4, "EARLIER", None)
     assert app.AsyncResult("x").state == "LATER"
     assert "EARLIER is not recorded" in caplog.text
 
 
 def test_a_later_record_of_a_try_takes_the_place_of_its_progress(app: Bench) -> None:
-    app.update_state("x", 1, "PROGRESS", {"done": 1})
+    record_state(app.runtime, "x", 1, "PROGRESS", {"done": 1})
     assert app.backend is not None
     assert app.backend.advance(Record(id="x", state=State.RETRY, fence=2)) is None
     assert (app.AsyncResult("x").state, app.AsyncResult("x").info) == (State.RETRY, None)
@@ -325,7 +326,7 @@ def test_progress_has_the_token_of_its_delivery(app: Bench) -> None:
 
 def test_another_tasks_state_can_be_set_by_its_id(app: Bench) -> None:
     task = app.task(name="t")(print)
-    app.update_state("x", 5, "LATER", None)
+    record_state(app.runtime, "x", 5, "LATER", None)
     task.update_state(task_id="x", state="HELPED", meta="by hand")
     assert (app.AsyncResult("x").state, app.AsyncResult("x").info) == ("HELPED", "by hand")
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from cloudq.messages.salvage import salvage
 
 from cloudq import (
     AsyncResult,
@@ -21,6 +20,7 @@ from cloudq import (
     chord,
 )
 from cloudq.driver import Outgoing
+from cloudq.execution.salvage import salvage
 from cloudq.execution.settlement import commit
 from cloudq.testing import drain
 from tests.core.bench import Bench

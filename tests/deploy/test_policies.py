@@ -265,7 +265,7 @@ def test_who_applies_schedules_may_do_that_and_no_more(
     driver.client.create_schedule_group(Name=plan.scheduling.group, Tags=tags)
     calls.made.clear()
     with closing(driver):
-        cloud = Scheduler(app, driver, url="eventbridge://")
+        cloud = Scheduler(app.schedules, driver, url="eventbridge://")
         cloud.apply(cloud.plan())
         app.schedules.pause("often")
         cloud.apply(cloud.plan())

@@ -93,7 +93,7 @@ def test_the_template_has_what_the_command_would_make(app: CloudQ, aws: Endpoint
     plan = planned(app)
     url = scheduler_url(plan, PLACE)
     with closing(open_scheduler(parse(f"{url}&endpoint_url={aws.url}"))) as driver:
-        scheduler = Scheduler(app, driver, url="eventbridge://")
+        scheduler = Scheduler(app.schedules, driver, url="eventbridge://")
         wanted = {name: driver.fields(job) for name, job in scheduler.jobs().items()}
         assert plan.scheduling is not None
         assert scheduler.group == plan.scheduling.group
@@ -137,7 +137,7 @@ def test_stages_of_an_app_have_groups_of_their_own(app: CloudQ, aws: Endpoint) -
     assert staged.scheduling.group == "cloudq-staging"
     url = scheduler_url(staged, PLACE)
     with closing(open_scheduler(parse(f"{url}&endpoint_url={aws.url}"))) as driver:
-        assert Scheduler(app, driver, url="").group == "cloudq-staging"
+        assert Scheduler(app.schedules, driver, url="").group == "cloudq-staging"
 
 
 def test_all_that_cannot_be_is_named_before_anything_is_made() -> None:

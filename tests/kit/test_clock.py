@@ -30,7 +30,7 @@ def app() -> Iterator[CloudQ]:
 def test_a_countdown_runs_when_its_time_has_come_and_not_before(
     app: CloudQ, clock: VirtualClock
 ) -> None:
-    task: Any = app.task(name="t")(lambda: app.now())
+    task: Any = app.task(name="t")(lambda: app.runtime.clock())
     with worker(app, clock=clock):
         result = task.apply_async(countdown=3600)
         clock.advance(3599.5)
@@ -40,7 +40,7 @@ def test_a_countdown_runs_when_its_time_has_come_and_not_before(
 
 
 def test_an_eta_is_by_the_clock(app: CloudQ, clock: VirtualClock) -> None:
-    task: Any = app.task(name="t")(lambda: app.now())
+    task: Any = app.task(name="t")(lambda: app.runtime.clock())
     with worker(app, clock=clock):
         result = task.apply_async(eta=clock.now() + timedelta(days=30))
         clock.advance(30 * 86_400)

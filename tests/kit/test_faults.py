@@ -44,7 +44,7 @@ def send(app: CloudQ, count: int, name: str = "t") -> list[Any]:
 
 
 def clock_of(app: CloudQ) -> VirtualClock:
-    found = app.services.clock
+    found = app.runtime.services.clock
     assert isinstance(found, VirtualClock)
     return found
 

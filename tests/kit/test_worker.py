@@ -24,11 +24,11 @@ def app() -> Iterator[CloudQ]:
 
 def test_a_worker_runs_what_is_sent_and_the_app_is_as_it_was_afterwards(app: CloudQ) -> None:
     task: Any = app.task(name="double")(lambda n: 2 * n)
-    services, conf = app.services, app.conf
+    services, conf = app.runtime.services, app.conf
     with worker(app):
         assert app.conf.broker.startswith("memory://")
         assert task.delay(4).get(timeout=10) == 8
-    assert (app.services, app.conf) == (services, conf)
+    assert (app.runtime.services, app.conf) == (services, conf)
     assert app.conf.broker == "sqs://eu-west-1"
 
 

@@ -31,7 +31,9 @@ class Shop:
 
         @self.app.task(name="note", bind=True)
         def note(self_: Any, tag: str = "") -> None:
-            self.ran.append((self_.request.headers["cloudq-slot"], self.app.now() - START))
+            self.ran.append(
+                (self_.request.headers["cloudq-slot"], self.app.runtime.clock() - START)
+            )
 
         self.note = note
 
@@ -40,7 +42,7 @@ class Shop:
         return [when for _, when in self.ran]
 
     def beat(self, **more: Any) -> Beat:
-        return Beat(self.app, self.app.schedules, monotonic=self.app.now, **more)
+        return Beat(self.app.schedules, monotonic=self.app.runtime.clock, **more)
 
 
 @pytest.fixture
@@ -166,7 +168,7 @@ def test_a_schedule_whose_times_change_has_missed_nothing(shop: Shop) -> None:
     shop.app.periodic(crontab("0 7 * * *"))(shop.note)
     with beat(shop.app):
         shop.clock.advance(12 * 3600)
-    vars(shop.app).pop("_schedules", None)  # another version of the code
+    vars(shop.app).pop("schedules", None)  # another version of the code
     shop.app.periodic(crontab("0 10 * * *"))(shop.note)
     with beat(shop.app):
         shop.clock.advance(3600)
@@ -299,11 +301,11 @@ class TestTheLead:
             second.tick()
             shop.clock.advance(1)
         assert first.leads
-        died = shop.app.now()
+        died = shop.app.runtime.clock()
         while not second.leads:
             shop.clock.advance(0.5)
             second.tick()
-        assert shop.app.now() - died <= 30
+        assert shop.app.runtime.clock() - died <= 30
         for _ in range(20):
             second.tick()
             shop.clock.advance(1)
@@ -336,7 +338,9 @@ class TestTheLead:
         key = Key("lead", "x")
         ahead = {"a": 0.0, "b": 1e9}
         a, b = (
-            LeaderLease(backend, key, name, 30.0, lambda name=name: shop.app.now() + ahead[name])
+            LeaderLease(
+                backend, key, name, 30.0, lambda name=name: shop.app.runtime.clock() + ahead[name]
+            )
             for name in "ab"
         )
         for _ in range(60):
@@ -348,7 +352,7 @@ class TestTheLead:
     def test_a_beat_needs_a_store(self) -> None:
         app = CloudQ("bare", broker="memory://bare", backend="none")
         with pytest.raises(ConfigurationError, match="the app has none: set CloudQ"):
-            Beat(app, app.schedules)
+            Beat(app.schedules)
 
 
 class TestFailures:
@@ -450,7 +454,7 @@ class TestFailures:
         assert beating.leads
         faults.store_down(calls=10_000)
         for _ in range(21):
-            failing.clock._set(failing.app.now() + 1)  # pyright: ignore[reportPrivateUsage]
+            failing.clock._set(failing.app.runtime.clock() + 1)  # pyright: ignore[reportPrivateUsage]
             with suppress(BackendError):
                 beating.tick()
         assert not beating.leads

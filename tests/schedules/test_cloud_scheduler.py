@@ -28,7 +28,7 @@ class Shop:
         self.driver: CloudScheduler = open_scheduler(
             parse(f"cloudscheduler://my-project/europe-west1?emulator=127.0.0.1:{server.port}")
         )
-        self.cloud = Scheduler(self.app, self.driver, url="cloudscheduler://my-project")
+        self.cloud = Scheduler(self.app.schedules, self.driver, url="cloudscheduler://my-project")
         self.ran: list[str] = []
 
         @self.app.task(name="note", bind=True)
@@ -94,7 +94,7 @@ def test_the_cloud_is_made_equal_to_the_code(shop: Shop) -> None:
         "UTC",
     )
     assert shop.job("cloudq-shop-c").state.name == "PAUSED"
-    vars(shop.app).pop("_schedules", None)
+    vars(shop.app).pop("schedules", None)
     shop.declare(crontab("30 8 * * 1-5"), "a.morning", timezone="Europe/Vienna")
     shop.declare(crontab("0 0 13 * 5"), "c")
     assert shop.apply() == [
@@ -108,13 +108,15 @@ def test_the_cloud_is_made_equal_to_the_code(shop: Shop) -> None:
 def test_a_run_is_known_by_when_it_was_published(shop: Shop) -> None:
     shop.declare(crontab("30 7 * * 1"), "weekly", expires=3600)
     shop.apply()
-    shop.app.services = type(shop.app.services)(clock=lambda: MONDAY + 60)
+    shop.app.runtime.services = type(shop.app.runtime.services)(clock=lambda: MONDAY + 60)
     assert shop.deliver("cloudq-shop-weekly", MONDAY) == "ran"
     # Published again by a retry, minutes later: the same run.
     assert shop.deliver("cloudq-shop-weekly", MONDAY + 200) == "already done"
     assert shop.ran == ["2100-03-01T07:30:00Z"]
     # A week later, two hours after its time.
-    shop.app.services = type(shop.app.services)(clock=lambda: MONDAY + 7 * 86_400 + 7200)
+    shop.app.runtime.services = type(shop.app.runtime.services)(
+        clock=lambda: MONDAY + 7 * 86_400 + 7200
+    )
     assert shop.deliver("cloudq-shop-weekly", MONDAY + 7 * 86_400) == "expired"
 
 

@@ -53,14 +53,14 @@ class Shop:
 
     @property
     def cloud(self) -> Scheduler:
-        return Scheduler(self.app, self.driver, url="eventbridge://us-east-1")
+        return Scheduler(self.app.schedules, self.driver, url="eventbridge://us-east-1")
 
     def declare(self, when: object, name: str, **more: Any) -> None:
         self.app.periodic(when, name=name, **more)(self.note)
 
     def anew(self) -> None:
         """Forget what was declared, as another version of the code."""
-        vars(self.app).pop("_schedules", None)
+        vars(self.app).pop("schedules", None)
 
     def apply(self) -> Plan:
         plan = self.cloud.plan()
@@ -251,7 +251,7 @@ def test_another_role_and_other_retries_are_a_change(shop: Shop, aws: Endpoint) 
     other = "arn:aws:iam::000000000000:role/other"
     url = f"eventbridge://us-east-1?role={other}&retries=3&max_age=600&endpoint_url={aws.url}"
     driver = open_scheduler(parse(url))
-    cloud = Scheduler(shop.app, driver, url="eventbridge://us-east-1")
+    cloud = Scheduler(shop.app.schedules, driver, url="eventbridge://us-east-1")
     plan = cloud.plan()
     assert [dict(step.parts) for step in plan.steps] == [
         {
@@ -387,7 +387,7 @@ class TestRefusals:
     def test_no_role(self, shop: Shop, aws: Endpoint) -> None:
         shop.declare(every(60), "a")
         driver = open_scheduler(parse(f"eventbridge://us-east-1?endpoint_url={aws.url}"))
-        cloud = Scheduler(shop.app, driver, url="eventbridge://")
+        cloud = Scheduler(shop.app.schedules, driver, url="eventbridge://")
         with pytest.raises(ConfigurationError, match="needs role=ARN"):
             cloud.plan()
         driver.close()

@@ -15,7 +15,7 @@ from cloudq import CloudQ, ConfigurationError, PublishError
 from cloudq.driver import Code, Key, Outgoing, StoreAdmin
 from cloudq.driver.loader import parse
 from cloudq.results.record import State
-from cloudq.services import Services
+from cloudq.runtime import Services
 from cloudq.testing import drain, eventually
 from cloudq_aws.eventbridge import EventBridge, open_scheduler
 from localstack.servers import Endpoint
@@ -59,7 +59,7 @@ class Shop:
                 **conf,
             },
         )
-        self.app.services = Services(clock=lambda: time.time() + self.ahead)
+        self.app.runtime.services = Services(clock=lambda: time.time() + self.ahead)
         self.app.broker.admin.create(self.queue, lease=30, max_deliveries=30)
         if self.app.backend is not None:
             assert isinstance(self.app.backend.driver, StoreAdmin)
@@ -68,7 +68,7 @@ class Shop:
 
         @self.app.task(name="note")
         def note(tag: str = "") -> str:
-            self.ran.append((tag, self.app.now()))
+            self.ran.append((tag, self.app.runtime.clock()))
             return tag
 
         self.note = note
@@ -287,8 +287,8 @@ class TestRefusals:
     def test_a_busy_scheduler_is_asked_again(self, aws: Endpoint) -> None:
         with refusing(aws) as proxy:
             shop = Shop(aws, scheduler=proxy.url)
-            clock = shop.app.services.clock
-            shop.app.services = Services(clock=clock, sleep=lambda _: proxy.heal())
+            clock = shop.app.runtime.services.clock
+            shop.app.runtime.services = Services(clock=clock, sleep=lambda _: proxy.heal())
             shop.app.close()
             proxy.refuse("POST", 429, "ThrottlingException")
             result = shop.note.apply_async(countdown=2 * HOUR)

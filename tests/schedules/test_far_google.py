@@ -13,7 +13,7 @@ pytest.importorskip("google.cloud.tasks_v2")
 from cloudq import CloudQ
 from cloudq.driver import Outgoing, Scheduling
 from cloudq.results.record import State
-from cloudq.services import Services
+from cloudq.runtime import Services
 from cloudq.testing import drain
 from localstack.servers import Endpoint
 from tests.contracts.cloud_tasks_server import CloudTasksServer, serving_tasks
@@ -34,7 +34,7 @@ class Shop:
             backend=f"memory://{unique()}",
             task_default_queue=self.queue,
         )
-        self.app.services = Services(clock=lambda: time.time() + self.ahead)
+        self.app.runtime.services = Services(clock=lambda: time.time() + self.ahead)
         self.app.broker.admin.create(self.queue, lease=30, max_deliveries=5)
         self.ran: list[str] = []
 

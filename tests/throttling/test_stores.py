@@ -92,7 +92,7 @@ def test_a_key_of_many_places_fits_into_an_item(backend: Backend) -> None:
 
 def test_one_call_of_a_key_is_sent(backend: Backend) -> None:
     sent: list[str] = []
-    uniques = Uniques(lambda: backend, lambda message: 600.0)
+    uniques = Uniques(backend, lambda message: 600.0)
 
     def publish(*ids: str) -> list[str]:
         messages = [TaskMessage(id=id, task="t", unique_key=ODD) for id in ids]

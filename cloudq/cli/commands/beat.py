@@ -45,7 +45,7 @@ def beat(
     app = target.load()
     refuse_memory(app)
     with app, held(pidfile) if pidfile is not None else nullcontext():
-        thread = BeatThread(Beat(app, app.schedules, hostname=hostname, lease=lease))
+        thread = BeatThread(Beat(app.schedules, hostname=hostname, lease=lease))
 
         def stop(number: int, frame: FrameType | None) -> None:
             thread.ask()

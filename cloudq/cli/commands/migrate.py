@@ -166,7 +166,7 @@ def _codec(target: Target) -> Codec | None:
         return None
     app = target.load()
     app.close()
-    return app.codec
+    return app.runtime.codec
 
 
 def _names(given: Sequence[str]) -> Mapping[str, str]:

@@ -74,7 +74,7 @@ def _opened(target: Target, url: str | None) -> Generator[Scheduler]:
         )
     driver = cast("SchedulerDriver", plugins.open_scheduler(url))
     with app:
-        cloud = Scheduler(app, driver, url=url.partition("?")[0])
+        cloud = Scheduler(app.schedules, driver, url=url.partition("?")[0])
         try:
             yield cloud
         finally:

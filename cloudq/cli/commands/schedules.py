@@ -34,7 +34,7 @@ def list_schedules(target: Target, json: JsonOption = False) -> None:
     """Show the schedules of the app, those of its code and those made at run time."""
     app = target.load()
     with app:
-        now = utc(app.now())
+        now = utc(app.runtime.clock())
         found = sorted(app.schedules.all().values(), key=lambda one: one.name)
         leader = app.schedules.standings.leader() if app.backend is not None else None
         rows = [_described(scheduled, now) for scheduled in found]
@@ -101,7 +101,7 @@ def next_runs(
     app = target.load()
     with app:
         entry = app.schedules.entry(name)
-        start = utc(app.now()) if after is None else entry.bound(after)
+        start = utc(app.runtime.clock()) if after is None else entry.bound(after)
         assert start is not None  # `after` is not None
         moments = list(islice(entry.runs(start), count))
     differing = clouds_at(entry, start, moments[-1]) if moments else []
@@ -200,7 +200,7 @@ def add(
         given["queue"] = queue
     with _kept(target) as app:
         entry = app.schedules.add(name, task, when, replace=replace, **given)
-        following = next(entry.runs(utc(app.now())))
+        following = next(entry.runs(utc(app.runtime.clock())))
     say(f"{name} runs next at {local(following, entry)}")
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
-from cloudq import app
+from cloudq import app, settings
 from cloudq.contrib.celery.conf import Conf, check_name, read_source
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.task import Task, call_options, task_options
@@ -100,18 +100,15 @@ class Celery(app.CloudQ):
     # ---- settings
 
     @property
-    def conf(self) -> Conf:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def conf(self) -> Conf:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The settings: `app.conf.timezone`, `app.conf["timezone"]`, `app.conf.update(...)`."""
-        return self._conf
+        return Conf(self.runtime.conf, self._raw, self._updated)
 
-    @conf.setter
-    def conf(self, settings: Settings | Conf) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        if isinstance(settings, Conf):
-            settings = settings.settings()
-        missing = DEFAULTS.keys() - settings.model_fields_set
-        if missing:
-            settings = settings.model_copy(update={name: DEFAULTS[name] for name in missing})
-        self._conf = Conf(settings, self._raw, self._updated)
+    def _settings(self, given: Mapping[str, Any]) -> Settings:
+        """Read the settings, with Celery's defaults for those that nobody has set."""
+        found = super()._settings(given)
+        missing = DEFAULTS.keys() - found.model_fields_set
+        return found.model_copy(update={name: DEFAULTS[name] for name in missing})
 
     def config_from_object(
         self,
@@ -148,21 +145,18 @@ class Celery(app.CloudQ):
 
         Those that a broker or a store is opened with cannot change once it is.
         """
-        with self._lock:
-            opened = self._broker, self._backend
+        with self.runtime.lock:
             fixed = [n for n in _OPENED_WITH & values.keys() if values[n] != getattr(self.conf, n)]
-            if not fixed:
-                self._broker = self._backend = None
-            try:
-                super().configure(**values)
-            finally:
-                self._broker, self._backend = opened
+            if fixed:
+                super().configure(**values)  # refuses once they are in use
+            else:
+                self._configure(self._given | settings.plain_names(values))
 
     def _updated(self, values: Mapping[str, Any]) -> Conf:
         named = {modern(name) if name.isupper() else name: v for name, v in values.items()}
         self.configure(**self._taken(named))
         self._raw |= named
-        return self._conf
+        return self.conf
 
     def _taken(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Settings as cloudq has them; what else there was is kept as it was given."""

@@ -34,10 +34,8 @@ def unique_key(message: TaskMessage) -> Key | None:
 class Uniques:
     """Sends calls unless an equal one is queued or runs. `lasts` gives a claim's length in s."""
 
-    def __init__(
-        self, backend: Callable[[], Backend | None], lasts: Callable[[TaskMessage], float]
-    ) -> None:
-        self._open = backend
+    def __init__(self, backend: Backend | None, lasts: Callable[[TaskMessage], float]) -> None:
+        self._backend = backend
         self._lasts = lasts
 
     def send(self, messages: Sequence[TaskMessage], send: Send) -> list[str]:
@@ -45,7 +43,7 @@ class Uniques:
 
         Two requests for each that has a key. Raises `BackendError`, and what `send` raises.
         """
-        backend = self._open()
+        backend = self._backend
         if backend is None:
             raise ConfigurationError(
                 "unique calls are claimed in the result backend, and the app has none: "

@@ -83,7 +83,7 @@ class ScheduleContract(_Fixtures):
     @pytest.fixture
     def cloud(self, app: CloudQ, driver: SchedulerDriver) -> Scheduler:
         """The app's plans."""
-        return Scheduler(app, driver, url="cloud://")
+        return Scheduler(app.schedules, driver, url="cloud://")
 
     def declare(self, app: CloudQ, when: object, name: str, **more: Any) -> None:
         """Have the task run."""
@@ -91,7 +91,7 @@ class ScheduleContract(_Fixtures):
 
     def anew(self, app: CloudQ) -> None:
         """Forget what was declared, as another version of the code."""
-        vars(app).pop("_schedules", None)
+        vars(app).pop("schedules", None)
 
     def apply(self, cloud: Scheduler) -> list[tuple[str, str]]:
         """Carry a plan out; its changes, by the names of the entries."""
@@ -213,7 +213,7 @@ class ScheduleContract(_Fixtures):
             away.current(group)
         assert away.error_code(caught.value) == Code.UNREACHABLE
         with pytest.raises(ServiceError, match="cannot look at schedules in cloud://") as wrapped:
-            Scheduler(app, away, url="cloud://").plan()
+            Scheduler(app.schedules, away, url="cloud://").plan()
         assert wrapped.value.code == Code.UNREACHABLE
 
     @pytest.mark.parametrize("name", ["every day", "tägl", ""])

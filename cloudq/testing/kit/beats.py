@@ -35,7 +35,7 @@ def beat(app: CloudQ) -> Generator[Beat]:
     if inside is None or inside.time is None:
         raise ValueError("the beat goes by a virtual clock: with in_memory(app, clock=clock): ...")
     clock = inside.time
-    made = Beat(app, app.schedules, hostname="test", refresh=0.0, monotonic=app.now)
+    made = Beat(app.schedules, hostname="test", refresh=0.0, monotonic=app.runtime.clock)
     paced = _Paced(made)
     made.tick()
     clock.drive(paced)

@@ -13,7 +13,7 @@ from cloudq.driver import BackendDriver, BrokerDriver, VirtualTime
 from cloudq.driver import loader as plugins
 from cloudq.errors import ConfigurationError
 from cloudq.messages.ids import new_id
-from cloudq.services import Services
+from cloudq.runtime import Services
 from cloudq.settings import Settings
 from cloudq.testing.kit.clock import VirtualClock
 from cloudq.testing.kit.faults import FaultPlan
@@ -29,7 +29,8 @@ class Indoors(Services):
 
 def indoors(app: CloudQ) -> Indoors | None:
     """What the app stands on for a test, None where it stands on its own services."""
-    return app.services if isinstance(app.services, Indoors) else None
+    services = app.runtime.services
+    return services if isinstance(services, Indoors) else None
 
 
 @contextmanager
@@ -48,14 +49,15 @@ def in_memory(
     Raises `ConfigurationError` for settings that cannot be.
     """
     url = f"memory://{new_id()}"
-    services, conf = app.services, app.conf
+    runtime = app.runtime
+    services, conf = runtime.services, runtime.conf
     backend = "none" if conf.backend_url is None else url
     given: dict[str, Any] = {"broker": url, "backend": backend, **settings.plain_names(values)}
     inside = settings.load(_values(conf) | given)
     opened: list[VirtualTime] = []
     app.close()
-    app.conf = inside
-    app.services = _services(clock, faults, opened)
+    runtime.conf = inside
+    runtime.services = _services(clock, faults, opened)
     try:
         yield app
     finally:
@@ -63,12 +65,16 @@ def in_memory(
         if clock is not None:
             for driver in opened:
                 clock.leave(driver)
-        app.services, app.conf = services, conf
+        runtime.services, runtime.conf = services, conf
 
 
 def _values(conf: Settings) -> dict[str, Any]:
     """The settings as they are: dumped, a schedule's times would be dictionaries."""
     return dict(conf.model_copy())
+
+
+def _no_sleep(seconds: float) -> None:
+    """A pause that takes no real time: the test moves the clock."""
 
 
 def _services(
@@ -97,7 +103,7 @@ def _services(
         return Indoors(faults=faults, open_broker=open_broker, open_backend=open_backend)
     return Indoors(
         clock=clock,
-        sleep=lambda seconds: None,
+        sleep=_no_sleep,
         time=clock,
         faults=faults,
         open_broker=open_broker,

@@ -135,7 +135,7 @@ def main(connection: Connection) -> None:
         threading.stack_size(_SMALL_STACK)
     executor = _executor(app, config["hostname"])
     pool = Pool(executor, config["threads"], connection)
-    codec = app.codec
+    codec = app.runtime.codec
     wire.send(connection, [wire.READY])
     while True:
         try:

@@ -36,7 +36,7 @@ def schedules_of(app: CloudQ) -> Sequence[Schedule]:
     if not found:
         return ()
     # The terms of the service are enough to make the jobs; no driver is connected.
-    scheduler = Scheduler(app, cast("SchedulerDriver", Terms()), url=_SERVICE)
+    scheduler = Scheduler(app.schedules, cast("SchedulerDriver", Terms()), url=_SERVICE)
     errors: dict[str, None] = {}
     tasks = {
         job: each.entry.task

@@ -166,7 +166,7 @@ class GoogleDeployment:
         url = f"cloudscheduler://{self.plan.project}/{self.plan.location}"
         prefix = parse(self.plan.broker).options.get("prefix", "")
         driver = open_scheduler(parse(f"{url}?prefix={prefix}&retries={self.plan.retries}"))
-        return Scheduler(self.app, driver, url=url, owner=self.plan.stack)
+        return Scheduler(self.app.schedules, driver, url=url, owner=self.plan.stack)
 
     def _report(self, changes: Sequence[Change], steps: Sequence[Step], *, json: bool) -> None:
         if json:

@@ -257,7 +257,7 @@ def _jobs(
         retries=5,
     )
     try:
-        scheduler = Scheduler(app, driver, url="Cloud Scheduler", owner=stack)
+        scheduler = Scheduler(app.schedules, driver, url="Cloud Scheduler", owner=stack)
         jobs: dict[str, Job] = {}
         refused: list[Refused] = []
         for scheduled in declared_schedules(app):

@@ -1,4 +1,4 @@
-"""What can still be told of a message that cannot be read: whose place in a join it was."""
+"""Salvages the chord slot of an undecodable message, so that its chord can fail."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from cloudq.canvas.freeze import ends_of
 from cloudq.canvas.slots import Slot
 from cloudq.messages.message import VERSION, TaskMessage
 
-# What names a member; all else of the message may be what is wrong with it.
+# The fields that identify a chord member. Any other field may be the broken one.
 _NAMES = ("id", "task", "slot", "root", "parent", "group", "retries")
 
 
 def salvage(body: bytes, *, queue: str) -> TaskMessage | None:
-    """The call of a plain body, without its arguments; None for all but a join's member.
+    """Read the call in a plain body without its arguments; None if it is no chord member's.
 
-    Only for apps that take messages without a signature: else whoever may write to the queue
-    could fail any chord. What another version or a sealed envelope says is not guessed at.
+    Do not call this in apps that require signatures: anyone who can write to the queue could
+    then fail any chord. Other versions and sealed bodies are not read.
     """
     try:
         parsed: object = orjson.loads(body)
@@ -40,5 +40,5 @@ def salvage(body: bytes, *, queue: str) -> TaskMessage | None:
         chain = fields.get("chain", [])
         ends_of(chain)
         return message.model_copy(update={"chain": list(chain)})
-    except Exception:  # whatever stands in the place of the steps to come
+    except Exception:  # the remaining steps may be the broken field, in any way
         return message
