@@ -17,7 +17,7 @@ import cloudq
 from cloudq import settings
 from cloudq.app import CloudQ
 from cloudq.broker.broker import Broker
-from cloudq.cli.options import Target, queues_of
+from cloudq.cli.options import Target
 from cloudq.cli.output import duration
 from cloudq.driver import Change, Check, ConditionFailed, Op, QueueStats, Sweeping
 from cloudq.driver.loader import parse
@@ -123,7 +123,7 @@ def broker(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
     except Exception as error:  # an SDK's or SQLite's own, raised while it opens
         yield fail("broker", f"cannot open {app.conf.broker}: {error}")
         return
-    for queue in queues or queues_of(app):
+    for queue in queues or app.queues():
         yield from _queue(opened, queue)
     yield skip("send", "not tried, it would leave a message: `cloudq call TASK` does try it")
 

@@ -11,7 +11,6 @@ from cloudq.errors import ConfigurationError
 from cloudq.schedules.schedules import Scheduled
 from cloudq.schedules.state import ScheduleState
 from cloudq.tasks.function_hints import FunctionHints
-from cloudq.tasks.priorities import queues_for
 from cloudq.tasks.task import Task
 
 AnyTask = Task[..., Any]
@@ -37,23 +36,20 @@ def tasks_of(app: CloudQ) -> list[AnyTask]:
 
 
 def queue_names(app: CloudQ) -> list[str]:
-    """The queues that the tasks' decorators and the routes name, the default one first."""
-    named = {task.policy.queue for task in app.tasks.values() if task.policy.queue}
-    named.update(app.routed_queues)
-    default = app.conf.task_default_queue
-    for name in (default, *named):
+    """The queues of the app. Raises `ConfigurationError` for one that cannot be deployed."""
+    names = app.queues()
+    for name in names:
         if name.startswith(("https://", "http://")):
             raise ConfigurationError(
                 f"queue {name} is named by its URL: somebody else made it, so a deployment cannot; "
                 "name it plainly"
             )
-    return queues_for([default, *sorted(named - {default})], app.conf.priority_queues)
+    return names
 
 
 def reads(app: CloudQ, task: AnyTask, group: Sequence[str]) -> bool:
-    """Whether the task's calls come through one of these queues, as its decorator says."""
-    queue = task.policy.queue or app.conf.task_default_queue
-    return any(name in group for name in queues_for([queue], app.conf.priority_queues))
+    """Tells whether the task's calls, or its schedules', come through one of these queues."""
+    return any(queue in group for queue in app.queues(task.name))
 
 
 def plain(queue: str) -> str:

@@ -161,7 +161,7 @@ class Deliveries(RuleBasedStateMachine):
     def delivered_twice(self, pick: int) -> None:
         """The service gives a leased message to someone else, and the worker gets to know."""
         flight = _picked(self.flights, pick)
-        self.app.queues.release([flight.delivery], after=0.0)
+        self.app.memory.release([flight.delivery], after=0.0)
         flight.lease_ends = 0.0
 
     @rule(store=st.booleans(), send=st.booleans(), ack=st.booleans())

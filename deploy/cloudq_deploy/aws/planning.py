@@ -16,7 +16,6 @@ from cloudq.broker.one_time import one_time_group_of
 from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
 from cloudq.tasks.function_hints import FunctionHints
-from cloudq.tasks.priorities import queues_for
 from cloudq_deploy.aws import limits
 from cloudq_deploy.aws.plan import (
     UNDELIVERED,
@@ -59,12 +58,12 @@ def plan_of(
     group = group_name(app.name, stack)
     if schedules is None:
         schedules = schedules_of(app) if target.schedules == "cloud" else ()
-    names = _queue_names(app, schedules)
+    names = queue_names(app)
     groups = [names] if target.functions == "one" else [[name] for name in names]
     functions: list[Function] = []
     feeds: list[Feed] = []
     for members in groups:
-        own = [task for task in tasks if _reads(app, task, members, schedules)]
+        own = [task for task in tasks if reads(app, task, members)]
         name = stack if target.functions == "one" else f"{stack}-{plain(members[0])}"
         hints = merged(own)
         functions.append(
@@ -133,19 +132,6 @@ def _place(
     if not _REGION.fullmatch(region):
         raise ConfigurationError(f"region {region!r} is none of AWS's: they are as eu-west-1")
     return region, options.get("prefix", "") if address.scheme == "sqs" else default_prefix
-
-
-def _queue_names(app: CloudQ, schedules: Sequence[Schedule]) -> list[str]:
-    found = queue_names(app)
-    more = {each.queue for each in schedules} - {*found}
-    return [*found, *queues_for(sorted(more), app.conf.priority_queues)]
-
-
-def _reads(app: CloudQ, task: AnyTask, group: Sequence[str], schedules: Sequence[Schedule]) -> bool:
-    """Whether the task's calls, or its schedule's, come through one of these queues."""
-    if any(each.task == task.name and each.queue in group for each in schedules):
-        return True
-    return reads(app, task, group)
 
 
 def _function(

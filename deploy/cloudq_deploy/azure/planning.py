@@ -54,7 +54,7 @@ def plan_of(app: CloudQ, entry: str, target: AzureTarget) -> Plan:
     ]
     timers: list[Timer] = []
     refused: list[Refused] = []
-    for found in _timers(app, names) if target.schedules == "cloud" else ():
+    for found in _timers(app) if target.schedules == "cloud" else ():
         (timers if isinstance(found, Timer) else refused).append(found)  # type: ignore[arg-type]
     account, table = _store(app, target, stack)
     plan = Plan(
@@ -180,7 +180,7 @@ def _store(app: CloudQ, target: AzureTarget, stack: str) -> tuple[str, str | Non
     return address.host or own, address.path or _TABLE
 
 
-def _timers(app: CloudQ, queues: Sequence[str]) -> Iterator[Timer | Refused]:
+def _timers(app: CloudQ) -> Iterator[Timer | Refused]:
     for name, entry in app.schedules.declared().items():
         if not entry.enabled:
             continue
@@ -191,10 +191,6 @@ def _timers(app: CloudQ, queues: Sequence[str]) -> Iterator[Timer | Refused]:
         except ConfigurationError as error:
             yield Refused(name=name, why=str(error))
             continue
-        if queue is not None and queue not in queues:
-            raise ConfigurationError(
-                f"schedule {name} sends to the queue {queue!r}, which no task has"
-            )
         for number, expression in enumerate(expressions, start=1):
             timer = name if number == 1 else f"{name}-{number}"
             yield Timer(name=_plain(timer), entry=name, expression=expression, queue=queue)

@@ -70,7 +70,6 @@ def plan_of(app: CloudQ, entry: str, target: GoogleTarget) -> Plan:
     jobs, refused = (
         ((), ()) if target.schedules == "beat" else _jobs(app, stack, places, project, location)
     )
-    _check_jobs(jobs, names)
     plan = Plan(
         app=app.name,
         stack=stack,
@@ -261,14 +260,6 @@ def _jobs(
     finally:
         driver.close()
     return list(jobs.values()), refused
-
-
-def _check_jobs(jobs: Iterable[Job], queues: Sequence[str]) -> None:
-    for job in jobs:
-        if job.queue not in queues:
-            raise ConfigurationError(
-                f"schedule {job.name} sends to the queue {job.queue!r}, which no task has"
-            )
 
 
 def _alerts(
