@@ -8,6 +8,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
+from cloudq.errors import install_hint
 from cloudq.messages.message import TaskMessage
 
 if TYPE_CHECKING:  # whoever only publishes has no need of what runs tasks
@@ -40,8 +41,9 @@ def open_tracing(wanted: bool) -> Tracing | None:
         spans = import_module("cloudq.publishing.opentelemetry")
     except ModuleNotFoundError as error:
         log.warning(
-            'tracing is set, and there are no traces without %s: pip install "cloudq[otel]"',
+            "tracing is set, and there are no traces without %s: %s",
             error.name,
+            install_hint("otel"),
         )
         return None
     return cast("Tracing", spans.Spans())
