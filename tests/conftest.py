@@ -15,6 +15,8 @@ from localstack.google import FIRESTORE, PUBSUB
 from localstack.servers import FOREIGN, Endpoint
 from tests.servers import serving
 
+pytest_plugins = ["tests.quick"]
+
 # A shell starts what it puts in the background with SIGINT ignored, and that is inherited: the
 # programs that tests interrupt would not notice.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -12,10 +13,14 @@ import pytest
 
 from localstack.servers import Endpoint, Spec, UpError, start
 
+SERVER = "cloudq.tests.server"
+"""The audit event of a test that asks for a server; `--quick` skips it then."""
+
 
 @contextmanager
 def serving(spec: Spec) -> Generator[Endpoint]:
     """A real server of some of a cloud's services, stopped at the end of the block."""
+    sys.audit(SERVER, spec.services)
     with ExitStack() as stack:
         try:
             endpoint = stack.enter_context(start(spec))

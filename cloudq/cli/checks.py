@@ -21,7 +21,7 @@ from cloudq.cli.options import Target
 from cloudq.cli.output import duration
 from cloudq.driver import Change, Check, ConditionFailed, Op, QueueStats, Sweeping
 from cloudq.driver.loader import parse
-from cloudq.errors import CloudQError
+from cloudq.errors import DISTRIBUTION, CloudQError, install_hint
 from cloudq.results.record import key
 from cloudq.settings import Settings
 
@@ -68,9 +68,9 @@ def installation() -> Iterator[Finding]:
     """The release, the Python, and the packages of the extras."""
     yield ok("cloudq", f"{cloudq.__version__} on Python {platform.python_version()}")
     wanted: dict[str, list[str]] = {}
-    for requirement in metadata.requires("cloudq") or ():
+    for requirement in metadata.requires(DISTRIBUTION) or ():
         found = _EXTRA.match(requirement)
-        if found and found[2] in _EXTRAS and found[1] != "cloudq":
+        if found and found[2] in _EXTRAS and found[1] != DISTRIBUTION:
             wanted.setdefault(found[2], []).append(found[1])
     for extra, packages in wanted.items():
         versions = {package: _version(package) for package in packages}
@@ -78,7 +78,7 @@ def installation() -> Iterator[Finding]:
         if len(there) == len(packages):
             yield ok(f"extra {extra}", ", ".join(there))
         else:
-            yield skip(f"extra {extra}", f'not installed: pip install "cloudq[{extra}]"')
+            yield skip(f"extra {extra}", f"not installed: {install_hint(extra)}")
 
 
 def application(target: Target) -> tuple[CloudQ | None, list[Finding]]:

@@ -224,5 +224,5 @@ def test_reloading_without_its_library_says_what_to_install(
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(reload, "import_module", missing)
-    with pytest.raises(ConfigurationError, match=r"pip install 'cloudq\[reload\]'"):
+    with pytest.raises(ConfigurationError, match=r'pip install "cloudq-tasks\[reload\]"'):
         reload.run_reloading([], project)

@@ -227,6 +227,7 @@ def _picked(choices: list[Any], pick: int) -> Any:
     return choices[pick % len(choices)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_nothing_is_lost_and_no_end_changes_in_any_order_of_steps() -> None:
     run_state_machine_as_test(

@@ -259,6 +259,7 @@ class Chords(RuleBasedStateMachine):
             self.app.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_joins_hold() -> None:
     run_state_machine_as_test(

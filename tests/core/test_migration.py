@@ -153,6 +153,7 @@ SETUPS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setup", list(SETUPS))
 @pytest.mark.timeout(600)
 def test_killed_at_any_call_the_same_messages_are_there_in_the_end(setup: str) -> None:
@@ -198,6 +199,7 @@ def test_killed_at_any_call_the_same_messages_are_there_in_the_end(setup: str) -
     assert tried > 20
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
@@ -283,6 +285,7 @@ class OldestFirst:
         return replace(self._driver.stats(queue), ready=None, leased=None)
 
 
+@pytest.mark.slow
 def test_a_target_too_full_to_be_seen_within_a_lease_is_seen_to_its_end(ground: Make) -> None:
     place = ground(lease=0.05, peeks=(True, False), limits=(small, plain))
     slow = OldestFirst(place.target)

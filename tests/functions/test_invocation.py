@@ -186,6 +186,7 @@ def test_what_stays_comes_back_as_a_copy_that_counts(app: CloudQ) -> None:
     assert result.get(timeout=1) == {"own": "kept"}
 
 
+@pytest.mark.slow
 def test_a_message_that_never_ends_is_lost_after_so_many_copies(
     make_app: Callable[..., CloudQ],
 ) -> None:

@@ -83,7 +83,7 @@ def test_gevent_runs_tasks_as_greenlets_with_soft_limits_and_coroutines(life: Pl
 def test_a_pool_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloudq.worker.pool_kinds.find_spec", lambda name: None)
     check(PoolKind.THREADS)
-    with pytest.raises(ConfigurationError, match=r"pip install 'cloudq\[gevent\]'"):
+    with pytest.raises(ConfigurationError, match=r'pip install "cloudq-tasks\[gevent\]"'):
         check(PoolKind.GEVENT)
 
 

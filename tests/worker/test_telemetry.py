@@ -122,7 +122,7 @@ def test_where_opentelemetry_is_missing_tasks_run_and_one_line_says_so() -> None
         "print([result.get(timeout=5) for result in results])\n"
     )
     assert ran.stdout == "[1, 1]\n", ran.stderr
-    assert ran.stderr.count('pip install "cloudq[otel]"') == 1
+    assert ran.stderr.count('pip install "cloudq-tasks[otel]"') == 1
 
 
 def test_where_prometheus_is_missing_the_worker_says_which_extra(sqlite_place: Place) -> None:
@@ -133,7 +133,7 @@ def test_where_prometheus_is_missing_the_worker_says_which_extra(sqlite_place: P
         f"'-b', {sqlite_place.broker!r}]))\n"
     )
     assert ran.returncode == 2
-    assert 'pip install "cloudq[prometheus]"' in ran.stderr.splitlines()[-1]
+    assert 'pip install "cloudq-tasks[prometheus]"' in ran.stderr.splitlines()[-1]
 
 
 def test_a_page_counts_what_has_run(sqlite_place: Place) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import DISTRIBUTION, ConfigurationError
 from cloudq_deploy.bundle import archive, sources, wheels
 from cloudq_deploy.bundle.lock import Pins, Platform, locked
 
@@ -125,7 +125,7 @@ def build(
             f"{taken[0]} of the project has the name of a file that the deployment writes: rename "
             "it, or add it to exclude"
         )
-    pins = locked(folder, platform, target.requirements, f"cloudq[{cargo.extra}]")
+    pins = locked(folder, platform, target.requirements, f"{DISTRIBUTION}[{cargo.extra}]")
     needed = dependencies(pins, platform, target, cargo, folder / "build")
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if here != target.python:
@@ -221,9 +221,10 @@ def cloudq_files(adapter: str = LAMBDA.adapter) -> Iterator[tuple[str, bytes]]:
         for file in root.rglob("*"):
             if file.is_file() and "__pycache__" not in file.parts:
                 yield f"{package}/{file.relative_to(root).as_posix()}", file.read_bytes()
-    found = distribution("cloudq")
+    found = distribution(DISTRIBUTION)
+    folder = f"{DISTRIBUTION.replace('-', '_')}-{found.version}.dist-info"
     for name in ("METADATA", "entry_points.txt"):
-        yield f"cloudq-{found.version}.dist-info/{name}", (found.read_text(name) or "").encode()
+        yield f"{folder}/{name}", (found.read_text(name) or "").encode()
 
 
 def _slim(stage: Path, target: Selection) -> None:
