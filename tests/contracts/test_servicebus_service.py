@@ -302,6 +302,21 @@ class TestReleases:
 
 
 class TestSessions:
+    def test_a_lock_that_the_service_gave_late_ends_there_before_its_link_does(
+        self, peer: Peer, driver: ServiceBus
+    ) -> None:
+        name = unique() + ".fifo"
+        driver.create(name, lease=2, max_deliveries=5)
+        driver.send(name, [outgoing(group="a")])
+        held = collect(driver, name, 1)
+        # The lock lasts from when the service hears of it, and we know when we have asked.
+        peer.fault(kind="hang", seconds=0.7)
+        assert not driver.extend(held, lease=2)
+        another = open_broker(peer.address())
+        assert collect(another, name, 1)[0].attempts == 2
+        another.close()
+        driver.delete(name)
+
     def test_a_settled_session_is_left_to_others(
         self, peer: Peer, driver: ServiceBus, ordered: str
     ) -> None:
