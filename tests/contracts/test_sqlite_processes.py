@@ -18,6 +18,7 @@ import pytest
 from cloudq.driver import Address, Change, Code, Item, Key
 from cloudq.errors import ConfigurationError
 from cloudq.testing import collect, outgoing
+from cloudq.testing.waiting import PATIENCE
 from cloudq_local.sqlite import open_backend, open_broker
 from cloudq_local.wake import Bell
 
@@ -40,7 +41,7 @@ def process(
     theirs.close()
     try:
         yield child, ours
-        child.join(30)
+        child.join(PATIENCE)
     finally:
         child.kill()
         child.join()
@@ -116,9 +117,9 @@ def test_a_write_wakes_a_watcher_of_another_process(address: Address) -> None:
         assert pipe.recv() == "ready"
         pipe.send("go")
         while not (found := backend.get([Key("counter")], consistent=True)):
-            assert watcher.wait(20)
+            assert watcher.wait(PATIENCE)
         while found[Key("counter")].fields["n"] != 100:
-            assert watcher.wait(20)
+            assert watcher.wait(PATIENCE)
             found = backend.get([Key("counter")], consistent=True)
     watcher.close()
     backend.close()
