@@ -165,13 +165,15 @@ class TestRequests:
         self, driver: ServiceBus, plain: str
     ) -> None:
         driver.receive(plain, count=1, wait=0, lease=HELD)
-        took: list[float] = []
-        for _ in range(10):
+
+        def took() -> float:
             driver.send(plain, [outgoing()])
             start = time.monotonic()
-            assert len(driver.receive(plain, count=10, wait=5, lease=HELD)) == 1
-            took.append(time.monotonic() - start)
-        assert min(took) < 0.15  # the SDK itself waits 0.2 s for company
+            assert len(driver.receive(plain, count=10, wait=PATIENCE, lease=HELD)) == 1
+            return time.monotonic() - start
+
+        # The SDK itself waits 0.2 s for company each time; a busy machine is slow most times.
+        eventually(lambda: took() < 0.15)
 
     def test_bodies_over_a_batchs_size_go_in_several(
         self, peer: Peer, driver: ServiceBus, plain: str
