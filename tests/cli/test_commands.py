@@ -174,7 +174,7 @@ def test_ctrl_c_is_130_without_a_traceback(project):
     args = [sys.executable, "-m", "cloudq", "call", *APP, "shop.add", "1", "2", "--wait"]
     process = subprocess.Popen(args, cwd=project, stderr=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not list(project.glob("shop.db*")) and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.5)

@@ -93,7 +93,7 @@ def test_it_runs_on_sqs_and_dynamodb(command, files, demo, aws):
 
 
 def _until(condition) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
