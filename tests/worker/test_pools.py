@@ -157,8 +157,9 @@ def test_a_worker_grows_while_all_are_busy_and_shrinks_when_some_are_idle(
     monkeypatch.setenv("CLOUDQ_WORKER_AUTOSCALE_IDLE", "1")
     worker = life.start("--autoscale", "3,1", "--threads", "1")
     assert len(worker.children()) == 1
-    results = [life.app.send_task("life_tasks.nap", [str(n), 1.0]) for n in range(16)]
+    results = [life.app.send_task("life_tasks.hold") for _ in range(6)]
     until(lambda: len(worker.children()) == 3, what="three processes")
+    life.let_go()
     wait_for(results, timeout=PATIENCE)
     assert len({result.get() for result in results}) >= 2
     until(lambda: len(worker.children()) == 1, what="one process again")

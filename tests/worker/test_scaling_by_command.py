@@ -31,8 +31,9 @@ def test_a_worker_of_fixed_size_scales_from_then_on(sqlite_place: Place) -> None
     worker = place.start("--processes", "1", "--threads", "1")
     assert "the most first" in told(place, 1, 2)["error"]
     assert told(place, 3, 1) == {"ok": "autoscale now max=3 min=1"}
-    naps = [place.app.send_task("drill_tasks.nap", [str(n), 1.0]) for n in range(14)]
+    naps = [place.app.send_task("drill_tasks.hold", [str(n)]) for n in range(6)]
     until(lambda: len(worker.children()) == 3, what="three processes")
+    place.let_go()
     wait_for(naps, timeout=PATIENCE)
     until(lambda: len(worker.children()) == 1, what="one process again")
     assert told(place, 2, 2) == {"ok": "autoscale now max=2 min=2"}
