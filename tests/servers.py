@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import pytest
 
+from cloudq.testing.waiting import PATIENCE
 from localstack.servers import Endpoint, Spec, UpError, start
 
 SERVER = "cloudq.tests.server"
@@ -42,6 +43,10 @@ def skip_gap(request: pytest.FixtureRequest, gaps: Mapping[str, str]) -> None:
     reason = next((reason for part, reason in gaps.items() if part in name), None)
     if reason:
         pytest.skip(reason)
+
+
+SOON = PATIENCE / 3
+"""Seconds in which gives up what an SDK, left to itself, would try for minutes."""
 
 
 def unique(prefix: str = "test") -> str:

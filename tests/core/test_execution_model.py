@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -228,7 +227,6 @@ def _picked(choices: list[Any], pick: int) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_nothing_is_lost_and_no_end_changes_in_any_order_of_steps() -> None:
     run_state_machine_as_test(
         Deliveries,

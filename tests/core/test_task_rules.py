@@ -17,6 +17,7 @@ from cloudq import CloudQ, ConfigurationError, EncodeError, State, Task
 from cloudq.app.autodiscover import discover
 from cloudq.app.shared_task import APPS, Apps, shared_task
 from cloudq.testing import drain
+from cloudq.testing.waiting import PATIENCE
 
 
 def queue_of(app: CloudQ, name: str, **options: Any) -> str:
@@ -382,7 +383,7 @@ def test_django_apps_are_discovered_and_calls_wait_for_the_commit(packages: Path
         cwd=packages,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert (ended.stdout.strip(), ended.returncode) == ("fine", 0), ended.stderr
