@@ -4,16 +4,19 @@ PYTHON ?= python3
 # Many tests wait for a server: more processes than cores are of use.
 JOBS ?= 6
 ARGS ?=
-
-VENV := .venv
+# Another Python has an environment of its own: make quick PYTHON=python3.13 VENV=.state/venv-3.13
+VENV ?= .venv
 BIN := $(VENV)/bin
 # A stamp for each set of extras: made again when what is to be installed has changed.
 CORE := $(VENV)/.installed-core
 CLOUDS := $(VENV)/.installed-clouds
+TEST := $(VENV)/.installed-test
 DEV := $(VENV)/.installed-dev
+# The distribution's name until it was renamed: both at once would have every entry point twice.
+FORMER := cloudq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench localstack mutate clean
+.PHONY: help demo quick test check format docs bench localstack mutate clean
 # The targets share one environment, so they run one after the other; tests use JOBS processes.
 .NOTPARALLEL:
 
@@ -25,13 +28,16 @@ help: ## show this list
 demo: $(CORE) ## see it work on this machine: no account, no server, no docker
 	@$(BIN)/cloudq demo $(ARGS)
 
+quick: $(TEST) ## run the tests on memory and SQLite: no server, no process, under a minute
+	@$(BIN)/python -m pytest --quick -n logical --maxprocesses $(JOBS) --dist worksteal -r fE $(ARGS)
+
 test: $(DEV) ## run all tests, drills shortened; ARGS="-k sqs" chooses, JOBS=6 processes
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: $(DEV) ## format, lint, types, and who imports whom; changes nothing
 	@$(BIN)/ruff format --check --quiet . || { echo 'not formatted: make format'; exit 1; }
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports --no-logo
 
 format: $(DEV) ## format the code, and fix what the linter can
@@ -54,19 +60,22 @@ clean: ## remove the environment, the local servers and the caches
 	rm -rf $(VENV) .state build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(CORE) $(CLOUDS) $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	@echo 'installing cloudq$(patsubst %,[%],$(EXTRA)) into $(VENV) ...'
+$(CORE) $(CLOUDS) $(TEST) $(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'installing cloudq-tasks$(patsubst %,[%],$(EXTRA)) into $(VENV) ...'
+	@$(BIN)/python -m pip uninstall -q -y $(FORMER) 2>/dev/null
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
 	  -e '.$(patsubst %,[%],$(EXTRA))'
 	@touch $@ $(COVERS)
 
 $(CLOUDS): EXTRA := aws,gcp,azure
 $(CLOUDS): COVERS := $(CORE)
+$(TEST): EXTRA := test
+$(TEST): COVERS := $(CORE) $(CLOUDS)
 $(DEV): EXTRA := dev
-$(DEV): COVERS := $(CORE) $(CLOUDS)
+$(DEV): COVERS := $(CORE) $(CLOUDS) $(TEST)
 
 $(BIN)/python:
-	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
+	@for python in $(PYTHON) python3.14 python3.13 python3.12 python3.11; do \
 	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
 	  $$python -m venv --clear $(VENV) && exit 0; \
 	  echo "$$python cannot make a virtual environment: on Debian, apt install python3-venv" >&2; \

@@ -6,6 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+DISTRIBUTION = "cloudq-tasks"
+"""The name that cloudq is installed by. The import and the command are called `cloudq`."""
+
+
+def install_hint(*extras: str) -> str:
+    """The command that installs cloudq with these extras, for a message that advises it."""
+    return f'pip install "{DISTRIBUTION}[{",".join(extras)}]"'
+
 
 class CloudQError(Exception):
     """The root of every error that cloudq raises on purpose."""

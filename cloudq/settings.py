@@ -18,7 +18,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import DISTRIBUTION, ConfigurationError
 from cloudq.results.events import Level
 
 Serializer = Literal["json", "msgpack", "yaml", "pickle"]
@@ -145,7 +145,8 @@ class Settings(BaseSettings):
         "out: what a queue cannot delay by itself goes on in hops",
     )
     tracing: bool = Field(
-        default=False, description="OpenTelemetry traces through queues; needs cloudq[otel]"
+        default=False,
+        description=f"OpenTelemetry traces through queues; needs {DISTRIBUTION}[otel]",
     )
     publish_retries: int = Field(
         default=3, ge=0, description="for messages that a busy broker refused"

@@ -78,7 +78,7 @@ class Spec:
     scheme: str = "http"
     health: str = ""
     """The path that answers 200 when it is ready. Without one, open ports are enough."""
-    patience: float = 30.0
+    patience: float = 120.0
     """Seconds until it must be ready."""
 
 

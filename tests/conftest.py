@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cloudq.app.shared_task import APPS
 from localstack.aws import MINISTACK, REGION
@@ -14,6 +15,12 @@ from localstack.azure import SERVICEBUS, TABLES
 from localstack.google import FIRESTORE, PUBSUB
 from localstack.servers import FOREIGN, Endpoint
 from tests.servers import serving
+
+pytest_plugins = ["tests.quick"]
+
+# How long an example takes says nothing on a machine that has other things to do.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 # A shell starts what it puts in the background with SIGINT ignored, and that is inherited: the
 # programs that tests interrupt would not notice.

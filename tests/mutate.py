@@ -170,6 +170,7 @@ def judge(target: Target, mutation: str, *, count: bool) -> Verdict:
     """Run the tests with the mutation in place, up to the first red one unless `count`."""
     environment = {
         **os.environ,
+        "CLOUDQ_PATIENCE": "30",
         "PYTHONPATH": str(TESTS),
         "CLOUDQ_MUTATION": f"{target.module}:{target.cls}:{mutation}",
         "CLOUDQ_MUTATION_PATIENCE": target.patience,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,12 +11,17 @@ from typing import NoReturn
 
 import pytest
 
+from cloudq.testing.waiting import PATIENCE
 from localstack.servers import Endpoint, Spec, UpError, start
+
+SERVER = "cloudq.tests.server"
+"""The audit event of a test that asks for a server; `--quick` skips it then."""
 
 
 @contextmanager
 def serving(spec: Spec) -> Generator[Endpoint]:
     """A real server of some of a cloud's services, stopped at the end of the block."""
+    sys.audit(SERVER, spec.services)
     with ExitStack() as stack:
         try:
             endpoint = stack.enter_context(start(spec))
@@ -37,6 +43,10 @@ def skip_gap(request: pytest.FixtureRequest, gaps: Mapping[str, str]) -> None:
     reason = next((reason for part, reason in gaps.items() if part in name), None)
     if reason:
         pytest.skip(reason)
+
+
+SOON = PATIENCE / 3
+"""Seconds in which gives up what an SDK, left to itself, would try for minutes."""
 
 
 def unique(prefix: str = "test") -> str:

@@ -19,6 +19,7 @@ import yaml
 from cloudq.driver import QueueAdmin, StoreAdmin
 from cloudq.driver import loader as plugins
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 from localstack.aws import MINISTACK
 from localstack.azure import AZURITE, SERVICEBUS, TABLES
 from localstack.google import FIRESTORE, PUBSUB
@@ -118,7 +119,7 @@ def test_servers_end_with_whoever_started_them(
     groups = up.servers.values()
     assert all(len(members(group)) >= 2 for group in groups)  # the server, and its watch
     up.process.send_signal(end)
-    assert up.process.wait(20) == (-end if end == signal.SIGKILL else 0)
+    assert up.process.wait(PATIENCE) == (-end if end == signal.SIGKILL else 0)
     eventually(lambda: not any(members(group) for group in groups))
 
 
@@ -147,7 +148,7 @@ def test_nothing_that_a_server_started_is_left() -> None:
 def test_a_server_that_ends_is_told(run_up: Callable[..., Up]) -> None:
     up = run_up("aws", "--no-seed")
     os.kill(up.servers["ministack"], signal.SIGKILL)
-    assert up.process.wait(20) == 1
+    assert up.process.wait(PATIENCE) == 1
     assert "ministack ended by itself; see " in up.errors
 
 
@@ -181,7 +182,9 @@ def test_the_printed_environment_works(
 def test_a_detached_server_stays_until_it_is_stopped() -> None:
     def up(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(UP), "aws", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
 
     done = up("--detach", "--no-seed", "--port", "0")
     if done.returncode:
@@ -199,14 +202,14 @@ def test_a_detached_server_stays_until_it_is_stopped() -> None:
 
 def test_a_taken_port_is_explained(aws: Endpoint) -> None:
     command = [sys.executable, str(UP), "aws", "--port", str(aws.port)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1
     assert f"port {aws.port} is taken" in done.stderr
 
 
 def test_a_port_for_many_servers_is_refused() -> None:
     command = [sys.executable, str(UP), "google", "--port", "8085"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 2
     assert "--port 8085 is for one server: name it, e.g. pubsub" in done.stderr
 
@@ -215,7 +218,7 @@ def test_what_cannot_run_here_is_told_in_a_line_each(tmp_path: Path) -> None:
     command = [sys.executable, str(UP), "google", "azurite", "--port", "0"]
     environment = os.environ | {"PATH": str(tmp_path)}
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 1
     told = done.stderr.splitlines()
@@ -267,7 +270,7 @@ def test_without_packages_the_installer_says_why(
         env=offline,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 1

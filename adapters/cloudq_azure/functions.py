@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, List, Literal, cast  # noqa: UP035 (see _takes_many)
@@ -30,6 +30,7 @@ from cloudq.execution.direct_call import firing_id, once
 from cloudq.execution.executor import Executor
 from cloudq.execution.invocation import Invocation, NotSettled
 from cloudq.messages.ids import new_id
+from cloudq.tasks.priorities import queues_for
 
 log = logging.getLogger("cloudq.functions")
 
@@ -74,7 +75,7 @@ def register(
 ) -> None:
     """Add a Service Bus trigger for each queue, and a timer trigger for each of `timers`.
 
-    `queues` left out are those that the app's tasks are sent to; one whose name ends in `.fifo`
+    `queues` left out are `app.queues()` and those of `timers`; one whose name ends in `.fifo`
     has sessions. `connection` names the app setting that holds the Service Bus connection.
     A timer is its name and a `Timer`, or the pair of a schedule and a task's name.
 
@@ -95,8 +96,8 @@ def register(
     if timeout <= 0 or reserve < 0:
         raise ConfigurationError(f"timeout={timeout} and reserve={reserve}: over 0, at least 0")
     app.load()
-    named = _queues_of(app) if queues is None else list(dict.fromkeys(queues))
     given = {name: _timer(name, timer) for name, timer in (timers or {}).items()}
+    named = list(dict.fromkeys(_queues_of(app, given.values()) if queues is None else queues))
     functions = [_function_name(name) for name in [*named, *given]]
     twice = sorted({name for name in functions if functions.count(name) > 1})
     if twice:
@@ -136,9 +137,9 @@ def register(
         named_function(retry(trigger(_fires(app, name, timer))))
 
 
-def _queues_of(app: CloudQ) -> list[str]:
-    own = (task.policy.queue for task in app.tasks.values())
-    return list(dict.fromkeys([app.conf.task_default_queue, *filter(None, own)]))
+def _queues_of(app: CloudQ, timers: Iterable[Timer]) -> list[str]:
+    own = [timer.queue for timer in timers if timer.queue]
+    return [*app.queues(), *queues_for(own, app.conf.priority_queues)]
 
 
 def _prefix(app: CloudQ) -> str:

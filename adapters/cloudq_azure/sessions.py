@@ -48,6 +48,9 @@ _PROMPT = 1.0
 # How soon the service answers that there is no session, where nobody wants to wait.
 _SHORTEST = 0.2
 _LOOK = 0.1
+# How much later than by our clock the service may end a lock. A link that is closed before gives
+# its messages back as if they had never been delivered, and they would not count as an attempt.
+_LATE = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +59,9 @@ class Session(Link):
 
     key: str = ""
     until: float = 0.0
+    """When its lock ends, at the earliest."""
+    over: float = 0.0
+    """When its lock has ended, at the latest."""
     out: set[str] = field(default_factory=set[str])
     """Lock tokens of what is in hand."""
     later: dict[str, float] = field(default_factory=dict[str, float])
@@ -125,7 +131,7 @@ class Sessions:
             return None
         with self._changed:
             session = Session(receiver=receiver, key=f"{self._own}-{next(self._numbers)}")
-            session.until = time.monotonic() + self._length(session)
+            self._locked(session, time.monotonic(), self._length(session))
             if self._closing:
                 self._close_later(session)
                 return None
@@ -259,10 +265,16 @@ class Sessions:
             kind = error if isinstance(error, SessionLockLostError) else lost
             return dict.fromkeys(range(len(tokens)), kind)
 
+    @staticmethod
+    def _locked(session: Session, asked: float, length: float) -> None:
+        """Note a lock that the service gave at some moment between `asked` and now."""
+        session.until = asked + length
+        session.over = time.monotonic() + length + _LATE
+
     def _renew(self, session: Session) -> None:
         start = time.monotonic()
         session.sdk.renew_lock()
-        session.until = start + self._lock.seconds
+        self._locked(session, start, self._lock.seconds)
         self._locks.hold(session.out, self._lock.seconds)
 
     # ---- the watch
@@ -284,7 +296,7 @@ class Sessions:
             if session.busy:
                 return
             idle = not session.out and now - session.idle_since > _LINGER
-            if idle or session.until <= now:
+            if idle or session.over <= now:
                 self._drop(session)
                 return
             waning = bool(session.later) and session.until - now < self._lock.seconds * 2 / 3

@@ -217,10 +217,40 @@ class CloudQ:
             except ModuleNotFoundError as error:
                 raise ConfigurationError(f"include: cannot import {module!r}: {error}") from error
 
-    @property
-    def routed_queues(self) -> Sequence[str]:
-        """The queues that the setting `task_routes` names."""
-        return self.publisher.builder.router.queues
+    def queues(self, task: str | None = None, *, priorities: bool = True) -> list[str]:
+        """Names the queues that calls go to: the default queue, then the others by name.
+
+        The others are those that tasks, the setting `task_routes` and the schedules of the code
+        name. A queue with priorities is listed as the queues of its priorities, the high one
+        first; with `priorities=False` by its own name alone. With a `task`, the queues are those
+        that this task's calls go to unless they name one themselves. Not listed is a queue that
+        nothing names before a call is made: one of `apply_async(queue=...)`, of a function in
+        `task_routes` (it is asked for schedules, whose arguments are known), or of a schedule made
+        at run time. Raises `ConfigurationError` for a schedule that cannot be.
+        """
+        default, router = self.conf.task_default_queue, self.publisher.builder.router
+        named = self._scheduled_queues(task)
+        if task is None:
+            own = {each.policy.queue for each in self.tasks.values() if each.policy.queue}
+            named |= {default, *own, *router.queues}
+        else:
+            known = self.tasks.get(task)
+            own = known.policy.queue if known else None
+            named.add(own or router.queue_of(task) or default)
+        plain = [*({default} & named), *sorted(named - {default})]
+        return queues_for(plain, self.conf.priority_queues) if priorities else plain
+
+    def _scheduled_queues(self, task: str | None) -> set[str]:
+        """The queues that the schedules of a task, or of all, name or are routed to."""
+        entries = self.schedules.declared(check=False).values()
+        routed = (
+            self.publisher.builder.routed(
+                each.task, each.args, each.kwargs, Options(**each.options)
+            )
+            for each in entries
+            if task in (None, each.task)
+        )
+        return {options.queue for options in routed if options.queue}
 
     # ---- periodic tasks
 
@@ -384,13 +414,10 @@ class CloudQ:
         self.control.stop(ids, signal, wait=wait, timeout=timeout)
 
     def _purge(self) -> int | None:
-        """Empty the default queue and those that tasks and routes name, with their priorities."""
-        named = (task.policy.queue for task in self.tasks.values())
-        every = [self.conf.task_default_queue, *filter(None, named), *self.routed_queues]
-        queues = queues_for(dict.fromkeys(every), self.conf.priority_queues)
+        """Empty the app's queues; how many messages that were, where the broker can tell."""
         from cloudq.broker.purge import purge_queues
 
-        return purge_queues(self.broker, queues)
+        return purge_queues(self.broker, self.queues())
 
     # ---- what it stands on
 

@@ -17,11 +17,11 @@ import cloudq
 from cloudq import settings
 from cloudq.app import CloudQ
 from cloudq.broker.broker import Broker
-from cloudq.cli.options import Target, queues_of
+from cloudq.cli.options import Target
 from cloudq.cli.output import duration
 from cloudq.driver import Change, Check, ConditionFailed, Op, QueueStats, Sweeping
 from cloudq.driver.loader import parse
-from cloudq.errors import CloudQError
+from cloudq.errors import DISTRIBUTION, CloudQError, install_hint
 from cloudq.results.record import key
 from cloudq.settings import Settings
 
@@ -68,9 +68,9 @@ def installation() -> Iterator[Finding]:
     """The release, the Python, and the packages of the extras."""
     yield ok("cloudq", f"{cloudq.__version__} on Python {platform.python_version()}")
     wanted: dict[str, list[str]] = {}
-    for requirement in metadata.requires("cloudq") or ():
+    for requirement in metadata.requires(DISTRIBUTION) or ():
         found = _EXTRA.match(requirement)
-        if found and found[2] in _EXTRAS and found[1] != "cloudq":
+        if found and found[2] in _EXTRAS and found[1] != DISTRIBUTION:
             wanted.setdefault(found[2], []).append(found[1])
     for extra, packages in wanted.items():
         versions = {package: _version(package) for package in packages}
@@ -78,7 +78,7 @@ def installation() -> Iterator[Finding]:
         if len(there) == len(packages):
             yield ok(f"extra {extra}", ", ".join(there))
         else:
-            yield skip(f"extra {extra}", f'not installed: pip install "cloudq[{extra}]"')
+            yield skip(f"extra {extra}", f"not installed: {install_hint(extra)}")
 
 
 def application(target: Target) -> tuple[CloudQ | None, list[Finding]]:
@@ -123,7 +123,7 @@ def broker(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
     except Exception as error:  # an SDK's or SQLite's own, raised while it opens
         yield fail("broker", f"cannot open {app.conf.broker}: {error}")
         return
-    for queue in queues or queues_of(app):
+    for queue in queues or app.queues():
         yield from _queue(opened, queue)
     yield skip("send", "not tried, it would leave a message: `cloudq call TASK` does try it")
 

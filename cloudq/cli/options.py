@@ -18,7 +18,6 @@ import typer
 from cloudq.app import CloudQ
 from cloudq.app.loading import load_app
 from cloudq.errors import ConfigurationError
-from cloudq.tasks.priorities import queues_for
 
 P = ParamSpec("P")
 
@@ -151,23 +150,11 @@ def refuse_memory(app: CloudQ) -> None:
         )
 
 
-def queues_of(app: CloudQ) -> list[str]:
-    """The default queue, and those that tasks and routes name, with all their priorities."""
-    return queues_for(named_queues(app), app.conf.priority_queues)
-
-
-def named_queues(app: CloudQ) -> list[str]:
-    """The default queue, and those that the registered tasks and the routes name."""
-    named = {task.policy.queue for task in app.tasks.values() if task.policy.queue}
-    named.update(app.routed_queues)
-    return [app.conf.task_default_queue, *sorted(named - {app.conf.task_default_queue})]
-
-
 def chosen_queues(target: Target, app: CloudQ, given: Sequence[str] | None) -> list[str]:
     """The queues given, else the app's; without an app, all those of an embedded broker."""
     if given:
         return list(given)
-    default = queues_of(app)
+    default = app.queues()
     if target.path is not None or app.broker.limits(default[0]).billed:
         return default
     with app.broker.asking("list the queues", "*") as admin:

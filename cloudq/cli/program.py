@@ -35,7 +35,7 @@ from cloudq.cli.commands import (
 )
 from cloudq.cli.options import AppOption, BackendOption, BrokerOption, DebugOption, Target
 from cloudq.cli.output import complain
-from cloudq.errors import CloudQError, ConfigurationError
+from cloudq.errors import CloudQError, ConfigurationError, install_hint
 
 # Commands of the package beside the core, which no other command waits for.
 _BESIDE = "cloudq_deploy.command"
@@ -126,7 +126,7 @@ def _add_beside(arguments: Sequence[str]) -> None:
     except ModuleNotFoundError as error:
         if _OF_BESIDE & {*arguments}:
             raise ConfigurationError(
-                f"it needs the package {error.name}: pip install 'cloudq[deploy]'"
+                f"it needs the package {error.name}: {install_hint('deploy')}"
             ) from error
 
 

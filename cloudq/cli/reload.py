@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from cloudq.cli.output import complain
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, install_hint
 
 
 def run_reloading(arguments: Sequence[str], folder: Path) -> int:
@@ -27,7 +27,7 @@ def run_reloading(arguments: Sequence[str], folder: Path) -> int:
         watchfiles: Any = import_module("watchfiles")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            "--autoreload needs watchfiles: pip install 'cloudq[reload]'"
+            f"--autoreload needs watchfiles: {install_hint('reload')}"
         ) from error
     ended = threading.Event()
 

@@ -9,7 +9,7 @@ from typing import cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cloudq.driver import Address, BackendDriver, BrokerDriver
-from cloudq.errors import CloudQError, ConfigurationError
+from cloudq.errors import CloudQError, ConfigurationError, install_hint
 
 # The extra of cloudq that brings the packages a scheme needs.
 _EXTRAS = {
@@ -86,7 +86,7 @@ def _load(kind: str, scheme: str) -> Callable[[Address], object]:
         return found[scheme].load()
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get(scheme)
-        package = f'"cloudq[{extra}]"' if extra else str(error.name)
+        hint = install_hint(extra) if extra else f"pip install {error.name}"
         raise ConfigurationError(
-            f'the {kind} "{scheme}://" needs the package {error.name}: pip install {package}'
+            f'the {kind} "{scheme}://" needs the package {error.name}: {hint}'
         ) from error

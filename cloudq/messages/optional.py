@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, install_hint
 
 
 def library(module: str, *, extra: str) -> Any:
@@ -14,5 +14,5 @@ def library(module: str, *, extra: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"{extra} needs a library that is not installed: pip install cloudq[{extra}]"
+            f"{extra} needs a library that is not installed: {install_hint(extra)}"
         ) from error

@@ -31,6 +31,7 @@ class Router:
     def __init__(self, source: object, known: Collection[str]) -> None:
         self.source = source
         self._known = known
+        self._tables: list[Routing] = []
         self._rules = list(self._read(source))
         self.queues = self._named(source)
 
@@ -48,6 +49,14 @@ class Router:
             if route is not None:
                 return self._checked(name, route)
         return {}
+
+    def queue_of(self, name: str) -> str | None:
+        """The queue that names and patterns have for a task's calls; no function is asked."""
+        for table in self._tables:
+            route = table(name, (), {}, {}, None)
+            if route is not None:
+                return route.get("queue")
+        return None
 
     def _read(self, source: object) -> Iterator[Routing]:
         if source is None:
@@ -91,6 +100,7 @@ class Router:
                 return found
             return next((route for pattern, route in patterns if pattern.match(name)), None)
 
+        self._tables.append(find)
         return find
 
     def _checked(self, name: object, given: object) -> Route:

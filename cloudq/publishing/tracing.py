@@ -7,6 +7,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from cloudq.errors import install_hint
 from cloudq.messages.message import TaskMessage
 
 if TYPE_CHECKING:  # loaded only where `tracing` is set
@@ -24,8 +25,9 @@ def open_tracing(wanted: bool) -> Spans | None:
         loaded = import_module("cloudq.publishing.opentelemetry")
     except ModuleNotFoundError as error:
         log.warning(
-            'tracing is set, and there are no traces without %s: pip install "cloudq[otel]"',
+            "tracing is set, and there are no traces without %s: %s",
             error.name,
+            install_hint("otel"),
         )
         return None
     spans: Spans = loaded.Spans()

@@ -15,7 +15,7 @@ from typing import Any
 
 from cronsim import CronSim, CronSimError
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, install_hint
 from cloudq.schedules import cron_fields as fields
 from cloudq.schedules.when import When, at, crontab, every, solar
 
@@ -211,7 +211,7 @@ def _sun(when: solar) -> Callable[[date], datetime | None]:
         sun: Any = import_module("astral.sun")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f'{when} needs the package {error.name}: pip install "cloudq[solar]"'
+            f"{when} needs the package {error.name}: {install_hint('solar')}"
         ) from error
     observer = astral.Observer(when.lat, when.lon, 0.0)
     name, _, degrees = when.event.partition("_")

@@ -192,7 +192,7 @@ class at:  # noqa: N801 (beside crontab)
 class solar:  # noqa: N801 (Celery's name)
     """Each day at an event of the sun, at a latitude and a longitude in degrees; Celery's events.
 
-    Days without the event, as near the poles, are passed over. Needs `cloudq[solar]`.
+    Days without the event, as near the poles, are passed over. Needs `cloudq-tasks[solar]`.
     Raises `ConfigurationError`.
     """
 

@@ -10,7 +10,6 @@ from cloudq.driver import Delivery
 from cloudq.errors import BrokerError
 from cloudq.execution.executor import Executor
 from cloudq.execution.settlement import Settled, Settlement, commit, dispose
-from cloudq.tasks.priorities import queues_for
 
 # Few at a time, so that no lease ends while the others of its batch run.
 _AT_A_TIME = 10
@@ -21,13 +20,13 @@ def drain(
 ) -> list[Settlement]:
     """Run every message that is due, and those that come of it; what became of each, in order.
 
-    `queues` left out means the app's default queue and those its tasks name. What is delayed
-    stays where it is. Raises `TimeoutError` when there is still work after `timeout` seconds, and
-    `BrokerError` or `BackendError` when a service fails: the message at work then comes back by
-    its lease, as it does in a worker.
+    `queues` left out are those of `app.queues()`. What is delayed stays where it is. Raises
+    `TimeoutError` when there is still work after `timeout` seconds, and `BrokerError` or
+    `BackendError` when a service fails: the message at work then comes back by its lease, as it
+    does in a worker.
     """
     deadline = time.monotonic() + timeout
-    names = queues_of(app) if queues is None else list(queues)
+    names = app.queues() if queues is None else list(queues)
     executor = app.executor(hostname="drain")
     done: list[Settlement] = []
     idle = 0
@@ -43,13 +42,6 @@ def drain(
                 "does a task send itself, or fail and retry without a delay?"
             )
     return done
-
-
-def queues_of(app: CloudQ) -> list[str]:
-    """The queues that an app's own tasks are sent to, each once, the default one first."""
-    named = (task.policy.queue for task in app.tasks.values())
-    every = [app.conf.task_default_queue, *filter(None, named), *app.routed_queues]
-    return queues_for(dict.fromkeys(every), app.conf.priority_queues)
 
 
 def _settled(app: CloudQ, executor: Executor, deliveries: Sequence[Delivery]) -> list[Settled]:

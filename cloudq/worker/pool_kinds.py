@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from importlib.util import find_spec
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, install_hint
 
 
 class PoolKind(StrEnum):
@@ -63,7 +63,7 @@ def check(kind: PoolKind) -> None:
     """Raise `ConfigurationError` where the library that a pool needs is not installed."""
     if kind is PoolKind.GEVENT and find_spec("gevent") is None:
         raise ConfigurationError(
-            "--pool gevent needs gevent, which is not installed: pip install 'cloudq[gevent]'"
+            f"--pool gevent needs gevent, which is not installed: {install_hint('gevent')}"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from cloudq.app import CloudQ
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, install_hint
 from cloudq_deploy.bundle.archive import Limit, Package
 from cloudq_deploy.costs import Assumed, Cost
 
@@ -97,5 +97,5 @@ def planner(cloud: CloudName) -> Planner:
     except ModuleNotFoundError as error:
         extra = _EXTRAS[cloud]
         raise ConfigurationError(
-            f"planning for {cloud} needs {error.name}: pip install 'cloudq[deploy,{extra}]'"
+            f"planning for {cloud} needs {error.name}: {install_hint('deploy', extra)}"
         ) from error

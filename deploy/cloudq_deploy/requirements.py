@@ -12,7 +12,6 @@ from cloudq.errors import ConfigurationError
 from cloudq.schedules.schedules import Scheduled
 from cloudq.schedules.state import ScheduleState
 from cloudq.tasks.function_hints import FunctionHints
-from cloudq.tasks.priorities import queues_for
 from cloudq.tasks.task import Task
 
 AnyTask = Task[..., Any]
@@ -38,27 +37,23 @@ def tasks_of(app: CloudQ) -> list[AnyTask]:
 
 
 def queue_names(app: CloudQ) -> list[str]:
-    """List the queues of the app's tasks and routes, the default queue first.
+    """List the queues of the app, the default queue first.
 
     Raises `ConfigurationError` for a queue that is named by its URL.
     """
-    named = {task.policy.queue for task in app.tasks.values() if task.policy.queue}
-    named.update(app.routed_queues)
-    default = app.conf.task_default_queue
-    for name in (default, *named):
+    names = app.queues()
+    for name in names:
         if name.startswith(("https://", "http://")):
             raise ConfigurationError(
                 f"queue {name} is named by its URL, so somebody else made it: give the queue a "
-                "plain "
-                "name, or run its tasks with `cloudq worker`"
+                "plain name, or run its tasks with `cloudq worker`"
             )
-    return queues_for([default, *sorted(named - {default})], app.conf.priority_queues)
+    return names
 
 
 def reads(app: CloudQ, task: AnyTask, group: Sequence[str]) -> bool:
-    """Tell whether the task's decorator sends its calls to one of these queues."""
-    queue = task.policy.queue or app.conf.task_default_queue
-    return any(name in group for name in queues_for([queue], app.conf.priority_queues))
+    """Tell whether calls of the task, also by its schedules, go to one of these queues."""
+    return any(queue in group for queue in app.queues(task.name))
 
 
 def plain(queue: str) -> str:

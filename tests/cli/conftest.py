@@ -12,6 +12,8 @@ from pathlib import Path
 import orjson
 import pytest
 
+from cloudq.testing.waiting import PATIENCE
+
 SHOP = """
 from cloudq import CloudQ
 
@@ -73,7 +75,7 @@ def command(project: Path) -> Run:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
         )
         return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
 

@@ -18,6 +18,7 @@ from cloudq.cli import main
 from cloudq.driver import Outgoing
 from cloudq.driver.loader import open_broker, parse
 from cloudq.tasks.bound import record_state
+from cloudq.testing.waiting import PATIENCE
 
 APP = ("-A", "shop:app")
 
@@ -29,7 +30,7 @@ def worker(project: Path):
     process = subprocess.Popen(args, cwd=project, stderr=subprocess.DEVNULL)
     yield process
     process.terminate()
-    process.wait(20)
+    process.wait(PATIENCE)
 
 
 def test_a_call_is_sent_run_and_its_result_read(command, worker):
@@ -116,7 +117,7 @@ def test_a_purge_asks_at_a_terminal(project):
         while b"[y or 'default']" not in seen:
             seen += os.read(near, 1024)
         os.write(near, answer + b"\n")
-        code = process.wait(20)
+        code = process.wait(PATIENCE)
         os.close(near)
         return code
 
@@ -173,12 +174,12 @@ def test_ctrl_c_is_130_without_a_traceback(project):
     args = [sys.executable, "-m", "cloudq", "call", *APP, "shop.add", "1", "2", "--wait"]
     process = subprocess.Popen(args, cwd=project, stderr=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not list(project.glob("shop.db*")) and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert (process.returncode, err) == (130, b"")

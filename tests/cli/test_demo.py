@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudq.testing.waiting import PATIENCE
 from tests.servers import unique
 
 
@@ -62,7 +63,7 @@ def test_it_leaves_no_process_behind(project, number, code):
     worker = _children(process.pid)
     assert worker
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (code, b"")
     assert not any(map(_alive, worker))
 
@@ -74,7 +75,7 @@ def test_a_worker_that_dies_is_told_with_its_last_lines(project):
     _until(lambda: log.is_file() and "slots" in log.read_text())
     [worker] = _children(process.pid)
     os.kill(worker, signal.SIGKILL)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert b"the worker stopped by itself with exit code -9" in err
     assert b"worker: " in err
@@ -92,7 +93,7 @@ def test_it_runs_on_sqs_and_dynamodb(command, files, demo, aws):
 
 
 def _until(condition) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -119,7 +119,7 @@ def test_a_missing_extra_names_what_to_install(command, tmp_path: Path):
     (tmp_path / "boto3.py").write_text(gone)
     ran = command("queues", "list", "-b", "sqs://eu-west-1", env={"PYTHONPATH": str(tmp_path)})
     assert (ran.code, is_one_line(ran.err)) == (2, True)
-    assert 'needs the package boto3: pip install "cloudq[aws]"' in ran.err
+    assert 'needs the package boto3: pip install "cloudq-tasks[aws]"' in ran.err
 
 
 def test_no_credentials_says_where_they_are_looked_for(command):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cloudq.testing.waiting import PATIENCE
+
 APP = ("-A", "shop:app")
 PRIOR = {"CLOUDQ_PRIORITY_QUEUES": '["default"]'}
 
@@ -30,7 +32,7 @@ def test_a_priority_is_sent_where_there_is_one(command, project: Path):
             assert read.json["value"] == value
     finally:
         worker.terminate()
-        worker.wait(30)
+        worker.wait(PATIENCE)
     banner = (project / "worker.log").read_text()
     assert "default-high" in banner
     assert "default-low" in banner

@@ -22,6 +22,7 @@ from cloudq import CloudQ
 from cloudq.driver import Outgoing
 from cloudq.driver import loader as plugins
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 from tests.servers import unique
 
 FULL = os.environ.get("CLOUDQ_DRILL") == "full"
@@ -80,13 +81,11 @@ def test_what_was_moved_runs_there(command, project):
     )
     try:
         stats = ("queues", "stats", "second", "-b", TO, "--json")
-        eventually(
-            lambda: not any(command(*stats).json[0][key] for key in ("ready", "leased")), within=30
-        )
+        eventually(lambda: not any(command(*stats).json[0][key] for key in ("ready", "leased")))
         assert command(*stats).json[0]["dead"] == 0
     finally:
         worker.terminate()
-        worker.wait(20)
+        worker.wait(PATIENCE)
 
 
 def test_a_dry_run_counts_by_task_and_changes_nothing(command, project):
@@ -184,7 +183,7 @@ def test_a_signal_ends_it_after_the_batch_at_hand(command, project, number):
     process = start(project, FROM, TO)
     eventually(lambda: journals(project))
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, (out, err)
     assert "interrupted: nothing is held any more; run the same command again" in err
     stats = command("queues", "stats", "default", "-b", FROM, "--json").json[0]
@@ -258,7 +257,7 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
 
 
 @pytest.mark.drill
-@pytest.mark.timeout(1800 if FULL else 300)
+@pytest.mark.timeout(1800)
 def test_killed_on_the_way_the_same_messages_arrive(
     request: pytest.FixtureRequest,
     project: Path,
@@ -275,14 +274,14 @@ def test_killed_on_the_way_the_same_messages_arrive(
         for _ in range(kills // len(legs) + (number < kills % len(legs))):
             process = start(project, source.url, target.url, *options)
             processes.append(process)
-            eventually(lambda p=process: journals(project) or p.poll() is not None, within=30)
+            eventually(lambda p=process: journals(project) or p.poll() is not None)
             time.sleep(dice.random() * (4.0 if FULL else 0.2))
             process.kill()
             if process.wait() != -signal.SIGKILL:
                 survived.append(source.url)
         process = start(project, source.url, target.url, *options)
         processes.append(process)
-        out, err = process.communicate(timeout=900 if FULL else 120)
+        out, err = process.communicate(timeout=4 * PATIENCE)
         assert process.returncode == 0, (source.url, target.url, out, err)
         (queue,) = orjson.loads(out)["queues"]
         print(f"{source.url} -> {target.url}: {queue}\n{err}")

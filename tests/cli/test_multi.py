@@ -19,6 +19,7 @@ from cloudq.cli import reload
 from cloudq.cli.commands.multi import parsed, unit
 from cloudq.cli.pidfile import held, holder
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 
 TASKS = """
 from cloudq import CloudQ
@@ -45,7 +46,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def cloudq(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cloudq", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def runs(pid: int) -> bool:
@@ -72,7 +73,7 @@ def test_workers_are_started_shown_restarted_and_stopped(project: Path) -> None:
     ]
     eventually(lambda: "3 threads" in (project / "log/worker2.log").read_text())
     with CloudQ("caller") as app:
-        assert app.send_task("version").get(timeout=20) == 1
+        assert app.send_task("version").get(timeout=PATIENCE) == 1
 
     again = cloudq("multi", "start", "worker1", *SMALL, *FILES)
     assert (again.returncode, f"runs already, with pid {first}" in again.stderr) == (1, True)
@@ -146,7 +147,7 @@ def test_the_systemd_unit_is_one(project: Path) -> None:
             ["systemd-analyze", "verify", str(file)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert "cloudq@.service:" not in checked.stderr
@@ -197,16 +198,16 @@ def test_a_changed_file_starts_the_worker_anew_also_after_an_error(project: Path
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         with CloudQ("caller") as app:
-            assert app.send_task("version").get(timeout=20) == 1
+            assert app.send_task("version").get(timeout=PATIENCE) == 1
             (project / "project.py").write_text("this is no python")
-            eventually(lambda: "SyntaxError" in log.read_text(), within=20)
+            eventually(lambda: "SyntaxError" in log.read_text())
             (project / "project.py").write_text(TASKS.replace("return 1", "return 2"))
             result = app.send_task("version")
-            assert result.get(timeout=20) == 2
+            assert result.get(timeout=PATIENCE) == 2
         family = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
-        assert process.wait(20) == 0
-        _, alive = psutil.wait_procs(family, timeout=10)
+        assert process.wait(PATIENCE) == 0
+        _, alive = psutil.wait_procs(family, timeout=PATIENCE)
         assert not alive
     finally:
         for child in (
@@ -224,5 +225,5 @@ def test_reloading_without_its_library_says_what_to_install(
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(reload, "import_module", missing)
-    with pytest.raises(ConfigurationError, match=r"pip install 'cloudq\[reload\]'"):
+    with pytest.raises(ConfigurationError, match=r'pip install "cloudq-tasks\[reload\]"'):
         reload.run_reloading([], project)

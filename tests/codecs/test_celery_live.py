@@ -20,6 +20,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 from localstack.servers import Endpoint
 from tests.servers import lacking, unique
 
@@ -44,7 +45,7 @@ class Programs:
 
     def wait_for(self, done: Callable[[list[dict[str, Any]]], object]) -> list[dict[str, Any]]:
         """What the ledger has once `done` is true of it."""
-        eventually(lambda: done(self.entries()), within=30)
+        eventually(lambda: done(self.entries()))
         return self.entries()
 
     def celery(self, code: str) -> str:
@@ -55,7 +56,7 @@ class Programs:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert ran.returncode == 0, ran.stderr
@@ -76,7 +77,7 @@ class Programs:
             )
         family = psutil.Process(process.pid)
         try:
-            eventually(lambda: ready in log.read_text() or process.poll() is not None, within=30)
+            eventually(lambda: ready in log.read_text() or process.poll() is not None)
             assert process.poll() is None, log.read_text()
             yield
         except AssertionError as error:
@@ -86,7 +87,7 @@ class Programs:
             for member in members:
                 member.kill()
             process.wait()
-            psutil.wait_procs(members, timeout=10)
+            psutil.wait_procs(members, timeout=PATIENCE)
 
     def celery_worker(self) -> Any:
         return self.worker(CELERY, "ready.")
@@ -161,7 +162,7 @@ print(first.id)
         (datetime(2026, 1, 2, tzinfo=UTC), __import__("decimal").Decimal("1.5"), b"\xff")
     )
     assert shown["kwargs"] == repr({"key": UUID(int=7)})
-    assert programs.app.AsyncResult(sent).get(timeout=10) == 3
+    assert programs.app.AsyncResult(sent).get(timeout=PATIENCE) == 3
 
 
 def test_a_celery_worker_runs_what_cloudq_sends(programs: Programs) -> None:

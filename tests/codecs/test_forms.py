@@ -467,7 +467,7 @@ def test_forms_that_there_are_not_are_refused_by_name(make_app: Callable[..., Cl
 
 
 def test_a_missing_library_says_what_to_install() -> None:
-    with pytest.raises(ConfigurationError, match=r"pip install cloudq\[zstd\]"):
+    with pytest.raises(ConfigurationError, match=r'pip install "cloudq-tasks\[zstd\]"'):
         library("no_such_module", extra="zstd")
 
 

@@ -16,6 +16,7 @@ from cloudq import CloudQ, State, Task
 from cloudq.driver import StoreAdmin
 from cloudq.execution.settlement import commit, dispose
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 from localstack.servers import Endpoint
 from tests.servers import unique
 
@@ -122,9 +123,7 @@ def test_a_call_comes_back_as_it_was_given_and_is_retried(app: CloudQ, form: For
     # As a worker does: first the call, then its retry, which has the same form.
     executor = app.executor(hostname="forms")
     for state in (State.RETRY, State.SUCCESS):
-        [delivery] = eventually(
-            lambda: app.broker.receive(queue, count=1, wait=1.0, lease=10), within=15
-        )
+        [delivery] = eventually(lambda: app.broker.receive(queue, count=1, wait=1.0, lease=10))
         bodies.append(delivery.body)
         [job], _ = executor.open([delivery])
         settlement = executor.run(job)
@@ -132,6 +131,6 @@ def test_a_call_comes_back_as_it_was_given_and_is_retried(app: CloudQ, form: For
         done = commit([(delivery, settlement)], app.broker, app.backend, app.joins)
         assert done.error is None
         assert dispose(done.ready, app.broker) == []
-    assert sent.get(timeout=10) == "wide"
+    assert sent.get(timeout=PATIENCE) == "wide"
     assert seen == [("wide " * 300, AT, Decimal("1.50"), "1")] * 2
     assert [shown(body) for body in bodies] == [form.shows] * 2

@@ -33,6 +33,8 @@ from google.cloud.tasks_v2.types import (
 )
 from google.protobuf.empty_pb2 import Empty
 
+from cloudq.testing.waiting import PATIENCE
+
 _SERVICE = "google.cloud.tasks.v2.CloudTasks"
 _MAX_TASK = 100_000
 _MAX_AHEAD = 30 * 86_400
@@ -140,7 +142,7 @@ class CloudTasksServer:
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=10):
+            with opener.open(request, timeout=PATIENCE):
                 pass
         except (urllib.error.URLError, OSError) as error:
             with self._changed, _closing(error):

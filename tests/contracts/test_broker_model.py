@@ -204,6 +204,7 @@ class SQLiteModel(BrokerModel):
         self.folder.cleanup()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", [MemoryModel, SQLiteModel])
 def test_a_broker_does_what_the_model_does(machine: type[BrokerModel]) -> None:
     run_state_machine_as_test(

@@ -30,7 +30,7 @@ def address() -> Address:
 
 
 class BrokerFixtures:
-    tick = 0.15
+    tick = 0.3
     creates_queues = True
 
     @pytest.fixture

@@ -25,13 +25,13 @@ from google.pubsub_v1.types import (
 from cloudq.driver import Address, Code, Delivery, Scheduling
 from cloudq.errors import ConfigurationError
 from cloudq.testing import collect, eventually, outgoing
-from cloudq.testing.waiting import HELD
+from cloudq.testing.waiting import HELD, PATIENCE
 from cloudq_gcp.client import access
 from cloudq_gcp.pubsub import PubSub, open_broker
 from cloudq_gcp.pubsub_requests import Requests
 from tests.contracts.grpc_wire import Wire, refuse_leases
 from tests.contracts.pubsub_peers import PROJECT, SUBSCRIPTIONS, OnEmulator, Raw, code_of, opened
-from tests.servers import unique
+from tests.servers import SOON, unique
 
 # What gRPC says when it got no token for a request; the rest is google-auth's.
 _PLUGIN = "Getting metadata from plugin failed with error:"
@@ -92,13 +92,13 @@ class TestRequests(OnEmulator):
         def answer(name: str, body: bytes, context: grpc.ServicerContext) -> bytes | None:
             if name == "Pull":
                 context.add_callback(over.set)
-                over.wait(30)
+                over.wait(PATIENCE)
             return None
 
         wire.answer = answer
         start = time.monotonic()
         assert list(driver.receive(queue, count=1, wait=0.5, lease=HELD)) == []
-        assert 0.5 < time.monotonic() - start < 4
+        assert 0.5 < time.monotonic() - start < SOON
 
     @pytest.mark.parametrize(("shortest", "given"), [(0.0, 1.5), (3.0, 3.0)])
     def test_a_pull_is_given_longer_than_the_wait(
@@ -313,18 +313,18 @@ class TestRefusals(OnEmulator):
             start = time.monotonic()
             with opened(address) as driver:
                 asked = code_of(driver, lambda: driver.receive("q", count=1, wait=wait, lease=HELD))
-                assert time.monotonic() - start < 7
+                assert time.monotonic() - start < SOON
                 sent = code_of(driver, lambda: driver.send("q", [outgoing()]))
                 assert asked is sent is Code.UNREACHABLE
-                assert time.monotonic() - start < 12
+                assert time.monotonic() - start < 2 * SOON
 
     def test_closing_ends_a_receive(self, address: Address, wire: Wire, queue: str) -> None:
         before = threading.active_count()
         with ThreadPoolExecutor(1) as pool, opened(address) as driver:
-            future = pool.submit(driver.receive, queue, count=1, wait=8, lease=HELD)
+            future = pool.submit(driver.receive, queue, count=1, wait=2 * SOON, lease=HELD)
             eventually(lambda: "Pull" in wire.names())
             driver.close()
-            error = future.exception(timeout=4)
+            error = future.exception(timeout=SOON)
             assert isinstance(error, Exception)
             assert driver.error_code(error) is Code.UNREACHABLE
         eventually(lambda: threading.active_count() <= before + 1)
@@ -370,7 +370,7 @@ class TestSetUp(OnEmulator):
         start = time.monotonic()
         with pytest.raises(ConfigurationError, match="no Google credentials for pubsub://"):
             open_broker(Address(scheme="pubsub", host=PROJECT))
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < SOON
 
     def test_credentials_that_cannot_be_used_are_one_clear_line(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -22,11 +22,11 @@ from azure.servicebus.management import ServiceBusAdministrationClient
 from cloudq.driver import Address, Code, Delivery, Failure, QueueAdmin, Scheduling
 from cloudq.errors import ConfigurationError
 from cloudq.testing import collect, eventually, outgoing
-from cloudq.testing.waiting import HELD
+from cloudq.testing.waiting import HELD, PATIENCE
 from cloudq_azure import client as clients
 from cloudq_azure.servicebus import ServiceBus, open_broker
 from localstack.servers import Endpoint
-from tests.servers import unique
+from tests.servers import SOON, unique
 
 VARIABLE = "AZURE_SERVICEBUS_CONNECTION_STRING"
 
@@ -48,7 +48,7 @@ class Peer:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://{self.admin}/{path}", data, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=5) as reply:
+        with opener.open(request, timeout=PATIENCE) as reply:
             return json.load(reply)
 
     def fault(self, **wanted: object) -> None:
@@ -122,7 +122,7 @@ def failed(driver: ServiceBus, work: Callable[[], object]) -> Code:
     start = time.monotonic()
     with pytest.raises(Exception) as caught:
         work()
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < SOON
     return driver.error_code(caught.value)
 
 
@@ -165,13 +165,15 @@ class TestRequests:
         self, driver: ServiceBus, plain: str
     ) -> None:
         driver.receive(plain, count=1, wait=0, lease=HELD)
-        took: list[float] = []
-        for _ in range(10):
+
+        def took() -> float:
             driver.send(plain, [outgoing()])
             start = time.monotonic()
-            assert len(driver.receive(plain, count=10, wait=5, lease=HELD)) == 1
-            took.append(time.monotonic() - start)
-        assert min(took) < 0.15  # the SDK itself waits 0.2 s for company
+            assert len(driver.receive(plain, count=10, wait=PATIENCE, lease=HELD)) == 1
+            return time.monotonic() - start
+
+        # The SDK itself waits 0.2 s for company each time; a busy machine is slow most times.
+        eventually(lambda: took() < 0.15)
 
     def test_bodies_over_a_batchs_size_go_in_several(
         self, peer: Peer, driver: ServiceBus, plain: str
@@ -194,15 +196,16 @@ class TestRequests:
     def test_close_ends_a_wait(self, peer: Peer, queue: str) -> None:
         driver = open_broker(peer.address())
         ended: list[object] = []
+        wait = 2 * SOON
         thread = threading.Thread(
-            target=lambda: ended.append(driver.receive(queue, count=1, wait=20, lease=HELD))
+            target=lambda: ended.append(driver.receive(queue, count=1, wait=wait, lease=HELD))
         )
         thread.start()
         time.sleep(0.3)  # however far it has come, the outcome is the same
         start = time.monotonic()
         driver.close()
-        thread.join(10)
-        assert time.monotonic() - start < 5
+        thread.join(PATIENCE)
+        assert time.monotonic() - start < SOON
         assert ended == [[]]
 
 
@@ -302,14 +305,29 @@ class TestReleases:
 
 
 class TestSessions:
+    def test_a_lock_that_the_service_gave_late_ends_there_before_its_link_does(
+        self, peer: Peer, driver: ServiceBus
+    ) -> None:
+        name = unique() + ".fifo"
+        driver.create(name, lease=2, max_deliveries=5)
+        driver.send(name, [outgoing(group="a")])
+        held = collect(driver, name, 1)
+        # The lock lasts from when the service hears of it, and we know when we have asked.
+        peer.fault(kind="hang", seconds=0.7)
+        assert not driver.extend(held, lease=2)
+        another = open_broker(peer.address())
+        assert collect(another, name, 1)[0].attempts == 2
+        another.close()
+        driver.delete(name)
+
     def test_a_settled_session_is_left_to_others(
         self, peer: Peer, driver: ServiceBus, ordered: str
     ) -> None:
         another = open_broker(peer.address())
         driver.send(ordered, [outgoing(group="a") for _ in range(3)])
         assert not driver.ack(collect(driver, ordered, 1))
-        assert not another.ack(collect(another, ordered, 1, within=3))
-        assert len(collect(driver, ordered, 1, within=3)) == 1
+        assert not another.ack(collect(another, ordered, 1))
+        assert len(collect(driver, ordered, 1)) == 1
         another.close()
 
     def test_what_follows_in_a_session_needs_no_new_link(

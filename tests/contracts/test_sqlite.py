@@ -34,7 +34,7 @@ def address(tmp_path: Path) -> Address:
 
 
 class BrokerFixtures:
-    tick = 0.15
+    tick = 0.3
     creates_queues = True
 
     @pytest.fixture

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 from cloudq.driver import Address, Change, Code, Item, Key
 from cloudq.errors import ConfigurationError
 from cloudq.testing import collect, outgoing
+from cloudq.testing.waiting import PATIENCE
 from cloudq_local.sqlite import open_backend, open_broker
 from cloudq_local.wake import Bell
 
@@ -40,7 +42,7 @@ def process(
     theirs.close()
     try:
         yield child, ours
-        child.join(30)
+        child.join(PATIENCE)
     finally:
         child.kill()
         child.join()
@@ -54,18 +56,20 @@ def echo(address: Address, pipe: Connection) -> None:
     pipe.send("ready")
     body = b""
     while body != b"end":
-        deliveries = driver.receive("queue", count=1, wait=20, lease=60)
+        deliveries = driver.receive("queue", count=1, wait=PATIENCE, lease=600)
         arrived = time.monotonic()
         assert not driver.ack(deliveries)
         body = deliveries[0].body
         pipe.send((body, arrived))
+        pipe.recv()
+        pipe.send("here")
     driver.close()
 
 
 def hold(address: Address, pipe: Connection) -> None:
     """Lease one message for 1 s and hang with it, and with a listening socket."""
     driver = open_broker(address)
-    (delivery,) = driver.receive("queue", count=1, wait=20, lease=1)
+    (delivery,) = driver.receive("queue", count=1, wait=PATIENCE, lease=1)
     pipe.send(delivery.id)
     driver.receive("other", count=1, wait=60, lease=1)
 
@@ -96,17 +100,22 @@ def test_a_message_wakes_a_receiver_in_another_process(address: Address) -> None
     driver = open_broker(address)
     with process(echo, address) as (_, pipe):
         assert pipe.recv() == "ready"
-        late: list[float] = []
+        late, pace = list[float](), list[float]()
         for body in [b"message"] * 20 + [b"end"]:
             start = time.monotonic()
             driver.send("queue", [outgoing(body=body)])
-            assert pipe.poll(20)
+            assert pipe.poll(PATIENCE)
             arrived_body, arrived = pipe.recv()
             assert arrived_body == body
             late.append(arrived - start)
+            asked = time.monotonic()
+            pipe.send("are you there?")
+            assert pipe.recv() == "here"
+            pace.append(time.monotonic() - asked)
     driver.close()
-    # A receiver that polled would have to do so every few milliseconds to pass.
-    assert sorted(late)[len(late) // 2] < 0.02
+    # A receiver that polled would have to do so every few milliseconds to pass, or as often as this
+    # machine lets two processes talk.
+    assert median(late) < 0.02 + 10 * median(pace)
 
 
 def test_a_write_wakes_a_watcher_of_another_process(address: Address) -> None:
@@ -116,9 +125,9 @@ def test_a_write_wakes_a_watcher_of_another_process(address: Address) -> None:
         assert pipe.recv() == "ready"
         pipe.send("go")
         while not (found := backend.get([Key("counter")], consistent=True)):
-            assert watcher.wait(20)
+            assert watcher.wait(PATIENCE)
         while found[Key("counter")].fields["n"] != 100:
-            assert watcher.wait(20)
+            assert watcher.wait(PATIENCE)
             found = backend.get([Key("counter")], consistent=True)
     watcher.close()
     backend.close()

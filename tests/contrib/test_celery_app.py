@@ -29,6 +29,7 @@ from cloudq.contrib.celery.rules import Fate, Rule
 from cloudq.contrib.celery.task import call_options
 from cloudq.tasks.signature import to_dict
 from cloudq.testing import Worker, eventually
+from cloudq.testing.waiting import PATIENCE
 
 __all__ = [
     "celery_app",
@@ -105,7 +106,7 @@ def test_calls_take_celerys_options(celery_app: Celery, celery_worker: Worker) -
         result = add.apply_async(
             None, {"a": 1, "b": 2}, countdown=None, expires=timedelta(hours=1), add_to_parent=False
         )
-    assert result.get(timeout=10) == 3
+    assert result.get(timeout=PATIENCE) == 3
 
 
 def test_fixtures_run_tasks_retries_and_chains(celery_app: Celery, celery_worker: Worker) -> None:
@@ -119,16 +120,16 @@ def test_fixtures_run_tasks_retries_and_chains(celery_app: Celery, celery_worker
             raise self.retry(exc=ValueError("not yet"))
         return self.request.retries
 
-    assert add.delay(2, 2).get(timeout=10) == 4
-    assert chain(add.s(1, 1), add.s(5)).delay().get(timeout=10) == 7
-    assert group([add.s(1, 1), add.s(2, 2)]).delay().get(timeout=10) == [2, 4]
-    assert flaky.delay().get(timeout=10) == 2
+    assert add.delay(2, 2).get(timeout=PATIENCE) == 4
+    assert chain(add.s(1, 1), add.s(5)).delay().get(timeout=PATIENCE) == 7
+    assert group([add.s(1, 1), add.s(2, 2)]).delay().get(timeout=PATIENCE) == [2, 4]
+    assert flaky.delay().get(timeout=PATIENCE) == 2
 
     @celery_app.task
     def total(values: list[int]) -> int:
         return sum(values)
 
-    assert chord([add.s(n, n) for n in range(3)])(total.s()).get(timeout=10) == 6
+    assert chord([add.s(n, n) for n in range(3)])(total.s()).get(timeout=PATIENCE) == 6
 
 
 def test_a_failure_that_no_test_waited_for_is_raised_at_the_end(tmp_path: Path) -> None:
@@ -246,7 +247,7 @@ class TestCurrent:
         celery_app.set_current()
         result = who.delay()
         name = f"{__name__}.TestCurrent.test_a_shared_task_belongs_to_the_current_app.who"
-        assert result.get(timeout=10) == [name, "celery.tests", True, name]
+        assert result.get(timeout=PATIENCE) == [name, "celery.tests", True, name]
         assert not layer.current_task
         assert layer.current_app == celery_app
         assert layer.current_app.name == "celery.tests"
@@ -267,15 +268,15 @@ class TestCurrent:
 
         celery_app.set_current()
         made = layer.signature("add", args=(1,), kwargs={"b": 2})
-        assert made.delay().get(timeout=10) == 3
+        assert made.delay().get(timeout=PATIENCE) == 3
         assert layer.signature(to_dict(made)) == made
         assert layer.maybe_signature(None) is None
         assert layer.maybe_signature(made) is made
-        assert layer.chunks(add.s(), [(1, 1), (2, 2), (3, 3)], 2).delay().get(timeout=10) == [
+        assert layer.chunks(add.s(), [(1, 1), (2, 2), (3, 3)], 2).delay().get(timeout=PATIENCE) == [
             [2, 4],
             [6],
         ]
-        assert layer.xstarmap(add, [(1, 1)]).delay().get(timeout=10) == [2]
+        assert layer.xstarmap(add, [(1, 1)]).delay().get(timeout=PATIENCE) == [2]
 
     def test_groups_are_restored(self, celery_app: Celery, celery_worker: Worker) -> None:
         @celery_app.task
@@ -287,7 +288,7 @@ class TestCurrent:
         result.save()
         found = layer.GroupResult.restore(result.id)
         assert found is not None
-        assert found.get(timeout=10) == [2, 4]
+        assert found.get(timeout=PATIENCE) == [2, 4]
         assert celery_app.GroupResult("none") is None
 
     def test_a_task_may_be_a_class(self, celery_app: Celery, celery_worker: Worker) -> None:
@@ -299,7 +300,7 @@ class TestCurrent:
 
         double = celery_app.register_task(Double())
         assert double.name == "double"
-        assert double.delay(4).get(timeout=10) == 8
+        assert double.delay(4).get(timeout=PATIENCE) == 8
         assert isinstance(celery_app.tasks["double"], Double)
 
     def test_signals_are_cloudqs_and_others_say_why(self, celery_app: Celery) -> None:

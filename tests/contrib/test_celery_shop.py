@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOP = ROOT / "examples" / "celery_shop"
@@ -37,11 +38,11 @@ def shop(tmp_path: Path) -> Iterator[Path]:
             command, cwd=folder, env=_environment(folder), stdout=file, stderr=file
         )
     try:
-        eventually(lambda: "is ready" in log.read_text() or worker.poll() is not None, within=20)
+        eventually(lambda: "is ready" in log.read_text() or worker.poll() is not None)
         assert worker.poll() is None, log.read_text()
         yield folder
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(20) == 0, log.read_text()
+        assert worker.wait(PATIENCE) == 0, log.read_text()
     finally:
         worker.kill()
         worker.wait()
@@ -92,7 +93,7 @@ def test_what_was_recorded_is_what_celery_does(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(folder), "SHOP_JOURNAL": "journal.txt"},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=PATIENCE,
         check=True,
     )
     came = json.loads(done.stdout)
@@ -132,7 +133,7 @@ def _run(folder: Path, program: str) -> str:
         env=_environment(folder),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     if done.returncode:
         raise subprocess.CalledProcessError(

@@ -43,8 +43,8 @@ class Bench(CloudQ):
         self.clock = Clock()
         time.time = self.clock
         self.held = MemoryQueues(self.clock)
-        self.queues = MemoryBroker(self.held)
-        self.wire = FaultyBroker(self.queues)
+        self.memory = MemoryBroker(self.held)
+        self.wire = FaultyBroker(self.memory)
         self.store = FaultyStore(MemoryBackend(MemoryItems(self.clock)))
         self.runtime._backend = backend = Backend(
             self.store, url="faulty://", expires=self.conf.result_expires
@@ -126,11 +126,11 @@ class Bench(CloudQ):
         return done
 
     def left(self, queue: str = "default") -> int:
-        stats = self.queues.stats(queue)
+        stats = self.memory.stats(queue)
         return sum(n or 0 for n in (stats.ready, stats.delayed, stats.leased))
 
     def dead(self, queue: str = "default") -> Sequence[Peeked]:
-        return self.queues.peek_dead(queue, count=10)
+        return self.memory.peek_dead(queue, count=10)
 
     def state(self, result: AsyncResult[Any] | str) -> State:
         return self.record(result).state
@@ -141,5 +141,5 @@ class Bench(CloudQ):
 
     def sent(self, queue: str = "default") -> list[dict[str, Any]]:
         """What waits on the queue, as plain JSON."""
-        peeked = self.queues.peek(queue, count=1000)
+        peeked = self.memory.peek(queue, count=1000)
         return [cast("dict[str, Any]", json.loads(message.body)) for message in peeked]

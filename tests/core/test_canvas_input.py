@@ -211,7 +211,7 @@ def test_a_broker_that_fails_in_the_middle_of_a_stream(app: Bench, t: Tasks) -> 
     assert len(caught.value.unsent) == 10
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_generator_is_read_as_it_is_sent(tmp_path: Path) -> None:
     """At most one portion of members is in memory; what is left are the results, small ones."""
     count = 100_000 if os.environ.get("CLOUDQ_DRILL") == "full" else 4_000

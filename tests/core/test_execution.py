@@ -274,7 +274,7 @@ def test_what_cannot_be_run_is_dead_lettered_with_a_reason(
     app: Bench, body: bytes, reason: str
 ) -> None:
     task = task_of(app)
-    app.queues.send("default", [Outgoing(id="bad", body=body)])
+    app.memory.send("default", [Outgoing(id="bad", body=body)])
     result = task.delay()
     app.work()
     assert result.get(timeout=0) == "value"
@@ -285,7 +285,7 @@ def test_what_cannot_be_run_is_dead_lettered_with_a_reason(
 
 def test_an_oversized_body_is_dead_lettered(app: Bench) -> None:
     app.conf.max_body = 1024
-    app.queues.send("default", [Outgoing(id="big", body=b"x" * 1025)])
+    app.memory.send("default", [Outgoing(id="big", body=b"x" * 1025)])
     app.step()
     assert (app.dead()[0].reason or "").startswith("oversized: 1,025 bytes, this app accepts 1,024")
 
@@ -593,7 +593,7 @@ def test_a_delay_beyond_the_brokers_limit_goes_in_hops(app: Bench) -> None:
 def test_a_message_less_than_a_second_early_is_run(app: Bench, early: float, runs: int) -> None:
     task = task_of(app)
     message = TaskMessage(id="x", task="t", queue="default", not_before=time.time() + early)
-    app.queues.send("default", [Outgoing(id="x", body=encode(message))])
+    app.memory.send("default", [Outgoing(id="x", body=encode(message))])
     app.step()
     assert len(task.runs) == runs
 
@@ -622,7 +622,7 @@ def test_a_retry_that_is_too_large_to_send_is_kept_in_place(app: Bench) -> None:
         default_retry_delay=5.0,
     )
     task.delay("x" * 500)
-    size = len(app.queues.peek("default", count=1)[0].body)
+    size = len(app.memory.peek("default", count=1)[0].body)
     app.wire.change_limits = lambda limits: replace(limits, body=size)
     other = app.task(name="other", autoretry_for=[OSError])(raises(OSError("y")))
     other.delay()

@@ -161,7 +161,7 @@ class Deliveries(RuleBasedStateMachine):
     def delivered_twice(self, pick: int) -> None:
         """The service gives a leased message to someone else, and the worker gets to know."""
         flight = _picked(self.flights, pick)
-        self.app.queues.release([flight.delivery], after=0.0)
+        self.app.memory.release([flight.delivery], after=0.0)
         flight.lease_ends = 0.0
 
     @rule(store=st.booleans(), send=st.booleans(), ack=st.booleans())
@@ -227,7 +227,7 @@ def _picked(choices: list[Any], pick: int) -> Any:
     return choices[pick % len(choices)]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_nothing_is_lost_and_no_end_changes_in_any_order_of_steps() -> None:
     run_state_machine_as_test(
         Deliveries,

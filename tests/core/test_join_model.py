@@ -26,6 +26,7 @@ from cloudq.driver import Delivery
 from cloudq.execution.settlement import Settlement, commit, dispose
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record
+from cloudq.testing.waiting import PATIENCE
 from tests.core.bench import Bench
 from tests.core.test_canvas_crashes import Died
 
@@ -55,7 +56,7 @@ class Gate:
         if self.dies:
             raise Died
         self.reached.set()
-        assert self.open.wait(20)
+        assert self.open.wait(PATIENCE)
 
 
 class _Gated:
@@ -182,7 +183,7 @@ class Chords(RuleBasedStateMachine):
 
             thread = threading.Thread(target=settled, daemon=True)
             thread.start()
-            assert gate.reached.wait(20)
+            assert gate.reached.wait(PATIENCE)
             if not done.is_set():
                 self.standing.append((gate, thread))
 
@@ -191,7 +192,7 @@ class Chords(RuleBasedStateMachine):
     def go_on(self) -> None:
         gate, thread = self.standing.pop(0)
         gate.open.set()
-        thread.join(20)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
     @rule()
@@ -259,6 +260,7 @@ class Chords(RuleBasedStateMachine):
             self.app.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_joins_hold() -> None:
     run_state_machine_as_test(

@@ -18,6 +18,7 @@ import pytest
 from cloudq import CloudQ, ConfigurationError, Ignore, Reject, State, Task
 from cloudq.monitoring.notifications import SMTP, Failure, notify_failures
 from cloudq.testing import drain, eventually
+from cloudq.testing.waiting import PATIENCE
 from cloudq_aws.notifications import SES, SNS
 from localstack.servers import Endpoint
 
@@ -141,7 +142,7 @@ def mail_server() -> Iterator[tuple[int, list[Any]]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     controller = import_module("aiosmtpd.controller").Controller(
-        Keeps(), hostname="127.0.0.1", port=port, ready_timeout=10
+        Keeps(), hostname="127.0.0.1", port=port, ready_timeout=PATIENCE
     )
     controller.start()
     try:

@@ -17,6 +17,7 @@ from cloudq.broker.delayed import DelayedStore
 from cloudq.driver import Code, Failure, Limits, Outgoing
 from cloudq.results.record import State
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 from cloudq.worker.delayed import DelayedSender
 from tests.core.bench import Bench
 
@@ -141,17 +142,17 @@ def test_one_at_a_time_sends_on(app: Bench, task: Any) -> None:
 
     def slowly(batch: Sequence[Outgoing]) -> Sequence[Failure]:
         sending.set()
-        go.wait(10)
+        go.wait(PATIENCE)
         sent.extend(batch)
         return ()
 
     thread = Thread(target=lambda: other.send_due("default", slowly, batch=10))
     thread.start()
-    assert sending.wait(10)
+    assert sending.wait(PATIENCE)
     assert app.broker.send_delayed("default") is not None  # look again soon
     assert app.left() == 0
     go.set()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert len(sent) == 1
     assert app.broker.send_delayed("default") is None
     assert app.left() == 0
@@ -166,18 +167,18 @@ def test_what_another_one_sends_on_cannot_be_taken_back(app: Bench, task: Any) -
 
     def slowly(batch: Sequence[Outgoing]) -> Sequence[Failure]:
         sending.set()
-        go.wait(10)
+        go.wait(PATIENCE)
         return ()
 
     thread = Thread(target=lambda: other.send_due("default", slowly, batch=10))
     thread.start()
-    assert sending.wait(10)
+    assert sending.wait(PATIENCE)
     answers: list[Failure] = []
     taking = Thread(target=lambda: answers.extend(app.broker.unschedule("default", [handle])))
     taking.start()
     go.set()
-    thread.join(10)
-    taking.join(10)
+    thread.join(PATIENCE)
+    taking.join(PATIENCE)
     assert [answer.code for answer in answers] == [Code.NOT_FOUND]
 
 

@@ -105,7 +105,7 @@ def test_a_missing_sdk_names_the_extra_to_install(url: str, package: str, extra:
         f"try: plugins.open_broker({url!r})\n"
         "except Exception as error: print(error)"
     )
-    assert said.endswith(f'needs the package {package}: pip install "cloudq[{extra}]"')
+    assert said.endswith(f'needs the package {package}: pip install "cloudq-tasks[{extra}]"')
 
 
 @pytest.mark.usefixtures("adapter")

@@ -30,6 +30,7 @@ from cloudq.driver import Change, ConditionFailed, Item, Key, StoreLimits
 from cloudq.results.record import Record, fence, from_item, to_item
 from cloudq.results.result import failure
 from cloudq.testing import drain
+from cloudq.testing.waiting import PATIENCE
 from tests.core.bench import Bench
 
 
@@ -77,7 +78,7 @@ def test_get_waits_for_a_task_that_ends_meanwhile(plain: CloudQ) -> None:
     result = task.delay()
     worker = threading.Timer(0.05, drain, [plain])
     worker.start()
-    assert result.get(timeout=10) == 42
+    assert result.get(timeout=PATIENCE) == 42
     worker.join()
 
 
@@ -89,7 +90,7 @@ def test_get_gives_up_after_its_timeout(plain: CloudQ) -> None:
         ResultTimeout, match=rf"1 of 1 tasks had not ended after 0\.1 s.*{result.id}"
     ):
         result.get(timeout=0.1)
-    assert 0.09 < time.monotonic() - start < 2
+    assert time.monotonic() - start > 0.09
     with pytest.raises(TimeoutError):
         result.get(timeout=0)
 

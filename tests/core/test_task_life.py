@@ -25,6 +25,7 @@ from cloudq.monitoring.task_logger import get_task_logger
 from cloudq.results.record import Record, fence
 from cloudq.tasks.bound import record_state
 from cloudq.testing import drain
+from cloudq.testing.waiting import PATIENCE
 from tests.core.bench import Bench
 
 Told = list[tuple[Any, ...]]
@@ -267,17 +268,17 @@ def test_progress_is_seen_while_the_task_runs(plain: CloudQ) -> None:
     def works(self: Task[..., Any]) -> str:
         self.update_state(state="PROGRESS", meta={"done": 3, "of": 10})
         going.set()
-        on.wait(10)
+        on.wait(PATIENCE)
         return "done"
 
     result = works.delay()
     worker = threading.Thread(target=lambda: drain(plain))
     worker.start()
-    assert going.wait(10)
+    assert going.wait(PATIENCE)
     assert (result.state, result.info) == ("PROGRESS", {"done": 3, "of": 10})
     assert not result.ready()
     on.set()
-    worker.join(10)
+    worker.join(PATIENCE)
     assert (result.state, result.info) == (State.SUCCESS, "done")
 
 

@@ -17,13 +17,13 @@ from cloudq import CloudQ, ConfigurationError, EncodeError, State, Task
 from cloudq.app.autodiscover import discover
 from cloudq.app.shared_task import APPS, Apps, shared_task
 from cloudq.testing import drain
-from cloudq.testing.draining import queues_of
+from cloudq.testing.waiting import PATIENCE
 
 
 def queue_of(app: CloudQ, name: str, **options: Any) -> str:
     """Where a call of this name goes, by what is received there."""
     sent = app.send_task(name, **options)
-    for queue in [*queues_of(app), "from-function", "at-call"]:
+    for queue in [*app.queues(), "from-function", "at-call"]:
         for delivery in app.broker.receive(queue, count=10, wait=0.0, lease=60):
             app.broker.ack([delivery])
             if sent.id.encode() in delivery.body:
@@ -55,7 +55,7 @@ def test_names_globs_and_expressions_route(routed: CloudQ) -> None:
     assert queue_of(routed, "shop.mail.urgent") == "urgent"
     assert queue_of(routed, "video.encode") == "media"
     assert queue_of(routed, "my.video.encode") == "default"
-    assert queues_of(routed) == ["default", "mail", "urgent", "media"]
+    assert routed.queues() == ["default", "mail", "media", "urgent"]
 
 
 def test_the_call_and_the_task_stand_above_a_route(routed: CloudQ) -> None:
@@ -383,7 +383,7 @@ def test_django_apps_are_discovered_and_calls_wait_for_the_commit(packages: Path
         cwd=packages,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert (ended.stdout.strip(), ended.returncode) == ("fine", 0), ended.stderr

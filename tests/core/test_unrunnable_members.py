@@ -57,7 +57,7 @@ def spoil(app: Bench, id: str, change: Callable[[dict[str, Any]], bytes]) -> Non
         fields = json.loads(delivery.body)
         body = change(fields) if fields["id"] == id else delivery.body
         app.broker.ack([delivery])
-        app.queues.send("default", [_outgoing(fields["id"], body)])
+        app.memory.send("default", [_outgoing(fields["id"], body)])
 
 
 def _outgoing(id: str, body: bytes) -> Outgoing:
@@ -105,7 +105,7 @@ def test_what_is_recorded_already_stays(app: Bench, runs: list[Any]) -> None:
     app.work()
     assert result.get(timeout=0) == 3
     del app.tasks["same"]
-    app.queues.send("default", [_outgoing("copy", copy.body)])
+    app.memory.send("default", [_outgoing("copy", copy.body)])
     app.work()
     assert member.state is State.SUCCESS
     assert result.get(timeout=0) == 3

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from cloudq.testing.waiting import PATIENCE
+
 pytest.importorskip("azure.functions")
 
 from cloudq import CloudQ, crontab, every
@@ -317,7 +319,7 @@ def test_a_task_and_a_timer_run_in_the_zip(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout.splitlines()[-1])
@@ -333,6 +335,6 @@ def test_a_task_and_a_timer_run_in_the_zip(
     assert answer["errors"] == ["None", "None"]
     first, second = answer["ran"]
     assert first == sent.id
-    assert sent.get(timeout=10) == 32
-    assert caller.AsyncResult(second).get(timeout=10) == 3
+    assert sent.get(timeout=PATIENCE) == 32
+    assert caller.AsyncResult(second).get(timeout=PATIENCE) == 3
     caller.close()

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from cloudq.testing.waiting import PATIENCE
+
 pytest.importorskip("google.cloud.scheduler_v1")
 
 
@@ -303,17 +305,17 @@ def test_a_task_runs_in_the_zip_that_pubsub_pushes_to(
         )
     caller = CloudQ("shop", broker=made.plan.broker, backend=made.plan.backend)
     try:
-        eventually(lambda: _is_up(process, port, log), within=60)
+        eventually(lambda: _is_up(process, port, log))
         plan = made.plan
         changes = propose(plan, look(plan, requests), emulator=True)
         carry_out(changes, requests, lambda _: None)
         result = caller.send_task("shop.tasks.add", (16, 16))
-        assert result.get(timeout=30) == 32, log.read_text()
-        assert caller.send_task("shop.tasks.greet", ("you",), queue="mail").get(timeout=30)
+        assert result.get(timeout=PATIENCE) == 32, log.read_text()
+        assert caller.send_task("shop.tasks.greet", ("you",), queue="mail").get(timeout=PATIENCE)
     finally:
         caller.close()
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 def _free_port() -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.stack.access import Aws, DeployError
 from cloudq_deploy.aws.stack.bucket import Bucket
@@ -137,11 +138,11 @@ def test_logs_are_followed_until_ctrl_c(shop: Path, here: Aws, aws: Endpoint) ->
             )
         try:
             for text in ("before", "first", "second"):
-                eventually(lambda text=text: f"shop-mail: {text}" in printed.read_text(), within=20)
+                eventually(lambda text=text: f"shop-mail: {text}" in printed.read_text())
                 log({"before": "first", "first": "second"}.get(text, "last"))
-            eventually(lambda: "shop-mail: last" in printed.read_text(), within=20)
+            eventually(lambda: "shop-mail: last" in printed.read_text())
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 130
+            assert process.wait(PATIENCE) == 130
         finally:
             process.kill()
             process.wait()

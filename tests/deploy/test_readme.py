@@ -16,7 +16,6 @@ SAID = "http://127.0.0.1:4566"
 
 
 @pytest.mark.drill
-@pytest.mark.timeout(180)
 def test_readme_deploys(tmp_path: Path, own_aws: Endpoint) -> None:
     aws = own_aws
     with Shell(tmp_path) as shell:

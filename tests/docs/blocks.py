@@ -19,10 +19,10 @@ from typing import Self
 
 from cloudq.app import CloudQ
 from cloudq.testing import drain
+from cloudq.testing.waiting import PATIENCE
 
 _FENCE = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# ([\w/]+\.py)\n")
-_PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,7 @@ class Shell:
                 env=self.environment,
                 capture_output=True,
                 text=True,
-                timeout=_PATIENCE,
+                timeout=PATIENCE,
                 check=False,
             )
             assert done.returncode == 0, f"$ {command.line}\n{done.stdout}{done.stderr}"
@@ -138,7 +138,7 @@ class Shell:
                 words, cwd=self.folder, env=self.environment, stdout=output, stderr=output
             )
         self._workers.append(worker)
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while b"tasks  " not in log.read_bytes():
             assert worker.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()

@@ -30,6 +30,7 @@ from cloudq.driver import StoreAdmin
 from cloudq.execution.invocation import NotSettled
 from cloudq.results.record import State
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 from localstack.google import PROJECT
 from localstack.servers import Endpoint
 from tests.docs.blocks import Shell
@@ -75,7 +76,7 @@ def test_google_function(google: CloudQ, tmp_path: Path) -> None:
         return False
 
     try:
-        eventually(is_up, within=30)
+        eventually(is_up)
         results = [google.send_task("main.charge", (n, n % 2)) for n in range(4)]
         with SubscriberClient() as client:
             # An event that the framework makes of a push has its topic from the path.
@@ -83,12 +84,12 @@ def test_google_function(google: CloudQ, tmp_path: Path) -> None:
             name = client.subscription_path(PROJECT, queue)
             pushed = {"subscription": name, "push_config": {"push_endpoint": path}}
             client.modify_push_config(request=pushed)
-        assert [result.get(timeout=30) for result in results] == [0, 100, 200, 300]
+        assert [result.get(timeout=PATIENCE) for result in results] == [0, 100, 200, 300]
         assert [result.retries for result in results] == [0, 1, 0, 1], log.read_text()
     finally:
         function.terminate()
         try:
-            function.wait(10)
+            function.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             function.kill()
             function.wait()
@@ -137,7 +138,7 @@ def test_azure_function(azure: ModuleType) -> None:
     for _ in range(2):  # the message, and the copy that is its retry
         host.pump()
         assert host.error is None
-    assert (result.get(timeout=5), result.retries) == (700, 1)
+    assert (result.get(timeout=PATIENCE), result.retries) == (700, 1)
 
     nightly = found["cloudq_nightly"]
     assert binding(nightly)["schedule"] == "0 0 3 * * *"
@@ -145,7 +146,7 @@ def test_azure_function(azure: ModuleType) -> None:
     (message,) = host.pump()
     assert host.error is None
     assert app.AsyncResult(message.id).state is State.SUCCESS
-    assert app.AsyncResult(message.id).get(timeout=5) == "the report of today"
+    assert app.AsyncResult(message.id).get(timeout=PATIENCE) == "the report of today"
 
 
 def test_what_an_azure_function_cannot_run_is_dead_lettered_by_service_bus(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cloudq.testing.waiting import PATIENCE
 from tests.docs.blocks import blocks, session
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "testing.md"
@@ -25,7 +26,7 @@ def test_the_tests_on_the_page_pass(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert f"= {written} passed" in done.stdout, done.stdout + done.stderr

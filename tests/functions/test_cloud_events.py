@@ -88,6 +88,8 @@ def test_a_structured_event_too(client: FlaskClient, app: CloudQ) -> None:
     assert app.AsyncResult("b").get(timeout=1) == ["orders-eu", 10]
 
 
+# functions-framework 3.10 still calls utcnow, which Python deprecates since 3.12.
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
 @pytest.mark.parametrize(
     ("path", "queue"), [("/projects/shop/topics/orders-eu", "orders-eu"), ("/", "default")]
 )

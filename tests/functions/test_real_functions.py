@@ -23,6 +23,7 @@ from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from cloudq import CloudQ
 from cloudq.results.record import Record, State
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 from localstack.google import PROJECT
 from localstack.servers import Endpoint
 from tests.servers import unique
@@ -57,7 +58,7 @@ class Deployed:
             self.process = subprocess.Popen(
                 command, env=os.environ | environment, stdout=log, stderr=log
             )
-        eventually(self.is_up, within=30)
+        eventually(self.is_up)
 
     def is_up(self) -> bool:
         assert self.process.poll() is None, self.log()
@@ -75,10 +76,10 @@ class Deployed:
     def send_raw(self, body: bytes) -> None:
         """Publish what no producer of ours would."""
         client = PublisherClient()
-        client.publish(client.topic_path(PROJECT, self.queue), body).result(10)
+        client.publish(client.topic_path(PROJECT, self.queue), body).result(PATIENCE)
         client.stop()
 
-    def records(self, ids: list[str], *, within: float) -> dict[str, Record]:
+    def records(self, ids: list[str], *, within: float = PATIENCE) -> dict[str, Record]:
         """The ended records of these tasks; all of them, unless time runs out."""
         assert self.app.backend is not None
         until = time.monotonic() + within
@@ -101,7 +102,7 @@ class Deployed:
             return seen if len(seen) >= count else {}
 
         seen: dict[str, str] = {}
-        return eventually(look, within=20)
+        return eventually(look)
 
     def log(self) -> str:
         return (self.folder / "function.log").read_text(errors="replace")
@@ -112,7 +113,7 @@ class Deployed:
         self.app.close()
         self.process.terminate()
         try:
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -172,7 +173,7 @@ def test_every_pushed_task_ends_right(deploy: Callable[[str], Deployed], way: st
     ids = [deployed.app.send_task(charge, (n, failing[n])).id for n in failing]
     started = time.monotonic()
     deployed.subscribe(path_of(deployed, way))
-    records = deployed.records(ids, within=60 + MESSAGES / 5)
+    records = deployed.records(ids, within=PATIENCE + MESSAGES / 5)
     took = time.monotonic() - started
 
     assert len(records) == len(ids), deployed.log()[-3000:]
@@ -200,7 +201,7 @@ def test_what_is_put_back_is_pushed_again(
     args = [(n, str(tmp_path / f"marker-{n}")) for n in range(3)]
     ids = [deployed.app.send_task("drill_function.pick", each).id for each in args]
     deployed.subscribe(path_of(deployed, way))
-    records = deployed.records(ids, within=30)
+    records = deployed.records(ids)
     assert [records[id].value for id in ids] == ["0", "1", "2"]
     assert [deployed.executions()[id] for id in ids] == [2, 2, 2]
 
@@ -209,7 +210,7 @@ def test_a_push_without_a_wrapper_is_understood(deploy: Callable[[str], Deployed
     deployed = deploy("on_push")
     deployed.subscribe("/", no_wrapper={"write_metadata": True})
     id = deployed.app.send_task("drill_function.charge", (3, 1)).id
-    record = deployed.records([id], within=30)[id]
+    record = deployed.records([id])[id]
     assert (record.value, record.queue) == ("300", deployed.queue)
 
 
@@ -219,11 +220,11 @@ def test_a_delayed_retry_is_parked_and_sent_on_by_later_invocations(
     deployed = deploy("on_push")
     deployed.subscribe("/")
     late = deployed.app.send_task("drill_function.later", (7,)).id
-    eventually(lambda: deployed.ledger.exists() and deployed.executions()[late] == 1, within=20)
+    eventually(lambda: deployed.ledger.exists() and deployed.executions()[late] == 1)
 
     def pushed() -> dict[str, Record]:
         deployed.app.send_task("drill_function.charge", (1,))
         return deployed.records([late], within=0.3)
 
-    record = eventually(pushed, within=20)[late]
+    record = eventually(pushed)[late]
     assert (record.value, record.retries) == ("7", 1)

@@ -202,7 +202,6 @@ def test_busy_services_are_asked_again(app: CloudQ, plan: FaultPlan, call: str) 
     assert (sorted(seen), [r.state for r in results]) == ([0, 1], [State.SUCCESS] * 2)
 
 
-@pytest.mark.timeout(60)
 def test_virtual_time_has_no_pauses_between_tries(app: CloudQ, plan: FaultPlan) -> None:
     app.conf.publish_retries = 14  # the pauses would come to half an hour
     seen = ran(app)
@@ -335,8 +334,10 @@ FAULTS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(faults=st.lists(st.tuples(FAULTS, st.integers(1, 6)), max_size=6))
 def test_no_plan_loses_a_task(faults: list[tuple[tuple[Any, ...], int]]) -> None:

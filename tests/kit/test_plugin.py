@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cloudq.testing.waiting import PATIENCE
+
 Run = Callable[..., tuple[int, str]]
 
 APP = """
@@ -40,7 +42,7 @@ def run(tmp_path: Path) -> Run:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         return done.returncode, done.stdout + done.stderr

@@ -13,6 +13,7 @@ import pytest
 
 from cloudq import CloudQ, ConfigurationError, State, chord
 from cloudq.testing import Worker, in_memory, run_until_idle, worker
+from cloudq.testing.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_a_worker_runs_what_is_sent_and_the_app_is_as_it_was_afterwards(app: Clo
     services, conf = app.runtime.services, app.conf
     with worker(app):
         assert app.conf.broker.startswith("memory://")
-        assert task.delay(4).get(timeout=10) == 8
+        assert task.delay(4).get(timeout=PATIENCE) == 8
     assert (app.runtime.services, app.conf) == (services, conf)
     assert app.conf.broker == "sqs://eu-west-1"
 
@@ -72,11 +73,11 @@ def test_idle_is_not_the_moment_between_two_tasks(app: CloudQ) -> None:
 
 
 def test_a_worker_runs_as_many_tasks_at_a_time_as_it_has_threads(app: CloudQ) -> None:
-    meeting = threading.Barrier(3, timeout=10)
+    meeting = threading.Barrier(3, timeout=PATIENCE)
     task: Any = app.task(name="meet")(lambda: meeting.wait() >= 0)
     with worker(app, threads=3):
         results = [task.delay() for _ in range(3)]
-        assert all(result.get(timeout=10) for result in results)
+        assert all(result.get(timeout=PATIENCE) for result in results)
 
 
 def test_coroutines_share_one_event_loop(app: CloudQ) -> None:
@@ -117,7 +118,7 @@ def test_chords_are_joined(app: CloudQ) -> None:
     total: Any = app.task(name="total")(lambda ns: sum(ns))
     with worker(app):
         result = chord([double.s(n) for n in range(5)], total.s()).delay()
-        assert result.get(timeout=10) == 20
+        assert result.get(timeout=PATIENCE) == 20
     with in_memory(app):
         result = chord([double.s(n) for n in range(5)], total.s()).delay()
         run_until_idle(app)
@@ -126,7 +127,7 @@ def test_chords_are_joined(app: CloudQ) -> None:
 
 def test_run_until_idle_says_what_keeps_it(app: CloudQ) -> None:
     release = threading.Event()
-    task: Any = app.task(name="wait")(lambda: release.wait(10))
+    task: Any = app.task(name="wait")(lambda: release.wait(PATIENCE))
     with worker(app) as running:
         task.delay()
         with pytest.raises(TimeoutError, match="1 tasks still run"):

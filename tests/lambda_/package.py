@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from packaging.requirements import Requirement
 
+from cloudq.errors import DISTRIBUTION
 from localstack.servers import state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,8 +32,8 @@ def build(app: Path, target: Path) -> Path:
                     archive.write(file, file.relative_to(root).as_posix())
         # Entry points are how a broker's URL finds its driver.
         for name in ("METADATA", "entry_points.txt"):
-            text = distribution("cloudq").read_text(name) or ""
-            archive.writestr(f"cloudq-0.dist-info/{name}", text)
+            text = distribution(DISTRIBUTION).read_text(name) or ""
+            archive.writestr(f"cloudq_tasks-0.dist-info/{name}", text)
     return target
 
 
@@ -60,9 +61,9 @@ def _wanted(path: PurePosixPath) -> bool:
 
 
 def _closure() -> Iterator[Distribution]:
-    """All that cloudq[aws] and the runtime client need, as installed here; not cloudq itself."""
+    """All that the extra aws and the runtime client need, as installed here; not cloudq itself."""
     seen: set[str] = set()
-    waiting = [Requirement("cloudq[aws]"), Requirement("awslambdaric")]
+    waiting = [Requirement(f"{DISTRIBUTION}[aws]"), Requirement("awslambdaric")]
     while waiting:
         wanted = waiting.pop()
         dist = distribution(wanted.name)
@@ -73,6 +74,6 @@ def _closure() -> Iterator[Distribution]:
             marker = needed.marker
             if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
                 waiting += [] if needed.name.lower() in seen else [needed]
-        if name not in seen and name != "cloudq":
+        if name not in seen and name != DISTRIBUTION:
             yield dist
         seen.add(name)

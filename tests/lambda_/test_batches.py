@@ -14,6 +14,7 @@ from cloudq import CloudQ
 from cloudq.errors import Ignore, Reject
 from cloudq.results.record import Record, State, fence
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 from cloudq_aws import lambda_handler
 from tests.lambda_.events import Context, EventSource
 
@@ -35,7 +36,7 @@ def test_what_returned_is_recorded_and_not_reported(app: CloudQ, source: EventSo
     results = [double.delay(i) for i in range(10)]
     response = lambda_handler(app)(source.take(10), Context())
     assert response == NONE
-    assert [result.get(timeout=2) for result in results] == [2 * i for i in range(10)]
+    assert [result.get(timeout=PATIENCE) for result in results] == [2 * i for i in range(10)]
     assert source.count() == (0, 0, 10), "deleting is left to Lambda"
 
 
@@ -63,7 +64,7 @@ def test_a_retry_is_a_copy_with_its_delay(app: CloudQ, source: EventSource) -> N
     assert response == NONE
     assert source.settle(response) == []
     assert handler(source.take(1), Context()) == NONE
-    assert result.get(timeout=2) == 2
+    assert result.get(timeout=PATIENCE) == 2
 
 
 def test_a_retry_has_no_time_limit_of_the_invocation(app: CloudQ, source: EventSource) -> None:
@@ -118,7 +119,7 @@ def test_only_what_failed_is_reported(app: CloudQ, source: EventSource) -> None:
     assert sorted(bodies[place] for place in reported) == sorted(
         body for body in bodies if '"args":[0]' in body or "[2]" in body or "[4]" in body
     )
-    eventually(lambda: source.count() == (3, 0, 0), within=5.0)  # released: visible soon
+    eventually(lambda: source.count() == (3, 0, 0))  # released: visible soon
 
 
 def test_all_failed_is_an_answer_and_no_error(app: CloudQ, source: EventSource) -> None:
@@ -210,7 +211,7 @@ def test_a_retry_that_cannot_be_sent_is_reported_alone(app: CloudQ, source: Even
     event["Records"].insert(0, fat | {"body": json.dumps(body)})
     response = lambda_handler(app)(event, Context())
     assert response == {"batchItemFailures": [{"itemIdentifier": "fat"}]}
-    assert good.get(timeout=2) == 1
+    assert good.get(timeout=PATIENCE) == 1
 
 
 @pytest.mark.parametrize("attempts", [1, 2])
@@ -229,7 +230,7 @@ def test_a_result_too_large_to_keep_is_a_failure_and_not_reported(
 
 
 def test_threads_run_a_batch_at_once(app: CloudQ, source: EventSource) -> None:
-    together = threading.Barrier(5, timeout=5)
+    together = threading.Barrier(5, timeout=PATIENCE)
 
     @app.task
     def meet(i: int) -> int:
@@ -238,7 +239,7 @@ def test_threads_run_a_batch_at_once(app: CloudQ, source: EventSource) -> None:
 
     results = [meet.delay(i) for i in range(5)]
     assert lambda_handler(app, threads=5)(source.take(5), Context()) == NONE
-    assert [result.get(timeout=2) for result in results] == list(range(5))
+    assert [result.get(timeout=PATIENCE) for result in results] == list(range(5))
 
 
 def test_async_tasks_run(app: CloudQ, source: EventSource) -> None:
@@ -248,7 +249,7 @@ def test_async_tasks_run(app: CloudQ, source: EventSource) -> None:
 
     result = later.delay(1)
     assert lambda_handler(app)(source.take(1), Context()) == NONE
-    assert result.get(timeout=2) == 2
+    assert result.get(timeout=PATIENCE) == 2
 
 
 def test_an_error_of_ours_keeps_its_message_alone(
@@ -268,7 +269,7 @@ def test_an_error_of_ours_keeps_its_message_alone(
 
     results = [work.delay(x) for x in range(3)]
     assert source.settle(lambda_handler(app)(source.take(3), Context(60, clock))) == [2]
-    assert [result.get(timeout=2) for result in results[:2]] == [0, 1]
+    assert [result.get(timeout=PATIENCE) for result in results[:2]] == [0, 1]
     assert "could not be run" in caplog.text
     assert "the clock broke" in caplog.text
 
@@ -288,7 +289,7 @@ def test_a_prefix_of_the_broker_is_not_part_of_the_queue(
     where.delay()
     source.settle(lambda_handler(app)(source.take(1), Context()))
     assert seen == [queue.removeprefix(prefix)]
-    eventually(lambda: source.count() == (1, 0, 0), within=5.0)
+    eventually(lambda: source.count() == (1, 0, 0))
 
 
 def test_the_time_of_a_batch_is_not_wasted(app: CloudQ, source: EventSource) -> None:

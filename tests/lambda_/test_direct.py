@@ -14,6 +14,7 @@ import pytest
 from cloudq import CloudQ
 from cloudq.errors import BackendError, ConfigurationError, DecodeError, Reject, Retry, UnknownTask
 from cloudq.results.record import State
+from cloudq.testing.waiting import PATIENCE
 from cloudq_aws import lambda_handler
 from tests.lambda_.events import Context, EventSource
 from tests.servers import unique
@@ -198,14 +199,14 @@ def test_two_firings_at_once_run_once(app: CloudQ) -> None:
     def nightly() -> int:
         ran.append(1)
         started.set()
-        leave.wait(5)
+        leave.wait(PATIENCE)
         return 7
 
     handler = lambda_handler(app)
     event = {"task": "nightly", "schedule": {"name": unique(), "time": "2026-01-01T00:00:00Z"}}
     first = threading.Thread(target=handler, args=(event, Invocation()))
     first.start()
-    assert started.wait(5)
+    assert started.wait(PATIENCE)
     second = handler(event, Invocation())
     leave.set()
     first.join()

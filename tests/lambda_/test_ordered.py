@@ -7,6 +7,7 @@ import pytest
 from cloudq import CloudQ
 from cloudq.errors import Reject
 from cloudq.results.record import State
+from cloudq.testing.waiting import PATIENCE
 from cloudq_aws import lambda_handler
 from tests.lambda_.events import Context, EventSource
 
@@ -71,7 +72,7 @@ def test_what_follows_a_message_that_stays_stays(
     groups = [record["attributes"]["MessageGroupId"] for record in event["Records"]]
     assert [groups[place] for place in reported] == ["a", "a"]
     assert ran == [("a", 1)], "the other group's"
-    assert other.get(timeout=2) is None
+    assert other.get(timeout=PATIENCE) is None
 
 
 def test_an_unrecorded_success_keeps_its_group_back(

@@ -24,6 +24,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.results.record import Record, State
+from cloudq.testing.waiting import PATIENCE
 from localstack.servers import Endpoint
 from tests.lambda_.package import ROOT, build
 from tests.lambda_.runtime_host import RuntimeHost
@@ -66,7 +67,7 @@ class Function:
         while len(self.host.ready) == seen:
             assert process.poll() is None, self.log()
             assert not self.host.init_error, self.host.init_error
-            assert time.monotonic() < started + 30
+            assert time.monotonic() < started + PATIENCE
             time.sleep(0.005)
         self.cold.append(self.host.ready[seen] - started)
         return process
@@ -94,7 +95,7 @@ class Deployed:
         self.ledger = ledger
         self.function: Function
 
-    def records(self, ids: list[str], *, timeout: float) -> dict[str, Record]:
+    def records(self, ids: list[str], *, timeout: float = PATIENCE) -> dict[str, Record]:
         """The ended records of these tasks; all of them, unless time runs out."""
         assert self.app.backend is not None
         until = time.monotonic() + timeout
@@ -109,7 +110,7 @@ class Deployed:
     def executions(self) -> Counter[str]:
         return Counter(line.split()[1] for line in self.ledger.read_text().splitlines())
 
-    def empty(self, timeout: float = 20) -> bool:
+    def empty(self, timeout: float = PATIENCE) -> bool:
         until = time.monotonic() + timeout
         while time.monotonic() < until:
             stats = self.app.broker.admin.stats(self.queue)
@@ -208,7 +209,7 @@ def test_a_zipped_function_does_every_task_right(deploy: Callable[..., Deployed]
         sqs.send_message(QueueUrl=url, MessageBody=body)
     started = time.monotonic()
     ids = [result.id for result in app.publish(calls)]
-    records = deployed.records(ids, timeout=60 + MESSAGES / 10)
+    records = deployed.records(ids, timeout=PATIENCE + MESSAGES / 10)
     took = time.monotonic() - started
     assert deployed.empty(), deployed.function.log()
 
@@ -232,7 +233,7 @@ def test_a_zipped_function_does_every_task_right(deploy: Callable[..., Deployed]
 def test_a_function_that_times_out_costs_only_the_task_that_hangs(
     deploy: Callable[..., Deployed],
 ) -> None:
-    deployed = deploy(timeout=3, lease=4)
+    deployed = deploy(timeout=5, lease=6)
     deployed.host.on_timeout = deployed.function.replace
     # Which messages share a batch is for the event source to say, so it may take a few tries.
     for number in range(5):
@@ -248,10 +249,10 @@ def test_a_function_that_times_out_costs_only_the_task_that_hangs(
 def hang_among_others(deployed: Deployed, number: int) -> None:
     """Send a task that hangs with five that do not: these run once, and the other comes back."""
     charge, app = deployed.module.charge, deployed.app
-    hanging = deployed.module.print_label.prepare(number, 30.0)
+    hanging = deployed.module.print_label.prepare(number, 60.0)
     *done, label = app.publish([*(charge.prepare(n) for n in range(5)), hanging])
-    records = deployed.records([result.id for result in done], timeout=20)
-    until = time.monotonic() + 20
+    records = deployed.records([result.id for result in done])
+    until = time.monotonic() + PATIENCE
     while deployed.executions()[label.id] < 2 and time.monotonic() < until:
         time.sleep(0.1)
     executions = deployed.executions()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cloudq import ChordError, CloudQ, State, chord, group
+from cloudq.testing.waiting import PATIENCE
 from cloudq_aws import lambda_handler
 from tests.lambda_.events import Context, EventSource
 
@@ -47,7 +48,7 @@ def test_a_chord_finishes_its_body_once(app: CloudQ, source: EventSource) -> Non
     t = Tasks(app)
     result = chord((t.double.s(n) for n in range(12)), t.total.s()).delay()
     work(app, source)
-    assert result.get(timeout=5) == 132
+    assert result.get(timeout=PATIENCE) == 132
     assert t.bodies() == 1
 
 
@@ -63,7 +64,7 @@ def test_a_batch_that_is_invoked_twice_finishes_the_body_once(
         record["attributes"]["ApproximateReceiveCount"] = "2"
     source.settle(handler(event, Context()))
     work(app, source)
-    assert result.get(timeout=5) == 20
+    assert result.get(timeout=PATIENCE) == 20
     assert t.bodies() == 1
 
 
@@ -72,7 +73,7 @@ def test_chords_in_chains_and_in_chords(app: CloudQ, source: EventSource) -> Non
     inner = group(t.double.s(1), t.double.s(2)) | t.total.s()
     result = (chord([inner, t.double.s(5)], t.total.s()) | t.double.s()).delay()
     work(app, source)
-    assert result.get(timeout=5) == 32
+    assert result.get(timeout=PATIENCE) == 32
     assert t.bodies() == 2
 
 
@@ -80,7 +81,7 @@ def test_a_failed_member_fails_the_body(app: CloudQ, source: EventSource) -> Non
     t = Tasks(app)
     result = chord([t.fail.s(), t.double.s(1)], t.total.s()).delay()
     work(app, source)
-    error = result.get(timeout=5, propagate=False)
+    error = result.get(timeout=PATIENCE, propagate=False)
     assert isinstance(error, ChordError)
     assert "(fail) failed: ValueError: on purpose" in str(error)
     assert result.state is State.FAILURE
@@ -96,4 +97,4 @@ def test_a_direct_call_that_starts_a_chain(app: CloudQ, source: EventSource) -> 
     }
     assert lambda_handler(app)(event, Context())["result"] == 6
     work(app, source)
-    assert app.AsyncResult("the-second").get(timeout=5) == 12
+    assert app.AsyncResult("the-second").get(timeout=PATIENCE) == 12

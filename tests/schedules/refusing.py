@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from cloudq.testing.waiting import PATIENCE
 from localstack.servers import Endpoint
 
 
@@ -42,7 +43,7 @@ def refusing(aws: Endpoint) -> Generator[Proxy]:
                     json.dumps({"__type": error, "Message": error}).encode(),
                 )
                 return
-            onward = HTTPConnection("127.0.0.1", aws.port, timeout=10)
+            onward = HTTPConnection("127.0.0.1", aws.port, timeout=PATIENCE)
             onward.request(self.command, self.path, body, dict(self.headers))
             response = onward.getresponse()
             headers = {"Content-Type": "application/json"}

@@ -14,6 +14,7 @@ import pytest
 from cloudq import solar
 from cloudq.cli import main
 from cloudq.schedules.entry import Entry
+from cloudq.testing.waiting import PATIENCE
 from localstack.servers import Endpoint
 from tests.schedules.cloud_scheduler_server import serving_scheduler
 from tests.servers import unique
@@ -259,6 +260,6 @@ def test_a_beat_needs_a_store_and_a_file() -> None:
         (("--broker", "memory://x"), "lives and dies within one process"),
     ):
         command = [sys.executable, "-m", "cloudq", "beat", "-A", f"{name}:app", *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 2
         assert message in done.stderr

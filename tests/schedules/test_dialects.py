@@ -32,6 +32,7 @@ def entry(when: When, timezone: str = "UTC", **more: datetime) -> Entry:
     return Entry(name="nightly", task="t", when=when, timezone=timezone, **more)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 @settings(max_examples=300 if FULL else 30, deadline=None)
 @given(data=st.data())

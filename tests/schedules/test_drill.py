@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudq.testing.waiting import PATIENCE
 from tests.worker.harness import Place, until
 
 pytestmark = pytest.mark.drill
@@ -22,9 +23,6 @@ pytestmark = pytest.mark.drill
 FULL = os.environ.get("CLOUDQ_DRILL") == "full"
 LEASE = 3.0 if FULL else 2.0
 PERIOD = 0.5
-# Beyond the lease: the requests of the beat that takes over, the queue, and the worker's share of a
-# busy machine.
-SLACK = 1.0
 
 
 class BeatProcess:
@@ -93,6 +91,15 @@ def latest(due: float, beats: list[BeatProcess]) -> float:
     return min(found, default=float("inf"))
 
 
+def allowance(known: list[tuple[float, float]], beats: list[BeatProcess]) -> float:
+    """What a run may take beyond its lease here: one more, and as long as this machine took for
+    runs that no death held up. It is for the requests of the beat that takes over, the queue, and
+    the worker's share of a busy machine."""
+    deaths = [beat.ended_at for beat in beats]
+    calm = [ran - due for due, ran in known if not any(-1 < due - at < 2 * LEASE for at in deaths)]
+    return LEASE + max(calm, default=0.0)
+
+
 def told(known: list[tuple[float, float]], beats: list[BeatProcess]) -> str:
     """What happened about the latest run, in seconds from when it was due."""
     due, ran = max(known, key=lambda run: run[1] - latest(run[0], beats))
@@ -109,9 +116,9 @@ def test_one_of_two_is_killed_and_no_run_is_missed_or_doubled(place: Place) -> N
     beats = [BeatProcess(place, f"beat-{number}") for number in range(2)]
     every = list(beats)
     try:
-        until(lambda: all(beat.there() for beat in beats), within=20, what="two beats")
+        until(lambda: all(beat.there() for beat in beats), what="two beats")
         for _ in range(kills):
-            until(lambda: len(place.entries()) > 0, within=20, what="a first run")
+            until(lambda: len(place.entries()) > 0, what="a first run")
             time.sleep(dice.uniform(0.3, 1.5))  # a moment that no beat expects
             leaders = [beat for beat in beats if beat.leads()]
             victim = dice.choice(leaders or beats) if dice.random() < 0.7 else dice.choice(beats)
@@ -120,10 +127,10 @@ def test_one_of_two_is_killed_and_no_run_is_missed_or_doubled(place: Place) -> N
             fresh = BeatProcess(place, f"beat-{len(every)}")
             every.append(fresh)
             beats[beats.index(victim)] = fresh
-            until(lambda n=before: len(place.entries()) > n, within=30, what="runs go on")
-            until(lambda: all(beat.there() for beat in beats), within=30, what="a new beat")
+            until(lambda n=before: len(place.entries()) > n, what="runs go on")
+            until(lambda: all(beat.there() for beat in beats), what="a new beat")
         end = time.time()
-        until(lambda: max(due for due, _ in runs(place)) > end, within=20, what="the last run")
+        until(lambda: max(due for due, _ in runs(place)) > end, what="the last run")
         found = runs(place)
     finally:
         for beat in beats:
@@ -134,11 +141,12 @@ def test_one_of_two_is_killed_and_no_run_is_missed_or_doubled(place: Place) -> N
     assert gaps == {PERIOD}, "a run was missed"
     # Those due when the drill ended are sent within a lease from then.
     known = [(due, ran) for due, ran in found if due + LEASE < end]
-    spare = min(latest(due, every) + SLACK - ran for due, ran in known)
+    slack = allowance(known, every)
+    spare = min(latest(due, every) + slack - ran for due, ran in known)
     print(
         f"{place.broker.split(':')[0]}: {kills} kills, {len(dues)} runs, 0 missed, 0 doubled; "
         f"lease {LEASE:g} s: the latest ran {max(ran - due for due, ran in found):.2f} s after it "
-        f"was due, and at least {spare:.2f} s before lease + {SLACK:g} s with a beat there"
+        f"was due, and at least {spare:.2f} s before lease + {slack:.2f} s with a beat there"
     )
     print(told(known, every))
     assert spare > 0, ("the takeover took longer than the lease", told(known, every))
@@ -147,9 +155,9 @@ def test_one_of_two_is_killed_and_no_run_is_missed_or_doubled(place: Place) -> N
 def test_a_beat_that_is_stopped_leaves_the_lead(sqlite_place: Place) -> None:
     first = BeatProcess(sqlite_place, "first")
     try:
-        until(first.leads, within=20, what="it leads")
+        until(first.leads, what="it leads")
         first.process.send_signal(signal.SIGTERM)
-        assert first.process.wait(10) == 0
+        assert first.process.wait(PATIENCE) == 0
         assert sqlite_place.app.schedules.standings.leader() is None
         assert "stopped" in Path(first.log).read_text()
     finally:
@@ -158,7 +166,7 @@ def test_a_beat_that_is_stopped_leaves_the_lead(sqlite_place: Place) -> None:
 
 def test_a_worker_may_have_the_beat_in_it(sqlite_place: Place) -> None:
     worker = sqlite_place.start("--processes", "1", "--threads", "4", "--beat", "-n", "both")
-    until(lambda: len(sqlite_place.entries()) >= 3, within=20, what=f"runs: {worker.log()}")
+    until(lambda: len(sqlite_place.entries()) >= 3, what=f"runs: {worker.log()}")
     assert sqlite_place.app.schedules.standings.leader() == "both"
     assert worker.stop() == 0
     assert sqlite_place.app.schedules.standings.leader() is None

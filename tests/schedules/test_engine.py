@@ -72,6 +72,7 @@ def first_runs(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @settings(
     max_examples=2000 if FULL else 40,  # some minutes
@@ -94,6 +95,7 @@ def test_runs_are_those_of_a_clock_that_is_looked_at_each_minute(
     assert first_runs(when, zone, after, 60, until) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("when", [crontab("30 2 * * *"), crontab("15 * 1-8 * 0")], ids=str)
 def test_ten_years_in_a_row(zone: str, when: crontab) -> None:

@@ -313,7 +313,6 @@ def test_a_time_that_is_past_is_said(shop: Shop) -> None:
     assert shop.cloud.plan().over == plan.over
 
 
-@pytest.mark.timeout(60)
 def test_the_service_fires_and_the_task_runs(shop: Shop) -> None:
     fifo = unique("sched") + ".fifo"
     shop.app.broker.admin.create(fifo, lease=30, max_deliveries=30)
@@ -327,7 +326,7 @@ def test_the_service_fires_and_the_task_runs(shop: Shop) -> None:
         return len(shop.ran) == 2
 
     # The stand-in looks every ten seconds, and leaves the place for the slot as it is.
-    eventually(fired, within=40)
+    eventually(fired)
     slot = due.isoformat().replace("+00:00", "Z")
     assert sorted(shop.ran) == [("fifo", slot), ("plain", slot)]
 
@@ -341,7 +340,7 @@ def test_a_crontab_fires_every_minute(shop: Shop) -> None:
         drain(shop.app, [shop.queue])
         return len(shop.ran) >= 2
 
-    eventually(fired, within=150)
+    eventually(fired)
     slots = [datetime.fromisoformat(slot) for _, slot in shop.ran]
     assert {slot.second for slot in slots} == {0}
 

@@ -25,10 +25,11 @@ from azure.servicebus import (
 )
 from azure.servicebus.management import ServiceBusAdministrationClient
 
+from cloudq.testing.waiting import PATIENCE
 from tests.servers import unique
 
-WAIT = 5.0
-"""Seconds within which what must come comes."""
+WAIT = PATIENCE
+"""Seconds after which what must come is missing."""
 GLIMPSE = 0.3
 """Seconds for which one looks for what must not come."""
 

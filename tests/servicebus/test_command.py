@@ -17,6 +17,7 @@ from azure.core.exceptions import ClientAuthenticationError
 from azure.servicebus import ServiceBusMessage
 from azure.servicebus.exceptions import ServiceBusAuthenticationError
 
+from cloudq.testing.waiting import PATIENCE
 from localstack.servers import ROOT
 from localstack.servicebus.settings import Settings, parse_queue
 from tests.servicebus.bus import Bus, one
@@ -38,14 +39,14 @@ def serving(*options: str) -> Generator[tuple[subprocess.Popen[str], int, int]]:
             yield process, ready["port"], ready["admin_port"]
         finally:
             process.terminate()
-            process.wait(5)
+            process.wait(PATIENCE)
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself."""
     command = [*COMMAND, *options]
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, timeout=10, check=False
+        command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE, check=False
     )
 
 
@@ -56,7 +57,7 @@ def test_it_ends_on_a_signal_with_clients_on_it(number: signal.Signals) -> None:
         socket.create_connection(("127.0.0.1", port)) as client,
     ):
         process.send_signal(number)
-        assert process.wait(5) == 0
+        assert process.wait(PATIENCE) == 0
         assert client.recv(1) == b""
 
 

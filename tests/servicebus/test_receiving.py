@@ -50,12 +50,12 @@ def test_a_locked_message_is_nobody_elses(bus: Bus) -> None:
 
 
 def test_a_completed_message_is_gone(bus: Bus) -> None:
-    queue = bus.queue(lock_duration=0.5)
+    queue = bus.queue(lock_duration=1)
     bus.send(queue, "x")
     receiver = bus.receiver(queue)
     receiver.complete_message(one(receiver))
     assert bus.counts(queue) == (0, 0, 0)
-    nothing(receiver, 0.8)
+    nothing(receiver, 1.3)
 
 
 def test_an_abandoned_message_comes_back_at_once_and_counts(bus: Bus) -> None:
@@ -74,13 +74,13 @@ def test_a_message_whose_lock_ran_out_comes_back_and_counts(bus: Bus) -> None:
     first = one(receiver)
     taken = time.monotonic()
     again = one(receiver)
-    assert 0.2 < time.monotonic() - taken < 1.0
+    assert time.monotonic() - taken > 0.2
     assert (again.delivery_count, again.sequence_number) == (1, first.sequence_number)
     assert again.lock_token != first.lock_token
 
 
 def test_a_lost_lock_settles_nothing(bus: Bus) -> None:
-    queue = bus.queue(warm=2, lock_duration=0.3)
+    queue = bus.queue(warm=2, lock_duration=1.5)
     bus.send(queue, "x")
     first, second = bus.receiver(queue), bus.receiver(queue)
     late = one(first)
@@ -99,12 +99,12 @@ def test_a_lost_lock_settles_nothing(bus: Bus) -> None:
 
 
 def test_a_renewed_lock_lasts(bus: Bus) -> None:
-    queue = bus.queue(warm=2, lock_duration=0.6)
+    queue = bus.queue(warm=2, lock_duration=1.5)
     bus.send(queue, "x")
     receiver, other = bus.receiver(queue), bus.receiver(queue)
     message = one(receiver)
     for _ in range(3):
-        nothing(other, 0.3)
+        nothing(other, 0.6)
         until = receiver.renew_message_lock(message)
         assert until > datetime.now(UTC) + timedelta(seconds=0.4)
     receiver.complete_message(message)
@@ -112,7 +112,7 @@ def test_a_renewed_lock_lasts(bus: Bus) -> None:
 
 
 def test_a_second_receiver_renews_and_settles_by_lock_token(bus: Bus) -> None:
-    queue = bus.queue(warm=2, lock_duration=1)
+    queue = bus.queue(warm=2, lock_duration=30)
     bus.send(queue, "a", "b", "c", "d")
     receiver, settler = bus.receiver(queue), bus.receiver(queue)
     done, back, aside, dead = many(receiver, 4)
@@ -131,7 +131,7 @@ def test_a_second_receiver_renews_and_settles_by_lock_token(bus: Bus) -> None:
 
 
 def test_too_many_deliveries_are_dead_letters(bus: Bus) -> None:
-    queue = bus.queue(max_delivery_count=2, lock_duration=0.3)
+    queue = bus.queue(max_delivery_count=2, lock_duration=1)
     bus.send(queue, "x")
     receiver = bus.receiver(queue)
     receiver.abandon_message(one(receiver))
@@ -160,7 +160,7 @@ def test_a_dead_letter_says_why(bus: Bus) -> None:
 
 
 def test_a_dead_letter_is_settled_as_any_message(bus: Bus) -> None:
-    queue = bus.queue(lock_duration=0.3, max_delivery_count=1)
+    queue = bus.queue(lock_duration=1, max_delivery_count=1)
     bus.send(queue, "a", "b")
     receiver = bus.receiver(queue)
     for message in many(receiver, 2):
@@ -178,7 +178,7 @@ def test_a_dead_letter_is_settled_as_any_message(bus: Bus) -> None:
 
 
 def test_a_deferred_message_is_had_by_its_number_alone(bus: Bus) -> None:
-    queue = bus.queue(warm=2, lock_duration=0.5)
+    queue = bus.queue(warm=2, lock_duration=30)
     bus.send(queue, "x")
     receiver = bus.receiver(queue)
     message = one(receiver)
@@ -202,7 +202,7 @@ def test_a_deferred_message_is_had_by_its_number_alone(bus: Bus) -> None:
 
 
 def test_receive_and_delete_takes_at_once(bus: Bus) -> None:
-    queue = bus.queue(warm=2, lock_duration=0.3)
+    queue = bus.queue(warm=2, lock_duration=30)
     bus.send(queue, "a", "b", "c")
     peeker = bus.receiver(queue)
     peeker.defer_message(one(peeker))
@@ -229,17 +229,17 @@ def test_peek_shows_all_and_takes_nothing(bus: Bus) -> None:
 def test_a_waiting_receiver_wakes_at_once(bus: Bus) -> None:
     queue = bus.queue()
     sender, receiver = bus.sender(queue), bus.receiver(queue)
-    sent: list[float] = []
+    flows: list[int] = []
 
     def send() -> None:
-        sent.append(time.monotonic())
+        flows.append(bus.stats()["flows"])
         sender.send_messages(ServiceBusMessage("x"))
 
     timer = threading.Timer(0.3, send)
     timer.start()
     one(receiver)
-    assert time.monotonic() - sent[0] < 0.25
     timer.join()
+    assert bus.stats()["flows"] == flows[0], "it had not to ask again"
 
 
 def test_waiting_receivers_take_turns(bus: Bus) -> None:

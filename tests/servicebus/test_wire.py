@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cloudq.testing.waiting import PATIENCE
 from localstack.servicebus import codec, frames
 from localstack.servicebus.codec import NULL, Described
 from tests.servicebus.bus import Bus
@@ -25,7 +26,7 @@ class Wire:
     """A client that writes what it likes."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self._left = b""
 
     def send(self, *bodies: bytes, channel: int = 0) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from cloudq import CloudQ, ConfigurationError, InvalidArguments, chain
-from cloudq.cli.options import queues_of
 from cloudq.tasks.priorities import queues_for, weighted
 from cloudq.testing import drain
 from cloudq.worker.slots import Slots
@@ -111,7 +110,7 @@ def test_a_full_high_queue_leaves_some_for_the_low_one() -> None:
 
 def test_tools_know_all_levels(prior: Bench) -> None:
     prior.task(name="t", queue="mail")(lambda: None)
-    assert queues_of(prior) == ["default-high", "default", "default-low", "mail"]
+    assert prior.queues() == ["default-high", "default", "default-low", "mail"]
 
 
 def test_what_is_drained_are_all_levels() -> None:

@@ -259,11 +259,11 @@ def test_a_function_goes_on_in_the_next_invocation(app: Bench) -> None:
 
 
 def test_the_rest_of_a_call_is_the_same_call(app: Bench) -> None:
-    count, _ = counting(app, pause=0.05, time_limit=600.0)
+    count, _ = counting(app, pause=0.15, time_limit=600.0)
     result = count.apply_async([10], idempotency_key="k", headers={"a": "b"})
     before = app.sent()[0]
     job = app.job(app.one())
-    settlement = Deadline.after(0.3, reserve=0.0).run(app.runner, job)
+    settlement = Deadline.after(1.0, reserve=0.0).run(app.runner, job)
     assert settlement.action is Action.ACK
     assert settlement.resend is not None
     assert settlement.drop is None
@@ -286,7 +286,7 @@ def test_one_that_is_interrupted_after_a_checkpoint_goes_on_from_it(app: Bench) 
     result = task.delay()
     job = app.job(app.one())
     executor = app.executor(stop_at_hard_limit=True)
-    settlement = Deadline.after(0.3, reserve=0.0).run(executor, job)
+    settlement = Deadline.after(1.0, reserve=0.0).run(executor, job)
     assert (settlement.action, settlement.state) == (Action.ACK, None)
     assert settlement.resend is not None
     app.finish(job.delivery, settlement)

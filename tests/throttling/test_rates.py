@@ -122,7 +122,7 @@ def test_a_wait_is_never_hot_and_never_holds_a_lease(app: Bench) -> None:
     task, _ = rated(app, rate_limit="1/m")
     app.publish(task.prepare(n) for n in range(5))
     turn(app)
-    stats = app.queues.stats("default")
+    stats = app.memory.stats("default")
     assert (stats.ready, stats.leased, stats.delayed) == (0, 0, 4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,26 +23,31 @@ def _place(folder: Path, broker: str, backend: str, queue: str) -> Place:
     return Place(app=app, broker=broker, backend=backend, queue=queue, folder=folder)
 
 
+def sqlite_at(folder: Path) -> Place:
+    """A new place on SQLite, in this folder."""
+    url = f"sqlite:///{folder}/cloudq.db"
+    return _place(folder, url, url, "default")
+
+
+def sqs_at(aws: Endpoint, folder: Path) -> Place:
+    """A new place on SQS with DynamoDB; its ledger and logs are in this folder."""
+    queue, table = unique("drill"), unique("drill")
+    broker = f"sqs://?endpoint_url={aws.url}"
+    place = _place(folder, broker, f"dynamodb://{table}?endpoint_url={aws.url}", queue)
+    make(place)
+    return place
+
+
 @pytest.fixture
 def sqlite_place(tmp_path: Path) -> Iterator[Place]:
-    url = f"sqlite:///{tmp_path}/cloudq.db"
-    place = _place(tmp_path, url, url, "default")
-    yield place
-    place.close()
+    with closing(sqlite_at(tmp_path)) as place:
+        yield place
 
 
 @pytest.fixture
 def sqs_place(aws: Endpoint, tmp_path: Path) -> Iterator[Place]:
-    queue, table = unique("drill"), unique("drill")
-    place = _place(
-        tmp_path,
-        f"sqs://?endpoint_url={aws.url}",
-        f"dynamodb://{table}?endpoint_url={aws.url}",
-        queue,
-    )
-    make(place)
-    yield place
-    place.close()
+    with closing(sqs_at(aws, tmp_path)) as place:
+        yield place
 
 
 @pytest.fixture

@@ -23,6 +23,12 @@ def note(entry: object) -> None:
     os.close(ledger)
 
 
+def held() -> None:
+    """Wait until the test lets its tasks go on: `Place.let_go`."""
+    while not os.path.exists(os.environ["DRILL_LEDGER"] + ".go"):
+        time.sleep(0.02)
+
+
 @app.task
 def work(number: int, seconds: float) -> int:
     time.sleep(seconds)
@@ -35,6 +41,15 @@ def nap(name: str, seconds: float) -> str:
     """Says when it starts and when it ends."""
     note(f"start {name}")
     time.sleep(seconds)
+    note(f"end {name}")
+    return name
+
+
+@app.task
+def hold(name: str) -> str:
+    """Says when it starts and when it ends, which the test decides."""
+    note(f"start {name}")
+    held()
     note(f"end {name}")
     return name
 
@@ -127,7 +142,7 @@ def terminate_forked() -> int | None:
     forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     forked.start()
     forked.terminate()
-    forked.join(5)
+    forked.join()
     code = forked.exitcode
     forked.kill()
     return code
@@ -138,11 +153,7 @@ def terminate_started() -> int | None:
     """Stops a program that it has started with SIGTERM."""
     program = subprocess.Popen(["sleep", "60"])
     program.terminate()
-    try:
-        return program.wait(5)
-    except subprocess.TimeoutExpired:
-        program.kill()
-        return None
+    return program.wait()
 
 
 @app.task
@@ -164,10 +175,12 @@ def paced(number: int) -> None:
 
 
 @app.task(concurrency="key:{key}")
-def alone(key: str, seconds: float) -> None:
+def alone(key: str, seconds: float, waits: bool = False) -> None:
     """One at a time of each key."""
     note(f"in {key}")
     time.sleep(seconds)
+    if waits:
+        held()
     note(f"out {key}")
 
 
@@ -178,11 +191,12 @@ def limited(key: str, seconds: float) -> None:
 
 
 @app.task(bind=True)
-def walk(this: Task[..., int], steps: int) -> int:
-    """Notes each step once it is saved, and says when it starts."""
+def walk(this: Task[..., int], steps: int, rest: int) -> int:
+    """Notes each step once it is saved, and says when it starts. Waits before the step `rest`."""
     note("start")
     for step in range(this.resume(0), steps):
-        time.sleep(0.1)
+        if step == rest:
+            held()
         this.checkpoint(step + 1)
         note(f"step {step}")
     return steps

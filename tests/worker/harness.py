@@ -15,11 +15,12 @@ from pathlib import Path
 import psutil
 
 from cloudq import CloudQ
+from cloudq.testing.waiting import PATIENCE
 
 HERE = Path(__file__).parent
 
 
-def until(condition: Callable[[], object], *, within: float, what: str) -> None:
+def until(condition: Callable[[], object], *, what: str, within: float = PATIENCE) -> None:
     """Wait for a condition. Raises `AssertionError` when it does not come in time."""
     deadline = time.monotonic() + within
     while not condition():
@@ -47,6 +48,10 @@ class Place:
     def entries(self) -> list[str]:
         return self.ledger.read_text().splitlines() if self.ledger.exists() else []
 
+    def let_go(self) -> None:
+        """Let the tasks go on that wait for it."""
+        Path(f"{self.ledger}.go").touch()
+
     def counts(self) -> Counter[str]:
         return Counter(self.entries())
 
@@ -55,8 +60,13 @@ class Place:
         worker = Worker(self, ["-Q", queues or self.queue, *options])
         self.workers.append(worker)
         if ready:
-            until(worker.is_up, within=20, what=f"the worker is up: {worker.log()}")
+            until(worker.is_up, what=f"the worker is up: {worker.log()}")
         return worker
+
+    def await_workers(self) -> None:
+        """Wait until all that were started have children that take tasks."""
+        for worker in self.workers:
+            until(worker.is_up, what=f"the worker is up: {worker.log()}")
 
     def close(self) -> None:
         for worker in self.workers:
@@ -109,10 +119,10 @@ class Worker:
         children = self.children()
         self.process.kill()
         self.process.wait()
-        _, alive = psutil.wait_procs(children, timeout=10)
+        _, alive = psutil.wait_procs(children, timeout=PATIENCE)
         assert not alive, f"children outlived their supervisor: {alive}"
 
-    def stop(self, *, within: float = 40) -> int:
+    def stop(self, *, within: float = PATIENCE) -> int:
         """SIGTERM, and the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(within)
@@ -126,4 +136,4 @@ class Worker:
         for child in children:
             if child.is_running():
                 child.kill()
-        psutil.wait_procs(children, timeout=10)
+        psutil.wait_procs(children, timeout=PATIENCE)

@@ -41,9 +41,41 @@ def nap(name: str, seconds: float) -> int:
     return os.getpid()
 
 
+def held() -> None:
+    """Wait until the test lets its tasks go on: `Place.let_go`."""
+    while not os.path.exists(os.environ["DRILL_LEDGER"] + ".go"):
+        time.sleep(0.02)
+
+
+@app.task
+def hold() -> int:
+    held()
+    return os.getpid()
+
+
 @app.task
 async def async_nap(seconds: float) -> int:
     await asyncio.sleep(seconds)
+    return os.getpid()
+
+
+_met: list[str] = []
+
+
+@app.task
+def meet(count: int) -> int:
+    """Ends when so many run at a time in this process."""
+    _met.append("one")
+    while len(_met) < count:
+        time.sleep(0.01)
+    return os.getpid()
+
+
+@app.task
+async def async_meet(count: int) -> int:
+    _met.append("one")
+    while len(_met) < count:
+        await asyncio.sleep(0.01)
     return os.getpid()
 
 
@@ -57,7 +89,7 @@ def place() -> tuple[int, str, bool]:
 @app.task(soft_time_limit=0.3)
 def patient() -> str:
     try:
-        time.sleep(20)
+        time.sleep(600)
     except SoftTimeLimitExceeded:
         return "interrupted"
     return "slept"
@@ -79,9 +111,7 @@ def grow(mebibytes: int) -> int:
 @app.task(bind=True)
 def progress(self: Task[..., str]) -> str:
     self.update_state(state="PROGRESS", meta={"done": 1})
-    deadline = time.monotonic() + 20
-    while not os.path.exists(os.environ["DRILL_LEDGER"] + ".go") and time.monotonic() < deadline:
-        time.sleep(0.02)
+    held()
     return "done"
 
 

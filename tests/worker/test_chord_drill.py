@@ -9,6 +9,7 @@ from collections import defaultdict
 import pytest
 
 from cloudq import AsyncResult, State, chord, wait_for
+from cloudq.testing.waiting import PATIENCE
 from tests.worker import flow_tasks
 from tests.worker.harness import Place, until
 
@@ -53,7 +54,7 @@ def audit(place: Place, chords: int) -> int:
     return repeated
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_killed_at_random_every_body_runs_once(place: Place) -> None:
     place.tasks = "flow_tasks:app"
     place.environment["CLOUDQ_TASK_DEFAULT_QUEUE"] = place.queue
@@ -65,7 +66,6 @@ def test_killed_at_random_every_body_runs_once(place: Place) -> None:
         reached = chords * number // (kills + 1) + 1
         until(
             lambda reached=reached: len(place.counts()) >= reached,
-            within=90,
             what=f"{reached} bodies: {worker.log()[-2000:]}",
         )
         children = worker.children()
@@ -75,7 +75,7 @@ def test_killed_at_random_every_body_runs_once(place: Place) -> None:
             worker.kill()
             worker = place.start(*WORKER, ready=False)
         flow_tasks.note_in(place.ledger, KILL)
-    records = wait_for(results, timeout=300)
+    records = wait_for(results, timeout=4 * PATIENCE)
     assert {record.state for record in records} == {State.SUCCESS}
     for number, result in enumerate(results):
         squares = sum((number + n) ** 2 for n in range(MEMBERS))
@@ -87,5 +87,5 @@ def test_killed_at_random_every_body_runs_once(place: Place) -> None:
     )
     assert place.app.broker.admin.peek_dead(place.queue, count=10) == []
     # The last kill may have come after the last task: the one that follows is still starting.
-    until(worker.is_up, within=20, what="the last worker is up")
+    until(worker.is_up, what="the last worker is up")
     assert worker.stop() == 0

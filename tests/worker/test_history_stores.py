@@ -13,6 +13,7 @@ from cloudq.monitoring.commands import answer, collect, make
 from cloudq.monitoring.event_log import Reader
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.testing import drain
+from cloudq.testing.waiting import PATIENCE
 from tests.worker.harness import Place, until
 from tests.worker.test_control import cloudq
 
@@ -58,7 +59,7 @@ def test_commands_and_replies_pass_through_every_store(every_place: Place) -> No
     )
     assert heartbeats.beat(heart, first=True) == frozenset()
     assert heartbeats.alive() == [heart]
-    commands = [make("ping", {"n": n}, lasts=10, reply=True) for n in range(2)]
+    commands = [make("ping", {"n": n}, lasts=PATIENCE, reply=True) for n in range(2)]
     assert all(heartbeats.tell(host, command.to_text()) for command in commands)
     waiting = heartbeats.beat(heart)
     assert waiting == {command.to_text() for command in commands}
@@ -66,7 +67,7 @@ def test_commands_and_replies_pass_through_every_store(every_place: Place) -> No
         answer(backend, command, host, {"ok": command.arguments["n"]})
     assert heartbeats.beat(heart, handled=waiting) == frozenset()
     for n, command in enumerate(commands):
-        assert collect(backend, command, [host], timeout=10) == {host: {"ok": n}}
+        assert collect(backend, command, [host], timeout=PATIENCE) == {host: {"ok": n}}
     heartbeats.leave(host)
     assert heartbeats.hearts() == []
     assert not heartbeats.tell(host, commands[0].to_text())
@@ -80,9 +81,9 @@ def test_what_workers_record_is_listed_shown_and_followed(
     good = [place.app.send_task("drill_tasks.work", [n, 0.0], queue=place.queue) for n in range(3)]
     bad = place.app.send_task("drill_tasks.work", ["secret", "no number"], queue=place.queue)
     for result in (*good, bad):
-        result.get(timeout=30, propagate=False)
+        result.get(timeout=PATIENCE, propagate=False)
     reader = Reader(place.app.control.backend)
-    until(lambda: len(reader.newest()) == 4, within=10, what="four events")
+    until(lambda: len(reader.newest()) == 4, what="four events")
     listed = cloudq(place, "tasks", "list", "--name", "drill_tasks.work", "--json")
     events = json.loads(listed.stdout)
     assert {event["id"] for event in events} == {r.id for r in (*good, bad)}

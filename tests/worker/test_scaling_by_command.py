@@ -8,6 +8,7 @@ import pytest
 
 from cloudq import wait_for
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 from tests.worker.harness import Place, until
 
 
@@ -20,7 +21,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def told(place: Place, most: int, fewest: int) -> Any:
     """What the one worker replies."""
     eventually(place.app.control.heartbeats.alive)
-    [replies] = place.app.control.autoscale(most, fewest, reply=True) or []
+    [replies] = place.app.control.autoscale(most, fewest, reply=True, timeout=PATIENCE) or []
     [reply] = replies.values()
     return reply
 
@@ -30,14 +31,15 @@ def test_a_worker_of_fixed_size_scales_from_then_on(sqlite_place: Place) -> None
     worker = place.start("--processes", "1", "--threads", "1")
     assert "the most first" in told(place, 1, 2)["error"]
     assert told(place, 3, 1) == {"ok": "autoscale now max=3 min=1"}
-    naps = [place.app.send_task("drill_tasks.nap", [str(n), 1.0]) for n in range(14)]
-    until(lambda: len(worker.children()) == 3, within=15, what="three processes")
-    wait_for(naps, timeout=30)
-    until(lambda: len(worker.children()) == 1, within=15, what="one process again")
+    naps = [place.app.send_task("drill_tasks.hold", [str(n)]) for n in range(6)]
+    until(lambda: len(worker.children()) == 3, what="three processes")
+    place.let_go()
+    wait_for(naps, timeout=PATIENCE)
+    until(lambda: len(worker.children()) == 1, what="one process again")
     assert told(place, 2, 2) == {"ok": "autoscale now max=2 min=2"}
-    until(lambda: len(worker.children()) == 2, within=15, what="the fewest at once")
-    assert place.app.send_task("drill_tasks.nap", ["last", 0.0]).get(timeout=15) == "last"
-    assert worker.stop(within=15) == 0
+    until(lambda: len(worker.children()) == 2, what="the fewest at once")
+    assert place.app.send_task("drill_tasks.nap", ["last", 0.0]).get(timeout=PATIENCE) == "last"
+    assert worker.stop() == 0
 
 
 def test_a_worker_of_threads_cannot(sqlite_place: Place) -> None:

@@ -11,6 +11,7 @@ import pytest
 from cloudq import AsyncResult, CloudQ, ConfigurationError, TaskRevoked, group
 from cloudq.results.record import State
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 from tests.worker.harness import Place, until
 
 POOL = ("-A", "drill_tasks:app", "--processes", "1", "--threads", "3", "--lease", "5")
@@ -25,13 +26,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_running_call_is_ended_by_its_result(place: Place) -> None:
     place.start(*POOL)
     eventually(place.app.control.heartbeats.alive)
-    result = place.app.send_task("drill_tasks.nap", ["one", 30.0], queue=place.queue)
-    until(lambda: "start one" in place.entries(), within=15, what="it runs")
+    result = place.app.send_task("drill_tasks.nap", ["one", 3600.0], queue=place.queue)
+    until(lambda: "start one" in place.entries(), what="it runs")
     assert result.revoke()  # which alone lets it run on
     assert not result.ready()
     assert result.revoke(terminate=True, signal="SIGKILL", wait=True)
     with pytest.raises(TaskRevoked, match="terminated"):
-        result.get(timeout=20)
+        result.get(timeout=PATIENCE)
     assert not result.revoke(terminate=True)  # it has ended
     assert place.counts() == {"start one": 1}
 
@@ -40,21 +41,21 @@ def test_members_of_a_group_and_what_is_before_it_are_ended(sqlite_place: Place)
     app = sqlite_place.app
     sqlite_place.start(*POOL)
     eventually(app.control.heartbeats.alive)
-    naps = [app.signature("drill_tasks.nap", [f"n{i}", 30.0]) for i in range(4)]
+    naps = [app.signature("drill_tasks.nap", [f"n{i}", 3600.0]) for i in range(4)]
     members = group(naps).delay()
-    until(lambda: len(sqlite_place.entries()) == 3, within=15, what="three of four run")
+    until(lambda: len(sqlite_place.entries()) == 3, what="three of four run")
     members.revoke(terminate=True, signal=signal.SIGTERM, wait=True)
     for member in members.leaves():
         with pytest.raises(TaskRevoked):
-            member.get(timeout=20)
+            member.get(timeout=PATIENCE)
     assert {member.state for member in members.leaves()} == {State.REVOKED}
     assert "end n0" not in sqlite_place.entries()
-    first = app.signature("drill_tasks.nap", ["first", 30.0])
+    first = app.signature("drill_tasks.nap", ["first", 3600.0])
     flow: AsyncResult[Any] = (first | app.signature("drill_tasks.nap", [0.0])).delay()
-    until(lambda: "start first" in sqlite_place.entries(), within=15, what="the chain runs")
+    until(lambda: "start first" in sqlite_place.entries(), what="the chain runs")
     assert flow.revoke(terminate=True)
     with pytest.raises(TaskRevoked, match="terminated"):
-        flow.parent.get(timeout=20)
+        flow.parent.get(timeout=PATIENCE)
 
 
 def test_commands_of_large_groups_are_told_in_parts(sqlite_place: Place) -> None:
@@ -62,7 +63,7 @@ def test_commands_of_large_groups_are_told_in_parts(sqlite_place: Place) -> None
     sqlite_place.start(*POOL, "-n", "one")
     eventually(app.control.heartbeats.alive)
     ids = [f"id-{n}" for n in range(1100)]
-    told = app.control.revoke(ids, terminate=True, reply=True)
+    told = app.control.revoke(ids, terminate=True, reply=True, timeout=PATIENCE)
     assert told is not None
     said = [reply["one"]["ok"] for reply in told]
     assert [text.count("id-") for text in said] == [500, 500, 100]

@@ -15,6 +15,7 @@ from cloudq import CloudQ, State, TaskFailure, TimeLimitExceeded, wait_for
 from cloudq.execution.settlement import Action, Settlement
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import encode
+from cloudq.testing.waiting import PATIENCE
 from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.leases import Leases
 from cloudq.worker.pool.dispatcher import Dispatcher
@@ -32,21 +33,21 @@ def short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_async_task_that_exits_leaves_the_loop_to_the_others(sqlite_place: Place) -> None:
     sqlite_place.start(*ONE, "--threads", "2")
     nap = sqlite_place.app.send_task("drill_tasks.async_nap", ["nap", 1.5])
-    until(lambda: "start nap" in sqlite_place.entries(), within=10, what="the nap starts")
-    left = sqlite_place.app.send_task("drill_tasks.leave").get(timeout=10, propagate=False)
+    until(lambda: "start nap" in sqlite_place.entries(), what="the nap starts")
+    left = sqlite_place.app.send_task("drill_tasks.leave").get(timeout=PATIENCE, propagate=False)
     assert isinstance(left, TaskFailure)
     assert left.type == "SystemExit"
-    assert nap.get(timeout=10) == "nap"
+    assert nap.get(timeout=PATIENCE) == "nap"
     again = sqlite_place.app.send_task("drill_tasks.async_nap", ["again", 0.0])
-    assert again.get(timeout=10) == "again"
+    assert again.get(timeout=PATIENCE) == "again"
 
 
 def test_a_retry_that_makes_no_sense_is_a_failure_and_costs_no_thread(sqlite_place: Place) -> None:
     sqlite_place.start(*ONE, "--threads", "1")
     for _ in range(2):
         odd = sqlite_place.app.send_task("drill_tasks.retry_oddly")
-        assert isinstance(odd.get(timeout=10, propagate=False), TypeError)
-    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=10)
+        assert isinstance(odd.get(timeout=PATIENCE, propagate=False), TypeError)
+    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=PATIENCE)
 
 
 def test_a_retry_that_outgrows_the_apps_limit_does_not_stop_the_worker(
@@ -57,9 +58,9 @@ def test_a_retry_that_outgrows_the_apps_limit_does_not_stop_the_worker(
     message = TaskMessage(id="large", task="drill_tasks.retry_large", queue="default", args=[""])
     text = "x" * (1024 - len(encode(message)))
     sqlite_place.app.broker.send([message.model_copy(update={"args": [text]})])
-    until(lambda: f"try {len(text)}" in sqlite_place.entries(), within=10, what="the first try")
-    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=10)
-    assert worker.stop(within=10) == 0
+    until(lambda: f"try {len(text)}" in sqlite_place.entries(), what="the first try")
+    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=PATIENCE)
+    assert worker.stop() == 0
 
 
 @pytest.fixture
@@ -76,37 +77,38 @@ def test_a_dead_child_is_noticed_though_its_own_children_hold_its_connection(
     monkeypatch.setenv("CLOUDQ_MAX_DELIVERIES", "1")
     worker = sqlite_place.start(*ONE, "--threads", "1")
     sqlite_place.app.send_task("drill_tasks.die_with_heir", [60])
-    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=15)
-    assert worker.stop(within=10) == 0
+    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=PATIENCE)
+    assert worker.stop() == 0
 
 
 @pytest.mark.parametrize("task", ["terminate_forked", "terminate_started"])
 def test_what_a_task_starts_can_be_terminated(sqlite_place: Place, task: str) -> None:
     sqlite_place.start(*ONE, "--threads", "1")
     stopped = sqlite_place.app.send_task(f"drill_tasks.{task}")
-    assert stopped.get(timeout=20) == -signal.SIGTERM
+    assert stopped.get(timeout=PATIENCE) == -signal.SIGTERM
 
 
 def test_a_retired_child_that_will_not_leave_is_replaced(sqlite_place: Place) -> None:
     sqlite_place.start(*ONE, "--threads", "1", "--max-tasks-per-child", "1")
-    first = sqlite_place.app.send_task("drill_tasks.leave_a_thread").get(timeout=10)
-    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=20) != first
+    first = sqlite_place.app.send_task("drill_tasks.leave_a_thread").get(timeout=PATIENCE)
+    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=PATIENCE) != first
 
 
 def test_a_retiring_child_with_a_long_task_keeps_nothing_waiting(sqlite_place: Place) -> None:
     sqlite_place.start(*ONE, "--threads", "2", "--max-tasks-per-child", "2")
-    nap = sqlite_place.app.send_task("drill_tasks.nap", ["nap", 6.0])
-    until(lambda: "start nap" in sqlite_place.entries(), within=10, what="the nap starts")
+    nap = sqlite_place.app.send_task("drill_tasks.hold", ["nap"])
+    until(lambda: "start nap" in sqlite_place.entries(), what="the nap starts")
     pids = [sqlite_place.app.send_task("drill_tasks.pid") for _ in range(3)]
-    wait_for(pids, timeout=4)
-    assert nap.get(timeout=10) == "nap"
+    wait_for(pids, timeout=PATIENCE)
+    sqlite_place.let_go()
+    assert nap.get(timeout=PATIENCE) == "nap"
     assert sqlite_place.counts()["start nap"] == 1
 
 
 def test_all_that_are_past_their_limit_end_together(sqlite_place: Place) -> None:
     sqlite_place.start(*ONE, "--threads", "4")
     stalls = [sqlite_place.app.send_task("drill_tasks.stall", [f"s{n}"]) for n in range(4)]
-    records = wait_for(stalls, timeout=12)
+    records = wait_for(stalls, timeout=PATIENCE)
     assert {record.state for record in records} == {State.FAILURE}
     assert isinstance(stalls[0].get(propagate=False), TimeLimitExceeded)
     # Those that were handed out a moment later may have had some of their time left: once more.
@@ -170,12 +172,12 @@ def test_what_has_lost_its_lease_is_not_started(app: CloudQ) -> None:
 
 def test_a_neighbour_of_tasks_that_are_stopped_goes_back_in_the_end(sqlite_place: Place) -> None:
     worker = sqlite_place.start(*ONE, "--threads", "2")
-    sqlite_place.app.send_task("drill_tasks.nap", ["nap", 60.0])
-    until(lambda: "start nap" in sqlite_place.entries(), within=10, what="the nap starts")
+    sqlite_place.app.send_task("drill_tasks.nap", ["nap", 3600.0])
+    until(lambda: "start nap" in sqlite_place.entries(), what="the nap starts")
     for number in range(4):
         spin = sqlite_place.app.send_task("drill_tasks.spin", [f"spin {number}"])
-        assert isinstance(spin.get(timeout=20, propagate=False), TimeLimitExceeded)
-    until(lambda: "(its process died)" in worker.log(), within=10, what="the nap goes back")
+        assert isinstance(spin.get(timeout=PATIENCE, propagate=False), TimeLimitExceeded)
+    until(lambda: "(its process died)" in worker.log(), what="the nap goes back")
 
 
 @pytest.fixture

@@ -13,16 +13,18 @@ import pytest
 
 from cloudq import CloudQ, State, TaskFailure, WorkerLost, wait_for
 from cloudq.driver import Outgoing
+from cloudq.testing.waiting import PATIENCE
 from localstack.servers import Endpoint
 from tests.worker.harness import Place, until
 
 
 def test_a_killed_child_is_replaced_and_its_work_comes_back(place: Place) -> None:
     worker = place.start("--processes", "1", "--threads", "2", "--lease", "2")
-    nap = place.app.send_task("drill_tasks.nap", ["nap", 1.5])
-    until(lambda: "start nap" in place.entries(), within=10, what="the nap starts")
+    nap = place.app.send_task("drill_tasks.hold", ["nap"])
+    until(lambda: "start nap" in place.entries(), what="the nap starts")
     worker.children()[0].kill()
-    assert nap.get(timeout=20) == "nap"
+    place.let_go()
+    assert nap.get(timeout=PATIENCE) == "nap"
     assert place.counts() == {"start nap": 2, "end nap": 1}
 
 
@@ -32,17 +34,17 @@ def test_a_task_that_kills_its_process_ends_as_worker_lost_in_the_dead_letters(
     monkeypatch.setenv("CLOUDQ_MAX_DELIVERIES", "3")
     sqlite_place.start("--processes", "1", "--threads", "1", "--lease", "2")
     result = sqlite_place.app.send_task("drill_tasks.die", ["poison"])
-    error = result.get(timeout=60, propagate=False)
+    error = result.get(timeout=PATIENCE, propagate=False)
     assert isinstance(error, WorkerLost)
     assert result.state is State.FAILURE
     assert sqlite_place.counts() == {"die poison": 3}
     admin = sqlite_place.app.broker.admin
-    until(lambda: admin.peek_dead("default", count=5), within=5, what="the dead letter")
+    until(lambda: admin.peek_dead("default", count=5), what="the dead letter")
     [dead] = admin.peek_dead("default", count=5)
     assert dead.reason is not None
     assert dead.reason.startswith("WorkerLost: delivered 4 times")
     # The worker went on.
-    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=20)
+    assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=PATIENCE)
 
 
 def test_what_cannot_be_run_is_dead_lettered_with_its_reason_and_the_worker_goes_on(
@@ -65,7 +67,6 @@ def test_what_cannot_be_run_is_dead_lettered_with_its_reason_and_the_worker_goes
     admin = place.app.broker.admin
     until(
         lambda: len(admin.peek_dead(place.queue, count=10)) == len(bodies),
-        within=20,
         what="all are dead letters",
     )
     reasons = {dead.body: dead.reason or "" for dead in admin.peek_dead(place.queue, count=10)}
@@ -75,7 +76,7 @@ def test_what_cannot_be_run_is_dead_lettered_with_its_reason_and_the_worker_goes
     assert reasons[bodies["unknown"]].startswith("unknown task 'drill_tasks.gone'")
     assert "deep" in reasons[deep] or "recursion" in reasons[deep]
     assert reasons[bodies["array"]].startswith("foreign message")
-    assert place.app.send_task("drill_tasks.pid").get(timeout=20)
+    assert place.app.send_task("drill_tasks.pid").get(timeout=PATIENCE)
     assert worker.process.poll() is None
     assert "Traceback" not in worker.log()
 
@@ -83,7 +84,7 @@ def test_what_cannot_be_run_is_dead_lettered_with_its_reason_and_the_worker_goes
 def test_retries_go_through_the_broker_until_one_succeeds(place: Place) -> None:
     place.start("--processes", "2", "--threads", "4")
     results = [place.app.send_task("drill_tasks.flaky", [n, n % 3]) for n in range(9)]
-    wait_for(results, timeout=40)
+    wait_for(results, timeout=PATIENCE)
     assert [result.get() for result in results] == [n % 3 for n in range(9)]
     assert place.counts() == {str(n): n % 3 + 1 for n in range(9)}
 
@@ -91,7 +92,7 @@ def test_retries_go_through_the_broker_until_one_succeeds(place: Place) -> None:
 def test_children_are_replaced_after_as_many_tasks_as_asked(sqlite_place: Place) -> None:
     sqlite_place.start("--processes", "1", "--threads", "2", "--max-tasks-per-child", "5")
     results = [sqlite_place.app.send_task("drill_tasks.pid") for _ in range(20)]
-    wait_for(results, timeout=40)
+    wait_for(results, timeout=PATIENCE)
     pids = [result.get() for result in results]
     assert len(set(pids)) >= 4
     assert max(pids.count(pid) for pid in set(pids)) <= 5
@@ -110,7 +111,7 @@ def test_an_ordered_group_runs_in_order_also_through_retries(aws: Endpoint, plac
         )
         for n in range(20)
     ]
-    wait_for(results, timeout=60)
+    wait_for(results, timeout=PATIENCE)
     entries = [int(entry) for entry in place.entries()]
     first = [n for n in entries if n < 10]
     assert first == [0, 1, 2, 3, 3, 4, 5, 6, 7, 7, 8, 9]
@@ -122,7 +123,7 @@ def test_queues_share_the_slots_by_weight(sqlite_place: Place) -> None:
         queue = "low" if n < 200 else "high"
         sqlite_place.app.send_task("drill_tasks.work", [n, 0.002], queue=queue)
     sqlite_place.start("--processes", "1", "--threads", "2", queues="low:1,high:4")
-    until(lambda: len(sqlite_place.entries()) >= 150, within=40, what="150 tasks done")
+    until(lambda: len(sqlite_place.entries()) >= 150, what="150 tasks done")
     done = [int(entry) for entry in sqlite_place.entries()[:150]]
     high = sum(n >= 200 for n in done)
     assert 100 <= high <= 140  # 4 of 5 would be 120
@@ -131,11 +132,14 @@ def test_queues_share_the_slots_by_weight(sqlite_place: Place) -> None:
 def test_an_idle_queue_keeps_no_other_from_working(sqs_place: Place) -> None:
     idle = f"{sqs_place.queue}-idle"
     sqs_place.app.broker.admin.create(idle, lease=5, max_deliveries=30)
+    polls = 20  # seconds: as long as SQS lets one wait
+    sqs_place.environment["CLOUDQ_WORKER_POLL_WAIT"] = str(polls)
     sqs_place.start("--processes", "1", "--threads", "1", queues=f"{idle},{sqs_place.queue}")
     start = time.monotonic()
     results = [sqs_place.app.send_task("drill_tasks.pid") for _ in range(20)]
-    wait_for(results, timeout=30)
-    assert time.monotonic() - start < 15  # a long poll of the idle queue takes 20
+    wait_for(results, timeout=PATIENCE)
+    # Each of them behind a poll of the idle queue would take twenty polls.
+    assert time.monotonic() - start < 5 * polls
 
 
 class Proxy:
@@ -203,20 +207,20 @@ def test_while_the_store_is_down_nothing_is_acked_and_then_all_is_recorded(
     sqs_place.backend = direct.partition("?")[0] + f"?endpoint_url={proxy.url}"
     worker = sqs_place.start("--processes", "1", "--threads", "4", "--lease", "3")
     first = sqs_place.app.send_task("drill_tasks.nap", ["before", 2.0])
-    until(lambda: "start before" in sqs_place.entries(), within=10, what="the task starts")
+    until(lambda: "start before" in sqs_place.entries(), what="the task starts")
     proxy.cut()
     later = [sqs_place.app.send_task("drill_tasks.work", [n, 0.0]) for n in range(10)]
-    until(lambda: "wait" in worker.log(), within=40, what=f"the outage is noticed {worker.log()}")
+    until(lambda: "wait" in worker.log(), what=f"the outage is noticed {worker.log()}")
     assert first.state is State.PENDING
     lines = len(worker.log().splitlines())
     time.sleep(4)  # a hot loop would log, and a lost lease would start the task again
     assert len(worker.log().splitlines()) - lines < 40
     assert sqs_place.counts()["start before"] == 1
     proxy.mend()
-    records = wait_for([first, *later], timeout=90)
+    records = wait_for([first, *later], timeout=PATIENCE)
     assert {record.state for record in records} == {State.SUCCESS}
     assert sqs_place.counts()["start before"] == 1
-    until(lambda: _left(sqs_place) == 0, within=20, what="every message is acked")
+    until(lambda: _left(sqs_place) == 0, what="every message is acked")
     assert worker.stop() == 0
 
 
@@ -231,12 +235,12 @@ def test_while_the_broker_is_down_the_worker_waits_and_then_goes_on(
     direct = sqs_place.broker
     sqs_place.broker = f"sqs://?endpoint_url={proxy.url}"
     worker = sqs_place.start("--processes", "1", "--threads", "4", "--lease", "5")
-    assert sqs_place.app.send_task("drill_tasks.pid").get(timeout=20)
+    assert sqs_place.app.send_task("drill_tasks.pid").get(timeout=PATIENCE)
     proxy.cut()
-    until(lambda: "cannot receive" in worker.log(), within=40, what="the outage is noticed")
+    until(lambda: "cannot receive" in worker.log(), what="the outage is noticed")
     result = sqs_place.app.send_task("drill_tasks.pid")
     proxy.mend()
-    assert result.get(timeout=60)
+    assert result.get(timeout=PATIENCE)
     assert "Traceback" not in worker.log()
     assert direct != sqs_place.broker
 
@@ -256,7 +260,7 @@ def test_a_worker_that_can_never_work_ends_with_2_and_one_line(
     sqs_place.broker = broker.format(**names)
     sqs_place.backend = backend.format(**names)
     worker = sqs_place.start(ready=False, queues="no-such-queue")
-    assert worker.process.wait(30) == 2
+    assert worker.process.wait(PATIENCE) == 2
     assert hint in worker.log().splitlines()[-1]
     assert "Traceback" not in worker.log()
 

@@ -11,7 +11,7 @@ from cloudq.app import CloudQ
 from cloudq.broker.broker import queue_deliveries
 from cloudq.broker.purge import purge_delayed
 from cloudq.cli.messages import LOOKING, as_json, list_messages, read
-from cloudq.cli.options import JsonOption, Target, YesOption, chosen_queues, common, queues_of
+from cloudq.cli.options import JsonOption, Target, YesOption, chosen_queues, common
 from cloudq.cli.output import confirm, duration, emit, note, say, table
 from cloudq.driver import Purged, QueueStats, StoreAdmin
 from cloudq.driver.loader import parse
@@ -149,7 +149,7 @@ def create(
     What exists already is left as it is.
     """
     app = target.open()
-    names = list(queues or (queues_of(app) if target.path else ()))
+    names = list(queues or (app.queues() if target.path else ()))
     if not names and not store:
         raise ConfigurationError("name the queues to make, or the app whose queues they are: -A")
     conf = app.conf

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cloudq.cli.options import Target, common, named_queues, refuse_memory
+from cloudq.cli.options import Target, common, refuse_memory
 from cloudq.cli.pidfile import held
 from cloudq.cli.reload import run_reloading
 from cloudq.errors import ConfigurationError
@@ -122,7 +122,7 @@ def worker(
     options = WorkerOptions(
         app_path=target.path or "",
         queues=weighted(
-            weights(queues) if queues else [(name, 1) for name in named_queues(app)],
+            weights(queues) if queues else [(name, 1) for name in app.queues(priorities=False)],
             conf.priority_queues,
         ),
         processes=processes,

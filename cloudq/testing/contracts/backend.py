@@ -18,7 +18,7 @@ from cloudq.driver import (
     Value,
     Watch,
 )
-from cloudq.testing.waiting import at_once, eventually
+from cloudq.testing.waiting import PATIENCE, at_once, eventually
 
 VALUES: dict[str, Value] = {
     "text": "Grüße, 世界 🎉",
@@ -173,7 +173,7 @@ class BackendContract:
         key, end = Key(partition), time.time() + self.expiry
         assert not driver.put([Item(key=key, fields={"a": 1}, expires=end)])
         assert driver.get([key], consistent=True)
-        eventually(lambda: not driver.get([key], consistent=True), within=self.expiry + 3)
+        eventually(lambda: not driver.get([key], consistent=True), within=self.expiry + PATIENCE)
         assert time.time() > end - 0.05
 
     def test_query_is_in_the_order_of_the_sort_keys(
@@ -242,14 +242,14 @@ class BackendContract:
         watcher = driver.watch()
         try:
             with ThreadPoolExecutor(1) as pool:
-                waiting = pool.submit(watcher.wait, 10)
+                waiting = pool.submit(watcher.wait, PATIENCE)
                 start = time.monotonic()
                 if write == "put":
                     another.put([Item(key=Key(partition), fields={})])
                 else:
                     another.update(Key(partition), Change(set={"a": 1}))
-                assert waiting.result(timeout=60)
-            assert time.monotonic() - start < 5
+                assert waiting.result(timeout=2 * PATIENCE)
+            assert time.monotonic() - start < PATIENCE / 2
         finally:
             watcher.close()
 
@@ -262,10 +262,10 @@ class BackendContract:
         try:
             another.put([Item(key=Key(partition, "1"), fields={})])
             another.put([Item(key=Key(partition, "2"), fields={})])
-            assert watcher.wait(10)
+            assert watcher.wait(PATIENCE)
             assert not watcher.wait(0.1)
             another.put([Item(key=Key(partition, "3"), fields={})])
-            assert watcher.wait(10)
+            assert watcher.wait(PATIENCE)
         finally:
             watcher.close()
 

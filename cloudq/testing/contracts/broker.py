@@ -10,7 +10,10 @@ from threading import Event
 import pytest
 
 from cloudq.driver import BrokerDriver, Code, Delivery, Failure
-from cloudq.testing.waiting import HELD, at_once, collect, outgoing
+from cloudq.testing.waiting import HELD, PATIENCE, at_once, collect, outgoing
+
+LONG = 20.0
+"""Seconds of a wait that a message ends long before, whatever else the machine does."""
 
 
 class BrokerContract:
@@ -156,7 +159,7 @@ class BrokerContract:
         (sent,) = self.send(driver, queue)
         deliveries = collect(driver, queue, 1, lease=self.tick * 2)
         for _ in range(3):
-            self.nothing_for(another, queue, self.tick)
+            self.nothing_for(another, queue, self.tick * 0.75)
             assert not driver.extend(deliveries, lease=self.tick * 2)
         start = time.monotonic()
         (again,) = collect(another, queue, 1)
@@ -225,7 +228,7 @@ class BrokerContract:
     def test_a_wait_ends_when_a_message_is_sent(
         self, driver: BrokerDriver, another: BrokerDriver, queue: str
     ) -> None:
-        wait = min(driver.limits(queue).max_wait, 10.0)
+        wait = min(driver.limits(queue).max_wait, LONG)
         asking = Event()
 
         def receive() -> tuple[Sequence[Delivery], float]:
@@ -239,14 +242,14 @@ class BrokerContract:
             time.sleep(0.2)
             start = time.monotonic()
             sent = self.send(another, queue)
-            deliveries, end = future.result(timeout=60)
+            deliveries, end = future.result(timeout=PATIENCE)
         assert [delivery.id for delivery in deliveries] == sent
-        assert end - start < wait / 4
+        assert end - start < wait * 3 / 4
 
     def test_a_wait_ends_when_a_message_is_released(
         self, driver: BrokerDriver, another: BrokerDriver, queue: str
     ) -> None:
-        wait = min(driver.limits(queue).max_wait, 10.0)
+        wait = min(driver.limits(queue).max_wait, LONG)
         self.send(driver, queue)
         held = collect(driver, queue, 1)
         with ThreadPoolExecutor(1) as pool:
@@ -254,13 +257,13 @@ class BrokerContract:
             time.sleep(0.2)
             start = time.monotonic()
             assert not driver.release(held, after=0)
-            assert len(future.result(timeout=60)) == 1
-        assert time.monotonic() - start < wait / 2
+            assert len(future.result(timeout=PATIENCE)) == 1
+        assert time.monotonic() - start < wait * 3 / 4
 
     def test_a_wait_for_nothing_ends_empty(self, driver: BrokerDriver, queue: str) -> None:
         start = time.monotonic()
         assert list(driver.receive(queue, count=1, wait=self.tick, lease=HELD)) == []
-        assert self.tick - self.slack < time.monotonic() - start < self.tick + 3
+        assert self.tick - self.slack < time.monotonic() - start < self.tick + LONG
 
     def test_receive_takes_no_more_than_asked(self, driver: BrokerDriver, queue: str) -> None:
         self.send(driver, queue, 5)
@@ -277,7 +280,7 @@ class BrokerContract:
         taken: list[list[str]] = [[], []]
 
         def consume(number: int) -> None:
-            end = time.monotonic() + 20
+            end = time.monotonic() + PATIENCE
             while len(taken[0]) + len(taken[1]) < len(sent) and time.monotonic() < end:
                 found = drivers[number].receive(queue, count=3, wait=0.2, lease=HELD)
                 taken[number] += [delivery.id for delivery in found]
@@ -352,7 +355,7 @@ class BrokerContract:
 
         def work(number: int) -> list[str]:
             self.send(driver, queue, each)
-            deliveries = collect(driver, queue, each, within=30)
+            deliveries = collect(driver, queue, each)
             assert not driver.ack(deliveries)
             return [delivery.id for delivery in deliveries]
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import pytest
 
 from cloudq.driver import BrokerDriver, Code, Peeked, QueueAdmin
-from cloudq.testing.waiting import HELD, collect, eventually, outgoing
+from cloudq.testing.waiting import HELD, PATIENCE, collect, eventually, outgoing
 
 
 class AdminDriver(BrokerDriver, QueueAdmin, Protocol):
@@ -118,7 +118,7 @@ class QueueAdminContract:
             return all(a is None or a == b for a, b in zip(counts, expected, strict=True))
 
         # An exact count is right the first time.
-        eventually(told, within=0 if driver.stats(queue).exact else 10)
+        eventually(told, within=0 if driver.stats(queue).exact else PATIENCE)
         assert (driver.stats(queue).oldest_age or 0) >= 0
 
     def test_an_empty_queue_has_empty_stats(self, driver: AdminDriver, queue: str) -> None:
@@ -143,7 +143,7 @@ class QueueAdminContract:
         self.send(driver, queue, 3)
         purged = driver.purge(queue)
         assert purged.count in (None, 3)
-        eventually(lambda: not driver.stats(queue).ready, within=purged.settles + 10)
+        eventually(lambda: not driver.stats(queue).ready, within=purged.settles + PATIENCE)
         assert not driver.receive(queue, count=1, wait=self.tick / 2, lease=HELD)
 
     def test_a_dead_letter_keeps_body_and_reason(
@@ -179,7 +179,7 @@ class QueueAdminContract:
         (waiting,) = self.send(driver, queue, 1)
         purged = driver.purge_dead(queue)
         assert purged.count in (None, 2)
-        eventually(lambda: not driver.stats(queue).dead, within=purged.settles + 10)
+        eventually(lambda: not driver.stats(queue).dead, within=purged.settles + PATIENCE)
         assert not driver.peek_dead(queue, count=10)
         assert [delivery.id for delivery in collect(driver, queue, 1)] == [waiting]
 

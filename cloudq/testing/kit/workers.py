@@ -14,7 +14,6 @@ from typing import Any, Self
 from cloudq.app import CloudQ
 from cloudq.execution.settlement import Settlement
 from cloudq.results.record import State
-from cloudq.testing.draining import queues_of
 from cloudq.testing.kit.clock import VirtualClock
 from cloudq.testing.kit.faults import FaultPlan
 from cloudq.testing.kit.hand import Hand
@@ -173,7 +172,7 @@ class Worker:
 
     def _look(self, hand: Hand, turn: int) -> bool:
         """Run one message of the first queue that has one; whether there was any."""
-        queues = queues_of(self.app) if self._queues is None else self._queues
+        queues = self.app.queues() if self._queues is None else self._queues
         for place in range(len(queues)):
             delivery = hand.receive(queues[(turn + place) % len(queues)])
             if delivery is not None:
@@ -238,7 +237,7 @@ def run_until_idle(
     done: list[Settlement] = []
     idle = turn = 0
     while True:
-        names = queues_of(app) if queues is None else list(queues)
+        names = app.queues() if queues is None else list(queues)
         if idle >= len(names):
             return done
         delivery = hand.receive(names[turn % len(names)])

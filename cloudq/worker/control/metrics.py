@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, install_hint
 from cloudq.worker.control.counters import BUCKETS, Counters
 
 log = logging.getLogger("cloudq.worker")
@@ -39,8 +39,7 @@ class Page:
             exposition: Any = import_module("prometheus_client")
         except ModuleNotFoundError as error:
             raise ConfigurationError(
-                "--metrics-port needs the package prometheus-client: "
-                'pip install "cloudq[prometheus]"'
+                f"--metrics-port needs the package prometheus-client: {install_hint('prometheus')}"
             ) from error
         registry = exposition.CollectorRegistry(auto_describe=True)
         registry.register(self)

@@ -17,7 +17,6 @@ from cloudq.driver import Address
 from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
 from cloudq.tasks.function_hints import FunctionHints
-from cloudq.tasks.priorities import queues_for
 from cloudq_deploy.aws import limits
 from cloudq_deploy.aws.options import AwsOptions
 from cloudq_deploy.aws.plan import (
@@ -69,8 +68,8 @@ def plan_of(
     prefix = f"{stack}-" if address is None else address.options.get("prefix", "")
     if schedules is None:
         schedules = schedules_of(app) if options.schedules == "cloud" else ()
-    names = _queue_names(app, schedules)
-    functions, feeds = _functions(app, options, names, schedules, stack=stack, region=region)
+    names = queue_names(app)
+    functions, feeds = _functions(app, options, names, stack=stack, region=region)
     scheduled = {each.queue for each in schedules}
     queues = [
         # EventBridge Scheduler sends messages without a key for deduplication.
@@ -134,7 +133,6 @@ def _functions(
     app: CloudQ,
     options: AwsOptions,
     names: Sequence[str],
-    schedules: Sequence[Schedule],
     *,
     stack: str,
     region: str,
@@ -145,7 +143,7 @@ def _functions(
     functions: list[Function] = []
     feeds: list[Feed] = []
     for members in groups:
-        own = [task for task in tasks if _reads(app, task, members, schedules)]
+        own = [task for task in tasks if reads(app, task, members)]
         name = stack if options.functions == "one" else f"{stack}-{plain(members[0])}"
         hints = merged(own)
         functions.append(
@@ -173,19 +171,6 @@ def _scheduling(
         kms_key=options.kms_key,
         far=far,
     )
-
-
-def _queue_names(app: CloudQ, schedules: Sequence[Schedule]) -> list[str]:
-    found = queue_names(app)
-    more = {each.queue for each in schedules} - {*found}
-    return [*found, *queues_for(sorted(more), app.conf.priority_queues)]
-
-
-def _reads(app: CloudQ, task: AnyTask, group: Sequence[str], schedules: Sequence[Schedule]) -> bool:
-    """Tell whether calls of the task, also by its schedule, go to one of these queues."""
-    if any(each.task == task.name and each.queue in group for each in schedules):
-        return True
-    return reads(app, task, group)
 
 
 def _function(

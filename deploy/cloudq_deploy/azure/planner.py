@@ -43,7 +43,7 @@ def plan_of(app: CloudQ, entry: str, options: AzureOptions) -> Plan:
     function_app = _function_app(app, options, f"{stack}-tasks", hints)
     prefix = url_options.get("prefix", "")
     queues = [_queue(app, name, prefix, hints[name].provisioned or 0) for name in names]
-    found = list(_timers(app, names)) if options.schedules == "cloud" else []
+    found = list(_timers(app)) if options.schedules == "cloud" else []
     account, table = _store(app, options, stack)
     plan = Plan(
         app=app.name,
@@ -188,7 +188,7 @@ def _store(app: CloudQ, options: AzureOptions, stack: str) -> tuple[str, str | N
     return address.host or own, address.path or _TABLE
 
 
-def _timers(app: CloudQ, queues: Sequence[str]) -> Iterator[Timer | Refused]:
+def _timers(app: CloudQ) -> Iterator[Timer | Refused]:
     for name, entry in app.schedules.declared().items():
         if not entry.enabled:
             continue
@@ -199,11 +199,6 @@ def _timers(app: CloudQ, queues: Sequence[str]) -> Iterator[Timer | Refused]:
         except ConfigurationError as error:
             yield Refused(name=name, why=str(error))
             continue
-        if queue is not None and queue not in queues:
-            raise ConfigurationError(
-                f"schedule {name} sends to the queue {queue!r}, which no task uses: change the "
-                "queue of one of them"
-            )
         for number, expression in enumerate(expressions, start=1):
             timer = name if number == 1 else f"{name}-{number}"
             yield Timer(name=_plain(timer), entry=name, expression=expression, queue=queue)

@@ -12,7 +12,7 @@ from importlib.metadata import distribution
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import DISTRIBUTION, ConfigurationError
 from cloudq_deploy.bundle import archive, sources, wheels
 from cloudq_deploy.bundle.lock import Pins, Platform, locked
 
@@ -95,7 +95,7 @@ def build(
             f"the project's {taken[0]} has the name of a file that the deployment writes: rename "
             "it, or add it to exclude"
         )
-    pins = locked(folder, platform, selection.requirements, f"cloudq[{layout.extra}]")
+    pins = locked(folder, platform, selection.requirements, f"{DISTRIBUTION}[{layout.extra}]")
     needed = dependencies(pins, platform, selection, layout, folder / "build")
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if here != selection.python:
@@ -192,9 +192,10 @@ def cloudq_files(adapter: str) -> Iterator[tuple[str, bytes]]:
         for file in root.rglob("*"):
             if file.is_file() and "__pycache__" not in file.parts:
                 yield f"{package}/{file.relative_to(root).as_posix()}", file.read_bytes()
-    found = distribution("cloudq")
+    found = distribution(DISTRIBUTION)
+    folder = f"{DISTRIBUTION.replace('-', '_')}-{found.version}.dist-info"
     for name in ("METADATA", "entry_points.txt"):
-        yield f"cloudq-{found.version}.dist-info/{name}", (found.read_text(name) or "").encode()
+        yield f"{folder}/{name}", (found.read_text(name) or "").encode()
 
 
 def _slim(stage: Path, selection: Selection) -> None:

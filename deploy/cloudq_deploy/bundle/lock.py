@@ -17,11 +17,12 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import DISTRIBUTION, ConfigurationError
 
 _FILES = ("requirements.lock", "requirements.txt")
-_CLOUDQ = "cloudq"
-_NEEDED = "cloudq[aws]"
+_NEEDED = f"{DISTRIBUTION}[aws]"
+# Somebody else's package on the public index, which is imported by the same name.
+_STRANGER = "cloudq"
 # Extras of cloudq; of these, a zip gets the libraries of its own cloud only.
 _CLOUDS = frozenset({"all", "aws", "azure", "deploy", "gcp"})
 # Needed by the command line only, which no function runs.
@@ -82,7 +83,7 @@ def locked(
     wanted = [Requirement(needed), *([] if path else _declared(folder))]
     for name, version in _installed(wanted, platform, pins):
         pins[name] = f"{name}=={version}"
-    pins.pop(_CLOUDQ, None)
+    pins.pop(DISTRIBUTION, None)
     return dict(sorted(pins.items()))
 
 
@@ -114,8 +115,8 @@ def _read(path: Path, platform: Platform) -> Iterator[tuple[str, str]]:
             raise ConfigurationError(f"{where}: {stated!r}: {error}") from error
         if requirement.marker and not requirement.marker.evaluate(platform.markers):
             continue
-        name = canonicalize_name(requirement.name)
-        if name != _CLOUDQ and not _is_pinned(requirement):
+        name = _own_name(requirement, where)
+        if name != DISTRIBUTION and not _is_pinned(requirement):
             raise ConfigurationError(
                 f"{where}: {stated!r} is not an exact version, so two builds could differ: pin all "
                 "requirements (uv pip compile pyproject.toml -o requirements.lock)"
@@ -137,9 +138,18 @@ def _declared(folder: Path) -> list[Requirement]:
     stated = tomllib.loads(file.read_text()).get("project", {}).get("dependencies", [])
     found = [Requirement(text) for text in stated]
     for requirement in found:
-        if canonicalize_name(requirement.name) == _CLOUDQ:
+        if _own_name(requirement, file.name) == DISTRIBUTION:
             requirement.extras -= _CLOUDS
     return found
+
+
+def _own_name(requirement: Requirement, where: str) -> str:
+    name = canonicalize_name(requirement.name)
+    if name == _STRANGER:
+        raise ConfigurationError(
+            f"{where}: {str(requirement)!r} is the package of another project: write {DISTRIBUTION}"
+        )
+    return name
 
 
 def _installed(
@@ -152,17 +162,17 @@ def _installed(
         requirement, parent = waiting.pop()
         name = canonicalize_name(requirement.name)
         key = (name, frozenset(requirement.extras))
-        if key in seen or (name in pinned and name != _CLOUDQ):
+        if key in seen or (name in pinned and name != DISTRIBUTION):
             continue
         seen.add(key)
         found = _distribution(name, parent)
-        if name != _CLOUDQ:
+        if name != DISTRIBUTION:
             yield name, found.version
         waiting += [
             (needed, name)
             for needed in map(Requirement, found.requires or ())
             if _applies(needed, requirement, platform)
-            and not (name == _CLOUDQ and needed.name in _COMMAND_LINE)
+            and not (name == DISTRIBUTION and needed.name in _COMMAND_LINE)
         ]
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, install_hint
 from cloudq_deploy.bundle.lock import Pins, Platform
 
 _NO_WHEEL = re.compile(
@@ -41,7 +41,7 @@ def _uv() -> str:
     beside = Path(sys.executable).parent / "uv"
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which("uv")
     if found is None:
-        raise ConfigurationError("building needs uv: pip install 'cloudq[deploy]'")
+        raise ConfigurationError(f"building needs uv: {install_hint('deploy')}")
     return found
 
 

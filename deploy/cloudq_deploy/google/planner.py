@@ -63,7 +63,6 @@ def plan_of(app: CloudQ, entry: str, options: GoogleOptions) -> Plan:
     jobs, refused = (
         ((), ()) if options.schedules == "beat" else _jobs(app, stack, places, project, location)
     )
-    _check_jobs(jobs, names)
     plan = Plan(
         app=app.name,
         stack=stack,
@@ -275,16 +274,6 @@ def _jobs(
     finally:
         driver.close()
     return list(jobs.values()), refused
-
-
-def _check_jobs(jobs: Iterable[Job], queues: Sequence[str]) -> None:
-    for job in jobs:
-        if job.queue not in queues:
-            raise ConfigurationError(
-                f"schedule {job.name} sends to the queue {job.queue!r}, which no task uses: "
-                "change the "
-                "queue of one of them"
-            )
 
 
 def _alerts(
