@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from cloudq.driver import Code
+from cloudq.driver.values import Code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +80,47 @@ class SchedulerDriver(Protocol):
     def update(self, group: str, job: Job) -> None: ...
 
     def delete(self, group: str, name: str) -> None: ...
+
+    def error_code(self, error: Exception) -> Code: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneTimeEntry:
+    """One entry of a cloud's scheduler that sends `body` to `queue` at `time` and is gone then.
+
+    `time` is in whole epoch seconds. `owner` is the app whose group it lies in, `group` the
+    ordering key of its message.
+    """
+
+    name: str
+    time: float
+    queue: str
+    body: str
+    owner: str
+    description: str
+    group: str | None = None
+
+
+@runtime_checkable
+class OneTimeScheduler(Protocol):
+    """Single messages at far times; a driver of a cloud's scheduler may have it too."""
+
+    early: float
+    """Seconds before its time that an entry must fire, so that its message is there in time."""
+
+    def takes(self, body: bytes) -> bool:
+        """Whether it sends this body, and sends it as it is."""
+        ...
+
+    def once(self, group: str, entry: OneTimeEntry) -> None:
+        """Make an entry, and the group if there is none; one of its name is as good."""
+        ...
+
+    def forget(self, group: str, name: str) -> bool:
+        """Delete an entry; False where it has fired, or never was."""
+        ...
 
     def error_code(self, error: Exception) -> Code: ...
 
