@@ -29,12 +29,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from cloudq.driver import Address, Code, OneTimeEntry
+from cloudq.driver import Address, Code, OneTimeEntry, is_ordered
 from cloudq.driver.schedulers import Fields, Job
 from cloudq.errors import ConfigurationError
 from cloudq_aws.client import Access, access
 from cloudq_aws.errors import error_code
-from cloudq_aws.queues import Queues, is_fifo
+from cloudq_aws.queues import Queues
 
 if TYPE_CHECKING:
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
@@ -192,7 +192,7 @@ class EventBridge(Terms):
                 dead=self._dead,
                 retries=self._retries,
                 max_age=self._max_age,
-                group=(entry.group or entry.name) if is_fifo(entry.queue) else None,
+                group=(entry.group or entry.name) if is_ordered(entry.queue) else None,
             ),
         }
         with suppress(self.client.exceptions.ConflictException):
@@ -271,7 +271,7 @@ def properties(
             dead=dead,
             retries=retries,
             max_age=max_age,
-            group=(job.group or job.name) if is_fifo(job.queue) else None,
+            group=(job.group or job.name) if is_ordered(job.queue) else None,
         ),
     }
     # A start that has passed is refused, and means nothing any more.

@@ -7,19 +7,13 @@ import re
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
-from cloudq.driver import Code
+from cloudq.driver import ORDERED_SUFFIX, Code, is_ordered
 from cloudq_aws.errors import AwsError
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-FIFO = ".fifo"
 _AMAZON = re.compile(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
-
-
-def is_fifo(queue: str) -> bool:
-    """Whether a queue's name or URL is that of a FIFO queue: SQS tells them by the suffix."""
-    return queue.endswith(FIFO)
 
 
 def is_url(queue: str) -> bool:
@@ -48,8 +42,8 @@ class Queues:
     def dead_name(self, queue: str) -> str:
         """The name in SQS of the dead-letter queue that `create` makes."""
         name = self.full_name(queue)
-        dead = (self._dead or "{queue}-dead").replace("{queue}", name.removesuffix(FIFO))
-        return dead + FIFO if is_fifo(name) else dead
+        dead = (self._dead or "{queue}-dead").replace("{queue}", name.removesuffix(ORDERED_SUFFIX))
+        return dead + ORDERED_SUFFIX if is_ordered(name) else dead
 
     def url(self, queue: str) -> str:
         """The queue's URL. The request goes to the client's endpoint, whatever host this names."""

@@ -22,6 +22,7 @@ from cloudq.driver import (
     Peeked,
     Purged,
     QueueStats,
+    is_ordered,
 )
 from cloudq.errors import ConfigurationError
 from cloudq_aws import sqs_admin as admin
@@ -42,7 +43,7 @@ from cloudq_aws.messages import (
     to_delivery,
     too_large,
 )
-from cloudq_aws.queues import Queues, is_fifo, no_dead_letters
+from cloudq_aws.queues import Queues, no_dead_letters
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -91,11 +92,11 @@ class SQS:
 
     def limits(self, queue: str) -> Limits:
         """What the queue can do, by the kind that its name tells."""
-        return _FIFO if is_fifo(queue) else _STANDARD
+        return _FIFO if is_ordered(queue) else _STANDARD
 
     def send(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[Failure]:
         """Send a batch in one request."""
-        fifo = is_fifo(queue)
+        fifo = is_ordered(queue)
         refused = [
             too_large(index, message)
             for index, message in enumerate(messages)
@@ -179,7 +180,7 @@ class SQS:
         self, url: str, deliveries: Sequence[Delivery], indexes: list[int], reason: str
     ) -> list[Failure]:
         source = self._queues.full_name(deliveries[0].queue)
-        fifo = is_fifo(url)
+        fifo = is_ordered(url)
         entries = [
             dead_entry(place, deliveries[index], reason=reason, source=source, fifo=fifo)
             for place, index in enumerate(indexes)

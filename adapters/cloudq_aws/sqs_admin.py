@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats
+from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats, is_ordered
 from cloudq_aws.messages import (
     BATCH,
     REASON,
@@ -25,7 +25,7 @@ from cloudq_aws.messages import (
     seconds,
     sent_at,
 )
-from cloudq_aws.queues import Queues, is_fifo
+from cloudq_aws.queues import Queues
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -66,7 +66,7 @@ def _create(client: SQSClient, name: str, settings: Mapping[QueueAttributeNameTy
         "SqsManagedSseEnabled": "true",
         **settings,
     }
-    if is_fifo(name):
+    if is_ordered(name):
         attributes["FifoQueue"] = "true"
     with suppress(client.exceptions.QueueDoesNotExist):
         return client.get_queue_url(QueueName=name)["QueueUrl"]
@@ -186,7 +186,7 @@ def redrive(queues: Queues, queue: str, messages: Sequence[Peeked]) -> Sequence[
     leased, failed = _lease_chosen(client, dead, messages)
     for part in by_size(list(leased), lambda index: len(leased[index].get("Body", "").encode())):
         entries = [
-            revived_entry(place, leased[index], fifo=is_fifo(target))
+            revived_entry(place, leased[index], fifo=is_ordered(target))
             for place, index in enumerate(part)
         ]
         reply = client.send_message_batch(QueueUrl=target, Entries=entries)

@@ -15,7 +15,6 @@ from azure.servicebus.amqp import AmqpMessageBodyType
 from cloudq.driver import Code, Delivery, Failure, Outgoing, Peeked, Scheduled
 
 BATCH = 100
-FIFO = ".fifo"
 ID, ATTEMPTS = "cloudq-id", "cloudq-attempts"
 # What the service itself adds to a dead letter.
 _BURIED = ("DeadLetterReason", "DeadLetterErrorDescription")
@@ -37,11 +36,6 @@ class Receipt(NamedTuple):
     session: str | None = None
     properties: Properties | None = None
     """A stranger's own properties, for a copy."""
-
-
-def is_fifo(queue: str) -> bool:
-    """Whether a queue has sessions and knows duplicates: the suffix tells, as on every cloud."""
-    return queue.endswith(FIFO)
 
 
 def outgoing(message: Outgoing, *, fifo: bool, now: datetime | None = None) -> ServiceBusMessage:

@@ -23,10 +23,10 @@ from azure.servicebus import (
 from azure.servicebus.exceptions import MessageNotFoundError
 from azure.servicebus.management import ServiceBusAdministrationClient
 
-from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats
+from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats, is_ordered
 from cloudq_azure.client import Access
 from cloudq_azure.links import Link, accept, close_link, pull, settle
-from cloudq_azure.messages import BATCH, is_fifo, revived, to_peeked
+from cloudq_azure.messages import BATCH, revived, to_peeked
 from cloudq_azure.queues import Queue
 from cloudq_azure.sending import send_all
 from cloudq_azure.servicebus_scheduled import browse
@@ -51,7 +51,7 @@ def create(
     """Make the queue. An existing one is left as it is."""
     shortest = 0.0 if reach.emulator else _SHORTEST_LOCK
     options: dict[str, Any] = {}
-    if is_fifo(queue):
+    if is_ordered(queue):
         options["requires_session"] = True
         options["requires_duplicate_detection"] = True
         options["duplicate_detection_history_time_window"] = _DEDUP_WINDOW

@@ -45,6 +45,7 @@ from cloudq.driver import (
     Purged,
     QueueStats,
     Scheduled,
+    is_ordered,
 )
 from cloudq.errors import ConfigurationError
 from cloudq_gcp import pubsub_admin as admin
@@ -65,7 +66,7 @@ from cloudq_gcp.messages import (
     to_delivery,
 )
 from cloudq_gcp.pubsub_requests import Requests
-from cloudq_gcp.queues import QUEUE, Queues, is_ordered
+from cloudq_gcp.queues import QUEUE, Queues
 
 _STANDARD = Limits(
     batch=BATCH,

@@ -26,11 +26,11 @@ from google.pubsub_v1.types import (
     Topic,
 )
 
-from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats
+from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats, is_ordered
 from cloudq_gcp.errors import error_code
 from cloudq_gcp.messages import BATCH, Received, by_key, by_size, revived_copy, to_peeked
 from cloudq_gcp.pubsub_requests import TIMEOUT, Requests
-from cloudq_gcp.queues import Queues, is_ordered
+from cloudq_gcp.queues import Queues
 
 # The longest that a subscription keeps a message, and what it once was: the emulator's limit.
 _RETENTIONS = (timedelta(days=31), timedelta(days=7))

@@ -10,11 +10,6 @@ _FULL = re.compile(r"projects/([^/]+)/topics/([^/]+)")
 QUEUE = "{queue}"
 
 
-def is_ordered(queue: str) -> bool:
-    """Whether a queue keeps the order of its groups: its name tells, as on every cloud."""
-    return queue.endswith(".fifo")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queues:
     """The queues of one project, by name; nothing is looked up.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 
 from cloudq.driver import (
+    FOREVER,
     Code,
     Delivery,
     Failure,
@@ -20,8 +21,6 @@ from cloudq.driver import (
 )
 from cloudq_local.items import Refusal
 from cloudq_local.memory_queue import DEDUP_WINDOW, MemoryQueue
-
-FOREVER = 10 * 365 * 86_400.0
 
 LIMITS = Limits(
     batch=256,

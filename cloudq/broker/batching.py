@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 
-from cloudq.driver import Limits, Outgoing
+from cloudq.driver import ORDERED_SUFFIX, Limits, Outgoing
 from cloudq.errors import ConfigurationError, MessageTooLarge
 from cloudq.messages.message import TaskMessage
 
@@ -34,7 +34,7 @@ def fitted(
     if message.group_key is not None and not limits.ordered:
         raise ConfigurationError(
             f"queue {message.queue!r} on {url} keeps no order, so group_key would do "
-            "nothing: use an ordered queue (one whose name ends in .fifo)"
+            f"nothing: use an ordered queue (one whose name ends in {ORDERED_SUFFIX})"
         )
     if message.dedup_key is not None and not limits.dedup_window:
         raise ConfigurationError(

@@ -38,9 +38,10 @@ from cloudq.errors import (
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
 
-# On ordered queues messages are received along with one of their group that is to be retried, and
-# given back: many deliveries are no deaths there.
-ORDERED_PATIENCE = 10
+_NO_QUEUE = (
+    'there is no such queue: "cloudq queues create NAME" makes one, '
+    "or check the name, the region and the account"
+)
 
 # A delay that is long enough to remember how the message can be taken back.
 _WORTH_A_HANDLE = 60.0
@@ -433,12 +434,7 @@ class Broker:
             raise
         except Exception as error:
             code = self.driver.error_code(error)
-            raise BrokerError(explain(verb, queue, self.url, code, error), code=code) from error
-
-
-def queue_deliveries(limits: Limits, max_deliveries: int) -> int:
-    """How often a queue itself should deliver a message before it dead-letters it.
-
-    More often than the app, which then has recorded the end that a caller waits for.
-    """
-    return max_deliveries * (ORDERED_PATIENCE if limits.ordered else 1) + 10
+            raise BrokerError(
+                explain(f"{verb} {queue!r} on {self.url}", code, error, missing=_NO_QUEUE),
+                code=code,
+            ) from error

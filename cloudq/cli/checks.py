@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
@@ -17,16 +17,19 @@ import cloudq
 from cloudq import settings
 from cloudq.app import CloudQ
 from cloudq.broker.broker import Broker
+from cloudq.cli.messages import backend_example
 from cloudq.cli.options import Target, queues_of
 from cloudq.cli.output import duration
 from cloudq.driver import Change, Check, ConditionFailed, Op, QueueStats, Sweeping
+from cloudq.driver.adapters import declared
 from cloudq.driver.loader import parse
 from cloudq.errors import CloudQError
 from cloudq.results.record import key
 from cloudq.settings import Settings
 
 _EXTRA = re.compile(r"([\w.-]+).*extra == ['\"](\w+)['\"]")
-_EXTRAS = ("aws", "gcp", "azure", "dashboard")
+# Extras that belong to no adapter.
+_OWN_EXTRAS = frozenset({"dashboard"})
 
 
 class Status(StrEnum):
@@ -67,18 +70,35 @@ def fail(what: str, error: Exception | str) -> Finding:
 def installation() -> Iterator[Finding]:
     """The release, the Python, and the packages of the extras."""
     yield ok("cloudq", f"{cloudq.__version__} on Python {platform.python_version()}")
-    wanted: dict[str, list[str]] = {}
-    for requirement in metadata.requires("cloudq") or ():
-        found = _EXTRA.match(requirement)
-        if found and found[2] in _EXTRAS and found[1] != "cloudq":
-            wanted.setdefault(found[2], []).append(found[1])
-    for extra, packages in wanted.items():
-        versions = {package: _version(package) for package in packages}
-        there = [f"{package} {version}" for package, version in versions.items() if version]
-        if len(there) == len(packages):
-            yield ok(f"extra {extra}", ", ".join(there))
-        else:
-            yield skip(f"extra {extra}", f'not installed: pip install "cloudq[{extra}]"')
+    for name, extras in _extras().items():
+        for extra, packages in _packages(name, extras | _OWN_EXTRAS).items():
+            versions = {package: _version(package) for package in packages}
+            there = [f"{package} {version}" for package, version in versions.items() if version]
+            if len(there) == len(packages):
+                yield ok(f"extra {extra}", ", ".join(there))
+            else:
+                yield skip(f"extra {extra}", f'not installed: pip install "{name}[{extra}]"')
+
+
+def _extras() -> dict[str, set[str]]:
+    """The extras that installed adapters declare, by the name of their distribution."""
+    found: dict[str, set[str]] = {}
+    for entry, adapter in declared():
+        if entry.dist is not None:
+            extras = found.setdefault(entry.dist.name, set())
+            if adapter.extra is not None:
+                extras.add(adapter.extra)
+    return found
+
+
+def _packages(name: str, extras: Set[str]) -> dict[str, list[str]]:
+    """The packages that a distribution requires for each of the extras."""
+    found: dict[str, list[str]] = {}
+    for requirement in metadata.requires(name) or ():
+        read = _EXTRA.match(requirement)
+        if read and read[2] in extras and read[1] != name:
+            found.setdefault(read[2], []).append(read[1])
+    return found
 
 
 def application(target: Target) -> tuple[CloudQ | None, list[Finding]]:
@@ -135,7 +155,7 @@ def backend(app: CloudQ) -> Iterator[Finding]:
         yield warn(
             "backend",
             "none: results, states and idempotency are not kept",
-            "set CLOUDQ_BACKEND or --backend, for example dynamodb://cloudq",
+            "set CLOUDQ_BACKEND or --backend" + backend_example(app.conf.broker),
         )
         return
     if url != app.conf.broker:

@@ -10,18 +10,11 @@ import orjson
 from cloudq.app import CloudQ
 from cloudq.cli.output import shorten, since, table
 from cloudq.driver import Peeked
+from cloudq.driver.adapters import adapter
 from cloudq.errors import DecodeError
 from cloudq.messages.message import TaskMessage
 
 _ARGS = 40
-
-# What a look costs, where a service cannot show a message without leasing it.
-LOOKING = {
-    "sqs": "SQS shows a message by leasing it for a moment: each look counts as a delivery, "
-    "hides the message meanwhile, and may miss some",
-    "pubsub": "Pub/Sub shows a message by leasing it for a moment: each look counts as a delivery, "
-    "hides the message meanwhile, and may miss some",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +70,12 @@ def list_messages(messages: Sequence[Seen], *, dead: bool, empty: str) -> None:
     last = "REASON" if dead else "RETRIES"
     columns = ("ID", "TASK", "ARGUMENTS", "AGE", "TRIES", last)
     table(columns, [_row(seen, dead=dead) for seen in messages], empty=empty)
+
+
+def backend_example(broker: str) -> str:
+    """The end of a hint to set a backend: one that suits the broker, if its adapter names one."""
+    url = adapter(broker).suggested_backend
+    return "" if url is None else f", for example {url}"
 
 
 def brief_arguments(message: TaskMessage, length: int = _ARGS) -> str:

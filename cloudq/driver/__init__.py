@@ -1,5 +1,6 @@
 """The protocols that an adapter implements, and the plain values that cross them."""
 
+from cloudq.driver.adapters import Adapter
 from cloudq.driver.admin import (
     Peeked,
     Purged,
@@ -9,6 +10,8 @@ from cloudq.driver.admin import (
     Sweeping,
 )
 from cloudq.driver.queues import (
+    FOREVER,
+    ORDERED_SUFFIX,
     BrokerDriver,
     Delivery,
     Limits,
@@ -17,6 +20,7 @@ from cloudq.driver.queues import (
     Scheduled,
     Scheduling,
     VirtualTime,
+    is_ordered,
 )
 from cloudq.driver.schedulers import (
     OneTimeEntry,
@@ -43,6 +47,9 @@ from cloudq.driver.values import (
 )
 
 __all__ = [
+    "FOREVER",
+    "ORDERED_SUFFIX",
+    "Adapter",
     "Address",
     "BackendDriver",
     "BrokerDriver",
@@ -74,4 +81,5 @@ __all__ = [
     "Value",
     "Watch",
     "Watcher",
+    "is_ordered",
 ]

@@ -1,4 +1,4 @@
-"""From a URL to a driver: the scheme names an entry point, which an adapter provides."""
+"""Opens the driver of a URL: its scheme names an entry point of an adapter."""
 
 from __future__ import annotations
 
@@ -9,19 +9,8 @@ from typing import cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cloudq.driver import Address, BackendDriver, BrokerDriver
+from cloudq.driver.adapters import adapter
 from cloudq.errors import CloudQError, ConfigurationError
-
-# The extra of cloudq that brings the packages a scheme needs.
-_EXTRAS = {
-    "sqs": "aws",
-    "dynamodb": "aws",
-    "eventbridge": "aws",
-    "cloudscheduler": "gcp",
-    "pubsub": "gcp",
-    "firestore": "gcp",
-    "servicebus": "azure",
-    "aztables": "azure",
-}
 
 
 def parse(url: str) -> Address:
@@ -34,7 +23,7 @@ def parse(url: str) -> Address:
     except ValueError as error:
         raise ConfigurationError(f'"{url}" is not a URL: {error}') from error
     if not parts.scheme or "://" not in url:
-        raise ConfigurationError(f'"{url}" is not a URL such as sqlite:///cloudq.db or sqs://')
+        raise ConfigurationError(f'"{url}" is not a URL such as sqlite:///cloudq.db')
     return Address(
         scheme=parts.scheme,
         host=unquote(parts.netloc),
@@ -45,17 +34,17 @@ def parse(url: str) -> Address:
 
 
 def open_broker(url: str) -> BrokerDriver:
-    """The driver of a broker URL. Raises `ConfigurationError`."""
+    """Open the driver of a broker URL. Raises `ConfigurationError`."""
     return cast("BrokerDriver", _open("broker", parse(url)))
 
 
 def open_backend(url: str) -> BackendDriver:
-    """The driver of a backend URL. Raises `ConfigurationError`."""
+    """Open the driver of a backend URL. Raises `ConfigurationError`."""
     return cast("BackendDriver", _open("backend", parse(url)))
 
 
 def open_scheduler(url: str) -> object:
-    """The `cloudq.driver.schedulers.SchedulerDriver` of a URL. Raises `ConfigurationError`."""
+    """Open the `cloudq.driver.schedulers.SchedulerDriver` of a URL. Raises `ConfigurationError`."""
     return _open("scheduler", parse(url))
 
 
@@ -85,8 +74,7 @@ def _load(kind: str, scheme: str) -> Callable[[Address], object]:
     try:
         return found[scheme].load()
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(scheme)
-        package = f'"cloudq[{extra}]"' if extra else str(error.name)
+        package = adapter(scheme).to_install(found[scheme]) or error.name
         raise ConfigurationError(
             f'the {kind} "{scheme}://" needs the package {error.name}: pip install {package}'
         ) from error

@@ -12,6 +12,17 @@ from typing import Protocol, runtime_checkable
 
 from cloudq.driver.values import Code, Failure
 
+ORDERED_SUFFIX = ".fifo"
+"""Ends the name of a queue that keeps the order of its groups, on every service."""
+
+FOREVER = 10 * 365 * 86_400.0
+"""The longest delay or lease, in seconds, where a service names no limit."""
+
+
+def is_ordered(queue: str) -> bool:
+    """Tell from its name or URL whether a queue keeps the order of its groups."""
+    return queue.endswith(ORDERED_SUFFIX)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:

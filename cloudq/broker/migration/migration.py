@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 
-from cloudq.broker.broker import queue_deliveries
+from cloudq.broker.deliveries import queue_deliveries
 from cloudq.broker.migration.compatibility import Compatibility
 from cloudq.broker.migration.endpoint import Endpoint, total
 from cloudq.broker.migration.journal import Journal
@@ -111,7 +111,8 @@ class Migration:
                 "or name another with --map OLD=NEW"
             )
         for target in absent:
-            deliveries = queue_deliveries(self.target.broker.limits(target), _MAX_DELIVERIES)
+            ordered = self.target.broker.limits(target).ordered
+            deliveries = queue_deliveries(_MAX_DELIVERIES, ordered=ordered)
             with self.target.broker.asking("create", target) as admin:
                 admin.create(target, lease=self.options.lease, max_deliveries=deliveries)
             self._say(f"made queue {target!r} on {self.target.url}")
