@@ -52,7 +52,7 @@ _NONE: Mapping[str, PublishPolicy] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """One delivery that a batched call did not settle, and why."""
+    """One delivery that a batched call did not settle, with the reason."""
 
     delivery: Delivery
     code: Code
@@ -91,14 +91,14 @@ class Broker:
 
     @property
     def admin(self) -> QueueAdmin:
-        """What an operator can do. Raises `ConfigurationError` where the service has nothing."""
+        """The driver's operator commands. Raises `ConfigurationError` if it has none."""
         if not isinstance(self.driver, QueueAdmin):
             raise ConfigurationError(f"{self.url} cannot be administered from here")
         return self.driver
 
     @contextmanager
     def asking(self, verb: str, queue: str) -> Generator[QueueAdmin]:
-        """The operator's side, for a block whose errors become `BrokerError`s that say `verb`."""
+        """Give operator commands to a block; its errors become `BrokerError`s that say `verb`."""
         with self._wrapped(verb, queue):
             yield self.admin
 
@@ -112,13 +112,14 @@ class Broker:
     ) -> Mapping[str, str]:
         """Publish to each message's own queue, in as few requests as the service allows.
 
-        A message with `not_before` in the future is delayed by the service; when that is further
-        than the service can delay, or `LONGEST_HOP`, it is sent on in hops; where the service
-        cannot delay at all, it is kept in the result store; with `one_time`, what that takes waits
-        there. Returns the handles for `unschedule` or `one_time`, by message id, of those that
-        wait a minute or more. `policies` has, by message id, how often calls that say so are sent
-        again when the service is busy. Raises `MessageTooLarge` and `ConfigurationError` before
-        anything is sent, and `PublishError` naming what was refused.
+        A message with `not_before` in the future is delayed by the service, in several hops if
+        it is due later than the service (or `LONGEST_HOP`) allows. Where the service cannot delay,
+        it is kept in the result store. `one_time` takes calls for distant times.
+
+        `policies` has retry policies by message id, for calls with one of their own. Returns the
+        handles for `unschedule` or `one_time`, by message id, of messages that wait a minute or
+        more. Raises `MessageTooLarge` and `ConfigurationError` before anything is sent, and
+        `PublishError` for messages that the service refused.
         """
         messages = publish_signals.announced(messages)
         lots = self._lots(messages, one_time)
@@ -149,9 +150,9 @@ class Broker:
         }
 
     def try_send(self, queue: str, messages: Sequence[Outgoing], way: Way) -> Sequence[Answer]:
-        """Send one batch once, the way that `way_of` names for all of its messages.
+        """Send one batch in one request, by the way that `way_of` chose for its messages.
 
-        Returns each one's handle ("" where it has none), or why it was refused.
+        Returns for each message its handle ("" if it has none), or the reason of its refusal.
         """
         with self._wrapped("send to", queue):
             if way is Way.STORED and self._delayed_store is not None:
@@ -162,7 +163,7 @@ class Broker:
             return [refused.get(place, "") for place in range(len(messages))]
 
     def way_of(self, queue: str, message: Outgoing) -> Way:
-        """Choose how a message is sent to the queue: its delay and the service decide."""
+        """Choose the way of a message to the queue, by its delay and what the service can do."""
         if message.delay:
             if self.stores_delayed(queue):
                 return Way.STORED
@@ -173,7 +174,7 @@ class Broker:
     def _lots(
         self, messages: Sequence[TaskMessage], one_time: OneTimeSchedules | None
     ) -> list[Lot]:
-        """Fit messages to their queues, and sort them by queue and way."""
+        """Encode messages, fit them to their queues, and group them by queue and way."""
         now = self.clock()
         lots: dict[tuple[str, Way], dict[int, Outgoing]] = {}
         for place, message in enumerate(messages):
@@ -204,7 +205,7 @@ class Broker:
         ]
 
     def _tell(self, messages: Sequence[TaskMessage], answers: Mapping[int, Answer]) -> None:
-        """Send the signals of what was published; raise `PublishError` for the rest."""
+        """Send the signals of published messages; raise `PublishError` if any was refused."""
         rejected = [
             Rejected(index=place, id=messages[place].id, code=failure.code, reason=failure.reason)
             for place, failure in sorted(answers.items())
@@ -231,7 +232,7 @@ class Broker:
     # ---- delayed messages
 
     def stores_delayed(self, queue: str) -> bool:
-        """Whether delayed messages of the queue are kept in the result store."""
+        """Tell whether delayed messages of the queue are kept in the result store."""
         return self._delayed_store is not None and not self.limits(queue).max_delay
 
     def scheduled(self, queue: str, *, count: int, after: str | None = None) -> Sequence[Scheduled]:
@@ -260,10 +261,10 @@ class Broker:
         return failed
 
     def send_delayed(self, queue: str, *, every: float = 0.0) -> float | None:
-        """Send on the parked messages that are due; when the next one is, None if none is known.
+        """Send the stored messages that are due; return the time of the next one, None if unknown.
 
-        With `every` the store is asked only when a look is that many seconds past, or when one
-        that this process knows of is due. Raises `BackendError` as well.
+        With `every` the store is read only if the last read is that many seconds ago, or if a
+        message that this process knows of is due. Raises `BackendError` as well.
         """
         if self._delayed_store is None or not self.stores_delayed(queue):
             return None
@@ -277,7 +278,7 @@ class Broker:
         return self._delayed_store.send_due(queue, send, batch=min(self.limits(queue).batch, 100))
 
     def wait_for_delayed(self, timeout: float) -> None:
-        """Wait until this process parks a message, or for `timeout` seconds."""
+        """Wait until this process stores a delayed message, or for `timeout` seconds."""
         if self._delayed_store is None:
             time.sleep(timeout)
         else:
@@ -307,16 +308,16 @@ class Broker:
             )
 
     def lease(self, queue: str, wanted: float) -> float:
-        """How long a lease of `wanted` seconds really is on this queue."""
+        """Return the length that a lease of `wanted` seconds gets on this queue."""
         limits = self.driver.limits(queue)
         return min(max(wanted, limits.min_lease), limits.max_lease)
 
     def ack(self, deliveries: Sequence[Delivery]) -> list[Refused]:
-        """Delete what was settled; what could not be comes back with the reason."""
+        """Delete settled messages; return those that could not be deleted, with the reasons."""
         return self._settle("ack on", deliveries, self.driver.ack)
 
     def release(self, deliveries: Sequence[Delivery], *, after: float = 0.0) -> list[Refused]:
-        """Give back: each can be received again `after` seconds from now."""
+        """End the leases: each message can be received again `after` seconds from now."""
 
         def call(batch: Sequence[Delivery]) -> Sequence[Failure]:
             longest = self._longest_release(batch[0].queue)
@@ -325,13 +326,13 @@ class Broker:
         return self._settle("release on", deliveries, call)
 
     def _longest_release(self, queue: str) -> float:
-        # Where a lease can be chosen, its driver releases by one. A queue with one length of lease
-        # has another way to delay what comes back.
+        # Where the length of a lease can be chosen, drivers release by setting one. Where it is
+        # fixed, they delay the message in another way, without this limit.
         limits = self.driver.limits(queue)
         return inf if limits.min_lease == limits.max_lease else limits.max_lease
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> list[Refused]:
-        """Keep the leases for `lease` seconds from now."""
+        """Make the leases end `lease` seconds from now."""
 
         def call(batch: Sequence[Delivery]) -> Sequence[Failure]:
             return self.driver.extend(batch, lease=self.lease(batch[0].queue, lease))
@@ -339,12 +340,12 @@ class Broker:
         return self._settle("extend on", deliveries, call)
 
     def dead_letter(self, deliveries: Sequence[Delivery], *, reason: str) -> list[Refused]:
-        """Move to the queue's dead letters, with the reason."""
+        """Move messages to their queue's dead letters, with the reason."""
         call = partial(self.driver.dead_letter, reason=reason)
         return self._settle("dead-letter on", deliveries, call)
 
     def bury(self, deliveries: Sequence[Delivery], *, reason: str) -> list[Refused]:
-        """Move to the queue's dead letters what a function's platform has leased, not we."""
+        """Move messages that a function's platform leased to their queue's dead letters."""
         driver = self.driver
         if isinstance(driver, PlatformDeadLetters):
             return self._settle("dead-letter on", deliveries, partial(driver.bury, reason=reason))

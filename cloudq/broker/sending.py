@@ -1,4 +1,4 @@
-"""Decides what of a publish is sent next: its ways, its batches, and what is sent again."""
+"""The ways, batches and retries of one publish."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cloudq.driver import Code, Failure, Limits, Outgoing
 from cloudq.errors import ServiceError
 
 Answer = str | Failure
-"""A sent message's handle, "" where it has none; or why it was refused."""
+"""A sent message's handle ("" if it has none), or the reason of its refusal."""
 
 WORTH_A_HANDLE = 60.0
-"""A delay in seconds that is long enough to keep how the message can be taken back."""
+"""The shortest delay, in seconds, of messages whose handle is kept to take them back."""
 
 BUSY = frozenset({Code.THROTTLED, Code.UNREACHABLE})
-# An error within so many seconds is a service's first answer; later, its SDK has tried again.
+# An error after more than this many seconds comes from an SDK that has retried already.
 _AT_ONCE = 0.5
 
 
@@ -48,9 +48,9 @@ class Lot:
 
 
 class Attempts:
-    """Batches of one lot, and again of what a busy service refused, while its policies allow it.
+    """Iterates over the batches of a lot, then over those to retry, with pauses in between.
 
-    Call `answered` or `lost` for each batch; `answers` has the outcome when there are no more.
+    Call `answered` or `lost` for each batch. At the end `answers` has each message's outcome.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Attempts:
         self._lost: Failure | None = None
 
     def __iter__(self) -> Iterator[Sequence[int]]:
-        """Yield the places of each batch; pause before what is sent again."""
+        """Yield the places of each batch; pause before each round of retries."""
         waiting = list(self._lot.messages)
         for attempt in count():
             if attempt:
@@ -80,7 +80,7 @@ class Attempts:
                 started = time.monotonic()
                 yield batch
                 if self._lost is not None:
-                    # What is left would fare no better.
+                    # The rest would fail in the same way.
                     left = waiting[waiting.index(batch[0]) :]
                     self.answers |= dict.fromkeys(left, self._lost)
                     if time.monotonic() - started > _AT_ONCE:
@@ -92,11 +92,11 @@ class Attempts:
                 return
 
     def answered(self, batch: Sequence[int], answers: Sequence[Answer]) -> None:
-        """Take the answers to each message of a batch."""
+        """Record the answers to the messages of a batch."""
         self.answers |= zip(batch, answers, strict=True)
 
     def lost(self, error: ServiceError) -> None:
-        """Take note that the request for the last batch failed as a whole."""
+        """Record that the request for the last batch failed as a whole."""
         self._lost = Failure(index=0, code=Code(error.code), reason=str(error))
 
     def _once_more(self, place: int, attempt: int) -> bool:

@@ -1,4 +1,4 @@
-"""What `cloudq doctor` looks at: each check is a value with what was found and what to do."""
+"""The checks of `cloudq doctor`: each gives findings, with advice where something is wrong."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OWN_EXTRAS = frozenset({"dashboard"})
 
 
 class Status(StrEnum):
-    """How a check came out; `skip` is what cannot be looked at from here."""
+    """The outcome of a check; `skip` is for what cannot be checked from here."""
 
     OK = "ok"
     WARN = "warn"
@@ -43,7 +43,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """The outcome of one check; `todo` says what to do about it."""
+    """The result of one check; `todo` says what to do about it."""
 
     what: str
     status: Status
@@ -68,7 +68,7 @@ def fail(what: str, error: Exception | str) -> Finding:
 
 
 def installation() -> Iterator[Finding]:
-    """The release, the Python, and the packages of the extras."""
+    """Check the release, the Python, and the packages of the extras."""
     yield ok("cloudq", f"{cloudq.__version__} on Python {platform.python_version()}")
     for name, extras in _extras().items():
         for extra, packages in _packages(name, extras | _OWN_EXTRAS).items():
@@ -81,7 +81,7 @@ def installation() -> Iterator[Finding]:
 
 
 def _extras() -> dict[str, set[str]]:
-    """The extras that installed adapters declare, by the name of their distribution."""
+    """Return the extras that installed adapters declare, by the name of their distribution."""
     found: dict[str, set[str]] = {}
     for entry, adapter in declared():
         if entry.dist is not None:
@@ -92,7 +92,7 @@ def _extras() -> dict[str, set[str]]:
 
 
 def _packages(name: str, extras: Set[str]) -> dict[str, list[str]]:
-    """The packages that a distribution requires for each of the extras."""
+    """Return the packages that a distribution requires for each of the extras."""
     found: dict[str, list[str]] = {}
     for requirement in metadata.requires(name) or ():
         read = _EXTRA.match(requirement)
@@ -102,7 +102,7 @@ def _packages(name: str, extras: Set[str]) -> dict[str, list[str]]:
 
 
 def application(target: Target) -> tuple[CloudQ | None, list[Finding]]:
-    """The app, and whether it can be imported."""
+    """Import the app; return it, if that worked, and the findings."""
     try:
         app = target.open()
     except CloudQError as error:
@@ -118,7 +118,7 @@ def application(target: Target) -> tuple[CloudQ | None, list[Finding]]:
 
 
 def configuration(app: CloudQ, target: Target) -> Iterator[Finding]:
-    """The settings that are not defaults, and where each came from as far as can be told."""
+    """List the settings that are not defaults, with the source of each as far as known."""
     file = Path(os.environ.get("CLOUDQ_CONFIG") or "cloudq.toml")
     in_file = tomllib.loads(file.read_text()) if file.is_file() else {}
     outside = settings.load({})
@@ -133,7 +133,7 @@ def configuration(app: CloudQ, target: Target) -> Iterator[Finding]:
 
 
 def broker(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
-    """Whether the broker is reachable, its queues are there, and messages may be received."""
+    """Check that the broker is reachable, its queues exist, and messages may be received."""
     yield from _directory("broker", app.conf.broker)
     try:
         opened = app.broker
@@ -149,7 +149,7 @@ def broker(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
 
 
 def backend(app: CloudQ) -> Iterator[Finding]:
-    """Whether the result store is reachable, its table is there, and can be read and written."""
+    """Check that the result store is reachable, and its table can be read and written."""
     url = app.conf.backend_url
     if url is None:
         yield warn(

@@ -50,7 +50,7 @@ class Adapter:
     """The SDK's loggers, of which only warnings and errors are shown."""
 
     def to_install(self, entry: EntryPoint) -> str | None:
-        """The argument of `pip install` that brings the SDK, for an entry point of the adapter."""
+        """Return the argument of `pip install` that brings the SDK of an entry point's adapter."""
         if self.extra is None or entry.dist is None:
             return None
         return f'"{entry.dist.name}[{self.extra}]"'
@@ -60,12 +60,12 @@ _NOTHING = Adapter()
 
 
 def adapter(url: str) -> Adapter:
-    """Return what is declared of the scheme of a URL; no facts where nothing is."""
+    """Return the declaration for a URL's scheme; an `Adapter` without facts if there is none."""
     return _of(url.partition(":")[0].lower())
 
 
 def declared() -> Iterator[tuple[EntryPoint, Adapter]]:
-    """All installed declarations, each with its entry point."""
+    """Yield the declarations of all installed adapters, each with its entry point."""
     for entry in sorted(entry_points(group=_GROUP), key=lambda entry: entry.name):
         yield entry, _read(entry)
 

@@ -11,7 +11,7 @@ from cloudq.driver.values import Failure
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStats:
-    """How full a queue is. None where the service does not tell; counts may lag (`exact`)."""
+    """The counts of a queue. None where the service does not tell; they may lag (`exact`)."""
 
     queue: str
     ready: int | None
@@ -37,7 +37,7 @@ class Peeked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purged:
-    """What a purge did: `count` deleted (None: it does not tell), done `settles` s later."""
+    """The outcome of a purge: `count` deleted (None: unknown), all gone `settles` seconds later."""
 
     count: int | None
     settles: float = 0.0
@@ -45,7 +45,7 @@ class Purged:
 
 @runtime_checkable
 class QueueAdmin(Protocol):
-    """What an operator does to queues; a broker driver may have it too."""
+    """Operators' commands on queues; a broker driver may implement it too."""
 
     def create(self, queue: str, *, lease: float, max_deliveries: int) -> None:
         """Make the queue and its dead-letter queue. Existing ones are left as they are."""
@@ -78,7 +78,7 @@ class QueueAdmin(Protocol):
 
 @runtime_checkable
 class StoreAdmin(Protocol):
-    """What an operator does to the store; a backend driver may have it too."""
+    """Operators' commands on the store; a backend driver may implement it too."""
 
     def create_store(self) -> None:
         """Make the table (or what the service calls it). An existing one is left as it is."""
@@ -91,8 +91,8 @@ class StoreAdmin(Protocol):
 
 @runtime_checkable
 class Sweeping(Protocol):
-    """A store whose expired items go only when they are told to; a backend driver may be one."""
+    """Deletion of expired items, for stores that do not delete them by themselves."""
 
     def sweep(self) -> int:
-        """Delete what has expired; how many items that were. What is in use is left alone."""
+        """Delete expired items, and return their number. Items in use are left alone."""
         ...

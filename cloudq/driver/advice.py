@@ -14,7 +14,7 @@ _ADVICE = {
 
 
 def explain(tried: str, code: Code, error: Exception, *, missing: str) -> str:
-    """One line: what was tried, what to do about it, and what the service said.
+    """Return one line: what was tried, what to do about it, and what the service said.
 
     `missing` says what to do where the queue or table does not exist.
     """

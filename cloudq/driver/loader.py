@@ -49,7 +49,7 @@ def open_scheduler(url: str) -> object:
 
 
 def installed(kind: str) -> Sequence[EntryPoint]:
-    """The entry points of a kind, "broker", "backend" or "scheduler", by name."""
+    """Return the entry points of a kind, "broker", "backend" or "scheduler", by name."""
     return sorted(entry_points(group=f"cloudq.{kind}s"), key=lambda entry: entry.name)
 
 

@@ -26,7 +26,7 @@ def is_ordered(queue: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one queue of a service can do, as data. Times are in seconds, sizes in bytes."""
+    """The limits of one queue of a service, as data. Times are in seconds, sizes in bytes."""
 
     batch: int  # messages a send, receive, ack, release or extend
     body: int  # one message's body
@@ -34,9 +34,9 @@ class Limits:
     max_delay: float  # native delay of one message; 0 where there is none
     max_lease: float  # longest lease one call can ask for
     max_wait: float  # longest wait of one receive
-    # The shortest wait that asks the whole queue: SQS samples its servers at 0.
+    # The shortest wait that asks the whole queue: at 0, SQS asks only some of its servers.
     min_wait: float = 0.0
-    # The shortest lease; `max_lease` again where the queue has one length, whatever is asked.
+    # The shortest lease; the same as `max_lease` where the queue has one fixed length.
     min_lease: float = 0.0
     ordered: bool = False  # messages of one group arrive in order, one after the other
     dedup_window: float = 0.0  # how long a `dedup` key keeps a second message out
@@ -112,13 +112,13 @@ class BrokerDriver(Protocol):
 
 @runtime_checkable
 class PlatformDeadLetters(Protocol):
-    """Dead letters of messages that a function's platform has leased; a driver may have it too."""
+    """Dead-lettering of messages that a function's platform leased; a driver may implement it."""
 
     def bury(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
         """Put messages of one queue among its dead letters, with the reason; never loses one.
 
-        `receipt` is what the platform tells of its lease, None where it tells nothing. The
-        platform acks afterwards: that its ack then finds nothing must do no harm.
+        `receipt` is the platform's handle on the lease, None where it gives none. The platform
+        acks afterwards, and must not fail when it finds the message gone.
         """
         ...
 
@@ -136,7 +136,7 @@ class Scheduled:
 
 @runtime_checkable
 class Scheduling(Protocol):
-    """Delayed messages that can be listed and taken back; a broker driver may have it too."""
+    """Delayed messages that can be listed and taken back; a broker driver may implement it."""
 
     def schedule(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[str | Failure]:
         """Send delayed messages, as `send` does; each one's handle, or why it was refused."""
@@ -156,15 +156,15 @@ class Scheduling(Protocol):
 
 @runtime_checkable
 class VirtualTime(Protocol):
-    """A broker or a store that can go by a clock of the caller's; a driver may have it too."""
+    """A broker or a store that can use a clock of the caller's; a driver may implement it."""
 
     def keep_time(self, clock: Callable[[], float]) -> None:
-        """Go by `clock` (epoch seconds) from now on, and wake who waits to look at it.
+        """Use `clock` (epoch seconds) from now on, and wake those who wait for a time.
 
-        Call it again when that clock was moved by hand.
+        Call it again whenever that clock was moved by hand.
         """
         ...
 
     def next_due(self) -> float:
-        """When the next message that waits, or is leased, can be received; inf for never."""
+        """The time when the next delayed or leased message can be received; inf for never."""
         ...

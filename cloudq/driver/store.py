@@ -11,7 +11,7 @@ from cloudq.driver.values import Code, Failure, Value
 
 
 class Key(NamedTuple):
-    """Where an item lives: `sort` orders the items of one `partition`."""
+    """The key of an item: `sort` orders the items of one `partition`."""
 
     partition: str
     sort: str = "-"
@@ -27,7 +27,7 @@ class Item:
 
 
 class Op(StrEnum):
-    """How a `Check` compares the stored field with its value."""
+    """The comparisons of a stored field with the value of a `Check`."""
 
     ABSENT = "absent"
     EXISTS = "exists"
@@ -69,7 +69,7 @@ class Change:
 
 
 class ConditionFailed(Exception):
-    """A `Change` was not made because a check did not hold; `current` is the item as it stands."""
+    """Raised when a check of a `Change` does not hold; `current` is the item as stored."""
 
     def __init__(self, current: Item | None) -> None:
         super().__init__("a condition of the change did not hold")
@@ -86,7 +86,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLimits:
-    """What a store takes: items a `put` or `delete`, keys a `get`, bytes an item."""
+    """The limits of a store: items per `put` or `delete`, keys per `get`, bytes per item."""
 
     put: int
     get: int
@@ -100,7 +100,7 @@ class BackendDriver(Protocol):
     limits: StoreLimits
 
     def put(self, items: Sequence[Item]) -> Sequence[Failure]:
-        """Write whole items, whatever was there."""
+        """Write whole items, in place of any there are."""
         ...
 
     def get(self, keys: Sequence[Key], *, consistent: bool) -> Mapping[Key, Item]:
@@ -128,7 +128,7 @@ class Watch(Protocol):
 
 
 class Watcher(Protocol):
-    """A standing ear on a store. Open it, read the items, then wait: no change is missed."""
+    """A listener on a store. Open it, read the items, then wait: no change is missed."""
 
     def wait(self, timeout: float) -> bool:
         """Block until something was written since the last wait; False when `timeout` passed."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 Value = str | bytes | int | float | bool | frozenset[str] | None
-"""What a field of an `Item` may hold; an empty set and an absent field are the same."""
+"""The types of an `Item`'s fields; an empty set and an absent field are the same."""
 
 
 class Code(StrEnum):
-    """The reactions that a service's error can call for."""
+    """The kinds of a service's errors, one for each reaction."""
 
     NOT_FOUND = "not_found"  # no such queue or table
     EXISTS = "exists"
@@ -43,7 +43,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """One element of a batch that the service refused: its place in the call, and why."""
+    """One element of a batch that the service refused: its place in the batch, and the reason."""
 
     index: int
     code: Code

@@ -1,4 +1,4 @@
-"""One of the two brokers of a migration, and what is done with messages that stay as they are."""
+"""The source or the target of a migration, and the sending of messages unchanged."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from cloudq.driver import (
 from cloudq.errors import BrokerError, ServiceError
 from cloudq.results.backend import Backend
 
-# A refusal with one of these says nothing about whether the message was taken.
+# With these codes, the service may or may not have taken the message.
 UNSURE = frozenset({Code.UNREACHABLE, Code.UNKNOWN})
-# These are about the message itself.
+# With these codes, the message itself is what the service refused.
 OF_THE_MESSAGE = frozenset({Code.INVALID, Code.TOO_LARGE, Code.UNSUPPORTED, Code.EXISTS})
 
-# As for any publish, but only where the service certainly has not taken the message.
+# Retried only where the service certainly has not taken the message.
 _SLOW_DOWN = frozenset({Code.THROTTLED})
 _PATIENCE = PublishPolicy(most=4, start=0.2)
 _PAGE = 100
@@ -35,7 +35,7 @@ _PAGE = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """The source or the target; `peeks` says that its peek takes no message from anybody."""
+    """The source or the target; `peeks` is true if looking at its messages leases none."""
 
     broker: Broker
     peeks: bool = False
@@ -55,18 +55,18 @@ class Endpoint:
         return self.broker.url
 
     def stats(self, queue: str) -> QueueStats | None:
-        """The queue's counts, None where the service cannot be asked. Raises `BrokerError`."""
+        """Return the queue's counts, None where the driver has none. Raises `BrokerError`."""
         if not isinstance(self.broker.driver, QueueAdmin):
             return None
         with self.broker.asking("look at", queue) as admin:
             return admin.stats(queue)
 
     def lists(self, queue: str) -> bool:
-        """Whether its delayed messages can be looked at."""
+        """Tell whether its delayed messages can be listed."""
         return self.broker.stores_delayed(queue) or isinstance(self.broker.driver, Scheduling)
 
     def delayed(self, queue: str, *, most: int | None = None) -> Iterator[Scheduled]:
-        """Its delayed messages, as far as they can be looked at."""
+        """Yield its delayed messages, as far as they can be listed."""
         after: str | None = None
         seen = 0
         while self.lists(queue) and (most is None or seen < most):
@@ -78,9 +78,9 @@ class Endpoint:
             after = page[-1].handle
 
     def send(self, queue: str, messages: Sequence[Outgoing]) -> list[Answer]:
-        """Send one batch; each one's handle ("" where it has none), or why it was not taken.
+        """Send one batch; return for each message its handle ("" if it has none), or its refusal.
 
-        Raises nothing that a service says: that is a `Failure` too.
+        An error of the service is a `Failure` of each message, too, and is not raised.
         """
         ways: dict[Way, dict[int, Outgoing]] = {}
         for place, message in enumerate(messages):
@@ -96,7 +96,7 @@ class Endpoint:
         return [answers[place] for place in range(len(messages))]
 
     def _answers(self, queue: str, batch: Sequence[Outgoing], way: Way) -> Sequence[Answer]:
-        """Send one batch once, and one by one where the batch was wrong."""
+        """Send one batch once; if one of its messages made all fail, send them one by one."""
         try:
             return self.broker.try_send(queue, batch, way)
         except ServiceError as error:
@@ -108,7 +108,7 @@ class Endpoint:
         return [Failure(index=place, code=code, reason=reason) for place in range(len(batch))]
 
     def missing(self, queue: str) -> bool:
-        """Whether there is no such queue. Raises `BrokerError` where that cannot be told."""
+        """Tell whether there is no such queue. Raises `BrokerError` where that is unknown."""
         try:
             self.stats(queue)
         except BrokerError as error:
@@ -119,7 +119,7 @@ class Endpoint:
 
 
 def total(stats: QueueStats | None) -> int | None:
-    """All messages of a queue, None where any of the counts is unknown."""
+    """Return the number of all messages of a queue, None if any of the counts is unknown."""
     if stats is None:
         return None
     counts = (stats.ready, stats.delayed, stats.leased)

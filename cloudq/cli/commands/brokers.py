@@ -1,4 +1,4 @@
-"""`cloudq brokers`: what is installed, and what each can do."""
+"""`cloudq brokers`: lists the installed brokers and backends with their limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cloudq.errors import CloudQError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """One kind of broker or backend; `variant` is a kind of queue with limits of its own."""
+    """One installed broker or backend; `variant` is a kind of queue with its own limits."""
 
     scheme: str
     variant: str
@@ -78,7 +78,7 @@ def _backend(entry: EntryPoint, folder: str) -> Installed:
 
 
 def _sample(entry: EntryPoint, folder: str) -> str:
-    """A URL of the scheme that opens without an account."""
+    """Return a URL of the scheme that opens without an account."""
     sample = adapter(entry.name).sample or f"{entry.name}://"
     return sample.replace("{folder}", folder)
 
