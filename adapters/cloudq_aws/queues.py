@@ -1,4 +1,4 @@
-"""Where an SQS queue and its dead letters are: from names to URLs, looked up once."""
+"""Finds the URLs of an SQS queue and its dead letters by name; each is looked up once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AMAZON = re.compile(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
 
 
 def is_url(queue: str) -> bool:
-    """Whether a queue was given by its URL."""
+    """Tell whether a queue was given by its URL."""
     return queue.startswith(("https://", "http://"))
 
 
@@ -110,7 +110,7 @@ class Queues:
 
 
 def no_dead_letters(queue: str) -> str:
-    """Why a message of this queue cannot be dead-lettered, and what to do."""
+    """Say that a message of this queue cannot be dead-lettered, and what to do."""
     return (
         f"{queue} has no dead-letter queue: make both with `cloudq queues create {queue}`, or"
         " give the queue a RedrivePolicy"

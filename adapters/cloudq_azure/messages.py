@@ -1,4 +1,4 @@
-"""What cloudq's messages are in Service Bus: properties, sessions, counts, and back again."""
+"""Translates messages to Service Bus's properties, sessions and counts, and back."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -29,7 +29,7 @@ Properties = dict[str, Any]
 
 
 class Receipt(NamedTuple):
-    """What settles a delivery. `session` names the session it was received through, if any."""
+    """The data to settle a delivery; `session` names that it was received through, if any."""
 
     token: str
     sequence: int
@@ -134,7 +134,7 @@ def to_scheduled(message: ServiceBusReceivedMessage) -> Scheduled:
 
 
 def reason_of(message: ServiceBusReceivedMessage) -> str | None:
-    """Why a message was dead-lettered; the service's own reason is a word, and then a sentence."""
+    """Return why a message was dead-lettered; the service tells a word and a sentence."""
     reason, description = message.dead_letter_reason, message.dead_letter_error_description
     if reason and description and not description.startswith(reason):
         return f"{reason}: {description}"

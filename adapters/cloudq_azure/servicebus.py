@@ -87,7 +87,7 @@ class ServiceBus:
         self._sessions: dict[str, Sessions] = {}
 
     def limits(self, queue: str) -> Limits:
-        """What the queue can do; its lease is 60 s until a message has told."""
+        """Return the limits of the queue; its lease is taken for 60 s until a message shows it."""
         limits = _FIFO if is_ordered(queue) else _STANDARD
         body = MAX_PREMIUM if self._access.premium else MAX_STANDARD
         known = self._queues.get(queue)
@@ -162,11 +162,11 @@ class ServiceBus:
         return self._settle(deliveries, "suspended", reason)
 
     def error_code(self, error: Exception) -> Code:
-        """The reaction that an error of this driver calls for."""
+        """Return the code of an error of this driver."""
         return error_code(error)
 
     def close(self) -> None:
-        """Close all links, at the same time. What is locked by sessions is free then."""
+        """Close all links, at the same time. That ends the locks of sessions."""
         with self._mutex:
             sessions = list(self._sessions.values())
             queues = [*self._queues.values(), *self._dead.values()]
@@ -222,7 +222,7 @@ class ServiceBus:
     def _replace(
         self, deliveries: Sequence[Delivery], copies: Mapping[int, ServiceBusMessage]
     ) -> Sequence[Failure]:
-        # A copy of a message that another worker holds by now would be a second life for it.
+        # A message that another worker has leased by now must not be copied: it would run twice.
         failed = {f.index: f for f in self.extend(deliveries, lease=0)}
         held = {index: copy for index, copy in copies.items() if index not in failed}
         failed |= {f.index: f for f in send_all(self._queue(deliveries[0].queue), held)}
@@ -270,7 +270,7 @@ class ServiceBus:
         return admin.names(self._admin, self._access.prefix, prefix)
 
     def stats(self, queue: str) -> QueueStats:
-        """How full the queue is. Service Bus counts leased messages among the ready ones."""
+        """Return the queue's counts. Service Bus counts leased messages among the ready ones."""
         return admin.stats(self._admin, queue, self._access.prefix + queue)
 
     def peek(self, queue: str, *, count: int) -> Sequence[Peeked]:

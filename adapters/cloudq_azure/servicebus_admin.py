@@ -1,7 +1,7 @@
-"""What an operator does to Service Bus queues.
+"""Operators' commands on Service Bus queues.
 
-Looking takes nothing, so a message's handle is its sequence number; whoever acts on a dead letter
-locks it first, and what lies before it.
+A look locks no message, so a message's handle is its sequence number. To act on a dead letter, it
+is locked first, with all that lie before it.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any
 
 from azure.core.exceptions import ResourceExistsError
@@ -187,7 +188,7 @@ def redrive(
     left = {failure.index for failure in unsent}
     _settle(dead, "abandoned", [locked[index] for index in left])
     _settle(dead, "completed", [each for index, each in locked.items() if index not in left])
-    return sorted([*missing, *unsent], key=lambda failure: failure.index)
+    return sorted([*missing, *unsent], key=attrgetter("index"))
 
 
 def delete_dead(dead: Queue, messages: Sequence[Peeked]) -> Sequence[Failure]:

@@ -1,4 +1,4 @@
-"""Where a Pub/Sub queue and its dead letters are: names of topics and subscriptions."""
+"""The names of the topics and subscriptions of a Pub/Sub queue and its dead letters."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Condition
 from typing import cast
 
@@ -45,7 +46,7 @@ class MemoryQueue:
     groups: dict[str, deque[int]] = field(default_factory=dict[str, deque[int]])
     dead: dict[int, _Message] = field(default_factory=dict[int, _Message])
     seen: dict[str, float] = field(default_factory=dict[str, float])
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    numbers: Iterator[int] = field(default_factory=partial(itertools.count, 1))
     changed: Condition = field(default_factory=Condition)
 
     def send(self, messages: Sequence[Outgoing]) -> list[int]:
@@ -89,7 +90,7 @@ class MemoryQueue:
             return taken
 
     def keep_time(self, clock: Callable[[], float]) -> None:
-        """Go by this clock from now on; who waits looks at it."""
+        """Use this clock from now on, and wake those who wait for a time."""
         with self.changed:
             self.clock = clock
             self.changed.notify_all()

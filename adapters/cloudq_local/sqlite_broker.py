@@ -279,7 +279,7 @@ class SQLiteBroker:
         ]
 
     def _bury_worn(self, queue: str, rows: list[_Row], token: int) -> list[_Row]:
-        """Dead-letter what was received too often, and return the others."""
+        """Dead-letter messages that were received too often, and return the others."""
         limit = admin.max_deliveries(self._database, queue)
         worn = [row for row in rows if limit and row[3] > limit]
         bury = (_BURY, (self._clock(), f"received {limit} times"))

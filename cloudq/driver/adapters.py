@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from operator import attrgetter
 
 _GROUP = "cloudq.adapters"
 
@@ -66,7 +67,7 @@ def adapter(url: str) -> Adapter:
 
 def declared() -> Iterator[tuple[EntryPoint, Adapter]]:
     """Yield the declarations of all installed adapters, each with its entry point."""
-    for entry in sorted(entry_points(group=_GROUP), key=lambda entry: entry.name):
+    for entry in sorted(entry_points(group=_GROUP), key=attrgetter("name")):
         yield entry, _read(entry)
 
 

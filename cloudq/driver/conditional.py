@@ -5,19 +5,15 @@ A store whose service decides conditions by itself, as DynamoDB does, needs none
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Key, Op, Value
 
 Fields = dict[str, Value]
 
-_ORDERS: dict[Op, Callable[[int], bool]] = {
-    Op.LT: lambda sign: sign < 0,
-    Op.LE: lambda sign: sign <= 0,
-    Op.GT: lambda sign: sign > 0,
-    Op.GE: lambda sign: sign >= 0,
-}
+# The signs of `left - right` for which the comparison holds.
+_SIGNS = {Op.LT: (-1,), Op.LE: (-1, 0), Op.GT: (1,), Op.GE: (0, 1)}
 
 
 class Refusal(Exception):
@@ -85,7 +81,7 @@ def _compare(op: Op, left: Value, right: Value) -> bool:
         return False
     # Both are of one kind that has an order, which the type checker cannot know.
     a, b = cast("float", left), cast("float", right)
-    return _ORDERS[op]((a > b) - (a < b))
+    return (a > b) - (a < b) in _SIGNS[op]
 
 
 def _kind(value: Value) -> type:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import cast
+from operator import attrgetter
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cloudq.driver import Address, BackendDriver, BrokerDriver
@@ -35,12 +36,12 @@ def parse(url: str) -> Address:
 
 def open_broker(url: str) -> BrokerDriver:
     """Open the driver of a broker URL. Raises `ConfigurationError`."""
-    return cast("BrokerDriver", _open("broker", parse(url)))
+    return _open("broker", parse(url))
 
 
 def open_backend(url: str) -> BackendDriver:
     """Open the driver of a backend URL. Raises `ConfigurationError`."""
-    return cast("BackendDriver", _open("backend", parse(url)))
+    return _open("backend", parse(url))
 
 
 def open_scheduler(url: str) -> object:
@@ -50,10 +51,10 @@ def open_scheduler(url: str) -> object:
 
 def installed(kind: str) -> Sequence[EntryPoint]:
     """Return the entry points of a kind, "broker", "backend" or "scheduler", by name."""
-    return sorted(entry_points(group=f"cloudq.{kind}s"), key=lambda entry: entry.name)
+    return sorted(entry_points(group=f"cloudq.{kind}s"), key=attrgetter("name"))
 
 
-def _open(kind: str, address: Address) -> object:
+def _open(kind: str, address: Address) -> Any:
     open_driver = _load(kind, address.scheme)
     try:
         return open_driver(address)
@@ -63,7 +64,7 @@ def _open(kind: str, address: Address) -> object:
         raise ConfigurationError(f"cannot open the {kind} {address.url}: {error}") from error
 
 
-def _load(kind: str, scheme: str) -> Callable[[Address], object]:
+def _load(kind: str, scheme: str) -> Callable[[Address], Any]:
     found = {entry.name: entry for entry in installed(kind)}
     if scheme not in found:
         close = difflib.get_close_matches(scheme, found, n=1)

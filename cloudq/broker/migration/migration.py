@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -159,7 +160,7 @@ class Migration:
                 fit=self._fit(moved.target, token=journal.token),
                 moved=moved,
                 backend=self._backend,
-                told=lambda: self._told(moved),
+                told=partial(self._told, moved),
             )
             move = QueueMove(
                 mover=mover,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 
 from cloudq.broker.migration.endpoint import Endpoint, total
@@ -153,7 +154,7 @@ class QueueMove:
             raise Interrupted
 
     def _note_held(self, side: str) -> Callable[[float], None]:
-        return lambda until: self.journal.hold(self.queue, side, until)
+        return partial(self.journal.hold, self.queue, side)
 
     # ---- delayed messages
 
