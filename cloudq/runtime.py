@@ -16,7 +16,6 @@ from cloudq.broker.one_time import OneTimeSchedules
 from cloudq.clock import Clock, real_time
 from cloudq.driver import BackendDriver, BrokerDriver
 from cloudq.driver.loader import open_backend, open_broker, open_scheduler
-from cloudq.execution import lifecycle as publish_signals
 from cloudq.messages.codec import Codec
 from cloudq.results.backend import Backend
 from cloudq.results.events import History, Level
@@ -135,8 +134,6 @@ class Runtime:
             publish_retries=conf.publish_retries,
             delayed_store=DelayedStore(self._store) if conf.backend_url is not None else None,
             codec=self.codec,
-            announce=publish_signals.announced,
-            published=publish_signals.published,
             clock=self.clock,
             sleep=self.services.sleep,
         )

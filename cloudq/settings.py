@@ -18,6 +18,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from cloudq.driver.adapters import default_backend
 from cloudq.errors import DISTRIBUTION, ConfigurationError
 from cloudq.results.events import Level
 
@@ -217,7 +218,7 @@ class Settings(BaseSettings):
     def _waits_in_a_scheduler(self) -> Self:
         if self.scheduler_eta is not None and self.scheduler is None:
             raise ValueError(
-                "scheduler_eta needs the setting scheduler, eventbridge://REGION?role=ARN"
+                "scheduler_eta needs the setting scheduler, the URL of a cloud's scheduler"
             )
         return self
 
@@ -235,10 +236,10 @@ class Settings(BaseSettings):
 
     @property
     def backend_url(self) -> str | None:
-        """Where results go: the backend, or the broker's own file when that is embedded."""
+        """URL of the result store: the `backend` setting, else what the broker brings along."""
         if self.backend is not None:
             return None if self.backend == "none" else self.backend
-        return self.broker if self.broker.startswith(("sqlite:", "memory:")) else None
+        return default_backend(self.broker)
 
 
 def _config_file() -> Path:

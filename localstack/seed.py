@@ -15,7 +15,7 @@ if not __package__:  # run as a file; the folder of one has a google.py and an a
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 try:
-    from cloudq.broker.broker import queue_deliveries
+    from cloudq.broker.deliveries import queue_deliveries
     from cloudq.driver import QueueAdmin, StoreAdmin
     from cloudq.driver import loader as plugins
     from cloudq.errors import CloudQError
@@ -32,7 +32,8 @@ def seed_broker(url: str) -> None:
     with closing(plugins.open_broker(url)) as broker:
         assert isinstance(broker, QueueAdmin)
         for queue in QUEUES:
-            deliveries = queue_deliveries(broker.limits(queue), MAX_DELIVERIES)
+            ordered = broker.limits(queue).ordered
+            deliveries = queue_deliveries(MAX_DELIVERIES, ordered=ordered)
             broker.create(queue, lease=LEASE, max_deliveries=deliveries)
     print(f"queues {', '.join(QUEUES)} of {url}")
 

@@ -1,4 +1,4 @@
-"""From a broker's or a backend's URL to a boto3 client."""
+"""Makes boto3 clients from a broker's or a backend's URL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CONNECTIONS = 64
 # A long poll of SQS is silent for up to 20 s.
 _READ_TIMEOUT = 30
 _CONNECT_TIMEOUT = 3
-# Tries of one request, the first included, by the SDK's own rules and back-off.
+# Tries of one request, the first included, by the SDK's rules and pauses.
 _ATTEMPTS = 3
 
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]+")
@@ -30,7 +30,7 @@ _COMMON = ("endpoint_url", "profile", "region")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How to reach a service: a session with its credentials, and where to send requests."""
+    """Access to AWS: a session with its credentials, and the endpoint of requests."""
 
     session: boto3.Session
     region: str

@@ -8,7 +8,7 @@ from cloudq.execution.deadline import Deadline
 
 
 class Context(Protocol):
-    """What is needed of Lambda's context object."""
+    """The part of Lambda's context object that is used here."""
 
     aws_request_id: str
 
@@ -16,7 +16,7 @@ class Context(Protocol):
 
 
 def deadline(context: Context | None, *, reserve: float) -> Deadline:
-    """When the invocation ends; without a context (a call by hand) it never does."""
+    """Return the time when the invocation ends; inf without a context (a call by hand)."""
     if context is None:
         return Deadline(None, reserve=reserve)
     return Deadline(lambda: context.get_remaining_time_in_millis() / 1000, reserve=reserve)

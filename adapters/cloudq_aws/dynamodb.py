@@ -116,7 +116,7 @@ class DynamoDB:
         return _throttled(index for index, key in enumerate(keys) if key in left)
 
     def _write(self, wanted: _Wanted) -> set[Key]:
-        # Returns the keys that DynamoDB would not write in any round.
+        # Returns the keys that DynamoDB did not write in any round.
         requests = list(wanted.values())
         for pause in _pauses():
             if not requests:
@@ -266,7 +266,7 @@ class DynamoDB:
         self.client.get_item(TableName=self._table, Key=key_attributes(Key("check", "-")))
 
     def error_code(self, error: Exception) -> Code:
-        """The reaction that an error of this driver calls for."""
+        """Return the code of an error of this driver."""
         return error_code(error)
 
     def close(self) -> None:
@@ -275,12 +275,12 @@ class DynamoDB:
 
 
 def _pauses() -> Iterator[float]:
-    # What DynamoDB leaves unprocessed wants a growing pause; jitter keeps callers apart.
+    # DynamoDB asks for growing pauses before unprocessed items are sent again.
     return (_PAUSE * 2**step * random.uniform(0.5, 1.0) for step in range(_ROUNDS))
 
 
 def _standing(error: ClientError) -> Mapping[str, Any] | None:
-    # The item that a condition failed on; every other error goes on its way.
+    # The item on which a condition failed; every other error is raised again.
     if error.response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
         raise error
     return cast("Mapping[str, Any] | None", error.response.get("Item"))

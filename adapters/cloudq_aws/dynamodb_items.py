@@ -1,4 +1,4 @@
-"""Between items of cloudq and DynamoDB's attribute values, exactly.
+"""Converts items of cloudq to DynamoDB's attribute values and back, without any loss.
 
 DynamoDB has one kind of number, of 38 decimal digits, and no way to tell 2 from 2.0. So that both
 come back as they were, a whole number that is a float has a mark beside it: a field `x` that is
@@ -42,7 +42,7 @@ def mark_name(field: str) -> str:
 
 
 def needs_mark(value: Value) -> bool:
-    """Whether the attribute alone would come back as an int, though it is a float."""
+    """Tell whether a float would come back as an int without a mark."""
     return isinstance(value, float) and value.is_integer() and _fits(value)
 
 
@@ -136,7 +136,7 @@ def from_attributes(attributes: Mapping[str, Any]) -> Item:
 
 
 def size(fields: Iterable[tuple[str, Value]]) -> int:
-    """About how many bytes fields take in DynamoDB's own counting, rather too many than too few."""
+    """Return the bytes of fields as DynamoDB counts them, rather too many than too few."""
     return sum(len(name.encode()) + _size(value) + _OVERHEAD for name, value in fields)
 
 

@@ -1,4 +1,4 @@
-"""From a `Change` to DynamoDB's expressions, and what a change makes of an item that is absent."""
+"""Translates a `Change` to DynamoDB's expressions, and applies one to an absent item."""
 
 from __future__ import annotations
 
@@ -119,13 +119,13 @@ class Expressions:
 
 
 def holds_on_nothing(check: Check) -> bool:
-    """Whether a check holds where there is no item."""
+    """Tell whether a check holds where there is no item."""
     if check.op is Op.ABSENT or check.or_absent:
         return True
     return check.op is Op.EQ and check.value == frozenset()
 
 
 def made_of_nothing(key: Key, change: Change) -> Item:
-    """The item that a change makes where there was none."""
+    """Return the item that a change creates where there was none."""
     fields = {**change.set, **change.increment, **change.add}
     return Item(key=key, fields=fields, expires=change.expires)

@@ -1,4 +1,4 @@
-"""What each error of botocore, SQS and DynamoDB calls for."""
+"""Classifies the errors of botocore, SQS and DynamoDB."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class AwsError(Exception):
 
 
 def error_code(error: Exception) -> Code:
-    """The reaction that an error of boto3 calls for."""
+    """Return the code of an error of boto3."""
     if isinstance(error, AwsError):
         return error.code
     if isinstance(error, sdk.ClientError):
@@ -118,7 +118,7 @@ def error_code(error: Exception) -> Code:
 
 
 def entry_code(name: str, message: str, *, sender_fault: bool) -> Code:
-    """The reaction that one entry of a batch's `Failed` calls for."""
+    """Return the code of one entry of a batch's `Failed`."""
     fallback = Code.INVALID if sender_fault else Code.THROTTLED
     return _of_name(name, message) or fallback
 

@@ -1,7 +1,8 @@
 """EventBridge Scheduler: `eventbridge://region?role=ARN&dead=ARN&prefix=&...`.
 
-It sends a schedule's message to its SQS queue, and calls for far times. A schedule group an app,
-`cloudq-NAME`, made at the first use; its tag `cloudq:app` says whose it is. Options:
+It sends the messages of schedules, and of calls at distant times, to their SQS queues. Each app
+has a schedule group, `cloudq-NAME`, made at the first use; its tag `cloudq:app` names the app.
+Options:
 
     role           ARN of the role that the service takes to send (sqs:SendMessage on the queues);
                    needed to change anything
@@ -14,7 +15,7 @@ It sends a schedule's message to its SQS queue, and calls for far times. A sched
 
 `plan` needs scheduler:ListSchedules, GetSchedule, GetScheduleGroup and ListTagsForResource, and
 sqs:GetQueueUrl and GetQueueAttributes; `apply` also scheduler:CreateScheduleGroup, TagResource,
-CreateSchedule, UpdateSchedule, DeleteSchedule and iam:PassRole for the role. Calls for far times
+CreateSchedule, UpdateSchedule, DeleteSchedule and iam:PassRole for the role. Calls at distant times
 need those of SQS, CreateSchedule and DeleteSchedule on `schedule/cloudq-NAME.eta/*`, iam:PassRole,
 and where there is no such group yet CreateScheduleGroup and TagResource. A FIFO queue must have
 content-based deduplication. A schedule's runs cost $1 a million beyond the first 14 million of a
@@ -29,12 +30,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from cloudq.driver import Address, Code, OneTimeEntry
+from cloudq.driver import Address, Code, OneTimeEntry, is_ordered
 from cloudq.driver.schedulers import Fields, Job
 from cloudq.errors import ConfigurationError
 from cloudq_aws.client import Access, access
 from cloudq_aws.errors import error_code
-from cloudq_aws.queues import Queues, is_fifo
+from cloudq_aws.queues import Queues
 
 if TYPE_CHECKING:
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
@@ -74,7 +75,7 @@ def open_scheduler(address: Address) -> EventBridge:
 
 
 class Terms:
-    """What the service takes, on whatever account: the part of a driver that asks nobody."""
+    """The service's names and limits: the part of the driver that needs no account."""
 
     dialect = "eventbridge"
     slot: str | None = "<aws.scheduler.scheduled-time>"
@@ -83,7 +84,7 @@ class Terms:
     group: str | None = None
 
     def name(self, group: str, entry: str) -> str:
-        """The entry's own; the group tells the apps apart. Raises `ConfigurationError`."""
+        """Return the entry's own name; each app has its group. Raises `ConfigurationError`."""
         if not _NAME.fullmatch(entry):
             raise ConfigurationError(
                 f"schedule {entry!r} ({len(entry)} characters): EventBridge Scheduler takes names "
@@ -120,7 +121,7 @@ class EventBridge(Terms):
         self._arns: dict[str, str] = {}
 
     def owner(self, group: str) -> str | None:
-        """The app that the group is of, by its tag: "" for none; None where there is no group."""
+        """Return the app in the group's tag, "" without a tag; None where there is no group."""
         try:
             arn = self.client.get_schedule_group(Name=group)["Arn"]
             tags = self.client.list_tags_for_resource(ResourceArn=arn).get("Tags", [])
@@ -129,12 +130,12 @@ class EventBridge(Terms):
         return next((tag["Value"] for tag in tags if tag["Key"] == _TAG), "")
 
     def fields(self, job: Job) -> Fields:
-        """The job as the service shows it. Raises `ConfigurationError` without a role."""
+        """Return the job as the service shows it. Raises `ConfigurationError` without a role."""
         self._need_role()
         return flat(self._request(job))
 
     def current(self, group: str) -> Mapping[str, Fields]:
-        """The schedules of the group: a request for each hundred of names, and one for each."""
+        """Return the schedules of the group: a request per hundred names, and one per schedule."""
         found: dict[str, Fields] = {}
         try:
             pages = self.client.get_paginator("list_schedules").paginate(GroupName=group)
@@ -166,17 +167,17 @@ class EventBridge(Terms):
         self.client.update_schedule(GroupName=group, Name=job.name, **self._request(job))
 
     def delete(self, group: str, name: str) -> None:
-        """Delete a schedule; one that is gone is as good."""
+        """Delete a schedule; a missing one is no error."""
         self.forget(group, name)
 
     # ---- single calls
 
     def takes(self, body: bytes) -> bool:
-        """Whether it sends this body as it is: not if it is too large, or names what it fills."""
+        """Tell whether it sends this body unchanged: it is short, and has no placeholder."""
         return len(body) <= _MAX_INPUT and _REPLACED not in body
 
     def once(self, group: str, entry: OneTimeEntry) -> None:
-        """Make a schedule of one time that deletes itself; one of this name is the same call's."""
+        """Create a one-time schedule that deletes itself; an existing one is for the same call."""
         self._need_role()
         time = datetime.fromtimestamp(entry.time, UTC)
         request = {
@@ -192,14 +193,14 @@ class EventBridge(Terms):
                 dead=self._dead,
                 retries=self._retries,
                 max_age=self._max_age,
-                group=(entry.group or entry.name) if is_fifo(entry.queue) else None,
+                group=(entry.group or entry.name) if is_ordered(entry.queue) else None,
             ),
         }
         with suppress(self.client.exceptions.ConflictException):
             self._create(group, entry.name, entry.owner, request)
 
     def forget(self, group: str, name: str) -> bool:
-        """Delete a schedule; False where there is none (any more)."""
+        """Delete a schedule; False if there is none (any more)."""
         try:
             self.client.delete_schedule(GroupName=group, Name=name)
         except self.client.exceptions.ResourceNotFoundException:
@@ -207,7 +208,7 @@ class EventBridge(Terms):
         return True
 
     def error_code(self, error: Exception) -> Code:
-        """The reaction that an error calls for."""
+        """Return the code of an error of this driver."""
         return error_code(error)
 
     def close(self) -> None:
@@ -233,7 +234,7 @@ class EventBridge(Terms):
         )
 
     def _arn(self, queue: str) -> str:
-        """The ARN of a queue, asked for once."""
+        """Return the ARN of a queue, looked up once."""
         if queue not in self._arns:
             reply = self._sqs.get_queue_attributes(
                 QueueUrl=self._queues.url(queue), AttributeNames=["QueueArn"]
@@ -271,7 +272,7 @@ def properties(
             dead=dead,
             retries=retries,
             max_age=max_age,
-            group=(job.group or job.name) if is_fifo(job.queue) else None,
+            group=(job.group or job.name) if is_ordered(job.queue) else None,
         ),
     }
     # A start that has passed is refused, and means nothing any more.
@@ -292,7 +293,7 @@ def _target(
     max_age: int,
     group: str | None,
 ) -> dict[str, Any]:
-    """Where a message goes; `group` is that of a FIFO queue."""
+    """The target of a schedule; `group` is the message's in a FIFO queue."""
     made: dict[str, Any] = {
         "Arn": queue,
         "RoleArn": role,
@@ -307,7 +308,7 @@ def _target(
 
 
 def flat(schedule: Mapping[str, Any]) -> Fields:
-    """The parts of a schedule that `apply` decides, each as text."""
+    """Return the parts of a schedule that `apply` sets, each as text."""
     target = schedule["Target"]
     window = schedule.get("FlexibleTimeWindow", {})
     retry = target.get("RetryPolicy", {})

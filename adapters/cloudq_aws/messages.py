@@ -1,10 +1,11 @@
-"""What cloudq's messages are in SQS: entries, attributes, and the answers to a batch."""
+"""Translates messages to SQS's entries and attributes, and the answers to a batch."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from cloudq.driver import Code, Delivery, Failure, Outgoing
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 BATCH = 10
 MAX_LEASE = 43_200
-# Attributes count against SQS's 1 MiB: room for the id, the reason and the queue of a dead letter.
+# Bytes for attributes, which count against SQS's 1 MiB: id, reason and queue of a dead letter.
 ROOM = 2048
 _MAX_REQUEST = 1_048_576
 MAX_BODY = _MAX_REQUEST - ROOM
@@ -40,7 +41,7 @@ SYSTEM: Sequence[MessageSystemAttributeNameType] = (
 
 
 def seconds(duration: float, most: int = MAX_LEASE) -> int:
-    """A duration as SQS wants it: whole seconds, rounded up, never less than asked."""
+    """Return a duration for SQS, in whole seconds, rounded up."""
     return min(max(math.ceil(duration), 0), most)
 
 
@@ -148,7 +149,7 @@ def named(message: MessageTypeDef, attribute: str) -> str | None:
 
 
 def sent_at(message: MessageTypeDef) -> float | None:
-    """When SQS took the message, in epoch seconds."""
+    """Return the time when SQS took the message, in epoch seconds."""
     stamp = message.get("Attributes", {}).get("SentTimestamp")
     return int(stamp) / 1000 if stamp else None
 
@@ -156,7 +157,7 @@ def sent_at(message: MessageTypeDef) -> float | None:
 def failures(
     failed: Iterable[BatchResultErrorEntryTypeDef], indexes: Sequence[int] | None = None
 ) -> list[Failure]:
-    """The `Failed` part of an answer: HTTP 200 can hide it.
+    """Return the refusals in an answer's `Failed`, which comes with HTTP 200.
 
     `indexes` are the places of the entries in the caller's own sequence, where they differ.
     """
@@ -166,7 +167,7 @@ def failures(
         code = entry_code(entry["Code"], message, sender_fault=entry["SenderFault"])
         reason = f"{entry['Code']}: {message}" if message else entry["Code"]
         found.append(Failure(index=indexes[place] if indexes else place, code=code, reason=reason))
-    return sorted(found, key=lambda failure: failure.index)
+    return sorted(found, key=attrgetter("index"))
 
 
 def too_large(index: int, message: Outgoing) -> Failure:

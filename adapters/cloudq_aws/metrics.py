@@ -1,6 +1,6 @@
-"""CloudWatch metrics out of a Lambda function: log lines in the embedded metric format (EMF).
+"""CloudWatch metrics of a Lambda function, as log lines in the embedded metric format (EMF).
 
-They cost no request: CloudWatch reads them off the function's log. Each pair of metric and task
+They cost no request: CloudWatch reads them from the function's log. Each pair of metric and task
 name is billed as a custom metric.
 """
 
@@ -37,13 +37,13 @@ class Metrics:
         self._outcomes: dict[str, list[Settlement]] = {}
 
     def add(self, settlement: Settlement) -> None:
-        """Take one outcome in; those that say nothing of a task's state are passed over."""
+        """Add one outcome; those without a task's state are ignored."""
         if settlement.state in _NAMES:
             with self._lock:
                 self._outcomes.setdefault(settlement.task, []).append(settlement)
 
     def write(self) -> None:
-        """Print what was collected since the last time."""
+        """Print what was collected since the last call."""
         with self._lock:
             outcomes, self._outcomes = self._outcomes, {}
         for task, settlements in outcomes.items():

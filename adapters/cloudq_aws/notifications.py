@@ -19,7 +19,7 @@ _CONFIG = Config(
 
 
 class SNS:
-    """Publishes each failure to a topic; what it goes on to is the topic's subscriptions.
+    """Publishes each failure to a topic, for the topic's subscriptions.
 
     One billed request a failure told. Raises `ConfigurationError` for what is no topic's ARN.
     """

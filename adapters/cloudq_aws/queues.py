@@ -1,4 +1,4 @@
-"""Where an SQS queue and its dead letters are: from names to URLs, looked up once."""
+"""Finds the URLs of an SQS queue and its dead letters by name; each is looked up once."""
 
 from __future__ import annotations
 
@@ -7,23 +7,17 @@ import re
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
-from cloudq.driver import Code
+from cloudq.driver import ORDERED_SUFFIX, Code, is_ordered
 from cloudq_aws.errors import AwsError
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-FIFO = ".fifo"
 _AMAZON = re.compile(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
 
 
-def is_fifo(queue: str) -> bool:
-    """Whether a queue's name or URL is that of a FIFO queue: SQS tells them by the suffix."""
-    return queue.endswith(FIFO)
-
-
 def is_url(queue: str) -> bool:
-    """Whether a queue was given by its URL."""
+    """Tell whether a queue was given by its URL."""
     return queue.startswith(("https://", "http://"))
 
 
@@ -48,8 +42,8 @@ class Queues:
     def dead_name(self, queue: str) -> str:
         """The name in SQS of the dead-letter queue that `create` makes."""
         name = self.full_name(queue)
-        dead = (self._dead or "{queue}-dead").replace("{queue}", name.removesuffix(FIFO))
-        return dead + FIFO if is_fifo(name) else dead
+        dead = (self._dead or "{queue}-dead").replace("{queue}", name.removesuffix(ORDERED_SUFFIX))
+        return dead + ORDERED_SUFFIX if is_ordered(name) else dead
 
     def url(self, queue: str) -> str:
         """The queue's URL. The request goes to the client's endpoint, whatever host this names."""
@@ -116,7 +110,7 @@ class Queues:
 
 
 def no_dead_letters(queue: str) -> str:
-    """Why a message of this queue cannot be dead-lettered, and what to do."""
+    """Say that a message of this queue cannot be dead-lettered, and what to do."""
     return (
         f"{queue} has no dead-letter queue: make both with `cloudq queues create {queue}`, or"
         " give the queue a RedrivePolicy"

@@ -10,6 +10,7 @@ A message is its body and one attribute, `cloudq-id`; a dead letter has `cloudq-
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
 from cloudq.driver import (
@@ -22,6 +23,7 @@ from cloudq.driver import (
     Peeked,
     Purged,
     QueueStats,
+    is_ordered,
 )
 from cloudq.errors import ConfigurationError
 from cloudq_aws import sqs_admin as admin
@@ -42,7 +44,7 @@ from cloudq_aws.messages import (
     to_delivery,
     too_large,
 )
-from cloudq_aws.queues import Queues, is_fifo, no_dead_letters
+from cloudq_aws.queues import Queues, no_dead_letters
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -67,7 +69,7 @@ _FIFO = Limits(
     ordered=True,
     dedup_window=300,
 )
-# While a message moves to the dead letters it must not move to another worker.
+# Seconds of a lease in which a message moves to the dead letters, and to no other worker.
 _MOVING = 60
 
 
@@ -90,12 +92,12 @@ class SQS:
         self._queues = Queues(self.client, prefix=prefix, dead=dead)
 
     def limits(self, queue: str) -> Limits:
-        """What the queue can do, by the kind that its name tells."""
-        return _FIFO if is_fifo(queue) else _STANDARD
+        """Return the limits of the queue, of the kind that its name tells."""
+        return _FIFO if is_ordered(queue) else _STANDARD
 
     def send(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[Failure]:
         """Send a batch in one request."""
-        fifo = is_fifo(queue)
+        fifo = is_ordered(queue)
         refused = [
             too_large(index, message)
             for index, message in enumerate(messages)
@@ -158,7 +160,7 @@ class SQS:
         return failures(reply.get("Failed", ()))
 
     def dead_letter(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
-        """Copy to the dead-letter queue, then delete; first of all make sure of the leases."""
+        """Extend the leases, copy the messages to the dead-letter queue, then delete them."""
         queue = deliveries[0].queue
         url = self._queues.dead_url(queue)
         if url is None:
@@ -167,19 +169,19 @@ class SQS:
                 Failure(index=index, code=Code.NOT_FOUND, reason=why)
                 for index in range(len(deliveries))
             ]
-        # A copy of a message that another worker holds by now would be a second life for it.
+        # A message that another worker has leased by now must not be copied: it would run twice.
         failed = list(self.extend(deliveries, lease=_MOVING))
         lost = {failure.index for failure in failed}
         held = [index for index in range(len(deliveries)) if index not in lost]
         for part in by_size(held, lambda index: len(deliveries[index].body)):
             failed += self._bury(url, deliveries, part, reason)
-        return sorted(failed, key=lambda failure: failure.index)
+        return sorted(failed, key=attrgetter("index"))
 
     def _bury(
         self, url: str, deliveries: Sequence[Delivery], indexes: list[int], reason: str
     ) -> list[Failure]:
         source = self._queues.full_name(deliveries[0].queue)
-        fifo = is_fifo(url)
+        fifo = is_ordered(url)
         entries = [
             dead_entry(place, deliveries[index], reason=reason, source=source, fifo=fifo)
             for place, index in enumerate(indexes)
@@ -200,7 +202,7 @@ class SQS:
         ]
 
     def error_code(self, error: Exception) -> Code:
-        """The reaction that an error of this driver calls for."""
+        """Return the code of an error of this driver."""
         return error_code(error)
 
     def close(self) -> None:
@@ -220,7 +222,7 @@ class SQS:
         return admin.names(self._queues, prefix)
 
     def stats(self, queue: str) -> QueueStats:
-        """How full the queue is; SQS counts approximately, and knows no age."""
+        """Return the queue's counts; SQS counts approximately, and tells no age."""
         return admin.stats(self._queues, queue)
 
     def peek(self, queue: str, *, count: int) -> Sequence[Peeked]:

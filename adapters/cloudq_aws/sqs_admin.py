@@ -1,7 +1,7 @@
-"""What an operator does to SQS queues.
+"""Operators' commands on SQS queues.
 
-SQS cannot show a message without leasing it. So peeking leases for a moment and gives back, and
-the handle of what was seen is its id: whoever acts on it leases it again first.
+SQS cannot show a message without leasing it. So `peek` leases messages for a moment and releases
+them. Their handles are their ids: to act on one, it is leased again first.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats
+from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats, is_ordered
 from cloudq_aws.messages import (
     BATCH,
     REASON,
@@ -25,7 +26,7 @@ from cloudq_aws.messages import (
     seconds,
     sent_at,
 )
-from cloudq_aws.queues import Queues, is_fifo
+from cloudq_aws.queues import Queues
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -66,7 +67,7 @@ def _create(client: SQSClient, name: str, settings: Mapping[QueueAttributeNameTy
         "SqsManagedSseEnabled": "true",
         **settings,
     }
-    if is_fifo(name):
+    if is_ordered(name):
         attributes["FifoQueue"] = "true"
     with suppress(client.exceptions.QueueDoesNotExist):
         return client.get_queue_url(QueueName=name)["QueueUrl"]
@@ -125,7 +126,7 @@ def purge(client: SQSClient, url: str) -> Purged:
 
 
 def peek(client: SQSClient, url: str, count: int) -> Sequence[Peeked]:
-    """Lease up to `count` messages, give them all back, and tell what they are."""
+    """Lease up to `count` messages, release them all, and return them."""
     seen: dict[str, MessageTypeDef] = {}
     try:
         for batch in _look(client, url, count):
@@ -186,7 +187,7 @@ def redrive(queues: Queues, queue: str, messages: Sequence[Peeked]) -> Sequence[
     leased, failed = _lease_chosen(client, dead, messages)
     for part in by_size(list(leased), lambda index: len(leased[index].get("Body", "").encode())):
         entries = [
-            revived_entry(place, leased[index], fifo=is_fifo(target))
+            revived_entry(place, leased[index], fifo=is_ordered(target))
             for place, index in enumerate(part)
         ]
         reply = client.send_message_batch(QueueUrl=target, Entries=entries)
@@ -194,7 +195,7 @@ def redrive(queues: Queues, queue: str, messages: Sequence[Peeked]) -> Sequence[
         left = {failure.index for failure in unsent}
         sent = {index: leased[index] for index in part if index not in left}
         failed += [*unsent, *_delete(client, dead, sent)]
-    return sorted(failed, key=lambda failure: failure.index)
+    return sorted(failed, key=attrgetter("index"))
 
 
 def delete_dead(queues: Queues, queue: str, messages: Sequence[Peeked]) -> Sequence[Failure]:
@@ -205,7 +206,7 @@ def delete_dead(queues: Queues, queue: str, messages: Sequence[Peeked]) -> Seque
     for start in range(0, len(chosen), BATCH):
         part = {index: leased[index] for index in chosen[start : start + BATCH]}
         failed += _delete(client, dead, part)
-    return sorted(failed, key=lambda failure: failure.index)
+    return sorted(failed, key=attrgetter("index"))
 
 
 def _lease_chosen(

@@ -1,7 +1,8 @@
-"""One batch of SQS messages in a Lambda: run, made durable, and answered message by message.
+"""Runs one batch of SQS messages in a Lambda, and answers message by message.
 
-The batch processor of Powertools makes the partial batch response; what is in it is decided
-here. Lambda deletes every message that is not reported, so only what is durable is not.
+The batch processor of Powertools makes the partial batch response; its content is decided here.
+Lambda deletes every message that is not reported, so a message is reported until its outcome is
+durable.
 """
 
 # Powertools is typed in part only.
@@ -91,7 +92,7 @@ class SqsBatch(BatchProcessor):
             self._watch.start()
 
     def process(self) -> list[tuple[Any, ...]]:
-        """Run the batch: in order, or several at a time where there is no order to keep."""
+        """Run the batch: one by one on ordered queues, else several at a time."""
         if self._threads == 1 or self._ordered:
             return [self._process_record(record) for record in self._records]
         with ThreadPoolExecutor(self._threads, thread_name_prefix="cloudq") as pool:
@@ -109,7 +110,7 @@ class SqsBatch(BatchProcessor):
         super()._clean()
 
     def failure_handler(self, record: SQSRecord, exception: ExceptionInfo) -> FailureResponse:
-        """Keep a message that met an error of ours, or of a task's own key function."""
+        """Report a message that met an internal error, or one of a task's key function."""
         log.error("message %s could not be run", record.message_id, exc_info=exception[1])
         reason = f"{exception[0]}: {exception[1]}"
         self._report(self._deliveries[record.receipt_handle], reason)
@@ -122,7 +123,7 @@ class SqsBatch(BatchProcessor):
     # ---- one message
 
     def run(self, record: SQSRecord) -> None:
-        """Decide one message's settlement, running its task if it comes to that."""
+        """Decide one message's settlement; run its task if it is to be run."""
         opened = self._opened.get(record.receipt_handle)
         if opened is None:  # the store is down: the whole batch is reported
             return
@@ -156,7 +157,7 @@ class SqsBatch(BatchProcessor):
         self._settle(delete=True)
 
     def _settle(self, *, delete: bool = False) -> None:
-        """Make durable what has finished, and act on it; acks are Lambda's, unless `delete`."""
+        """Make the outcomes durable and act on them; Lambda acks, unless `delete` is given."""
         with self._settling:
             self._unsure.clear()
             pairs = _drained(self._pending)
@@ -187,7 +188,7 @@ class SqsBatch(BatchProcessor):
 
 
 def to_delivery(record: SQSRecord, prefix: str, lease: float) -> Delivery:
-    """A record of the event as the SQS driver would have received it."""
+    """Return a record of the event as the SQS driver would have received it."""
     named = cast("Mapping[str, Mapping[str, str]]", record.get("messageAttributes") or {}).get(
         ID, {}
     )

@@ -1,4 +1,4 @@
-"""From a broker's URL to the SDK's clients of one Service Bus namespace."""
+"""Makes the SDK's clients of one Service Bus namespace from a broker's URL."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
@@ -37,7 +37,7 @@ ATTEMPT = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How to reach a namespace, and what its URL says about it."""
+    """Access to a namespace: its host, its credentials, and the options of its URL."""
 
     host: str
     connection: str | None
@@ -81,7 +81,7 @@ class Access:
 
 
 class _PlainTransport(RequestsTransport):
-    """Goes to an emulator's administration, which speaks http; the SDK asks for https."""
+    """Sends requests to an emulator's administration over http, where the SDK insists on https."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         request.url = request.url.replace("https://", "http://", 1)

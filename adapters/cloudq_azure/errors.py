@@ -1,4 +1,4 @@
-"""What each error of Azure's SDKs calls for: Service Bus, Table storage, identity, and HTTP."""
+"""Classifies the errors of Azure's SDKs: Service Bus, Table storage, identity, and HTTP."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class AzureError(Refusal):
 
 
 def error_code(error: Exception) -> Code:
-    """The reaction that an error of Azure's SDKs calls for."""
+    """Return the code of an error of Azure's SDKs."""
     if isinstance(error, Refusal):
         return error.code
     if isinstance(error, core.HttpResponseError) and (found := _of_answer(error)):

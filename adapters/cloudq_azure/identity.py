@@ -23,21 +23,21 @@ logging.getLogger("azure").addHandler(logging.NullHandler())
 
 
 class Identity(DefaultAzureCredential):
-    """Azure's own chain of identities; `variable` holds the keys that would do in their place."""
+    """Azure's own chain of identities; `variable` names the keys that can replace them."""
 
     def __init__(self, variable: str) -> None:
         super().__init__()
         self._variable = variable
 
     def get_token(self, *scopes: str, **kwargs: Any) -> AccessToken:
-        """As the SDK's. Raises `ClientAuthenticationError` with what to do."""
+        """Return a token, as the SDK does. Raises `ClientAuthenticationError` with what to do."""
         try:
             return super().get_token(*scopes, **kwargs)
         except ClientAuthenticationError as error:
             raise self._shortened(error) from error
 
     def get_token_info(self, *scopes: str, **kwargs: Any) -> AccessTokenInfo:
-        """As the SDK's. Raises `ClientAuthenticationError` with what to do."""
+        """Return a token, as the SDK does. Raises `ClientAuthenticationError` with what to do."""
         try:
             return super().get_token_info(*scopes, **kwargs)
         except ClientAuthenticationError as error:

@@ -1,10 +1,10 @@
-"""The SDK's links, used as a broker needs them: whole batches, nothing left behind.
+"""Receives, settles and renews whole batches over the SDK's links, and leaves no credit behind.
 
-`receive_messages` leaves credit on the link, by which an idle receiver takes messages that nobody
-asked for, and it waits 0.2 s for company. So credit is given and drained here: what a pull did not
-get stays in the queue. Locks are settled and renewed by their tokens, which any link to the queue
-may do, in one request a batch; the SDK's own methods make one for each message. Both need what
-the SDK (7.15) keeps to itself, and so all of that is in this file.
+The SDK's `receive_messages` leaves credit on the link, by which an idle receiver takes messages
+that nobody asked for, and it waits 0.2 s for more messages. So credit is given and drained here,
+and what a pull did not get stays in the queue. Locks are settled and renewed by their tokens, over
+any link to the queue, in one request a batch; the SDK's own methods make one for each message.
+Both need private parts of the SDK (7.15); no other file uses them.
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false
@@ -43,14 +43,14 @@ Settlement = Literal["completed", "abandoned", "suspended"]
 LOST = (MessageLockLostError, SessionLockLostError, MessageAlreadySettled, MessageNotFoundError)
 """The errors that say that a lock is somebody else's by now."""
 
-# Seconds within which a peer must have said who it is; there is one more try.
+# Seconds within which a connection must be open; there is one more try.
 _GREETING = 3.0
-# Longer than the answer to a drain ever takes; without one the link is closed instead.
+# Seconds to wait for the answer to a drain; without one the link is closed.
 _DRAIN = 3.0
-# The service hands out as much as a reply may hold.
+# Messages to ask for in one peek; the service returns as many as fit into an answer.
 _MOST_PEEKED = 250
 
-# So many locks are remembered before ended ones are looked for.
+# Locks to remember before those that have ended are removed.
 _CROWD = 10_000
 
 # Fields of the AMQP frame `flow`.
@@ -59,14 +59,14 @@ _COUNT, _CREDIT, _DRAINED = 5, 6, 8
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """A receiver of the SDK and the lock that it needs: it is safe for one thread at a time."""
+    """A receiver of the SDK with a lock, since it is safe for one thread at a time only."""
 
     receiver: ServiceBusReceiver
     lock: Lock = field(default_factory=Lock)
 
 
 class Locks:
-    """Until when the locks of this process are good, by its own clock. Safe for many threads."""
+    """The ends of this process's message locks, by its own clock. Safe for many threads."""
 
     def __init__(self) -> None:
         self._ends: dict[str, float] = {}
@@ -74,7 +74,7 @@ class Locks:
         self._crowd = _CROWD
 
     def hold(self, tokens: Iterable[str], seconds: float) -> None:
-        """They are locked for `seconds` from now."""
+        """Record that messages are locked for `seconds` from now."""
         ends = time.monotonic() + seconds
         with self._mutex:
             self._ends.update(dict.fromkeys(tokens, ends))
@@ -84,21 +84,21 @@ class Locks:
                 self._crowd = max(_CROWD, 2 * len(self._ends))
 
     def drop(self, tokens: Iterable[str]) -> None:
-        """They are settled."""
+        """Record that messages are settled."""
         with self._mutex:
             for token in tokens:
                 self._ends.pop(token, None)
 
     def good(self, token: str) -> bool:
-        """Whether it has not ended yet."""
+        """Tell whether a lock has not ended yet."""
         return self._ends.get(token, 0.0) > time.monotonic()
 
 
 def guarded(owner: Owner) -> Owner:
-    """The same sender or receiver, which opens within a time, and closes its socket in the end.
+    """Make a sender or receiver open within a time, and close its socket in the end.
 
-    The SDK waits forever for a peer that takes a connection and then says nothing. And it forgets
-    the socket of a connection that has broken, or that breaks while it says goodbye.
+    The SDK waits forever for a peer that accepts a connection and then says nothing. And it leaks
+    the socket of a connection that has broken, or that breaks while it is closed.
     """
     create, close = owner._create_handler, owner._close_handler
 
@@ -134,7 +134,7 @@ def _open_in_time(handler: Any, open: Callable[..., None], **options: Any) -> No
 
 
 def close_link(link: Link) -> None:
-    """Close a receiver; one whose connection is gone has nothing left to say."""
+    """Close a receiver; errors of a connection that is gone do not matter."""
     with link.lock, suppress(Exception):
         link.receiver.close()
 
@@ -146,7 +146,7 @@ def pull(
     wait: float,
     stopped: Callable[[], bool] = lambda: False,
 ) -> list[ServiceBusReceivedMessage]:
-    """Up to `count` messages; with none there, wait up to `wait` s. Leaves no credit behind."""
+    """Receive up to `count` messages, waiting up to `wait` s for the first; leave no credit."""
     deadline = time.monotonic() + wait
     found: list[Any] = []
     try:
@@ -237,7 +237,7 @@ def _listen(handler: Any) -> None:
 
 
 def _on_drained(link: Any) -> list[bool]:
-    """A list that is filled when the peer says that it has used up, or dropped, all credit."""
+    """Return a list that gets an element when the peer has used up, or dropped, all credit."""
     drained: list[bool] = []
 
     def flow(frame: Sequence[Any]) -> None:
@@ -281,7 +281,7 @@ def settle(
     reason: str | None = None,
     description: str | None = None,
 ) -> dict[int, Exception]:
-    """Settle locks of the receiver's queue or session; the errors of those that are lost.
+    """Settle locks of the receiver's queue or session; return the errors of lost ones.
 
     A request whose answer was lost is made once more.
     """
@@ -307,7 +307,7 @@ def settle(
 
 
 def renew(receiver: ServiceBusReceiver, tokens: Sequence[str]) -> dict[int, Exception]:
-    """Lock the messages anew from now; the errors of those that are lost."""
+    """Renew the locks from now; return the errors of lost ones."""
 
     def request(part: Sequence[str]) -> None:
         receiver._do_retryable_operation(partial(_open, receiver, ATTEMPT, lambda: False))
@@ -337,7 +337,7 @@ def _each(request: Callable[[Sequence[str]], None], tokens: Sequence[str]) -> di
 
 
 def usable(receiver: ServiceBusReceiver) -> bool:
-    """Whether a receiver of a session has it still: another link would be another session."""
+    """Tell whether a receiver still has its session: a new link would get another one."""
     return bool(receiver._running)
 
 

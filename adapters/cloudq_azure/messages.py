@@ -1,4 +1,4 @@
-"""What cloudq's messages are in Service Bus: properties, sessions, counts, and back again."""
+"""Translates messages to Service Bus's properties, sessions and counts, and back."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -15,7 +15,6 @@ from azure.servicebus.amqp import AmqpMessageBodyType
 from cloudq.driver import Code, Delivery, Failure, Outgoing, Peeked, Scheduled
 
 BATCH = 100
-FIFO = ".fifo"
 ID, ATTEMPTS = "cloudq-id", "cloudq-attempts"
 # What the service itself adds to a dead letter.
 _BURIED = ("DeadLetterReason", "DeadLetterErrorDescription")
@@ -30,18 +29,13 @@ Properties = dict[str, Any]
 
 
 class Receipt(NamedTuple):
-    """What settles a delivery. `session` names the session it was received through, if any."""
+    """The data to settle a delivery; `session` names that it was received through, if any."""
 
     token: str
     sequence: int
     session: str | None = None
     properties: Properties | None = None
     """A stranger's own properties, for a copy."""
-
-
-def is_fifo(queue: str) -> bool:
-    """Whether a queue has sessions and knows duplicates: the suffix tells, as on every cloud."""
-    return queue.endswith(FIFO)
 
 
 def outgoing(message: Outgoing, *, fifo: bool, now: datetime | None = None) -> ServiceBusMessage:
@@ -140,7 +134,7 @@ def to_scheduled(message: ServiceBusReceivedMessage) -> Scheduled:
 
 
 def reason_of(message: ServiceBusReceivedMessage) -> str | None:
-    """Why a message was dead-lettered; the service's own reason is a word, and then a sentence."""
+    """Return why a message was dead-lettered; the service tells a word and a sentence."""
     reason, description = message.dead_letter_reason, message.dead_letter_error_description
     if reason and description and not description.startswith(reason):
         return f"{reason}: {description}"

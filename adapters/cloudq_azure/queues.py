@@ -75,7 +75,7 @@ class Namespace:
 
 @dataclass(slots=True)
 class LockLength:
-    """How long a queue's locks last: as the URL says, else as its messages tell."""
+    """The length of a queue's locks: that in the URL, else that of the messages received."""
 
     known: float | None
     given: bool = field(init=False)
@@ -85,18 +85,18 @@ class LockLength:
 
     @property
     def seconds(self) -> float:
-        """The length; Azure's own default until a message has told."""
+        """Return the length; Azure's default until a message has shown it."""
         return self.known or _DEFAULT_LOCK
 
     def learn(self, messages: Sequence[ServiceBusReceivedMessage]) -> float:
-        """How long the locks of these messages, just received, last from now."""
+        """Return the seconds that the locks of messages just received last from now."""
         ends = [message.locked_until_utc for message in messages if message.locked_until_utc]
         if ends:
             self.tell(min(ends))
         return self.seconds
 
     def tell(self, ends: datetime) -> None:
-        """A lock of just now ends then."""
+        """Learn from the end of a lock that was taken just now."""
         if self.given:
             return
         left = ends.timestamp() - time.time()
@@ -132,14 +132,14 @@ class Queue:
 
     @property
     def settler(self) -> Link:
-        """A receiver that never asks for a message: one that waits for some settles slowly."""
+        """Return a receiver that only settles, since one that waits for messages settles slowly."""
         with self._changed:
             if self._settler is None:
                 self._settler = Link(self.namespace.receiver(self.name, dead=self._dead))
             return self._settler
 
     def receive(self, count: int, wait: float) -> tuple[list[ServiceBusReceivedMessage], float]:
-        """Up to `count` messages and how long they are locked."""
+        """Receive up to `count` messages; return them and the length of their locks."""
         link = self._borrow(wait)
         if link is None:
             return [], self.lock.seconds

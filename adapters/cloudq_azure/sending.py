@@ -1,4 +1,4 @@
-"""Sending a batch in as few requests as its size allows, and what became of its elements."""
+"""Sends a batch in as few requests as its size allows, and tells which messages failed."""
 
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations

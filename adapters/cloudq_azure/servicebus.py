@@ -17,6 +17,7 @@ from typing import cast
 from azure.servicebus import ServiceBusMessage
 
 from cloudq.driver import (
+    FOREVER,
     Address,
     Code,
     Delivery,
@@ -27,6 +28,7 @@ from cloudq.driver import (
     Purged,
     QueueStats,
     Scheduled,
+    is_ordered,
 )
 from cloudq_azure import servicebus_admin as admin
 from cloudq_azure import servicebus_scheduled as delayed
@@ -39,7 +41,6 @@ from cloudq_azure.messages import (
     MAX_STANDARD,
     Receipt,
     burial,
-    is_fifo,
     later,
     outgoing,
     to_delivery,
@@ -53,7 +54,7 @@ _STANDARD = Limits(
     batch=BATCH,
     body=MAX_STANDARD,
     batch_body=MAX_STANDARD,
-    max_delay=10 * 365 * 86_400,  # the service names no limit
+    max_delay=FOREVER,
     max_lease=60,
     min_lease=60,
     max_wait=20,
@@ -86,8 +87,8 @@ class ServiceBus:
         self._sessions: dict[str, Sessions] = {}
 
     def limits(self, queue: str) -> Limits:
-        """What the queue can do; its lease is 60 s until a message has told."""
-        limits = _FIFO if is_fifo(queue) else _STANDARD
+        """Return the limits of the queue; its lease is taken for 60 s until a message shows it."""
+        limits = _FIFO if is_ordered(queue) else _STANDARD
         body = MAX_PREMIUM if self._access.premium else MAX_STANDARD
         known = self._queues.get(queue)
         lease = known.lock.seconds if known else self._access.lock or limits.max_lease
@@ -97,7 +98,7 @@ class ServiceBus:
 
     def send(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[Failure]:
         """Send a batch in as few requests as its size allows; delayed ones are scheduled."""
-        most, fifo = self.limits(queue).body, is_fifo(queue)
+        most, fifo = self.limits(queue).body, is_ordered(queue)
         refused = [
             too_large(index, message, most)
             for index, message in enumerate(messages)
@@ -115,7 +116,7 @@ class ServiceBus:
         """Lock messages for the queue's own lock duration, whatever `lease` asks for."""
         wait = max(wait, self.limits(queue).min_wait)
         session: str | None = None
-        if is_fifo(queue):
+        if is_ordered(queue):
             found, length, session = self._sessions_of(queue).receive(count, wait)
         else:
             found, length = self._queue(queue).receive(count, wait)
@@ -134,7 +135,7 @@ class ServiceBus:
         """
         if after <= 0:
             return self._settle(deliveries, "abandoned")
-        if is_fifo(deliveries[0].queue):
+        if is_ordered(deliveries[0].queue):
             sessions = self._sessions_of(deliveries[0].queue)
             return self._by_session(
                 deliveries, lambda key, tokens: sessions.hold_back(key, tokens, after)
@@ -146,7 +147,7 @@ class ServiceBus:
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Failure]:
         """Lock the messages, or their sessions, anew for the queue's own lock duration."""
         queue = deliveries[0].queue
-        if is_fifo(queue):
+        if is_ordered(queue):
             return self._by_session(deliveries, self._sessions_of(queue).renew)
         known = self._queue(queue)
         tokens = [_receipt(delivery).token for delivery in deliveries]
@@ -161,11 +162,11 @@ class ServiceBus:
         return self._settle(deliveries, "suspended", reason)
 
     def error_code(self, error: Exception) -> Code:
-        """The reaction that an error of this driver calls for."""
+        """Return the code of an error of this driver."""
         return error_code(error)
 
     def close(self) -> None:
-        """Close all links, at the same time. What is locked by sessions is free then."""
+        """Close all links, at the same time. That ends the locks of sessions."""
         with self._mutex:
             sessions = list(self._sessions.values())
             queues = [*self._queues.values(), *self._dead.values()]
@@ -184,7 +185,7 @@ class ServiceBus:
     ) -> Sequence[Failure]:
         reason, description = burial(why)
         queue = deliveries[0].queue
-        if is_fifo(queue):
+        if is_ordered(queue):
             sessions = self._sessions_of(queue)
             return self._by_session(
                 deliveries,
@@ -221,7 +222,7 @@ class ServiceBus:
     def _replace(
         self, deliveries: Sequence[Delivery], copies: Mapping[int, ServiceBusMessage]
     ) -> Sequence[Failure]:
-        # A copy of a message that another worker holds by now would be a second life for it.
+        # A message that another worker has leased by now must not be copied: it would run twice.
         failed = {f.index: f for f in self.extend(deliveries, lease=0)}
         held = {index: copy for index, copy in copies.items() if index not in failed}
         failed |= {f.index: f for f in send_all(self._queue(deliveries[0].queue), held)}
@@ -236,7 +237,7 @@ class ServiceBus:
     def schedule(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[str | Failure]:
         """Schedule messages, those of one delay in one request; handles are sequence numbers."""
         most = self.limits(queue).body
-        return delayed.schedule(self._queue(queue), messages, most=most, fifo=is_fifo(queue))
+        return delayed.schedule(self._queue(queue), messages, most=most, fifo=is_ordered(queue))
 
     def unschedule(self, queue: str, handles: Sequence[str]) -> Sequence[Failure]:
         """Cancel scheduled messages."""
@@ -269,7 +270,7 @@ class ServiceBus:
         return admin.names(self._admin, self._access.prefix, prefix)
 
     def stats(self, queue: str) -> QueueStats:
-        """How full the queue is. Service Bus counts leased messages among the ready ones."""
+        """Return the queue's counts. Service Bus counts leased messages among the ready ones."""
         return admin.stats(self._admin, queue, self._access.prefix + queue)
 
     def peek(self, queue: str, *, count: int) -> Sequence[Peeked]:
@@ -279,7 +280,7 @@ class ServiceBus:
     def purge(self, queue: str) -> Purged:
         """Receive and delete all messages, and cancel delayed ones; leased ones stay."""
         known = self._queue(queue)
-        return admin.purge(known, self._closers, fifo=is_fifo(queue))
+        return admin.purge(known, self._closers, fifo=is_ordered(queue))
 
     def peek_dead(self, queue: str, *, count: int) -> Sequence[Peeked]:
         """Look at dead letters without taking them."""
@@ -288,7 +289,7 @@ class ServiceBus:
     def redrive(self, queue: str, messages: Sequence[Peeked]) -> Sequence[Failure]:
         """Send dead letters to their queue again, then delete them from the dead letters."""
         known, dead = self._queue(queue), self._dead_of(queue)
-        return admin.redrive(known, dead, messages, fifo=is_fifo(queue))
+        return admin.redrive(known, dead, messages, fifo=is_ordered(queue))
 
     def delete_dead(self, queue: str, messages: Sequence[Peeked]) -> Sequence[Failure]:
         """Delete the chosen dead letters."""

@@ -1,7 +1,7 @@
-"""What an operator does to Service Bus queues.
+"""Operators' commands on Service Bus queues.
 
-Looking takes nothing, so a message's handle is its sequence number; whoever acts on a dead letter
-locks it first, and what lies before it.
+A look locks no message, so a message's handle is its sequence number. To act on a dead letter, it
+is locked first, with all that lie before it.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any
 
 from azure.core.exceptions import ResourceExistsError
@@ -23,10 +24,10 @@ from azure.servicebus import (
 from azure.servicebus.exceptions import MessageNotFoundError
 from azure.servicebus.management import ServiceBusAdministrationClient
 
-from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats
+from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats, is_ordered
 from cloudq_azure.client import Access
 from cloudq_azure.links import Link, accept, close_link, pull, settle
-from cloudq_azure.messages import BATCH, is_fifo, revived, to_peeked
+from cloudq_azure.messages import BATCH, revived, to_peeked
 from cloudq_azure.queues import Queue
 from cloudq_azure.sending import send_all
 from cloudq_azure.servicebus_scheduled import browse
@@ -51,7 +52,7 @@ def create(
     """Make the queue. An existing one is left as it is."""
     shortest = 0.0 if reach.emulator else _SHORTEST_LOCK
     options: dict[str, Any] = {}
-    if is_fifo(queue):
+    if is_ordered(queue):
         options["requires_session"] = True
         options["requires_duplicate_detection"] = True
         options["duplicate_detection_history_time_window"] = _DEDUP_WINDOW
@@ -187,7 +188,7 @@ def redrive(
     left = {failure.index for failure in unsent}
     _settle(dead, "abandoned", [locked[index] for index in left])
     _settle(dead, "completed", [each for index, each in locked.items() if index not in left])
-    return sorted([*missing, *unsent], key=lambda failure: failure.index)
+    return sorted([*missing, *unsent], key=attrgetter("index"))
 
 
 def delete_dead(dead: Queue, messages: Sequence[Peeked]) -> Sequence[Failure]:

@@ -1,4 +1,4 @@
-"""Delayed messages on Service Bus: scheduled, looked at, taken back."""
+"""Schedules messages on Service Bus, lists scheduled ones, and cancels them."""
 
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PAGE = 250
 def schedule(
     queue: Queue, messages: Sequence[Outgoing], *, most: int, fifo: bool
 ) -> Sequence[str | Failure]:
-    """Schedule messages; in place of each one its sequence number, or why it was refused."""
+    """Schedule messages; return each one's sequence number, or the reason of its refusal."""
     answers: dict[int, str | Failure] = {
         index: too_large(index, message, most)
         for index, message in enumerate(messages)

@@ -1,8 +1,8 @@
-"""The sessions of one ordered queue: locked as long as one of their messages is in hand.
+"""The sessions of one ordered queue, each locked while one of its messages is leased.
 
-The lock of a session belongs to the link that has accepted it: only by that link are its messages
-received, settled and renewed. A session whose messages are all settled is kept for a moment, in
-case that the next receive wants what follows, and is then left to others.
+The lock of a session belongs to the link that has accepted it: only over that link can its messages
+be received, settled and renewed. A session whose messages are all settled is kept for a moment, as
+the next receive may want its next messages, and is then left to others.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -98,7 +98,7 @@ class Sessions:
     def receive(
         self, count: int, wait: float
     ) -> tuple[list[ServiceBusReceivedMessage], float, str | None]:
-        """Up to `count` messages of one session, how long they are locked, and its key."""
+        """Receive up to `count` messages of one session; return them, their lease, and its key."""
         while (session := self._free()) is not None:
             found = self._from(session, count, 0.0)
             if found:
@@ -163,7 +163,7 @@ class Sessions:
         return found
 
     def _length(self, session: Session) -> float:
-        """How long the session is locked from now, when it has just been locked."""
+        """Return the seconds that the lock of a session lasts from now, if it was just taken."""
         ends = session.sdk.locked_until_utc
         if ends is not None:
             self._lock.tell(ends)
@@ -174,7 +174,7 @@ class Sessions:
         return max(0.0, session.until - time.monotonic())
 
     def _lease(self, session: Session) -> float:
-        """How long messages of just now are leased: those of a new session for its whole lock."""
+        """Return the lease of messages just received: for a new session, the whole of its lock."""
         left, whole = self._left(session), self._lock.seconds
         return whole if whole - left < _MOMENT else left
 
@@ -189,7 +189,7 @@ class Sessions:
         reason: str | None = None,
         description: str | None = None,
     ) -> dict[int, Exception]:
-        """Settle messages of one session; the errors of those that are lost."""
+        """Settle messages of one session; return the errors of lost ones."""
 
         def work(session: Session) -> dict[int, Exception]:
             failed = settle(
@@ -222,7 +222,7 @@ class Sessions:
     def hold_back(
         self, key: str | None, tokens: Sequence[str], after: float
     ) -> dict[int, Exception]:
-        """Give messages back `after` seconds from now; until then this process locks them."""
+        """Release messages `after` seconds from now; until then this process keeps them locked."""
 
         def work(session: Session) -> dict[int, Exception]:
             self._renew(session)

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from azure.core import MatchConditions
@@ -103,9 +104,9 @@ class Tables:
         return self._write("delete", wanted.values())
 
     def _write(self, operation: str, wanted: Iterable[_Indexed]) -> list[Failure]:
-        """Do it to all entities; raises if all are refused for one reason."""
+        """Write or delete all entities; raises if all are refused for one reason."""
         groups = list(_groups(wanted))
-        answers = self._each(lambda group: self._write_group(operation, group), groups)
+        answers = self._each(partial(self._write_group, operation), groups)
         refused = [pair for answer in answers for pair in answer]
         if refused and len(refused) == sum(map(len, groups)):
             raise refused[0][1]
@@ -255,7 +256,7 @@ class Tables:
         self._read(Key("check", "-"))
 
     def error_code(self, error: Exception) -> Code:
-        """The reaction that an error of this driver calls for."""
+        """Return the code of an error of this driver."""
         return error_code(error)
 
     def close(self) -> None:
@@ -292,7 +293,7 @@ def _groups(wanted: Iterable[_Indexed]) -> Iterator[list[_Indexed]]:
 
 
 def _of_the_table(error: HttpResponseError) -> bool:
-    """Whether it is the table that is missing, and not an entity."""
+    """Tell whether the table is missing, and not an entity."""
     return getattr(error, "error_code", None) == "TableNotFound"
 
 
@@ -301,7 +302,7 @@ def _expired(item: Item, now: float) -> bool:
 
 
 def _too_large(key: Key, entity: Mapping[str, Any]) -> str:
-    """Why Tables would not take the entity, which would fail others of its batch with it."""
+    """Return why Tables would refuse the entity, and with it the others of its batch."""
     if reason := too_long(key):
         return reason
     if len(entity) - 2 > MOST_PROPERTIES:

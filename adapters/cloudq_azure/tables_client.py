@@ -1,4 +1,4 @@
-"""From a backend's URL to a client of one table: where it is, and whose rights are used."""
+"""Makes a client of one table from a backend's URL."""
 
 # pyright: reportUnknownMemberType=false
 

@@ -19,6 +19,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, cast
 
 from azure.data.tables import EdmType, EntityProperty
@@ -70,7 +71,7 @@ def from_entity(key: Key, entity: Mapping[str, Any]) -> Item:
             parts.setdefault(place, {})[int(found["part"] or 0)] = value
     fields = {
         _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name): _from_stored(
-            kind, [value for _, value in sorted(numbered.items(), key=lambda part: part[0])]
+            kind, [value for _, value in sorted(numbered.items(), key=itemgetter(0))]
         )
         for (kind, name), numbered in parts.items()
     }
@@ -79,7 +80,7 @@ def from_entity(key: Key, entity: Mapping[str, Any]) -> Item:
 
 
 def size(entity: Entity) -> int:
-    """How many bytes an entity takes by the service's rules."""
+    """Return the bytes of an entity by the service's rules."""
     return 4 + sum(8 + 2 * len(name) + _size(value) for name, value in entity.items())
 
 

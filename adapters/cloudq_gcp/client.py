@@ -38,7 +38,7 @@ _CHANNEL = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How to reach a project's services. Without credentials there is an emulator."""
+    """Access to a project's services; there are no credentials with an emulator."""
 
     project: str
     emulator: str | None

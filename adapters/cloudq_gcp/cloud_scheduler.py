@@ -140,7 +140,7 @@ class CloudScheduler:
             self._client.delete_job(name=self._full(name), retry=None, timeout=TIMEOUT)
 
     def error_code(self, error: Exception) -> Code:
-        """The reaction that an error calls for."""
+        """Return the code of an error of this driver."""
         return error_code(error)
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any, cast
 
 import grpc
@@ -77,7 +78,7 @@ class CloudTasks:
 
     @staticmethod
     def of(reach: Access, options: Mapping[str, str]) -> CloudTasks | None:
-        """What a broker's URL says of tasks; None when nothing. Raises `ConfigurationError`."""
+        """Read Cloud Tasks' options in a URL; None without. Raises `ConfigurationError`."""
         named, account = options.get("tasks", ""), options.get("account", "")
         stand_in = options.get("tasks_endpoint", "")
         if not named:
@@ -168,7 +169,7 @@ class CloudTasks:
         for place, answer in zip(good, answers, strict=True):
             if isinstance(answer, Exception):
                 failed.append(_refusal(place, answer))
-        return sorted(failed, key=lambda failure: failure.index)
+        return sorted(failed, key=attrgetter("index"))
 
     def waiting(self, topic: str, count: int, after: str | None) -> list[Scheduled]:
         """The tasks of a topic in the order of their time. Each call reads the whole list."""

@@ -1,4 +1,4 @@
-"""What each error of Google's client libraries calls for."""
+"""Classifies the errors of Google's client libraries."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class GcpError(Refusal):
 
 
 def error_code(error: Exception) -> Code:
-    """The reaction that an error of Google's client libraries calls for."""
+    """Return the code of an error of Google's client libraries."""
     if isinstance(error, Refusal):
         return error.code
     if isinstance(error, sdk.RetryError) and isinstance(error.cause, Exception):

@@ -264,7 +264,7 @@ class Firestore:
         self.get([Key("check", "-")], consistent=True)
 
     def error_code(self, error: Exception) -> Code:
-        """The reaction that an error of this driver calls for."""
+        """Return the code of an error of this driver."""
         return error_code(error)
 
     def close(self) -> None:
@@ -304,7 +304,7 @@ def _expired(item: Item, now: float) -> bool:
 
 
 def _too_large(name: str, item: Item) -> str:
-    """Why Firestore would not take the item, which would fail others of its batch with it."""
+    """Return why Firestore would refuse the item, and with it the others of its batch."""
     if len(name.rpartition("/")[2].encode()) > LONGEST_ID:
         return f"the key of item {item.key} is over Firestore's {LONGEST_ID} bytes"
     if size(name, item) > _ITEM:

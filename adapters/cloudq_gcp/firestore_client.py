@@ -1,4 +1,4 @@
-"""From a backend's URL to clients of Firestore for one collection of a database."""
+"""Makes clients of Firestore for one collection of a database from a backend's URL."""
 
 # pyright: reportMissingTypeStubs=false
 
@@ -39,7 +39,7 @@ class Place:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What each request carries beside its message."""
+        """Return the metadata of each request."""
         routing = (("google-cloud-resource-prefix", self.database),)
         return routing + _OWNER if self.emulated else routing
 

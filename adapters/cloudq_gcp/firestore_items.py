@@ -1,4 +1,4 @@
-"""Between items of cloudq and Firestore's documents, exactly.
+"""Converts items of cloudq to Firestore's documents and back, without any loss.
 
 A document's id is `5f:task#0199...|-`: a hash of the partition, the partition, and the sort key.
 Firestore sorts ids by their UTF-8 bytes, so that a partition is a range of ids in the order of
@@ -46,7 +46,7 @@ def partition_ids(partition: str) -> tuple[str, str]:
 
 
 def document_id(key: Key) -> str:
-    """Where an item lives."""
+    """Return the id of an item's document."""
     return partition_ids(key.partition)[0] + key.sort.translate(_SORT)
 
 
@@ -84,7 +84,7 @@ def from_document(key: Key, document: Document) -> Item:
 
 
 def size(name: str, item: Item) -> int:
-    """How many bytes the item takes by Firestore's rules, rather too many than too few."""
+    """Return the bytes of the item by Firestore's rules, rather too many than too few."""
     fields = sum(
         len(field.encode()) + 1 + _size(value) + _OVERHEAD for field, value in item.fields.items()
     )

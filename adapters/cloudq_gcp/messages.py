@@ -1,4 +1,4 @@
-"""What cloudq's messages are in Pub/Sub: attributes, sizes, and copies of dead letters.
+"""Translates messages to Pub/Sub's attributes and sizes, and copies dead letters.
 
 The classes of the SDK wrap those of protobuf, field by field; building and reading a thousand
 messages through them takes ten times as long, so the ones of protobuf are used here.
@@ -47,7 +47,7 @@ _Message = cast("Callable[..., Message]", PubsubMessage.pb())
 
 
 def seconds(duration: float) -> int:
-    """A lease as Pub/Sub wants it: whole seconds, rounded up, never less than asked."""
+    """Return a lease for Pub/Sub, in whole seconds, rounded up."""
     return min(max(math.ceil(duration), 0), MAX_LEASE)
 
 
@@ -59,7 +59,7 @@ def packed(message: Outgoing) -> Message:
 
 
 def refused(index: int, message: Outgoing) -> Failure | None:
-    """Why a message cannot be sent, where that is known without asking."""
+    """Return why a message cannot be sent, where that is known without a request."""
     if len(message.body) > MAX_BODY:
         reason = f"the body has {len(message.body)} bytes, and Pub/Sub takes {MAX_BODY}"
         return Failure(index=index, code=Code.TOO_LARGE, reason=reason)
@@ -134,7 +134,7 @@ def message_id(message: Message) -> str:
 
 
 def sent_at(message: Message) -> float | None:
-    """When Pub/Sub took the message, in epoch seconds."""
+    """Return the time when Pub/Sub took the message, in epoch seconds."""
     stamp = message.publish_time
     return (stamp.seconds + stamp.nanos / 1e9) or None
 

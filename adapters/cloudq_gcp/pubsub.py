@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import cast
 
 from google.api_core import exceptions as sdk
@@ -45,6 +46,7 @@ from cloudq.driver import (
     Purged,
     QueueStats,
     Scheduled,
+    is_ordered,
 )
 from cloudq.errors import ConfigurationError
 from cloudq_gcp import pubsub_admin as admin
@@ -65,7 +67,7 @@ from cloudq_gcp.messages import (
     to_delivery,
 )
 from cloudq_gcp.pubsub_requests import Requests
-from cloudq_gcp.queues import QUEUE, Queues, is_ordered
+from cloudq_gcp.queues import QUEUE, Queues
 
 _STANDARD = Limits(
     batch=BATCH,
@@ -77,7 +79,7 @@ _STANDARD = Limits(
     min_wait=1,
 )
 _ORDERED = replace(_STANDARD, ordered=True)
-# While a message moves to the dead letters it must not move to another worker.
+# Seconds of a lease in which a message moves to the dead letters, and to no other worker.
 _MOVING = 60
 
 _TEMPLATES = ("subscription", "dead")
@@ -120,7 +122,7 @@ class PubSub:
         self._with_dead_letters: set[str] = set()
 
     def limits(self, queue: str) -> Limits:
-        """What the queue can do, by the kind that its name tells."""
+        """Return the limits of the queue, of the kind that its name tells."""
         return _ORDERED if is_ordered(queue) else _STANDARD
 
     # ---- publishing
@@ -140,7 +142,7 @@ class PubSub:
         outcomes = self._requests.publish(self._queues.topic(queue), batches)
         for part, error in zip(parts, outcomes, strict=True):
             found += self._failures(part, error) if error else ()
-        return sorted(found, key=lambda failure: failure.index)
+        return sorted(found, key=attrgetter("index"))
 
     def _failures(self, places: Sequence[int], error: Exception) -> list[Failure]:
         code = self.error_code(error)
@@ -179,11 +181,11 @@ class PubSub:
     # ---- dead letters
 
     def dead_letter(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
-        """Publish to the dead letters, then ack; first of all make sure of the leases."""
+        """Extend the leases, publish the messages to the dead letters, then ack them."""
         queue = deliveries[0].queue
         if not self._has_dead_letters(queue):
             return _undying(deliveries)
-        # A copy of a message that another worker holds by now would be a second life for it.
+        # A message that another worker has leased by now must not be copied: it would run twice.
         failed = list(self.extend(deliveries, lease=_MOVING))
         lost = {failure.index for failure in failed}
         held = [index for index in range(len(deliveries)) if index not in lost]
@@ -191,10 +193,10 @@ class PubSub:
             moved = [deliveries[index] for index in part]
             self._copy_to_dead(moved, reason)
             failed += [replace(failure, index=part[failure.index]) for failure in self.ack(moved)]
-        return sorted(failed, key=lambda failure: failure.index)
+        return sorted(failed, key=attrgetter("index"))
 
     def bury(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
-        """Publish to the dead letters what was pushed to a function, which acks by returning."""
+        """Publish messages pushed to a function to the dead letters; the function's return acks."""
         if not self._has_dead_letters(deliveries[0].queue):
             return _undying(deliveries)
         for part in by_size(deliveries, lambda delivery: len(delivery.body)):
@@ -218,7 +220,7 @@ class PubSub:
     # ---- the rest of a driver
 
     def error_code(self, error: Exception) -> Code:
-        """The reaction that an error of this driver calls for."""
+        """Return the code of an error of this driver."""
         return error_code(error)
 
     def close(self) -> None:
@@ -248,7 +250,7 @@ class PubSub:
         return admin.names(self._requests, self._queues, prefix)
 
     def stats(self, queue: str) -> QueueStats:
-        """Whether the queue is there: Pub/Sub's API counts nothing, Cloud Monitoring does.
+        """Check that the queue exists; only Cloud Monitoring has its counts.
 
         Its metrics are `subscription/num_undelivered_messages` and
         `subscription/oldest_unacked_message_age`, some minutes late.
@@ -294,7 +296,7 @@ class PubSubWithTasks(PubSub):
         self._known: set[str] = set()
 
     def limits(self, queue: str) -> Limits:
-        """What the queue can do; Cloud Tasks keeps a message for up to 30 days."""
+        """Return the limits of the queue; Cloud Tasks keeps a message for up to 30 days."""
         return replace(super().limits(queue), max_delay=MAX_DELAY)
 
     def send(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[Failure]:

@@ -1,8 +1,8 @@
-"""What an operator does to Pub/Sub queues.
+"""Operators' commands on Pub/Sub queues.
 
-Pub/Sub cannot show a message without leasing it. So peeking leases for a moment and gives back,
-and the handle of what was seen is its id: whoever acts on it leases it again first. Each look is
-a delivery of the message, and counts towards the dead-letter policy.
+Pub/Sub cannot show a message without leasing it. So `peek` leases messages for a moment and
+releases them. Their handles are their ids: to act on one, it is leased again first. Each look is a
+delivery of the message, and counts for the dead-letter policy.
 """
 
 # The SDK is typed in part only.
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 from google.api_core import exceptions as sdk
 from google.pubsub_v1.types import (
@@ -26,11 +27,11 @@ from google.pubsub_v1.types import (
     Topic,
 )
 
-from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats
+from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats, is_ordered
 from cloudq_gcp.errors import error_code
 from cloudq_gcp.messages import BATCH, Received, by_key, by_size, revived_copy, to_peeked
 from cloudq_gcp.pubsub_requests import TIMEOUT, Requests
-from cloudq_gcp.queues import Queues, is_ordered
+from cloudq_gcp.queues import Queues
 
 # The longest that a subscription keeps a message, and what it once was: the emulator's limit.
 _RETENTIONS = (timedelta(days=31), timedelta(days=7))
@@ -98,9 +99,9 @@ def _within(value: float, span: tuple[int, int]) -> int:
 
 
 def keeps(requests: Requests, queues: Queues, queue: str) -> bool:
-    """Whether what is published to the queue is kept: there is a subscription, and of this topic.
+    """Tell whether the queue keeps messages: its subscription exists, and is one of this topic.
 
-    One who may not look is told that it is.
+    True as well if the credentials may not read the subscription.
     """
     try:
         found = _subscription(requests, queues.subscribed(queue))
@@ -112,7 +113,7 @@ def keeps(requests: Requests, queues: Queues, queue: str) -> bool:
 
 
 def check_topic(requests: Requests, topic: str) -> None:
-    """Raise `NotFound` where there is no such topic. One who may not look is believed."""
+    """Raise `NotFound` if there is no such topic; not if the credentials may not read it."""
     with suppress(sdk.Forbidden):
         requests.publisher.get_topic(topic=topic, retry=None, timeout=TIMEOUT)
 
@@ -160,7 +161,7 @@ def names(requests: Requests, queues: Queues, prefix: str) -> Sequence[str]:
 
 
 def stats(requests: Requests, queues: Queues, queue: str) -> QueueStats:
-    """No count at all, but where the dead letters are. Raises `NotFound`."""
+    """Return the name of the dead-letter queue, without counts. Raises `NotFound`."""
     _subscription(requests, queues.subscribed(queue))
     dead = queues.dead_queue(queue)
     return QueueStats(
@@ -174,14 +175,14 @@ def stats(requests: Requests, queues: Queues, queue: str) -> QueueStats:
 
 
 def purge(requests: Requests, subscription: str) -> Purged:
-    """Take every message published until now for acked."""
+    """Mark every message published until now as acked."""
     request = SeekRequest(subscription=subscription, time=datetime.now(UTC))
     requests.subscriber.seek(request=request, retry=None, timeout=TIMEOUT)
     return Purged(count=None, settles=_SETTLES)
 
 
 def peek(requests: Requests, subscription: str, count: int) -> Sequence[Peeked]:
-    """Lease up to `count` messages, give them all back, and tell what they are."""
+    """Lease up to `count` messages, release them all, and return them."""
     seen: dict[str, Received] = {}
     try:
         for batch in _look(requests, subscription, count):
@@ -224,7 +225,7 @@ def redrive(
             else:
                 code, reason = error_code(error), str(error)
                 failed += [Failure(index=index, code=code, reason=reason) for index in group]
-    return sorted(failed, key=lambda failure: failure.index)
+    return sorted(failed, key=attrgetter("index"))
 
 
 def delete_dead(
@@ -233,7 +234,7 @@ def delete_dead(
     """Delete the chosen dead letters; each under a lease."""
     leased, failed = _lease_chosen(requests, subscription, messages)
     failed += _delete(requests, subscription, leased)
-    return sorted(failed, key=lambda failure: failure.index)
+    return sorted(failed, key=attrgetter("index"))
 
 
 def _lease_chosen(

@@ -1,4 +1,4 @@
-"""The requests of Pub/Sub's API that the driver makes: one try each, with a deadline of its own."""
+"""The driver's requests to Pub/Sub's API: one try each, with a deadline."""
 
 # The SDK is typed in part only.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
@@ -67,7 +67,7 @@ class Requests:
     # ---- publishing
 
     def publish(self, topic: str, batches: Sequence[Sequence[Message]]) -> list[Exception | None]:
-        """Publish each batch in a request; what became of it. Raises what befell all of them."""
+        """Publish each batch in a request; return each outcome. Raises if all fail alike."""
         requests = [
             PublishRequest.wrap(_Request(topic=topic, messages=messages)) for messages in batches
         ]
@@ -153,7 +153,7 @@ def routed(**names: str) -> Sequence[tuple[str, str]]:
 def at_once(
     call: Any, requests: Sequence[Any], metadata: Sequence[tuple[str, str]]
 ) -> list[Any | Exception]:
-    """Make many requests at a time, without threads; the answer to each, or its error."""
+    """Make many requests at a time, without threads; return each one's answer or error."""
     answers: list[Any | Exception] = []
     for start in range(0, len(requests), _AT_ONCE):
         futures = [
@@ -172,7 +172,7 @@ def _outcome(future: Any) -> Any | Exception:
 
 
 def _by_leases(ids: Sequence[str], call: Callable[[Sequence[str]], None]) -> list[Failure]:
-    """Call with as many ids as a request bears; each one's refusal. Raises the first call's error.
+    """Call with as many ids as fit in a request; return refusals, raise the first call's error.
 
     An exactly-once subscription answers with one error for the batch, and names in its details
     the leases that it is about; all others are settled. Other subscriptions refuse none.

@@ -1,4 +1,4 @@
-"""Where a Pub/Sub queue and its dead letters are: names of topics and subscriptions."""
+"""The names of the topics and subscriptions of a Pub/Sub queue and its dead letters."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ from dataclasses import dataclass
 _FULL = re.compile(r"projects/([^/]+)/topics/([^/]+)")
 
 QUEUE = "{queue}"
-
-
-def is_ordered(queue: str) -> bool:
-    """Whether a queue keeps the order of its groups: its name tells, as on every cloud."""
-    return queue.endswith(".fifo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

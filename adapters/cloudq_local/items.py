@@ -1,4 +1,4 @@
-"""The rules of an item's fields that both embedded backends keep: checks, changes, sizes."""
+"""The rules of items that both embedded backends share: checks, changes, refusals, sizes."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -44,11 +45,11 @@ def open_broker(address: Address) -> MemoryBroker:
     """Open the broker of that name; what it holds is gone when its last driver is closed."""
     check_options(address, ())
     name = f"{address.host}/{address.path}"
-    return MemoryBroker(_QUEUES.join(name), on_close=lambda: _QUEUES.leave(name))
+    return MemoryBroker(_QUEUES.join(name), on_close=partial(_QUEUES.leave, name))
 
 
 def open_backend(address: Address) -> MemoryBackend:
     """Open the backend of that name; what it holds is gone when its last driver is closed."""
     check_options(address, ())
     name = f"{address.host}/{address.path}"
-    return MemoryBackend(_ITEMS.join(name), on_close=lambda: _ITEMS.leave(name))
+    return MemoryBackend(_ITEMS.join(name), on_close=partial(_ITEMS.leave, name))

@@ -56,7 +56,7 @@ class MemoryItems:
         self.changed.notify_all()
 
     def drop(self, key: Key) -> None:
-        """Forget the item, if there is one. Needs the lock."""
+        """Delete the item, if there is one. Needs the lock."""
         if self._items.pop(key, None) is None:
             return
         sorts = self._sorts[key.partition]
@@ -150,22 +150,22 @@ class MemoryBackend:
             on_close()
 
     def keep_time(self, clock: Callable[[], float]) -> None:
-        """Go by this clock from now on, with all who share the items."""
+        """Use this clock from now on, for all that share the items."""
         with self._items.changed:
             self._items.clock = clock
             self._items.changed.notify_all()
 
     def next_due(self) -> float:
-        """Return `inf`: nothing here comes due by itself."""
+        """Return `inf`, as items never become due."""
         return math.inf
 
     def watch(self) -> MemoryWatcher:
-        """Return an ear that hears every write from now on."""
+        """Return a listener that is woken by every write from now on."""
         return MemoryWatcher(self._items)
 
 
 class MemoryWatcher:
-    """Hears the writes by their count."""
+    """Notices writes by their count."""
 
     def __init__(self, items: MemoryItems) -> None:
         self._items = items

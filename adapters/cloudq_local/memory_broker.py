@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 
 from cloudq.driver import (
+    FOREVER,
     Code,
     Delivery,
     Failure,
@@ -20,8 +21,6 @@ from cloudq.driver import (
 )
 from cloudq_local.items import Refusal
 from cloudq_local.memory_queue import DEDUP_WINDOW, MemoryQueue
-
-FOREVER = 10 * 365 * 86_400.0
 
 LIMITS = Limits(
     batch=256,
@@ -52,7 +51,7 @@ class MemoryQueues:
             return self._queues[name]
 
     def keep_time(self, clock: Callable[[], float]) -> None:
-        """Let every queue go by this clock, those to come too."""
+        """Make every queue use this clock, also those to come."""
         with self._lock:
             self._clock = clock
             queues = list(self._queues.values())
@@ -136,7 +135,7 @@ class MemoryBroker:
         return _lost(self._queues.get(d.queue).dead_letter(d, reason) for d in deliveries)
 
     def keep_time(self, clock: Callable[[], float]) -> None:
-        """Go by this clock from now on, with all who share the queues."""
+        """Use this clock from now on, for all that share the queues."""
         self._queues.keep_time(clock)
 
     def next_due(self) -> float:

@@ -28,6 +28,10 @@ class _Message:
     reason: str | None = None
 
 
+def _from_one() -> Iterator[int]:
+    return itertools.count(1)
+
+
 @dataclass(slots=True, kw_only=True)
 class MemoryQueue:
     """Messages in the order in which they can be received. Every method is thread safe.
@@ -45,7 +49,7 @@ class MemoryQueue:
     groups: dict[str, deque[int]] = field(default_factory=dict[str, deque[int]])
     dead: dict[int, _Message] = field(default_factory=dict[int, _Message])
     seen: dict[str, float] = field(default_factory=dict[str, float])
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    numbers: Iterator[int] = field(default_factory=_from_one)
     changed: Condition = field(default_factory=Condition)
 
     def send(self, messages: Sequence[Outgoing]) -> list[int]:
@@ -89,7 +93,7 @@ class MemoryQueue:
             return taken
 
     def keep_time(self, clock: Callable[[], float]) -> None:
-        """Go by this clock from now on; who waits looks at it."""
+        """Use this clock from now on, and wake those who wait for a time."""
         with self.changed:
             self.clock = clock
             self.changed.notify_all()

@@ -1,4 +1,4 @@
-"""Reading the options of an address: an unknown one is an error that lists the known."""
+"""Reads the options of an address; an unknown one is an error that lists the known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator does to the queues of a SQLite file."""
+"""Operators' commands on the queues of a SQLite file."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ class SQLiteBackend:
         self._bell.close()
 
     def watch(self) -> Watcher:
-        """Return an ear that hears every write from now on, of any process of this user."""
+        """Return a listener that is woken by every write, of any process of this user."""
         return self._bell.listen(TOPIC)
 
     def create_store(self) -> None:

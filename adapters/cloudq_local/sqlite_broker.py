@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from cloudq.driver import (
+    FOREVER,
     Code,
     Delivery,
     Failure,
@@ -22,8 +23,6 @@ from cloudq_local import sqlite_admin as admin
 from cloudq_local import sqlite_delayed as delayed
 from cloudq_local.sqlite_file import BLOCKED, Database, error_code
 from cloudq_local.wake import Bell
-
-FOREVER = 10 * 365 * 86_400.0
 
 LIMITS = Limits(
     batch=256,
@@ -280,7 +279,7 @@ class SQLiteBroker:
         ]
 
     def _bury_worn(self, queue: str, rows: list[_Row], token: int) -> list[_Row]:
-        """Dead-letter what was received too often, and return the others."""
+        """Dead-letter messages that were received too often, and return the others."""
         limit = admin.max_deliveries(self._database, queue)
         worn = [row for row in rows if limit and row[3] > limit]
         bury = (_BURY, (self._clock(), f"received {limit} times"))

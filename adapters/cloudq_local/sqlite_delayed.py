@@ -1,4 +1,4 @@
-"""Looking at the delayed messages of a SQLite file, and taking them back."""
+"""Lists the delayed messages of a SQLite file, and deletes them."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def look(
 def take(
     database: Database, queue: str, handles: Sequence[str], now: float
 ) -> tuple[list[Failure], set[str]]:
-    """Delete waiting messages; which were not there, and the others' groups.
+    """Delete waiting messages; return which were missing, and the groups of the others.
 
-    Needs a transaction. The groups may go on now.
+    Needs a transaction. The groups must be unblocked afterwards.
     """
     failures: list[Failure] = []
     groups: set[str] = set()

@@ -1,4 +1,4 @@
-"""Waking waiters of other processes over Unix datagram sockets, without polling."""
+"""Wakes waiters of other processes over Unix datagram sockets, without polling."""
 
 from __future__ import annotations
 

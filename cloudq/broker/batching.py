@@ -1,22 +1,22 @@
-"""Fits messages to what a queue takes: its size, its delays, its order, its batches."""
+"""Fits messages to the limits of their queue: size, delay, order, batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 
-from cloudq.driver import Limits, Outgoing
+from cloudq.driver import ORDERED_SUFFIX, Limits, Outgoing
 from cloudq.errors import ConfigurationError, MessageTooLarge
 from cloudq.messages.message import TaskMessage
 
-# No delay is longer at a time: its message is looked at before a revocation of it is forgotten.
+# The longest hop, in seconds: a worker sees the message before a revocation of it expires.
 LONGEST_HOP = 28 * 86_400.0
 
 
 def fitted(
     message: TaskMessage, body: bytes, limits: Limits, now: float, *, url: str, stores_delayed: bool
 ) -> Outgoing:
-    """Fit a message to its queue at `now`; with `stores_delayed` a store can delay it.
+    """Make the message to send at `now`; with `stores_delayed` a result store can delay it.
 
     Raises `MessageTooLarge`, and `ConfigurationError` for what the queue cannot do.
     """
@@ -34,7 +34,7 @@ def fitted(
     if message.group_key is not None and not limits.ordered:
         raise ConfigurationError(
             f"queue {message.queue!r} on {url} keeps no order, so group_key would do "
-            "nothing: use an ordered queue (one whose name ends in .fifo)"
+            f"nothing: use an ordered queue (one whose name ends in {ORDERED_SUFFIX})"
         )
     if message.dedup_key is not None and not limits.dedup_window:
         raise ConfigurationError(
@@ -53,7 +53,7 @@ def fitted(
 def batches(
     places: Sequence[int], outgoing: Mapping[int, Outgoing], limits: Limits
 ) -> Iterator[list[int]]:
-    """Cut into batches that keep to the service's count and size."""
+    """Cut places into batches within the service's limits of count and size."""
     batch: list[int] = []
     size = 0
     for place in places:

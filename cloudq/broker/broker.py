@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
+from functools import partial
 from math import inf
 
-from cloudq.broker.batching import batches, fitted
+from cloudq.broker import publish_signals
+from cloudq.broker.batching import fitted
 from cloudq.broker.delayed import DelayedStore
 from cloudq.broker.one_time import OneTimeSchedules
 from cloudq.broker.retry import PublishPolicy
+from cloudq.broker.sending import WORTH_A_HANDLE, Answer, Attempts, Lot, Way
 from cloudq.clock import Clock, real_time
 from cloudq.driver import (
     BrokerDriver,
@@ -38,48 +40,29 @@ from cloudq.errors import (
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
 
-# On ordered queues messages are received along with one of their group that is to be retried, and
-# given back: many deliveries are no deaths there.
-ORDERED_PATIENCE = 10
+_NO_QUEUE = (
+    'there is no such queue: "cloudq queues create NAME" makes one, '
+    "or check the name, the region and the account"
+)
 
-# A delay that is long enough to remember how the message can be taken back.
-_WORTH_A_HANDLE = 60.0
-
-# Of a call that wants to be sent again, in an app whose calls are not.
+# Retries of a call that asks for some, in an app whose calls have none.
 _RETRIES = 3
-_AS_EVER: Mapping[str, PublishPolicy] = {}
-
-_PASSING = frozenset({Code.THROTTLED, Code.UNREACHABLE})
-# An error within so many seconds is a service's first answer; later, its SDK has tried again.
-_AT_ONCE = 0.5
+_NONE: Mapping[str, PublishPolicy] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """One delivery that a batched call did not settle, and why."""
+    """One delivery that a batched call did not settle, with the reason."""
 
     delivery: Delivery
     code: Code
     reason: str
 
 
-_Send = Callable[[Sequence[Outgoing]], Sequence[str | Failure]]
-"""Sends a batch; each message's handle ("" where it has none), or why it was refused."""
-
-
-def _as_they_are(messages: Sequence[TaskMessage]) -> Sequence[TaskMessage]:
-    return messages
-
-
-def _unheard(messages: Sequence[TaskMessage]) -> None:
-    """Nobody wants to know."""
-
-
 class Broker:
     """Sends and receives task messages on one queue service. Safe to use from many threads.
 
-    `delayed_store` keeps delayed messages for queues that cannot delay. `announce` is given
-    messages before they are sent and gives what to send, `published` those that were.
+    `delayed_store` keeps delayed messages for queues that cannot delay.
     Every method raises `BrokerError` when the service refuses the call as a whole.
     """
 
@@ -91,17 +74,14 @@ class Broker:
         publish_retries: int = 3,
         delayed_store: DelayedStore | None = None,
         codec: Codec | None = None,
-        announce: Callable[[Sequence[TaskMessage]], Sequence[TaskMessage]] = _as_they_are,
-        published: Callable[[Sequence[TaskMessage]], None] = _unheard,
         clock: Clock = real_time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.codec = codec or Codec()
         self.driver = driver
         self.url = url
-        self._announce = announce
-        self._published = published
         self._publish_retries = publish_retries
+        self._usual = PublishPolicy(most=publish_retries)
         self._delayed_store = delayed_store
         self.clock = clock
         self._sleep = sleep
@@ -111,14 +91,14 @@ class Broker:
 
     @property
     def admin(self) -> QueueAdmin:
-        """What an operator can do. Raises `ConfigurationError` where the service has nothing."""
+        """The driver's operator commands. Raises `ConfigurationError` if it has none."""
         if not isinstance(self.driver, QueueAdmin):
             raise ConfigurationError(f"{self.url} cannot be administered from here")
         return self.driver
 
     @contextmanager
     def asking(self, verb: str, queue: str) -> Generator[QueueAdmin]:
-        """The operator's side, for a block whose errors become `BrokerError`s that say `verb`."""
+        """Give operator commands to a block; its errors become `BrokerError`s that say `verb`."""
         with self._wrapped(verb, queue):
             yield self.admin
 
@@ -127,150 +107,132 @@ class Broker:
     def send(
         self,
         messages: Sequence[TaskMessage],
-        publishing: Mapping[str, PublishPolicy] = _AS_EVER,
+        policies: Mapping[str, PublishPolicy] = _NONE,
         one_time: OneTimeSchedules | None = None,
     ) -> Mapping[str, str]:
         """Publish to each message's own queue, in as few requests as the service allows.
 
-        A message with `not_before` in the future is delayed by the service; when that is further
-        than the service can delay, or `LONGEST_HOP`, it is sent on in hops; where the service
-        cannot delay at all, it is parked; with `one_time`, what that takes waits there. Returns the
-        handles for `unschedule` or `one_time`, by message id, of those that wait a minute or more.
-        `publishing` has, by message id, how often calls that say
-        so are sent again when the service is busy. Raises `MessageTooLarge` and
-        `ConfigurationError` before anything is sent, and `PublishError` naming what was refused.
+        A message with `not_before` in the future is delayed by the service, in several hops if
+        it is due later than the service (or `LONGEST_HOP`) allows. Where the service cannot delay,
+        it is kept in the result store. `one_time` takes calls for distant times.
+
+        `policies` has retry policies by message id, for calls with one of their own. Returns the
+        handles for `unschedule` or `one_time`, by message id, of messages that wait a minute or
+        more. Raises `MessageTooLarge` and `ConfigurationError` before anything is sent, and
+        `PublishError` for messages that the service refused.
         """
-        messages = self._announce(messages)
+        messages = publish_signals.announced(messages)
+        lots = self._lots(messages, one_time)
+        answers: dict[int, Answer] = {}
+        for lot in lots:
+            own = {place: self._policy(policies.get(messages[place].id)) for place in lot.messages}
+            attempts = Attempts(lot, self.driver.limits(lot.queue), own, sleep=self._sleep)
+            for batch in attempts:
+                outgoing = lot.batch(batch)
+                try:
+                    if lot.way is Way.ONE_TIME and one_time is not None:
+                        answered = one_time.send(lot.queue, outgoing, lot.due)
+                    else:
+                        answered = self.try_send(lot.queue, outgoing, lot.way)
+                except ServiceError as error:
+                    attempts.lost(error)
+                else:
+                    attempts.answered(batch, answered)
+            answers |= attempts.answers
+        self._tell(messages, answers)
+        return {
+            messages[place].id: answer
+            for lot in lots
+            for place, outgoing in lot.messages.items()
+            if outgoing.delay >= WORTH_A_HANDLE
+            and isinstance(answer := answers[place], str)
+            and answer
+        }
+
+    def try_send(self, queue: str, messages: Sequence[Outgoing], way: Way) -> Sequence[Answer]:
+        """Send one batch in one request, by the way that `way_of` chose for its messages.
+
+        Returns for each message its handle ("" if it has none), or the reason of its refusal.
+        """
+        with self._wrapped("send to", queue):
+            if way is Way.STORED and self._delayed_store is not None:
+                return self._delayed_store.keep(queue, messages)
+            if way is Way.SCHEDULED:
+                return self._scheduling().schedule(queue, messages)
+            refused = {failure.index: failure for failure in self.driver.send(queue, messages)}
+            return [refused.get(place, "") for place in range(len(messages))]
+
+    def way_of(self, queue: str, message: Outgoing) -> Way:
+        """Choose the way of a message to the queue, by its delay and what the service can do."""
+        if message.delay:
+            if self.stores_delayed(queue):
+                return Way.STORED
+            if message.delay >= WORTH_A_HANDLE and isinstance(self.driver, Scheduling):
+                return Way.SCHEDULED
+        return Way.PLAIN
+
+    def _lots(
+        self, messages: Sequence[TaskMessage], one_time: OneTimeSchedules | None
+    ) -> list[Lot]:
+        """Encode messages, fit them to their queues, and group them by queue and way."""
         now = self.clock()
-        queues: dict[str, dict[int, Outgoing]] = {}
+        lots: dict[tuple[str, Way], dict[int, Outgoing]] = {}
         for place, message in enumerate(messages):
-            queues.setdefault(message.queue, {})[place] = fitted(
+            queue = message.queue
+            limits = self.driver.limits(queue)
+            outgoing = fitted(
                 message,
                 self.codec.encode(message),
-                self.driver.limits(message.queue),
+                limits,
                 now,
                 url=self.url,
                 stores_delayed=self._delayed_store is not None,
             )
-        answers: dict[int, str | Failure] = {}
-        for queue, outgoing in queues.items():
-            distant: dict[int, float] = {}
-            if one_time is not None:
-                limits = self.driver.limits(queue)
-                for place, each in outgoing.items():
-                    if one_time.takes(messages[place], each.body, limits, now):
-                        distant[place] = messages[place].not_before or 0.0
-            for call, places in self._ways(queue, outgoing, one_time, distant):
-                own = {p: publishing[id] for p in places if (id := messages[p].id) in publishing}
-                some = {p: outgoing[p] for p in places}
-                answers |= self._send_queue(queue, some, call, own)
+            way = self.way_of(queue, outgoing)
+            if one_time is not None and one_time.takes(message, outgoing.body, limits, now):
+                way = Way.ONE_TIME
+            lots.setdefault((queue, way), {})[place] = outgoing
+        return [
+            Lot(
+                queue=queue,
+                way=way,
+                messages=some,
+                due={each.id: messages[place].not_before or 0.0 for place, each in some.items()}
+                if way is Way.ONE_TIME
+                else {},
+            )
+            for (queue, way), some in lots.items()
+        ]
+
+    def _tell(self, messages: Sequence[TaskMessage], answers: Mapping[int, Answer]) -> None:
+        """Send the signals of published messages; raise `PublishError` if any was refused."""
         rejected = [
             Rejected(index=place, id=messages[place].id, code=failure.code, reason=failure.reason)
             for place, failure in sorted(answers.items())
             if isinstance(failure, Failure)
         ]
-        if len(rejected) < len(messages):
-            refused = {each.index for each in rejected}
-            self._published([m for place, m in enumerate(messages) if place not in refused])
-        if rejected:
-            first = rejected[0]
-            raise PublishError(
-                f"{len(rejected)} of {len(messages)} messages were not sent: "
-                f"{first.reason} ({first.code})",
-                code=first.code,
-                rejected=rejected,
-            )
-        return {
-            messages[place].id: answer
-            for outgoing in queues.values()
-            for place, sent in outgoing.items()
-            if sent.delay >= _WORTH_A_HANDLE
-            and isinstance(answer := answers[place], str)
-            and answer
-        }
+        if not rejected:
+            publish_signals.published(messages)
+            return
+        refused = {each.index for each in rejected}
+        publish_signals.published([m for place, m in enumerate(messages) if place not in refused])
+        first = rejected[0]
+        raise PublishError(
+            f"{len(rejected)} of {len(messages)} messages were not sent: "
+            f"{first.reason} ({first.code})",
+            code=first.code,
+            rejected=rejected,
+        )
 
-    def _ways(
-        self,
-        queue: str,
-        outgoing: Mapping[int, Outgoing],
-        one_time: OneTimeSchedules | None,
-        distant: Mapping[int, float],
-    ) -> list[tuple[_Send, list[int]]]:
-        """The messages of a queue by the way they are sent; the `distant` ones by `one_time`."""
-        driver, delayed_store = self.driver, self._delayed_store
-        if one_time is not None and distant:
-            due = {outgoing[place].id: time for place, time in distant.items()}
-            rest = {place: each for place, each in outgoing.items() if place not in distant}
-            by_far: _Send = lambda batch: one_time.send(queue, batch, due)  # noqa: E731
-            return [(by_far, list(distant)), *self._ways(queue, rest, None, {})]
-        if not any(message.delay for message in outgoing.values()):
-            return [(self._plainly(queue), list(outgoing))]
-        ways: list[tuple[_Send, list[int]]] = []
-        late: Collection[int] = ()
-        if delayed_store is not None and not driver.limits(queue).max_delay:
-            late = {place for place, message in outgoing.items() if message.delay}
-            ways.append((lambda batch: delayed_store.keep(queue, batch), sorted(late)))
-        elif isinstance(driver, Scheduling):
-            late = {p for p, message in outgoing.items() if message.delay >= _WORTH_A_HANDLE}
-            ways.append((lambda batch: driver.schedule(queue, batch), sorted(late)))
-        ways.append((self._plainly(queue), [place for place in outgoing if place not in late]))
-        return [(call, places) for call, places in ways if places]
-
-    def _plainly(self, queue: str) -> _Send:
-        def send(batch: Sequence[Outgoing]) -> Sequence[str | Failure]:
-            refused = {failure.index: failure for failure in self.driver.send(queue, batch)}
-            return [refused.get(place, "") for place in range(len(batch))]
-
-        return send
-
-    def _send_queue(
-        self,
-        queue: str,
-        outgoing: Mapping[int, Outgoing],
-        call: _Send,
-        own: Mapping[int, PublishPolicy],
-    ) -> dict[int, str | Failure]:
-        """Send all, again where the service was busy; the answer to each, by its place."""
-        answers: dict[int, str | Failure] = {}
-        waiting = list(outgoing)
-        usual = PublishPolicy(most=self._publish_retries)
-        for attempt in count():
-            if attempt:
-                self._sleep(max(own.get(p, usual).pause(attempt - 1) for p in waiting))
-            for batch in batches(waiting, outgoing, self.driver.limits(queue)):
-                start = time.monotonic()
-                try:
-                    with self._wrapped("send to", queue):
-                        answered = call([outgoing[place] for place in batch])
-                except ServiceError as error:
-                    # What is left would fare no better.
-                    left = waiting[waiting.index(batch[0]) :]
-                    lost = Failure(index=0, code=Code(error.code), reason=str(error))
-                    answers |= dict.fromkeys(left, lost)
-                    if time.monotonic() - start > _AT_ONCE:
-                        return answers
-                    break
-                answers |= zip(batch, answered, strict=True)
-            waiting = [
-                place
-                for place, answer in answers.items()
-                if isinstance(answer, Failure)
-                and answer.code in _PASSING
-                and attempt < self._most(own.get(place, usual))
-            ]
-            if not waiting:
-                break
-        return answers
-
-    def _most(self, publishing: PublishPolicy) -> int:
-        if publishing.most is not None:
-            return publishing.most
-        return self._publish_retries or _RETRIES
+    def _policy(self, own: PublishPolicy | None) -> PublishPolicy:
+        if own is None:
+            return self._usual
+        return own if own.most is not None else replace(own, most=self._publish_retries or _RETRIES)
 
     # ---- delayed messages
 
     def stores_delayed(self, queue: str) -> bool:
-        """Whether delayed messages of the queue are kept in the result store."""
+        """Tell whether delayed messages of the queue are kept in the result store."""
         return self._delayed_store is not None and not self.limits(queue).max_delay
 
     def scheduled(self, queue: str, *, count: int, after: str | None = None) -> Sequence[Scheduled]:
@@ -299,10 +261,10 @@ class Broker:
         return failed
 
     def send_delayed(self, queue: str, *, every: float = 0.0) -> float | None:
-        """Send on the parked messages that are due; when the next one is, None if none is known.
+        """Send the stored messages that are due; return the time of the next one, None if unknown.
 
-        With `every` the store is asked only when a look is that many seconds past, or when one
-        that this process knows of is due. Raises `BackendError` as well.
+        With `every` the store is read only if the last read is that many seconds ago, or if a
+        message that this process knows of is due. Raises `BackendError` as well.
         """
         if self._delayed_store is None or not self.stores_delayed(queue):
             return None
@@ -316,7 +278,7 @@ class Broker:
         return self._delayed_store.send_due(queue, send, batch=min(self.limits(queue).batch, 100))
 
     def wait_for_delayed(self, timeout: float) -> None:
-        """Wait until this process parks a message, or for `timeout` seconds."""
+        """Wait until this process stores a delayed message, or for `timeout` seconds."""
         if self._delayed_store is None:
             time.sleep(timeout)
         else:
@@ -346,53 +308,47 @@ class Broker:
             )
 
     def lease(self, queue: str, wanted: float) -> float:
-        """How long a lease of `wanted` seconds really is on this queue."""
+        """Return the length that a lease of `wanted` seconds gets on this queue."""
         limits = self.driver.limits(queue)
         return min(max(wanted, limits.min_lease), limits.max_lease)
 
     def ack(self, deliveries: Sequence[Delivery]) -> list[Refused]:
-        """Delete what was settled; what could not be comes back with the reason."""
+        """Delete settled messages; return those that could not be deleted, with the reasons."""
         return self._settle("ack on", deliveries, self.driver.ack)
 
     def release(self, deliveries: Sequence[Delivery], *, after: float = 0.0) -> list[Refused]:
-        """Give back: each can be received again `after` seconds from now."""
-        return self._settle(
-            "release on",
-            deliveries,
-            lambda batch: self.driver.release(
-                batch, after=min(after, self._longest_release(batch[0].queue))
-            ),
-        )
+        """End the leases: each message can be received again `after` seconds from now."""
+
+        def call(batch: Sequence[Delivery]) -> Sequence[Failure]:
+            longest = self._longest_release(batch[0].queue)
+            return self.driver.release(batch, after=min(after, longest))
+
+        return self._settle("release on", deliveries, call)
 
     def _longest_release(self, queue: str) -> float:
-        # Where a lease can be chosen, its driver releases by one. A queue with one length of lease
-        # has another way to delay what comes back.
+        # Where the length of a lease can be chosen, drivers release by setting one. Where it is
+        # fixed, they delay the message in another way, without this limit.
         limits = self.driver.limits(queue)
         return inf if limits.min_lease == limits.max_lease else limits.max_lease
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> list[Refused]:
-        """Keep the leases for `lease` seconds from now."""
-        return self._settle(
-            "extend on",
-            deliveries,
-            lambda batch: self.driver.extend(batch, lease=self.lease(batch[0].queue, lease)),
-        )
+        """Make the leases end `lease` seconds from now."""
+
+        def call(batch: Sequence[Delivery]) -> Sequence[Failure]:
+            return self.driver.extend(batch, lease=self.lease(batch[0].queue, lease))
+
+        return self._settle("extend on", deliveries, call)
 
     def dead_letter(self, deliveries: Sequence[Delivery], *, reason: str) -> list[Refused]:
-        """Move to the queue's dead letters, with the reason."""
-        return self._settle(
-            "dead-letter on",
-            deliveries,
-            lambda batch: self.driver.dead_letter(batch, reason=reason),
-        )
+        """Move messages to their queue's dead letters, with the reason."""
+        call = partial(self.driver.dead_letter, reason=reason)
+        return self._settle("dead-letter on", deliveries, call)
 
     def bury(self, deliveries: Sequence[Delivery], *, reason: str) -> list[Refused]:
-        """Move to the queue's dead letters what a function's platform has leased, not we."""
+        """Move messages that a function's platform leased to their queue's dead letters."""
         driver = self.driver
         if isinstance(driver, PlatformDeadLetters):
-            return self._settle(
-                "dead-letter on", deliveries, lambda batch: driver.bury(batch, reason=reason)
-            )
+            return self._settle("dead-letter on", deliveries, partial(driver.bury, reason=reason))
         why = f"{self.url} cannot dead-letter what it has not received itself ({reason})"
         return [Refused(delivery=d, code=Code.UNSUPPORTED, reason=why) for d in deliveries]
 
@@ -433,12 +389,7 @@ class Broker:
             raise
         except Exception as error:
             code = self.driver.error_code(error)
-            raise BrokerError(explain(verb, queue, self.url, code, error), code=code) from error
-
-
-def queue_deliveries(limits: Limits, max_deliveries: int) -> int:
-    """How often a queue itself should deliver a message before it dead-letters it.
-
-    More often than the app, which then has recorded the end that a caller waits for.
-    """
-    return max_deliveries * (ORDERED_PATIENCE if limits.ordered else 1) + 10
+            raise BrokerError(
+                explain(f"{verb} {queue!r} on {self.url}", code, error, missing=_NO_QUEUE),
+                code=code,
+            ) from error

@@ -1,9 +1,8 @@
-"""Delayed messages for queues that cannot delay: kept in the result store until they are due.
+"""Keeps delayed messages of queues that cannot delay in the result store, until they are due.
 
-They lie in one partition a queue, in the order of their times. Any worker or function of the
-queue sends on what is due; a claim keeps two of them from doing it at once. A message is deleted
-from the store after it was sent, so a crash in between sends it twice, under the same id, and
-none is lost.
+Each queue has one partition, in the order of due times. Any worker or function of the queue sends
+the due ones; a claim keeps two of them from sending at once. A message is deleted from the store
+after it was sent: a crash in between sends it twice, under the same id, and loses none.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from cloudq.driver import (
 from cloudq.messages.ids import new_id
 from cloudq.results.backend import Backend
 
-# Whoever dies while it sends keeps the others out for this long.
+# Seconds that a claim lasts: a process that dies while it sends keeps the others out for so long.
 _CLAIM = 30.0
 _PAGE = 100
 
@@ -36,7 +35,7 @@ Send = Callable[[Sequence[Outgoing]], Sequence[Failure]]
 
 
 class DelayedStore:
-    """The parked messages of all queues of one store. Safe to use from many threads.
+    """The delayed messages of all queues in one store. Safe to use from many threads.
 
     Every method raises `BackendError` when the store refuses or cannot be reached.
     """
@@ -45,13 +44,13 @@ class DelayedStore:
         self._backend = backend
         self._owner = new_id()
         self._parked = threading.Event()
-        # By queue: when it was last looked at, and what is known of the next one's time.
+        # By queue: the time of the last read, and that of the next due message as far as known.
         self._looked: dict[str, tuple[float, float]] = {}
 
     def keep(self, queue: str, messages: Sequence[Outgoing]) -> list[str | Failure]:
-        """Keep messages until their delays have passed; each one's handle, or why it was refused.
+        """Store messages until their delays have passed; return each one's handle, or its refusal.
 
-        The largest body is the largest item of the store, less about 1 KB.
+        A body may be as large as an item of the store, less about 1 KB.
         """
         now = self._backend().clock()
         handles = [f"{round((now + m.delay) * 1000):015d}#{m.id}" for m in messages]
@@ -66,7 +65,7 @@ class DelayedStore:
         return [failed.get(place, handle) for place, handle in enumerate(handles)]
 
     def delayed(self, queue: str, *, count: int, after: str | None = None) -> list[Scheduled]:
-        """Look at up to `count` messages in the order of their times, `after` a handle."""
+        """List up to `count` messages in the order of their times, those `after` a handle."""
         found: list[Scheduled] = []
         while len(found) < count:
             page = self._backend().query(
@@ -79,9 +78,9 @@ class DelayedStore:
         return found
 
     def take_back(self, queue: str, handles: Sequence[str]) -> list[Failure]:
-        """Delete parked messages; one that was sent meanwhile is a `NOT_FOUND`."""
+        """Delete stored messages; one that was sent meanwhile is a `NOT_FOUND`."""
         keys = [Key(_partition(queue), handle) for handle in handles]
-        # Under the claim: what someone sends on at this moment cannot be taken back.
+        # Only with the claim: a message that another process is sending cannot be taken back.
         while not self._claim(queue):
             time.sleep(0.1)
         try:
@@ -96,9 +95,9 @@ class DelayedStore:
         ]
 
     def send_due(self, queue: str, send: Send, *, batch: int) -> float | None:
-        """Send on what is due, `batch` at a time; when the next one is, None if there is none.
+        """Send the due messages, `batch` at a time; return the time of the next one, if any.
 
-        The time is epoch seconds. Raises what `send` raises; what it refuses stays parked.
+        The time is epoch seconds. Raises what `send` raises; what it refuses stays in the store.
         """
         now = self._backend().clock()
         page = self.delayed(queue, count=batch)
@@ -109,12 +108,12 @@ class DelayedStore:
         return due
 
     def worth_a_look(self, queue: str, *, every: float) -> bool:
-        """Whether one may be due, or the last look is `every` seconds past."""
+        """Tell whether a message may be due, or the last read is `every` seconds ago."""
         looked, due = self._looked.get(queue, (0.0, inf))
         return self._backend().clock() >= min(looked + every, due)
 
     def wait(self, timeout: float) -> None:
-        """Wait until this process parks a message, or for `timeout` seconds."""
+        """Wait until this process stores a delayed message, or for `timeout` seconds."""
         self._parked.wait(timeout)
         self._parked.clear()
 
@@ -142,7 +141,7 @@ class DelayedStore:
             refused = {failure.index for failure in failures}
             sent = [m.handle for place, m in enumerate(due) if place not in refused]
             self._backend().delete([Key(_partition(queue), handle) for handle in sent])
-            # What is left is tried again soon, by someone.
+            # Some process sends the rest a second later.
             if refused or self._backend().clock() > ends:
                 return now + 1.0
 

@@ -1,9 +1,9 @@
-"""Calls for a far time: each waits as one entry of the cloud's scheduler, not in hops of its queue.
+"""Long-delayed calls, stored as one-time schedules instead of being re-sent in hops.
 
-The entry fires a little early, and the queue's own delay does the rest: schedulers keep their times
-to the minute, queues to the second. It is gone when it has fired. Only calls go there: what a
-worker sends again, a retry or a hop, waits in its queue, so that workers need no right to make
-entries.
+A schedule fires a little early, and the queue's own delay does the rest: schedulers keep time to
+the minute, queues to the second. It is deleted when it has fired. Only calls are stored so: what a
+worker sends again, a retry or a hop, waits in its queue, so that workers need no right to create
+schedules.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from cloudq.errors import CloudQError, ConfigurationError, ServiceError
 from cloudq.messages.message import TaskMessage
 
 _GROUP = re.compile(r"[^0-9A-Za-z_.-]+")
-# What the tags of AWS may be made of.
+# Characters that a tag's value may not contain.
 _OWNER = re.compile(r"[^\w .:/=+@-]")
 _PLAIN = re.compile(r"[0-9A-Za-z_-]{1,40}")
 _HANDLE = re.compile(r"once:([0-9A-Za-z_-]+\.([0-9]+))")
 
 
 def group_of(app: str) -> str:
-    """The group of the schedules of an app."""
+    """Return the name of the group of an app's schedules."""
     return _GROUP.sub("-", f"cloudq-{app}")[:64]
 
 
 def one_time_group_of(app: str) -> str:
-    """The group of an app's far calls: one of their own, which no plan and no stack deletes."""
+    """Return the name of the group of an app's delayed calls, which no plan or stack deletes."""
     return f"{group_of(app)[:60]}.eta"
 
 
 def owner_of(app: str) -> str:
-    """The app's name as a group bears it."""
+    """Return the app's name in the form in which a group's tag can hold it."""
     return _OWNER.sub("-", app)[:256]
 
 
 def fires_at(handle: str) -> float | None:
-    """When the entry of a handle fires, in epoch seconds; None of a handle that is no entry's."""
+    """Return the epoch seconds at which a handle's entry fires; None for any other handle."""
     read = _HANDLE.fullmatch(handle)
     return None if read is None else float(read[2])
 
 
 class OneTimeSchedules:
-    """Makes and takes back the entries of one app. Safe to use from many threads.
+    """Creates and deletes the one-time schedules of one app. Safe to use from many threads.
 
-    `open` gives the scheduler's driver, at the first use. `after`: calls that are due later than
-    so many seconds from now wait there, if their queue cannot delay them itself.
+    `open` gives the scheduler's driver, at the first use. Calls that are due in more than `after`
+    seconds are stored there, if their queue cannot delay them so long.
     """
 
     def __init__(self, open: Callable[[], object], *, url: str, app: str, after: float) -> None:
@@ -62,9 +62,9 @@ class OneTimeSchedules:
         self._opened: OneTimeScheduler | None = None
 
     def takes(self, message: TaskMessage, body: bytes, limits: Limits, now: float) -> bool:
-        """Whether this message waits in the scheduler. Raises `ConfigurationError`.
+        """Tell whether this message goes to the scheduler. Raises `ConfigurationError`.
 
-        One whose queue delays nothing at all is parked, which costs less.
+        Where the queue cannot delay at all, the result store keeps it, which costs less.
         """
         delay = (message.not_before or 0.0) - now
         if delay <= self._after or not 0 < limits.max_delay < delay:
@@ -74,7 +74,7 @@ class OneTimeSchedules:
     def send(
         self, queue: str, messages: Sequence[Outgoing], due: Mapping[str, float]
     ) -> list[str | Failure]:
-        """Make an entry of each message, a request each; its handle, or why it was refused.
+        """Create an entry for each message, a request each; return the handles or refusals.
 
         `due` has their times in epoch seconds, by their ids. Raises `ConfigurationError`.
         """
@@ -86,7 +86,7 @@ class OneTimeSchedules:
     def _made(self, queue: str, place: int, message: Outgoing, due: float) -> str | Failure:
         driver = self._driver
         fires = int(due - driver.early)
-        # One time of one message is one entry: a publish that is repeated makes no second.
+        # The name tells the message and its time, so a repeated publish creates no second entry.
         name = f"{_word(message.id)}.{fires}"
         entry = OneTimeEntry(
             name=name,
@@ -141,5 +141,5 @@ class OneTimeSchedules:
 
 
 def _word(id: str) -> str:
-    """An id as every service takes it in a name."""
+    """Return an id in a form that every service accepts in a name."""
     return id if _PLAIN.fullmatch(id) else hashlib.sha256(id.encode()).hexdigest()[:40]

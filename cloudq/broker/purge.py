@@ -1,4 +1,4 @@
-"""Empties queues: of what waits in the service, and of what is parked for them in the store."""
+"""Empties queues, in the service and in the result store, which may keep delayed messages."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from cloudq.broker.broker import Broker
 from cloudq.driver import Code
 from cloudq.errors import BrokerError
 
-# How many parked messages are looked at, and taken back, at a time.
+# Delayed messages to list and delete at a time.
 _AT_A_TIME = 1000
 
 
 def purge_queues(broker: Broker, queues: Iterable[str]) -> int | None:
-    """Delete all messages of the queues; how many, or None where a service does not tell.
+    """Delete all messages of the queues; return their number, None where a service does not tell.
 
-    The count is about right where the service counts so. A queue that there is not holds nothing,
-    unless there is none of them. Raises `BrokerError` and `BackendError`.
+    The number is approximate where the service's counts are. Missing queues are skipped, unless
+    all are missing. Raises `BrokerError` and `BackendError`.
     """
     counts: list[int | None] = []
     missing: BrokerError | None = None
@@ -38,7 +38,7 @@ def purge_queues(broker: Broker, queues: Iterable[str]) -> int | None:
 
 
 def purge_delayed(broker: Broker, queue: str) -> int:
-    """Delete what is parked for the queue in the result store; how many messages."""
+    """Delete the queue's delayed messages in the result store; return their number."""
     deleted = 0
     while broker.stores_delayed(queue):
         found = broker.scheduled(queue, count=_AT_A_TIME)

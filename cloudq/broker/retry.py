@@ -1,4 +1,4 @@
-"""How often a message that a busy broker refused is sent again: a call's `retry_policy`."""
+"""Retries of a publish that a busy broker refused: a call's `retry` and `retry_policy`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from cloudq.errors import InvalidArguments
 
-# Celery's defaults of a policy that leaves something out.
+# Celery's defaults for what a policy leaves out.
 _POLICY: Mapping[str, float] = {
     "max_retries": 3,
     "interval_start": 0.0,
@@ -21,10 +21,10 @@ _POLICY: Mapping[str, float] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishPolicy:
-    """Send again `most` times (None: as often as the app's calls, or 3 times where they are not).
+    """The number of retries, and the pauses before them, in seconds.
 
-    The first pause is `start` s, and each next one `step` s longer (None: twice as long), none
-    longer than `longest`.
+    `most` None means as many as the app's setting, or 3 if that is 0. The first pause is `start`,
+    each next one is `step` longer (None: twice as long), and none is longer than `longest`.
     """
 
     most: int | None = None
@@ -33,14 +33,14 @@ class PublishPolicy:
     longest: float = inf
 
     def pause(self, number: int) -> float:
-        """Seconds before the retry of this number, the first being 0."""
+        """Return the seconds before a retry; the first has the number 0."""
         if self.step is None:
             return min(self.start * 2.0**number, self.longest)
         return min(self.start + self.step * number, self.longest)
 
 
 def publish_policy(retry: bool | None, policy: Mapping[str, Any] | None) -> PublishPolicy | None:
-    """What a call says of its publishing, as Celery's `retry` and `retry_policy`; None: nothing.
+    """Read a call's options `retry` and `retry_policy`, as Celery has them; None for neither.
 
     Raises `InvalidArguments`.
     """

@@ -1,4 +1,4 @@
-"""What `cloudq doctor` looks at: each check is a value with what was found and what to do."""
+"""The checks of `cloudq doctor`: each gives findings, with advice where something is wrong."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
@@ -17,20 +17,23 @@ import cloudq
 from cloudq import settings
 from cloudq.app import CloudQ
 from cloudq.broker.broker import Broker
+from cloudq.cli.messages import backend_example
 from cloudq.cli.options import Target
 from cloudq.cli.output import duration
 from cloudq.driver import Change, Check, ConditionFailed, Op, QueueStats, Sweeping
+from cloudq.driver.adapters import declared
 from cloudq.driver.loader import parse
-from cloudq.errors import DISTRIBUTION, CloudQError, install_hint
+from cloudq.errors import CloudQError
 from cloudq.results.record import key
 from cloudq.settings import Settings
 
 _EXTRA = re.compile(r"([\w.-]+).*extra == ['\"](\w+)['\"]")
-_EXTRAS = ("aws", "gcp", "azure", "dashboard")
+# Extras that belong to no adapter.
+_OWN_EXTRAS = frozenset({"dashboard"})
 
 
 class Status(StrEnum):
-    """How a check came out; `skip` is what cannot be looked at from here."""
+    """The outcome of a check; `skip` is for what cannot be checked from here."""
 
     OK = "ok"
     WARN = "warn"
@@ -40,7 +43,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """The outcome of one check; `todo` says what to do about it."""
+    """The result of one check; `todo` says what to do about it."""
 
     what: str
     status: Status
@@ -65,24 +68,41 @@ def fail(what: str, error: Exception | str) -> Finding:
 
 
 def installation() -> Iterator[Finding]:
-    """The release, the Python, and the packages of the extras."""
+    """Check the release, the Python, and the packages of the extras."""
     yield ok("cloudq", f"{cloudq.__version__} on Python {platform.python_version()}")
-    wanted: dict[str, list[str]] = {}
-    for requirement in metadata.requires(DISTRIBUTION) or ():
-        found = _EXTRA.match(requirement)
-        if found and found[2] in _EXTRAS and found[1] != DISTRIBUTION:
-            wanted.setdefault(found[2], []).append(found[1])
-    for extra, packages in wanted.items():
-        versions = {package: _version(package) for package in packages}
-        there = [f"{package} {version}" for package, version in versions.items() if version]
-        if len(there) == len(packages):
-            yield ok(f"extra {extra}", ", ".join(there))
-        else:
-            yield skip(f"extra {extra}", f"not installed: {install_hint(extra)}")
+    for name, extras in _extras().items():
+        for extra, packages in _packages(name, extras | _OWN_EXTRAS).items():
+            versions = {package: _version(package) for package in packages}
+            there = [f"{package} {version}" for package, version in versions.items() if version]
+            if len(there) == len(packages):
+                yield ok(f"extra {extra}", ", ".join(there))
+            else:
+                yield skip(f"extra {extra}", f'not installed: pip install "{name}[{extra}]"')
+
+
+def _extras() -> dict[str, set[str]]:
+    """Return the extras that installed adapters declare, by the name of their distribution."""
+    found: dict[str, set[str]] = {}
+    for entry, adapter in declared():
+        if entry.dist is not None:
+            extras = found.setdefault(entry.dist.name, set())
+            if adapter.extra is not None:
+                extras.add(adapter.extra)
+    return found
+
+
+def _packages(name: str, extras: Set[str]) -> dict[str, list[str]]:
+    """Return the packages that a distribution requires for each of the extras."""
+    found: dict[str, list[str]] = {}
+    for requirement in metadata.requires(name) or ():
+        read = _EXTRA.match(requirement)
+        if read and read[2] in extras and read[1] != name:
+            found.setdefault(read[2], []).append(read[1])
+    return found
 
 
 def application(target: Target) -> tuple[CloudQ | None, list[Finding]]:
-    """The app, and whether it can be imported."""
+    """Import the app; return it, if that worked, and the findings."""
     try:
         app = target.open()
     except CloudQError as error:
@@ -98,7 +118,7 @@ def application(target: Target) -> tuple[CloudQ | None, list[Finding]]:
 
 
 def configuration(app: CloudQ, target: Target) -> Iterator[Finding]:
-    """The settings that are not defaults, and where each came from as far as can be told."""
+    """List the settings that are not defaults, with the source of each as far as known."""
     file = Path(os.environ.get("CLOUDQ_CONFIG") or "cloudq.toml")
     in_file = tomllib.loads(file.read_text()) if file.is_file() else {}
     outside = settings.load({})
@@ -113,7 +133,7 @@ def configuration(app: CloudQ, target: Target) -> Iterator[Finding]:
 
 
 def broker(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
-    """Whether the broker is reachable, its queues are there, and messages may be received."""
+    """Check that the broker is reachable, its queues exist, and messages may be received."""
     yield from _directory("broker", app.conf.broker)
     try:
         opened = app.broker
@@ -129,13 +149,13 @@ def broker(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
 
 
 def backend(app: CloudQ) -> Iterator[Finding]:
-    """Whether the result store is reachable, its table is there, and can be read and written."""
+    """Check that the result store is reachable, and its table can be read and written."""
     url = app.conf.backend_url
     if url is None:
         yield warn(
             "backend",
             "none: results, states and idempotency are not kept",
-            "set CLOUDQ_BACKEND or --backend, for example dynamodb://cloudq",
+            "set CLOUDQ_BACKEND or --backend" + backend_example(app.conf.broker),
         )
         return
     if url != app.conf.broker:

@@ -1,4 +1,4 @@
-"""Messages that were looked at, as rows and as JSON: for `queues peek` and `dead`."""
+"""Shows peeked messages as tables and as JSON, for `queues peek` and `dead`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,16 @@ import orjson
 from cloudq.app import CloudQ
 from cloudq.cli.output import shorten, since, table
 from cloudq.driver import Peeked
+from cloudq.driver.adapters import adapter
 from cloudq.errors import DecodeError
 from cloudq.messages.message import TaskMessage
 
 _ARGS = 40
 
-# What a look costs, where a service cannot show a message without leasing it.
-LOOKING = {
-    "sqs": "SQS shows a message by leasing it for a moment: each look counts as a delivery, "
-    "hides the message meanwhile, and may miss some",
-    "pubsub": "Pub/Sub shows a message by leasing it for a moment: each look counts as a delivery, "
-    "hides the message meanwhile, and may miss some",
-}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A message as peeked at, with what is in it or why that cannot be read."""
+    """A peeked message, decoded, or with the reason why it cannot be."""
 
     peeked: Peeked
     message: TaskMessage | None = None
@@ -34,7 +27,7 @@ class Seen:
 
     @property
     def id(self) -> str:
-        """The task's id, or that of the message where it is none of ours."""
+        """The task's id, or that of the message if it is no task message."""
         return self.message.id if self.message else self.peeked.id
 
     @property
@@ -42,7 +35,7 @@ class Seen:
         return self.message.task if self.message else ""
 
     def goes_by(self, id: str) -> bool:
-        """Whether somebody who says `id` means this one."""
+        """Tell whether `id` names this message."""
         return id in (self.id, self.peeked.id)
 
 
@@ -58,7 +51,7 @@ def read(peeked: Peeked, app: CloudQ, queue: str) -> Seen:
 
 
 def as_json(seen: Seen) -> dict[str, object]:
-    """A message as plain JSON: `message` as it is on the wire, or `body` where it is unreadable."""
+    """Return a message as plain JSON: `message` as on the wire, or `body` if unreadable."""
     message = seen.message.model_dump(exclude_defaults=True) if seen.message else None
     return {
         "id": seen.id,
@@ -79,8 +72,14 @@ def list_messages(messages: Sequence[Seen], *, dead: bool, empty: str) -> None:
     table(columns, [_row(seen, dead=dead) for seen in messages], empty=empty)
 
 
+def backend_example(broker: str) -> str:
+    """Return the end of a hint to set a backend: an example from the broker's adapter, if any."""
+    url = adapter(broker).suggested_backend
+    return "" if url is None else f", for example {url}"
+
+
 def brief_arguments(message: TaskMessage, length: int = _ARGS) -> str:
-    """The arguments of a call as one would write them, shortened."""
+    """Return the arguments of a call as they are written in Python, shortened."""
     positional = [orjson.dumps(arg).decode() for arg in message.args]
     named = [f"{key}={orjson.dumps(value).decode()}" for key, value in message.kwargs.items()]
     return shorten(", ".join((*positional, *named)), length)

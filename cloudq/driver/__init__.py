@@ -1,40 +1,55 @@
 """The protocols that an adapter implements, and the plain values that cross them."""
 
-from cloudq.driver.queues import (
-    Address,
-    BackendDriver,
-    BrokerDriver,
-    Change,
-    Check,
-    Code,
-    ConditionFailed,
-    Delivery,
-    Failure,
-    Item,
-    Key,
-    Limits,
-    OneTimeEntry,
-    OneTimeScheduler,
-    Op,
-    Outgoing,
-    Page,
+from cloudq.driver.adapters import Adapter
+from cloudq.driver.admin import (
     Peeked,
-    PlatformDeadLetters,
     Purged,
     QueueAdmin,
     QueueStats,
+    StoreAdmin,
+    Sweeping,
+)
+from cloudq.driver.queues import (
+    FOREVER,
+    ORDERED_SUFFIX,
+    BrokerDriver,
+    Delivery,
+    Limits,
+    Outgoing,
+    PlatformDeadLetters,
     Scheduled,
     Scheduling,
-    StoreAdmin,
-    StoreLimits,
-    Sweeping,
-    Value,
     VirtualTime,
+    is_ordered,
+)
+from cloudq.driver.schedulers import (
+    OneTimeEntry,
+    OneTimeScheduler,
+)
+from cloudq.driver.store import (
+    BackendDriver,
+    Change,
+    Check,
+    ConditionFailed,
+    Item,
+    Key,
+    Op,
+    Page,
+    StoreLimits,
     Watch,
     Watcher,
 )
+from cloudq.driver.values import (
+    Address,
+    Code,
+    Failure,
+    Value,
+)
 
 __all__ = [
+    "FOREVER",
+    "ORDERED_SUFFIX",
+    "Adapter",
     "Address",
     "BackendDriver",
     "BrokerDriver",
@@ -66,4 +81,5 @@ __all__ = [
     "Value",
     "Watch",
     "Watcher",
+    "is_ordered",
 ]

@@ -1,12 +1,10 @@
-"""Says what to do about an error of a queue service."""
+"""Says what to do about an error of a service."""
 
 from __future__ import annotations
 
-from cloudq.driver import Code
+from cloudq.driver.values import Code
 
 _ADVICE = {
-    Code.NOT_FOUND: 'there is no such queue: "cloudq queues create NAME" makes one, '
-    "or check the name, the region and the account",
     Code.DENIED: "the credentials in use may not do this: ask for the permission named below",
     Code.CREDENTIALS: "no usable credentials: set them up for this service, then try again",
     Code.THROTTLED: "the service asks to slow down: try again later",
@@ -15,7 +13,10 @@ _ADVICE = {
 }
 
 
-def explain(verb: str, name: str, url: str, code: Code, error: Exception) -> str:
-    """One line: what was tried on what, what to do about it, and what the service said."""
-    advice = _ADVICE.get(code, "")
-    return f"cannot {verb} {name!r} on {url}: {advice}{' - ' if advice else ''}{error}"
+def explain(tried: str, code: Code, error: Exception, *, missing: str) -> str:
+    """Return one line: what was tried, what to do about it, and what the service said.
+
+    `missing` says what to do where the queue or table does not exist.
+    """
+    advice = missing if code is Code.NOT_FOUND else _ADVICE.get(code, "")
+    return f"cannot {tried}: {advice}{' - ' if advice else ''}{error}"

@@ -1,27 +1,23 @@
-"""What checks and changes mean, for stores that only know how to replace a whole item.
+"""Evaluates checks and applies changes, for stores that can only replace a whole item.
 
 A store whose service decides conditions by itself, as DynamoDB does, needs none of this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Key, Op, Value
 
 Fields = dict[str, Value]
 
-_ORDERS: dict[Op, Callable[[int], bool]] = {
-    Op.LT: lambda sign: sign < 0,
-    Op.LE: lambda sign: sign <= 0,
-    Op.GT: lambda sign: sign > 0,
-    Op.GE: lambda sign: sign >= 0,
-}
+# The signs of `left - right` for which the comparison holds.
+_SIGNS = {Op.LT: (-1,), Op.LE: (-1, 0), Op.GT: (1,), Op.GE: (0, 1)}
 
 
 class Refusal(Exception):
-    """What a driver refuses by itself, without its service: why, and the code of its kind."""
+    """A request that a driver refuses without asking its service; `code` says of which kind."""
 
     def __init__(self, reason: str, *, code: Code) -> None:
         super().__init__(reason)
@@ -29,9 +25,9 @@ class Refusal(Exception):
 
 
 def apply(change: Change, key: Key, current: Item | None) -> Item:
-    """The item that a change makes of the one that is there (None: absent, or expired).
+    """Return the item after a change; `current` is None if it is absent or has expired.
 
-    Raises `ConditionFailed`, and `Refusal` where a field's value does not bear the change.
+    Raises `ConditionFailed`, and `Refusal` where a field's value has the wrong type for it.
     """
     fields: Mapping[str, Value] = current.fields if current else {}
     if not all(holds(check, fields) for check in change.when):
@@ -83,13 +79,13 @@ def _compare(op: Op, left: Value, right: Value) -> bool:
         return (alike and left == right) is (op is Op.EQ)
     if not alike or _kind(left) not in (float, str, bytes):
         return False
-    # The kinds are the same and have an order, which the type checker cannot know.
+    # Both are of one kind that has an order, which the type checker cannot know.
     a, b = cast("float", left), cast("float", right)
-    return _ORDERS[op]((a > b) - (a < b))
+    return (a > b) - (a < b) in _SIGNS[op]
 
 
 def _kind(value: Value) -> type:
-    """Return what a value can be compared with: numbers are one kind, and a bool is none."""
+    """Return the kind of a value for comparisons: int and float are one, bool is another."""
     return float if type(value) is int else type(value)
 
 

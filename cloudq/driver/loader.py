@@ -1,27 +1,17 @@
-"""From a URL to a driver: the scheme names an entry point, which an adapter provides."""
+"""Opens the driver of a URL: its scheme names an entry point of an adapter."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import cast
+from operator import attrgetter
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cloudq.driver import Address, BackendDriver, BrokerDriver
-from cloudq.errors import CloudQError, ConfigurationError, install_hint
-
-# The extra of cloudq that brings the packages a scheme needs.
-_EXTRAS = {
-    "sqs": "aws",
-    "dynamodb": "aws",
-    "eventbridge": "aws",
-    "cloudscheduler": "gcp",
-    "pubsub": "gcp",
-    "firestore": "gcp",
-    "servicebus": "azure",
-    "aztables": "azure",
-}
+from cloudq.driver.adapters import adapter
+from cloudq.errors import CloudQError, ConfigurationError
 
 
 def parse(url: str) -> Address:
@@ -34,7 +24,7 @@ def parse(url: str) -> Address:
     except ValueError as error:
         raise ConfigurationError(f'"{url}" is not a URL: {error}') from error
     if not parts.scheme or "://" not in url:
-        raise ConfigurationError(f'"{url}" is not a URL such as sqlite:///cloudq.db or sqs://')
+        raise ConfigurationError(f'"{url}" is not a URL such as sqlite:///cloudq.db')
     return Address(
         scheme=parts.scheme,
         host=unquote(parts.netloc),
@@ -45,26 +35,26 @@ def parse(url: str) -> Address:
 
 
 def open_broker(url: str) -> BrokerDriver:
-    """The driver of a broker URL. Raises `ConfigurationError`."""
-    return cast("BrokerDriver", _open("broker", parse(url)))
+    """Open the driver of a broker URL. Raises `ConfigurationError`."""
+    return _open("broker", parse(url))
 
 
 def open_backend(url: str) -> BackendDriver:
-    """The driver of a backend URL. Raises `ConfigurationError`."""
-    return cast("BackendDriver", _open("backend", parse(url)))
+    """Open the driver of a backend URL. Raises `ConfigurationError`."""
+    return _open("backend", parse(url))
 
 
 def open_scheduler(url: str) -> object:
-    """The `cloudq.driver.schedulers.SchedulerDriver` of a URL. Raises `ConfigurationError`."""
+    """Open the `cloudq.driver.schedulers.SchedulerDriver` of a URL. Raises `ConfigurationError`."""
     return _open("scheduler", parse(url))
 
 
 def installed(kind: str) -> Sequence[EntryPoint]:
-    """The entry points of a kind, "broker", "backend" or "scheduler", by name."""
-    return sorted(entry_points(group=f"cloudq.{kind}s"), key=lambda entry: entry.name)
+    """Return the entry points of a kind, "broker", "backend" or "scheduler", by name."""
+    return sorted(entry_points(group=f"cloudq.{kind}s"), key=attrgetter("name"))
 
 
-def _open(kind: str, address: Address) -> object:
+def _open(kind: str, address: Address) -> Any:
     open_driver = _load(kind, address.scheme)
     try:
         return open_driver(address)
@@ -74,7 +64,7 @@ def _open(kind: str, address: Address) -> object:
         raise ConfigurationError(f"cannot open the {kind} {address.url}: {error}") from error
 
 
-def _load(kind: str, scheme: str) -> Callable[[Address], object]:
+def _load(kind: str, scheme: str) -> Callable[[Address], Any]:
     found = {entry.name: entry for entry in installed(kind)}
     if scheme not in found:
         close = difflib.get_close_matches(scheme, found, n=1)
@@ -85,8 +75,7 @@ def _load(kind: str, scheme: str) -> Callable[[Address], object]:
     try:
         return found[scheme].load()
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get(scheme)
-        hint = install_hint(extra) if extra else f"pip install {error.name}"
+        package = adapter(scheme).to_install(found[scheme]) or error.name
         raise ConfigurationError(
-            f'the {kind} "{scheme}://" needs the package {error.name}: {hint}'
+            f'the {kind} "{scheme}://" needs the package {error.name}: pip install {package}'
         ) from error

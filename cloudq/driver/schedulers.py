@@ -1,6 +1,6 @@
-"""What an adapter of a cloud's scheduler implements, and the value that crosses.
+"""The protocols of a cloud's scheduler, and the values that cross them.
 
-One that can send single messages at far times is `cloudq.driver.OneTimeScheduler` as well.
+A driver for periodic jobs may also send single messages: `OneTimeScheduler`.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from cloudq.driver import Code
+from cloudq.driver.values import Code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One entry of a cloud's scheduler: it sends `body` to `queue` at the times of `expression`.
 
-    `description` begins with the mark of its owner, the app `owner`. `window`: minutes that a run
-    may come later.
+    `description` begins with a mark that names the app `owner`. A run may be up to `window`
+    minutes late.
     """
 
     name: str
@@ -40,46 +40,86 @@ Fields = Mapping[str, str]
 
 
 class SchedulerDriver(Protocol):
-    """A scheduler of a cloud's. `group` is where all the jobs of one app lie.
+    """A cloud's scheduler of periodic jobs. All jobs of one app are in one `group`.
 
-    Whatever fails raises the SDK's own error, which `error_code` reads; what cannot be needs no
-    request and is a `ConfigurationError`.
+    A failed request raises the SDK's own error, which `error_code` reads. A job that the service
+    cannot have raises `ConfigurationError` without a request.
     """
 
     dialect: str
-    """`eventbridge`, `unix-cron`: what it takes for an expression."""
+    """The language of its expressions: `eventbridge` or `unix-cron`."""
     slot: str | None
-    """What it replaces in a body by the time a run is due; None where it replaces nothing."""
+    """The text in a body that it replaces by the time a run is due; None if there is none."""
     spread: bool
     """Whether it can send a run up to some minutes late."""
     bounds: bool
     """Whether a job may have a start and an end."""
     group: str | None
-    """Where the jobs lie, if its URL says so; None: in a group of the app's name."""
+    """The group that its URL names; None for a group of the app's name."""
 
     def name(self, group: str, entry: str) -> str:
-        """The job's name for an entry's. Raises `ConfigurationError` for one that cannot be."""
+        """Return the job's name for an entry's. Raises `ConfigurationError` if none is possible."""
         ...
 
     def owner(self, group: str) -> str | None:
-        """The app whose group it is, "" for nobody's; None where there is no such group."""
+        """Return the app that owns the group, "" for none; None where there is no such group."""
         ...
 
     def fields(self, job: Job) -> Fields:
-        """The job as `current` will tell of it when it is there."""
+        """Return the job as `current` will show it once it exists."""
         ...
 
     def current(self, group: str) -> Mapping[str, Fields]:
-        """The jobs of the group that there are, by name, with `description` among the fields."""
+        """Return the existing jobs of the group by name, with `description` among the fields."""
         ...
 
     def create(self, group: str, job: Job) -> None:
-        """Make a job, and the group if there is none, as that of `job.owner`."""
+        """Create a job, and its group if there is none, owned by `job.owner`."""
         ...
 
     def update(self, group: str, job: Job) -> None: ...
 
     def delete(self, group: str, name: str) -> None: ...
+
+    def error_code(self, error: Exception) -> Code: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneTimeEntry:
+    """One entry of a cloud's scheduler that sends `body` to `queue` at `time`, once.
+
+    `time` is in whole epoch seconds, `owner` is the app, `group` is the message's ordering key.
+    """
+
+    name: str
+    time: float
+    queue: str
+    body: str
+    owner: str
+    description: str
+    group: str | None = None
+
+
+@runtime_checkable
+class OneTimeScheduler(Protocol):
+    """Single messages at distant times; the driver of a cloud's scheduler may implement it."""
+
+    early: float
+    """Seconds that an entry must fire early, so that its message is in the queue in time."""
+
+    def takes(self, body: bytes) -> bool:
+        """Tell whether it accepts this body, and sends it unchanged."""
+        ...
+
+    def once(self, group: str, entry: OneTimeEntry) -> None:
+        """Create an entry, and its group if there is none. An existing one of that name is kept."""
+        ...
+
+    def forget(self, group: str, name: str) -> bool:
+        """Delete an entry; False where it has fired, or never existed."""
+        ...
 
     def error_code(self, error: Exception) -> Code: ...
 

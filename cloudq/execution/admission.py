@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from cloudq import signals
-from cloudq.broker.broker import ORDERED_PATIENCE
+from cloudq.broker.deliveries import allowed_deliveries
 from cloudq.driver import Delivery
 from cloudq.errors import DecodeError, UnknownTask, WorkerLost
 from cloudq.execution import lifecycle
@@ -134,7 +134,7 @@ class Admission:
         if message.not_before is not None and message.not_before > self._runtime.clock() + _EARLY:
             # A hop of a delay that is longer than the service's own.
             return settle(message, Action.ACK, resend=copy_of(message), reason="not due yet")
-        allowed = self._runtime.conf.max_deliveries * (ORDERED_PATIENCE if in_place else 1)
+        allowed = allowed_deliveries(self._runtime.conf.max_deliveries, ordered=in_place)
         if attempts > allowed:
             lost = WorkerLost(
                 f"delivered {attempts} times and never finished: "

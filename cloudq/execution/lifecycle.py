@@ -116,59 +116,6 @@ def unknown(message: TaskMessage, error: BaseException) -> None:
     signals.task_unknown.send(None, message=message, exc=error, name=message.task, id=message.id)
 
 
-def announced(
-    messages: Sequence[TaskMessage],
-) -> Sequence[TaskMessage]:
-    """Before a publish: receivers may add text to the headers. The messages to send."""
-    if not signals.before_task_publish:
-        return messages
-    return [_announced(message) for message in messages]
-
-
-def _announced(message: TaskMessage) -> TaskMessage:
-    told = _published(message)
-    headers: dict[str, Any] = told["headers"]
-    known = set(headers) - set(message.headers)
-    signals.before_task_publish.send(
-        message.task,
-        **told,
-        properties={"correlation_id": message.id, "reply_to": None},
-        declare=[],
-    )
-    own = {name: str(value) for name, value in headers.items() if name not in known}
-    return message if own == message.headers else message.model_copy(update={"headers": own})
-
-
-def published(messages: Sequence[TaskMessage]) -> None:
-    """After a publish."""
-    if signals.after_task_publish:
-        for message in messages:
-            signals.after_task_publish.send(message.task, **_published(message))
-
-
-def _published(message: TaskMessage) -> dict[str, Any]:
-    """A message as Celery shows it to the receivers of its publish signals."""
-    workflow = {"callbacks": message.link, "errbacks": message.link_error, "chain": message.chain}
-    fields = {
-        "id": message.id,
-        "task": message.task,
-        "retries": message.retries,
-        "eta": message.not_before,
-        "expires": message.expires,
-        "root_id": message.root or message.id,
-        "parent_id": message.parent,
-        "group": message.group,
-        "shadow": message.shadow,
-        "timelimit": [message.time_limit, message.soft_time_limit],
-    }
-    return {
-        "body": (message.args, message.kwargs, workflow),
-        "exchange": "",
-        "routing_key": message.queue,
-        "headers": fields | message.headers,
-    }
-
-
 def _state(settlement: Settlement, value: object) -> str:
     if settlement.state is not None:
         return settlement.state

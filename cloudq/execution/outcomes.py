@@ -20,7 +20,7 @@ from cloudq.messages.values import dump_value
 from cloudq.publishing.builder import too_deep
 from cloudq.results.record import TERMINAL, Record, State, fence
 from cloudq.runtime import Runtime
-from cloudq.tasks.call_options import checked_countdown
+from cloudq.tasks.call_options import LONGEST_DELAY, checked_countdown
 from cloudq.tasks.checkpoints import Progress
 from cloudq.tasks.limits.gate import Wait
 from cloudq.tasks.limits.unique import unique_key
@@ -31,8 +31,6 @@ from cloudq.tasks.task import Task
 _REQUEUED_AFTER = 1.0
 _ENDS = frozenset({Action.ACK, Action.DEAD_LETTER})
 _LONGEST_TEXT = 32_000
-# A century: the wire's times end with the year 9999.
-_LONGEST_DELAY = 36_525 * 86_400.0
 
 
 # The queue of calls that run in their caller's thread: there is none.
@@ -165,7 +163,7 @@ class Outcomes:
             delay = checked_countdown(countdown)
         else:
             delay = task.policy.delay(message.retries, self._runtime.conf.default_retry_delay)
-            delay = min(max(0.0, delay), _LONGEST_DELAY)
+            delay = min(max(0.0, delay), LONGEST_DELAY)
         in_place = self.stays_in_place(job.delivery)
         if in_place and changes:
             why = f"a retry on {job.delivery.queue!r} is the same message: it cannot change"

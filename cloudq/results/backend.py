@@ -12,7 +12,6 @@ from cloudq.driver import (
     BackendDriver,
     Change,
     Check,
-    Code,
     ConditionFailed,
     Failure,
     Item,
@@ -23,6 +22,7 @@ from cloudq.driver import (
     Watch,
     Watcher,
 )
+from cloudq.driver.advice import explain
 from cloudq.errors import BackendError, CloudQError
 from cloudq.results.events import History
 from cloudq.results.record import (
@@ -38,15 +38,10 @@ from cloudq.results.record import (
 
 log = logging.getLogger("cloudq.backend")
 
-_ADVICE = {
-    Code.NOT_FOUND: 'there is no such table: "cloudq queues create --store" makes it, '
-    "or check the name, the region and the account",
-    Code.DENIED: "the credentials in use may not do this: ask for the permission named below",
-    Code.CREDENTIALS: "no usable credentials: set them up for this service, then try again",
-    Code.THROTTLED: "the service asks to slow down: try again later",
-    Code.UNREACHABLE: "no answer: check the URL, the region and the network",
-    Code.INVALID: "the service calls the request invalid",
-}
+_NO_TABLE = (
+    'there is no such table: "cloudq queues create --store" makes it, '
+    "or check the name, the region and the account"
+)
 
 # What belongs to one state and not to the next, say how far a try had come.
 _OF_A_STATE = frozenset({"custom", "meta"})
@@ -259,11 +254,8 @@ class Backend:
             raise
         except Exception as error:
             code = self.driver.error_code(error)
-            advice = _ADVICE.get(code, "")
-            raise BackendError(
-                f"cannot {verb} {name!r} in {self.url}: {advice}{' - ' if advice else ''}{error}",
-                code=code,
-            ) from error
+            tried = f"{verb} {name!r} in {self.url}"
+            raise BackendError(explain(tried, code, error, missing=_NO_TABLE), code=code) from error
 
 
 class _Clock:

@@ -112,8 +112,8 @@ class AsyncResult(Generic[R]):
     def backend(self) -> Backend:
         if self._backend is None:
             raise ConfigurationError(
-                "this app has no result backend: set CloudQ(backend=...) or CLOUDQ_BACKEND, "
-                "for example dynamodb://cloudq"
+                "this app has no result backend: set CloudQ(backend=...) or CLOUDQ_BACKEND; "
+                "`cloudq brokers` lists those installed"
             )
         return self._backend
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from cloudq.errors import ConfigurationError
 from cloudq.schedules import cron_fields as fields
 from cloudq.schedules.cron_fields import Field
+from cloudq.tasks.call_options import LONGEST_DELAY
 
 Days = Literal["both", "either"]
 
@@ -23,8 +24,6 @@ SOLAR_EVENTS = (
     "dusk_nautical",
     "dusk_astronomical",
 )
-# A century, as for a call's delay.
-_LONGEST = 36_525 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -163,7 +162,7 @@ class every:  # noqa: N801 (beside crontab)
         seconds = period.total_seconds() if isinstance(period, timedelta) else period
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"every({period!r}): give seconds, or a timedelta")
-        if not 0.001 <= seconds <= _LONGEST:
+        if not 0.001 <= seconds <= LONGEST_DELAY:
             raise ConfigurationError(
                 f"every({period!r}): it goes from a millisecond to a century, in seconds"
             )

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from cloudq.driver import ORDERED_SUFFIX, is_ordered
 from cloudq.errors import CloudQError, ConfigurationError
 
 HIGHEST = 9
-_FIFO = ".fifo"
 # From which priority on, what is added to the queue's name, and the weight.
 _LEVELS = ((7, "-high", 16), (3, "", 4), (0, "-low", 1))
 
@@ -61,6 +61,6 @@ def weighted(
 
 def _named(queue: str, suffix: str) -> str:
     # The ending says what kind of queue it is.
-    if queue.endswith(_FIFO):
-        return f"{queue.removesuffix(_FIFO)}{suffix}{_FIFO}"
+    if is_ordered(queue):
+        return f"{queue.removesuffix(ORDERED_SUFFIX)}{suffix}{ORDERED_SUFFIX}"
     return queue + suffix

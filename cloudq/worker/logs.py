@@ -7,6 +7,8 @@ import sys
 
 import orjson
 
+from cloudq.driver.adapters import declared
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -46,5 +48,6 @@ def configure(level: str, format: str) -> None:
         handler.setFormatter(Lines(line, "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # The SDKs' own INFO lines would drown the worker's.
-    for name in ("azure", "boto3", "botocore", "google", "urllib3"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for _, adapter in declared():
+        for name in adapter.loggers:
+            logging.getLogger(name).setLevel(logging.WARNING)

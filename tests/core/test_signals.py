@@ -19,6 +19,7 @@ from cloudq import (
     chain,
     signals,
 )
+from cloudq.broker import publish_signals
 from cloudq.broker.broker import Broker
 from cloudq.driver import Code, Outgoing
 from cloudq.messages.message import TaskMessage
@@ -187,7 +188,12 @@ def test_of_a_partly_refused_publish_only_the_rest_is_said_to_be_out(plain: Clou
     wire = FaultyBroker(plain.broker.driver)
     wire.refuse = lambda message: Code.DENIED if b"bad" in message.body else None
     out: list[str] = []
-    broker = Broker(wire, url="faulty://", published=lambda sent: out.extend(m.id for m in sent))
+
+    def sent(**said: Any) -> None:
+        out.append(said["headers"]["id"])
+
+    signals.after_task_publish.connect(sent)
+    broker = Broker(wire, url="faulty://")
     messages = [TaskMessage(id=id, task="t", queue="default") for id in ("a", "bad", "c")]
     with pytest.raises(PublishError):
         broker.send(messages)
@@ -195,6 +201,7 @@ def test_of_a_partly_refused_publish_only_the_rest_is_said_to_be_out(plain: Clou
     with pytest.raises(PublishError):
         broker.send(messages[1:2])
     assert out == ["a", "c"]
+    signals.after_task_publish.disconnect(sent)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("task_")])
@@ -312,7 +319,6 @@ def test_the_answers_of_receivers_and_their_errors_come_back() -> None:
         signal.connect("no function")  # type: ignore[type-var]
 
 
-def test_a_broker_without_receivers_sends_the_very_messages(plain: CloudQ) -> None:
+def test_without_receivers_the_very_messages_are_sent() -> None:
     message = TaskMessage(id="a", task="t", queue="default")
-    broker: Broker = plain.broker
-    assert broker._announce([message])[0] is message  # pyright: ignore[reportPrivateUsage]
+    assert publish_signals.announced([message])[0] is message

@@ -1,13 +1,13 @@
 """Moves queued tasks from one broker to another, so that a kill at any moment costs nothing.
 
-What is about to be sent is journaled first, then sent, then deleted at the source. After a kill
-the same command reads the journal: what was sent is deleted at the source and not sent again, and
-where the kill came between the two, the message is looked for in the target.
+Each message is journaled, then sent, then deleted at the source. After a kill the same command
+reads the journal: messages that were sent are deleted at the source and not sent again. If the
+kill came between journal and send, the message is looked for in the target.
 
-What cannot be known: whether a message that is no longer in the target was consumed there or
-never came. So stop the workers of both queues first. If the target is consumed meanwhile, a kill
-can make one batch repeat: each message keeps its id, and a task that has ended is acked without
-running again.
+Stop the workers of both queues first: whether a message that is no longer in the target was
+consumed there, or never arrived, cannot be known. If the target is consumed meanwhile, a kill can
+make one batch repeat. Each message keeps its id, so a task that has ended is acked without running
+again.
 """
 
 from cloudq.broker.migration.endpoint import Endpoint

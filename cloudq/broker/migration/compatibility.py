@@ -1,4 +1,4 @@
-"""Whether the target can take a message as it is, and how it is to be sent there."""
+"""Decides for each message whether the target can take it unchanged, and how it is sent there."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cloudq.messages.codec import Codec, form_of
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import decode
 
-# The largest body that is looked into; brokers take less.
+# The largest body to decode, in bytes; brokers take less.
 _MAX_BODY = 64 << 20
-# A message that was this close to its time is sent as one that is due.
+# A message that is due within so many seconds is sent without a delay.
 _DUE = 0.5
 
 
@@ -23,8 +23,8 @@ _DUE = 0.5
 class Compatibility:
     """The rules of one target queue. With `stores_delayed` a backend keeps its delayed messages.
 
-    `codec` is that of the app whose messages they are: it reads what is signed, compressed or in
-    another form, as a worker of the target queue will. Without one only plain ones are read.
+    `codec` is the app's: it reads signed, compressed or foreign messages, as a worker of the
+    target queue will. Without one only plain messages are read.
     """
 
     queue: str
@@ -37,10 +37,10 @@ class Compatibility:
     def judge(
         self, entry: Entry, body: bytes, *, group: str | None, due: float = 0.0, place: str = ""
     ) -> Outgoing | str:
-        """The message as it goes to the target, or why it stays in the source.
+        """Return the message to send to the target, or the reason why it stays in the source.
 
-        `due` is when it is to be delivered there, in epoch seconds, and `place` its handle in the
-        source, if it has one.
+        `due` is its time of delivery there, in epoch seconds; `place` is its handle in the source,
+        if it has one.
         """
         message = self.read(body)
         if isinstance(message, str):
@@ -71,7 +71,7 @@ class Compatibility:
         )
 
     def read(self, body: bytes) -> TaskMessage | str:
-        """The task message in a body, or why it is not read."""
+        """Decode the task message in a body, or return the reason why it cannot be read."""
         try:
             if self.codec is None:
                 return decode(body, limit=_MAX_BODY)
@@ -90,17 +90,17 @@ class Compatibility:
             return None
         if not self.limits.max_delay:
             return "is delayed, and the target queue cannot delay: --backend URL would keep it"
-        # A worker that gets it too early sends it on, by the time in the message.
+        # A worker that receives it too early re-sends it, by the time in the message.
         if message is not None and message.not_before is not None:
             return None
         return f"is delayed for longer than the {self.limits.max_delay:g} s that the target can"
 
     def _dedup(self, entry: Entry, place: str) -> str:
-        """A key of this migration: one try cannot follow another, and an earlier move can.
+        """Return a key that lets the target drop a second try, but not a move of another run.
 
-        The message's own key has done its work when the source took it. In the target it could
-        only make a message vanish: one that was there less than five minutes ago, or a second one
-        of that key that was sent later than that.
+        The message's own key did its work when the source took it. In the target it could only
+        make a message vanish: one that was there less than five minutes ago, or a second one with
+        that key, sent later.
         """
         when = repr(entry.sent_at)
         parts = (self.token, self.queue, entry.id, entry.digest.hex(), when, place)
@@ -108,7 +108,7 @@ class Compatibility:
 
 
 def _is_plain(body: bytes) -> bool:
-    """Whether this is a plain task message."""
+    """Tell whether this is a plain task message."""
     try:
         decode(body, limit=_MAX_BODY)
     except DecodeError:

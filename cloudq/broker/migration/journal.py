@@ -1,4 +1,4 @@
-"""The journal of a migration: a SQLite file that knows of each message how far it has come."""
+"""The journal of a migration: a SQLite file with the progress of each message."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ CREATE INDEX IF NOT EXISTS messages_state ON messages (queue, state);
 """
 _PRAGMAS = ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL")
 
-# Of a message that is listed before it is delivered, and of services that do not tell.
+# The `sent_at` of a message that was only listed, and of services that do not tell it.
 _UNTOLD = -1.0
 
 
 class Step(IntEnum):
-    """How far a message has come."""
+    """The steps of a message on its way."""
 
     SENDING = 0  # it may or may not be in the target
     SENT = 1  # it is in the target, and maybe still in the source
@@ -45,10 +45,10 @@ class Step(IntEnum):
 
 
 class Entry(NamedTuple):
-    """What tells one message from all others.
+    """The identity of one message.
 
-    The id alone does not: a call can be published again under the id that it had. `sent_at` tells
-    a message that is delivered again from one that was moved back to the source.
+    The id alone is not enough: a call can be published again under the same id. `sent_at` tells a
+    message that is delivered again from one that was moved back to the source.
     """
 
     id: str
@@ -62,12 +62,12 @@ class Entry(NamedTuple):
 
     @property
     def listed(self) -> Entry:
-        """The same message, as a list of what waits tells of it."""
+        """Return the same message as a listing of delayed messages shows it."""
         return self._replace(sent_at=_UNTOLD)
 
     @property
     def content(self) -> tuple[str, bytes]:
-        """What it has in common with its copy in the target."""
+        """The part of its identity that its copy in the target shares."""
         return self.id, self.digest
 
 
@@ -76,10 +76,10 @@ def digest(body: bytes) -> bytes:
 
 
 class Journal:
-    """An open journal, of one or more queues. Every method's change is on the disk on return.
+    """An open journal of one or more queues. Every change is on the disk when its method returns.
 
-    One process at a time: a second one is a `ConfigurationError`, and so is a journal of other
-    brokers.
+    Only one process can have it open: a second one gets a `ConfigurationError`, as does the
+    journal of a migration between other brokers.
     """
 
     def __init__(self, file: Path, *, source: str, target: str) -> None:
@@ -104,7 +104,7 @@ class Journal:
         for pragma in _PRAGMAS:
             self._database.execute(f"PRAGMA {pragma}")
         self._database.executescript(_SCHEMA)
-        # A URL may have a password in it.
+        # A hash, as a URL may have a password in it.
         brokers = hashlib.sha256(f"{source}\n{target}".encode()).hexdigest()
         if self._fact("", "brokers", brokers) != brokers:
             raise ConfigurationError(
@@ -115,7 +115,7 @@ class Journal:
     # ---- facts
 
     def _fact(self, queue: str, name: str, first: str | float | None) -> str | float | None:
-        """What is known; `first` becomes known where nothing is."""
+        """Return a stored fact; where there is none, store `first` and return it."""
         if first is not None:
             self._database.execute(
                 "INSERT OR IGNORE INTO facts VALUES (?, ?, ?)", (queue, name, first)
@@ -129,7 +129,7 @@ class Journal:
         self._database.execute("REPLACE INTO facts VALUES (?, ?, ?)", (queue, name, value))
 
     def begin(self, queue: str, target: str, before: int | None) -> int | None:
-        """Note where a queue goes and how much was in it; what was noted first."""
+        """Record the target of a queue and its count, and return what was recorded first."""
         if self._fact(queue, "target", target) != target:
             raise ConfigurationError(
                 f"{self.file} says that {queue!r} was on its way to "
@@ -139,19 +139,19 @@ class Journal:
         return None if noted is None or noted == -1 else int(noted)
 
     def held_until(self, queue: str, side: str) -> float:
-        """Until when an earlier run may hold messages of a side ("source" or "target")."""
+        """Return the time until which an earlier run may hold messages of "source" or "target"."""
         return float(self._fact(queue, f"{side} held", None) or 0.0)
 
     def hold(self, queue: str, side: str, until: float) -> None:
-        """Note that messages of a side may be held until then (epoch seconds)."""
+        """Record that messages of a side may be held until a time, in epoch seconds."""
         self._set(queue, f"{side} held", until)
 
     # ---- messages
 
     def steps(self, queue: str, entries: Sequence[Entry]) -> list[Step | None]:
-        """How far each message has come; None for one that is not in the journal.
+        """Return the step of each message; None for one that is not in the journal.
 
-        A message that was listed while it waited comes without its time, and later with it.
+        A message that was listed while it was delayed has no `sent_at`; once delivered it has one.
         """
         found: list[Step | None] = []
         for entry in entries:
@@ -164,7 +164,7 @@ class Journal:
         return found
 
     def sending(self, queue: str, entries: Iterable[Entry], *, delayed: bool) -> None:
-        """The messages are about to be sent."""
+        """Record that messages are about to be sent."""
         now = time.time()
         self._write(
             "REPLACE INTO messages VALUES (?, ?, ?, ?, 0, ?, ?)",
@@ -172,7 +172,7 @@ class Journal:
         )
 
     def answered(self, queue: str, *, sent: Iterable[Entry], refused: Iterable[Entry]) -> None:
-        """Some are in the target, and others are not: it refused them."""
+        """Record which messages are in the target, and which it refused."""
         self._database.execute("BEGIN IMMEDIATE")
         with self._database:
             self._mark(queue, sent, Step.SENT)
@@ -183,7 +183,7 @@ class Journal:
             )
 
     def done(self, queue: str, entries: Iterable[Entry]) -> None:
-        """The messages are deleted at the source."""
+        """Record that messages were deleted at the source."""
         self._database.execute("BEGIN IMMEDIATE")
         with self._database:
             self._mark(queue, entries, Step.DONE)
@@ -196,14 +196,14 @@ class Journal:
         )
 
     def unsure(self, queue: str) -> tuple[list[Entry], float]:
-        """The messages that may or may not be in the target, and when the first was sent."""
+        """Return the messages that may be in the target or not, and the time of the first send."""
         rows = self._database.execute(
             "SELECT id, digest, sent_at, at FROM messages WHERE queue = ? AND state = 0", (queue,)
         ).fetchall()
         return [Entry(*row[:3]) for row in rows], min((row[3] for row in rows), default=0.0)
 
     def count(self, queue: str) -> tuple[int, int]:
-        """How many messages were moved, and how many of them were listed as delayed."""
+        """Return how many messages were moved, and how many of them were listed as delayed."""
         sql = "SELECT count(*), coalesce(sum(delayed), 0) FROM messages WHERE queue = ? AND state"
         moved, delayed = self._database.execute(sql, (queue,)).fetchone()
         return moved, delayed
@@ -216,14 +216,14 @@ class Journal:
     # ---- the end
 
     def forget(self, queue: str) -> None:
-        """Nothing of the queue needs to be known any more."""
+        """Delete all that is recorded of a queue."""
         self._database.execute("BEGIN IMMEDIATE")
         with self._database:
             for table in ("messages", "facts"):
                 self._database.execute(f"DELETE FROM {table} WHERE queue = ?", (queue,))
 
     def close(self) -> bool:
-        """Close the file, and remove it when it knows of no queue; whether it was removed."""
+        """Close the file, and delete it if it has no queue left; return whether it was deleted."""
         sql = "SELECT count(*) FROM facts WHERE queue <> ''"
         (queues,) = self._database.execute(sql).fetchone()
         self._database.close()

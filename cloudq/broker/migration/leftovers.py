@@ -1,4 +1,4 @@
-"""What a source queue still has when all that could be seen of it was moved."""
+"""Counts the messages of a source queue that stay when the others were moved."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _DELAYED = "delayed, and the source does not show it: --wait waits for it"
 _LEASED = "somebody else works on it"
 _NEW = "came meanwhile, or waits behind one that stays"
 
-# How long the counts of a service are waited for, when they say that something is left: they lag
-# by up to a minute. A count of what is delayed is believed sooner.
+# Seconds to wait for a service's counts when they show that something is left: they lag by up to
+# a minute. A count of delayed messages is believed sooner.
 _LAG, _DELAYED_LAG = 60.0, 5.0
 
 
 def unseen(side: Endpoint, queue: str, *, listed: int, known: int, stop: Event) -> Counter[str]:
-    """What the service counts beyond the `known` messages, `listed` of which are delayed ones."""
+    """Return the service's count beyond the `known` messages, of which `listed` are delayed."""
     started = time.monotonic()
     while True:
         stats = side.stats(queue)

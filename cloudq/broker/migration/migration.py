@@ -1,4 +1,4 @@
-"""A whole migration: which queues, what to check before, and one queue after the other."""
+"""A whole migration: its options, its checks, and one queue after the other."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 
-from cloudq.broker.broker import queue_deliveries
+from cloudq.broker.deliveries import queue_deliveries
 from cloudq.broker.migration.compatibility import Compatibility
 from cloudq.broker.migration.endpoint import Endpoint, total
 from cloudq.broker.migration.journal import Journal
@@ -23,17 +24,18 @@ from cloudq.errors import ConfigurationError
 from cloudq.messages.codec import Codec
 from cloudq.results.backend import Backend
 
-# As the settings have it: the target's app may say otherwise with `cloudq queues create`.
+# The setting's default; for another value run `cloudq queues create` with the target's app.
 _MAX_DELIVERIES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a person can choose. `queues` left out means all that the source lists.
+    """The options of a migration. `queues` left out means all that the source lists.
 
     `names` maps queues to other names in the target. `create` makes missing queues there. `raw`
-    moves what is no task message, too. `wait` waits for what the source delays and does not show.
-    `limit` is how many messages to move at most; `lease` in seconds, for those on their way.
+    also moves messages that are no task messages. `wait` waits for messages that the source delays
+    without listing them. `limit` is the most messages to move; `lease`, in seconds, is that of
+    messages on their way.
     """
 
     queues: Sequence[str] = ()
@@ -47,7 +49,7 @@ class Options:
 
 
 def journal_file(source: str, target: str, queue: str) -> Path:
-    """The journal of one queue, in the working directory, where none is named."""
+    """Return the default journal file of one queue, in the working directory."""
     name = hashlib.sha256("\n".join((source, target, queue)).encode()).hexdigest()[:12]
     return Path(f"cloudq-migrate-{name}.journal")
 
@@ -55,10 +57,10 @@ def journal_file(source: str, target: str, queue: str) -> Path:
 class Migration:
     """Moves messages from the queues of `source` to those of `target`.
 
-    `backend` keeps delayed messages for a side that cannot, and has the tasks' records. Set `stop`
-    to end after the batch at hand. `say` is called with what a person should know, and `told` with
-    a queue's counts whenever they change. Every method raises `BrokerError`, `BackendError` and
-    `ConfigurationError`.
+    `backend` keeps delayed messages for a broker that cannot, and has the tasks' records. Set
+    `stop` to end after the current batch. `say` is called with messages for the user, and `told`
+    with a queue's counts whenever they change. Every method raises `BrokerError`, `BackendError`
+    and `ConfigurationError`.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Migration:
         self._say, self._told = say, told
 
     def pairs(self) -> dict[str, str]:
-        """The queues to move, with their names in the target."""
+        """Return the queues to move, with their names in the target."""
         options = self.options
         queues = list(dict.fromkeys(options.queues))
         if not queues:
@@ -111,13 +113,14 @@ class Migration:
                 "or name another with --map OLD=NEW"
             )
         for target in absent:
-            deliveries = queue_deliveries(self.target.broker.limits(target), _MAX_DELIVERIES)
+            ordered = self.target.broker.limits(target).ordered
+            deliveries = queue_deliveries(_MAX_DELIVERIES, ordered=ordered)
             with self.target.broker.asking("create", target) as admin:
                 admin.create(target, lease=self.options.lease, max_deliveries=deliveries)
             self._say(f"made queue {target!r} on {self.target.url}")
 
     def preview(self, pairs: Mapping[str, str], *, look: bool) -> list[Preview]:
-        """What would be moved; with `look` also where a look is a delivery to the source."""
+        """Return what would be moved; with `look` also where a look counts as a delivery."""
         return [
             preview(
                 self.source,
@@ -130,7 +133,7 @@ class Migration:
         ]
 
     def run(self, pairs: Mapping[str, str]) -> Report:
-        """Move one queue after the other, as far as `stop` and the limit let it."""
+        """Move one queue after the other, until `stop` is set or the limit is reached."""
         left = self.options.limit
         for queue, target in pairs.items():
             moved = Moved(queue=queue, target=target)
@@ -157,7 +160,7 @@ class Migration:
                 fit=self._fit(moved.target, token=journal.token),
                 moved=moved,
                 backend=self._backend,
-                told=lambda: self._told(moved),
+                told=partial(self._told, moved),
             )
             move = QueueMove(
                 mover=mover,
@@ -174,7 +177,7 @@ class Migration:
             journal.close()
 
     def _before(self, moved: Moved) -> int | None:
-        """How much is in the source queue, delayed messages in the backend included."""
+        """Return the count of the source queue, with delayed messages in the backend."""
         count = total(self.source.stats(moved.queue))
         if self.source.broker.stores_delayed(moved.queue) and not self._shared(
             moved.queue, moved.target
@@ -195,7 +198,7 @@ class Migration:
         )
 
     def _shared(self, queue: str, target: str) -> bool:
-        """Whether both keep the delayed messages of this name in one place, the backend."""
+        """Tell whether the backend keeps the delayed messages of both queues in one place."""
         stores_delayed = self.source.broker.stores_delayed(
             queue
         ) and self.target.broker.stores_delayed(target)
@@ -203,7 +206,7 @@ class Migration:
 
 
 def _place(url: str) -> object:
-    """What a URL names, as far as that can be told from its text."""
+    """Return the place that a URL names, as far as its text shows."""
     address = parse(url)
     if address.path:
         return address.scheme, address.host, os.path.realpath(address.path)

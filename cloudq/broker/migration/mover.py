@@ -1,4 +1,4 @@
-"""Carries messages over, in batches: judges, sends, and then deletes them at the source."""
+"""Moves messages in batches: checks them, sends them, and then deletes them at the source."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Item:
 
 @dataclass(slots=True, kw_only=True)
 class Mover:
-    """Takes messages of one queue from `source` to `target`, each step in the journal first.
+    """Moves messages of one queue from `source` to `target`; each step is journaled first.
 
-    `reasons` says of each message that stays why it does; `taken_back` has the handles of delayed
-    ones that were deleted at the source, and `sent` how many went over in this run.
+    `reasons` has the reason of each message that stays, `taken_back` the handles of delayed
+    messages that were deleted at the source, and `sent` the number of those sent in this run.
     """
 
     source: Endpoint
@@ -54,7 +54,7 @@ class Mover:
     def judged(
         self, origin: Delivery | Scheduled, entry: Entry, *, due: float = 0.0, place: str = ""
     ) -> list[Item]:
-        """The message as an item to move; none where it stays."""
+        """Return the message as an item to move, or an empty list if it stays."""
         verdict = self.fit.judge(entry, origin.body, group=origin.group, due=due, place=place)
         if isinstance(verdict, Outgoing) and verdict.group in self._stuck:
             verdict = _BEHIND
@@ -66,7 +66,7 @@ class Mover:
     def _leave(self, entry: Entry, reason: str, group: str | None) -> None:
         if group is not None:
             self._stuck.add(group)
-        # The same, as it was listed before it came due.
+        # The same message may be recorded as it was listed, before it came due.
         listed = self.reasons.pop(entry.listed, None)
         self.reasons[entry] = reason
         if listed is None:
@@ -74,7 +74,7 @@ class Mover:
             self.told()
 
     def carry(self, items: Sequence[Item], leases: Leases | None = None) -> None:
-        """Send, and then delete at the source; in batches that are small enough to send."""
+        """Send messages in batches that the target takes, and delete them at the source."""
         limits = self.target.broker.limits(self.moved.target)
         batch: list[Item] = []
         size = 0
@@ -83,7 +83,7 @@ class Mover:
             if batch and (len(batch) == limits.batch or size + length > limits.batch_body):
                 self._carry_batch(batch, leases)
                 batch, size = [], 0
-            # Behind one of its group that the target has just refused it would be out of order.
+            # The target refused an earlier message of its group: this one would be out of order.
             if item.outgoing.group in self._stuck:
                 self._leave(item.entry, _BEHIND, item.outgoing.group)
                 continue
@@ -130,7 +130,7 @@ class Mover:
     # ---- deleting at the source
 
     def ack(self, messages: Sequence[tuple[Entry, Delivery]], leases: Leases) -> None:
-        """Delete at the source; what cannot be deleted comes again, and is deleted then."""
+        """Delete messages at the source; any that cannot be is deleted when it comes again."""
         if not messages:
             return
         deliveries = [delivery for _, delivery in messages]
@@ -141,7 +141,7 @@ class Mover:
         )
 
     def take_back(self, messages: Sequence[tuple[Entry, Scheduled]]) -> None:
-        """Delete delayed messages that are in the target; the due ones come, and are acked then."""
+        """Delete delayed messages at the source; those due meanwhile are acked when delivered."""
         if not messages:
             return
         handles = [message.handle for _, message in messages]

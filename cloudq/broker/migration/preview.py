@@ -1,4 +1,4 @@
-"""What a migration would do, as far as that can be seen without taking a message."""
+"""Previews a migration, as far as that is possible without taking a message."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MOST = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """One queue: its counts, and of the messages that were seen the tasks and what would stay.
+    """The preview of one queue: its counts, and the tasks and reasons to stay of messages seen.
 
-    `listed` is how many delayed messages can be moved now, of those that were looked at; `shown`
-    how many messages were looked at in all, and `whole` whether those were all there are.
+    `listed` is how many of the delayed messages seen can be moved now; `shown` is how many
+    messages were seen in all, and `whole` whether those were all there are.
     """
 
     queue: str
@@ -35,10 +35,9 @@ class Preview:
 def preview(
     source: Endpoint, queue: str, fit: Compatibility, *, shared: bool, look: bool
 ) -> Preview:
-    """Look at a queue; with `look` also where each look is a delivery to the service.
+    """Preview a queue; with `look` also where each look counts as a delivery.
 
-    `shared` says that both brokers keep the queue's delayed messages in one place, so that they
-    stay where they are.
+    `shared`: both brokers keep the queue's delayed messages in one place, so these stay there.
     """
     stats = source.stats(queue)
     tasks: Counter[str] = Counter()
@@ -63,7 +62,7 @@ def preview(
             peeked = admin.peek(queue, count=_MOST)
         seen = len(peeked)
         for one in peeked:
-            # Some services show what is delayed among the others.
+            # Some services list delayed messages among the others.
             if one.id not in listed:
                 judge(Entry(one.id, digest(one.body)), one.body, None, 0.0)
     return Preview(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 
 from cloudq.broker.migration.endpoint import Endpoint, total
@@ -15,24 +16,24 @@ from cloudq.broker.migration.report import Moved
 from cloudq.broker.migration.scan import Interrupted, Leases, find, patience
 from cloudq.driver import Delivery, Scheduled
 
-# Messages at a time: few enough to be done long before their leases end.
+# Messages to receive at a time: few enough to be moved long before their leases end.
 _AT_A_TIME = 100
-# What is due so soon is left to come by itself.
+# Messages that are due within so many seconds are left to be delivered.
 _SOON = 1.0
-# So many batches of nothing but messages that stay, whose leases cannot be kept, are the end.
+# The end is assumed after so many batches of only messages that stay, with leases that ended.
 _KNOWN_IN_A_ROW = 1_000
 
 
 class LimitReached(Exception):
-    """As many were moved as were to be."""
+    """Raised when as many messages were moved as the limit allows."""
 
 
 @dataclass(slots=True, kw_only=True)
 class QueueMove:
-    """One queue on its way: finds its messages, and gives them to the carrier.
+    """Moves one queue: finds its messages, and gives them to the mover.
 
-    `limit` is how many messages may still be moved, None for all. `say` is called with what a
-    person should know.
+    `limit` is how many messages may still be moved, None for all. `say` is called with messages
+    for the user.
     """
 
     mover: Mover
@@ -64,12 +65,12 @@ class QueueMove:
         return self.mover.moved
 
     def run(self) -> None:
-        """Move all that can be moved. Raises `BrokerError` and `Interrupted`; run it again then."""
+        """Move all that can be moved. Raises `BrokerError` and `Interrupted`: then run it again."""
         self._count()
         self.moved.earlier = self.moved.moved
         self._resolve()
         self._count()
-        # What was found in the target came with the run that was killed.
+        # Messages found in the target were sent by the run that was killed.
         self.moved.earlier = self.moved.moved
         others_until = self.journal.held_until(self.queue, "source")
         leases = Leases(
@@ -98,14 +99,14 @@ class QueueMove:
         self._audit()
 
     def _end(self, leases: Leases) -> None:
-        """Give back what is held, and count what stays."""
+        """Release the messages that are held, and count those that stay."""
         leases.give_back()
         self._count()
 
     # ---- after a kill
 
     def _resolve(self) -> None:
-        """Find out of every message that was being sent whether it is in the target."""
+        """Find out whether the messages that were being sent are in the target."""
         unsure, oldest = self.journal.unsure(self.queue)
         if not unsure:
             return
@@ -128,10 +129,10 @@ class QueueMove:
         self.journal.answered(self.queue, sent=found, refused=gone)
 
     def _hidden(self, missing: int, oldest: float) -> int:
-        """How many of the messages that were not found could be in the target all the same."""
+        """Return how many of the messages that were not found could be in the target anyway."""
         side, queue = self.target, self.moved.target
         limits, stats = side.broker.limits(queue), side.stats(queue)
-        # The target itself drops what it had from us not long ago.
+        # The target drops by itself what it received from us not long ago.
         safe = time.time() + self.lease - oldest < limits.dedup_window
         if not missing or safe:
             return 0
@@ -153,14 +154,14 @@ class QueueMove:
             raise Interrupted
 
     def _note_held(self, side: str) -> Callable[[float], None]:
-        return lambda until: self.journal.hold(self.queue, side, until)
+        return partial(self.journal.hold, self.queue, side)
 
     # ---- delayed messages
 
     def _listed(self) -> bool:
         if not self.source.lists(self.queue):
             return False
-        # Both keep what is delayed in one place: there is nothing to move.
+        # Both brokers keep delayed messages in one place: there is nothing to move.
         return not (
             self.source.broker.stores_delayed(self.queue)
             and self.target.broker.stores_delayed(self.moved.target)
@@ -168,7 +169,7 @@ class QueueMove:
         )
 
     def _move_delayed(self) -> bool:
-        """Move what is delayed; whether there is some that was left to come by itself soon."""
+        """Move delayed messages; return whether some were left, as they are due soon."""
         if not self._listed():
             return False
         after: str | None = None
@@ -202,12 +203,12 @@ class QueueMove:
     # ---- ready messages
 
     def _move_ready(self, leases: Leases, others_until: float) -> float:
-        """Move what can be received, until nothing more comes; what stays is held until then."""
+        """Move messages until none is received any more; those that stay are held until then."""
         ends, wait = patience(self.source, self.queue)
         empty = known = 0
         while empty < ends and known < _KNOWN_IN_A_ROW:
             self._check()
-            # Behind the leases of a killed run there may be more.
+            # There may be more messages, leased by a run that was killed.
             waits = others_until > time.time()
             deliveries = leases.receive(max(wait, 0.2) if waits else wait, self._size())
             if deliveries:
@@ -222,7 +223,7 @@ class QueueMove:
         return stats is not None and stats.exact and not stats.leased and not stats.ready
 
     def _handle_ready(self, deliveries: Sequence[Delivery], leases: Leases) -> bool:
-        """Move a batch; whether there was anything in it that is not known to stay."""
+        """Move a batch; return whether it had a message that is not known to stay."""
         entries = [Entry.of(delivery) for delivery in deliveries]
         steps = self.journal.steps(self.queue, entries)
         again: list[tuple[Entry, Delivery]] = []
@@ -241,7 +242,7 @@ class QueueMove:
     # ---- both
 
     def _size(self) -> int:
-        """How many messages to take at a time."""
+        """Return how many messages to receive at a time."""
         sides = ((self.source, self.queue), (self.target, self.moved.target))
         size = min(_AT_A_TIME, *(side.broker.limits(queue).batch for side, queue in sides))
         return size if self.limit is None else max(1, min(size, self.limit - self.mover.sent))
@@ -255,7 +256,7 @@ class QueueMove:
     # ---- what is left
 
     def _more_to_come(self) -> bool:
-        """Whether another round is worth it: a delayed message is left, or waited for."""
+        """Tell whether another round is needed: a delayed message is left, or waited for."""
         if self._listed():
             for message in self.source.delayed(self.queue):
                 waits = message.handle not in self.mover.taken_back
@@ -269,7 +270,7 @@ class QueueMove:
         if more:
             self._check()
             self.stop.wait(0.2)
-        # The last of them have come after the last look at what is ready.
+        # The last of them may have come due after the last receive.
         last, self._waited = self._waited and not more, more
         return more or last
 
@@ -278,7 +279,7 @@ class QueueMove:
         self.mover.told()
 
     def _audit(self) -> None:
-        """Count what is left, by the service's own figures too."""
+        """Count the messages that are left, with the help of the service's counts."""
         self.moved.finished = True
         listed = sum(entry == entry.listed for entry in self.mover.reasons)
         self.moved.left += unseen(
@@ -287,9 +288,9 @@ class QueueMove:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing of this queue needs the journal any more.
+        """Tell whether nothing of this queue needs the journal any more.
 
-        What is still leased may be a message that was moved, and may come again.
+        A message that is still leased may have been moved, and may be delivered again.
         """
         stats = self.source.stats(self.queue)
         return self.moved.finished and not (stats is not None and stats.leased)

@@ -1,4 +1,4 @@
-"""Keeps the records of delayed tasks right: where each waits, so that revoking finds it."""
+"""Updates the records of delayed tasks with their new handles, which revoking needs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = logging.getLogger("cloudq.migration")
 def note_handles(
     backend: Backend, queue: str, target: str, moved: Sequence[tuple[Scheduled, str]]
 ) -> None:
-    """Put new handles in place of the old ones, which could name other messages by now.
+    """Replace the old handles, which could name other messages by now.
 
-    A handle of "" is none: then the task is dropped when it is due, if it was revoked.
+    A handle of "" is none: a revoked task is then dropped when it is due.
     """
     for message, handle in moved:
         change = Change(

@@ -1,4 +1,4 @@
-"""What a migration has done, counted."""
+"""The counts of what a migration has done."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, kw_only=True)
 class Moved:
-    """One queue: what was in it, what was moved, and what was left, with the reasons.
+    """The counts of one queue: messages before, moved and left, with the reasons.
 
     `before` is the count when the migration was first started, None where the service does not
-    count. `moved` counts earlier runs of the same command too, `delayed` are those of them that
-    were moved before they were due, and `repeats` were delivered again after they were moved.
+    count. `moved` includes earlier runs of the same command; `delayed` of them were moved before
+    they were due. `repeats` were delivered again after they had been moved.
     """
 
     queue: str
@@ -28,7 +28,7 @@ class Moved:
 
     @property
     def complete(self) -> bool:
-        """Whether the source queue was seen to the end, and nothing was left in it."""
+        """Tell whether the source queue was read to its end, and nothing was left in it."""
         return self.finished and not self.left.total()
 
 

@@ -1,4 +1,4 @@
-"""Finds out which messages are in a queue, without changing what is in it."""
+"""Finds messages in a queue without removing any."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cloudq.driver import Code, Delivery
 Content = tuple[str, bytes]
 
 _EVERYTHING = 10_000_000
-# A run that comes after a kill waits as long as this, at the most.
+# The longest lease, in seconds: a run after a kill waits for no longer than that.
 _LONGEST = 900.0
-# How many messages a second are leased and given back, at the least.
+# Messages that are leased and released in a second, at the least.
 _SEEN_A_SECOND = 200
 
 
 class Interrupted(Exception):
-    """Somebody asked to stop."""
+    """Raised when the user asked to stop."""
 
 
 class Leases:
-    """Deliveries that are held for a while: extended in time, and given back in the end."""
+    """Deliveries held for a while: their leases are extended in time, and released at the end."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Leases:
         self._lengthen_at = 0.0
 
     def receive(self, wait: float, count: int) -> list[Delivery]:
-        """Receive and hold. First it is noted until when: a killed process cannot say so."""
+        """Receive and hold messages; the end of the lease is journaled first, in case of a kill."""
         self.keep()
         now = time.time()
         self._announce(now + wait + self.lease)
@@ -59,14 +59,14 @@ class Leases:
         return list(found)
 
     def keep(self) -> None:
-        """Extend all, when a third of their time has passed."""
+        """Extend all leases when a third of their time has passed."""
         now = time.time()
         if not self._held or now < self._extend_at:
             return
         held, refused = list(self._held.values()), 0
         size = self._side.broker.limits(self._queue).batch
         for start in range(0, len(held), size):
-            # Extending many takes its time, and each lease counts from its own extension.
+            # Extending many takes a while, and each lease counts from its own extension.
             self._announce(time.time() + self.lease)
             lost = self._side.broker.extend(held[start : start + size], lease=self.lease)
             self.let_go([one.delivery for one in lost])
@@ -76,24 +76,24 @@ class Leases:
             self._lengthen(now)
 
     def _lengthen(self, now: float) -> None:
-        """Some ended before they were extended: there are too many for so short a lease."""
+        """Use longer leases: some ended before they were extended, as there are too many."""
         if now > self._lengthen_at:
             self.lease = self._side.broker.lease(self._queue, min(self.lease * 2, _LONGEST))
             self._lengthen_at = now + self.lease
 
     def _announce(self, until: float) -> None:
         if until > self._noted:
-            # A little longer, so that not every receive has to wait for the disk.
+            # A little more than needed, so that not every receive has to write to the disk.
             self._noted = max(until + self.lease / 4, self._others_until)
             self._note(self._noted)
 
     def let_go(self, deliveries: Collection[Delivery]) -> None:
-        """Hold these no longer, as they are settled or lost."""
+        """Hold messages no longer, as they are settled or lost."""
         for delivery in deliveries:
             self._held.pop(Entry.of(delivery), None)
 
     def give_back(self) -> None:
-        """Release all."""
+        """Release all messages that are held."""
         refused = self._side.broker.release(list(self._held.values()))
         self._held = {}
         if all(one.code is Code.LEASE_LOST for one in refused):
@@ -101,9 +101,9 @@ class Leases:
 
 
 def patience(side: Endpoint, queue: str) -> tuple[int, float]:
-    """How many empty receives in a row are the end of a queue, and how long each waits.
+    """Return how many empty receives in a row are the end of a queue, and how long each waits.
 
-    A cloud's queue is many servers, and one answer speaks for some of them.
+    A cloud's queue is spread over many servers, and one answer comes from some of them.
     """
     limits = side.broker.limits(queue)
     return (3, max(limits.min_wait, 1.0)) if limits.billed else (1, limits.min_wait)
@@ -118,10 +118,10 @@ def find(
     note: Callable[[float], None],
     stop: Event,
 ) -> set[Entry]:
-    """Which of the messages are in the queue. Raises `Interrupted`.
+    """Return those of the messages that are in the queue. Raises `Interrupted`.
 
-    Where a service shows messages only by leasing them, all that were seen are held until the end
-    or the last wanted one was seen, and then given back: a delivery of each.
+    Where a service shows messages only by leasing them, all messages seen are held until the end,
+    or until the last wanted one was seen, and then released. That counts as a delivery of each.
     """
     missing = {entry.content: entry for entry in wanted}
     found: set[Entry] = set()
@@ -130,7 +130,7 @@ def find(
         if content in missing:
             found.add(missing.pop(content))
 
-    # A delayed message that comes due meanwhile is in the second look.
+    # A delayed message that comes due meanwhile is found by the second look.
     for message in side.delayed(queue):
         seen((message.id, digest(message.body)))
     if not missing:
@@ -141,7 +141,7 @@ def find(
                 seen((peeked.id, digest(peeked.body)))
         return found
     stats = side.stats(queue)
-    # As long as it may take to see everything, so that nothing has to be received twice.
+    # Long enough to see the whole queue, so that nothing has to be received twice.
     enough = min(lease + ((stats.ready if stats else 0) or 0) / _SEEN_A_SECOND, _LONGEST)
     leases = Leases(side, queue, enough, note)
     try:
@@ -169,5 +169,5 @@ def _look(
         deliveries = leases.receive(wait, batch)
         for delivery in deliveries:
             seen((delivery.id, digest(delivery.body)))
-        # What comes again says nothing about what has not come yet: only silence is the end.
+        # Repeated deliveries do not show that all was seen: only empty receives do.
         empty = 0 if deliveries else empty + 1

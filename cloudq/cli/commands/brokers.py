@@ -1,37 +1,25 @@
-"""`cloudq brokers`: what is installed, and what each can do."""
+"""`cloudq brokers`: lists the installed brokers and backends with their limits."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import EntryPoint
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from cloudq.cli.options import JsonOption, Target, common
 from cloudq.cli.output import duration, emit, note, say, table
-from cloudq.driver import BackendDriver, BrokerDriver, Limits, QueueAdmin, StoreLimits
+from cloudq.driver import FOREVER, ORDERED_SUFFIX, Limits, QueueAdmin, StoreLimits
 from cloudq.driver import loader as plugins
+from cloudq.driver.adapters import adapter
 from cloudq.errors import CloudQError
-
-# An address that needs no account and no file, to ask a driver for its limits; others by scheme.
-# Nothing is sent there.
-_SAMPLES = {
-    "sqs": "sqs://us-east-1",
-    "dynamodb": "dynamodb://cloudq?region=us-east-1",
-    "pubsub": "pubsub://project?emulator=127.0.0.1:1",
-    "firestore": "firestore://project/cloudq?emulator=127.0.0.1:1",
-    "servicebus": "servicebus://127.0.0.1:1?emulator=true",
-    "aztables": "aztables://devstoreaccount1/cloudq",
-}
-_FOREVER = 366 * 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """One kind of broker or backend; `variant` is a kind of queue with limits of its own."""
+    """One installed broker or backend; `variant` is a kind of queue with its own limits."""
 
     scheme: str
     variant: str
@@ -44,12 +32,11 @@ class Installed:
 @common
 def brokers(target: Target, json: JsonOption = False) -> None:
     """List brokers and backends with their limits."""
-    with TemporaryDirectory() as scratch, _as_nobody():
-        samples = {**_SAMPLES, "sqlite": f"sqlite:///{scratch}/limits.db"}
+    with TemporaryDirectory() as folder:
         brokers = [
-            found for entry in plugins.installed("broker") for found in _broker(entry, samples)
+            found for entry in plugins.installed("broker") for found in _broker(entry, folder)
         ]
-        backends = [_backend(entry, samples) for entry in plugins.installed("backend")]
+        backends = [_backend(entry, folder) for entry in plugins.installed("backend")]
     if json:
         emit({"brokers": list(map(asdict, brokers)), "backends": list(map(asdict, backends))})
         return
@@ -68,63 +55,48 @@ def brokers(target: Target, json: JsonOption = False) -> None:
     )
 
 
+def _broker(entry: EntryPoint, folder: str) -> list[Installed]:
+    installed = Installed(scheme=entry.name, variant="", provided_by=entry.value)
+    try:
+        with _environment(entry), closing(plugins.open_broker(_sample(entry, folder))) as driver:
+            plain, ordered = driver.limits("queue"), driver.limits("queue" + ORDERED_SUFFIX)
+            found = replace(installed, limits=plain, admin=isinstance(driver, QueueAdmin))
+    except CloudQError as error:
+        return [replace(installed, problem=str(error))]
+    if plain == ordered:
+        return [found]
+    return [found, replace(found, variant="…" + ORDERED_SUFFIX.lstrip("."), limits=ordered)]
+
+
+def _backend(entry: EntryPoint, folder: str) -> Installed:
+    installed = Installed(scheme=entry.name, variant="", provided_by=entry.value)
+    try:
+        with _environment(entry), closing(plugins.open_backend(_sample(entry, folder))) as driver:
+            return replace(installed, limits=driver.limits)
+    except CloudQError as error:
+        return replace(installed, problem=str(error))
+
+
+def _sample(entry: EntryPoint, folder: str) -> str:
+    """Return a URL of the scheme that opens without an account."""
+    sample = adapter(entry.name).sample or f"{entry.name}://"
+    return sample.replace("{folder}", folder)
+
+
 @contextmanager
-def _as_nobody() -> Generator[None]:
-    """Give drivers that look for credentials some that are nobody's: limits need no account."""
+def _environment(entry: EntryPoint) -> Generator[None]:
+    """Set the variables that the adapter asks for, and restore those of before."""
     before = dict(os.environ)
-    os.environ.pop("AWS_PROFILE", None)
-    os.environ.update({"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"})
+    for name, value in adapter(entry.name).environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def _broker(entry: EntryPoint, samples: Mapping[str, str]) -> list[Installed]:
-    def read(driver: BrokerDriver) -> list[Installed]:
-        can_admin = isinstance(driver, QueueAdmin)
-        kinds = {"": driver.limits("queue"), "…fifo": driver.limits("queue.fifo")}
-        if kinds[""] == kinds["…fifo"]:
-            del kinds["…fifo"]
-        return [
-            Installed(
-                scheme=entry.name,
-                variant=variant,
-                provided_by=entry.value,
-                limits=limits,
-                admin=can_admin,
-            )
-            for variant, limits in kinds.items()
-        ]
-
-    found = _opened(entry, samples, plugins.open_broker, read)
-    return [found] if isinstance(found, Installed) else found
-
-
-def _backend(entry: EntryPoint, samples: Mapping[str, str]) -> Installed:
-    def read(driver: BackendDriver) -> Installed:
-        return Installed(
-            scheme=entry.name, variant="", provided_by=entry.value, limits=driver.limits
-        )
-
-    return _opened(entry, samples, plugins.open_backend, read)
-
-
-def _opened(
-    entry: EntryPoint,
-    samples: Mapping[str, str],
-    open_driver: Callable[[str], Any],
-    read: Callable[[Any], Any],
-) -> Any:
-    try:
-        driver = open_driver(samples.get(entry.name, f"{entry.name}://"))
-    except CloudQError as error:
-        return Installed(scheme=entry.name, variant="", provided_by=entry.value, problem=str(error))
-    try:
-        return read(driver)
-    finally:
-        driver.close()
 
 
 def _broker_cells(limits: Limits | StoreLimits | None) -> tuple[str, ...]:
@@ -155,7 +127,7 @@ def _yes(value: bool) -> str:
 def _span(seconds: float) -> str:
     if not seconds:
         return "none"
-    return "any" if seconds >= _FOREVER else duration(seconds).replace(" 0s", "").replace(" 0m", "")
+    return "any" if seconds >= FOREVER else duration(seconds).replace(" 0s", "").replace(" 0m", "")
 
 
 def _size(number: int) -> str:

@@ -22,6 +22,7 @@ from cloudq.cli.commands.queues import look
 from cloudq.cli.commands.result import outcome
 from cloudq.cli.demo.progress import view
 from cloudq.cli.demo.worker import LocalWorker
+from cloudq.cli.messages import backend_example
 from cloudq.cli.options import Target, common, refuse_memory
 from cloudq.cli.output import console, fields, note, say
 from cloudq.driver import Code
@@ -138,8 +139,8 @@ def _check(app: CloudQ, target: Target) -> None:
     """Find out before anything is sent that the queue and the table are there."""
     if app.conf.backend_url is None:
         raise ConfigurationError(
-            f"the demo reads results, and {app.conf.broker} keeps none: add --backend URL, "
-            "for example --backend dynamodb://cloudq"
+            f"the demo reads results, and {app.conf.broker} keeps none: add --backend URL"
+            + backend_example(app.conf.broker)
         )
     try:
         look(app, _QUEUE)

@@ -26,10 +26,10 @@ from rich.progress import (
 )
 
 from cloudq.broker.migration import Endpoint, Migration, Moved, Options, Preview, Report
-from cloudq.cli.messages import LOOKING
 from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq.cli.output import complain, confirm, emit, note, say, table
 from cloudq.driver import loader as plugins
+from cloudq.driver.adapters import adapter
 from cloudq.errors import ConfigurationError, ServiceError
 from cloudq.messages.codec import Codec
 from cloudq.results.backend import Backend
@@ -145,7 +145,7 @@ def _opened(
         for url in (source_url, target_url):
             driver = plugins.open_broker(url)
             stack.callback(driver.close)
-            peeks = plugins.parse(url).scheme not in LOOKING
+            peeks = adapter(url).peek_cost is None
             sides.append(Endpoint.of(driver, url, backend, peeks=peeks))
         yield sides[0], sides[1], backend
 
@@ -315,7 +315,7 @@ def _tell_preview(seen: Sequence[Preview], url: str, *, json: bool) -> None:
         table(("QUEUE", "TASK", "WOULD MOVE"), rows, empty="")
     if not all(each.whole for each in seen):
         note("not all messages were looked at, so there are more than these")
-    remark = LOOKING.get(plugins.parse(url).scheme)
+    remark = adapter(url).peek_cost
     if remark:
         note(remark)
     note("nothing was moved")

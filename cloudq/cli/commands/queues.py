@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from cloudq.app import CloudQ
-from cloudq.broker.broker import queue_deliveries
+from cloudq.broker.deliveries import queue_deliveries
 from cloudq.broker.purge import purge_delayed
-from cloudq.cli.messages import LOOKING, as_json, list_messages, read
+from cloudq.cli.messages import as_json, list_messages, read
 from cloudq.cli.options import JsonOption, Target, YesOption, chosen_queues, common
 from cloudq.cli.output import confirm, duration, emit, note, say, table
 from cloudq.driver import Purged, QueueStats, StoreAdmin
-from cloudq.driver.loader import parse
+from cloudq.driver.adapters import adapter
 from cloudq.errors import BackendError, CloudQError, ConfigurationError
 from cloudq.results.backend import Backend
 
@@ -160,7 +160,9 @@ def create(
                     name,
                     lease=conf.lease if lease is None else lease,
                     max_deliveries=max_deliveries
-                    or queue_deliveries(app.broker.limits(name), conf.max_deliveries),
+                    or queue_deliveries(
+                        conf.max_deliveries, ordered=app.broker.limits(name).ordered
+                    ),
                 )
             say(f"queue {name!r} is there, with dead letters, on {conf.broker}")
         if store:
@@ -179,7 +181,7 @@ def look(app: CloudQ, queue: str) -> QueueStats:
 
 def looking(app: CloudQ) -> None:
     """Say what looking at messages costs on this broker, if it costs anything."""
-    remark = LOOKING.get(parse(app.conf.broker).scheme)
+    remark = adapter(app.conf.broker).peek_cost
     if remark:
         note(remark)
 

@@ -12,6 +12,7 @@ from cloudq.app import CloudQ
 from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq.cli.output import confirm, emit, note, say
 from cloudq.driver import loader as plugins
+from cloudq.driver.adapters import adapter
 from cloudq.driver.schedulers import SchedulerDriver
 from cloudq.errors import ConfigurationError
 from cloudq.schedules.cloud_cron import ncrontab
@@ -19,12 +20,9 @@ from cloudq.schedules.cloud_sync import Plan, Scheduler, Step
 
 SchedulerOption = Annotated[
     str | None,
-    typer.Option(
-        "--scheduler", metavar="URL", help="eventbridge:// or cloudscheduler://; else the setting."
-    ),
+    typer.Option("--scheduler", metavar="URL", help="The cloud's scheduler; else the setting."),
 ]
 
-_AZURE = frozenset({"azure", "servicebus", "functions", "azurefunctions"})
 _SIGNS = {"create": "+", "update": "~", "delete": "-"}
 
 
@@ -66,11 +64,15 @@ def apply(
 def _opened(target: Target, url: str | None) -> Generator[Scheduler]:
     app = target.load()
     url = url or app.conf.scheduler
-    if (url or app.conf.broker).partition(":")[0] in _AZURE:
-        raise _of_azure(app)
+    without = adapter(url or app.conf.broker).no_scheduler
+    if without is not None:
+        _show_timers(app)
+        raise ConfigurationError(without)
     if url is None:
+        known = [adapter(entry.name).example for entry in plugins.installed("scheduler")]
         raise ConfigurationError(
-            "which scheduler? say --scheduler eventbridge://REGION?role=ARN, or set scheduler="
+            "which scheduler? say --scheduler URL, or set scheduler="
+            f", for example {' or '.join(filter(None, known))}"
         )
     driver = cast("SchedulerDriver", plugins.open_scheduler(url))
     with app:
@@ -81,8 +83,8 @@ def _opened(target: Target, url: str | None) -> Generator[Scheduler]:
             cloud.close()
 
 
-def _of_azure(app: CloudQ) -> ConfigurationError:
-    """What to do where the schedules shall be in Azure; each one's timer is shown before."""
+def _show_timers(app: CloudQ) -> None:
+    """Show each schedule as the timer of a function, for clouds that have no scheduler."""
     for entry in app.schedules.declared().values():
         try:
             lines = ncrontab(entry)
@@ -91,10 +93,6 @@ def _of_azure(app: CloudQ) -> ConfigurationError:
             continue
         for line in lines:
             note(f'{entry.name}: Timer(schedule="{line}", task="{entry.task}"), {entry.timezone}')
-    return ConfigurationError(
-        "Azure has no scheduler that sends to queues: run `cloudq beat` (of several one sends), or "
-        "give a Functions app these timers by cloudq_azure.register(..., timers={NAME: Timer})"
-    )
 
 
 def _counted(changes: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from cloudq.app import CloudQ
-from cloudq.broker.broker import ORDERED_PATIENCE
+from cloudq.broker.deliveries import queue_deliveries
 from cloudq.broker.one_time import one_time_group_of
 from cloudq.driver import Address
 from cloudq.driver.loader import parse
@@ -236,7 +236,6 @@ def _queue(
     function = next(each for each in functions if name in each.queues)
     window = next(feed.window for feed in feeds if feed.queue == name)
     full = prefix + name
-    patience = ORDERED_PATIENCE if fifo else 1
     return Queue(
         name=name,
         full_name=full,
@@ -244,7 +243,7 @@ def _queue(
         fifo=fifo,
         visibility=max(6 * function.timeout + window, math.ceil(app.conf.lease)),
         retention=_RETENTION,
-        max_receive_count=min(app.conf.max_deliveries * patience + 10, 1000),
+        max_receive_count=min(queue_deliveries(app.conf.max_deliveries, ordered=fifo), 1000),
         kms_key=options.kms_key,
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlencode
 
 from cloudq.app import CloudQ
-from cloudq.broker.broker import ORDERED_PATIENCE
+from cloudq.broker.deliveries import queue_deliveries
 from cloudq.driver import Address
 from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
@@ -157,7 +157,7 @@ def _refuse_hints(hints: FunctionHints, of: str) -> None:
 
 def _queue(app: CloudQ, name: str, prefix: str, always_ready: int) -> Queue:
     fifo = name.endswith(".fifo")
-    deliveries = app.conf.max_deliveries * (ORDERED_PATIENCE if fifo else 1) + 10
+    deliveries = queue_deliveries(app.conf.max_deliveries, ordered=fifo)
     own = [task.name for task in tasks_of(app) if reads(app, task, [name])]
     return Queue(
         name=name,

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import grpc
 
 from cloudq.app import CloudQ
-from cloudq.broker.broker import ORDERED_PATIENCE
+from cloudq.broker.deliveries import queue_deliveries
 from cloudq.driver import Address
 from cloudq.driver.loader import parse
 from cloudq.driver.schedulers import Job
@@ -203,8 +203,7 @@ def _queue(
     function = next(each for each in functions if name in each.queues)
     fifo = name.endswith(".fifo")
     dead = places.dead_queue(name)
-    patience = ORDERED_PATIENCE if fifo else 1
-    attempts = app.conf.max_deliveries * patience + 10
+    attempts = queue_deliveries(app.conf.max_deliveries, ordered=fifo)
     return Queue(
         name=name,
         topic=places.topic_name(name),

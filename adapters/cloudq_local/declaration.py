@@ -1,0 +1,11 @@
+"""Declares the embedded brokers and backends to cloudq."""
+
+from __future__ import annotations
+
+from cloudq.driver.adapters import Adapter
+
+MEMORY = Adapter(sample="memory://", default_backend="{broker}")
+SQLITE = Adapter(
+    sample="sqlite:///{folder}/limits.db",
+    default_backend="{broker}",
+)

@@ -1,0 +1,107 @@
+"""The ways, batches and retries of one publish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import count
+
+from cloudq.broker.batching import batches
+from cloudq.broker.retry import PublishPolicy
+from cloudq.driver import Code, Failure, Limits, Outgoing
+from cloudq.errors import ServiceError
+
+Answer = str | Failure
+"""A sent message's handle ("" if it has none), or the reason of its refusal."""
+
+WORTH_A_HANDLE = 60.0
+"""The shortest delay, in seconds, of messages whose handle is kept to take them back."""
+
+BUSY = frozenset({Code.THROTTLED, Code.UNREACHABLE})
+# An error after more than this many seconds comes from an SDK that has retried already.
+_AT_ONCE = 0.5
+
+
+class Way(Enum):
+    """The ways in which a message reaches its queue."""
+
+    PLAIN = "plain"
+    SCHEDULED = "scheduled"  # delayed by the service, with a handle to take it back
+    STORED = "stored"  # kept in the result store until it is due
+    ONE_TIME = "one_time"  # sent by an entry of the cloud's scheduler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lot:
+    """Messages for one queue that are sent in the same way, by their places in the publish."""
+
+    queue: str
+    way: Way
+    messages: Mapping[int, Outgoing]
+    due: Mapping[str, float] = field(default_factory=dict[str, float])
+    """When the `ONE_TIME` ones are due, by their ids, in epoch seconds."""
+
+    def batch(self, places: Sequence[int]) -> list[Outgoing]:
+        return [self.messages[place] for place in places]
+
+
+class Attempts:
+    """Iterates over the batches of a lot, then over those to retry, with pauses in between.
+
+    Call `answered` or `lost` for each batch. At the end `answers` has each message's outcome.
+    """
+
+    def __init__(
+        self,
+        lot: Lot,
+        limits: Limits,
+        policies: Mapping[int, PublishPolicy],
+        *,
+        again: Set[Code] = BUSY,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.answers: dict[int, Answer] = {}
+        self._lot = lot
+        self._limits = limits
+        self._policies = policies
+        self._again = again
+        self._sleep = sleep
+        self._lost: Failure | None = None
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        """Yield the places of each batch; pause before each round of retries."""
+        waiting = list(self._lot.messages)
+        for attempt in count():
+            if attempt:
+                self._sleep(max(self._policies[place].pause(attempt - 1) for place in waiting))
+            for batch in batches(waiting, self._lot.messages, self._limits):
+                started = time.monotonic()
+                yield batch
+                if self._lost is not None:
+                    # The rest would fail in the same way.
+                    left = waiting[waiting.index(batch[0]) :]
+                    self.answers |= dict.fromkeys(left, self._lost)
+                    if time.monotonic() - started > _AT_ONCE:
+                        return
+                    self._lost = None
+                    break
+            waiting = [place for place in self.answers if self._once_more(place, attempt)]
+            if not waiting:
+                return
+
+    def answered(self, batch: Sequence[int], answers: Sequence[Answer]) -> None:
+        """Record the answers to the messages of a batch."""
+        self.answers |= zip(batch, answers, strict=True)
+
+    def lost(self, error: ServiceError) -> None:
+        """Record that the request for the last batch failed as a whole."""
+        self._lost = Failure(index=0, code=Code(error.code), reason=str(error))
+
+    def _once_more(self, place: int, attempt: int) -> bool:
+        answer = self.answers[place]
+        if not isinstance(answer, Failure) or answer.code not in self._again:
+            return False
+        most = self._policies[place].most
+        return most is None or attempt < most
