@@ -74,9 +74,9 @@ class Codec:
     def encode(self, message: TaskMessage) -> bytes:
         """The body of a message. Raises `EncodeError`, `ConfigurationError`."""
         if message.protocol == CELERY:
-            from cloudq.messages import celery_out  # loaded where it is used, as below
+            from cloudq.contrib.celery.protocol import writing  # loaded where it is used, as below
 
-            return celery_out.write(message)
+            return writing.write(message)
         plain = encode(message)
         signs = self.keyring.signs is not None
         serializer = message.serializer or "json"
@@ -126,9 +126,9 @@ class Codec:
                 raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
             return self._opened(body, queue, limit)
         if self.celery and (queue in self.celery or _bare(queue) in self.celery):
-            from cloudq.messages import celery_in
+            from cloudq.contrib.celery.protocol import reading
 
-            message = celery_in.read(body, queue=queue, limit=limit, accept=self.accept)
+            message = reading.read(body, queue=queue, limit=limit, accept=self.accept)
             if message is not None:
                 return message
         if self.signed_only:
@@ -185,9 +185,9 @@ def form_of(body: bytes) -> str | None:
     """What a body that is no plain message says that it is; None for none of ours."""
     if body.startswith(_SEALED):
         return "signed, compressed or in a notation of its own"
-    from cloudq.messages import celery_in
+    from cloudq.contrib.celery.protocol import reading
 
-    return "a message in Celery's form" if celery_in.is_celery(body) else None
+    return "a message in Celery's form" if reading.is_celery(body) else None
 
 
 def _bare(queue: str) -> str:

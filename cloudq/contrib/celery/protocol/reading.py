@@ -16,8 +16,8 @@ import orjson
 from pydantic import ValidationError
 
 from cloudq.canvas.plan import frozen
+from cloudq.contrib.celery.protocol.values import aware, mapped, our_node, ours
 from cloudq.errors import CloudQError, DecodeError
-from cloudq.messages.celery_values import aware, mapped, our_node, ours
 from cloudq.messages.compression import expand
 from cloudq.messages.message import CELERY, TaskMessage
 from cloudq.messages.serializers import load_msgpack, load_yaml
