@@ -25,7 +25,7 @@ from cloudq.testing import drain
 from tests.servers import unique
 
 LIMIT = 1 << 20
-CODEC = Codec(celery=frozenset({"orders"}))
+CODEC = Codec(formats={"orders": ("celery",)})
 HEADERS = {"lang": "py", "task": "t", "id": "a", "root_id": "a", "retries": 0}
 TIMES = {"eta": "2026-11-21T09:48:43.680474+00:00", "expires": "2026-11-21T11:50:18.5+02:00"}
 

@@ -51,7 +51,7 @@ _THEIRS = frozenset(
 )
 
 
-def read(body: bytes, *, queue: str, limit: int, accept: Collection[str]) -> TaskMessage | None:
+def read(body: bytes, queue: str, limit: int, accept: Collection[str]) -> TaskMessage | None:
     """The call in a message of Celery's; None where the body is none.
 
     The same body gives the same message each time, ids of callbacks included. Raises
