@@ -1,6 +1,6 @@
 """The codec of an app: a message in the form that its call, its queue and the settings ask for.
 
-A plain message is the JSON of `cloudq.messages.values`. What is signed, compressed or in another
+A plain message is the JSON of `cloudq.messages.body`. What is signed, compressed or in another
 notation travels in a sealed envelope, which says so in the clear and has the message for its
 `body`:
 `{"v":2,"key":..,"sig":..,"app":..,"queue":..,"until":..,"type":..,"zip":..,"body":..}`. Older
@@ -18,13 +18,13 @@ import orjson
 
 from cloudq.clock import Clock, real_time
 from cloudq.errors import DecodeError, EncodeError
+from cloudq.messages.body import decode, encode
 from cloudq.messages.compression import COMPRESSIONS, compress, expand
 from cloudq.messages.formats import MessageFormat, find_format, installed_formats
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.optional import library
 from cloudq.messages.serializers import PICKLE, SERIALIZERS, plain_json, written
 from cloudq.messages.signing import Keyring
-from cloudq.messages.values import decode, encode
 from cloudq.settings import Settings, format_names
 
 _SEALED = b'{"v":2,'

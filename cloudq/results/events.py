@@ -12,7 +12,7 @@ import orjson
 from cloudq.clock import Clock, real_time
 from cloudq.driver import Item, Key, Value
 from cloudq.errors import DecodeError
-from cloudq.messages.values import decode
+from cloudq.messages.body import decode
 from cloudq.results.record import TERMINAL, Record, State
 from cloudq.settings import Level
 

@@ -17,7 +17,7 @@ import pytest
 from cloudq import CloudQ, chord, group
 from cloudq.driver import Outgoing
 from cloudq.errors import DecodeError, EncodeError, InvalidArguments
-from cloudq.messages.arguments import arguments
+from cloudq.messages.body import arguments
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import to_wire
