@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 from zoneinfo import ZoneInfo
@@ -29,6 +28,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from cloudq.driver.adapters import default_backend
+from cloudq.driver.loader import installed
 from cloudq.errors import DISTRIBUTION, ConfigurationError
 
 Serializer = Literal["json", "msgpack", "yaml", "pickle"]
@@ -36,9 +37,6 @@ Compression = Literal["zlib", "bz2", "zstd"]
 KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 # As long as the hash of HMAC-SHA256 takes in whole.
 Key = Annotated[SecretStr, Field(min_length=32)]
-
-FORMATS = "cloudq.formats"
-"""The entry point group of foreign message formats, such as Celery's."""
 
 
 class Level(StrEnum):
@@ -52,7 +50,7 @@ class Level(StrEnum):
 @cache
 def format_names() -> tuple[str, ...]:
     """The message formats that are installed: cloudq's own, then the foreign ones."""
-    return "cloudq", *sorted(entry.name for entry in entry_points(group=FORMATS))
+    return "cloudq", *(entry.name for entry in installed("format"))
 
 
 def _installed_format(name: Any) -> Any:
