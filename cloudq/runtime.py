@@ -18,8 +18,8 @@ from cloudq.driver import BackendDriver, BrokerDriver
 from cloudq.driver.loader import open_backend, open_broker, open_scheduler
 from cloudq.messages.codec import Codec
 from cloudq.results.backend import Backend
-from cloudq.results.events import History, Level
-from cloudq.settings import Settings
+from cloudq.results.events import History
+from cloudq.settings import Level, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

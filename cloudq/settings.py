@@ -5,12 +5,22 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from enum import StrEnum
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,15 +29,40 @@ from pydantic_settings import (
 )
 
 from cloudq.driver.adapters import default_backend
+from cloudq.driver.loader import installed
 from cloudq.errors import DISTRIBUTION, ConfigurationError
-from cloudq.results.events import Level
 
 Serializer = Literal["json", "msgpack", "yaml", "pickle"]
 Compression = Literal["zlib", "bz2", "zstd"]
-Protocol = Literal["cloudq", "celery"]
 KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 # As long as the hash of HMAC-SHA256 takes in whole.
 Key = Annotated[SecretStr, Field(min_length=32)]
+
+
+class Level(StrEnum):
+    """The events that are recorded."""
+
+    NONE = "none"
+    FINAL = "final"  # how tasks ended
+    TRACKED = "tracked"  # also that they started, and were retried
+
+
+@cache
+def format_names() -> tuple[str, ...]:
+    """The message formats that are installed: cloudq's own, then the foreign ones."""
+    return "cloudq", *(entry.name for entry in installed("format"))
+
+
+def _installed_format(name: Any) -> Any:
+    known = format_names()
+    if name in known:
+        return name
+    quoted = [repr(each) for each in known]
+    expected = " or ".join(filter(None, (", ".join(quoted[:-1]), quoted[-1])))
+    raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+
+
+Protocol = Annotated[str, BeforeValidator(_installed_format)]
 
 # Celery's names for what has a shorter one here.
 _CELERY_NAMES = {

@@ -22,6 +22,7 @@ from cloudq.publishing.publisher import Publisher
 from cloudq.publishing.results import ResultFactory
 from cloudq.results.backend import Backend
 from cloudq.results.result import AsyncResult, EagerResult
+from cloudq.results.terminate import Termination
 from cloudq.runtime import Runtime
 from cloudq.settings import Settings
 from cloudq.tasks.call_options import CallOptions, Options
@@ -407,11 +408,11 @@ class CloudQ:
 
         return Control(self.runtime, self._results, self._purge)
 
-    def _terminate(
-        self, ids: Sequence[str], signal: str, *, wait: bool, timeout: float | None
-    ) -> None:
-        """Have the workers end tasks that run; what `result.revoke(terminate=True)` does."""
-        self.control.stop(ids, signal, wait=wait, timeout=timeout)
+    def _terminate(self, ids: Sequence[str], termination: Termination) -> None:
+        """Have the workers end tasks that run, as `result.revoke(terminate=True)` asks."""
+        self.control.stop(
+            ids, termination.signal, wait=termination.wait, timeout=termination.timeout
+        )
 
     def _purge(self) -> int | None:
         """Empty the app's queues; how many messages that were, where the broker can tell."""

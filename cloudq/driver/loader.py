@@ -50,7 +50,7 @@ def open_scheduler(url: str) -> object:
 
 
 def installed(kind: str) -> Sequence[EntryPoint]:
-    """Return the entry points of a kind, "broker", "backend" or "scheduler", by name."""
+    """Return the entry points of a kind, "broker", "backend", "scheduler" or "format", by name."""
     return sorted(entry_points(group=f"cloudq.{kind}s"), key=attrgetter("name"))
 
 

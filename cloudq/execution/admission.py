@@ -14,7 +14,7 @@ from cloudq.execution import lifecycle
 from cloudq.execution.outcomes import Job, Outcomes, copy_of, member_result_of, settle
 from cloudq.execution.salvage import salvage
 from cloudq.execution.settlement import Action, Settled, Settlement
-from cloudq.messages.arguments import arguments
+from cloudq.messages.body import arguments
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, State
 from cloudq.runtime import Runtime

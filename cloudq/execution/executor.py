@@ -30,7 +30,7 @@ from cloudq.execution.admission import Admission, bare
 from cloudq.execution.call import FunctionCall, RunAsync, run_coroutine
 from cloudq.execution.outcomes import Job, Outcomes, autoretried, settle, with_children
 from cloudq.execution.settlement import Action, Settled, Settlement
-from cloudq.messages.arguments import arguments
+from cloudq.messages.body import arguments
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import dump_value
 from cloudq.publishing.tracing import open_tracing

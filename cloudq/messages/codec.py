@@ -1,6 +1,6 @@
 """The codec of an app: a message in the form that its call, its queue and the settings ask for.
 
-A plain message is the JSON of `cloudq.messages.values`. What is signed, compressed or in another
+A plain message is the JSON of `cloudq.messages.body`. What is signed, compressed or in another
 notation travels in a sealed envelope, which says so in the clear and has the message for its
 `body`:
 `{"v":2,"key":..,"sig":..,"app":..,"queue":..,"until":..,"type":..,"zip":..,"body":..}`. Older
@@ -10,7 +10,7 @@ releases dead-letter it as a version that they do not know.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
@@ -18,13 +18,14 @@ import orjson
 
 from cloudq.clock import Clock, real_time
 from cloudq.errors import DecodeError, EncodeError
+from cloudq.messages.body import decode, encode
 from cloudq.messages.compression import COMPRESSIONS, compress, expand
-from cloudq.messages.message import CELERY, PROTOCOLS, TaskMessage
+from cloudq.messages.formats import MessageFormat, find_format, installed_formats
+from cloudq.messages.message import TaskMessage
 from cloudq.messages.optional import library
 from cloudq.messages.serializers import PICKLE, SERIALIZERS, plain_json, written
 from cloudq.messages.signing import Keyring
-from cloudq.messages.values import decode, encode
-from cloudq.settings import Settings
+from cloudq.settings import Settings, format_names
 
 _SEALED = b'{"v":2,'
 _LIBRARIES = {"msgpack": "msgpack", "yaml": "yaml"}
@@ -36,8 +37,8 @@ class Codec:
     """How one app writes and reads bodies, of at most `limit` bytes.
 
     `accept` are the serializers that it reads, `apps` the apps whose signatures count, and
-    `celery` the queues on which Celery's messages are read too. With `signed_only` what bears no
-    signature is refused; `signature_expires` is how long one counts, in seconds.
+    `formats` the names of the foreign formats that are read too, by queue. With `signed_only` an
+    unsigned message is refused; `signature_expires` is how long a signature counts, in seconds.
     """
 
     limit: int = 16_777_216
@@ -47,7 +48,7 @@ class Codec:
     apps: frozenset[str] = frozenset()
     signed_only: bool = False
     signature_expires: float | None = None
-    celery: frozenset[str] = frozenset()
+    formats: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     clock: Clock = real_time
 
     @classmethod
@@ -65,7 +66,7 @@ class Codec:
             apps=frozenset({app, *conf.signing_apps}),
             signed_only=bool(keys) and conf.signing_required,
             signature_expires=conf.signing_expires,
-            celery=frozenset(q for q, forms in conf.queue_accept.items() if CELERY in forms),
+            formats=dict(conf.queue_accept),
             clock=clock,
         )
 
@@ -73,10 +74,9 @@ class Codec:
 
     def encode(self, message: TaskMessage) -> bytes:
         """The body of a message. Raises `EncodeError`, `ConfigurationError`."""
-        if message.protocol == CELERY:
-            from cloudq.messages import celery_out  # loaded where it is used, as below
-
-            return celery_out.write(message)
+        foreign = find_format(message.protocol) if message.protocol is not None else None
+        if foreign is not None:
+            return foreign.write(message)
         plain = encode(message)
         signs = self.keyring.signs is not None
         serializer = message.serializer or "json"
@@ -125,15 +125,23 @@ class Codec:
             if len(body) > limit * 4 // 3 + 4096:
                 raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
             return self._opened(body, queue, limit)
-        if self.celery and (queue in self.celery or _bare(queue) in self.celery):
-            from cloudq.messages import celery_in
-
-            message = celery_in.read(body, queue=queue, limit=limit, accept=self.accept)
+        for foreign in self._foreign(queue):
+            message = foreign.read(body, queue, limit, self.accept)
             if message is not None:
                 return message
         if self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
         return self._judged(decode(body, limit=limit), signed=False)
+
+    def _foreign(self, queue: str) -> Iterator[MessageFormat]:
+        """The foreign formats that are read in a queue."""
+        if not self.formats:
+            return
+        names = dict.fromkeys((*self.formats.get(queue, ()), *self.formats.get(_bare(queue), ())))
+        for name in names:
+            found = find_format(name)
+            if found is not None:  # cloudq's own is none
+                yield found
 
     def _opened(self, body: bytes, queue: str, limit: int) -> TaskMessage:
         signed = self.keyring.verified(body)
@@ -185,9 +193,10 @@ def form_of(body: bytes) -> str | None:
     """What a body that is no plain message says that it is; None for none of ours."""
     if body.startswith(_SEALED):
         return "signed, compressed or in a notation of its own"
-    from cloudq.messages import celery_in
-
-    return "a message in Celery's form" if celery_in.is_celery(body) else None
+    for foreign in installed_formats():
+        if foreign.recognizes(body):
+            return f"a message in {foreign.title}'s form"
+    return None
 
 
 def _bare(queue: str) -> str:
@@ -224,17 +233,15 @@ def _data(fields: Mapping[str, Any], serializer: str) -> bytes:
 def unknown_form(
     serializer: str | None, compression: str | None, protocol: str | None = None
 ) -> str | None:
-    """What is wrong with the form that a task or a call asks for; None where all of it is known."""
-    asked = {"serializer": serializer, "compression": compression, "protocol": protocol}
-    for what, known in _FORMS.items():
-        name = asked[what]
-        if name is not None and name not in known:
-            return f"there is no {what} {name!r}: known: {', '.join(known)}"
+    """Says which part of the form that a task or a call asks for is unknown; None for none."""
+    if serializer is not None and serializer not in SERIALIZERS:
+        return _unknown("serializer", serializer, SERIALIZERS)
+    if compression is not None and compression not in COMPRESSIONS:
+        return _unknown("compression", compression, COMPRESSIONS)
+    if protocol is not None and protocol not in format_names():
+        return _unknown("protocol", protocol, format_names())
     return None
 
 
-_FORMS = {
-    "serializer": SERIALIZERS,
-    "compression": COMPRESSIONS,
-    "protocol": PROTOCOLS,
-}
+def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+    return f"there is no {what} {name!r}: known: {', '.join(known)}"

@@ -10,7 +10,6 @@ from pydantic.json_schema import GenerateJsonSchema
 VERSION = 1
 
 CELERY = "celery"
-PROTOCOLS = ("cloudq", CELERY)
 
 
 # A factory costs a tenth of a default that is a list, of which Pydantic makes a deep copy.

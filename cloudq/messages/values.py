@@ -1,4 +1,4 @@
-"""Bytes to `TaskMessage` and back, and Python values to plain JSON and back."""
+"""Python values to the plain JSON of a message or a result, and back."""
 
 from __future__ import annotations
 
@@ -9,56 +9,31 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from operator import attrgetter
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, RootModel, ValidationError
+from pydantic import BaseModel, RootModel
 
 from cloudq.errors import DecodeError, EncodeError
-from cloudq.messages.message import VERSION, TaskMessage
 
 MAX_DEPTH = 100
 _INT64 = 2**63
-_NO_VERSION = "foreign message: no cloudq version in it"
+_SCALARS = frozenset({str, bool, type(None)})
+_READ_AS_THEY_ARE = frozenset({str, int, float, bool, type(None)})
 
-# What JSON cannot say is written as an object with one key: {"$uuid": "..."}.
-_ENCODERS: dict[type, tuple[str, Callable[[Any], object]]] = {
-    datetime: ("$datetime", datetime.isoformat),
-    date: ("$date", date.isoformat),
-    time: ("$time", time.isoformat),
-    timedelta: ("$timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
-    Decimal: ("$decimal", str),
-    UUID: ("$uuid", str),
-    bytes: ("$bytes", lambda value: base64.b64encode(value).decode()),
-    bytearray: ("$bytes", lambda value: base64.b64encode(value).decode()),
-}
-_DECODERS: dict[str, Callable[[Any], object]] = {
-    "$datetime": datetime.fromisoformat,
-    "$date": date.fromisoformat,
-    "$time": time.fromisoformat,
-    "$timedelta": lambda value: timedelta(*value),
-    "$decimal": Decimal,
-    "$uuid": UUID,
-    "$bytes": lambda value: base64.b64decode(value, validate=True),
-    "$int": int,
-    "$float": float,
-    "$set": lambda value: set(from_wire(value)),
-    "$frozenset": lambda value: frozenset(from_wire(value)),
-    "$dict": lambda value: {from_wire(key): from_wire(item) for key, item in value},
-}
-# A subclass travels as what it extends.
-_BASES: tuple[tuple[type, Callable[[Any], object]], ...] = (
-    (str, str),
-    (int, int),
-    (float, float),
-    (list, list),
-    (tuple, list),
-    (dict, dict),
-    (datetime, lambda value: datetime.fromisoformat(value.isoformat())),
-)
-_PLAIN = frozenset({str, bool, type(None)})
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    """Whether this is a JSON array."""
+    return isinstance(value, list)
+
+
+def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether this, read from JSON, is a JSON object."""
+    return isinstance(value, dict)
+
+
+# ---- Python to JSON
 
 
 def to_wire(value: object, depth: int = 0) -> Any:
@@ -71,38 +46,72 @@ def to_wire(value: object, depth: int = 0) -> Any:
     be able to name a class to build. An enum becomes its value in the same way.
     """
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in _SCALARS:
         return value
     if depth > MAX_DEPTH:
         raise EncodeError(f"arguments nest deeper than {MAX_DEPTH} levels")
-    if kind is int:
-        number = cast("int", value)
-        return number if -_INT64 <= number < _INT64 else {"$int": _digits(number)}
-    if kind is float:
-        return value if math.isfinite(cast("float", value)) else {"$float": repr(value)}
-    if kind is list or kind is tuple:
-        return [to_wire(item, depth + 1) for item in cast("list[object]", value)]
-    if kind is dict:
-        return _mapping(cast("dict[object, object]", value), depth)
-    if kind in _ENCODERS:
-        tag, encode = _ENCODERS[kind]
+    write = _WRITERS.get(kind)
+    if write is not None:
+        return write(value, depth)
+    if kind in _TAGGED:
+        tag, encode = _TAGGED[kind]
         return {tag: encode(value)}
     return _other(value, depth)
 
 
-def _digits(number: int) -> str:
+def _integer(number: int, depth: int) -> object:
+    if -_INT64 <= number < _INT64:
+        return number
     try:
-        return str(number)
+        return {"$int": str(number)}
     except ValueError as error:  # Python's own limit; the reader would meet it too
         raise EncodeError(f"an integer of {number.bit_length()} bits: {error}") from error
 
 
-def _mapping(value: Mapping[object, object], depth: int) -> object:
+def _number(number: float, depth: int) -> object:
+    return number if math.isfinite(number) else {"$float": repr(number)}
+
+
+def _sequence(items: list[object] | tuple[object, ...], depth: int) -> object:
+    return [to_wire(item, depth + 1) for item in items]
+
+
+def _mapping(value: dict[object, object], depth: int) -> object:
     if all(type(key) is str and not key.startswith("$") for key in value):
         return {key: to_wire(item, depth + 1) for key, item in value.items()}
     # The tag, the list and the pair are levels of their own, which the reader counts.
     pairs = [[to_wire(key, depth + 3), to_wire(item, depth + 3)] for key, item in value.items()]
     return {"$dict": pairs}
+
+
+_WRITERS: Mapping[type, Callable[[Any, int], object]] = {
+    int: _integer,
+    float: _number,
+    list: _sequence,
+    tuple: _sequence,
+    dict: _mapping,
+}
+
+
+def _timedelta_parts(value: timedelta) -> list[int]:
+    return [value.days, value.seconds, value.microseconds]
+
+
+def _base64_text(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+# What JSON cannot say is written as an object with one key: {"$uuid": "..."}.
+_TAGGED: Mapping[type, tuple[str, Callable[[Any], object]]] = {
+    datetime: ("$datetime", datetime.isoformat),
+    date: ("$date", date.isoformat),
+    time: ("$time", time.isoformat),
+    timedelta: ("$timedelta", _timedelta_parts),
+    Decimal: ("$decimal", str),
+    UUID: ("$uuid", str),
+    bytes: ("$bytes", _base64_text),
+    bytearray: ("$bytes", _base64_text),
+}
 
 
 def _other(value: object, depth: int) -> object:
@@ -129,37 +138,96 @@ def _other(value: object, depth: int) -> object:
 
 
 def _alias(model: BaseModel, name: str) -> str:
-    """The key under which the model takes a field: what the reader validates."""
+    """The key under which the model's validation, at the reader, expects a field."""
     field = type(model).model_fields.get(name)
     alias = field.validation_alias if field else None
     return alias if isinstance(alias, str) else name
 
 
+def _plain_datetime(value: datetime) -> datetime:
+    return datetime.fromisoformat(value.isoformat())
+
+
+# A subclass is sent as the type that it extends.
+_BASES: tuple[tuple[type, Callable[[Any], object]], ...] = (
+    (str, str),
+    (int, int),
+    (float, float),
+    (list, list),
+    (tuple, list),
+    (dict, dict),
+    (datetime, _plain_datetime),
+)
+
+
+# ---- JSON to Python
+
+
 def from_wire(value: Any) -> Any:
     """Turn plain JSON back into Python values. Raises `DecodeError` for a malformed tag."""
-    if isinstance(value, list):
-        return [from_wire(item) for item in cast("list[Any]", value)]
-    if not isinstance(value, dict):
+    if type(value) in _READ_AS_THEY_ARE:
         return value
-    fields = cast("dict[str, Any]", value)
-    if len(fields) == 1:
-        tag, content = next(iter(fields.items()))
+    if is_list(value):
+        return [from_wire(item) for item in value]
+    if not is_object(value):
+        return value
+    if len(value) == 1:
+        tag, content = next(iter(value.items()))
         decode = _DECODERS.get(tag)
         if decode is not None:
             try:
                 return decode(content)
             except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
                 raise DecodeError(f"malformed {tag} value: {error}") from error
-    return {key: from_wire(item) for key, item in fields.items()}
+    return {key: from_wire(item) for key, item in value.items()}
+
+
+def _timedelta_of(parts: Any) -> timedelta:
+    return timedelta(*parts)
+
+
+def _bytes_of(text: Any) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+def _set_of(items: Any) -> set[Any]:
+    return set(from_wire(items))
+
+
+def _frozenset_of(items: Any) -> frozenset[Any]:
+    return frozenset(from_wire(items))
+
+
+def _dict_of(pairs: Any) -> dict[Any, Any]:
+    return {from_wire(key): from_wire(item) for key, item in pairs}
+
+
+_DECODERS: Mapping[str, Callable[[Any], object]] = {
+    "$datetime": datetime.fromisoformat,
+    "$date": date.fromisoformat,
+    "$time": time.fromisoformat,
+    "$timedelta": _timedelta_of,
+    "$decimal": Decimal,
+    "$uuid": UUID,
+    "$bytes": _bytes_of,
+    "$int": int,
+    "$float": float,
+    "$set": _set_of,
+    "$frozenset": _frozenset_of,
+    "$dict": _dict_of,
+}
+
+
+# ---- as text
 
 
 def dump_value(value: object) -> str:
-    """A result as JSON text. Raises `EncodeError`."""
-    return _json(to_wire(value)).decode()
+    """Write a result as JSON text. Raises `EncodeError`."""
+    return json_bytes(to_wire(value)).decode()
 
 
 def load_value(text: str) -> Any:
-    """The result that `dump_value` wrote. Raises `DecodeError`."""
+    """Read the result that `dump_value` wrote. Raises `DecodeError`."""
     try:
         plain = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -167,7 +235,8 @@ def load_value(text: str) -> Any:
     return from_wire(plain) if '"$' in text else plain
 
 
-def _json(value: object) -> bytes:
+def json_bytes(value: object) -> bytes:
+    """Write plain JSON as compact UTF-8 that every broker accepts. Raises `EncodeError`."""
     try:
         body = orjson.dumps(value)
     except (TypeError, ValueError) as error:
@@ -176,68 +245,6 @@ def _json(value: object) -> bytes:
     if b"\xef\xbf" in body:
         body = body.replace(b"\xef\xbf\xbe", b"\\ufffe").replace(b"\xef\xbf\xbf", b"\\uffff")
     return body
-
-
-def encode(message: TaskMessage) -> bytes:
-    """The message as compact JSON, defaults left out. Raises `EncodeError`."""
-    fields: dict[str, object] = {"v": message.v, "id": message.id, "task": message.task}
-    fields |= {
-        name: value
-        for name, value, default in zip(_OPTIONAL, _optional(message), _DEFAULTS, strict=True)
-        if value != default
-    }
-    return _json(fields)
-
-
-_OPTIONAL = tuple(name for name in TaskMessage.model_fields if name not in ("v", "id", "task"))
-_DEFAULTS = tuple(
-    TaskMessage.model_fields[name].get_default(call_default_factory=True) for name in _OPTIONAL
-)
-_optional = attrgetter(*_OPTIONAL)
-
-
-def decode(body: bytes, *, limit: int) -> TaskMessage:
-    """Read a body of at most `limit` bytes. Raises `DecodeError` with the reason to bury it by."""
-    if len(body) > limit:
-        raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
-    try:
-        message = TaskMessage.model_validate_json(body)
-    except ValidationError as error:
-        raise DecodeError(_why(body, error)) from error
-    if "v" not in message.model_fields_set:
-        raise DecodeError(_NO_VERSION)
-    if message.v != VERSION:
-        raise DecodeError(_unknown_version(message.v))
-    for given in (message.args, message.kwargs):
-        if given:
-            check_depth(given)
-    return message
-
-
-def arguments(message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
-    """The Python values of a message's arguments. Raises `DecodeError`."""
-    return from_wire(message.args), {key: from_wire(item) for key, item in message.kwargs.items()}
-
-
-def _unknown_version(version: object) -> str:
-    return f"unknown version {version}: this release reads version {VERSION}, upgrade the worker"
-
-
-def _why(body: bytes, error: ValidationError) -> str:
-    try:
-        plain = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return f"undecodable: {error.errors()[0]['msg']}"
-    if not isinstance(plain, dict):
-        return "foreign message: JSON, but not an object"
-    fields = cast("dict[str, object]", plain)
-    if fields.get("v") != VERSION and "v" in fields:
-        return _unknown_version(fields["v"])
-    if "v" not in fields:
-        return _NO_VERSION
-    first = error.errors()[0]
-    place = [".".join(map(str, first["loc"]))] if first["loc"] else []
-    return ": ".join(["undecodable", *place, first["msg"]])
 
 
 def check_depth(value: object) -> None:
@@ -251,10 +258,10 @@ def check_depth(value: object) -> None:
 
 
 def _children(value: object) -> list[object]:
-    if isinstance(value, dict):
-        items = list(cast("dict[str, object]", value).values())
-    elif isinstance(value, list):
-        items = cast("list[object]", value)
+    if is_object(value):
+        items = list(value.values())
+    elif is_list(value):
+        items = value
     else:
         return []
     return [item for item in items if isinstance(item, dict | list)]

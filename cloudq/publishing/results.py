@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloudq.broker.one_time import fires_at
 from cloudq.errors import ConfigurationError, ServiceError
-from cloudq.results.record import Record
-from cloudq.results.result import AsyncResult
-from cloudq.results.terminate import Stop
+from cloudq.results.record import DelayedMessage
+from cloudq.results.result import AsyncResult, ResultActions
+from cloudq.results.terminate import Termination
 from cloudq.runtime import Runtime
 from cloudq.tasks.task import Task
 
@@ -26,11 +26,16 @@ class ResultFactory:
     """Results that read one app's store, and take delayed messages out of its queues."""
 
     def __init__(
-        self, runtime: Runtime, tasks: Mapping[str, Task[..., Any]], terminate: Stop
+        self,
+        runtime: Runtime,
+        tasks: Mapping[str, Task[..., Any]],
+        terminate: Callable[[Sequence[str], Termination], None],
     ) -> None:
         self._runtime = runtime
         self._tasks = tasks
-        self._terminate = terminate
+        self._actions = ResultActions(
+            take_back=self._take_back, terminate=terminate, children=self._children
+        )
 
     def of(self, task_id: str, task: Task[..., R]) -> AsyncResult[R]:
         """The result of a call of this task."""
@@ -39,9 +44,7 @@ class ResultFactory:
             self._runtime.backend,
             restore=task.arguments.restore,
             task=task.name,
-            take_back=self._take_back,
-            stop=self._terminate,
-            children=self._children,
+            actions=self._actions,
         )
 
     def untyped(self, task_id: str) -> AsyncResult[Any]:
@@ -49,9 +52,7 @@ class ResultFactory:
         return AsyncResult(
             task_id,
             self._runtime.backend,
-            take_back=self._take_back,
-            stop=self._terminate,
-            children=self._children,
+            actions=self._actions,
         )
 
     def named(self, task_id: str, name: str) -> AsyncResult[Any]:
@@ -65,18 +66,18 @@ class ResultFactory:
 
         return restore_group(id, self.untyped(id).backend, self.named)
 
-    def _take_back(self, record: Record) -> bool:
+    def _take_back(self, task_id: str, message: DelayedMessage) -> bool:
         """Take a delayed message out of its queue; False where it has left already."""
-        queue, _, handle = (record.scheduled or "").partition(" ")
+        queue, handle = message.queue, message.handle
         fires = fires_at(handle)
         try:
             if fires is not None and (one_time := self._runtime.scheduler) is not None:
                 return one_time.take_back(handle)
             return not self._runtime.broker.unschedule(queue, [handle])
         except (ServiceError, ConfigurationError) as error:
-            log.warning("task %s stays scheduled, and will be dropped then: %s", record.id, error)
+            log.warning("task %s stays scheduled, and will be dropped then: %s", task_id, error)
         if fires is not None and self._runtime.backend is not None:
-            self._runtime.backend.revoke(record.id, due=fires)  # the mark must be there then
+            self._runtime.backend.revoke(task_id, due=fires)  # the mark must be there then
         return False
 
     def _children(self, outlines: str) -> list[Any]:

@@ -28,6 +28,7 @@ from cloudq.results.events import History
 from cloudq.results.record import (
     RECORD_FIELDS,
     TERMINAL,
+    DelayedMessage,
     Record,
     State,
     from_item,
@@ -165,7 +166,7 @@ class Backend:
                     state=State.PENDING,
                     task=task,
                     queue=queue,
-                    scheduled=f"{queue} {handle}",
+                    scheduled=DelayedMessage(queue=queue, handle=handle),
                 ),
                 due + self.expires,
             )
@@ -184,7 +185,7 @@ class Backend:
                     "state": str(State.PENDING),
                     "task": task,
                     "queue": queue,
-                    "scheduled": f"{queue} {handle}",
+                    "scheduled": DelayedMessage(queue=queue, handle=handle).to_text(),
                 },
                 # A revocation may be there, and must be when it is due.
                 expires=due + max(self.expires, _REVOKED),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import orjson
@@ -13,8 +12,9 @@ import orjson
 from cloudq.clock import Clock, real_time
 from cloudq.driver import Item, Key, Value
 from cloudq.errors import DecodeError
-from cloudq.messages.values import decode
+from cloudq.messages.body import decode
 from cloudq.results.record import TERMINAL, Record, State
+from cloudq.settings import Level
 
 NAMES = "events"
 """The partition that lists the names of tasks with events, one item each."""
@@ -25,14 +25,6 @@ _END = 9_999_999_999_999_999
 _LONGEST_ERROR, _LONGEST_ARGS = 300, 300
 # The item of a name is written again after this part of its life.
 _REFRESHED = 0.5
-
-
-class Level(StrEnum):
-    """Which events are recorded."""
-
-    NONE = "none"
-    FINAL = "final"  # how tasks ended
-    TRACKED = "tracked"  # also that they started, and were retried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

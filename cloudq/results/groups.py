@@ -1,18 +1,18 @@
-"""What a caller holds of a workflow: the results of its members, and of what came before them."""
+"""The handle that a caller has on a workflow: the results of its members and their parents."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import orjson
 
 from cloudq.driver import Item, Key
 from cloudq.errors import BackendError, InvalidArguments
 from cloudq.results.backend import Backend
-from cloudq.results.record import State
-from cloudq.results.result import AsyncResult, failure, stopped, wait_for
-from cloudq.results.terminate import Signal
+from cloudq.results.record import State, failure
+from cloudq.results.result import AsyncResult, wait_for
+from cloudq.results.terminate import Signal, Termination
 
 R = TypeVar("R")
 
@@ -110,11 +110,15 @@ class ResultSet(Generic[R]):
 
         With `terminate` the workers are told of all of them in one command.
         """
+        termination = Termination.of(signal, wait=wait, timeout=timeout)
         leaves = self.leaves()
-        stopped(leaves[0] if leaves else None, self.revoke_all, terminate, signal, wait, timeout)
+        tell = leaves[0].actions.terminate if terminate and leaves else None
+        revoked = self.revoke_all()
+        if tell is not None and revoked:
+            tell(revoked, termination)
 
     def revoke_all(self) -> list[str]:
-        """Revoke them, without a word to workers; the ids of those that had not ended."""
+        """Revoke them, telling no worker; the ids of those that had not ended."""
         return [id for result in self.results for id in result.revoke_all()]
 
     def forget(self) -> None:
@@ -137,12 +141,6 @@ class ResultSet(Generic[R]):
             for leaf in open_ones:
                 leaf.keep(records.get(leaf.id))
         return [leaf.final is not None for leaf in leaves]
-
-
-class Restorer(Protocol):
-    """What knows the store of saved groups: an app."""
-
-    def restore_group(self, id: str) -> GroupResult[Any] | None: ...
 
 
 class GroupResult(ResultSet[R]):
@@ -182,20 +180,23 @@ class GroupResult(ResultSet[R]):
         return [*before, *super().revoke_all()]
 
     def save(self) -> None:
-        """Keep the ids in the result store, as long as results; `app.restore_group` by id."""
+        """Store the ids for as long as results are kept; `app.restore_group` finds them by id."""
         leaves = self.leaves()
         if not leaves:
             raise InvalidArguments("an empty group has nothing to save")
         save_group(self, leaves[0].backend)
 
     @staticmethod
-    def restore(id: str, app: Restorer) -> GroupResult[Any] | None:
-        """The group that was saved under an id; None if there is none, or not any more."""
+    def restore(id: str, app: Any) -> GroupResult[Any] | None:
+        """The group that was saved under an id in the store of `app`, a `CloudQ`.
+
+        None if there is none, or not any more.
+        """
         return app.restore_group(id)
 
 
 def _stand_after(result: Any, upstream: Any) -> None:
-    """Tell what starts first in a member what it waits for: if that fails, it never starts."""
+    """Set `upstream` of the first step in a member: it never starts if that result fails."""
     while result.parent is not None:
         result = result.parent
     result.upstream = upstream
@@ -230,12 +231,12 @@ AnyResult = AsyncResult[Any] | GroupResult[Any]
 
 
 def restored(outlines: str, make: Make) -> list[Any]:
-    """The results of which a record keeps the ids."""
+    """Make the results of which a record keeps the ids."""
     return [from_tuple(ids, make) for ids in orjson.loads(outlines)]
 
 
 def save_group(result: GroupResult[Any], backend: Backend) -> None:
-    """Keep the ids of a group's members."""
+    """Store the ids of a group's members."""
     fields = {"ids": orjson.dumps(result.as_tuple()).decode()}
     expires = backend.clock() + backend.expires
     failures = backend.put([Item(key=_group_key(result.id), fields=fields, expires=expires)])

@@ -1,7 +1,9 @@
-"""The stored record of a task: its states, and how it lies in an `Item`."""
+"""The stored record of a task: its states, its failure, and its form in the store."""
 
 from __future__ import annotations
 
+import builtins
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -9,10 +11,12 @@ from operator import attrgetter
 from typing import Any
 
 from cloudq.driver import Item, Key, Value
+from cloudq.errors import InvalidArguments, TaskFailure, TaskRevoked
+from cloudq.messages.values import dump_value, load_value
 
 
 class State(StrEnum):
-    """Where a task is. Celery's names. PENDING also means: never heard of it."""
+    """The state of a task, by Celery's names. An unknown task is PENDING too."""
 
     PENDING = "PENDING"
     STARTED = "STARTED"
@@ -36,15 +40,33 @@ def fence(retries: int, attempts: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DelayedMessage:
+    """A message that waits for its time: its queue, and the handle by which it is taken back."""
+
+    queue: str
+    handle: str
+
+    def to_text(self) -> str:
+        """The stored form, which has the queue before the first space."""
+        return f"{self.queue} {self.handle}"
+
+    @classmethod
+    def from_text(cls, text: str) -> DelayedMessage:
+        """The delayed message that `to_text` wrote."""
+        queue, _, handle = text.partition(" ")
+        return cls(queue=queue, handle=handle)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What the backend knows of a task. Times are epoch seconds; `value` and `meta` JSON text.
+    """Everything stored of a task. Times are epoch seconds; `value` and `meta` JSON text.
 
     `error_type` is the qualified name of the exception's class, `error_args` its arguments as
     JSON text where they can be written so. `fence` is the token of the delivery that wrote it.
     `parent` is the task that started it, `join` the join whose values it got, and `children` the
     ids of what it has started, as JSON text (see `cloudq.canvas.plan.Outline`).
-    `scheduled` is the queue and the handle of a delayed message, by which it can be taken back.
-    `custom` is the task's own name of the state that it is in while it runs.
+    `scheduled` is its message while that is delayed. `custom` is the task's own name of the state
+    that it is in while it runs.
     """
 
     id: str
@@ -64,7 +86,7 @@ class Record:
     finished_at: float | None = None
     revoked: bool = False
     dead_lettered: bool = False
-    scheduled: str | None = None
+    scheduled: DelayedMessage | None = None
     custom: str | None = None
     parent: str | None = None
     join: str | None = None
@@ -72,7 +94,7 @@ class Record:
 
     @property
     def shown(self) -> str:
-        """The state as the caller sees it: the task's own name for it, if it gave one."""
+        """The state that the caller sees: the task's own name for it, if it gave one."""
         return self.custom or self.state
 
     @property
@@ -87,12 +109,12 @@ _values = attrgetter(*_NAMES)
 
 
 def key(task_id: str) -> Key:
-    """Where the record of a task lies."""
+    """The key of a task's record in the store."""
     return Key(f"task#{task_id}")
 
 
 def to_fields(record: Record) -> dict[str, Value]:
-    """A record's fields as stored: those that have their default are left out."""
+    """A record's fields as they are stored: a field that has its default is left out."""
     stored = {
         name: value
         for name, value, default in zip(_NAMES, _values(record), _DEFAULTS, strict=True)
@@ -100,6 +122,8 @@ def to_fields(record: Record) -> dict[str, Value]:
     }
     # A store compares values of one type, and an enum is a type of its own.
     stored["state"] = record.state.value
+    if record.scheduled is not None:
+        stored["scheduled"] = record.scheduled.to_text()
     return stored
 
 
@@ -119,4 +143,79 @@ def from_fields(task_id: str, fields: Mapping[str, Any]) -> Record:
     else:
         values = {name: value for name, value in fields.items() if name in RECORD_FIELDS}
     values["state"] = _STATES.get(values.get("state"), State.PENDING)
+    if values.get("scheduled") is not None:
+        values["scheduled"] = DelayedMessage.from_text(str(values["scheduled"]))
     return Record(id=task_id, **values)
+
+
+# ---- the states that a running task gives itself
+
+_INSTEAD = {
+    State.SUCCESS: "return a value",
+    State.FAILURE: "raise an exception",
+    State.REJECTED: "raise Reject",
+    State.REVOKED: "revoke its result",
+}
+
+
+def own_state(task_id: str, fence: int, state: str, meta: Any) -> Record:
+    """Make the record of a running task in a state that it gives itself, say `"PROGRESS"`.
+
+    Raises `InvalidArguments` for a state that ends a task, and `EncodeError` for metadata that
+    is not plain data.
+    """
+    if not state:
+        raise InvalidArguments("update_state: state is empty: name one, such as PROGRESS")
+    if state in TERMINAL:
+        raise InvalidArguments(
+            f"update_state: {state} ends a task and is final: {_INSTEAD[State(state)]} instead"
+        )
+    known = state in State.__members__
+    return Record(
+        id=task_id,
+        state=State(state) if known else State.STARTED,
+        custom=None if known else state,
+        meta=None if meta is None else dump_value(meta),
+        fence=fence,
+    )
+
+
+# ---- the exception of a task that failed
+
+
+def failure(record: Record) -> BaseException:
+    """Make the exception of a task that did not succeed, in its own class where that is known.
+
+    Only builtins and modules that are imported already are looked at: a stored name must not be
+    able to import code.
+    """
+    if record.state in (State.REVOKED, State.REJECTED):
+        return TaskRevoked(record.error or f"task {record.id} was {record.state.lower()}")
+    name = record.error_type or ""
+    kind = _known_class(name)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            args = load_value(record.error_args) if record.error_args else [record.error]
+            error = kind(*args)
+        except Exception:  # a constructor of the user's own, with a signature of its own
+            return _foreign(record, name)
+        if record.traceback:
+            error.add_note(f"raised in the worker:\n{record.traceback}")
+        return error
+    return _foreign(record, name)
+
+
+def _known_class(name: str) -> object:
+    """The object of a qualified name whose module is imported; also a class in a class."""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, -1, -1):
+        owner: object = sys.modules.get(".".join(parts[:length])) if length else builtins
+        if owner is not None:
+            for part in parts[length:]:
+                owner = getattr(owner, part, None)
+            return owner
+    return None
+
+
+def _foreign(record: Record, name: str) -> TaskFailure:
+    return TaskFailure(record.error or "", type=name, traceback=record.traceback or "")

@@ -1,33 +1,40 @@
-"""What a caller holds of a task: its state, its value when it comes, its failure when it fails."""
+"""The handle that a caller has on a task: its state, and its value or its exception."""
 
 from __future__ import annotations
 
 import asyncio
-import builtins
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, cast
 
-from cloudq.errors import (
-    ConfigurationError,
-    ResultTimeout,
-    TaskFailure,
-    TaskRevoked,
-)
+from cloudq.errors import ConfigurationError, ResultTimeout
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
-from cloudq.results.record import TERMINAL, Record, State, key
-from cloudq.results.terminate import Signal, Stop, signal_name
+from cloudq.results.record import TERMINAL, DelayedMessage, Record, State, failure, key
+from cloudq.results.terminate import Signal, Termination
 
 R = TypeVar("R")
 
 
 def _as_is(value: Any) -> Any:
     return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultActions:
+    """The functions of an app that a result needs beyond the store.
+
+    `take_back(id, message)` removes a delayed message from its queue, and says False when it has
+    left. `terminate(ids, termination)` tells the workers to end running tasks.
+    `children(outlines)` makes the results of which a record keeps the ids.
+    """
+
+    take_back: Callable[[str, DelayedMessage], bool]
+    terminate: Callable[[Sequence[str], Termination], None]
+    children: Callable[[str], list[Any]]
 
 
 class AsyncResult(Generic[R]):
@@ -48,16 +55,12 @@ class AsyncResult(Generic[R]):
         *,
         restore: Callable[[Any], R] = _as_is,
         task: str = "",
-        take_back: Callable[[Record], bool] | None = None,
-        stop: Stop | None = None,
-        children: Callable[[str], list[Any]] | None = None,
+        actions: ResultActions | None = None,
     ) -> None:
         self.id = id
         self.task = task
         self._backend = backend
-        self._take_back = take_back
-        self._stop = stop
-        self._children = children
+        self._actions = actions
         self._restore = restore
         self.final: Record | None = None
 
@@ -152,7 +155,7 @@ class AsyncResult(Generic[R]):
         Known once it has ended; a record keeps the first hundred ids.
         """
         text = self.record.children
-        return self._children(text) if text and self._children is not None else []
+        return self._actions.children(text) if text and self._actions is not None else []
 
     def collect(self, intermediate: bool = False) -> Generator[tuple[Any, Any]]:
         """This result and all that came of it, each with its value, waiting for each.
@@ -202,17 +205,23 @@ class AsyncResult(Generic[R]):
         One that waits for its time is taken back where the broker can: it has ended then; else it
         ends when it is received. Raises `ConfigurationError` for another signal.
         """
-        return stopped(self, self.revoke_all, terminate, signal, wait, timeout)
+        termination = Termination.of(signal, wait=wait, timeout=timeout)
+        tell = self.actions.terminate if terminate else None
+        revoked = self.revoke_all()
+        if tell is not None and revoked:
+            tell(revoked, termination)
+        return bool(revoked)
 
     def revoke_all(self) -> list[str]:
-        """Revoke it and what is before it, without a word to workers; the ids of what was open."""
+        """Revoke it and what is before it, telling no worker; the ids of those that were open."""
         record = self.backend.revoke(self.id)
         if record is None:
             return []
         revoked = [self.id]
         if self.parent is not None:
             revoked += self.parent.revoke_all()
-        if self._take_back is not None and record.scheduled and self._take_back(record):
+        waiting = record.scheduled
+        if waiting and self._actions is not None and self._actions.take_back(self.id, waiting):
             ended = replace(
                 record,
                 state=State.REVOKED,
@@ -225,14 +234,14 @@ class AsyncResult(Generic[R]):
         return revoked
 
     @property
-    def stop(self) -> Stop:
-        """What tells the workers to end tasks. Raises `ConfigurationError` where nothing can."""
-        if self._stop is None:
+    def actions(self) -> ResultActions:
+        """The app's part in what a result does. Raises `ConfigurationError` for one of no app."""
+        if self._actions is None:
             raise ConfigurationError(
                 f"{self!r} knows no workers that it could tell to end the task: "
                 "take the result from the app, or use app.control.terminate"
             )
-        return self._stop
+        return self._actions
 
     def forget(self) -> None:
         """Delete the record."""
@@ -265,26 +274,6 @@ class EagerResult(AsyncResult[R]):
         if propagate:
             raise self._error
         return cast("R", self._error)
-
-
-def stopped(
-    result: AsyncResult[Any] | None,
-    revoke_all: Callable[[], list[str]],
-    terminate: bool,
-    signal: Signal,
-    wait: bool,
-    timeout: float | None,
-) -> bool:
-    """Revoke, and end what runs where that is wanted; whether anything had not ended.
-
-    `result` is one of those that are revoked: it knows who tells the workers.
-    """
-    name = signal_name(signal)
-    stop = result.stop if terminate and result is not None else None
-    revoked = revoke_all()
-    if stop is not None and revoked:
-        stop(revoked, name, wait=wait, timeout=timeout)
-    return bool(revoked)
 
 
 def wait_for(
@@ -374,41 +363,3 @@ def _advance(waiting: deque[AsyncResult[Any]], ended: dict[str, Record], backend
             left.append(result)
     waiting.extendleft(reversed(left))
     return not left
-
-
-def failure(record: Record) -> BaseException:
-    """The exception of a record that did not end well, in its own class where that is known.
-
-    Only builtins and modules that are imported already are looked at: a stored name must not be
-    able to import code.
-    """
-    if record.state in (State.REVOKED, State.REJECTED):
-        return TaskRevoked(record.error or f"task {record.id} was {record.state.lower()}")
-    name = record.error_type or ""
-    kind = _known_class(name)
-    if isinstance(kind, type) and issubclass(kind, Exception):
-        try:
-            args = load_value(record.error_args) if record.error_args else [record.error]
-            error = kind(*args)
-        except Exception:  # a constructor of the user's own, with a signature of its own
-            return _foreign(record, name)
-        if record.traceback:
-            error.add_note(f"raised in the worker:\n{record.traceback}")
-        return error
-    return _foreign(record, name)
-
-
-def _known_class(name: str) -> object:
-    """What a qualified name means here, if its module is imported; also a class in a class."""
-    parts = name.split(".")
-    for length in range(len(parts) - 1, -1, -1):
-        owner: object = sys.modules.get(".".join(parts[:length])) if length else builtins
-        if owner is not None:
-            for part in parts[length:]:
-                owner = getattr(owner, part, None)
-            return owner
-    return None
-
-
-def _foreign(record: Record, name: str) -> TaskFailure:
-    return TaskFailure(record.error or "", type=name, traceback=record.traceback or "")

@@ -1,30 +1,39 @@
-"""How running tasks are ended from outside: by which signals, and by whom."""
+"""The ending of running tasks from outside: the signals, and what the workers are told."""
 
 from __future__ import annotations
 
 import signal as signals
-from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Self
 
 from cloudq.errors import ConfigurationError
 
 SIGNALS = frozenset({"SIGTERM", "SIGKILL", "SIGINT", "SIGQUIT", "TERM", "KILL", "INT", "QUIT"})
-"""What a task may be terminated by; each of them ends its process."""
+"""The signals that a task may be terminated by; each of them ends its process."""
 
 Signal = str | int | None
 """A signal by its name or its number, as Celery takes it; None is SIGTERM."""
 
 
-class Stop(Protocol):
-    """Tells the workers to end the tasks of these ids that run; with `wait`, until they reply."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Termination:
+    """A request to end running tasks by a signal.
 
-    def __call__(
-        self, ids: Sequence[str], signal: str, *, wait: bool, timeout: float | None
-    ) -> None: ...
+    With `wait` it returns when the workers have replied, after `timeout` seconds at the latest.
+    """
+
+    signal: str
+    wait: bool
+    timeout: float | None
+
+    @classmethod
+    def of(cls, signal: Signal, *, wait: bool, timeout: float | None) -> Self:
+        """Make one of the options of `revoke`. Raises as `signal_name`."""
+        return cls(signal=signal_name(signal), wait=wait, timeout=timeout)
 
 
 def signal_name(given: Signal) -> str:
-    """The name of a signal that ends a task. Raises `ConfigurationError` for any other."""
+    """Give the name of a signal that ends a task. Raises `ConfigurationError` for any other."""
     name = "SIGTERM" if given is None else given
     if isinstance(name, int):  # also one of `signal.Signals`
         try:

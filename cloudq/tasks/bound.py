@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar, cast
 from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
 from cloudq.messages.values import to_wire
 from cloudq.results.backend import Backend
-from cloudq.results.own_state import own_state
+from cloudq.results.record import own_state
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
 from cloudq.tasks.arguments import Arguments

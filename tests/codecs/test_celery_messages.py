@@ -17,7 +17,7 @@ import pytest
 from cloudq import CloudQ, chord, group
 from cloudq.driver import Outgoing
 from cloudq.errors import DecodeError, EncodeError, InvalidArguments
-from cloudq.messages.arguments import arguments
+from cloudq.messages.body import arguments
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import to_wire
@@ -25,7 +25,7 @@ from cloudq.testing import drain
 from tests.servers import unique
 
 LIMIT = 1 << 20
-CODEC = Codec(celery=frozenset({"orders"}))
+CODEC = Codec(formats={"orders": ("celery",)})
 HEADERS = {"lang": "py", "task": "t", "id": "a", "root_id": "a", "retries": 0}
 TIMES = {"eta": "2026-11-21T09:48:43.680474+00:00", "expires": "2026-11-21T11:50:18.5+02:00"}
 

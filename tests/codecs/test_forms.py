@@ -20,13 +20,12 @@ import pytest
 from cloudq import CloudQ, Task
 from cloudq.driver import Outgoing
 from cloudq.errors import ConfigurationError, DecodeError, EncodeError, InvalidArguments
-from cloudq.messages.arguments import arguments
+from cloudq.messages.body import arguments, decode, encode
 from cloudq.messages.codec import Codec
 from cloudq.messages.compression import COMPRESSIONS, compress, expand
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.optional import library
 from cloudq.messages.signing import Keyring
-from cloudq.messages.values import decode, encode
 from cloudq.testing import drain
 from tests.servers import lacking, unique
 

@@ -14,8 +14,8 @@ from typing import Any
 from cloudq.broker.migration import Endpoint, Migration, Options, Report
 from cloudq.driver import Limits, Outgoing
 from cloudq.driver import loader as plugins
+from cloudq.messages.body import encode
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.values import encode
 from cloudq.results.backend import Backend
 from tests.core.fuses import Fuse, Killed, fused
 

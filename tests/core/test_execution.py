@@ -23,8 +23,8 @@ from cloudq import (
 )
 from cloudq.driver import Code, Outgoing
 from cloudq.execution.settlement import Action, commit, dispose
+from cloudq.messages.body import encode
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.values import encode
 from cloudq.testing import drain
 from tests.core.bench import Bench
 

@@ -13,7 +13,8 @@ from cloudq.execution.deadline import Deadline
 from cloudq.execution.invocation import Invocation
 from cloudq.execution.settlement import commit
 from cloudq.monitoring.event_log import TRACKED, Reader
-from cloudq.results.events import History, Level
+from cloudq.results.events import History
+from cloudq.settings import Level
 from tests.core.bench import Bench
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from cloudq.broker.migration import Journal, Options, journal_file
 from cloudq.driver import Code, Failure, Limits
 from cloudq.errors import BrokerError, ConfigurationError
-from cloudq.results.record import Record, State
+from cloudq.results.record import DelayedMessage, Record, State
 from cloudq.testing import outgoing
 from tests.core.fuses import Fuse
 from tests.core.migrating import Ground, Ids, message, small
@@ -552,6 +552,10 @@ def test_a_backend_that_both_park_in_keeps_what_it_has(ground: Make) -> None:
     assert {each.id for each in target.delayed("q")} == {each.id for each in waiting}
 
 
+def waits_in(queue: str, handle: str) -> DelayedMessage:
+    return DelayedMessage(queue=queue, handle=handle)
+
+
 def test_a_record_names_the_new_place_of_a_delayed_task(ground: Make) -> None:
     place = ground("sqlite", "memory", backend_url=f"memory://{unique()}")
     place.fill([message(delay=90), message(delay=95, id="other")])
@@ -560,9 +564,9 @@ def test_a_record_names_the_new_place_of_a_delayed_task(ground: Make) -> None:
     assert place.backend is not None
     place.backend.store(
         [
-            Record(id=first.id, state=State.PENDING, scheduled=f"q {first.handle}"),
+            Record(id=first.id, state=State.PENDING, scheduled=waits_in("q", first.handle)),
             # Someone else's choice of words: not to be touched.
-            Record(id=second.id, state=State.PENDING, scheduled="elsewhere 7"),
+            Record(id=second.id, state=State.PENDING, scheduled=waits_in("elsewhere", "7")),
         ]
     )
     place.run()
@@ -570,10 +574,10 @@ def test_a_record_names_the_new_place_of_a_delayed_task(ground: Make) -> None:
     handles = {each.id: each.handle for each in target.scheduled("q", count=2)}
     record = place.backend.record(first.id)
     assert record is not None
-    assert record.scheduled == f"q {handles[first.id]}"
+    assert record.scheduled == waits_in("q", handles[first.id])
     untouched = place.backend.record(second.id)
     assert untouched is not None
-    assert untouched.scheduled == "elsewhere 7"
+    assert untouched.scheduled == waits_in("elsewhere", "7")
 
 
 # ---- interruption

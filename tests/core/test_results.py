@@ -27,8 +27,7 @@ from cloudq import (
     wait_for,
 )
 from cloudq.driver import Change, ConditionFailed, Item, Key, StoreLimits
-from cloudq.results.record import Record, fence, from_item, to_item
-from cloudq.results.result import failure
+from cloudq.results.record import Record, failure, fence, from_item, to_item
 from cloudq.testing import drain
 from cloudq.testing.waiting import PATIENCE
 from tests.core.bench import Bench

@@ -20,7 +20,7 @@ from cloudq import (
     State,
     Task,
 )
-from cloudq.messages.values import decode
+from cloudq.messages.body import decode
 from cloudq.monitoring.task_logger import get_task_logger
 from cloudq.results.record import Record, fence
 from cloudq.tasks.bound import record_state

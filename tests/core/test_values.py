@@ -17,17 +17,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, RootModel
 
 from cloudq.errors import DecodeError, EncodeError
+from cloudq.messages.body import arguments, decode, encode
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.values import (
-    MAX_DEPTH,
-    arguments,
-    decode,
-    dump_value,
-    encode,
-    from_wire,
-    load_value,
-    to_wire,
-)
+from cloudq.messages.values import MAX_DEPTH, dump_value, from_wire, load_value, to_wire
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
     ["$uuid", "$", "$dict", "\ufffe\uffff", "\x00", ""]

@@ -13,8 +13,8 @@ import jsonschema
 import pytest
 
 from cloudq.errors import DecodeError, EncodeError
+from cloudq.messages.body import arguments, decode, encode
 from cloudq.messages.message import TaskMessage, schema
-from cloudq.messages.values import arguments, decode, encode
 
 LIMIT = 1 << 20
 GOLDEN = Path(__file__).parent / "golden"

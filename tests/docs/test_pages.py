@@ -16,7 +16,7 @@ from cloudq import CloudQ
 from cloudq.driver import QueueAdmin
 from cloudq.driver import loader as plugins
 from cloudq.errors import ConfigurationError
-from cloudq.messages.values import decode
+from cloudq.messages.body import decode
 from cloudq.testing import eventually
 from localstack.servers import Endpoint
 from tests.docs.blocks import Block, Command, Shell, blocks, commands, section, session

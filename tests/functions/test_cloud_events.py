@@ -17,8 +17,8 @@ from flask.testing import FlaskClient
 from cloudq import CloudQ
 from cloudq.errors import ConfigurationError
 from cloudq.execution.invocation import NotSettled
+from cloudq.messages.body import encode
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.values import encode
 from cloudq_gcp import cloud_event_handler
 
 SOURCE = "//pubsub.googleapis.com/projects/shop/topics/orders-eu"

@@ -14,8 +14,8 @@ from flask import Flask, request
 
 from cloudq import CloudQ
 from cloudq.errors import ConfigurationError, Reject
+from cloudq.messages.body import encode
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.values import encode
 from cloudq.results.record import State
 from cloudq.testing.waiting import PATIENCE
 from cloudq_gcp import PushEndpoint, push_handler

@@ -13,8 +13,8 @@ import pytest
 
 from cloudq import CloudQ, State, TaskFailure, TimeLimitExceeded, wait_for
 from cloudq.execution.settlement import Action, Settlement
+from cloudq.messages.body import encode
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.values import encode
 from cloudq.testing.waiting import PATIENCE
 from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.leases import Leases

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from cloudq.broker.migration.journal import Entry
 from cloudq.driver import Limits, Outgoing
 from cloudq.errors import DecodeError
+from cloudq.messages.body import decode
 from cloudq.messages.codec import Codec, form_of
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.values import decode
 
 # The largest body to decode, in bytes; brokers take less.
 _MAX_BODY = 64 << 20

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cloudq.driver import Change, Check, ConditionFailed, Op, Scheduled
 from cloudq.errors import BackendError
 from cloudq.results.backend import Backend
-from cloudq.results.record import key
+from cloudq.results.record import DelayedMessage, key
 
 log = logging.getLogger("cloudq.migration")
 
@@ -21,11 +21,13 @@ def note_handles(
     A handle of "" is none: a revoked task is then dropped when it is due.
     """
     for message, handle in moved:
+        before = DelayedMessage(queue=queue, handle=message.handle).to_text()
+        after = DelayedMessage(queue=target, handle=handle).to_text()
         change = Change(
-            set={"scheduled": f"{target} {handle}"} if handle else {},
+            set={"scheduled": after} if handle else {},
             remove=frozenset() if handle else frozenset({"scheduled"}),
             keep_expires=True,
-            when=(Check(field="scheduled", op=Op.EQ, value=f"{queue} {message.handle}"),),
+            when=(Check(field="scheduled", op=Op.EQ, value=before),),
         )
         try:
             backend.update(key(message.id), change)

@@ -21,7 +21,7 @@ from cloudq.cli.commands.tasks import (
 from cloudq.cli.options import JsonOption, Target, common
 from cloudq.cli.output import emit, note, say
 from cloudq.monitoring.event_log import FINAL, TRACKED
-from cloudq.results.events import Level
+from cloudq.settings import Level
 
 
 @common

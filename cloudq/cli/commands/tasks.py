@@ -18,8 +18,9 @@ from cloudq.cli.options import JsonOption, Target, common, refuse_memory
 from cloudq.cli.output import complain, duration, emit, fields, local, note, say, shorten, table
 from cloudq.errors import ConfigurationError
 from cloudq.monitoring.event_log import FINAL, TRACKED, Reader
-from cloudq.results.events import Event, Level
+from cloudq.results.events import Event
 from cloudq.results.record import Record, State
+from cloudq.settings import Level
 
 cli = typer.Typer(no_args_is_help=True, help="Look at what became of tasks.")
 

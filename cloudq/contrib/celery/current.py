@@ -81,7 +81,7 @@ class GroupResult(results.GroupResult[Any]):
 
     @staticmethod
     def restore(
-        id: str, app: results.Restorer | None = None, *, backend: None = None
+        id: str, app: CloudQ | None = None, *, backend: None = None
     ) -> results.GroupResult[Any] | None:
         """The group that was saved under an id, None where there is none."""
         return (app or the_app()).restore_group(id)

@@ -21,7 +21,7 @@ from cloudq.driver import (
     Outgoing,
 )
 from cloudq.errors import DecodeError
-from cloudq.messages.values import decode
+from cloudq.messages.body import decode
 from cloudq.testing.kit.plan import Kind, Outage, Rules, Unit
 from cloudq.testing.kit.wrapping import wrapped
 

@@ -16,8 +16,8 @@ import cloudq
 from cloudq.app import CloudQ
 from cloudq.driver import Scheduled
 from cloudq.errors import ConfigurationError, DecodeError
+from cloudq.messages.body import decode
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.values import decode
 from cloudq.monitoring.commands import Command
 from cloudq.monitoring.heartbeats import Heartbeat
 from cloudq.results.record import State

@@ -12,8 +12,8 @@ from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.driver import Delivery, Item, Key
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, Settlement
+from cloudq.messages.body import decode, encode
 from cloudq.messages.codec import Codec
-from cloudq.messages.values import decode, encode
 from cloudq.results.record import State, from_fields, to_fields
 
 STOP = ("stop",)

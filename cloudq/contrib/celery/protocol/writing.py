@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import orjson
 
+from cloudq.contrib.celery.protocol.reading import COMPRESSION, KEPT
+from cloudq.contrib.celery.protocol.values import their_node, theirs
 from cloudq.errors import EncodeError
-from cloudq.messages.celery_in import COMPRESSION, KEPT
-from cloudq.messages.celery_values import their_node, theirs
 from cloudq.messages.compression import compress
 from cloudq.messages.message import TaskMessage
 

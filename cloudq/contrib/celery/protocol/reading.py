@@ -16,8 +16,8 @@ import orjson
 from pydantic import ValidationError
 
 from cloudq.canvas.plan import frozen
+from cloudq.contrib.celery.protocol.values import aware, mapped, our_node, ours
 from cloudq.errors import CloudQError, DecodeError
-from cloudq.messages.celery_values import aware, mapped, our_node, ours
 from cloudq.messages.compression import expand
 from cloudq.messages.message import CELERY, TaskMessage
 from cloudq.messages.serializers import load_msgpack, load_yaml
@@ -51,7 +51,7 @@ _THEIRS = frozenset(
 )
 
 
-def read(body: bytes, *, queue: str, limit: int, accept: Collection[str]) -> TaskMessage | None:
+def read(body: bytes, queue: str, limit: int, accept: Collection[str]) -> TaskMessage | None:
     """The call in a message of Celery's; None where the body is none.
 
     The same body gives the same message each time, ids of callbacks included. Raises

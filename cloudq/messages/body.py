@@ -1,0 +1,87 @@
+"""Plain bodies: the JSON of a `TaskMessage`, and the Python values of its arguments."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from cloudq.errors import DecodeError
+from cloudq.messages.message import VERSION, TaskMessage
+from cloudq.messages.serializers import PICKLE, unpickled
+from cloudq.messages.values import check_depth, from_wire, is_object, json_bytes
+
+_NO_VERSION = "foreign message: no cloudq version in it"
+
+_OPTIONAL = tuple(name for name in TaskMessage.model_fields if name not in ("v", "id", "task"))
+_DEFAULTS = tuple(
+    TaskMessage.model_fields[name].get_default(call_default_factory=True) for name in _OPTIONAL
+)
+_optional = attrgetter(*_OPTIONAL)
+
+
+def encode(message: TaskMessage) -> bytes:
+    """Write a message as compact JSON, defaults left out. Raises `EncodeError`."""
+    fields: dict[str, object] = {"v": message.v, "id": message.id, "task": message.task}
+    fields |= {
+        name: value
+        for name, value, default in zip(_OPTIONAL, _optional(message), _DEFAULTS, strict=True)
+        if value != default
+    }
+    return json_bytes(fields)
+
+
+def decode(body: bytes, *, limit: int) -> TaskMessage:
+    """Read a body of at most `limit` bytes.
+
+    Raises `DecodeError` with the reason for which the message is dead-lettered.
+    """
+    if len(body) > limit:
+        raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
+    try:
+        message = TaskMessage.model_validate_json(body)
+    except ValidationError as error:
+        raise DecodeError(_reason(body, error)) from error
+    if "v" not in message.model_fields_set:
+        raise DecodeError(_NO_VERSION)
+    if message.v != VERSION:
+        raise DecodeError(_unknown_version(message.v))
+    for given in (message.args, message.kwargs):
+        if given:
+            check_depth(given)
+    return message
+
+
+def arguments(message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a message as Python values. Raises `DecodeError`.
+
+    Those of a pickled message are unpickled, which runs code: `Codec.decode` lets a pickled
+    message through only if it is signed and pickle is accepted.
+    """
+    if message.serializer == PICKLE:
+        args = [unpickled(arg, from_wire) for arg in message.args]
+        return args, {key: unpickled(arg, from_wire) for key, arg in message.kwargs.items()}
+    return from_wire(message.args), {key: from_wire(item) for key, item in message.kwargs.items()}
+
+
+def _unknown_version(version: object) -> str:
+    return f"unknown version {version}: this release reads version {VERSION}, upgrade the worker"
+
+
+def _reason(body: bytes, error: ValidationError) -> str:
+    """Says why a body is no message of this version."""
+    try:
+        plain: object = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return f"undecodable: {error.errors()[0]['msg']}"
+    if not is_object(plain):
+        return "foreign message: JSON, but not an object"
+    if "v" not in plain:
+        return _NO_VERSION
+    if plain["v"] != VERSION:
+        return _unknown_version(plain["v"])
+    first = error.errors()[0]
+    place = [".".join(map(str, first["loc"]))] if first["loc"] else []
+    return ": ".join(["undecodable", *place, first["msg"]])
