@@ -32,7 +32,7 @@ from cloudq_deploy.aws.package import LAYOUT  # noqa: E402
 from cloudq_deploy.bundle.build import build  # noqa: E402
 from localstack.aws import MINISTACK  # noqa: E402
 from localstack.servers import start  # noqa: E402
-from tests.lambda_.runtime_host import Invocation, RuntimeHost  # noqa: E402
+from tests.functions.aws.runtime_host import Invocation, RuntimeHost  # noqa: E402
 
 _CLIENT = ("awslambdaric", "simplejson", "snapshot-restore-py")
 # What is imported before the first event, from nothing to all; and the milliseconds it may take.

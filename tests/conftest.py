@@ -16,7 +16,7 @@ from localstack.google import FIRESTORE, PUBSUB
 from localstack.servers import FOREIGN, Endpoint
 from tests.servers import serving
 
-pytest_plugins = ["tests.quick"]
+pytest_plugins = ["tests.quick", "tests.support.fixtures"]
 
 # How long an example takes says nothing on a machine that has other things to do.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

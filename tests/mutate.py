@@ -42,7 +42,7 @@ TARGETS = (
         module="cloudq_local.memory_broker",
         cls="MemoryBroker",
         select="Broker or Ordering or Admin or Scheduling",
-        tests="contracts/test_memory.py",
+        tests="adapters/local/test_memory.py",
         patience="2",
         # This service never fails on its own.
         excused=frozenset({"error_code knows nothing"}),
@@ -52,7 +52,7 @@ TARGETS = (
         module="cloudq_local.memory_backend",
         cls="MemoryBackend",
         select="Backend or Update",
-        tests="contracts/test_memory.py",
+        tests="adapters/local/test_memory.py",
         patience="2",
     ),
     Target(
@@ -60,7 +60,7 @@ TARGETS = (
         module="cloudq_local.sqlite_broker",
         cls="SQLiteBroker",
         select="Broker or Ordering or Admin or Scheduling or throttling",
-        tests="contracts/test_sqlite.py contracts/test_sqlite_processes.py",
+        tests="adapters/local/test_sqlite.py adapters/local/test_sqlite_processes.py",
         patience="2",
     ),
     Target(
@@ -68,14 +68,14 @@ TARGETS = (
         module="cloudq_local.sqlite_backend",
         cls="SQLiteBackend",
         select="Backend or Update",
-        tests="contracts/test_sqlite.py",
+        tests="adapters/local/test_sqlite.py",
         patience="2",
     ),
     Target(
         driver="sqs",
         module="cloudq_aws.sqs",
         cls="SQS",
-        tests="contracts/test_sqs.py",
+        tests="adapters/aws/test_sqs.py",
         patience="6",
         # A standard queue lets a lost lease settle.
         excused=frozenset({"ack hides its failures"}),
@@ -85,7 +85,7 @@ TARGETS = (
         module="cloudq_gcp.pubsub",
         cls="PubSub",
         select="not Tasks",
-        tests="contracts/test_pubsub.py contracts/test_pubsub_service.py",
+        tests="adapters/gcp/test_pubsub.py adapters/gcp/test_pubsub_service.py",
         patience="6",
         # It neither delays nor deduplicates, and counts nothing.
         excused=frozenset(
@@ -96,7 +96,7 @@ TARGETS = (
         driver="servicebus",
         module="cloudq_azure.servicebus",
         cls="ServiceBus",
-        tests="contracts/test_servicebus.py",
+        tests="adapters/azure/test_servicebus.py",
         patience="6",
         # A queue has one length of lock, whatever a receive or an extension asks for.
         excused=frozenset(
@@ -107,14 +107,14 @@ TARGETS = (
         driver="dynamodb",
         module="cloudq_aws.dynamodb",
         cls="DynamoDB",
-        tests="contracts/test_dynamodb.py",
+        tests="adapters/aws/test_dynamodb.py",
         patience="6",
     ),
     Target(
         driver="firestore",
         module="cloudq_gcp.firestore",
         cls="Firestore",
-        tests="contracts/test_firestore.py contracts/test_firestore_service.py",
+        tests="adapters/gcp/test_firestore.py adapters/gcp/test_firestore_service.py",
         patience="6",
     ),
     Target(
@@ -122,7 +122,7 @@ TARGETS = (
         module="cloudq_gcp.pubsub",
         cls="PubSubWithTasks",
         select="Tasks",
-        tests="contracts/test_pubsub.py",
+        tests="adapters/gcp/test_pubsub.py",
         patience="6",
         # As above; groups and leases are tested without tasks.
         excused=frozenset(
@@ -138,7 +138,7 @@ TARGETS = (
         driver="aztables",
         module="cloudq_azure.tables",
         cls="Tables",
-        tests="contracts/test_tables.py contracts/test_tables_service.py",
+        tests="adapters/azure/test_tables.py adapters/azure/test_tables_service.py",
         patience="6",
     ),
 )

@@ -21,7 +21,7 @@ sys.path.append(root)
 import function_app  # noqa: E402
 
 import cloudq  # noqa: E402
-from tests.functions.azure_host import QueueHost, binding, fire, functions  # noqa: E402
+from tests.functions.azure.azure_host import QueueHost, binding, fire, functions  # noqa: E402
 
 found = functions(function_app.function_app)
 bus = cloudq.CloudQ("host", broker=os.environ["BUS"]).broker

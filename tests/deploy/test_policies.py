@@ -54,7 +54,7 @@ from tests.deploy.recording import (
 )
 from tests.deploy.test_loop import WATCHING
 from tests.docs.blocks import section
-from tests.lambda_.events import EventSource
+from tests.functions.aws.events import EventSource
 from tests.servers import unique
 
 AWS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "aws.md"

@@ -2,7 +2,7 @@
 
 Google's is run by functions-framework, pushed to by Pub/Sub's emulator. Azure's is called through
 the SDK's own converters with messages of the Service Bus stand-in. That of AWS is run by Lambda's
-runtime client in `tests/lambda_`.
+runtime client in `tests/functions/aws`.
 """
 
 # The SDK is typed in part only.
@@ -34,7 +34,7 @@ from cloudq.testing.waiting import PATIENCE
 from localstack.google import PROJECT
 from localstack.servers import Endpoint
 from tests.docs.blocks import Shell
-from tests.functions.azure_host import QueueHost, binding, fire, functions
+from tests.functions.azure.azure_host import QueueHost, binding, fire, functions
 from tests.servers import unique
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

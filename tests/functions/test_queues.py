@@ -23,7 +23,7 @@ from cloudq_deploy.azure.options import AzureOptions
 from cloudq_deploy.google import planner as on_google
 from cloudq_deploy.google.options import GoogleOptions
 from cloudq_gcp import PushEndpoint
-from tests.functions.azure_host import QueueHost, binding, functions
+from tests.functions.azure.azure_host import QueueHost, binding, functions
 
 QUEUES = [
     "default",

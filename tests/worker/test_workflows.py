@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cloudq import ChordError, CloudQ, State, chord, group
-from tests.core.workflow_cases import CASES
+from tests.canvas.workflow_cases import CASES
 from tests.servers import unique
 from tests.worker.conftest import make
 from tests.worker.flow_tasks import Tasks

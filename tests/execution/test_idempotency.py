@@ -1,0 +1,279 @@
+"""Equal calls of an idempotent task: one runs, the others get what it came to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cloudq import State
+from cloudq.execution.settlement import Action, commit
+from tests.support.bench import Bench
+
+
+@pytest.fixture
+def charge(app: Bench) -> Any:
+    runs: list[object] = []
+
+    @app.task(name="charge", idempotent=True)
+    def charge(*args: object, **kwargs: object) -> int:
+        runs.append(args)
+        if charge.errors:  # type: ignore[attr-defined]
+            raise charge.errors.pop()  # type: ignore[attr-defined]
+        return len(runs)
+
+    charge.runs, charge.errors = runs, []  # type: ignore[attr-defined]
+    return charge
+
+
+def test_equal_calls_run_once_and_have_one_value(app: Bench, charge: Any) -> None:
+    results = [charge.delay(7, currency="EUR") for _ in range(3)]
+    app.work()
+    assert [result.get(timeout=0) for result in results] == [1, 1, 1]
+    assert len(charge.runs) == 1
+
+
+def test_other_arguments_are_another_call(app: Bench, charge: Any) -> None:
+    for args, kwargs in (([1], {}), ([2], {}), ([1], {"a": 1}), ([[1]], {}), (["1"], {})):
+        charge.apply_async(args, kwargs)
+    app.work()
+    assert len(charge.runs) == 5
+
+
+def test_the_order_of_keywords_does_not_matter(app: Bench, charge: Any) -> None:
+    charge.delay(a=1, b=2)
+    charge.delay(b=2, a=1)
+    app.work()
+    assert len(charge.runs) == 1
+
+
+def test_a_function_may_name_the_key(app: Bench) -> None:
+    runs: list[int] = []
+
+    @app.task(idempotent=lambda order, amount: f"order-{order}")
+    def charge(order: int, amount: int) -> int:
+        runs.append(amount)
+        return amount
+
+    results = [charge.delay(1, 10), charge.delay(1, 20), charge.delay(2, 30)]
+    app.work()
+    assert runs == [10, 30]
+    assert [result.get(timeout=0) for result in results] == [10, 10, 30]
+
+
+def test_a_key_function_that_raises_fails_the_task_and_not_the_worker(app: Bench) -> None:
+    @app.task(idempotent=lambda order: str(order["number"]))
+    def charge(order: dict[str, int]) -> None: ...
+
+    result = charge.delay({})
+    app.work()
+    with pytest.raises(KeyError, match="number"):
+        result.get(timeout=0)
+
+
+def test_a_call_may_name_its_key_for_any_task(app: Bench) -> None:
+    runs: list[int] = []
+
+    @app.task(name="t")
+    def task(value: int) -> int:
+        runs.append(value)
+        return value
+
+    results = [task.apply_async([n], idempotency_key="same") for n in (1, 2)]
+    task.apply_async([3], idempotency_key="other")
+    task.delay(4)
+    app.work()
+    assert runs == [1, 3, 4]
+    assert results[1].get(timeout=0) == 1
+
+
+def test_two_tasks_may_use_the_same_key(app: Bench) -> None:
+    runs: list[str] = []
+    for name in ("a", "b"):
+        task: Any = app.task(name=name)(lambda name=name: runs.append(name))
+        task.apply_async(idempotency_key="same")
+    app.work()
+    assert runs == ["a", "b"]
+
+
+def test_while_the_first_runs_an_equal_call_waits(app: Bench, charge: Any) -> None:
+    first, second = charge.delay(1), charge.delay(1)
+    running = app.one()
+    outcome = app.settle(running)  # it has run, and nothing is recorded yet
+    waiting = app.step()
+    assert f"an equal call, {first.id}, is running" in waiting.reason
+    assert app.state(second) is State.PENDING
+    assert app.receive() == []
+    app.finish(running, outcome)
+    app.work()
+    assert (second.get(timeout=0), len(charge.runs)) == (1, 1)
+
+
+def test_waiting_for_an_equal_call_does_not_count_as_deaths(
+    app: Bench, charge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.configure_deliveries(3)
+    monkeypatch.setattr("cloudq.execution.executor._BUSY_AFTER", 0.0)
+    charge.delay(1)
+    second = charge.delay(1)
+    running = app.one()
+    outcome = app.settle(running)
+    for _ in range(20):
+        assert app.step().state is None
+    app.finish(running, outcome)
+    app.work()
+    assert second.get(timeout=0) == 1
+    assert app.dead() == []
+
+
+def test_an_ordered_call_waits_in_its_place(app: Bench, charge: Any) -> None:
+    charge.delay(1)
+    charge.apply_async([1], group_key="g")
+    app.settle(app.one())
+    assert app.step().action is Action.RELEASE
+
+
+def test_after_a_failure_an_equal_call_runs_again(app: Bench, charge: Any) -> None:
+    charge.errors.append(ValueError("bad"))
+    first, second = charge.delay(1), charge.delay(1)
+    assert [app.step().state, app.step().state] == [State.FAILURE, State.SUCCESS]
+    assert (first.state, second.get(timeout=0), len(charge.runs)) == (State.FAILURE, 2, 2)
+
+
+def test_a_redelivered_call_may_claim_what_it_had_claimed(app: Bench, charge: Any) -> None:
+    result = charge.delay(1)
+    app.settle(app.one())  # the process dies before anything is recorded
+    app.lose_leases()
+    app.step()
+    assert result.get(timeout=0) == 2
+
+
+def test_a_retry_keeps_its_claim(app: Bench) -> None:
+    runs: list[int] = []
+
+    @app.task(idempotent=True, autoretry_for=[OSError], default_retry_delay=50.0)
+    def task() -> int:
+        runs.append(1)
+        if len(runs) == 1:
+            raise OSError
+        return len(runs)
+
+    first = task.delay()
+    app.step()  # the retry is out
+    second = task.delay()
+    assert f"an equal call, {first.id}, is running" in app.step().reason
+    app.work()
+    assert (first.get(timeout=0), second.get(timeout=0)) == (2, 2)
+
+
+def test_a_claim_is_forgotten_in_time(charge: Any, app: Bench) -> None:
+    charge.delay(1)
+    app.work()
+    app.clock.ahead += app.conf.idempotency_expires + 1
+    charge.delay(1)
+    app.work()
+    assert len(charge.runs) == 2
+
+
+def test_the_claim_of_a_dead_process_ends_with_its_time_limit(app: Bench) -> None:
+    runs: list[int] = []
+
+    @app.task(idempotent=True, time_limit=60.0)
+    def task() -> None:
+        runs.append(1)
+
+    task.delay()
+    dead = app.one()
+    app.settle(dead)
+    app.broker.ack([dead])
+    task.delay()
+    assert "is running" in app.step().reason
+    app.clock.ahead += 61
+    app.work()
+    assert len(runs) == 2
+
+
+def test_with_the_store_down_an_idempotent_call_waits_unrun(app: Bench, charge: Any) -> None:
+    result = charge.delay(1)
+    delivery = app.one()
+    job = app.job(delivery)
+    app.store.down.add("update")
+    settlement = app.runner.run(job)
+    assert "the store is down" in settlement.reason
+    app.finish(delivery, settlement)
+    assert (charge.runs, app.left(), app.receive()) == ([], 1, [])
+    app.store.down.clear()
+    app.work()
+    assert (result.get(timeout=0), len(charge.runs)) == (1, 1)
+
+
+def test_a_value_that_is_too_large_leaves_no_claim_behind(app: Bench) -> None:
+    sizes = [500_000, 10]
+
+    @app.task(idempotent=True)
+    def task() -> str:
+        return "x" * sizes.pop(0)
+
+    first, second = task.delay(), task.delay()
+    delivery = app.one()
+    settlement = app.settle(delivery)
+    smaller = commit([(delivery, settlement)], app.broker, app.backend).failed[0][1]
+    app.finish(delivery, smaller)
+    assert app.step().state is State.SUCCESS
+    assert (first.state, second.get(timeout=0)) == (State.FAILURE, "x" * 10)
+
+
+def test_a_claim_that_the_store_will_never_take_is_a_failure(app: Bench, charge: Any) -> None:
+    app.store.limits = replace(app.store.limits, item=10)
+    charge.delay(1)
+    settlement = app.settle(app.one())
+    assert (settlement.state, settlement.resend) == (State.FAILURE, None)
+    assert charge.runs == []
+
+
+def test_without_a_backend_there_is_nothing_to_claim(app: Bench, charge: Any) -> None:
+    app.conf.backend = "none"
+    app.runtime._backend = None
+    charge.delay(1)
+    charge.delay(1)
+    app.work()
+    assert len(charge.runs) == 2
+
+
+def test_two_copies_of_one_message_delivered_at_once_run_once(app: Bench, charge: Any) -> None:
+    result = charge.delay(1)
+    delivery = app.one()
+    copy = replace(delivery, receipt="another lease")
+    job, other = app.job(delivery), app.job(copy)
+    settlement = app.runner.run(job)
+    assert f"an equal call, {result.id}, is running" in app.runner.run(other).reason
+    app.finish(delivery, settlement)
+    again = app.runner.run(app.job(copy)) if app.runner.open([copy])[0] else None
+    assert again is None
+    assert len(charge.runs) == 1
+
+
+def test_the_same_delivery_may_claim_again(app: Bench, charge: Any) -> None:
+    charge.delay(1)
+    job = app.job(app.one())
+    app.runner.run(job)  # and the process that ran it died
+    assert app.runner.run(job).state is State.SUCCESS
+    assert len(charge.runs) == 2
+
+
+def test_a_later_delivery_takes_the_claim_over(app: Bench, charge: Any) -> None:
+    charge.delay(1)
+    app.runner.run(app.job(app.one()))
+    app.lose_leases()
+    assert app.step().state is State.SUCCESS
+    assert len(charge.runs) == 2
+
+
+def test_an_earlier_delivery_does_not_take_it_back(app: Bench, charge: Any) -> None:
+    charge.delay(1)
+    early = app.job(app.one())
+    app.lose_leases()
+    app.runner.run(app.job(app.one()))
+    assert "is running" in app.runner.run(early).reason
+    assert len(charge.runs) == 1
