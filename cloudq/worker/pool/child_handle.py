@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any
 
 from cloudq.execution.settlement import Settlement
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.options import WorkerOptions
-from cloudq.worker.pool import pipe as wire
+from cloudq.worker.pool import pipe
 from cloudq.worker.pool_kinds import command
 
 log = logging.getLogger("cloudq.worker")
@@ -57,23 +56,9 @@ class Child:
                 pass_fds=[theirs.fileno()],
             )
         self._connection = Connection(os.dup(self._socket.fileno()))
-        self._connection.send(self._config(options))
+        self._connection.send(pipe.Setup(os.getpid(), sys.path, options))
         self._reader = threading.Thread(target=self._read, name=f"child-{self.pid}", daemon=True)
         self._reader.start()
-
-    @staticmethod
-    def _config(options: WorkerOptions) -> dict[str, Any]:
-        return {
-            "parent": os.getpid(),
-            "path": sys.path,
-            "app_path": options.app_path,
-            "overrides": dict(options.overrides),
-            "pool": str(options.pool),
-            "threads": options.threads,
-            "hostname": options.hostname,
-            "log_level": options.log_level,
-            "log_format": options.log_format,
-        }
 
     @property
     def pid(self) -> int:
@@ -99,27 +84,23 @@ class Child:
 
     def send(self, flights: Sequence[Flight]) -> None:
         """Write the jobs to the child. If it is dead they are found in `flights` later."""
-        self._tell([wire.pack_job(f.number, f.job) for f in flights if f.job is not None])
+        self._tell([pipe.pack_job(f.number, f.job) for f in flights if f.job is not None])
 
     def limit(self, task: str, soft: float | None, hard: float | None) -> None:
         """Tell the child other time limits of a task, for those that start from now on."""
-        self._tell([(wire.LIMITS, task, soft, hard)])
+        self._tell([pipe.TimeLimits(task, soft, hard)])
 
-    def _tell(self, messages: Sequence[Any]) -> None:
+    def _tell(self, batch: Sequence[pipe.Message]) -> None:
         try:
             with self._lock:
-                wire.send(self._connection, messages)
-        except OSError:
-            log.debug("child %d is gone, its jobs go back", self.pid)
+                pipe.send(self._connection, batch)
+        except OSError:  # its reader hears of it as well
+            log.debug("child %d has left already", self.pid)
 
     def stop(self) -> None:
         """Ask an idle child to leave."""
         self.stopped_at = time.monotonic()
-        try:
-            with self._lock:
-                wire.send(self._connection, [wire.STOP])
-        except OSError:
-            log.debug("child %d has left already", self.pid)
+        self._tell([pipe.Stop()])
 
     def kill(self) -> None:
         self.process.kill()
@@ -142,7 +123,7 @@ class Child:
     def _read(self) -> None:
         try:
             while True:
-                self._take_in(wire.receive(self._connection))
+                self._take_in(pipe.receive(self._connection))
         except (EOFError, OSError):
             log.debug("child %d has hung up", self.pid)
         except Exception:  # nobody else reads: without a reader its tasks would never end
@@ -154,18 +135,18 @@ class Child:
             self.kill()
         self._on_gone(self)
 
-    def _take_in(self, messages: Sequence[Any]) -> None:
-        if messages and messages[0] == wire.READY:
-            self.ready = True
-            self._on_ready(self)
-            return
+    def _take_in(self, batch: Sequence[pipe.Message]) -> None:
         done: list[tuple[Flight, Settlement]] = []
-        for packed in messages:
-            number, settlement = wire.unpack_settlement(packed)
-            flight = self.flights.get(number)
-            if flight is not None:
-                done.append((flight, settlement))
-        self._on_settled(self, done)
+        for message in batch:
+            if isinstance(message, pipe.Ready):
+                self.ready = True
+                self._on_ready(self)
+            elif isinstance(message, pipe.PackedSettlement):
+                flight = self.flights.get(message.number)
+                if flight is not None:
+                    done.append((flight, pipe.unpack_settlement(message)))
+        if done:
+            self._on_settled(self, done)
 
     def close(self) -> None:
         """Reap the process and close the connection. Call when it is gone or was killed."""
