@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from cloudq.broker.broker import Broker
+from cloudq.clock import Backoff
 from cloudq.errors import CloudQError
 
 log = logging.getLogger("cloudq.worker")
@@ -25,8 +26,8 @@ class DelayedSender:
     def __init__(self, broker: Broker, queues: Sequence[str], *, poll: float) -> None:
         self._broker = broker
         self._queues = [queue for queue in queues if broker.stores_delayed(queue)]
+        self._backoff = Backoff(2 * poll, _LONGEST_PAUSE, jitter=0.0)
         self._poll = poll
-        self._pause = poll
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="parked", daemon=True)
 
@@ -52,19 +53,19 @@ class DelayedSender:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                due = self._send_due()
-                self._pause = self._poll
+                pause = self._send_due()
             except CloudQError as error:
-                log.warning("parked messages wait: %s", error)
-                due = []
-                self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+                log.warning("delayed messages are not sent on, and are tried again: %s", error)
+                pause = self._backoff.failed()
             except Exception:  # without this thread they would wait for ever
-                log.exception("parked messages wait")
-                due = []
-            next_due = min(due, default=float("inf")) - time.time()
-            self._broker.wait_for_delayed(max(0.0, min(self._pause, next_due)))
+                log.exception("delayed messages are not sent on, and are tried again")
+                pause = self._backoff.failed()
+            else:
+                self._backoff.succeeded()
+            self._broker.wait_for_delayed(pause)
 
-    def _send_due(self) -> list[float]:
-        """When the next one of each queue is due, as far as there is one."""
+    def _send_due(self) -> float:
+        """Send what is due; the seconds until there may be more."""
         found = [self._broker.send_delayed(queue) for queue in self._queues]
-        return [due for due in found if due is not None]
+        next_due = min((due for due in found if due is not None), default=float("inf"))
+        return max(0.0, min(self._poll, next_due - time.time()))

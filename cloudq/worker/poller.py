@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections.abc import Callable, Sequence
 
 from cloudq.broker.broker import Broker
+from cloudq.clock import Backoff
 from cloudq.driver import Code, Delivery
 from cloudq.errors import BackendError, BrokerError
 from cloudq.execution.executor import Executor
@@ -67,7 +67,7 @@ class Poller:
             wait = min(wait, _UNBILLED_WAIT)
         self._wait = max(wait, _SHORTEST_WAIT)
         self._stopping = threading.Event()
-        self._pause = _FIRST_PAUSE
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._reached = False
         self.thread = threading.Thread(target=self._run, name=f"poll-{queue}", daemon=True)
 
@@ -86,7 +86,7 @@ class Poller:
             except Exception:  # a poller must not die: its queue would stand still
                 log.exception("polling %s failed", self.queue)
                 busy = False
-                self._back_off()
+                self._stopping.wait(self._backoff.failed())
 
     def _busy(self) -> bool:
         """Take slots, then that many messages; whether there may be more."""
@@ -127,17 +127,13 @@ class Poller:
                 self._fatal(error)
                 return ()
             log.warning("%s", error)
-            self._back_off()
+            self._stopping.wait(self._backoff.failed())
             return ()
-        if self._pause > _FIRST_PAUSE:
+        if self._backoff.failures:
             log.info("queue %s answers again", self.queue)
         self._reached = True
-        self._pause = _FIRST_PAUSE
+        self._backoff.succeeded()
         return deliveries
-
-    def _back_off(self) -> None:
-        self._stopping.wait(self._pause * random.uniform(0.5, 1.0))
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def _accept(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries:
@@ -152,7 +148,7 @@ class Poller:
         if not flights:
             return
         by_delivery = {id(flight.delivery): flight for flight in flights}
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             if self._stopping.is_set():
                 self._release(flights, "the worker stops")
@@ -161,8 +157,7 @@ class Poller:
                 jobs, settled = self._executor.open([flight.delivery for flight in flights])
             except BackendError as error:
                 log.warning("%d messages wait for the store: %s", len(flights), error)
-                self._stopping.wait(pause * random.uniform(0.5, 1.0))
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                self._stopping.wait(backoff.failed())
             except Exception:  # else their leases would be kept, and their slots held, for ever
                 self._release(flights, "it could not be opened")
                 raise

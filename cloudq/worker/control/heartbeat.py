@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from cloudq.clock import Backoff
 from cloudq.errors import BackendError
 from cloudq.monitoring.commands import Command, answer
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
@@ -23,6 +24,8 @@ _LIVELY, _LIVELY_FOR = 1.0, 15.0
 # The longest pause where requests cost nothing.
 _UNBILLED = 1.0
 _LONGEST_PAUSE = 60.0
+# The share of each pause that is left to chance.
+_JITTER = 0.1
 # How long a stop waits for the last request.
 _LEAVING = 2.0
 
@@ -68,32 +71,30 @@ class HeartbeatSender:
         if not backend.driver.limits.billed:
             self._every = min(self._every, _UNBILLED)
         heartbeats = Heartbeats(backend)
-        failures = 0
+        backoff = Backoff(2 * self._every, _LONGEST_PAUSE, jitter=_JITTER)
         while True:
             try:
                 self._beat(heartbeats, backend)
-                if failures:
-                    log.info("the heartbeat is back")
-                failures = 0
             except BackendError as error:
-                failures += 1
-                if failures == 1:
+                if not backoff.failures:
                     log.warning("no heartbeat, so nobody sees or commands this worker: %s", error)
+                pause = backoff.failed()
             except Exception:  # without this thread the worker would seem dead
-                failures += 1
                 log.exception("the heartbeat failed, and is tried again")
-            if self._stopped.wait(self._pause(failures)):
+                pause = backoff.failed()
+            else:
+                if backoff.failures:
+                    log.info("the heartbeat is back")
+                backoff.succeeded()
+                pause = self._pause()
+            if self._stopped.wait(pause):
                 break
         self._leave(heartbeats)
 
-    def _pause(self, failures: int) -> float:
-        if failures:
-            pause = min(self._every * 2 ** min(failures, 10), _LONGEST_PAUSE)
-        elif time.monotonic() < self._lively_until:
-            pause = min(_LIVELY, self._every)
-        else:
-            pause = self._every
-        return pause * random.uniform(0.9, 1.0)
+    def _pause(self) -> float:
+        lively = time.monotonic() < self._lively_until
+        pause = min(_LIVELY, self._every) if lively else self._every
+        return pause * random.uniform(1.0 - _JITTER, 1.0)
 
     def _beat(self, heartbeats: Heartbeats, backend: Backend) -> None:
         heart = self._heartbeat_of(self._every)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from cloudq.clock import Backoff
 from cloudq.errors import ConfigurationError
 from cloudq.execution.settlement import Settlement
 from cloudq.worker.in_flight import Flight
@@ -20,6 +21,8 @@ log = logging.getLogger("cloudq.worker")
 
 # After so many children in a row that died before they were ready none ever will be.
 _MOST_YOUNG_DEATHS = 5
+# The longest pause between these, in seconds.
+_LONGEST_PAUSE = 1.6
 # How often the children's memory is looked at.
 _WEIGHED_EVERY = 1.0
 # How long children that have nothing left to do may take to end.
@@ -59,7 +62,7 @@ class ProcessPool:
         self._settled, self._lost = settled, lost
         self._failed, self._ending, self._wake = failed, ending, wake
         self._gone: list[Child] = []
-        self._young_deaths = 0
+        self._restarts = Backoff(0.2, _LONGEST_PAUSE, jitter=0.0)
         self._weigh_at = 0.0
         self._autoscale: Autoscale | None = None
         if options.autoscale is not None:
@@ -181,7 +184,7 @@ class ProcessPool:
     # ---- what children say, in threads of theirs
 
     def _on_ready(self, child: Child) -> None:
-        self._young_deaths = 0
+        self._restarts.succeeded()
         log.info("child %d is ready", child.pid)
         self._greet(child)
         self._dispatcher.add_child(child)
@@ -222,13 +225,13 @@ class ProcessPool:
         """Give up, or pause, when children die before they are ready."""
         if child.ready or self._ending():
             return
-        self._young_deaths += 1
-        if self._young_deaths >= _MOST_YOUNG_DEATHS:
+        pause = self._restarts.failed()
+        if self._restarts.failures >= _MOST_YOUNG_DEATHS:
             self._failed(
                 ConfigurationError(
-                    f"{self._young_deaths} children died while starting, the last with exit code "
-                    f"{child.process.returncode}: see the errors above"
+                    f"{self._restarts.failures} children died while starting, the last with exit "
+                    f"code {child.process.returncode}: see the errors above"
                 )
             )
             return
-        time.sleep(0.1 * 2**self._young_deaths)
+        time.sleep(pause)
