@@ -175,15 +175,15 @@ class Worker:
     def _tick(self) -> None:
         timed = self._dispatcher.timed or self._pool.retiring
         self._shutdown.sleep(_TICK if timed else _PATIENCE)
-        self._look_after_children()
+        self._check_children()
         self._pool.adapt(len(self._flights))
         if self._shutdown.error is None:
             self._pool.fill()
 
-    def _look_after_children(self) -> None:
+    def _check_children(self) -> None:
         self._actions.run_waiting()
         self._crashes.stop_overdue()
-        self._pool.look_after()
+        self._pool.check()
 
     def _stop(self) -> bool:
         """Stop warm if everything ends in time, else cold; True after a warm stop."""
@@ -201,7 +201,7 @@ class Worker:
         self._delayed.stop()
         self._slots.close()
         self._dispatcher.close()
-        said = False
+        told = False
         while self._flights or self._receiving():
             if self._shutdown.requests > max(asked, 1) or time.monotonic() > deadline:
                 if not self._flights:
@@ -210,15 +210,15 @@ class Worker:
                     )
                     break
                 return self._stop_cold()
-            if not self._flights and not said:
-                said = True
+            if not self._flights and not told:
+                told = True
                 log.info(
                     "waiting for the receive under way on %s, up to %g s; stop again to leave now",
                     ", ".join(self._receiving()),
                     self._options.poll_wait,
                 )
             self._shutdown.sleep(_TICK)
-            self._look_after_children()
+            self._check_children()
         self._pool.stop()
         self._stop_threads()
         self._app.close()

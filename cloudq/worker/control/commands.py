@@ -7,6 +7,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -85,7 +86,7 @@ class WorkerCommands:
     def heart(self, every: float) -> Heartbeat:
         """Make the next heartbeat; the one after follows in `every` seconds."""
         running = self.worker.running()
-        flights = sorted((flight for _, flight in running), key=lambda flight: flight.given_at)
+        flights = sorted((flight for _, flight in running), key=attrgetter("given_at"))
         states, options = self.worker.counters.states(), self.worker.options
         return Heartbeat(
             hostname=self.hostname,
@@ -127,7 +128,7 @@ class WorkerCommands:
                 found += self.app.broker.scheduled(queue, count=_SCHEDULED)
             except ConfigurationError:  # this broker cannot list them
                 continue
-        return [self._due(each) for each in sorted(found, key=lambda each: each.due)]
+        return [self._due(each) for each in sorted(found, key=attrgetter("due"))]
 
     def _due(self, scheduled: Scheduled) -> dict[str, Any]:
         try:

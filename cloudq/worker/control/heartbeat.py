@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from operator import attrgetter
 
 from cloudq.clock import Backoff
 from cloudq.errors import BackendError
@@ -107,7 +108,7 @@ class HeartbeatSender:
             return
         self._lively_until = time.monotonic() + _LIVELY_FOR
         found = [command for text in fresh if (command := Command.of(text)) is not None]
-        for command in sorted(found, key=lambda command: (command.sent, command.id)):
+        for command in sorted(found, key=attrgetter("sent", "id")):
             self._obey(command, backend, heart.hostname)
 
     def _obey(self, command: Command, backend: Backend, hostname: str) -> None:

@@ -108,7 +108,7 @@ class Child:
         """Kill the process with all that it runs."""
         self.process.kill()
 
-    def look_after(self) -> None:
+    def check(self) -> None:
         """Hang up when it has died, and kill it when it will not leave. Call now and then.
 
         A process that a task has forked may hold the connection open when the child is dead.

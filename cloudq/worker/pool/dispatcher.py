@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from cloudq.broker.broker import Broker
 from cloudq.execution.executor import Executor
@@ -46,6 +47,7 @@ class Dispatcher:
         return self._executor.limits(flight.job.message)[1] if flight.job else None
 
     def add_child(self, child: Child) -> None:
+        """Give jobs to this child too."""
         with self._lock:
             self._children.append(child)
         self.pump()
@@ -117,7 +119,7 @@ class Dispatcher:
                     flight = self._ready.popleft()
                     lost += [flight, *self._close_lane(flight)]
                     continue
-                child = max(self._children, key=lambda child: child.free, default=None)
+                child = max(self._children, key=attrgetter("free"), default=None)
                 if child is None or child.free <= 0:
                     break
                 flight = self._ready.popleft()

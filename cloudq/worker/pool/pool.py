@@ -96,10 +96,10 @@ class ProcessPool:
             self.children.append(child)
             taking += 1
 
-    def look_after(self) -> None:
+    def check(self) -> None:
         """Replace children that have died, and end those that have retired. Call now and then."""
         for child in self.children:
-            child.look_after()
+            child.check()
         self._remove_the_dead()
         self._stop_the_retired()
 
