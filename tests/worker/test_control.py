@@ -70,7 +70,7 @@ def pair(
 
 
 def ok(replies: list[dict[str, Any]] | None) -> dict[str, Any]:
-    """What `{hostname: {"ok": ...}}` replies say, by hostname."""
+    """Take the texts out of `{hostname: {"ok": ...}}` replies, by hostname."""
     assert replies is not None
     merged = {host: reply for each in replies for host, reply in each.items()}
     return {host: reply.get("ok", reply) for host, reply in merged.items()}

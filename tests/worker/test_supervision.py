@@ -1,4 +1,4 @@
-"""What a worker does when its parts fail: threads, processes, and their ends at awkward moments."""
+"""A worker whose parts fail: threads, processes, and their ends at awkward moments."""
 
 from __future__ import annotations
 
