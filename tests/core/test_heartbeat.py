@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from cloudq import AsyncResult, BackendError, ConfigurationError
+from cloudq import BackendError, CloudQ, ConfigurationError
 from cloudq.driver import Change, Code, Item, Key
 from cloudq.monitoring.commands import Command, collect, make
-from cloudq.monitoring.control import Control
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.results.backend import Backend
 from cloudq.settings import Settings
@@ -186,7 +185,9 @@ def test_to_ask_two_workers_costs_a_query_a_write_each_and_the_looks() -> None:
     for name in ("one", "two"):
         Heartbeats(backend).beat(Heartbeat(hostname=name, seen=time.time(), every=15.0))
     store.calls.clear()
-    control = Control(lambda: backend, lambda task_id: AsyncResult(task_id, backend), lambda: None)
+    app = CloudQ("two", broker="memory://two")
+    app.runtime._backend = backend
+    control = app.control
     assert control.ping(timeout=0) == []
     assert store.calls == {"query": 2, "update": 2}  # one of the queries is a look
     store.calls.clear()
