@@ -1,7 +1,8 @@
-"""The time as a value that can be handed in, so that tests can bring their own."""
+"""Time as a value that can be handed in, and the growing pauses between tries."""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 
@@ -10,5 +11,51 @@ Clock = Callable[[], float]
 
 
 def real_time() -> float:
-    """The time of this machine, in epoch seconds."""
+    """Return the time of this machine, in epoch seconds."""
     return time.time()
+
+
+class Backoff:
+    """Growing pauses between the tries of something that fails. For one thread.
+
+    The first pause is `first` seconds, each next one `factor` times as long, none longer than
+    `longest`. Chance takes up to the share `jitter` off each, so that workers that failed together
+    do not come back together. `now` tells the seconds that pauses are measured in.
+    """
+
+    def __init__(
+        self,
+        first: float,
+        longest: float,
+        *,
+        factor: float = 2.0,
+        jitter: float = 0.5,
+        now: Clock = time.monotonic,
+    ) -> None:
+        self.longest = longest
+        self.failures = 0  # in a row
+        self.until = 0.0  # when the pause under way ends
+        self._first = self._next = first
+        self._factor = factor
+        self._jitter = jitter
+        self._now = now
+
+    def failed(self) -> float:
+        """Begin the next pause, and return its seconds."""
+        whole = min(self._next, self.longest)
+        pause = whole * random.uniform(1.0 - self._jitter, 1.0)
+        self._next = whole * self._factor
+        self.failures += 1
+        self.until = self._now() + pause
+        return pause
+
+    def succeeded(self) -> None:
+        """End the pause; the next one is the first again."""
+        self.failures = 0
+        self.until = 0.0
+        self._next = self._first
+
+    @property
+    def left(self) -> float:
+        """The seconds left of the pause under way; 0 when there is none."""
+        return max(0.0, self.until - self._now()) if self.failures else 0.0

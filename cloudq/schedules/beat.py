@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cloudq.clock import Backoff
 from cloudq.errors import BackendError, CloudQError, PublishError, ServiceError
 from cloudq.schedules.entry import Entry, utc
 from cloudq.schedules.leader import LeaderLease
@@ -256,7 +257,8 @@ class BeatThread:
     def __init__(self, beat: Beat) -> None:
         self.beat = beat
         self._stopped = threading.Event()
-        self._pause = 0.5
+        # No pause is longer than the lease bears.
+        self._backoff = Backoff(0.5, max(0.5, beat.lease.pause), jitter=0.0)
         self._thread = threading.Thread(target=self.run, name="beat", daemon=True)
 
     def start(self) -> None:
@@ -289,8 +291,6 @@ class BeatThread:
         except Exception:  # without this thread nothing would be sent for ever
             log.exception("the beat failed, and is tried again")
         else:
-            self._pause = 0.5
+            self._backoff.succeeded()
             return wait
-        # No longer than the lease bears.
-        wait, self._pause = self._pause, min(self._pause * 2, self.beat.lease.pause)
-        return wait
+        return self._backoff.failed()

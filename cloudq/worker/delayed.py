@@ -1,4 +1,4 @@
-"""Sends on delayed messages that were parked in the store, when their time has come."""
+"""Sends delayed messages from the store to their queues when they are due."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from cloudq.broker.broker import Broker
+from cloudq.clock import Backoff
 from cloudq.errors import CloudQError
 
 log = logging.getLogger("cloudq.worker")
@@ -16,26 +17,27 @@ _LONGEST_PAUSE = 60.0
 
 
 class DelayedSender:
-    """One thread for all queues that cannot delay; none where every queue can.
+    """Serves the queues whose service cannot delay long enough, in one thread; none without any.
 
-    What this worker parked itself is sent on in time; what others have, within `poll` seconds of
-    its time.
+    Messages that this worker has stored are sent on time, those of others at most `poll` seconds
+    late.
     """
 
     def __init__(self, broker: Broker, queues: Sequence[str], *, poll: float) -> None:
         self._broker = broker
         self._queues = [queue for queue in queues if broker.stores_delayed(queue)]
+        self._backoff = Backoff(2 * poll, _LONGEST_PAUSE, jitter=0.0)
         self._poll = poll
-        self._pause = poll
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="parked", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="delayed", daemon=True)
 
     def start(self) -> None:
+        """Start the thread where there is a queue to serve."""
         if self._queues:
             self._thread.start()
 
     def add(self, queue: str) -> None:
-        """Look after one more queue that cannot delay."""
+        """Serve one more queue."""
         if queue in self._queues:
             return
         self._queues = [*self._queues, queue]
@@ -43,7 +45,7 @@ class DelayedSender:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; what is due then waits for another worker."""
+        """End the thread; messages due later wait for another worker."""
         self._stopped.set()
         self._broker.wake_delayed()
         if self._thread.is_alive():
@@ -52,19 +54,19 @@ class DelayedSender:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                due = self._send_due()
-                self._pause = self._poll
+                pause = self._send_due()
             except CloudQError as error:
-                log.warning("parked messages wait: %s", error)
-                due = []
-                self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-            except Exception:  # without this thread they would wait for ever
-                log.exception("parked messages wait")
-                due = []
-            next_due = min(due, default=float("inf")) - time.time()
-            self._broker.wait_for_delayed(max(0.0, min(self._pause, next_due)))
+                log.warning("could not send due messages; trying again: %s", error)
+                pause = self._backoff.failed()
+            except Exception:  # if the thread ended, they would wait for ever
+                log.exception("could not send due messages; trying again")
+                pause = self._backoff.failed()
+            else:
+                self._backoff.succeeded()
+            self._broker.wait_for_delayed(pause)
 
-    def _send_due(self) -> list[float]:
-        """When the next one of each queue is due, as far as there is one."""
+    def _send_due(self) -> float:
+        """Send what is due, and return the seconds until more may be."""
         found = [self._broker.send_delayed(queue) for queue in self._queues]
-        return [due for due in found if due is not None]
+        next_due = min((due for due in found if due is not None), default=float("inf"))
+        return max(0.0, min(self._poll, next_due - time.time()))

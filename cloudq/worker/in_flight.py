@@ -1,4 +1,4 @@
-"""Deliveries in this worker's hands, from receive to settlement."""
+"""Deliveries that this worker holds, from receive to settlement."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from dataclasses import dataclass
 
 from cloudq.driver import Delivery
 from cloudq.execution.outcomes import Job
+from cloudq.execution.settlement import Action, Settlement
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Flight:
-    """One delivery in hand. Times are monotonic seconds.
+    """One delivery that the worker holds. Times are monotonic seconds.
 
-    `lease_ends` is when others may get the message; `doubtful` is set once that moment may have
-    passed, and stays. `stop_at` is the hard limit of the task while a child runs it. `restarts`
-    counts how often its child was killed for the sake of another task. `given_at` is when a child
-    got it, in epoch seconds; `revoked` is set by whoever wants it ended.
+    After `lease_ends` others may get the message; `doubtful` is set once that moment may have
+    passed, and stays. `lost` says that the broker refused to extend its lease. `stop_at` is the
+    hard limit of the task while a child runs it. `restarts` counts how often its child was killed
+    because of another task. `given_at` is when a child got it, in epoch seconds; `revoked` is set
+    by a command that ends it.
     """
 
     number: int
@@ -32,9 +34,20 @@ class Flight:
     given_at: float = 0.0
     revoked: bool = False
 
+    def released(self, reason: str, after: float = 0.0) -> Settlement:
+        """Return the settlement that puts it back in its queue, due after this many seconds."""
+        message = self.job.message if self.job else None
+        return Settlement(
+            action=Action.RELEASE,
+            task_id=message.id if message else "",
+            task=message.task if message else "",
+            reason=reason,
+            after=after,
+        )
+
 
 class Flights:
-    """All deliveries in hand, by number."""
+    """All deliveries that the worker holds, by number. Safe to use from many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,6 +58,7 @@ class Flights:
         return len(self._all)
 
     def add(self, deliveries: Iterable[Delivery], lease_ends: float) -> list[Flight]:
+        """Number these and hold them."""
         with self._lock:
             added: list[Flight] = []
             for delivery in deliveries:
@@ -54,14 +68,13 @@ class Flights:
                 added.append(flight)
             return added
 
-    def get(self, number: int) -> Flight | None:
-        return self._all.get(number)
-
     def remove(self, flights: Iterable[Flight]) -> None:
+        """Forget these, which are settled or given back."""
         with self._lock:
             for flight in flights:
                 self._all.pop(flight.number, None)
 
     def all(self) -> list[Flight]:
+        """Return a copy of the list."""
         with self._lock:
             return list(self._all.values())

@@ -1,4 +1,4 @@
-"""Keeps the leases of what is in hand, in batches, from a thread that no task can starve."""
+"""Extends the leases of all deliveries that a worker holds, from a thread no task can starve."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cloudq.worker.in_flight import Flight, Flights
 log = logging.getLogger("cloudq.worker")
 
 
-# A queue may have leases as short as this, and only its first message tells (Service Bus: 5 s).
+# A queue may have leases as short as this, as only its first message says (Service Bus: 5 s).
 _SHORTEST = 5.0
 
 
 class Leases:
-    """Extends each lease when a third of it has passed. Runs in the supervisor's process.
+    """Extends each lease when a third of it has passed, in the supervisor's process.
 
-    `lease` is what is asked for; a queue may give more or less.
+    It asks for `lease` seconds; a queue may give more or less.
     """
 
     def __init__(self, broker: Broker, flights: Flights, lease: float) -> None:
@@ -32,13 +32,15 @@ class Leases:
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
     def ends(self, lease: float) -> float:
-        """When a lease that was given just now ends, to be on the safe side; monotonic."""
+        """Return when a lease of this length, given just now, ends at the earliest; monotonic."""
         return time.monotonic() + lease - _margin(lease)
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
+        """End the thread; leases then run out."""
         self._stopped.set()
         self._thread.join(5.0)
 
@@ -49,16 +51,16 @@ class Leases:
                 flights = self._flights.all()
                 shortest = min(self._lengths(flights).values(), default=self._lease)
                 self.extend(time.monotonic())
-            except Exception:  # without this thread every lease would end
-                log.exception("leases were not extended, and are tried again")
+            except Exception:  # if the thread ended, every lease would run out
+                log.exception("could not extend leases; trying again")
 
     def _lengths(self, flights: Sequence[Flight]) -> dict[str, float]:
-        """How long an extended lease is, by queue."""
+        """Return the length of an extended lease, by queue."""
         queues = {flight.delivery.queue for flight in flights}
         return {queue: self._broker.lease(queue, self._lease) for queue in queues}
 
     def extend(self, now: float) -> None:
-        """Extend what is due."""
+        """Extend the leases that are due."""
         flights = [flight for flight in self._flights.all() if not flight.lost]
         lengths = self._lengths(flights)
 
@@ -77,7 +79,7 @@ class Leases:
         answered = max(now, time.monotonic())
         for flight in due:
             refusal = refused.get(id(flight.delivery))
-            # SQS may extend with an old receipt what someone else has received since.
+            # With an old receipt SQS may extend a message that another worker has received since.
             if flight.lease_ends < answered:
                 flight.doubtful = True
             if refusal is None:
@@ -86,15 +88,17 @@ class Leases:
                 self._lost(flight)
         passing = [refusal for refusal in refused.values() if refusal.code is not Code.LEASE_LOST]
         if passing:
-            log.warning("%d leases were not extended: %s", len(passing), passing[0].reason)
+            log.warning("could not extend %d leases: %s", len(passing), passing[0].reason)
 
     @staticmethod
     def _lost(flight: Flight) -> None:
         flight.lost = True
-        if not flight.settling:  # a settled one is gone because it was acked a moment ago
-            log.warning("the lease of message %s was lost", flight.delivery.id)
+        if not flight.settling:  # a settled message is gone because it was just acked
+            log.warning(
+                "lost the lease of message %s: it may run again elsewhere", flight.delivery.id
+            )
 
 
 def _margin(lease: float) -> float:
-    """What is taken off a lease's end for the time that requests take."""
+    """Return the seconds taken off a lease's end for the time that requests take."""
     return min(2.0, lease / 5)

@@ -1,4 +1,4 @@
-"""What a worker is told when it is started."""
+"""Options of a worker, checked when they are made."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def _hostname() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """How one worker runs. Times are in seconds.
+    """Options of one worker. Times are in seconds.
 
     `app_path` is `module:attribute`, imported again in every child. `queues` are names and
     weights. `processes` times `threads` tasks run at a time. `poll_wait` is the longest wait of
     one receive. `max_memory_per_child` is in KiB. `autoscale` is the most and the fewest
-    processes, of which one leaves after `autoscale_idle` without need. `overrides` are settings
-    above the app's own, also in the children. `beat` sends periodic tasks too. With
-    a `metrics_port` (0: any) there is a page for Prometheus.
+    processes; one leaves when it was not needed for `autoscale_idle`. `overrides` are settings
+    that override the app's own, also in the children. With `beat` the worker sends periodic tasks
+    too, with a `metrics_port` (0: any free one) it serves metrics to Prometheus.
     """
 
     app_path: str
@@ -75,5 +75,5 @@ class WorkerOptions:
 
     @property
     def slots(self) -> int:
-        """How many tasks run at a time."""
+        """The number of tasks that run at a time."""
         return self.processes * self.threads

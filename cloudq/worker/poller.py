@@ -1,78 +1,93 @@
-"""Receives from one queue, for free slots only, and survives every error of the service."""
+"""Receives from a queue as many messages as there are free slots, and survives all errors."""
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from cloudq.broker.broker import Broker
+from cloudq.app import CloudQ
+from cloudq.clock import Backoff
 from cloudq.driver import Code, Delivery
 from cloudq.errors import BackendError, BrokerError
 from cloudq.execution.executor import Executor
-from cloudq.execution.settlement import Settlement
+from cloudq.worker.control.counters import Counters
 from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.leases import Leases
+from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool.dispatcher import Dispatcher
+from cloudq.worker.pool.self_pipe import Shutdown
+from cloudq.worker.settler import Settler
 from cloudq.worker.slots import Slots
 
 log = logging.getLogger("cloudq.worker")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-# The shortest wait for an empty queue, whatever the setting: without one it would be a hot loop.
+# The shortest wait for a message of an empty queue, whatever the setting, lest it be a busy loop.
 _SHORTEST_WAIT = 0.1
+# The longest wait where requests cost nothing.
 _UNBILLED_WAIT = 1.0
-# How long a receive waits for more slots, or more messages, where requests are billed.
+# Seconds that a receive waits for more slots, or more messages, where requests are billed.
 _LINGER = 0.05
 _FATAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.CREDENTIALS, Code.INVALID})
 
 
-class Poller:
-    """One thread that receives from one queue.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerParts:
+    """The parts of a worker that its pollers and its commands work with."""
 
-    While there is work it takes slots first and asks for as many messages. A queue that was
-    found empty is waited on with one message in prospect and no slot held, so that it keeps no
-    other queue from working; that message waits in hand should all slots be taken by then.
+    app: CloudQ
+    options: WorkerOptions
+    executor: Executor
+    flights: Flights
+    slots: Slots
+    leases: Leases
+    dispatcher: Dispatcher
+    settler: Settler
+    counters: Counters
+    shutdown: Shutdown
+
+
+class Poller:
+    """Receives from one queue, in a thread.
+
+    While there is work it takes slots first, and asks for as many messages. A queue that was found
+    empty is waited on for one message, with no slot taken, so that it keeps no other queue from
+    working; if all slots are taken when the message comes, it is held until one is free.
+
+    An error that waiting does not mend, met before the first answer, stops the worker; with
+    `added`, for a queue that a command has added, it stops this poller only.
     """
 
-    def __init__(
-        self,
-        queue: str,
-        *,
-        broker: Broker,
-        executor: Executor,
-        flights: Flights,
-        slots: Slots,
-        leases: Leases,
-        dispatcher: Dispatcher,
-        settle: Callable[[Sequence[tuple[Flight, Settlement]]], None],
-        release: Callable[[Sequence[Flight], str], None],
-        fatal: Callable[[BrokerError], None],
-        lease: float,
-        wait: float,
-    ) -> None:
+    def __init__(self, queue: str, parts: WorkerParts, *, added: bool = False) -> None:
         self.queue = queue
-        self._broker = broker
-        self._executor = executor
-        self._flights = flights
-        self._slots = slots
-        self._leases = leases
-        self._dispatcher = dispatcher
-        self._settle = settle
-        self._release = release
-        self._fatal = fatal
-        self._lease = lease
-        if not broker.limits(queue).billed:  # another look costs nothing, and a stop waits for it
+        self._broker = parts.app.broker
+        self._executor = parts.executor
+        self._flights = parts.flights
+        self._slots = parts.slots
+        self._leases = parts.leases
+        self._dispatcher = parts.dispatcher
+        self._settler = parts.settler
+        self._shutdown = parts.shutdown
+        self._added = added
+        self._lease, wait = parts.options.lease, parts.options.poll_wait
+        if not self._broker.limits(queue).billed:  # another request is free, and a stop waits
             wait = min(wait, _UNBILLED_WAIT)
         self._wait = max(wait, _SHORTEST_WAIT)
         self._stopping = threading.Event()
-        self._pause = _FIRST_PAUSE
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._reached = False
-        self.thread = threading.Thread(target=self._run, name=f"poll-{queue}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"poll-{queue}", daemon=True)
+
+    @property
+    def receiving(self) -> bool:
+        """True until the last receive has come back."""
+        return self._thread.is_alive()
 
     def start(self) -> None:
-        self.thread.start()
+        """Begin to receive."""
+        self._thread.start()
 
     def stop(self) -> None:
         """Receive no more; a receive that is under way ends by itself."""
@@ -83,13 +98,13 @@ class Poller:
         while not self._stopping.is_set():
             try:
                 busy = self._busy() if busy else self._idle()
-            except Exception:  # a poller must not die: its queue would stand still
-                log.exception("polling %s failed", self.queue)
+            except Exception:  # if the thread ended, its queue would stand still
+                log.exception("receiving from %s failed, and is tried again", self.queue)
                 busy = False
-                self._back_off()
+                self._stopping.wait(self._backoff.failed())
 
     def _busy(self) -> bool:
-        """Take slots, then that many messages; whether there may be more."""
+        """Take slots, then receive as many messages; False when the queue was empty."""
         limits = self._broker.limits(self.queue)
         linger = _LINGER if limits.billed else 0.0
         slots = self._slots.take(self.queue, limits.batch, linger=linger)
@@ -103,12 +118,12 @@ class Poller:
         if not deliveries:
             self._slots.idle(self.queue)
         elif limits.billed and len(deliveries) < min(slots, limits.batch):
-            # There are no more just now: let some gather, for a request costs the same for ten.
+            # The queue holds no more just now. Let some gather: a request costs the same for ten.
             self._stopping.wait(_LINGER)
         return bool(deliveries)
 
     def _idle(self) -> bool:
-        """Wait for the first message of an empty queue; whether one came."""
+        """Wait for the first message of an empty queue; False when none came."""
         deliveries = self._receive(1, self._wait)
         flights = self._in_hand(deliveries)
         if flights and not self._slots.take(self.queue, 1):
@@ -123,21 +138,24 @@ class Poller:
             deliveries = self._broker.receive(self.queue, count=count, wait=wait, lease=self._lease)
         except BrokerError as error:
             if not self._reached and error.code in _FATAL:
-                self._stopping.set()
-                self._fatal(error)
+                self._give_up(error)
                 return ()
             log.warning("%s", error)
-            self._back_off()
+            self._stopping.wait(self._backoff.failed())
             return ()
-        if self._pause > _FIRST_PAUSE:
+        if self._backoff.failures:
             log.info("queue %s answers again", self.queue)
         self._reached = True
-        self._pause = _FIRST_PAUSE
+        self._backoff.succeeded()
         return deliveries
 
-    def _back_off(self) -> None:
-        self._stopping.wait(self._pause * random.uniform(0.5, 1.0))
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+    def _give_up(self, error: BrokerError) -> None:
+        self._stopping.set()
+        if self._added:
+            log.error("stopped receiving from %s, which a command had added: %s", self.queue, error)
+            self._slots.remove(self.queue)
+        else:
+            self._shutdown.fail(error)
 
     def _accept(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries:
@@ -148,28 +166,27 @@ class Poller:
         return self._flights.add(deliveries, ends)
 
     def _open(self, flights: Sequence[Flight]) -> None:
-        """Sort what came into jobs and settlements; held in hand while the store is down."""
+        """Sort what came into jobs and settlements, holding it while the store is down."""
         if not flights:
             return
         by_delivery = {id(flight.delivery): flight for flight in flights}
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             if self._stopping.is_set():
-                self._release(flights, "the worker stops")
+                self._settler.release(flights, "the worker stops")
                 return
             try:
                 jobs, settled = self._executor.open([flight.delivery for flight in flights])
             except BackendError as error:
-                log.warning("%d messages wait for the store: %s", len(flights), error)
-                self._stopping.wait(pause * random.uniform(0.5, 1.0))
-                pause = min(pause * 2, _LONGEST_PAUSE)
-            except Exception:  # else their leases would be kept, and their slots held, for ever
-                self._release(flights, "it could not be opened")
+                log.warning("%d messages wait for the result store: %s", len(flights), error)
+                self._stopping.wait(backoff.failed())
+            except Exception:  # else they would keep their leases and their slots for ever
+                self._settler.release(flights, "it could not be opened")
                 raise
             else:
                 break
         if settled:
-            self._settle([(by_delivery[id(delivery)], done) for delivery, done in settled])
+            self._settler.settle([(by_delivery[id(delivery)], done) for delivery, done in settled])
         ready: list[Flight] = []
         for job in jobs:
             flight = by_delivery[id(job.delivery)]

@@ -1,4 +1,4 @@
-"""The kinds of pools: how many processes and threads each has, and how its processes start."""
+"""Kinds of pools: the processes and threads of each, and the command that starts a child."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cloudq.errors import ConfigurationError, install_hint
 
 
 class PoolKind(StrEnum):
-    """What runs the tasks. In every kind a supervisor of its own keeps the leases."""
+    """Kinds of pools. In each, the tasks run in other processes than the one that keeps leases."""
 
     PROCESSES = "processes"
     THREADS = "threads"
@@ -21,10 +21,10 @@ class PoolKind(StrEnum):
     GEVENT = "gevent"
 
 
-# How many tasks that mostly wait one process takes, unless it is told.
+# Tasks at a time in a process whose tasks mostly wait, unless the user says otherwise.
 _WAITING = 100
 
-# Everything must be patched before anything of ours, or of the user's, is imported.
+# gevent must patch the standard library before any other module is imported.
 _GREEN = (
     "from gevent import monkey; monkey.patch_all(); "
     "import sys; from cloudq.worker.pool.child_main import start; start(int(sys.argv[1]))"
@@ -39,10 +39,10 @@ def sizes(
     default_processes: int | None = None,
     default_threads: int = 16,
 ) -> tuple[int, int]:
-    """The number of processes, and of threads in each.
+    """Return the number of processes, and of threads in each.
 
-    Pools of one process take a number of processes as that of tasks at a time, which is what
-    Celery's `--concurrency` means there. Raises `ConfigurationError` for what cannot be.
+    Pools of one process take a number of processes for that of tasks at a time, as Celery's
+    `--concurrency` does. Raises `ConfigurationError` for a number that the pool cannot have.
     """
     if kind is PoolKind.PROCESSES:
         found = processes or default_processes or os.cpu_count() or 1
@@ -60,7 +60,7 @@ def sizes(
 
 
 def check(kind: PoolKind) -> None:
-    """Raise `ConfigurationError` where the library that a pool needs is not installed."""
+    """Raise `ConfigurationError` when the library that a pool needs is not installed."""
     if kind is PoolKind.GEVENT and find_spec("gevent") is None:
         raise ConfigurationError(
             f"--pool gevent needs gevent, which is not installed: {install_hint('gevent')}"
@@ -68,7 +68,7 @@ def check(kind: PoolKind) -> None:
 
 
 def command(kind: PoolKind, descriptor: int) -> Sequence[str]:
-    """The command of a child that hears of its work through this file descriptor."""
+    """Return the command of a child that gets its jobs through this file descriptor."""
     if kind is PoolKind.GEVENT:
         return [sys.executable, "-c", _GREEN, str(descriptor)]
     return [sys.executable, "-m", "cloudq.worker.pool.child_main", str(descriptor)]

@@ -14,6 +14,7 @@ from cloudq.app import CloudQ
 from cloudq.driver import Code, Delivery
 from cloudq.execution.settlement import Action, Settled, Settlement, commit, dispose
 from cloudq.results.record import State
+from cloudq.worker.control.counters import Counters
 from cloudq.worker.in_flight import Flight
 
 log = logging.getLogger("cloudq.worker")
@@ -43,8 +44,10 @@ class Settler:
         *,
         released: Callable[[Sequence[Flight]], None],
         starved: Callable[[], bool],
+        counters: Counters | None = None,
     ) -> None:
         self._app = app
+        self._counters = counters or Counters()
         self._released = released
         self._starved = starved
         self._outcomes: queue.SimpleQueue[Pair | None] = queue.SimpleQueue()
@@ -66,10 +69,16 @@ class Settler:
         self._threads[1].join(5.0)
 
     def settle(self, pairs: Iterable[Pair]) -> None:
-        """Take over these outcomes."""
+        """Count these outcomes and carry them out."""
+        pairs = list(pairs)
+        self._counters.add(settlement for _, settlement in pairs)
         for flight, settlement in pairs:
             flight.settling = True
             self._outcomes.put((flight, settlement))
+
+    def release(self, flights: Iterable[Flight], reason: str, after: float = 0.0) -> None:
+        """Put these back in their queues, due after this many seconds."""
+        self.settle([(flight, flight.released(reason, after)) for flight in flights])
 
     # ---- outcomes
 

@@ -1,4 +1,4 @@
-"""Free places for tasks, shared among queues by weight."""
+"""Shares a worker's slots among its queues, by their weights."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 
 class Slots:
-    """A pool of places that pollers take before they receive. Safe to use from many threads.
+    """The slots for tasks, which pollers take before they receive. Safe to use from many threads.
 
-    Of the queues that wait for places, the one that got the least for its weight is served first
+    Of the queues that wait for slots, the one that got the least for its weight is served first
     (stride scheduling, Waldspurger and Weihl 1995).
     """
 
@@ -25,9 +25,9 @@ class Slots:
         self._waiting: set[str] = set()
         self._closed = False
 
-    @property
-    def free(self) -> int:
-        return self._free
+    def all_taken(self) -> bool:
+        """Return True when no slot is free."""
+        return self._free <= 0
 
     @property
     def weights(self) -> Mapping[str, int]:
@@ -35,19 +35,19 @@ class Slots:
         return dict(self._weights)
 
     def add(self, queue: str, weight: int = 1) -> None:
-        """Let one more queue ask for places."""
+        """Let one more queue take slots."""
         with self._changed:
             self._weights[queue] = weight
             self._passed.setdefault(queue, self._clock)
 
     def remove(self, queue: str) -> None:
-        """Keep a queue's poller from waiting for places: it gets none any more."""
+        """Let a queue take no more slots, and end the wait of its poller."""
         with self._changed:
             self._weights.pop(queue, None)
             self._changed.notify_all()
 
     def take(self, queue: str, most: int, *, linger: float = 0.0) -> int:
-        """Wait for places and take up to `most`; 0 once the pool is closed.
+        """Wait for slots and take up to `most` of them; 0 once closed or removed.
 
         With some free but fewer than `most`, wait up to `linger` seconds for more, since a full
         batch costs no more requests than a single message.
@@ -55,7 +55,7 @@ class Slots:
         wanted = min(most, self.total)
         with self._changed:
             self._waiting.add(queue)
-            if queue in self._idle:  # what it did not use then gives it no claim now
+            if queue in self._idle:  # slots that it left unused give it no claim now
                 self._idle.discard(queue)
                 self._passed[queue] = max(self._passed[queue], self._clock)
             try:
@@ -75,26 +75,26 @@ class Slots:
                 self._changed.notify_all()
 
     def idle(self, queue: str) -> None:
-        """Say that a queue was found empty."""
+        """Note that a queue was found empty."""
         with self._changed:
             self._idle.add(queue)
 
     def give(self, count: int) -> None:
-        """Give places back."""
+        """Give slots back."""
         if count:
             with self._changed:
                 self._free += count
                 self._changed.notify_all()
 
     def resize(self, total: int) -> None:
-        """Have so many places; those that are taken stay taken, and may be too many for a while."""
+        """Change the number of slots. For a while more than that may stay taken."""
         with self._changed:
             self._free += total - self.total
             self.total = total
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Wake all who wait, with nothing."""
+        """End all waiting; nobody gets a slot any more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from cloudq import AsyncResult, BackendError, ConfigurationError
+from cloudq import BackendError, CloudQ, ConfigurationError
 from cloudq.driver import Change, Code, Item, Key
 from cloudq.monitoring.commands import Command, collect, make
-from cloudq.monitoring.control import Control
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.results.backend import Backend
 from cloudq.settings import Settings
@@ -50,10 +49,8 @@ class Beating:
         self.backend = Backend(self.store, url="slow://")
         self.heartbeats = Heartbeats(self.backend)
         self.obeyed: list[str] = []
-        self.heartbeat = HeartbeatSender(
-            lambda: self.backend, heart=self.heart, run=self.run, every=every
-        )
-        self.heartbeat.start()
+        self.heartbeat = HeartbeatSender(heart=self.heart, run=self.run, every=every)
+        self.heartbeat.start(self.backend)
         eventually(self.heartbeats.alive)
 
     def heart(self, every: float) -> Heartbeat:
@@ -156,14 +153,13 @@ def test_a_command_too_long_to_lie_in_an_item_is_refused() -> None:
 def test_no_heartbeat_without_a_store_or_a_pause() -> None:
     store = Slow()
     backend = Backend(store, url="slow://")
-    for open_backend, every in ((lambda: None, 1.0), (lambda: backend, 0.0)):
+    for given, every in ((None, 1.0), (backend, 0.0)):
         heartbeat = HeartbeatSender(
-            open_backend,
             heart=lambda every: Heartbeat(hostname="w"),
             run=lambda command: None,
             every=every,
         )
-        heartbeat.start()
+        heartbeat.start(given)
         heartbeat.stop()
     assert not store.calls
 
@@ -177,8 +173,8 @@ def test_a_store_that_is_down_raises_what_it_is(beating: Beating) -> None:
 def test_an_hour_is_what_its_page_says() -> None:
     """docs/control.md says "about 250"."""
     every = Settings().worker_heartbeat
-    heartbeat = HeartbeatSender(lambda: None, heart=_never, run=_never, every=every)
-    pauses = [heartbeat._pause(0) for _ in range(2_000)]
+    heartbeat = HeartbeatSender(heart=_never, run=_never, every=every)
+    pauses = [heartbeat._pause() for _ in range(2_000)]
     assert round(3600 / fmean(pauses), -1) == 250
     assert "| heartbeat | about 250 updates an hour and worker" in PAGE.read_text()
 
@@ -189,7 +185,9 @@ def test_to_ask_two_workers_costs_a_query_a_write_each_and_the_looks() -> None:
     for name in ("one", "two"):
         Heartbeats(backend).beat(Heartbeat(hostname=name, seen=time.time(), every=15.0))
     store.calls.clear()
-    control = Control(lambda: backend, lambda task_id: AsyncResult(task_id, backend), lambda: None)
+    app = CloudQ("two", broker="memory://two")
+    app.runtime._backend = backend
+    control = app.control
     assert control.ping(timeout=0) == []
     assert store.calls == {"query": 2, "update": 2}  # one of the queries is a look
     store.calls.clear()

@@ -30,7 +30,7 @@ def until(condition: Callable[[], object], *, what: str, within: float = PATIENC
 
 @dataclass(slots=True, kw_only=True)
 class Place:
-    """Where a drill runs: an app's broker, backend and queue, and the ledger of its tasks."""
+    """The place of a drill: an app's broker, backend and queue, and the ledger of its tasks."""
 
     app: CloudQ
     broker: str

@@ -17,13 +17,15 @@ import pytest
 from cloudq import ConfigurationError, State, TaskRevoked
 from cloudq.app import CloudQ
 from cloudq.driver import Change, Delivery, Key
-from cloudq.execution.settlement import Action, Settlement
+from cloudq.execution.outcomes import Job
+from cloudq.messages.message import TaskMessage
 from cloudq.monitoring.control import Inspect
 from cloudq.testing import eventually
 from cloudq.testing.waiting import PATIENCE
 from cloudq.worker.control.commands import masked
-from cloudq.worker.in_flight import Flight, Flights
+from cloudq.worker.in_flight import Flights
 from cloudq.worker.pool.dispatcher import Dispatcher
+from cloudq.worker.settler import Settler
 from localstack.servers import Endpoint
 from tests.worker.conftest import sqlite_at, sqs_at
 from tests.worker.harness import HERE, Place, Worker, until
@@ -68,7 +70,7 @@ def pair(
 
 
 def ok(replies: list[dict[str, Any]] | None) -> dict[str, Any]:
-    """What `{hostname: {"ok": ...}}` replies say, by hostname."""
+    """Take the texts out of `{hostname: {"ok": ...}}` replies, by hostname."""
     assert replies is not None
     merged = {host: reply for each in replies for host, reply in each.items()}
     return {host: reply.get("ok", reply) for host, reply in merged.items()}
@@ -292,7 +294,7 @@ def test_a_new_worker_obeys_no_command_of_an_earlier_one(sqlite_place: Place) ->
     # One that has expired on its way is left alone, too.
     late = json.dumps({"id": "2", "name": "shutdown", "expires": time.time() - 1})
     assert sqlite_place.app.control.heartbeats.tell("again", late)
-    until(lambda: "came too late" in worker.log(), what="it is looked at")
+    until(lambda: "has expired and is not run" in worker.log(), what="it is looked at")
     assert sqlite_place.app.control.ping(timeout=PATIENCE) == [{"again": {"ok": "pong"}}]
     assert worker.stop() == 0
 
@@ -327,27 +329,28 @@ def test_who_does_not_reply_is_left_out_in_time(sqlite_place: Place, stopped: Wo
 
 def test_what_waits_in_hand_is_dropped_when_it_is_revoked() -> None:
     """Behind another of its ordered group, as no child has room for it yet."""
-    ended: list[Flight] = []
+    app = CloudQ("parts", broker="memory://revoked-in-hand")
+    app.task(name="t")(print)
+    settler = Settler(app, released=[].extend, starved=lambda: False)  # not started
     dispatcher = Dispatcher(
-        limit_of=lambda flight: None,
-        ordered=lambda queue: True,
-        release=lambda flights, reason: None,
-        max_tasks_per_child=None,
-        end=ended.extend,
+        executor=app.executor(), broker=app.broker, settler=settler, max_tasks_per_child=None
     )
     deliveries = [
         Delivery(queue="q", id=n, body=b"", receipt=None, attempts=1, lease=60.0, group="g")
         for n in ("first", "second")
     ]
     first, second = Flights().add(deliveries, time.monotonic() + 60)
+    for flight in (first, second):
+        message = TaskMessage(id=flight.delivery.id, task="t", queue="q")
+        flight.job = Job(delivery=flight.delivery, message=message, fenced=False)
     dispatcher.submit([first, second])
     dispatcher.pump()
-    assert ended == []
+    assert (first.settling, second.settling) == (False, False)
     first.revoked = second.revoked = True
     dispatcher.pump()
-    assert ended == [first]  # the turn of the second comes when the first is done with
-    dispatcher.finished(None, [(first, Settlement(action=Action.ACK))])
-    assert ended == [first, second]
+    # The second follows, since the first has ended.
+    assert (first.settling, second.settling) == (True, True)
+    app.close()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What real workers do with limits, while they are killed."""
+"""Limits on tasks hold while workers are killed."""
 
 from __future__ import annotations
 

@@ -211,5 +211,5 @@ def test_a_process_that_has_grown_too_large_is_replaced_after_its_tasks(life: Pl
     (small,) = pids(life, "grow", 1, 1)
     assert pids(life, "grow", 1, 1) == [small]
     assert pids(life, "grow", 1, 300) == [small]
-    until(lambda: "over 256000: replaced" in worker.log(), what="it is noticed")
+    until(lambda: "more than 256000: it is replaced" in worker.log(), what="it is noticed")
     eventually(lambda: pids(life, "grow", 1, 1) != [small])

@@ -19,7 +19,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def told(place: Place, most: int, fewest: int) -> Any:
-    """What the one worker replies."""
+    """Return the reply of the one worker."""
     eventually(place.app.control.heartbeats.alive)
     [replies] = place.app.control.autoscale(most, fewest, reply=True, timeout=PATIENCE) or []
     [reply] = replies.values()

@@ -1,4 +1,4 @@
-"""What a worker does with deaths, outages, order, weights and settings."""
+"""A worker amid deaths and outages, and its order, weights and settings."""
 
 from __future__ import annotations
 

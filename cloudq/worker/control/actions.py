@@ -1,136 +1,90 @@
-"""What commands from outside may see and do in a worker."""
+"""Looks into a running worker and changes it, on behalf of commands."""
 
 from __future__ import annotations
 
-import logging
 import queue
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import ParamSpec, TypeVar
 
-from cloudq.app import CloudQ
-from cloudq.errors import BrokerError, ConfigurationError
-from cloudq.execution.executor import Executor
-from cloudq.execution.settlement import Settlement
-from cloudq.worker.control.commands import WorkerCommands
-from cloudq.worker.control.counters import Counters
-from cloudq.worker.control.heartbeat import HeartbeatSender
+from cloudq.errors import ConfigurationError
 from cloudq.worker.delayed import DelayedSender
-from cloudq.worker.in_flight import Flight, Flights
-from cloudq.worker.options import WorkerOptions
-from cloudq.worker.poller import Poller
+from cloudq.worker.in_flight import Flight
+from cloudq.worker.poller import Poller, WorkerParts
 from cloudq.worker.pool.child_handle import Child
-from cloudq.worker.pool.dispatcher import Dispatcher
 from cloudq.worker.pool.pool import ProcessPool
 from cloudq.worker.pool_kinds import PoolKind
-from cloudq.worker.slots import Slots
 
-log = logging.getLogger("cloudq.worker")
-
+P = ParamSpec("P")
 T = TypeVar("T")
 
-# How long a command may wait for the main thread.
-_OBEYED = 10.0
-
-
-class MakePoller(Protocol):
-    """Makes a poller; `fatal` hears of errors that waiting does not mend."""
-
-    def __call__(
-        self, queue: str, fatal: Callable[[BrokerError], None] | None = None
-    ) -> Poller: ...
+# Seconds that a command may wait for the main thread.
+_PATIENCE = 10.0
 
 
 class Actions:
-    """Holds the parts of a worker that commands change. `pollers` is its own list.
+    """The things that commands may see and do in a worker. Safe to use from many threads.
 
-    Safe to use from many threads: what children are started or stopped for is done by the main
-    thread, in `obey`.
+    What starts or kills children waits for the main thread, which calls `run_waiting`. `pollers`
+    is shared with the worker.
     """
 
     def __init__(
         self,
+        parts: WorkerParts,
         *,
-        app: CloudQ,
-        options: WorkerOptions,
-        executor: Executor,
-        flights: Flights,
-        slots: Slots,
-        dispatcher: Dispatcher,
-        parked: DelayedSender,
         pool: ProcessPool,
+        delayed: DelayedSender,
         pollers: list[Poller],
-        poller: MakePoller,
-        settle: Callable[[Iterable[tuple[Flight, Settlement]]], None],
-        stop: Callable[[], None],
-        wake: Callable[[], None],
     ) -> None:
-        self.app = app
-        self.options = options
-        self.counters = Counters()
-        self._executor = executor
-        self._flights = flights
-        self._slots = slots
-        self._dispatcher = dispatcher
-        self._parked = parked
+        self.app = parts.app
+        self.options = parts.options
+        self.counters = parts.counters
+        self._parts = parts
         self._pool = pool
+        self._delayed = delayed
         self._pollers = pollers
-        self._poller = poller
-        self._settle = settle
-        self._stop = stop
-        self._wake = wake
-        self._limits: dict[str, tuple[float | None, float | None]] = {}
-        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    # ---- see
 
     @property
     def processes(self) -> int:
-        """How many processes there should be."""
+        """The number of processes there should be."""
         return self._pool.processes
 
     @property
     def weights(self) -> Mapping[str, int]:
         """The queues that are received from, with their weights."""
-        return self._slots.weights
-
-    def heartbeat(self) -> HeartbeatSender:
-        """The heartbeat that brings the commands."""
-        remote, app = WorkerCommands(self), self.app
-        every = app.conf.worker_heartbeat
-        return HeartbeatSender(lambda: app.backend, heart=remote.heart, run=remote.run, every=every)
-
-    def settle(self, done: Sequence[tuple[Flight, Settlement]]) -> None:
-        """Count outcomes and have them carried out."""
-        self.counters.add(settlement for _, settlement in done)
-        self._settle(done)
-
-    def tell_limits(self, child: Child) -> None:
-        """Tell a new child what was changed before it came."""
-        for task, limits in self._limits.items():
-            child.limit(task, *limits)
+        return self._parts.slots.weights
 
     def pids(self) -> list[int]:
+        """Return the process ids of the children."""
         return [child.pid for child in self._pool.children]
 
     def running(self) -> list[tuple[Child, Flight]]:
-        """What children have in work."""
-        return [(c, f) for c, f in self._dispatcher.running() if f.job and not f.settling]
+        """Return the tasks that children run, with the child of each."""
+        given = self._parts.dispatcher.running()
+        return [(child, flight) for child, flight in given if flight.job and not flight.settling]
 
     def waiting(self) -> list[Flight]:
-        """What is in hand and no child has."""
-        given = {flight.number for _, flight in self._dispatcher.running()}
+        """Return the tasks that were received and that no child has been given."""
+        given = {flight.number for _, flight in self._parts.dispatcher.running()}
         return [
             flight
-            for flight in self._flights.all()
+            for flight in self._parts.flights.all()
             if flight.job and not flight.settling and flight.number not in given
         ]
 
+    # ---- tasks
+
     def revoke(self, ids: Iterable[str]) -> list[str]:
-        """End what is in hand of these tasks; the ids of those that were running."""
-        wanted = set(ids)
-        return self._ordered(lambda: self._revoke(wanted))
+        """End the tasks of these ids that are here, and return the ids of those that ran."""
+        return self._in_main_thread(self._revoke, set(ids))
 
     def _revoke(self, wanted: set[str]) -> list[str]:
-        for flight in self._flights.all():
+        for flight in self._parts.flights.all():
             if flight.job and flight.job.message.id in wanted:
                 flight.revoked = True  # from here on no child gets it
         stopped = [(child, flight) for child, flight in self.running() if flight.revoked]
@@ -139,31 +93,24 @@ class Actions:
                 child.killed_for.append(flight)
         for child in {child for child, _ in stopped}:
             child.kill()
-        self._dispatcher.pump()
+        self._parts.dispatcher.pump()
         return [flight.job.message.id for _, flight in stopped if flight.job]
 
-    def end(self, flights: Sequence[Flight]) -> None:
-        """End what was revoked before its start."""
-        done = [(f, self._executor.revoked(f.job, "revoked")) for f in flights if f.job]
-        self.settle(done)
-        self._dispatcher.finished(None, done)
-
     def limit(self, task: str, soft: float | None, hard: float | None) -> None:
-        """Give a task other time limits. Raises `UnknownTask`."""
-        self._executor.change_time_limit(task, soft, hard)
-        self._limits[task] = soft, hard
-        for child in self._pool.children:
-            if child.ready:
-                child.limit(task, soft, hard)
+        """Change a task's time limits, in seconds. Raises `UnknownTask`."""
+        self._parts.executor.change_time_limit(task, soft, hard)
+        self._pool.limit(task, soft, hard)
 
     def change_rate(self, task: str, rate: str | float) -> str:
-        """Give a task another rate limit in this worker. Raises `ConfigurationError`."""
-        now = self._executor.change_rate_limit(task, rate)
+        """Change a task's rate limit in this worker. Raises `ConfigurationError`."""
+        now = self._parts.executor.change_rate_limit(task, rate)
         return "new rate limit set successfully" if now else "rate limit disabled successfully"
 
+    # ---- processes
+
     def resize(self, by: int) -> int:
-        """Have so many more processes, or fewer; how many then. Raises `ConfigurationError`."""
-        return self._ordered(lambda: self._resize(by))
+        """Change the number of processes, and return it. Raises `ConfigurationError`."""
+        return self._in_main_thread(self._resize, by)
 
     def _resize(self, by: int) -> int:
         if self.processes + by < 1:
@@ -172,37 +119,38 @@ class Actions:
         return self.processes
 
     def autoscale(self, most: int, fewest: int) -> None:
-        """Let the processes come and go between these. Raises `ConfigurationError`."""
+        """Scale the processes between these numbers. Raises `ConfigurationError`."""
         if not 1 <= fewest <= most:
             raise ConfigurationError(f"max={most} min={fewest}: from 1 on, the most first")
         if self.options.pool is not PoolKind.PROCESSES:
             raise ConfigurationError(
                 f"autoscale starts and stops processes, and --pool {self.options.pool} has one"
             )
-        self._ordered(lambda: self._pool.set_autoscale(most, fewest))
+        self._in_main_thread(self._pool.set_autoscale, most, fewest)
+
+    # ---- queues
 
     def consume(self, queue: str) -> bool:
-        """Receive from a queue too; False if it is received from already."""
-        return self._ordered(lambda: self._consume(queue))
+        """Receive from one more queue; False if it is received from already."""
+        return self._in_main_thread(self._consume, queue)
 
     def _consume(self, queue: str) -> bool:
         if queue in self.weights:
             return False
         if self.app.broker.stores_delayed(queue):
-            self._parked.add(queue)
-        self._slots.add(queue)
-        poller = self._poller(queue, fatal=lambda error: self._gave_up(queue, error))
+            self._delayed.add(queue)
+        self._parts.slots.add(queue)
+        poller = Poller(queue, self._parts, added=True)
         self._pollers.append(poller)
         poller.start()
         return True
 
-    def _gave_up(self, queue: str, error: BrokerError) -> None:
-        log.error("queue %s, which a command has added, is left alone: %s", queue, error)
-        self._slots.remove(queue)
-
     def ignore(self, queue: str) -> bool:
-        """Receive no more from a queue; False if it is not received from. What is in hand stays."""
-        return self._ordered(lambda: self._ignore(queue))
+        """Stop receiving from a queue; False if it is not received from.
+
+        What was received before is run.
+        """
+        return self._in_main_thread(self._ignore, queue)
 
     def _ignore(self, queue: str) -> bool:
         if queue not in self.weights:
@@ -210,28 +158,30 @@ class Actions:
         for poller in self._pollers:
             if poller.queue == queue:
                 poller.stop()
-        self._slots.remove(queue)
+        self._parts.slots.remove(queue)
         return True
 
+    # ---- the worker
+
     def request_stop(self) -> None:
-        """Stop warm, as the first SIGTERM does."""
-        self._stop()
+        """Stop the worker warm, as the first SIGTERM does."""
+        self._parts.shutdown.request()
 
-    def _ordered(self, action: Callable[[], T]) -> T:
-        """Let the main thread do it, which children must be started and stopped from."""
+    def _in_main_thread(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run it in the main thread: children die with the thread that started them."""
         done: Future[T] = Future()
+        self._waiting.put(partial(_fulfil, done, partial(action, *args, **kwargs)))
+        self._parts.shutdown.wake()
+        return done.result(_PATIENCE)
 
-        def run() -> None:
-            try:
-                done.set_result(action())
-            except Exception as error:
-                done.set_exception(error)
+    def run_waiting(self) -> None:
+        """Run what waits for the main thread. Call from there, now and then."""
+        while not self._waiting.empty():
+            self._waiting.get()()
 
-        self._orders.put(run)
-        self._wake()
-        return done.result(_OBEYED)
 
-    def obey(self) -> None:
-        """Do what commands have ordered. Call from the main thread, now and then."""
-        while not self._orders.empty():
-            self._orders.get()()
+def _fulfil(done: Future[T], action: Callable[[], T]) -> None:
+    try:
+        done.set_result(action())
+    except Exception as error:
+        done.set_exception(error)

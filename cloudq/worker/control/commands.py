@@ -1,4 +1,4 @@
-"""What the commands from outside do in a worker."""
+"""Runs the commands of `cloudq inspect` and `cloudq control` in a worker, and replies."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
 
 import orjson
 import psutil
 
 import cloudq
-from cloudq.app import CloudQ
 from cloudq.driver import Scheduled
 from cloudq.errors import ConfigurationError, DecodeError
 from cloudq.messages.body import decode
@@ -21,74 +21,41 @@ from cloudq.messages.message import TaskMessage
 from cloudq.monitoring.commands import Command
 from cloudq.monitoring.heartbeats import Heartbeat
 from cloudq.results.record import State
-from cloudq.worker.control.counters import Counters
+from cloudq.worker.control.actions import Actions
 from cloudq.worker.in_flight import Flight
-from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool.child_handle import Child
 
+# The longest running tasks that a heartbeat names.
 _LONGEST = 5
+# The delayed messages that `scheduled` shows of each queue.
 _SCHEDULED = 100
+# The characters of arguments that a reply shows.
 _ARGUMENTS = 1000
-# Between `//` and `@` in a URL, and what follows a name that sounds like a secret.
+# The user and password of a URL, and values whose name sounds like a secret.
 _SECRETS = (
     re.compile(r"(?<=://)[^/@\s]+(?=@)"),
     re.compile(r"(?i)((?:key|secret|password|passwd|token|signature|sig)[\w]*=)[^&;\s]+"),
 )
 
 
-class Hands(Protocol):
-    """What a worker lets commands see and do. Its methods may be called from any thread."""
-
-    app: CloudQ
-    options: WorkerOptions
-    counters: Counters
-
-    @property
-    def processes(self) -> int: ...
-
-    @property
-    def weights(self) -> Mapping[str, int]: ...
-
-    def pids(self) -> Sequence[int]: ...
-
-    def running(self) -> Sequence[tuple[Child, Flight]]: ...
-
-    def waiting(self) -> Sequence[Flight]: ...
-
-    def revoke(self, ids: Iterable[str]) -> Sequence[str]:
-        """End these tasks if they are in hand; the ids of those that were running."""
-        ...
-
-    def limit(self, task: str, soft: float | None, hard: float | None) -> None: ...
-
-    def change_rate(self, task: str, rate: str | float) -> str: ...
-
-    def resize(self, by: int) -> int: ...
-
-    def autoscale(self, most: int, fewest: int) -> None: ...
-
-    def consume(self, queue: str) -> bool: ...
-
-    def ignore(self, queue: str) -> bool: ...
-
-    def request_stop(self) -> None: ...
-
-
 class WorkerCommands:
-    """Runs commands in a worker. It is the state that an app's own commands get."""
+    """Runs commands in a worker: `actions` does the work, and replies have Celery's form.
 
-    def __init__(self, hands: Hands) -> None:
-        self.worker = hands
-        self.app = hands.app
-        self.hostname = hands.options.hostname
+    An app's own commands get this object as their first argument.
+    """
+
+    def __init__(self, actions: Actions) -> None:
+        self.worker = actions
+        self.app = actions.app
+        self.hostname = actions.options.hostname
         self._started = time.time()
-        self._own: Mapping[str, Callable[..., Any]] = {
+        self._built_in: Mapping[str, Callable[..., Any]] = {
             "ping": self._ping,
             "active": self._active,
             "reserved": self._reserved,
             "scheduled": self._scheduled,
             "registered": self._registered,
-            "revoked": hands.counters.revoked,
+            "revoked": actions.counters.revoked,
             "stats": self._stats,
             "conf": self._conf,
             "active_queues": self._active_queues,
@@ -106,10 +73,10 @@ class WorkerCommands:
         }
 
     def run(self, command: Command) -> object:
-        """Carry out a command; its reply. What it raises is told to whoever sent it."""
-        own = self._own.get(command.name)
-        if own is not None:
-            return own(**command.arguments)
+        """Carry out a command and return its reply. An error is a reply too."""
+        built_in = self._built_in.get(command.name)
+        if built_in is not None:
+            return built_in(**command.arguments)
         spec = self.app.control.panel.find(command.name)
         if spec.run is None:
             raise ConfigurationError(f"this worker does not know the command {command.name!r}")
@@ -117,9 +84,9 @@ class WorkerCommands:
         return spec.run(self, **command.arguments)
 
     def heart(self, every: float) -> Heartbeat:
-        """What the next beat says."""
+        """Make the next heartbeat; the one after follows in `every` seconds."""
         running = self.worker.running()
-        flights = sorted((flight for _, flight in running), key=lambda flight: flight.given_at)
+        flights = sorted((flight for _, flight in running), key=attrgetter("given_at"))
         states, options = self.worker.counters.states(), self.worker.options
         return Heartbeat(
             hostname=self.hostname,
@@ -159,9 +126,9 @@ class WorkerCommands:
         for queue in self.worker.weights:
             try:
                 found += self.app.broker.scheduled(queue, count=_SCHEDULED)
-            except ConfigurationError:  # the broker does not show them
+            except ConfigurationError:  # this broker cannot list them
                 continue
-        return [self._due(each) for each in sorted(found, key=lambda each: each.due)]
+        return [self._due(each) for each in sorted(found, key=attrgetter("due"))]
 
     def _due(self, scheduled: Scheduled) -> dict[str, Any]:
         try:
@@ -205,7 +172,7 @@ class WorkerCommands:
         }
 
     def _conf(self) -> dict[str, Any]:
-        # Routes may be functions and classes.
+        # Routes may be functions and classes, which are no JSON.
         values = self.app.conf.model_dump(mode="json", fallback=repr)
         return {name: masked(value) for name, value in values.items()}
 
@@ -233,8 +200,8 @@ class WorkerCommands:
         return {"ok": "\n".join(lines)}
 
     def _described(self, flight: Flight, child: Child | None = None) -> dict[str, Any]:
-        """A task in hand, as Celery describes one."""
-        assert flight.job is not None  # such flights are not asked for
+        """Describe a task that this worker holds, in Celery's form."""
+        assert flight.job is not None  # true of all that run or wait
         delivery = flight.delivery
         return _request(flight.job.message) | {
             "hostname": self.hostname,
@@ -306,13 +273,13 @@ def _request(message: TaskMessage) -> dict[str, Any]:
 
 
 def _short(values: Any) -> Any:
-    """Arguments as they are on the wire, or the beginning of their text where that is long."""
+    """Return the arguments as on the wire, or the beginning of their text where that is long."""
     text = orjson.dumps(values, default=str).decode()
     return values if len(text) <= _ARGUMENTS else f"{text[:_ARGUMENTS]}…"
 
 
 def masked(value: Any) -> Any:
-    """The value of a setting, without what is secret in a URL."""
+    """Return the value of a setting, with the secrets of a URL masked."""
     if not isinstance(value, str):
         return value
     for pattern, shown in zip(_SECRETS, ("***", r"\1***"), strict=True):
@@ -323,5 +290,5 @@ def masked(value: Any) -> Any:
 def _resident(pid: int) -> int:
     try:
         return psutil.Process(pid).memory_info().rss
-    except psutil.Error:  # it has just ended
+    except psutil.Error:  # the process has just ended
         return 0

@@ -1,4 +1,4 @@
-"""Counts of what a worker has done, for `inspect stats`, `status` and the metrics page."""
+"""Counts a worker's outcomes and run times, for `inspect stats`, `status` and the metrics page."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from cloudq.execution.settlement import Settlement
 from cloudq.results.record import State
 
-# So many revoked tasks are remembered.
+# The number of revoked tasks that are remembered.
 _REVOKED = 1000
 BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0)
-"""Upper bounds of the run times that are counted, in seconds; the rest is above."""
+"""Upper bounds of the histogram of run times, in seconds; a last bucket takes what is above."""
 
 
 @dataclass(slots=True)
 class Runtimes:
-    """How long the calls of one task ran: how many up to each bound, and all together."""
+    """Run times of one task: how many up to each bound, and the sum of seconds."""
 
     counts: list[int]
     total: float = 0.0
 
 
 class Counters:
-    """Safe to use from many threads. One call for a batch, about a microsecond a task."""
+    """Counts by task and state. Safe to use from many threads; about a microsecond a task."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,7 +34,7 @@ class Counters:
         self._revoked: deque[str] = deque(maxlen=_REVOKED)
 
     def add(self, settlements: Iterable[Settlement]) -> None:
-        """Count outcomes; those that say nothing of a task's state are passed over."""
+        """Count outcomes; those without a state, such as releases, are passed over."""
         with self._lock:
             for settled in settlements:
                 if settled.state is None:
@@ -55,22 +55,22 @@ class Counters:
         kept.total += took
 
     def ends(self) -> dict[tuple[str, str], int]:
-        """How often each task ended in each state (RETRY counts as one)."""
+        """Return how often each task ended in each state; each RETRY counts."""
         with self._lock:
             return dict(self._ends)
 
     def runtimes(self) -> dict[str, tuple[Sequence[int], float]]:
-        """By task: how many ran up to each bound and above the last, and the seconds in all."""
+        """Return, by task, how many ran up to each bound and above the last, and their seconds."""
         with self._lock:
             return {task: (tuple(r.counts), r.total) for task, r in self._runtimes.items()}
 
     def revoked(self) -> list[str]:
-        """The ids of the revoked tasks met of late, the oldest first."""
+        """Return the ids of the latest revoked tasks that came here, the oldest first."""
         with self._lock:
             return list(self._revoked)
 
     def states(self) -> Counter[str]:
-        """How many tasks ended in each state."""
+        """Return how many tasks ended in each state."""
         totals: Counter[str] = Counter()
         for (_, state), count in self.ends().items():
             totals[state] += count

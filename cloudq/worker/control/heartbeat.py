@@ -1,6 +1,6 @@
-"""A worker's heartbeat: it writes that the worker lives, and finds its commands, in one request.
+"""Tells the result store that a worker lives, and gets its commands, in one request.
 
-It has a thread of its own. A store that is down makes it wait, and nobody else.
+It has a thread of its own, so that a store that is down keeps nothing else waiting.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from operator import attrgetter
 
+from cloudq.clock import Backoff
 from cloudq.errors import BackendError
 from cloudq.monitoring.commands import Command, answer
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
@@ -18,30 +20,30 @@ from cloudq.results.backend import Backend
 
 log = logging.getLogger("cloudq.worker")
 
-# Who has sent one command often sends another: for a while the next is found sooner.
+# After a command there is often another: for a while the pauses are short.
 _LIVELY, _LIVELY_FOR = 1.0, 15.0
 # The longest pause where requests cost nothing.
 _UNBILLED = 1.0
 _LONGEST_PAUSE = 60.0
-# How long a stop waits for the last request.
+# The share of each pause that is left to chance.
+_JITTER = 0.1
+# Seconds that a stop waits for the last request.
 _LEAVING = 2.0
 
 
 class HeartbeatSender:
-    """Beats every `every` seconds, in a thread; not at all for 0.
+    """Sends a heartbeat every `every` seconds, in a thread; none for 0.
 
-    `heart` says how the worker is, `run` carries out a command and gives its reply.
+    `heart` makes the heartbeat, `run` carries out a command and returns its reply.
     """
 
     def __init__(
         self,
-        backend: Callable[[], Backend | None],
         *,
         heart: Callable[[float], Heartbeat],
         run: Callable[[Command], object],
         every: float,
     ) -> None:
-        self._open = backend
         self._heartbeat_of = heart
         self._run_command = run
         self._every = every
@@ -50,70 +52,70 @@ class HeartbeatSender:
         # Commands that were run, and may still be in the item.
         self._handled: frozenset[str] = frozenset()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        if self._every and self._open() is not None:
+    def start(self, backend: Backend | None) -> None:
+        """Begin to send to this store; nothing without one."""
+        if self._every and backend is not None:
+            self._thread = threading.Thread(
+                target=self._run, args=[backend], name="heartbeat", daemon=True
+            )
             self._thread.start()
 
     def stop(self) -> None:
-        """Take the worker off the roster, if the store answers soon."""
+        """Remove the worker's heartbeat, if the store answers soon."""
         self._stopped.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join(_LEAVING)
 
-    def _run(self) -> None:
-        backend = self._open()
-        assert backend is not None  # else it is not started
+    def _run(self, backend: Backend) -> None:
         if not backend.driver.limits.billed:
             self._every = min(self._every, _UNBILLED)
         heartbeats = Heartbeats(backend)
-        failures = 0
+        backoff = Backoff(2 * self._every, _LONGEST_PAUSE, jitter=_JITTER)
         while True:
             try:
                 self._beat(heartbeats, backend)
-                if failures:
-                    log.info("the heartbeat is back")
-                failures = 0
             except BackendError as error:
-                failures += 1
-                if failures == 1:
+                if not backoff.failures:
                     log.warning("no heartbeat, so nobody sees or commands this worker: %s", error)
+                pause = backoff.failed()
             except Exception:  # without this thread the worker would seem dead
-                failures += 1
                 log.exception("the heartbeat failed, and is tried again")
-            if self._stopped.wait(self._pause(failures)):
+                pause = backoff.failed()
+            else:
+                if backoff.failures:
+                    log.info("the heartbeat is back")
+                backoff.succeeded()
+                pause = self._pause()
+            if self._stopped.wait(pause):
                 break
         self._leave(heartbeats)
 
-    def _pause(self, failures: int) -> float:
-        if failures:
-            pause = min(self._every * 2 ** min(failures, 10), _LONGEST_PAUSE)
-        elif time.monotonic() < self._lively_until:
-            pause = min(_LIVELY, self._every)
-        else:
-            pause = self._every
-        return pause * random.uniform(0.9, 1.0)
+    def _pause(self) -> float:
+        lively = time.monotonic() < self._lively_until
+        pause = min(_LIVELY, self._every) if lively else self._every
+        return pause * random.uniform(1.0 - _JITTER, 1.0)
 
     def _beat(self, heartbeats: Heartbeats, backend: Backend) -> None:
         heart = self._heartbeat_of(self._every)
         waiting = heartbeats.beat(heart, handled=self._handled, first=self._first)
         self._first = False
-        # What an item still has that was run: another beat, whose answer was lost, was later.
+        # Commands that were run can still be there: an earlier update arrived late.
         fresh = waiting - self._handled
         self._handled = waiting
         if not fresh:
             return
         self._lively_until = time.monotonic() + _LIVELY_FOR
         found = [command for text in fresh if (command := Command.of(text)) is not None]
-        for command in sorted(found, key=lambda command: (command.sent, command.id)):
+        for command in sorted(found, key=attrgetter("sent", "id")):
             self._obey(command, backend, heart.hostname)
 
     def _obey(self, command: Command, backend: Backend, hostname: str) -> None:
         if command.expires < time.time():
-            log.warning("command %s came too late and is left alone", command.name)
+            log.warning("command %s has expired and is not run", command.name)
             return
-        log.info("command %s from outside", command.name)
+        log.info("running command %s", command.name)
         try:
             reply = self._run_command(command)
         except Exception as error:  # also what the app's own commands raise
@@ -124,7 +126,7 @@ class HeartbeatSender:
         try:
             answer(backend, command, hostname, reply)
         except (BackendError, TypeError) as error:
-            log.warning("command %s: its reply was not sent: %s", command.name, error)
+            log.warning("command %s: the reply was not sent: %s", command.name, error)
 
     def _leave(self, heartbeats: Heartbeats) -> None:
         if self._first:
@@ -132,4 +134,4 @@ class HeartbeatSender:
         try:
             heartbeats.leave(self._heartbeat_of(self._every).hostname)
         except Exception as error:  # the app may be closed by now
-            log.debug("the worker's item stays until it expires: %s", error)
+            log.debug("the heartbeat stays in the store until it expires: %s", error)

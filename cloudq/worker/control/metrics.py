@@ -1,29 +1,17 @@
-"""The worker's page for Prometheus: what has run, what runs, and how many processes there are."""
+"""Serves a worker's metrics to Prometheus: tasks that ended, run and wait, and its processes."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 from cloudq.errors import ConfigurationError, install_hint
-from cloudq.worker.control.counters import BUCKETS, Counters
+from cloudq.worker.control.actions import Actions
+from cloudq.worker.control.counters import BUCKETS
 
 log = logging.getLogger("cloudq.worker")
-
-
-class Measured(Protocol):
-    """What the page tells of a worker."""
-
-    counters: Counters
-
-    @property
-    def processes(self) -> int: ...
-
-    def running(self) -> Sequence[object]: ...
-
-    def waiting(self) -> Sequence[object]: ...
 
 
 class Page:
@@ -32,7 +20,7 @@ class Page:
     Raises `ConfigurationError` when prometheus-client is not installed or the port is taken.
     """
 
-    def __init__(self, worker: Measured, *, host: str, port: int) -> None:
+    def __init__(self, worker: Actions, *, host: str, port: int) -> None:
         self._worker = worker
         try:
             self._core: Any = import_module("prometheus_client.core")
@@ -55,11 +43,11 @@ class Page:
         log.info("metrics on http://%s:%d/metrics", host, self.port)
 
     def describe(self) -> Iterable[Any]:
-        """Nothing: names are not checked against other collectors, there are none."""
+        """Return nothing: there is no other collector whose names could clash."""
         return ()
 
     def collect(self) -> Iterable[Any]:
-        """What one scrape gets."""
+        """Make the metrics of one scrape."""
         core, worker = self._core, self._worker
         ends = core.CounterMetricFamily(
             "cloudq_tasks", "Tasks by how they ended; RETRY counts each.", labels=["task", "state"]
@@ -81,6 +69,7 @@ class Page:
             yield core.GaugeMetricFamily(name, text, value=value)
 
     def close(self) -> None:
+        """Stop serving and free the port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(2.0)

@@ -1,4 +1,4 @@
-"""How many processes a worker has: more while all are busy, fewer when some have nothing to do."""
+"""Scales a worker's processes: more while all are busy, fewer when some have nothing to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-# All places must be taken for so long before another process is started.
+# Seconds that all threads must be busy before another process is started.
 _GROW_AFTER = 1.0
 
 
@@ -14,8 +14,8 @@ _GROW_AFTER = 1.0
 class Autoscale:
     """Decides on the number of processes, between `least` and `most`.
 
-    `threads` is how many tasks each takes. One more is started when all places were taken for a
-    second, one leaves when the others could have done the work for `idle` seconds. Times are
+    Each process runs `threads` tasks at a time. One more is started when all threads were busy for
+    a second; one leaves when the others could have done the work for `idle` seconds. Times are
     monotonic seconds.
     """
 
@@ -27,7 +27,7 @@ class Autoscale:
     _idle_since: float | None = field(default=None, init=False)
 
     def decide(self, now: float, busy: int, processes: int) -> int:
-        """The number of processes there should be, with so many tasks in hand."""
+        """Return the number of processes there should be, with `busy` tasks received."""
         full = busy >= processes * self.threads
         spare = busy <= (processes - 1) * self.threads
         self._full_since = (self._full_since or now) if full else None
@@ -42,7 +42,7 @@ class Autoscale:
 
 
 def memory_of(pid: int) -> int:
-    """The resident memory of a process in KiB; 0 when it is gone."""
+    """Return the resident memory of a process in KiB; 0 when it is gone."""
     try:
         return psutil.Process(pid).memory_info().rss // 1024
     except psutil.Error:

@@ -1,4 +1,4 @@
-"""The supervisor's side of its child processes: start them, hand them jobs, see them die."""
+"""Starts a child process, hands it jobs, and notices its end: the supervisor's side."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any
 
 from cloudq.execution.settlement import Settlement
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.options import WorkerOptions
-from cloudq.worker.pool import pipe as wire
+from cloudq.worker.pool import pipe
 from cloudq.worker.pool_kinds import command
 
 log = logging.getLogger("cloudq.worker")
 
-# How long a child that was told to leave, or has hung up, may take to end.
+# Seconds that a child that was told to leave, or has hung up, may take to end.
 _LEAVING = 5.0
 
 
 class Child:
-    """One process and the flights it has been given. Start it from the main thread.
+    """A child process and the flights it was given. Create it in the main thread.
 
     On Linux a child dies with the thread that started it, so that thread must outlive it.
     """
@@ -57,40 +56,28 @@ class Child:
                 pass_fds=[theirs.fileno()],
             )
         self._connection = Connection(os.dup(self._socket.fileno()))
-        self._connection.send(self._config(options))
+        self._connection.send(pipe.Setup(os.getpid(), sys.path, options))
         self._reader = threading.Thread(target=self._read, name=f"child-{self.pid}", daemon=True)
         self._reader.start()
 
-    @staticmethod
-    def _config(options: WorkerOptions) -> dict[str, Any]:
-        return {
-            "parent": os.getpid(),
-            "path": sys.path,
-            "app_path": options.app_path,
-            "overrides": dict(options.overrides),
-            "pool": str(options.pool),
-            "threads": options.threads,
-            "hostname": options.hostname,
-            "log_level": options.log_level,
-            "log_format": options.log_format,
-        }
-
     @property
     def pid(self) -> int:
+        """The process id."""
         return self.process.pid
 
     @property
     def stopped(self) -> bool:
-        """Whether it was told to leave."""
+        """True once it was told to leave."""
         return self.stopped_at is not None
 
     @property
     def free(self) -> int:
+        """The number of jobs that it can take now."""
         usable = self.ready and not self.retiring and not self.stopped
         return self.capacity - len(self.flights) if usable else 0
 
     def take(self, flights: Sequence[Flight]) -> None:
-        """Call under the dispatcher's lock: from now on these are the child's."""
+        """Note that these are the child's. Call under the dispatcher's lock."""
         now = time.time()
         for flight in flights:
             flight.given_at = now
@@ -98,55 +85,52 @@ class Child:
         self.given += len(flights)
 
     def send(self, flights: Sequence[Flight]) -> None:
-        """Write the jobs to the child. If it is dead they are found in `flights` later."""
-        self._tell([wire.pack_job(f.number, f.job) for f in flights if f.job is not None])
+        """Write the jobs to the child. If it is dead they stay in `flights`, to be settled."""
+        self._tell([pipe.pack_job(f.number, f.job) for f in flights if f.job is not None])
 
     def limit(self, task: str, soft: float | None, hard: float | None) -> None:
-        """Tell the child other time limits of a task, for those that start from now on."""
-        self._tell([(wire.LIMITS, task, soft, hard)])
+        """Tell the child a task's new time limits, for calls that start from now on."""
+        self._tell([pipe.TimeLimits(task, soft, hard)])
 
-    def _tell(self, messages: Sequence[Any]) -> None:
+    def _tell(self, batch: Sequence[pipe.Message]) -> None:
         try:
             with self._lock:
-                wire.send(self._connection, messages)
-        except OSError:
-            log.debug("child %d is gone, its jobs go back", self.pid)
+                pipe.send(self._connection, batch)
+        except OSError:  # its reader hears of it as well
+            log.debug("child %d has left already", self.pid)
 
     def stop(self) -> None:
         """Ask an idle child to leave."""
         self.stopped_at = time.monotonic()
-        try:
-            with self._lock:
-                wire.send(self._connection, [wire.STOP])
-        except OSError:
-            log.debug("child %d has left already", self.pid)
+        self._tell([pipe.Stop()])
 
     def kill(self) -> None:
+        """Kill the process with all that it runs."""
         self.process.kill()
 
-    def look_after(self) -> None:
-        """See that it has died, or will not leave. Call now and then.
+    def check(self) -> None:
+        """Hang up when it has died, and kill it when it will not leave. Call now and then.
 
-        What its tasks have forked may hold its end of the connection open when it is dead.
+        A process that a task has forked may hold the connection open when the child is dead.
         """
         if self.process.poll() is not None:
             self._hang_up()
         elif self.stopped_at is not None and time.monotonic() > self.stopped_at + _LEAVING:
-            self.kill()  # a thread that a task has left behind keeps it
+            self.kill()  # a thread that a task has left running keeps it alive
 
     def _hang_up(self) -> None:
-        """End the connection for both sides; what was sent before can still be read."""
+        """End the connection for both sides. What was sent before can still be read."""
         with suppress(OSError):  # it has ended already
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _read(self) -> None:
         try:
             while True:
-                self._take_in(wire.receive(self._connection))
+                self._take_in(pipe.receive(self._connection))
         except (EOFError, OSError):
             log.debug("child %d has hung up", self.pid)
-        except Exception:  # nobody else reads: without a reader its tasks would never end
-            log.exception("child %d is not understood: it is replaced", self.pid)
+        except Exception:  # without this reader its tasks would never be settled
+            log.exception("child %d sent what cannot be read: it is replaced", self.pid)
             self.kill()
         try:
             self.process.wait(_LEAVING)
@@ -154,24 +138,24 @@ class Child:
             self.kill()
         self._on_gone(self)
 
-    def _take_in(self, messages: Sequence[Any]) -> None:
-        if messages and messages[0] == wire.READY:
-            self.ready = True
-            self._on_ready(self)
-            return
+    def _take_in(self, batch: Sequence[pipe.Message]) -> None:
         done: list[tuple[Flight, Settlement]] = []
-        for packed in messages:
-            number, settlement = wire.unpack_settlement(packed)
-            flight = self.flights.get(number)
-            if flight is not None:
-                done.append((flight, settlement))
-        self._on_settled(self, done)
+        for message in batch:
+            if isinstance(message, pipe.Ready):
+                self.ready = True
+                self._on_ready(self)
+            elif isinstance(message, pipe.PackedSettlement):
+                flight = self.flights.get(message.number)
+                if flight is not None:
+                    done.append((flight, pipe.unpack_settlement(message)))
+        if done:
+            self._on_settled(self, done)
 
     def close(self) -> None:
         """Reap the process and close the connection. Call when it is gone or was killed."""
         self.process.wait()
         self._hang_up()
         self._reader.join()
-        with self._lock:  # nobody writes to a number that may belong to another file by then
+        with self._lock:  # the file descriptor may belong to another file once it is closed
             self._connection.close()
         self._socket.close()

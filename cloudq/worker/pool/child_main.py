@@ -1,7 +1,7 @@
-"""A child process of a worker: it runs tasks in threads and on one event loop, and nothing else.
+"""Runs tasks in a child process of a worker, in threads and on one event loop.
 
-It never talks to the broker. A task that holds the GIL can delay what this process reports, but
-not the leases, which the supervisor keeps.
+The child never talks to the broker. A task that holds the GIL can delay what this process reports,
+but not the leases, which the supervisor extends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
+from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
@@ -26,9 +27,10 @@ from cloudq.app import CloudQ
 from cloudq.app.loading import load_app
 from cloudq.errors import DecodeError
 from cloudq.execution.executor import Executor
+from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, Settlement
 from cloudq.worker.logs import configure
-from cloudq.worker.pool import pipe as wire
+from cloudq.worker.pool import pipe
 from cloudq.worker.pool_kinds import PoolKind
 
 log = logging.getLogger("cloudq.worker.child")
@@ -40,14 +42,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Loop:
-    """One event loop in a thread of its own, started by the first coroutine."""
+    """An event loop in a thread, started by the first coroutine."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on the loop and block until it has ended."""
+        """Run a coroutine on the loop, and return its value when it has ended."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -55,28 +57,29 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def _turn(self) -> None:
-        """Keep the loop running, whatever stops it: all coroutines of this process are on it."""
+        """Keep the loop running, whatever stops it: all coroutines of the process are on it."""
         while self._loop is not None and not self._loop.is_closed():
             try:
                 self._loop.run_forever()
-            except BaseException:  # a task's own SystemExit, which its caller hears of as well
+            except BaseException:  # a task's own SystemExit, which its caller gets too
                 log.debug("the event loop was stopped and goes on", exc_info=True)
 
 
 class Pool:
-    """Threads that run jobs, as many as were ever needed at once."""
+    """Threads that run jobs: up to `most`, each started when it is first needed."""
 
     def __init__(self, executor: Executor, most: int, connection: Connection) -> None:
         self._executor = executor
         self._most = most
         self._connection = connection
-        self._jobs: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[int, Job]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[pipe.PackedSettlement] = queue.SimpleQueue()
         self._idle: deque[None] = deque()  # one for each thread that waits; a semaphore is slower
         self._threads = 0
         threading.Thread(target=self._report, name="report", daemon=True).start()
 
-    def submit(self, number: int, job: Any) -> None:
+    def submit(self, number: int, job: Job) -> None:
+        """Run a job in the next free thread."""
         try:
             self._idle.pop()
         except IndexError:
@@ -90,22 +93,23 @@ class Pool:
             threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def refuse(self, number: int, settlement: Settlement) -> None:
-        self._done.put(wire.pack_settlement(number, settlement))
+        """Report the outcome of a job that is not run."""
+        self._done.put(pipe.pack_settlement(number, settlement))
 
     def _work(self) -> None:
         while True:
             number, job = self._jobs.get()
             try:
-                packed = wire.pack_settlement(number, self._executor.run(job))
-            except BaseException as error:  # a thread that died would leave the job without an end
-                log.exception("task %s has no outcome that can be told", job.message.id)
-                packed = wire.pack_settlement(number, self._executor.stopped(job, error))
+                packed = pipe.pack_settlement(number, self._executor.run(job))
+            except BaseException as error:  # else the job would never be settled
+                log.exception("the outcome of task %s cannot be sent", job.message.id)
+                packed = pipe.pack_settlement(number, self._executor.stopped(job, error))
             del job
             self._idle.append(None)
             self._done.put(packed)
 
     def _report(self) -> None:
-        """Send what is done; while one batch is being written the next gathers."""
+        """Send outcomes; while one batch is being written the next gathers."""
         while True:
             batch = [self._done.get()]
             while len(batch) < _BATCH:
@@ -114,71 +118,70 @@ class Pool:
                 except queue.Empty:
                     break
             try:
-                wire.send(self._connection, batch)
+                pipe.send(self._connection, batch)
             except OSError:  # the supervisor is gone; the main thread is leaving
                 return
 
 
 def main(connection: Connection) -> None:
     """Take orders until told to stop; leave at once when the supervisor is gone."""
-    config: Mapping[str, Any] = connection.recv()
-    # A program that a task starts must not keep the connection open when this process is dead.
+    setup: pipe.Setup = connection.recv()
+    options = setup.options
+    # A program that a task starts must not hold the connection open when this process is dead.
     os.set_inheritable(connection.fileno(), False)
-    _tie_to_parent(config["parent"])
-    configure(config["log_level"], config["log_format"])
-    sys.path[:] = config["path"]
-    app = load_app(config["app_path"], config["overrides"])
+    _tie_to_parent(setup.parent)
+    configure(options.log_level, options.log_format)
+    sys.path[:] = setup.path
+    app = load_app(options.app_path, options.overrides)
     if signals.worker_process_init:
         signals.worker_process_init.send(None)
-    if config["pool"] == PoolKind.ASYNCIO:
-        # A thread waits for each coroutine, and does no more than that.
+    if options.pool is PoolKind.ASYNCIO:
+        # A thread waits for each coroutine and does nothing else, so a small stack will do.
         threading.stack_size(_SMALL_STACK)
-    executor = _executor(app, config["hostname"])
-    pool = Pool(executor, config["threads"], connection)
-    codec = app.runtime.codec
-    wire.send(connection, [wire.READY])
+    executor = app.executor(hostname=options.hostname, run_async=Loop().run)
+    pool = Pool(executor, options.threads, connection)
+    pipe.send(connection, [pipe.Ready()])
     while True:
         try:
-            if config["pool"] == PoolKind.GEVENT:  # reading would stop all greenlets, this does not
+            if options.pool is PoolKind.GEVENT:  # a read would stop all greenlets, this does not
                 select.select([connection.fileno()], [], [])
-            jobs = wire.receive(connection)
+            batch = pipe.receive(connection)
         except (EOFError, OSError):
-            os._exit(1)  # the supervisor died: what runs here comes back by its lease
-        for packed in jobs:
-            if packed == wire.STOP:
+            os._exit(1)  # the supervisor died: the jobs come back when their leases end
+        for message in batch:
+            if isinstance(message, pipe.PackedJob):
+                _start(app, pool, message)
+            elif isinstance(message, pipe.TimeLimits):
+                executor.change_time_limit(*message)
+            elif isinstance(message, pipe.Stop):
                 if signals.worker_process_shutdown:
                     signals.worker_process_shutdown.send(None, pid=os.getpid(), exitcode=0)
                 app.close()
                 return
-            if packed[0] == wire.LIMITS:
-                executor.change_time_limit(*packed[1:])
-                continue
-            try:
-                number, job = wire.unpack_job(packed, codec, app.conf.max_body)
-            except DecodeError as error:
-                reason = str(error)
-                refused = Settlement(action=Action.DEAD_LETTER, reason=reason)
-                pool.refuse(packed[0], refused)
-            else:
-                pool.submit(number, job)
 
 
-def _executor(app: CloudQ, hostname: str) -> Executor:
-    return app.executor(hostname=hostname, run_async=Loop().run)
+def _start(app: CloudQ, pool: Pool, packed: pipe.PackedJob) -> None:
+    """Run a job, or dead-letter it when its body cannot be read."""
+    try:
+        job = pipe.unpack_job(packed, app.runtime.codec, app.conf.max_body)
+    except DecodeError as error:
+        pool.refuse(packed.number, Settlement(action=Action.DEAD_LETTER, reason=str(error)))
+    else:
+        pool.submit(packed.number, job)
 
 
 def _tie_to_parent(parent: int) -> None:
     """Leave signals to the supervisor, and (on Linux) die with it even while holding the GIL.
 
-    What tasks start must not inherit that: signals that are ignored stay so in another program,
-    which then could not be terminated. Those that have a handler do not.
+    The signals get a handler that does nothing. Were they ignored, programs that tasks start would
+    inherit that, and could not be terminated.
     """
     for number in _SIGNALS:
         signal.signal(number, _leave_to_supervisor)
-    # One that comes between the fork and the new handlers waits for these.
+    # A signal that comes between a fork and the new handlers waits for these.
     os.register_at_fork(
-        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS),
-        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS),
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _SIGNALS),
+        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _SIGNALS),
         after_in_child=_heed_signals,
     )
     if sys.platform == "linux":
@@ -188,17 +191,18 @@ def _tie_to_parent(parent: int) -> None:
 
 
 def _leave_to_supervisor(number: int, frame: FrameType | None) -> None:
-    """Go on: the supervisor got the signal too, and says when to leave."""
+    """Do nothing: the supervisor got the signal too, and tells its children when to leave."""
 
 
 def _heed_signals() -> None:
+    """Let signals end the processes that tasks fork."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def start(descriptor: int) -> None:
-    """Run as a child of the worker at the other end of this file descriptor."""
+    """Run as a child of the worker that holds the other end of this file descriptor."""
     main(Connection(descriptor))
 
 

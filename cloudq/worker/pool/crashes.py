@@ -1,65 +1,49 @@
-"""What becomes of tasks whose child died, or was stopped because one ran over its time limit."""
+"""Settles the tasks of children that died, or that were killed because of one of their tasks."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from cloudq.errors import TimeLimitExceeded
 from cloudq.execution.executor import Executor
-from cloudq.execution.settlement import Action, Settlement
+from cloudq.execution.settlement import Settlement
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.pool.child_handle import Child
 from cloudq.worker.pool.dispatcher import Dispatcher
+from cloudq.worker.settler import Settler
 
 log = logging.getLogger("cloudq.worker")
 
-# How soon a message whose child died may be received again.
+# Seconds until a message whose child died may be received again.
 _LOST_AFTER = 1.0
-# A task whose neighbours are stopped so often goes back to its queue, where that is counted.
+# A task whose child was killed this often because of others goes back to its queue, which counts.
 _MOST_RESTARTS = 3
 
 
-def given_back(flight: Flight, reason: str, after: float = 0.0) -> Settlement:
-    """The settlement of what goes back to its queue, to be received again `after` seconds."""
-    message = flight.job.message if flight.job else None
-    return Settlement(
-        action=Action.RELEASE,
-        task_id=message.id if message else "",
-        task=message.task if message else "",
-        reason=reason,
-        after=after,
-    )
-
-
-def hard_limit(executor: Executor, flight: Flight) -> float | None:
-    """How long the task may run, in seconds; None for as long as it likes."""
-    return executor.limits(flight.job.message)[1] if flight.job else None
-
-
 class Crashes:
-    """Stops the children of overdue tasks, and settles what children leave when they end."""
+    """Kills the children of overdue tasks, and settles what a dead child leaves."""
 
     def __init__(
         self,
         executor: Executor,
         dispatcher: Dispatcher,
-        settle: Callable[[Sequence[tuple[Flight, Settlement]]], None],
+        settler: Settler,
     ) -> None:
         self._executor = executor
         self._dispatcher = dispatcher
-        self._settle = settle
+        self._settler = settler
 
     def stop_overdue(self) -> None:
-        """Kill the children in which a task runs over its limit. Call now and then."""
+        """Kill the children in which a task runs past its hard limit. Call now and then."""
         for child, flight in self._dispatcher.overdue(time.monotonic()):
             if flight not in child.killed_for:
                 child.killed_for.append(flight)
                 child.kill()
 
     def settle(self, child: Child, left: Sequence[Flight]) -> None:
-        """Settle what a child that has ended has left."""
+        """Settle what a dead child was given and did not end."""
         if child.killed_for:
             for culprit in child.killed_for:
                 self._end(culprit)
@@ -77,21 +61,21 @@ class Crashes:
                 child.process.returncode,
                 len(left),
             )
-        self._finish([(f, given_back(f, "its process died", after=_LOST_AFTER)) for f in left])
+        self._finish([(f, f.released("its process died", after=_LOST_AFTER)) for f in left])
 
     def _end(self, flight: Flight) -> None:
-        """End what its child was killed for."""
+        """Settle a task that its child was killed for."""
         if flight.job is None or flight.settling:
             return
         if flight.revoked:
             log.warning("task %s was terminated; its process is replaced", flight.job.message.id)
             self._finish([(flight, self._executor.revoked(flight.job, "terminated"))])
             return
-        limit = hard_limit(self._executor, flight)
+        limit = self._dispatcher.hard_limit(flight)
         error = TimeLimitExceeded(f"{flight.job.message.task} ran longer than {limit:g} s")
         log.error("task %s: %s; its process was replaced", flight.job.message.id, error)
         self._finish([(flight, self._executor.stopped(flight.job, error))])
 
     def _finish(self, done: Sequence[tuple[Flight, Settlement]]) -> None:
-        self._settle(done)
+        self._settler.settle(done)
         self._dispatcher.finished(None, done)

@@ -1,56 +1,59 @@
-"""Hands jobs to children: to the least busy one, and those of an ordered group one by one."""
+"""Hands jobs to children: each to the least busy one, those of an ordered group one by one."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
+from cloudq.broker.broker import Broker
+from cloudq.execution.executor import Executor
 from cloudq.execution.settlement import Action, Settlement
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.pool.child_handle import Child
-
-Release = Callable[[Sequence[Flight], str], None]
+from cloudq.worker.settler import Settler
 
 
 class Dispatcher:
-    """Between the pollers and the children. Safe to use from many threads.
+    """Stands between the pollers and the children. Safe to use from many threads.
 
-    `limit_of` gives a flight's hard time limit in seconds, `ordered` whether a queue keeps the
-    order of its groups, `release` gives back what is not to be started, and `end` ends what was
-    revoked before its start.
+    A child that was given `max_tasks_per_child` jobs retires.
     """
 
     def __init__(
         self,
         *,
-        limit_of: Callable[[Flight], float | None],
-        ordered: Callable[[str], bool],
-        release: Release,
+        executor: Executor,
+        broker: Broker,
+        settler: Settler,
         max_tasks_per_child: int | None,
-        end: Callable[[Sequence[Flight]], None] | None = None,
     ) -> None:
-        self._end = end
+        self._executor = executor
+        self._broker = broker
+        self._settler = settler
+        self._max_tasks = max_tasks_per_child
         self._lock = threading.Lock()
         self._children: list[Child] = []
         self._ready: deque[Flight] = deque()
-        # Later messages of a group that is being worked on, by queue and group.
+        # The later messages of each ordered group of which one is at work, by queue and group.
         self._lanes: dict[tuple[str, str], deque[Flight]] = {}
-        self._limit_of = limit_of
-        self._ordered = ordered
-        self._release = release
-        self._max_tasks = max_tasks_per_child
         self._closed = False
-        self.timed = 0  # flights with a hard limit, so that nobody looks when there are none
+        self.timed = 0  # jobs at work with a hard limit: with none, nobody looks for overdue ones
+
+    def hard_limit(self, flight: Flight) -> float | None:
+        """Return the seconds that the task may run; None without a limit."""
+        return self._executor.limits(flight.job.message)[1] if flight.job else None
 
     def add_child(self, child: Child) -> None:
+        """Give jobs to this child too."""
         with self._lock:
             self._children.append(child)
         self.pump()
 
     def remove_child(self, child: Child) -> list[Flight]:
-        """Forget a dead child; the flights it still had."""
+        """Forget a dead child, and return the flights it still had."""
         with self._lock:
             if child in self._children:
                 self._children.remove(child)
@@ -61,7 +64,7 @@ class Dispatcher:
             return left
 
     def submit(self, flights: Iterable[Flight]) -> None:
-        """Run these as soon as there is room; once closed, give them back."""
+        """Run these as soon as a child has room; once closed, release them."""
         flights = list(flights)
         with self._lock:
             closed = self._closed
@@ -75,18 +78,18 @@ class Dispatcher:
                     self._lanes[lane] = deque()
                     self._ready.append(flight)
         if closed:
-            self._release(flights, "the worker stops")
+            self._settler.release(flights, "the worker stops")
         self.pump()
 
     def again(self, flights: Iterable[Flight]) -> None:
-        """Run these anew: the child they were given to is dead, through no fault of theirs."""
+        """Run these again, first of all: their child was killed because of another task."""
         flights = list(flights)
         with self._lock:
             closed = self._closed
             if not closed:
                 self._ready.extendleft(reversed(flights))
         if closed:
-            self._release(flights, "the worker stops")
+            self._settler.release(flights, "the worker stops")
         self.pump()
 
     def finished(self, child: Child | None, done: Sequence[tuple[Flight, Settlement]]) -> None:
@@ -99,24 +102,24 @@ class Dispatcher:
                 self._untime(flight)
                 back += self._open_lane(flight, settlement)
         if back:
-            self._release(back, "an earlier message of its group is to be retried")
+            self._settler.release(back, "an earlier message of its group is to be retried")
         self.pump()
 
     def pump(self) -> None:
-        """Give children what they have room for."""
+        """Give the children as much as they have room for."""
         orders: dict[Child, list[Flight]] = {}
         lost: list[Flight] = []
         revoked: list[Flight] = []
         with self._lock:
             while self._ready and not self._closed:
-                if self._ready[0].revoked and self._end is not None:
+                if self._ready[0].revoked:
                     revoked.append(self._ready.popleft())
                     continue
-                if self._ready[0].lost:  # somebody else has the message by now
+                if self._ready[0].lost:  # another worker has the message by now
                     flight = self._ready.popleft()
                     lost += [flight, *self._close_lane(flight)]
                     continue
-                child = max(self._children, key=lambda child: child.free, default=None)
+                child = max(self._children, key=attrgetter("free"), default=None)
                 if child is None or child.free <= 0:
                     break
                 flight = self._ready.popleft()
@@ -128,17 +131,23 @@ class Dispatcher:
         for child, flights in orders.items():
             child.send(flights)
         if lost:
-            self._release(lost, "its lease was lost before it was started")
-        if revoked and self._end is not None:
+            self._settler.release(lost, "its lease was lost before it was started")
+        if revoked:
             self._end(revoked)
 
+    def _end(self, flights: Sequence[Flight]) -> None:
+        """Settle what was revoked before its start."""
+        done = [(f, self._executor.revoked(f.job, "revoked")) for f in flights if f.job]
+        self._settler.settle(done)
+        self.finished(None, done)
+
     def running(self) -> list[tuple[Child, Flight]]:
-        """What the children have, with the child of each."""
+        """Return what the children have been given, with the child of each."""
         with self._lock:
             return [(child, f) for child in self._children for f in child.flights.values()]
 
     def overdue(self, now: float) -> list[tuple[Child, Flight]]:
-        """The flights that are past their hard limit, with the children that run them."""
+        """Return the flights past their hard limit, with the children that run them."""
         if not self.timed:
             return []
         with self._lock:
@@ -150,18 +159,18 @@ class Dispatcher:
             ]
 
     def close(self) -> None:
-        """Give back everything that has not started, and start nothing more."""
+        """Release everything that has not started, and start nothing more."""
         with self._lock:
             self._closed = True
             waiting = [*self._ready, *(f for lane in self._lanes.values() for f in lane)]
             self._ready.clear()
             self._lanes.clear()
         if waiting:
-            self._release(waiting, "the worker stops")
+            self._settler.release(waiting, "the worker stops")
 
     def _lane(self, flight: Flight) -> tuple[str, str] | None:
         delivery = flight.delivery
-        if delivery.group is None or not self._ordered(delivery.queue):
+        if delivery.group is None or not self._broker.limits(delivery.queue).ordered:
             return None
         return delivery.queue, delivery.group
 
@@ -183,7 +192,7 @@ class Dispatcher:
         return list(self._lanes.pop(lane, ())) if lane is not None else []
 
     def _time(self, flight: Flight) -> None:
-        limit = self._limit_of(flight)
+        limit = self.hard_limit(flight)
         if limit is not None:
             flight.stop_at = time.monotonic() + limit
             self.timed += 1

@@ -1,11 +1,15 @@
-"""What the supervisor and a child say to each other: lists of plain tuples, pickled."""
+"""Messages between the supervisor and its children, pickled in batches.
+
+A batch has one shape. It travels as the shape's name and plain tuples, since a pickled tuple is
+smaller than an object and several times as fast.
+"""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult, Slot
@@ -14,22 +18,109 @@ from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, Settlement
 from cloudq.messages.body import decode, encode
 from cloudq.messages.codec import Codec
+from cloudq.messages.message import TaskMessage
 from cloudq.results.record import State, from_fields, to_fields
+from cloudq.worker.options import WorkerOptions
 
-STOP = ("stop",)
-READY = ("ready",)
-# With a task's name, its soft and its hard time limit: others from now on.
-LIMITS = "limits"
+Fields = Mapping[str, Any]
+PackedItem = tuple[tuple[str, ...], Fields, float | None]
+"""The key, the fields and the expiry of an item."""
 
+
+class Setup(NamedTuple):
+    """The first message to a child, sent by itself: its parent, its import path, its options."""
+
+    parent: int
+    path: Sequence[str]
+    options: WorkerOptions
+
+
+class PackedJob(NamedTuple):
+    """A job on its way to a child: its number in the supervisor, and its delivery."""
+
+    number: int
+    queue: str
+    id: str
+    body: bytes
+    attempts: int
+    group: str | None
+    retries: int
+    fenced: bool
+
+
+class PackedSettlement(NamedTuple):
+    """The outcome of the job of this number, on its way back.
+
+    `resend` and the second part of `starts` are encoded messages, the first part items to store.
+    `member_result` is the slot of a chord's member and the fields of its record.
+    """
+
+    number: int
+    action: str
+    task_id: str
+    task: str
+    state: str | None
+    reason: str
+    after: float
+    resend: bytes | None
+    record: Fields | None
+    fenced: bool
+    extra: PackedItem | None
+    drop: tuple[str, ...] | None
+    unique_claim: tuple[str, ...] | None
+    failed_steps: Sequence[str]
+    starts: tuple[Sequence[PackedItem], Sequence[bytes]] | None
+    member_result: tuple[str, Fields] | None
+
+
+class TimeLimits(NamedTuple):
+    """New time limits of a task, in seconds, for calls that start from now on."""
+
+    task: str
+    soft: float | None
+    hard: float | None
+
+
+class Stop(NamedTuple):
+    """Tells a child to leave."""
+
+
+class Ready(NamedTuple):
+    """Tells the supervisor that a child takes jobs."""
+
+
+Message = PackedJob | PackedSettlement | TimeLimits | Stop | Ready
+
+_SHAPES: Mapping[str, type[Message]] = {
+    "jobs": PackedJob,
+    "settlements": PackedSettlement,
+    "limits": TimeLimits,
+    "stop": Stop,
+    "ready": Ready,
+}
+_NAMES = {shape: name for name, shape in _SHAPES.items()}
 _ACTIONS: Mapping[str, Action] = {action.value: action for action in Action}
 _STATES: Mapping[str, State] = {state.value: state for state in State}
 
-PackedJob = tuple[int, str, str, bytes, int, "str | None", int, bool]
+
+def send(connection: Connection, batch: Sequence[Message]) -> None:
+    """Write messages of one shape. Raises `OSError` when the other side is gone."""
+    name = _NAMES[type(batch[0])]
+    rows = [tuple(message) for message in batch]
+    connection.send_bytes(pickle.dumps((name, rows), pickle.HIGHEST_PROTOCOL))
+
+
+def receive(connection: Connection) -> list[Message]:
+    """Read the next batch. Raises `EOFError` or `OSError` when the other side is gone."""
+    name, rows = pickle.loads(connection.recv_bytes())
+    shape = _SHAPES[name]
+    return [shape(*row) for row in rows]
 
 
 def pack_job(number: int, job: Job) -> PackedJob:
+    """Pack the job of a delivery that has this number in the supervisor."""
     delivery = job.delivery
-    return (
+    return PackedJob(
         number,
         delivery.queue,
         delivery.id,
@@ -41,20 +132,27 @@ def pack_job(number: int, job: Job) -> PackedJob:
     )
 
 
-def unpack_job(packed: PackedJob, codec: Codec, limit: int) -> tuple[int, Job]:
-    number, queue, name, body, attempts, group, retries, fenced = packed
+def unpack_job(packed: PackedJob, codec: Codec, limit: int) -> Job:
+    """Make the job anew, its body at most `limit` bytes long. Raises `DecodeError`."""
     delivery = Delivery(
-        queue=queue, id=name, body=body, receipt=number, attempts=attempts, lease=0.0, group=group
+        queue=packed.queue,
+        id=packed.id,
+        body=packed.body,
+        receipt=packed.number,
+        attempts=packed.attempts,
+        lease=0.0,
+        group=packed.group,
     )
-    message = codec.decode(body, queue=queue, limit=limit)
-    if message.queue != queue or message.retries != retries:
-        message = message.model_copy(update={"queue": queue, "retries": retries})
-    return number, Job(delivery=delivery, message=message, fenced=fenced)
+    message = codec.decode(packed.body, queue=packed.queue, limit=limit)
+    if message.queue != packed.queue or message.retries != packed.retries:
+        message = message.model_copy(update={"queue": packed.queue, "retries": packed.retries})
+    return Job(delivery=delivery, message=message, fenced=packed.fenced)
 
 
-def pack_settlement(number: int, settled: Settlement) -> tuple[Any, ...]:
-    record, extra = settled.record, settled.extra
-    return (
+def pack_settlement(number: int, settled: Settlement) -> PackedSettlement:
+    """Pack the outcome of the job of this number."""
+    starts, member = settled.starts, settled.member_result
+    return PackedSettlement(
         number,
         settled.action.value,
         settled.task_id,
@@ -62,70 +160,63 @@ def pack_settlement(number: int, settled: Settlement) -> tuple[Any, ...]:
         settled.state and settled.state.value,
         settled.reason,
         settled.after,
-        settled.resend and encode(settled.resend),
-        record and to_fields(record),
+        encode(settled.resend) if settled.resend else None,
+        to_fields(settled.record) if settled.record else None,
         settled.fenced,
-        extra and (tuple(extra.key), dict(extra.fields), extra.expires),
-        settled.drop and tuple(settled.drop),
-        settled.unique_claim and tuple(settled.unique_claim),
+        _pack_item(settled.extra) if settled.extra else None,
+        tuple(settled.drop) if settled.drop else None,
+        tuple(settled.unique_claim) if settled.unique_claim else None,
         tuple(settled.failed_steps),
-        _pack_workflow(settled) if settled.starts or settled.member_result else None,
+        _pack_plan(starts) if starts else None,
+        (member.slot.to_wire(), to_fields(member.record)) if member else None,
     )
 
 
-def unpack_settlement(packed: tuple[Any, ...]) -> tuple[int, Settlement]:
-    number, action, task_id, task, state, reason, after, resend, record, fenced, extra = packed[:11]
-    drop, unique_claim, failed_steps = packed[11:14]
-    starts, member_result = _unpack_workflow(packed[-1], task_id) if packed[-1] else (None, None)
-    return number, Settlement(
-        action=_ACTIONS[action],
+def unpack_settlement(packed: PackedSettlement) -> Settlement:
+    """Make the settlement anew; its error, and what its plan says of publishing, stay behind."""
+    task_id = packed.task_id
+    return Settlement(
+        action=_ACTIONS[packed.action],
         task_id=task_id,
-        task=task,
-        state=_STATES[state] if state else None,
-        reason=reason,
-        after=after,
-        # Our own copy: if it is too long by now, whoever receives it says so.
-        resend=decode(resend, limit=len(resend)) if resend else None,
-        record=from_fields(task_id, record) if record else None,
-        fenced=fenced,
-        extra=Item(key=Key(*extra[0]), fields=extra[1], expires=extra[2]) if extra else None,
-        drop=Key(*drop) if drop else None,
-        unique_claim=Key(*unique_claim) if unique_claim else None,
-        failed_steps=failed_steps,
-        starts=starts,
-        member_result=member_result,
+        task=packed.task,
+        state=_STATES[packed.state] if packed.state else None,
+        reason=packed.reason,
+        after=packed.after,
+        resend=_own(packed.resend) if packed.resend else None,
+        record=from_fields(task_id, packed.record) if packed.record else None,
+        fenced=packed.fenced,
+        extra=_unpack_item(packed.extra) if packed.extra else None,
+        drop=Key(*packed.drop) if packed.drop else None,
+        unique_claim=Key(*packed.unique_claim) if packed.unique_claim else None,
+        failed_steps=packed.failed_steps,
+        starts=_unpack_plan(*packed.starts) if packed.starts else None,
+        member_result=_unpack_member(task_id, *packed.member_result)
+        if packed.member_result
+        else None,
     )
 
 
-def _pack_workflow(settled: Settlement) -> tuple[Any, ...]:
-    plan, member_result = settled.starts or Plan(), settled.member_result
-    items = [(tuple(item.key), dict(item.fields), item.expires) for item in plan.items]
-    messages = [encode(message) for message in plan.messages]
-    return (
-        items,
-        messages,
-        member_result and (member_result.slot.to_wire(), to_fields(member_result.record)),
-    )
+def _own(body: bytes) -> TaskMessage:
+    """Decode a message of our own. If it is too long by now, whoever receives it says so."""
+    return decode(body, limit=len(body))
 
 
-def _unpack_workflow(
-    packed: tuple[Any, ...], task_id: str
-) -> tuple[Plan | None, MemberResult | None]:
-    items, messages, member_result = packed
-    plan = Plan(
-        items=[Item(key=Key(*at), fields=fields, expires=until) for at, fields, until in items],
-        messages=[decode(body, limit=len(body)) for body in messages],
-    )
-    if member_result is None:
-        return plan, None
-    record = from_fields(task_id, member_result[1])
-    return plan, MemberResult(slot=Slot.from_wire(member_result[0]), record=record)
+def _pack_item(item: Item) -> PackedItem:
+    return tuple(item.key), dict(item.fields), item.expires
 
 
-def send(connection: Connection, message: Sequence[Any]) -> None:
-    connection.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+def _unpack_item(packed: PackedItem) -> Item:
+    key, fields, expires = packed
+    return Item(key=Key(*key), fields=fields, expires=expires)
 
 
-def receive(connection: Connection) -> Sequence[Any]:
-    """The next message. Raises `EOFError` or `OSError` when the other side is gone."""
-    return cast("Sequence[Any]", pickle.loads(connection.recv_bytes()))
+def _pack_plan(plan: Plan) -> tuple[list[PackedItem], list[bytes]]:
+    return [_pack_item(item) for item in plan.items], [encode(each) for each in plan.messages]
+
+
+def _unpack_plan(items: Sequence[PackedItem], messages: Sequence[bytes]) -> Plan:
+    return Plan(items=[_unpack_item(item) for item in items], messages=[_own(m) for m in messages])
+
+
+def _unpack_member(task_id: str, slot: str, fields: Fields) -> MemberResult:
+    return MemberResult(slot=Slot.from_wire(slot), record=from_fields(task_id, fields))

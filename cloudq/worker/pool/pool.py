@@ -1,4 +1,4 @@
-"""Keeps as many child processes as there should be: starts, replaces, scales and ends them."""
+"""Starts, replaces, scales and ends the child processes of a worker."""
 
 from __future__ import annotations
 
@@ -7,32 +7,35 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from cloudq.clock import Backoff
 from cloudq.errors import ConfigurationError
 from cloudq.execution.settlement import Settlement
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool.autoscale import Autoscale, memory_of
 from cloudq.worker.pool.child_handle import Child
+from cloudq.worker.pool.crashes import Crashes
 from cloudq.worker.pool.dispatcher import Dispatcher
+from cloudq.worker.pool.self_pipe import Shutdown
+from cloudq.worker.settler import Settler
 from cloudq.worker.slots import Slots
 
 log = logging.getLogger("cloudq.worker")
 
-# After so many children in a row that died before they were ready none ever will be.
+# After this many children in a row that died before they were ready, the worker gives up.
 _MOST_YOUNG_DEATHS = 5
-# How often the children's memory is looked at.
+# The longest pause before the next of these, in seconds.
+_LONGEST_PAUSE = 1.6
+# Seconds between two looks at the memory of the children.
 _WEIGHED_EVERY = 1.0
-# How long children that have nothing left to do may take to end.
+# Seconds that idle children may take to end.
 _ENDING = 5.0
 
 
 class ProcessPool:
-    """The children of a worker. Use it from the main thread.
+    """The child processes of a worker. Use it from the main thread.
 
-    `greet` is called with each child before it is given tasks, `ready` once it may be, `settled`
-    with outcomes, all in that child's thread. `lost` is given, in a thread of its own, what a
-    child had in work when it ended. `failed` hears why no child can be started. `ending` tells
-    whether the worker stops.
+    `ready` is called whenever a child may be given tasks, in that child's thread.
     """
 
     def __init__(
@@ -42,24 +45,23 @@ class ProcessPool:
         processes: int,
         slots: Slots,
         dispatcher: Dispatcher,
-        greet: Callable[[Child], None],
+        settler: Settler,
+        crashes: Crashes,
+        shutdown: Shutdown,
         ready: Callable[[], None],
-        settled: Callable[[Sequence[tuple[Flight, Settlement]]], None],
-        lost: Callable[[Child, Sequence[Flight]], None],
-        failed: Callable[[ConfigurationError], None],
-        ending: Callable[[], bool],
-        wake: Callable[[], None],
     ) -> None:
         self.children: list[Child] = []
         self.processes = processes  # how many there should be
         self._options = options
         self._slots = slots
         self._dispatcher = dispatcher
-        self._greet, self._ready = greet, ready
-        self._settled, self._lost = settled, lost
-        self._failed, self._ending, self._wake = failed, ending, wake
+        self._settler = settler
+        self._crashes = crashes
+        self._shutdown = shutdown
+        self._ready = ready
         self._gone: list[Child] = []
-        self._young_deaths = 0
+        self._limits: dict[str, tuple[float | None, float | None]] = {}
+        self._restarts = Backoff(0.2, _LONGEST_PAUSE, jitter=0.0)
         self._weigh_at = 0.0
         self._autoscale: Autoscale | None = None
         if options.autoscale is not None:
@@ -68,14 +70,14 @@ class ProcessPool:
 
     @property
     def retiring(self) -> bool:
-        """Whether any child is to leave when its tasks have ended."""
+        """True while a child only ends what it runs, to leave then."""
         return any(child.retiring for child in self.children)
 
     def fill(self) -> None:
-        """Start children until as many as asked for take tasks, or will.
+        """Start children until as many as there should be take tasks, or will.
 
-        One that retires may take hours to end its last task; what is in hand must not wait for
-        it. There may be as many of these as of the others, so that memory has a bound.
+        A retiring child may take hours to end its last task, and is not waited for. There may be
+        as many of these as of the others, so that memory has a bound.
         """
         most = 2 * max(self.processes, self._options.processes)
         taking = sum(not child.retiring for child in self.children)
@@ -88,35 +90,36 @@ class ProcessPool:
                     gone=self._on_gone,
                 )
             except OSError as error:  # no memory, no file descriptors: what runs may still end
-                self._failed(ConfigurationError(f"a child process cannot be started: {error}"))
+                failure = ConfigurationError(f"a child process cannot be started: {error}")
+                self._shutdown.fail(failure)
                 return
             self.children.append(child)
             taking += 1
 
-    def look_after(self) -> None:
-        """See which children have died, and let those that retire leave. Call now and then."""
+    def check(self) -> None:
+        """Replace children that have died, and end those that have retired. Call now and then."""
         for child in self.children:
-            child.look_after()
-        self._bury_the_dead()
-        self._dismiss_the_retired()
+            child.check()
+        self._remove_the_dead()
+        self._stop_the_retired()
 
     def adapt(self, busy: int) -> None:
-        """Scale to so many tasks in hand, and retire what has grown too big. Call now and then."""
-        # While one is still starting there is nothing to be seen of what it changes.
+        """Scale to `busy` tasks, and retire children with too much memory. Call now and then."""
+        # While a child is still starting, its effect cannot be seen.
         if self._autoscale is not None and self._ready_ones() >= self.processes:
             self.scale(self._autoscale.decide(time.monotonic(), busy, self.processes))
         if self._options.max_memory_per_child is not None:
             self._weigh(self._options.max_memory_per_child)
 
     def set_autoscale(self, most: int, fewest: int) -> None:
-        """Let the processes be between these from now on."""
+        """Scale between these numbers of processes from now on."""
         self._autoscale = self._between(most, fewest)
         self.scale(min(most, max(fewest, self.processes)))
 
     def scale(self, processes: int) -> None:
-        """Have so many processes.
+        """Change the number of processes.
 
-        Those to come get work when they are ready; those to leave end what they run.
+        New ones get tasks once they are ready, those that leave first end what they run.
         """
         if processes == self.processes:
             return
@@ -131,14 +134,21 @@ class ProcessPool:
             child.retiring = True
         self._resize()
 
+    def limit(self, task: str, soft: float | None, hard: float | None) -> None:
+        """Tell all children, also those to come, a task's new time limits. From any thread."""
+        self._limits[task] = soft, hard
+        for child in self.children:
+            if child.ready:
+                child.limit(task, soft, hard)
+
     def stop(self) -> None:
-        """Let the children, which have nothing to do, leave, and wait for them."""
+        """Tell the children, which are idle, to leave, and wait until they have."""
         for child in self.children:
             child.stop()
         self._end()
 
     def kill(self) -> None:
-        """Kill the children with all they have in work."""
+        """Kill the children with all that they run."""
         for child in self.children:
             child.kill()
         self._end()
@@ -150,7 +160,7 @@ class ProcessPool:
         return Autoscale(most=most, least=fewest, threads=threads, idle=idle)
 
     def _resize(self) -> None:
-        """Take as many messages as the children that are ready have places for."""
+        """Have as many slots as the ready children have threads."""
         processes = min(self.processes, max(1, self._ready_ones()))
         self._slots.resize(processes * self._options.threads)
 
@@ -158,7 +168,7 @@ class ProcessPool:
         return sum(child.ready and not child.retiring for child in self.children)
 
     def _weigh(self, most: int) -> None:
-        """Have children that have grown past so many KiB replaced when their tasks have ended."""
+        """Retire children that use more KiB of memory than `most`."""
         if time.monotonic() < self._weigh_at:
             return
         self._weigh_at = time.monotonic() + _WEIGHED_EVERY
@@ -166,7 +176,12 @@ class ProcessPool:
             if child.given and not child.retiring and not child.stopped:
                 weight = memory_of(child.pid)
                 if weight > most:
-                    log.warning("child %d has %d KiB, over %d: replaced", child.pid, weight, most)
+                    log.warning(
+                        "child %d uses %d KiB of memory, more than %d: it is replaced",
+                        child.pid,
+                        weight,
+                        most,
+                    )
                     child.retiring = True
 
     def _end(self) -> None:
@@ -178,57 +193,58 @@ class ProcessPool:
                 child.kill()
             child.close()
 
-    # ---- what children say, in threads of theirs
+    # ---- called by children, each in its own thread
 
     def _on_ready(self, child: Child) -> None:
-        self._young_deaths = 0
+        self._restarts.succeeded()
         log.info("child %d is ready", child.pid)
-        self._greet(child)
+        for task, limits in list(self._limits.items()):
+            child.limit(task, *limits)
         self._dispatcher.add_child(child)
         if self._is_elastic:
             self._resize()
         self._ready()
 
     def _on_settled(self, child: Child, done: Sequence[tuple[Flight, Settlement]]) -> None:
-        self._settled(done)
+        self._settler.settle(done)
         self._dispatcher.finished(child, done)
 
     def _on_gone(self, child: Child) -> None:
         self._gone.append(child)
-        self._wake()
+        self._shutdown.wake()
 
-    # ---- those that leave
+    # ---- children that end
 
-    def _dismiss_the_retired(self) -> None:
+    def _stop_the_retired(self) -> None:
         for child in self.children:
             if child.retiring and not child.flights and not child.stopped:
                 log.info("child %d leaves after %d tasks", child.pid, child.given)
                 child.stop()
 
-    def _bury_the_dead(self) -> None:
+    def _remove_the_dead(self) -> None:
         while self._gone:
             child = self._gone.pop()
             child.close()
             self.children.remove(child)
             left = self._dispatcher.remove_child(child)
-            # Others are handed work here, which blocks where one does not read: this thread is
-            # the one that can stop it.
+            # This hands jobs to other children, and blocks while one does not read. Only the main
+            # thread can kill that one, so it must not wait here.
             threading.Thread(
-                target=self._lost, args=(child, left), name="after-death", daemon=True
+                target=self._crashes.settle, args=(child, left), name="crash", daemon=True
             ).start()
             self._count(child)
 
     def _count(self, child: Child) -> None:
-        """Give up, or pause, when children die before they are ready."""
-        if child.ready or self._ending():
+        """Pause, and in the end give up, when children die before they are ready."""
+        if child.ready or self._shutdown.requested:
             return
-        self._young_deaths += 1
-        if self._young_deaths >= _MOST_YOUNG_DEATHS:
-            self._failed(
+        pause = self._restarts.failed()
+        if self._restarts.failures >= _MOST_YOUNG_DEATHS:
+            self._shutdown.fail(
                 ConfigurationError(
-                    f"{self._young_deaths} children died while starting, the last with exit code "
-                    f"{child.process.returncode}: see the errors above"
+                    f"{self._restarts.failures} children died while starting, the last with exit "
+                    f"code {child.process.returncode}: see the errors above"
                 )
             )
             return
-        time.sleep(0.1 * 2**self._young_deaths)
+        time.sleep(pause)

@@ -20,7 +20,7 @@ from cloudq import (
 )
 from cloudq.driver import Code
 from cloudq.execution.settlement import Action
-from cloudq.worker.pool import pipe as wire
+from cloudq.worker.pool import pipe
 from tests.support.bench import Bench
 
 
@@ -216,7 +216,7 @@ def test_the_end_comes_from_the_child_with_its_key(app: Bench, unique: Any) -> N
     unique.delay(1)
     settlement = app.settle(app.one())
     assert settlement.unique_claim is not None
-    assert wire.unpack_settlement(wire.pack_settlement(3, settlement))[1] == settlement
+    assert pipe.unpack_settlement(pipe.pack_settlement(3, settlement)) == settlement
 
 
 def test_members_of_a_workflow_are_all_sent(app: Bench, unique: Any) -> None:
