@@ -239,10 +239,13 @@ class CloudQ:
             own = known.policy.queue if known else None
             named.add(own or router.queue_of(task) or default)
         plain = [*({default} & named), *sorted(named - {default})]
-        return queues_for(plain, self.conf.priority_queues) if priorities else plain
+        named_priorities = self.conf.priority_queues
+        return queues_for(plain, named_priorities) if priorities and named_priorities else plain
 
     def _scheduled_queues(self, task: str | None) -> set[str]:
         """The queues that the schedules of a task, or of all, name or are routed to."""
+        if "schedules" not in vars(self) and not self.conf.beat_schedule:
+            return set()  # none is declared: what schedules need is not loaded
         entries = self.schedules.declared(check=False).values()
         routed = (
             self.publisher.builder.routed(

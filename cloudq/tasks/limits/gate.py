@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -53,24 +54,39 @@ class Gate:
 
     def __init__(self, *, lease: float) -> None:
         self._lease = lease
-        self._paces = WorkerRates()
-        self._buckets = GlobalRates()
-        self._keeper = Keeper()
+        self._has_rates = False  # no task has had a rate here, so there is none to look at
+
+    # Made at their first use: most apps limit nothing.
+
+    @cached_property
+    def _worker_rates(self) -> WorkerRates:
+        self._has_rates = True
+        return WorkerRates()
+
+    @cached_property
+    def _global_rates(self) -> GlobalRates:
+        return GlobalRates()
+
+    @cached_property
+    def _keeper(self) -> Keeper:
+        return Keeper()
 
     def change_rate(self, task: str, rate: Rate | None) -> None:
         """Give a task another rate in this worker from now on; None for no limit."""
-        self._paces.change(task, rate)
+        self._worker_rates.change(task, rate)
 
     def rate(self, task: str, throttle: Throttle | None) -> Rate | None:
         """The rate of a task in this worker."""
-        return self._paces.rate(task, throttle.rate if throttle else None)
+        return self._worker_rates.rate(task, throttle.rate if throttle else None)
 
     def pace(self, message: TaskMessage, throttle: Throttle | None) -> Wait | None:
         """What this worker's own rate says of a call. Costs no request."""
+        if throttle is None and not self._has_rates:
+            return None
         rate = self.rate(message.task, throttle)
         if rate is None:
             return None
-        after = self._paces.wait(message.task, rate, returned=message.waits > 0)
+        after = self._worker_rates.wait(message.task, rate, returned=message.waits > 0)
         return Wait(after=after, reason=f"over {rate} in this worker") if after else None
 
     def stopped(
@@ -89,17 +105,17 @@ class Gate:
 
     def visit(self) -> Visit:
         """The limits of one call, for the time that it runs."""
-        return Visit(self._lease, self._buckets, self._keeper)
+        return Visit(self._lease, self._global_rates, self._keeper)
 
 
 class Visit:
     """One call at the gate: `enter`, then run; the end of the block frees what is held."""
 
-    __slots__ = ("_buckets", "_held", "_keeper", "_lease")
+    __slots__ = ("_global_rates", "_held", "_keeper", "_lease")
 
-    def __init__(self, lease: float, buckets: GlobalRates, keeper: Keeper) -> None:
+    def __init__(self, lease: float, global_rates: GlobalRates, keeper: Keeper) -> None:
         self._lease = lease
-        self._buckets = buckets
+        self._global_rates = global_rates
         self._keeper = keeper
         self._held: Held | None = None
 
@@ -141,7 +157,7 @@ class Visit:
                 )
         if throttle.global_rate is None or has_come(caller.message.turn, backend.clock()):
             return None
-        turn = self._buckets.take(backend, caller.message.task, throttle.global_rate)
+        turn = self._global_rates.take(backend, caller.message.task, throttle.global_rate)
         now = backend.clock()
         if turn is not None and turn <= now:
             return None

@@ -75,7 +75,7 @@ def test_a_worker_starts_a_task_as_often_as_its_rate_says(app: Bench) -> None:
     task, runs = rated(app, rate_limit="1/s")
     results = [task.delay(n) for n in range(20)]
     # Its own clock of the worker is the test's.
-    app.runner._gate._paces._clock = app.clock  # pyright: ignore[reportPrivateUsage]
+    app.runner._gate._worker_rates._clock = app.clock  # pyright: ignore[reportPrivateUsage]
     for _ in range(45):
         turn(app)
         app.clock.ahead += 1.0
@@ -90,7 +90,7 @@ def test_a_worker_starts_a_task_as_often_as_its_rate_says(app: Bench) -> None:
 
 def test_waiting_costs_about_one_more_message_each(app: Bench) -> None:
     task, runs = rated(app, rate_limit="2/s")
-    app.runner._gate._paces._clock = app.clock  # pyright: ignore[reportPrivateUsage]
+    app.runner._gate._worker_rates._clock = app.clock  # pyright: ignore[reportPrivateUsage]
     app.publish(task.prepare(n) for n in range(50))
     app.wire.calls.clear()
     waits = 0
