@@ -334,7 +334,7 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
 
 
 def _origin(name: str, values: Mapping[str, Any]) -> str:
-    """Where a setting that was not given in code comes from."""
+    """The source of a setting that was not given in code, for an error message."""
     setting = name.partition(".")[0]
     if setting in values:
         return ""

@@ -75,24 +75,24 @@ class ResultSet(Generic[R]):
     join = get
 
     def ready(self) -> bool:
-        """Whether all have ended."""
+        """True when all have ended."""
         return all(self._ended())
 
     def successful(self) -> bool:
-        """Whether all have succeeded."""
+        """True when all have succeeded."""
         return self.completed_count() == len(self.leaves())
 
     def failed(self) -> bool:
-        """Whether any has failed."""
+        """True when any has failed."""
         self._ended()
         return any(leaf.failed() for leaf in self.leaves())
 
     def waiting(self) -> bool:
-        """Whether any has not ended."""
+        """True while any has not ended."""
         return not self.ready()
 
     def completed_count(self) -> int:
-        """How many have succeeded."""
+        """The number of results that have succeeded."""
         self._ended()
         return sum(
             leaf.final is not None and leaf.final.state is State.SUCCESS for leaf in self.leaves()
