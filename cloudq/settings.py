@@ -50,7 +50,7 @@ class Level(StrEnum):
 @cache
 def format_names() -> tuple[str, ...]:
     """The message formats that are installed: cloudq's own, then the foreign ones."""
-    return "cloudq", *(entry.name for entry in installed("format"))
+    return tuple(dict.fromkeys(["cloudq", *(entry.name for entry in installed("format"))]))
 
 
 def _installed_format(name: Any) -> Any:

@@ -11,7 +11,7 @@ from cloudq.driver import Item, Key
 from cloudq.errors import BackendError, InvalidArguments
 from cloudq.results.backend import Backend
 from cloudq.results.record import State, failure
-from cloudq.results.result import AsyncResult, wait_for
+from cloudq.results.result import AsyncResult, actions_of, wait_for
 from cloudq.results.terminate import Signal, Termination
 
 R = TypeVar("R")
@@ -112,7 +112,7 @@ class ResultSet(Generic[R]):
         """
         termination = Termination.of(signal, wait=wait, timeout=timeout)
         leaves = self.leaves()
-        tell = leaves[0].actions.terminate if terminate and leaves else None
+        tell = actions_of(leaves[0]).terminate if terminate and leaves else None
         revoked = self.revoke_all()
         if tell is not None and revoked:
             tell(revoked, termination)
