@@ -50,7 +50,7 @@ class Level(StrEnum):
 @cache
 def format_names() -> tuple[str, ...]:
     """The message formats that are installed: cloudq's own, then the foreign ones."""
-    return "cloudq", *(entry.name for entry in installed("format"))
+    return tuple(dict.fromkeys(["cloudq", *(entry.name for entry in installed("format"))]))
 
 
 def _installed_format(name: Any) -> Any:
@@ -334,7 +334,7 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
 
 
 def _origin(name: str, values: Mapping[str, Any]) -> str:
-    """Where a setting that was not given in code comes from."""
+    """The source of a setting that was not given in code, for an error message."""
     setting = name.partition(".")[0]
     if setting in values:
         return ""

@@ -1,8 +1,8 @@
-"""The codec of an app: a message in the form that its call, its queue and the settings ask for.
+"""Encodes a message in the form that its call, its queue and the settings ask for, and decodes it.
 
-A plain message is the JSON of `cloudq.messages.body`. What is signed, compressed or in another
-notation travels in a sealed envelope, which says so in the clear and has the message for its
-`body`:
+A plain message is the JSON of `cloudq.messages.body`. A message that is signed, compressed or in
+another notation travels in a sealed envelope, which names its form in the clear and has the
+message for its `body`:
 `{"v":2,"key":..,"sig":..,"app":..,"queue":..,"until":..,"type":..,"zip":..,"body":..}`. Older
 releases dead-letter it as a version that they do not know.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import orjson
 
@@ -34,7 +34,7 @@ _CLOCKS = 60.0  # seconds that the clocks of two machines may differ
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """How one app writes and reads bodies, of at most `limit` bytes.
+    """Writes and reads the bodies of one app, of at most `limit` bytes.
 
     `accept` are the serializers that it reads, `apps` the apps whose signatures count, and
     `formats` the names of the foreign formats that are read too, by queue. With `signed_only` an
@@ -73,7 +73,7 @@ class Codec:
     # ---- writing
 
     def encode(self, message: TaskMessage) -> bytes:
-        """The body of a message. Raises `EncodeError`, `ConfigurationError`."""
+        """Write the body of a message. Raises `EncodeError`, `ConfigurationError`."""
         foreign = find_format(message.protocol) if message.protocol is not None else None
         if foreign is not None:
             return foreign.write(message)
@@ -119,7 +119,7 @@ class Codec:
         """Read a body, found in `queue`, that is and opens to at most `limit` bytes.
 
         A signature is checked before anything else is read. Raises `DecodeError` with the reason
-        to bury it by.
+        for which the message is dead-lettered.
         """
         if body.startswith(_SEALED):
             if len(body) > limit * 4 // 3 + 4096:
@@ -131,7 +131,7 @@ class Codec:
                 return message
         if self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
-        return self._judged(decode(body, limit=limit), signed=False)
+        return self._checked(decode(body, limit=limit), signed=False)
 
     def _foreign(self, queue: str) -> Iterator[MessageFormat]:
         """The foreign formats that are read in a queue."""
@@ -148,10 +148,9 @@ class Codec:
         if not signed and self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
         try:
-            parsed: object = orjson.loads(body)
+            fields: dict[str, Any] = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise DecodeError(f"undecodable: {error}") from error
-        fields = cast("dict[str, Any]", parsed)
         if signed:
             self._check_signed(fields, queue)
         serializer = fields.get("type", "json")
@@ -162,7 +161,7 @@ class Codec:
         message = decode(plain_json(serializer, data), limit=limit)
         if (message.serializer or "json") != serializer:
             raise DecodeError(f"undecodable: {serializer} around {message.serializer or 'json'}")
-        return self._judged(message, signed=signed)
+        return self._checked(message, signed=signed)
 
     def _check_signed(self, fields: Mapping[str, Any], queue: str) -> None:
         app, place, until = fields.get("app"), fields.get("queue"), fields.get("until")
@@ -182,15 +181,15 @@ class Codec:
         if serializer == PICKLE and not signed:
             raise DecodeError("content type 'pickle' is refused: the message is not signed")
 
-    def _judged(self, message: TaskMessage, *, signed: bool) -> TaskMessage:
-        """The message, unless it says of itself what may not be."""
+    def _checked(self, message: TaskMessage, *, signed: bool) -> TaskMessage:
+        """Refuse a pickled message that is unsigned or not accepted."""
         if message.serializer == PICKLE:
             self._check_type(PICKLE, signed=signed)
         return message
 
 
 def form_of(body: bytes) -> str | None:
-    """What a body that is no plain message says that it is; None for none of ours."""
+    """Name the form of a body that is no plain message; None for an unknown form."""
     if body.startswith(_SEALED):
         return "signed, compressed or in a notation of its own"
     for foreign in installed_formats():
@@ -205,7 +204,7 @@ def _bare(queue: str) -> str:
 
 
 def _content(serializer: str, zipped: str | None, data: bytes) -> bytes:
-    """The value of `body`: JSON as it is, YAML as text, the rest as base64."""
+    """Make the value of `body`: JSON as it is, YAML as text, the rest as base64."""
     if zipped is None and serializer in ("json", PICKLE):
         return data
     if zipped is None and serializer == "yaml":

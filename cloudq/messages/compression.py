@@ -1,11 +1,11 @@
-"""Compression of bodies, and its undoing up to a cap."""
+"""Compresses bodies, and expands them up to a limit."""
 
 from __future__ import annotations
 
 import bz2
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from cloudq.errors import DecodeError
 from cloudq.messages.optional import library
@@ -14,15 +14,18 @@ _ZSTD_WINDOW = 1 << 27  # bytes; what a frame may make its reader keep, as the z
 
 
 def compress(name: str, data: bytes) -> bytes:
-    """The data in one of `COMPRESSIONS`. Raises `ConfigurationError` where a library is missing."""
+    """Compress data by one of `COMPRESSIONS`.
+
+    Raises `ConfigurationError` where a library is missing.
+    """
     return _COMPRESS[name](data)
 
 
 def expand(name: str, data: bytes, *, limit: int) -> bytes:
-    """What `compress` was given, at most `limit` bytes of it.
+    """Restore the data that `compress` was given, up to `limit` bytes.
 
-    Never holds more than `limit` bytes of output, whatever the data claims to be. Raises
-    `DecodeError` for more than that, for what is cut short, and for what has a tail.
+    Never holds more than `limit` bytes of output, whatever size the data names. Raises
+    `DecodeError` for a larger output, for data that is cut short, and for data after its end.
     """
     if name not in _EXPAND:
         known = ", ".join(COMPRESSIONS)
@@ -30,24 +33,34 @@ def expand(name: str, data: bytes, *, limit: int) -> bytes:
     return _EXPAND[name](data, limit)
 
 
-class _Stream(Protocol):
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
-
-
-def _streamed(name: str, stream: _Stream, data: bytes, limit: int) -> bytes:
+def _zlib_expand(data: bytes, limit: int) -> bytes:
+    stream = zlib.decompressobj()
     try:
         made = stream.decompress(data, limit + 1)
-    except (zlib.error, OSError, ValueError) as error:
-        raise DecodeError(f"malformed {name}: {error}") from error
+    except zlib.error as error:
+        raise _malformed("zlib", error) from error
+    return _whole("zlib", made, limit, ends=stream.eof and not stream.unused_data)
+
+
+def _bz2_expand(data: bytes, limit: int) -> bytes:
+    stream = bz2.BZ2Decompressor()
+    try:
+        made = stream.decompress(data, limit + 1)
+    except (OSError, ValueError) as error:
+        raise _malformed("bz2", error) from error
+    return _whole("bz2", made, limit, ends=stream.eof and not stream.unused_data)
+
+
+def _whole(name: str, made: bytes, limit: int, *, ends: bool) -> bytes:
     if len(made) > limit:
         raise _too_large(name, limit)
-    if not stream.eof or stream.unused_data:
-        raise DecodeError(f"malformed {name}: it ends too early or too late")
+    if not ends:
+        raise _malformed(name, "it ends too early or too late")
     return made
+
+
+def _malformed(name: str, reason: object) -> DecodeError:
+    return DecodeError(f"malformed {name}: {reason}")
 
 
 def _too_large(name: str, limit: int) -> DecodeError:
@@ -77,8 +90,8 @@ _COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
     "zstd": _zstd_compress,
 }
 _EXPAND: Mapping[str, Callable[[bytes, int], bytes]] = {
-    "zlib": lambda data, limit: _streamed("zlib", zlib.decompressobj(), data, limit),
-    "bz2": lambda data, limit: _streamed("bz2", bz2.BZ2Decompressor(), data, limit),
+    "zlib": _zlib_expand,
+    "bz2": _bz2_expand,
     "zstd": _zstd_expand,
 }
 COMPRESSIONS = tuple(_COMPRESS)

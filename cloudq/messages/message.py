@@ -1,4 +1,4 @@
-"""The task message: the only thing that crosses the wire, in format version 1."""
+"""The task message, which is all that crosses the wire, in format version 1."""
 
 from __future__ import annotations
 

@@ -1,32 +1,32 @@
-"""Serializers: the JSON of a message in other notations, and arguments that are pickled."""
+"""Writes and reads the JSON of a message in other notations, and pickled arguments."""
 
 from __future__ import annotations
 
 import base64
 import pickle
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.optional import library
-from cloudq.messages.values import MAX_DEPTH, to_wire
+from cloudq.messages.values import MAX_DEPTH, is_object, to_wire
 
 PICKLE = "pickle"
 _PICKLED = "$pickle"
-# The message and what its arguments lie in are levels too.
+# The message itself and the containers of its arguments are levels too.
 _DEEPEST = MAX_DEPTH + 8
 _AS_THEY_ARE = (str, int, float, bool, type(None))
 
 
 def written(name: str, plain: bytes) -> bytes:
-    """A message's JSON in the notation of a serializer. Raises `ConfigurationError`."""
+    """Write a message's JSON in the notation of a serializer. Raises `ConfigurationError`."""
     return _WRITE[name](plain)
 
 
 def plain_json(name: str, data: bytes) -> bytes:
-    """The JSON that `written` was given. Raises `DecodeError`."""
+    """Read the JSON that `written` was given. Raises `DecodeError`."""
     return _READ[name](data)
 
 
@@ -35,7 +35,7 @@ def _msgpack_write(plain: bytes) -> bytes:
 
 
 def load_msgpack(data: bytes) -> Any:
-    """The values in msgpack. Raises `DecodeError`."""
+    """Read values in msgpack. Raises `DecodeError`."""
     msgpack: Any = library("msgpack", extra="msgpack")
     try:
         return msgpack.unpackb(data, strict_map_key=True)
@@ -49,7 +49,7 @@ def _yaml_write(plain: bytes) -> bytes:
 
 
 def load_yaml(data: bytes) -> Any:
-    """The values in YAML, which may not refer to each other. Raises `DecodeError`."""
+    """Read values in YAML, which may not refer to each other. Raises `DecodeError`."""
     yaml: Any = library("yaml", extra="yaml")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
@@ -60,10 +60,10 @@ def load_yaml(data: bytes) -> Any:
 
 
 def _check_yaml(yaml: Any, loader: Any, data: bytes) -> None:
-    """Refuse what a few lines can keep a parser busy with for minutes.
+    """Refuse the few lines of YAML that would keep a parser busy for minutes.
 
-    Aliases of aliases stand for more than any memory holds, and brackets in brackets cost the
-    square of their depth.
+    Aliases of aliases expand beyond any memory, and nested brackets cost the square of their
+    depth.
     """
     depth = 0
     for event in yaml.parse(data, Loader=loader):
@@ -86,7 +86,7 @@ def _json_of(load: Callable[[bytes], Any]) -> Callable[[bytes], bytes]:
 
 
 def pickled(value: object) -> Any:
-    """A value of a call whose serializer is pickle, for the wire. Raises `EncodeError`."""
+    """Turn a value of a call whose serializer is pickle into JSON. Raises `EncodeError`."""
     if type(value) in _AS_THEY_ARE:
         return to_wire(value)
     try:
@@ -97,15 +97,14 @@ def pickled(value: object) -> Any:
 
 
 def unpickled(value: Any, otherwise: Callable[[Any], Any]) -> Any:
-    """The value that `pickled` wrote. Runs code: only for what is signed and accepted.
+    """Restore the value that `pickled` wrote. Runs code: only for signed, accepted messages.
 
     Raises `DecodeError`, or whatever the value's own class raises.
     """
-    if not isinstance(value, dict) or list(cast("dict[str, Any]", value)) != [_PICKLED]:
+    if not is_object(value) or list(value) != [_PICKLED]:
         return otherwise(value)
-    data = cast("dict[str, Any]", value)[_PICKLED]
     try:
-        return pickle.loads(base64.b64decode(data, validate=True))
+        return pickle.loads(base64.b64decode(value[_PICKLED], validate=True))
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
         raise DecodeError(f"malformed pickle: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Signatures: HMAC-SHA256 over all of an envelope, under one of several keys."""
+"""Signs envelopes by HMAC-SHA256 under one of several keys, and verifies them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from dataclasses import dataclass, field
 from cloudq.errors import DecodeError
 
 KEY_ID = r"[A-Za-z0-9._-]{1,64}"
-SHORTEST_KEY = 32  # characters: what HMAC-SHA256 is made for
+SHORTEST_KEY = 32  # characters, as long as the hash of HMAC-SHA256
 _SIGNED = re.compile(rb'\{"v":2,"key":"(' + KEY_ID.encode() + rb')","sig":"([A-Za-z0-9_-]{43})",')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keyring:
-    """The keys whose signatures are accepted, by their ids, and the one that signs."""
+    """The keys whose signatures are accepted, by their ids, and the id of the key that signs."""
 
     keys: Mapping[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
     signs: str | None = None
 
     def signed(self, rest: bytes) -> bytes:
-        """An envelope out of `rest`, the text of its fields up to the closing brace."""
+        """Make a signed envelope of `rest`, the text of its fields up to the closing brace."""
         assert self.signs is not None  # only a codec with a key signs
         signature = self._signature(self.signs, rest)
         return b'{"v":2,"key":"%b","sig":"%b",%b' % (self.signs.encode(), signature, rest)
 
     def verified(self, body: bytes) -> bool:
-        """Whether the envelope is signed, rightly; False where it has no signature.
+        """Verify the signature of an envelope; False where it has none.
 
         Reads nothing of the content. Raises `DecodeError` for a wrong signature.
         """

@@ -24,12 +24,12 @@ _READ_AS_THEY_ARE = frozenset({str, int, float, bool, type(None)})
 
 
 def is_list(value: object) -> TypeGuard[list[Any]]:
-    """Whether this is a JSON array."""
+    """Tell whether a value is a JSON array."""
     return isinstance(value, list)
 
 
 def is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    """Whether this, read from JSON, is a JSON object."""
+    """Tell whether a value, read from JSON, is a JSON object."""
     return isinstance(value, dict)
 
 

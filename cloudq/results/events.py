@@ -1,4 +1,4 @@
-"""Events as items of the store: one partition a task and state, the newest first."""
+"""Stores events as items: one partition for each task and state, the newest first."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ class History:
         self._named: dict[str, float] = {}
 
     def keeps(self, state: State | None) -> bool:
-        """Whether an event of this state is recorded."""
+        """True if an event of this state is recorded."""
         if self.level is Level.NONE or state is None:
             return False
         return state in TERMINAL or self.level is Level.TRACKED
 
     def items(self, record: Record, body: bytes = b"") -> list[Item]:
-        """What to store of a task in this state; `body` is its message, for the arguments.
+        """Make the items of a task in this state; `body` is the message with its arguments.
 
         The same record gives the same key, so that a second write is none more. The first event
         of a task in this process comes with an item for its name.
@@ -129,7 +129,7 @@ class History:
 
 
 def partition_of(task: str, state: State) -> str:
-    """Where the events of one task in one state lie."""
+    """The partition of the events of one task in one state."""
     return f"events#{task}#{state.value}"
 
 
@@ -139,7 +139,7 @@ def sort_of(at: float, id: str = "", retries: int = 0) -> str:
 
 
 def key_of(task: str, state: State, at: float, id: str, retries: int) -> Key:
-    """Where one event lies."""
+    """The key of one event."""
     return Key(partition_of(task, state), sort_of(at, id, retries))
 
 

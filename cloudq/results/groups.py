@@ -11,7 +11,7 @@ from cloudq.driver import Item, Key
 from cloudq.errors import BackendError, InvalidArguments
 from cloudq.results.backend import Backend
 from cloudq.results.record import State, failure
-from cloudq.results.result import AsyncResult, wait_for
+from cloudq.results.result import AsyncResult, actions_of, wait_for
 from cloudq.results.terminate import Signal, Termination
 
 R = TypeVar("R")
@@ -75,24 +75,24 @@ class ResultSet(Generic[R]):
     join = get
 
     def ready(self) -> bool:
-        """Whether all have ended."""
+        """True when all have ended."""
         return all(self._ended())
 
     def successful(self) -> bool:
-        """Whether all have succeeded."""
+        """True when all have succeeded."""
         return self.completed_count() == len(self.leaves())
 
     def failed(self) -> bool:
-        """Whether any has failed."""
+        """True when any has failed."""
         self._ended()
         return any(leaf.failed() for leaf in self.leaves())
 
     def waiting(self) -> bool:
-        """Whether any has not ended."""
+        """True while any has not ended."""
         return not self.ready()
 
     def completed_count(self) -> int:
-        """How many have succeeded."""
+        """The number of results that have succeeded."""
         self._ended()
         return sum(
             leaf.final is not None and leaf.final.state is State.SUCCESS for leaf in self.leaves()
@@ -112,7 +112,7 @@ class ResultSet(Generic[R]):
         """
         termination = Termination.of(signal, wait=wait, timeout=timeout)
         leaves = self.leaves()
-        tell = leaves[0].actions.terminate if terminate and leaves else None
+        tell = actions_of(leaves[0]).terminate if terminate and leaves else None
         revoked = self.revoke_all()
         if tell is not None and revoked:
             tell(revoked, termination)

@@ -60,7 +60,7 @@ class AsyncResult(Generic[R]):
         self.id = id
         self.task = task
         self._backend = backend
-        self._actions = actions
+        self.actions = actions
         self._restore = restore
         self.final: Record | None = None
 
@@ -155,7 +155,7 @@ class AsyncResult(Generic[R]):
         Known once it has ended; a record keeps the first hundred ids.
         """
         text = self.record.children
-        return self._actions.children(text) if text and self._actions is not None else []
+        return self.actions.children(text) if text and self.actions is not None else []
 
     def collect(self, intermediate: bool = False) -> Generator[tuple[Any, Any]]:
         """This result and all that came of it, each with its value, waiting for each.
@@ -206,7 +206,7 @@ class AsyncResult(Generic[R]):
         ends when it is received. Raises `ConfigurationError` for another signal.
         """
         termination = Termination.of(signal, wait=wait, timeout=timeout)
-        tell = self.actions.terminate if terminate else None
+        tell = actions_of(self).terminate if terminate else None
         revoked = self.revoke_all()
         if tell is not None and revoked:
             tell(revoked, termination)
@@ -221,7 +221,7 @@ class AsyncResult(Generic[R]):
         if self.parent is not None:
             revoked += self.parent.revoke_all()
         waiting = record.scheduled
-        if waiting and self._actions is not None and self._actions.take_back(self.id, waiting):
+        if waiting and self.actions is not None and self.actions.take_back(self.id, waiting):
             ended = replace(
                 record,
                 state=State.REVOKED,
@@ -232,16 +232,6 @@ class AsyncResult(Generic[R]):
             if self.backend.advance(ended) is None:
                 self.backend.note(ended)
         return revoked
-
-    @property
-    def actions(self) -> ResultActions:
-        """The app's part in what a result does. Raises `ConfigurationError` for one of no app."""
-        if self._actions is None:
-            raise ConfigurationError(
-                f"{self!r} knows no workers that it could tell to end the task: "
-                "take the result from the app, or use app.control.terminate"
-            )
-        return self._actions
 
     def forget(self) -> None:
         """Delete the record."""
@@ -274,6 +264,16 @@ class EagerResult(AsyncResult[R]):
         if propagate:
             raise self._error
         return cast("R", self._error)
+
+
+def actions_of(result: AsyncResult[Any]) -> ResultActions:
+    """Give the actions of a result's app. Raises `ConfigurationError` if no app made the result."""
+    if result.actions is None:
+        raise ConfigurationError(
+            f"{result!r} knows no workers that it could tell to end the task: "
+            "take the result from the app, or use app.control.terminate"
+        )
+    return result.actions
 
 
 def wait_for(

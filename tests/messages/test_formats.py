@@ -35,8 +35,8 @@ from cloudq.messages.codec import form_of
 
 app = CloudQ("shop", broker="memory://", queue_accept={"q": ["loud", "cloudq"]})
 assert "loud_format" not in sys.modules
-message = app.codec.decode(b"PAY!", queue="https://host/q", limit=1000)
-print(message.task, message.queue, app.codec.encode(message).decode())
+message = app.runtime.codec.decode(b"PAY!", queue="https://host/q", limit=1000)
+print(message.task, message.queue, app.runtime.codec.encode(message).decode())
 print(form_of(b"PAY!"), form_of(b"pay"))
 """
 
@@ -73,7 +73,7 @@ def test_a_format_that_cannot_be_loaded_is_named(loud: Path) -> None:
     said = run(
         "from cloudq import CloudQ\n"
         "app = CloudQ('shop', broker='memory://', queue_accept={'q': ['loud']})\n"
-        "try: app.codec.decode(b'x', queue='q', limit=1000)\n"
+        "try: app.runtime.codec.decode(b'x', queue='q', limit=1000)\n"
         "except Exception as error: print(type(error).__name__, error)",
         loud,
     )
@@ -86,10 +86,10 @@ def test_celery_is_not_loaded_before_a_queue_asks_for_it(tmp_path: Path) -> None
         "from cloudq import CloudQ\n"
         "from cloudq.messages.message import TaskMessage\n"
         "app = CloudQ('shop', broker='memory://', queue_accept={'q': ['celery']})\n"
-        "body = app.codec.encode(TaskMessage(id='1', task='t'))\n"
-        "app.codec.decode(body, queue='other', limit=1000)\n"
+        "body = app.runtime.codec.encode(TaskMessage(id='1', task='t'))\n"
+        "app.runtime.codec.decode(body, queue='other', limit=1000)\n"
         "print('cloudq.contrib' in sys.modules)\n"
-        "app.codec.decode(body, queue='q', limit=1000)\n"
+        "app.runtime.codec.decode(body, queue='q', limit=1000)\n"
         "print('cloudq.contrib.celery.protocol' in sys.modules)",
         tmp_path,
     )

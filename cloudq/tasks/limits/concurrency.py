@@ -1,4 +1,4 @@
-"""Who runs under a key: so many calls at a time, each under a lease.
+"""Limits the calls that run under a key at a time; each holds a place under a lease.
 
 The holders of a key are fields of one item. A free place is taken by writing into an absent
 field, so two can never take the same; the refusal shows all the others. A holder that died is
@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from cloudq.driver import Change, Check, ConditionFailed, Key, Op, Value
 from cloudq.errors import ServiceError
@@ -49,6 +50,31 @@ class Busy:
     until: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredHolder:
+    """A holder as its place in the store names it: its lease ends at `until` (epoch seconds)."""
+
+    until: float
+    fence: int
+    mark: str
+    owner: str
+
+    @classmethod
+    def of(cls, holder: Holder, until: float) -> StoredHolder:
+        """Make the stored form of a holder with a lease."""
+        return cls(until=until, fence=holder.fence, mark=holder.mark, owner=holder.owner)
+
+    def to_text(self) -> str:
+        """The stored form: four words, of which the last, the task's id, may contain spaces."""
+        return f"{self.until:.3f} {self.fence} {self.mark} {self.owner}"
+
+    @classmethod
+    def from_text(cls, text: str) -> StoredHolder:
+        """The holder that `to_text` wrote. Raises `ValueError`."""
+        until, fence, mark, owner = text.split(" ", 3)
+        return cls(until=float(until), fence=int(fence), mark=mark, owner=owner)
+
+
 class Held:
     """A place under a key, until `leave`. Safe to use from two threads."""
 
@@ -73,7 +99,8 @@ class Held:
         with self._lock:
             if self._left:
                 return False
-            text = _text(self.holder, self._backend.clock() + self.lease)
+            until = self._backend.clock() + self.lease
+            text = StoredHolder.of(self.holder, until).to_text()
             if not _write(self._backend, self.key, self.place, self._text, text)[0]:
                 log.warning(
                     "task %s lost its place under %s", self.holder.owner, self.key.partition
@@ -98,7 +125,7 @@ class Held:
 
 
 def hold_key(task: str, key: str) -> Key:
-    """Where the holders of a key lie."""
+    """The store's key of the holders of a key."""
     return Key(f"busy#{task}#{key}")
 
 
@@ -122,7 +149,7 @@ def hold(
             return chosen
         place, there = chosen
     for _ in range(_TRIES):
-        text = _text(holder, backend.clock() + lease)
+        text = StoredHolder.of(holder, backend.clock() + lease).to_text()
         written, fields = _write(backend, key, place, there, text)
         if written:
             return Held(backend, key, place, text, holder, lease)
@@ -137,7 +164,7 @@ def free(backend: Backend, key: Key, owner: str) -> None:
     """Free the place of a task that was stopped from outside. Raises `BackendError`."""
     found = backend.get([key])
     for place, text in found[key].fields.items() if key in found else ():
-        if isinstance(text, str) and text.split(" ", 3)[-1] == owner:
+        if isinstance(text, str) and StoredHolder.from_text(text).owner == owner:
             seen = Check(field=place, op=Op.EQ, value=text)
             change = Change(remove=frozenset({place}), keep_expires=True, when=(seen,))
             try:
@@ -173,21 +200,17 @@ def _choice(
         if not isinstance(text, str):
             free.append((place, None))
             continue
-        until, fence, mark, owner = text.split(" ", 3)
-        if owner == holder.owner:
+        there = StoredHolder.from_text(text)
+        if there.owner == holder.owner:
             # Ours, from before; but another copy of the same message may be running just now.
-            if int(fence) < holder.fence or mark == holder.mark or float(until) <= now:
+            if there.fence < holder.fence or there.mark == holder.mark or there.until <= now:
                 return place, text
-            return Busy(owner=owner, until=float(until))
-        if float(until) <= now:
+            return Busy(owner=there.owner, until=there.until)
+        if there.until <= now:
             free.append((place, text))
         else:
-            taken.append(Busy(owner=owner, until=float(until)))
-    return free[0] if free else min(taken, key=lambda busy: busy.until)
-
-
-def _text(holder: Holder, until: float) -> str:
-    return f"{until:.3f} {holder.fence} {holder.mark} {holder.owner}"
+            taken.append(Busy(owner=there.owner, until=there.until))
+    return free[0] if free else min(taken, key=attrgetter("until"))
 
 
 class Keeper:

@@ -67,7 +67,7 @@ def test_what_the_app_can_read_moves_and_runs(
     with source, target:
         fill(source, call)
         [before] = source.broker.admin.peek("q", count=9)
-        report = ground.run(codec=source.codec)
+        report = ground.run(codec=source.runtime.codec)
         assert report.complete, report.queues[0].left
         [after] = target.broker.admin.peek("q", count=9)
         assert (after.id, after.body) == (before.id, before.body)
@@ -95,7 +95,7 @@ def test_a_signed_message_cannot_go_to_another_name(ground: Ground) -> None:
     source, _ = shop(ground.source_url, KEYS)
     with source:
         fill(source, {})
-        report = ground.run(codec=source.codec, names={"q": "work"})
+        report = ground.run(codec=source.runtime.codec, names={"q": "work"})
     [reason] = report.queues[0].left
     assert "it is for queue 'q', not for 'work'" in reason
     assert ground.inside(0).total() == 1
@@ -109,7 +109,7 @@ def test_a_stranger_s_signature_and_what_is_not_accepted_stay(ground: Ground) ->
         fill(source, FORMS["signed msgpack zstd"][1])
         fill(stranger, {})
         fill(plain, {})
-        report = ground.run(codec=plain.codec)
+        report = ground.run(codec=plain.runtime.codec)
     left = sorted(report.queues[0].left)
     assert len(left) == 2
     assert all("no worker of the app could read it in 'q'" in reason for reason in left)
@@ -128,8 +128,8 @@ def test_keys_and_times_inside_of_a_sealed_body_count(tmp_path: Path) -> None:
         with source:
             fill(source, {}, group_key="g")
             late = TaskMessage(id="late", task="pack", queue="q", not_before=time.time() + 500)
-            ground.source.send("q", [Outgoing(id="late", body=source.codec.encode(late))])
-            report = ground.run(codec=source.codec)
+            ground.source.send("q", [Outgoing(id="late", body=source.runtime.codec.encode(late))])
+            report = ground.run(codec=source.runtime.codec)
         assert list(report.queues[0].left) == [
             "has a group_key, and the target queue keeps no order"
         ]

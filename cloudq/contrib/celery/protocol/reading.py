@@ -1,4 +1,4 @@
-"""Celery's messages, as kombu puts them on SQS: protocol 2, read as messages of ours.
+"""Reads Celery's messages of protocol 2, as kombu puts them on SQS, as `TaskMessage`s.
 
 The body is the base64 of a JSON object (or that object): `headers` with the call's options, and a
 `body` that holds `[args, kwargs, embed]`, in base64 again. `embed` has callbacks, errbacks, and
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import orjson
@@ -21,13 +21,13 @@ from cloudq.errors import CloudQError, DecodeError
 from cloudq.messages.compression import expand
 from cloudq.messages.message import CELERY, TaskMessage
 from cloudq.messages.serializers import load_msgpack, load_yaml
-from cloudq.messages.values import check_depth
+from cloudq.messages.values import check_depth, is_object
 from cloudq.tasks.signature import Node, from_dict, to_dict, walk
 
 Wire = dict[str, Any]
 
 KEPT = "cloudq"
-"""The header that keeps what Celery has no word for, of a message that cloudq has written."""
+"""The header in which cloudq keeps the fields of its messages that Celery does not have."""
 
 _CONTENT = {
     "application/json": "json",
@@ -40,7 +40,7 @@ COMPRESSION = {
     "application/x-bz2": "bz2",
     "application/zstd": "zstd",
 }
-# What protocol 2 puts among the headers; all others are the caller's own.
+# The headers of protocol 2; all others are the caller's own.
 _THEIRS = frozenset(
     (
         *("lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries"),
@@ -52,10 +52,10 @@ _THEIRS = frozenset(
 
 
 def read(body: bytes, queue: str, limit: int, accept: Collection[str]) -> TaskMessage | None:
-    """The call in a message of Celery's; None where the body is none.
+    """Read the call in a message of Celery's; None for a body that is not Celery's.
 
     The same body gives the same message each time, ids of callbacks included. Raises
-    `DecodeError` for what cannot be run here.
+    `DecodeError` for a call that cannot be run here.
     """
     if len(body) > limit * 2:  # base64 twice
         raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
@@ -82,7 +82,7 @@ def read(body: bytes, queue: str, limit: int, accept: Collection[str]) -> TaskMe
 
 
 def is_celery(body: bytes) -> bool:
-    """Whether a body has the form of Celery's messages."""
+    """Tell whether a body has the form of Celery's messages."""
     return _outer(body) is not None
 
 
@@ -97,11 +97,10 @@ def _outer(body: bytes) -> Wire | None:
         outer: object = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(outer, dict):
+    if not is_object(outer):
         return None
-    fields = cast("Wire", outer)
-    is_theirs = isinstance(fields.get("headers"), dict) and "body" in fields and "v" not in fields
-    return fields if is_theirs else None
+    is_theirs = is_object(outer.get("headers")) and "body" in outer and "v" not in outer
+    return outer if is_theirs else None
 
 
 def _content(
@@ -116,7 +115,7 @@ def _content(
     if name not in accept:
         raise DecodeError(f"content type {name!r} is not in this app's accept_content")
     properties = outer.get("properties")
-    encoding = cast("Wire", properties).get("body_encoding") if properties else None
+    encoding = properties.get("body_encoding") if is_object(properties) else None
     text = str(outer["body"])
     try:
         data = base64.b64decode(text, validate=True) if encoding == "base64" else text.encode()
@@ -152,7 +151,7 @@ def _fields(
     hard, soft = headers.get("timelimit") or (None, None)
     eta, expires = headers.get("eta"), headers.get("expires")
     kept = headers.get(KEPT)
-    fields: Wire = dict(cast("Wire", kept)) if isinstance(kept, dict) else {}
+    fields = dict(kept) if is_object(kept) else {}
     if task in ("celery.map", "celery.starmap"):
         task = task.replace("celery", "cloudq")
         args, kwargs = mapped(kwargs.get("task"), kwargs.get("it")), {}
@@ -189,7 +188,7 @@ def _fields(
 
 
 class Follows:
-    """Signatures that follow a task, with ids that are the same whenever its message is read."""
+    """Gives the signatures that follow a task ids that are the same at each reading."""
 
     def __init__(self, id: str) -> None:
         self._id = id

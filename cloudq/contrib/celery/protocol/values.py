@@ -1,4 +1,4 @@
-"""Values and signatures between Celery's JSON and ours."""
+"""Translates values and signatures between Celery's JSON and cloudq's."""
 
 from __future__ import annotations
 
@@ -6,34 +6,55 @@ import base64
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from cloudq.errors import CloudQError, DecodeError, EncodeError
-from cloudq.messages.values import MAX_DEPTH, from_wire, to_wire
+from cloudq.messages.values import MAX_DEPTH, from_wire, is_list, is_object, to_wire
 
 Wire = dict[str, Any]
+
+
+def _date_of(text: str) -> date:
+    return datetime.fromisoformat(text).date()
+
+
+def _uuid_of(fields: Mapping[str, str]) -> UUID:
+    return UUID(hex=fields["hex"])
+
+
+def _decoded(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+def _encoded(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _hex_of(value: UUID) -> dict[str, str]:
+    return {"hex": value.hex}
+
 
 # kombu writes what JSON cannot say as {"__type__": .., "__value__": ..}.
 _DECODERS: Mapping[str, Callable[[Any], object]] = {
     "datetime": datetime.fromisoformat,
-    "date": lambda text: datetime.fromisoformat(text).date(),
+    "date": _date_of,
     "time": time.fromisoformat,
     "decimal": Decimal,
-    "uuid": lambda fields: UUID(hex=fields["hex"]),
-    "bytes": lambda text: text.encode(),
-    "base64": lambda text: base64.b64decode(text, validate=True),
+    "uuid": _uuid_of,
+    "bytes": str.encode,
+    "base64": _decoded,
 }
 _ENCODERS: Mapping[type, tuple[str, Callable[[Any], object]]] = {
     datetime: ("datetime", datetime.isoformat),
     date: ("date", date.isoformat),
     time: ("time", time.isoformat),
     Decimal: ("decimal", str),
-    UUID: ("uuid", lambda value: {"hex": value.hex}),
-    bytes: ("base64", lambda value: base64.b64encode(value).decode()),
+    UUID: ("uuid", _hex_of),
+    bytes: ("base64", _encoded),
 }
 _PLAIN = (str, int, float, bool, type(None))
-# What a signature's options mean here too; the others are about Celery's own exchanges and joins.
+# The options of a signature that cloudq knows; the others concern Celery's exchanges and joins.
 _OPTIONS = (
     *("queue", "countdown", "expires", "ignore_result", "time_limit", "soft_time_limit"),
     "headers",
@@ -41,7 +62,7 @@ _OPTIONS = (
 
 
 def ours(value: Any) -> Any:
-    """A value of Celery's JSON as a wire value. Raises `DecodeError`."""
+    """Turn a value of Celery's JSON into a wire value. Raises `DecodeError`."""
     try:
         return to_wire(_python(value, 0))
     except DecodeError:
@@ -53,21 +74,20 @@ def ours(value: Any) -> Any:
 def _python(value: Any, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise DecodeError(f"arguments nest deeper than {MAX_DEPTH} levels")
-    if isinstance(value, list):
-        return [_python(item, depth + 1) for item in cast("list[Any]", value)]
-    if not isinstance(value, dict):
+    if is_list(value):
+        return [_python(item, depth + 1) for item in value]
+    if not is_object(value):
         return value
-    fields = cast("dict[str, Any]", value)
-    if fields.keys() == {"__type__", "__value__"}:
-        decode = _DECODERS.get(fields["__type__"])
+    if value.keys() == {"__type__", "__value__"}:
+        decode = _DECODERS.get(value["__type__"])
         if decode is None:
-            raise DecodeError(f"undecodable Celery value: of type {fields['__type__']!r}")
-        return decode(fields["__value__"])
-    return {key: _python(item, depth + 1) for key, item in fields.items()}
+            raise DecodeError(f"undecodable Celery value: of type {value['__type__']!r}")
+        return decode(value["__value__"])
+    return {key: _python(item, depth + 1) for key, item in value.items()}
 
 
 def theirs(value: Any) -> Any:
-    """A wire value in Celery's JSON. Raises `EncodeError` for what that cannot say."""
+    """Turn a wire value into Celery's JSON. Raises `EncodeError` for a type that it has not."""
     return _marked(from_wire(value))
 
 
@@ -75,12 +95,10 @@ def _marked(value: object) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
-    if kind is list:
-        return [_marked(item) for item in cast("list[object]", value)]
-    if kind is dict:
-        fields = cast("dict[object, object]", value)
-        if all(type(key) is str for key in fields):
-            return {key: _marked(item) for key, item in fields.items()}
+    if is_list(value):
+        return [_marked(item) for item in value]
+    if is_object(value) and all(type(key) is str for key in value):
+        return {key: _marked(item) for key, item in value.items()}
     if kind in _ENCODERS:
         name, encode = _ENCODERS[kind]
         return {"__type__": name, "__value__": encode(value)}
@@ -91,7 +109,7 @@ def _marked(value: object) -> Any:
 
 
 def our_node(made: Any) -> Wire:
-    """A signature of Celery's as one of `canvas.nodes.to_dict`. Raises `DecodeError`."""
+    """Turn a signature of Celery's into one of `signature.to_dict`. Raises `DecodeError`."""
     match made:
         case {"task": "celery.group", "kwargs": {"tasks": [*members]}}:
             node: Wire = {"group": [our_node(member) for member in members]}
@@ -99,19 +117,18 @@ def our_node(made: Any) -> Wire:
             node = {"chain": [our_node(step) for step in steps]}
         case {"task": "celery.chord", "kwargs": {"header": header, "body": body}}:
             members = header
-            if isinstance(header, dict):
-                members = cast("Wire", header).get("kwargs", {}).get("tasks")
-            if not isinstance(members, list):
+            if is_object(header):
+                members = header.get("kwargs", {}).get("tasks")
+            if not is_list(members):
                 raise DecodeError("undecodable: a Celery chord without a list for its header")
-            made_of = cast("list[Any]", members)
-            node = {"chord": [our_node(each) for each in made_of], "body": our_node(body)}
+            node = {"chord": [our_node(each) for each in members], "body": our_node(body)}
         case {
             "task": "celery.map" | "celery.starmap" as name,
             "kwargs": {"task": task, "it": items},
         }:
             node = {"task": name.replace("celery", "cloudq"), "args": mapped(task, items)}
         case {"task": str(task)} if not task.startswith("celery."):
-            kwargs = cast("Wire", made.get("kwargs") or {})
+            kwargs: Wire = made.get("kwargs") or {}
             node = {"task": task, "args": [ours(arg) for arg in made.get("args") or ()]}
             node["kwargs"] = {key: ours(arg) for key, arg in kwargs.items()}
         case {"task": task}:
@@ -122,13 +139,13 @@ def our_node(made: Any) -> Wire:
 
 
 def mapped(task: Any, items: Any) -> list[Any]:
-    """The arguments of our `map` and `starmap` from those of Celery's."""
-    name = cast("Wire", task).get("task") if isinstance(task, dict) else None
+    """Turn the arguments of Celery's `map` and `starmap` into those of cloudq's."""
+    name = task.get("task") if is_object(task) else None
     return [name, ours(items)]
 
 
 def _around(made: Wire) -> Wire:
-    """What a signature says besides what it calls."""
+    """Translate everything of a signature but its call: id, options, callbacks."""
     given: Wire = made.get("options") or {}
     around: Wire = {"immutable": True} if made.get("immutable") else {}
     if given.get("task_id"):
@@ -143,7 +160,7 @@ def _around(made: Wire) -> Wire:
         around["options"] = {name: to_wire(_option(name, of)) for name, of in options.items()}
     for name in ("link", "link_error"):
         nodes: Any = given.get(name) or []
-        listed = cast("list[Any]", nodes) if isinstance(nodes, list) else [nodes]
+        listed = nodes if is_list(nodes) else [nodes]
         if listed:
             around[name] = [our_node(node) for node in listed]
     return around
@@ -151,13 +168,13 @@ def _around(made: Wire) -> Wire:
 
 def _option(name: str, value: Any) -> Any:
     if name == "headers":
-        headers = cast("Wire", value if isinstance(value, dict) else {})
+        headers = value if is_object(value) else {}
         return {key: text for key, text in headers.items() if isinstance(text, str)}
     return value
 
 
 def aware(text: str) -> datetime:
-    """A time of Celery's, which is UTC where it names no zone. Raises `DecodeError`."""
+    """Read a time of Celery's, which is UTC where it names no zone. Raises `DecodeError`."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError as error:
@@ -166,7 +183,7 @@ def aware(text: str) -> datetime:
 
 
 def their_node(made: Wire) -> Wire:
-    """A signature of `canvas.nodes.to_dict` as one of Celery's. Raises `EncodeError`."""
+    """Turn a signature of `signature.to_dict` into one of Celery's. Raises `EncodeError`."""
     options: Wire = {}
     for name, value in made.get("options", {}).items():
         plain = from_wire(value)

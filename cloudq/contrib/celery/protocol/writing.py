@@ -1,4 +1,4 @@
-"""Messages in Celery's protocol 2, as kombu puts them on SQS, for Celery's own workers."""
+"""Writes messages in Celery's protocol 2, as kombu puts them on SQS, for Celery's workers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cloudq.messages.compression import compress
 from cloudq.messages.message import TaskMessage
 
 _NAMES = {name: content for content, name in COMPRESSION.items()}
-# What Celery passes over, and a cloudq worker that reads the message wants back.
+# Fields that Celery ignores and a cloudq worker that reads the message needs.
 _KEPT = ("depth", "replaced", "sent_at", "group_key", "dedup_key", "idempotency_key")
 
 
 def write(message: TaskMessage) -> bytes:
-    """The body of a message for Celery. Raises `EncodeError` for what that has no word for."""
+    """Write a message's body for Celery. Raises `EncodeError` for what Celery cannot express."""
     if message.slot is not None or message.gather is not None:
         raise EncodeError(
             f"{message.task} belongs to a chord, whose join Celery's workers cannot know: "
@@ -67,7 +67,7 @@ def write(message: TaskMessage) -> bytes:
 
 
 def _call(message: TaskMessage) -> tuple[str, list[Any], dict[str, Any]]:
-    """The task's name and its arguments, as Celery has them."""
+    """Give the task's name and its arguments in Celery's terms."""
     if message.task in ("cloudq.map", "cloudq.starmap"):
         name, items = message.args
         each = their_node({"task": name})
