@@ -13,7 +13,7 @@ from bench_tasks import app, gathered, noop
 from harness import Figure, worker
 
 from cloudq import chain, chord, group
-from cloudq.execution.settlement import commit, dispose
+from cloudq.execution.commit import commit, dispose
 from localstack.aws import MINISTACK
 from localstack.servers import start
 

@@ -28,10 +28,11 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from cloudq.driver import Delivery
 from cloudq.errors import BackendError
+from cloudq.execution.commit import dispose
 from cloudq.execution.deadline import released
 from cloudq.execution.invocation import KEPT, Invocation, NotSettled
 from cloudq.execution.outcomes import Job
-from cloudq.execution.settlement import Action, Settled, Settlement, dispose
+from cloudq.execution.settlement import Action, Settled, Settlement
 from cloudq_aws.messages import ID
 
 log = logging.getLogger("cloudq.lambda")

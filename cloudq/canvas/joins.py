@@ -64,7 +64,6 @@ class Joins:
     def __init__(self, runtime: Runtime, planner: Planner) -> None:
         self._runtime = runtime
         self._planner = planner
-        self._owner = new_id()
 
     @property
     def backend(self) -> Backend:
@@ -164,14 +163,17 @@ class Joins:
 
         Raises `JoinBusy` while somebody else is at it: whoever that is may have died.
         """
-        if root.get("sent") or root.get("failed") or not self._claim(join):
+        if root.get("sent") or root.get("failed"):
+            return
+        claim = self._claim(join)
+        if claim is None:
             return
         follows = _follows(root)
         try:
             plan = self._planner.start(
                 from_dict(follows["node"]), Before(gather=join), _place(follows)
             )
-            self.carry_out(plan)
+            self._start(plan)
         except (EncodeError, ConfigurationError, InvalidArguments) as never:
             self._give_up(join, root, never)
             return
@@ -179,27 +181,24 @@ class Joins:
             if error.code in _NEVER or (isinstance(error, BrokerError) and _no_queue(error)):
                 self._give_up(join, root, error)
                 return
-            self._unclaim(join)
+            self._unclaim(join, claim)
             raise
         still_there = Check(field="follows", op=Op.EXISTS)
         sent = Change(set={"sent": True}, keep_expires=True, when=(still_there,))
         with suppress(ConditionFailed):  # it has expired just now
             self.backend.update(join_key(join), sent)
 
-    def carry_out(self, plan: Plan) -> None:
-        """Store what joins keep, then send."""
-        if plan.items:
-            failures = self.backend.put(plan.items)
-            if failures:
-                first = next(iter(failures.values()))
-                raise BackendError(f"a join was not stored: {first.reason}", code=first.code)
+    def _start(self, plan: Plan) -> None:
+        """Store the joins of a plan, then send its messages."""
+        store_joins(plan.items, self.backend)
         if plan.messages:
             self._runtime.broker.send(plan.messages)
 
-    def _claim(self, join: str) -> bool:
-        now = self.backend.clock()
+    def _claim(self, join: str) -> str | None:
+        """Claim a join for as long as it takes to send what follows; None if that is done."""
+        claim, now = new_id(), self.backend.clock()
         change = Change(
-            set={"owner": self._owner, "until": now + _CLAIM},
+            set={"owner": claim, "until": now + _CLAIM},
             keep_expires=True,
             when=(
                 Check(field="follows", op=Op.EXISTS),
@@ -213,14 +212,14 @@ class Joins:
         except ConditionFailed as refused:
             fields: Mapping[str, Value] = refused.current.fields if refused.current else {}
             if fields.get("sent") or fields.get("failed") or "follows" not in fields:
-                return False
+                return None
             ends = float(cast("float", fields.get("until", now)))
             raise JoinBusy(join, max(1.0, ends - now)) from refused
-        return True
+        return claim
 
-    def _unclaim(self, join: str) -> None:
+    def _unclaim(self, join: str, claim: str) -> None:
         """Let go of a claim, so that the next try need not wait for its end."""
-        own = Check(field="owner", op=Op.EQ, value=self._owner)
+        own = Check(field="owner", op=Op.EQ, value=claim)
         change = Change(set={"until": 0.0}, keep_expires=True, when=(own,))
         try:
             self.backend.update(join_key(join), change)
@@ -267,7 +266,7 @@ class Joins:
         for record in failed:
             self.backend.advance(record)
         errbacks = [errback for first in node.first() for errback in first.link_errors]
-        self.carry_out(self._planner.errbacks(errbacks, failed[0], place))
+        self._start(self._planner.errbacks(errbacks, failed[0], place))
         if place.slot is not None:
             self._failed(place.slot, failed[0])
 
@@ -283,7 +282,7 @@ class Joins:
         fields = {"left": frozenset({str(index)}), "ids": orjson.dumps([id]).decode()}
         expires = self.backend.clock() + self.backend.expires
         shard = Item(key=shard_key(slot.join, number), fields=fields, expires=expires)
-        self.carry_out(Plan(items=[shard]))
+        store_joins([shard], self.backend)
         more = Change(add={"shards": frozenset({str(number)})}, keep_expires=True)
         self.backend.update(join_key(slot.join), more)
         return Slot(join=slot.join, index=index)
@@ -298,6 +297,14 @@ class Joins:
         if missing is not None:
             raise ChordError(f"the value of member {missing} is not there any more")
         return [load_value(value) if (value := records[id].value) else None for id in ids]
+
+
+def store_joins(items: Sequence[Item], backend: Backend) -> None:
+    """Store what joins keep, before any member is sent. Raises `BackendError`."""
+    failures = backend.put(items) if items else {}
+    if failures:
+        first = next(iter(failures.values()))
+        raise BackendError(f"a join was not stored: {first.reason}", code=first.code)
 
 
 def members_of(join: str, backend: Backend) -> list[str] | None:

@@ -10,13 +10,12 @@ from typing import Any, cast
 
 from cloudq.canvas.freeze import final_id, flattened, frozen
 from cloudq.canvas.handles import result_of
-from cloudq.canvas.joins import Joins
+from cloudq.canvas.joins import Joins, store_joins
 from cloudq.canvas.plan import Before, Place, Plan, Planner
 from cloudq.canvas.slots import SHARD, Slot, join_key
 from cloudq.canvas.validate import Checks
 from cloudq.driver import Change
 from cloudq.errors import (
-    BackendError,
     ConfigurationError,
     EncodeError,
     PartlyStarted,
@@ -82,7 +81,8 @@ class Starter:
 
     def carry_out(self, plan: Plan, before: Sequence[str] = ()) -> None:
         """Store what joins keep, then send; `before` are the ids of what is sent already."""
-        self._put(plan)
+        if plan.items:
+            store_joins(plan.items, self._store())
         try:
             self._publisher.post(plan.messages, plan.publishing, named=True)
         except PublishError as error:
@@ -98,14 +98,6 @@ class Starter:
                 sent=[*before, *sent],
                 unsent=sorted(unsent),
             ) from error
-
-    def _put(self, plan: Plan) -> None:
-        if not plan.items:
-            return
-        failures = self._store().put(plan.items)
-        if failures:
-            first = next(iter(failures.values()))
-            raise BackendError(f"a join was not stored: {first.reason}", code=first.code)
 
     def _store(self) -> Backend:
         backend = self._runtime.backend
@@ -139,7 +131,7 @@ class Starter:
         self._checks.check(node.body.clone(("values",)))
         join, body = new_id(), frozen(node.body)
         root = self._planner.root_item(join, body, place, frozenset({"open"}), 0)
-        self._put(Plan(items=[root]))
+        store_joins([root], self._store())
         key, results = join_key(join), list[Any]()
         try:
             with _told_of(results):

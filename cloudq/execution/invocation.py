@@ -12,10 +12,11 @@ from cloudq.broker.broker import Broker
 from cloudq.canvas.joins import Joins
 from cloudq.driver import Code, Delivery
 from cloudq.errors import BackendError, CloudQError, DecodeError, ServiceError
+from cloudq.execution.commit import Batch, commit
 from cloudq.execution.deadline import Deadline, released
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job, copy_of
-from cloudq.execution.settlement import Action, Committed, Settled, Settlement, commit
+from cloudq.execution.settlement import Action, Settled, Settlement
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
@@ -145,7 +146,7 @@ class Invocation:
 
     # ---- outcomes
 
-    def commit(self, pairs: Sequence[Settled]) -> Committed:
+    def commit(self, pairs: Sequence[Settled]) -> Batch:
         """Commit; once more what the store refused but may take now, or in a smaller form."""
         self._queues |= {delivery.queue for delivery, _ in pairs}
         committed = commit(pairs, self.broker, self.backend, self.joins)
@@ -153,7 +154,8 @@ class Invocation:
         if not committed.failed or not isinstance(error, ServiceError) or error.code not in _AGAIN:
             return committed
         again = commit(committed.failed, self.broker, self.backend, self.joins)
-        return replace(again, ready=[*committed.ready, *again.ready])
+        again.ready[:0] = committed.ready
+        return again
 
     def log_outcome(self, settlement: Settlement) -> None:
         """One line for one outcome, at the level and with the fields of a worker's log."""

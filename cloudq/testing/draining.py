@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from cloudq.app import CloudQ
 from cloudq.driver import Delivery
 from cloudq.errors import BrokerError
+from cloudq.execution.commit import commit, dispose
 from cloudq.execution.executor import Executor
-from cloudq.execution.settlement import Settled, Settlement, commit, dispose
+from cloudq.execution.settlement import Settled, Settlement
 
 # Few at a time, so that no lease ends while the others of its batch run.
 _AT_A_TIME = 10

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from cloudq.app import CloudQ
 from cloudq.driver import Code, Delivery
-from cloudq.execution.settlement import Action, Settled, Settlement, commit, dispose
+from cloudq.execution.commit import commit, dispose
+from cloudq.execution.settlement import Action, Settled, Settlement
 from cloudq.results.record import State
 from cloudq.worker.control.counters import Counters
 from cloudq.worker.in_flight import Flight

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cloudq import ChordError, Ignore, State
-from cloudq.execution.settlement import commit
+from cloudq.execution.commit import commit
 from cloudq.tasks.signature import chord, group
 from tests.support.bench import Bench
 from tests.worker.flow_tasks import Tasks

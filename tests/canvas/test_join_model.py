@@ -23,7 +23,8 @@ from cloudq import ChordError, State, chord, group
 from cloudq.broker.broker import Broker
 from cloudq.canvas.joins import Joins
 from cloudq.driver import Delivery
-from cloudq.execution.settlement import Settlement, commit, dispose
+from cloudq.execution.commit import commit, dispose
+from cloudq.execution.settlement import Settlement
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record
 from cloudq.testing.waiting import PATIENCE

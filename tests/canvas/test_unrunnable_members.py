@@ -20,8 +20,8 @@ from cloudq import (
     chord,
 )
 from cloudq.driver import Outgoing
+from cloudq.execution.commit import commit
 from cloudq.execution.salvage import salvage
-from cloudq.execution.settlement import commit
 from cloudq.testing import drain
 from tests.support.bench import Bench
 

@@ -22,7 +22,8 @@ from cloudq import (
     WorkerLost,
 )
 from cloudq.driver import Code, Outgoing
-from cloudq.execution.settlement import Action, commit, dispose
+from cloudq.execution.commit import commit, dispose
+from cloudq.execution.settlement import Action
 from cloudq.messages.body import encode
 from cloudq.messages.message import TaskMessage
 from cloudq.testing import drain

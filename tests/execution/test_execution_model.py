@@ -19,8 +19,9 @@ from hypothesis.stateful import (
 
 from cloudq import BackendError, Reject, State, Task
 from cloudq.driver import Code, Delivery
+from cloudq.execution.commit import commit, dispose
 from cloudq.execution.outcomes import Job
-from cloudq.execution.settlement import Settled, Settlement, commit, dispose
+from cloudq.execution.settlement import Settled, Settlement
 from cloudq.results.record import Record
 from tests.support.bench import Bench
 

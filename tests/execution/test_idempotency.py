@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cloudq import State
-from cloudq.execution.settlement import Action, commit
+from cloudq.execution.commit import commit
+from cloudq.execution.settlement import Action
 from tests.support.bench import Bench
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from cloudq import CloudQ, State, Task
 from cloudq.driver import StoreAdmin
-from cloudq.execution.settlement import commit, dispose
+from cloudq.execution.commit import commit, dispose
 from cloudq.testing import eventually
 from cloudq.testing.waiting import PATIENCE
 from localstack.servers import Endpoint

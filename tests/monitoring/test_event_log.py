@@ -9,9 +9,9 @@ import pytest
 
 from cloudq import ConfigurationError, State
 from cloudq.driver import Code
+from cloudq.execution.commit import commit
 from cloudq.execution.deadline import Deadline
 from cloudq.execution.invocation import Invocation
-from cloudq.execution.settlement import commit
 from cloudq.monitoring.event_log import TRACKED, Reader
 from cloudq.results.events import History
 from cloudq.settings import Level

@@ -12,9 +12,10 @@ from cloudq import AsyncResult, CloudQ
 from cloudq.broker.broker import Broker
 from cloudq.broker.delayed import DelayedStore
 from cloudq.driver import Delivery, Peeked
+from cloudq.execution.commit import commit, dispose
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
-from cloudq.execution.settlement import Settled, Settlement, commit, dispose
+from cloudq.execution.settlement import Settled, Settlement
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record, State

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from cloudq.app import CloudQ
 from cloudq.driver import Code, Delivery
 from cloudq.errors import BrokerError, ServiceError
+from cloudq.execution.commit import commit, dispose
 from cloudq.execution.outcomes import Job
-from cloudq.execution.settlement import Settled, Settlement, commit, dispose
+from cloudq.execution.settlement import Settled, Settlement
 from cloudq.results.record import State
 from cloudq.testing.kit.faults import FaultPlan
 from cloudq.testing.kit.in_memory import indoors

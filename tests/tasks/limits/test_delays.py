@@ -12,7 +12,7 @@ import pytest
 from cloudq import InvalidArguments, State
 from cloudq.broker.batching import LONGEST_HOP
 from cloudq.driver import Limits
-from cloudq.execution.settlement import commit
+from cloudq.execution.commit import commit
 from tests.support.bench import Bench
 
 DAY = 86_400.0

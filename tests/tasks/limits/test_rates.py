@@ -11,8 +11,9 @@ import pytest
 from cloudq import CloudQ, ConfigurationError
 from cloudq.driver import Limits
 from cloudq.errors import UnknownTask
+from cloudq.execution.commit import commit, dispose
 from cloudq.execution.executor import Executor
-from cloudq.execution.settlement import Action, commit, dispose
+from cloudq.execution.settlement import Action
 from cloudq.tasks.limits.global_rate import GlobalRates
 from cloudq.tasks.limits.rules import Rate, rate_of
 from cloudq.tasks.limits.worker_rate import FARTHEST, WorkerRates

@@ -1,0 +1,380 @@
+"""Carries out settlements: `commit` makes outcomes durable, `dispose` then settles the messages.
+
+A commit sends what is to be sent, records what is to be recorded, then does what follows from
+the records. In this order a crash at any point repeats work and loses none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from cloudq.broker.broker import Broker, Refused
+from cloudq.canvas.joins import JoinBusy, Joins, store_joins
+from cloudq.canvas.slots import MemberResult
+from cloudq.driver import Code, Delivery, Failure, Item
+from cloudq.errors import (
+    BackendError,
+    BrokerError,
+    CloudQError,
+    ConfigurationError,
+    EncodeError,
+    PublishError,
+)
+from cloudq.execution.settlement import Action, Settled, Settlement
+from cloudq.results.backend import Backend
+from cloudq.results.events import History
+from cloudq.results.record import Record, State, to_item
+from cloudq.tasks.limits.unique import free_key
+
+log = logging.getLogger("cloudq.execution")
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """Outcomes on their way through the phases of a commit.
+
+    `ready` have passed every phase so far, and after the last one may be disposed of. `failed`
+    are to be committed again; `error` is the first reason.
+    """
+
+    ready: list[Settled]
+    failed: list[Settled] = field(default_factory=list[Settled])
+    error: CloudQError | None = None
+
+    def fail(self, pairs: Sequence[Settled], error: CloudQError | None) -> None:
+        """Move outcomes to `failed`: the later phases skip them."""
+        gone = {id(pair) for pair in pairs}
+        self.ready = [pair for pair in self.ready if id(pair) not in gone]
+        self.failed += pairs
+        self.error = self.error or error
+
+
+def commit(
+    settled: Sequence[Settled],
+    broker: Broker,
+    backend: Backend | None,
+    joins: Joins | None = None,
+) -> Batch:
+    """Make outcomes durable, in as few requests as the services allow.
+
+    `joins` are the app's: without them no outcome may be that of a chord's member.
+
+    Never raises `ServiceError`: an outcome that failed comes back to be committed again, without
+    its messages if these are sent already.
+    """
+    batch = Batch(ready=list(settled))
+    if backend is None:
+        _send(batch, broker)
+    else:
+        _store_joins(batch, backend)
+        _send(batch, broker)
+        _write_records(batch, backend)
+        _fail_steps(batch, backend)
+        _leave_joins(batch, joins)
+        _end_unique_claims(batch, backend)
+    if batch.failed and batch.error is None:
+        refused = f"{len(batch.failed)} records were not taken"
+        batch.error = BackendError(refused, code=Code.THROTTLED)
+    return batch
+
+
+# ---- before the record: joins, then messages
+
+
+def _store_joins(batch: Batch, backend: Backend) -> None:
+    """Store new joins before their members are sent."""
+    waiting: list[Settled] = []
+    items: list[Item] = []
+    for pair in batch.ready:
+        plan = pair[1].starts
+        if plan is not None and plan.items:
+            waiting.append(pair)
+            items += plan.items
+    if not waiting:
+        return
+    try:
+        store_joins(items, backend)
+    except BackendError as error:
+        batch.fail(waiting, error)
+
+
+def _send(batch: Batch, broker: Broker) -> None:
+    """Send copies, and the messages that an end starts."""
+    sending = [
+        pair for pair in batch.ready if pair[1].resend is not None or pair[1].starts is not None
+    ]
+    messages = [message for _, settlement in sending for message in settlement.outgoing]
+    if not messages:
+        return
+    refused: set[int] = set()
+    error: CloudQError | None = None
+    try:
+        broker.send(messages)
+    except PublishError as partly:
+        error = partly
+        refused = {id(messages[rejected.index]) for rejected in partly.rejected}
+    except BrokerError as whole:
+        error = whole
+        refused = {id(message) for message in messages}
+    except (EncodeError, ConfigurationError) as never:
+        # One of them, and nothing was sent: a retry makes a body longer, or the queue cannot delay.
+        if len(batch.ready) == 1:
+            batch.ready = [_kept(batch.ready[0], never, broker.clock())]
+        else:
+            _send_singly(batch, broker)
+        return
+    unsent = [pair for pair in sending if any(id(m) in refused for m in pair[1].outgoing)]
+    if unsent:
+        batch.fail(unsent, error)
+    batch.ready = [_without_messages(pair) for pair in batch.ready]
+
+
+def _send_singly(batch: Batch, broker: Broker) -> None:
+    """Send one outcome's messages at a time, so that the one at fault stops no other."""
+    pairs, batch.ready = batch.ready, []
+    for pair in pairs:
+        single = Batch(ready=[pair])
+        _send(single, broker)
+        batch.ready += single.ready
+        batch.failed += single.failed
+        batch.error = batch.error or single.error
+
+
+def _without_messages(pair: Settled) -> Settled:
+    delivery, settlement = pair
+    if not settlement.outgoing:
+        return pair
+    return delivery, replace(settlement, resend=None, starts=None)
+
+
+def _kept(pair: Settled, why: CloudQError, now: float) -> Settled:
+    """Keep the message itself in place of a copy that can never be sent."""
+    delivery, settlement = pair
+    due = settlement.resend.not_before if settlement.resend else None
+    return delivery, replace(
+        settlement,
+        action=Action.RELEASE,
+        after=max(0.0, due - now) if due else 0.0,
+        resend=None,
+        record=None,
+        reason=f"{settlement.reason}; kept, since its copy cannot be sent: {why}",
+    )
+
+
+# ---- the record
+
+
+def _write_records(batch: Batch, backend: Backend) -> None:
+    """Write records: in one batch, but those that are `fenced` one by one, conditionally."""
+    fenced = [pair for pair in batch.ready if pair[1].fenced]
+    plain = [pair for pair in batch.ready if not pair[1].fenced] if fenced else batch.ready
+    batch.ready = []
+    if plain:
+        _store(batch, plain, backend)
+    for pair in fenced:
+        try:
+            batch.ready.append(_advance(pair, backend))
+        except BackendError as error:
+            failure = Failure(index=0, code=Code(error.code), reason=str(error))
+            batch.fail([_smaller(pair, failure)], error)
+
+
+def _store(batch: Batch, settled: list[Settled], backend: Backend) -> None:
+    """Write records over what is there."""
+    expires = backend.clock() + backend.expires
+    items: list[Item] = []
+    owners: list[Settled] = []
+    dropped = [settlement.drop for _, settlement in settled if settlement.drop is not None]
+    for pair in settled:
+        settlement = pair[1]
+        if settlement.record is not None:
+            items.append(to_item(settlement.record, expires))
+            owners.append(pair)
+        if settlement.extra is not None:
+            items.append(settlement.extra)
+            owners.append(pair)
+    if backend.history is not None:
+        items += _events(settled, backend.history)
+    try:
+        failures = backend.put(items) if items else {}
+        if dropped:
+            backend.delete(dropped)
+    except BackendError as error:
+        batch.fail(settled, error)
+        return
+    batch.ready = settled
+    if failures:
+        _take_back(batch, owners, failures)
+
+
+def _take_back(batch: Batch, owners: Sequence[Settled], failures: Mapping[int, Failure]) -> None:
+    """Fail the owners of items that the store has refused."""
+    refused = {id(owners[i]): (owners[i], f) for i, f in failures.items() if i < len(owners)}
+    batch.ready = [pair for pair in batch.ready if id(pair) not in refused]
+    batch.failed += [_smaller(pair, failure) for pair, failure in refused.values()]
+    # Events stand behind all other items; nothing waits for those that are refused.
+    lost = [failure for i, failure in failures.items() if i >= len(owners)]
+    if lost:
+        log.warning("%d events are not recorded: %s", len(lost), lost[0].reason)
+
+
+def _advance(pair: Settled, backend: Backend) -> Settled:
+    """Write a record only if no later delivery and no end is recorded."""
+    delivery, settlement = pair
+    if settlement.extra is not None:
+        backend.put([settlement.extra])
+    if settlement.drop is not None:
+        backend.delete([settlement.drop])
+    if settlement.record is None:
+        return pair
+    standing = backend.advance(settlement.record)
+    if standing is None:
+        backend.note(settlement.record, delivery.body)
+        return pair
+    if standing.terminal:  # the recorded end counts, also for the task's chord
+        member_result = settlement.member_result and replace(
+            settlement.member_result, record=standing
+        )
+        failed_steps = settlement.failed_steps if standing.state == State.FAILURE else ()
+        return delivery, replace(settlement, member_result=member_result, failed_steps=failed_steps)
+    log.warning(
+        "task %s: its lease was lost while it ran, so its late %s is not recorded",
+        settlement.task_id,
+        settlement.state,
+    )
+    return delivery, replace(settlement, action=Action.NOTHING)
+
+
+def _events(settled: Sequence[Settled], history: History) -> list[Item]:
+    return [
+        item
+        for delivery, settlement in settled
+        if history.keeps(settlement.state)
+        for item in history.items(_happened(delivery, settlement, history.clock()), delivery.body)
+    ]
+
+
+def _happened(delivery: Delivery, settlement: Settlement, now: float) -> Record:
+    """Describe an outcome for its event, also one that leaves no record."""
+    if settlement.record is not None:
+        return settlement.record
+    return Record(
+        id=settlement.task_id,
+        state=settlement.state or State.PENDING,
+        task=settlement.task,
+        queue=delivery.queue,
+        error=settlement.reason or None,
+        finished_at=now,
+    )
+
+
+def _smaller(pair: Settled, failure: Failure) -> Settled:
+    """Shrink a record that the store will never take; any other is tried again as it is."""
+    delivery, settlement = pair
+    if settlement.record is None or failure.code not in (Code.TOO_LARGE, Code.INVALID):
+        return pair
+    small = replace(
+        settlement.record,
+        state=State.FAILURE,
+        value=None,
+        meta=None,
+        error_type="cloudq.errors.EncodeError",
+        error=f"the result could not be stored: {failure.reason}",
+        error_args=None,
+        traceback=None,
+    )
+    # An equal call may run: nothing tells it this one's value.
+    drop = settlement.extra.key if settlement.extra else settlement.drop
+    member_result = settlement.member_result and replace(settlement.member_result, record=small)
+    return delivery, replace(
+        settlement,
+        state=State.FAILURE,
+        record=small,
+        extra=None,
+        drop=drop,
+        member_result=member_result,
+    )
+
+
+# ---- after the record
+
+
+def _fail_steps(batch: Batch, backend: Backend) -> None:
+    """Record the failure of the steps that never come, so that nobody waits for them.
+
+    It costs a request for each such step, and only chains that fail have any.
+    """
+    for pair in [pair for pair in batch.ready if pair[1].failed_steps]:
+        settlement = pair[1]
+        if settlement.record is None or settlement.action is Action.NOTHING:
+            continue
+        try:
+            for id in settlement.failed_steps:
+                backend.advance(replace(settlement.record, id=id, task="", children=None))
+        except BackendError as error:
+            batch.fail([pair], error)
+
+
+def _leave_joins(batch: Batch, joins: Joins | None) -> None:
+    """Tell joins which of their members have ended."""
+    leaving: list[Settled] = []
+    results: list[MemberResult] = []
+    for pair in batch.ready:
+        settlement = pair[1]
+        if settlement.member_result is not None and settlement.action is not Action.NOTHING:
+            leaving.append(pair)
+            results.append(settlement.member_result)
+    if not leaving:
+        return
+    assert joins is not None, "members without their joins"
+    busy: dict[int, Settled] = {}
+    for at, problem in joins.leave(results).items():
+        pair = leaving[at]
+        if not isinstance(problem, JoinBusy):
+            batch.fail([pair], problem)
+            continue
+        # Its message asks again when the claim has ended: nothing else has to wait for that.
+        delivery, settlement = pair
+        busy[id(pair)] = (
+            delivery,
+            replace(settlement, action=Action.RELEASE, after=problem.after, reason=str(problem)),
+        )
+    if busy:
+        batch.ready = [busy.get(id(pair), pair) for pair in batch.ready]
+
+
+def _end_unique_claims(batch: Batch, backend: Backend) -> None:
+    """End the claims of unique calls that have ended."""
+    for pair in [pair for pair in batch.ready if pair[1].unique_claim is not None]:
+        settlement = pair[1]
+        if settlement.unique_claim is None or settlement.action is Action.NOTHING:
+            continue
+        try:
+            free_key(backend, settlement.unique_claim, settlement.task_id)
+        except BackendError as error:
+            batch.fail([pair], error)
+
+
+# ---- messages
+
+
+def dispose(settled: Sequence[Settled], broker: Broker) -> list[Refused]:
+    """Ack, release and dead-letter in batches, and return what the broker refused."""
+    acks: list[Delivery] = []
+    releases: dict[float, list[Delivery]] = {}
+    burials: dict[str, list[Delivery]] = {}
+    for delivery, settlement in settled:
+        if settlement.action is Action.ACK:
+            acks.append(delivery)
+        elif settlement.action is Action.RELEASE:
+            releases.setdefault(settlement.after, []).append(delivery)
+        elif settlement.action is Action.DEAD_LETTER:
+            burials.setdefault(settlement.reason, []).append(delivery)
+    refused = broker.ack(acks) if acks else []
+    for after, deliveries in releases.items():
+        refused += broker.release(deliveries, after=after)
+    for reason, deliveries in burials.items():
+        refused += broker.dead_letter(deliveries, reason=reason)
+    return refused
