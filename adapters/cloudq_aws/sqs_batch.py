@@ -145,9 +145,7 @@ class SqsBatch(BatchProcessor):
             return opened
         if group in self._blocked:
             return released(opened, "an earlier message of its group comes first")
-        if not self._deadline.permits(self._executor.limits(opened.message)[1]):
-            return released(opened)
-        return self._deadline.run(self._executor, opened)
+        return self._invocation.run_job(opened)
 
     # ---- what is done about them
 
@@ -164,14 +162,13 @@ class SqsBatch(BatchProcessor):
             pairs = _drained(self._pending)
             if not pairs:
                 return
-            committed = self._invocation.commit(pairs)
-            for delivery, _ in committed.failed:
-                self._report(delivery, f"not recorded: {committed.error}")
-            for delivery, settlement in committed.ready:
-                self._invocation.log_outcome(settlement)
+            batch = self._invocation.commit(pairs)
+            for delivery, _ in batch.failed:
+                self._report(delivery, f"not recorded: {batch.error}")
+            for delivery, settlement in batch.ready:
                 if settlement.action in KEPT:
                     self._report(delivery, settlement.reason)
-            self._dispose(committed.ready, delete=delete)
+            self._dispose(batch.ready, delete=delete)
 
     def _dispose(self, ready: Sequence[Settled], *, delete: bool) -> None:
         acked = {_receipt(delivery) for delivery, s in ready if s.action is Action.ACK}

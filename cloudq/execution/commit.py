@@ -44,7 +44,10 @@ class Batch:
     error: CloudQError | None = None
 
     def fail(self, pairs: Sequence[Settled], error: CloudQError | None) -> None:
-        """Move outcomes to `failed`: the later phases skip them."""
+        """Move outcomes to `failed`: the later phases skip them.
+
+        Makes `ready` a new list, so that a phase may call this while it goes through the old one.
+        """
         gone = {id(pair) for pair in pairs}
         self.ready = [pair for pair in self.ready if id(pair) not in gone]
         self.failed += pairs
@@ -306,13 +309,14 @@ def _fail_steps(batch: Batch, backend: Backend) -> None:
 
     It costs a request for each such step, and only chains that fail have any.
     """
-    for pair in [pair for pair in batch.ready if pair[1].failed_steps]:
+    for pair in batch.ready:
         settlement = pair[1]
-        if settlement.record is None or settlement.action is Action.NOTHING:
+        record = settlement.record
+        if not settlement.failed_steps or record is None or settlement.action is Action.NOTHING:
             continue
         try:
             for id in settlement.failed_steps:
-                backend.advance(replace(settlement.record, id=id, task="", children=None))
+                backend.advance(replace(record, id=id, task="", children=None))
         except BackendError as error:
             batch.fail([pair], error)
 
@@ -347,7 +351,7 @@ def _leave_joins(batch: Batch, joins: Joins | None) -> None:
 
 def _end_unique_claims(batch: Batch, backend: Backend) -> None:
     """End the claims of unique calls that have ended."""
-    for pair in [pair for pair in batch.ready if pair[1].unique_claim is not None]:
+    for pair in batch.ready:
         settlement = pair[1]
         if settlement.unique_claim is None or settlement.action is Action.NOTHING:
             continue

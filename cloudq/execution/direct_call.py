@@ -102,13 +102,12 @@ def _run(invocation: Invocation, call: DirectCall) -> dict[str, Any]:
     if settlement.action is Action.DEAD_LETTER and settlement.state is None:
         undecodable = not settlement.task_id
         raise (DecodeError if undecodable else UnknownTask)(settlement.reason)
-    committed = invocation.commit([(delivery, settlement)])
-    if committed.error is not None and committed.failed:
-        raise committed.error
-    final = committed.ready[0][1]
+    batch = invocation.commit([(delivery, settlement)])
+    if batch.failed and batch.error is not None:
+        raise batch.error
+    final = batch.ready[0][1]
     if final.action is Action.RELEASE:
         raise Retry(final.reason)
-    invocation.log_outcome(settlement)
     if final.state is not settlement.state:  # its result was too large to keep
         return _standing(invocation.backend, id)
     record = settlement.record

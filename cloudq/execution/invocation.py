@@ -8,11 +8,12 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from cloudq.broker.broker import Broker
+from cloudq.broker.broker import Broker, Refused
 from cloudq.canvas.joins import Joins
-from cloudq.driver import Code, Delivery
-from cloudq.errors import BackendError, CloudQError, DecodeError, ServiceError
-from cloudq.execution.commit import Batch, commit
+from cloudq.driver import Delivery
+from cloudq.errors import BackendError, CloudQError, DecodeError
+from cloudq.execution.commit import Batch
+from cloudq.execution.consume import Consumer
 from cloudq.execution.deadline import Deadline, released
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job, copy_of
@@ -20,12 +21,10 @@ from cloudq.execution.settlement import Action, Settled, Settlement
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
-from cloudq.results.record import State
 
 KEPT = frozenset({Action.RELEASE, Action.NOTHING})
 """The actions after which a message is still the platform's: it must not be acked."""
 
-_AGAIN = frozenset({Code.THROTTLED, Code.TOO_LARGE, Code.INVALID})
 # How often a message was delivered before it became the copy that has this header.
 _DELIVERED = "cloudq-delivered"
 # How a body begins in which a header can be seen.
@@ -40,7 +39,7 @@ class NotSettled(CloudQError):
     """A message stays in its queue; the text says why."""
 
 
-class Invocation:
+class Invocation(Consumer):
     """One call of a function by its platform: what tasks run with, and until when.
 
     Use as a context manager: at the end, if time is left, messages that are parked for the
@@ -59,13 +58,16 @@ class Invocation:
         log: logging.Logger,
         heard: Callable[[Settlement], None] | None = None,
     ) -> None:
-        self._heard = heard
-        self.executor = executor
-        self.broker = broker
-        self.backend = backend
-        self.joins = joins
+        super().__init__(
+            executor=executor,
+            broker=broker,
+            backend=backend,
+            joins=joins,
+            log=log,
+            heard=heard,
+            tries=2,
+        )
         self.deadline = deadline
-        self.log = log
         self._queues: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -95,41 +97,45 @@ class Invocation:
         All others are done with, and the platform may ack them. What is to be dead-lettered is
         in the dead letters by then. Never raises `ServiceError`.
         """
-        counted = [_counted(delivery, self.broker.codec) for delivery in deliveries]
-        try:
-            jobs, settled = self.executor.open(counted)
-        except BackendError as down:
-            self.log.error("all %d messages stay: %s", len(counted), down)
-            back = Settlement(action=Action.RELEASE, reason=str(down))
-            return [(delivery, back) for delivery in counted]
-        kept = self._finish(settled)
-        for job in jobs:
-            kept += self._finish([(job.delivery, self._settlement(job))])
-        return kept
-
-    def _settlement(self, job: Job) -> Settlement:
-        if not self.deadline.permits(self.executor.limits(job.message)[1]):
-            return released(job)
-        return self.deadline.run(self.executor, job)
-
-    def _finish(self, pairs: Sequence[Settled]) -> list[Settled]:
-        if not pairs:
-            return []
-        committed = self.commit(pairs)
-        kept = [_back(pair, f"not recorded: {committed.error}") for pair in committed.failed]
-        for pair in committed.ready:
-            delivery, settlement = pair
-            self.log_outcome(settlement)
-            if settlement.action in KEPT:
-                kept.append(pair)
-            elif settlement.action is Action.DEAD_LETTER:
-                refused = self.broker.bury([delivery], reason=settlement.reason)
-                kept += [_back(pair, refusal.reason) for refusal in refused]
+        kept = [pair for pair in self.consume(deliveries) if pair[1].action in KEPT]
         for delivery, settlement in kept:
             self.log.warning(
                 "message %s stays in %s: %s", delivery.id, delivery.queue, settlement.reason
             )
         return kept
+
+    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
+        """Sort deliveries into jobs and outcomes; all are released when the store is down."""
+        counted = [_counted(delivery, self.broker.codec) for delivery in deliveries]
+        try:
+            return super().open(counted)
+        except BackendError as down:
+            self.log.error("all %d messages stay: %s", len(counted), down)
+            back = Settlement(action=Action.RELEASE, reason=str(down))
+            return [], [(delivery, back) for delivery in counted]
+
+    def run_job(self, job: Job) -> Settlement:
+        """Call the task of a job within the time that is left, or release it unrun."""
+        if not self.deadline.permits(self.executor.limits(job.message)[1]):
+            return released(job)
+        return self.deadline.run(self.executor, job)
+
+    def finish(self, pairs: Sequence[Settled]) -> list[Settled]:
+        """Make outcomes durable and dead-letter messages; what could not be done is released."""
+        batch = self.commit(pairs)
+        ended = [_back(pair, f"not recorded: {batch.error}") for pair in batch.failed]
+        for pair in batch.ready:
+            delivery, settlement = pair
+            refused: Sequence[Refused] = ()
+            if settlement.action is Action.DEAD_LETTER:
+                refused = self.broker.bury([delivery], reason=settlement.reason)
+            ended.append(_back(pair, refused[0].reason) if refused else pair)
+        return ended
+
+    def commit(self, pairs: Sequence[Settled]) -> Batch:
+        """Make outcomes durable, and log those that are."""
+        self._queues |= {delivery.queue for delivery, _ in pairs}
+        return super().commit(pairs)
 
     def resend(self, kept: Sequence[Settled]) -> None:
         """Send what must come back as copies, so that its platform may ack the originals too.
@@ -143,34 +149,6 @@ class Invocation:
         copies = [_copy(delivery, settlement, codec, now) for delivery, settlement in ours]
         if copies:
             self.broker.send(copies)
-
-    # ---- outcomes
-
-    def commit(self, pairs: Sequence[Settled]) -> Batch:
-        """Commit; once more what the store refused but may take now, or in a smaller form."""
-        self._queues |= {delivery.queue for delivery, _ in pairs}
-        committed = commit(pairs, self.broker, self.backend, self.joins)
-        error = committed.error
-        if not committed.failed or not isinstance(error, ServiceError) or error.code not in _AGAIN:
-            return committed
-        again = commit(committed.failed, self.broker, self.backend, self.joins)
-        again.ready[:0] = committed.ready
-        return again
-
-    def log_outcome(self, settlement: Settlement) -> None:
-        """One line for one outcome, at the level and with the fields of a worker's log."""
-        if self._heard is not None:
-            self._heard(settlement)
-        level = logging.DEBUG
-        if settlement.reason:
-            failed = settlement.state in (State.FAILURE, State.REJECTED)
-            level = logging.WARNING if failed else logging.INFO
-        task, task_id = settlement.task or "?", settlement.task_id or "?"
-        state = settlement.state or settlement.action
-        extra = {"task": settlement.task, "task_id": settlement.task_id, "state": str(state)}
-        self.log.log(
-            level, "task %s %s: %s %s", task, task_id, state, settlement.reason, extra=extra
-        )
 
 
 def _back(pair: Settled, reason: str) -> Settled:

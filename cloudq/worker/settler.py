@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from cloudq.app import CloudQ
 from cloudq.driver import Code, Delivery
-from cloudq.execution.commit import commit, dispose
-from cloudq.execution.settlement import Action, Settled, Settlement
-from cloudq.results.record import State
+from cloudq.execution.consume import Consumer
+from cloudq.execution.settlement import Settled, Settlement
 from cloudq.worker.control.counters import Counters
 from cloudq.worker.in_flight import Flight
 
@@ -41,13 +39,13 @@ class Settler:
 
     def __init__(
         self,
-        app: CloudQ,
+        consumer: Consumer,
         *,
         released: Callable[[Sequence[Flight]], None],
         starved: Callable[[], bool],
         counters: Counters | None = None,
     ) -> None:
-        self._app = app
+        self._consumer = consumer
         self._counters = counters or Counters()
         self._released = released
         self._starved = starved
@@ -109,14 +107,12 @@ class Settler:
         flights = {id(flight.delivery): flight for flight, _ in pairs}
         settled = [(flight.delivery, self._guarded(flight, s)) for flight, s in pairs]
         try:
-            result = commit(settled, self._app.broker, self._app.backend, self._app.joins)
+            result = self._consumer.commit(settled)
         except Exception:  # without this thread nothing would ever be settled again
             log.exception("%d outcomes wait to be recorded", len(settled))
             return list(pairs)
         ready = [(flights[id(delivery)], settlement) for delivery, settlement in result.ready]
-        for _, settlement in ready:
-            _log_outcome(settlement)
-        if ready and not self._app.broker.limits(ready[0][0].delivery.queue).billed:
+        if ready and not self._consumer.broker.limits(ready[0][0].delivery.queue).billed:
             ready = self._dispose(ready)  # no batch to wait for, so no thread to hand it to
         for pair in ready:
             self._messages.put(pair)
@@ -165,14 +161,14 @@ class Settler:
         """
         if not waiting or whole or self._starved():
             return waiting, []
-        size = self._app.broker.limits(waiting[0][0].delivery.queue).batch
+        size = self._consumer.broker.limits(waiting[0][0].delivery.queue).batch
         full = len(waiting) - len(waiting) % size
         return waiting[:full], waiting[full:]
 
     def _dispose(self, pairs: Sequence[Pair]) -> list[Pair]:
         settled: list[Settled] = [(flight.delivery, s) for flight, s in pairs]
         try:
-            refused = {id(r.delivery): r for r in dispose(settled, self._app.broker)}
+            refused = {id(r.delivery): r for r in self._consumer.dispose(settled)}
         except Exception:  # as above
             log.exception("%d messages wait to be settled", len(settled))
             return list(pairs)
@@ -180,7 +176,7 @@ class Settler:
         done: list[Flight] = []
         for flight, settlement in pairs:
             refusal = refused.get(id(flight.delivery))
-            if refusal is None or refusal.code is Code.LEASE_LOST:
+            if refusal is None:
                 done.append(flight)
             elif refusal.code in (Code.THROTTLED, Code.UNREACHABLE, Code.UNKNOWN):
                 log.warning("%s is tried again: %s", settlement.action, refusal.reason)
@@ -199,7 +195,7 @@ class Settler:
             settlement.action,
             reason,
         )
-        self._app.broker.release([delivery], after=_UNBURIED_AFTER)
+        self._consumer.broker.release([delivery], after=_UNBURIED_AFTER)
 
 
 def _drain(
@@ -217,29 +213,3 @@ def _drain(
     except queue.Empty:
         return pairs, False
     return pairs, True
-
-
-def _log_outcome(settlement: Settlement) -> None:
-    if settlement.reason:
-        loud = settlement.state in _LOUD or settlement.action is Action.DEAD_LETTER
-        level = logging.WARNING if loud else logging.INFO
-    else:
-        level = logging.DEBUG
-    if not log.isEnabledFor(level):
-        return
-    log.log(
-        level,
-        "task %s %s: %s%s",
-        settlement.task or "?",
-        settlement.task_id or "?",
-        settlement.state or settlement.action,
-        f" ({settlement.reason})" if settlement.reason else "",
-        extra={
-            "task": settlement.task,
-            "task_id": settlement.task_id,
-            "state": settlement.state and str(settlement.state),
-        },
-    )
-
-
-_LOUD = frozenset({State.FAILURE, State.REJECTED})

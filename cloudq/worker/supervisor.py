@@ -12,6 +12,7 @@ from cloudq import signals
 from cloudq.app import CloudQ
 from cloudq.driver import Code
 from cloudq.errors import BackendError
+from cloudq.execution.consume import Consumer
 from cloudq.schedules.beat import Beat, BeatThread
 from cloudq.worker.control.actions import Actions
 from cloudq.worker.control.commands import WorkerCommands
@@ -61,7 +62,16 @@ class Worker:
         executor = app.executor(hostname=options.hostname)
         self._leases = Leases(app.broker, self._flights, options.lease)
         self._settler = Settler(
-            app, released=self._forget, starved=self._slots.all_taken, counters=counters
+            Consumer(
+                executor=executor,
+                broker=app.broker,
+                backend=app.backend,
+                joins=app.joins,
+                log=log,
+            ),
+            released=self._forget,
+            starved=self._slots.all_taken,
+            counters=counters,
         )
         self._dispatcher = Dispatcher(
             executor=executor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 from cloudq import CloudQ, State, TaskFailure, TimeLimitExceeded, wait_for
+from cloudq.execution.consume import Consumer
 from cloudq.execution.settlement import Action, Settlement
 from cloudq.messages.body import encode
 from cloudq.messages.message import TaskMessage
@@ -191,7 +193,14 @@ def undisturbed() -> Iterator[None]:
 @pytest.mark.usefixtures("undisturbed")
 def test_what_was_handed_over_before_the_stop_is_still_settled(app: CloudQ) -> None:
     out: list[Flight] = []
-    settler = Settler(app, released=out.extend, starved=lambda: False)
+    consumer = Consumer(
+        executor=app.executor(),
+        broker=app.broker,
+        backend=app.backend,
+        joins=app.joins,
+        log=logging.getLogger("test"),
+    )
+    settler = Settler(consumer, released=out.extend, starved=lambda: False)
     flights = in_hand(app, 3)
     settler.start()
     # The end is queued right behind it, before the threads have looked.
