@@ -69,10 +69,7 @@ def lambda_handler(
 
     def handle(event: Event, context: Context | None) -> dict[str, Any]:
         invocation = Invocation(
-            executor=executor,
-            broker=app.broker,
-            backend=app.backend,
-            joins=app.joins,
+            executor,
             deadline=deadline(context, reserve=reserve),
             log=log,
             heard=counted.add if counted else None,

@@ -194,10 +194,7 @@ class _Queue:
 
     def _invocation(self, lasts: float) -> Invocation:
         return Invocation(
-            executor=self._executor,
-            broker=self._app.broker,
-            backend=self._app.backend,
-            joins=self._app.joins,
+            self._executor,
             deadline=Deadline.after(lasts, reserve=self._reserve),
             log=log,
         )

@@ -208,10 +208,7 @@ class _Messages:
         deadline = Deadline.after(self._timeout, reserve=self._reserve)
         delivery = pushed.delivery(self._queue_of(pushed), self._timeout)
         invocation = Invocation(
-            executor=self._executor,
-            broker=self._app.broker,
-            backend=self._app.backend,
-            joins=self._app.joins,
+            self._executor,
             deadline=deadline,
             log=log,
         )

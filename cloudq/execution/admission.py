@@ -68,7 +68,7 @@ class Admission:
                 verdict = self._paced(verdict)
             if isinstance(verdict, Job):
                 kept.append(verdict)
-                if signals.task_received:
+                if signals.task_received.connections:
                     task = self._tasks[verdict.message.task]
                     lifecycle.received(task, bare(verdict.message))
             else:

@@ -7,6 +7,7 @@ import contextvars
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import cached_property
 from typing import Any
 
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
@@ -43,7 +44,10 @@ class FunctionCall:
         self._tasks = tasks
         self._run_async = run_async
         self._stop_at_hard_limit = stop_at_hard_limit
-        self._alarms = Alarms()
+
+    @cached_property
+    def _alarms(self) -> Alarms:
+        return Alarms()  # most tasks have no time limit
 
     def __call__(self, context: Context) -> object:
         """Call the function of a task."""

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 
 from cloudq.broker.broker import Broker, Refused
-from cloudq.canvas.joins import Joins
 from cloudq.driver import Code, Delivery
 from cloudq.errors import BrokerError, ServiceError
 from cloudq.execution.commit import Batch, commit, dispose
@@ -33,11 +32,8 @@ class Consumer:
 
     def __init__(
         self,
-        *,
         executor: Executor,
-        broker: Broker,
-        backend: Backend | None,
-        joins: Joins | None,
+        *,
         log: logging.Logger,
         heard: Callable[[Settlement], None] | None = None,
         tries: int = 1,
@@ -45,14 +41,21 @@ class Consumer:
         tracebacks: bool = False,
     ) -> None:
         self.executor = executor
-        self.broker = broker
-        self.backend = backend
-        self.joins = joins
         self.log = log
         self._heard = heard
         self._tries = tries
         self._again = again
         self._tracebacks = tracebacks
+
+    @property
+    def broker(self) -> Broker:
+        """The broker that the messages are settled on."""
+        return self.executor.runtime.broker
+
+    @property
+    def backend(self) -> Backend | None:
+        """The result store, None where the app has none."""
+        return self.executor.backend
 
     def consume(self, deliveries: Sequence[Delivery]) -> list[Settled]:
         """Take deliveries to their end, each before the next one starts; their final outcomes.
@@ -92,11 +95,11 @@ class Consumer:
 
     def commit(self, pairs: Sequence[Settled]) -> Batch:
         """Make outcomes durable, and log those that are."""
-        batch = commit(pairs, self.broker, self.backend, self.joins)
+        batch = self._committed(pairs)
         tries = 1
         while batch.failed and tries < self._tries and self._passes(batch.error):
             done = batch.ready
-            batch = commit(batch.failed, self.broker, self.backend, self.joins)
+            batch = self._committed(batch.failed)
             batch.ready[:0] = done
             tries += 1
         for _, settlement in batch.ready:
@@ -104,6 +107,11 @@ class Consumer:
             if self._heard is not None:
                 self._heard(settlement)
         return batch
+
+    def _committed(self, pairs: Sequence[Settled]) -> Batch:
+        has_members = any(settlement.member_result for _, settlement in pairs)
+        joins = self.executor.joins if has_members else None
+        return commit(pairs, self.broker, self.backend, joins)
 
     def _passes(self, error: Exception | None) -> bool:
         return isinstance(error, ServiceError) and error.code in self._again

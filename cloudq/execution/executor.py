@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from cloudq.canvas.joins import Joins
 from cloudq.canvas.workflows import Workflows
 from cloudq.driver import Code, Delivery
 from cloudq.errors import (
@@ -75,7 +76,7 @@ class Executor:
         stop_at_hard_limit: bool = False,
         is_eager: bool = False,
     ) -> None:
-        self._runtime = runtime
+        self.runtime = runtime
         self.clock = runtime.clock
         self._tasks = tasks
         self._hostname = hostname
@@ -88,12 +89,17 @@ class Executor:
         self._admission = Admission(runtime, tasks, self._outcomes, self._gate)
         self.tracing = open_tracing(runtime.conf.tracing)
         calling = FunctionCall(tasks, run_async, stop_at_hard_limit=stop_at_hard_limit)
-        self._call: Call = onion(middleware, calling)
+        self._call: Call = onion(middleware, calling) if middleware else calling
 
     @property
     def backend(self) -> Backend | None:
         """The result store; None without one, and for calls that run in the caller's thread."""
-        return None if self._is_eager else self._runtime.backend
+        return None if self._is_eager else self.runtime.backend
+
+    @property
+    def joins(self) -> Joins | None:
+        """The joins of chords; None without a result store."""
+        return self._workflows.joins
 
     def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:
         """The soft and the hard time limit of a call, in seconds."""
@@ -299,6 +305,8 @@ class Executor:
             shadow=message.shadow,
             fence=job.fence,
             progress=job.progress,
+            children=[],
+            asked=[],
             time_limit=hard,
             soft_time_limit=soft,
             hostname=self._hostname,
@@ -365,6 +373,8 @@ class Executor:
     def _claim(
         self, job: Job, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> idempotency.Claimed | Settlement | None:
+        if job.message.idempotency_key is None and not task.policy.idempotent:
+            return None
         key = idempotency.key_of(job.message, task.policy.idempotent, args, kwargs)
         if key is None or self.backend is None:
             return None
@@ -389,7 +399,7 @@ class Executor:
             return settlement
         if settlement.state is not State.SUCCESS:
             return replace(settlement, drop=claim.key)
-        expires = self.clock() + self._runtime.conf.idempotency_expires
+        expires = self.clock() + self.runtime.conf.idempotency_expires
         value = settlement.record.value if settlement.record else None
         done = idempotency.completed(claim.key, settlement.task_id, value, expires)
         return replace(settlement, extra=done)

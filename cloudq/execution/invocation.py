@@ -8,8 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from cloudq.broker.broker import Broker, Refused
-from cloudq.canvas.joins import Joins
+from cloudq.broker.broker import Refused
 from cloudq.driver import Delivery
 from cloudq.errors import BackendError, CloudQError, DecodeError
 from cloudq.execution.commit import Batch
@@ -20,7 +19,6 @@ from cloudq.execution.outcomes import Job, copy_of
 from cloudq.execution.settlement import Action, Settled, Settlement
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
-from cloudq.results.backend import Backend
 
 KEPT = frozenset({Action.RELEASE, Action.NOTHING})
 """The actions after which a message is still the platform's: it must not be acked."""
@@ -49,24 +47,13 @@ class Invocation(Consumer):
 
     def __init__(
         self,
-        *,
         executor: Executor,
-        broker: Broker,
-        backend: Backend | None,
-        joins: Joins | None,
+        *,
         deadline: Deadline,
         log: logging.Logger,
         heard: Callable[[Settlement], None] | None = None,
     ) -> None:
-        super().__init__(
-            executor=executor,
-            broker=broker,
-            backend=backend,
-            joins=joins,
-            log=log,
-            heard=heard,
-            tries=2,
-        )
+        super().__init__(executor, log=log, heard=heard, tries=2)
         self.deadline = deadline
         self._queues: set[str] = set()
 

@@ -226,7 +226,7 @@ class Outcomes:
             reason=reason,
             record=None if self.ignores_result(job.message) else record,
             fenced=job.fenced,
-            unique_claim=unique_key(message),
+            unique_claim=unique_key(message) if message.unique_key is not None else None,
             failed_steps=ends_of(message.chain) if record.state == State.FAILURE else (),
             error=error,
         )
@@ -365,6 +365,7 @@ def settle(
     member_result: MemberResult | None = None,
 ) -> Settlement:
     """A settlement that records nothing."""
+    ends = action in _ENDS and resend is None
     return Settlement(
         action=action,
         task_id=message.id,
@@ -373,7 +374,7 @@ def settle(
         after=after,
         resend=resend,
         member_result=member_result,
-        unique_claim=unique_key(message) if action in _ENDS and resend is None else None,
+        unique_claim=unique_key(message) if ends and message.unique_key is not None else None,
     )
 
 

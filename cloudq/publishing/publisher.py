@@ -56,7 +56,7 @@ class Publisher:
         if message.unique_key is not None:
             [id] = self._send_unique([message], [options])
             return self.results.of(id, task)
-        if options.publish_policy is None and message.not_before is None:
+        if options.retry is None and options.retry_policy is None and message.not_before is None:
             if task.policy.throttle is not None:
                 self._refuse_unkept(message)
             self._runtime.broker.send((message,))

@@ -31,10 +31,7 @@ def drain(
     deadline = time.monotonic() + timeout
     names = app.queues() if queues is None else list(queues)
     consumer = Consumer(
-        executor=app.executor(hostname="drain"),
-        broker=app.broker,
-        backend=app.backend,
-        joins=app.joins,
+        app.executor(hostname="drain"),
         log=log,
         tries=_TRIES,
     )

@@ -63,10 +63,7 @@ class Worker:
         self._leases = Leases(app.broker, self._flights, options.lease)
         self._settler = Settler(
             Consumer(
-                executor=executor,
-                broker=app.broker,
-                backend=app.backend,
-                joins=app.joins,
+                executor,
                 log=log,
             ),
             released=self._forget,

@@ -24,10 +24,7 @@ log = logging.getLogger("cloudq.functions")
 
 def invocation(app: CloudQ, seconds: float = 60.0, reserve: float = 0.0) -> Invocation:
     return Invocation(
-        executor=app.executor(stop_at_hard_limit=True),
-        broker=app.broker,
-        backend=app.backend,
-        joins=app.joins,
+        app.executor(stop_at_hard_limit=True),
         deadline=Deadline.after(seconds, reserve=reserve),
         log=log,
     )

@@ -236,10 +236,7 @@ def test_functions_record_events_and_honour_revocations_with_one_read(app: Bench
     deliveries = app.receive(6)
     app.store.calls.clear()
     invocation = Invocation(
-        executor=app.executor(stop_at_hard_limit=True),
-        broker=app.broker,
-        backend=app.backend,
-        joins=app.joins,
+        app.executor(stop_at_hard_limit=True),
         deadline=Deadline.after(60.0, reserve=0.0),
         log=logging.getLogger("test"),
     )

@@ -242,10 +242,7 @@ def test_a_function_goes_on_in_the_next_invocation(app: Bench) -> None:
         [delivery] = app.receive(1)
         assert delivery.attempts == 1
         invocation = Invocation(
-            executor=app.executor(stop_at_hard_limit=True),
-            broker=app.broker,
-            backend=app.backend,
-            joins=app.joins,
+            app.executor(stop_at_hard_limit=True),
             deadline=Deadline.after(1.0, reserve=0.0),
             log=logging.getLogger("cloudq.functions"),
         )

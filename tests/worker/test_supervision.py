@@ -194,10 +194,7 @@ def undisturbed() -> Iterator[None]:
 def test_what_was_handed_over_before_the_stop_is_still_settled(app: CloudQ) -> None:
     out: list[Flight] = []
     consumer = Consumer(
-        executor=app.executor(),
-        broker=app.broker,
-        backend=app.backend,
-        joins=app.joins,
+        app.executor(),
         log=logging.getLogger("test"),
     )
     settler = Settler(consumer, released=out.extend, starved=lambda: False)

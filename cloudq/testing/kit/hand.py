@@ -38,10 +38,7 @@ class Hand(Consumer):
         run_async: Callable[[Coroutine[Any, Any, Any]], Any] | None = None,
     ) -> None:
         super().__init__(
-            executor=app.executor(hostname=hostname, run_async=run_async),
-            broker=app.broker,
-            backend=app.backend,
-            joins=app.joins,
+            app.executor(hostname=hostname, run_async=run_async),
             log=log,
             tries=_TRIES,
             again=frozenset(Code),

@@ -17,10 +17,7 @@ from tests.support.bench import Bench
 
 def invoke(app: Bench) -> Invocation:
     return Invocation(
-        executor=app.executor(stop_at_hard_limit=True),
-        broker=app.broker,
-        backend=app.backend,
-        joins=app.joins,
+        app.executor(stop_at_hard_limit=True),
         deadline=Deadline.after(60.0, reserve=0.0),
         log=logging.getLogger("cloudq.functions"),
     )
