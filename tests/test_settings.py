@@ -55,7 +55,9 @@ def test_configure_wins_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_configure_comes_before_the_first_use() -> None:
     with CloudQ(broker="memory://used") as app:
         assert app.broker
-        with pytest.raises(ConfigurationError, match="before its broker and backend are used"):
+        with pytest.raises(
+            ConfigurationError, match="cannot change once its broker or backend is in use"
+        ):
             app.configure(broker="memory://other")
 
 

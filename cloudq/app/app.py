@@ -1,18 +1,25 @@
-"""The app: names to tasks, settings, and the way from a call to the broker."""
+"""`CloudQ`: the object that users make, with its tasks, settings, schedules and results."""
 
 from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from cloudq import settings
-from cloudq.app.annotations import annotate
 from cloudq.app.autodiscover import Packages, discover
-from cloudq.app.registration import BoundDecorator, Decorator, PeriodicDecorator, register
+from cloudq.app.queues import app_queues
+from cloudq.app.registration import (
+    BoundDecorator,
+    Decorator,
+    PeriodicDecorator,
+    annotate,
+    check_task_options,
+    register,
+)
 from cloudq.app.shared_task import APPS
 from cloudq.broker.broker import Broker
 from cloudq.canvas.builtin_tasks import builtin_tasks
@@ -39,20 +46,36 @@ if TYPE_CHECKING:  # what only workers or only workflows need is loaded at its f
     from cloudq.execution.executor import Executor
     from cloudq.monitoring.control import Control
     from cloudq.results.groups import GroupResult
-    from cloudq.schedules.entry import EntryOptions
+    from cloudq.schedules.entry import Entry, EntryOptions
     from cloudq.schedules.schedules import Schedules
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# What the other packages of cloudq need of an app, and its users do not: no part of the reference.
+PLUMBING = frozenset(
+    {
+        "add_to_chord",
+        "apply",
+        "executor",
+        "joins",
+        "publisher",
+        "runtime",
+        "start",
+        "start_eagerly",
+        "task_cls",
+        "workflows",
+    }
+)
+
 
 class CloudQ:
-    """A set of tasks with a broker to send them to and a backend for their results.
+    """A set of tasks, a broker to send their calls to, and a backend for their results.
 
-    `CloudQ("shop", broker="sqs://eu-west-1", backend="dynamodb://cloudq")`; any other setting of
-    `cloudq.settings.Settings` by name as well. What is left out comes from the environment
-    (`CLOUDQ_BROKER`, ...) or the configuration file. Nothing is connected before it is used.
-    Raises `ConfigurationError` for settings that cannot be.
+    `CloudQ("shop", broker="sqs://eu-west-1", backend="dynamodb://cloudq")` takes every setting of
+    `cloudq.settings.Settings` by name. A setting that is left out comes from the environment
+    (`CLOUDQ_BROKER`, ...) or the configuration file. Nothing is connected before its first use.
+    Raises `ConfigurationError` for a setting that is unknown or wrong.
     """
 
     def __init__(
@@ -106,18 +129,24 @@ class CloudQ:
     def config_from_object(self, source: object) -> None:
         """Take settings from a mapping, a module, its name, or an object's attributes.
 
-        What the constructor was given stays above them. Raises `ConfigurationError`.
+        The constructor's settings win over them. Raises `ConfigurationError`.
         """
         self._configure(settings.from_object(source) | self._given)
 
     def configure(self, **values: Any) -> None:
-        """Change settings, above all others; before the broker and the backend are first used."""
+        """Change settings; these win over all others.
+
+        Raises `ConfigurationError` once the broker or the backend is in use.
+        """
         if self.runtime.is_open:
-            raise ConfigurationError("configure the app before its broker and backend are used")
+            raise ConfigurationError(
+                "the settings of an app cannot change once its broker or backend is in use: call "
+                "configure() before that"
+            )
         self._configure(self._given | settings.plain_names(values))
 
     def _configure(self, given: dict[str, Any]) -> None:
-        """Take these settings, or keep the ones before where they are wrong."""
+        """Switch to these settings, or back to the ones before where they are wrong."""
         before = self.runtime.conf
         self.runtime.conf = self._settings(given)
         try:
@@ -129,11 +158,11 @@ class CloudQ:
         self._given = given
 
     def _settings(self, given: Mapping[str, Any]) -> Settings:
-        """Read the settings, of which these stand above all others."""
+        """Load the settings; the `given` ones win over all other sources."""
         return settings.load(given)
 
     def set_default(self) -> None:
-        """Make this the app of shared tasks wherever no thread has another one."""
+        """Make this the app of shared tasks in every thread without a `set_current` app."""
         APPS.set_default(self)
 
     def set_current(self) -> None:
@@ -143,7 +172,7 @@ class CloudQ:
     # ---- tasks
 
     def _check_conf(self) -> None:
-        """Take what the settings say of tasks. Raises `ConfigurationError`."""
+        """Check `task_routes`, and apply `task_annotations` when it has changed."""
         _ = self.publisher.builder.router
         source = self.conf.task_annotations
         if source is not self._annotations:
@@ -168,26 +197,18 @@ class CloudQ:
 
         The options are those of `TaskOptions` and `Policy`. With `bind=True` the function's
         first parameter is the task itself, for `self.request` and `self.retry`.
-        Raises `ConfigurationError` for a name that is taken or options that cannot be.
+        Raises `TypeError` for an unknown option, `ConfigurationError` for a wrong one or a name
+        that another task has.
         """
-        if function is not None:
-            return self._register(function, TaskOptions(), bind=bind)
-        known = TaskOptions.__annotations__
-        for option in options:
-            if option not in known:
-                raise TypeError(f"there is no task option {option!r}; known: {', '.join(known)}")
-
-        def decorate(function: Callable[..., Any]) -> Task[..., Any]:
-            return self._register(function, cast("TaskOptions", options), bind=bind)
-
-        return decorate
-
-    def _register(
-        self, function: Callable[..., Any], options: TaskOptions, *, bind: bool
-    ) -> Task[..., Any]:
-        return register(
-            function, options, bind=bind, app=self, tasks=self.tasks, base=self.task_cls
+        decorate = partial(
+            register,
+            options=check_task_options(options),
+            bind=bind,
+            app=self,
+            tasks=self.tasks,
+            base=self.task_cls,
         )
+        return decorate if function is None else decorate(function)
 
     def autodiscover_tasks(
         self,
@@ -196,11 +217,11 @@ class CloudQ:
         *,
         force: bool = False,
     ) -> None:
-        """Register the tasks in each package's module `related_name`, where there is one.
+        """Import the module `related_name` of each package that has one, for its tasks.
 
-        `packages` are names, or a function that gives them; left out, Django's INSTALLED_APPS.
-        Nothing is imported before the app is loaded, as a worker does, unless `force` is given.
-        Raises `ConfigurationError` then for a package that there is not.
+        `packages` are names, or a function that returns them; by default Django's INSTALLED_APPS.
+        The import takes place in `load()`, which a worker calls; with `force`, now. It raises
+        `ConfigurationError` for a package that does not exist.
         """
         if force:
             discover(packages, related_name)
@@ -208,7 +229,7 @@ class CloudQ:
             self._discoveries.append((packages, related_name))
 
     def load(self) -> None:
-        """Import the modules in `include` and those to discover, so that their tasks are known."""
+        """Import the modules of `include` and `autodiscover_tasks`, and so register their tasks."""
         for packages, related_name in self._discoveries:
             discover(packages, related_name)
         self._check_conf()
@@ -221,46 +242,26 @@ class CloudQ:
     def queues(self, task: str | None = None, *, priorities: bool = True) -> list[str]:
         """Names the queues that calls go to: the default queue, then the others by name.
 
-        The others are those that tasks, the setting `task_routes` and the schedules of the code
-        name. A queue with priorities is listed as the queues of its priorities, the high one
-        first; with `priorities=False` by its own name alone. With a `task`, the queues are those
-        that this task's calls go to unless they name one themselves. Not listed is a queue that
-        nothing names before a call is made: one of `apply_async(queue=...)`, of a function in
-        `task_routes` (it is asked for schedules, whose arguments are known), or of a schedule made
-        at run time. Raises `ConfigurationError` for a schedule that cannot be.
+        The others are named by tasks, the setting `task_routes` and the schedules in the code.
+        A queue with priorities is listed as the queues of its priorities, the high one first;
+        with `priorities=False` by its own name alone. With a `task`, only the queues of this
+        task's calls are listed. A queue that is named by a call alone is not listed: in
+        `apply_async(queue=...)`, by a function in `task_routes` (which is asked for schedules
+        only), or in a schedule made at run time. Raises `ConfigurationError` for a wrong schedule.
         """
-        default, router = self.conf.task_default_queue, self.publisher.builder.router
-        named = self._scheduled_queues(task)
-        if task is None:
-            own = {each.policy.queue for each in self.tasks.values() if each.policy.queue}
-            named |= {default, *own, *router.queues}
-        else:
-            known = self.tasks.get(task)
-            own = known.policy.queue if known else None
-            named.add(own or router.queue_of(task) or default)
-        plain = [*({default} & named), *sorted(named - {default})]
+        entries: Iterable[Entry] = ()
+        if "schedules" in vars(self) or self.conf.beat_schedule:  # else not even loaded
+            entries = self.schedules.declared(check=False).values()
+        builder, default = self.publisher.builder, self.conf.task_default_queue
+        names = app_queues(builder, self.tasks, entries, task, default=default)
         named_priorities = self.conf.priority_queues
-        return queues_for(plain, named_priorities) if priorities and named_priorities else plain
-
-    def _scheduled_queues(self, task: str | None) -> set[str]:
-        """The queues that the schedules of a task, or of all, name or are routed to."""
-        if "schedules" not in vars(self) and not self.conf.beat_schedule:
-            return set()  # none is declared: what schedules need is not loaded
-        entries = self.schedules.declared(check=False).values()
-        routed = (
-            self.publisher.builder.routed(
-                each.task, each.args, each.kwargs, Options(**each.options)
-            )
-            for each in entries
-            if task in (None, each.task)
-        )
-        return {options.queue for options in routed if options.queue}
+        return queues_for(names, named_priorities) if priorities and named_priorities else names
 
     # ---- periodic tasks
 
     @cached_property
     def schedules(self) -> Schedules:
-        """The schedules of this app: to look at, and to add, pause and run at run time."""
+        """The schedules of this app: lists them, and adds, pauses and runs them at run time."""
         from cloudq.schedules.schedules import Schedules
 
         return Schedules(self.runtime, self.tasks, self.publisher, self._schedule_options)
@@ -270,11 +271,11 @@ class CloudQ:
         return options
 
     def periodic(self, when: object, /, **given: Unpack[EntryOptions]) -> PeriodicDecorator:
-        """Run a task again and again: `@app.periodic(crontab(hour=7), args=(16, 16))` above it.
+        """Run a task periodically: `@app.periodic(crontab(hour=7), args=(16, 16))` above it.
 
-        A function that is no task yet becomes one. A task may have several, each with its `name`,
-        which else is the task's. `cloudq beat` sends them, or the cloud's scheduler. Raises
-        `ConfigurationError`.
+        A plain function becomes a task. A task may have several schedules; each needs its own
+        `name` then, which is the task's by default. `cloudq beat` or the cloud's scheduler sends
+        the calls. Raises `ConfigurationError`.
         """
 
         def decorate(function: Any) -> Any:
@@ -294,7 +295,7 @@ class CloudQ:
         name: str | None = None,
         **options: Any,
     ) -> str:
-        """Run a signature again and again, as Celery has it; the entry's name."""
+        """Run a signature periodically, as in Celery. Returns the name of the schedule."""
         from cloudq.schedules.entry import periodic_entry
 
         entry, node = periodic_entry(sig, args, kwargs, options)
@@ -306,8 +307,8 @@ class CloudQ:
     def publish(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
         """Publish many calls, made by `task.prepare`, in as few requests as the broker allows.
 
-        All are checked before the first is sent. Raises as `task.delay`, and `PublishError`
-        naming the calls that the broker did not take.
+        All are checked before the first is sent. Raises the errors of `task.delay`, and
+        `PublishError` that names the calls which the broker refused.
         """
         return self.publisher.send_many(calls)
 
@@ -318,30 +319,20 @@ class CloudQ:
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncResult[Any]:
-        """Publish a call by the task's name, which need not be registered here.
+        """Publish a call by the name of a task, which may be registered elsewhere only.
 
-        The arguments of a task that is registered are checked.
+        The arguments of a task that is registered here are checked.
         """
         task = self.tasks.get(name)
         if task is not None:
             return task.apply_async(args, kwargs, **options)
         return self.publisher.send_by_name(name, Options.of(options), args, kwargs or {})
 
-    # ---- results
-
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 (Celery's name)
         """The result of a task by its id."""
         return self._results.untyped(id)
 
-    # ---- eager
-
-    def apply(
-        self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> EagerResult[R]:
-        """Run a task here, through the same executor as a worker; retries follow at once."""
-        return self._eager().apply(task, options, args, kwargs)
-
-    # ---- workflows
+    # ---- workflows, results and workers
 
     def signature(
         self,
@@ -357,52 +348,9 @@ class CloudQ:
             return from_dict(task, self)
         return Signature(task, args, kwargs, options, immutable=immutable, app=self)
 
-    def start(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Start a workflow; what `node.delay` does."""
-        if self.conf.task_always_eager:
-            return self.start_eagerly(node, args, kwargs)
-        if isinstance(node, Signature) and not (node.links or node.link_errors):
-            return self._start_one(node, args, kwargs)
-        return self.workflows.start(node, args, kwargs)
-
-    def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Run a workflow here and now; what `node.apply` does."""
-        self.workflows.checks.shape(node)
-        return self._eager().start(node.clone(args, kwargs))
-
-    def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
-        """Add a member to the chord of the running task; what `self.add_to_chord` does."""
-        return self.workflows.add_to_chord(node)
-
     def restore_group(self, id: str) -> GroupResult[Any] | None:
         """The results of a group that was saved; None if there is none, or not any more."""
         return self._results.group(id)
-
-    def _start_one(
-        self, node: Signature[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> AsyncResult[Any]:
-        """A single call: checked against its task, as `apply_async` does."""
-        node = node.clone(args, kwargs)
-        return self.send_task(node.task, node.args, node.kwargs, **cast("Any", node.options))
-
-    @property
-    def joins(self) -> Joins | None:
-        """What joins the members of chords; None without a result backend."""
-        return self.workflows.joins
-
-    @cached_property
-    def workflows(self) -> Workflows:
-        """What this app does with signatures, chains, groups and chords."""
-        from cloudq.canvas.workflows import Workflows
-
-        return Workflows(self.runtime, self.tasks, self.publisher)
-
-    def _eager(self) -> Eager:
-        from cloudq.app.eager import Eager
-
-        return Eager(self.executor(eager=True), self._every_task, self.publisher.builder)
-
-    # ---- workers
 
     @cached_property
     def control(self) -> Control:
@@ -411,19 +359,21 @@ class CloudQ:
 
         return Control(self.runtime, self._results, self._purge)
 
-    def _terminate(self, ids: Sequence[str], termination: Termination) -> None:
-        """Have the workers end tasks that run, as `result.revoke(terminate=True)` asks."""
-        self.control.stop(
-            ids, termination.signal, wait=termination.wait, timeout=termination.timeout
-        )
+    @property
+    def broker(self) -> Broker:
+        """The broker, opened at its first use. Raises `ConfigurationError`."""
+        return self.runtime.broker
 
-    def _purge(self) -> int | None:
-        """Empty the app's queues; how many messages that were, where the broker can tell."""
-        from cloudq.broker.purge import purge_queues
+    @property
+    def backend(self) -> Backend | None:
+        """The result store, opened at its first use; None when the app has none."""
+        return self.runtime.backend
 
-        return purge_queues(self.broker, self.queues())
+    def close(self) -> None:
+        """Close the broker and the backend; a later use opens them again."""
+        self.runtime.close()
 
-    # ---- what it stands on
+    # ---- plumbing: for the other packages of cloudq (see PLUMBING)
 
     def executor(
         self,
@@ -448,16 +398,55 @@ class CloudQ:
             **more,
         )
 
-    @property
-    def broker(self) -> Broker:
-        """The broker, opened at its first use. Raises `ConfigurationError`."""
-        return self.runtime.broker
+    @cached_property
+    def workflows(self) -> Workflows:
+        """What this app does with signatures, chains, groups and chords."""
+        from cloudq.canvas.workflows import Workflows
+
+        return Workflows(self.runtime, self.tasks, self.publisher)
 
     @property
-    def backend(self) -> Backend | None:
-        """The result store, opened at its first use; None when the app has none."""
-        return self.runtime.backend
+    def joins(self) -> Joins | None:
+        """What joins the members of chords; None without a result backend."""
+        return self.workflows.joins
 
-    def close(self) -> None:
-        """Close the broker and the backend; a later use opens them again."""
-        self.runtime.close()
+    def start(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Start a workflow; what `node.delay` does."""
+        if self.conf.task_always_eager:
+            return self.start_eagerly(node, args, kwargs)
+        if isinstance(node, Signature) and not (node.links or node.link_errors):
+            one = node.clone(args, kwargs)
+            return self.send_task(one.task, one.args, one.kwargs, **cast("Any", one.options))
+        return self.workflows.start(node, args, kwargs)
+
+    def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run a workflow here and now; what `node.apply` does."""
+        self.workflows.checks.shape(node)
+        return self._eager().start(node.clone(args, kwargs))
+
+    def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
+        """Add a member to the chord of the running task; what `self.add_to_chord` does."""
+        return self.workflows.add_to_chord(node)
+
+    def apply(
+        self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> EagerResult[R]:
+        """Run a task here, through the same executor as a worker; retries follow at once."""
+        return self._eager().apply(task, options, args, kwargs)
+
+    def _eager(self) -> Eager:
+        from cloudq.app.eager import Eager
+
+        return Eager(self.executor(eager=True), self._every_task, self.publisher.builder)
+
+    def _terminate(self, ids: Sequence[str], termination: Termination) -> None:
+        """Have the workers end tasks that run, as `result.revoke(terminate=True)` asks."""
+        self.control.stop(
+            ids, termination.signal, wait=termination.wait, timeout=termination.timeout
+        )
+
+    def _purge(self) -> int | None:
+        """Empty the app's queues; how many messages that were, where the broker can tell."""
+        from cloudq.broker.purge import purge_queues
+
+        return purge_queues(self.broker, self.queues())

@@ -6,28 +6,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from cloudq.errors import ConfigurationError
 
 Kind = Literal["inspect", "control"]
 Run = Callable[..., Any]
-
-
-class CommandState(Protocol):
-    """What a command gets as its first argument: the worker that it runs in.
-
-    Commands run one after the other in the worker's heartbeat thread, not in the children: one
-    that takes long delays the next beat and the other commands, and nothing else.
-    """
-
-    @property
-    def app(self) -> Any:
-        """The `CloudQ` app of the worker."""
-        ...
-
-    @property
-    def hostname(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,9 +68,9 @@ class Control:
             def set_level(state, n):
                 return {"ok": n}
 
-        The first parameter is the worker (`CommandState`), the others come by name; what it
-        returns must be JSON. `args` says how to read those that are not text. With `variadic`
-        the last one is a list. Raises `ConfigurationError`.
+        The first parameter is the worker, with its `app` and `hostname`. The others come by name.
+        The returned value must be JSON. `args` says how to read those that are not text. With
+        `variadic` the last one is a list. Raises `ConfigurationError`.
         """
         return self._decorator("control", name, args, variadic)
 
