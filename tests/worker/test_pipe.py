@@ -14,9 +14,9 @@ from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.driver import Delivery, Item, Key
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, Settlement
+from cloudq.messages.body import encode
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.values import encode
 from cloudq.results.record import Record, State
 from cloudq.worker.pool import pipe
 
