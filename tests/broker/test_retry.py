@@ -19,7 +19,7 @@ class Slow(Bench):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.pauses: list[float] = []
-        self._broker = Broker(
+        self.runtime._broker = Broker(
             self.wire,
             url="faulty://",
             publish_retries=self.conf.publish_retries,

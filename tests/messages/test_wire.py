@@ -162,7 +162,7 @@ def test_the_published_schema_is_that_of_the_message() -> None:
     assert json.loads(SCHEMA.read_text()) == schema()
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("v1-*.json")), ids=lambda path: path.stem)
 def test_golden_envelopes_fit_the_published_schema(path: Path) -> None:
     jsonschema.validate(json.loads(path.read_bytes()), json.loads(SCHEMA.read_text()))
 

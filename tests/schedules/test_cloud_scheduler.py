@@ -94,7 +94,7 @@ def test_the_cloud_is_made_equal_to_the_code(shop: Shop) -> None:
         "UTC",
     )
     assert shop.job("cloudq-shop-c").state.name == "PAUSED"
-    vars(shop.app).pop("schedules", None)
+    shop.app.schedules._declared.clear()
     shop.declare(crontab("30 8 * * 1-5"), "a.morning", timezone="Europe/Vienna")
     shop.declare(crontab("0 0 13 * 5"), "c")
     assert shop.apply() == [

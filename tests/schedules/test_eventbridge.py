@@ -60,7 +60,7 @@ class Shop:
 
     def anew(self) -> None:
         """Forget what was declared, as another version of the code."""
-        vars(self.app).pop("schedules", None)
+        self.app.schedules._declared.clear()
 
     def apply(self) -> Plan:
         plan = self.cloud.plan()
