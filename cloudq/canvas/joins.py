@@ -33,7 +33,7 @@ from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record, State
 from cloudq.runtime import Runtime
-from cloudq.tasks.signature import from_dict
+from cloudq.tasks.signature_json import from_dict
 
 log = logging.getLogger("cloudq.canvas")
 

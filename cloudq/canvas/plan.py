@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import orjson
 
 from cloudq.broker.retry import PublishPolicy, publish_policy
-from cloudq.canvas.freeze import Outline, end_of, final_id, frozen, outline
+from cloudq.canvas.freeze import Outline, end_of, final_id, frozen, outline, walk
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
 from cloudq.driver import Item, Value
 from cloudq.messages.message import TaskMessage
@@ -24,7 +24,8 @@ from cloudq.publishing.builder import MessageBuilder
 from cloudq.results.record import Record, State
 from cloudq.runtime import Runtime
 from cloudq.tasks.call_options import CallOptions
-from cloudq.tasks.signature import Node, Signature, chain, chord, from_dict, group, to_dict, walk
+from cloudq.tasks.signature import Node, Signature, chain, chord
+from cloudq.tasks.signature_json import from_dict
 from cloudq.tasks.task import Task
 
 CHORD_ERROR = "cloudq.errors.ChordError"
@@ -186,14 +187,13 @@ class Planner:
                 plan.publishing |= {} if publishing is None else {message.id: publishing}
         elif isinstance(node, chain):
             first, *others = node.tasks
-            rest = (*map(to_dict, others), *place.rest)
+            rest = (*(step.to_dict() for step in others), *place.rest)
             self._start(plan, first, before, replace(place, rest=rest))
         elif isinstance(node, chord):
             self._start_chord(plan, node, before, place)
         else:
-            members = cast("group[Any]", node)
-            inside = replace(place, rest=(), slot=None, group=members.id)
-            for member in members.tasks:
+            inside = replace(place, rest=(), slot=None, group=node.id)
+            for member in node.parts():
                 self._start(plan, member, before, inside)
 
     def _start_chord(self, plan: Plan, node: chord[Any], before: Before, place: Place) -> None:
@@ -231,7 +231,7 @@ class Planner:
         self, join: str, body: Node[Any], place: Place, shards: frozenset[str], count: int
     ) -> Item:
         """The item that says what follows a join."""
-        follows: Wire = {"node": to_dict(body), "rest": list(place.rest), "body": final_id(body)}
+        follows: Wire = {"node": body.to_dict(), "rest": list(place.rest), "body": final_id(body)}
         if place.slot is not None:
             follows["slot"] = place.slot.to_wire()
         for name in ("root", "parent", "group", "depth", "headers"):
@@ -262,8 +262,8 @@ class Planner:
             group=place.group,
             depth=place.depth,
             chain=list(place.rest),
-            link=[to_dict(callback) for callback in node.links],
-            link_error=[to_dict(errback) for errback in node.link_errors],
+            link=[callback.to_dict() for callback in node.links],
+            link_error=[errback.to_dict() for errback in node.link_errors],
             slot=place.slot.to_wire() if place.slot is not None else None,
             gather=before.gather if takes else None,
         )
@@ -281,10 +281,10 @@ def _outlast(plan: Plan, now: float) -> None:
 
 def _options(node: Signature[Any], place: Place) -> CallOptions:
     """A call's options; the headers of what started it travel on beside its own."""
-    options = {"task_id": node.id, **node.options}
+    options: Any = {"task_id": node.id, **node.options}
     if place.headers:
         options["headers"] = {**place.headers, **(node.options.get("headers") or {})}
-    return cast("CallOptions", options)
+    return options
 
 
 def _request(failed: Record, message: TaskMessage | None) -> Wire:

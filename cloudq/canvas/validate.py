@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from cloudq.errors import EncodeError, InvalidArguments
 from cloudq.messages.values import to_wire
 from cloudq.runtime import Runtime
-from cloudq.tasks.signature import Node, Signature, chain, chord, group
+from cloudq.tasks.signature import Node, Signature, chain, chord
 from cloudq.tasks.task import Task
 
 # Each level is two levels of JSON, of which the parsers of the wire take 254.
@@ -114,10 +114,7 @@ def _inside(node: Node[Any], given: bool) -> Sequence[tuple[Node[Any], str, bool
         members = node.header.tasks
         header = [(m, f"member {n}", given) for n, m in enumerate(members, 1)]
         return [*header, (node.body, "body", True)]
-    if isinstance(node, group):
-        members = cast("group[Any]", node).tasks
-        return [(m, f"member {n}", given) for n, m in enumerate(members, 1)]
-    return ()
+    return [(m, f"member {n}", given) for n, m in enumerate(node.parts(), 1)]
 
 
 def _callbacks(node: Node[Any]) -> Sequence[tuple[Node[Any], str, bool]]:

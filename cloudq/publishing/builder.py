@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields as fields_of
 from dataclasses import replace
 from functools import partial
-from operator import attrgetter
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -20,7 +18,7 @@ from cloudq.publishing.routing import Router
 from cloudq.publishing.tracing import in_span, open_tracing
 from cloudq.runtime import Runtime
 from cloudq.settings import Settings
-from cloudq.tasks.call_options import CallOptions, Options
+from cloudq.tasks.call_options import CALLER_ONLY, CallOptions, Options
 from cloudq.tasks.limits.keys import Later
 from cloudq.tasks.limits.rules import key_text
 from cloudq.tasks.priorities import queue_for
@@ -28,8 +26,6 @@ from cloudq.tasks.request import Request, current_request
 from cloudq.tasks.task import Task
 
 _PLAIN = ("json", "cloudq")
-# How hard a caller tries is the caller's alone.
-_CALLERS = frozenset({"retry", "retry_policy"})
 
 
 class MessageBuilder:
@@ -45,7 +41,7 @@ class MessageBuilder:
         """The rules of the setting `task_routes`, read anew when that has changed."""
         source = self._runtime.conf.task_routes
         if source is not self._router.source:
-            self._router = Router(source, CallOptions.__annotations__.keys() - _CALLERS)
+            self._router = Router(source, CallOptions.__annotations__.keys() - CALLER_ONLY)
         return self._router
 
     def of_call(
@@ -119,12 +115,10 @@ class MessageBuilder:
         """A call's options with those of its route, above which the call and the task stand."""
         if self._runtime.conf.task_routes is None:
             return options
-        task, given = self._tasks.get(name), _given(options)
+        task = self._tasks.get(name)
+        given: dict[str, Any] = {**options.given()}
         if task is not None:
-            for option in ("queue", "serializer", "compression"):
-                own = getattr(task.policy, option)
-                if own is not None:
-                    given.setdefault(option, own)
+            given = {**_own_options(task), **given}
         return Options(**{**self.router.route(name, args, kwargs, given, task), **given})
 
     def make(
@@ -156,7 +150,7 @@ class MessageBuilder:
             priority = task.policy.priority
         if priority is not None:
             queue = queue_for(queue, priority, conf.priority_queues)
-        fields |= _carried(options)
+        fields |= options.in_message()
         if options.countdown or options.eta is not None:
             fields["not_before"] = options.not_before(now, self._runtime.zone)
         if options.expires is not None or expires is not None:
@@ -213,24 +207,15 @@ def _form(
     return {key: value for key, value in form.items() if value and value not in _PLAIN}
 
 
-# What a call's options say that its message says as well.
-_CARRIED = (
-    "headers",
-    "time_limit",
-    "soft_time_limit",
-    "ignore_result",
-    "group_key",
-    "dedup_key",
-    "idempotency_key",
-    "shadow",
-    "unique_key",
-)
-_values = attrgetter(*_CARRIED)
-
-
-def _carried(options: Options) -> dict[str, Any]:
-    named = zip(_CARRIED, _values(options), strict=True)
-    return {name: value for name, value in named if value is not None}
+def _own_options(task: Task[..., Any]) -> dict[str, Any]:
+    """Return the options of a task itself that stand above those of a route."""
+    policy = task.policy
+    own = {
+        "queue": policy.queue,
+        "serializer": policy.serializer,
+        "compression": policy.compression,
+    }
+    return {name: value for name, value in own.items() if value is not None}
 
 
 def _group(
@@ -258,8 +243,3 @@ def _group(
     by_name = partial(task.arguments.named, checked, given)
     own: dict[str, Any] = {"group_key": options.get("group_key"), "dedup_key": ""}
     return cast("CallOptions", keys.missing(task.name, own, checked, given, by_name))
-
-
-def _given(options: Options) -> dict[str, Any]:
-    named = {field.name: getattr(options, field.name) for field in fields_of(options)}
-    return {name: value for name, value in named.items() if value is not None}

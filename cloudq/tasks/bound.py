@@ -16,7 +16,7 @@ from cloudq.results.record import own_state
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
 from cloudq.tasks.arguments import Arguments
-from cloudq.tasks.call_options import CallOptions, Options, checked_countdown, zoned
+from cloudq.tasks.call_options import CALLER_ONLY, CallOptions, Options, checked_countdown, zoned
 from cloudq.tasks.checkpoints import Continued, load, recall, remember, save
 from cloudq.tasks.options import Policy
 from cloudq.tasks.request import Request, current_request
@@ -125,7 +125,7 @@ class BoundTask:
             changes["kwargs"] = {name: to_wire(value) for name, value in named.items()}
         if options:
             made = Options.of(options)
-            unusable = {"task_id", "retry", "retry_policy"} & options.keys()
+            unusable = ({"task_id"} | CALLER_ONLY) & options.keys()
             if unusable:
                 raise InvalidArguments(f"{self.name}.retry: {min(unusable)} cannot be changed")
             changes |= options

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, cast
@@ -232,18 +232,14 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         return group([self.starmap(part) for part in parts])
 
     def _given(self) -> dict[str, Any]:
-        """The options that `options()` has set."""
-        given = {name: getattr(self._call_options, name) for name in CallOptions.__annotations__}
-        return {name: value for name, value in given.items() if value is not None}
+        """Return the options that `options()` has set."""
+        return {**self._call_options.given()}
 
     def linked(
         self, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Signature[R]:
-        """The signature of a call with callbacks: its other options, and those."""
-        given = {field.name: getattr(options, field.name) for field in fields(options)}
-        named = {name: value for name, value in given.items() if value is not None}
-        made = Signature[R](self.name, args, kwargs, app=self._app)
-        return made.set(**cast("CallOptions", named))
+        """Return a call with callbacks as a signature with all of its options."""
+        return Signature[R](self.name, args, kwargs, app=self._app).set(**options.given())
 
     def options(self, **options: Unpack[CallOptions]) -> Task[P, R]:
         """A copy of this task whose calls have these options: `t.options(countdown=5).delay()`."""
