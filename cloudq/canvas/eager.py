@@ -1,4 +1,4 @@
-"""Workflows run here and now, one task after the other."""
+"""Runs workflows in this process, one task after the other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Run = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], Eager
 def run_eagerly(
     node: Node[Any], before: Sequence[Any], run: Run, parent: AnyResult | None = None
 ) -> AnyResult:
-    """Run a node with `before` as its first arguments; its result, which has ended."""
+    """Run a node with `before` as its first arguments, and return its finished result."""
     result: AnyResult
     if isinstance(node, Signature):
         args = (() if node.immutable else tuple(before)) + node.args
