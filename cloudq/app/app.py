@@ -36,7 +36,8 @@ from cloudq.tasks.call_options import CallOptions, Options
 from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.priorities import queues_for
 from cloudq.tasks.request import Middleware
-from cloudq.tasks.signature import Node, Signature, from_dict
+from cloudq.tasks.signature import Node, Signature
+from cloudq.tasks.signature_json import from_dict
 from cloudq.tasks.task import Prepared, Task
 
 if TYPE_CHECKING:  # what only workers or only workflows need is loaded at its first use
@@ -343,7 +344,7 @@ class CloudQ:
         immutable: bool = False,
         **options: Unpack[CallOptions],
     ) -> Node[Any]:
-        """A call by the task's name, or any node from the dictionary that `to_dict` made."""
+        """A call by the task's name, or any node from the dictionary that `Node.to_dict` made."""
         if isinstance(task, Mapping):
             return from_dict(task, self)
         return Signature(task, args, kwargs, options, immutable=immutable, app=self)

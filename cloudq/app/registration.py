@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MethodType
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeGuard, TypeVar, cast, overload
 
 from cloudq.errors import ConfigurationError
 from cloudq.tasks.arguments import Arguments
-from cloudq.tasks.hooks import HOOKS
+from cloudq.tasks.hooks import HOOKS, Hooks
 from cloudq.tasks.limits.keys import check_keys
 from cloudq.tasks.limits.rules import check_templates
 from cloudq.tasks.options import TaskOptions, policy
@@ -92,7 +92,7 @@ def register(
     existing = tasks.get(name)
     if existing is not None and existing.function.__code__ != function.__code__:
         raise ConfigurationError(f"two tasks are named {name!r}: give one of them name=...")
-    base = options.get("base") or base
+    base = _task_class(name, options.get("base")) or base
     options = cast("TaskOptions", {**_class_options(base), **options})
     made = policy(name, options)
     arguments = Arguments(name, function, bound=bind, everything=options.get("pydantic", False))
@@ -117,6 +117,16 @@ def register(
             raise ConfigurationError(f"task {name}: its alias {known!r} is another task's name")
         tasks[known] = task
     return task
+
+
+def _task_class(name: str, given: type[Hooks] | None) -> type[Task[..., Any]] | None:
+    if given is None or _is_task_class(given):
+        return given
+    raise ConfigurationError(f"task {name}: base is {given!r}: it must be a subclass of Task")
+
+
+def _is_task_class(given: type[Any]) -> TypeGuard[type[Task[..., Any]]]:
+    return issubclass(given, Task)
 
 
 def _class_options(base: type[Task[..., Any]]) -> dict[str, Any]:

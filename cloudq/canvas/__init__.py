@@ -1,5 +1,5 @@
-"""Workflows: what is composed of signatures, how it is started, and how its parts are joined.
+"""Workflows at work: checking, freezing and starting them, and joining their members.
 
-`nodes` are the pieces that a user puts together, `plan` makes messages of them, `starting` sends
-those, `joins` starts what follows a group, `results` is what the caller holds.
+`cloudq.tasks.signature` has the nodes that users compose. `freeze` gives them ids, `plan` makes
+their messages, `workflows` sends those, and `joins` starts the bodies of chords.
 """

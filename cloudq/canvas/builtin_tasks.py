@@ -1,4 +1,4 @@
-"""The tasks that every app has: they do what workflows need and no user's task does."""
+"""The tasks that every app has for workflows: collect, map and starmap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAP, STARMAP = "cloudq.map", "cloudq.starmap"
 
 
 def builtin_tasks(app: TaskApp, tasks: Mapping[str, Task[..., Any]]) -> dict[str, Task[..., Any]]:
-    """The built-in tasks of an app, whose own tasks are `tasks`."""
+    """Make the built-in tasks of an app, whose own tasks are `tasks`."""
 
     def collect(values: list[Any]) -> list[Any]:
         return values
@@ -44,5 +44,7 @@ def builtin_tasks(app: TaskApp, tasks: Mapping[str, Task[..., Any]]) -> dict[str
 
 def _found(tasks: Mapping[str, Task[..., Any]], name: str) -> Task[..., Any]:
     if name not in tasks:
-        raise UnknownTask(f"there is no task {name!r} to map: is its module in the app's include?")
+        raise UnknownTask(
+            f"no task {name!r} is registered, so it cannot be mapped: add its module to include"
+        )
     return tasks[name]

@@ -1,9 +1,9 @@
-"""Workflows run here and now, one task after the other."""
+"""Runs workflows in this process, one task after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from cloudq.canvas.freeze import flattened
 from cloudq.errors import ChordError
@@ -11,7 +11,7 @@ from cloudq.messages.ids import new_id
 from cloudq.results.groups import AnyResult, GroupResult
 from cloudq.results.record import Record, State
 from cloudq.results.result import AsyncResult, EagerResult
-from cloudq.tasks.signature import Node, Signature, chain, chord, group
+from cloudq.tasks.signature import Node, Signature, chain, chord, is_group
 
 Run = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], EagerResult[Any]]
 """Runs one task: (name, args, kwargs, options)."""
@@ -20,7 +20,7 @@ Run = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], Eager
 def run_eagerly(
     node: Node[Any], before: Sequence[Any], run: Run, parent: AnyResult | None = None
 ) -> AnyResult:
-    """Run a node with `before` as its first arguments; its result, which has ended."""
+    """Run a node with `before` as its first arguments, and return its finished result."""
     result: AnyResult
     if isinstance(node, Signature):
         args = (() if node.immutable else tuple(before)) + node.args
@@ -31,7 +31,7 @@ def run_eagerly(
     elif isinstance(node, chord):
         result = _chord(node, before, run, parent)
     else:
-        members = flattened(cast("group[Any]", node).stream())
+        members = flattened(node.stream() if is_group(node) else node.parts())
         result = GroupResult(
             new_id(), [run_eagerly(member, before, run) for member in members], parent=parent
         )
@@ -56,9 +56,9 @@ def _chord(
     node: chord[Any], before: Sequence[Any], run: Run, parent: AnyResult | None
 ) -> AnyResult:
     header = run_eagerly(node.header, before, run, parent)
+    assert isinstance(header, GroupResult)
     if not header.successful():
-        leaves = cast("GroupResult[Any]", header).leaves()
-        failed = next(leaf for leaf in leaves if not leaf.successful())
+        failed = next(leaf for leaf in header.leaves() if not leaf.successful())
         error = ChordError(f"member {failed.id} failed: {failed.result!r}")
         record = Record(id=new_id(), state=State.FAILURE, error=str(error))
         return EagerResult(record, error=error)

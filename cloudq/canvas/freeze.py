@@ -1,24 +1,26 @@
-"""A workflow in its simplest form, in which every task and group has its id."""
+"""Freezes workflows: the simplest form of each, in which every task and group has its id."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from cloudq.messages.ids import new_id
-from cloudq.tasks.signature import Node, Signature, chain, chord, from_dict, group, joined
+from cloudq.results.groups import AnyResult, GroupResult, Make
+from cloudq.tasks.signature import Node, Signature, chain, chord, group, is_group, joined
+from cloudq.tasks.signature_json import from_dict
 
 COLLECT = "cloudq.collect"
-"""The task that gives the list of a join's values, where a group's end is one value of others."""
+"""The task that returns the values of a join as one list, for a group that is itself a member."""
 
 Outline = tuple[tuple[str, Any], "list[Any] | None"]
-"""The ids of a node and of what goes before it: `((id, before), members)`, as `as_tuple` has."""
+"""The ids of a node and of the nodes before it: `((id, before), members)`, as from `as_tuple`."""
 
 
 def frozen(node: Node[Any], *, in_slot: bool = False) -> Node[Any]:
-    """A copy in its simplest form in which every task and group has an id.
+    """Copy a node in its simplest form, and give every task and group an id.
 
-    `in_slot`: its value is for others, so a group at its end is collected into one value.
+    With `in_slot` the value goes to a join, so a group at the end is collected into one value.
     """
     return _frozen(node.clone(), in_slot=in_slot)
 
@@ -32,10 +34,9 @@ def _frozen(node: Node[Any], *, in_slot: bool) -> Node[Any]:
         return _frozen_chain(node, in_slot=in_slot)
     if isinstance(node, chord):
         return _frozen_chord(node, in_slot=in_slot)
-    members = cast("group[Any]", node)
     if in_slot:
-        return _frozen_chord(chord(members, Signature(COLLECT, app=members.app)), in_slot=True)
-    flat = group([_frozen(member, in_slot=False) for member in flattened(members.tasks)])
+        return _frozen_chord(chord(node, Signature(COLLECT, app=node.app)), in_slot=True)
+    flat = group([_frozen(member, in_slot=False) for member in flattened(node.parts())])
     flat.id = node.id or new_id()
     flat.app = node.app
     return flat
@@ -68,23 +69,30 @@ def _frozen_chord(node: chord[Any], *, in_slot: bool) -> Node[Any]:
 
 
 def flattened(members: Iterable[Node[Any]]) -> Iterator[Node[Any]]:
-    """The members of a group; those of a group directly in it are its own."""
+    """Yield the members of a group, with those of groups directly in it in their place."""
     for member in members:
-        if isinstance(member, group):
-            yield from flattened(cast("group[Any]", member).stream())
+        if is_group(member):
+            yield from flattened(member.stream())
         else:
             yield member
 
 
+def walk(node: Node[Any]) -> Iterator[Node[Any]]:
+    """Yield a node and all nodes inside it, callbacks left out."""
+    yield node
+    for part in node.parts():
+        yield from walk(part)
+
+
 def end_of(node: Node[Any]) -> Node[Any]:
-    """The signature whose value is that of a node frozen for a slot."""
+    """Return the signature whose value is that of a node frozen for a slot."""
     if isinstance(node, chain):
         return end_of(node.tasks[-1])
     return end_of(node.body) if isinstance(node, chord) else node
 
 
 def final_id(node: Node[Any]) -> str:
-    """The id of the task whose value is the value of a frozen node (of a group: its own)."""
+    """Return the id of the task that gives the value of a frozen node; of a group its own id."""
     if isinstance(node, chain):
         return final_id(node.tasks[-1])
     if isinstance(node, chord):
@@ -93,47 +101,47 @@ def final_id(node: Node[Any]) -> str:
 
 
 def last(node: Node[Any]) -> list[Signature[Any]]:
-    """The calls whose values are those of a node, of a group all its members'."""
+    """Return the calls that give the value of a node; of a group those of all members."""
     if isinstance(node, chain):
         return last(node.tasks[-1])
     if isinstance(node, chord):
         return last(node.body)
-    if isinstance(node, group):
-        return [call for member in cast("group[Any]", node).tasks for call in last(member)]
-    return [cast("Signature[Any]", node)]
+    if isinstance(node, Signature):
+        return [node]
+    return [call for member in node.parts() for call in last(member)]
 
 
 def ends(node: Node[Any]) -> list[str]:
-    """The ids of the tasks whose values are those of a frozen node, of a group all its members'."""
+    """Return the ids of the tasks that give the value of a frozen node."""
     return [str(call.id) for call in last(node)]
 
 
 def ends_of(rest: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The same of all the steps that are still to come in a chain."""
+    """Return the same ids for all remaining steps of a chain."""
     return [id for step in rest for id in ends(from_dict(step))]
 
 
 def outline(node: Node[Any], before: Any = None) -> Outline:
-    """The ids of a frozen node, as those of its result."""
+    """Return the ids of a frozen node in the shape of its result."""
     if isinstance(node, chain):
-        for step in node.tasks:
+        *earlier, end = node.tasks
+        for step in earlier:
             before = outline(step, before)
-        return cast("Outline", before)
+        return outline(end, before)
     if isinstance(node, chord):
         header = ((str(node.id), before), [outline(member) for member in node.header.tasks])
         return outline(node.body, header)
-    if isinstance(node, group):
-        members = cast("group[Any]", node).tasks
-        return (str(node.id), before), [outline(member) for member in members]
+    if is_group(node):
+        return (str(node.id), before), [outline(member) for member in node.tasks]
     return (str(node.id), before), None
 
 
-# So many ids of what a task has started are kept in its record, which each reader pays for.
+# Each reader of a record pays for the ids of the children in it, so they are limited.
 _KEPT = 100
 
 
 def brief(started: Sequence[Any]) -> list[Any]:
-    """Outlines with no more ids than a record keeps: members beyond that are left out."""
+    """Cut outlines to the number of ids that a record keeps."""
     left = _KEPT
 
     def cut(outline: Any) -> Any:
@@ -147,3 +155,27 @@ def brief(started: Sequence[Any]) -> list[Any]:
         return [cut(outline) for outline in outlines if left > 0]
 
     return kept(started)
+
+
+def result_of(node: Node[Any], make: Make, parent: AnyResult | None = None) -> AnyResult:
+    """Return the result of a frozen node; results of earlier nodes become its parents."""
+    if isinstance(node, chain):
+        *earlier, end = node.tasks
+        for step in earlier:
+            parent = result_of(step, make, parent)
+        return result_of(end, make, parent)
+    if isinstance(node, chord):
+        header = _group_result(node.id, node.header, make, parent)
+        return result_of(node.body, make, header)
+    if is_group(node):
+        return _group_result(node.id, node, make, parent)
+    made = make(str(node.id), node.task if isinstance(node, Signature) else "")
+    made.parent = parent
+    return made
+
+
+def _group_result(
+    id: str | None, members: group[Any], make: Make, parent: AnyResult | None
+) -> GroupResult[Any]:
+    results = [result_of(member, make) for member in members.tasks]
+    return GroupResult(str(id), results, parent=parent)

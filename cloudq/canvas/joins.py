@@ -1,9 +1,9 @@
-"""Joins: members leave word, the last one out starts what follows, and it runs once.
+"""Chord joins: each member marks its slot done, and the last one enqueues the body exactly once.
 
-A member's slot is removed from a set, so that removing it twice is removing it once. Whoever
-finds the last set empty claims what follows, sends it under an id that was fixed in advance, and
-notes that it is sent. A crash at any point leaves the member's message unacked; its redelivery
-comes by here again and does what is missing.
+A member removes its slot from a set, so that removing it twice changes nothing. The process that
+finds the last set empty claims the join, sends the body under an id that was fixed in advance,
+and records that it is sent. After a crash at any point the member's message is delivered again,
+and its settlement repeats the missing steps.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
@@ -33,25 +33,23 @@ from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record, State
 from cloudq.runtime import Runtime
-from cloudq.tasks.signature import from_dict
+from cloudq.tasks.signature_json import from_dict
 
 log = logging.getLogger("cloudq.canvas")
 
-# Whoever dies while it sends what follows keeps the others from it for this long, in seconds.
+# If a process dies while it sends the body, others wait for this many seconds.
 _CLAIM = 15.0
-# What the services say of a request that they will never take.
+# Codes of requests that a service will never accept.
 _NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
-# Members added by members have shards of their own, behind all that the header can have.
+# Members added at run time have shards of their own, numbered above those of any header.
 _ADDED = 5_000_000
 
 
 class JoinBusy(BackendError):
-    """Another process is starting what follows a join; ask again after `after` seconds."""
+    """Raised while another process is starting the body of a join; try again after `after` s."""
 
     def __init__(self, join: str, after: float) -> None:
-        super().__init__(
-            f"another process is starting what follows the join {join}", code=Code.THROTTLED
-        )
+        super().__init__(f"join {join}: another process is starting the body", code=Code.THROTTLED)
         self.after = after
 
 
@@ -70,14 +68,17 @@ class Joins:
         """The store that keeps the joins. Raises `ConfigurationError` where the app has none."""
         backend = self._runtime.backend
         if backend is None:
-            raise ConfigurationError("a chord's values are in the result backend: there is none")
+            raise ConfigurationError(
+                "a chord joins its members in the result backend, and the app has none: "
+                "set CloudQ(backend=...) or CLOUDQ_BACKEND"
+            )
         return backend
 
     def leave(self, member_results: Sequence[MemberResult]) -> Mapping[int, ServiceError]:
-        """Members have ended, and that is recorded: do what follows from it.
+        """Mark members done whose records are stored, and start the bodies of complete joins.
 
-        Those of one shard leave in one request. Returns what went wrong by the place of the word,
-        which is to be left again then; raises nothing.
+        Members of one shard take one request. Returns the errors by position in
+        `member_results`, which the caller is to pass again; raises nothing.
         """
         wrong: dict[int, ServiceError] = {}
         shards: dict[str, dict[int, list[int]]] = {}
@@ -103,7 +104,7 @@ class Joins:
         member_results: Sequence[MemberResult],
         numbers: Mapping[int, Sequence[int]],
     ) -> None:
-        """Take members out of their shards; if they are the last ones out, go on."""
+        """Remove members from their shards; start the body if they were the last ones."""
         empty: list[int] = []
         for number, places in numbers.items():
             left = self._discard(join, number, [member_results[at].slot.index for at in places])
@@ -116,7 +117,7 @@ class Joins:
             self.go_on(join, root)
 
     def _failed(self, slot: Slot, record: Record) -> None:
-        """What follows fails with it, at once."""
+        """Fail the body of a join at once, because a member has failed."""
         change = Change(
             set={"failed": record.id},
             keep_expires=True,
@@ -143,9 +144,10 @@ class Joins:
         try:
             fields = self.backend.update(shard_key(join, number), change).fields
         except ConditionFailed:
-            log.warning("the join %s is not there any more", join)
+            log.warning("join %s: it has expired, so its body will not run", join)
             return None
-        return cast("frozenset[str]", fields.get("left") or frozenset())
+        left = fields.get("left")
+        return left if isinstance(left, frozenset) else frozenset()
 
     def _discard_shards(self, join: str, numbers: Sequence[int]) -> Mapping[str, Value] | None:
         change = Change(
@@ -159,9 +161,9 @@ class Joins:
             return None
 
     def go_on(self, join: str, root: Mapping[str, Value]) -> None:
-        """Send what follows, unless somebody has.
+        """Send the body of a complete join, unless that is done.
 
-        Raises `JoinBusy` while somebody else is at it: whoever that is may have died.
+        Raises `JoinBusy` while another process is sending it, since that one may have died.
         """
         if root.get("sent") or root.get("failed"):
             return
@@ -195,7 +197,7 @@ class Joins:
             self._runtime.broker.send(plan.messages)
 
     def _claim(self, join: str) -> str | None:
-        """Claim a join for as long as it takes to send what follows; None if that is done."""
+        """Claim a join for the time that sending its body takes; None if it is sent already."""
         claim, now = new_id(), self.backend.clock()
         change = Change(
             set={"owner": claim, "until": now + _CLAIM},
@@ -213,27 +215,32 @@ class Joins:
             fields: Mapping[str, Value] = refused.current.fields if refused.current else {}
             if fields.get("sent") or fields.get("failed") or "follows" not in fields:
                 return None
-            ends = float(cast("float", fields.get("until", now)))
+            ends = float(str(fields.get("until", now)))
             raise JoinBusy(join, max(1.0, ends - now)) from refused
         return claim
 
     def _unclaim(self, join: str, claim: str) -> None:
-        """Let go of a claim, so that the next try need not wait for its end."""
+        """Release a claim, so that the next try need not wait for its end."""
         own = Check(field="owner", op=Op.EQ, value=claim)
         change = Change(set={"until": 0.0}, keep_expires=True, when=(own,))
         try:
             self.backend.update(join_key(join), change)
         except (ServiceError, ConditionFailed) as error:
-            log.warning("the join %s stays claimed for %g s: %s", join, _CLAIM, error)
+            log.warning(
+                "join %s: the claim could not be released, so it lasts for %g s more: %s",
+                join,
+                _CLAIM,
+                error,
+            )
 
     def _give_up(self, join: str, root: Mapping[str, Value], why: Exception) -> None:
-        """Fail what follows, which cannot be started, now or ever."""
+        """Fail a body that can never be started."""
         change = Change(set={"failed": "itself"}, keep_expires=True)
         self.backend.update(join_key(join), change)
         self._fail(join, root, f"it cannot be started: {why}")
 
     def abandon(self, join: str, why: str) -> None:
-        """Fail what follows a join whose header could not be sent to its end."""
+        """Fail the body of a join whose header could be sent only in part."""
         change = Change(
             set={"failed": "its header"},
             keep_expires=True,
@@ -277,7 +284,7 @@ class Joins:
         """
         one = Change(increment={"count": 1, "added": 1}, keep_expires=True)
         root = self.backend.update(join_key(slot.join), one).fields
-        number = _ADDED + int(cast("int", root["added"]))
+        number = _ADDED + _number(root, "added")
         index = number * SHARD
         fields = {"left": frozenset({str(index)}), "ids": orjson.dumps([id]).decode()}
         expires = self.backend.clock() + self.backend.expires
@@ -288,19 +295,21 @@ class Joins:
         return Slot(join=slot.join, index=index)
 
     def values(self, join: str) -> list[Any]:
-        """The values of a join's members, in their order. Raises `ChordError` if one is gone."""
+        """Return the values of a join's members in order. Raises `ChordError` if one expired."""
         ids = members_of(join, self.backend)
         if ids is None:
-            raise ChordError(f"the join {join} is not there any more: it has expired")
+            raise ChordError(f"the join {join} has expired: raise the setting result_expires")
         records = self.backend.records(ids)
         missing = next((id for id in ids if _unusable(records.get(id))), None)
         if missing is not None:
-            raise ChordError(f"the value of member {missing} is not there any more")
+            raise ChordError(
+                f"the value of member {missing} has expired: raise the setting result_expires"
+            )
         return [load_value(value) if (value := records[id].value) else None for id in ids]
 
 
 def store_joins(items: Sequence[Item], backend: Backend) -> None:
-    """Store what joins keep, before any member is sent. Raises `BackendError`."""
+    """Store the items of joins before any member is sent. Raises `BackendError`."""
     failures = backend.put(items) if items else {}
     if failures:
         first = next(iter(failures.values()))
@@ -308,20 +317,24 @@ def store_joins(items: Sequence[Item], backend: Backend) -> None:
 
 
 def members_of(join: str, backend: Backend) -> list[str] | None:
-    """The ids of the tasks that a join gets its values of; None if it is not there any more."""
+    """Return the ids of the tasks whose values a join collects; None if it has expired."""
     root = backend.get([join_key(join)]).get(join_key(join))
     if root is None:
         return None
-    added = int(cast("int", root.fields.get("added", 0)))
-    shards = -(-(int(cast("int", root.fields["count"])) - added) // SHARD)
+    added = _number(root.fields, "added")
+    shards = -(-(_number(root.fields, "count") - added) // SHARD)
     numbers = [*range(shards), *range(_ADDED + 1, _ADDED + 1 + added)]
     keys = [shard_key(join, number) for number in numbers]
     found = backend.get(keys)
     return [id for key in keys for id in _ids(found.get(key))]
 
 
+def _number(fields: Mapping[str, Value], name: str) -> int:
+    return int(str(fields.get(name, 0)))
+
+
 def _no_queue(error: BrokerError) -> bool:
-    """Whether a message is for a queue that there is not: one body must not hold up a worker."""
+    """Tell whether the body's queue does not exist; retrying for it would block a worker."""
     return error.code == Code.NOT_FOUND
 
 

@@ -1,21 +1,21 @@
-"""From a workflow to the messages that start it: ids for all of it, and what each task carries.
+"""Plans the start of workflows: the items to store and the messages to send.
 
-Every task of a workflow has its id before anything is sent, so that whatever is repeated after a
-crash is the same call again. A message carries what is to follow: the steps of its chain, its
-callbacks, and the slot of a join that its value is for.
+Every task of a workflow has its id before anything is sent, so that a repetition after a crash
+sends the same calls again. A message carries its own continuation: the next steps of its chain,
+its callbacks, and the slot of the join that gets its value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import orjson
 
 from cloudq.broker.retry import PublishPolicy, publish_policy
-from cloudq.canvas.freeze import Outline, end_of, final_id, frozen, outline
+from cloudq.canvas.freeze import Outline, end_of, final_id, frozen, outline, walk
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
 from cloudq.driver import Item, Value
 from cloudq.messages.message import TaskMessage
@@ -24,18 +24,19 @@ from cloudq.publishing.builder import MessageBuilder
 from cloudq.results.record import Record, State
 from cloudq.runtime import Runtime
 from cloudq.tasks.call_options import CallOptions
-from cloudq.tasks.signature import Node, Signature, chain, chord, from_dict, group, to_dict, walk
+from cloudq.tasks.signature import Node, Signature, chain, chord
+from cloudq.tasks.signature_json import from_dict
 from cloudq.tasks.task import Task
 
 CHORD_ERROR = "cloudq.errors.ChordError"
-"""What the body of a chord fails with."""
+"""The error type of a chord's body after a member has failed."""
 
 Wire = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Before:
-    """What a node gets from what went before it: a value, or the values of a join, or nothing."""
+    """The input of a node: the value of the task before it, the values of a join, or nothing."""
 
     values: tuple[Any, ...] = ()  # as wire values
     gather: str | None = None
@@ -43,7 +44,7 @@ class Before:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a node stands: what follows it, which slot its value is for, where it comes from."""
+    """The position of a node: the steps after it, the slot for its value, and its origin."""
 
     rest: tuple[Wire, ...] = ()
     slot: Slot | None = None
@@ -56,10 +57,10 @@ class Place:
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """What starts nodes: items to store first, then messages to send.
+    """The start of some nodes: items to store first, then messages to send.
 
-    `outlines` are the ids of what is started, for the record of what starts it. `publishing` says
-    how often calls of their own mind are sent again when it is the caller who sends them.
+    `outlines` has the ids of the started nodes, for the record of the task that starts them.
+    `publishing` has the publish policies of calls that set their own.
     """
 
     items: list[Item] = field(default_factory=list[Item])
@@ -68,12 +69,12 @@ class Plan:
     publishing: dict[str, PublishPolicy] = field(default_factory=dict[str, PublishPolicy])
 
 
-# W3C Trace Context: what ties the spans of one trace together.
+# The headers of W3C Trace Context, which connect the spans of one trace.
 _TRACE = frozenset({"traceparent", "tracestate", "baggage"})
 
 
 def trace_of(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """The headers that a task's own calls carry on too."""
+    """Return the trace headers, which a task's own calls carry too."""
     return {name: value for name, value in headers.items() if name in _TRACE} if headers else {}
 
 
@@ -88,7 +89,7 @@ class Planner:
         self._builder = builder
 
     def start(self, node: Node[Any], before: Before, place: Place) -> Plan:
-        """What starts a frozen node."""
+        """Plan the start of a frozen node."""
         plan = Plan()
         self._start(plan, node, before, place)
         if plan.items:
@@ -96,7 +97,7 @@ class Planner:
         return plan
 
     def after(self, message: TaskMessage, record: Record) -> Plan:
-        """What a task's end starts: the next of its chain, and its callbacks."""
+        """Plan what a task's end starts: the next step of its chain, and its callbacks."""
         place = Place(
             root=message.root or message.id,
             parent=message.id,
@@ -122,7 +123,7 @@ class Planner:
         plan.outlines.append(outline(node))
 
     def in_place_of(self, message: TaskMessage, node: Node[Any]) -> Plan:
-        """What starts a workflow in the place of a task: its end has the task's id."""
+        """Plan the start of a workflow that replaces a task: its last task gets the task's id."""
         made = frozen(node, in_slot=True)
         end = end_of(made)
         end.id = message.id
@@ -154,7 +155,7 @@ class Planner:
         place: Place,
         message: TaskMessage | None = None,
     ) -> Plan:
-        """What starts error callbacks; their ids follow from that of the failed task."""
+        """Plan the start of error callbacks, whose ids are derived from the failed task's id."""
         plan = Plan()
         request = _request(failed, message)
         for number, errback in enumerate(errbacks):
@@ -186,14 +187,13 @@ class Planner:
                 plan.publishing |= {} if publishing is None else {message.id: publishing}
         elif isinstance(node, chain):
             first, *others = node.tasks
-            rest = (*map(to_dict, others), *place.rest)
+            rest = (*(step.to_dict() for step in others), *place.rest)
             self._start(plan, first, before, replace(place, rest=rest))
         elif isinstance(node, chord):
             self._start_chord(plan, node, before, place)
         else:
-            members = cast("group[Any]", node)
-            inside = replace(place, rest=(), slot=None, group=members.id)
-            for member in members.tasks:
+            inside = replace(place, rest=(), slot=None, group=node.id)
+            for member in node.parts():
                 self._start(plan, member, before, inside)
 
     def _start_chord(self, plan: Plan, node: chord[Any], before: Before, place: Place) -> None:
@@ -210,13 +210,13 @@ class Planner:
     def join_items(
         self, join: str, body: Node[Any], place: Place, ids: Sequence[str]
     ) -> list[Item]:
-        """What a join keeps: what follows it, and in shards which members are still out."""
+        """Make the items of a join: its body, and in shards the slots of unfinished members."""
         shards = self.shard_items(join, ids)
         numbers = frozenset(str(number) for number in range(len(shards)))
         return [*shards, self.root_item(join, body, place, numbers, len(ids))]
 
     def shard_items(self, join: str, ids: Sequence[str], *, first: int = 0) -> list[Item]:
-        """Shards for members with these ids, from number `first` on (the start of a shard)."""
+        """Make the shards of members with these ids, from slot `first` on, which starts a shard."""
         expires = self._runtime.clock() + self._runtime.conf.result_expires
         shards: list[Item] = []
         for start in range(0, len(ids), SHARD):
@@ -230,8 +230,8 @@ class Planner:
     def root_item(
         self, join: str, body: Node[Any], place: Place, shards: frozenset[str], count: int
     ) -> Item:
-        """The item that says what follows a join."""
-        follows: Wire = {"node": to_dict(body), "rest": list(place.rest), "body": final_id(body)}
+        """Make the root item of a join, which has its body and its place."""
+        follows: Wire = {"node": body.to_dict(), "rest": list(place.rest), "body": final_id(body)}
         if place.slot is not None:
             follows["slot"] = place.slot.to_wire()
         for name in ("root", "parent", "group", "depth", "headers"):
@@ -262,15 +262,15 @@ class Planner:
             group=place.group,
             depth=place.depth,
             chain=list(place.rest),
-            link=[to_dict(callback) for callback in node.links],
-            link_error=[to_dict(errback) for errback in node.link_errors],
+            link=[callback.to_dict() for callback in node.links],
+            link_error=[errback.to_dict() for errback in node.link_errors],
             slot=place.slot.to_wire() if place.slot is not None else None,
             gather=before.gather if takes else None,
         )
 
 
 def _outlast(plan: Plan, now: float) -> None:
-    """Have what joins keep live on for as long after the last member's delay as without one."""
+    """Keep the items of joins longer by the longest delay of a member."""
     delay = max((m.not_before or 0.0 for m in plan.messages), default=0.0) - now
     if delay > 0:
         plan.items = [
@@ -280,15 +280,15 @@ def _outlast(plan: Plan, now: float) -> None:
 
 
 def _options(node: Signature[Any], place: Place) -> CallOptions:
-    """A call's options; the headers of what started it travel on beside its own."""
-    options = {"task_id": node.id, **node.options}
+    """Return a call's options, with the headers of the call that started it beside its own."""
+    options: Any = {"task_id": node.id, **node.options}
     if place.headers:
         options["headers"] = {**place.headers, **(node.options.get("headers") or {})}
-    return cast("CallOptions", options)
+    return options
 
 
 def _request(failed: Record, message: TaskMessage | None) -> Wire:
-    """What an error callback may know of the failed call."""
+    """Describe the failed call for an error callback."""
     request: Wire = {"id": failed.id, "task": failed.task, "retries": failed.retries}
     if message is not None:
         named = {"args": message.args, "kwargs": message.kwargs, "queue": message.queue}
@@ -297,7 +297,7 @@ def _request(failed: Record, message: TaskMessage | None) -> Wire:
 
 
 def _named(node: Node[Any], failed: str, number: int) -> Node[Any]:
-    """The node with ids that are the same each time this failure is settled."""
+    """Give a node ids that are the same each time this failure is settled."""
     for place, each in enumerate(walk(node)):
         if each.id is not None:
             each.id = str(uuid5(NAMESPACE_URL, f"cloudq/errback/{failed}/{number}/{place}"))

@@ -1,4 +1,4 @@
-"""Where the members of a join leave word that they have ended."""
+"""Slots of joins: one for each member, stored in shards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cloudq.driver import Key
 from cloudq.results.record import Record
 
-# So many members share an item of the store, which so many will change one after the other.
+# The members of one shard share an item of the store, so their updates wait for each other.
 SHARD = 100
 
 
@@ -19,29 +19,29 @@ class Slot:
     index: int
 
     def to_wire(self) -> str:
-        """As one string, `index@join`."""
+        """Write the slot as one string, `index@join`."""
         return f"{self.index}@{self.join}"
 
     @classmethod
     def from_wire(cls, text: str) -> Slot:
-        """The slot in a string that `to_wire` made."""
+        """Read the string that `to_wire` made."""
         index, _, join = text.partition("@")
         return cls(join=join, index=int(index))
 
 
 def join_key(join: str) -> Key:
-    """Where a join says what follows it, and which of its shards are not done."""
+    """Return the key of a join's root item, which has its body and its unfinished shards."""
     return Key(f"join#{join}")
 
 
 def shard_key(join: str, number: int) -> Key:
-    """Where a shard of a join keeps which of its members are still out."""
+    """Return the key of a shard, which has the slots of its unfinished members."""
     return Key(f"join#{join}", f"s{number:07d}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberResult:
-    """What a member leaves at its slot: the record of its end."""
+    """The record of a member's end, with its slot in the join."""
 
     slot: Slot
     record: Record

@@ -1,15 +1,15 @@
-"""What is wrong with a workflow before any of it is sent, naming the part that it is wrong with."""
+"""Validates workflows before any task is sent; errors name the part at fault."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from cloudq.errors import EncodeError, InvalidArguments
 from cloudq.messages.values import to_wire
 from cloudq.runtime import Runtime
-from cloudq.tasks.signature import Node, Signature, chain, chord, group
+from cloudq.tasks.signature import Node, Signature, chain, chord
 from cloudq.tasks.task import Task
 
 # Each level is two levels of JSON, of which the parsers of the wire take 254.
@@ -24,18 +24,18 @@ class Checks:
         self._tasks = tasks
 
     def check(self, node: Node[Any]) -> None:
-        """Look at a workflow whose own generators are read. Raises `InvalidArguments`."""
+        """Check a whole workflow, which reads its generators. Raises `InvalidArguments`."""
         for count, part in enumerate(_parts(node), 1):
             self.count(count)
             self._fit(part)
 
     def shape(self, node: Node[Any]) -> None:
-        """Look only at how it hangs together: what is cyclic cannot even be copied."""
+        """Check only for cycles, depth and size, so that the workflow can be copied."""
         for count, _ in enumerate(_parts(node), 1):
             self.count(count)
 
     def count(self, tasks: int) -> None:
-        """Raise `InvalidArguments` where so many tasks are too many for one call."""
+        """Raise `InvalidArguments` for more tasks than the setting `max_fan_out` allows."""
         most = self._runtime.conf.max_fan_out
         if tasks > most:
             raise InvalidArguments(
@@ -58,7 +58,7 @@ class Checks:
             raise InvalidArguments(f"{part.place}{error}") from error
 
     def blame(self, node: Node[Any], error: EncodeError) -> EncodeError:
-        """The error with the name of the part whose arguments cannot be sent."""
+        """Return the error with the name of the part whose arguments cannot be sent."""
         for part in _parts(node):
             named = [*enumerate(part.signature.args, 1), *part.signature.kwargs.items()]
             for name, value in named:
@@ -81,12 +81,12 @@ class Part:
 
     @property
     def place(self) -> str:
-        """Where it is, as the start of a sentence; nothing for a signature alone."""
+        """The path as the start of an error message; empty for a signature alone."""
         return _at(self.path)
 
 
 def _parts(node: Node[Any]) -> Iterator[Part]:
-    """The signatures of a workflow. Raises `InvalidArguments` if it is cyclic or too deep."""
+    """Yield the signatures of a workflow. Raises `InvalidArguments` for a cyclic or deep one."""
     stack: list[tuple[Node[Any], tuple[str, ...], bool, tuple[int, ...]]] = [(node, (), False, ())]
     while stack:
         current, path, given, above = stack.pop()
@@ -107,17 +107,14 @@ def _parts(node: Node[Any]) -> Iterator[Part]:
 
 
 def _inside(node: Node[Any], given: bool) -> Sequence[tuple[Node[Any], str, bool]]:
-    """What a node is made of: name, and whether it gets a value first."""
+    """Return the parts of a node: each with a name, and whether it gets a value first."""
     if isinstance(node, chain):
         return [(s, f"step {n}", given or n > 1) for n, s in enumerate(node.tasks, 1)]
     if isinstance(node, chord):
         members = node.header.tasks
         header = [(m, f"member {n}", given) for n, m in enumerate(members, 1)]
         return [*header, (node.body, "body", True)]
-    if isinstance(node, group):
-        members = cast("group[Any]", node).tasks
-        return [(m, f"member {n}", given) for n, m in enumerate(members, 1)]
-    return ()
+    return [(m, f"member {n}", given) for n, m in enumerate(node.parts(), 1)]
 
 
 def _callbacks(node: Node[Any]) -> Sequence[tuple[Node[Any], str, bool]]:

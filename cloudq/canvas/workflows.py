@@ -1,25 +1,43 @@
-"""The workflows of one app: starting them, running them eagerly, joining their members."""
+"""Starts an app's workflows, adds members to running chords, and gathers the values of joins."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from cloudq.canvas.freeze import final_id, frozen
-from cloudq.canvas.joins import Joins
-from cloudq.canvas.plan import Before, Place, Planner, trace_of
-from cloudq.canvas.slots import Slot
-from cloudq.canvas.starting import Starter
+from cloudq.canvas.freeze import final_id, flattened, frozen, result_of
+from cloudq.canvas.joins import Joins, store_joins
+from cloudq.canvas.plan import Before, Place, Plan, Planner, trace_of
+from cloudq.canvas.slots import SHARD, Slot, join_key
 from cloudq.canvas.validate import Checks
-from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.driver import Change
+from cloudq.errors import (
+    ConfigurationError,
+    EncodeError,
+    InvalidArguments,
+    PartlyStarted,
+    PublishError,
+)
+from cloudq.messages.ids import new_id
 from cloudq.publishing.builder import depth_below
 from cloudq.publishing.publisher import Publisher
-from cloudq.results.groups import AnyResult, as_tuple
+from cloudq.results.backend import Backend
+from cloudq.results.groups import AnyResult, GroupResult, as_tuple
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
 from cloudq.tasks.request import current_request
-from cloudq.tasks.signature import Node
+from cloudq.tasks.signature import Node, chain, chord, group, is_group
 from cloudq.tasks.task import Task
+
+_NO_STORE = (
+    "a chord joins its members in the result backend, and the app has none: "
+    "set CloudQ(backend=...) or CLOUDQ_BACKEND"
+)
+# The members of a generator are stored and sent this many at a time, in whole shards.
+_PORTION = 10 * SHARD
 
 
 class Workflows:
@@ -43,7 +61,7 @@ class Workflows:
     def start(
         self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AnyResult | None:
-        """Send what starts the node; the result of it all, None of an empty chain."""
+        """Send the first tasks of a node; return its result, None for an empty chain."""
         result = self._starter.start(node, args, kwargs, self._place())
         parent = current_request.get()
         if parent is not None and result is not None:
@@ -51,10 +69,13 @@ class Workflows:
         return result
 
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
-        """Add a member to the header that the running task is a member of, and send it."""
+        """Add a member to the header that the running task belongs to, and send it."""
         request, joins = current_request.get(), self.joins
         if request is None or request.slot is None or joins is None:
-            raise InvalidArguments("add_to_chord is for a running member of a chord's header")
+            raise InvalidArguments(
+                "add_to_chord: the running task is no member of a chord's header: "
+                "call it inside one"
+            )
         slot = Slot.from_wire(request.slot)
         made = frozen(node, in_slot=True)
         added = joins.add(slot, final_id(made))
@@ -63,10 +84,10 @@ class Workflows:
         return self._make(final_id(made), "")
 
     def gather(self, join: str) -> list[Any]:
-        """The values of a join's members."""
+        """Return the values of a join's members."""
         joins = self.joins
         if joins is None:
-            raise ConfigurationError("a chord's values are in the result backend: there is none")
+            raise ConfigurationError(_NO_STORE)
         return joins.values(join)
 
     def _place(self, *, slot: Slot | None = None, group: str | None = None) -> Place:
@@ -79,3 +100,174 @@ class Workflows:
             depth=depth_below(parent, self._runtime.conf.max_depth),
             headers=trace_of(parent.headers) if parent else {},
         )
+
+
+class Starter:
+    """Stores and sends workflows in the order that can be repeated after a crash."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        publisher: Publisher,
+        planner: Planner,
+        joins: Joins,
+        checks: Checks,
+    ) -> None:
+        self._runtime = runtime
+        self._publisher = publisher
+        self._make = publisher.results.named
+        self._planner = planner
+        self._joins = joins
+        self._checks = checks
+
+    def start(
+        self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any], place: Place
+    ) -> AnyResult | None:
+        """Send the first tasks of a node; return its result, None for an empty chain.
+
+        Raises `InvalidArguments` and `EncodeError` before anything is sent, naming the wrong
+        member, and `PartlyStarted` when a part was sent before an error.
+        """
+        if isinstance(node, chain) and not node.tasks:
+            return None
+        if is_group(node) and node.is_stream and not args:
+            return self._stream(node, place)
+        if isinstance(node, chord) and node.header.is_stream and not args:
+            return self._stream_chord(node, place)
+        whole = node
+        if args or kwargs:
+            self._checks.shape(whole)
+            whole = whole.clone(args, kwargs)
+        self._checks.check(whole)
+        made = frozen(whole)
+        self.carry_out(self._planned(whole, made, place))
+        return result_of(made, self._make)
+
+    def _planned(self, node: Node[Any], made: Node[Any], place: Place) -> Plan:
+        try:
+            return self._planner.start(made, Before(), place)
+        except EncodeError as error:
+            raise self._checks.blame(node, error) from error
+
+    def carry_out(self, plan: Plan, before: Sequence[str] = ()) -> None:
+        """Store the joins of a plan, then send its messages; `before` has the ids sent already."""
+        if plan.items:
+            store_joins(plan.items, self._store())
+        try:
+            self._publisher.post(plan.messages, plan.publishing, named=True)
+        except PublishError as error:
+            unsent = {rejected.id for rejected in error.rejected}
+            sent = [m.id for m in plan.messages if m.id not in unsent]
+            if not sent and not before:
+                raise
+            cut = {Slot.from_wire(m.slot).join for m in plan.messages if m.slot and m.id in unsent}
+            for join in cut:
+                self._joins.abandon(join, f"only a part of its header was sent: {error}")
+            raise PartlyStarted(
+                f"the workflow was started in part, {len(unsent)} tasks were not sent: {error}",
+                sent=[*before, *sent],
+                unsent=sorted(unsent),
+            ) from error
+
+    def _store(self) -> Backend:
+        backend = self._runtime.backend
+        if backend is None:
+            raise ConfigurationError(_NO_STORE)
+        return backend
+
+    def _stream(self, members: group[Any], place: Place) -> GroupResult[Any]:
+        id = new_id()
+        results: list[Any] = []
+        with _partly_started(results):
+            for portion in self._portions(members):
+                plan = Plan()
+                sending: list[Any] = []
+                for member in portion:
+                    made = frozen(member)
+                    started = self._planned(member, made, replace(place, group=id))
+                    plan.items += started.items
+                    plan.messages += started.messages
+                    plan.publishing |= started.publishing
+                    sending.append(result_of(made, self._make))
+                self.carry_out(plan, _ids(results))
+                results += sending
+        return GroupResult(id, results)
+
+    def _stream_chord(self, node: chord[Any], place: Place) -> AnyResult:
+        """Send a chord from a generator; its join stays open until the last member is sent."""
+        self._checks.check(node.body.clone(("values",)))
+        join, body = new_id(), frozen(node.body)
+        root = self._planner.root_item(join, body, place, frozenset({"open"}), 0)
+        store_joins([root], self._store())
+        key, results = join_key(join), list[Any]()
+        try:
+            with _partly_started(results):
+                for portion in self._portions(node.header):
+                    self._stream_members(join, portion, results, place)
+        except BaseException as error:
+            self._joins.abandon(
+                join, f"only a part of its header was sent: {type(error).__name__}: {error}"
+            )
+            raise
+        closing = Change(
+            increment={"count": len(results)},
+            discard={"shards": frozenset({"open"})},
+            keep_expires=True,
+        )
+        closed = self._store().update(key, closing)
+        if not closed.fields.get("shards"):
+            self._joins.go_on(join, closed.fields)
+        return result_of(body, self._make, GroupResult(join, results))
+
+    def _stream_members(
+        self, join: str, portion: Sequence[Node[Any]], results: list[Any], place: Place
+    ) -> None:
+        first = len(results)
+        made = [frozen(member, in_slot=True) for member in portion]
+        plan, sending = Plan(), list[Any]()
+        for index, member in enumerate(made, start=first):
+            inside = replace(place, slot=Slot(join=join, index=index), group=join)
+            started = self._planned(portion[index - first], member, inside)
+            plan.items += started.items
+            plan.messages += started.messages
+            plan.publishing |= started.publishing
+            sending.append(result_of(member, self._make))
+        ids = [final_id(member) for member in made]
+        plan.items += self._planner.shard_items(join, ids, first=first)
+        numbers = frozenset(str((first + n) // SHARD) for n in range(0, len(ids), SHARD))
+        opened = Change(add={"shards": numbers}, keep_expires=True)
+        self._store().update(join_key(join), opened)
+        self.carry_out(plan, _ids(results))
+        results += sending
+
+    def _portions(self, members: group[Any]) -> Iterator[list[Node[Any]]]:
+        stream = flattened(members.stream())
+        count = 0
+        while portion := list(islice(stream, _PORTION)):
+            for member in portion:
+                self._checks.check(member)
+            count += len(portion)
+            self._checks.count(count)
+            yield portion
+
+
+@contextmanager
+def _partly_started(results: Sequence[Any]) -> Generator[None]:
+    """Turn an error after a part was sent into `PartlyStarted`, which has the ids sent."""
+    try:
+        yield
+    except PartlyStarted:
+        raise
+    except Exception as error:  # the user's generator may raise anything
+        if not results:
+            raise
+        raise PartlyStarted(
+            f"the workflow was started in part, {len(results)} members were sent: "
+            f"{type(error).__name__}: {error}",
+            sent=_ids(results),
+            unsent=(),
+        ) from error
+
+
+def _ids(results: Sequence[Any]) -> list[str]:
+    return [str(result.id) for result in results]

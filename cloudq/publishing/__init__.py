@@ -1,1 +1,1 @@
-"""A call becomes a message: its options, its route, its trace, and its result handle."""
+"""Turns a call into a message and sends it: options, route, trace, and result handle."""

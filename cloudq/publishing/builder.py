@@ -1,13 +1,11 @@
-"""Makes the messages of calls: the task's own options, the call's, and where it comes from."""
+"""Builds the messages of calls from the options of task and call, and from the calling task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields as fields_of
 from dataclasses import replace
 from functools import partial
-from operator import attrgetter
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -20,7 +18,7 @@ from cloudq.publishing.routing import Router
 from cloudq.publishing.tracing import in_span, open_tracing
 from cloudq.runtime import Runtime
 from cloudq.settings import Settings
-from cloudq.tasks.call_options import CallOptions, Options
+from cloudq.tasks.call_options import CALLER_ONLY, CallOptions, Options
 from cloudq.tasks.limits.keys import Later
 from cloudq.tasks.limits.rules import key_text
 from cloudq.tasks.priorities import queue_for
@@ -28,12 +26,10 @@ from cloudq.tasks.request import Request, current_request
 from cloudq.tasks.task import Task
 
 _PLAIN = ("json", "cloudq")
-# How hard a caller tries is the caller's alone.
-_CALLERS = frozenset({"retry", "retry_policy"})
 
 
 class MessageBuilder:
-    """Envelopes of one app's calls. `tasks` may grow; other names are sent as they are."""
+    """Builds the messages of one app's calls. `tasks` may grow; other names are sent unchecked."""
 
     def __init__(self, runtime: Runtime, tasks: Mapping[str, Task[..., Any]]) -> None:
         self._runtime = runtime
@@ -42,16 +38,16 @@ class MessageBuilder:
 
     @property
     def router(self) -> Router:
-        """The rules of the setting `task_routes`, read anew when that has changed."""
+        """The rules of the setting `task_routes`, read again when that has changed."""
         source = self._runtime.conf.task_routes
         if source is not self._router.source:
-            self._router = Router(source, CallOptions.__annotations__.keys() - _CALLERS)
+            self._router = Router(source, CallOptions.__annotations__.keys() - CALLER_ONLY)
         return self._router
 
     def of_call(
         self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> TaskMessage:
-        """The message of a call whose task is known, checked. Raises as `arguments.check`."""
+        """Build the message of a registered task's call. Raises as `arguments.check`."""
         args, kwargs = task.arguments.check(args, kwargs)
         throttle = task.policy.throttle
         if throttle is not None and throttle.unique and options.unique_key is None:
@@ -67,7 +63,7 @@ class MessageBuilder:
     def of_name(
         self, name: str, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> TaskMessage:
-        """The message of a call by its task's name; a call of the one that runs here, if any."""
+        """Build the message of a call by its task's name, as a child of the running task."""
         parent = current_request.get()
         options = self.routed(name, args, kwargs, options)
         written = self.written(name, args, kwargs, options)
@@ -87,7 +83,7 @@ class MessageBuilder:
     def written(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Arguments as wire values, as the call's serializer writes them. Raises `EncodeError`."""
+        """Write arguments as wire values for the call's serializer. Raises `EncodeError`."""
         serializer = _serializer(self._runtime.conf, self._tasks.get(name), options)
         write = pickled if serializer == PICKLE else to_wire
         named = {key: write(value) for key, value in kwargs.items()} if kwargs else {}
@@ -101,7 +97,7 @@ class MessageBuilder:
         options: CallOptions,
         **fields: Any,
     ) -> TaskMessage:
-        """The message of a call out of a workflow, whose id others know: it is not `unique`."""
+        """Build the message of a workflow's call; its id is fixed, so it cannot be `unique`."""
         if options.get("unique_key") is not None:
             raise InvalidArguments(
                 f"{name}: unique_key is for single calls: a workflow waits for each of its own"
@@ -116,15 +112,13 @@ class MessageBuilder:
     def routed(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
     ) -> Options:
-        """A call's options with those of its route, above which the call and the task stand."""
+        """Add the options of a call's route; those of the call and of the task override them."""
         if self._runtime.conf.task_routes is None:
             return options
-        task, given = self._tasks.get(name), _given(options)
+        task = self._tasks.get(name)
+        given: dict[str, Any] = {**options.given()}
         if task is not None:
-            for option in ("queue", "serializer", "compression"):
-                own = getattr(task.policy, option)
-                if own is not None:
-                    given.setdefault(option, own)
+            given = {**_own_options(task), **given}
         return Options(**{**self.router.route(name, args, kwargs, given, task), **given})
 
     def make(
@@ -135,7 +129,7 @@ class MessageBuilder:
         options: Options,
         **fields: Any,
     ) -> TaskMessage:
-        """The message of a routed call, its arguments as wire values. Raises `InvalidArguments`.
+        """Build the message of a routed call from wire values. Raises `InvalidArguments`.
 
         Raises `ConfigurationError` for a priority on a queue that has none.
         """
@@ -156,7 +150,7 @@ class MessageBuilder:
             priority = task.policy.priority
         if priority is not None:
             queue = queue_for(queue, priority, conf.priority_queues)
-        fields |= _carried(options)
+        fields |= options.in_message()
         if options.countdown or options.eta is not None:
             fields["not_before"] = options.not_before(now, self._runtime.zone)
         if options.expires is not None or expires is not None:
@@ -203,7 +197,7 @@ def _serializer(conf: Settings, task: Task[..., Any] | None, options: Options) -
 def _form(
     conf: Settings, task: Task[..., Any] | None, queue: str, options: Options
 ) -> dict[str, str]:
-    """Serializer, compression and protocol of a call, where they are not the plain ones."""
+    """Return the serializer, compression and protocol of a call that are not the defaults."""
     zipped = options.compression or (task and task.policy.compression) or conf.task_compression
     form = {
         "serializer": _serializer(conf, task, options),
@@ -213,24 +207,15 @@ def _form(
     return {key: value for key, value in form.items() if value and value not in _PLAIN}
 
 
-# What a call's options say that its message says as well.
-_CARRIED = (
-    "headers",
-    "time_limit",
-    "soft_time_limit",
-    "ignore_result",
-    "group_key",
-    "dedup_key",
-    "idempotency_key",
-    "shadow",
-    "unique_key",
-)
-_values = attrgetter(*_CARRIED)
-
-
-def _carried(options: Options) -> dict[str, Any]:
-    named = zip(_CARRIED, _values(options), strict=True)
-    return {name: value for name, value in named if value is not None}
+def _own_options(task: Task[..., Any]) -> dict[str, Any]:
+    """Return the options of a task itself that stand above those of a route."""
+    policy = task.policy
+    own = {
+        "queue": policy.queue,
+        "serializer": policy.serializer,
+        "compression": policy.compression,
+    }
+    return {name: value for name, value in own.items() if value is not None}
 
 
 def _group(
@@ -241,9 +226,9 @@ def _group(
     *,
     gathers: bool,
 ) -> CallOptions:
-    """The task's own group key for a call out of a workflow, from arguments as wire values.
+    """Make the task's own group key for a workflow's call, from arguments as wire values.
 
-    A `dedup_key` is not made: others wait for a member that the broker would drop.
+    No `dedup_key` is made, since a join would wait for a member that the broker drops.
     """
     keys = task.policy.keys
     assert keys is not None  # others are not asked for
@@ -257,9 +242,5 @@ def _group(
         return {}  # it will fail of that by itself, when it runs
     by_name = partial(task.arguments.named, checked, given)
     own: dict[str, Any] = {"group_key": options.get("group_key"), "dedup_key": ""}
-    return cast("CallOptions", keys.missing(task.name, own, checked, given, by_name))
-
-
-def _given(options: Options) -> dict[str, Any]:
-    named = {field.name: getattr(options, field.name) for field in fields_of(options)}
-    return {name: value for name, value in named.items() if value is not None}
+    made: Any = keys.missing(task.name, own, checked, given, by_name)
+    return made

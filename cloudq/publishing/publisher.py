@@ -1,4 +1,4 @@
-"""The way of a call to the broker: unique calls once, delayed ones where they are found again."""
+"""Publishes calls: unique ones once, delayed ones with a note of their place for revoking."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the results that callers hold: of one call, of what it started, of a saved group."""
+"""Makes result handles: of one call, of its children, and of saved groups."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 class ResultFactory:
-    """Results that read one app's store, and take delayed messages out of its queues."""
+    """Makes results that read one app's store and take delayed messages out of its queues."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class ResultFactory:
         )
 
     def of(self, task_id: str, task: Task[..., R]) -> AsyncResult[R]:
-        """The result of a call of this task."""
+        """Return the result of a call of this task."""
         return AsyncResult(
             task_id,
             self._runtime.backend,
@@ -48,7 +48,7 @@ class ResultFactory:
         )
 
     def untyped(self, task_id: str) -> AsyncResult[Any]:
-        """The result of a call of which only the id is known."""
+        """Return the result of a call of which only the id is known."""
         return AsyncResult(
             task_id,
             self._runtime.backend,
@@ -56,12 +56,12 @@ class ResultFactory:
         )
 
     def named(self, task_id: str, name: str) -> AsyncResult[Any]:
-        """The result of a call of the task of this name, which need not be registered."""
+        """Return the result of a call by its task's name, which need not be registered."""
         task = self._tasks.get(name)
         return self.untyped(task_id) if task is None else self.of(task_id, task)
 
     def group(self, id: str) -> GroupResult[Any] | None:
-        """The results of a group that was saved; None if there is none, or not any more."""
+        """Return the results of a saved group; None if it was never saved or has expired."""
         from cloudq.results.groups import restore_group
 
         return restore_group(id, self.untyped(id).backend, self.named)
@@ -75,7 +75,11 @@ class ResultFactory:
                 return one_time.take_back(handle)
             return not self._runtime.broker.unschedule(queue, [handle])
         except (ServiceError, ConfigurationError) as error:
-            log.warning("task %s stays scheduled, and will be dropped then: %s", task_id, error)
+            log.warning(
+                "task %s: it could not be unscheduled, and will be dropped when it is due: %s",
+                task_id,
+                error,
+            )
         if fires is not None and self._runtime.backend is not None:
             self._runtime.backend.revoke(task_id, due=fires)  # the mark must be there then
         return False

@@ -1,4 +1,4 @@
-"""Where calls go that name no queue: the setting `task_routes`, in all of Celery's forms."""
+"""Routes calls that name no queue by the setting `task_routes`, in all of Celery's forms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import translate
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, TypeGuard
 
 from cloudq.errors import ConfigurationError
 
@@ -15,7 +15,7 @@ Route = Mapping[str, Any]
 """Options of a call: its queue, and more if need be."""
 
 Routing = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any], object], Route | None]
-"""(name, args, kwargs, options, task) to a route, or None to ask the next."""
+"""Maps (name, args, kwargs, options, task) to a route; None passes on to the next rule."""
 
 
 class Router:
@@ -43,7 +43,7 @@ class Router:
         options: Mapping[str, Any],
         task: object,
     ) -> Route:
-        """The options that the rules have for a call; none where no rule knows it."""
+        """Return the options of the first rule that has some for a call; empty if none has."""
         for rule in self._rules:
             route = rule(name, args, kwargs, options, task)
             if route is not None:
@@ -51,7 +51,7 @@ class Router:
         return {}
 
     def queue_of(self, name: str) -> str | None:
-        """The queue that names and patterns have for a task's calls; no function is asked."""
+        """Return the queue of a task by names and patterns alone; no function is called."""
         for table in self._tables:
             route = table(name, (), {}, {}, None)
             if route is not None:
@@ -61,18 +61,17 @@ class Router:
     def _read(self, source: object) -> Iterator[Routing]:
         if source is None:
             return
-        if isinstance(source, Mapping):
-            yield self._mapping(cast("Mapping[Any, Any]", source).items())
+        if _is_mapping(source):
+            yield self._mapping(source.items())
         elif callable(source):
             yield _function(source)
         elif isinstance(source, str):
             yield _function(_imported(source))
-        elif isinstance(source, list | tuple):
-            entries = cast("Sequence[Any]", source)
-            if entries and all(_is_pair(entry) for entry in entries):
-                yield self._mapping([(pattern, route) for pattern, route in entries])
+        elif _is_sequence(source):
+            if source and all(_is_pair(entry) for entry in source):
+                yield self._mapping([(pattern, route) for pattern, route in source])
             else:
-                for entry in entries:
+                for entry in source:
                     yield from self._read([entry] if _is_pair(entry) else entry)
         else:
             raise ConfigurationError(
@@ -85,8 +84,8 @@ class Router:
         patterns: list[tuple[re.Pattern[str], Route]] = []
         for pattern, given in pairs:
             route = self._checked(pattern, given)
-            if isinstance(pattern, re.Pattern):
-                patterns.append((cast("re.Pattern[str]", pattern), route))
+            if _is_pattern(pattern):
+                patterns.append((pattern, route))
             elif not isinstance(pattern, str):
                 raise ConfigurationError(f"task_routes: {pattern!r} is no task's name or pattern")
             elif any(sign in pattern for sign in "*?["):
@@ -106,13 +105,12 @@ class Router:
     def _checked(self, name: object, given: object) -> Route:
         if isinstance(given, str):
             given = {"queue": given}
-        if not isinstance(given, Mapping):
+        if not _is_mapping(given):
             raise ConfigurationError(
                 f"task_routes: the route of {name} is {given!r}: give a queue, or options such as "
                 '{"queue": "mail"}'
             )
-        route = cast("Route", given)
-        for option in route:
+        for option in given:
             if option not in self._known:
                 close = difflib.get_close_matches(str(option), self._known, n=1)
                 hint = f"did you mean {close[0]}?" if close else "a queue is named by queue"
@@ -120,17 +118,14 @@ class Router:
                     f"task_routes: the route of {name} has {option!r}, which is no option of a "
                     f"call: {hint}"
                 )
-        return route
+        return given
 
     def _named(self, source: object) -> list[str]:
-        """The queues that the setting itself names; those of functions show only at calls."""
-        if isinstance(source, Mapping):
-            routes = list(cast("Mapping[Any, Any]", source).values())
-        elif isinstance(source, list | tuple):
-            entries = [
-                dict([entry]) if _is_pair(entry) else entry
-                for entry in cast("Sequence[Any]", source)
-            ]
+        """Return the queues named in the setting itself; functions are not called."""
+        if _is_mapping(source):
+            routes = list(source.values())
+        elif _is_sequence(source):
+            entries = [dict([entry]) if _is_pair(entry) else entry for entry in source]
             return list(dict.fromkeys(queue for entry in entries for queue in self._named(entry)))
         else:
             return []
@@ -138,11 +133,23 @@ class Router:
         return list(dict.fromkeys(route["queue"] for route in checked if route.get("queue")))
 
 
+def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping)
+
+
+def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, list | tuple)
+
+
+def _is_pattern(value: object) -> TypeGuard[re.Pattern[str]]:
+    return isinstance(value, re.Pattern)
+
+
 def _is_pair(entry: object) -> bool:
-    """Whether this is one (pattern, route) of a list."""
-    if not isinstance(entry, list | tuple) or len(cast("Sequence[Any]", entry)) != 2:
+    """Tell whether this is one (pattern, route) of a list."""
+    if not _is_sequence(entry) or len(entry) != 2:
         return False
-    pattern, route = cast("Sequence[Any]", entry)
+    pattern, route = entry
     return isinstance(pattern, str | re.Pattern) and isinstance(route, str | Mapping)
 
 

@@ -1,4 +1,4 @@
-"""Traces through queues, where `tracing` is set and OpenTelemetry's API is installed."""
+"""Connects the traces of callers and tasks, if the setting `tracing` is on."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ log = logging.getLogger("cloudq.tracing")
 
 @cache
 def open_tracing(wanted: bool) -> Spans | None:
-    """Load the maker of spans; None if not `wanted`, or not installed, which is logged."""
+    """Return the maker of spans; None if not `wanted`, or not installed, which is logged."""
     if not wanted:
         return None
     try:
         loaded = import_module("cloudq.publishing.opentelemetry")
     except ModuleNotFoundError as error:
         log.warning(
-            "tracing is set, and there are no traces without %s: %s",
+            "the setting tracing is on, but %s is not installed, so there are no traces: %s",
             error.name,
             install_hint("otel"),
         )

@@ -1,4 +1,4 @@
-"""What a task can do from inside of its call: retry, be replaced, record states and steps."""
+"""The methods that a task's function calls on `self`: retry, replace, states, checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
 from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
 from cloudq.messages.values import to_wire
@@ -16,7 +16,7 @@ from cloudq.results.record import own_state
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
 from cloudq.tasks.arguments import Arguments
-from cloudq.tasks.call_options import CallOptions, Options, checked_countdown, zoned
+from cloudq.tasks.call_options import CALLER_ONLY, CallOptions, Options, checked_countdown, zoned
 from cloudq.tasks.checkpoints import Continued, load, recall, remember, save
 from cloudq.tasks.options import Policy
 from cloudq.tasks.request import Request, current_request
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class BoundTask:
-    """The side of a task that its own function uses, as `self`, while a call of it runs."""
+    """The methods of a task for its own function, as `self`, while a call of it runs."""
 
     name: str
     policy: Policy
@@ -38,7 +38,7 @@ class BoundTask:
 
     @property
     def max_retries(self) -> int | None:
-        """How often a call may be retried; None = for ever."""
+        """The number of retries that a call may have; None for no limit."""
         return self.policy.retries(self._app.runtime.conf.max_retries)
 
     @property
@@ -86,7 +86,9 @@ class BoundTask:
         request = self.request
         allowed = self.max_retries if max_retries is None else max_retries
         if request.called_directly:
-            raise exc or Retry(f"{self.name} was called as a function: nobody tries it again")
+            raise exc or Retry(
+                f"{self.name} was called as a function: only a call through a queue is retried"
+            )
         if eta is not None:
             due = zoned(eta, self._app.runtime.zone)
             countdown = max(0.0, due.timestamp() - self._app.runtime.clock())
@@ -96,12 +98,13 @@ class BoundTask:
             raise exc or MaxRetriesExceeded(
                 f"{self.name} was retried {request.retries} times and may not be again"
             )
+        given: Any = options
         retry = Retry(
             str(exc or "retry"),
             countdown=countdown,
             cause=exc,
             max_retries=max_retries,
-            changes=self._changes(request, args, kwargs, cast("CallOptions", options)),
+            changes=self._changes(request, args, kwargs, given),
         )
         if not throw:
             request.asked[:] = [retry]
@@ -115,7 +118,7 @@ class BoundTask:
         kwargs: Mapping[str, Any] | None,
         options: CallOptions,
     ) -> dict[str, Any]:
-        """The fields of the message that are to be other in the next try."""
+        """Return the fields of the message that change in the next try."""
         changes: dict[str, Any] = {}
         if args is not None or kwargs is not None:
             plain, named = self.arguments.check(
@@ -125,7 +128,7 @@ class BoundTask:
             changes["kwargs"] = {name: to_wire(value) for name, value in named.items()}
         if options:
             made = Options.of(options)
-            unusable = {"task_id", "retry", "retry_policy"} & options.keys()
+            unusable = ({"task_id"} | CALLER_ONLY) & options.keys()
             if unusable:
                 raise InvalidArguments(f"{self.name}.retry: {min(unusable)} cannot be changed")
             changes |= options
@@ -162,7 +165,7 @@ class BoundTask:
     async def aonce(
         self, step: str, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
     ) -> T:
-        """`once` for a step that is a coroutine function."""
+        """Do the same as `once` for a step that is a coroutine function."""
         request, backend = self.request, self._kept("once")
         if backend is None:
             return await function(*args, **kwargs)
@@ -173,25 +176,25 @@ class BoundTask:
         return await asyncio.to_thread(remember, backend, request.id, step, value)
 
     def checkpoint(self, state: object) -> None:
-        """Save how far this call has come, for `resume` to go on from; one request.
+        """Save the state of this call, for `resume` to continue from; one request.
 
-        In a function whose time is about to end it does not return: the rest of the call is a
-        new message, with the same id, in another invocation.
+        In a cloud function whose time is about to end it does not return: a new message with the
+        same id continues the call in another invocation.
         """
         request, backend = self.request, self._kept("checkpoint")
         if backend is None:
             return
         save(backend, request.id, request.fence, state)
         if request.progress is not None and not request.progress.step():
-            raise Continued(f"{self.name} goes on in another invocation")
+            raise Continued(f"{self.name} continues in another invocation")
 
     def resume(self, default: T) -> T:
-        """The state that an earlier try of this call saved last, or `default`; one request."""
+        """Return the state that an earlier try saved last, or `default`; one request."""
         request, backend = self.request, self._kept("resume")
         return default if backend is None else load(backend, request.id, default)
 
     def _kept(self, method: str) -> Backend | None:
-        """Where the call's progress is kept; None for an eager one that has nowhere."""
+        """Return the result backend; None for an eager call of an app without one."""
         backend = self._app.runtime.backend
         if backend is None and not self.request.is_eager:
             raise ConfigurationError(
@@ -202,9 +205,9 @@ class BoundTask:
 
 
 def record_state(runtime: Runtime, task_id: str, fence: int, state: str, meta: Any) -> None:
-    """Record a state of a running task's own; what `self.update_state` does.
+    """Record a state of a task's own, for `self.update_state`.
 
-    A negative fence stands for the one of the task's record. Raises as `update_state`.
+    A negative fence stands for the fence in the task's record. Raises as `update_state`.
     """
     record = own_state(task_id, fence, state, meta)
     request = current_request.get()
@@ -216,4 +219,9 @@ def record_state(runtime: Runtime, task_id: str, fence: int, state: str, meta: A
         record = replace(record, fence=known.fence if known else 0)
     standing = backend.advance(record)
     if standing is not None:
-        log.warning("task %s: %s is not recorded, it is %s", task_id, state, standing.state)
+        log.warning(
+            "task %s: the state %s is not recorded, since the task is already %s",
+            task_id,
+            state,
+            standing.state,
+        )

@@ -1,28 +1,32 @@
-"""What one call may set, checked; when it is due, and when it has expired."""
+"""The options of one call: their names and types, their checks, and the times they stand for."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, tzinfo
 from math import inf
+from operator import attrgetter
 from typing import Any, TypedDict
 
 from cloudq.broker.retry import PublishPolicy, publish_policy
 from cloudq.errors import InvalidArguments
 from cloudq.messages.codec import unknown_form
+from cloudq.tasks.callback import Callback
 from cloudq.tasks.priorities import check_priority
-from cloudq.tasks.signature import Node
 
-# A century: the wire's times end with the year 9999.
+# A century, since the times in messages end with the year 9999.
 LONGEST_DELAY = 36_525 * 86_400.0
-# What is kept for longer outlives the code that it is a call of.
+# A call that is kept for longer outlives the code that it calls.
 _LONGEST_WAIT = 10 * 365.25 * 86_400.0
 
 
 class CallOptions(TypedDict, total=False):
-    """What one call may set. Times are in seconds; `eta` a datetime, `expires` either."""
+    """The options of one call, for type checkers; `Options` has the same names and types.
+
+    Times are in seconds, `eta` is a datetime, `expires` either.
+    """
 
     task_id: str
     countdown: float
@@ -42,15 +46,23 @@ class CallOptions(TypedDict, total=False):
     serializer: str
     compression: str
     protocol: str
-    link: Node[Any] | Sequence[Node[Any]]
-    link_error: Node[Any] | Sequence[Node[Any]]
+    link: Callback | Sequence[Callback]
+    link_error: Callback | Sequence[Callback]
     retry: bool
     retry_policy: Mapping[str, Any]
 
 
+# Where an option goes besides the call itself, as metadata of its field.
+_IN_MESSAGE = {"in_message": True}  # the message has a field of the same name
+_CALLER_ONLY = {"caller_only": True}  # concerns the sending alone: no route or retry may set it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The options of one call, checked; see `CallOptions`."""
+    """The options of one call, checked. A new option is a field here and a line in `CallOptions`.
+
+    `in_message` and `caller_only` in a field's metadata make the tables below.
+    """
 
     task_id: str | None = None
     countdown: float | None = None
@@ -58,22 +70,22 @@ class Options:
     expires: float | datetime | None = None
     queue: str | None = None
     priority: int | None = None
-    headers: Mapping[str, str] | None = None
-    ignore_result: bool | None = None
-    time_limit: float | None = None
-    soft_time_limit: float | None = None
-    group_key: str | None = None
-    dedup_key: str | None = None
-    idempotency_key: str | None = None
-    shadow: str | None = None
-    unique_key: str | None = None
+    headers: Mapping[str, str] | None = field(default=None, metadata=_IN_MESSAGE)
+    ignore_result: bool | None = field(default=None, metadata=_IN_MESSAGE)
+    time_limit: float | None = field(default=None, metadata=_IN_MESSAGE)
+    soft_time_limit: float | None = field(default=None, metadata=_IN_MESSAGE)
+    group_key: str | None = field(default=None, metadata=_IN_MESSAGE)
+    dedup_key: str | None = field(default=None, metadata=_IN_MESSAGE)
+    idempotency_key: str | None = field(default=None, metadata=_IN_MESSAGE)
+    shadow: str | None = field(default=None, metadata=_IN_MESSAGE)
+    unique_key: str | None = field(default=None, metadata=_IN_MESSAGE)
     serializer: str | None = None
     compression: str | None = None
     protocol: str | None = None
-    link: Node[Any] | Sequence[Node[Any]] | None = None
-    link_error: Node[Any] | Sequence[Node[Any]] | None = None
-    retry: bool | None = None
-    retry_policy: Mapping[str, Any] | None = None
+    link: Callback | Sequence[Callback] | None = None
+    link_error: Callback | Sequence[Callback] | None = None
+    retry: bool | None = field(default=None, metadata=_CALLER_ONLY)
+    retry_policy: Mapping[str, Any] | None = field(default=None, metadata=_CALLER_ONLY)
 
     def __post_init__(self) -> None:
         wrong = unknown_form(self.serializer, self.compression, self.protocol)
@@ -102,21 +114,29 @@ class Options:
 
     @property
     def publish_policy(self) -> PublishPolicy | None:
-        """How often the call is sent again to a busy broker; None as the app says."""
+        """The policy for sending again to a busy broker; None for the app's own."""
         if self.retry is None and self.retry_policy is None:
             return None
         return publish_policy(self.retry, self.retry_policy)
 
     @classmethod
     def of(cls, options: CallOptions) -> Options:
-        """The options given by name. Raises `TypeError` for one that there is not."""
+        """Check options given by name. Raises `TypeError` for an unknown one."""
         check_names(options)
         return cls(**options)
 
-    def not_before(self, now: float, zone: tzinfo = UTC) -> float | None:
-        """When the call is due, epoch seconds; None for at once. `zone` is that of times without.
+    def given(self) -> CallOptions:
+        """Return the options that are set, by name."""
+        return _set_options(_NAMES, _values(self))
 
-        Raises `InvalidArguments`.
+    def in_message(self) -> CallOptions:
+        """Return the options that are set and that the message carries under the same names."""
+        return _set_options(_MESSAGE_NAMES, _message_values(self))
+
+    def not_before(self, now: float, zone: tzinfo = UTC) -> float | None:
+        """Return when the call is due, in epoch seconds; None for at once.
+
+        `zone` applies to naive datetimes. Raises `InvalidArguments` for more than ten years.
         """
         due = now + self.countdown if self.countdown else None
         if self.eta is not None:
@@ -124,21 +144,36 @@ class Options:
         if due is not None and due - now > _LONGEST_WAIT:
             given = f"eta is {self.eta}" if self.eta else f"countdown is {self.countdown:g} s"
             raise InvalidArguments(
-                f"{given}: a call can wait for ten years at most; a schedule or a row of your own "
-                "is the place for what is later"
+                f"{given}: a call can wait for ten years at most; for a later time use a schedule "
+                "or a database of your own"
             )
         return due
 
     def expiry(self, now: float, default: float | None, zone: tzinfo = UTC) -> float | None:
-        """When the call has expired, in epoch seconds; `zone` is that of times without one."""
+        """Return when the call expires, in epoch seconds; `zone` applies to naive datetimes."""
         value = default if self.expires is None else self.expires
         if isinstance(value, datetime):
             return zoned(value, zone).timestamp()
         return None if value is None else now + value
 
 
+_NAMES = tuple(each.name for each in fields(Options))
+_MESSAGE_NAMES = tuple(each.name for each in fields(Options) if "in_message" in each.metadata)
+CALLER_ONLY = frozenset(each.name for each in fields(Options) if "caller_only" in each.metadata)
+"""The options that only the sending process uses."""
+_values = attrgetter(*_NAMES)
+_message_values = attrgetter(*_MESSAGE_NAMES)
+
+
+def _set_options(names: Sequence[str], values: Sequence[Any]) -> CallOptions:
+    made: Any = {
+        name: value for name, value in zip(names, values, strict=True) if value is not None
+    }
+    return made
+
+
 def checked_countdown(given: Any) -> float:
-    """The countdown of a retry, in seconds; what has passed is 0. Raises `InvalidArguments`."""
+    """Return the countdown of a retry in seconds; a past one is 0. Raises `InvalidArguments`."""
     number = isinstance(given, int | float) and not isinstance(given, bool)
     if not number or not -inf < given <= _LONGEST_WAIT:
         raise InvalidArguments(
@@ -148,12 +183,12 @@ def checked_countdown(given: Any) -> float:
 
 
 def zoned(time: datetime, zone: tzinfo) -> datetime:
-    """The time, in this zone if it has none of its own."""
+    """Return a time with a zone: its own, or this one if it is naive."""
     return time.replace(tzinfo=zone) if time.tzinfo is None else time
 
 
 def check_names(options: CallOptions) -> None:
-    """Raise `TypeError` for an option that there is not."""
+    """Raise `TypeError` for an unknown option."""
     known = CallOptions.__annotations__
     for name in options:
         if name not in known:

@@ -1,6 +1,6 @@
-"""How far a call has come: steps that are done once, and states to go on from.
+"""Checkpoints of a call: steps that run only once, and states to resume from.
 
-A step's value and the last state lie in the result store, so that a redelivery, a retry, or the
+The values of steps and the last state are in the result store, so a redelivery, a retry, or the
 next invocation of a function finds them.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op
 from cloudq.errors import CloudQError, InvalidArguments
@@ -25,11 +25,11 @@ _SPARE = 1.5
 
 
 class Continued(CloudQError):
-    """Raised by `self.checkpoint` where a function's time ends: the rest is a new message."""
+    """Raised by `self.checkpoint` when a function's time ends; a new message continues the call."""
 
 
 class Superseded(CloudQError):
-    """Raised by `self.checkpoint` where a later delivery of the call is at work."""
+    """Raised by `self.checkpoint` when a later delivery of the same call is running."""
 
 
 class Progress:
@@ -43,7 +43,7 @@ class Progress:
         self._longest = 0.0
 
     def step(self) -> bool:
-        """Note that a step is done and saved; whether there is time for another."""
+        """Note that a step is done and saved; tell whether there is time for another."""
         now = self._clock()
         self.saved = True
         self._longest = max(self._longest, now - self._last)
@@ -52,7 +52,7 @@ class Progress:
 
 
 def recall(backend: Backend, task_id: str, step: str) -> tuple[bool, Any]:
-    """Whether a step is done, and its value. One consistent read. Raises `BackendError`."""
+    """Read whether a step is done, and its value. One consistent read. Raises `BackendError`."""
     if not step or len(step) > _LONGEST_NAME:
         raise InvalidArguments(f"the step {step[:40]!r} has a name of 1 to {_LONGEST_NAME} letters")
     key = _step_key(task_id, step)
@@ -61,7 +61,7 @@ def recall(backend: Backend, task_id: str, step: str) -> tuple[bool, Any]:
 
 
 def remember(backend: Backend, task_id: str, step: str, value: T) -> T:
-    """Record the value of a step; that which counts: the first that was recorded.
+    """Record the value of a step and return the value that counts: the first one recorded.
 
     One request. Raises `BackendError`, and `EncodeError` for a value that cannot be kept.
     """
@@ -73,7 +73,7 @@ def remember(backend: Backend, task_id: str, step: str, value: T) -> T:
     try:
         backend.update(_step_key(task_id, step), change)
     except ConditionFailed as error:
-        return cast("T", _value(error.current)) if error.current else value
+        return _value(error.current) if error.current else value
     return value
 
 
@@ -87,14 +87,16 @@ def save(backend: Backend, task_id: str, fence: int, state: object) -> None:
     try:
         backend.update(_state_key(task_id), change)
     except ConditionFailed as error:
-        raise Superseded(f"a later delivery of {task_id} is at work") from error
+        raise Superseded(
+            f"task {task_id}: a later delivery of this call is running, so this one stops"
+        ) from error
 
 
 def load(backend: Backend, task_id: str, default: T) -> T:
-    """The state that was saved last, or the default. One consistent read."""
+    """Return the state that was saved last, or the default. One consistent read."""
     key = _state_key(task_id)
     found = backend.get([key])
-    return cast("T", _value(found[key])) if key in found else default
+    return _value(found[key]) if key in found else default
 
 
 def _step_key(task_id: str, step: str) -> Key:

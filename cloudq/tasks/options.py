@@ -1,28 +1,26 @@
-"""How a task is run and retried: what its decorator says, checked."""
+"""The options of a task: the names its decorator takes, and their checked values."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.messages.codec import unknown_form
 from cloudq.tasks.call_options import checked_countdown
 from cloudq.tasks.function_hints import FunctionHints, function_hints_of
+from cloudq.tasks.hooks import Hooks
 from cloudq.tasks.limits.keys import Keys, keys_of
 from cloudq.tasks.limits.rules import KeyRule, Throttle, throttle_of
 from cloudq.tasks.priorities import check_priority
-
-if TYPE_CHECKING:
-    from cloudq.tasks.task import Task
 
 Exceptions = tuple[type[BaseException], ...]
 
 
 class TaskOptions(TypedDict, total=False):
-    """What `@app.task(...)` takes. Times are in seconds; left out: the app's setting."""
+    """The options of `@app.task(...)`, times in seconds; defaults are the app's settings."""
 
     name: str
     queue: str
@@ -49,7 +47,7 @@ class TaskOptions(TypedDict, total=False):
     group_key: KeyRule
     dedup_key: KeyRule
     pydantic: bool
-    base: type[Task[..., Any]]
+    base: type[Hooks]  # a subclass of Task
     aliases: Iterable[str]
     retry_kwargs: Mapping[str, Any]
     serializer: str
@@ -67,7 +65,7 @@ class TaskOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How a task is run and retried; None = as the app's settings say.
+    """The rules for running and retrying a task; None = the app's setting.
 
     `retry_backoff` is the first delay of an exponential back-off (True = 1 s), capped at
     `retry_backoff_max`; `retry_jitter` draws each delay between 0 and that. `idempotent` runs
@@ -102,13 +100,13 @@ class Policy:
     compression: str | None = None
 
     def retries(self, default: int) -> int | None:
-        """How often a call may be retried; None = for ever."""
+        """Return the number of retries that a call may have; None for no limit."""
         if self.retry_forever:
             return None
         return default if self.max_retries is None else self.max_retries
 
     def delay(self, retries: int, default: float) -> float:
-        """Seconds to wait before the next try, after `retries` earlier ones."""
+        """Return the seconds to wait before the next try, after `retries` earlier ones."""
         if not self.retry_backoff:
             return default if self.default_retry_delay is None else self.default_retry_delay
         # 2.0**1024 would overflow; the cap is long reached by then.

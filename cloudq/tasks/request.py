@@ -1,4 +1,4 @@
-"""The call of a task as a function of its context, and the onion of functions around it."""
+"""A task's call: the request that the task sees, and the middleware around it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import reduce
 from typing import Any
 
 from cloudq.tasks.checkpoints import Progress
 
 
 def _nothing() -> list[Any]:
-    return []  # for each call: `list[Any]` itself takes ten times as long
+    return []  # faster than `list[Any]` as a factory, which matters once a call
+
+
+def _never(error: BaseException) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a running task may know of its own call. Celery's names where it has them."""
+    """The call of a running task, as the task sees it; with Celery's names where it has them."""
 
     id: str
     task: str
@@ -55,7 +58,7 @@ class Request:
 
     @property
     def delivery_info(self) -> Mapping[str, Any]:
-        """Where the message came from; there are no exchanges, so that name is empty."""
+        """The queue of the message in Celery's form; the name of an exchange is empty."""
         return {
             "exchange": "",
             "routing_key": self.queue,
@@ -65,7 +68,7 @@ class Request:
 
     @property
     def correlation_id(self) -> str:
-        """The id; Celery has the two the same as well."""
+        """The id of the call, as in Celery."""
         return self.id
 
     @property
@@ -81,13 +84,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """One call about to be made: what a middleware gets."""
+    """One call about to be made, as middleware gets it."""
 
     request: Request
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    retried: Callable[[BaseException], bool] = field(default=lambda error: False, repr=False)
-    """Whether the call is tried again when this leaves it; of `Ignore` and `Reject`, false."""
+    retried: Callable[[BaseException], bool] = field(default=_never, repr=False)
+    """Tells whether an error makes the call be tried again; false for `Ignore` and `Reject`."""
 
 
 Call = Callable[[Context], object]
@@ -112,4 +115,6 @@ current_request: ContextVar[Request | None] = ContextVar("current_request", defa
 
 def onion(middleware: Sequence[Middleware], call: Call) -> Call:
     """Wrap a call: the first middleware is the outermost layer."""
-    return reduce(lambda inner, layer: layer(inner), reversed(middleware), call)
+    for layer in reversed(middleware):
+        call = layer(call)
+    return call

@@ -1,34 +1,33 @@
-"""Calls that are not made yet, and how they hang together: signatures, chains, groups, chords.
+"""Workflow nodes: signatures of single calls, and the chains, groups and chords made of them.
 
-The names and the rules of composition are Celery's (its user guide, "Canvas"). All of them are
-plain data: `to_wire` and `from_wire` turn them into JSON values and back.
+The names and the rules of composition are Celery's (its user guide, "Canvas"). Each node writes
+itself as JSON values; `cloudq.tasks.signature_json` reads them.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, cast
+from typing import Any, Generic, Self, TypeGuard, TypeVar, Unpack
 
-from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.errors import InvalidArguments
 from cloudq.messages.ids import new_id
-from cloudq.messages.values import from_wire, to_wire
+from cloudq.messages.values import to_wire
 from cloudq.results.groups import GroupResult
+from cloudq.tasks.call_options import CallOptions
+from cloudq.tasks.callback import Callback, app_of
+from cloudq.tasks.members import Members
 from cloudq.tasks.task_app import TaskApp
-
-if TYPE_CHECKING:
-    from cloudq.tasks.call_options import CallOptions
 
 R = TypeVar("R")
 S = TypeVar("S")
 
 
-class Node(Generic[R]):
-    """One piece of a workflow. `a | b` runs b after a, with a's value as its first argument.
+class Node(Callback, Generic[R]):
+    """A part of a workflow. `a | b` runs b after a, with a's value as its first argument.
 
-    Nodes are changed in place by `set`, `link` and `link_error`, as Celery's are; `clone` makes
-    a copy. `R` is what the whole of it comes to.
+    `set`, `link` and `link_error` change a node in place, as Celery's do; `clone` makes a copy.
+    `R` is the type of the node's result.
     """
 
     def __init__(self) -> None:
@@ -45,7 +44,7 @@ class Node(Generic[R]):
             raise InvalidArguments("the workflow contains itself, or is nested too deep") from error
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Node) and to_dict(self) == to_dict(cast("Node[Any]", other))
+        return is_node(other) and self.to_dict() == other.to_dict()
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -58,24 +57,41 @@ class Node(Generic[R]):
         return made
 
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Self:
-        """A copy that shares nothing with this one, with arguments put before its own."""
+        """Copy this node deeply, with arguments put before its own."""
         made = copy.deepcopy(self)
         made.prepend(args, kwargs or {})
         return made
 
     def prepend(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Put arguments before those of what starts first; immutable signatures take none."""
+        """Put arguments before those of the first tasks; immutable signatures take none."""
         for node in self.first():
             node.prepend(args, kwargs)
 
     def first(self) -> Sequence[Node[Any]]:
-        """What starts when this does."""
+        """Return the nodes that start when this one does."""
+        return self.parts()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the node as JSON values, which `app.signature` turns into a node again."""
+        made = self._kind_dict()
+        if self.id is not None:
+            made["id"] = self.id
+        if self.options:
+            made["options"] = {key: to_wire(value) for key, value in self.options.items()}
+        if self.links:
+            made["link"] = [callback.to_dict() for callback in self.links]
+        if self.link_errors:
+            made["link_error"] = [errback.to_dict() for errback in self.link_errors]
+        return made
+
+    def _kind_dict(self) -> dict[str, Any]:
+        """Return the JSON values that only this kind of node has."""
         raise NotImplementedError
 
     def set(self, *, immutable: bool | None = None, **options: Unpack[CallOptions]) -> Self:
-        """Set call options of what starts first, or whether it takes the value before it.
+        """Set call options of the first tasks; `immutable` ones take no value of earlier tasks.
 
-        The callbacks in `link` and `link_error` are those of the whole, as with the methods.
+        Callbacks in `link` and `link_error` belong to the whole node, as with the methods.
         """
         given = self._linked(options)
         for node in self.first():
@@ -83,22 +99,22 @@ class Node(Generic[R]):
         return self
 
     def _linked(self, options: CallOptions) -> CallOptions:
-        """Take the callbacks out of options; what is left of those."""
+        """Add the callbacks among the options to this node, and return the other options."""
         left = options.copy()
-        for callback in _one_or_more(left.pop("link", ())):
+        for callback in _callbacks("link", left.pop("link", ())):
             self.link(callback)
-        for errback in _one_or_more(left.pop("link_error", ())):
+        for errback in _callbacks("link_error", left.pop("link_error", ())):
             self.link_error(errback)
         return left
 
     def link(self, callback: Node[Any]) -> Self:
-        """Run a callback with the value once this has succeeded."""
+        """Run a callback with the value once this node has succeeded."""
         if callback not in self.links:
             self.links.append(callback)
         return self
 
     def link_error(self, errback: Node[Any]) -> Self:
-        """Run a callback once something of this has failed; see the guide for what it gets."""
+        """Run a callback once a task of this node has failed; the guide lists its arguments."""
         if errback not in self.link_errors:
             self.link_errors.append(errback)
         return self
@@ -106,9 +122,8 @@ class Node(Generic[R]):
     on_error = link_error
 
     def delay(self, *args: Any, **kwargs: Any) -> Any:
-        """Start it; arguments go before those of its first tasks."""
-        app = self._app()
-        return _nothing(self) if app is None else app.start(self, args, kwargs)
+        """Start the node; arguments go before those of its first tasks."""
+        return self.apply_async(args, kwargs)
 
     def apply_async(
         self,
@@ -116,34 +131,31 @@ class Node(Generic[R]):
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> Any:
-        """`delay` with options for what starts first."""
+        """Start the node with options for its first tasks."""
         node = self.clone().set(**options) if options else self
-        app = self._app()
-        return _nothing(self) if app is None else app.start(node, args, kwargs or {})
+        app = app_of(self)
+        return self._empty_result() if app is None else app.start(node, args, kwargs or {})
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        """Run all of it here and now."""
-        app = self._app()
-        return _nothing(self) if app is None else app.start_eagerly(self, args, kwargs or {})
+        """Run the whole node in this process, without a queue."""
+        app = app_of(self)
+        if app is None:
+            return self._empty_result()
+        return app.start_eagerly(self, args, kwargs or {})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Start it, as Celery's `group(...)()` and `chain(...)()` do."""
+        """Start the node, as Celery's `group(...)()` and `chain(...)()` do."""
         return self.delay(*args, **kwargs)
 
-    def _app(self) -> TaskApp | None:
-        """The app of the first part that has one; None where there is no task to run."""
-        app = next(_apps(self), None)
-        if app is not None:
-            return app
-        if next(_signatures(self), None) is None:
-            return None
-        raise ConfigurationError(
-            f"{self!r} belongs to no app: make it with task.s(...) or app.signature(...)"
-        )
+    def _empty_result(self) -> GroupResult[Any] | None:
+        """Return the result of a node that has no task in it."""
+        return None if isinstance(self, chain) else GroupResult[Any](new_id(), [])
 
 
 class Signature(Node[R]):
     """One call of one task, with all or some of its arguments."""
+
+    is_call = True
 
     def __init__(
         self,
@@ -181,11 +193,21 @@ class Signature(Node[R]):
         self.options |= self._linked(options)
         return self
 
+    def _kind_dict(self) -> dict[str, Any]:
+        made: dict[str, Any] = {"task": self.task}
+        if self.args:
+            made["args"] = [to_wire(arg) for arg in self.args]
+        if self.kwargs:
+            made["kwargs"] = {key: to_wire(value) for key, value in self.kwargs.items()}
+        if self.immutable:
+            made["immutable"] = True
+        return made
+
 
 class chain(Node[R]):  # noqa: N801 (Celery's name)
-    """One after the other, each with the value of the one before as its first argument.
+    """Nodes that run one after the other, each with the value before it as its first argument.
 
-    A group that something follows is a chord: what follows gets the list of its values.
+    A group with a node after it becomes a chord: that node gets the list of the group's values.
     """
 
     def __init__(self, *tasks: Node[Any] | Iterable[Node[Any]]) -> None:
@@ -198,21 +220,23 @@ class chain(Node[R]):  # noqa: N801 (Celery's name)
     def first(self) -> Sequence[Node[Any]]:
         return self.tasks[:1]
 
+    def parts(self) -> Sequence[Node[Any]]:
+        return self.tasks
+
+    def _kind_dict(self) -> dict[str, Any]:
+        return {"chain": [step.to_dict() for step in self.tasks]}
+
 
 class group(Node[list[R]]):  # noqa: N801 (Celery's name)
-    """At the same time. A generator of members is read as they are sent."""
+    """Nodes that run at the same time. Members from a generator are read as they are sent."""
 
     def __init__(self, *tasks: Node[R] | Iterable[Node[R]]) -> None:
         super().__init__()
-        self._source: Iterator[Node[R]] | None = None
-        self._tasks: list[Node[R]] = []
-        if len(tasks) == 1 and isinstance(tasks[0], Iterator):
-            self._source = tasks[0]
-        else:
-            self._tasks = list(_members(tasks))
+        lazy = len(tasks) == 1 and isinstance(tasks[0], Iterator)
+        self._members = Members[Node[R]](_members(tasks), lazy=lazy)
 
     def __repr__(self) -> str:
-        inside = "..." if self._source is not None else ", ".join(map(repr, self._tasks))
+        inside = "..." if self.is_stream else ", ".join(map(repr, self.tasks))
         return f"group({inside})"
 
     def __len__(self) -> int:
@@ -223,8 +247,8 @@ class group(Node[list[R]]):  # noqa: N801 (Celery's name)
 
     @property
     def is_stream(self) -> bool:
-        """Whether the members come from a generator that has not been read."""
-        return self._source is not None
+        """Tell whether the members come from a generator that has not been read."""
+        return not self._members.is_read
 
     def link(self, callback: Node[Any]) -> Self:
         """Run a callback, without a value, once the first member has succeeded."""
@@ -242,48 +266,34 @@ class group(Node[list[R]]):  # noqa: N801 (Celery's name)
 
     @property
     def tasks(self) -> list[Node[R]]:
-        """The members; those of a generator are read to the end here."""
-        if self._source is not None:
-            source, self._source = self._source, None
-            self._tasks = list(_members([source]))
-        return self._tasks
+        """The members; reading this reads a generator to its end."""
+        return self._members.all()
 
     def stream(self) -> Iterator[Node[R]]:
-        """The members, one by one; those of a generator can be had once."""
-        if self._source is None:
-            yield from self._tasks
-        else:
-            yield from _members([self._source])
+        """Iterate over the members one by one; those of a generator can be read only once."""
+        return self._members.stream()
 
     def peek(self) -> Sequence[Node[R]]:
-        """The members, of a generator only the first, which stays to be read."""
-        if self._source is None:
-            return self._tasks
-        first = list(itertools.islice(_members([self._source]), 1))
-        self._source = itertools.chain(first, self._source)
-        return first
+        return self._members.peek()
 
-    def first(self) -> Sequence[Node[Any]]:
+    def parts(self) -> Sequence[Node[Any]]:
         return self.tasks
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        _ = self.tasks  # a generator cannot be copied, and what it gives can
-        return super().__deepcopy__(memo)
+    def _kind_dict(self) -> dict[str, Any]:
+        return {"group": [member.to_dict() for member in self.tasks]}
 
 
 class chord(Node[R]):  # noqa: N801 (Celery's name)
-    """A group, and a body that gets the list of its values once all members have succeeded.
+    """A group and a body, which gets the list of the members' values once all have succeeded.
 
     `chord(header)(body)` is `chord(header, body)()`.
     """
 
     def __init__(
-        self,
-        header: Node[Any] | Iterable[Node[Any]],
-        body: Node[R] | None = None,
+        self, header: Node[Any] | Iterable[Node[Any]], body: Node[R] | None = None
     ) -> None:
         super().__init__()
-        self.header: group[Any] = header if isinstance(header, group) else _grouped(header)
+        self.header: group[Any] = header if is_group(header) else group(header)
         self._body = body
 
     def __repr__(self) -> str:
@@ -291,11 +301,9 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
 
     @property
     def body(self) -> Node[R]:
-        """What gets the values. Raises `InvalidArguments` while there is none."""
+        """The node that gets the values. Raises `InvalidArguments` while there is none."""
         if self._body is None:
-            raise InvalidArguments(
-                "a chord needs a body: chord(header, body), or chord(header)(body)"
-            )
+            raise InvalidArguments("a chord needs a body: write chord(header, body)")
         return self._body
 
     @body.setter
@@ -303,12 +311,19 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
         self._body = body
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._body is None and args and isinstance(args[0], Node):
-            return chord(self.header, cast("Node[Any]", args[0])).delay(*args[1:], **kwargs)
+        if self._body is None and args and is_node(args[0]):
+            return chord(self.header, args[0]).delay(*args[1:], **kwargs)
         return self.delay(*args, **kwargs)
 
     def first(self) -> Sequence[Node[Any]]:
         return self.header.tasks
+
+    def parts(self) -> Sequence[Node[Any]]:
+        return self.header, self.body
+
+    def _kind_dict(self) -> dict[str, Any]:
+        header = [member.to_dict() for member in self.header.tasks]
+        return {"chord": header, "body": self.body.to_dict()}
 
     def link(self, callback: Node[Any]) -> Self:
         self.body.link(callback)
@@ -321,80 +336,54 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
     on_error = link_error
 
 
-def _one_or_more(callbacks: Node[Any] | Sequence[Node[Any]]) -> Sequence[Node[Any]]:
-    return [callbacks] if isinstance(callbacks, Node) else callbacks
+def is_node(given: object) -> TypeGuard[Node[Any]]:
+    """Tell whether a value is a node, of any result type."""
+    return isinstance(given, Node)
 
 
-def _nothing(node: Node[Any]) -> GroupResult[Any] | None:
-    """The result of a node that has no task in it."""
-    return None if isinstance(node, chain) else GroupResult[Any](new_id(), [])
+def is_group(given: object) -> TypeGuard[group[Any]]:
+    """Tell whether a value is a group, of any member type."""
+    return isinstance(given, group)
 
 
-def _signatures(node: Node[Any]) -> Iterator[Signature[Any]]:
-    """The signatures in a node, each once; of what a generator gives only the first."""
-    stack, seen = [node], set[int]()
-    while stack:
-        current = stack.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, Signature):
-            yield current
-        elif isinstance(current, chain):
-            stack += current.tasks
-        elif isinstance(current, group):
-            stack += cast("group[Any]", current).peek()
-        elif isinstance(current, chord):
-            stack += (current.header, current.body)
-
-
-def _apps(node: Node[Any]) -> Iterator[TaskApp]:
-    parts = itertools.chain([node], _signatures(node))
-    return (each.app for each in parts if each.app is not None)
+def _callbacks(option: str, given: Callback | Sequence[Callback]) -> Iterator[Node[Any]]:
+    for callback in [given] if isinstance(given, Callback) else given:
+        if not is_node(callback):
+            raise InvalidArguments(f"{option} has {callback!r}: give signatures, as task.s(...)")
+        yield callback
 
 
 def _members(tasks: Sequence[Any]) -> Iterator[Node[Any]]:
-    """The nodes in `group(a, b)`, `group([a, b])` and `group(x for x in ...)`."""
+    """Yield the nodes in `group(a, b)`, `group([a, b])` and `group(x for x in ...)`."""
     given: Iterable[Any] = tasks
     if len(tasks) == 1 and not isinstance(tasks[0], Node):
         given = tasks[0]
     for node in given:
-        if not isinstance(node, Node):
+        if not is_node(node):
             raise InvalidArguments(f"{node!r} is no signature: write task.s(...)")
-        yield cast("Node[Any]", node)
-
-
-def _grouped(header: Node[Any] | Iterable[Node[Any]]) -> group[Any]:
-    return group(header)
+        yield node
 
 
 def joined(nodes: Iterable[Node[Any]]) -> Node[Any]:
-    """What runs nodes one after the other, in its simplest form.
+    """Return a node that runs nodes one after the other, in its simplest form.
 
-    Chains are taken apart, a group with something after it is a chord, and one with a single
-    member that comes after something is that member.
+    Chains inside are unpacked, a group with a node after it becomes a chord, and a group of one
+    member with a node before it becomes that member.
     """
     steps: list[Node[Any]] = []
-    for given in _steps(nodes):
-        node = _single(given) if steps else given
+    for node in _steps(nodes):
         if not steps:
             steps.append(node)
-        else:
-            steps[-1:] = _followed(steps[-1], node)
+            continue
+        single = is_group(node) and len(node) == 1
+        steps[-1:] = _followed(steps[-1], node.parts()[0] if single else node)
     return steps[0] if len(steps) == 1 else chain(steps)
 
 
-def _single(node: Node[Any]) -> Node[Any]:
-    members: Sequence[Node[Any]] = ()
-    if isinstance(node, group):
-        members = cast("group[Any]", node).tasks
-    return members[0] if len(members) == 1 else cast("Node[Any]", node)
-
-
 def _followed(last: Node[Any], node: Node[Any]) -> list[Node[Any]]:
-    """A step and what follows it, as one step where that makes a chord."""
-    if isinstance(last, group):
-        return [chord(cast("group[Any]", last), node)]
+    """Return a step and the node after it, as one step where that makes a chord."""
+    if is_group(last):
+        return [chord(last, node)]
     if isinstance(last, chord):
         inside = _followed(last.body, node)
         if len(inside) == 1:  # it ends in a group, however deep
@@ -408,78 +397,3 @@ def _steps(nodes: Iterable[Node[Any]]) -> Iterator[Node[Any]]:
             yield from _steps(node.tasks)
         else:
             yield node
-
-
-def walk(node: Node[Any]) -> Iterator[Node[Any]]:
-    """A node and all inside it, callbacks left out."""
-    yield node
-    inside: Sequence[Node[Any]] = ()
-    if isinstance(node, chain):
-        inside = node.tasks
-    elif isinstance(node, group):
-        inside = cast("group[Any]", node).tasks
-    for one in inside:
-        yield from walk(one)
-    if isinstance(node, chord):
-        yield from walk(node.header)
-        yield from walk(node.body)
-
-
-def to_dict(node: Node[Any]) -> dict[str, Any]:
-    """A node as JSON values."""
-    made: dict[str, Any]
-    if isinstance(node, Signature):
-        made = {"task": node.task}
-        if node.args:
-            made["args"] = [to_wire(arg) for arg in node.args]
-        if node.kwargs:
-            made["kwargs"] = {key: to_wire(value) for key, value in node.kwargs.items()}
-        if node.immutable:
-            made["immutable"] = True
-    elif isinstance(node, chain):
-        made = {"chain": [to_dict(step) for step in node.tasks]}
-    elif isinstance(node, chord):
-        made = {"chord": [to_dict(member) for member in node.header.tasks]}
-        made["body"] = to_dict(node.body)
-    else:
-        members = cast("group[Any]", node).tasks
-        made = {"group": [to_dict(member) for member in members]}
-    if node.id is not None:
-        made["id"] = node.id
-    if node.options:
-        made["options"] = {key: to_wire(value) for key, value in node.options.items()}
-    if node.links:
-        made["link"] = [to_dict(callback) for callback in node.links]
-    if node.link_errors:
-        made["link_error"] = [to_dict(errback) for errback in node.link_errors]
-    return made
-
-
-def from_dict(made: Mapping[str, Any], app: TaskApp | None = None) -> Node[Any]:
-    """The node in JSON values. Raises `InvalidArguments` for what is none."""
-    node = _kind(made, app)
-    node.id = made.get("id")
-    node.options = {key: from_wire(value) for key, value in made.get("options", {}).items()}
-    node.links = [from_dict(callback, app) for callback in made.get("link", ())]
-    node.link_errors = [from_dict(errback, app) for errback in made.get("link_error", ())]
-    return node
-
-
-def _kind(made: Mapping[str, Any], app: TaskApp | None) -> Node[Any]:
-    match made:
-        case {"task": str(task)}:
-            return Signature(
-                task,
-                [from_wire(arg) for arg in made.get("args", ())],
-                {key: from_wire(value) for key, value in made.get("kwargs", {}).items()},
-                immutable=bool(made.get("immutable")),
-                app=app,
-            )
-        case {"chain": [*steps]}:
-            return chain([from_dict(step, app) for step in steps])
-        case {"group": [*members]}:
-            return group([from_dict(member, app) for member in members])
-        case {"chord": [*members], "body": body}:
-            return chord([from_dict(member, app) for member in members], from_dict(body, app))
-        case _:
-            raise InvalidArguments(f"{dict(made)!r} is no signature")

@@ -6,10 +6,10 @@ import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, cast
+from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from cloudq.errors import MaxRetriesExceeded
 from cloudq.messages.ids import new_id
@@ -36,9 +36,13 @@ def _call_of(kind: type[Any]) -> object:
     return kind.__call__
 
 
+def _init_of(kind: type[Any]) -> object:
+    return kind.__init__
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(Generic[R]):
-    """A call that is not sent yet: what `app.publish` takes many of."""
+    """A call that is not sent yet; `app.publish` sends many of them."""
 
     task: Task[..., R]
     options: Options
@@ -71,7 +75,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         self.is_coroutine = inspect.iscoroutinefunction(function)
         self.name = name
         self.policy = policy
-        self.declared: TaskOptions = {}  # what the decorator said, for annotations to stand above
+        self.declared: TaskOptions = {}  # the decorator's options, which annotations override
         self.arguments = arguments
         self.bind = bind
         self._app = app
@@ -92,16 +96,16 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
     @classmethod
     def made(cls, function: Callable[..., Any], **parts: Any) -> Self:
-        """The task of a function. A subclass's own `__init__()` runs when it is all there."""
+        """Make the task of a function; a subclass's own `__init__()` runs last."""
         task = cls.__new__(cls)
         task._set_up(function, **parts)
         # One of a subclass's own; it needs no arguments.
-        if cast("object", cls.__init__) is not cast("object", Task[P, R].__init__):
+        if _init_of(cls) is not _init_of(Task):
             cls.__init__(task)
         return task
 
     def find_hooks(self) -> None:
-        """Look which hooks are overridden, by the class or on this very task."""
+        """Note whether any hook is overridden, by the class or on this task itself."""
         own = vars(self)
         self.hooked = any(
             hook in own or getattr(type(self), hook) is not getattr(Hooks, hook) for hook in HOOKS
@@ -116,23 +120,23 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         return self._app
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The bare function, without what a subclass has around it in `__call__`."""
-        return cast("R", self.function(*((self, *args) if self.bind else args), **kwargs))
+        """Run the bare function, without a subclass's own `__call__` around it."""
+        return self.function(*((self, *args) if self.bind else args), **kwargs)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here; an `async def` one returns its coroutine, as it would bare."""
-        return cast("R", self.function(*((self, *args) if self.bind else args), **kwargs))
+        return self.function(*((self, *args) if self.bind else args), **kwargs)
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send one call to the queue. Raises `InvalidArguments`, `EncodeError`, `BrokerError`."""
         return self._app.publisher.send(self, self._call_options, args, kwargs)
 
     def delay_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
-        """`delay` when Django's transaction commits, and not at all when it is rolled back.
+        """Call `delay` when Django's transaction commits, and never when it is rolled back.
 
-        A task that is sent within a transaction may run before what it is to read is there. The
-        arguments are checked now, and the id is fixed now. Outside of Django there is no
-        transaction that this library could know of: the call is sent at once.
+        A task that is sent within a transaction may run before the rows it reads are committed. The
+        arguments are checked now, and the id is fixed now. Outside of Django
+        the call is sent at once.
         """
         return self.apply_async_on_commit(args, kwargs)
 
@@ -142,7 +146,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncResult[R]:
-        """`delay_on_commit` with options for this one call."""
+        """Do as `delay_on_commit`, with options for this one call."""
         made = self._merged(options)
         given = dict(kwargs or {})
         self.arguments.check(args, given)
@@ -154,11 +158,11 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         )
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
-        """`delay`, without blocking the event loop."""
+        """Send one call to the queue without blocking the event loop."""
         return await asyncio.to_thread(self.delay, *args, **kwargs)
 
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
-        """The call without the sending; `app.publish` sends many of them in few requests."""
+        """Make the call without sending it; `app.publish` sends many of them in few requests."""
         return Prepared(task=self, options=self._call_options, args=args, kwargs=kwargs)
 
     def apply_async(
@@ -167,7 +171,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncResult[R]:
-        """`delay` with options for this one call. An unknown option is a `TypeError`.
+        """Send one call with options of its own. An unknown option is a `TypeError`.
 
         `link` is called with the value when the task has succeeded, `link_error` when it failed.
         """
@@ -181,7 +185,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         throw: bool = False,
         **options: Unpack[CallOptions],
     ) -> EagerResult[R]:
-        """Run here and now with everything that a worker does: retries, limits, middleware.
+        """Run one call in this process as a worker would: with retries, limits and middleware.
 
         With `throw` a failure is raised here and not only by the result.
         """
@@ -191,15 +195,15 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         return result
 
     def AsyncResult(self, task_id: str) -> AsyncResult[R]:  # noqa: N802 (Celery's name)
-        """The result of one of this task's calls, by its id."""
+        """Return the result of one of this task's calls, by its id."""
         return self._app.publisher.result_of(self, task_id)
 
     def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
-        """A signature: this call, not made yet, with all or some of its arguments."""
+        """Make a signature: a call to be made later, with all or some of its arguments."""
         return Signature(self.name, args, kwargs, self._given(), app=self._app)
 
     def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
-        """An immutable signature: it takes no value of what went before."""
+        """Make an immutable signature, which takes no value of the task before it."""
         return Signature(self.name, args, kwargs, self._given(), immutable=True, app=self._app)
 
     def signature(
@@ -210,7 +214,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         immutable: bool = False,
         **options: Unpack[CallOptions],
     ) -> Signature[R]:
-        """A signature with options."""
+        """Make a signature with options."""
         check_names(options)
         given = {**self._given(), **options}
         return Signature(self.name, args, kwargs, given, immutable=immutable, app=self._app)
@@ -218,35 +222,31 @@ class Task(BoundTask, Hooks, Generic[P, R]):
     subtask = signature
 
     def map(self, items: Iterable[Any]) -> Signature[list[R]]:
-        """One call that runs this task on each item, in one message."""
+        """Make one call, in one message, that runs this task on each item."""
         return Signature("cloudq.map", (self.name, list(items)), app=self._app)
 
     def starmap(self, items: Iterable[Sequence[Any]]) -> Signature[list[R]]:
-        """As `map`, each item being a list of arguments."""
+        """Make the same call as `map`, where each item is a list of arguments."""
         given = [list(item) for item in items]
         return Signature("cloudq.starmap", (self.name, given), app=self._app)
 
     def chunks(self, items: Iterable[Sequence[Any]], size: int) -> group[list[R]]:
-        """A group of `starmap`s over `size` items each."""
+        """Make a group of `starmap` calls over `size` items each."""
         parts = iter(partial(_portion, iter(items), size), [])
         return group([self.starmap(part) for part in parts])
 
     def _given(self) -> dict[str, Any]:
-        """The options that `options()` has set."""
-        given = {name: getattr(self._call_options, name) for name in CallOptions.__annotations__}
-        return {name: value for name, value in given.items() if value is not None}
+        """Return the options that `options()` has set."""
+        return {**self._call_options.given()}
 
     def linked(
         self, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Signature[R]:
-        """The signature of a call with callbacks: its other options, and those."""
-        given = {field.name: getattr(options, field.name) for field in fields(options)}
-        named = {name: value for name, value in given.items() if value is not None}
-        made = Signature[R](self.name, args, kwargs, app=self._app)
-        return made.set(**cast("CallOptions", named))
+        """Return a call with callbacks as a signature with all of its options."""
+        return Signature[R](self.name, args, kwargs, app=self._app).set(**options.given())
 
     def options(self, **options: Unpack[CallOptions]) -> Task[P, R]:
-        """A copy of this task whose calls have these options: `t.options(countdown=5).delay()`."""
+        """Copy this task with options for its calls: `t.options(countdown=5).delay()`."""
         made = copy(self)
         made._call_options = self._merged(options)
         return made

@@ -8,7 +8,7 @@ import pytest
 
 from cloudq import ChordError, CloudQ, GroupResult, chord, group
 from cloudq.results.record import State
-from cloudq.tasks.signature import from_dict, to_dict
+from cloudq.tasks.signature_json import from_dict
 from tests.canvas.workflow_cases import CASES
 from tests.support.bench import Bench
 from tests.worker.flow_tasks import Tasks
@@ -35,9 +35,9 @@ def test_what_a_workflow_comes_to(app: Bench, t: Tasks, case: str) -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if "generator" not in case])
 def test_a_workflow_travels_as_json(app: Bench, t: Tasks, case: str) -> None:
     make, value = CASES[case]
-    made = to_dict(make(t))
+    made = make(t).to_dict()
     node = from_dict(made, app)
-    assert to_dict(node) == made
+    assert node.to_dict() == made
     assert come_to(app, node) == value
 
 

@@ -174,7 +174,7 @@ def test_a_chord_sent_in_part_fails_its_body(app: Bench, t: Tasks) -> None:
     with pytest.raises(PartlyStarted):
         chord(members, body).delay()
     app.work()
-    with pytest.raises(ChordError, match="its header was sent in part"):
+    with pytest.raises(ChordError, match="only a part of its header was sent"):
         app.AsyncResult("the-body").get(timeout=0)
     assert ("total", [0, 1]) not in t.runs
 

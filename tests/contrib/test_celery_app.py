@@ -27,7 +27,6 @@ from cloudq.contrib.celery.pytest import (
 )
 from cloudq.contrib.celery.rules import Fate, Rule
 from cloudq.contrib.celery.task import call_options
-from cloudq.tasks.signature import to_dict
 from cloudq.testing import Worker, eventually
 from cloudq.testing.waiting import PATIENCE
 
@@ -269,7 +268,7 @@ class TestCurrent:
         celery_app.set_current()
         made = layer.signature("add", args=(1,), kwargs={"b": 2})
         assert made.delay().get(timeout=PATIENCE) == 3
-        assert layer.signature(to_dict(made)) == made
+        assert layer.signature(made.to_dict()) == made
         assert layer.maybe_signature(None) is None
         assert layer.maybe_signature(made) is made
         assert layer.chunks(add.s(), [(1, 1), (2, 2), (3, 3)], 2).delay().get(timeout=PATIENCE) == [

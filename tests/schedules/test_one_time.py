@@ -244,7 +244,7 @@ class TestRevoked:
             result = shop.note.apply_async(countdown=400 * 24 * HOUR)
             proxy.refuse("DELETE", 403, "AccessDeniedException")
             assert result.revoke()
-            assert "stays scheduled" in caplog.text
+            assert "could not be unscheduled" in caplog.text
             assert len(shop.entries()) == 1
             assert shop.app.backend is not None
             record = shop.app.backend.record(result.id)

@@ -15,14 +15,15 @@ from uuid import NAMESPACE_URL, uuid5
 import orjson
 from pydantic import ValidationError
 
-from cloudq.canvas.plan import frozen
+from cloudq.canvas.freeze import frozen, walk
 from cloudq.contrib.celery.protocol.values import aware, mapped, our_node, ours
 from cloudq.errors import CloudQError, DecodeError
 from cloudq.messages.compression import expand
 from cloudq.messages.message import CELERY, TaskMessage
 from cloudq.messages.serializers import load_msgpack, load_yaml
 from cloudq.messages.values import check_depth, is_object
-from cloudq.tasks.signature import Node, from_dict, to_dict, walk
+from cloudq.tasks.signature import Node
+from cloudq.tasks.signature_json import from_dict
 
 Wire = dict[str, Any]
 
@@ -195,7 +196,7 @@ class Follows:
 
     def nodes(self, name: str, made: Any) -> list[Wire]:
         return [
-            to_dict(self._named(from_dict(our_node(each)), f"{name}/{number}"))
+            self._named(from_dict(our_node(each)), f"{name}/{number}").to_dict()
             for number, each in enumerate(made)
         ]
 

@@ -109,7 +109,7 @@ def _marked(value: object) -> Any:
 
 
 def our_node(made: Any) -> Wire:
-    """Turn a signature of Celery's into one of `signature.to_dict`. Raises `DecodeError`."""
+    """Turn a signature of Celery's into one of `Node.to_dict`. Raises `DecodeError`."""
     match made:
         case {"task": "celery.group", "kwargs": {"tasks": [*members]}}:
             node: Wire = {"group": [our_node(member) for member in members]}
@@ -183,7 +183,7 @@ def aware(text: str) -> datetime:
 
 
 def their_node(made: Wire) -> Wire:
-    """Turn a signature of `signature.to_dict` into one of Celery's. Raises `EncodeError`."""
+    """Turn a signature of `Node.to_dict` into one of Celery's. Raises `EncodeError`."""
     options: Wire = {}
     for name, value in made.get("options", {}).items():
         plain = from_wire(value)

@@ -1,0 +1,43 @@
+"""Reads workflow nodes from JSON values, as `Node.to_dict` writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cloudq.errors import InvalidArguments
+from cloudq.messages.values import from_wire
+from cloudq.tasks.signature import Node, Signature, chain, chord, group
+from cloudq.tasks.task_app import TaskApp
+
+
+def from_dict(made: Mapping[str, Any], app: TaskApp | None = None) -> Node[Any]:
+    """Read a node. Raises `InvalidArguments` for values that describe none."""
+    node = _kind(made, app)
+    node.id = made.get("id")
+    node.options = {key: from_wire(value) for key, value in made.get("options", {}).items()}
+    node.links = [from_dict(callback, app) for callback in made.get("link", ())]
+    node.link_errors = [from_dict(errback, app) for errback in made.get("link_error", ())]
+    return node
+
+
+def _kind(made: Mapping[str, Any], app: TaskApp | None) -> Node[Any]:
+    match made:
+        case {"task": str(task)}:
+            return Signature(
+                task,
+                [from_wire(arg) for arg in made.get("args", ())],
+                {key: from_wire(value) for key, value in made.get("kwargs", {}).items()},
+                immutable=bool(made.get("immutable")),
+                app=app,
+            )
+        case {"chain": [*steps]}:
+            return chain([from_dict(step, app) for step in steps])
+        case {"group": [*members]}:
+            return group([from_dict(member, app) for member in members])
+        case {"chord": [*members], "body": body}:
+            return chord([from_dict(member, app) for member in members], from_dict(body, app))
+        case _:
+            raise InvalidArguments(
+                f"{dict(made)!r} is no signature: give the values that Node.to_dict() returns"
+            )
