@@ -1,4 +1,4 @@
-"""The command line, `cloudq`: one file a command group."""
+"""The command line, `cloudq`; each file in `commands/` is a command or a group of commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        # Here, so that Ctrl-C while all that is imported ends it as it does later.
+        # Imported here, so that Ctrl-C during the import is handled as well.
         from cloudq.cli.program import main as run
 
         return run(argv)

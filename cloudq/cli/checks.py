@@ -1,4 +1,4 @@
-"""The checks of `cloudq doctor`: each gives findings, with advice where something is wrong."""
+"""The checks of `cloudq doctor`: each yields findings, with advice where something is wrong."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from cloudq.driver import Change, Check, ConditionFailed, Op, QueueStats, Sweepi
 from cloudq.driver.adapters import declared
 from cloudq.driver.loader import parse
 from cloudq.errors import CloudQError
+from cloudq.results.backend import Backend
 from cloudq.results.record import key
 from cloudq.settings import Settings
 
@@ -108,10 +109,14 @@ def application(target: Target) -> tuple[CloudQ | None, list[Finding]]:
     except CloudQError as error:
         return None, [fail("app", error)]
     if target.path is None:
-        return app, [skip("app", "none named: with -A its tasks and queues are looked at too")]
+        return app, [skip("app", "none given: use -A to check its tasks and queues too")]
     if not app.tasks:
         return app, [
-            warn("app", f"{target.path} has no tasks", "import them in its module, or include=[..]")
+            warn(
+                "app",
+                f"{target.path} has no tasks",
+                "import them in its module, or use include=[...]",
+            )
         ]
     names = ", ".join(sorted(app.tasks))
     return app, [ok("app", f"{target.path}: {len(app.tasks)} tasks: {names}")]
@@ -129,7 +134,7 @@ def configuration(app: CloudQ, target: Target) -> Iterator[Finding]:
                 f"setting {name}", f"{value!r}, {_source(app, target, outside, name, in_file)}"
             )
     if app.conf.backend is None and app.conf.backend_url:
-        yield ok("results", f"kept with the broker, in {app.conf.backend_url}")
+        yield ok("results", f"stored with the broker, in {app.conf.backend_url}")
 
 
 def broker(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
@@ -140,12 +145,12 @@ def broker(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
     except CloudQError as error:
         yield fail("broker", error)
         return
-    except Exception as error:  # an SDK's or SQLite's own, raised while it opens
+    except Exception as error:  # of an SDK or of SQLite, raised while opening
         yield fail("broker", f"cannot open {app.conf.broker}: {error}")
         return
     for queue in queues or app.queues():
         yield from _queue(opened, queue)
-    yield skip("send", "not tried, it would leave a message: `cloudq call TASK` does try it")
+    yield skip("send", "not tried, since it would leave a message: `cloudq call TASK` tries it")
 
 
 def backend(app: CloudQ) -> Iterator[Finding]:
@@ -154,7 +159,7 @@ def backend(app: CloudQ) -> Iterator[Finding]:
     if url is None:
         yield warn(
             "backend",
-            "none: results, states and idempotency are not kept",
+            "none: results and states are not stored, idempotency is off",
             "set CLOUDQ_BACKEND or --backend" + backend_example(app.conf.broker),
         )
         return
@@ -171,28 +176,37 @@ def backend(app: CloudQ) -> Iterator[Finding]:
     assert opened is not None
     try:
         opened.record("cloudq-doctor")
-        yield ok("backend read", f"{url} is there and can be read")
+        yield ok("backend read", f"{url} exists and can be read")
     except CloudQError as error:
         yield fail("backend read", error)
         return
+    yield _store_write(opened)
+    yield from _store_expiry(opened)
+
+
+def _store_write(opened: Backend) -> Finding:
     try:
-        # A change whose condition cannot hold needs the right to write, and writes nothing.
+        # A change whose condition never holds needs write permission, and writes nothing.
         never = Change(set={"state": "x"}, when=(Check(field="state", op=Op.EQ, value="never"),))
         opened.update(key("cloudq-doctor"), never)
     except ConditionFailed:
-        yield ok("backend write", "allowed (tried with a change that cannot happen)")
+        return ok("backend write", "allowed (tried with an update whose condition never holds)")
     except CloudQError as error:
-        yield fail("backend write", error)
+        return fail("backend write", error)
+    return ok("backend write", "allowed")
+
+
+def _store_expiry(opened: Backend) -> Iterator[Finding]:
     if isinstance(opened.driver, Sweeping):
         yield skip(
             "backend expiry",
-            "this store keeps what has expired: let `cloudq sweep` run once a day",
+            "this store keeps expired results: run `cloudq sweep` once a day",
         )
     elif opened.driver.limits.billed:
         yield skip(
             "backend expiry",
-            "not looked at: a table that `queues create --store` makes has it on; without it "
-            "expired results are hidden, but stay and are billed",
+            "not checked: `queues create --store` turns it on; without it expired results are "
+            "hidden, but stay and are billed",
         )
 
 
@@ -209,48 +223,52 @@ def _queue(opened: Broker, queue: str) -> Iterator[Finding]:
         yield warn(
             f"{what}, dead letters",
             "it has no dead-letter queue",
-            "what cannot be run has nowhere to go: give it one, as `cloudq queues create` does",
+            "messages that keep failing have nowhere to go: `cloudq queues create` makes one",
         )
     elif stats.dead:
         yield warn(
             f"{what}, dead letters", f"{stats.dead}", f"`cloudq dead list {queue}` shows why"
         )
     if stats.oldest_age is not None and stats.oldest_age > 3600:
-        yield warn(what, f"its oldest is {duration(stats.oldest_age)} old", "is a worker running?")
+        yield warn(
+            what, f"its oldest message is {duration(stats.oldest_age)} old", "is a worker running?"
+        )
     yield _receive(opened, queue, stats.ready)
 
 
 def _counts(stats: QueueStats) -> str:
     counts = {"ready": stats.ready, "delayed": stats.delayed, "running": stats.leased}
     known = [f"{count} {name}" for name, count in counts.items() if count is not None]
-    return ", ".join(known) or "it is there; the service does not tell how full it is"
+    return ", ".join(known) or "exists; this service does not report counts"
 
 
 def _receive(opened: Broker, queue: str, ready: int | None) -> Finding:
     what = f"receive from {queue}"
     if ready != 0:
-        waiting = "messages may wait there" if ready is None else "messages wait there"
-        return skip(what, f"not tried: {waiting}, and it would count as a delivery")
+        waiting = "messages may be waiting" if ready is None else "messages are waiting"
+        return skip(what, f"not tried: {waiting}, and each receive counts as a delivery")
     try:
         deliveries = opened.receive(queue, count=1, wait=0.0, lease=1.0)
         opened.release(deliveries)
     except CloudQError as error:
         return fail(what, error)
-    return ok(what, "allowed (tried while it is empty)")
+    return ok(what, "allowed (tried on the empty queue)")
 
 
 def _directory(what: str, url: str) -> Iterator[Finding]:
     try:
         address = parse(url)
     except CloudQError:
-        return  # opening it says the same
+        return  # opening it reports the same error
     if address.scheme != "sqlite" or not address.path:
         return
     file = Path(address.path).absolute()
     if not file.parent.is_dir():
-        yield fail(f"{what} file", f"there is no folder {file.parent}: make it, or change {url}")
+        yield fail(
+            f"{what} file", f"folder {file.parent} does not exist: create it, or change {url}"
+        )
     elif not os.access(file.parent, os.W_OK) or (file.exists() and not os.access(file, os.W_OK)):
-        yield fail(f"{what} file", f"{file} or its folder is not writable for this user")
+        yield fail(f"{what} file", f"{file} or its folder is not writable by this user")
     else:
         yield ok(f"{what} file", str(file))
 

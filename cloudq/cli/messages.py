@@ -19,7 +19,7 @@ _ARGS = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A peeked message, decoded, or with the reason why it cannot be."""
+    """A peeked message, decoded, or with the reason why it cannot be decoded."""
 
     peeked: Peeked
     message: TaskMessage | None = None
@@ -27,7 +27,7 @@ class Seen:
 
     @property
     def id(self) -> str:
-        """The task's id, or that of the message if it is no task message."""
+        """The id of the task, or of the message if it could not be decoded."""
         return self.message.id if self.message else self.peeked.id
 
     @property
@@ -40,7 +40,7 @@ class Seen:
 
 
 def read(peeked: Peeked, app: CloudQ, queue: str) -> Seen:
-    """Decode a message of a queue, as far as the app can."""
+    """Decode a message of a queue, or keep the reason why that fails."""
     try:
         return Seen(
             peeked=peeked,
@@ -66,7 +66,7 @@ def as_json(seen: Seen) -> dict[str, object]:
 
 
 def list_messages(messages: Sequence[Seen], *, dead: bool, empty: str) -> None:
-    """Print a table of messages; of dead ones with the reasons."""
+    """Print a table of messages; dead ones with their reasons."""
     last = "REASON" if dead else "RETRIES"
     columns = ("ID", "TASK", "ARGUMENTS", "AGE", "TRIES", last)
     table(columns, [_row(seen, dead=dead) for seen in messages], empty=empty)
@@ -79,7 +79,7 @@ def backend_example(broker: str) -> str:
 
 
 def brief_arguments(message: TaskMessage, length: int = _ARGS) -> str:
-    """Return the arguments of a call as they are written in Python, shortened."""
+    """Return the arguments of a call as written in Python, shortened."""
     positional = [orjson.dumps(arg).decode() for arg in message.args]
     named = [f"{key}={orjson.dumps(value).decode()}" for key, value in message.kwargs.items()]
     return shorten(", ".join((*positional, *named)), length)
@@ -91,7 +91,7 @@ def _row(seen: Seen, *, dead: bool) -> tuple[object, ...]:
     if seen.message is None:
         body = shorten(seen.peeked.body.decode(errors="backslashreplace"), _ARGS)
         last = reason if dead else "-"
-        # Of a dead letter the reason says the same.
+        # The reason of a dead letter already says why it could not be decoded.
         task = "?" if dead and seen.peeked.reason else f"? {seen.problem}"
         return seen.id, task, body, age, seen.peeked.attempts, last
     last = reason if dead else seen.message.retries

@@ -1,4 +1,4 @@
-"""The options that every command has, and the app that they lead to."""
+"""The options shared by all commands, and loading the app that they name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cloudq.errors import ConfigurationError
 
 P = ParamSpec("P")
 
-_PANEL = "Which app and where"
+_PANEL = "App and services"
 
 AppOption = Annotated[
     str | None,
@@ -29,62 +29,71 @@ AppOption = Annotated[
         "-A",
         "--app",
         metavar="MODULE[:NAME]",
-        help="The app, as in shop.tasks:app; else CLOUDQ_APP.",
+        help="The app, such as shop.tasks:app. Default: CLOUDQ_APP.",
         rich_help_panel=_PANEL,
     ),
 ]
 BrokerOption = Annotated[
     str | None,
     typer.Option(
-        "-b", "--broker", metavar="URL", help="In place of the app's.", rich_help_panel=_PANEL
+        "-b",
+        "--broker",
+        metavar="URL",
+        help="Use this broker instead of the app's.",
+        rich_help_panel=_PANEL,
     ),
 ]
 BackendOption = Annotated[
     str | None,
-    typer.Option("--backend", metavar="URL", help="In place of the app's.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--backend",
+        metavar="URL",
+        help="Use this result backend instead of the app's.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 DebugOption = Annotated[
-    bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=_PANEL)
+    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_PANEL)
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What a command acts on: an app by its path, and URLs in place of the app's own."""
+    """The app that a command acts on, by its path, and URLs that replace the app's own."""
 
     app: str | None = None
     broker: str | None = None
     backend: str | None = None
 
     def over(self, other: Target) -> Target:
-        """This target, with `other` where it leaves something open."""
+        """Return this target, with the values of `other` where it has none."""
         names = [field.name for field in fields(self)]
         return Target(**{name: getattr(self, name) or getattr(other, name) for name in names})
 
     @property
     def path(self) -> str | None:
-        """`module:attribute` of the app, from the option or the environment."""
+        """The app's `module:attribute`, from the option or the environment."""
         return self.app or os.environ.get("CLOUDQ_APP") or None
 
     @property
     def overrides(self) -> dict[str, str]:
-        """The settings that stand above the app's own."""
+        """The settings that override the app's own."""
         given = {"broker": self.broker, "backend": self.backend}
         return {name: value for name, value in given.items() if value is not None}
 
     def open(self) -> CloudQ:
-        """The app, or one without tasks where none is named. Raises `ConfigurationError`."""
+        """Load the app, or make one without tasks if none is named. Raises `ConfigurationError`."""
         if self.path is None:
             return CloudQ(broker=self.broker, backend=self.backend)
         return self.load()
 
     def load(self) -> CloudQ:
-        """The app with its tasks. Raises `ConfigurationError` also when none is named."""
+        """Load the app with its tasks. Raises `ConfigurationError`, also when none is named."""
         if self.path is None:
             raise ConfigurationError(
-                "which app? say -A module:attribute (as in -A shop.tasks:app) or set CLOUDQ_APP"
+                "no app given: use -A MODULE:NAME, such as -A shop.tasks:app, or set CLOUDQ_APP"
             )
         _check_path(self.path)
         if str(Path.cwd()) not in sys.path:
@@ -94,14 +103,14 @@ class Target:
         except ConfigurationError as error:
             place = _place(error.__cause__)
             raise ConfigurationError(f"{error}{place}") from (error.__cause__ or error)
-        except Exception as error:  # the modules in `include` are the user's, too
+        except Exception as error:  # of the user's modules, those in `include` too
             raise ConfigurationError(
                 f"loading {self.path} failed: {type(error).__name__}: {error}{_place(error)}"
             ) from error
 
 
 def common(function: Callable[Concatenate[Target, P], Any]) -> Callable[..., Any]:
-    """Give a command the options of every command; it gets them as a `Target`."""
+    """Add the shared options to a command, which receives them as a `Target`."""
     signature = inspect.signature(function, eval_str=True)
     options = inspect.signature(_options, eval_str=True).parameters
     own = list(signature.parameters.values())[1:]
@@ -122,7 +131,7 @@ def common(function: Callable[Concatenate[Target, P], Any]) -> Callable[..., Any
     parameters = [
         parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in (*own, *options.values())
     ]
-    # typer reads the options off the signature, and their types off the annotations.
+    # typer reads the options from the signature, and their types from the annotations.
     run.__dict__["__signature__"] = signature.replace(parameters=parameters)
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__dict__["__wrapped__"]
@@ -136,22 +145,22 @@ def _options(
     backend: BackendOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Only its signature is of use."""
+    """Declare the shared options; only the signature is used."""
 
 
 def refuse_memory(app: CloudQ) -> None:
-    """Raise `ConfigurationError` for a broker or a backend that ends with this very command."""
+    """Raise `ConfigurationError` for a broker or backend in this process's memory."""
     urls = (app.conf.broker, app.conf.backend_url)
     inside = next((url for url in urls if url is not None and url.startswith("memory:")), None)
     if inside is not None:
         raise ConfigurationError(
-            f"{inside} lives and dies within one process, so no worker would share it with this "
-            "command: use a file, as -b sqlite:///cloudq.db"
+            f"{inside} exists only within one process, so this command cannot share it with a "
+            "worker: use a file, such as -b sqlite:///cloudq.db"
         )
 
 
 def chosen_queues(target: Target, app: CloudQ, given: Sequence[str] | None) -> list[str]:
-    """The queues given, else the app's; without an app, all those of an embedded broker."""
+    """Return the queues given, else the app's; without an app, all of an embedded broker."""
     if given:
         return list(given)
     default = app.queues()
@@ -165,15 +174,15 @@ def _check_path(path: str) -> None:
     module = path.partition(":")[0]
     if module.endswith(".py") or "/" in module:
         dotted = module.removesuffix(".py").strip("./").replace("/", ".")
-        raise ConfigurationError(f"{module} is a file: name its module, as in -A {dotted}")
+        raise ConfigurationError(f"{module} is a file: give its module, such as -A {dotted}")
     if not all(part.isidentifier() for part in module.split(".")):
-        raise ConfigurationError(f"{module!r} is not a module's name: say -A module:attribute")
+        raise ConfigurationError(f"{module!r} is not a module name: use -A module:attribute")
 
 
 def _place(error: BaseException | None) -> str:
-    """Where in the user's own files an import failed."""
+    """Return the file and line of the user's code where an import failed, or nothing."""
     if error is None or isinstance(error, SyntaxError):
-        return ""  # the message of a SyntaxError has the place
+        return ""  # its message already names the place
     import_files = (import_module.__code__.co_filename, "<frozen importlib._bootstrap>")
     own = [
         frame

@@ -1,4 +1,4 @@
-"""What a person sees and what a program reads: tables, JSON, notes, and questions."""
+"""Prints results: tables and questions for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rich.text import Text
 
 from cloudq.errors import ConfigurationError
 
-# A pipe has no width: what reads it wants whole lines.
+# A pipe has no width, and its reader wants whole lines.
 _PIPE_WIDTH = 400
 
 
 def console() -> Console:
-    """Standard output, as wide as the terminal or, in a pipe, as wide as need be."""
+    """Return standard output, as wide as the terminal or, in a pipe, very wide."""
     return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
 
 
@@ -38,7 +38,7 @@ def complain(message: str, *, kind: str = "error") -> None:
 
 
 def note(message: str) -> None:
-    """Print a remark on standard error, so that standard output stays the answer."""
+    """Print a remark on standard error, apart from the result on standard output."""
     sys.stdout.flush()
     Console(stderr=True, highlight=False).print(Text(message, "dim"), soft_wrap=True)
 
@@ -49,7 +49,7 @@ def say(message: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Print a table; numbers to the right. Without rows, print `empty`."""
+    """Print a table, numbers aligned right. Without rows, print `empty`."""
     listed = [[cell if isinstance(cell, Text) else _cell(cell) for cell in row] for row in rows]
     if not listed:
         say(empty)
@@ -57,7 +57,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
     grid = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for place, column in enumerate(columns):
         numeric = all(_is_number(row[place].plain) for row in listed)
-        # Names and ids are copied from the screen, so they are never cut; text is wrapped.
+        # Names and ids are copied from the screen, so they are never wrapped; other text is.
         fixed = column in ("QUEUE", "ID")
         grid.add_column(
             column,
@@ -71,7 +71,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
 
 
 def fields(pairs: Iterable[tuple[str, object]]) -> None:
-    """Print names and values, one a line; a value of None is left out."""
+    """Print names and values, one pair per line; values of None are left out."""
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -82,20 +82,20 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
 
 
 def confirm(question: str, name: str, *, yes: bool) -> None:
-    """Ask before something is lost: `y` or the name goes on. Raises `typer.Abort` otherwise.
+    """Ask for confirmation: `y` or the name continues, all else raises `typer.Abort`.
 
-    Raises `ConfigurationError` where nobody can be asked.
+    Raises `ConfigurationError` if there is no terminal.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigurationError(f"{question} There is no terminal to ask at: add --yes")
-    if input(f"{question} [y or {name!r}] ").strip() not in ("y", "Y", "yes", name):
+        raise ConfigurationError(f"{question} There is no terminal to confirm at: add --yes")
+    if input(f"{question} Type y or {name!r}: ").strip() not in ("y", "Y", "yes", name):
         raise typer.Abort
 
 
 def duration(seconds: float | None) -> str:
-    """A time span in two units at most: 40ms, 4.2s, 3m 20s, 5h 1m, 2d 3h."""
+    """Write a time span in at most two units: 40ms, 4.2s, 3m 20s, 5h 1m, 2d 3h."""
     if seconds is None:
         return "-"
     if seconds < 1:
@@ -110,19 +110,19 @@ def duration(seconds: float | None) -> str:
 
 
 def since(moment: float | None) -> str:
-    """How long ago a moment was, given in epoch seconds."""
+    """Write the time that has passed since a moment in epoch seconds."""
     return duration(None if moment is None else time.time() - moment)
 
 
 def local(moment: float | None) -> str | None:
-    """A moment, given in epoch seconds, in local time."""
+    """Write a moment in epoch seconds as local time."""
     if moment is None:
         return None
     return datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def shorten(text: str, length: int) -> str:
-    """The text in one line of at most `length` characters."""
+    """Return the text as one line of at most `length` characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= length else flat[: length - 1] + "…"
 
@@ -134,7 +134,7 @@ def _print(grid: Table) -> None:
         return
     with output.capture() as captured:
         output.print(grid)
-    # rich fills each line up with spaces.
+    # rich pads each line with spaces.
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 

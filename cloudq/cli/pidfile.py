@@ -1,4 +1,4 @@
-"""A worker's process id in a file, and a lock on it that ends with the worker."""
+"""Pidfiles: a worker's process id in a file, locked while the worker lives."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = logging.getLogger("cloudq.worker")
 
 @contextmanager
 def held(path: Path) -> Generator[None]:
-    """Keep this process's id in the file for a block, and remove the file after it.
+    """Keep this process's id in the file during the block, and remove the file afterwards.
 
-    Raises `ConfigurationError` while another process has the file. One that was left behind is
-    taken over: the lock on it has ended with its process, whoever has that id today.
+    Raises `ConfigurationError` while another process holds the file. A stale file is taken over:
+    its lock ended with its process, even if another process has that id today.
     """
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -30,16 +30,16 @@ def held(path: Path) -> Generator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigurationError(
-                f"--pidfile {path}: a worker with pid {_text(file)} runs already: stop it, or "
-                "name another file"
+                f"--pidfile {path}: a worker with pid {_text(file)} is already running: stop "
+                "it, or use another file"
             ) from None
-        if not _is_still(file, path):  # its last holder has removed it meanwhile
+        if not _is_still(file, path):  # its last holder removed it meanwhile
             with held(path):
                 yield
             return
         left = _text(file)
         if left:
-            log.warning("pidfile %s was left behind by pid %s, which is gone", path, left)
+            log.warning("taking over stale pidfile %s of pid %s, which has ended", path, left)
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         try:
@@ -51,7 +51,7 @@ def held(path: Path) -> Generator[None]:
 
 
 def holder(path: Path) -> int | None:
-    """The id of the process that holds the file; None where there is none, or a stale one."""
+    """Return the id of the process that holds the file; None if it is missing or stale."""
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

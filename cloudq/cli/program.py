@@ -1,4 +1,4 @@
-"""Puts the commands together, runs one, and turns what went wrong into a line and an exit code."""
+"""Registers the commands, runs one, and turns an error into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from cloudq.cli.options import AppOption, BackendOption, BrokerOption, DebugOpti
 from cloudq.cli.output import complain
 from cloudq.errors import CloudQError, ConfigurationError, install_hint
 
-# Commands of the package beside the core, which no other command waits for.
-_BESIDE = "cloudq_deploy.command"
-_OF_BESIDE = frozenset({"deploy", "init"})
+# Commands of the deploy package: imported only when one of them, or the help, is asked for.
+_DEPLOY = "cloudq_deploy.command"
+_DEPLOY_COMMANDS = frozenset({"deploy", "init"})
 
 OK, FAILED, UNUSABLE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
@@ -91,20 +91,20 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Run and look after tasks on the clouds' own queues."""
+    """Run, inspect and deploy tasks on the queues of SQS, Pub/Sub, Service Bus or SQLite."""
     context.obj = Target(app=app, broker=broker, backend=backend)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. What went wrong is one line on standard error."""
+    """Run one command and return its exit code; an error is one line on standard error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        _add_beside(arguments)
+        _add_deploy(arguments)
         command = typer.main.get_command(cli)
         code = command.main(arguments, prog_name="cloudq", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is left in the buffer must not be written at exit, to a reader that has gone.
+        # Nothing is left to flush at exit: whoever read our output has gone.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
@@ -116,17 +116,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else OK
 
 
-def _add_beside(arguments: Sequence[str]) -> None:
-    """Add what is asked for, or all for the list of commands. Raises `ConfigurationError`."""
+def _add_deploy(arguments: Sequence[str]) -> None:
+    """Add the deploy commands if one of them or the help is asked for.
+
+    Raises `ConfigurationError` when one is asked for and its package is not installed.
+    """
     named = {group.name for group in cli.registered_groups}
-    if "deploy" in named or not (not arguments or {*_OF_BESIDE, "-h", "--help"} & {*arguments}):
+    if "deploy" in named or not (
+        not arguments or {*_DEPLOY_COMMANDS, "-h", "--help"} & {*arguments}
+    ):
         return
     try:
-        import_module(_BESIDE).add_to(cli)
+        import_module(_DEPLOY).add_to(cli)
     except ModuleNotFoundError as error:
-        if _OF_BESIDE & {*arguments}:
+        asked = next((word for word in arguments if word in _DEPLOY_COMMANDS), None)
+        if asked is not None:
             raise ConfigurationError(
-                f"it needs the package {error.name}: {install_hint('deploy')}"
+                f"`cloudq {asked}` needs the deploy extra ({error.name}): {install_hint('deploy')}"
             ) from error
 
 
@@ -139,13 +145,13 @@ def _report(error: Exception) -> int:
     if isinstance(error, CloudQError):
         complain(str(error))
         return UNUSABLE
-    complain(f"{type(error).__name__}: {error} (unexpected: --debug shows where it comes from)")
+    complain(f"{type(error).__name__}: {error} (unexpected; --debug shows the traceback)")
     return FAILED
 
 
 def _usage(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
-    # The last part is how pydantic begins what a check has said.
+    # pydantic puts "Value error, " before the message of a check.
     message = error.format_message().replace("Value error, ", "")
     if context is not None and type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(message)

@@ -18,10 +18,10 @@ from cloudq.errors import ConfigurationError, install_hint
 
 
 def run_reloading(arguments: Sequence[str], folder: Path) -> int:
-    """Run `cloudq` with these arguments and start it anew when a Python file below changes.
+    """Run `cloudq` with these arguments, and restart it when a Python file below changes.
 
-    What runs is stopped warm first, as by SIGTERM. One that ends by itself, say with a syntax
-    error, is started anew by the next change. The exit code is that of the last one.
+    The old process is stopped with SIGTERM first. One that ends by itself, say with a syntax
+    error, is restarted at the next change. Returns the exit code of the last process.
     """
     try:
         watchfiles: Any = import_module("watchfiles")
@@ -46,7 +46,7 @@ def run_reloading(arguments: Sequence[str], folder: Path) -> int:
         )
         for changed in changes:
             files = sorted({str(Path(path).name) for _, path in changed})
-            complain(f"{', '.join(files)} changed: the worker is started anew", kind="reload")
+            complain(f"{', '.join(files)} changed: restarting the worker", kind="reload")
             _stop(process)
             process = _start(command)
         return _stop(process)
@@ -59,12 +59,12 @@ def run_reloading(arguments: Sequence[str], folder: Path) -> int:
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    # In a group of its own: what is typed at the terminal is for this process, which passes it on.
+    # In its own group: Ctrl-C reaches only this process, which then stops the worker.
     return subprocess.Popen(command, env=os.environ, start_new_session=True)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> int:
-    """Stop warm; the worker itself sees to its grace time."""
+    """Ask the process to finish its tasks, and wait for its end."""
     if process.poll() is None:
         process.terminate()
     return process.wait()

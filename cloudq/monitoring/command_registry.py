@@ -95,60 +95,62 @@ _COUNT = Arg(name="n", read=positive, required=False)
 _IDS = (Arg(name="ids"),)
 
 BUILTIN: tuple[Spec, ...] = (
-    Spec(name="ping", kind="inspect", help="Who is there."),
-    Spec(name="active", kind="inspect", help="The tasks that run."),
-    Spec(name="reserved", kind="inspect", help="The tasks received that wait for a place."),
-    Spec(name="scheduled", kind="inspect", help="The delayed tasks, where a broker shows them."),
-    Spec(name="registered", kind="inspect", help="The tasks it knows."),
-    Spec(name="revoked", kind="inspect", help="The revoked tasks it has met."),
-    Spec(name="stats", kind="inspect", help="Counts, processes, memory."),
-    Spec(name="conf", kind="inspect", help="Its settings, without passwords."),
-    Spec(name="active_queues", kind="inspect", help="The queues it receives from."),
+    Spec(name="ping", kind="inspect", help="List the workers that reply."),
+    Spec(name="active", kind="inspect", help="Show the running tasks."),
+    Spec(name="reserved", kind="inspect", help="Show received tasks that wait for a free slot."),
+    Spec(name="scheduled", kind="inspect", help="Show delayed tasks, if the broker can list them."),
+    Spec(name="registered", kind="inspect", help="Show the registered tasks."),
+    Spec(name="revoked", kind="inspect", help="Show the revoked tasks it has seen."),
+    Spec(name="stats", kind="inspect", help="Show counts, processes and memory."),
+    Spec(name="conf", kind="inspect", help="Show the settings, without passwords."),
+    Spec(name="active_queues", kind="inspect", help="Show the queues it consumes."),
     Spec(
-        name="query_task", kind="inspect", help="What it does with tasks.", args=_IDS, variadic=True
+        name="query_task", kind="inspect", help="Show the state of tasks.", args=_IDS, variadic=True
     ),
-    Spec(name="report", kind="inspect", help="Versions and settings, for a bug report."),
+    Spec(name="report", kind="inspect", help="Show versions and settings for a bug report."),
     Spec(
         name="revoke",
         kind="control",
-        help="Keep tasks from being started; with terminate stop those that run.",
+        help="Prevent tasks from starting; with terminate, also stop running ones.",
         args=(Arg(name="task_id"),),
         variadic=True,
     ),
     Spec(
         name="terminate",
         kind="control",
-        help="Revoke tasks and stop those that run.",
+        help="Revoke tasks and stop running ones.",
         args=(Arg(name="signal"), Arg(name="task_id")),
         variadic=True,
     ),
     Spec(
         name="rate_limit",
         kind="control",
-        help="Another rate limit for a task, as 10/m; 0 for none.",
+        help="Change the rate limit of a task, such as 10/m; 0 for none.",
         args=(_TASK, Arg(name="rate_limit")),
     ),
     Spec(
         name="time_limit",
         kind="control",
-        help="Other time limits for a task, for those that start from now on.",
+        help="Change the time limits of a task, for runs that start from now on.",
         args=(
             _TASK,
             Arg(name="soft", read=seconds),
             Arg(name="hard", read=seconds, required=False),
         ),
     ),
-    Spec(name="pool_grow", kind="control", help="More processes.", args=(_COUNT,)),
-    Spec(name="pool_shrink", kind="control", help="Fewer processes.", args=(_COUNT,)),
+    Spec(name="pool_grow", kind="control", help="Add processes.", args=(_COUNT,)),
+    Spec(name="pool_shrink", kind="control", help="Remove processes.", args=(_COUNT,)),
     Spec(
         name="autoscale",
         kind="control",
-        help="Other bounds for the number of processes.",
+        help="Change the bounds of autoscaling.",
         args=(Arg(name="max", read=positive), Arg(name="min", read=positive, required=False)),
     ),
-    Spec(name="add_consumer", kind="control", help="Receive from a queue too.", args=(_QUEUE,)),
-    Spec(name="cancel_consumer", kind="control", help="Leave a queue alone.", args=(_QUEUE,)),
-    Spec(name="shutdown", kind="control", help="Stop warm."),
+    Spec(name="add_consumer", kind="control", help="Start consuming from a queue.", args=(_QUEUE,)),
+    Spec(
+        name="cancel_consumer", kind="control", help="Stop consuming from a queue.", args=(_QUEUE,)
+    ),
+    Spec(name="shutdown", kind="control", help="Stop after the running tasks have finished."),
 )
 
 

@@ -51,7 +51,7 @@ def cloudq_clock() -> VirtualClock:
 
 @pytest.fixture
 def cloudq_faults() -> FaultPlan:
-    """What goes wrong in the services of `cloudq_app`: nothing, until the test declares it."""
+    """The faults in the services of `cloudq_app`: none, until the test declares some."""
     from cloudq.testing.kit.faults import FaultPlan
 
     return FaultPlan()

@@ -236,7 +236,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["-b", url, "graph", result.id, "--format", "mermaid"]) == 0
     assert capsys.readouterr().out.startswith("flowchart TD")
     assert main(["-b", url, "graph", "nothing"]) == 1
-    assert "nothing is known of nothing" in capsys.readouterr().err
+    assert "no record of nothing" in capsys.readouterr().err
 
 
 def test_outlines_are_what_as_tuple_gives(app: Bench, t: Tasks) -> None:

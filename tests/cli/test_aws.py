@@ -46,7 +46,7 @@ def test_queues_are_made_peeked_and_purged(command, where):
     assert "any.task" in peeked.out
     assert "each look counts as a delivery" in peeked.err
     purged = command("queues", "purge", "q", "--yes", *where)
-    assert "it takes up to 60 s" in purged.out
+    assert "this takes up to 60 s" in purged.out
     assert "that run or arrive meanwhile go too" in purged.err
 
 

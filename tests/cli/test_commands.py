@@ -114,7 +114,7 @@ def test_a_purge_asks_at_a_terminal(project):
         process = subprocess.Popen(args, cwd=project, stdin=far, stdout=far, stderr=far)
         os.close(far)
         seen = b""
-        while b"[y or 'default']" not in seen:
+        while b"Type y or 'default':" not in seen:
             seen += os.read(near, 1024)
         os.write(near, answer + b"\n")
         code = process.wait(PATIENCE)
@@ -160,7 +160,7 @@ def test_doctor_finds_nothing_wrong_with_a_good_app(command):
 def test_doctor_says_what_is_wrong(command, project):
     ran = command("doctor", "-b", "sqlite:///missing/x.db")
     assert ran.code == 1
-    assert "there is no folder" in ran.out
+    assert "does not exist: create it" in ran.out
     assert command("doctor", "-A", "gone").code == 1
     (project / "cloudq.toml").write_text("lease = 7.0\n")
     assert "7.0, from the configuration file" in command("doctor").out

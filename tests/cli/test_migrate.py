@@ -96,7 +96,7 @@ def test_a_dry_run_counts_by_task_and_changes_nothing(command, project):
     ran = command("migrate", FROM, TO, "--dry-run")
     assert ran.code == 0
     assert any(line.split() == ["default", "shop.add", "5"] for line in ran.lines)
-    assert "1 of the 6 messages looked at stay: no task message" in ran.err
+    assert "1 of the 6 messages read will stay: no task message" in ran.err
     assert "nothing was moved" in ran.err
     read = command("migrate", FROM, TO, "--dry-run", "--json").json
     (queue,) = read["queues"]

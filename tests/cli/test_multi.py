@@ -50,7 +50,7 @@ def cloudq(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process is there and does something; who reaps orphans may take its time."""
+    """Tell whether a process exists and is no zombie; reaping orphans may take a while."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -76,7 +76,7 @@ def test_workers_are_started_shown_restarted_and_stopped(project: Path) -> None:
         assert app.send_task("version").get(timeout=PATIENCE) == 1
 
     again = cloudq("multi", "start", "worker1", *SMALL, *FILES)
-    assert (again.returncode, f"runs already, with pid {first}" in again.stderr) == (1, True)
+    assert (again.returncode, f"is already running, with pid {first}" in again.stderr) == (1, True)
     shown = cloudq("multi", "show", "2", *SMALL, *FILES).stdout
     assert f"worker1 (pid {first})" in shown
     assert "-n worker2@" in shown
@@ -89,13 +89,13 @@ def test_workers_are_started_shown_restarted_and_stopped(project: Path) -> None:
     assert stopped.stdout.splitlines() == ["worker1: stopped", "worker2: stopped"]
     assert not list((project / "run").iterdir())
     eventually(lambda: not runs(second))
-    assert "worker1: does not run" in cloudq("multi", "stop", "1", *FILES).stdout
+    assert "worker1: not running" in cloudq("multi", "stop", "1", *FILES).stdout
 
 
 def test_a_worker_that_ends_at_once_is_a_failure_with_its_last_word(project: Path) -> None:
     ended = cloudq("multi", "start", "w", "-A", "nowhere:app", *FILES)
     assert ended.returncode == 1
-    assert "w ended at once" in ended.stderr
+    assert "w ended while starting" in ended.stderr
     assert "nowhere" in ended.stderr
 
 
@@ -162,7 +162,7 @@ def test_a_pidfile_is_held_by_one_and_removed_at_the_end(tmp_path: Path) -> None
         assert file.read_text() == f"{os.getpid()}\n"
         assert holder(file) == os.getpid()
         again = held(file)
-        with pytest.raises(ConfigurationError, match=f"pid {os.getpid()} runs already"):
+        with pytest.raises(ConfigurationError, match=f"pid {os.getpid()} is already running"):
             again.__enter__()
     assert not file.exists()
     assert holder(file) is None

@@ -206,7 +206,7 @@ def test_the_command_makes_topics_and_jobs_and_then_has_nothing_to_do(
     command = ["deploy", "apply", "google", "-A", "shop.tasks:app", "--project", PROJECT]
     command += ["--region", "europe-west1", "--stack", stack]
     assert main(command) == 2
-    assert "There is no terminal to ask at: add --yes" in capsys.readouterr().err
+    assert "There is no terminal to confirm at: add --yes" in capsys.readouterr().err
     assert scheduler.jobs == {}
     assert main([*command, "--yes"]) == 0
     shown = capsys.readouterr()

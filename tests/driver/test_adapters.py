@@ -153,7 +153,7 @@ def test_its_missing_sdk_is_installed_by_its_own_extra(bare: Cloud) -> None:
 def test_doctor_sees_its_packages_and_results(cloud: Cloud) -> None:
     doctor = cloud.cloudq("doctor", "-A", "weather").stdout
     assert "nimbus-sdk 1.0" in doctor
-    assert "kept with the broker, in nimbus:///weather.db" in doctor
+    assert "stored with the broker, in nimbus:///weather.db" in doctor
     other = cloud.cloudq("doctor", "-b", "cirrus:///weather.db").stdout
     assert "for example nimbus:///results" in other
 

@@ -78,7 +78,7 @@ def test_schedules_are_listed_paused_and_run(run: Command) -> None:
     code, out, err = run("schedules", "list", *APP)
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["NAME", "nightly", "often"]
-    assert "no beat leads" in err
+    assert "no beat is running" in err
     assert run("schedules", "pause", *APP, "often")[:2] == (0, "often is paused\n")
     listed = orjson.loads(run("schedules", "list", *APP, "--json")[1])["schedules"]
     assert {row["name"]: (row["state"], row["next"] is None) for row in listed} == {
@@ -142,7 +142,7 @@ def test_nothing_is_deleted_unasked(run: Command) -> None:
 def test_what_would_be_forgotten_at_once_is_refused(run: Command, command: str) -> None:
     code, _, err = run("schedules", command, *APP, "often", "--broker", "memory://x")
     assert code == 2
-    assert "lives and dies within one process" in err
+    assert "exists only within one process" in err
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_plan_and_apply(run: Command) -> None:
         assert [(c["action"], c["parts"]) for c in read["changes"]] == [
             ("update", {"state": ["ENABLED", "PAUSED"]})
         ]
-    assert "which scheduler?" in run("schedules", "plan", *APP)[2]
+    assert "no scheduler given" in run("schedules", "plan", *APP)[2]
     assert 'no scheduler for "events://"' in run(*plan[:-1], "events://x")[2]
 
 
@@ -257,7 +257,7 @@ def test_a_beat_needs_a_store_and_a_file() -> None:
     name = next(path.stem for path in Path.cwd().glob("shop_*.py"))
     for options, message in (
         (("--backend", "none"), "the app has none"),
-        (("--broker", "memory://x"), "lives and dies within one process"),
+        (("--broker", "memory://x"), "exists only within one process"),
     ):
         command = [sys.executable, "-m", "cloudq", "beat", "-A", f"{name}:app", *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)

@@ -251,7 +251,7 @@ def test_the_command_line_asks_and_tells(pair: Place) -> None:
     assert "level: invalid literal" in bad.stderr
     nobody = cloudq(pair, "inspect", "ping", "-d", "three")
     assert nobody.returncode == 2
-    assert "no live worker three: there are one, two" in nobody.stderr
+    assert "no live worker three; live workers: one, two" in nobody.stderr
     assert "did you mean ping?" in cloudq(pair, "inspect", "pin").stderr
     status = cloudq(pair, "status")
     assert status.returncode == 0

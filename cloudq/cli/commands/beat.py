@@ -1,4 +1,4 @@
-"""`cloudq beat`: sends periodic tasks when they are due, until it is stopped."""
+"""`cloudq beat`: sends periodic tasks when they are due, until stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from cloudq.cli.commands.worker import Level, LogFormat
+from cloudq.cli.commands.worker import FormatOption, Level, LevelOption, LogFormat
 from cloudq.cli.options import Target, common, refuse_memory
 from cloudq.cli.pidfile import held
 from cloudq.schedules.beat import Beat, BeatThread
@@ -25,21 +25,23 @@ def beat(
     target: Target,
     lease: Annotated[
         float | None,
-        typer.Option(min=1, metavar="SECONDS", help="When a beat dies, another leads after this."),
+        typer.Option(
+            min=1, metavar="SECONDS", help="Time until another beat takes over from a dead one."
+        ),
     ] = None,
     hostname: Annotated[
-        str | None, typer.Option("-n", "--hostname", metavar="NAME", help="This beat's name.")
+        str | None, typer.Option("-n", "--hostname", metavar="NAME", help="Name of this beat.")
     ] = None,
     pidfile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the process id here while it runs.")
+        Path | None, typer.Option(metavar="FILE", help="Write the process id to this file.")
     ] = None,
-    log_level: Annotated[Level, typer.Option("-l", "--log-level")] = Level.INFO,
-    log_format: Annotated[LogFormat, typer.Option("--log-format")] = LogFormat.TEXT,
+    log_level: LevelOption = Level.INFO,
+    log_format: FormatOption = LogFormat.TEXT,
 ) -> None:
     """Send periodic tasks when they are due, until stopped.
 
-    Any number may run: one sends, and another takes its place when it dies. `cloudq worker --beat`
-    does the same within a worker.
+    Any number may run: one of them sends, and another takes over when it dies.
+    `cloudq worker --beat` does the same within a worker.
     """
     configure(log_level, log_format)
     app = target.load()

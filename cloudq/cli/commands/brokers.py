@@ -50,8 +50,8 @@ def brokers(target: Target, json: JsonOption = False) -> None:
         if each.problem:
             note(f"{each.scheme}://: {each.problem}")
     note(
-        "DELAY, LEASE and WAIT are the longest; longer delays are made of several, and parked ones "
-        "are kept in the backend"
+        "DELAY, LEASE and WAIT are maxima; longer delays take several steps, "
+        "`in backend` means that the result backend keeps delayed messages"
     )
 
 
@@ -85,7 +85,7 @@ def _sample(entry: EntryPoint, folder: str) -> str:
 
 @contextmanager
 def _environment(entry: EntryPoint) -> Generator[None]:
-    """Set the variables that the adapter asks for, and restore those of before."""
+    """Set the environment variables that the adapter needs, and restore the old ones."""
     before = dict(os.environ)
     for name, value in adapter(entry.name).environment.items():
         if value is None:
@@ -105,7 +105,7 @@ def _broker_cells(limits: Limits | StoreLimits | None) -> tuple[str, ...]:
     return (
         str(limits.batch),
         _size(limits.body),
-        _span(limits.max_delay) if limits.max_delay else "parked",
+        _span(limits.max_delay) if limits.max_delay else "in backend",
         _span(limits.max_lease) + " fixed" * (limits.min_lease == limits.max_lease),
         _span(limits.max_wait),
         _yes(limits.ordered),

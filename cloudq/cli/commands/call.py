@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -18,15 +18,15 @@ from cloudq.cli.commands.result import as_json, outcome
 from cloudq.cli.options import JsonOption, Target, common, refuse_memory
 from cloudq.cli.output import complain, emit
 from cloudq.errors import ConfigurationError, InvalidArguments, UnknownTask
-from cloudq.results.record import State
+from cloudq.messages.values import is_list, is_object
+from cloudq.results.record import Record, State
 from cloudq.results.result import wait_for
-from cloudq.tasks.call_options import CallOptions
 
 _NEGATIVE = re.compile(r"-[0-9.]")
 
 
 class CallCommand(TyperCommand):
-    """A command whose `--wait` may stand alone, and whose arguments may be negative numbers."""
+    """A command with a `--wait` whose value is optional, and with arguments below zero."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         following = [*args[1:], ""]
@@ -34,54 +34,79 @@ class CallCommand(TyperCommand):
             "--wait=inf" if arg == "--wait" and not _is_number(after) else arg
             for arg, after in zip(args, following, strict=True)
         ]
-        # With a space before it, a number is not taken for an option, and is the same in JSON.
+        # A leading space keeps -5 from being read as an option, and means the same in JSON.
         return super().parse_args(ctx, [f" {arg}" if _NEGATIVE.match(arg) else arg for arg in bare])
+
+
+Args = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ARG", help="Arguments as JSON; what is not JSON is a string."),
+]
+ArgsJson = Annotated[
+    str | None, typer.Option("--args", metavar="JSON", help="All arguments, as a JSON list.")
+]
+KwargsJson = Annotated[
+    str | None, typer.Option("--kwargs", metavar="JSON", help="Keyword arguments, a JSON object.")
+]
+Queue = Annotated[
+    str | None, typer.Option("-Q", "--queue", help="Queue to send to. Default: the task's own.")
+]
+Countdown = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Do not run before this delay has passed.")
+]
+Eta = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Do not run before this time: 2030-01-31T12:00, local."),
+]
+Expires = Annotated[
+    str | None,
+    typer.Option(metavar="SECONDS|TIME", help="Do not run after this delay or time."),
+]
+TaskId = Annotated[
+    str | None, typer.Option(metavar="ID", help="Id of the new task. Default: a random one.")
+]
+IdempotencyKey = Annotated[str | None, typer.Option(metavar="KEY", help="Run only once per key.")]
+GroupKey = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Keep the order of a key on ordered queues.")
+]
+UniqueKey = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="Do not send while a call with this key waits or runs."),
+]
+Priority = Annotated[
+    int | None,
+    typer.Option(metavar="0-9", help="Priority on queues that have priorities; 9 is first."),
+]
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        metavar="[SECONDS]",
+        help="Wait for the result and print it; without SECONDS, wait forever.",
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Send even if the app does not know the task.")
+]
 
 
 @common
 def call(
     target: Target,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="The task's registered name.")],
-    args: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="ARG", help="JSON values; what is not JSON is a string."),
-    ] = None,
-    args_json: Annotated[
-        str | None, typer.Option("--args", metavar="JSON", help="All arguments as a list.")
-    ] = None,
-    kwargs_json: Annotated[
-        str | None, typer.Option("--kwargs", metavar="JSON", help="Keyword arguments, an object.")
-    ] = None,
-    queue: Annotated[str | None, typer.Option("-Q", "--queue", help="Else the task's own.")] = None,
-    countdown: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Run no earlier than in this time.")
-    ] = None,
-    eta: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Run no earlier: 2030-01-31T12:00, local.")
-    ] = None,
-    expires: Annotated[
-        str | None, typer.Option(metavar="SECONDS|TIME", help="Do not run later.")
-    ] = None,
-    task_id: Annotated[str | None, typer.Option(metavar="ID", help="Else a new one.")] = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Runs once among its equals.")
-    ] = None,
-    group_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Keeps the order on ordered queues.")
-    ] = None,
-    unique_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Not sent while its equal is queued or runs.")
-    ] = None,
-    priority: Annotated[
-        int | None, typer.Option(metavar="0-9", help="On queues with priorities; 9 goes first.")
-    ] = None,
-    wait: Annotated[
-        float | None,
-        typer.Option(
-            metavar="[SECONDS]", help="Print the result; alone, however long it takes (put it last)"
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Send also an unknown task.")] = False,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Registered name of the task.")],
+    args: Args = None,
+    args_json: ArgsJson = None,
+    kwargs_json: KwargsJson = None,
+    queue: Queue = None,
+    countdown: Countdown = None,
+    eta: Eta = None,
+    expires: Expires = None,
+    task_id: TaskId = None,
+    idempotency_key: IdempotencyKey = None,
+    group_key: GroupKey = None,
+    unique_key: UniqueKey = None,
+    priority: Priority = None,
+    wait: Wait = None,
+    force: Force = False,
     json: JsonOption = False,
 ) -> int:
     """Send one call of a task.
@@ -94,7 +119,7 @@ def call(
     refuse_memory(app)
     if task not in app.tasks and not force:
         raise UnknownTask(_unknown(app, task))
-    given = {
+    given: dict[str, Any] = {
         "queue": queue,
         "countdown": countdown,
         "eta": None if eta is None else moment("--eta", eta),
@@ -105,7 +130,7 @@ def call(
         "unique_key": unique_key,
         "priority": priority,
     }
-    options = cast("CallOptions", {key: value for key, value in given.items() if value is not None})
+    options = {key: value for key, value in given.items() if value is not None}
     positional = arguments(args or (), args_json)
     with app:
         sent = app.send_task(task, positional, _object("--kwargs", kwargs_json), **options)
@@ -114,6 +139,11 @@ def call(
             return 0
         timeout = None if math.isinf(wait) else wait
         record = wait_for([sent], timeout=timeout)[0]
+    return _print_end(record, json=json)
+
+
+def _print_end(record: Record, *, json: bool) -> int:
+    """Print the result or the error; return the exit code."""
     if json:
         emit(as_json(record), indent=False)
     elif record.state == State.SUCCESS:
@@ -124,24 +154,24 @@ def call(
 
 
 def arguments(texts: Sequence[str], whole: str | None) -> list[Any]:
-    """The positional arguments: JSON where it parses, else strings; or all as one JSON list."""
+    """Read the positional arguments: each JSON or else a string; or all as one JSON list."""
     if whole is None:
         return [_value(text) for text in texts]
     if texts:
         raise InvalidArguments("give the arguments one by one or as --args, not both")
     value = _parse("--args", whole)
-    if not isinstance(value, list):
+    if not is_list(value):
         raise InvalidArguments(f"--args must be a JSON list such as '[1, \"a\"]', not {whole}")
-    return cast("list[Any]", value)
+    return value
 
 
 def moment(option: str, text: str) -> datetime:
-    """A time in ISO form; one without a zone is local. Raises `InvalidArguments`."""
+    """Read an ISO time, local if it names no zone. Raises `InvalidArguments`."""
     try:
         return datetime.fromisoformat(text).astimezone()
     except ValueError as error:
         raise InvalidArguments(
-            f"{option} {text}: write a time such as 2030-01-31T12:00 or 2030-01-31T12:00+00:00"
+            f"{option} {text}: give a time such as 2030-01-31T12:00 or 2030-01-31T12:00+00:00"
         ) from error
 
 
@@ -153,12 +183,12 @@ def _object(option: str, text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     value = _parse(option, text)
-    if not isinstance(value, dict):
+    if not is_object(value):
         raise InvalidArguments(f"{option} must be a JSON object such as '{{\"a\": 1}}', not {text}")
-    return cast("dict[str, Any]", value)
+    return value
 
 
-def _parse(option: str, text: str) -> object:
+def _parse(option: str, text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -183,11 +213,11 @@ def _is_number(text: str) -> bool:
 def _unknown(app: CloudQ, name: str) -> str:
     if not app.tasks:
         raise ConfigurationError(
-            f"app {app.name!r} has no tasks: does its module import them, or include=[...]?"
+            f"app {app.name!r} has no tasks: import them in its module, or use include=[...]"
         )
     last = {known.rpartition(".")[2]: known for known in app.tasks}
     close = difflib.get_close_matches(name, app.tasks, n=3, cutoff=0.5) or [
         last[match] for match in difflib.get_close_matches(name.rpartition(".")[2], last, n=3)
     ]
     hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(app.tasks)}"
-    return f"app {app.name!r} has no task {name!r}: {hint} (--force sends it all the same)"
+    return f"app {app.name!r} has no task {name!r}: {hint} (--force sends it anyway)"

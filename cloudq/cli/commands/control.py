@@ -1,4 +1,4 @@
-"""`cloudq control`: tells live workers what to do."""
+"""`cloudq control`: sends commands to live workers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def control(
     timeout: Timeout = None,
     json: JsonOption = False,
 ) -> int:
-    """Tell live workers what to do.
+    """Send a command to live workers.
 
-    A worker obeys at its next heartbeat. Revocations are recorded in the store first, so they
-    hold for functions too, and for workers that come later.
+    A worker obeys at its next heartbeat. Revocations are first recorded in the store, so they
+    also apply to cloud functions and to workers started later.
     """
     return ask(target, "control", command, words or [], destination, timeout, json=json)

@@ -1,4 +1,4 @@
-"""`cloudq dead`: looks at dead letters, sends them again, deletes them."""
+"""`cloudq dead`: lists, redrives and deletes dead letters."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from cloudq.cli.output import complain, confirm, emit, fields, local, note, say,
 from cloudq.driver import Failure
 from cloudq.errors import ConfigurationError
 
-cli = typer.Typer(no_args_is_help=True, help="Look at dead letters, send them again.")
+cli = typer.Typer(no_args_is_help=True, help="List, redrive and delete dead letters.")
 
-# A search through dead letters goes so far.
+# Dead letters that a search reads at most.
 _MOST = 10_000
 
 IdsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="ID", help="Ids as `dead list` shows them.")
+    list[str] | None, typer.Argument(metavar="ID", help="Ids, as `dead list` shows them.")
 ]
 TaskOption = Annotated[
-    str | None, typer.Option("--task", metavar="GLOB", help="Only tasks named so: 'shop.*'.")
+    str | None,
+    typer.Option("--task", metavar="GLOB", help="Only tasks whose name matches, such as 'shop.*'."),
 ]
-AllOption = Annotated[bool, typer.Option("--all", help="All there are.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All dead letters of the queue.")]
 
 
 @cli.command("list")
@@ -36,11 +37,13 @@ AllOption = Annotated[bool, typer.Option("--all", help="All there are.")]
 def list_dead(
     target: Target,
     queue: QueueArgument,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many at most.")] = 20,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, help="Maximum number to show.")
+    ] = 20,
     task: TaskOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List a queue's dead letters, with the reasons."""
+    """List a queue's dead letters with their reasons."""
     app = target.open()
     with app:
         found = _read(app, queue, count if task is None else _MOST)
@@ -58,10 +61,10 @@ def list_dead(
 def show(
     target: Target,
     queue: QueueArgument,
-    id: Annotated[str, typer.Argument(metavar="ID")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="Id of the task or message.")],
     json: JsonOption = False,
 ) -> None:
-    """Show one dead letter with everything that is in it."""
+    """Show one dead letter in full."""
     app = target.open()
     with app:
         seen = _select(_read(app, queue, _MOST), (id,), None)[0]
@@ -74,7 +77,7 @@ def show(
         (
             ("id", seen.id),
             ("message", seen.peeked.id if seen.peeked.id != seen.id else None),
-            ("reason", seen.peeked.reason or "none given: the service moved it here"),
+            ("reason", seen.peeked.reason or "none: moved here by the service"),
             ("deliveries", seen.peeked.attempts),
             ("sent", sent and f"{sent}, {since(seen.peeked.sent_at)} ago"),
             ("problem", seen.problem),
@@ -93,21 +96,23 @@ def redrive(
     ids: IdsArgument = None,
     everything: AllOption = False,
     task: TaskOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show which.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would be sent.")
+    ] = False,
     yes: YesOption = False,
 ) -> int:
-    """Send dead letters to their queue again.
+    """Send dead letters back to their queue.
 
-    Those named by id, or --all, or --task GLOB.
+    Choose them by id, with --all, or with --task GLOB.
     """
     app = target.open()
     with app:
         chosen = _chosen(app, queue, ids, everything, task)
         if dry_run or not chosen:
-            list_messages(chosen, dead=True, empty=f"no such dead letters in {queue!r}")
-            note(f"{len(chosen)} would be sent again; nothing was done")
+            list_messages(chosen, dead=True, empty=f"no matching dead letters in {queue!r}")
+            note(f"dry run: {len(chosen)} would be sent again, nothing was done")
             return 0
-        confirm(f"Send {len(chosen)} dead letters to {queue!r} again?", queue, yes=yes)
+        confirm(f"Send {len(chosen)} dead letters back to {queue!r}?", queue, yes=yes)
         with app.broker.asking("redrive to", queue) as admin:
             failures = admin.redrive(queue, [seen.peeked for seen in chosen])
     return _tell("sent again", chosen, failures)
@@ -122,24 +127,24 @@ def purge(
     task: TaskOption = None,
     yes: YesOption = False,
 ) -> int:
-    """Delete dead letters for good.
+    """Delete dead letters permanently.
 
-    Those named by id, or --task GLOB, or else all.
+    Choose them by id or with --task GLOB; otherwise all are deleted.
     """
     app = target.open()
     with app:
         if not ids and task is None:
             before = look(app, queue)
             count = "the" if before.dead is None else str(before.dead)
-            confirm(f"Delete {count} dead letters of {queue!r} for good?", queue, yes=yes)
+            confirm(f"Delete {count} dead letters of {queue!r} permanently?", queue, yes=yes)
             with app.broker.asking("purge the dead letters of", queue) as admin:
                 tell_purged(admin.purge_dead(queue), before.dead_queue or f"{queue}, dead letters")
             return 0
         chosen = _chosen(app, queue, ids, False, task)
         if not chosen:
-            say(f"no such dead letters in {queue!r}")
+            say(f"no matching dead letters in {queue!r}")
             return 0
-        confirm(f"Delete {len(chosen)} dead letters of {queue!r} for good?", queue, yes=yes)
+        confirm(f"Delete {len(chosen)} dead letters of {queue!r} permanently?", queue, yes=yes)
         with app.broker.asking("delete the dead letters of", queue) as admin:
             failures = admin.delete_dead(queue, [seen.peeked for seen in chosen])
     return _tell("deleted", chosen, failures)
@@ -149,12 +154,12 @@ def _chosen(
     app: CloudQ, queue: str, ids: Sequence[str] | None, everything: bool, task: str | None
 ) -> list[Seen]:
     if not ids and not everything and task is None:
-        raise ConfigurationError("which dead letters? name their ids, or say --all or --task GLOB")
+        raise ConfigurationError("no dead letters chosen: give their ids, --all or --task GLOB")
     if ids and everything:
-        raise ConfigurationError("name ids or say --all, not both")
+        raise ConfigurationError("give ids or --all, not both")
     found = _read(app, queue, _MOST)
     if len(found) == _MOST:
-        note(f"only the first {_MOST} dead letters were looked at: run this again for the rest")
+        note(f"only the first {_MOST} dead letters were read: run this again for the rest")
     return _select(found, ids or (), task)
 
 
@@ -166,9 +171,7 @@ def _read(app: CloudQ, queue: str, count: int) -> list[Seen]:
 def _select(found: Sequence[Seen], ids: Sequence[str], task: str | None) -> list[Seen]:
     missing = [id for id in ids if not any(seen.goes_by(id) for seen in found)]
     if missing:
-        raise ConfigurationError(
-            f"no dead letter {', '.join(missing)}: `cloudq dead list` shows which there are"
-        )
+        raise ConfigurationError(f"no dead letter {', '.join(missing)}: see `cloudq dead list`")
     return [
         seen
         for seen in found

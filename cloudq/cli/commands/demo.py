@@ -1,4 +1,4 @@
-"""`cloudq demo`: a real job on real files, with a real worker, from nothing."""
+"""`cloudq demo`: runs a real job on real files with a real worker."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import sys
 import sysconfig
 import tempfile
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,27 +43,32 @@ def demo(
     target: Target,
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="PATH", help="A folder of text files; else Python's own source."),
+        typer.Argument(metavar="PATH", help="Folder of text files. Default: Python's own source."),
     ] = None,
-    processes: Annotated[int | None, typer.Option("-c", "--processes", min=1)] = None,
-    threads: Annotated[int, typer.Option("-t", "--threads", min=1)] = 4,
+    processes: Annotated[
+        int | None,
+        typer.Option("-c", "--processes", min=1, help="Number of processes. Default: at most 4."),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option("-t", "--threads", min=1, help="Concurrent tasks per process.")
+    ] = 4,
     keep: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the queue and the log go.")
+        Path | None, typer.Option(metavar="DIR", help="Folder for the queue and the log.")
     ] = None,
 ) -> int:
     """Index real files with a real worker.
 
-    One task a file, one that is retried, and a summary.
-    Without --broker all of it happens in a SQLite file in a new folder under the temporary one.
+    Runs one task per file, one that is retried, and a summary.
+    Without --broker, everything is kept in a SQLite file in a new temporary folder.
     """
-    # Making an app reads the settings, and bad ones are to end as one line like any other error.
+    # Imported late: making the app reads the settings, and errors in them are reported as usual.
     from cloudq.cli.demo import job as demo_job
 
     app = demo_job.app
     files = find_files(path)
     where = _folder(keep)
     file = f"sqlite:///{where / 'demo.db'}"
-    # Without options nothing but the file is touched, whatever store the environment names.
+    # Without options only the file is used, even if the environment names a store.
     elsewhere = target.broker is None and app.conf.backend is not None
     target = target.over(Target(broker=file, backend=file if elsewhere else None))
     app.configure(**target.overrides)
@@ -95,12 +101,12 @@ def demo(
 
 
 def find_files(path: Path | None) -> list[str]:
-    """The text files under a folder, or Python's own source. Raises `ConfigurationError`."""
+    """List the text files under a folder or Python's own. Raises `ConfigurationError`."""
     folder = Path(sysconfig.get_paths()["stdlib"]) if path is None else path.absolute()
     if folder.is_file():
         return [str(folder)]
     if not folder.is_dir():
-        raise ConfigurationError(f"there is no folder {folder}")
+        raise ConfigurationError(f"folder {folder} does not exist")
     found: list[str] = []
     for base, folders, names in os.walk(folder):
         folders[:] = sorted(
@@ -109,7 +115,7 @@ def find_files(path: Path | None) -> list[str]:
         candidates = (Path(base, name) for name in sorted(names))
         found += [str(file) for file in candidates if _wanted(file, only_python=path is None)]
     if not found:
-        raise ConfigurationError(f"there are no text files in {folder}")
+        raise ConfigurationError(f"no text files in {folder}")
     return found
 
 
@@ -136,10 +142,10 @@ def _folder(keep: Path | None) -> Path:
 
 
 def _check(app: CloudQ, target: Target) -> None:
-    """Find out before anything is sent that the queue and the table are there."""
+    """Check before anything is sent that the queue and the table exist."""
     if app.conf.backend_url is None:
         raise ConfigurationError(
-            f"the demo reads results, and {app.conf.broker} keeps none: add --backend URL"
+            f"the demo needs results, and {app.conf.broker} stores none: add --backend URL"
             + backend_example(app.conf.broker)
         )
     try:
@@ -150,7 +156,7 @@ def _check(app: CloudQ, target: Target) -> None:
             raise
         command = _paste("queues", "create", _QUEUE, "--store", *_urls(target))
         raise ConfigurationError(
-            f"the queue or the table is missing, make them: {command}"
+            f"the queue or the table is missing; create them with: {command}"
         ) from error
 
 
@@ -169,8 +175,8 @@ def _stoppable() -> Generator[None]:
 
 
 def _introduce(app: CloudQ, files: int, processes: int, threads: int) -> None:
-    say(f"{files:,} files, a task each, on {app.conf.broker}")
-    say(f"a worker with {processes} processes of {threads} threads")
+    say(f"{files:,} files, one task each, on {app.conf.broker}")
+    say(f"one worker: {processes} processes with {threads} threads each")
 
 
 def _report(app: CloudQ, done: Done, target: Target, where: Path) -> None:
@@ -178,7 +184,7 @@ def _report(app: CloudQ, done: Done, target: Target, where: Path) -> None:
     ran = [r for r in done.records if r.started_at and r.finished_at]
     span = max(r.finished_at or 0 for r in ran) - min(r.started_at or 0 for r in ran)
     failed = sum(record.state != State.SUCCESS for record in done.records)
-    top = sorted(total.called.items(), key=lambda item: -item[1])[:8]
+    top = Counter(total.called).most_common(8)
     output = console()
     output.print()
     fields(
@@ -189,17 +195,17 @@ def _report(app: CloudQ, done: Done, target: Target, where: Path) -> None:
             ("called most", "  ".join(f"{name} {count:,}" for name, count in top)),
             ("tasks", f"{len(done.records):,}" + (f", {failed} failed" if failed else "")),
             ("retries", f"{sum(record.retries for record in done.records)}"),
-            ("speed", f"{len(ran) / span:,.0f} tasks/s, {done.seconds:.1f} s in all"),
+            ("speed", f"{len(ran) / span:,.0f} tasks/s, {done.seconds:.1f} s in total"),
             ("results", app.conf.backend_url),
             ("worker's log", where / "worker.log"),
         )
     )
     urls = _urls(target)
-    output.print("\n[bold]what next[/]")
+    output.print("\n[bold]next steps[/]")
     for remark, command in (
         ("the task that was retried", ("result", done.unsteady.id, *urls)),
         ("the sums", ("result", done.summary.id, *urls)),
-        ("how full the queue is", ("queues", "stats", _QUEUE, *urls)),
+        ("counts of the queue", ("queues", "stats", _QUEUE, *urls)),
         ("run a worker of your own", ("worker", "-A", "cloudq.cli.demo.tasks", *urls)),
     ):
         output.print(f"  # {remark}", style="dim")
@@ -212,7 +218,7 @@ def _urls(target: Target) -> list[str]:
 
 
 def _paste(*words: str) -> str:
-    """A command line that works in this user's shell."""
+    """Write a command line that works in this user's shell."""
     if shutil.which("cloudq"):
         start = ["cloudq"]
     elif Path(sys.argv[0]).name == "cloudq":  # called by its path

@@ -1,4 +1,4 @@
-"""`cloudq doctor`: says what is wrong, and what to do about it."""
+"""`cloudq doctor`: finds problems and says how to fix them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red", S
 def doctor(
     target: Target,
     queue: Annotated[
-        list[str] | None, typer.Option("-Q", "--queue", help="Look at this queue; else the app's.")
+        list[str] | None,
+        typer.Option("-Q", "--queue", help="Check this queue. Default: the app's queues."),
     ] = None,
     json: JsonOption = False,
 ) -> int:
     """Check settings, app, broker and backend.
 
-    Exits with 1 when something fails.
-    Nothing is sent, and nothing is received that waits for a worker.
+    Exits with 1 if a check fails.
+    Sends nothing, and takes no message that waits for a worker.
     """
     findings = examine(target, queue)
     failed = sum(finding.status == Status.FAIL for finding in findings)
@@ -37,12 +38,12 @@ def doctor(
         return 1 if failed else 0
     fields((finding.status.value, _line(finding)) for finding in findings)
     say("")
-    say(f"{failed} failed, {warned} to look at" if failed or warned else "all is well")
+    say(f"{failed} failed, {warned} warnings" if failed or warned else "no problems found")
     return 1 if failed else 0
 
 
 def examine(target: Target, queues: list[str] | None) -> list[Finding]:
-    """All findings, in the order in which one would look."""
+    """Run all checks, from the installation to the backend."""
     findings = list(checks.installation())
     app, loaded = checks.application(target)
     findings += loaded

@@ -1,4 +1,4 @@
-"""`cloudq events`: what becomes of tasks, as it happens."""
+"""`cloudq events`: follows the events of tasks as they happen."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def events(
     state: States = None,
     since: Since = None,
     count: Annotated[
-        int | None, typer.Option("-n", "--count", min=1, help="Stop after so many.")
+        int | None, typer.Option("-n", "--count", min=1, help="Stop after this many events.")
     ] = None,
     args: ArgsOption = False,
     json: JsonOption = False,
 ) -> None:
     """Follow the events of tasks until interrupted.
 
-    A look every two seconds at most, of one query for each task and state: --name and --state
-    make it cheap. With --json one object a line.
+    Polls every two seconds with one query per task and state; --name and --state reduce the
+    cost. --json prints one object per line.
     """
     after = since_of(since) or None
     app = target.open()
@@ -47,7 +47,7 @@ def events(
         level = app.conf.task_events
         states = states_of(state) if state else (FINAL if level is Level.FINAL else TRACKED)
         warn_unrecorded(level, FINAL)
-        note("waiting for events; Ctrl-C ends it")
+        note("waiting for events; press Ctrl-C to stop")
         shown = 0
         for event in reader_of(app).follow(names=name, states=states, since=after):
             if event is None:

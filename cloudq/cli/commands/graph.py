@@ -1,4 +1,4 @@
-"""`cloudq graph`: a workflow with the states of its tasks."""
+"""`cloudq graph`: shows a workflow with the states of its tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cloudq.cli.output import complain, say
 
 
 class Format(StrEnum):
-    """How the graph is written."""
+    """The forms in which a graph is printed."""
 
     TEXT = "text"
     DOT = "dot"
@@ -23,26 +23,27 @@ class Format(StrEnum):
 @common
 def graph(
     target: Target,
-    id: Annotated[str, typer.Argument(metavar="RESULT_ID")],
+    id: Annotated[str, typer.Argument(metavar="RESULT_ID", help="Id of a task or a group.")],
     format: Annotated[
-        Format, typer.Option("--format", "-f", help="A tree, or input for another program.")
+        Format,
+        typer.Option("--format", "-f", help="A tree as text, or input for Graphviz or Mermaid."),
     ] = Format.TEXT,
 ) -> int:
-    """Show the workflow that a task is part of, with the state of each task.
+    """Show the workflow of a task, with the state of each task.
 
-    Takes the id of any task that has ended, or of a group that was saved.
+    Takes the id of any finished task, or of a saved group.
     """
     app = target.open()
     with app:
         found = graph_of(id, app.AsyncResult(id).backend)
     if found is None:
         complain(
-            f"nothing is known of {id}: it has not ended yet (give the id of a task that ran "
-            "before it, or save() a group when you start it), or its record has expired"
+            f"no record of {id}: it has not finished (give the id of a task that ran before it, or "
+            "save() a group when you start it), or its record has expired"
         )
         return 1
     for line in FORMATS[format](found):
         say(line)
     if found.cut:
-        complain(f"there is more: only {MOST} tasks are shown", kind="warning")
+        complain(f"only the first {MOST} tasks are shown", kind="warning")
     return 0

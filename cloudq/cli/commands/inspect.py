@@ -1,8 +1,8 @@
-"""`cloudq inspect`: asks live workers what they do."""
+"""`cloudq inspect`: asks live workers about their state."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -10,13 +10,16 @@ from cloudq.app import CloudQ
 from cloudq.cli.options import JsonOption, Target, common, refuse_memory
 from cloudq.cli.output import complain, emit, say
 from cloudq.errors import ConfigurationError
+from cloudq.messages.values import is_list, is_object
 from cloudq.monitoring.command_registry import BUILTIN, Kind, Spec
 from cloudq.monitoring.heartbeats import Heartbeat
 
 Words = Annotated[list[str] | None, typer.Argument(metavar="ARGUMENTS", show_default=False)]
 Destination = Annotated[
     str | None,
-    typer.Option("-d", "--destination", metavar="NAME,...", help="Only these workers; else all."),
+    typer.Option(
+        "-d", "--destination", metavar="NAME,...", help="Ask only these workers. Default: all."
+    ),
 ]
 Timeout = Annotated[
     float | None,
@@ -25,13 +28,13 @@ Timeout = Annotated[
         "--timeout",
         min=0,
         metavar="SECONDS",
-        help="Wait so long for replies; else one pause between heartbeats, and 5 s.",
+        help="Time to wait for replies. Default: one heartbeat interval plus 5 s.",
     ),
 ]
 
 
 def usage(kind: Kind) -> str:
-    """The built-in commands of a kind, for the help."""
+    """List the built-in commands of a kind, for the help."""
     lines = [f"{spec.usage()}: {spec.help}" for spec in BUILTIN if spec.kind == kind]
     return "\n\n".join(lines)
 
@@ -45,10 +48,10 @@ def inspect(
     timeout: Timeout = None,
     json: JsonOption = False,
 ) -> int:
-    """Ask live workers what they do.
+    """Ask live workers about their state.
 
-    A worker replies at its next heartbeat. With --json one object: worker to reply. The exit
-    code is 1 when nobody has replied.
+    A worker replies at its next heartbeat. --json prints one object, from worker to reply. The
+    exit code is 1 if no worker has replied.
     """
     return ask(target, "inspect", command, words or [], destination, timeout, json=json)
 
@@ -63,7 +66,7 @@ def ask(
     *,
     json: bool,
 ) -> int:
-    """Send a command and print the replies; the exit code."""
+    """Send a command, print the replies, and return the exit code."""
     app = target.open()
     refuse_memory(app)
     with app:
@@ -80,7 +83,7 @@ def ask(
                 arguments,
                 destination=[heart.hostname for heart in chosen],
                 timeout=timeout,
-                # What is on its way is shown when it is there: a reply may take some seconds.
+                # Replies may take seconds, so each is shown as it arrives.
                 heard=None if json else _show,
             )
     if json:
@@ -90,30 +93,30 @@ def ask(
         return 1
     silent = [heart.hostname for heart in chosen if heart.hostname not in found]
     for name in silent:
-        complain(f"{name} has not replied in time; --timeout waits longer", kind="note")
-    failed = any(isinstance(r, dict) and "error" in cast("Any", r) for r in found.values())
+        complain(f"{name} did not reply in time; use --timeout to wait longer", kind="note")
+    failed = any(isinstance(reply, dict) and "error" in reply for reply in found.values())
     return 1 if failed or not found else 0
 
 
 NOBODY = (
-    "no worker is alive in this store (functions have no heartbeat and are not asked; they "
-    "honour revocations)"
+    "no live worker found in this store (cloud functions have no heartbeat and cannot be asked; "
+    "they do obey revocations)"
 )
 
 
 def _revoke(app: CloudQ, ids: list[str], *, json: bool) -> int:
-    """Record revocations; no worker need hear of them."""
+    """Record revocations; no worker has to reply."""
     done = {id: app.AsyncResult(id).revoke() for id in ids}
     if json:
         emit(done)
         return 0
     for id, revoked in done.items():
-        say(f"{id}: {'revoked' if revoked else 'it has ended already'}")
+        say(f"{id}: {'revoked' if revoked else 'has already finished'}")
     return 0
 
 
 def _recorded(app: CloudQ, spec: Spec, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Record the revocations of a terminate; the command that is sent then."""
+    """Record the revocations of a terminate; return the command to send to workers."""
     if spec.name != "terminate":
         return spec.name, arguments
     app.control.revoke(arguments["task_id"], signal=arguments["signal"])
@@ -121,7 +124,7 @@ def _recorded(app: CloudQ, spec: Spec, arguments: dict[str, Any]) -> tuple[str, 
 
 
 def chosen_workers(app: CloudQ, destination: str | None) -> list[Heartbeat]:
-    """The live workers that are meant. Raises `ConfigurationError` for one that there is not."""
+    """Return the live workers named. Raises `ConfigurationError` for one that is not alive."""
     alive = app.control.heartbeats.alive()
     if destination is None:
         return alive
@@ -129,21 +132,25 @@ def chosen_workers(app: CloudQ, destination: str | None) -> list[Heartbeat]:
     known = {heart.hostname: heart for heart in alive}
     missing = [name for name in names if name not in known]
     if missing or not names:
-        there = ", ".join(known) or "none"
-        raise ConfigurationError(f"no live worker {', '.join(missing) or '?'}: there are {there}")
+        living = ", ".join(known) or "none"
+        raise ConfigurationError(
+            f"no live worker {', '.join(missing) or '?'}; live workers: {living}"
+        )
     return [known[name] for name in names]
 
 
 def _find(app: CloudQ, kind: Kind, name: str) -> Spec:
     spec = app.control.panel.find(name)
     if spec.kind != kind:
-        raise ConfigurationError(f"{name} is no {kind} command: say cloudq {spec.kind} {name}")
+        raise ConfigurationError(
+            f"{name} is not a command of {kind}: use cloudq {spec.kind} {name}"
+        )
     return spec
 
 
 def _show(hostname: str, reply: Any) -> None:
-    if isinstance(reply, dict):
-        pairs = cast("dict[str, Any]", reply)
+    if is_object(reply):
+        pairs = reply
         if set(pairs) == {"ok"}:
             text = str(pairs["ok"])
             if "\n" in text:
@@ -160,18 +167,18 @@ def _show(hostname: str, reply: Any) -> None:
         for name, value in pairs.items():
             say(f"  {name}: {_flat(value)}")
         return
-    entries = cast("list[Any]", reply) if isinstance(reply, list) else [reply]
+    entries = reply if is_list(reply) else [reply]
     say(f"{hostname}: {len(entries) or 'nothing'}")
     for entry in entries:
         say(f"  {_flat(entry)}")
 
 
 def _flat(value: Any) -> str:
-    """One line of a reply; of a task what tells it apart, without its arguments."""
-    if not isinstance(value, dict):
+    """Write a part of a reply as one line; a task as its id and name."""
+    if not is_object(value):
         return str(value)
-    pairs = cast("dict[str, Any]", value)
-    request = cast("dict[str, Any]", pairs.get("request") or pairs)
+    pairs = value
+    request = pairs.get("request") or pairs
     if "id" in request and "name" in request:
         return f"{request['id']}  {request['name']}"
     return ", ".join(f"{name}={each}" for name, each in pairs.items())

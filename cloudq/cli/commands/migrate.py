@@ -37,49 +37,64 @@ from cloudq.results.backend import Backend
 _EVERY = 2.0
 
 
+Source = Annotated[str, typer.Argument(metavar="FROM", help="Broker to move messages from.")]
+Sink = Annotated[str, typer.Argument(metavar="TO", help="Broker to move messages to.")]
+Queues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-Q", "--queue", metavar="QUEUE", help="Queues to move. Default: all queues of FROM."
+    ),
+]
+Renamed = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="OLD=NEW", help="Rename a queue in TO."),
+]
+Create = Annotated[bool, typer.Option("--create", help="Create missing queues in TO.")]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Also move messages that are not tasks, unchanged.")
+]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait for delayed messages that FROM cannot list.")
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, metavar="N", help="Move at most N messages.")
+]
+Lease = Annotated[
+    float,
+    typer.Option(
+        min=1, metavar="SECONDS", help="Time until messages held by a killed run are free."
+    ),
+]
+JournalFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Journal file. Default: one per queue in this folder."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be moved.")]
+
+
 @common
 def migrate(
     target: Target,
-    source_url: Annotated[str, typer.Argument(metavar="FROM", help="The broker to empty.")],
-    target_url: Annotated[str, typer.Argument(metavar="TO", help="The broker to fill.")],
-    queues: Annotated[
-        list[str] | None,
-        typer.Option("-Q", "--queue", metavar="QUEUE", help="Else all that FROM lists."),
-    ] = None,
-    renamed: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="OLD=NEW", help="A queue that has another name in TO."),
-    ] = None,
-    create: Annotated[bool, typer.Option("--create", help="Make what is missing in TO.")] = False,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Move what is no task message too, as it is.")
-    ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for delayed messages that FROM cannot show.")
-    ] = False,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, metavar="N", help="Move at most N messages.")
-    ] = None,
-    lease: Annotated[
-        float,
-        typer.Option(min=1, metavar="SECONDS", help="How long a killed run holds messages."),
-    ] = 60.0,
-    journal: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Else one for each queue, in this directory."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be moved.")
-    ] = False,
+    source_url: Source,
+    target_url: Sink,
+    queues: Queues = None,
+    renamed: Renamed = None,
+    create: Create = False,
+    raw: Raw = False,
+    wait: Wait = False,
+    limit: Limit = None,
+    lease: Lease = 60.0,
+    journal: JournalFile = None,
+    dry_run: DryRun = False,
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> int:
     """Move queued tasks from one broker to another.
 
-    Stop the workers of both first. Ids, arguments and times stay as they are; what TO cannot do as
-    FROM did (keep a group's order, deduplicate, delay) stays in FROM, with the reason. Dead letters
-    and results are not moved. When it is interrupted, even killed, run the same command again: a
-    journal knows what was moved. Exits 0 when nothing was left behind.
+    Stop the workers of both brokers first. Ids, arguments and times are preserved. Messages that
+    need a feature TO lacks (group order, deduplication, long delays) stay in FROM, with the reason.
+    Dead letters and results are not moved. After an interruption, even a kill, run the same command
+    again: a journal records what was moved. Exits with 0 if nothing was left behind.
     """
     options = Options(
         queues=queues or (),
@@ -91,6 +106,20 @@ def migrate(
         lease=lease,
         journal=journal,
     )
+    return _move(target, (source_url, target_url), options, dry_run=dry_run, yes=yes, json=json)
+
+
+def _move(
+    target: Target,
+    urls: tuple[str, str],
+    options: Options,
+    *,
+    dry_run: bool,
+    yes: bool,
+    json: bool,
+) -> int:
+    """Show the plan, ask, move the messages, and return the exit code."""
+    source_url, target_url = urls
     stop = Event()
     with _opened(target, source_url, target_url) as (source, sink, backend), _Progress(json) as bar:
         migration = Migration(
@@ -106,7 +135,7 @@ def migrate(
         pairs = migration.pairs()
         if not pairs:
             note(f"no queues on {source_url}")
-        migration.check({} if dry_run else pairs, create=create)
+        migration.check({} if dry_run else pairs, create=options.create)
         seen = migration.preview(pairs, look=dry_run)
         if dry_run:
             _tell_preview(seen, source_url, json=json)
@@ -120,7 +149,7 @@ def migrate(
                 migration.run(pairs)
         except ServiceError:
             _tell(migration.report, json=json)
-            note("what was moved is safe: run the same command again to go on")
+            note("moved messages are safe: run the same command again to continue")
             raise
         _tell(migration.report, json=json)
     return 0 if migration.report.complete else 1
@@ -131,10 +160,10 @@ def _opened(
     target: Target, source_url: str, target_url: str
 ) -> Generator[tuple[Endpoint, Endpoint, Backend | None]]:
     if target.broker is not None:
-        raise ConfigurationError("name the brokers as FROM and TO, without -b")
+        raise ConfigurationError("give the brokers as FROM and TO, without -b")
     for url in (source_url, target_url):
         if url.startswith("memory:"):
-            raise ConfigurationError(f"{url} lives and dies within one process: there is nothing")
+            raise ConfigurationError(f"{url} exists only within one process: nothing to move")
     with ExitStack() as stack:
         backend: Backend | None = None
         url = _backend_url(target)
@@ -151,7 +180,7 @@ def _opened(
 
 
 def _backend_url(target: Target) -> str | None:
-    """The backend that was named, by option, app or environment; not one that goes by itself."""
+    """Return the backend given by option, environment or app, if any."""
     url = target.backend or os.environ.get("CLOUDQ_BACKEND")
     if url is None and target.path is not None:
         app = target.load()
@@ -161,7 +190,7 @@ def _backend_url(target: Target) -> str | None:
 
 
 def _codec(target: Target) -> Codec | None:
-    """How the app whose messages they are reads them; None where none is named."""
+    """Return the codec of the app whose messages are moved; None if no app is given."""
     if target.path is None:
         return None
     app = target.load()
@@ -173,7 +202,7 @@ def _names(given: Sequence[str]) -> Mapping[str, str]:
     pairs = [each.partition("=") for each in given]
     bad = [before + sign + after for before, sign, after in pairs if not before or not after]
     if bad:
-        raise ConfigurationError(f"--map {bad[0]}: say it as --map OLD=NEW")
+        raise ConfigurationError(f"--map {bad[0]}: use the form --map OLD=NEW")
     return {before: after for before, _, after in pairs}
 
 
@@ -182,7 +211,7 @@ def _names(given: Sequence[str]) -> Mapping[str, str]:
 
 @contextmanager
 def _stopping(stop: Event) -> Generator[None]:
-    """The first SIGINT or SIGTERM ends the run after the batch at hand; a second one at once."""
+    """End the run after the current batch at the first SIGINT or SIGTERM, at once at a second."""
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
 
@@ -201,7 +230,7 @@ def _stopping(stop: Event) -> Generator[None]:
 
 
 class _Progress:
-    """How far it is, on standard error: a live bar at a terminal, a line now and then elsewhere."""
+    """Progress on standard error: live bars at a terminal, a line every two seconds elsewhere."""
 
     def __init__(self, silent: bool) -> None:
         output = Console(stderr=True, highlight=False)
@@ -256,7 +285,7 @@ class _Progress:
             note(f"{moved.queue}: {moved.moved} moved  {remark}")
 
 
-# ---- what is told
+# ---- output
 
 
 def _count(seen: Preview) -> int | None:
@@ -290,16 +319,18 @@ def _plan_row(each: Preview) -> list[object]:
 
 def _warn(each: Preview) -> None:
     for reason, count in each.stays.most_common():
-        note(f"{each.queue}: {count} of the {each.shown} messages looked at stay: {reason}")
+        note(f"{each.queue}: {count} of the {each.shown} messages read will stay: {reason}")
     if each.stats is None:
         return
     hidden = (each.stats.delayed or 0) - each.listed
     if hidden > 0:
-        note(f"{each.queue}: {hidden} delayed messages are not shown there; --wait waits for them")
+        note(
+            f"{each.queue}: {hidden} delayed messages cannot be listed; use --wait to wait for them"
+        )
     if each.stats.leased:
-        note(f"{each.queue}: {each.stats.leased} are being worked on: stop the workers first")
+        note(f"{each.queue}: {each.stats.leased} messages are running: stop the workers first")
     if each.stats.dead:
-        note(f"{each.queue}: its {each.stats.dead} dead letters stay: see `cloudq dead`")
+        note(f"{each.queue}: {each.stats.dead} dead letters will stay: see `cloudq dead`")
 
 
 def _tell_preview(seen: Sequence[Preview], url: str, *, json: bool) -> None:
@@ -314,11 +345,11 @@ def _tell_preview(seen: Sequence[Preview], url: str, *, json: bool) -> None:
         say("")
         table(("QUEUE", "TASK", "WOULD MOVE"), rows, empty="")
     if not all(each.whole for each in seen):
-        note("not all messages were looked at, so there are more than these")
+        note("not all messages could be read: there are more than shown")
     remark = adapter(url).peek_cost
     if remark:
         note(remark)
-    note("nothing was moved")
+    note("dry run: nothing was moved")
 
 
 def _tell(report: Report, *, json: bool) -> None:
@@ -331,9 +362,9 @@ def _tell(report: Report, *, json: bool) -> None:
         for reason, count in each.left.most_common():
             complain(f"{each.queue}: {count}: {reason}", kind="left")
     if report.interrupted:
-        note("interrupted: nothing is held any more; run the same command again to go on")
+        note("interrupted, all held messages were released; run the same command again to continue")
     elif not all(each.finished for each in report.queues):
-        note("as many as --limit says were moved; run the same command again to go on")
+        note("stopped at --limit; run the same command again to continue")
     sys.stderr.flush()
 
 
@@ -342,7 +373,7 @@ def _plain(each: Moved | Preview) -> dict[str, object]:
 
 
 def _audit(each: Moved) -> str:
-    """One line: what was there before, what was moved, and what is left."""
+    """Sum up a queue in one line: messages before, moved, and left."""
     before = "unknown" if each.before is None else f"{each.before:,}"
     parts = [f"{before} at the source before", f"{each.moved:,} moved"]
     details = {"delayed": each.delayed, "in earlier runs": each.earlier}

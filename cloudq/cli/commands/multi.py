@@ -1,4 +1,4 @@
-"""`cloudq multi`: several workers on this machine, started and stopped together."""
+"""`cloudq multi`: starts and stops several workers on this machine together."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from cloudq.cli.output import complain
 from cloudq.cli.pidfile import holder
 from cloudq.errors import ConfigurationError
 
-# How long a worker may take until it has its pidfile, that is until its app is imported.
+# Seconds for a worker to import its app and write its pidfile.
 _STARTING = 30.0
 _PER_NODE = re.compile(r"(--?[a-zA-Z][\w-]*):([\w.,-]+)(=.*)?")
 
 
 class Verb(StrEnum):
-    """What is done with the workers."""
+    """The actions on workers."""
 
     START = "start"
     STOP = "stop"
@@ -50,7 +50,7 @@ class Node:
 
     @property
     def command(self) -> list[str]:
-        """The command that runs it."""
+        """The command line that runs this worker."""
         hostname = f"{self.name}@{socket.gethostname()}"
         files = ["--pidfile", str(self.pidfile)]
         return [sys.executable, "-m", "cloudq", "worker", *self.options, "-n", hostname, *files]
@@ -58,7 +58,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What the command line asks for. `timeout` is how long a stop may take, in seconds."""
+    """The parsed command line; a stop may take `timeout` seconds."""
 
     names: Sequence[str]
     options: Sequence[str]
@@ -68,7 +68,7 @@ class Order:
     timeout: float = 60.0
 
     def nodes(self) -> list[Node]:
-        """The workers that are meant, each with its own options after those of all."""
+        """Return the workers, each with its own options after the shared ones."""
         return [
             Node(
                 name=name,
@@ -90,15 +90,15 @@ class Order:
 
 def multi(
     context: typer.Context,
-    verb: Annotated[Verb, typer.Argument(help="What to do with them.")],
+    verb: Annotated[Verb, typer.Argument(help="Action on the workers.")],
 ) -> int:
     """Run several workers in the background, on this machine.
 
     cloudq multi start 3 -A shop.tasks:app -Q default --pidfile run/%n.pid --logfile run/%n.log
 
-    After the verb come names, or a number of workers, then options of cloudq worker for all of
-    them; -t:2 8 or --queues:mail,2-3 x are for some. %n is a worker's name. Stopping is warm, and
-    waits up to --timeout seconds. systemd prints a unit that runs such a worker.
+    After the verb come names or a number of workers, then options of cloudq worker for all of
+    them; -t:2 8 or --queues:mail,2-3 x apply to some. %n is a worker's name. Stopping lets running
+    tasks finish, for up to --timeout seconds. systemd prints a unit file for such a worker.
     """
     order = parsed(context.args)
     target = context.obj if isinstance(context.obj, Target) else Target()
@@ -143,7 +143,7 @@ def parsed(words: Sequence[str]) -> Order:
 
 
 def unit(order: Order) -> str:
-    """The text of a systemd unit that runs one such worker; `%i` is the instance's name."""
+    """Write a systemd unit that runs one such worker; `%i` is the instance's name."""
     command = [sys.executable, "-m", "cloudq", "worker", *order.options, "-n", "%i@%H"]
     return f"""\
 # /etc/systemd/system/cloudq@.service: systemctl enable --now cloudq@{order.names[0]}
@@ -156,13 +156,13 @@ Wants=network-online.target
 Type=exec
 WorkingDirectory={Path.cwd()}
 ExecStart={shlex.join(command)}
-# The first SIGTERM stops warm: what runs may end. Only the supervisor gets it.
+# SIGTERM lets running tasks finish. Only the supervisor gets it.
 KillMode=mixed
 KillSignal=SIGTERM
 TimeoutStopSec={order.timeout:g}
 Restart=always
 RestartSec=5
-# A wrong setting ends with 2: starting again would not help.
+# Exit code 2 is a configuration error: restarting would not help.
 RestartPreventExitStatus=2
 
 [Install]
@@ -172,7 +172,7 @@ WantedBy=multi-user.target"""
 def _start(node: Node, order: Order) -> bool:
     pid = holder(node.pidfile)
     if pid is not None:
-        complain(f"{node.name} runs already, with pid {pid}", kind="multi")
+        complain(f"{node.name} is already running, with pid {pid}", kind="multi")
         return False
     for file in (node.pidfile, node.logfile):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -184,15 +184,22 @@ def _start(node: Node, order: Order) -> bool:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    if not _until(lambda: holder(node.pidfile) == process.pid or process.poll() is not None):
-        complain(f"{node.name} is not up after {_STARTING:g} s: see {node.logfile}", kind="multi")
+
+    def is_decided() -> bool:
+        return holder(node.pidfile) == process.pid or process.poll() is not None
+
+    if not _until(is_decided):
+        complain(
+            f"{node.name} did not start within {_STARTING:g} s: see {node.logfile}", kind="multi"
+        )
         return False
     if process.poll() is not None:
         lines = node.logfile.read_text(errors="replace").strip().splitlines()
-        complain(f"{node.name} ended at once: {lines[-1] if lines else 'no word'}", kind="multi")
+        said = lines[-1] if lines else "it logged nothing"
+        complain(f"{node.name} ended while starting: {said}", kind="multi")
         return False
     typer.echo(f"{node.name}: started, pid {process.pid}")
-    # It is to outlive this command, which does not wait for it.
+    # It outlives this command, which does not wait for it.
     process.returncode = 0
     return True
 
@@ -208,11 +215,15 @@ def _kill(node: Node, order: Order) -> bool:
 def _end(node: Node, order: Order, number: signal.Signals) -> bool:
     pid = holder(node.pidfile)
     if pid is None:
-        typer.echo(f"{node.name}: does not run")
+        typer.echo(f"{node.name}: not running")
         return True
     os.kill(pid, number)
-    if not _until(lambda: holder(node.pidfile) != pid, order.timeout):
-        complain(f"{node.name}: pid {pid} runs still after {order.timeout:g} s", kind="multi")
+
+    def has_ended() -> bool:
+        return holder(node.pidfile) != pid
+
+    if not _until(has_ended, order.timeout):
+        complain(f"{node.name}: pid {pid} is still running after {order.timeout:g} s", kind="multi")
         return False
     typer.echo(f"{node.name}: stopped")
     return True
@@ -242,7 +253,7 @@ def _until(condition: Callable[[], bool], within: float = _STARTING) -> bool:
 
 
 def _named(target: Target) -> list[str]:
-    """What was said before the command of its app and where."""
+    """Return the options that were given before the command, as words."""
     given = {"-A": target.app, "--broker": target.broker, "--backend": target.backend}
     return [word for option, value in given.items() if value for word in (option, value)]
 

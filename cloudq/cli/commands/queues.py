@@ -1,4 +1,4 @@
-"""`cloudq queues`: looks at queues, makes and empties them."""
+"""`cloudq queues`: lists, inspects, creates and empties queues."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from cloudq.driver.adapters import adapter
 from cloudq.errors import BackendError, CloudQError, ConfigurationError
 from cloudq.results.backend import Backend
 
-cli = typer.Typer(no_args_is_help=True, help="Look at queues, make them, empty them.")
+cli = typer.Typer(no_args_is_help=True, help="List, inspect, create and empty queues.")
 
-# More delayed messages than this in the result store are not counted to the end.
+# Delayed messages in the result store are counted up to this number.
 _MOST_COUNTED = 1000
 
-QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE")]
+QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.")]
 
 
 @cli.command("list")
 @common
 def list_queues(
     target: Target,
-    prefix: Annotated[str, typer.Argument(help="Only names that start like this.")] = "",
+    prefix: Annotated[str, typer.Argument(help="List only names that start with this.")] = "",
     json: JsonOption = False,
 ) -> None:
-    """List the broker's queues, dead-letter queues left out."""
+    """List the broker's queues, without dead-letter queues."""
     app = target.open()
     with app, app.broker.asking("list the queues", prefix or "*") as admin:
         names = list(admin.list(prefix))
@@ -51,11 +51,12 @@ def list_queues(
 def stats(
     target: Target,
     queues: Annotated[
-        list[str] | None, typer.Argument(metavar="QUEUE", help="Else the app's.")
+        list[str] | None,
+        typer.Argument(metavar="QUEUE", help="Queues to show. Default: the app's."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show how full queues are."""
+    """Show the message counts of queues."""
     app = target.open()
     with app:
         found = [look(app, queue) for queue in chosen_queues(target, app, queues)]
@@ -72,7 +73,7 @@ def stats(
         rows = [[*row, each.dead_queue] for row, each in zip(rows, found, strict=True)]
     table(columns, rows, empty="no queues")
     if any(each.ready is None for each in found):
-        note("the service does not tell how full its queues are: see its monitoring")
+        note("this service does not report message counts: see its monitoring")
     elif not all(each.exact for each in found):
         note("the service's counts are approximate and lag by up to a minute")
 
@@ -82,10 +83,12 @@ def stats(
 def peek(
     target: Target,
     queue: QueueArgument,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many at most.")] = 10,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, help="Maximum number to show.")
+    ] = 10,
     json: JsonOption = False,
 ) -> None:
-    """Look at waiting messages without taking them."""
+    """Show waiting messages without removing them."""
     app = target.open()
     with app:
         with app.broker.asking("look into", queue) as admin:
@@ -94,7 +97,7 @@ def peek(
     if json:
         emit([as_json(seen) for seen in messages])
         return
-    list_messages(messages, dead=False, empty=f"nothing waits in {queue!r}")
+    list_messages(messages, dead=False, empty=f"no messages waiting in {queue!r}")
     looking(app)
 
 
@@ -103,7 +106,7 @@ def peek(
 def purge(target: Target, queue: QueueArgument, yes: YesOption = False) -> None:
     """Delete all messages of a queue.
 
-    Also those that run now or are delayed; dead letters stay.
+    This includes running and delayed messages. Dead letters are kept.
     """
     app = target.open()
     with app:
@@ -121,7 +124,7 @@ def purge(target: Target, queue: QueueArgument, yes: YesOption = False) -> None:
         parked = purge_delayed(app.broker, queue)
     tell_purged(purged, queue)
     if parked:
-        say(f"deleted {parked} delayed messages of it in {app.conf.backend_url}")
+        say(f"deleted {parked} delayed messages of {queue!r} in {app.conf.backend_url}")
 
 
 @cli.command()
@@ -129,29 +132,34 @@ def purge(target: Target, queue: QueueArgument, yes: YesOption = False) -> None:
 def create(
     target: Target,
     queues: Annotated[
-        list[str] | None, typer.Argument(metavar="QUEUE", help="Else, with -A, the app's.")
+        list[str] | None,
+        typer.Argument(metavar="QUEUE", help="Queues to create. Default, with -A: the app's."),
     ] = None,
     lease: Annotated[
-        float | None, typer.Option(min=1, metavar="SECONDS", help="The queues' own lease time.")
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="Default lease time of the queues."),
     ] = None,
     max_deliveries: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Then the service dead-letters a message; else more than the app allows."
+            min=1, help="Dead-letter a message after this many. Default: more than the app allows."
         ),
     ] = None,
     store: Annotated[
-        bool, typer.Option("--store", "--table", help="Make the result backend's table too.")
+        bool,
+        typer.Option("--store", "--table", help="Also create the table of the result backend."),
     ] = False,
 ) -> None:
-    """Make queues with their dead-letter queues.
+    """Create queues with their dead-letter queues.
 
-    What exists already is left as it is.
+    Existing queues are left unchanged.
     """
     app = target.open()
     names = list(queues or (app.queues() if target.path else ()))
     if not names and not store:
-        raise ConfigurationError("name the queues to make, or the app whose queues they are: -A")
+        raise ConfigurationError(
+            "no queues given: name the queues to create, or use -A for those of an app"
+        )
     conf = app.conf
     with app:
         for name in names:
@@ -164,13 +172,16 @@ def create(
                         conf.max_deliveries, ordered=app.broker.limits(name).ordered
                     ),
                 )
-            say(f"queue {name!r} is there, with dead letters, on {conf.broker}")
+            say(f"Created queue {name!r} with a dead-letter queue on {conf.broker}")
         if store:
             say(_create_store(app.backend))
 
 
 def look(app: CloudQ, queue: str) -> QueueStats:
-    """A queue's stats, with what is parked for it. Raises `BrokerError` and `BackendError`."""
+    """Return a queue's stats, including delayed messages kept in the backend.
+
+    Raises `BrokerError` and `BackendError`.
+    """
     with app.broker.asking("look at", queue) as admin:
         stats = admin.stats(queue)
     if not app.broker.stores_delayed(queue):
@@ -180,36 +191,38 @@ def look(app: CloudQ, queue: str) -> QueueStats:
 
 
 def looking(app: CloudQ) -> None:
-    """Say what looking at messages costs on this broker, if it costs anything."""
+    """Print a note if showing messages has a cost on this broker."""
     remark = adapter(app.conf.broker).peek_cost
     if remark:
         note(remark)
 
 
 def tell_purged(purged: Purged, queue: str) -> None:
-    """Say what a purge did."""
+    """Print the outcome of a purge."""
     count = "all" if purged.count is None else str(purged.count)
     if not purged.settles:
         say(f"deleted {count} messages in {queue!r}")
         return
     say(
         f"deleting {'' if purged.count is None else 'about '}{count} messages in {queue!r}: "
-        f"it takes up to {purged.settles:g} s"
+        f"this takes up to {purged.settles:g} s"
     )
-    note("messages that run or arrive meanwhile go too")
+    note("messages that run or arrive meanwhile are deleted too")
 
 
 def _create_store(backend: Backend | None) -> str:
     if backend is None:
-        raise ConfigurationError("there is no result backend to make: add --backend URL")
+        raise ConfigurationError("no result backend to create a table for: add --backend URL")
     driver = backend.driver
     if not isinstance(driver, StoreAdmin):
-        return f"{backend.url} makes its own tables"
+        return f"{backend.url} creates its own tables"
     try:
         driver.create_store()
     except CloudQError:
         raise
     except Exception as error:
         code = driver.error_code(error)
-        raise BackendError(f"cannot make {backend.url}: {error}", code=code) from error
-    return f"the table of {backend.url} is there"
+        raise BackendError(
+            f"cannot create the table of {backend.url}: {error}", code=code
+        ) from error
+    return f"Created the table of {backend.url}"

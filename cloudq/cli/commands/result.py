@@ -1,4 +1,4 @@
-"""`cloudq result`: what became of a task."""
+"""`cloudq result`: shows the results of tasks."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from cloudq.results.result import AsyncResult, wait_for
 @common
 def result(
     target: Target,
-    ids: Annotated[list[str], typer.Argument(metavar="ID")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of tasks.")],
     wait: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="Wait for the end so long.")
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="Wait up to this long for the end."),
     ] = None,
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show it of failed ones.")] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show the tracebacks of failed tasks.")
+    ] = False,
     json: JsonOption = False,
 ) -> int:
-    """Show what became of tasks.
+    """Show the states and results of tasks.
 
-    With --json one object a line. With --wait the exit code is 0 only when all have succeeded.
+    --json prints one object per line. With --wait the exit code is 0 only if all succeeded.
     """
     app = target.open()
     with app:
@@ -50,7 +53,7 @@ def result(
 
 
 def as_json(record: Record) -> dict[str, object]:
-    """A record as plain JSON; `value` as it is on the wire."""
+    """Return a record as plain JSON; `value` as it is on the wire."""
     return {
         "id": record.id,
         "state": record.shown,
@@ -70,7 +73,7 @@ def as_json(record: Record) -> dict[str, object]:
 
 
 def outcome(record: Record) -> str:
-    """One line on how a task ended that did not succeed."""
+    """Describe the end of a task that did not succeed, in one line."""
     error = ": ".join(filter(None, (record.error_type, record.error)))
     return f"{record.task or 'task'} {record.id}: {error or record.state}"
 
@@ -93,12 +96,12 @@ def _show(record: Record, *, traceback: bool) -> None:
         else None
     )
     error = ": ".join(filter(None, (record.error_type, record.error))) or None
-    shown = None if record.traceback is None or traceback else "there is one: add --traceback"
+    shown = None if record.traceback is None or traceback else "add --traceback to see it"
     fields(
         (
             ("id", record.id),
-            ("state", "PENDING, or never heard of" if unheard else record.shown),
-            ("revoked", "yes, it will not be started" if record.revoked else None),
+            ("state", "PENDING (not finished, or no such task)" if unheard else record.shown),
+            ("revoked", "yes, it will not start" if record.revoked else None),
             ("task", record.task or None),
             ("value", record.value if record.state == State.SUCCESS else None),
             ("progress", record.meta),

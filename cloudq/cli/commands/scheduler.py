@@ -1,4 +1,4 @@
-"""`cloudq schedules plan` and `apply`: the cloud's own scheduler made equal to the code."""
+"""`cloudq schedules plan` and `apply`: bring the cloud's scheduler in line with the code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from cloudq.schedules.cloud_sync import Plan, Scheduler, Step
 
 SchedulerOption = Annotated[
     str | None,
-    typer.Option("--scheduler", metavar="URL", help="The cloud's scheduler; else the setting."),
+    typer.Option(
+        "--scheduler", metavar="URL", help="The cloud's scheduler. Default: the setting scheduler."
+    ),
 ]
 
 _SIGNS = {"create": "+", "update": "~", "delete": "-"}
@@ -30,7 +32,7 @@ _SIGNS = {"create": "+", "update": "~", "delete": "-"}
 def plan(target: Target, scheduler: SchedulerOption = None, json: JsonOption = False) -> int:
     """Show what `apply` would change in the cloud's scheduler.
 
-    Only what it made itself is looked at. The exit code is 1 where there is something to change.
+    Only schedules made by `apply` are compared. The exit code is 1 if there are changes.
     """
     with _opened(target, scheduler) as cloud:
         found = cloud.plan()
@@ -48,14 +50,14 @@ def apply(
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Make the cloud's scheduler equal to the schedules of the app."""
+    """Update the cloud's scheduler to match the schedules of the app."""
     with _opened(target, scheduler) as cloud:
         found = cloud.plan()
         if not json:
             _show(found)
         if found.steps:
-            confirm(f"Make {_counted(len(found.steps))} in {found.group}?", found.group, yes=yes)
-            cloud.apply(found, (lambda step: None) if json else _told)
+            confirm(f"Apply {_counted(len(found.steps))} to {found.group}?", found.group, yes=yes)
+            cloud.apply(found, _print_nothing if json else _told)
     if json:
         emit(_as_json(found))
 
@@ -71,7 +73,7 @@ def _opened(target: Target, url: str | None) -> Generator[Scheduler]:
     if url is None:
         known = [adapter(entry.name).example for entry in plugins.installed("scheduler")]
         raise ConfigurationError(
-            "which scheduler? say --scheduler URL, or set scheduler="
+            "no scheduler given: use --scheduler URL, or set scheduler="
             f", for example {' or '.join(filter(None, known))}"
         )
     driver = cast("SchedulerDriver", plugins.open_scheduler(url))
@@ -107,11 +109,15 @@ def _show(plan: Plan) -> None:
         for name, (have, want) in step.parts.items():
             say(f"    {name}: {want}" if have is None else f"    {name}: {have} -> {want}")
     if not plan.steps:
-        say(f"no changes: {len(plan.equal)} schedules in {plan.group} are as they should be")
+        say(f"no changes: {len(plan.equal)} schedules in {plan.group} are up to date")
     for name in plan.foreign:
-        note(f"{name} in {plan.group} is not of this app, and is left alone")
+        note(f"{name} in {plan.group} does not belong to this app and is left unchanged")
     for name, why in plan.over.items():
-        note(f"{name} has no more runs: {why}; give it a later time, or take it out")
+        note(f"{name} has no more runs: {why}; give it a later time, or remove it")
+
+
+def _print_nothing(step: Step) -> None:
+    """Keep standard output free for the JSON."""
 
 
 def _told(step: Step) -> None:

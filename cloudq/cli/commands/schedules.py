@@ -1,4 +1,4 @@
-"""`cloudq schedules`: looks at periodic tasks, changes them at run time, and tells the cloud."""
+"""`cloudq schedules`: shows periodic tasks and changes them at run time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json as json_text
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from itertools import islice
+from operator import attrgetter
 from typing import Annotated, Any
 
 import typer
@@ -20,22 +21,22 @@ from cloudq.schedules.entry import CatchUp, Entry, RunOptions, utc
 from cloudq.schedules.schedules import Scheduled, local
 from cloudq.schedules.when import When, at, crontab, every, solar
 
-cli = typer.Typer(no_args_is_help=True, help="Periodic tasks: when they run, and who sends them.")
+cli = typer.Typer(no_args_is_help=True, help="Show and change periodic tasks.")
 
 cli.command()(scheduler.plan)
 cli.command()(scheduler.apply)
 
-Name = Annotated[str, typer.Argument(metavar="NAME")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
 
 
 @cli.command("list")
 @common
 def list_schedules(target: Target, json: JsonOption = False) -> None:
-    """Show the schedules of the app, those of its code and those made at run time."""
+    """Show the schedules of the app, from its code and made at run time."""
     app = target.load()
     with app:
         now = utc(app.runtime.clock())
-        found = sorted(app.schedules.all().values(), key=lambda one: one.name)
+        found = sorted(app.schedules.all().values(), key=attrgetter("name"))
         leader = app.schedules.standings.leader() if app.backend is not None else None
         rows = [_described(scheduled, now) for scheduled in found]
     if json:
@@ -46,7 +47,11 @@ def list_schedules(target: Target, json: JsonOption = False) -> None:
         [[row[key] for key in _COLUMNS] for row in rows],
         empty="no schedules",
     )
-    note(f"sent by {leader}" if leader else "no beat leads (`cloudq beat`, or a cloud's scheduler)")
+    note(
+        f"sent by {leader}"
+        if leader
+        else "no beat is running (`cloudq beat` or a cloud's scheduler sends these)"
+    )
 
 
 _COLUMNS = ("name", "when", "timezone", "task", "state", "next", "runs")
@@ -88,15 +93,18 @@ def _state(scheduled: Scheduled, entry: Entry, now: datetime) -> str:
 def next_runs(
     target: Target,
     name: Name,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many.")] = 10,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, help="Number of runs to show.")
+    ] = 10,
     after: Annotated[
-        datetime | None, typer.Option(help="From this time on, in its zone; else from now.")
+        datetime | None,
+        typer.Option(help="Start from this time, in the schedule's zone. Default: now."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show when a schedule runs next, in its own time zone.
+    """Show the next runs of a schedule, in its own time zone.
 
-    Where a cloud's scheduler runs it at other times, as at changes of the clocks, that is said.
+    Notes times that differ on a cloud's scheduler, such as at daylight-saving changes.
     """
     app = target.load()
     with app:
@@ -126,7 +134,7 @@ def next_runs(
 @cli.command()
 @common
 def pause(target: Target, name: Name) -> None:
-    """Have no runs of it until `resume`; beats see it within seconds."""
+    """Pause a schedule until `resume`; beats notice within seconds."""
     with _kept(target) as app:
         app.schedules.pause(name)
     say(f"{name} is paused")
@@ -135,7 +143,7 @@ def pause(target: Target, name: Name) -> None:
 @cli.command()
 @common
 def resume(target: Target, name: Name) -> None:
-    """Have runs again. Those of the pause are not caught up with."""
+    """Resume a paused schedule. Runs missed during the pause are skipped."""
     with _kept(target) as app:
         app.schedules.resume(name)
     say(f"{name} runs again")
@@ -144,7 +152,7 @@ def resume(target: Target, name: Name) -> None:
 @cli.command("run-now")
 @common
 def run_now(target: Target, name: Name) -> None:
-    """Send its task at once, beside its own runs; prints the task's id."""
+    """Send the task of a schedule now, in addition to its runs; print the task's id."""
     with _kept(target) as app:
         say(app.schedules.run_now(name).id)
 
@@ -157,7 +165,37 @@ def delete(target: Target, name: Name, yes: YesOption = False) -> None:
         app.schedules.entry(name)
         confirm(f"Delete the schedule {name!r}?", name, yes=yes)
         app.schedules.delete(name)
-    say(f"{name} is deleted")
+    say(f"deleted {name}")
+
+
+Cron = Annotated[
+    str | None,
+    typer.Option(metavar="'M H D M W'", help="Run at these times: five cron fields."),
+]
+Period = Annotated[
+    float | None, typer.Option("--every", metavar="SECONDS", help="Run at this interval.")
+]
+Moment = Annotated[
+    datetime | None, typer.Option("--at", help="Run once, at this time in the schedule's zone.")
+]
+Sun = Annotated[
+    str | None,
+    typer.Option(
+        "--solar",
+        metavar="EVENT,LAT,LON",
+        help="Run at an event of the sun, such as sunset,48.2,16.4.",
+    ),
+]
+Expires = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", min=0, help="Drop a run that starts later than this."),
+]
+Jitter = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0, help="Delay each run at random, up to this.")
+]
+MakeUp = Annotated[
+    str, typer.Option(metavar="skip|last|all", help="Runs to make up for after an outage.")
+]
 
 
 @cli.command()
@@ -165,27 +203,27 @@ def delete(target: Target, name: Name, yes: YesOption = False) -> None:
 def add(
     target: Target,
     name: Name,
-    task: Annotated[str, typer.Argument(metavar="TASK")],
-    cron: Annotated[
-        str | None, typer.Option(metavar="'M H D M W'", help="Five fields, as cron has them.")
-    ] = None,
-    period: Annotated[
-        float | None, typer.Option("--every", metavar="SECONDS", help="Every so often.")
-    ] = None,
-    time: Annotated[datetime | None, typer.Option("--at", help="Once, in its zone.")] = None,
-    sun: Annotated[
-        str | None, typer.Option("--solar", metavar="EVENT,LAT,LON", help="sunset,48.2,16.4")
-    ] = None,
-    args: Annotated[str, typer.Option(metavar="JSON", help="A list.")] = "[]",
-    kwargs: Annotated[str, typer.Option(metavar="JSON", help="An object.")] = "{}",
-    timezone: Annotated[str | None, typer.Option(help="Else the app's.")] = None,
-    queue: Annotated[str | None, typer.Option(help="Else the task's.")] = None,
-    expires: Annotated[float | None, typer.Option(metavar="SECONDS", min=0)] = None,
-    jitter: Annotated[float, typer.Option(metavar="SECONDS", min=0)] = 0.0,
-    catch_up: Annotated[str, typer.Option(metavar="skip|last|all")] = "last",
-    replace: Annotated[bool, typer.Option("--replace", help="Also one of the same name.")] = False,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Name of the task.")],
+    cron: Cron = None,
+    period: Period = None,
+    time: Moment = None,
+    sun: Sun = None,
+    args: Annotated[
+        str, typer.Option(metavar="JSON", help="Positional arguments, as a JSON list.")
+    ] = "[]",
+    kwargs: Annotated[
+        str, typer.Option(metavar="JSON", help="Keyword arguments, as a JSON object.")
+    ] = "{}",
+    timezone: Annotated[str | None, typer.Option(help="Time zone. Default: the app's.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Queue. Default: the task's.")] = None,
+    expires: Expires = None,
+    jitter: Jitter = 0.0,
+    catch_up: MakeUp = "last",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace an existing schedule of that name.")
+    ] = False,
 ) -> None:
-    """Store a schedule, which beats see within seconds."""
+    """Add a schedule at run time; beats notice within seconds."""
     when = _when({"--cron": cron, "--every": period, "--at": time, "--solar": sun})
     given: RunOptions = {
         "args": _json("--args", args, list),
@@ -214,22 +252,6 @@ def _catch_up(text: str) -> CatchUp:
     return text  # pyright: ignore[reportReturnType] (the entry checks it)
 
 
-_TIMES: Mapping[str, Callable[[Any], When]] = {
-    "--cron": crontab,
-    "--every": every,
-    "--at": at,
-    "--solar": lambda text: _sun(text),
-}
-
-
-def _when(given: Mapping[str, object]) -> When:
-    named = [(option, value) for option, value in given.items() if value is not None]
-    if len(named) != 1:
-        raise ConfigurationError(f"when? give one of {', '.join(given)}")
-    [(option, value)] = named
-    return _TIMES[option](value)
-
-
 def _sun(text: str) -> solar:
     event, _, place = text.partition(",")
     lat, _, lon = place.partition(",")
@@ -237,6 +259,22 @@ def _sun(text: str) -> solar:
         return solar(event, float(lat), float(lon))
     except ValueError as error:
         raise ConfigurationError(f"--solar {text}: give EVENT,LATITUDE,LONGITUDE") from error
+
+
+_TIMES: Mapping[str, Callable[[Any], When]] = {
+    "--cron": crontab,
+    "--every": every,
+    "--at": at,
+    "--solar": _sun,
+}
+
+
+def _when(given: Mapping[str, object]) -> When:
+    named = [(option, value) for option, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise ConfigurationError(f"no time given: use exactly one of {', '.join(given)}")
+    [(option, value)] = named
+    return _TIMES[option](value)
 
 
 def _json(option: str, text: str, kind: type[Any]) -> Any:

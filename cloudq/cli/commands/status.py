@@ -1,9 +1,10 @@
-"""`cloudq status`: the workers of a store, as their last heartbeats say."""
+"""`cloudq status`: shows the workers of a store by their last heartbeats."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from operator import itemgetter
 
 from cloudq.cli.commands.inspect import NOBODY
 from cloudq.cli.options import JsonOption, Target, common, refuse_memory
@@ -13,9 +14,9 @@ from cloudq.monitoring.heartbeats import Heartbeat
 
 @common
 def status(target: Target, json: JsonOption = False) -> int:
-    """Show the workers, as of their last heartbeat.
+    """Show the workers, as of their last heartbeats.
 
-    Nobody is asked: it takes one read. The exit code is 1 when no worker is alive.
+    Reads the store once and asks no worker. The exit code is 1 if no worker is alive.
     """
     app = target.open()
     refuse_memory(app)
@@ -31,11 +32,11 @@ def status(target: Target, json: JsonOption = False) -> int:
         return 1
     columns = ["WORKER", "STATE", "SEEN", "UP", "RUNNING", "WAITING", "DONE", "FAILED", "QUEUES"]
     table(columns, [_row(heart, now) for heart in hearts], empty="")
-    longest = sorted((task for heart in hearts for task in heart.longest), key=lambda t: t[2])
+    longest = sorted((task for heart in hearts for task in heart.longest), key=itemgetter(2))
     if longest:
         id, name, began = longest[0]
-        note(f"longest: {name} {id}, for {duration(now - began)}")
-    note("functions have no heartbeat")
+        note(f"longest running: {name} {id}, for {duration(now - began)}")
+    note("cloud functions have no heartbeat and are not shown")
     return 0 if alive else 1
 
 

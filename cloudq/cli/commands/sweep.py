@@ -1,4 +1,4 @@
-"""`cloudq sweep`: deletes expired results where the store does not do so by itself."""
+"""`cloudq sweep`: deletes expired results in stores that do not delete them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from cloudq.errors import ConfigurationError
 
 @common
 def sweep(target: Target, json: JsonOption = False) -> None:
-    """Delete results that have expired, in stores that keep them: a daily job for Azure Tables.
+    """Delete expired results, for stores that keep them: run it daily for Azure Tables.
 
-    It reads the whole table. Other stores delete by themselves what has expired.
+    Reads the whole table. Other stores delete expired results themselves.
     """
     with target.open() as app:
         if app.backend is None:
-            raise ConfigurationError("no backend: name the one to sweep with --backend")
+            raise ConfigurationError("no backend to sweep: add --backend URL")
         swept = app.backend.sweep()
         url = app.backend.url
     if json:
         emit({"backend": url, "deleted": swept})
     elif swept is None:
-        say(f"{url} deletes by itself what has expired")
+        say(f"{url} deletes expired items itself")
     else:
-        say(f"{url}: {swept} expired items deleted")
+        say(f"deleted {swept} expired items in {url}")

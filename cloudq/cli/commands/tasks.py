@@ -1,4 +1,4 @@
-"""`cloudq tasks`: what became of tasks, out of their recorded events."""
+"""`cloudq tasks`: lists finished tasks and shows one, from recorded events."""
 
 from __future__ import annotations
 
@@ -22,21 +22,28 @@ from cloudq.results.events import Event
 from cloudq.results.record import Record, State
 from cloudq.settings import Level
 
-cli = typer.Typer(no_args_is_help=True, help="Look at what became of tasks.")
+cli = typer.Typer(no_args_is_help=True, help="List finished tasks, or show one.")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _REDACTED = "redacted: --args shows them"
 
 Names = Annotated[
-    list[str] | None, typer.Option("--name", metavar="TASK", help="Only of this task; may repeat.")
+    list[str] | None,
+    typer.Option("--name", metavar="TASK", help="Only this task; may be repeated."),
 ]
 States = Annotated[
     list[str] | None,
-    typer.Option("--state", metavar="STATE", help="Only in this state; may repeat. Else the ends."),
+    typer.Option(
+        "--state", metavar="STATE", help="Only this state; may be repeated. Default: final states."
+    ),
 ]
 Since = Annotated[
     str | None,
-    typer.Option("--since", metavar="TIME", help="As 90s, 10m, 2h, 3d, or 2026-11-20T10:00."),
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="Only after this: 90s, 10m, 2h or 3d ago, or 2026-11-20T10:00.",
+    ),
 ]
 ArgsOption = Annotated[bool, typer.Option("--args", help="Show the arguments.")]
 
@@ -48,13 +55,15 @@ def list_tasks(
     state: States = None,
     name: Names = None,
     since: Since = None,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many at most.")] = 100,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, help="Maximum number to show.")
+    ] = 100,
     args: ArgsOption = False,
     json: JsonOption = False,
 ) -> None:
-    """List the newest ends of tasks, the last first.
+    """List recently finished tasks, newest first.
 
-    One query for each task and state, so --name and --state make it cheap.
+    Makes one query per task and state; --name and --state reduce the cost.
     """
     states, after = states_of(state), since_of(since)
     app = target.open()
@@ -82,7 +91,7 @@ def list_tasks(
     if args:
         columns.append("ARGUMENTS")
         rows = [[*row, event.args] for row, event in zip(rows, events, strict=True)]
-    table(columns, rows, empty="no events of that kind")
+    table(columns, rows, empty="no matching events")
     warn_unrecorded(level, states)
 
 
@@ -90,20 +99,20 @@ def list_tasks(
 @common
 def show(
     target: Target,
-    id: Annotated[str, typer.Argument(metavar="ID")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")],
     args: ArgsOption = False,
     json: JsonOption = False,
 ) -> int:
-    """Show one task: its record, and its recorded events from the first to the last.
+    """Show one task: its record and its events, oldest first.
 
-    Arguments are not shown unless asked for. The exit code is 1 when nothing is known of it.
+    Arguments are hidden unless --args is given. The exit code is 1 if there is no such task.
     """
     app = target.open()
     with app:
         trail = reader_of(app).trail(id)
         level = app.conf.task_events
     if trail is None:
-        complain(f"nothing is known of task {id}: it has not ended, or its record has expired")
+        complain(f"no record of task {id}: it has not finished, or its record has expired")
         return 1
     if json:
         events = [event_json(event, args=args) for event in trail.events]
@@ -134,7 +143,7 @@ def _show(record: Record, events: Sequence[Event], *, args: bool) -> None:
 
 
 def line_of(event: Event, *, args: bool = False) -> str:
-    """One event in one line."""
+    """Write an event as one line."""
     took = f" in {duration(event.took)}" if event.took is not None else ""
     where = f" on {event.worker}" if event.worker else ""
     why = _why(event)
@@ -150,25 +159,25 @@ def _why(event: Event) -> str | None:
 
 
 def event_json(event: Event, *, args: bool) -> dict[str, object]:
-    """An event as plain JSON; its arguments only when asked for."""
+    """Return an event as plain JSON, its arguments only if `args` is set."""
     found = asdict(event)
     kept = found.pop("args")
     if args and kept is not None:
         try:
             found["args"], found["kwargs"] = orjson.loads(kept)
-        except ValueError:  # only the beginning of it was kept
+        except ValueError:  # only its beginning was stored
             found["args_text"] = kept
     return found
 
 
 def reader_of(app: CloudQ) -> Reader:
-    """What reads the app's events. Raises `ConfigurationError` without a store."""
+    """Return a reader of the app's events. Raises `ConfigurationError` without a store."""
     refuse_memory(app)
     return Reader(app.control.backend)
 
 
 def states_of(given: list[str] | None) -> tuple[State, ...]:
-    """The states asked for. Raises `ConfigurationError` for one that there is not."""
+    """Read state names. Raises `ConfigurationError` for an unknown one."""
     if not given:
         return FINAL
     wanted = [name.strip().upper() for each in given for name in each.split(",")]
@@ -180,7 +189,7 @@ def states_of(given: list[str] | None) -> tuple[State, ...]:
 
 
 def since_of(given: str | None) -> float:
-    """The moment meant, in epoch seconds; 0 for none. Raises `ConfigurationError`."""
+    """Read a moment as epoch seconds; 0 for none. Raises `ConfigurationError`."""
     if given is None:
         return 0.0
     span = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", given.strip())
@@ -190,13 +199,14 @@ def since_of(given: str | None) -> float:
         return datetime.fromisoformat(given).astimezone().timestamp()
     except ValueError as error:
         raise ConfigurationError(
-            f"--since {given}: say a span as 90s, 10m, 2h or 3d, or a time as 2026-11-20T10:00"
+            f"--since {given}: give a span such as 90s, 10m, 2h or 3d, "
+            "or a time such as 2026-11-20T10:00"
         ) from error
 
 
 def warn_unrecorded(level: Level, states: tuple[State, ...]) -> None:
-    """Say why there may be nothing to see."""
+    """Print a note if such events are not recorded."""
     if level is Level.NONE:
-        note("events are recorded where the workers have task_events=final; the default is none")
+        note("events are recorded only if workers have task_events=final; the default is none")
     elif level is Level.FINAL and set(states) - set(FINAL):
-        note("STARTED and RETRY are recorded with task_events=tracked only")
+        note("STARTED and RETRY are recorded only with task_events=tracked")

@@ -1,16 +1,18 @@
-"""`cloudq worker`: runs tasks until it is stopped."""
+"""`cloudq worker`: runs tasks until stopped."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cloudq.app import CloudQ
 from cloudq.cli.options import Target, common, refuse_memory
 from cloudq.cli.pidfile import held
 from cloudq.cli.reload import run_reloading
@@ -22,7 +24,7 @@ from cloudq.worker.pool_kinds import PoolKind, check, sizes
 
 
 class Level(StrEnum):
-    """How much is logged."""
+    """The least severe log records that are written."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -31,121 +33,190 @@ class Level(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How a record is written."""
+    """The form of a log record."""
 
     TEXT = "text"
     JSON = "json"
 
 
+Queues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-Q",
+        "--queues",
+        metavar="NAME[:WEIGHT],...",
+        help="Queues to consume, with weights. Default: the app's queues.",
+    ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option("-c", "--processes", min=1, help="Number of processes. Default: one per core."),
+]
+Threads = Annotated[
+    int | None, typer.Option("-t", "--threads", min=1, help="Concurrent tasks per process.")
+]
+Pool = Annotated[
+    PoolKind | None,
+    typer.Option("-P", "--pool", help="Kind of pool. Default: the setting worker_pool."),
+]
+Autoscale = Annotated[
+    str | None,
+    typer.Option(metavar="MAX,MIN", help="Scale the number of processes with the load."),
+]
+MaxMemory = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="KIB", help="Replace a process that uses more memory."),
+]
+MaxTasks = Annotated[
+    int | None, typer.Option(min=1, help="Replace a process after this many tasks.")
+]
+PidFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the process id to this file.")
+]
+AutoReload = Annotated[
+    bool, typer.Option("--autoreload", help="Restart when a Python file in this folder changes.")
+]
+WithBeat = Annotated[
+    bool, typer.Option("-B", "--beat", help="Also send periodic tasks, as cloudq beat does.")
+]
+Lease = Annotated[
+    float | None,
+    typer.Option(min=1, metavar="SECONDS", help="Redeliver a dead worker's tasks after this time."),
+]
+Grace = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="SECONDS", help="Time for running tasks to finish at shutdown."),
+]
+Hostname = Annotated[
+    str | None, typer.Option("-n", "--hostname", metavar="NAME", help="Name of this worker.")
+]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="Serve Prometheus metrics here; 0 picks a free port."),
+]
+MetricsHost = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Address to serve metrics on; 0.0.0.0 for all.")
+]
+LevelOption = Annotated[
+    Level, typer.Option("-l", "--log-level", help="Least severe log records to write.")
+]
+FormatOption = Annotated[LogFormat, typer.Option("--log-format", help="Form of log records.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """The command line's worker options; None where the app's settings decide."""
+
+    queues: Sequence[str]
+    processes: int | None
+    threads: int | None
+    pool: PoolKind | None
+    autoscale: str | None
+    max_memory_per_child: int | None
+    max_tasks_per_child: int | None
+    lease: float | None
+    grace: float | None
+    hostname: str | None
+    beat: bool
+    metrics_port: int | None
+    metrics_host: str
+    log_level: Level
+    log_format: LogFormat
+
+
 @common
 def worker(
     target: Target,
-    queues: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-Q",
-            "--queues",
-            metavar="NAME[:WEIGHT],...",
-            help="Queues, and how often each is asked; else the app's.",
-        ),
-    ] = None,
-    processes: Annotated[
-        int | None, typer.Option("-c", "--processes", min=1, help="Else one a core.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option("-t", "--threads", min=1, help="Tasks at a time in a process.")
-    ] = None,
-    pool: Annotated[
-        PoolKind | None,
-        typer.Option("-P", "--pool", help="What runs the tasks; else the setting worker_pool."),
-    ] = None,
-    autoscale: Annotated[
-        str | None,
-        typer.Option(metavar="MAX,MIN", help="Between so many processes, as work comes."),
-    ] = None,
-    max_memory_per_child: Annotated[
-        int | None, typer.Option(min=1, metavar="KIB", help="Replace a process that has more.")
-    ] = None,
-    pidfile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the process id here while it runs.")
-    ] = None,
-    autoreload: Annotated[
-        bool, typer.Option("--autoreload", help="Start anew when a Python file here changes.")
-    ] = False,
-    beat: Annotated[
-        bool, typer.Option("-B", "--beat", help="Send periodic tasks too, as cloudq beat.")
-    ] = False,
-    max_tasks_per_child: Annotated[
-        int | None, typer.Option(min=1, help="Replace a process after as many tasks.")
-    ] = None,
-    lease: Annotated[
-        float | None,
-        typer.Option(min=1, metavar="SECONDS", help="A dead worker's tasks come back after this."),
-    ] = None,
-    grace: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="SECONDS", help="For running tasks at shutdown."),
-    ] = None,
-    hostname: Annotated[
-        str | None, typer.Option("-n", "--hostname", metavar="NAME", help="This worker's name.")
-    ] = None,
-    metrics_port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="Serve /metrics for Prometheus; 0: any free port."),
-    ] = None,
-    metrics_host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Where /metrics listens; 0.0.0.0: everywhere.")
-    ] = "127.0.0.1",
-    log_level: Annotated[Level, typer.Option("-l", "--log-level")] = Level.INFO,
-    log_format: Annotated[LogFormat, typer.Option("--log-format")] = LogFormat.TEXT,
+    queues: Queues = None,
+    processes: Processes = None,
+    threads: Threads = None,
+    pool: Pool = None,
+    autoscale: Autoscale = None,
+    max_memory_per_child: MaxMemory = None,
+    pidfile: PidFile = None,
+    autoreload: AutoReload = False,
+    beat: WithBeat = False,
+    max_tasks_per_child: MaxTasks = None,
+    lease: Lease = None,
+    grace: Grace = None,
+    hostname: Hostname = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
+    log_level: LevelOption = Level.INFO,
+    log_format: FormatOption = LogFormat.TEXT,
 ) -> int:
     """Run tasks until stopped.
 
-    Ctrl-C or SIGTERM lets what runs end, within the grace time; a second one does not.
+    Ctrl-C or SIGTERM lets running tasks finish within the grace time; a second one does not.
     """
     if autoreload:
         return run_reloading([word for word in sys.argv[1:] if word != "--autoreload"], Path.cwd())
-    configure(log_level, log_format)
+    given = Given(
+        queues=queues or (),
+        processes=processes,
+        threads=threads,
+        pool=pool,
+        autoscale=autoscale,
+        max_memory_per_child=max_memory_per_child,
+        max_tasks_per_child=max_tasks_per_child,
+        lease=lease,
+        grace=grace,
+        hostname=hostname,
+        beat=beat,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    return _run(target, given, pidfile)
+
+
+def _run(target: Target, given: Given, pidfile: Path | None) -> int:
+    configure(given.log_level, given.log_format)
     app = target.load()
     refuse_memory(app)
+    options = worker_options(app, target, given)
+    with held(pidfile) if pidfile is not None else nullcontext():
+        return Worker(app, options).run()
+
+
+def worker_options(app: CloudQ, target: Target, given: Given) -> WorkerOptions:
+    """Complete the options given with the app's settings. Raises `ConfigurationError`."""
     conf = app.conf
-    kind = pool or PoolKind(conf.worker_pool)
+    kind = given.pool or PoolKind(conf.worker_pool)
     check(kind)
-    scale = limits(autoscale) if autoscale else None
+    scale = limits(given.autoscale) if given.autoscale else None
     processes, threads = sizes(
         kind,
-        scale[0] if scale else processes,
-        threads,
+        scale[0] if scale else given.processes,
+        given.threads,
         default_processes=conf.worker_processes if kind is PoolKind.PROCESSES else None,
         default_threads=conf.worker_threads,
     )
+    default_queues = [(name, 1) for name in app.queues(priorities=False)]
     options = WorkerOptions(
         app_path=target.path or "",
         queues=weighted(
-            weights(queues) if queues else [(name, 1) for name in app.queues(priorities=False)],
-            conf.priority_queues,
+            weights(given.queues) if given.queues else default_queues, conf.priority_queues
         ),
         processes=processes,
         threads=threads,
         pool=kind,
         autoscale=scale,
         autoscale_idle=conf.worker_autoscale_idle,
-        max_memory_per_child=max_memory_per_child or conf.worker_max_memory_per_child,
-        max_tasks_per_child=max_tasks_per_child or conf.worker_max_tasks_per_child,
-        lease=conf.lease if lease is None else lease,
+        max_memory_per_child=given.max_memory_per_child or conf.worker_max_memory_per_child,
+        max_tasks_per_child=given.max_tasks_per_child or conf.worker_max_tasks_per_child,
+        lease=conf.lease if given.lease is None else given.lease,
         poll_wait=conf.worker_poll_wait,
-        grace=conf.worker_grace if grace is None else grace,
+        grace=conf.worker_grace if given.grace is None else given.grace,
         overrides=target.overrides,
-        log_level=log_level.value,
-        log_format=log_format.value,
-        beat=beat,
-        metrics_port=metrics_port,
-        metrics_host=metrics_host,
+        log_level=given.log_level.value,
+        log_format=given.log_format.value,
+        beat=given.beat,
+        metrics_port=given.metrics_port,
+        metrics_host=given.metrics_host,
     )
-    if hostname is not None:
-        options = replace(options, hostname=hostname)
-    with held(pidfile) if pidfile is not None else nullcontext():
-        return Worker(app, options).run()
+    return options if given.hostname is None else replace(options, hostname=given.hostname)
 
 
 def limits(text: str) -> tuple[int, int]:
@@ -155,11 +226,11 @@ def limits(text: str) -> tuple[int, int]:
         return int(most), int(least or 1)
     except ValueError as error:
         raise ConfigurationError(
-            f"--autoscale {text}: give the most and the fewest, as in 10,3"
+            f"--autoscale {text}: give the maximum and the minimum, such as 10,3"
         ) from error
 
 
-def weights(values: list[str]) -> tuple[tuple[str, int], ...]:
+def weights(values: Sequence[str]) -> tuple[tuple[str, int], ...]:
     """Read `a,b:3` as queues with weights. Raises `ConfigurationError`."""
     names = [name.strip() for value in values for name in value.split(",")]
     found: list[tuple[str, int]] = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloudq.cli.demo import tasks
-from cloudq.cli.demo.progress import View
+from cloudq.cli.demo.progress import ProgressView
 from cloudq.cli.demo.tasks import app
 from cloudq.cli.demo.worker import LocalWorker
 from cloudq.errors import CloudQError
@@ -18,14 +18,14 @@ from cloudq.results.result import AsyncResult
 _FAILURES = 2
 # Indexes in one call of `summarize`: a message of some 150 kB.
 _CHUNK = 100
-# Results that one look asks for, and the pause between looks.
+# Results fetched per poll, and the pause between polls.
 _WINDOW, _PAUSE = 300, 0.1
 _STUCK = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """What the job came to: its results, the records behind them, and how long it all took."""
+    """The finished job: its results, their records, and the time it took."""
 
     files: list[AsyncResult[tasks.Index]]
     unsteady: AsyncResult[str]
@@ -34,8 +34,8 @@ class Done:
     seconds: float
 
 
-def run(files: Sequence[str], worker: LocalWorker, progress: View) -> Done:
-    """Index files, with a summary at the end. Raises `CloudQError` when the worker stops."""
+def run(files: Sequence[str], worker: LocalWorker, progress: ProgressView) -> Done:
+    """Index files and sum up the indexes. Raises `CloudQError` if the worker stops."""
     started = time.monotonic()
     unsteady = tasks.unsteady.delay(_FAILURES)
     indexed = app.publish([tasks.index.prepare(file) for file in files])
@@ -62,12 +62,12 @@ def run(files: Sequence[str], worker: LocalWorker, progress: View) -> Done:
 def _wait(
     results: Sequence[AsyncResult[Any]],
     worker: LocalWorker,
-    progress: View,
+    progress: ProgressView,
     before: int = 0,
 ) -> list[Record]:
-    """Wait for all, a window at a time: what was sent first mostly ends first."""
+    """Wait for all results, polling a window at a time: tasks mostly end in the order sent."""
     backend = app.backend
-    assert backend is not None  # it was checked before anything was sent
+    assert backend is not None  # checked before anything was sent
     ended: list[Record] = []
     waiting = list(results)
     started = moved = time.monotonic()
@@ -83,8 +83,8 @@ def _wait(
         moved = now if fresh else moved
         if now - moved > _STUCK:
             raise CloudQError(
-                f"no task has ended for {_STUCK:g} s, {len(waiting)} are left: "
-                f"the worker's log is {worker.log}"
+                f"no task has finished for {_STUCK:g} s, {len(waiting)} are left: "
+                f"see the worker's log, {worker.log}"
             )
         retries = sum(record.retries for record in ended)
         rate = len(ended) / (now - started) if len(results) > 1 else 0.0

@@ -1,10 +1,11 @@
-"""Shows how far a crowd of tasks has come: a live bar at a terminal, plain lines elsewhere."""
+"""Shows the progress of many tasks: live bars at a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -22,35 +23,46 @@ from cloudq.cli.output import console
 _EVERY = 2.0
 
 
-class View(Protocol):
-    """Something that shows progress, step after step."""
+class ProgressView(ABC):
+    """Progress of a job, step by step; open during a `with` block."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        self.open()
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
+    @abstractmethod
+    def open(self) -> None:
+        """Begin to show."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish showing."""
+
+    @abstractmethod
     def step(self, label: str, total: int) -> None:
-        """Begin something new."""
-        ...
+        """Begin a step of `total` tasks."""
 
+    @abstractmethod
     def show(self, done: int, retries: int, rate: float) -> None:
-        """Show how far it is."""
-        ...
+        """Show the progress of the current step."""
 
 
-def view() -> View:
-    """The view that suits standard output."""
+def view() -> ProgressView:
+    """Return bars for a terminal, lines for anything else."""
     output = console()
     return Bars(output) if output.is_terminal else Lines(output)
 
 
-class Bars:
-    """One live bar a step."""
+class Bars(ProgressView):
+    """A live bar per step."""
 
     def __init__(self, output: Console) -> None:
         self._progress = Progress(
@@ -64,16 +76,10 @@ class Bars:
         )
         self._bar: TaskID | None = None
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
         self._progress.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._progress.stop()
 
     def step(self, label: str, total: int) -> None:
@@ -84,8 +90,8 @@ class Bars:
             self._progress.update(self._bar, completed=done, remark=_remark(retries, rate))
 
 
-class Lines:
-    """A line now and then, and one when a step is done."""
+class Lines(ProgressView):
+    """A line every two seconds, and one at the end of a step."""
 
     def __init__(self, output: Console) -> None:
         self._output = output
@@ -93,16 +99,11 @@ class Lines:
         self._total = 0
         self._next = 0.0
 
-    def __enter__(self) -> Self:
-        return self
+    def open(self) -> None:
+        """Do nothing: lines need no preparation."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Nothing is held."""
+    def close(self) -> None:
+        """Do nothing: every line has been printed."""
 
     def step(self, label: str, total: int) -> None:
         self._label, self._total = label, total

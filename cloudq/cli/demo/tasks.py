@@ -1,4 +1,4 @@
-"""Index text files: one task a file, and one more that adds up what they found."""
+"""Tasks that index text files, one per file, and a task that adds up the indexes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KEPT = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """What is in one file, or in many; `called` counts the names that stand before a bracket."""
+    """Index of one or more files; `called` counts the names before an opening bracket."""
 
     files: int
     lines: int
@@ -30,7 +30,7 @@ class Index:
 
 @app.task
 def index(path: str) -> Index:
-    """Read one file."""
+    """Index one file."""
     content = Path(path).read_bytes()
     text = content.decode(errors="replace")
     called = Counter(name for name in _CALL.findall(text) if name not in kwlist)
@@ -45,7 +45,7 @@ def index(path: str) -> Index:
 
 @app.task
 def summarize(parts: list[Index]) -> Index:
-    """Add up the indexes of some files, or sums of sums."""
+    """Add up indexes."""
     called: Counter[str] = Counter()
     for part in parts:
         called.update(part.called)
@@ -62,7 +62,7 @@ def summarize(parts: list[Index]) -> Index:
     bind=True, autoretry_for=[ConnectionError], max_retries=3, retry_backoff=0.2, retry_jitter=False
 )
 def unsteady(self: Task[..., str], failures: int) -> str:
-    """Fail some times, as a service does that is down for a moment."""
+    """Fail a number of times, as a service that is briefly down, then succeed."""
     if self.request.retries < failures:
         raise ConnectionError(f"down at try {self.request.retries + 1}")
     return f"up at try {self.request.retries + 1}"

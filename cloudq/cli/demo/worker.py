@@ -1,4 +1,4 @@
-"""A worker in a process of its own, which never outlives the block that started it."""
+"""A worker in its own process, stopped at the end of a `with` block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TAIL = 12
 
 
 class LocalWorker:
-    """`cloudq worker` with these options, writing its log to a file."""
+    """A `cloudq worker` process with these options, logging to a file."""
 
     def __init__(self, options: Sequence[str], *, log: Path, grace: float = 3.0) -> None:
         self.log = log
@@ -28,7 +28,7 @@ class LocalWorker:
 
     def __enter__(self) -> Self:
         with self.log.open("wb") as log:
-            # A session of its own: Ctrl-C is for the program at the terminal, which stops this.
+            # Its own session: Ctrl-C reaches only the program at the terminal, which then stops it.
             self._process = subprocess.Popen(
                 self._command,
                 env=os.environ | {"CLOUDQ_WORKER_POLL_WAIT": "1"},  # so that it stops soon
@@ -54,22 +54,22 @@ class LocalWorker:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             process.kill()
         finally:
-            # Its children are in its group; usually none is left.
+            # Kill any children that are left.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def check(self) -> None:
-        """Raise `CloudQError` when the worker has ended by itself."""
+        """Raise `CloudQError` if the worker has ended by itself."""
         if self._process is None or self._process.poll() is None:
             return
         raise CloudQError(
             f"the worker stopped by itself with exit code {self._process.returncode}: "
-            f"{self.last_line() or 'it wrote nothing'} (its log: {self.log})"
+            f"{self.last_line() or 'it logged nothing'} (log: {self.log})"
         )
 
     def tail(self) -> list[str]:
-        """The last lines of the log."""
+        """Return the last lines of the log."""
         text = self.log.read_text(errors="replace") if self.log.is_file() else ""
         return text.splitlines()[-_TAIL:]
 

@@ -1,4 +1,4 @@
-"""What every backend driver does, as tests: items, expiry, paging, and waking its readers."""
+"""Contract tests of backend drivers: items, expiry, paging, and waking readers."""
 
 from __future__ import annotations
 
@@ -173,7 +173,11 @@ class BackendContract:
         key, end = Key(partition), time.time() + self.expiry
         assert not driver.put([Item(key=key, fields={"a": 1}, expires=end)])
         assert driver.get([key], consistent=True)
-        eventually(lambda: not driver.get([key], consistent=True), within=self.expiry + PATIENCE)
+
+        def has_expired() -> bool:
+            return not driver.get([key], consistent=True)
+
+        eventually(has_expired, within=self.expiry + PATIENCE)
         assert time.time() > end - 0.05
 
     def test_query_is_in_the_order_of_the_sort_keys(

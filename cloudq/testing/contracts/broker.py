@@ -1,10 +1,11 @@
-"""What every broker driver does, as tests: sending, receiving, leases and settling."""
+"""Contract tests of broker drivers: sending, receiving, leases and settling."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Event
 
 import pytest
@@ -59,7 +60,11 @@ class BrokerContract:
         Override it where `limits.min_lease` is `limits.max_lease`: each queue has one length of
         lease then, so that one is to be made for each length.
         """
-        return lambda lease: queue
+
+        def name_for(lease: float) -> str:
+            return queue
+
+        return name_for
 
     def nothing_for(self, driver: BrokerDriver, queue: str, seconds: float) -> None:
         """Assert that no message can be received for `seconds`."""
@@ -199,10 +204,10 @@ class BrokerContract:
         queue = leasing(self.tick * 2)
         lost, held = self.lose(driver, another, queue)
         calls: dict[str, Callable[[], Sequence[Failure]]] = {
-            "ack": lambda: driver.ack([lost]),
-            "release": lambda: driver.release([lost], after=0),
-            "extend": lambda: driver.extend([lost], lease=0),
-            "dead_letter": lambda: driver.dead_letter([lost], reason="lost"),
+            "ack": partial(driver.ack, [lost]),
+            "release": partial(driver.release, [lost], after=0),
+            "extend": partial(driver.extend, [lost], lease=0),
+            "dead_letter": partial(driver.dead_letter, [lost], reason="lost"),
         }
         (failure,) = calls[settle]()
         assert (failure.index, failure.code) == (0, Code.LEASE_LOST)
@@ -340,8 +345,8 @@ class BrokerContract:
             pytest.skip("queues come into being on first use")
         missing: str = request.getfixturevalue("missing_queue")
         calls: dict[str, Callable[[], object]] = {
-            "send": lambda: driver.send(missing, [outgoing()]),
-            "receive": lambda: driver.receive(missing, count=1, wait=0, lease=HELD),
+            "send": partial(driver.send, missing, [outgoing()]),
+            "receive": partial(driver.receive, missing, count=1, wait=0, lease=HELD),
         }
         with pytest.raises(Exception) as caught:
             calls[call]()

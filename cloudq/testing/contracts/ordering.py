@@ -1,4 +1,4 @@
-"""What a broker driver with ordered groups or deduplication does, as tests."""
+"""Contract tests of broker drivers with ordered groups or deduplication."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ class OrderingContract:
 
         Override it where `limits.min_lease` is `limits.max_lease`, as in the `BrokerContract`.
         """
-        return lambda lease: ordered_queue
+
+        def name_for(lease: float) -> str:
+            return ordered_queue
+
+        return name_for
 
     @pytest.fixture
     def ordered(self, driver: BrokerDriver, ordered_queue: str) -> str:

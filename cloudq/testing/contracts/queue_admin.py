@@ -1,8 +1,9 @@
-"""What every driver's queue administration does, as tests: stats, peeking, dead letters."""
+"""Contract tests of queue administration: stats, peeking, dead letters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import pytest
@@ -93,12 +94,16 @@ class QueueAdminContract:
         self, driver: AdminDriver, another: AdminDriver, new_queue: str
     ) -> None:
         driver.create(new_queue, lease=HELD, max_deliveries=5)
-        assert new_queue in eventually(lambda: another.list())
+        assert new_queue in eventually(another.list)
         assert list(driver.list(new_queue)) == [new_queue]
         assert new_queue not in driver.list("z" + new_queue)
         self.bury(driver, new_queue, 1)
         driver.delete(new_queue)
-        eventually(lambda: new_queue not in another.list())
+
+        def is_gone() -> bool:
+            return new_queue not in another.list()
+
+        eventually(is_gone)
 
     def test_stats_tell_ready_leased_delayed_and_dead(
         self, driver: AdminDriver, another: AdminDriver, queue: str
@@ -130,20 +135,24 @@ class QueueAdminContract:
         self, driver: AdminDriver, another: AdminDriver, queue: str
     ) -> None:
         sent = self.send(driver, queue, 3)
-        peeked = eventually(lambda: another.peek(queue, count=10))
+        peeked = eventually(partial(another.peek, queue, count=10))
         assert {message.id for message in peeked} <= set(sent)
         assert all(message.body.startswith(b"message ") for message in peeked)
         assert {delivery.id for delivery in collect(driver, queue, 3)} == set(sent)
 
     def test_peek_looks_at_no_more_than_asked(self, driver: AdminDriver, queue: str) -> None:
         self.send(driver, queue, 3)
-        assert len(eventually(lambda: driver.peek(queue, count=1))) == 1
+        assert len(eventually(partial(driver.peek, queue, count=1))) == 1
 
     def test_purged_messages_are_gone(self, driver: AdminDriver, queue: str) -> None:
         self.send(driver, queue, 3)
         purged = driver.purge(queue)
         assert purged.count in (None, 3)
-        eventually(lambda: not driver.stats(queue).ready, within=purged.settles + PATIENCE)
+
+        def is_empty() -> bool:
+            return not driver.stats(queue).ready
+
+        eventually(is_empty, within=purged.settles + PATIENCE)
         assert not driver.receive(queue, count=1, wait=self.tick / 2, lease=HELD)
 
     def test_a_dead_letter_keeps_body_and_reason(
@@ -179,7 +188,11 @@ class QueueAdminContract:
         (waiting,) = self.send(driver, queue, 1)
         purged = driver.purge_dead(queue)
         assert purged.count in (None, 2)
-        eventually(lambda: not driver.stats(queue).dead, within=purged.settles + PATIENCE)
+
+        def is_empty() -> bool:
+            return not driver.stats(queue).dead
+
+        eventually(is_empty, within=purged.settles + PATIENCE)
         assert not driver.peek_dead(queue, count=10)
         assert [delivery.id for delivery in collect(driver, queue, 1)] == [waiting]
 
@@ -201,10 +214,10 @@ class QueueAdminContract:
             pytest.skip("queues come into being on first use")
         missing: str = request.getfixturevalue("missing_queue")
         calls: dict[str, Callable[[], object]] = {
-            "stats": lambda: driver.stats(missing),
-            "peek": lambda: driver.peek(missing, count=1),
-            "purge": lambda: driver.purge(missing),
-            "peek_dead": lambda: driver.peek_dead(missing, count=1),
+            "stats": partial(driver.stats, missing),
+            "peek": partial(driver.peek, missing, count=1),
+            "purge": partial(driver.purge, missing),
+            "peek_dead": partial(driver.peek_dead, missing, count=1),
         }
         with pytest.raises(Exception) as caught:
             calls[call]()

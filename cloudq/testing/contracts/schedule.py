@@ -1,4 +1,4 @@
-"""What a driver of a cloud's scheduler must do, as tests: by itself, and under an app's plans."""
+"""Contract tests of cloud scheduler drivers, alone and under an app's plans."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class ScheduleContract(_Fixtures):
         return Scheduler(app.schedules, driver, url="cloud://")
 
     def declare(self, app: CloudQ, when: object, name: str, **more: Any) -> None:
-        """Have the task run."""
+        """Declare a schedule of the task."""
         app.periodic(when, name=name, **more)(app.tasks["note"])
 
     def anew(self, app: CloudQ) -> None:

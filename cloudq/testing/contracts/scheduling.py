@@ -1,10 +1,11 @@
-"""What a driver does with delayed messages that it can list and take back, as tests."""
+"""Contract tests of drivers that can list and cancel delayed messages."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import pytest
@@ -314,9 +315,9 @@ class SchedulingContract:
         missing: str = request.getfixturevalue("missing_queue")
         handles = self.schedule(driver, queue, outgoing(delay=HELD))
         calls: dict[str, Callable[[], object]] = {
-            "schedule": lambda: driver.schedule(missing, [outgoing(delay=HELD)]),
-            "unschedule": lambda: driver.unschedule(missing, handles),
-            "scheduled": lambda: driver.scheduled(missing, count=1),
+            "schedule": partial(driver.schedule, missing, [outgoing(delay=HELD)]),
+            "unschedule": partial(driver.unschedule, missing, handles),
+            "scheduled": partial(driver.scheduled, missing, count=1),
         }
         with pytest.raises(Exception) as caught:
             calls[call]()

@@ -1,4 +1,4 @@
-"""What every backend driver's `update` does, as tests: changes, conditions, atomicity."""
+"""Contract tests of `update` of backend drivers: changes, conditions, atomicity."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What tests of an app need: memory in place of its services, a worker, virtual time, faults."""
+"""Tools for tests of an app: in-memory services, a worker, virtual time, faults."""

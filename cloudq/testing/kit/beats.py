@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from cloudq.app import CloudQ
 from cloudq.schedules.beat import Beat
-from cloudq.testing.kit.in_memory import indoors
+from cloudq.testing.kit.in_memory import in_memory_services
 
 
 class _Paced:
@@ -31,7 +31,7 @@ def beat(app: CloudQ) -> Generator[Beat]:
     Runs count from the block's beginning. `clock.advance` sends each run at its moment, and lets
     workers do it; `advance_to_end` has no end, since there is always a next run.
     """
-    inside = indoors(app)
+    inside = in_memory_services(app)
     if inside is None or inside.time is None:
         raise ValueError("the beat goes by a virtual clock: with in_memory(app, clock=clock): ...")
     clock = inside.time

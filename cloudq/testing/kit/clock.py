@@ -50,7 +50,7 @@ class VirtualClock:
 
     @property
     def next_due(self) -> float:
-        """When the next delayed or leased message can be received, epoch seconds; inf for never."""
+        """Return the time of the next delayed or leased message in epoch seconds; inf for never."""
         return min((driver.next_due() for driver in self._drivers), default=math.inf)
 
     def advance(self, seconds: float) -> None:

@@ -37,15 +37,15 @@ class FaultPlan(Rules):
     """
 
     def broker(self, driver: BrokerDriver) -> BrokerDriver:
-        """The driver with this plan in front of it."""
+        """Put this plan in front of a broker driver."""
         return _FaultyBroker(self, driver).driver
 
     def store(self, driver: BackendDriver) -> BackendDriver:
-        """The driver with this plan in front of it."""
+        """Put this plan in front of a backend driver."""
         return _FaultyStore(self, driver).driver
 
     def call(self, call: str, units: Sequence[Unit], work: Callable[[], Any]) -> Any:
-        """Make a call, with what is due at it as a whole."""
+        """Make a call, with the faults that are due at it."""
         self.live()
         if self.hit(Kind.DOWN, call, units):
             raise Outage(f"{call}: the service is down, as planned", Code.UNREACHABLE)
@@ -59,30 +59,30 @@ class FaultPlan(Rules):
         return answer
 
     def throttled(self, call: str, units: Sequence[Unit]) -> dict[int, Failure]:
-        """The refusals that are due at single messages or items, by their places."""
+        """Return the refusals due at single messages or items, by index."""
         reason = f"{call}: too many, as planned"
         places = self.hit_each(Kind.THROTTLED, call, units)
         return {p: Failure(index=p, code=Code.THROTTLED, reason=reason) for p in sorted(places)}
 
     def throttle_whole(self, call: str, units: Sequence[Unit]) -> None:
-        """Raise where a call that has no batch is to be refused."""
+        """Raise `Outage` if a call without a batch is to be throttled."""
         self.live()
         if self.hit(Kind.THROTTLED, call, units):
             raise Outage(f"{call}: too many requests, as planned", Code.THROTTLED)
 
 
 class _Again:
-    """The receipt of a delivery that is a repetition: settling it touches nothing."""
+    """The receipt of a repeated delivery; settling it does nothing."""
 
 
 class _FaultyBroker:
-    """The methods that stand before a broker driver's own."""
+    """The methods that replace those of a broker driver."""
 
     def __init__(self, plan: FaultPlan, inner: Any) -> None:
         self._plan = plan
         self._inner = inner
         self._lock = threading.Lock()
-        # By queue: what is to be handed out by one of the next receives.
+        # By queue: deliveries for one of the next receives.
         self._waiting: defaultdict[str, deque[Delivery]] = defaultdict(deque)
         settling = ("ack", "release", "extend", "dead_letter")
         self.driver: Any = wrapped(
@@ -117,7 +117,7 @@ class _FaultyBroker:
             sent = self._plan.call(
                 "send",
                 [units[p] for p in places],
-                lambda: self._inner.schedule(queue, [messages[p] for p in places]),
+                partial(self._inner.schedule, queue, [messages[p] for p in places]),
             )
             for place, answer in zip(places, sent, strict=True):
                 is_failure = isinstance(answer, Failure)
@@ -183,11 +183,11 @@ class _FaultyBroker:
         refused: dict[int, Failure],
         work: Callable[[Sequence[int]], list[Failure]],
     ) -> list[Failure]:
-        """Make the call for what is not refused; all failures by their places."""
+        """Make the call for what is not refused; return all failures."""
         places = [place for place in range(len(units)) if place not in refused]
         failed: list[Failure] = []
         if places:
-            failed = self._plan.call(call, [units[p] for p in places], lambda: work(places))
+            failed = self._plan.call(call, [units[p] for p in places], partial(work, places))
         else:
             self._plan.live()
         return [*refused.values(), *failed]
@@ -203,7 +203,7 @@ class _FaultyBroker:
 
 
 class _FaultyStore:
-    """The methods that stand before a backend driver's own."""
+    """The methods that replace those of a backend driver."""
 
     def __init__(self, plan: FaultPlan, inner: Any) -> None:
         self._plan = plan
@@ -231,25 +231,25 @@ class _FaultyStore:
             self._plan.live()
             return list(refused.values())
         failed: Sequence[Failure] = self._plan.call(
-            "put", [units[p] for p in places], lambda: self._inner.put([items[p] for p in places])
+            "put", [units[p] for p in places], partial(self._inner.put, [items[p] for p in places])
         )
         return [*refused.values(), *(replace(f, index=places[f.index]) for f in failed)]
 
     def get(self, keys: Sequence[Key], *, consistent: bool) -> Any:
-        return self._whole("get", keys, lambda: self._inner.get(keys, consistent=consistent))
+        return self._whole("get", keys, partial(self._inner.get, keys, consistent=consistent))
 
     def update(self, key: Key, change: Change) -> Item:
-        return self._whole("update", [key], lambda: self._inner.update(key, change))
+        return self._whole("update", [key], partial(self._inner.update, key, change))
 
     def query(self, partition: str, *, after: str | None, limit: int) -> Any:
         return self._whole(
             "query",
             [Key(partition)],
-            lambda: self._inner.query(partition, after=after, limit=limit),
+            partial(self._inner.query, partition, after=after, limit=limit),
         )
 
     def delete(self, keys: Sequence[Key]) -> Any:
-        return self._whole("delete", keys, lambda: self._inner.delete(keys))
+        return self._whole("delete", keys, partial(self._inner.delete, keys))
 
     def _whole(self, call: str, keys: Sequence[Key], work: Callable[[], Any]) -> Any:
         units = [self._unit(key) for key in keys]

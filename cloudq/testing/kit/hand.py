@@ -14,7 +14,7 @@ from cloudq.execution.consume import Consumer
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Settled, Settlement
 from cloudq.testing.kit.faults import FaultPlan
-from cloudq.testing.kit.in_memory import indoors
+from cloudq.testing.kit.in_memory import in_memory_services
 from cloudq.testing.kit.plan import Died, Unit
 
 log = logging.getLogger("cloudq.testing")
@@ -45,7 +45,7 @@ class Hand(Consumer):
             tracebacks=True,
         )
         self._lease = app.conf.lease
-        inside = indoors(app)
+        inside = in_memory_services(app)
         self._faults = inside.faults if inside and inside.faults else FaultPlan()
 
     def receive(self, queue: str) -> Delivery | None:

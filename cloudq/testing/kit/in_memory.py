@@ -1,4 +1,4 @@
-"""Puts an app on memory for a while, whatever services it is configured for."""
+"""Runs an app on services in memory for a block, whatever it is configured for."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from cloudq.testing.kit.faults import FaultPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Indoors(Services):
-    """The services of an app that stands on memory; `time` and `faults` where a test has them."""
+class InMemoryServices(Services):
+    """In-memory services of an app under test, with the test's clock and faults if any."""
 
     time: VirtualClock | None = None
     faults: FaultPlan | None = None
 
 
-def indoors(app: CloudQ) -> Indoors | None:
-    """What the app stands on for a test, None where it stands on its own services."""
+def in_memory_services(app: CloudQ) -> InMemoryServices | None:
+    """Return the app's in-memory services; None if it uses its own."""
     services = app.runtime.services
-    return services if isinstance(services, Indoors) else None
+    return services if isinstance(services, InMemoryServices) else None
 
 
 @contextmanager
@@ -69,17 +69,17 @@ def in_memory(
 
 
 def _values(conf: Settings) -> dict[str, Any]:
-    """The settings as they are: dumped, a schedule's times would be dictionaries."""
+    """Return the settings as objects; a dump would turn schedules into dictionaries."""
     return dict(conf.model_copy())
 
 
 def _no_sleep(seconds: float) -> None:
-    """A pause that takes no real time: the test moves the clock."""
+    """Return at once: the test moves the clock."""
 
 
 def _services(
     clock: VirtualClock | None, faults: FaultPlan | None, opened: list[VirtualTime]
-) -> Indoors:
+) -> InMemoryServices:
     def timed(driver: Any, url: str) -> None:
         if clock is None:
             return
@@ -100,8 +100,8 @@ def _services(
         return driver if faults is None else faults.store(driver)
 
     if clock is None:
-        return Indoors(faults=faults, open_broker=open_broker, open_backend=open_backend)
-    return Indoors(
+        return InMemoryServices(faults=faults, open_broker=open_broker, open_backend=open_backend)
+    return InMemoryServices(
         clock=clock,
         sleep=_no_sleep,
         time=clock,

@@ -19,7 +19,7 @@ POINTS = ("start", "end")
 
 
 class Kind(StrEnum):
-    """What can go wrong."""
+    """The kinds of fault."""
 
     TWICE = "delivered twice"
     LATE = "delivered late"
@@ -34,7 +34,7 @@ class Died(BaseException):
 
 
 class Outage(Exception):
-    """What a service answers when a plan says so; `code` tells which way it fails."""
+    """A planned failure of a service; `code` tells its kind."""
 
     def __init__(self, reason: str, code: Code) -> None:
         super().__init__(reason)
@@ -43,7 +43,7 @@ class Outage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What one call is about, or one message of it; None where it is not known."""
+    """The queue and task of one call or one message; None where unknown."""
 
     queue: str | None = None
     task: str | None = None
@@ -77,12 +77,12 @@ class Fault:
         return f"{self.kind} at {calls} ({', '.join(where)})"
 
     def is_about(self, unit: Unit) -> bool:
-        """Whether the filters let the unit through."""
+        """Tell whether the filters match the unit."""
         return self.queue in (None, unit.queue) and self.task in (None, unit.task)
 
     @property
     def missing(self) -> int:
-        """How many times it has yet to happen."""
+        """Count the times that it has yet to happen."""
         return max(0, (self.times if self.chance is None else 1) - self.happened)
 
 
@@ -189,7 +189,7 @@ class Rules:
     # ---- while it runs
 
     def hit(self, kind: Kind, call: str, units: Sequence[Unit], *, after: bool = False) -> bool:
-        """Whether such a fault is due at this call; one call is met once, whatever its size."""
+        """Tell whether such a fault is due at this call; a call counts once, whatever its size."""
         found = False
         with self._lock:
             for fault in self._planned(kind, call, after):
@@ -244,7 +244,7 @@ class Rules:
         self._known[id] = unit
 
     def unit_of(self, id: str) -> Unit:
-        """What was learned of a task's id."""
+        """Return the queue and task learned for a task's id."""
         return self._known.get(id, Unit())
 
     def _planned(self, kind: Kind, call: str, after: bool) -> Iterator[Fault]:

@@ -17,7 +17,7 @@ from cloudq.results.record import State
 from cloudq.testing.kit.clock import VirtualClock
 from cloudq.testing.kit.faults import FaultPlan
 from cloudq.testing.kit.hand import Hand
-from cloudq.testing.kit.in_memory import in_memory, indoors
+from cloudq.testing.kit.in_memory import in_memory, in_memory_services
 
 log = logging.getLogger("cloudq.testing")
 
@@ -78,12 +78,12 @@ class Worker:
 
     @property
     def failed(self) -> bool:
-        """Whether a service failed since the worker was last waited for."""
+        """Tell whether a service failed since the last wait for the worker."""
         return self._error is not None
 
     def start(self) -> None:
         """Start the threads."""
-        inside = indoors(self.app)
+        inside = in_memory_services(self.app)
         if inside is not None and inside.time is not None:
             inside.time.join(self._idle)
         self._threads = [
@@ -99,7 +99,7 @@ class Worker:
 
         Raises `TimeoutError` naming what runs, and what a service raised that nobody was told.
         """
-        inside = indoors(self.app)
+        inside = in_memory_services(self.app)
         if inside is not None and inside.time is not None and self._threads:
             inside.time.part(self._idle)
         with self._changed:
@@ -211,7 +211,7 @@ def worker(
     An app that is in memory already (`in_memory`) stays where it is, and has its clock and its
     faults from there. The block's end waits for running tasks, and for no others.
     """
-    if indoors(app) is not None:
+    if in_memory_services(app) is not None:
         if clock is not None or faults is not None:
             raise ValueError("the app is in memory already: give clock and faults to in_memory")
         with Worker(app, queues=queues, threads=threads) as running:
