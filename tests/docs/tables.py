@@ -284,14 +284,14 @@ def _size(number: int) -> str:
 
 
 MADE: Sequence[tuple[str, str, Callable[[], Iterator[str]]]] = (
-    ("celery.md", "celery settings", lambda: celery(SETTINGS)),
-    ("celery.md", "celery task options", lambda: celery(TASK_OPTIONS)),
-    ("celery.md", "celery call options", lambda: celery(CALL_OPTIONS)),
-    ("guide.md", "settings", settings),
-    ("limits.md", "brokers", brokers),
-    ("limits.md", "backends", backends),
-    ("reference.md", "names", reference),
-    ("wire.md", "keys", keys),
+    ("how-to/move-from-celery.md", "celery settings", lambda: celery(SETTINGS)),
+    ("how-to/move-from-celery.md", "celery task options", lambda: celery(TASK_OPTIONS)),
+    ("how-to/move-from-celery.md", "celery call options", lambda: celery(CALL_OPTIONS)),
+    ("reference/settings.md", "settings", settings),
+    ("reference/brokers-and-backends.md", "brokers", brokers),
+    ("reference/brokers-and-backends.md", "backends", backends),
+    ("reference/python-api.md", "names", reference),
+    ("reference/message-format.md", "keys", keys),
 )
 
 
@@ -310,7 +310,7 @@ def main() -> int:
         file = DOCS / page
         file.write_text(filled(file.read_text(), part, make()))
     published = json.dumps(schema(), indent=2)
-    (DOCS / "message-v1.schema.json").write_text(f"{published}\n")
+    (DOCS / "reference" / "message-v1.schema.json").write_text(f"{published}\n")
     return 0
 
 
