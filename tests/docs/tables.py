@@ -25,6 +25,7 @@ from cloudq.driver import Limits, StoreLimits
 from cloudq.driver import loader as plugins
 from cloudq.messages.message import TaskMessage, schema
 from cloudq.settings import Settings
+from tests.docs.rooms import picture
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 _YEAR = 365 * 86_400
@@ -284,6 +285,7 @@ def _size(number: int) -> str:
 
 
 MADE: Sequence[tuple[str, str, Callable[[], Iterator[str]]]] = (
+    ("architecture.md", "rooms", picture),
     ("how-to/move-from-celery.md", "celery settings", lambda: celery(SETTINGS)),
     ("how-to/move-from-celery.md", "celery task options", lambda: celery(TASK_OPTIONS)),
     ("how-to/move-from-celery.md", "celery call options", lambda: celery(CALL_OPTIONS)),

@@ -32,6 +32,7 @@ PYTHON_PAGES = (
     "how-to/serialize-and-sign",
     "how-to/write-and-call-tasks",
     "reference/message-format",
+    "tutorial/first-tasks",
 )
 FUNCTION_PAGES = ("run-in-lambda", "run-on-google-cloud", "run-on-azure")
 
