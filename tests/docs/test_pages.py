@@ -55,7 +55,7 @@ def test_python_blocks_of_a_page_run(
 def test_readme_on_this_machine(tmp_path: Path) -> None:
     """The quick start: everything before the clouds."""
     text = README.read_text()
-    last = text[: text.index("## On a cloud")].count("\n")
+    last = text[: text.index("## Run it on a cloud")].count("\n")
     with Shell(tmp_path) as shell:
         _read(shell, (block for block in blocks(README) if block.line < last))
 
@@ -115,7 +115,7 @@ def test_readme_on_a_cloud(
     with Shell(tmp_path, environment) as shell:
         _read(shell, (block for block in blocks(README) if block.file))
         _read(shell, [there if place == "there" else here], instead)
-        _read(shell, section(README, "On a cloud"))
+        _read(shell, section(README, "Run it on a cloud"))
 
 
 def test_readme_in_a_function(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_readme_moves_what_is_queued(tmp_path: Path, aws: Endpoint) -> None:
     sent = {app.send_task("tasks.add", (n, n)).id for n in range(3)}
     app.close()
     with Shell(tmp_path, aws.environment) as shell:
-        _read(shell, section(README, "From one broker to another"))
+        _read(shell, section(README, "Move to another broker"))
     with closing(plugins.open_broker(f"sqs://us-east-1?endpoint_url={aws.url}")) as driver:
         assert isinstance(driver, QueueAdmin)
         admin = driver
