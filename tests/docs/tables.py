@@ -18,6 +18,7 @@ from unittest import mock
 from pydantic_core import PydanticUndefined
 
 import cloudq
+from cloudq.app.app import PLUMBING
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
 from cloudq.contrib.celery.rules import Fate, Table
 from cloudq.contrib.celery.settings_table import SETTINGS
@@ -165,9 +166,10 @@ def _parts(value: type[Any]) -> Iterator[str]:
         yield f"  {_listed(value.__members__)}."
         return
     brief: list[str] = []
+    hidden = PLUMBING if value is cloudq.CloudQ else frozenset[str]()
     for name, part in _own(value).items():
         plain = part.fget if isinstance(part, property) else part
-        if name.startswith("_") or not inspect.isfunction(plain):
+        if name.startswith("_") or name in hidden or not inspect.isfunction(plain):
             continue
         shown = name if isinstance(part, property) else f"{name}{_signature(plain)}"
         if plain.__doc__:
