@@ -21,7 +21,7 @@ class Adapter:
     """
 
     extra: str | None = None
-    """The extra of the distribution that installs the SDK, such as `aws`."""
+    """The extra of the distribution that installs the SDK, `aws` of `cloudq-tasks[aws]`."""
 
     example: str | None = None
     """Of a scheduler: its URL as users write it, shown where they name none."""

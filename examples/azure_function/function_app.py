@@ -1,6 +1,7 @@
 """Tasks that run in an Azure function app, fed by a Service Bus trigger; one is sent by a timer.
 
-See docs/azure.md for how to deploy it by hand. Broker and backend come from the app settings:
+docs/how-to/run-on-azure.md tells how to deploy it by hand. Broker and backend come from the app
+settings:
 CLOUDQ_BROKER=servicebus://NAMESPACE, CLOUDQ_BACKEND=aztables://ACCOUNT/cloudq, and the namespace
 once more for the host as ServiceBusConnection__fullyQualifiedNamespace.
 """

@@ -2,7 +2,8 @@
 
     functions-framework --target handler
 
-See docs/google.md for how to deploy it by hand. Broker and backend come from the environment:
+docs/how-to/run-on-google-cloud.md tells how to deploy it by hand. Broker and backend come from the
+environment:
 CLOUDQ_BROKER=pubsub://PROJECT, CLOUDQ_BACKEND=firestore://PROJECT/cloudq.
 """
 

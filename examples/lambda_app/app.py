@@ -1,7 +1,7 @@
 """Tasks that run in an AWS Lambda function, fed by an SQS queue.
 
-The function's handler is `app.handler`; see docs/lambda.md for how to deploy it by hand. Broker
-and backend come from the environment: CLOUDQ_BROKER=sqs://, CLOUDQ_BACKEND=dynamodb://cloudq.
+The function's handler is `app.handler`; docs/how-to/run-in-lambda.md tells how to deploy it by
+hand. Broker and backend come from the environment: CLOUDQ_BROKER=sqs://, CLOUDQ_BACKEND=dynamodb://cloudq.
 """
 
 from __future__ import annotations

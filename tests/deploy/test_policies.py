@@ -57,7 +57,7 @@ from tests.docs.blocks import section
 from tests.functions.aws.events import EventSource
 from tests.servers import unique
 
-AWS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "aws.md"
+AWS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "run-on-aws.md"
 # "Lambda polls with the function's role": receive, delete, attributes (Lambda's guide on SQS).
 POLLER = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
 LOGGER = {"logs:CreateLogStream", "logs:PutLogEvents"}

@@ -19,7 +19,7 @@ SAID = "http://127.0.0.1:4566"
 def test_readme_deploys(tmp_path: Path, own_aws: Endpoint) -> None:
     aws = own_aws
     with Shell(tmp_path) as shell:
-        for block in section(README, "Deployed by one command"):
+        for block in section(README, "Deploy with one command"):
             for command in commands(replace(block, text=block.text.replace(SAID, aws.url))):
                 if command.line.startswith("cd "):
                     shell.folder /= command.line.removeprefix("cd ")

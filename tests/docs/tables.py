@@ -18,6 +18,7 @@ from unittest import mock
 from pydantic_core import PydanticUndefined
 
 import cloudq
+from cloudq.app.app import PLUMBING
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
 from cloudq.contrib.celery.rules import Fate, Table
 from cloudq.contrib.celery.settings_table import SETTINGS
@@ -25,6 +26,7 @@ from cloudq.driver import Limits, StoreLimits
 from cloudq.driver import loader as plugins
 from cloudq.messages.message import TaskMessage, schema
 from cloudq.settings import Settings
+from tests.docs.rooms import picture
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 _YEAR = 365 * 86_400
@@ -164,9 +166,10 @@ def _parts(value: type[Any]) -> Iterator[str]:
         yield f"  {_listed(value.__members__)}."
         return
     brief: list[str] = []
+    hidden = PLUMBING if value is cloudq.CloudQ else frozenset[str]()
     for name, part in _own(value).items():
         plain = part.fget if isinstance(part, property) else part
-        if name.startswith("_") or not inspect.isfunction(plain):
+        if name.startswith("_") or name in hidden or not inspect.isfunction(plain):
             continue
         shown = name if isinstance(part, property) else f"{name}{_signature(plain)}"
         if plain.__doc__:
@@ -284,14 +287,15 @@ def _size(number: int) -> str:
 
 
 MADE: Sequence[tuple[str, str, Callable[[], Iterator[str]]]] = (
-    ("celery.md", "celery settings", lambda: celery(SETTINGS)),
-    ("celery.md", "celery task options", lambda: celery(TASK_OPTIONS)),
-    ("celery.md", "celery call options", lambda: celery(CALL_OPTIONS)),
-    ("guide.md", "settings", settings),
-    ("limits.md", "brokers", brokers),
-    ("limits.md", "backends", backends),
-    ("reference.md", "names", reference),
-    ("wire.md", "keys", keys),
+    ("architecture.md", "rooms", picture),
+    ("how-to/move-from-celery.md", "celery settings", lambda: celery(SETTINGS)),
+    ("how-to/move-from-celery.md", "celery task options", lambda: celery(TASK_OPTIONS)),
+    ("how-to/move-from-celery.md", "celery call options", lambda: celery(CALL_OPTIONS)),
+    ("reference/settings.md", "settings", settings),
+    ("reference/brokers-and-backends.md", "brokers", brokers),
+    ("reference/brokers-and-backends.md", "backends", backends),
+    ("reference/python-api.md", "names", reference),
+    ("reference/message-format.md", "keys", keys),
 )
 
 
@@ -310,7 +314,7 @@ def main() -> int:
         file = DOCS / page
         file.write_text(filled(file.read_text(), part, make()))
     published = json.dumps(schema(), indent=2)
-    (DOCS / "message-v1.schema.json").write_text(f"{published}\n")
+    (DOCS / "reference" / "message-v1.schema.json").write_text(f"{published}\n")
     return 0
 
 

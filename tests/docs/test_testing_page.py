@@ -1,4 +1,4 @@
-"""The tests that docs/testing.md shows pass, in a project set up as it says."""
+"""The tests that docs/how-to/test-tasks.md shows pass, in a project set up as it says."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from cloudq.testing.waiting import PATIENCE
 from tests.docs.blocks import blocks, session
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "testing.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "test-tasks.md"
 
 
 def test_the_tests_on_the_page_pass(tmp_path: Path) -> None:

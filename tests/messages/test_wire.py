@@ -18,7 +18,7 @@ from cloudq.messages.message import TaskMessage, schema
 
 LIMIT = 1 << 20
 GOLDEN = Path(__file__).parent / "golden"
-SCHEMA = Path(__file__).parents[2] / "docs" / "message-v1.schema.json"
+SCHEMA = Path(__file__).parents[2] / "docs" / "reference" / "message-v1.schema.json"
 
 # What these files hold has been sent by a release: they are added to and never changed.
 MESSAGES = {

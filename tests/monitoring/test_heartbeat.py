@@ -23,7 +23,7 @@ from cloudq.worker.control.heartbeat import HeartbeatSender
 from cloudq_local.memory_backend import MemoryBackend, MemoryItems
 from tests.support.faults import FaultyStore
 
-PAGE = Path(__file__).parents[2] / "docs" / "control.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "monitor-and-control.md"
 
 
 class Slow(FaultyStore):
@@ -171,7 +171,7 @@ def test_a_store_that_is_down_raises_what_it_is(beating: Beating) -> None:
 
 
 def test_an_hour_is_what_its_page_says() -> None:
-    """docs/control.md says "about 250"."""
+    """docs/how-to/monitor-and-control.md says "about 250"."""
     every = Settings().worker_heartbeat
     heartbeat = HeartbeatSender(heart=_never, run=_never, every=every)
     pauses = [heartbeat._pause() for _ in range(2_000)]

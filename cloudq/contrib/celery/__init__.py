@@ -3,7 +3,7 @@
     from cloudq.contrib.celery import Celery, shared_task, group, chain, chord, crontab
 
 Nothing is implemented here: names, settings and options are translated by tables, and what does
-not carry over raises with the reason. docs/celery.md has the tables.
+not carry over raises with the reason. docs/how-to/move-from-celery.md has the tables.
 """
 
 from __future__ import annotations

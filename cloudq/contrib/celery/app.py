@@ -189,7 +189,8 @@ class Celery(app.CloudQ):
         def task(self, function=None, /, **options):
             """Make a function a task, with Celery's options.
 
-            Each option is carried over, ignored with a warning or refused; see docs/celery.md.
+            Each option is carried over, ignored with a warning or refused; the tables are in
+            docs/how-to/move-from-celery.md.
             """
             made = task_options(options, of=f"{self._name}.task", warned=self.warned)
             decorate = super().task(**made)

@@ -1,6 +1,7 @@
 """Celery's settings and what becomes of each: the one table of them.
 
-The names are those of Celery's settings reference, release 5.7. docs/celery.md shows the table.
+The names are those of Celery's settings reference, release 5.7.
+docs/how-to/move-from-celery.md shows the table.
 """
 
 from __future__ import annotations

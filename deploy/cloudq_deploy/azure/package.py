@@ -90,7 +90,7 @@ def _listed(items: list[str]) -> str:
 
 
 def host(function_app: FunctionApp) -> dict[str, Any]:
-    """The settings of the Functions host; docs/azure.md has a table of them."""
+    """The settings of the Functions host; docs/how-to/run-on-azure.md has a table of them."""
     timeout = _span(function_app.timeout)
     return {
         "version": "2.0",

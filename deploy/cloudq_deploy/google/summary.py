@@ -61,7 +61,10 @@ def _function(function: Function) -> Row:
 
 def _schedules(plan: Plan) -> Iterator[Row]:
     if plan.delays:
-        made = "NOT MADE HERE: make it with `cloudq queues create`; its rights: docs/google.md"
+        made = (
+            "NOT MADE HERE: make it with `cloudq queues create`; its rights:"
+            " docs/how-to/run-on-google-cloud.md"
+        )
         yield "delays", plan.delays, made
     for job in plan.jobs:
         paused = "" if job.enabled else ", paused"

@@ -162,7 +162,7 @@ def _module() -> ModuleType:
 def _connect(
     aws: Endpoint, queue: str, address: str, zipped: Path, timeout: int
 ) -> Callable[[], None]:
-    """The function and its event source mapping, as docs/lambda.md says; gives the undoing."""
+    """Makes what docs/how-to/run-in-lambda.md says; returns the function that undoes it."""
     client: Any = boto3.client("lambda", endpoint_url=aws.url)
     name = unique("function")
     client.create_function(
