@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
@@ -145,7 +145,8 @@ class Joins:
         except ConditionFailed:
             log.warning("the join %s is not there any more", join)
             return None
-        return cast("frozenset[str]", fields.get("left") or frozenset())
+        left = fields.get("left")
+        return left if isinstance(left, frozenset) else frozenset()
 
     def _discard_shards(self, join: str, numbers: Sequence[int]) -> Mapping[str, Value] | None:
         change = Change(
@@ -213,8 +214,7 @@ class Joins:
             fields: Mapping[str, Value] = refused.current.fields if refused.current else {}
             if fields.get("sent") or fields.get("failed") or "follows" not in fields:
                 return None
-            ends = float(cast("float", fields.get("until", now)))
-            raise JoinBusy(join, max(1.0, ends - now)) from refused
+            raise JoinBusy(join, max(1.0, _number(fields.get("until", now)) - now)) from refused
         return claim
 
     def _unclaim(self, join: str, claim: str) -> None:
@@ -277,7 +277,7 @@ class Joins:
         """
         one = Change(increment={"count": 1, "added": 1}, keep_expires=True)
         root = self.backend.update(join_key(slot.join), one).fields
-        number = _ADDED + int(cast("int", root["added"]))
+        number = _ADDED + int(_number(root["added"]))
         index = number * SHARD
         fields = {"left": frozenset({str(index)}), "ids": orjson.dumps([id]).decode()}
         expires = self.backend.clock() + self.backend.expires
@@ -312,12 +312,16 @@ def members_of(join: str, backend: Backend) -> list[str] | None:
     root = backend.get([join_key(join)]).get(join_key(join))
     if root is None:
         return None
-    added = int(cast("int", root.fields.get("added", 0)))
-    shards = -(-(int(cast("int", root.fields["count"])) - added) // SHARD)
+    added = int(_number(root.fields.get("added")))
+    shards = -(-(int(_number(root.fields["count"])) - added) // SHARD)
     numbers = [*range(shards), *range(_ADDED + 1, _ADDED + 1 + added)]
     keys = [shard_key(join, number) for number in numbers]
     found = backend.get(keys)
     return [id for key in keys for id in _ids(found.get(key))]
+
+
+def _number(value: Value) -> float:
+    return value if isinstance(value, int | float) else 0
 
 
 def _no_queue(error: BrokerError) -> bool:
