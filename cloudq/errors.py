@@ -170,9 +170,10 @@ class Retry(CloudQError):
 class Replaced(CloudQError):
     """Raised by a task (through `self.replace`) to have a workflow run in its place."""
 
-    def __init__(self, node: object) -> None:
+    def __init__(self, node: Any) -> None:
         super().__init__(f"replaced by {node!r}")
-        self.node = node
+        # A `Node`, whose module imports this one.
+        self.node: Any = node
 
 
 class Ignore(CloudQError):

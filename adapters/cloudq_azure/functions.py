@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, List, Literal, cast  # noqa: UP035 (see _takes_many)
 
 from azure.functions import Blueprint, FunctionApp, ServiceBusMessage
@@ -91,25 +92,12 @@ def register(
     than its hard time limit left, or `reserve` seconds if it has none. Modules in `include` are
     imported here. Raises `ConfigurationError`.
     """
-    if cardinality not in ("one", "many"):
-        raise ConfigurationError(f'cardinality={cardinality!r}: "one" or "many"')
     if timeout <= 0 or reserve < 0:
         raise ConfigurationError(f"timeout={timeout} and reserve={reserve}: over 0, at least 0")
     app.load()
     given = {name: _timer(name, timer) for name, timer in (timers or {}).items()}
     named = list(dict.fromkeys(_queues_of(app, given.values()) if queues is None else queues))
-    functions = [_function_name(name) for name in [*named, *given]]
-    twice = sorted({name for name in functions if functions.count(name) > 1})
-    if twice:
-        raise ConfigurationError(
-            f"two functions would be named {twice[0]}: rename a queue or timer"
-        )
-    ordered = [queue for queue in named if _sessions(queue)]
-    if cardinality == "many" and ordered:
-        raise ConfigurationError(
-            f"queue {ordered[0]!r} has sessions, and a batch has one answer for all: "
-            'register it by itself with cardinality="one"'
-        )
+    _check(cardinality, named, given)
     executor = app.executor(
         hostname=os.environ.get("WEBSITE_INSTANCE_ID") or "function", stop_at_hard_limit=True
     )
@@ -128,13 +116,36 @@ def register(
         run = _takes_one(source) if cardinality == "one" else _takes_many(source)
         function_app.function_name(_function_name(queue))(trigger(run))
     for name, timer in given.items():
-        trigger = function_app.timer_trigger(arg_name="timer", schedule=timer.schedule)
-        # The host does not come back to a firing that failed, unless it is told to.
-        retry = function_app.retry(
-            strategy="fixed_delay", max_retry_count=_TRIES, delay_interval=_TRY_AFTER
+        _add_timer(function_app, app, name, timer)
+
+
+def _check(cardinality: str, queues: Sequence[str], timers: Mapping[str, Timer]) -> None:
+    """Raise `ConfigurationError` for functions that the host cannot have."""
+    if cardinality not in ("one", "many"):
+        raise ConfigurationError(f'cardinality={cardinality!r}: "one" or "many"')
+    functions = [_function_name(name) for name in [*queues, *timers]]
+    twice = sorted({name for name in functions if functions.count(name) > 1})
+    if twice:
+        raise ConfigurationError(
+            f"two functions would be named {twice[0]}: rename a queue or timer"
         )
-        named_function = function_app.function_name(_function_name(name))
-        named_function(retry(trigger(_fires(app, name, timer))))
+    ordered = [queue for queue in queues if _sessions(queue)]
+    if cardinality == "many" and ordered:
+        raise ConfigurationError(
+            f"queue {ordered[0]!r} has sessions, and a batch has one answer for all: "
+            'register it by itself with cardinality="one"'
+        )
+
+
+def _add_timer(function_app: FunctionApp | Blueprint, app: CloudQ, name: str, timer: Timer) -> None:
+    """Add the trigger of one timer."""
+    trigger = function_app.timer_trigger(arg_name="timer", schedule=timer.schedule)
+    # The host does not come back to a firing that failed, unless it is told to.
+    retry = function_app.retry(
+        strategy="fixed_delay", max_retry_count=_TRIES, delay_interval=_TRY_AFTER
+    )
+    named_function = function_app.function_name(_function_name(name))
+    named_function(retry(trigger(_fires(app, name, timer))))
 
 
 def _queues_of(app: CloudQ, timers: Iterable[Timer]) -> list[str]:
@@ -263,7 +274,7 @@ def _fires(app: CloudQ, name: str, plan: Timer) -> Callable[[TimerRequest], None
         else:
             # All requests have one name: the host makes no two at a time, and one that was cut
             # short must not keep its repetition out.
-            once(backend, firing, id, _SENDING, lambda: _send(app, plan, id))
+            once(backend, firing, id, _SENDING, partial(_send, app, plan, id))
 
     return run
 

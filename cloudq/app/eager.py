@@ -62,7 +62,7 @@ class Eager:
         return run_eagerly(node, (), self._run)
 
     def _in_place_of(self, replaced: Replaced) -> EagerResult[Any]:
-        result = self.start(cast("Node[Any]", replaced.node))
+        result = self.start(replaced.node)
         if isinstance(result, EagerResult):
             return result
         value = dump_value(result.get())

@@ -215,8 +215,7 @@ class Joins:
             fields: Mapping[str, Value] = refused.current.fields if refused.current else {}
             if fields.get("sent") or fields.get("failed") or "follows" not in fields:
                 return None
-            ends = float(str(fields.get("until", now)))
-            raise JoinBusy(join, max(1.0, ends - now)) from refused
+            raise JoinBusy(join, max(1.0, _number(fields.get("until", now)) - now)) from refused
         return claim
 
     def _unclaim(self, join: str, claim: str) -> None:
@@ -284,7 +283,7 @@ class Joins:
         """
         one = Change(increment={"count": 1, "added": 1}, keep_expires=True)
         root = self.backend.update(join_key(slot.join), one).fields
-        number = _ADDED + _number(root, "added")
+        number = _ADDED + int(_number(root["added"]))
         index = number * SHARD
         fields = {"left": frozenset({str(index)}), "ids": orjson.dumps([id]).decode()}
         expires = self.backend.clock() + self.backend.expires
@@ -321,16 +320,16 @@ def members_of(join: str, backend: Backend) -> list[str] | None:
     root = backend.get([join_key(join)]).get(join_key(join))
     if root is None:
         return None
-    added = _number(root.fields, "added")
-    shards = -(-(_number(root.fields, "count") - added) // SHARD)
+    added = int(_number(root.fields.get("added")))
+    shards = -(-(int(_number(root.fields["count"])) - added) // SHARD)
     numbers = [*range(shards), *range(_ADDED + 1, _ADDED + 1 + added)]
     keys = [shard_key(join, number) for number in numbers]
     found = backend.get(keys)
     return [id for key in keys for id in _ids(found.get(key))]
 
 
-def _number(fields: Mapping[str, Value], name: str) -> int:
-    return int(str(fields.get(name, 0)))
+def _number(value: Value) -> float:
+    return value if isinstance(value, int | float) else 0
 
 
 def _no_queue(error: BrokerError) -> bool:

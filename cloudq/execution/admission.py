@@ -11,9 +11,9 @@ from cloudq.broker.deliveries import allowed_deliveries
 from cloudq.driver import Delivery
 from cloudq.errors import DecodeError, UnknownTask, WorkerLost
 from cloudq.execution import lifecycle
-from cloudq.execution.outcomes import Job, Outcomes, copy_of, member_result_of, settle
+from cloudq.execution.outcomes import Job, Outcomes, member_result_of
 from cloudq.execution.salvage import salvage
-from cloudq.execution.settlement import Action, Settled, Settlement
+from cloudq.execution.settlement import Action, Settled, Settlement, copy_of, unrecorded
 from cloudq.messages.body import arguments
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, State
@@ -94,7 +94,7 @@ class Admission:
                 lifecycle.unknown(message, UnknownTask(reason))
             if message.slot or message.gather or message.chain or message.link_error:
                 return self._outcomes.unrunnable(delivery, message, UnknownTask(reason))
-            return settle(message, Action.DEAD_LETTER, reason=reason)
+            return unrecorded(message, Action.DEAD_LETTER, reason=reason)
         if message.queue != delivery.queue:
             message = message.model_copy(update={"queue": delivery.queue})
         if SCHEDULE in message.headers:
@@ -116,7 +116,7 @@ class Admission:
         if record is not None and record.dead_lettered:
             if job.delivery.attempts > 1:  # its burial was cut short
                 reason = record.error or "dead-lettered"
-                return settle(job.message, Action.DEAD_LETTER, reason=reason)
+                return unrecorded(job.message, Action.DEAD_LETTER, reason=reason)
             record = self._reopened(job)
         elif record is None and job.delivery.attempts == 1 and job.message.not_before is None:
             return job  # nothing is known of it, and nothing said
@@ -127,13 +127,15 @@ class Admission:
         if record is not None and (record.terminal or record.retries > message.retries):
             # Whoever ran it may have died before its join heard of it.
             member_result = member_result_of(message, record) if record.terminal else None
-            return settle(message, Action.ACK, reason="already done", member_result=member_result)
+            return unrecorded(
+                message, Action.ACK, reason="already done", member_result=member_result
+            )
         if record is not None and record.revoked:
             # Two deliveries may both come to this: the end that is recorded first stays.
             return self.revoked(replace(job, fenced=attempts > 1), "revoked")
         if message.not_before is not None and message.not_before > self._runtime.clock() + _EARLY:
             # A hop of a delay that is longer than the service's own.
-            return settle(message, Action.ACK, resend=copy_of(message), reason="not due yet")
+            return unrecorded(message, Action.ACK, resend=copy_of(message), reason="not due yet")
         allowed = allowed_deliveries(self._runtime.conf.max_deliveries, ordered=in_place)
         if attempts > allowed:
             lost = WorkerLost(
@@ -186,10 +188,10 @@ class Admission:
             return replace(job, fenced=True)
         if standing.terminal:
             member_result = member_result_of(job.message, standing)
-            return settle(
+            return unrecorded(
                 job.message, Action.ACK, reason="already done", member_result=member_result
             )
-        return settle(job.message, Action.NOTHING, reason="a later delivery has it")
+        return unrecorded(job.message, Action.NOTHING, reason="a later delivery has it")
 
 
 def bare(message: TaskMessage) -> Request:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Self
 
@@ -45,7 +46,7 @@ class Deadline:
     def after(cls, seconds: float, *, reserve: float) -> Self:
         """The deadline of an invocation that starts now, where its platform does not tell."""
         ends = time.monotonic() + seconds
-        return cls(lambda: ends - time.monotonic(), reserve=reserve)
+        return cls(partial(_until, ends), reserve=reserve)
 
     def remaining(self) -> float:
         """Seconds until the platform stops this process or gives the message to someone else."""
@@ -84,6 +85,10 @@ class Deadline:
             # What it saved is not done again, so its time was no failed try.
             return executor.continued(job) if progress.saved else _interrupted(settlement)
         return settlement
+
+
+def _until(ends: float) -> float:
+    return ends - time.monotonic()
 
 
 def _unlimited(settlement: Settlement, job: Job) -> Settlement:

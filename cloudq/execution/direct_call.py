@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
@@ -81,7 +82,7 @@ def run_call(invocation: Invocation, call: DirectCall) -> dict[str, Any]:
     if call.firing is None or backend is None:
         return _run(invocation, call)
     lasts = invocation.deadline.remaining()
-    answer = once(backend, call.firing, call.request, lasts, lambda: _run(invocation, call))
+    answer = once(backend, call.firing, call.request, lasts, partial(_run, invocation, call))
     if answer is None:
         return {"duplicate": True} | _standing(backend, str(call.fields["id"]))
     return answer

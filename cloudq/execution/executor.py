@@ -29,8 +29,8 @@ from cloudq.errors import (
 from cloudq.execution import idempotency, lifecycle
 from cloudq.execution.admission import Admission, bare
 from cloudq.execution.call import FunctionCall, RunAsync, run_coroutine
-from cloudq.execution.outcomes import Job, Outcomes, autoretried, settle, with_children
-from cloudq.execution.settlement import Action, Settled, Settlement
+from cloudq.execution.outcomes import Job, Outcomes, autoretried, with_children
+from cloudq.execution.settlement import Action, Settled, Settlement, unrecorded
 from cloudq.messages.body import arguments
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import dump_value
@@ -198,7 +198,7 @@ class Executor:
             request=self._request(job, task, args, kwargs),
             args=args,
             kwargs=kwargs,
-            retried=lambda error: self._outcomes.is_retried(job, task, error),
+            retried=partial(self._outcomes.is_retried, job, task),
         )
         settlement = self._outcome(job, task, context, started)
         settlement = with_children(settlement, context.request.children)
@@ -258,7 +258,7 @@ class Executor:
         if isinstance(error, Continued):
             return self._outcomes.continued(job)
         if isinstance(error, Superseded):
-            return settle(job.message, Action.NOTHING, reason=str(error))
+            return unrecorded(job.message, Action.NOTHING, reason=str(error))
         if isinstance(error, Replaced):
             return self._outcomes.replaced(job, error)
         if isinstance(error, Retry):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import partial
 from typing import Any
 
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
@@ -23,7 +24,9 @@ _set_async_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
 class Alarm:
     """One appointed interruption. `cancel` is final: after it nothing is raised any more."""
 
-    def __init__(self, interrupt: Callable[[], None], undo: Callable[[], None]) -> None:
+    def __init__(
+        self, interrupt: Callable[[], None], undo: Callable[[], None] | None = None
+    ) -> None:
         self._lock = threading.Lock()
         self._interrupt = interrupt
         self._undo = undo
@@ -45,7 +48,7 @@ class Alarm:
         """Call with the interruption expected at any instruction until this returns."""
         with self._lock:
             self._over = True
-            if self._rung:
+            if self._rung and self._undo is not None:
                 self._undo()
 
 
@@ -108,7 +111,7 @@ def _greenlet_alarm(error: type[BaseException]) -> Alarm:
         gevent.kill(greenlet, error)  # when its hub has the turn
 
     # What is on its way arrives here, before anything else runs in this greenlet.
-    return Alarm(interrupt, lambda: gevent.sleep(0))
+    return Alarm(interrupt, partial(gevent.sleep, 0))
 
 
 def disarm(alarms: Sequence[Alarm]) -> None:
@@ -136,7 +139,7 @@ class Interruptible:
         def interrupt() -> None:
             self._loop.call_soon_threadsafe(self._ask)
 
-        return Alarm(interrupt, lambda: None)
+        return Alarm(interrupt)
 
     def _ask(self) -> None:
         if self._task is not None and not self._task.done():

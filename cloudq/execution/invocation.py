@@ -15,8 +15,8 @@ from cloudq.execution.commit import Batch
 from cloudq.execution.consume import Consumer
 from cloudq.execution.deadline import Deadline, released
 from cloudq.execution.executor import Executor
-from cloudq.execution.outcomes import Job, copy_of
-from cloudq.execution.settlement import Action, Settled, Settlement
+from cloudq.execution.outcomes import Job
+from cloudq.execution.settlement import Action, Settled, Settlement, copy_of
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
 

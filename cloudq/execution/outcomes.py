@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
@@ -14,9 +13,9 @@ from cloudq.canvas.plan import Planner
 from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.driver import Delivery, Limits
 from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
-from cloudq.execution.settlement import Action, Settlement
+from cloudq.execution.error_text import error_text, reason_of, utf8, with_error
+from cloudq.execution.settlement import Action, Settlement, copy_of, unrecorded
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.values import dump_value
 from cloudq.publishing.builder import too_deep
 from cloudq.results.record import TERMINAL, Record, State, fence
 from cloudq.runtime import Runtime
@@ -25,12 +24,9 @@ from cloudq.tasks.checkpoints import Progress
 from cloudq.tasks.limits.gate import Wait
 from cloudq.tasks.limits.unique import unique_key
 from cloudq.tasks.limits.worker_rate import FARTHEST
-from cloudq.tasks.signature import Node
 from cloudq.tasks.task import Task
 
 _REQUEUED_AFTER = 1.0
-_ENDS = frozenset({Action.ACK, Action.DEAD_LETTER})
-_LONGEST_TEXT = 32_000
 
 
 # The queue of calls that run in their caller's thread: there is none.
@@ -88,19 +84,10 @@ class Outcomes:
         bury: bool = False,
     ) -> Settlement:
         """The settlement of a job that ended in an error for good; `bury` dead-letters it."""
-        kind = type(error)
-        name = kind.__qualname__
-        record = replace(
-            self.record(job, State.FAILURE, started),
-            error_type=name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}",
-            error=_text(error)[:_LONGEST_TEXT],
-            error_args=_dumped(_args(error)),
-            traceback=_utf8("".join(traceback.format_exception(error)))[-_LONGEST_TEXT:],
-        )
+        record = with_error(self.record(job, State.FAILURE, started), error)
         bury = bury or self._tasks[job.message.task].policy.dead_letter
         action = Action.DEAD_LETTER if bury else Action.ACK
-        reason = f"{name}: {_text(error)}"[:1000]
-        return self._ended(job, record, action, reason=reason, error=error)
+        return self._ended(job, record, action, reason=reason_of(error), error=error)
 
     def unrunnable(
         self, delivery: Delivery, message: TaskMessage, error: CloudQError
@@ -130,13 +117,13 @@ class Outcomes:
             self.record(job, State.FAILURE), error_type="cloudq.errors.Ignore", error=reason
         )
         member_result = member_result_of(job.message, ended)
-        return settle(job.message, Action.ACK, reason=reason, member_result=member_result)
+        return unrecorded(job.message, Action.ACK, reason=reason, member_result=member_result)
 
     def rejected(self, job: Job, reject: Reject, started: float) -> Settlement:
         """A call whose task raised `Reject`."""
-        reason = _utf8(str(reject.reason))
+        reason = utf8(str(reject.reason))
         if reject.requeue:
-            return settle(job.message, Action.RELEASE, after=_REQUEUED_AFTER, reason=reason)
+            return unrecorded(job.message, Action.RELEASE, after=_REQUEUED_AFTER, reason=reason)
         record = replace(self.record(job, State.REJECTED, started), error=reason)
         return self._ended(job, record, Action.DEAD_LETTER, reason=reason, error=reject)
 
@@ -164,25 +151,38 @@ class Outcomes:
         else:
             delay = task.policy.delay(message.retries, self._runtime.conf.default_retry_delay)
             delay = min(max(0.0, delay), LONGEST_DELAY)
-        in_place = self.stays_in_place(job.delivery)
-        if in_place and changes:
+        if changes and self.stays_in_place(job.delivery):
             why = f"a retry on {job.delivery.queue!r} is the same message: it cannot change"
             return self.failed(job, ConfigurationError(f"{why} {', '.join(changes)}"), started)
+        return self._again(job, task, cause, started, delay, changes or {})
+
+    def _again(
+        self,
+        job: Job,
+        task: Task[..., Any],
+        cause: BaseException,
+        started: float,
+        delay: float,
+        changes: Mapping[str, Any],
+    ) -> Settlement:
+        """Settle a call that is tried again after `delay` seconds."""
+        message = job.message
+        number = message.retries + 1
+        in_place = self.stays_in_place(job.delivery)
         record = None
         if in_place or (self.tracks(task) and not self.ignores_result(message)):
             record = replace(
                 self.record(job, State.RETRY, started),
-                retries=message.retries + 1,
-                fence=fence(message.retries + 1, 0),
-                error=_text(cause)[:_LONGEST_TEXT],
+                retries=number,
+                fence=fence(number, 0),
+                error=error_text(cause),
             )
-        why = f"{type(cause).__name__}: {_text(cause)}"[:1000]
         settled = Settlement(
             action=Action.ACK,
             task_id=message.id,
             task=message.shadow or message.task,
             state=State.RETRY,
-            reason=f"retry {message.retries + 1} in {delay:.3g} s: {why}",
+            reason=f"retry {number} in {delay:.3g} s: {reason_of(cause)}",
             record=record,
             fenced=job.fenced,
             error=cause,
@@ -191,16 +191,15 @@ class Outcomes:
             return replace(settled, action=Action.RELEASE, after=delay)
         not_before = self.clock() + delay if delay else None
         # A turn under a rate limit was for this try alone.
-        again = {"waits": 0, "turn": None, **(changes or {})}
-        again |= {"retries": message.retries + 1, "not_before": not_before}
+        again = {"waits": 0, "turn": None, **changes, "retries": number, "not_before": not_before}
         return replace(settled, resend=copy_of(message, **again))
 
     def replaced(self, job: Job, replaced: Replaced) -> Settlement:
         """A call in whose place a workflow is to run."""
         if job.message.depth >= self._runtime.conf.max_depth:
             return self.failed(job, too_deep(self._runtime.conf.max_depth))
-        plan = self._planner.in_place_of(job.message, cast("Node[Any]", replaced.node))
-        ended = settle(job.message, Action.ACK, reason=str(replaced)[:1000])
+        plan = self._planner.in_place_of(job.message, replaced.node)
+        ended = unrecorded(job.message, Action.ACK, reason=str(replaced)[:1000])
         return replace(ended, starts=plan, error=replaced)
 
     def _ended(
@@ -254,30 +253,30 @@ class Outcomes:
     def later(self, job: Job, after: float, reason: str) -> Settlement:
         """Look at an unrun job again later, as a copy: waiting must not count as deliveries."""
         if self.stays_in_place(job.delivery):
-            return settle(job.message, Action.RELEASE, after=after, reason=reason)
+            return unrecorded(job.message, Action.RELEASE, after=after, reason=reason)
         copy = copy_of(job.message, not_before=self.clock() + after)
-        return settle(job.message, Action.ACK, resend=copy, reason=reason)
+        return unrecorded(job.message, Action.ACK, resend=copy, reason=reason)
 
     def over_limit(self, job: Job, wait: Wait) -> Settlement:
         """A call that a limit puts back, as a copy that knows how often; or in its place."""
         if self.stays_in_place(job.delivery):
             # Each look is a delivery, so there are to be few of them.
             after = min(max(wait.after, 2.0 ** min(job.delivery.attempts, 10)), FARTHEST)
-            return settle(job.message, Action.RELEASE, after=after, reason=wait.reason)
+            return unrecorded(job.message, Action.RELEASE, after=after, reason=wait.reason)
         due = wait.turn or self.clock() + wait.after
         copy = copy_of(job.message, not_before=due, waits=job.message.waits + 1, turn=wait.turn)
-        return settle(job.message, Action.ACK, resend=copy, reason=wait.reason)
+        return unrecorded(job.message, Action.ACK, resend=copy, reason=wait.reason)
 
     def continued(self, job: Job) -> Settlement:
         """The rest of a call that has saved its state, as a new message of the same id."""
         reason = "goes on from its checkpoint"
         if self.stays_in_place(job.delivery):
-            return settle(job.message, Action.RELEASE, reason=reason)
+            return unrecorded(job.message, Action.RELEASE, reason=reason)
         message = job.message
         copy = copy_of(
             message, continued=message.continued + 1, not_before=None, waits=0, turn=None
         )
-        return settle(message, Action.ACK, resend=copy, reason=reason)
+        return unrecorded(message, Action.ACK, resend=copy, reason=reason)
 
     def stays_in_place(self, delivery: Delivery) -> bool:
         """Whether a retry is the same message again: a copy would lose its place in its group.
@@ -353,59 +352,3 @@ def with_children(settlement: Settlement, called: Sequence[Any]) -> Settlement:
         return settlement
     children = orjson.dumps(brief(started)).decode()
     return replace(settlement, record=replace(settlement.record, children=children))
-
-
-def settle(
-    message: TaskMessage,
-    action: Action,
-    *,
-    reason: str = "",
-    after: float = 0.0,
-    resend: TaskMessage | None = None,
-    member_result: MemberResult | None = None,
-) -> Settlement:
-    """A settlement that records nothing."""
-    ends = action in _ENDS and resend is None
-    return Settlement(
-        action=action,
-        task_id=message.id,
-        task=message.task,
-        reason=reason,
-        after=after,
-        resend=resend,
-        member_result=member_result,
-        unique_claim=unique_key(message) if ends and message.unique_key is not None else None,
-    )
-
-
-def copy_of(message: TaskMessage, **changes: Any) -> TaskMessage:
-    """A copy to send in place of the message; the broker must not take it for a duplicate."""
-    return message.model_copy(update={"dedup_key": None, **changes})
-
-
-def _dumped(args: Sequence[object]) -> str | None:
-    """Exception arguments as JSON text, None where they are not plain and short enough."""
-    try:
-        text = dump_value(list(args))
-    except Exception:  # the arguments are the user's own objects, whose methods run here
-        return None
-    return text if len(text) <= _LONGEST_TEXT else None
-
-
-def _args(error: BaseException) -> Sequence[object]:
-    # An OSError takes its file name as an argument and does not keep it as one.
-    if isinstance(error, OSError) and isinstance(error.filename, str):
-        return (*error.args, error.filename)
-    return error.args
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return _utf8(str(error))
-    except Exception as broken:  # the user's own __str__
-        return f"<its __str__ raised {type(broken).__name__}>"
-
-
-def _utf8(text: str) -> str:
-    """The text without lone surrogates (odd file names have them), which no store takes."""
-    return text.encode(errors="backslashreplace").decode()

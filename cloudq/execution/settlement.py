@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult
 from cloudq.driver import Delivery, Item, Key
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, State
+from cloudq.tasks.limits.unique import unique_key
 
 
 class Action(StrEnum):
@@ -59,3 +61,34 @@ class Settlement:
 
 
 Settled = tuple[Delivery, Settlement]
+"""A delivery and its outcome."""
+
+_ENDS = frozenset({Action.ACK, Action.DEAD_LETTER})
+
+
+def unrecorded(
+    message: TaskMessage,
+    action: Action,
+    *,
+    reason: str = "",
+    after: float = 0.0,
+    resend: TaskMessage | None = None,
+    member_result: MemberResult | None = None,
+) -> Settlement:
+    """A settlement that records nothing."""
+    ends = action in _ENDS and resend is None
+    return Settlement(
+        action=action,
+        task_id=message.id,
+        task=message.task,
+        reason=reason,
+        after=after,
+        resend=resend,
+        member_result=member_result,
+        unique_claim=unique_key(message) if ends and message.unique_key is not None else None,
+    )
+
+
+def copy_of(message: TaskMessage, **changes: Any) -> TaskMessage:
+    """A copy to send in place of the message; the broker must not take it for a duplicate."""
+    return message.model_copy(update={"dedup_key": None, **changes})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from cloudq.clock import Backoff
 from cloudq.driver import Code, Delivery
 from cloudq.execution.consume import Consumer
 from cloudq.execution.settlement import Settled, Settlement
@@ -29,12 +29,12 @@ _UNBURIED_AFTER = 900.0
 
 
 class Settler:
-    """Two threads: one makes outcomes durable, one settles the messages.
+    """Makes outcomes durable in one thread, and settles the messages in another.
 
-    Results are recorded as soon as they are there; acks may wait a moment to fill a batch, since
-    nobody waits for them. What the store or the broker does not take now is kept, with its lease
-    extended, and tried again. `released` is called with the flights that are out of hand;
-    `starved` tells whether every slot is taken.
+    Results are recorded at once. Acks may wait a moment to fill a batch, since nobody waits for
+    them. What the store or the broker refuses is kept, with its lease extended, and tried again.
+    `released` is called with the flights whose messages are settled; `starved` says whether every
+    slot is taken.
     """
 
     def __init__(
@@ -83,27 +83,22 @@ class Settler:
 
     def _commit_all(self) -> None:
         waiting: list[Pair] = []
-        pause, again_at = _FIRST_PAUSE, 0.0
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
-            fresh, ended = _drain(self._outcomes, self._patience(waiting, again_at))
+            fresh, ended = _drain(self._outcomes, backoff.left if waiting else None)
             waiting += fresh
             # While the store is down only the clock starts a new try, however much comes in.
-            if waiting and (ended or time.monotonic() >= again_at):
+            if waiting and (ended or not backoff.left):
                 waiting = self._commit(waiting)
                 if waiting:
-                    again_at = time.monotonic() + pause * random.uniform(0.5, 1.0)
-                    pause = min(pause * 2, _LONGEST_PAUSE)
+                    backoff.failed()
                 else:
-                    pause, again_at = _FIRST_PAUSE, 0.0
+                    backoff.succeeded()
             if ended:
                 return
 
-    @staticmethod
-    def _patience(waiting: Sequence[Pair], again_at: float) -> float | None:
-        return max(0.0, again_at - time.monotonic()) if waiting else None
-
     def _commit(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Commit; the pairs that must be tried again."""
+        """Commit outcomes, and return those to try again."""
         flights = {id(flight.delivery): flight for flight, _ in pairs}
         settled = [(flight.delivery, self._guarded(flight, s)) for flight, s in pairs]
         try:
@@ -132,32 +127,36 @@ class Settler:
     def _dispose_all(self) -> None:
         waiting: list[Pair] = []
         refused: list[Pair] = []
-        pause, again_at, full_by = _FIRST_PAUSE, 0.0, 0.0
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        full_by = 0.0
         while True:
-            due = min([full_by] * bool(waiting) + [again_at] * bool(refused), default=None)
-            patience = None if due is None else max(0.0, due - time.monotonic())
+            patience = backoff.left if refused else None
+            if waiting:
+                linger = max(0.0, full_by - time.monotonic())
+                patience = linger if patience is None else min(patience, linger)
             fresh, ended = _drain(self._messages, patience)
             if fresh and not waiting:
                 full_by = time.monotonic() + _LINGER
             waiting += fresh
-            now = time.monotonic()
-            batch, waiting = self._split(waiting, whole=ended or now >= full_by)
-            if refused and (ended or now >= again_at):
+            batch, waiting = self._split(waiting, whole=ended or time.monotonic() >= full_by)
+            if refused and (ended or not backoff.left):
                 batch += refused
                 refused = []
             if batch:
                 left = self._dispose(batch)
                 refused += left
                 if left:
-                    again_at = time.monotonic() + pause * random.uniform(0.5, 1.0)
-                pause = min(pause * 2, _LONGEST_PAUSE) if left else _FIRST_PAUSE
+                    backoff.failed()
+                elif not refused:
+                    backoff.succeeded()
             if ended:
                 return
 
     def _split(self, waiting: list[Pair], *, whole: bool) -> tuple[list[Pair], list[Pair]]:
-        """What to settle now and what to hold for company: full batches cost the least.
+        """Split messages into those to settle now and those to hold until their batch is full.
 
-        Nothing is held that keeps the worker from receiving.
+        Full batches cost the least. Nothing is held while every slot is taken, since the worker
+        could not receive then.
         """
         if not waiting or whole or self._starved():
             return waiting, []
@@ -201,7 +200,7 @@ class Settler:
 def _drain(
     source: queue.SimpleQueue[Pair | None], patience: float | None
 ) -> tuple[list[Pair], bool]:
-    """What is queued, after waiting for the first; and whether the end was queued too."""
+    """Wait for the first of what is queued and take all of it; also tell if the end was queued."""
     pairs: list[Pair] = []
     try:
         item = source.get(timeout=patience)

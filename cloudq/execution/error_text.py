@@ -1,0 +1,64 @@
+"""Exceptions as text: what a record keeps of the error that ended a task."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cloudq.messages.values import dump_value
+from cloudq.results.record import Record
+
+_LONGEST = 32_000
+_LONGEST_REASON = 1000
+
+
+def with_error(record: Record, error: BaseException) -> Record:
+    """Add an error to a record: its type, text, arguments and traceback."""
+    kind = type(error)
+    name = kind.__qualname__
+    return replace(
+        record,
+        error_type=name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}",
+        error=error_text(error),
+        error_args=_dumped(_args(error)),
+        traceback=utf8("".join(traceback.format_exception(error)))[-_LONGEST:],
+    )
+
+
+def error_text(error: BaseException) -> str:
+    """Return the text of an error, as long as a record may have it."""
+    return _text(error)[:_LONGEST]
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the name and the text of an error, as long as a reason may be."""
+    return f"{type(error).__qualname__}: {_text(error)}"[:_LONGEST_REASON]
+
+
+def utf8(text: str) -> str:
+    """Escape lone surrogates (odd file names have them), which no store takes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return utf8(str(error))
+    except Exception as broken:  # the user's own __str__
+        return f"<its __str__ raised {type(broken).__name__}>"
+
+
+def _dumped(args: Sequence[object]) -> str | None:
+    """Write exception arguments as JSON text; None if they are not plain and short enough."""
+    try:
+        text = dump_value(list(args))
+    except Exception:  # the arguments are the user's own objects, whose methods run here
+        return None
+    return text if len(text) <= _LONGEST else None
+
+
+def _args(error: BaseException) -> Sequence[object]:
+    # An OSError takes its file name as an argument and does not keep it as one.
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        return (*error.args, error.filename)
+    return error.args
