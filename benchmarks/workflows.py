@@ -126,6 +126,6 @@ def _work_off() -> None:
     while deliveries := app.broker.receive("bench", count=10, wait=1.0, lease=60):
         jobs, settled = executor.open(deliveries)
         settled += [(job.delivery, executor.run(job)) for job in jobs]
-        done = commit(settled, app.broker, app.backend, app.joins)
+        done = commit(settled, app.broker, app.backend, app.workflows.joins)
         assert not done.failed, done.error
         dispose(done.ready, app.broker)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from importlib import import_module
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 from cloudq import settings
-from cloudq.app.autodiscover import Packages, discover
+from cloudq.app.autodiscover import Packages, discover, include
 from cloudq.app.queues import app_queues
 from cloudq.app.registration import (
     BoundDecorator,
@@ -42,8 +40,8 @@ from cloudq.tasks.task import Prepared, Task
 
 if TYPE_CHECKING:  # what only workers or only workflows need is loaded at its first use
     from cloudq.app.eager import Eager
-    from cloudq.canvas.joins import Joins
     from cloudq.canvas.workflows import Workflows
+    from cloudq.execution.call import ExecutorOptions
     from cloudq.execution.executor import Executor
     from cloudq.monitoring.control import Control
     from cloudq.results.groups import GroupResult
@@ -55,18 +53,8 @@ R = TypeVar("R")
 
 # What the other packages of cloudq need of an app, and its users do not: no part of the reference.
 PLUMBING = frozenset(
-    {
-        "add_to_chord",
-        "apply",
-        "executor",
-        "joins",
-        "publisher",
-        "runtime",
-        "start",
-        "start_eagerly",
-        "task_cls",
-        "workflows",
-    }
+    {"add_to_chord", "apply", "executor", "publisher", "runtime"}
+    | {"start", "start_eagerly", "task_cls", "workflows"}
 )
 
 
@@ -114,12 +102,7 @@ class CloudQ:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     @property
@@ -212,11 +195,7 @@ class CloudQ:
         return decorate if function is None else decorate(function)
 
     def autodiscover_tasks(
-        self,
-        packages: Packages = None,
-        related_name: str | None = "tasks",
-        *,
-        force: bool = False,
+        self, packages: Packages = None, related_name: str | None = "tasks", *, force: bool = False
     ) -> None:
         """Import the module `related_name` of each package that has one, for its tasks.
 
@@ -234,21 +213,15 @@ class CloudQ:
         for packages, related_name in self._discoveries:
             discover(packages, related_name)
         self._check_conf()
-        for module in self.conf.include:
-            try:
-                import_module(module)
-            except ModuleNotFoundError as error:
-                raise ConfigurationError(f"include: cannot import {module!r}: {error}") from error
+        include(self.conf.include)
 
     def queues(self, task: str | None = None, *, priorities: bool = True) -> list[str]:
         """Names the queues that calls go to: the default queue, then the others by name.
 
-        The others are named by tasks, the setting `task_routes` and the schedules in the code.
-        A queue with priorities is listed as the queues of its priorities, the high one first;
-        with `priorities=False` by its own name alone. With a `task`, only the queues of this
-        task's calls are listed. A queue that is named by a call alone is not listed: in
-        `apply_async(queue=...)`, by a function in `task_routes` (which is asked for schedules
-        only), or in a schedule made at run time. Raises `ConfigurationError` for a wrong schedule.
+        The others are named by tasks (or by one `task`), by `task_routes` and by the schedules in
+        the code. A queue with priorities is listed as the queues of its priorities, unless
+        `priorities` is false. Queues that only a call or a function in `task_routes` names are
+        unknown here. Raises `ConfigurationError` for a wrong schedule.
         """
         entries: Iterable[Entry] = ()
         if "schedules" in vars(self) or self.conf.beat_schedule:  # else not even loaded
@@ -320,10 +293,7 @@ class CloudQ:
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncResult[Any]:
-        """Publish a call by the name of a task, which may be registered elsewhere only.
-
-        The arguments of a task that is registered here are checked.
-        """
+        """Publish a call by its task's name; arguments are checked if that is registered here."""
         task = self.tasks.get(name)
         if task is not None:
             return task.apply_async(args, kwargs, **options)
@@ -358,7 +328,7 @@ class CloudQ:
         """Looks into live workers and tells them what to do, under Celery's names."""
         from cloudq.monitoring.control import Control
 
-        return Control(self.runtime, self._results, self._purge)
+        return Control(self.runtime, self._results, self.queues)
 
     @property
     def broker(self) -> Broker:
@@ -376,28 +346,12 @@ class CloudQ:
 
     # ---- plumbing: for the other packages of cloudq (see PLUMBING)
 
-    def executor(
-        self,
-        *,
-        hostname: str = "",
-        eager: bool = False,
-        run_async: Callable[[Coroutine[Any, Any, Any]], Any] | None = None,
-        stop_at_hard_limit: bool = False,
-    ) -> Executor:
-        """What runs this app's deliveries; for workers, function handlers and tests."""
+    def executor(self, **options: Unpack[ExecutorOptions]) -> Executor:
+        """Make what runs this app's deliveries: for workers, function handlers and tests."""
         from cloudq.execution.executor import Executor
 
-        more = {} if run_async is None else {"run_async": run_async}
-        return Executor(
-            self.runtime,
-            self._every_task,
-            self.workflows,
-            middleware=self.middleware,
-            hostname=hostname,
-            is_eager=eager,
-            stop_at_hard_limit=stop_at_hard_limit or eager,
-            **more,
-        )
+        known, workflows = self._every_task, self.workflows
+        return Executor(self.runtime, known, workflows, middleware=self.middleware, **options)
 
     @cached_property
     def workflows(self) -> Workflows:
@@ -405,11 +359,6 @@ class CloudQ:
         from cloudq.canvas.workflows import Workflows
 
         return Workflows(self.runtime, self.tasks, self.publisher)
-
-    @property
-    def joins(self) -> Joins | None:
-        """What joins the members of chords; None without a result backend."""
-        return self.workflows.joins
 
     def start(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Start a workflow; what `node.delay` does."""
@@ -438,16 +387,8 @@ class CloudQ:
     def _eager(self) -> Eager:
         from cloudq.app.eager import Eager
 
-        return Eager(self.executor(eager=True), self._every_task, self.publisher.builder)
+        return Eager(self.executor(is_eager=True), self._every_task, self.publisher.builder)
 
     def _terminate(self, ids: Sequence[str], termination: Termination) -> None:
         """Have the workers end tasks that run, as `result.revoke(terminate=True)` asks."""
-        self.control.stop(
-            ids, termination.signal, wait=termination.wait, timeout=termination.timeout
-        )
-
-    def _purge(self) -> int | None:
-        """Empty the app's queues; how many messages that were, where the broker can tell."""
-        from cloudq.broker.purge import purge_queues
-
-        return purge_queues(self.broker, self.queues())
+        self.control.carry_out(ids, termination)

@@ -63,3 +63,12 @@ def _installed_apps() -> Iterable[str]:
     if not registry.ready:
         django.setup()
     return [config.name for config in registry.get_app_configs()]
+
+
+def include(modules: Iterable[str]) -> None:
+    """Import the modules of the setting `include`. Raises `ConfigurationError`."""
+    for module in modules:
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(f"include: cannot import {module!r}: {error}") from error

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
 from cloudq.execution.interrupt import Alarms, Interruptible, disarm, thread_alarm
@@ -17,6 +17,19 @@ from cloudq.tasks.task import Task
 
 RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine to its end and gives its value."""
+
+
+class ExecutorOptions(TypedDict, total=False):
+    """The place where deliveries run, for `Executor`; each may be left out.
+
+    `run_async` runs the coroutines of `async def` tasks. `stop_at_hard_limit` raises
+    `TimeLimitExceeded` inside a task at its hard limit. `is_eager`: in the caller's thread.
+    """
+
+    hostname: str
+    run_async: RunAsync | None
+    stop_at_hard_limit: bool
+    is_eager: bool
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -72,7 +72,7 @@ class Executor:
         *,
         middleware: Sequence[Middleware] = (),
         hostname: str = "",
-        run_async: RunAsync = run_coroutine,
+        run_async: RunAsync | None = None,
         stop_at_hard_limit: bool = False,
         is_eager: bool = False,
     ) -> None:
@@ -88,7 +88,8 @@ class Executor:
         self._gate = Gate(lease=runtime.conf.lease)
         self._admission = Admission(runtime, tasks, self._outcomes, self._gate)
         self.tracing = open_tracing(runtime.conf.tracing)
-        calling = FunctionCall(tasks, run_async, stop_at_hard_limit=stop_at_hard_limit)
+        interrupts = stop_at_hard_limit or is_eager
+        calling = FunctionCall(tasks, run_async or run_coroutine, stop_at_hard_limit=interrupts)
         self._call: Call = onion(middleware, calling) if middleware else calling
 
     @property

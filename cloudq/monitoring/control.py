@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from cloudq.broker.purge import purge_queues
 from cloudq.errors import ConfigurationError
 from cloudq.monitoring import commands
 from cloudq.monitoring.command_registry import Args, CommandRegistry, Kind, Run
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.publishing.results import ResultFactory
 from cloudq.results.backend import Backend
-from cloudq.results.terminate import Signal, signal_name
+from cloudq.results.terminate import Signal, Termination, signal_name
 from cloudq.runtime import Runtime
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,12 +35,12 @@ class Control:
         self,
         runtime: Runtime,
         results: ResultFactory,
-        purge: Callable[[], int | None],
+        queues: Callable[[], Sequence[str]],
     ) -> None:
         self.panel = CommandRegistry()
         self._runtime = runtime
         self._results = results
-        self._purge = purge
+        self._queues = queues
 
     @property
     def backend(self) -> Backend:
@@ -173,11 +174,9 @@ class Control:
             return [] if reply else None
         return self._stop(ids, name, destination, reply, timeout)
 
-    def stop(
-        self, ids: Sequence[str], signal: str, *, wait: bool = False, timeout: float | None = None
-    ) -> None:
+    def carry_out(self, ids: Sequence[str], termination: Termination) -> None:
         """Tell the workers to end those of these tasks that run, which are revoked already."""
-        self._stop(ids, signal, None, wait, timeout)
+        self._stop(ids, termination.signal, None, termination.wait, termination.timeout)
 
     def _stop(
         self,
@@ -203,7 +202,7 @@ class Control:
         the default one and those that tasks and routes name. Dead letters stay. Raises
         `BrokerError`.
         """
-        return self._purge()
+        return purge_queues(self._runtime.broker, self._queues())
 
     discard_all = purge
 

@@ -142,7 +142,7 @@ def test_of_two_runs_of_a_member_the_recorded_one_counts_at_its_join(app: Bench)
     lost = app.settle(second)
     assert lost.state is State.FAILURE
     commit(
-        [(first, won)], app.broker, app.backend, app.joins
+        [(first, won)], app.broker, app.backend, app.workflows.joins
     )  # it does not know that its lease was lost
     app.finish(second, replace(lost, fenced=True))
     app.work()
@@ -168,7 +168,7 @@ def test_a_late_failure_of_a_step_that_has_succeeded_ends_no_chain(app: Bench) -
     second = app.one()
     lost = app.settle(second)
     assert lost.failed_steps
-    commit([(first, won)], app.broker, app.backend, app.joins)
+    commit([(first, won)], app.broker, app.backend, app.workflows.joins)
     app.finish(second, replace(lost, fenced=True))
     app.work()
     assert result.get(timeout=0) == 5

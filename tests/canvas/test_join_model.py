@@ -153,7 +153,12 @@ class Chords(RuleBasedStateMachine):
         """It is done and recorded, but the message comes again."""
         for delivery, settlement in self.run():
             self.disturbed |= settlement.task == "total"
-            commit([(delivery, settlement)], self.app.broker, self.app.backend, self.app.joins)
+            commit(
+                [(delivery, settlement)],
+                self.app.broker,
+                self.app.backend,
+                self.app.workflows.joins,
+            )
 
     @rule(at=CALL, after=st.booleans())
     def die(self, at: int, after: bool) -> None:
@@ -213,7 +218,7 @@ class Chords(RuleBasedStateMachine):
 
     def settle(self, delivery: Delivery, settlement: Settlement, gate: Gate | None) -> None:
         app = self.app
-        broker, backend, joins = app.broker, app.results, app.joins
+        broker, backend, joins = app.broker, app.results, app.workflows.joins
         if gate is not None:
             broker = Broker(gate.before(app.wire), url="gated://")
             backend = Backend(gate.before(app.store), url="gated://")

@@ -89,7 +89,9 @@ def test_a_worker_that_dies_before_its_burial_fails_it_once(app: Bench, runs: li
         for delivery in app.receive(10):
             if member.id.encode() in delivery.body:
                 _, [(_, settlement)] = app.runner.open([delivery])
-                done = commit([(delivery, settlement)], app.broker, app.backend, app.joins)
+                done = commit(
+                    [(delivery, settlement)], app.broker, app.backend, app.workflows.joins
+                )
                 assert not done.failed
         app.lose_leases()
     app.work()

@@ -128,7 +128,7 @@ def test_a_call_comes_back_as_it_was_given_and_is_retried(app: CloudQ, form: For
         [job], _ = executor.open([delivery])
         settlement = executor.run(job)
         assert settlement.state is state, settlement.error
-        done = commit([(delivery, settlement)], app.broker, app.backend, app.joins)
+        done = commit([(delivery, settlement)], app.broker, app.backend, app.workflows.joins)
         assert done.error is None
         assert dispose(done.ready, app.broker) == []
     assert sent.get(timeout=PATIENCE) == "wide"

@@ -48,7 +48,7 @@ def batch(app: Bench, count: int) -> dict[str, int]:
     deliveries = app.receive(count)
     pairs = [(delivery, app.settle(delivery)) for delivery in deliveries]
     app.store.calls.clear()
-    done = commit(pairs, app.broker, app.backend, app.joins)
+    done = commit(pairs, app.broker, app.backend, app.workflows.joins)
     assert len(done.ready) == count
     assert not done.failed
     app.broker.ack(deliveries)
