@@ -1,9 +1,9 @@
-"""Joins: members leave word, the last one out starts what follows, and it runs once.
+"""Chord joins: each member marks its slot done, and the last one sends the body exactly once.
 
-A member's slot is removed from a set, so that removing it twice is removing it once. Whoever
-finds the last set empty claims what follows, sends it under an id that was fixed in advance, and
-notes that it is sent. A crash at any point leaves the member's message unacked; its redelivery
-comes by here again and does what is missing.
+A member's slot is removed from a set, so that doing it twice changes nothing. The process that
+empties the last set claims the join, sends the body under an id that was fixed in advance, and
+records that it is sent. A crash at any point leaves the member's message unacked, and its
+redelivery does what is missing.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from cloudq.tasks.signature import from_dict
 
 log = logging.getLogger("cloudq.canvas")
 
-# Whoever dies while it sends what follows keeps the others from it for this long, in seconds.
+# How long a process that dies while it sends a body keeps others from it, in seconds.
 _CLAIM = 15.0
-# What the services say of a request that they will never take.
+# Codes of requests that the services will never accept.
 _NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
-# Members added by members have shards of their own, behind all that the header can have.
+# The shards of members that other members add have numbers above all those of a header.
 _ADDED = 5_000_000
 
 
 class JoinBusy(BackendError):
-    """Another process is starting what follows a join; ask again after `after` seconds."""
+    """Raised while another process sends a chord's body; try again after `after` seconds."""
 
     def __init__(self, join: str, after: float) -> None:
         super().__init__(
-            f"another process is starting what follows the join {join}", code=Code.THROTTLED
+            f"another process is sending the body of the chord {join}", code=Code.THROTTLED
         )
         self.after = after
 
@@ -74,10 +74,10 @@ class Joins:
         return backend
 
     def leave(self, member_results: Sequence[MemberResult]) -> Mapping[int, ServiceError]:
-        """Members have ended, and that is recorded: do what follows from it.
+        """Mark members whose end is recorded as done, and send the body after the last one.
 
-        Those of one shard leave in one request. Returns what went wrong by the place of the word,
-        which is to be left again then; raises nothing.
+        Those of one shard take one request. Returns errors by the index of the member's result,
+        which must be given again then; raises nothing.
         """
         wrong: dict[int, ServiceError] = {}
         shards: dict[str, dict[int, list[int]]] = {}
@@ -103,7 +103,7 @@ class Joins:
         member_results: Sequence[MemberResult],
         numbers: Mapping[int, Sequence[int]],
     ) -> None:
-        """Take members out of their shards; if they are the last ones out, go on."""
+        """Take members out of their shards, and send the body if they were the last ones."""
         empty: list[int] = []
         for number, places in numbers.items():
             left = self._discard(join, number, [member_results[at].slot.index for at in places])
@@ -116,7 +116,7 @@ class Joins:
             self.go_on(join, root)
 
     def _failed(self, slot: Slot, record: Record) -> None:
-        """What follows fails with it, at once."""
+        """Fail the body at once, since a member has failed."""
         change = Change(
             set={"failed": record.id},
             keep_expires=True,
@@ -143,7 +143,7 @@ class Joins:
         try:
             fields = self.backend.update(shard_key(join, number), change).fields
         except ConditionFailed:
-            log.warning("the join %s is not there any more", join)
+            log.warning("the join %s does not exist any more", join)
             return None
         left = fields.get("left")
         return left if isinstance(left, frozenset) else frozenset()
@@ -160,9 +160,9 @@ class Joins:
             return None
 
     def go_on(self, join: str, root: Mapping[str, Value]) -> None:
-        """Send what follows, unless somebody has.
+        """Send the body, unless it is sent already.
 
-        Raises `JoinBusy` while somebody else is at it: whoever that is may have died.
+        Raises `JoinBusy` while another process is sending it, since that process may have died.
         """
         if root.get("sent") or root.get("failed"):
             return
@@ -196,7 +196,7 @@ class Joins:
             self._runtime.broker.send(plan.messages)
 
     def _claim(self, join: str) -> str | None:
-        """Claim a join for as long as it takes to send what follows; None if that is done."""
+        """Claim a join while its body is sent; return None if the body is sent or has failed."""
         claim, now = new_id(), self.backend.clock()
         change = Change(
             set={"owner": claim, "until": now + _CLAIM},
@@ -218,7 +218,7 @@ class Joins:
         return claim
 
     def _unclaim(self, join: str, claim: str) -> None:
-        """Let go of a claim, so that the next try need not wait for its end."""
+        """Give up a claim, so that the next try need not wait for its end."""
         own = Check(field="owner", op=Op.EQ, value=claim)
         change = Change(set={"until": 0.0}, keep_expires=True, when=(own,))
         try:
@@ -227,13 +227,13 @@ class Joins:
             log.warning("the join %s stays claimed for %g s: %s", join, _CLAIM, error)
 
     def _give_up(self, join: str, root: Mapping[str, Value], why: Exception) -> None:
-        """Fail what follows, which cannot be started, now or ever."""
+        """Fail the body, which can never be started."""
         change = Change(set={"failed": "itself"}, keep_expires=True)
         self.backend.update(join_key(join), change)
         self._fail(join, root, f"it cannot be started: {why}")
 
     def abandon(self, join: str, why: str) -> None:
-        """Fail what follows a join whose header could not be sent to its end."""
+        """Fail the body of a chord whose header was sent only in part."""
         change = Change(
             set={"failed": "its header"},
             keep_expires=True,
@@ -271,9 +271,9 @@ class Joins:
             self._failed(place.slot, failed[0])
 
     def add(self, slot: Slot, id: str) -> Slot:
-        """Make room for one more member, whose value will be that of task `id`.
+        """Add a slot for one more member, the task `id`.
 
-        Call while the member at `slot` runs: it keeps the join open.
+        Call this while the member at `slot` runs, which keeps the join open.
         """
         one = Change(increment={"count": 1, "added": 1}, keep_expires=True)
         root = self.backend.update(join_key(slot.join), one).fields
@@ -288,7 +288,7 @@ class Joins:
         return Slot(join=slot.join, index=index)
 
     def values(self, join: str) -> list[Any]:
-        """The values of a join's members, in their order. Raises `ChordError` if one is gone."""
+        """Return the values of a chord's members, in order. Raises `ChordError` if one is gone."""
         ids = members_of(join, self.backend)
         if ids is None:
             raise ChordError(f"the join {join} is not there any more: it has expired")
@@ -300,7 +300,7 @@ class Joins:
 
 
 def store_joins(items: Sequence[Item], backend: Backend) -> None:
-    """Store what joins keep, before any member is sent. Raises `BackendError`."""
+    """Store the items of joins, before any member is sent. Raises `BackendError`."""
     failures = backend.put(items) if items else {}
     if failures:
         first = next(iter(failures.values()))
@@ -308,7 +308,7 @@ def store_joins(items: Sequence[Item], backend: Backend) -> None:
 
 
 def members_of(join: str, backend: Backend) -> list[str] | None:
-    """The ids of the tasks that a join gets its values of; None if it is not there any more."""
+    """Return the ids of the tasks whose values a join collects; None if the join is gone."""
     root = backend.get([join_key(join)]).get(join_key(join))
     if root is None:
         return None
@@ -325,7 +325,7 @@ def _number(value: Value) -> float:
 
 
 def _no_queue(error: BrokerError) -> bool:
-    """Whether a message is for a queue that there is not: one body must not hold up a worker."""
+    """Say if the queue of a message does not exist: one chord must not hold up a worker."""
     return error.code == Code.NOT_FOUND
 
 
