@@ -32,14 +32,14 @@ _SHAPES = (
     'invocations and EventBridge Scheduler inputs ({"task": name, "args": [], "kwargs": {}}), and '
     'EventBridge events whose "detail" is such a call'
 )
-# A placeholder that nobody has filled in: the same for every firing, so no name of one.
+# A placeholder that was not filled in: it cannot name a firing, since all have it.
 _UNFILLED = "<aws.scheduler."
 
 
 def lambda_handler(
     app: CloudQ, *, reserve: float = 5.0, threads: int = 1, metrics: str | None = None
 ) -> Handler:
-    """The handler of a Lambda function that runs this app's tasks.
+    """Make the handler of a Lambda function that runs this app's tasks.
 
     Of an SQS batch no task is started with less than its hard time limit left, or `reserve`
     seconds if it has none (half of the invocation's time is always enough). `threads` tasks of a
@@ -55,7 +55,7 @@ def lambda_handler(
     executor = app.executor(hostname=stream or "lambda", stop_at_hard_limit=True)
     prefix = plugins.parse(app.conf.broker).options.get("prefix", "")
     if "AWS_LAMBDA_RUNTIME_API" in os.environ:
-        # The initialization has more CPU than the function, and is where errors are seen first.
+        # Initialization has more CPU than the function, and shows errors early.
         _ = app.broker, app.backend
 
     counted = Metrics(metrics, app.name) if metrics else None
@@ -99,7 +99,7 @@ def _is_batch(event: Event) -> bool:
 
 
 def to_call(app: CloudQ, event: Event, context: Context | None) -> DirectCall:
-    """The call in a direct invocation or an EventBridge event. Raises `ConfigurationError`."""
+    """Read the call in a direct invocation or an EventBridge event. Raises `ConfigurationError`."""
     request = context.aws_request_id if context is not None else str(uuid4())
     detail = event.get("detail")
     if isinstance(detail, Mapping) and "task" in detail and "task" not in event:
@@ -117,7 +117,7 @@ def to_call(app: CloudQ, event: Event, context: Context | None) -> DirectCall:
 
 
 def _slot(schedule: object) -> str | None:
-    """The name of one firing: the schedule and the time it was due."""
+    """Make the name of one firing: the schedule and the time it was due."""
     if schedule is None:
         return None
     given: Event = cast("Event", schedule) if isinstance(schedule, Mapping) else {}

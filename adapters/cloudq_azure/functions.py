@@ -39,9 +39,9 @@ Cardinality = Literal["one", "many"]
 
 # The host may fire a moment before the time that it fires for.
 _EARLY = 5.0
-# A firing that dies while it sends its task is left to another one after this.
+# After this many seconds another firing may send the task of one that died.
 _SENDING = 60.0
-# How often, and how long after (hh:mm:ss), a firing whose task could not be sent is tried again.
+# The number of retries of a firing whose task was not sent, and the pause (hh:mm:ss).
 _TRIES = "10"
 _TRY_AFTER = "00:00:15"
 
@@ -110,7 +110,7 @@ def register(
             connection=connection,
             cardinality=cardinality,
             is_sessions_enabled=_sessions(queue) or None,
-            # Left to itself the host makes text of a body, and parses what looks like JSON.
+            # By default the host turns a body into text, and parses it if it looks like JSON.
             data_type="binary",
         )
         run = _takes_one(source) if cardinality == "one" else _takes_many(source)
@@ -140,7 +140,7 @@ def _check(cardinality: str, queues: Sequence[str], timers: Mapping[str, Timer])
 def _add_timer(function_app: FunctionApp | Blueprint, app: CloudQ, name: str, timer: Timer) -> None:
     """Add the trigger of one timer."""
     trigger = function_app.timer_trigger(arg_name="timer", schedule=timer.schedule)
-    # The host does not come back to a firing that failed, unless it is told to.
+    # The host retries a failed firing only if told to.
     retry = function_app.retry(
         strategy="fixed_delay", max_retry_count=_TRIES, delay_interval=_TRY_AFTER
     )
@@ -154,7 +154,7 @@ def _queues_of(app: CloudQ, timers: Iterable[Timer]) -> list[str]:
 
 
 def _prefix(app: CloudQ) -> str:
-    """What stands before the queues' names in the namespace, by the broker's URL."""
+    """Return the prefix of the queues' names in the namespace, from the broker's URL."""
     address = parse(app.conf.broker)
     return address.options.get("prefix", "") if address.scheme == "servicebus" else ""
 
@@ -171,7 +171,7 @@ def _function_name(name: str) -> str:
 
 
 class _Queue:
-    """Runs what the host takes from one queue. Safe to use from many threads."""
+    """Runs the messages that the host takes from one queue. Safe to use from many threads."""
 
     def __init__(
         self, app: CloudQ, executor: Executor, queue: str, *, timeout: float, reserve: float
@@ -183,17 +183,17 @@ class _Queue:
         self._reserve = reserve
 
     def one(self, message: ServiceBusMessage) -> None:
-        """Return for a message that is done with; raise `NotSettled` for one that stays."""
+        """Run a message; raise `NotSettled` if it must come back."""
         with self._invocation(self._timeout) as invocation:
             kept = invocation.run([_delivery(message, self._queue, self._timeout)])
         if kept:
             raise NotSettled(f"message {message.message_id} comes back: {kept[0][1].reason}")
 
     def many(self, messages: Sequence[ServiceBusMessage]) -> None:
-        """Return when all are done with or have a copy; raise, and all of them come back."""
+        """Run messages and send copies of those that must come back; raise if all must."""
         locks = [message.locked_until for message in messages if message.locked_until]
         left = min([lock.timestamp() - time.time() for lock in locks], default=self._timeout)
-        # A lock that seems to be over already is a clock's fault: it is none to stop for.
+        # A lock that seems to have ended is due to a clock that is off: ignore it.
         lasts = min(left, self._timeout) if left > 0 else self._timeout
         deliveries = [_delivery(message, self._queue, lasts) for message in messages]
         with self._invocation(lasts) as invocation:
@@ -212,7 +212,7 @@ class _Queue:
 
 
 def _delivery(message: ServiceBusMessage, queue: str, lease: float) -> Delivery:
-    """The message as the driver would have received it, but locked by the host."""
+    """Return the message as the driver would have received it, but locked by the host."""
     sent = message.enqueued_time_utc
     count = message.delivery_count
     return Delivery(
@@ -228,7 +228,7 @@ def _delivery(message: ServiceBusMessage, queue: str, lease: float) -> Delivery:
 
 
 def _takes_one(source: _Queue) -> Callable[[ServiceBusMessage], None]:
-    # The worker reads a function's annotations, and wants a function.
+    # The host's Python worker needs a function, and reads its annotations.
     def run(message: ServiceBusMessage) -> None:
         source.one(message)
 
@@ -272,8 +272,8 @@ def _fires(app: CloudQ, name: str, plan: Timer) -> Callable[[TimerRequest], None
         if backend is None:
             _send(app, plan, id)
         else:
-            # All requests have one name: the host makes no two at a time, and one that was cut
-            # short must not keep its repetition out.
+            # The request is named by the firing: the host never runs two at a time, and one that
+            # was interrupted must not block its repetition.
             once(backend, firing, id, _SENDING, partial(_send, app, plan, id))
 
     return run
@@ -287,7 +287,7 @@ def _send(app: CloudQ, plan: Timer, id: str) -> str:
 
 
 def _slot(status: Mapping[str, Any]) -> str | None:
-    """The time that a firing is for: what the host has noted as the next one, until it is done.
+    """Return the time that a firing is for: the next one in the host's notes until it is done.
 
     None where it notes nothing (a schedule more often than each minute), and for a firing by
     hand or at the start of the host, whose time is none of the schedule's.
@@ -303,7 +303,7 @@ def _noted(text: object) -> datetime | None:
         at = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         return None
-    # Where there was none yet, .NET has the year 1.
+    # Before the first firing, .NET gives the year 1.
     if at is None or at.year < 2000:
         return None
     return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)

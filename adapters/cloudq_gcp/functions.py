@@ -32,7 +32,7 @@ from cloudq_gcp.queues import QUEUE
 
 log = logging.getLogger("cloudq.functions")
 
-# Where Cloud Run sets no time, it allows five minutes; Pub/Sub repeats itself sooner.
+# Cloud Run allows five minutes where it sets no time; Pub/Sub redelivers sooner.
 _TIMEOUT = 60.0
 _PROJECTS = (
     "topics of Pub/Sub push CloudEvents of type google.cloud.pubsub.topic.v1.messagePublished"
@@ -40,7 +40,7 @@ _PROJECTS = (
 
 
 class Event(Protocol):
-    """What is needed of a `cloudevents.http.CloudEvent`."""
+    """The part of a `cloudevents.http.CloudEvent` that is used here."""
 
     @property
     def data(self) -> Any: ...
@@ -49,7 +49,7 @@ class Event(Protocol):
 
 
 class Request(Protocol):
-    """What is needed of a web framework's request: Flask's, and all others of Werkzeug."""
+    """The part of a web request that is used here: Flask's, or any of Werkzeug's."""
 
     @property
     def headers(self) -> Mapping[str, str]: ...
@@ -60,7 +60,7 @@ class Request(Protocol):
 def cloud_event_handler(
     app: CloudQ, *, queue: str | None = None, timeout: float | None = None, reserve: float = 5.0
 ) -> Callable[[Event], None]:
-    """A function for a Pub/Sub trigger: `handler = functions_framework.cloud_event(...)` of it.
+    """Make the function for a Pub/Sub trigger, to be given to `functions_framework.cloud_event`.
 
     The name of the function that it returns is `handler`: functions-framework takes a target
     of another name for an HTTP function, unless its signature type is set.
@@ -99,7 +99,7 @@ def push_handler(
     reserve: float = 5.0,
     certs_url: str = CERTS_URL,
 ) -> Callable[[Request], tuple[str, int]]:
-    """A function for a push subscription: `handler = functions_framework.http(...)` of it.
+    """Make the function for a push subscription, to be given to `functions_framework.http`.
 
     It takes a request of Flask (or any of Werkzeug's) and returns a text and a status, which
     Flask makes a response of; `PushEndpoint`, with the same options, is for other frameworks.
@@ -159,7 +159,7 @@ class PushEndpoint:
         self._tokens = tokens if verify else None
 
     def answer(self, headers: Mapping[str, str], body: bytes) -> tuple[int, str]:
-        """The status and the text that answer a request."""
+        """Return the status and the text that answer a request."""
         named = {name.lower(): value for name, value in headers.items()}
         try:
             if self._tokens is not None:
@@ -200,11 +200,11 @@ class _Messages:
         self._reserve = reserve
         self._executor = app.executor(hostname=hostname, stop_at_hard_limit=True)
         if "K_SERVICE" in os.environ:
-            # Cloud Run starts a new instance with more CPU, and shows its errors first.
+            # A new Cloud Run instance starts with more CPU, and shows errors early.
             _ = app.broker, app.backend
 
     def run(self, pushed: Pushed) -> str | None:
-        """Settle a message; why it has to come back, or None when it may be acked."""
+        """Settle a message; return why it must come back, or None if it may be acked."""
         deadline = Deadline.after(self._timeout, reserve=self._reserve)
         delivery = pushed.delivery(self._queue_of(pushed), self._timeout)
         invocation = Invocation(
@@ -218,7 +218,7 @@ class _Messages:
 
 
 def queue_namer(app: CloudQ, queue: str | None) -> Callable[[Pushed], str]:
-    """What tells a message's queue: topics and subscriptions are named as the broker's URL says."""
+    """Make the function that finds a message's queue by the names in the broker's URL."""
     options = plugins.parse(app.conf.broker).options
     prefix = options.get("prefix", "")
     before, _, after = options.get("subscription", QUEUE).partition(QUEUE)

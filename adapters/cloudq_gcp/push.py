@@ -1,4 +1,4 @@
-"""What Pub/Sub pushes: the message in an event or a request, and who signed the request."""
+"""Reads messages that Pub/Sub pushes in events or requests, and checks who signed a request."""
 
 # google-auth is typed in part only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -26,13 +26,13 @@ from cloudq.errors import CloudQError
 from cloudq_gcp.messages import ID
 
 CERTS_URL = "https://www.googleapis.com/oauth2/v1/certs"
-"""Where Google publishes the keys that it signs push requests with."""
+"""The URL of the keys that Google signs push requests with."""
 
 _ISSUERS = ("https://accounts.google.com", "accounts.google.com")
-# Google's own answer says about six hours; one that says nothing is asked again after this.
+# Google says about six hours; without a Cache-Control header, ask again after this.
 _FRESH = 300.0
 _FETCH_TIMEOUT = 10
-# Two clocks are never the same.
+# Seconds by which two clocks may differ.
 _SKEW = 10
 
 # The headers of a push without a wrapper, where its subscription has "write metadata" set.
@@ -40,11 +40,11 @@ _UNWRAPPED = "x-goog-pubsub-"
 
 
 class ForeignBody(CloudQError):
-    """What came is no message of Pub/Sub."""
+    """Raised for an event or a request that is no message of Pub/Sub."""
 
 
 class Unproven(CloudQError):
-    """A request that is not from the expected subscription; `status` is its HTTP answer."""
+    """Raised for a request not from the expected subscription; `status` is its HTTP answer."""
 
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ class Unproven(CloudQError):
 class Pushed:
     """A message as Pub/Sub pushes it. `attempts` is 1 where no dead-letter policy counts them.
 
-    `topic` and `subscription` are names without their project, None where it is not told.
+    `topic` and `subscription` are names without their project, None if unknown.
     """
 
     id: str
@@ -71,7 +71,7 @@ class Pushed:
     attempts: int = 1
 
     def delivery(self, queue: str, lease: float) -> Delivery:
-        """The message as the driver would have received it, but without a lease of ours."""
+        """Return the message as the driver would have received it, but without a lease."""
         return Delivery(
             queue=queue,
             id=self.attributes.get(ID) or self.id,
@@ -85,13 +85,13 @@ class Pushed:
 
 
 def from_event(source: object, data: object) -> Pushed:
-    """The message in a CloudEvent's data; `source` names its topic. Raises `ForeignBody`."""
+    """Read the message in a CloudEvent's data; `source` names its topic. Raises `ForeignBody`."""
     match = re.search(r"topics/([^/]+)$", source) if isinstance(source, str) else None
     return _wrapped(data, topic=match and match[1])
 
 
 def from_request(headers: Mapping[str, str], body: bytes) -> Pushed:
-    """The message in a push request, wrapped or not. Raises `ForeignBody`.
+    """Read the message in a push request, wrapped or not. Raises `ForeignBody`.
 
     `headers` have lower-case names. Of a request without a wrapper they must carry the metadata.
     """
@@ -105,7 +105,7 @@ def from_request(headers: Mapping[str, str], body: bytes) -> Pushed:
 
 
 class _Message(BaseModel):
-    """A message in JSON, as a push and an event have it."""
+    """The JSON of a message in a push or an event."""
 
     id: str = Field(validation_alias=AliasChoices("messageId", "message_id"))
     data: str = ""
@@ -115,7 +115,7 @@ class _Message(BaseModel):
 
 
 class _Envelope(BaseModel):
-    """What is around it. `attempt` is told where a dead-letter policy counts deliveries."""
+    """The JSON around a message. `attempt` is there if a dead-letter policy counts deliveries."""
 
     message: _Message
     subscription: str | None = None
@@ -167,7 +167,7 @@ def _time(text: str | None) -> float | None:
         return None
 
 
-# ---- who sent it
+# ---- the sender
 
 
 class _Certificates:
@@ -185,7 +185,7 @@ class _Certificates:
     def get(self) -> Mapping[str, str]:
         with self._lock:  # one fetch, however many requests wait for it
             if self._until <= time.monotonic():
-                with Session() as session:  # so seldom that no connection is kept
+                with Session() as session:  # so rare that no connection is kept
                     reply = HttpRequest(session)(self._url, timeout=_FETCH_TIMEOUT)
                 if reply.status != 200:
                     raise exceptions.TransportError(f"{self._url} answers {reply.status}")
@@ -220,7 +220,7 @@ class Tokens:
         self._certificates = _Certificates(certs_url)
 
     def check(self, authorization: str | None) -> None:
-        """Raises `Unproven` unless the header has a token of the expected service account.
+        """Raise `Unproven` unless the header has a token of the expected service account.
 
         Raises `google.auth.exceptions.TransportError` when the keys cannot be fetched.
         """
@@ -245,11 +245,11 @@ class Tokens:
                 audience=self._audience,
                 clock_skew_in_seconds=_SKEW,
             )
-        # What is no token at all meets whatever the decoder raises: most are ValueErrors.
+        # For text that is no token the decoder raises many errors: most are ValueErrors.
         except (exceptions.GoogleAuthError, ValueError, TypeError, KeyError) as error:
             raise Unproven(f"the token is not valid: {_line(error)}", status=401) from error
 
 
 def _line(error: Exception) -> str:
-    """The first words of an error: some repeat the whole token, which is a secret."""
+    """Return the start of an error's text: some repeat the whole token, which is a secret."""
     return str(error).partition("\n")[0].partition(": b'")[0][:200]

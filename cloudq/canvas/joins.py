@@ -1,9 +1,9 @@
-"""Chord joins: each member marks its slot done, and the last one enqueues the body exactly once.
+"""Chord joins: each member marks its slot done, and the last one sends the body exactly once.
 
-A member removes its slot from a set, so that removing it twice changes nothing. The process that
-finds the last set empty claims the join, sends the body under an id that was fixed in advance,
-and records that it is sent. After a crash at any point the member's message is delivered again,
-and its settlement repeats the missing steps.
+A member's slot is removed from a set, so that doing it twice changes nothing. The process that
+empties the last set claims the join, sends the body under an id that was fixed in advance, and
+records that it is sent. A crash at any point leaves the member's message unacked, and its
+redelivery does what is missing.
 """
 
 from __future__ import annotations
@@ -37,19 +37,21 @@ from cloudq.tasks.signature_json import from_dict
 
 log = logging.getLogger("cloudq.canvas")
 
-# If a process dies while it sends the body, others wait for this many seconds.
+# How long a process that dies while it sends a body keeps others from it, in seconds.
 _CLAIM = 15.0
-# Codes of requests that a service will never accept.
+# Codes of requests that the services will never accept.
 _NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
-# Members added at run time have shards of their own, numbered above those of any header.
+# The shards of members that other members add have numbers above all those of a header.
 _ADDED = 5_000_000
 
 
 class JoinBusy(BackendError):
-    """Raised while another process is starting the body of a join; try again after `after` s."""
+    """Raised while another process sends a chord's body; try again after `after` seconds."""
 
     def __init__(self, join: str, after: float) -> None:
-        super().__init__(f"join {join}: another process is starting the body", code=Code.THROTTLED)
+        super().__init__(
+            f"another process is sending the body of the chord {join}", code=Code.THROTTLED
+        )
         self.after = after
 
 
@@ -75,10 +77,10 @@ class Joins:
         return backend
 
     def leave(self, member_results: Sequence[MemberResult]) -> Mapping[int, ServiceError]:
-        """Mark members done whose records are stored, and start the bodies of complete joins.
+        """Mark members whose end is recorded as done, and send the body after the last one.
 
-        Members of one shard take one request. Returns the errors by position in
-        `member_results`, which the caller is to pass again; raises nothing.
+        Those of one shard take one request. Returns errors by the index of the member's result,
+        which must be given again then; raises nothing.
         """
         wrong: dict[int, ServiceError] = {}
         shards: dict[str, dict[int, list[int]]] = {}
@@ -104,7 +106,7 @@ class Joins:
         member_results: Sequence[MemberResult],
         numbers: Mapping[int, Sequence[int]],
     ) -> None:
-        """Remove members from their shards; start the body if they were the last ones."""
+        """Take members out of their shards, and send the body if they were the last ones."""
         empty: list[int] = []
         for number, places in numbers.items():
             left = self._discard(join, number, [member_results[at].slot.index for at in places])
@@ -117,7 +119,7 @@ class Joins:
             self.go_on(join, root)
 
     def _failed(self, slot: Slot, record: Record) -> None:
-        """Fail the body of a join at once, because a member has failed."""
+        """Fail the body at once, since a member has failed."""
         change = Change(
             set={"failed": record.id},
             keep_expires=True,
@@ -144,7 +146,7 @@ class Joins:
         try:
             fields = self.backend.update(shard_key(join, number), change).fields
         except ConditionFailed:
-            log.warning("join %s: it has expired, so its body will not run", join)
+            log.warning("the join %s does not exist any more", join)
             return None
         left = fields.get("left")
         return left if isinstance(left, frozenset) else frozenset()
@@ -161,9 +163,9 @@ class Joins:
             return None
 
     def go_on(self, join: str, root: Mapping[str, Value]) -> None:
-        """Send the body of a complete join, unless that is done.
+        """Send the body, unless it is sent already.
 
-        Raises `JoinBusy` while another process is sending it, since that one may have died.
+        Raises `JoinBusy` while another process is sending it, since that process may have died.
         """
         if root.get("sent") or root.get("failed"):
             return
@@ -197,7 +199,7 @@ class Joins:
             self._runtime.broker.send(plan.messages)
 
     def _claim(self, join: str) -> str | None:
-        """Claim a join for the time that sending its body takes; None if it is sent already."""
+        """Claim a join while its body is sent; return None if the body is sent or has failed."""
         claim, now = new_id(), self.backend.clock()
         change = Change(
             set={"owner": claim, "until": now + _CLAIM},
@@ -219,7 +221,7 @@ class Joins:
         return claim
 
     def _unclaim(self, join: str, claim: str) -> None:
-        """Release a claim, so that the next try need not wait for its end."""
+        """Give up a claim, so that the next try need not wait for its end."""
         own = Check(field="owner", op=Op.EQ, value=claim)
         change = Change(set={"until": 0.0}, keep_expires=True, when=(own,))
         try:
@@ -233,13 +235,13 @@ class Joins:
             )
 
     def _give_up(self, join: str, root: Mapping[str, Value], why: Exception) -> None:
-        """Fail a body that can never be started."""
+        """Fail the body, which can never be started."""
         change = Change(set={"failed": "itself"}, keep_expires=True)
         self.backend.update(join_key(join), change)
         self._fail(join, root, f"it cannot be started: {why}")
 
     def abandon(self, join: str, why: str) -> None:
-        """Fail the body of a join whose header could be sent only in part."""
+        """Fail the body of a chord whose header was sent only in part."""
         change = Change(
             set={"failed": "its header"},
             keep_expires=True,
@@ -277,9 +279,9 @@ class Joins:
             self._failed(place.slot, failed[0])
 
     def add(self, slot: Slot, id: str) -> Slot:
-        """Make room for one more member, whose value will be that of task `id`.
+        """Add a slot for one more member, the task `id`.
 
-        Call while the member at `slot` runs: it keeps the join open.
+        Call this while the member at `slot` runs, which keeps the join open.
         """
         one = Change(increment={"count": 1, "added": 1}, keep_expires=True)
         root = self.backend.update(join_key(slot.join), one).fields
@@ -294,7 +296,7 @@ class Joins:
         return Slot(join=slot.join, index=index)
 
     def values(self, join: str) -> list[Any]:
-        """Return the values of a join's members in order. Raises `ChordError` if one expired."""
+        """Return the values of a chord's members, in order. Raises `ChordError` if one is gone."""
         ids = members_of(join, self.backend)
         if ids is None:
             raise ChordError(f"the join {join} has expired: raise the setting result_expires")
@@ -308,7 +310,7 @@ class Joins:
 
 
 def store_joins(items: Sequence[Item], backend: Backend) -> None:
-    """Store the items of joins before any member is sent. Raises `BackendError`."""
+    """Store the items of joins, before any member is sent. Raises `BackendError`."""
     failures = backend.put(items) if items else {}
     if failures:
         first = next(iter(failures.values()))
@@ -316,7 +318,7 @@ def store_joins(items: Sequence[Item], backend: Backend) -> None:
 
 
 def members_of(join: str, backend: Backend) -> list[str] | None:
-    """Return the ids of the tasks whose values a join collects; None if it has expired."""
+    """Return the ids of the tasks whose values a join collects; None if the join is gone."""
     root = backend.get([join_key(join)]).get(join_key(join))
     if root is None:
         return None
@@ -333,7 +335,7 @@ def _number(value: Value) -> float:
 
 
 def _no_queue(error: BrokerError) -> bool:
-    """Tell whether the body's queue does not exist; retrying for it would block a worker."""
+    """Say if the queue of a message does not exist: one chord must not hold up a worker."""
     return error.code == Code.NOT_FOUND
 
 

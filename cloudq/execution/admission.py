@@ -1,4 +1,4 @@
-"""Which deliveries are to be run: what a message, its record and the limits say before a run."""
+"""Decides for each delivery if it is run, or settled unrun: expired, revoked, done, over a rate."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from cloudq.tasks.limits.gate import Gate
 from cloudq.tasks.request import Request
 from cloudq.tasks.task import Task
 
-# Delays are kept to the second by the services, so a message this little early may run.
+# Services round delays to a second, so a message may be this early.
 _EARLY = 1.0
 
 
 class Admission:
-    """Sorts deliveries into those to run and those that are settled as they are.
+    """Sorts deliveries into those to run and those to settle unrun.
 
     Safe to use from many threads.
     """
@@ -47,7 +47,7 @@ class Admission:
         self._gate = gate
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
-        """Sort deliveries into jobs and settlements, with one batched look at the backend.
+        """Sort deliveries into jobs and settlements, with one batched read of the store.
 
         Raises `BackendError` when the store cannot be read: nothing is settled then.
         """
@@ -107,34 +107,34 @@ class Admission:
         backend = self._runtime.backend
         if backend is None or not jobs:
             return {}
-        # Only what was out before can have left something that must not be missed.
+        # Only an earlier delivery can have left a record that must not be missed.
         consistent = any(job.delivery.attempts > 1 for job in jobs)
         return backend.records([job.message.id for job in jobs], consistent=consistent)
 
     def _judged(self, job: Job, record: Record | None) -> Job | Settlement:
-        """The job, or its settlement where what is known of the task says not to run it."""
+        """Return the job to run, or its settlement where its record or message forbids that."""
         if record is not None and record.dead_lettered:
-            if job.delivery.attempts > 1:  # its burial was cut short
+            if job.delivery.attempts > 1:  # dead-lettering it was interrupted
                 reason = record.error or "dead-lettered"
                 return unrecorded(job.message, Action.DEAD_LETTER, reason=reason)
             record = self._reopened(job)
         elif record is None and job.delivery.attempts == 1 and job.message.not_before is None:
-            return job  # nothing is known of it, and nothing said
+            return job  # there is no record, and the message sets no condition
         in_place = self._outcomes.stays_in_place(job.delivery)
         if in_place:
             job = self._with_retries(job, record)
         message, attempts = job.message, job.delivery.attempts
         if record is not None and (record.terminal or record.retries > message.retries):
-            # Whoever ran it may have died before its join heard of it.
+            # The process that ran it may have died before it told the chord.
             member_result = member_result_of(message, record) if record.terminal else None
             return unrecorded(
                 message, Action.ACK, reason="already done", member_result=member_result
             )
         if record is not None and record.revoked:
-            # Two deliveries may both come to this: the end that is recorded first stays.
+            # Two deliveries may both get here: the end that is recorded first stays.
             return self.revoked(replace(job, fenced=attempts > 1), "revoked")
         if message.not_before is not None and message.not_before > self._runtime.clock() + _EARLY:
-            # A hop of a delay that is longer than the service's own.
+            # The delay is longer than the service allows, so it is re-sent in hops.
             return unrecorded(message, Action.ACK, resend=copy_of(message), reason="not due yet")
         allowed = allowed_deliveries(self._runtime.conf.max_deliveries, ordered=in_place)
         if attempts > allowed:
@@ -147,28 +147,30 @@ class Admission:
         return self._claimed(job, record) if attempts > 1 else job
 
     def revoked(self, job: Job, reason: str) -> Settlement:
-        """The settlement of a job that is not to be run, and those who want to know are told."""
+        """Settle a job that is not run, and send `task_revoked`."""
         if signals.task_revoked:
             task, request = self._tasks[job.message.task], bare(job.message)
             lifecycle.revoked(task, request, expired=reason == "expired")
         return self._outcomes.revoked(job, reason)
 
     def _paced(self, job: Job) -> Job | Settlement:
-        """The job, if this worker's own rate for its task lets it start."""
+        """Return the job if this worker's rate for its task lets it start, else its settlement."""
         throttle = self._tasks[job.message.task].policy.throttle
+        if throttle is None and not self._gate.has_rates:
+            return job
         wait = self._gate.pace(job.message, throttle)
         return job if wait is None else self._outcomes.over_limit(job, wait)
 
     def _reopened(self, job: Job) -> None:
-        """Forget the end of a task whose dead letter was sent again by an operator."""
+        """Reset the record of a task whose dead letter an operator has sent again."""
         backend = self._runtime.backend
         if backend is not None:
             backend.store([self._outcomes.record(job, State.PENDING)])
 
     def _with_retries(self, job: Job, record: Record | None) -> Job:
-        """How often a message that stays in place was retried: its body cannot say.
+        """Add the number of retries to a message that stays in place, whose body does not change.
 
-        Without a backend its deliveries are counted, also those that were given back unrun.
+        It comes from the record. Without a store the deliveries count, also those given back unrun.
         """
         retries = record.retries if record is not None else 0
         if self._runtime.backend is None:
@@ -178,7 +180,7 @@ class Admission:
         return replace(job, message=copy_of(job.message, retries=retries))
 
     def _claimed(self, job: Job, record: Record | None) -> Job | Settlement:
-        """Put this delivery's fence on a redelivered task, so that a late record is refused."""
+        """Record this delivery's fence for a redelivered task, so that a late record is refused."""
         backend = self._runtime.backend
         if backend is None or self._outcomes.ignores_result(job.message):
             return job
@@ -195,9 +197,9 @@ class Admission:
 
 
 def bare(message: TaskMessage) -> Request:
-    """What receivers of signals are told of a call that is not at work here."""
+    """Make the request that signals carry for a call that does not run here."""
     try:
         args, kwargs = arguments(message)
-    except DecodeError:  # it will fail of that when it runs
+    except DecodeError:  # the call will fail with it when it runs
         args, kwargs = message.args, message.kwargs
     return lifecycle.plain(message, args, kwargs)

@@ -1,4 +1,4 @@
-"""The call of a task's function itself, within its time limits, and of coroutines to their end."""
+"""Calls the function of a task within its time limits, and runs coroutines to their end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cloudq.tasks.request import Context
 from cloudq.tasks.task import Task
 
 RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
-"""Runs a coroutine to its end and gives its value."""
+"""Runs a coroutine to its end and returns its value."""
 
 
 class ExecutorOptions(TypedDict, total=False):
@@ -33,7 +33,7 @@ class ExecutorOptions(TypedDict, total=False):
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end, also where this thread's event loop is running already."""
+    """Run a coroutine to its end, also in a thread whose event loop is running."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -45,7 +45,7 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 class FunctionCall:
-    """Calls functions, the innermost of what is around a task. Safe to use from many threads.
+    """Calls the functions of tasks, inside all middleware. Safe to use from many threads.
 
     With `stop_at_hard_limit` a task is interrupted at its hard limit too, not only at the soft
     one.

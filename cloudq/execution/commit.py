@@ -122,7 +122,7 @@ def _send(batch: Batch, broker: Broker) -> None:
         error = whole
         refused = {id(message) for message in messages}
     except (EncodeError, ConfigurationError) as never:
-        # One of them, and nothing was sent: a retry makes a body longer, or the queue cannot delay.
+        # Nothing was sent, since one message can never be: a retry is too long for the queue, say.
         if len(batch.ready) == 1:
             batch.ready = [_kept(batch.ready[0], never, broker.clock())]
         else:
@@ -322,7 +322,7 @@ def _fail_steps(batch: Batch, backend: Backend) -> None:
 
 
 def _leave_joins(batch: Batch, joins: Joins | None) -> None:
-    """Tell joins which of their members have ended."""
+    """Mark the members of chords that have ended as done."""
     leaving: list[Settled] = []
     results: list[MemberResult] = []
     for pair in batch.ready:
@@ -339,7 +339,7 @@ def _leave_joins(batch: Batch, joins: Joins | None) -> None:
         if not isinstance(problem, JoinBusy):
             batch.fail([pair], problem)
             continue
-        # Its message asks again when the claim has ended: nothing else has to wait for that.
+        # Release the message until the other process's claim has ended.
         delivery, settlement = pair
         busy[id(pair)] = (
             delivery,

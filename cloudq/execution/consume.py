@@ -1,4 +1,4 @@
-"""Takes deliveries from receive to the end of their messages, for every place that runs tasks."""
+"""Takes deliveries from receipt to the end of their messages, for every place that runs tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cloudq.results.backend import Backend
 from cloudq.results.record import State
 
 _FAILED = frozenset({State.FAILURE, State.REJECTED})
-# What a service may take at the next try: the same, or the smaller record of a failed commit.
+# Codes after which a service may accept the next try, maybe with a smaller record.
 _AGAIN = frozenset({Code.THROTTLED, Code.TOO_LARGE, Code.INVALID})
 
 
@@ -26,8 +26,8 @@ class Consumer:
     `consume` does all of it, one task after the other. A worker, whose steps are in different
     threads and processes, takes them one by one.
 
-    `heard` is told each outcome that is durable. What a service refuses with a code in `again`
-    is tried up to `tries` times, at once. With `tracebacks` failures are logged with theirs.
+    `heard` is called with each durable outcome. An outcome that a service refuses with a code in
+    `again` is tried up to `tries` times, at once. `tracebacks` adds them to the log of failures.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Consumer:
         return self.executor.backend
 
     def consume(self, deliveries: Sequence[Delivery]) -> list[Settled]:
-        """Take deliveries to their end, each before the next one starts; their final outcomes.
+        """Finish each delivery before the next one starts, and return the final outcomes.
 
-        Raises `BackendError` or `BrokerError` when a service fails and goes on failing: what was
-        not finished comes back when its lease ends.
+        Raises `BackendError` or `BrokerError` when a service keeps failing: deliveries that were
+        not finished come back when their leases end.
         """
         jobs, settled = self.open(deliveries)
         done = self.finish(settled) if settled else []
@@ -70,7 +70,7 @@ class Consumer:
         return done
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
-        """Sort deliveries into jobs to run and outcomes of those that are not to be run.
+        """Sort deliveries into jobs to run, and outcomes of those that are not run.
 
         Raises `BackendError` when the store cannot be read: nothing is settled then.
         """
@@ -119,8 +119,7 @@ class Consumer:
     def dispose(self, pairs: Sequence[Settled]) -> list[Refused]:
         """Settle messages, and return what the broker refused.
 
-        A message whose lease is lost is not among them: it belongs to another process by now,
-        which settles it.
+        A message whose lease is lost is not among them: another process has it, and settles it.
         """
         waiting = pairs
         refused: list[Refused] = []
@@ -136,8 +135,8 @@ class Consumer:
 def log_outcome(log: logging.Logger, settlement: Settlement, *, traceback: bool = False) -> None:
     """Log one line for one outcome, with the task's name, id and state as fields.
 
-    A failure is logged as a warning, or with `traceback` as an error; whatever else has a reason
-    as information, and a plain success for debugging.
+    A failure is a warning, or with `traceback` an error. Another outcome with a reason is
+    information, and a plain success is for debugging.
     """
     failed = settlement.state in _FAILED or settlement.action is Action.DEAD_LETTER
     level = logging.DEBUG

@@ -1,4 +1,4 @@
-"""The time that an invocation has left, and tasks that end before it does."""
+"""Runs tasks within the time that a function's invocation has left."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from cloudq.execution.settlement import Action, Settlement
 from cloudq.results.record import State
 from cloudq.tasks.checkpoints import Progress
 
-# What is kept of an invocation's time to record and to report: 3 s, less when it is short.
+# The part of an invocation's time for recording and reporting: three margins.
 _MARGIN = 1.0
 _MARGIN_SHARE = 0.1
-# A task starts when at least this share of the time is left, whatever it says it needs.
+# A task starts if at least this share of the time is left, whatever its limit.
 _ENOUGH = 0.5
 _SHORTEST = 0.001
 
@@ -27,12 +27,12 @@ NO_TIME = "no time left in this invocation"
 
 
 class Deadline:
-    """When an invocation ends: `remaining` gives the seconds until then, None means never.
+    """The end of an invocation. `remaining` returns the seconds until then; None means never.
 
     A task starts only if its hard time limit, or `reserve` seconds if it has none, is left; half
-    of the invocation's time is always enough. A task that runs into the end is interrupted: by
-    its soft limit three margins before it, by its hard limit two margins before it. A task that
-    saves its state goes on in another message before that.
+    of the invocation's time is always enough. A task that is still running near the end is
+    interrupted: by its soft limit three margins before, by its hard limit two margins before. A
+    task that has saved its state continues in another message.
     """
 
     def __init__(self, remaining: Callable[[], float] | None, *, reserve: float) -> None:
@@ -44,25 +44,25 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float, *, reserve: float) -> Self:
-        """The deadline of an invocation that starts now, where its platform does not tell."""
+        """Make the deadline of an invocation that starts now and lasts so many seconds."""
         ends = time.monotonic() + seconds
         return cls(partial(_until, ends), reserve=reserve)
 
     def remaining(self) -> float:
-        """Seconds until the platform stops this process or gives the message to someone else."""
+        """Return the seconds until the platform stops this process or redelivers the message."""
         return inf if self._remaining is None else self._remaining()
 
     def until_late(self) -> float:
-        """Seconds until what has finished must be made durable, whatever else still runs."""
+        """Return the seconds until finished outcomes must be made durable, whatever still runs."""
         return max(0.0, self.remaining() - 3 * self._margin)
 
     def permits(self, hard: float | None) -> bool:
-        """Whether a task with this hard limit is to be started now."""
+        """Say if a task with this hard limit may start now."""
         needed = self._reserve if hard is None else hard
         return self.remaining() >= min(needed, self._enough)
 
     def run(self, executor: Executor, job: Job) -> Settlement:
-        """Run a job; if the end of the invocation interrupts it, it is released."""
+        """Run a job, and release it if the end of the invocation interrupts it."""
         if self._remaining is None:
             return executor.run(job)
         soft, hard = executor.limits(job.message)
@@ -82,7 +82,7 @@ class Deadline:
         limited = replace(job, message=message, progress=progress)
         settlement = _unlimited(executor.run(limited), job)
         if settlement.state is State.FAILURE and ours.get(type(settlement.error), False):
-            # What it saved is not done again, so its time was no failed try.
+            # Its saved work is kept, so this is no failed try.
             return executor.continued(job) if progress.saved else _interrupted(settlement)
         return settlement
 
@@ -92,7 +92,7 @@ def _until(ends: float) -> float:
 
 
 def _unlimited(settlement: Settlement, job: Job) -> Settlement:
-    """The copy to be sent has its own limits again: ours were those of this invocation."""
+    """Give the copy to send its own time limits again, in place of the invocation's."""
     if settlement.resend is None:
         return settlement
     message = job.message
@@ -101,7 +101,7 @@ def _unlimited(settlement: Settlement, job: Job) -> Settlement:
 
 
 def _interrupted(settlement: Settlement) -> Settlement:
-    """Not the task's failure: another invocation gives it more time."""
+    """Release a job instead of failing it: another invocation gives it more time."""
     return replace(
         settlement,
         action=Action.RELEASE,
@@ -113,6 +113,6 @@ def _interrupted(settlement: Settlement) -> Settlement:
 
 
 def released(job: Job, reason: str = NO_TIME) -> Settlement:
-    """The settlement of a job that is handed back as it came."""
+    """Settle a job that is given back unrun."""
     message = job.message
     return Settlement(action=Action.RELEASE, task_id=message.id, task=message.task, reason=reason)

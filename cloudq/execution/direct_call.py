@@ -1,4 +1,4 @@
-"""Calls without a queue: a direct invocation, or the firing of a schedule that runs once."""
+"""Runs calls without a queue: direct invocations, and firings of schedules."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ log = logging.getLogger("cloudq.invocation")
 
 T = TypeVar("T")
 
-# A firing is remembered at least this long; the platforms give up retrying after a day.
+# How long a firing is remembered, in seconds; platforms stop retrying after a day.
 _REMEMBERED = 2 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectCall:
-    """One call out of an event: a message's fields, the queue of its retries, and who makes it.
+    """One call from an event: a message's fields, and the queue of its retries.
 
-    `firing` names what must run once although it may be invoked twice; `request` names the
-    invocation, and is the same when the platform repeats it.
+    `firing` names a firing that must run once even if it is invoked twice. `request` names the
+    invocation, and stays the same when the platform repeats it.
     """
 
     fields: Mapping[str, Any]
@@ -42,24 +42,24 @@ class DirectCall:
 
 
 def queue_of(fields: Mapping[str, Any], tasks: Mapping[str, Task[..., Any]], default: str) -> str:
-    """Where the retries of a call go: its own queue, its task's, or the app's default."""
+    """Return the queue of a call's retries: its own, its task's, or the app's default."""
     task = tasks.get(str(fields["task"]))
     own = task.policy.queue if task else None
     return str(fields.get("queue") or own or default)
 
 
 def firing_id(firing: str) -> str:
-    """The task id of a firing: the same however often it is fired."""
+    """Make the task id of a firing: the same each time it is fired."""
     return str(uuid5(NAMESPACE_URL, f"cloudq/{firing}"))
 
 
 def once(
     backend: Backend, firing: str, request: str, lasts: float, work: Callable[[], T]
 ) -> T | None:
-    """Do the work of a firing; None, undone, if another request does or has done it.
+    """Do the work of a firing once; return None if another request does it, or has done it.
 
-    A request that dies leaves the firing to its own repetition at once, and to others after
-    `lasts` seconds. Work that raises is not done.
+    If a request dies, its own repetition may do the work at once, and other requests after
+    `lasts` seconds. Work that raises counts as not done.
     """
     key = Key(f"firing#{firing}")
     claimant = idempotency.Claimant(owner=request)
@@ -73,10 +73,10 @@ def once(
 
 
 def run_call(invocation: Invocation, call: DirectCall) -> dict[str, Any]:
-    """Run a call and say what became of it; of a firing that has been run, or runs, say that.
+    """Run a call and return its outcome; for a firing that runs or has run, its state.
 
-    Raises when nothing durable came of it, so that whoever called tries again: `Retry`,
-    `BackendError`, `BrokerError`; and for a call that can never run: `UnknownTask`, `DecodeError`.
+    Raises `Retry`, `BackendError` or `BrokerError` when nothing durable came of it, so that the
+    caller tries again; and `UnknownTask` or `DecodeError` for a call that can never run.
     """
     backend = invocation.backend
     if call.firing is None or backend is None:
@@ -109,7 +109,7 @@ def _run(invocation: Invocation, call: DirectCall) -> dict[str, Any]:
     final = batch.ready[0][1]
     if final.action is Action.RELEASE:
         raise Retry(final.reason)
-    if final.state is not settlement.state:  # its result was too large to keep
+    if final.state is not settlement.state:  # its result was too large to store
         return _standing(invocation.backend, id)
     record = settlement.record
     if record and record.terminal:
@@ -118,7 +118,7 @@ def _run(invocation: Invocation, call: DirectCall) -> dict[str, Any]:
 
 
 def _bare(backend: Backend | None, id: str, settlement: Settlement) -> dict[str, Any]:
-    """The answer where this run has left no record: it was done, sent on, or ignores results."""
+    """Make the answer of a run that left no record: done before, sent on, or without a result."""
     if settlement.state is not None:
         error = settlement.error
         name = {"error_type": type(error).__qualname__, "error": str(error)} if error else {}

@@ -1,8 +1,8 @@
-"""One delivery to one settlement: what happens to a message, from receive to its end.
+"""Turns one delivery into one settlement, by running its task.
 
-`open` looks at a batch of deliveries and settles those that are not to be run; `run` calls the
-task of one. `cloudq.execution.settlement` then carries out what the settlements say. A worker,
-a Lambda, eager mode and the test kit are callers of these two.
+`open` sorts a batch of deliveries into those to run and those to settle unrun; `run` calls the
+task of one. `cloudq.execution.commit` then carries the settlements out. Workers, cloud functions,
+eager mode and the test kit call these two.
 """
 
 from __future__ import annotations
@@ -14,23 +14,17 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from cloudq import signals
 from cloudq.canvas.joins import Joins
 from cloudq.canvas.workflows import Workflows
 from cloudq.driver import Code, Delivery
-from cloudq.errors import (
-    Ignore,
-    MaxRetriesExceeded,
-    Reject,
-    Replaced,
-    Retry,
-    ServiceError,
-    UnknownTask,
-)
+from cloudq.errors import ServiceError, UnknownTask
 from cloudq.execution import idempotency, lifecycle
 from cloudq.execution.admission import Admission, bare
 from cloudq.execution.call import FunctionCall, RunAsync, run_coroutine
-from cloudq.execution.outcomes import Job, Outcomes, autoretried, with_children
-from cloudq.execution.settlement import Action, Settled, Settlement, unrecorded
+from cloudq.execution.outcomes import Job, Outcomes, with_children
+from cloudq.execution.raised import settle_raised
+from cloudq.execution.settlement import Settled, Settlement
 from cloudq.messages.body import arguments
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import dump_value
@@ -38,7 +32,6 @@ from cloudq.publishing.tracing import open_tracing
 from cloudq.results.backend import Backend
 from cloudq.results.record import State
 from cloudq.runtime import Runtime
-from cloudq.tasks.checkpoints import Continued, Superseded
 from cloudq.tasks.limits.concurrency import Holder
 from cloudq.tasks.limits.gate import Caller, Gate, Visit, Wait
 from cloudq.tasks.limits.rules import Rate, Throttle, rate_of
@@ -47,10 +40,10 @@ from cloudq.tasks.task import Task
 
 log = logging.getLogger("cloudq.execution")
 
-# An equal call that is running is looked at again after this long.
+# How long a call waits while an equal call runs, in seconds.
 _BUSY_AFTER = 5.0
 _STORE_DOWN_AFTER = 30.0
-# What the store says of a request that it will never take.
+# Codes of requests that the store will never accept.
 _NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
 
 _Enter = Callable[[Job, Task[..., Any], Sequence[Any], Mapping[str, Any]], Wait | None]
@@ -103,37 +96,37 @@ class Executor:
         return self._workflows.joins
 
     def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:
-        """The soft and the hard time limit of a call, in seconds."""
+        """Return the soft and the hard time limit of a call, in seconds."""
         return self._outcomes.limits(message)
 
     def stopped(self, job: Job, error: BaseException) -> Settlement:
-        """The settlement of a job whose process was stopped from outside."""
+        """Settle a job whose process was stopped from outside."""
         lifecycle.failed(self._tasks[job.message.task], bare(job.message), error)
         self._free(job)
         return self._outcomes.failed(job, error)
 
     def continued(self, job: Job) -> Settlement:
-        """The settlement of a job that was interrupted after it had saved its state."""
+        """Settle a job that was interrupted after it had saved its state."""
         return self._outcomes.continued(job)
 
     def revoked(self, job: Job, reason: str) -> Settlement:
-        """The settlement of a job that was revoked before its start, or was stopped for it."""
+        """Settle a job that was revoked before its start, or stopped for that."""
         self._free(job)
         return self._admission.revoked(job, reason)
 
     def change_time_limit(self, task: str, soft: float | None, hard: float | None) -> None:
-        """Give a task other time limits here, in seconds, for calls that start from now on.
+        """Change the time limits of a task in this worker, in seconds, for calls yet to start.
 
-        None means the app's. Raises `UnknownTask`.
+        None means the app's limit. Raises `UnknownTask`.
         """
         if task not in self._tasks:
             raise UnknownTask(f"there is no task {task!r} in this app")
         self._outcomes.time_limits[task] = soft, hard
 
     def change_rate_limit(self, task: str, rate: str | float | None) -> Rate | None:
-        """Give a task another rate in this worker, None or 0 for no limit; the rate it has now.
+        """Change the rate of a task in this worker, and return it; None or 0 means no limit.
 
-        Raises `ConfigurationError` for what is no rate, and `UnknownTask`.
+        Raises `ConfigurationError` for an invalid rate, and `UnknownTask`.
         """
         if task not in self._tasks:
             raise UnknownTask(f"there is no task {task!r} in this app")
@@ -142,20 +135,20 @@ class Executor:
         return read
 
     def rate_limit(self, task: str) -> Rate | None:
-        """The rate of a task in this worker, None for no limit."""
+        """Return the rate of a task in this worker; None means no limit."""
         return self._gate.rate(task, self._tasks[task].policy.throttle)
 
-    # ---- the way of a delivery
+    # ---- running
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
-        """Sort deliveries into jobs and settlements, with one batched look at the backend.
+        """Sort deliveries into jobs and settlements, with one batched read of the store.
 
         Raises `BackendError` when the store cannot be read: nothing is settled then.
         """
         return self._admission.open(deliveries)
 
     def run(self, job: Job) -> Settlement:
-        """Call the task of a job. Whatever the task does, the answer is a settlement."""
+        """Call the task of a job; whatever the task does, return a settlement."""
         spans = self.tracing
         if spans is None:
             return self._run(job)
@@ -174,7 +167,7 @@ class Executor:
             return self._called(job, task, partial(self._entered, visit, throttle))
 
     def _called(self, job: Job, task: Task[..., Any], enter: _Enter | None) -> Settlement:
-        """The settlement of a call; `enter` lets it in where its task has limits."""
+        """Call a task and settle it; `enter` applies the limits of its task."""
         started = self.clock()
         try:
             args, kwargs = arguments(job.message)
@@ -186,7 +179,7 @@ class Executor:
                 return self._outcomes.over_limit(job, wait)
             claimed = self._claim(job, task, args, kwargs)
         except ServiceError as error:
-            if error.code in _NEVER:  # its key, say, is longer than the store takes
+            if error.code in _NEVER:  # its key, say, is longer than the store allows
                 return self._unrun(job, task, error, started)
             log.warning("task %s waits for the store: %s", job.message.id, error)
             return self._outcomes.later(job, _STORE_DOWN_AFTER, f"the store is down: {error}")
@@ -208,9 +201,9 @@ class Executor:
     def _unrun(
         self, job: Job, task: Task[..., Any], error: Exception, started: float
     ) -> Settlement:
-        """A call that failed before its function was called."""
+        """Settle a call that failed before its function was called."""
         settlement = self._outcomes.failed(job, error, started)
-        if lifecycle.watched(task):
+        if _is_watched(task):
             request = bare(job.message)
             context = Context(request=request, args=request.args, kwargs=request.kwargs)
             lifecycle.after(task, context, settlement, error, self.clock() - started)
@@ -223,9 +216,9 @@ class Executor:
         try:
             try:
                 settlement, value = self._attempt(job, task, context, started)
-            except Exception as error:  # what it raised makes no sense: a countdown like "soon"
+            except Exception as error:  # a retry with a countdown like "soon", say
                 settlement, value = self._outcomes.failed(job, error, started), error
-            if lifecycle.watched(task):
+            if _is_watched(task):
                 lifecycle.after(task, context, settlement, value, self.clock() - started)
             return settlement
         finally:
@@ -234,53 +227,21 @@ class Executor:
     def _attempt(
         self, job: Job, task: Task[..., Any], context: Context, started: float
     ) -> tuple[Settlement, object]:
-        """The settlement of one try, and what it returned or raised."""
+        """Call the function once; return the settlement, and the value or the exception."""
         asked = context.request.asked
         try:
-            lifecycle.before(task, context)
+            if task.hooked or signals.task_prerun.connections:
+                lifecycle.before(task, context)
             value = self._call(context)
         except BaseException as error:  # the user's code: whatever it raises is its outcome
             raised = asked[0] if asked else error
-            return self._raised(job, task, raised, started), raised
+            return settle_raised(self._outcomes, job, task, raised, started), raised
         if asked:
-            return self._raised(job, task, asked[0], started), asked[0]
+            return settle_raised(self._outcomes, job, task, asked[0], started), asked[0]
         try:
             return self._outcomes.succeeded(job, dump_value(value), started), value
         except Exception as error:  # also what the value's own methods raise
             return self._outcomes.failed(job, error, started), error
-
-    def _raised(
-        self, job: Job, task: Task[..., Any], error: BaseException, started: float
-    ) -> Settlement:
-        if isinstance(error, Ignore):
-            return self._outcomes.ignored(job)
-        if isinstance(error, Reject):
-            return self._outcomes.rejected(job, error, started)
-        if isinstance(error, Continued):
-            return self._outcomes.continued(job)
-        if isinstance(error, Superseded):
-            return unrecorded(job.message, Action.NOTHING, reason=str(error))
-        if isinstance(error, Replaced):
-            return self._outcomes.replaced(job, error)
-        if isinstance(error, Retry):
-            return self._outcomes.retry(
-                job,
-                error.cause or MaxRetriesExceeded(f"{job.message.task} may not be retried again"),
-                started,
-                max_retries=error.max_retries,
-                countdown=error.countdown,
-                changes=error.changes,
-            )
-        if autoretried(task, error):
-            given = task.policy.retry_kwargs
-            return self._outcomes.retry(
-                job,
-                error,
-                started,
-                max_retries=given.get("max_retries"),
-                countdown=None if task.policy.retry_backoff else given.get("countdown"),
-            )
-        return self._outcomes.failed(job, error, started)
 
     def _request(
         self, job: Job, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -315,7 +276,7 @@ class Executor:
         )
 
     def _tell_started(self, job: Job, task: Task[..., Any], started: float) -> None:
-        """Record that a call has started, where that is wanted."""
+        """Record that a call has started, where the task or the event log keeps that."""
         backend = self.backend
         if backend is None:
             return
@@ -328,7 +289,7 @@ class Executor:
         if is_tracked:
             try:
                 backend.advance(record)
-            except ServiceError as error:  # the task can run all the same; its end is recorded
+            except ServiceError as error:  # the task can still run, and its end is recorded
                 log.warning("task %s: STARTED is not recorded: %s", job.message.id, error)
         if is_kept:
             backend.note(record)
@@ -342,7 +303,7 @@ class Executor:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> Wait | None:
-        """Let a job in where its task's limits allow; else how long it is to wait."""
+        """Let a job start if its task's limits allow it; else return the wait."""
         caller = Caller(
             message=job.message,
             holder=Holder(owner=job.message.id, fence=job.fence, delivery=self._name(job)),
@@ -353,7 +314,7 @@ class Executor:
         return visit.enter(self.backend, throttle, caller, args, kwargs, named)
 
     def _free(self, job: Job) -> None:
-        """Free what a stopped job held under its key, which would end with its lease anyway."""
+        """Free the place under its key that a stopped job held, before its lease ends."""
         task = self._tasks[job.message.task]
         if task.policy.throttle is None:
             return
@@ -362,11 +323,15 @@ class Executor:
             named = partial(task.arguments.named, args, kwargs)
             self._gate.stopped(self.backend, task.policy.throttle, job.message, args, kwargs, named)
         except Exception as error:  # also what the user's key function raises
-            log.warning("task %s may hold its key a while: %s", job.message.id, error)
+            log.warning(
+                "task %s may hold its concurrency key until its lease ends: %s",
+                job.message.id,
+                error,
+            )
 
     def _name(self, job: Job) -> str:
-        """The name of one delivery."""
-        # The receipt is in a worker's child the number of the flight, in its supervisor.
+        """Return a name that is unique to one delivery."""
+        # In a worker's child the receipt is the delivery's number in the supervisor.
         return f"{self._hostname} {job.delivery.id} {job.delivery.receipt}"
 
     # ---- equal calls
@@ -408,3 +373,15 @@ class Executor:
 
 def _datetime(at: float | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def _is_watched(task: Task[..., Any]) -> bool:
+    """Say if a hook or a receiver waits for the end of this task's calls."""
+    # The tuples themselves, since this runs for every call.
+    return bool(
+        task.hooked
+        or signals.task_postrun.connections
+        or signals.task_success.connections
+        or signals.task_failure.connections
+        or signals.task_retry.connections
+    )

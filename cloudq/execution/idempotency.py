@@ -1,4 +1,4 @@
-"""Claims on idempotency keys: of equal calls one runs, the others get its result.
+"""Claims idempotency keys: of equal calls one runs, and the others get its result.
 
 The states are those of Powertools' idempotency: in progress until a time, then completed.
 """
@@ -15,20 +15,20 @@ from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import dump_value
 from cloudq.results.backend import Backend
 
-# While the first call runs its claim lasts this long, unless its time limit says better.
+# The length of a running call's claim where the call has no time limit, in seconds.
 _IN_PROGRESS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """The key is ours: run the task, then complete or drop the claim."""
+    """A claim that succeeded: run the task, then complete or drop the claim."""
 
     key: Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """An equal call has succeeded already, and this is its value as JSON text."""
+    """An equal call that has succeeded, with its value as JSON text."""
 
     owner: str
     value: str | None
@@ -36,7 +36,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Busy:
-    """An equal call is running."""
+    """An equal call that is running."""
 
     owner: str
 
@@ -47,7 +47,7 @@ def key_of(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> Key | None:
-    """The claim's key for one call, or None when the call is not idempotent."""
+    """Make the key of a call's claim; None if the call is not idempotent."""
     if message.idempotency_key is not None:
         name = message.idempotency_key
     elif callable(rule):
@@ -62,10 +62,10 @@ def key_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimant:
-    """Who claims: a task's id, the fence of its delivery, and the name of that very delivery.
+    """The owner of a claim: a task's id, its delivery's fence, and the delivery's name.
 
-    A later delivery takes over what an earlier one had claimed, and the same one may claim
-    again; another copy of the same message, delivered at the same time, may not.
+    A later delivery takes over the claim of an earlier one, and the same delivery may claim
+    again. Another copy of the same message, delivered at the same time, may not.
     """
 
     owner: str
@@ -76,7 +76,7 @@ class Claimant:
 def claim(
     backend: Backend, key: Key, claimant: Claimant, time_limit: float | None
 ) -> Claimed | Done | Busy:
-    """Claim a key, in one request where nobody has it."""
+    """Claim a key, in one request if the key is free."""
     current = _write_claim(backend, key, claimant, time_limit, when=_ABSENT)
     if current is None:
         return Claimed(key=key)
@@ -103,7 +103,7 @@ def _write_claim(
     *,
     when: tuple[Check, ...],
 ) -> Mapping[str, Value] | None:
-    """Write the claim if nothing speaks against it; else what is there."""
+    """Write the claim if `when` holds; else return the fields that are stored."""
     change = Change(
         set={
             "owner": claimant.owner,
@@ -138,5 +138,5 @@ def _is_ours(current: Mapping[str, Value], claimant: Claimant) -> bool:
 
 
 def completed(key: Key, owner: str, value: str | None, expires: float) -> Item:
-    """The item that tells equal calls the value."""
+    """Make the item that gives equal calls the value."""
     return Item(key=key, fields={"owner": owner, "done": True, "value": value}, expires=expires)

@@ -1,4 +1,4 @@
-"""Raises an exception inside a running task when its time is up: in its thread or its coroutine."""
+"""Raises an exception inside a running task when its time is up, in its thread or coroutine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
 
-# With so many alarms set, those that were cancelled are looked for and dropped.
+# With so many alarms set, cancelled ones are removed.
 _CROWDED = 256
 
 _set_async_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
 
 class Alarm:
-    """One appointed interruption. `cancel` is final: after it nothing is raised any more."""
+    """One interruption to come. After `cancel` it raises nothing any more."""
 
     def __init__(
         self, interrupt: Callable[[], None], undo: Callable[[], None] | None = None
@@ -41,11 +41,11 @@ class Alarm:
 
     @property
     def over(self) -> bool:
-        """Whether it was cancelled."""
+        """True once it was cancelled."""
         return self._over
 
     def cancel(self) -> None:
-        """Call with the interruption expected at any instruction until this returns."""
+        """Cancel the interruption. It may still be raised at any instruction until this returns."""
         with self._lock:
             self._over = True
             if self._rung and self._undo is not None:
@@ -53,7 +53,7 @@ class Alarm:
 
 
 class Alarms:
-    """A thread that rings alarms on time; it exists only once an alarm was set."""
+    """Rings alarms on time, in a thread that starts with the first alarm."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -84,9 +84,9 @@ class Alarms:
 
 
 def thread_alarm(error: type[BaseException]) -> Alarm:
-    """An alarm that raises `error` in the calling thread, between two of its bytecodes.
+    """Make an alarm that raises `error` in the calling thread, between two of its bytecodes.
 
-    Code that stays in C is interrupted when it comes back.
+    Code inside a C function is interrupted when that returns.
     """
     patched: Any = sys.modules.get("gevent.monkey")
     if patched is not None and patched.is_module_patched("threading"):
@@ -103,19 +103,19 @@ def thread_alarm(error: type[BaseException]) -> Alarm:
 
 
 def _greenlet_alarm(error: type[BaseException]) -> Alarm:
-    """The same where threads are greenlets: it is raised where the greenlet waits."""
+    """Make an alarm for a greenlet, which is interrupted where it waits."""
     gevent: Any = sys.modules["gevent"]
     greenlet = gevent.getcurrent()
 
     def interrupt() -> None:
-        gevent.kill(greenlet, error)  # when its hub has the turn
+        gevent.kill(greenlet, error)  # when its hub runs next
 
-    # What is on its way arrives here, before anything else runs in this greenlet.
+    # A pending interruption is raised here, before this greenlet does anything else.
     return Alarm(interrupt, partial(gevent.sleep, 0))
 
 
 def disarm(alarms: Sequence[Alarm]) -> None:
-    """Cancel all, whatever they raise in this thread meanwhile: the task has ended by now."""
+    """Cancel all alarms, and swallow those that ring meanwhile: the task has ended."""
     while True:
         try:
             for alarm in alarms:
@@ -126,7 +126,7 @@ def disarm(alarms: Sequence[Alarm]) -> None:
 
 
 class Interruptible:
-    """Awaits a coroutine, and can throw an exception into it where it waits."""
+    """Awaits a coroutine, and can raise an exception in it where it waits."""
 
     def __init__(self, awaitable: Awaitable[Any], error: type[BaseException]) -> None:
         self._awaitable = awaitable
@@ -165,7 +165,7 @@ class Interruptible:
                 thrown = error
 
     def _translated(self, cancelled: asyncio.CancelledError) -> BaseException:
-        """Our error where it was we who cancelled the task, else the cancellation."""
+        """Return our error if the alarm cancelled the task, else the cancellation."""
         if not self._asked or self._task is None:
             return cancelled
         self._asked = False

@@ -1,4 +1,4 @@
-"""Messages that a platform has leased and hands to a function, run one after the other."""
+"""Runs messages that a function's platform has leased, one after the other."""
 
 from __future__ import annotations
 
@@ -21,28 +21,27 @@ from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
 
 KEPT = frozenset({Action.RELEASE, Action.NOTHING})
-"""The actions after which a message is still the platform's: it must not be acked."""
+"""The actions that leave a message with its platform, unacked."""
 
-# How often a message was delivered before it became the copy that has this header.
+# The header of a copy with the number of deliveries of its original.
 _DELIVERED = "cloudq-delivered"
-# How a body begins in which a header can be seen.
+# The start of a plain body, in which headers can be searched as text.
 _PLAIN = b'{"v":1,'
-# How often a busy function looks for parked messages, in seconds.
-_PARKED_EVERY = 5.0
-# Parked messages are looked for when this much time is left, in seconds.
+# The shortest time between two looks for delayed messages, in seconds.
+_DELAYED_EVERY = 5.0
+# Delayed messages are sent only if this much time is left, in seconds.
 _SPARE = 1.0
 
 
 class NotSettled(CloudQError):
-    """A message stays in its queue; the text says why."""
+    """Raised when a message stays in its queue; the text says why."""
 
 
 class Invocation(Consumer):
-    """One call of a function by its platform: what tasks run with, and until when.
+    """Runs tasks within one call of a cloud function by its platform.
 
-    Use as a context manager: at the end, if time is left, messages that are parked for the
-    queues it has had to do with are sent on when they are due. `log` is the platform's logger;
-    `heard` is told each outcome.
+    Use as a context manager: at the end, if time is left, it sends delayed messages of its queues
+    that are due. `log` is the platform's logger; `heard` is called with each outcome.
     """
 
     def __init__(
@@ -66,23 +65,23 @@ class Invocation(Consumer):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._send_parked()
+        self._send_delayed()
 
-    def _send_parked(self) -> None:
+    def _send_delayed(self) -> None:
         for queue in filter(self.broker.stores_delayed, sorted(self._queues)):
             try:
                 if self.deadline.until_late() >= _SPARE:
-                    self.broker.send_delayed(queue, every=_PARKED_EVERY)
-            except Exception as error:  # the answer about what is done must reach the platform
-                self.log.warning("messages parked for %s wait: %s", queue, error)
+                    self.broker.send_delayed(queue, every=_DELAYED_EVERY)
+            except Exception as error:  # the platform must still get its answer
+                self.log.warning("delayed messages of %s are not sent yet: %s", queue, error)
 
-    # ---- what the platform handed out
+    # ---- messages
 
     def run(self, deliveries: Sequence[Delivery]) -> list[Settled]:
-        """Run messages in their order and make each outcome durable; those that must come back.
+        """Run messages in their order, make each outcome durable, and return those to keep unacked.
 
-        All others are done with, and the platform may ack them. What is to be dead-lettered is
-        in the dead letters by then. Never raises `ServiceError`.
+        The platform may ack all others: dead letters are moved by then. Never raises
+        `ServiceError`.
         """
         kept = [pair for pair in self.consume(deliveries) if pair[1].action in KEPT]
         for delivery, settlement in kept:
@@ -92,7 +91,7 @@ class Invocation(Consumer):
         return kept
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
-        """Sort deliveries into jobs and outcomes; all are released when the store is down."""
+        """Sort deliveries into jobs and outcomes; release all of them when the store is down."""
         counted = [_counted(delivery, self.broker.codec) for delivery in deliveries]
         try:
             return super().open(counted)
@@ -108,7 +107,7 @@ class Invocation(Consumer):
         return self.deadline.run(self.executor, job)
 
     def finish(self, pairs: Sequence[Settled]) -> list[Settled]:
-        """Make outcomes durable and dead-letter messages; what could not be done is released."""
+        """Make outcomes durable and dead-letter messages; release those where that failed."""
         batch = self.commit(pairs)
         ended = [_back(pair, f"not recorded: {batch.error}") for pair in batch.failed]
         for pair in batch.ready:
@@ -125,11 +124,11 @@ class Invocation(Consumer):
         return super().commit(pairs)
 
     def resend(self, kept: Sequence[Settled]) -> None:
-        """Send what must come back as copies, so that its platform may ack the originals too.
+        """Send copies of kept messages, so that the platform may ack the originals too.
 
-        For platforms that take one answer for a whole batch. A copy knows how often its message
-        was delivered before. Raises `NotSettled`, or the broker's error, when a message cannot
-        be copied: then all of them must come back.
+        This is for platforms that take one answer for a whole batch. A copy carries the number of
+        earlier deliveries. Raises `NotSettled`, or the broker's error, when a message cannot be
+        copied: then the whole batch must come back.
         """
         ours = [pair for pair in kept if pair[1].action is Action.RELEASE]
         codec, now = self.broker.codec, self.executor.clock()
@@ -154,16 +153,16 @@ def _copy(delivery: Delivery, settlement: Settlement, codec: Codec, now: float) 
 
 
 def _counted(delivery: Delivery, codec: Codec) -> Delivery:
-    """A copy with the deliveries of the message that it stands for, which do count."""
+    """Add the deliveries of the message that a copy replaces to those of the copy."""
     if delivery.body.startswith(_PLAIN) and _DELIVERED.encode() not in delivery.body:
         return delivery
     try:
         message = codec.decode(delivery.body, queue=delivery.queue, limit=codec.limit)
         before = int(message.headers.get(_DELIVERED, "0"))
-    except (DecodeError, ValueError):  # the executor says what is wrong with it
+    except (DecodeError, ValueError):  # the executor reports what is wrong with it
         return delivery
     if _DELIVERED not in message.headers:
-        return delivery  # as it came: a dead letter shows the very bytes
+        return delivery  # unchanged, so that a dead letter keeps the original bytes
     headers = {name: value for name, value in message.headers.items() if name != _DELIVERED}
     return replace(
         delivery,

@@ -1,4 +1,4 @@
-"""Tells hooks and signal receivers what becomes of a call, in the order that Celery has."""
+"""Calls the hooks and signal receivers of a call, in Celery's order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cloudq.results.record import State
 from cloudq.tasks.hooks import ExceptionInfo
 from cloudq.tasks.request import Context, Request
 
-if TYPE_CHECKING:  # not loaded by who only publishes
+if TYPE_CHECKING:  # not loaded in programs that only publish
     from cloudq.execution.settlement import Settlement
     from cloudq.tasks.task import Task
 
@@ -21,7 +21,7 @@ log = logging.getLogger("cloudq.execution")
 
 
 def before(task: Task[..., Any], context: Context) -> None:
-    """Just before the call: `task_prerun`, then `before_start`, whose exception is the task's."""
+    """Send `task_prerun`, then call `before_start`, whose exception fails the task."""
     request = context.request
     if signals.task_prerun.connections:
         signals.task_prerun.send(
@@ -31,22 +31,10 @@ def before(task: Task[..., Any], context: Context) -> None:
         task.before_start(request.id, context.args, context.kwargs)
 
 
-def watched(task: Task[..., Any]) -> bool:
-    """Whether anybody wants to hear of the end of this task's calls."""
-    # The tuples themselves: this is asked of every call.
-    return bool(
-        task.hooked
-        or signals.task_postrun.connections
-        or signals.task_success.connections
-        or signals.task_failure.connections
-        or signals.task_retry.connections
-    )
-
-
 def after(
     task: Task[..., Any], context: Context, settlement: Settlement, value: object, took: float
 ) -> None:
-    """Just after the call of `took` seconds, which returned or raised `value`.
+    """Call hooks and receivers after a call of `took` seconds that returned or raised `value`.
 
     The request is still current.
     """
@@ -83,7 +71,7 @@ def after(
 
 
 def failed(task: Task[..., Any], request: Request, error: BaseException) -> None:
-    """A call has failed for good; also one that was stopped, or never began."""
+    """Send `task_failure` for a call that failed for good, was stopped, or never began."""
     if signals.task_failure:
         signals.task_failure.send(
             task,
@@ -97,22 +85,22 @@ def failed(task: Task[..., Any], request: Request, error: BaseException) -> None
 
 
 def received(task: Task[..., Any], request: Request) -> None:
-    """A call is in hand and will run when there is room."""
+    """Send `task_received` for a call that will run when there is room."""
     signals.task_received.send(task, request=request)
 
 
 def revoked(task: Task[..., Any], request: Request, *, expired: bool) -> None:
-    """A call is not run, since it was revoked or has expired."""
+    """Send `task_revoked` for a call that is not run: it was revoked, or has expired."""
     signals.task_revoked.send(task, request=request, terminated=False, signum=None, expired=expired)
 
 
 def rejected(body: bytes, error: BaseException) -> None:
-    """A message cannot be read, and goes to the dead letters."""
+    """Send `task_rejected` for an undecodable message, which is dead-lettered."""
     signals.task_rejected.send(None, message=body, exc=error)
 
 
 def unknown(message: TaskMessage, error: BaseException) -> None:
-    """A message names a task that this app does not have, and goes to the dead letters."""
+    """Send `task_unknown` for a message whose task the app does not have; it is dead-lettered."""
     signals.task_unknown.send(None, message=message, exc=error, name=message.task, id=message.id)
 
 
@@ -125,12 +113,12 @@ def _state(settlement: Settlement, value: object) -> str:
 def _hook(hook: Callable[..., None], *given: Any) -> None:
     try:
         hook(*given)
-    except Exception:  # the user's code, after the end: what became of the task stands
+    except Exception:  # the user's code, after the end: the outcome stands
         log.exception("a hook raised: %r", hook)
 
 
 def plain(message: TaskMessage, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Request:
-    """The request of a call that does not run in this process, or not at all."""
+    """Make the request of a call that does not run in this process."""
     return Request(
         id=message.id,
         task=message.task,

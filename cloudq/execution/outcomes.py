@@ -1,4 +1,4 @@
-"""The settlement for each way that a call can end: what is recorded, and what is sent."""
+"""Makes the settlement for each way that a call can end."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ EAGER = Limits(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A delivery that is to be run. `fenced`: someone else has run, or may be running, it.
+    """A delivery to run.
 
-    `progress` is watched where the time of the run is short.
+    `fenced` means that another process has run it, or may be running it. `progress` is set where
+    the time of the run is short.
     """
 
     delivery: Delivery
@@ -55,7 +56,7 @@ class Job:
 
 
 class Outcomes:
-    """Makes settlements, as the tasks' policies and the app's settings say."""
+    """Makes settlements by the options of tasks and the settings of the app."""
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class Outcomes:
         self._tasks = tasks
         self._hostname = hostname
         self._is_eager = is_eager
-        # What an operator has set in this worker, by task: the soft and the hard time limit.
+        # The soft and hard time limits that an operator has set in this worker, by task.
         self.time_limits: dict[str, tuple[float | None, float | None]] = {}
 
     def failed(
@@ -83,7 +84,7 @@ class Outcomes:
         *,
         bury: bool = False,
     ) -> Settlement:
-        """The settlement of a job that ended in an error for good; `bury` dead-letters it."""
+        """Settle a job that failed for good; `bury` dead-letters it."""
         record = with_error(self.record(job, State.FAILURE, started), error)
         bury = bury or self._tasks[job.message.task].policy.dead_letter
         action = Action.DEAD_LETTER if bury else Action.ACK
@@ -92,26 +93,26 @@ class Outcomes:
     def unrunnable(
         self, delivery: Delivery, message: TaskMessage, error: CloudQError
     ) -> Settlement:
-        """A part of a workflow that no task can be called for: others are not to wait for it.
+        """Fail a part of a workflow that cannot be run, so that the workflow does not wait for it.
 
-        Nobody has looked for what is recorded of it, so an end that is recorded stays.
+        Its record has not been read, so an end that is recorded stays.
         """
         if message.queue != delivery.queue:
             message = message.model_copy(update={"queue": delivery.queue})
         return self.failed(Job(delivery=delivery, message=message, fenced=True), error, bury=True)
 
     def succeeded(self, job: Job, value: str | None, started: float | None) -> Settlement:
-        """A call that returned `value`, as JSON text."""
+        """Settle a call that returned `value`, as JSON text."""
         record = self.record(job, State.SUCCESS, started, None if value == "null" else value)
         return self._ended(job, record, Action.ACK)
 
     def revoked(self, job: Job, reason: str) -> Settlement:
-        """A call that is not to be run."""
+        """Settle a call that is not run."""
         record = replace(self.record(job, State.REVOKED), error=reason)
         return self._ended(job, record, Action.ACK, reason=reason)
 
     def ignored(self, job: Job) -> Settlement:
-        """A call whose task raised `Ignore`: nothing is recorded, and a join waits no longer."""
+        """Settle a call whose task raised `Ignore`: without a record, and its chord fails."""
         reason = "ignored by the task"
         ended = replace(
             self.record(job, State.FAILURE), error_type="cloudq.errors.Ignore", error=reason
@@ -120,7 +121,7 @@ class Outcomes:
         return unrecorded(job.message, Action.ACK, reason=reason, member_result=member_result)
 
     def rejected(self, job: Job, reject: Reject, started: float) -> Settlement:
-        """A call whose task raised `Reject`."""
+        """Settle a call whose task raised `Reject`."""
         reason = utf8(str(reject.reason))
         if reject.requeue:
             return unrecorded(job.message, Action.RELEASE, after=_REQUEUED_AFTER, reason=reason)
@@ -137,9 +138,9 @@ class Outcomes:
         countdown: float | None = None,
         changes: Mapping[str, Any] | None = None,
     ) -> Settlement:
-        """A call that is to be tried again, or has failed when it was tried too often.
+        """Settle a call that is tried again, or that fails since it was tried too often.
 
-        `changes` are fields that the next try's message has otherwise.
+        `changes` are the fields that differ in the message of the next try.
         """
         message = job.message
         task = self._tasks[message.task]
@@ -190,12 +191,12 @@ class Outcomes:
         if in_place:
             return replace(settled, action=Action.RELEASE, after=delay)
         not_before = self.clock() + delay if delay else None
-        # A turn under a rate limit was for this try alone.
+        # A turn under a rate limit holds for one try only.
         again = {"waits": 0, "turn": None, **changes, "retries": number, "not_before": not_before}
         return replace(settled, resend=copy_of(message, **again))
 
     def replaced(self, job: Job, replaced: Replaced) -> Settlement:
-        """A call in whose place a workflow is to run."""
+        """Settle a call that a workflow replaces."""
         if job.message.depth >= self._runtime.conf.max_depth:
             return self.failed(job, too_deep(self._runtime.conf.max_depth))
         plan = self._planner.in_place_of(job.message, replaced.node)
@@ -233,7 +234,7 @@ class Outcomes:
     def record(
         self, job: Job, state: State, started: float | None = None, value: str | None = None
     ) -> Record:
-        """What is to be stored of a call in this state."""
+        """Make the record of a call in this state."""
         message = job.message
         return Record(
             id=message.id,
@@ -251,16 +252,16 @@ class Outcomes:
         )
 
     def later(self, job: Job, after: float, reason: str) -> Settlement:
-        """Look at an unrun job again later, as a copy: waiting must not count as deliveries."""
+        """Put off a job that has not run, as a copy: its waiting must not count as deliveries."""
         if self.stays_in_place(job.delivery):
             return unrecorded(job.message, Action.RELEASE, after=after, reason=reason)
         copy = copy_of(job.message, not_before=self.clock() + after)
         return unrecorded(job.message, Action.ACK, resend=copy, reason=reason)
 
     def over_limit(self, job: Job, wait: Wait) -> Settlement:
-        """A call that a limit puts back, as a copy that knows how often; or in its place."""
+        """Put off a call that is over a limit, as a copy that counts its waits, or in its place."""
         if self.stays_in_place(job.delivery):
-            # Each look is a delivery, so there are to be few of them.
+            # Each look counts as a delivery, so there should be few.
             after = min(max(wait.after, 2.0 ** min(job.delivery.attempts, 10)), FARTHEST)
             return unrecorded(job.message, Action.RELEASE, after=after, reason=wait.reason)
         due = wait.turn or self.clock() + wait.after
@@ -268,7 +269,7 @@ class Outcomes:
         return unrecorded(job.message, Action.ACK, resend=copy, reason=wait.reason)
 
     def continued(self, job: Job) -> Settlement:
-        """The rest of a call that has saved its state, as a new message of the same id."""
+        """Continue a call that has saved its state, in a new message of the same id."""
         reason = "goes on from its checkpoint"
         if self.stays_in_place(job.delivery):
             return unrecorded(job.message, Action.RELEASE, reason=reason)
@@ -279,19 +280,19 @@ class Outcomes:
         return unrecorded(message, Action.ACK, resend=copy, reason=reason)
 
     def stays_in_place(self, delivery: Delivery) -> bool:
-        """Whether a retry is the same message again: a copy would lose its place in its group.
+        """Say if a retry must be the same message, since a copy would lose its place in its group.
 
-        A queue that keeps order may be unable to delay a copy, whether or not it has a group.
+        An ordered queue may also be unable to delay a copy, with or without a group.
         """
         limits = EAGER if self._is_eager else self._runtime.broker.limits(delivery.queue)
         return limits.ordered and (delivery.group is not None or not limits.max_delay)
 
     def retries(self, task: Task[..., Any]) -> int | None:
-        """How often a call of the task may be retried; None = for ever."""
+        """Return the number of retries that the task allows; None means no limit."""
         return task.policy.retries(self._runtime.conf.max_retries)
 
     def is_retried(self, job: Job, task: Task[..., Any], error: BaseException) -> bool:
-        """Whether the call is tried again when this exception leaves it."""
+        """Say if the call is tried again when it ends with this exception."""
         most: int | None
         if isinstance(error, Retry):
             most = error.max_retries
@@ -303,12 +304,12 @@ class Outcomes:
         return allowed is None or job.message.retries < allowed
 
     def tracks(self, task: Task[..., Any]) -> bool:
-        """Whether STARTED and RETRY are recorded."""
+        """Say if STARTED and RETRY are recorded."""
         tracked = task.policy.track_started
         return self._runtime.conf.task_track_started if tracked is None else tracked
 
     def ignores_result(self, message: TaskMessage) -> bool:
-        """Whether nothing is recorded of a call's end; others wait for the value of a member."""
+        """Say if the end of a call is not recorded. That of a chord's member always is."""
         if message.slot is not None:
             return False
         if message.ignore_result is not None:
@@ -318,7 +319,7 @@ class Outcomes:
         return self._runtime.conf.task_ignore_result if ignored is None else ignored
 
     def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:
-        """The soft and the hard time limit of a call: its own, the task's, or the app's."""
+        """Return the soft and the hard time limit of a call: its own, the task's, or the app's."""
         policy, conf = self._tasks[message.task].policy, self._runtime.conf
         own = policy.soft_time_limit, policy.time_limit
         if self.time_limits:
@@ -329,7 +330,7 @@ class Outcomes:
 
 
 def autoretried(task: Task[..., Any], error: BaseException) -> bool:
-    """Whether the task's policy has calls that end in this exception tried again."""
+    """Say if the task retries by itself after this exception."""
     policy = task.policy
     return isinstance(error, policy.autoretry_for) and not isinstance(
         error, policy.dont_autoretry_for
@@ -337,14 +338,14 @@ def autoretried(task: Task[..., Any], error: BaseException) -> bool:
 
 
 def member_result_of(message: TaskMessage, record: Record) -> MemberResult | None:
-    """What a task's end says at its join; a step of a chain says nothing while all goes well."""
+    """Make the result of a chord's member; None while it is a step of a chain that goes on."""
     if message.slot is None or (message.chain and record.state is State.SUCCESS):
         return None
     return MemberResult(slot=Slot.from_wire(message.slot), record=record)
 
 
 def with_children(settlement: Settlement, called: Sequence[Any]) -> Settlement:
-    """The settlement with the ids of what the task has called, and of what its end starts."""
+    """Add the ids of the calls that the task made, and of those that its end starts."""
     if not called and settlement.starts is None:
         return settlement
     started = [*called, *(settlement.starts.outlines if settlement.starts is not None else ())]

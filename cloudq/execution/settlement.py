@@ -16,24 +16,24 @@ from cloudq.tasks.limits.unique import unique_key
 
 
 class Action(StrEnum):
-    """What happens to the message."""
+    """The ways to settle a message."""
 
     ACK = "ack"
     RELEASE = "release"  # it comes back after `after` seconds
     DEAD_LETTER = "dead-letter"  # with `reason`
-    NOTHING = "nothing"  # it belongs to someone else by now
+    NOTHING = "nothing"  # another process has the message by now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """The outcome of one delivery.
 
-    `state` is what became of the task, None where nothing is to be said of it. `record` is
-    written whole, or, when `fenced`, only if no later delivery and no end is recorded. `extra`
-    is stored and `drop` deleted along with it. `starts` is what the end starts, sent before it is
-    recorded; `member_result` is left at the task's join afterwards, and `unique_claim`, the claim
-    of a unique call, is ended. `failed_steps` are the ids that fail with it: the steps of its chain
-    that never come. `error` stays in this process.
+    `state` is the new state of the task, None if it does not change. `record` is written whole,
+    or, when `fenced`, only if no later delivery and no end is recorded; `extra` is stored and
+    `drop` deleted along with it. `starts` is the workflow that follows, sent before the record is
+    written. After the record, `member_result` is reported to the task's chord, `unique_claim`, the
+    claim of a unique call, is ended, and `failed_steps`, the ids of the steps of its chain that
+    will never run, are recorded as failed. `error` stays in this process.
     """
 
     action: Action
@@ -55,7 +55,7 @@ class Settlement:
 
     @property
     def outgoing(self) -> Sequence[TaskMessage]:
-        """All that is to be sent."""
+        """The messages to send."""
         started = self.starts.messages if self.starts is not None else ()
         return (*started, self.resend) if self.resend is not None else started
 
@@ -75,7 +75,7 @@ def unrecorded(
     resend: TaskMessage | None = None,
     member_result: MemberResult | None = None,
 ) -> Settlement:
-    """A settlement that records nothing."""
+    """Make a settlement without a record."""
     ends = action in _ENDS and resend is None
     return Settlement(
         action=action,
@@ -90,5 +90,5 @@ def unrecorded(
 
 
 def copy_of(message: TaskMessage, **changes: Any) -> TaskMessage:
-    """A copy to send in place of the message; the broker must not take it for a duplicate."""
+    """Copy a message to send in its place, in a way that no broker takes for a duplicate."""
     return message.model_copy(update={"dedup_key": None, **changes})

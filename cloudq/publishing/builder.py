@@ -18,7 +18,7 @@ from cloudq.publishing.routing import Router
 from cloudq.publishing.tracing import in_span, open_tracing
 from cloudq.runtime import Runtime
 from cloudq.settings import Settings
-from cloudq.tasks.call_options import CALLER_ONLY, CallOptions, Options
+from cloudq.tasks.call_options import CALLER_ONLY, NO_OPTIONS, CallOptions, Options
 from cloudq.tasks.limits.keys import Later
 from cloudq.tasks.limits.rules import key_text
 from cloudq.tasks.priorities import queue_for
@@ -150,7 +150,8 @@ class MessageBuilder:
             priority = task.policy.priority
         if priority is not None:
             queue = queue_for(queue, priority, conf.priority_queues)
-        fields |= options.in_message()
+        if options is not NO_OPTIONS:
+            fields |= options.in_message()
         if options.countdown or options.eta is not None:
             fields["not_before"] = options.not_before(now, self._runtime.zone)
         if options.expires is not None or expires is not None:

@@ -172,6 +172,10 @@ def _set_options(names: Sequence[str], values: Sequence[Any]) -> CallOptions:
     return made
 
 
+NO_OPTIONS = Options()
+"""The options of a plain call, `task.delay(...)`: none is set."""
+
+
 def checked_countdown(given: Any) -> float:
     """Return the countdown of a retry in seconds; a past one is 0. Raises `InvalidArguments`."""
     number = isinstance(given, int | float) and not isinstance(given, bool)

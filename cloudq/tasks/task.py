@@ -16,7 +16,7 @@ from cloudq.messages.ids import new_id
 from cloudq.results.result import AsyncResult, EagerResult
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.bound import BoundTask
-from cloudq.tasks.call_options import CallOptions, Options, check_names
+from cloudq.tasks.call_options import NO_OPTIONS, CallOptions, Options, check_names
 from cloudq.tasks.hooks import HOOKS, Hooks
 from cloudq.tasks.on_commit import on_commit
 from cloudq.tasks.options import Policy, TaskOptions
@@ -79,7 +79,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         self.arguments = arguments
         self.bind = bind
         self._app = app
-        self._call_options = call_options or Options()
+        self._call_options = call_options or NO_OPTIONS
         self.hooked = False  # whether any hook is overridden, so that others cost nothing
         self.wrapped = _call_of(type(self)) is not _call_of(Task)
         self.find_hooks()

@@ -21,7 +21,7 @@ _AT_A_TIME = 10
 def drain(
     app: CloudQ, queues: Sequence[str] | None = None, timeout: float = 60.0
 ) -> list[Settlement]:
-    """Run every message that is due, and those that come of it; what became of each, in order.
+    """Run every message that is due and those that follow, and return the outcomes in order.
 
     `queues` left out are those of `app.queues()`. What is delayed stays where it is. Raises
     `TimeoutError` when there is still work after `timeout` seconds, and `BrokerError` or

@@ -1,4 +1,4 @@
-"""Carries out settlements in batches: first what must be durable, then the messages."""
+"""Carries out settlements in batches: makes outcomes durable, then settles the messages."""
 
 from __future__ import annotations
 

@@ -46,21 +46,22 @@ class Caller:
     hard: float | None
 
 
+@dataclass(kw_only=True)
 class Gate:
     """The limits of one process. Safe to use from many threads.
 
     `lease` is how long a place under a key is held without a sign of life, in seconds.
+    `has_rates` becomes true once a task has had a rate here: before, there is none to look at.
     """
 
-    def __init__(self, *, lease: float) -> None:
-        self._lease = lease
-        self._has_rates = False  # no task has had a rate here, so there is none to look at
+    lease: float
+    has_rates: bool = False
 
     # Made at their first use: most apps limit nothing.
 
     @cached_property
     def _worker_rates(self) -> WorkerRates:
-        self._has_rates = True
+        self.has_rates = True
         return WorkerRates()
 
     @cached_property
@@ -81,8 +82,6 @@ class Gate:
 
     def pace(self, message: TaskMessage, throttle: Throttle | None) -> Wait | None:
         """What this worker's own rate says of a call. Costs no request."""
-        if throttle is None and not self._has_rates:
-            return None
         rate = self.rate(message.task, throttle)
         if rate is None:
             return None
@@ -105,7 +104,7 @@ class Gate:
 
     def visit(self) -> Visit:
         """The limits of one call, for the time that it runs."""
-        return Visit(self._lease, self._global_rates, self._keeper)
+        return Visit(self.lease, self._global_rates, self._keeper)
 
 
 class Visit:

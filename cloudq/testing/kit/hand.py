@@ -1,4 +1,4 @@
-"""Takes messages one at a time and does with each what a worker does, whatever fails on the way."""
+"""Takes messages one at a time and treats each as a worker does, whatever fails meanwhile."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ log = logging.getLogger("cloudq.testing")
 T = TypeVar("T")
 
 _PASSING = frozenset({Code.THROTTLED, Code.UNREACHABLE})
-# A real worker waits between its tries, and tries for ever. Nothing else happens meanwhile in a
-# test, so that trying at once comes to the same.
+# A real worker waits between its tries, without an end. In a test nothing else happens meanwhile,
+# so trying at once has the same effect.
 _TRIES = 100
 
 
 class Hand(Consumer):
-    """One thread's worth of a worker. Not to be shared by threads."""
+    """Does the work of one thread of a worker. Not safe to share between threads."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Hand(Consumer):
         try:
             done = self.consume([delivery])
         except Died:
-            log.info("the worker died at %s, as planned; its lease ends in time", delivery.id)
+            log.info("the worker died at %s, as planned; its lease will end", delivery.id)
             return []
         finally:
             self._faults.revive()
@@ -82,7 +82,7 @@ class Hand(Consumer):
         unit = Unit(job.delivery.queue, job.message.task)
         self._faults.reach("start", unit)
         settlement = super().run_job(job)
-        # Also if it has died within the task, whose code may have caught that.
+        # Also after a death within the task, whose code may have caught it.
         self._faults.reach("end", unit)
         return settlement
 
