@@ -1,4 +1,4 @@
-"""What the benchmarks share: a worker in its own process, its CPU time, and the table."""
+"""The common parts of the benchmarks: a worker in its own process, its CPU time, and the table."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def _make_table(env: Mapping[str, str]) -> None:
 
 
 def _imports(env: Mapping[str, str], task: Path, runs: int) -> Iterator[Figure]:
-    """What each package adds to the cold start: its own modules, the best of some runs."""
+    """The time that each package's own modules add to the cold start: the best of some runs."""
     found = [_import_times(env, task) for _ in range(runs)]
     sums = {package: min(run[package] for run in found) for package in found[0]}
     total = sum(sums.values())

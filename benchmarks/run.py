@@ -58,7 +58,7 @@ def imports() -> Iterator[Figure]:
 
 
 def chosen(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """What is to be measured, and whether quickly. Exits after help, or for an unknown name."""
+    """Read what to measure, and whether quickly. Exits after help, or for an unknown name."""
     names = "\n".join(f"  {name:<10} {about}" for name, about in ROOMS.items())
     parser = argparse.ArgumentParser(
         prog="benchmarks/run.py",

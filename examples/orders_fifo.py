@@ -17,7 +17,7 @@ app = CloudQ("orders")
 
 
 class Step(Enum):
-    """What happens to an order, in this order."""
+    """The steps of an order, in sequence."""
 
     PLACED = "placed"
     PAID = "paid"

@@ -20,14 +20,14 @@ app = CloudQ("webhooks")
 
 @dataclass(frozen=True)
 class Event:
-    """What has happened. It travels as a plain object and arrives as an `Event`."""
+    """Something that has happened. It travels as a plain object and arrives as an `Event`."""
 
     id: str
     kind: str
 
 
 def once(url: str, event: Event) -> str:
-    """What makes two calls equal."""
+    """The key of a call: two calls with the same key are equal."""
     return f"{event.id} {url}"
 
 

@@ -24,7 +24,7 @@ def _gcloud_root(gcloud: str) -> Path:
 
 
 def sdk_root() -> Path:
-    """Where the Cloud SDK is: `$CLOUDSDK_ROOT`, or what `gcloud` says. Raises `UpError`."""
+    """Find the Cloud SDK: in `$CLOUDSDK_ROOT`, or where `gcloud` says. Raises `UpError`."""
     if given := os.environ.get("CLOUDSDK_ROOT"):
         return Path(given)
     gcloud = shutil.which("gcloud")

@@ -252,7 +252,7 @@ def _server_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def taken(port: int) -> bool:
-    """Whether something listens there."""
+    """Tell whether something listens on a port."""
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
 

@@ -29,7 +29,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(autouse=True)
 def own_apps() -> Iterator[None]:
-    """What a test makes the current app, or shares with all apps, ends with it."""
+    """Undo, after each test, its choice of current app and the tasks it shares with all apps."""
     shared = list(APPS._definitions)  # pyright: ignore[reportPrivateUsage]
     yield
     APPS.set_current(None)

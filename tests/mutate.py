@@ -146,7 +146,7 @@ TARGETS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What the tests made of one mutation."""
+    """The verdict of the tests on one mutation."""
 
     target: Target
     mutation: str

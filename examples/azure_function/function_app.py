@@ -17,7 +17,7 @@ app = CloudQ("azure-function")
 
 
 class ServiceDown(Exception):
-    """What a payment service might answer on a bad day."""
+    """The error of a payment service that is down."""
 
 
 @app.task(bind=True, max_retries=3, autoretry_for=(ServiceDown,), default_retry_delay=0)

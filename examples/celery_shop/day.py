@@ -20,7 +20,7 @@ WAIT = 30.0
 
 
 def day() -> dict[str, Any]:
-    """What each kind of work came to, as plain data."""
+    """Run each kind of work and return the results, as plain data."""
     lines = [["mug", 2], ["tea", 1]]
     came: dict[str, Any] = {}
     came["order"] = orders.place.delay("alice", lines).get(timeout=WAIT)

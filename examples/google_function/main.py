@@ -18,7 +18,7 @@ app = CloudQ("google-function")
 
 
 class ServiceDown(Exception):
-    """What a payment service might answer on a bad day."""
+    """The error of a payment service that is down."""
 
 
 @app.task(bind=True, max_retries=3, autoretry_for=(ServiceDown,), default_retry_delay=0)

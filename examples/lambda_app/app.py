@@ -32,7 +32,7 @@ app = CloudQ("lambda-app", middleware=[counted])
 
 
 class ServiceDown(Exception):
-    """What a payment service might answer on a bad day."""
+    """The error of a payment service that is down."""
 
 
 @app.task(bind=True, max_retries=3, autoretry_for=(ServiceDown,), default_retry_delay=0)

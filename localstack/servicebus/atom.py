@@ -165,7 +165,7 @@ def feed(queues: list[Queue], base: str, title: str, following: str | None = Non
 
 
 def namespace_entry(namespace: Namespace, name: str) -> bytes:
-    """What the namespace is."""
+    """The entry that describes the namespace."""
     root = ElementTree.Element(f"{{{_ATOM}}}entry")
     _add(root, _ATOM, "title", name).set("type", "text")
     _add(root, _ATOM, "updated", _moment(namespace.started))

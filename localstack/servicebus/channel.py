@@ -10,7 +10,6 @@ from typing import Any
 from uuid import UUID
 
 from localstack.servicebus import codec, errors, frames, message
-from localstack.servicebus.codec import Described
 from localstack.servicebus.desk import Desk, TokenDesk
 from localstack.servicebus.errors import Refusal
 from localstack.servicebus.faults import Fault
@@ -19,6 +18,7 @@ from localstack.servicebus.inlet import DeskInlet, Inlet, QueueInlet
 from localstack.servicebus.namespace import Node, Queue
 from localstack.servicebus.outlet import Outlet
 from localstack.servicebus.store import Store
+from localstack.servicebus.values import Described
 from localstack.servicebus.wire import SESSION_FILTER, Peer, Wire, address
 
 _MODIFIED = codec.described(0x27, codec.sequence([]))
@@ -192,7 +192,7 @@ _NEEDS_SESSION = {
 
 
 def _session_filter(source: Described | None) -> tuple[bool, str | None]:
-    """Whether a session is asked for, and which; None = any."""
+    """Tell whether a session is asked for, and name it; None = any."""
     fields: list[Any] = source.value if source is not None else []
     filters: Mapping[str, Any] = (fields[7] if len(fields) > 7 else None) or {}
     return SESSION_FILTER in filters, message.plain(filters.get(SESSION_FILTER))

@@ -9,7 +9,6 @@ from typing import cast
 
 from localstack.servicebus import errors, frames
 from localstack.servicebus.channel import Channel
-from localstack.servicebus.codec import DecodeError
 from localstack.servicebus.frames import (
     Attach,
     Begin,
@@ -24,6 +23,7 @@ from localstack.servicebus.frames import (
     Transfer,
 )
 from localstack.servicebus.namespace import Namespace
+from localstack.servicebus.values import DecodeError
 from localstack.servicebus.wire import WINDOW
 
 _log = logging.getLogger("localstack.servicebus")
@@ -33,7 +33,7 @@ _SASL = 1
 
 
 class Connection(asyncio.Protocol):
-    """What one client does, until it goes."""
+    """The server's side of one client's connection, until the client goes."""
 
     def __init__(self, namespace: Namespace, everyone: set[Connection]) -> None:
         self.namespace = namespace
@@ -51,13 +51,13 @@ class Connection(asyncio.Protocol):
         self._heart: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client is there."""
+        """Begin: a client has connected."""
         self._transport = cast(asyncio.Transport, transport)
         self._everyone.add(self)
         self.namespace.stats["connections"] += 1
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It has gone: its links end, and with them its locks on sessions."""
+        """Clean up after the client: its links end, and with them its locks on sessions."""
         self._transport = None
         self._everyone.discard(self)
         if self._heart:
@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
         self._channels.clear()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes come, in whatever portions."""
+        """Take in bytes, in whatever portions they come."""
         self._in += data
         wait = self.namespace.faults.hang()
         if wait:
@@ -207,7 +207,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     def admit(self) -> None:
-        """A good token came."""
+        """Let the client in: it has shown a good token."""
         self.authorized = True
 
     def drop(self) -> None:

@@ -1,4 +1,4 @@
-"""The desks that answer requests: `$cbs` for tokens, `$management` for all that is no transfer."""
+"""The desks that answer requests: `$cbs` takes tokens, `$management` all that is no transfer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from localstack.servicebus import codec, errors, message
-from localstack.servicebus.codec import DecodeError
+from localstack.servicebus import browsing, codec, errors, message
 from localstack.servicebus.errors import Refusal
 from localstack.servicebus.message import Request
 from localstack.servicebus.namespace import Namespace, Node
+from localstack.servicebus.values import DecodeError
 
 _DEFAULT_LISTING = 253_402_300_800_000  # .NET's last moment: list whatever has messages
 
@@ -25,7 +25,7 @@ class TokenDesk:
     admit: Callable[[], None]
 
     def answer(self, request: Request) -> bytes:
-        """202, or 401 with what is wrong with the token."""
+        """Reply with 202, or with 401 and the fault of the token."""
         self.namespace.stats["tokens"] += 1
         problem = self.namespace.keys.problem(str(request.value or ""))
         if self.namespace.faults.denies():
@@ -43,7 +43,7 @@ class TokenDesk:
 
 
 Answer = bytes | None
-"""What a reply carries; None = there is nothing (204)."""
+"""The content of a reply; None = there is nothing (204)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Desk:
     node: Node
 
     def answer(self, request: Request) -> bytes:
-        """What was asked for, or why not."""
+        """Reply with the result of a request, or with the reason for refusing it."""
         try:
             value = self._do(request)
         except Refusal as refusal:
@@ -117,7 +117,7 @@ class Desk:
         first, count = body["from-sequence-number"], body["message-count"]
         encoded: list[bytes] = []
         room = self.node.queue.most_bytes  # Azure's replies are no larger than a message
-        for peeked in self.node.store.peek(first, count, session):
+        for peeked in browsing.peek(self.node.store, first, count, session):
             data = peeked.encode(peeked=True)
             room -= len(data)
             if encoded and room < 0:
@@ -168,7 +168,7 @@ class Desk:
     def _sessions(self, body: Mapping[str, Any]) -> Answer:
         since = int(body["last-updated-time"])
         everyone = since >= _DEFAULT_LISTING
-        names = self.node.store.named_sessions(None if everyone else since / 1000)
+        names = browsing.named_sessions(self.node.store, None if everyone else since / 1000)
         page = names[body["skip"] :][: body["top"]]
         if not page:
             return None

@@ -1,4 +1,4 @@
-"""What the service refuses, with the condition that a client tells the cases apart by."""
+"""The service's refusals, each with the condition by which a client recognises it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _STATUS = {
 
 
 class Refusal(Exception):
-    """The service says no: the condition is for programs, the description for people."""
+    """A refusal by the service: the condition is for programs, the description for people."""
 
     def __init__(self, condition: str, description: str) -> None:
         super().__init__(f"{condition}: {description}")

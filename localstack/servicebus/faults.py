@@ -1,4 +1,4 @@
-"""Trouble on demand: what goes wrong next, as a test has asked for it."""
+"""Trouble on demand: operations that fail because a test has asked for it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Fault:
             raise ValueError("nth is 1 or more; count and seconds are 0 or more")
 
     def strikes(self, operation: str, entity: str) -> bool:
-        """Count one operation; whether it is to be hit."""
+        """Count one operation, and tell whether it is to be hit."""
         if self.on not in ("any", operation):
             return False
         if self.entity is not None and self.entity.lower() != entity.lower():
@@ -83,13 +83,13 @@ class Faults:
         return None
 
     def denies(self) -> bool:
-        """Whether a token is to be turned down."""
+        """Tell whether a token is to be turned down."""
         return any(f.kind == "deny" and f.strikes("any", f.entity or "") for f in self.waiting)
 
     def hang(self) -> float:
-        """For how many seconds nothing is answered yet."""
+        """The seconds for which nothing is answered yet."""
         return max(0.0, self.hung_until - time.monotonic())
 
     def shown(self) -> list[dict[str, Any]]:
-        """What is planned, for a reply."""
+        """The planned faults, as a reply shows them."""
         return [asdict(fault) for fault in self.waiting]

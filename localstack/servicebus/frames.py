@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 from localstack.servicebus import codec
-from localstack.servicebus.codec import NULL, DecodeError, Described
+from localstack.servicebus.codec import NULL
+from localstack.servicebus.values import DecodeError, Described
 
 HEADER = b"AMQP\x00\x01\x00\x00"
 SASL_HEADER = b"AMQP\x03\x01\x00\x00"
@@ -257,7 +258,7 @@ def transfer(handle: int, delivery: int, tag: bytes, *, settled: bool, more: boo
 
 
 def settled(role: bool, delivery: int, state: bytes) -> bytes:
-    """What became of one delivery, for good."""
+    """A disposition that settles one delivery."""
     number = codec.uint(delivery)
     return codec.described(
         0x15,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from localstack.servicebus import errors, frames
-from localstack.servicebus.codec import DecodeError
 from localstack.servicebus.desk import refused
 from localstack.servicebus.errors import Refusal
 from localstack.servicebus.faults import Fault
@@ -18,6 +17,7 @@ from localstack.servicebus.message import (
     read_request,
 )
 from localstack.servicebus.namespace import Queue
+from localstack.servicebus.values import DecodeError
 from localstack.servicebus.wire import Wire, address, terminus
 
 _CREDIT = 1000

@@ -1,4 +1,4 @@
-"""Who wants messages, and in which order: lines of free messages, and sessions."""
+"""Lines of free messages with the consumers that want them, and sessions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Consumer(Protocol):
 
     @property
     def takes(self) -> bool:
-        """Whether a message is gone once it is sent (receive and delete)."""
+        """Tell whether a message is gone once it is sent (receive and delete)."""
         ...
 
     @property
     def ready(self) -> bool:
-        """Whether it may have a message now."""
+        """Tell whether it may have a message now."""
         ...
 
     def deliver(self, message: Message) -> None:
@@ -36,13 +36,13 @@ class Consumer(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """Messages that are free to be had, by sequence number, and who wants them."""
+    """Free messages, by sequence number, and the consumers that want them."""
 
     free: list[int] = field(default_factory=list[int])
     consumers: deque[Consumer] = field(default_factory=deque[Consumer])
 
     def ready(self) -> Consumer | None:
-        """Whose turn it is."""
+        """The consumer whose turn it is; None when no one has room."""
         for _ in range(len(self.consumers)):
             consumer = self.consumers[0]
             self.consumers.rotate(-1)

@@ -1,4 +1,4 @@
-"""A message as the service keeps it: what it must understand, and the rest as it came."""
+"""A message as the service keeps it: some parts decoded, all others as they came."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from localstack.servicebus import codec
-from localstack.servicebus.codec import DecodeError, Described
+from localstack.servicebus.values import DecodeError, Described
 
 _T = TypeVar("_T")
 
@@ -34,7 +34,7 @@ _OURS = frozenset(
 
 
 class State(enum.IntEnum):
-    """Where a message stands, by the numbers that a peek reports."""
+    """The state of a message, with the number that a peek reports."""
 
     ACTIVE = 0
     DEFERRED = 1

@@ -172,7 +172,7 @@ class Queue:
         self._bytes -= message.size
 
     def counts(self) -> dict[str, int]:
-        """How many messages stand where. Deferred ones count as active, as Azure counts them."""
+        """The number of messages in each state. Deferred ones count as active, as in Azure."""
         scheduled = sum(m.state is State.SCHEDULED for m in self.main.messages.values())
         return {
             "active": len(self.main.messages) - scheduled,
@@ -188,7 +188,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """What an address stands for: an entity, or the desk that answers requests about it."""
+    """The target of an address: an entity, or the desk that answers requests about it."""
 
     queue: Queue
     store: Store
@@ -237,7 +237,7 @@ class Namespace:
         self.faults.clear()
 
     def resolve(self, address: str) -> Node:
-        """What an address names. Raises `Refusal` for what is not there."""
+        """Find the target of an address. Raises `Refusal` when there is none."""
         path = address.partition("://")[2].partition("/")[2] if "://" in address else address
         path = path.strip("/")
         name, desk = _without(path, "/$management")

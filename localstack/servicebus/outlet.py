@@ -1,4 +1,4 @@
-"""A link by which messages go: a queue's, or the answers of a desk."""
+"""A link by which messages go out: those of a queue, or the answers of a desk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TICKS_TO_1970 = 621_355_968_000_000_000
 
 
 class Outlet:
-    """A link by which messages go: of an entity, or (without a store) a desk's answers."""
+    """A link by which messages go out: an entity's, or (without a store) a desk's answers."""
 
     def __init__(self, wire: Wire, asked: Attach, store: Store | None) -> None:
         self.wire = wire
@@ -34,7 +34,7 @@ class Outlet:
 
     @property
     def ready(self) -> bool:
-        """Whether the client has room for a message."""
+        """Tell whether the client has room for a message."""
         return self._credit > 0 and self.wire.window > 0
 
     def begin(self, session: Session | None = None) -> None:
@@ -58,7 +58,7 @@ class Outlet:
         self.pump()
 
     def flow(self, said: Flow) -> None:
-        """How much the client can take; the rest of it is given back when it drains."""
+        """Note the client's credit; when it drains, give back the credit that is left."""
         if said.credit is not None:
             self._credit = (said.delivery_count or 0) + said.credit - self._count
         self.pump()

@@ -1,4 +1,4 @@
-"""What a queue is set to, with Azure's names, defaults and limits."""
+"""The settings of a queue, with Azure's names, defaults and limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The messages of one entity: who may have them, for how long, and what becomes of them."""
+"""The messages of one entity: handing them out, locking them, and settling them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from localstack.servicebus.errors import Refusal
 from localstack.servicebus.line import Consumer, Line, Session, Waiter
 from localstack.servicebus.message import Message, State
 from localstack.servicebus.settings import Settings
-
-MOST_PEEKED = 250
 
 
 class Store:
@@ -43,7 +41,7 @@ class Store:
 
     @property
     def sessionful(self) -> bool:
-        """Whether messages are had by session; a dead-letter queue has none."""
+        """Tell whether messages are received by session; never in a dead-letter queue."""
         return self._bury is not None and self._settings().sessions
 
     # Messages come in.
@@ -71,7 +69,7 @@ class Store:
             self._pump(session.line)
 
     def pump(self, consumer: Consumer) -> None:
-        """A consumer can have messages again."""
+        """Hand messages to a consumer that has room again."""
         session = self._held.get(consumer)
         self._pump(session.line if session else self._line)
 
@@ -104,11 +102,11 @@ class Store:
     # Locks.
 
     def has_lock(self, token: UUID) -> bool:
-        """Whether a lock is still good."""
+        """Tell whether a lock still holds."""
         return token in self._locked
 
     def lock(self, message: Message) -> None:
-        """Nobody else may have it until its lock ends."""
+        """Lock a message: nobody else may have it until the lock ends."""
         message.token = uuid4()
         self._locked[message.token] = message
         if self.sessionful:
@@ -123,7 +121,7 @@ class Store:
             self._free(message, failed=True)
 
     def renew(self, token: UUID) -> float:
-        """Lock it anew from now; when that ends. Raises `Refusal` when the lock is lost."""
+        """Start a lock anew and return its end. Raises `Refusal` when the lock is lost."""
         message = self._found(token)
         if self.sessionful:
             raise Refusal(errors.NOT_ALLOWED, "The lock is the session's: renew that.")
@@ -166,24 +164,24 @@ class Store:
         elif message.state is State.ACTIVE:
             self._offer(message)
 
-    # What becomes of a locked message.
+    # Settling a locked message.
 
     def complete(self, token: UUID) -> None:
-        """It is done. Raises `Refusal` when the lock is lost, as all of these."""
+        """Remove a message. Raises `Refusal` when the lock is lost, as all of these do."""
         self._remove(self._found(token))
 
     def abandon(self, token: UUID, changes: Mapping[Any, Any]) -> None:
-        """It is free again, and the delivery counts as a failed one."""
+        """Free a message, and count its delivery as a failed one."""
         message = self._found(token)
         message.change(changes)
         self._free(message, failed=True)
 
     def release(self, token: UUID) -> None:
-        """It is free again as if it had never been delivered."""
+        """Free a message as if it had never been delivered."""
         self._free(self._found(token), failed=False)
 
     def defer(self, token: UUID, changes: Mapping[Any, Any]) -> None:
-        """It is set aside, to be had by its sequence number alone."""
+        """Set a message aside; from now on only its sequence number leads to it."""
         message = self._found(token)
         message.change(changes)
         message.state = State.DEFERRED
@@ -192,7 +190,7 @@ class Store:
     def dead_letter(
         self, token: UUID, reason: str | None, description: str | None, changes: Mapping[Any, Any]
     ) -> None:
-        """It goes to the dead-letter queue, with why."""
+        """Move a message to the dead-letter queue, with the reason."""
         message = self._found(token)
         if self._bury is None:
             raise Refusal(errors.NOT_ALLOWED, "A dead-letter queue has none of its own.")
@@ -236,14 +234,7 @@ class Store:
         """Take a scheduled message out, to cancel it or to make it visible."""
         self._detach(message)
 
-    # Browsing.
-
-    def peek(self, first: int, count: int, session: str | None) -> list[Message]:
-        """Messages from a sequence number on, whatever their state; nothing is locked."""
-        found = sorted(sequence for sequence in self.messages if sequence >= first)
-        wanted = (self.messages[sequence] for sequence in found)
-        chosen = [m for m in wanted if session is None or m.session_id == session]
-        return chosen[: min(count, MOST_PEEKED)]
+    # Deferred messages.
 
     def take_deferred(
         self, sequences: Iterable[int], *, takes: bool, session: str | None
@@ -270,14 +261,14 @@ class Store:
                 self.lock(message)
         return chosen
 
-    # Who wants messages.
+    # Consumers.
 
     def join(self, consumer: Consumer) -> None:
-        """A consumer of an entity without sessions."""
+        """Add a consumer to an entity without sessions."""
         self._line.consumers.append(consumer)
 
     def leave(self, consumer: Consumer) -> None:
-        """Its link is gone. Locks of messages outlive it; that of a session does not."""
+        """Remove a consumer. Its locks on messages stay; its lock on a session ends."""
         if consumer in self._line.consumers:
             self._line.consumers.remove(consumer)
         for waiter in [w for w in self._waiting if w.consumer is consumer]:
@@ -394,18 +385,10 @@ class Store:
         return session
 
     def renew_session(self, name: str) -> float:
-        """Lock a session anew from now; when that ends. Raises `Refusal` when it is lost."""
+        """Start a session's lock anew and return its end. Raises `Refusal` when it is lost."""
         session = self.holding(name)
         self._lock_session(session)
         for message in self._locked.values():
             if message.session_id == name:
                 message.until = session.until
         return session.until
-
-    def named_sessions(self, since: float | None) -> list[str]:
-        """Sessions with messages or a state; or those whose state was set after `since`."""
-        if since is not None:
-            return sorted(s.name for s in self.sessions.values() if s.updated > since)
-        filled = {m.session_id for m in self.messages.values() if m.state is State.ACTIVE}
-        stateful = {s.name for s in self.sessions.values() if s.state is not None}
-        return sorted({name for name in filled if name} | stateful)

@@ -19,7 +19,7 @@ class Keys:
     secrets: dict[str, str] = field(default_factory=dict[str, str])
 
     def problem(self, token: str | None) -> str | None:
-        """What is wrong with a token; None for a good one. Tokens of Entra ID are not checked."""
+        """Describe the fault of a token; None for a good one. Entra ID's tokens are not checked."""
         if not token:
             return "MissingToken: The authorization header or token was not found."
         if not self.secrets or not token.startswith(_PREFIX):

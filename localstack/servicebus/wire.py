@@ -1,4 +1,4 @@
-"""What the links of one AMQP session share: its windows, its deliveries, and its way out."""
+"""The shared part of an AMQP session's links: its windows, deliveries, and way out."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from localstack.servicebus import codec, errors, frames
-from localstack.servicebus.codec import Described
 from localstack.servicebus.errors import Refusal
 from localstack.servicebus.faults import Fault, Operation
 from localstack.servicebus.frames import Attach, Flow
 from localstack.servicebus.line import Session
 from localstack.servicebus.namespace import Namespace
 from localstack.servicebus.store import Store
+from localstack.servicebus.values import Described
 
 WINDOW = 0x7FFF_FFFF
 SESSION_FILTER = "com.microsoft:session-filter"

@@ -1,4 +1,4 @@
-"""Where calls go, what tasks are told from outside, and which app a shared task belongs to."""
+"""The routes of calls, the settings of tasks from outside, and the apps of shared tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cloudq.testing.waiting import PATIENCE
 
 
 def queue_of(app: CloudQ, name: str, **options: Any) -> str:
-    """Where a call of this name goes, by what is received there."""
+    """Send a call of this name and find the queue on which it is received."""
     sent = app.send_task(name, **options)
     for queue in [*app.queues(), "from-function", "at-call"]:
         for delivery in app.broker.receive(queue, count=10, wait=0.0, lease=60):

@@ -40,7 +40,7 @@ def same(value: Any = 1) -> Any:
 
 
 def sends(app: Bench, **options: Any) -> int:
-    """How often a call was sent before it was given up."""
+    """Count how often a call was sent before it was given up."""
     before = app.wire.calls["send"]
     with pytest.raises(PublishError):
         app.send_task("same", **options)

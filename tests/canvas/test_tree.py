@@ -1,4 +1,4 @@
-"""What came of what: children, collecting, revoking, headers, and the graph of a workflow."""
+"""Calls that start calls: children, collecting, revoking, headers, and a workflow's graph."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from tests.support.bench import Bench
 
 @pytest.fixture
 def runs(app: Bench) -> list[Any]:
-    """What tasks were run with; `same` and `total` are the app's tasks."""
+    """Record the arguments of each run; `same` and `total` are the app's tasks."""
     seen: list[Any] = []
 
     def same(value: Any) -> Any:
@@ -195,7 +195,7 @@ def test_what_names_no_member_is_left_alone(body: bytes) -> None:
 
 
 def test_nobody_without_a_key_fails_a_chord() -> None:
-    """What is not signed is believed nothing, where messages must be signed."""
+    """Nothing in an unsigned message is believed where messages must be signed."""
 
     def text(value: Any) -> str:
         return str(value)

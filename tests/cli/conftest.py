@@ -38,7 +38,7 @@ def fail(what: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """What a command left behind."""
+    """The outcome of a command."""
 
     code: int
     out: str

@@ -1,4 +1,4 @@
-"""What each command prints, for a person and as JSON."""
+"""The output of each command, for a person and as JSON."""
 
 from __future__ import annotations
 

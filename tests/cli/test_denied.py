@@ -1,4 +1,4 @@
-"""What a command says when AWS refuses it: a server that answers as the services' protocol does."""
+"""Messages of commands that AWS refuses, from a server that speaks the services' protocol."""
 
 from __future__ import annotations
 

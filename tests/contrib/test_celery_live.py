@@ -44,7 +44,7 @@ class Programs:
         return [json.loads(line) for line in ledger.read_text().splitlines()]
 
     def wait_for(self, done: Callable[[list[dict[str, Any]]], object]) -> list[dict[str, Any]]:
-        """What the ledger has once `done` is true of it."""
+        """Wait until `done` is true of the ledger, and return the ledger."""
         eventually(lambda: done(self.entries()))
         return self.entries()
 

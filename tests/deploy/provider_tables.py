@@ -1,4 +1,4 @@
-"""What Terraform's providers take: tables of their attributes, and a check of a configuration.
+"""Tables of the attributes of Terraform's providers, and a check of a configuration.
 
 The tables in `providers/` are facts out of the typed schemas that HashiCorp published with its
 CDK for Terraform (wheels `cdktf-cdktf-provider-google`, `-azurerm`, `-aws` on PyPI), for the
@@ -60,7 +60,7 @@ def table(provider: str) -> Table:
 
 
 def complaints(configuration: Mapping[str, Any], provider: str) -> list[str]:
-    """What the provider, or Terraform itself, would not take of a JSON configuration."""
+    """List what the provider, or Terraform itself, would refuse in a JSON configuration."""
     known = table(provider)["resources"]
     found: list[str] = []
     for kind, named in configuration.get("resource", {}).items():

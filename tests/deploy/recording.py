@@ -52,7 +52,7 @@ class Calls:
             self.made.add((_ACTIONS.get(action, action), arn))
 
     def take(self) -> Granted:
-        """What was made, forgotten here."""
+        """Return what was made so far, and forget it."""
         made, self.made = self.made, set()
         return made
 

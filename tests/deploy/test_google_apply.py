@@ -86,7 +86,7 @@ class Stack:
         return plan_of(app, "shop:app", GoogleOptions(**given))
 
     def apply(self, plan: Plan, *, adopt: bool = False) -> list[tuple[str, str]]:
-        """What was changed, by the last parts of the names."""
+        """Apply a plan and return its changes, by the last parts of their names."""
         state = look(plan, self.requests)
         changes = propose(plan, state, adopt=adopt, emulator=True)
         done: list[Any] = []

@@ -95,7 +95,7 @@ class Laptop:
         self._patch.setenv(name, value)
 
     def run(self, *arguments: str, code: int = 0) -> str:
-        """What a command prints, on standard output and on standard error."""
+        """Run a command and return what it printed, on standard output and standard error."""
         for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
             del sys.modules[name]
         self._capsys.readouterr()
@@ -260,7 +260,7 @@ def _apply_with_one_that_is_due(laptop: Laptop, aws: Endpoint) -> str:
 
 
 def _fired(aws: Endpoint) -> None:
-    """What was due ran inside a function: its result is in the table, its line in the log."""
+    """Check that the due run ran in a function: its result is in the table, its line logged."""
     items = eventually(lambda: _results(aws, "once@"))
     assert "Hello, Cleo!" in json.dumps(items, default=str)
     if FULL:

@@ -315,7 +315,7 @@ PAUSING = ("dynamodb:UpdateItem", "dynamodb:PutItem", "dynamodb:BatchGetItem", "
 
 
 def test_the_scheduler_may_send_where_its_entries_go_and_no_more() -> None:
-    """What EventBridge Scheduler calls is its own; the targets of the entries say on what."""
+    """The calls are EventBridge Scheduler's own; their resources are the entries' targets."""
     plan = rich()
     resources = cloudformation.template(plan)["Resources"].values()
     targets = [

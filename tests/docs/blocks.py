@@ -83,7 +83,7 @@ def commands(block: Block) -> list[Command]:
 
 
 def matches(shown: Sequence[str], printed: str) -> bool:
-    """Whether a page's output is what was printed; `...` stands for anything."""
+    """Tell whether a page's output is what was printed; `...` stands for anything."""
     parts = (re.escape(line.strip()).replace(r"\.\.\.", ".*") for line in shown)
     text = "\n".join(line.strip() for line in printed.strip().splitlines())
     return re.fullmatch("\n".join(parts), text, re.DOTALL) is not None
@@ -157,7 +157,7 @@ class Shell:
 
 
 class Session:
-    """What a page's Python blocks share; what they send to `app` is run in the background."""
+    """The state that a page's Python blocks share; their calls to `app` run in the background."""
 
     def __init__(self, name: str) -> None:
         self._module = ModuleType(name)

@@ -88,7 +88,7 @@ _JSON = {"None": "null", "[]": "`[]`", "{}": "`{}`", "''": '`""`', "0": "0", "0.
 
 
 def brokers() -> Iterator[str]:
-    """What the queues of each broker can do."""
+    """The abilities of each broker's queues."""
     columns = "batch | body | all of a batch | delay | lease | long poll | order | dedup | billed"
     yield f"| | {columns} |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
@@ -109,7 +109,7 @@ def brokers() -> Iterator[str]:
 
 
 def backends() -> Iterator[str]:
-    """What each result store takes."""
+    """The limits of each result store."""
     yield "| | writes a request | reads a request | item | billed |"
     yield "|---|---|---|---|---|"
     for name, url in _BACKENDS:
@@ -119,7 +119,7 @@ def backends() -> Iterator[str]:
 
 
 def celery(table: Table) -> Iterator[str]:
-    """What becomes of Celery's names; those with one fate and one reason are one row."""
+    """The fates of Celery's names; names with the same fate and reason share a row."""
     rows: dict[tuple[Fate, str, str], list[str]] = {}
     for rule in table.rules:
         fine = "" if rule.fate is Fate.CARRIED else ", ".join(f"`{v!r}`" for v in rule.fine)

@@ -1,4 +1,4 @@
-"""What docs/architecture.md names exists: files, functions, and the rooms of the code."""
+"""Everything that docs/architecture.md names exists: files, functions, and the code's rooms."""
 
 from __future__ import annotations
 

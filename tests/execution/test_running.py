@@ -1,4 +1,4 @@
-"""How a task is called: eagerly, in asyncio, within time limits, through middleware."""
+"""Calling a task: eagerly, in asyncio, within time limits, through middleware."""
 
 from __future__ import annotations
 

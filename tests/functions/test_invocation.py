@@ -1,4 +1,4 @@
-"""What every function platform shares: the deadline, messages leased by it, firings."""
+"""The parts that all function platforms share: the deadline, messages leased by it, firings."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Up:
 
     @property
     def errors(self) -> str:
-        """What it has complained of so far."""
+        """Its standard error so far."""
         return self._errors.read_text()
 
     @property
@@ -63,7 +63,7 @@ class Up:
         return {name: int(pid) for name, pid in found}
 
     def exports(self, cloud: str) -> dict[str, str]:
-        """What it wants exported for a cloud, as a shell understands it."""
+        """The variables that it wants exported for a cloud, as a shell reads them."""
         _, found, rest = self.printed.partition(f"\n# {cloud}\n")
         assert found, self.printed
         words = shlex.split(rest.partition("\n\n")[0])
@@ -75,7 +75,7 @@ class Up:
 
 
 def members(group: int) -> list[psutil.Process]:
-    """What still runs of a server: itself, its watch, and what it started."""
+    """The processes of a server that still run: itself, its watch, and those it started."""
 
     def runs(process: psutil.Process) -> bool:
         try:

@@ -25,7 +25,7 @@ AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """How a call is written, and what its body then says of itself on the wire."""
+    """One way of writing a call, and the mark by which its body is known on the wire."""
 
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     call: dict[str, Any]
@@ -99,7 +99,7 @@ def app(request: pytest.FixtureRequest, form: Form) -> Iterator[CloudQ]:
 
 
 def shown(body: bytes) -> set[str]:
-    """What kind of body this is, by its outermost keys; Celery's is base64."""
+    """Name the kind of a body by its outermost keys; Celery's is base64."""
     if not body.startswith(b"{"):
         return {"celery"}
     return {"sig", "type", "zip"} & json.loads(body).keys()

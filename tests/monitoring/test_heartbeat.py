@@ -1,4 +1,4 @@
-"""What a heartbeat costs, and that nobody waits for it."""
+"""Heartbeats are cheap, and nobody waits for them."""
 
 from __future__ import annotations
 

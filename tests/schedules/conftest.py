@@ -28,7 +28,7 @@ def place_of(folder: Path, broker: str, backend: str, queue: str) -> Place:
 
 
 def path() -> str:
-    """Where subprocesses find the tasks, before what they would find anyway."""
+    """The import path for subprocesses: the folder of the tasks first, then the usual path."""
     return os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
 
 

@@ -43,7 +43,7 @@ def changes(zone: str) -> list[datetime]:
 
 @dataclass(frozen=True)
 class Fits:
-    """Whether a local minute, counted from 1970, fits a crontab."""
+    """Tells whether a local minute, counted from 1970, fits a crontab."""
 
     when: crontab
     days: dict[int, bool]

@@ -1,4 +1,4 @@
-"""What can be declared, what cannot, and what each error says."""
+"""Declaring schedules: the valid forms, the invalid ones, and the text of each error."""
 
 # ruff: noqa: DTZ001 (times without a zone are in the entry's)
 

@@ -92,16 +92,16 @@ def latest(due: float, beats: list[BeatProcess]) -> float:
 
 
 def allowance(known: list[tuple[float, float]], beats: list[BeatProcess]) -> float:
-    """What a run may take beyond its lease here: one more, and as long as this machine took for
-    runs that no death held up. It is for the requests of the beat that takes over, the queue, and
-    the worker's share of a busy machine."""
+    """The time that a run may take beyond its lease: a second lease, and the longest delay of a
+    run that no death held up. The latter covers the requests of the beat that takes over, the
+    queue, and the worker's share of a busy machine."""
     deaths = [beat.ended_at for beat in beats]
     calm = [ran - due for due, ran in known if not any(-1 < due - at < 2 * LEASE for at in deaths)]
     return LEASE + max(calm, default=0.0)
 
 
 def told(known: list[tuple[float, float]], beats: list[BeatProcess]) -> str:
-    """What happened about the latest run, in seconds from when it was due."""
+    """Describe the events around the latest run, in seconds from when it was due."""
     due, ran = max(known, key=lambda run: run[1] - latest(run[0], beats))
     lives = [(b.name, round(b.up_at - due, 2), round(b.ended_at - due, 2)) for b in beats]
     near = [life for life in lives if life[2] > -2 * LEASE and life[1] < 3 * LEASE]

@@ -30,7 +30,7 @@ HOUR = 3600.0
 
 @cache
 def looking(url: str) -> EventBridge:
-    """What tests look at the service with."""
+    """A client with which tests look at the service."""
     return open_scheduler(parse(f"eventbridge://us-east-1?endpoint_url={url}"))
 
 

@@ -141,6 +141,6 @@ class Bench(CloudQ):
         return self.results.record(task_id) or Record(id=task_id, state=State.PENDING)
 
     def sent(self, queue: str = "default") -> list[dict[str, Any]]:
-        """What waits on the queue, as plain JSON."""
+        """The messages that wait on the queue, as plain JSON."""
         peeked = self.memory.peek(queue, count=1000)
         return [cast("dict[str, Any]", json.loads(message.body)) for message in peeked]

@@ -24,7 +24,7 @@ from cloudq.driver import (
 
 
 class Outage(Exception):
-    """What a service that is down answers."""
+    """The error of a service that is down."""
 
 
 @dataclass
@@ -153,4 +153,4 @@ class FaultyStore:
 
 
 class TooLarge(Exception):
-    """What a store answers to an update that makes an item too large."""
+    """The error of a store when an update makes an item too large."""

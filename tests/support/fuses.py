@@ -8,7 +8,7 @@ from typing import Any
 
 from cloudq.driver import Limits
 
-# What changes something, or gives a lease.
+# The calls that change something, or give a lease.
 CALLS = (
     "send",
     "receive",
@@ -23,7 +23,7 @@ CALLS = (
 
 
 class Killed(BaseException):
-    """What a SIGKILL is to the program: nothing that it would do afterwards happens."""
+    """Stands for a SIGKILL: the program does nothing after it."""
 
 
 @dataclass
@@ -77,7 +77,7 @@ def fused(
     names = [n for n in dir(driver) if not n.startswith("_") and callable(getattr(driver, n))]
     methods: dict[str, Any] = {name: method(name) for name in names if name not in without}
     methods["limits"] = lambda _, queue: limits(driver.limits(queue))
-    # What a test opened it closes itself.
+    # A test closes what it has opened.
     methods["close"] = lambda _: None
     methods["error_code"] = lambda _, error: driver.error_code(error)
     return type("Fused", (), methods)()

@@ -100,9 +100,9 @@ def test_a_task_of_the_started_program_has_the_importable_name(tmp_path: Path, w
 def test_a_task_keeps_the_look_of_its_function(app: Bench) -> None:
     @app.task
     def documented() -> None:
-        """What it does."""
+        """Documents itself."""
 
-    assert documented.__doc__ == "What it does."
+    assert documented.__doc__ == "Documents itself."
     assert documented.__name__ == "documented"
     assert documented.__module__ == __name__
 

@@ -13,7 +13,7 @@ PRICES = {"mug": 12, "tea": 7, "pot": 30}
 
 @app.task
 def price(item: str, count: int) -> int:
-    """What a line of an order costs."""
+    """Compute the price of a line of an order."""
     if item not in PRICES:
         raise LookupError(f"we sell no {item}")
     return PRICES[item] * count
@@ -27,7 +27,7 @@ def total(amounts: list[int], shipping: int = 0) -> int:
 
 @app.task
 def invoice(amount: int, customer: str) -> dict[str, Any]:
-    """What the customer gets to read."""
+    """Write the invoice for the customer."""
     return {"customer": customer, "amount": amount}
 
 

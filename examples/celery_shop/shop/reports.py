@@ -10,7 +10,7 @@ from shop import journal
 
 @shared_task
 def sales(rows: list[list[Any]]) -> dict[str, int]:
-    """How much of each item was sold."""
+    """Count the sales of each item."""
     sold: dict[str, int] = {}
     for item, count in rows:
         sold[item] = sold.get(item, 0) + count

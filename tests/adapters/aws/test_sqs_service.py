@@ -1,4 +1,4 @@
-"""What is SQS's own, and no contract's: requests, URLs, dead-letter queues, strangers, refusals."""
+"""Behaviour of SQS that no contract covers: requests, dead-letter queues, strangers, refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is Service Bus's own, and no contract's: requests, links, locks, sessions, refusals."""
+"""Behaviour of Service Bus that no contract covers: requests, links, locks, sessions, refusals."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Peer:
         self.ask("POST", "_faults", wanted)
 
     def counted(self, work: Callable[[], object]) -> dict[str, int]:
-        """What the server counts while `work` runs."""
+        """The operations that the server counts while `work` runs."""
         before = self.ask("GET", "_stats")
         work()
         after = self.ask("GET", "_stats")

@@ -26,7 +26,7 @@ Answer = Callable[[str, bytes, grpc.ServicerContext], bytes | None]
 
 @dataclass
 class Wire(grpc.GenericRpcHandler):
-    """What has passed, and the `answer` that is given to what follows. `port` is its own."""
+    """A record of the traffic, and the `answer` to all that follows. `port` is its own."""
 
     upstream: grpc.Channel
     port: int = 0

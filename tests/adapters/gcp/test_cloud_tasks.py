@@ -1,4 +1,4 @@
-"""What is Cloud Tasks' own in delaying Pub/Sub's messages: requests, tokens, queues, refusals."""
+"""Delaying Pub/Sub's messages with Cloud Tasks: requests, tokens, queues, refusals."""
 
 from __future__ import annotations
 

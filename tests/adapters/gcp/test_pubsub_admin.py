@@ -1,4 +1,4 @@
-"""What an operator meets on Pub/Sub alone: dead letters, strangers' messages, names."""
+"""Administration that differs on Pub/Sub: dead letters, strangers' messages, names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is Pub/Sub's own, and no contract's: requests, refusals, set-up."""
+"""Behaviour of Pub/Sub that no contract covers: requests, refusals, set-up."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Clock:
 
 @dataclass(slots=True)
 class Held:
-    """What the model knows of one message that is in the queue."""
+    """The model's knowledge of one message that is in the queue."""
 
     message: Outgoing
     visible_at: float

@@ -1,4 +1,4 @@
-"""What Lambda does around a handler: its context, its events, and what follows a response."""
+"""Lambda's part around a handler: its context, its events, and its reading of a response."""
 
 from __future__ import annotations
 

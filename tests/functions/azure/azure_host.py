@@ -1,7 +1,7 @@
-"""What the host and the worker of Azure Functions do around a function, with the SDK's converters.
+"""The parts of Azure Functions' host and worker around a function, with the SDK's converters.
 
-There is no host to be had without its own program; what is real here are the SDK's decorators,
-bindings and converters, the queue and its leases.
+The host is a program of its own and is imitated here. The SDK's decorators, bindings and
+converters are real, and so are the queue and its leases.
 """
 
 from __future__ import annotations

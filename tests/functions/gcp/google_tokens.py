@@ -48,7 +48,7 @@ class Signer:
         self.certificate = certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def token(self, **claims: Any) -> str:
-        """A token as a push subscription sends it, but for the claims given; None leaves out."""
+        """A token like a push subscription's; `claims` replace its own, and None leaves one out."""
         return jwt.encode(self._signer, _claims(claims)).decode()
 
 
@@ -75,7 +75,7 @@ def _claims(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Keys:
-    """What the endpoint answers, and how often it was asked."""
+    """The endpoint's answer, and the number of times it was asked."""
 
     def __init__(self, *signers: Signer) -> None:
         self.published = {signer.key_id: signer.certificate for signer in signers}

@@ -43,7 +43,7 @@ class PlainTransport(RequestsTransport):
 
 
 def connection_string(port: int, key: str = "any", secret: str = "any") -> str:
-    """What the SDK connects with."""
+    """The connection string for the SDK."""
     return (
         f"Endpoint=sb://127.0.0.1:{port};SharedAccessKeyName={key};SharedAccessKey={secret};"
         "UseDevelopmentEmulator=true"
@@ -161,7 +161,7 @@ class Bus:
         self.control("POST", "_faults", wanted)
 
     def stats(self) -> dict[str, int]:
-        """What the stand-in has counted."""
+        """The stand-in's counts."""
         return self.control("GET", "_stats")
 
     def settle(self) -> None:

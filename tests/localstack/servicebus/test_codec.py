@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localstack.servicebus import codec, frames, message
-from localstack.servicebus.codec import DecodeError, Described, Symbol, Timestamp
+from localstack.servicebus.values import DecodeError, Described, Symbol, Timestamp
 
 LONGS = st.integers(-(2**63), 2**63 - 1)
 KEYS = st.text(max_size=300) | st.text(max_size=20).map(Symbol) | LONGS

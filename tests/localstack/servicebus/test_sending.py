@@ -1,4 +1,4 @@
-"""What is sent arrives as it was sent, once, when it should, and not at all when it may not."""
+"""Messages arrive unchanged, once, and in time; those that may not be sent do not arrive."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false

@@ -1,4 +1,4 @@
-"""What no SDK sends: malformed frames, strangers, floods. They end a connection, not the server."""
+"""Input that no SDK sends (bad frames, strangers, floods) ends a connection, not the server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from cloudq.testing.waiting import PATIENCE
 from localstack.servicebus import codec, frames
-from localstack.servicebus.codec import NULL, Described
+from localstack.servicebus.codec import NULL
+from localstack.servicebus.values import Described
 from tests.localstack.servicebus.bus import Bus
 
 LINK = codec.described(0x28, codec.sequence([codec.string("q")]))
