@@ -34,11 +34,12 @@ quick: $(TEST) ## run the tests on memory and SQLite: no server, no process, und
 test: $(DEV) ## run all tests, drills shortened; ARGS="-k sqs" chooses, JOBS=6 processes
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-check: $(DEV) ## format, lint, types, and who imports whom; changes nothing
+check: $(DEV) ## format, lint, types, imports between rooms, and ceilings; changes nothing
 	@$(BIN)/ruff format --check --quiet . || { echo 'not formatted: make format'; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python tools/measure.py
 
 format: $(DEV) ## format the code, and fix what the linter can
 	@$(BIN)/ruff format .
