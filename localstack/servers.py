@@ -1,4 +1,4 @@
-"""Starts one server on this machine, waits until it answers, and ends it whatever happens."""
+"""Starts one server on this machine, waits until it answers, and ends it in any case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The desks that answer requests: `$cbs` takes tokens, `$management` all that is no transfer."""
+"""The desks that answer requests: `$cbs` takes tokens, `$management` the other requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A namespace: its queues, what is sent to them, and what has been counted."""
+"""A namespace: its queues, sending to them, and its counts."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class Queue:
         }
 
     def dismiss(self, refusal: Refusal) -> None:
-        """End the links of all who receive from it."""
+        """End the links of all its receivers."""
         self.main.dismiss(refusal)
         self.dead.dismiss(refusal)
 

@@ -1,4 +1,4 @@
-"""Shared access signatures: who may use the namespace."""
+"""Shared access signatures, which let a client use the namespace."""
 
 from __future__ import annotations
 

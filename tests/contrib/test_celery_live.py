@@ -49,7 +49,7 @@ class Programs:
         return self.entries()
 
     def celery(self, code: str) -> str:
-        """Run a few lines of a Celery producer; what they print."""
+        """Run a few lines of a Celery producer and return what they print."""
         script = "from celery_program import *\nfrom celery import chain, chord, group\n" + code
         ran = subprocess.run(
             [sys.executable, "-c", script],

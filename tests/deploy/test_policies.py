@@ -260,7 +260,7 @@ def test_who_applies_schedules_may_do_that_and_no_more(
     assert url is not None
     assert plan.scheduling is not None
     driver = open_scheduler(parse(f"{url}&endpoint_url={aws.url}"))
-    # The stack has the group; who applies may not make one.
+    # The stack has the group; the operator who applies it may not make one.
     tags = [{"Key": "cloudq:app", "Value": app.name}]
     driver.client.create_schedule_group(Name=plan.scheduling.group, Tags=tags)
     calls.made.clear()

@@ -81,7 +81,7 @@ class EventSource:
         records = self.event["Records"]
         done = [r["receiptHandle"] for r in records if r["messageId"] not in reported]
         if done:
-            # One that is deleted already comes back as failed, which is no harm.
+            # A message that is deleted already comes back as failed, which does no harm.
             self.client.delete_message_batch(
                 QueueUrl=self.url,
                 Entries=[{"Id": str(i), "ReceiptHandle": h} for i, h in enumerate(done)],

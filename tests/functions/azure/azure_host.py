@@ -68,7 +68,7 @@ class QueueHost:
             self.error = error
             self.broker.release(deliveries)
         else:
-            # Of what the function has dead-lettered by itself there is no lock any more.
+            # A message that the function has dead-lettered by itself has no lock any more.
             self.broker.ack(deliveries)
         return deliveries
 
