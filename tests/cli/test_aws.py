@@ -47,7 +47,7 @@ def test_queues_are_made_peeked_and_purged(command, where):
     assert "each look counts as a delivery" in peeked.err
     purged = command("queues", "purge", "q", "--yes", *where)
     assert "this takes up to 60 s" in purged.out
-    assert "that run or arrive meanwhile go too" in purged.err
+    assert "messages that run or arrive meanwhile are deleted too" in purged.err
 
 
 def test_doctor_tries_what_it_can_without_touching_messages(command, where):

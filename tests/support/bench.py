@@ -105,7 +105,7 @@ class Bench(CloudQ):
     def finish(self, delivery: Delivery, settlement: Settlement) -> Settlement:
         """Commit and dispose one settlement; what the commit made of it."""
         pair: Settled = (delivery, settlement)
-        result = commit([pair], self.broker, self.backend, self.joins)
+        result = commit([pair], self.broker, self.backend, self.workflows.joins)
         assert not result.failed, result.error
         assert dispose(result.ready, self.broker) == []
         return result.ready[0][1]
