@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cloudq.results.record import State
     from cloudq.results.result import AsyncResult, EagerResult, wait_for
     from cloudq.schedules.when import at, crontab, every, solar
-    from cloudq.tasks.request import Call, Context, Middleware, Request
+    from cloudq.tasks.request import Call, Context, Middleware, Request, current_request
     from cloudq.tasks.signature import Node, Signature, chain, chord, group
     from cloudq.tasks.task import Prepared, Task
 
@@ -84,6 +84,7 @@ __all__ = [
     "chain",
     "chord",
     "crontab",
+    "current_request",
     "every",
     "get_task_logger",
     "group",
@@ -136,6 +137,7 @@ _HOMES = {
     "chain": "cloudq.tasks.signature",
     "chord": "cloudq.tasks.signature",
     "crontab": "cloudq.schedules.when",
+    "current_request": "cloudq.tasks.request",
     "every": "cloudq.schedules.when",
     "get_task_logger": "cloudq.monitoring.task_logger",
     "group": "cloudq.tasks.signature",

@@ -182,7 +182,7 @@ def annotate(task: Task[..., Any], source: object) -> None:
 
 
 def _first(source: object, task: Task[..., Any] | None) -> Mapping[str, Any]:
-    """What the first of the annotations has for a task, or for any with None."""
+    """Return the annotations of the first source that has any for a task; None means any task."""
     if source is None:
         return {}
     if isinstance(source, list | tuple):

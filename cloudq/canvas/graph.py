@@ -1,4 +1,4 @@
-"""What hangs together with a task, from what the result store knows: for `cloudq graph`."""
+"""The graph of the tasks related to one task, read from the result store for `cloudq graph`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cloudq.results.backend import Backend
 from cloudq.results.groups import group_outline
 from cloudq.results.record import Record, State
 
-# More than anybody can look at.
+# The most vertices in a graph: nobody can read a larger picture.
 MOST = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vertex:
-    """A task, or a group of tasks; `state` is that of a task."""
+    """A task, or a group of tasks, which has no `state`."""
 
     id: str
     name: str
@@ -32,26 +32,26 @@ class Vertex:
 
 @dataclass(slots=True)
 class Graph:
-    """Vertices by id, and which leads to which. `cut` says that there is more."""
+    """Vertices by id, and the ids that each one leads to. `cut` means that some were left out."""
 
     vertices: dict[str, Vertex] = field(default_factory=dict[str, Vertex])
     edges: dict[str, list[str]] = field(default_factory=dict[str, "list[str]"])
     cut: bool = False
 
     def follows(self, id: str) -> Sequence[str]:
-        """What comes after a vertex: members of a group, what a task starts, what gets a value."""
+        """Return the ids after a vertex: a group's members, the calls a task made, the next steps."""
         return self.edges.get(id, ())
 
     def roots(self) -> list[str]:
-        """What nothing leads to."""
+        """Return the ids that no edge leads to."""
         led_to = {end for ends in self.edges.values() for end in ends}
         return [id for id in self.vertices if id not in led_to]
 
 
 def graph_of(id: str, backend: Backend) -> Graph | None:
-    """All that hangs together with a task, or with a saved group; None of what is not known.
+    """Build the graph around a task or a saved group; None if the store does not know the id.
 
-    Costs a batched read for each step from the task to what is farthest from it.
+    Costs one batched read for each step from the task to the farthest vertex.
     """
     search = _Search(backend)
     outline = group_outline(id, backend)
@@ -83,7 +83,7 @@ class _Search:
                 self._look(id, found.get(id))
         led_to = {end for ends in self.graph.edges.values() for end in ends}
         for child, parent in self._parents.items():
-            if child not in led_to:  # else something nearer leads to it
+            if child not in led_to:  # else a group or a step between the two leads to it
                 self._edge(parent, child)
 
     def want(self, id: str) -> None:
@@ -96,7 +96,7 @@ class _Search:
         self._wanted.append(id)
 
     def outline(self, outline: Any) -> list[str]:
-        """Take in an outline; the ids that it begins with."""
+        """Add the calls of an outline, and return the ids that it begins with."""
         (id, before), members = outline
         first = self.outline(before) if before is not None else [id]
         if members is None:
@@ -131,7 +131,7 @@ class _Search:
             return
         self._joins.add(join)
         if self.graph.edges.get(join) != [body]:
-            return  # its members are known
+            return  # the outline has added its members already
         for member in members_of(join, self._backend) or ():
             self.want(member)
             self._edge(join, member)
@@ -150,7 +150,7 @@ class _Search:
 
 
 def as_text(graph: Graph) -> Iterator[str]:
-    """The lines of a tree; what several lead to is shown under the first of them."""
+    """Yield the lines of a tree; a vertex that several lead to is expanded only once."""
     shown: set[str] = set()
     for root in graph.roots():
         yield from _branch(graph, root, shown, "", "")
@@ -176,7 +176,7 @@ def _branch(graph: Graph, id: str, shown: set[str], head: str, rest: str) -> Ite
 
 
 def as_dot(graph: Graph) -> Iterator[str]:
-    """The lines of a graph for Graphviz."""
+    """Yield the lines of a graph for Graphviz."""
     yield "digraph workflow {"
     for vertex in graph.vertices.values():
         shape = "" if vertex.state else ", shape=box"
@@ -189,7 +189,7 @@ def as_dot(graph: Graph) -> Iterator[str]:
 
 
 def as_mermaid(graph: Graph) -> Iterator[str]:
-    """The lines of a Mermaid flowchart."""
+    """Yield the lines of a Mermaid flowchart."""
     numbers = {id: f"n{number}" for number, id in enumerate(graph.vertices)}
     yield "flowchart TD"
     for id, vertex in graph.vertices.items():

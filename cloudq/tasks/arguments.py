@@ -18,7 +18,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 class Arguments:
-    """The parameters of one function, and its return type, as rules for values.
+    """Checks values against the parameters and the return type of one function.
 
     Every call must fit the signature. Parameters whose hints carry pydantic models, dataclasses,
     typed dicts, enums or annotations are validated by pydantic; with `everything`, all are.
@@ -40,7 +40,7 @@ class Arguments:
     def check(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        """The arguments, validated. Raises `InvalidArguments`, saying which one and why."""
+        """Return the validated arguments. `InvalidArguments` names the one that is wrong, and why."""
         if kwargs or not self._least <= len(args) <= self._most:
             self.fit(args, kwargs)
         if not self._adapters:
@@ -52,13 +52,13 @@ class Arguments:
         return bound.args, bound.kwargs
 
     def takes(self, count: int) -> bool:
-        """Whether so many positional arguments fit, or more are needed."""
+        """Say if the function takes at least `count` positional arguments."""
         parameters = self._signature.parameters.values()
         plain = sum(parameter.kind in _POSITIONAL for parameter in parameters)
         return plain >= count or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
     def named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments of a call by their names, defaults included."""
+        """Return the arguments of a call by name, defaults included."""
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         found = dict(bound.arguments)
@@ -69,13 +69,13 @@ class Arguments:
 
     @property
     def parameters(self) -> tuple[list[str], bool]:
-        """The names of the parameters, and whether any other keyword is taken too."""
+        """The parameters' names, and True if the function also takes any other keyword."""
         parameters = self._signature.parameters.values()
         plain = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
         return plain, len(plain) < len(parameters)
 
     def restore(self, value: Any) -> Any:
-        """A result in the type that the function returns, where its hint carries a model."""
+        """Convert a stored result to the function's return type, if its hint carries a model."""
         if self._returned is None:
             return value
         try:
@@ -86,7 +86,7 @@ class Arguments:
             ) from error
 
     def fit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Raise `InvalidArguments` where so many, and so named, arguments do not fit."""
+        """Raise `InvalidArguments` if the arguments do not fit the signature."""
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -100,7 +100,7 @@ class Arguments:
             place = ".".join([name, *map(str, first["loc"])])
             raise InvalidArguments(f"{self._name}: {place}: {first['msg']}") from error
 
-    # Hints are read at the first call, when the names they mention are all defined.
+    # Hints are read at the first call: a forward reference may not be defined before.
     @cached_property
     def _hints(self) -> Mapping[str, Any]:
         try:
@@ -133,7 +133,7 @@ class Arguments:
 
 
 def carries_model(hint: object) -> bool:
-    """Whether a type hint has a pydantic model or something like it anywhere in it."""
+    """Say if a type hint contains a model, dataclass, typed dict, enum or annotation."""
     if isinstance(hint, type) and not get_args(hint):
         kind = cast("type[object]", hint)
         return issubclass(kind, BaseModel | Enum) or is_dataclass(kind) or _is_checkable(kind)
@@ -143,5 +143,5 @@ def carries_model(hint: object) -> bool:
 
 
 def _is_checkable(kind: type[object]) -> bool:
-    # Pydantic can read typing.TypedDict from Python 3.12 on; before, it stays the dict it is.
+    # Pydantic can read typing.TypedDict from Python 3.12 on; before, the value stays a dict.
     return is_typeddict(kind) and sys.version_info >= (3, 12)

@@ -1,4 +1,4 @@
-"""What a task asks of the cloud function that runs it: hints in its decorator."""
+"""Deployment hints from a task's decorator: memory, timeout, concurrency."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _NUMBERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionHints:
-    """Hints for a deployment; None = as the deployment says. A worker does not read them.
+    """Hints for a deployment; None means its default. Workers ignore them.
 
-    `memory` in MB and `timeout` in seconds are of the function. `max_concurrency` is how many of
-    its invocations the queue feeds at a time, `reserved_concurrency` how many the account sets
-    aside for it, `provisioned` how many it keeps warm. `batch_size` messages come in one
-    invocation, gathered for up to `batch_window` seconds. `env` are its environment variables.
-    What a cloud cannot do is an error when the deployment is planned.
+    `memory` (MB) and `timeout` (seconds) apply to the function. The queue runs at most
+    `max_concurrency` invocations at a time, the account reserves `reserved_concurrency` for the
+    function and keeps `provisioned` warm. One invocation gets up to `batch_size` messages,
+    gathered for up to `batch_window` seconds. `env` has its environment variables. A hint that a
+    cloud does not support is an error when the deployment is planned.
     """
 
     memory: int | None = None

@@ -1,4 +1,4 @@
-"""What a task's class may override to take part in the life of its calls: Celery's hooks."""
+"""Celery's hooks: methods of a task's class that run before and after each call."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class ExceptionInfo:
 
     @property
     def type(self) -> type[BaseException]:
-        """Its class."""
+        """The class of the exception."""
         return type(self.exception)
 
     @property
     def tb(self) -> TracebackType | None:
-        """The traceback object, where it was raised in this process."""
+        """The traceback object, None if the exception was not raised in this process."""
         return self.exception.__traceback__
 
     @property
@@ -37,20 +37,20 @@ class ExceptionInfo:
 
 
 class Hooks:
-    """The hooks, none of which does anything unless it is overridden.
+    """The hooks, which do nothing unless overridden.
 
-    They run where the task runs, after its function and before its outcome is recorded, so a
-    crash may repeat them. `self.request` is there. What `before_start` raises is the task's
-    own error; what the others raise is logged and changes nothing.
+    They run in the process of the task and can use `self.request`. All but `before_start` run
+    after the function and before the outcome is recorded, so a crash may repeat them. An
+    exception from `before_start` fails the task; one from another hook is only logged.
     """
 
     def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Called before the function."""
+        """Run before the function."""
 
     def on_success(
         self, retval: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> None:
-        """Called when the task has returned."""
+        """Run after the task has returned."""
 
     def on_failure(
         self,
@@ -60,7 +60,7 @@ class Hooks:
         kwargs: Mapping[str, Any],
         einfo: ExceptionInfo,
     ) -> None:
-        """Called when the task has failed for good."""
+        """Run after the task has failed for good."""
 
     def on_retry(
         self,
@@ -70,7 +70,7 @@ class Hooks:
         kwargs: Mapping[str, Any],
         einfo: ExceptionInfo,
     ) -> None:
-        """Called when the task is to be tried again."""
+        """Run when the task is going to be retried."""
 
     def after_return(
         self,
@@ -81,4 +81,4 @@ class Hooks:
         kwargs: Mapping[str, Any],
         einfo: ExceptionInfo | None,
     ) -> None:
-        """Called after success and after failure, last; `retval` is the value or the exception."""
+        """Run last after success and failure; `retval` is the value or the exception."""

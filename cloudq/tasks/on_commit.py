@@ -1,4 +1,4 @@
-"""Waits for Django's transaction to commit, where there is one."""
+"""Delays a send until Django's open transaction commits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def on_commit(send: Callable[[], T], promised: Callable[[], T]) -> T:
-    """Send when the open transaction commits and return what is promised; without one, now.
+    """Send when the open transaction commits, and return the promised result at once.
 
-    Django itself calls at once where no transaction is open.
+    Without Django, send now. With it, Django itself sends now if no transaction is open.
     """
     transaction = _transaction()
     if transaction is None:
@@ -23,7 +23,7 @@ def on_commit(send: Callable[[], T], promised: Callable[[], T]) -> T:
 
 
 def _transaction() -> Any:
-    """Django's module, if this program has set Django up; it is never imported for its own sake."""
+    """Return Django's transaction module, None if this program has not set Django up."""
     conf: Any = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
         return None

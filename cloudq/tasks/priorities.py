@@ -1,7 +1,7 @@
-"""Priorities by queues of their own: `orders-high`, `orders` and `orders-low`, asked by weight.
+"""Priorities as separate queues: `orders-high`, `orders` and `orders-low`, polled by weight.
 
 No cloud's queue has priorities, so each level is a queue, and a worker shares its slots among
-them. The low one gets few while the others are full, and never none.
+them. The low one gets few slots while the others are full, but always some.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from cloudq.driver import ORDERED_SUFFIX, is_ordered
 from cloudq.errors import CloudQError, ConfigurationError
 
 HIGHEST = 9
-# From which priority on, what is added to the queue's name, and the weight.
+# The lowest priority of each level, the suffix of its queue's name, and its weight.
 _LEVELS = ((7, "-high", 16), (3, "", 4), (0, "-low", 1))
 
 
 def check_priority(priority: Any, error: type[CloudQError], where: str = "") -> None:
-    """Raise `error` for what is no priority."""
+    """Raise `error` unless the value is a priority or None."""
     whole = isinstance(priority, int) and not isinstance(priority, bool)
     if priority is None or (whole and 0 <= priority <= HIGHEST):
         return
@@ -26,9 +26,9 @@ def check_priority(priority: Any, error: type[CloudQError], where: str = "") -> 
 
 
 def queue_for(queue: str, priority: int, declared: Collection[str]) -> str:
-    """The queue of calls of this priority: 7 to 9 high, 3 to 6 as usual, 0 to 2 low.
+    """Return the queue for a priority: 7 to 9 high, 3 to 6 normal, 0 to 2 low.
 
-    Raises `ConfigurationError` where the queue has no priorities.
+    Raises `ConfigurationError` if the queue has no priorities.
     """
     if queue not in declared:
         raise ConfigurationError(
@@ -39,14 +39,14 @@ def queue_for(queue: str, priority: int, declared: Collection[str]) -> str:
 
 
 def queues_for(names: Iterable[str], declared: Collection[str]) -> list[str]:
-    """The queues to use, each once: those with priorities with all of their levels."""
+    """Return each queue once, and all levels of a queue that has priorities."""
     return [name for name, _ in weighted([(name, 1) for name in names], declared)]
 
 
 def weighted(
     queues: Sequence[tuple[str, int]], declared: Collection[str]
 ) -> tuple[tuple[str, int], ...]:
-    """Queues and weights, with the levels of those that have priorities; what is given stays."""
+    """Replace each queue that has priorities by its levels; a level given by name keeps its weight."""
     given = {name: weight for name, weight in queues if name not in declared}
     found: dict[str, int] = {}
     for name, weight in queues:
@@ -60,7 +60,7 @@ def weighted(
 
 
 def _named(queue: str, suffix: str) -> str:
-    # The ending says what kind of queue it is.
+    # The suffix of an ordered queue must stay last: `is_ordered` reads it.
     if is_ordered(queue):
         return f"{queue.removesuffix(ORDERED_SUFFIX)}{suffix}{ORDERED_SUFFIX}"
     return queue + suffix

@@ -110,7 +110,7 @@ Middleware = Callable[[Call], Call]
 """
 
 current_request: ContextVar[Request | None] = ContextVar("current_request", default=None)
-"""The request of the task that runs in this thread or coroutine, None outside of tasks."""
+"""The request of the task that runs in this thread or coroutine; `get()` is None outside tasks."""
 
 
 def onion(middleware: Sequence[Middleware], call: Call) -> Call:

@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -228,10 +229,16 @@ _SECTIONS: dict[str, Callable[[str, Any], bool]] = {
 ALIASES = {
     "Call": "runs a task and returns its value.",
     "Middleware": "takes the next call, returns a call around it.",
+    "current_request": (
+        "the request of the task that runs in this thread or coroutine; "
+        "`current_request.get()` is None outside tasks."
+    ),
 }
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, ContextVar):
+        return "ContextVar[Request | None]"  # its own text has an address in it
     return re.sub(r"\b(?:cloudq|collections)\.(?:\w+\.)*", "", str(value))
 
 

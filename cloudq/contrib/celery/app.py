@@ -1,4 +1,4 @@
-"""`Celery`: a `CloudQ` that is made, configured and asked as Celery's app is."""
+"""`Celery`: a `CloudQ` with the constructor, settings and methods of Celery's app."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from cloudq.tasks import task
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What Celery has otherwise when nobody says anything: the queue's name, which messages of both
-# share, and one task at a time in a process, which code written for prefork relies on.
+# Celery's defaults where they differ: the queue's name, so that both read the same queue, and one
+# task at a time in a process, since code written for prefork need not be thread-safe.
 DEFAULTS: Mapping[str, Any] = {"task_default_queue": "celery", "worker_threads": 1}
 
-# Read when the broker or the store is opened, so that a later change would change nothing.
+# Settings read when the broker or the store is opened: a later change would have no effect.
 _OPENED_WITH = frozenset({"broker", "backend", "result_expires", "publish_retries"})
 
 NO_BEAT = "run `cloudq beat -A module:app`, or `cloudq worker --beat`"
@@ -58,10 +58,10 @@ REFUSED = {
 
 
 class Celery(app.CloudQ):
-    """An app with Celery's constructor, configuration and names; all else is `CloudQ`.
+    """A `CloudQ` app with Celery's constructor, configuration and names.
 
-    `main` is its name. Settings come by the names of `settings_table`, in lower or upper case;
-    one that cannot be raises `ConfigurationError` with the reason and the alternative.
+    `main` is its name. Settings have the names in `settings_table`, in lower or upper case;
+    a refused one raises `ConfigurationError` with the reason and the alternative.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Celery(app.CloudQ):
         return Conf(self.runtime.conf, self._raw, self._updated)
 
     def _settings(self, given: Mapping[str, Any]) -> Settings:
-        """Read the settings, with Celery's defaults for those that nobody has set."""
+        """Read the settings, with Celery's defaults for those that are not set."""
         found = super()._settings(given)
         missing = DEFAULTS.keys() - found.model_fields_set
         return found.model_copy(update={name: DEFAULTS[name] for name in missing})
@@ -119,7 +119,7 @@ class Celery(app.CloudQ):
     ) -> None:
         """Take settings from a module, its name, an object (`module:name`) or a mapping, at once.
 
-        What the constructor and `conf.update` gave stays above them. Raises `ConfigurationError`.
+        Settings from the constructor and from `conf.update` override them. Raises `ConfigurationError`.
         """
         found = read_source(source, namespace or self._namespace, silent=silent)
         found = {name: value for name, value in found.items() if name not in self._raw}
@@ -129,7 +129,7 @@ class Celery(app.CloudQ):
     def config_from_envvar(
         self, variable_name: str, silent: bool = False, force: bool = False
     ) -> None:
-        """`config_from_object` of what an environment variable names."""
+        """Take settings from the module that an environment variable names."""
         name = os.environ.get(variable_name)
         if name:
             self.config_from_object(name, silent=silent)
@@ -137,13 +137,13 @@ class Celery(app.CloudQ):
             raise ConfigurationError(f"the variable {variable_name} names no settings module")
 
     def add_defaults(self, source: object) -> None:
-        """Take settings that stand below all others."""
+        """Take settings that all others override."""
         self.config_from_object(source() if callable(source) else source)
 
     def configure(self, **values: Any) -> None:
-        """Change settings, above all others.
+        """Change settings, overriding all other sources.
 
-        Those that a broker or a store is opened with cannot change once it is.
+        Settings that a broker or a store is opened with cannot change once it is open.
         """
         with self.runtime.lock:
             fixed = [n for n in _OPENED_WITH & values.keys() if values[n] != getattr(self.conf, n)]
@@ -159,7 +159,7 @@ class Celery(app.CloudQ):
         return self.conf
 
     def _taken(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings as cloudq has them; what else there was is kept as it was given."""
+        """Return the settings under cloudq's names; any other value is kept as it was given."""
         for name in values:
             check_name(name)
         kept = {name for name in values if name in KEPT}
@@ -219,7 +219,7 @@ class Celery(app.CloudQ):
     # ---- results
 
     def GroupResult(self, id: str) -> results.GroupResult[Any] | None:  # noqa: N802
-        """The group that was saved under an id: Celery's `GroupResult.restore`."""
+        """Return the group saved under an id: Celery's `GroupResult.restore`."""
         return self.restore_group(id)
 
     # ---- periodic tasks
@@ -235,7 +235,7 @@ class Celery(app.CloudQ):
         return Signal("on_after_finalize")
 
     def load(self) -> None:
-        """Import the modules in `include`; what is connected to the app's signals is told."""
+        """Import the modules in `include`, and send the app's signals."""
         if "on_after_configure" in vars(self):
             self.on_after_configure.send(self, source=self.conf)
         super().load()
@@ -251,7 +251,7 @@ class Celery(app.CloudQ):
         name: str | None = None,
         **options: Any,
     ) -> str:
-        """Add an entry to `conf.beat_schedule`; its name. Raises `ConfigurationError`."""
+        """Add an entry to `conf.beat_schedule`; returns its name. Raises `ConfigurationError`."""
         given, node = periodic_entry(sig, args, kwargs, options)
         name = name or repr(node)
         entry = {"task": node.task, "schedule": schedule, **given}
@@ -272,7 +272,7 @@ class Celery(app.CloudQ):
 
 
 def _class(given: type[Any] | str | None) -> type[Any]:
-    """The class of an app's tasks, which may be given by its dotted name."""
+    """Return the class of an app's tasks, importing it if it is given by its dotted name."""
     if isinstance(given, str):
         home, _, name = given.replace(":", ".").rpartition(".")
         try:

@@ -1,4 +1,4 @@
-"""`app.conf` as Celery has it: settings by attribute and by key, changed in place."""
+"""Celery's `app.conf`: settings by attribute and by key, changed in place."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _OWN = ("_settings", "_given", "_update")
 class Conf:
     """The settings of an app, under Celery's names and cloudq's.
 
-    Reads are those of `cloudq.settings.Settings`. `given` are the values as the program gave
-    them, also those that have no meaning here and those of its own.
+    Values are read from `cloudq.settings.Settings`. `given` has the values as the program gave
+    them, including the ignored ones and the program's own.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Conf:
         set_own("_update", update)
 
     def settings(self) -> Settings:
-        """The same as plain settings of cloudq."""
+        """Return the same values as plain settings of cloudq."""
         return self._settings
 
     def __getattr__(self, name: str) -> Any:
@@ -70,17 +70,17 @@ class Conf:
         return isinstance(name, str) and hasattr(self, name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A setting, or the default where there is none of this name."""
+        """Return a setting, or the default if there is none of this name."""
         return getattr(self, name, default)
 
     def setdefault(self, name: str, default: Any = None) -> Any:
-        """A setting that is there, else the default, which is set."""
+        """Return a setting; if there is none of this name, set it to the default first."""
         if name not in self:
             self.update({name: default})
         return getattr(self, name)
 
     def update(self, *sources: Mapping[str, Any] | Iterable[tuple[str, Any]], **named: Any) -> None:
-        """Change settings, above all others. Raises `ConfigurationError`, and changes nothing."""
+        """Change settings, overriding all other sources. If it raises `ConfigurationError`, none is."""
         values: dict[str, Any] = {}
         for source in sources:
             values.update(source)
@@ -89,10 +89,11 @@ class Conf:
 
 
 def read_source(source: object, namespace: str | None, *, silent: bool) -> dict[str, Any]:
-    """The settings in a mapping, a module, an object, or what a dotted name names.
+    """Read settings from a mapping, a module, an object, or the dotted name of one.
 
-    With a namespace those are read that begin with it (`CELERY_...`), without the prefix; without
-    one those that are settings by name, and a mapping's all. Names may be upper or lower case.
+    With a namespace, only names that begin with it are read (`CELERY_...`), and the prefix is
+    dropped. Without one, all of a mapping is read, and of a module or an object the names that
+    are known settings. Names may be upper or lower case.
     Raises `ConfigurationError` for a name that cannot be imported, unless `silent`.
     """
     if isinstance(source, str):
@@ -106,7 +107,7 @@ def read_source(source: object, namespace: str | None, *, silent: bool) -> dict[
         entries = dict(cast("Mapping[str, Any]", source))
     else:
         entries = {name: getattr(source, name) for name in dir(source) if name[0] != "_"}
-        if namespace is None:  # a module has names that are no settings
+        if namespace is None:  # a module also has names that are not settings
             entries = {name: value for name, value in entries.items() if is_setting(name)}
     if namespace is None:
         return {_plain(name): value for name, value in entries.items()}
@@ -119,13 +120,13 @@ def read_source(source: object, namespace: str | None, *, silent: bool) -> dict[
 
 
 def is_setting(name: str) -> bool:
-    """Whether it is a setting of Celery's or of cloudq's, in any of its names."""
+    """Say if Celery or cloudq has a setting of this name, old names included."""
     plain = modern(name)
     return plain in KEPT or plain in Settings.model_fields or SETTINGS.find(plain) is not None
 
 
 def check_name(name: str) -> None:
-    """Raise `ConfigurationError` for what looks like a setting that is spelled wrong.
+    """Raise `ConfigurationError` for a name that looks like a misspelled setting.
 
     Anything else may be a setting of the program's own, as in Celery.
     """
@@ -138,7 +139,7 @@ def check_name(name: str) -> None:
 
 
 def _plain(name: str, prefix: str = "") -> str:
-    """The name as tables have it; names of the program's own stay as they are."""
+    """Return the name used in the tables; the program's own names are unchanged."""
     bare = name[len(prefix) :]
     if prefix:
         return modern(bare) if is_setting(bare) or not is_setting(name) else modern(name)
@@ -146,7 +147,7 @@ def _plain(name: str, prefix: str = "") -> str:
 
 
 def _named(path: str) -> object:
-    """What a dotted name names: a module, or with a colon or a last dot something in one."""
+    """Import a module, or an attribute of one: `module`, `module:name` or `module.name`."""
     module, colon, attribute = path.partition(":")
     if colon:
         return getattr(import_module(module), attribute)

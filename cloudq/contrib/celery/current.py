@@ -1,4 +1,4 @@
-"""What Celery finds by the current app: `current_app`, `current_task`, results by their ids."""
+"""Celery's names that use the current app: `current_app`, `current_task`, `AsyncResult(id)`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from cloudq.tasks.signature import Node, group
 
 
 def the_app() -> CloudQ:
-    """The current app. Raises `ConfigurationError` where there is none."""
+    """Return the current app. Raises `ConfigurationError` if there is none."""
     return cast("CloudQ", APPS.current())
 
 
 def the_task() -> Any:
-    """The task that runs, None outside of one."""
+    """Return the running task, None outside of tasks."""
     request = current_request.get()
     return None if request is None else the_app().tasks.get(request.task)
 
 
 class Current:
-    """Stands for what is current when it is used; false where that is nothing."""
+    """A proxy for the app or task that is current when it is used; false if there is none."""
 
     def __init__(self, what: str, find: Callable[[], Any]) -> None:
         self._what = what
@@ -61,7 +61,7 @@ current_task = Current("current_task", the_task)
 
 
 class _ById(type):
-    """Makes `AsyncResult(id)` the app's own result, which then is an instance of the class."""
+    """Makes `AsyncResult(id)` return the app's own result, and count as an instance of it."""
 
     def __call__(cls, id: str, *args: Any, app: CloudQ | None = None, **more: Any) -> Any:
         if args or more:
@@ -77,13 +77,13 @@ class AsyncResult(result.AsyncResult[Any], metaclass=_ById):
 
 
 class GroupResult(results.GroupResult[Any]):
-    """The results of a group; `restore` finds those that were saved."""
+    """The results of a group; `restore` finds a saved one."""
 
     @staticmethod
     def restore(
         id: str, app: CloudQ | None = None, *, backend: None = None
     ) -> results.GroupResult[Any] | None:
-        """The group that was saved under an id, None where there is none."""
+        """Return the group saved under an id, None if there is none."""
         return (app or the_app()).restore_group(id)
 
 
@@ -106,7 +106,7 @@ def signature(
 def maybe_signature(
     varies: Mapping[str, Any] | Node[Any] | None, app: CloudQ | None = None
 ) -> Node[Any] | None:
-    """A signature that may be one already, or none at all."""
+    """Return a signature from a dictionary; a signature and None are returned as they are."""
     return None if varies is None else signature(varies, app=app)
 
 
@@ -121,7 +121,7 @@ def xmap(task: Any, it: Any) -> Node[Any]:
 
 
 def xstarmap(task: Any, it: Any) -> Node[Any]:
-    """As `xmap`, each item being a list of arguments."""
+    """One call that runs a task on each item, a list of its arguments."""
     return _task(task).starmap(it)
 
 

@@ -54,7 +54,7 @@ __all__ = [
     "WorkerLostError",
 ]
 
-# What has no counterpart, and why.
+# Celery's exceptions without a counterpart, and why.
 REFUSED = {
     "TaskPredicate": "Retry, Ignore and Reject are caught by their own names",
     "QueueNotFound": "catch OperationalError: the cloud says which queue there is not",

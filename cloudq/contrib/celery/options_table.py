@@ -1,4 +1,4 @@
-"""Celery's options of tasks and of calls that cloudq has otherwise or not: the tables of them."""
+"""The tables of Celery's options of tasks and of calls that cloudq renames or lacks."""
 
 from __future__ import annotations
 

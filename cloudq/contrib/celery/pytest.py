@@ -27,13 +27,13 @@ from cloudq.testing.kit.workers import Worker
 
 @pytest.fixture(scope="session")
 def celery_config() -> dict[str, Any]:
-    """The settings of `celery_app`; override it to have others."""
+    """The settings of `celery_app`; override this fixture to change them."""
     return {}
 
 
 @pytest.fixture(scope="session")
 def celery_parameters() -> dict[str, Any]:
-    """The keyword arguments that `celery_app` is made with; override it to have others."""
+    """The keyword arguments of `celery_app`; override this fixture to change them."""
     return {}
 
 
@@ -41,7 +41,7 @@ def celery_parameters() -> dict[str, Any]:
 def celery_app(
     celery_config: dict[str, Any], celery_parameters: dict[str, Any]
 ) -> Iterator[Celery]:
-    """An app of this test alone, in memory unless `celery_config` says otherwise."""
+    """An app for one test, in memory unless `celery_config` says otherwise."""
     yield from _app(celery_config, celery_parameters)
 
 
@@ -49,7 +49,7 @@ def celery_app(
 def celery_session_app(
     celery_config: dict[str, Any], celery_parameters: dict[str, Any]
 ) -> Iterator[Celery]:
-    """An app of all tests."""
+    """An app shared by all tests."""
     yield from _app(celery_config, celery_parameters)
 
 

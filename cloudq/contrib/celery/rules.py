@@ -1,4 +1,4 @@
-"""What becomes of a name that Celery has: carried over, ignored with a warning, or refused."""
+"""Rules for Celery's names: each is carried over, ignored with a warning, or refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cloudq.errors import ConfigurationError
 
 
 class Fate(StrEnum):
-    """What becomes of a setting or an option of Celery's."""
+    """The ways to treat a setting or an option of Celery's."""
 
     CARRIED = "carried over"
     IGNORED = "ignored"
@@ -21,11 +21,11 @@ class Fate(StrEnum):
 
 
 class IgnoredByCloudQ(UserWarning):
-    """A setting or an option of Celery's has no meaning here; each is warned of once an app."""
+    """Celery's setting or option has no effect here; each app warns of each name once."""
 
 
 def as_it_is(value: Any) -> Any:
-    """The value, unchanged."""
+    """Return the value unchanged."""
     return value
 
 
@@ -33,10 +33,10 @@ def as_it_is(value: Any) -> Any:
 class Rule:
     """The fate of one name.
 
-    `to` is cloudq's own name of it and `read` turns Celery's value into ours, raising `ValueError`
-    with the reason for one that cannot be. `fine` are values that say what happens here anyway:
-    they are taken without a word whatever the fate. `why` is the reason of a fate other than
-    carried over, and names the alternative.
+    `to` is cloudq's name for it. `read` turns Celery's value into cloudq's, and raises `ValueError`
+    with the reason if it cannot. `fine` lists values that ask for what cloudq does anyway: they
+    are accepted without a warning whatever the fate. `why` is the reason why a name is ignored or
+    refused, and names the alternative.
     """
 
     name: str
@@ -54,22 +54,22 @@ def carried(
     read: Callable[[Any], Any] = as_it_is,
     fine: tuple[Any, ...] = (),
 ) -> Rule:
-    """A rule for what exists here too, perhaps by another name."""
+    """Make a rule for a name that cloudq has too, perhaps spelled otherwise."""
     return Rule(name=name, fate=Fate.CARRIED, to=to or name, read=read, fine=fine)
 
 
 def ignored(why: str, names: str, *, fine: tuple[Any, ...] = ()) -> list[Rule]:
-    """Rules for names, as words, that have no meaning here: leaving them out changes nothing."""
+    """Make rules for space-separated names that have no effect here, and can be left out."""
     return [Rule(name=name, fate=Fate.IGNORED, why=why, fine=fine) for name in names.split()]
 
 
 def refused(why: str, names: str, *, fine: tuple[Any, ...] = ()) -> list[Rule]:
-    """Rules for names, as words, that a program relies on and would not get."""
+    """Make rules for space-separated names that a program relies on and cloudq cannot provide."""
     return [Rule(name=name, fate=Fate.REFUSED, why=why, fine=fine) for name in names.split()]
 
 
 class Table:
-    """The rules for one kind of names. `what` is that kind, as messages call it."""
+    """The rules for one kind of name. `what` is the word for that kind in error messages."""
 
     def __init__(self, what: str, rules: Iterable[Rule]) -> None:
         self.what = what
@@ -77,21 +77,21 @@ class Table:
         self._by_name = {rule.name: rule for rule in self.rules}
 
     def find(self, name: str) -> Rule | None:
-        """The rule for a name, None for one that Celery does not have."""
+        """Return the rule for a name, None if Celery has no such name."""
         return self._by_name.get(name)
 
     def names(self) -> list[str]:
-        """The names that have a rule."""
+        """Return the names that have a rule."""
         return list(self._by_name)
 
     def apply(
         self, values: Mapping[str, Any], *, of: str, ours: Collection[str], warned: set[str]
     ) -> dict[str, Any]:
-        """The values under cloudq's names; those that no rule knows are left as they are.
+        """Return the values under cloudq's names; values without a rule are unchanged.
 
-        `of` names the place in messages, `ours` are the names that cloudq has, `warned` those
-        that were warned of before and grows. Raises `ConfigurationError` with the reason and the
-        alternative, all refusals in one.
+        `of` names the place in error messages, and `ours` has the names that cloudq knows. Names
+        that a warning is given for are added to `warned`, and not warned of again. Raises one
+        `ConfigurationError` with the reasons and the alternatives of all refused names.
         """
         made: dict[str, Any] = {}
         wrong: list[str] = []
@@ -128,7 +128,7 @@ class Table:
 
 
 def _callers() -> int:
-    """How many calls above the one that asks the program's own line is."""
+    """Count the frames from the caller up to the first one outside cloudq."""
     depth, frame = 0, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith("cloudq."):
         depth, frame = depth + 1, frame.f_back
@@ -136,13 +136,13 @@ def _callers() -> int:
 
 
 def _joined(before: Any, value: Any) -> Any:
-    """The value of two names that are one here: all modules, the fewer retries."""
+    """Merge the values of two names with one name here: all of two lists, the lesser number."""
     if isinstance(before, list):
         return list(dict.fromkeys([*cast("list[Any]", before), *value]))
     return value if before is None else min(before, value)
 
 
 def _shown(value: Any) -> str:
-    """A value for a message; what is long, or may hold a password, is not shown."""
+    """Return a value as text for a message, or dots if it is long or may hold a password."""
     text = repr(value)
     return "..." if len(text) > 60 or "://" in text else text

@@ -1,4 +1,4 @@
-"""When periodic tasks are due: the names of `celery.schedules`."""
+"""The schedules of periodic tasks, under the names of `celery.schedules`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["crontab", "schedule", "solar"]
 
 
 def schedule(run_every: timedelta | float, relative: bool = False) -> every:
-    """Every so often, a time or seconds. Raises `ConfigurationError` for `relative`."""
+    """Make a schedule with a fixed interval, in seconds if a number. Refuses `relative`."""
     if relative:
         raise ConfigurationError(
             "schedule(relative=True) counts from the start of a beat, and several may run: give "

@@ -1,4 +1,4 @@
-"""Celery's settings and what becomes of each: the one table of them.
+"""The table of Celery's settings, and the rule for each.
 
 The names are those of Celery's settings reference, release 5.7.
 docs/how-to/move-from-celery.md shows the table.
@@ -341,7 +341,7 @@ SETTINGS = Table(
     ],
 )
 
-# Kept as data beside the settings.
+# Stored on the app as data: cloudq's settings have no field for them.
 KEPT = frozenset({"beat_schedule"})
 
 _RENAMED = {
@@ -362,7 +362,7 @@ _RENAMED = {
 
 
 def modern(name: str) -> str:
-    """The lower-case name of a setting that may have the upper-case one of Celery 3."""
+    """Return the lower-case name of a setting, also for its upper-case name in Celery 3."""
     plain = name.lower()
     if plain in _RENAMED:
         return _RENAMED[plain]

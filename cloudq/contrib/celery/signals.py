@@ -1,4 +1,4 @@
-"""cloudq's signals under the names of `celery.signals`; those there are not say why."""
+"""cloudq's signals under the names of `celery.signals`; missing ones raise the reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LOGGING = "the library configures no logging: do it in the app's module, which 
 _BEAT = "connect to the app's on_after_configure; a beat has no state that a program could change"
 _OTHERS = "only threads, processes and greenlets of the worker's own run tasks"
 
-# What has no counterpart, and why.
+# Celery's signals without a counterpart, and why.
 REFUSED = {
     "after_setup_logger": _LOGGING,
     "after_setup_task_logger": _LOGGING,

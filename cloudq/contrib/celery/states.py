@@ -11,7 +11,7 @@ SUCCESS = State.SUCCESS
 FAILURE = State.FAILURE
 REVOKED = State.REVOKED
 REJECTED = State.REJECTED
-# Of tasks that a worker has taken, and of ignored ones: no record here ever has these.
+# No record here ever has these: Celery gives them to received, rejected and ignored tasks.
 RECEIVED = "RECEIVED"
 IGNORED = "IGNORED"
 

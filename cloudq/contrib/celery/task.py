@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class Task(task.Task[P, R]):
-    """A task whose calls may have Celery's options: each is carried over, ignored or refused."""
+    """A task that takes Celery's call options: each is carried over, ignored or refused."""
 
     def apply_async(
         self,
@@ -25,20 +25,20 @@ class Task(task.Task[P, R]):
         kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> AsyncResult[R]:
-        """`delay` with options. Raises `ConfigurationError` for one that cannot be here."""
+        """Send a call with options. Raises `ConfigurationError` for a refused one."""
         warned: set[str] = vars(self._app).setdefault("warned", set())
         made = call_options(options, of=f"{self.name}.apply_async", warned=warned)
         return super().apply_async(args or (), kwargs, **made)
 
 
 def task_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
-    """The options of a task as cloudq has them. Raises `ConfigurationError`."""
+    """Translate the options of a task to cloudq's. Raises `ConfigurationError`."""
     known = TaskOptions.__annotations__
     return TASK_OPTIONS.apply(options, of=of, ours=known, warned=warned)
 
 
 def call_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
-    """The options of a call as cloudq has them; None is not given. Raises `ConfigurationError`."""
+    """Translate a call's options to cloudq's, without None. Raises `ConfigurationError`."""
     given = {name: value for name, value in options.items() if value is not None}
     # Callbacks are parameters of their own where calls take them.
     ours = {*CallOptions.__annotations__, "link", "link_error"}

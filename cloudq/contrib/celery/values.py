@@ -1,4 +1,4 @@
-"""Reads values of Celery's settings as cloudq has them; `ValueError` says why one cannot be."""
+"""Translates values of Celery's settings to cloudq's; `ValueError` has the reason against."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ _FOREIGN_STORES = (
 
 
 def seconds(value: Any) -> Any:
-    """A time that may be a `timedelta`, in seconds."""
+    """Return a duration in seconds, given as a number or a `timedelta`."""
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
@@ -165,7 +165,7 @@ def publish_policy(value: Any) -> int:
 
 
 def publish_policy_of(value: Any) -> Any:
-    """The policy of one call; which errors are tried again is the broker's."""
+    """Read the retry policy of a publish; the broker decides which errors to retry."""
     if not isinstance(value, Mapping):
         return value
     policy = dict(cast("Mapping[str, Any]", value))
@@ -178,7 +178,7 @@ def publish_policy_of(value: Any) -> Any:
 
 
 def routes(value: Any) -> Any:
-    """The routes without exchanges: a queue is all that a call is routed to."""
+    """Read routes without their exchanges, since a call is routed to a queue only."""
     if isinstance(value, Mapping):
         entries = cast("Mapping[Any, Any]", value)
         return {pattern: _route(pattern, route) for pattern, route in entries.items()}

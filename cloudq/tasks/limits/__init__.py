@@ -1,6 +1,6 @@
-"""What keeps calls from running too often, too many at a time, or twice in a queue.
+"""Limits on calls: their rate, the number at a time, and one per key in a queue.
 
-`rules` reads a task's options, `paces` and `buckets` are rates (of a worker, and of all),
-`holds` counts who runs under a key, `unique` who waits under one. The `gate` asks them all, just
-before a task starts.
+`rules` reads a task's options. `worker_rate` and `global_rate` are the rates of one worker and of
+all together, `concurrency` limits the running calls of a key, and `unique` the queued ones.
+`keys` makes ordering keys. The `gate` checks rates and concurrency just before a task starts.
 """

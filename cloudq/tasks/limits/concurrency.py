@@ -1,8 +1,8 @@
-"""Limits the calls that run under a key at a time; each holds a place under a lease.
+"""Concurrency limits: each running call of a key holds one of its places, under a lease.
 
-The holders of a key are fields of one item. A free place is taken by writing into an absent
-field, so two can never take the same; the refusal shows all the others. A holder that died is
-replaced when its lease has ended, or at once by a later delivery of its own message.
+The holders of a key are fields of one item. A free place is taken by a conditional write to an
+absent field, so two calls can never take the same; a refused write returns all holders. A holder
+that died is replaced when its lease has ended, or at once by a later delivery of its message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cloudq.results.backend import Backend
 
 log = logging.getLogger("cloudq.throttling")
 
-# An item with no holder any more is forgotten after this, longer than any lease.
+# The store deletes an unused item after these seconds, which is longer than any lease.
 _KEPT = 7200.0
 _TRIES = 10
 _ABSENT = None
@@ -38,7 +38,7 @@ class Holder:
 
     @property
     def mark(self) -> str:
-        """The delivery in a few letters, without spaces."""
+        """A short hash of the delivery, without spaces."""
         return hashlib.sha256(self.delivery.encode()).hexdigest()[:16]
 
 
@@ -52,7 +52,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredHolder:
-    """A holder as its place in the store names it: its lease ends at `until` (epoch seconds)."""
+    """A holder as stored in its place; its lease ends at `until` (epoch seconds)."""
 
     until: float
     fence: int
@@ -65,18 +65,18 @@ class StoredHolder:
         return cls(until=until, fence=holder.fence, mark=holder.mark, owner=holder.owner)
 
     def to_text(self) -> str:
-        """The stored form: four words, of which the last, the task's id, may contain spaces."""
+        """Return the stored text: four words; only the last, the task's id, may contain spaces."""
         return f"{self.until:.3f} {self.fence} {self.mark} {self.owner}"
 
     @classmethod
     def from_text(cls, text: str) -> StoredHolder:
-        """The holder that `to_text` wrote. Raises `ValueError`."""
+        """Read the text that `to_text` wrote. Raises `ValueError`."""
         until, fence, mark, owner = text.split(" ", 3)
         return cls(until=float(until), fence=int(fence), mark=mark, owner=owner)
 
 
 class Held:
-    """A place under a key, until `leave`. Safe to use from two threads."""
+    """A place held under a key until `leave`. Safe to use from many threads."""
 
     def __init__(
         self, backend: Backend, key: Key, place: str, text: str, holder: Holder, lease: float
@@ -87,12 +87,12 @@ class Held:
         self.lease = lease
         self.renew_at = 0.0  # monotonic
         self._backend = backend
-        self._text = text  # what the place says, the lease included
+        self._text = text  # the stored text, the end of the lease included
         self._lock = threading.Lock()
         self._left = False
 
     def renew(self) -> bool:
-        """Begin the lease anew; False when the place is not ours any more.
+        """Renew the lease; False if another call has the place by now.
 
         Raises `BackendError`.
         """
@@ -125,20 +125,20 @@ class Held:
 
 
 def hold_key(task: str, key: str) -> Key:
-    """The store's key of the holders of a key."""
+    """Return the key of the store's item with the holders of a key."""
     return Key(f"busy#{task}#{key}")
 
 
 def hold(
     backend: Backend, key: Key, most: int, holder: Holder, lease: float, *, again: bool = False
 ) -> Held | Busy:
-    """Take a place for `lease` seconds, in one request where the first try finds one free.
+    """Take a place for `lease` seconds; one request if the first one tried is free.
 
-    `again`: an earlier delivery may hold one, so look first. Raises `BackendError`.
+    `again`: an earlier delivery may hold a place, so read the holders first. Raises `BackendError`.
     """
     places = [f"h{number}" for number in range(most)]
-    # Others begin elsewhere, so that mostly the first try finds a free place; another copy of the
-    # same message begins here.
+    # Tasks start at different places, so that the first try mostly finds a free one; a copy of the
+    # same message starts at the same place, and so meets this one.
     place, there = places[zlib.crc32(holder.owner.encode()) % most], _ABSENT
     fields: Mapping[str, Value] = {}
     if again:
@@ -176,7 +176,7 @@ def free(backend: Backend, key: Key, owner: str) -> None:
 def _write(
     backend: Backend, key: Key, place: str, there: str | None, text: str
 ) -> tuple[bool, Mapping[str, Value]]:
-    """Write into a place that is as we saw it; whether it was, and all places."""
+    """Write a place if it is unchanged; returns True if it was, and the item's fields."""
     seen = (
         Check(field=place, op=Op.ABSENT)
         if there is None
@@ -192,7 +192,7 @@ def _write(
 def _choice(
     fields: Mapping[str, Value], places: list[str], holder: Holder, now: float
 ) -> tuple[str, str | None] | Busy:
-    """The place to take, and what it says now; or that there is none."""
+    """Choose the place to take, with its present text; `Busy` if there is none."""
     taken: list[Busy] = []
     free: list[tuple[str, str | None]] = []
     for place in places:
@@ -214,7 +214,7 @@ def _choice(
 
 
 class Keeper:
-    """Renews leases when a third of them has passed, from a thread that the first one starts."""
+    """Renews each lease after a third of its time, in a thread started by the first `keep`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -233,7 +233,7 @@ class Keeper:
         self._woken.set()
 
     def drop(self, held: Held) -> None:
-        """Renew it no more."""
+        """Stop renewing a lease."""
         with self._lock:
             if held in self._held:
                 self._held.remove(held)

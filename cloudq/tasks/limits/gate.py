@@ -1,4 +1,4 @@
-"""The gate before every call: what must wait, for how long, and what holds a place meanwhile."""
+"""Checks the limits before each call: the call starts, holding a place, or waits."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from cloudq.tasks.limits.worker_rate import FARTHEST, WorkerRates
 
 log = logging.getLogger("cloudq.throttling")
 
-# Whoever finds a key busy looks again after about these seconds, longer each time.
+# A call that finds its key busy tries again after about this many seconds, longer each time.
 _FIRST_LOOK, _LONGEST_LOOK = 1.0, 60.0
-# With a hard time limit up to this, a lease that covers all of it needs no renewing.
+# A task with a hard time limit up to this gets one lease for all of it, never renewed.
 _WHOLE_RUN = 3600.0
 _AFTER_LIMIT = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
-    """A call is over a limit: look again after `after` seconds, at its `turn` if it has one."""
+    """A call is over a limit: try again after `after` seconds, at its `turn` if it has one."""
 
     after: float
     reason: str
@@ -38,7 +38,10 @@ class Wait:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """A call that wants to start: who it is, and its hard time limit in seconds."""
+    """A call about to start. `hard` is its hard time limit in seconds.
+
+    `again`: an earlier delivery of it may hold a place.
+    """
 
     message: TaskMessage
     holder: Holder
@@ -50,14 +53,14 @@ class Caller:
 class Gate:
     """The limits of one process. Safe to use from many threads.
 
-    `lease` is how long a place under a key is held without a sign of life, in seconds.
-    `has_rates` becomes true once a task has had a rate here: before, there is none to look at.
+    A place under a key is free again `lease` seconds after its holder last renewed it.
+    `has_rates` is true once a task has had a rate here; before, there is no rate to check.
     """
 
     lease: float
     has_rates: bool = False
 
-    # Made at their first use: most apps limit nothing.
+    # Made at first use, since most apps have no limits.
 
     @cached_property
     def _worker_rates(self) -> WorkerRates:
@@ -73,15 +76,15 @@ class Gate:
         return Keeper()
 
     def change_rate(self, task: str, rate: Rate | None) -> None:
-        """Give a task another rate in this worker from now on; None for no limit."""
+        """Change the rate of a task in this worker; None for no limit."""
         self._worker_rates.change(task, rate)
 
     def rate(self, task: str, throttle: Throttle | None) -> Rate | None:
-        """The rate of a task in this worker."""
+        """Return the rate of a task in this worker."""
         return self._worker_rates.rate(task, throttle.rate if throttle else None)
 
     def pace(self, message: TaskMessage, throttle: Throttle | None) -> Wait | None:
-        """What this worker's own rate says of a call. Costs no request."""
+        """Return the wait if a call is over this worker's own rate. Costs no request."""
         rate = self.rate(message.task, throttle)
         if rate is None:
             return None
@@ -97,18 +100,18 @@ class Gate:
         kwargs: Mapping[str, Any],
         named: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """Free what a call held whose process was killed. Raises as `Visit.enter`."""
+        """Free the place of a call whose process was killed. Raises as `Visit.enter`."""
         if throttle.concurrency is not None and backend is not None:
             text = key_text(throttle.concurrency.key, args, kwargs, named)
             free(backend, hold_key(message.task, text), message.id)
 
     def visit(self) -> Visit:
-        """The limits of one call, for the time that it runs."""
+        """Make the visit of one call, which lasts while the call runs."""
         return Visit(self.lease, self._global_rates, self._keeper)
 
 
 class Visit:
-    """One call at the gate: `enter`, then run; the end of the block frees what is held."""
+    """One call at the gate: `enter`, then run; the end of the block frees its place."""
 
     __slots__ = ("_global_rates", "_held", "_keeper", "_lease")
 

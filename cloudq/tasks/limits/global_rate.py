@@ -1,9 +1,8 @@
-"""The rates that all workers and functions keep together: one token bucket a task, in the store.
+"""Global rate limits, shared by all workers and functions: a token bucket per task, stored.
 
-The bucket is one number, the time of the next token (GCRA). Taking a token moves it on by one
-step, in one request that never conflicts with another. Who is over the rate has a token all the
-same: one that is due later. So a call asks once, waits for its turn as a delayed message, and
-need not ask again.
+The bucket is one number, the time of the next token (GCRA). Taking a token adds one step to it, in
+one request that never conflicts with another. A call over the rate gets a token too, but one that
+is due later: the call waits for that turn as a delayed message, and asks the store only once.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from cloudq.results.backend import Backend
 from cloudq.tasks.limits.rules import Rate
 from cloudq.tasks.limits.worker_rate import EARLY, FARTHEST
 
-# Whole microseconds: a float would lose them in stores that add for themselves.
+# Times are whole microseconds: a store that increments floats would round them.
 _UNIT = 1_000_000
-# A turn lasts this long. What was kept from it, by workers that were down say, takes another one;
-# else all of them would start at once.
+# A turn is valid for this many seconds. A call that misses it, because the workers were down say,
+# takes another; else all that missed theirs would start at once.
 _TURN = 30.0
 _KEPT = 3600.0
 _TRIES = 10
@@ -26,11 +25,11 @@ class GlobalRates:
     """The buckets of one store. Safe to use from many threads."""
 
     def __init__(self) -> None:
-        # Where each bucket was last seen, which says what to ask for first.
+        # The last known time of each bucket; it chooses the write that is tried first.
         self._seen: dict[str, int] = {}
 
     def take(self, backend: Backend, task: str, rate: Rate) -> float | None:
-        """Take the next token: the time of its turn, epoch seconds; None if it is too far off.
+        """Take the next token; returns its turn in epoch seconds, None if that is too far off.
 
         One request, two after a pause. Raises `BackendError`.
         """
@@ -53,11 +52,11 @@ class GlobalRates:
             assert seen is not None
             self._seen[task] = seen
             return max(now, seen - step - ahead) / _UNIT
-        return None  # the clocks of two machines must differ by much
+        return None  # only if the clocks of two machines differ by much
 
 
 def has_come(turn: float | None, now: float) -> bool:
-    """Whether a turn that was given earlier is now."""
+    """Say if the turn that a call was given earlier is now."""
     return turn is not None and turn - EARLY <= now <= turn + _TURN
 
 
@@ -66,7 +65,7 @@ def _key(task: str) -> Key:
 
 
 def _opened(now: int, step: int) -> Change:
-    """The first token of a bucket that is full."""
+    """Make the change that takes the first token of a full bucket."""
     return Change(
         set={"due": now + step},
         expires=now / _UNIT + _KEPT,

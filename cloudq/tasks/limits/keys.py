@@ -12,7 +12,7 @@ from cloudq.tasks.limits.rules import KeyRule, check_template, key_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """How calls of a task get their keys, where they bring none of their own."""
+    """The rules that make the keys of a task's calls; a key given with a call comes first."""
 
     group_key: KeyRule | None = None
     dedup_key: KeyRule | None = None
@@ -25,9 +25,9 @@ class Keys:
         kwargs: Mapping[str, Any],
         named: Callable[[], Mapping[str, Any]],
     ) -> dict[str, str]:
-        """The keys that a call lacks; `given` are its own, `named` its arguments by name.
+        """Make the keys that a call lacks. `given` has its own, `named` gives its arguments by name.
 
-        Raises `InvalidArguments` where the arguments make no key.
+        Raises `InvalidArguments` if the arguments make no key.
         """
         found: dict[str, str] = {}
         for option, rule in (("group_key", self.group_key), ("dedup_key", self.dedup_key)):
@@ -37,7 +37,7 @@ class Keys:
                 found[option] = key_text(rule, args, kwargs, named)
             except CloudQError as error:
                 raise InvalidArguments(f"{task}: {option}: {error}") from error
-            except Exception as error:  # the user's function, or an attribute that is not there
+            except Exception as error:  # from the user's function, or a missing attribute
                 raise InvalidArguments(
                     f"{task}: {option}: the arguments make no key: {type(error).__name__}: {error}"
                 ) from error
@@ -47,7 +47,7 @@ class Keys:
 
 
 class Later:
-    """Stands for the values of a join's members where its body is sent before they are read."""
+    """A placeholder for the values of a chord's members, used when its body is sent."""
 
     def __getattr__(self, name: str) -> Any:
         raise InvalidArguments("the values of a chord's members are read when its body runs")
@@ -82,7 +82,7 @@ def _rule(option: str, given: Any) -> KeyRule | None:
 
 
 def check_keys(task: str, keys: Keys | None, parameters: Sequence[str], *, open: bool) -> None:
-    """See that templates name the task's parameters, as those of limits must.
+    """Check that key templates name only the task's parameters.
 
     Raises `ConfigurationError`.
     """

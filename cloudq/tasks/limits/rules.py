@@ -14,7 +14,7 @@ from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.messages.values import dump_value
 
 KeyRule = str | Callable[..., str]
-"""How a call gets its key: a template over its arguments by name, or a function of them."""
+"""Makes the key of a call: a template over its arguments by name, or a function of them."""
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/([smhd]))?")
 _PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -26,7 +26,7 @@ _UNIQUE_FOR = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """So many calls in so many seconds; evenly, but for bursts of one second's worth."""
+    """A rate of `count` calls in `seconds`, evenly spread, with bursts of one second's worth."""
 
     count: float
     seconds: float
@@ -38,7 +38,7 @@ class Rate:
 
     @property
     def burst(self) -> int:
-        """How many may start at once: services delay by whole seconds, so a second's worth."""
+        """The calls that may start at once: one second's worth, as services delay by whole seconds."""
         return max(1, math.floor(self.count / self.seconds))
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concurrency:
-    """At most so many calls of one key at a time."""
+    """Runs at most `most` calls of one key at a time."""
 
     key: KeyRule
     most: int = 1
@@ -56,10 +56,10 @@ class Concurrency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throttle:
-    """The limits of a task. `rate` is of each worker by itself, `global_rate` of all together.
+    """The limits of a task. `rate` applies to each worker, `global_rate` to all together.
 
-    `unique` names the key of which one call may be queued or running; True compares all
-    arguments. `unique_for` is after how many seconds a call that never ended no longer counts.
+    Of the calls with one `unique` key, one may be queued or running; True compares all arguments.
+    A call that never ended no longer counts after `unique_for` seconds.
     """
 
     rate: Rate | None = None
@@ -70,7 +70,7 @@ class Throttle:
 
 
 def need_store(task: str, throttle: Throttle) -> None:
-    """Raise `ConfigurationError` for a limit that an app without a result backend cannot keep."""
+    """Raise `ConfigurationError` if a limit is kept in the result backend, which is missing."""
     kept = {
         "global_rate_limit": throttle.global_rate,
         "concurrency": throttle.concurrency,
@@ -85,7 +85,7 @@ def need_store(task: str, throttle: Throttle) -> None:
 
 
 def rate_of(given: object, name: str = "rate_limit") -> Rate | None:
-    """Read `"10/s"`, `"100/m"`, `"5/h"`, `"1/d"` or a number a second; None and 0 are no limit.
+    """Read a rate: `"10/s"`, `"100/m"`, `"5/h"`, `"1/d"` or a number per second; None and 0: none.
 
     Raises `ConfigurationError`.
     """
@@ -155,7 +155,7 @@ def _unique_for(given: object) -> float:
 def check_templates(
     task: str, throttle: Throttle | None, parameters: Sequence[str], *, open: bool
 ) -> None:
-    """See that templates name the task's parameters; `open`: it takes any keyword.
+    """Check that key templates name only the task's parameters; `open`: it takes any keyword.
 
     Raises `ConfigurationError`.
     """
@@ -172,7 +172,7 @@ def check_templates(
 def check_template(
     task: str, option: str, rule: object, parameters: Sequence[str], *, open: bool
 ) -> None:
-    """See that a rule, where it is a template, names the task's parameters.
+    """Check that a rule, if it is a template, names only the task's parameters.
 
     Raises `ConfigurationError`.
     """
@@ -197,7 +197,7 @@ def key_text(
     kwargs: Mapping[str, Any],
     named: Callable[[], Mapping[str, Any]],
 ) -> str:
-    """The key of one call; `named` gives its arguments by name. Raises what a function raises."""
+    """Make the key of a call; `named` gives its arguments by name. A key function may raise."""
     if rule is True:
         text = dump_value([list(args), dict(sorted(kwargs.items()))])
         return hashlib.sha256(text.encode()).hexdigest()

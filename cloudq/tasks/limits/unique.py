@@ -1,8 +1,8 @@
-"""One call of a key is queued or runs at a time: claimed before it is sent, freed when it ends.
+"""Unique calls: a call claims its key before it is sent, and frees it when it ends.
 
-A claim says whose it is, and until when it counts. It is short while its message is being sent,
-so that a publisher that dies in between keeps others out for a minute, and long once it is sent.
-Whoever finds a claim looks whether its owner has ended, so a claim that was not freed is no harm.
+A claim names its owner and the time when it ends. It lasts a minute while the message is being
+sent, in case the publisher dies, and is extended once it is sent. A call that finds a claim checks
+if the owner has ended, so a claim that was not freed does no harm.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cloudq.results.backend import Backend
 
 log = logging.getLogger("cloudq.throttling")
 
-# How long a claim lasts whose message may not have been sent.
+# The seconds that a claim lasts before its message is known to be sent.
 _SENDING = 60.0
 _TRIES = 5
 
@@ -25,23 +25,23 @@ Send = Callable[[Sequence[TaskMessage]], None]
 
 
 def unique_key(message: TaskMessage) -> Key | None:
-    """Where the claim of a call lies; None for a call without one."""
+    """Return the store's key of a call's claim; None for a call without one."""
     if message.unique_key is None:
         return None
     return Key(f"unique#{message.task}#{message.unique_key}")
 
 
 class Uniques:
-    """Sends calls unless an equal one is queued or runs. `lasts` gives a claim's length in s."""
+    """Sends calls unless an equal one is queued or runs. `lasts` gives a claim's seconds."""
 
     def __init__(self, backend: Backend | None, lasts: Callable[[TaskMessage], float]) -> None:
         self._backend = backend
         self._lasts = lasts
 
     def send(self, messages: Sequence[TaskMessage], send: Send) -> list[str]:
-        """Send what is new; for each message its id, or that of the call it is equal to.
+        """Send the new calls; returns for each message its id, or the id of the equal call.
 
-        Two requests for each that has a key. Raises `BackendError`, and what `send` raises.
+        Costs two requests for each message with a key. Raises `BackendError`, and what `send` raises.
         """
         backend = self._backend
         if backend is None:
@@ -70,12 +70,12 @@ class Uniques:
         return ids
 
     def _confirm(self, backend: Backend, messages: Sequence[TaskMessage]) -> None:
-        """The messages are sent: from now on their claims count for as long as they may take."""
+        """Extend the claims of sent messages to the time that their calls may take."""
         for message in messages:
             until = max(backend.clock(), message.not_before or 0.0) + self._lasts(message)
             try:
                 _write(backend, message, until)
-            except BackendError as error:  # it is sent, and says so when it ends
+            except BackendError as error:  # the message is sent, and its end is recorded
                 log.warning("an equal call of %s may be sent as well: %s", message.task, error)
 
     @staticmethod
@@ -83,19 +83,19 @@ class Uniques:
         for message in messages:
             try:
                 free(backend, message)
-            except ServiceError as error:  # it lasts for a minute only
+            except ServiceError as error:  # it ends by itself after a minute
                 log.warning("the claim of %s stays for a while: %s", message.task, error)
 
 
 def free(backend: Backend, message: TaskMessage) -> None:
-    """End the claim of a call, if it still has it. Raises `BackendError`."""
+    """Free the claim of a call, if it still has it. Raises `BackendError`."""
     key = unique_key(message)
     if key is not None:
         free_key(backend, key, message.id)
 
 
 def free_key(backend: Backend, key: Key, owner: str) -> None:
-    """End a claim, if it is still the owner's: one request. Raises `BackendError`."""
+    """Free a claim, if it is still the owner's, in one request. Raises `BackendError`."""
     change = Change(
         remove=frozenset({"owner", "until"}),
         expires=backend.clock() + _SENDING,
@@ -108,7 +108,7 @@ def free_key(backend: Backend, key: Key, owner: str) -> None:
 
 
 def _claim(backend: Backend, key: Key, id: str) -> str:
-    """Claim a key for a call that is about to be sent; whose it is."""
+    """Claim a key for a call that is about to be sent; returns the id of its owner."""
     when = (Check(field="until", op=Op.LT, value=backend.clock(), or_absent=True),)
     owner = id
     for _ in range(_TRIES):
@@ -133,8 +133,8 @@ def _claim(backend: Backend, key: Key, id: str) -> str:
 
 def _write(backend: Backend, message: TaskMessage, until: float) -> None:
     key = unique_key(message)
-    assert key is not None  # only those with a key are claimed
-    # By now it may have ended, and freed the claim; or it was slow, and the claim is another's.
+    assert key is not None  # only messages with a key are claimed
+    # The call may have ended by now and freed the claim, or been so slow that another took it.
     mine = (Check(field="owner", op=Op.EQ, value=message.id),)
     try:
         backend.update(key, _claimed(message.id, until, mine))

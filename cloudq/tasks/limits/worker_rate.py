@@ -1,4 +1,4 @@
-"""The rates of one worker: who may start now, and when the others should come again."""
+"""Rate limits of one worker: a call starts now, or is told when to try again."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from time import monotonic
 
 from cloudq.tasks.limits.rules import Rate
 
-# Whoever waits is looked at again at the latest after this long, in seconds: a rate may have been
-# changed, and SQS delays no message by more.
+# A waiting call tries again after at most this many seconds: a rate may have been changed, and SQS
+# delays no message by more.
 FARTHEST = 900.0
-# What comes back may be this early, since services delay by whole seconds.
+# A call that waited may come back this many seconds early: services delay by whole seconds.
 EARLY = 1.0
 
 
 class WorkerRates:
-    """A token bucket for each task, as GCRA keeps it: by the time of the next token alone.
+    """A token bucket for each task, stored as the time of its next token (GCRA).
 
-    Those that must wait are spread over the times of the tokens to come, so that mostly each is
-    put back once. (ITU-T I.371, the virtual scheduling algorithm.)
+    Waiting calls are spread over the times of the coming tokens, so that most are put back only
+    once. (ITU-T I.371, the virtual scheduling algorithm.)
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
@@ -31,20 +31,20 @@ class WorkerRates:
         self._changed: dict[str, Rate | None] = {}
 
     def change(self, task: str, rate: Rate | None) -> None:
-        """Give a task another rate from now on; None for no limit."""
+        """Change the rate of a task; None for no limit."""
         with self._lock:
             self._changed[task] = rate
             self._due.pop(task, None)
             self._spread.pop(task, None)
 
     def rate(self, task: str, given: Rate | None) -> Rate | None:
-        """The rate of a task, which was given another one when it was declared."""
+        """Return the rate of a task; `given` is the one in its declaration."""
         return self._changed.get(task, given) if self._changed else given
 
     def wait(self, task: str, rate: Rate, *, returned: bool = False) -> float:
-        """0 if a call may start now, which it then has; else come again in so many seconds.
+        """Take a token and return 0, or return the seconds to wait before the next try.
 
-        `returned`: it has waited before.
+        `returned`: the call has waited before.
         """
         with self._lock:
             now = self._clock()

@@ -189,7 +189,7 @@ def _fields(
 
 
 class Follows:
-    """Gives the signatures that follow a task ids that are the same at each reading."""
+    """Gives the follow-up signatures of a task ids that are the same at each delivery."""
 
     def __init__(self, id: str) -> None:
         self._id = id

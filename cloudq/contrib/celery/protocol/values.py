@@ -35,7 +35,7 @@ def _hex_of(value: UUID) -> dict[str, str]:
     return {"hex": value.hex}
 
 
-# kombu writes what JSON cannot say as {"__type__": .., "__value__": ..}.
+# kombu writes values that JSON has no type for as {"__type__": .., "__value__": ..}.
 _DECODERS: Mapping[str, Callable[[Any], object]] = {
     "datetime": datetime.fromisoformat,
     "date": _date_of,
@@ -54,7 +54,7 @@ _ENCODERS: Mapping[type, tuple[str, Callable[[Any], object]]] = {
     bytes: ("base64", _encoded),
 }
 _PLAIN = (str, int, float, bool, type(None))
-# The options of a signature that cloudq knows; the others concern Celery's exchanges and joins.
+# The options of a signature that cloudq knows; the others concern Celery's exchanges and chords.
 _OPTIONS = (
     *("queue", "countdown", "expires", "ignore_result", "time_limit", "soft_time_limit"),
     "headers",
@@ -87,7 +87,7 @@ def _python(value: Any, depth: int) -> Any:
 
 
 def theirs(value: Any) -> Any:
-    """Turn a wire value into Celery's JSON. Raises `EncodeError` for a type that it has not."""
+    """Turn a wire value into Celery's JSON. Raises `EncodeError` for other types."""
     return _marked(from_wire(value))
 
 
@@ -174,7 +174,7 @@ def _option(name: str, value: Any) -> Any:
 
 
 def aware(text: str) -> datetime:
-    """Read a time of Celery's, which is UTC where it names no zone. Raises `DecodeError`."""
+    """Read an ISO time of Celery's; a naive one is UTC. Raises `DecodeError`."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError as error:
