@@ -39,7 +39,7 @@ class Graph:
     cut: bool = False
 
     def follows(self, id: str) -> Sequence[str]:
-        """Return the ids after a vertex: a group's members, the calls a task made, the next steps."""
+        """Return the ids after a vertex: a group's members, a task's calls, the next steps."""
         return self.edges.get(id, ())
 
     def roots(self) -> list[str]:

@@ -40,7 +40,7 @@ class Arguments:
     def check(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        """Return the validated arguments. `InvalidArguments` names the one that is wrong, and why."""
+        """Return the validated arguments. `InvalidArguments` names the wrong one, and why."""
         if kwargs or not self._least <= len(args) <= self._most:
             self.fit(args, kwargs)
         if not self._adapters:

@@ -46,7 +46,7 @@ def queues_for(names: Iterable[str], declared: Collection[str]) -> list[str]:
 def weighted(
     queues: Sequence[tuple[str, int]], declared: Collection[str]
 ) -> tuple[tuple[str, int], ...]:
-    """Replace each queue that has priorities by its levels; a level given by name keeps its weight."""
+    """Replace queues that have priorities by their levels; a level in `queues` keeps its weight."""
     given = {name: weight for name, weight in queues if name not in declared}
     found: dict[str, int] = {}
     for name, weight in queues:

@@ -119,7 +119,7 @@ class Celery(app.CloudQ):
     ) -> None:
         """Take settings from a module, its name, an object (`module:name`) or a mapping, at once.
 
-        Settings from the constructor and from `conf.update` override them. Raises `ConfigurationError`.
+        The constructor's and `conf.update`'s override them. Raises `ConfigurationError`.
         """
         found = read_source(source, namespace or self._namespace, silent=silent)
         found = {name: value for name, value in found.items() if name not in self._raw}

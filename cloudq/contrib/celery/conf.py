@@ -80,7 +80,7 @@ class Conf:
         return getattr(self, name)
 
     def update(self, *sources: Mapping[str, Any] | Iterable[tuple[str, Any]], **named: Any) -> None:
-        """Change settings, overriding all other sources. If it raises `ConfigurationError`, none is."""
+        """Change settings, overriding all others. `ConfigurationError` means that none changed."""
         values: dict[str, Any] = {}
         for source in sources:
             values.update(source)

@@ -25,7 +25,7 @@ class Keys:
         kwargs: Mapping[str, Any],
         named: Callable[[], Mapping[str, Any]],
     ) -> dict[str, str]:
-        """Make the keys that a call lacks. `given` has its own, `named` gives its arguments by name.
+        """Make the keys that a call lacks; `given` has its own, `named` its arguments by name.
 
         Raises `InvalidArguments` if the arguments make no key.
         """

@@ -38,7 +38,7 @@ class Rate:
 
     @property
     def burst(self) -> int:
-        """The calls that may start at once: one second's worth, as services delay by whole seconds."""
+        """The calls that may start at once: a second's worth, as queues delay by whole seconds."""
         return max(1, math.floor(self.count / self.seconds))
 
     def __str__(self) -> str:

@@ -41,7 +41,7 @@ class Uniques:
     def send(self, messages: Sequence[TaskMessage], send: Send) -> list[str]:
         """Send the new calls; returns for each message its id, or the id of the equal call.
 
-        Costs two requests for each message with a key. Raises `BackendError`, and what `send` raises.
+        Two requests for each message with a key. Raises `BackendError`, and what `send` raises.
         """
         backend = self._backend
         if backend is None:
