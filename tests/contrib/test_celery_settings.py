@@ -289,7 +289,7 @@ def test_settings_change_after_the_broker_is_open_but_for_its_own(app: Celery) -
     app.conf.task_always_eager = True
     assert app.conf.task_always_eager
     assert app.broker is opened
-    with pytest.raises(ConfigurationError, match="before its broker"):
+    with pytest.raises(ConfigurationError, match="before that"):
         app.conf.broker_url = "memory://elsewhere"
 
 
