@@ -154,7 +154,7 @@ def _queues_of(app: CloudQ, timers: Iterable[Timer]) -> list[str]:
 
 
 def _prefix(app: CloudQ) -> str:
-    """What stands before the queues' names in the namespace, by the broker's URL."""
+    """The prefix of queue names in the namespace, from the broker's URL."""
     address = parse(app.conf.broker)
     return address.options.get("prefix", "") if address.scheme == "servicebus" else ""
 

@@ -40,7 +40,7 @@ _PROJECTS = (
 
 
 class Event(Protocol):
-    """What is needed of a `cloudevents.http.CloudEvent`."""
+    """The part of `cloudevents.http.CloudEvent` that is used here."""
 
     @property
     def data(self) -> Any: ...
@@ -49,7 +49,7 @@ class Event(Protocol):
 
 
 class Request(Protocol):
-    """What is needed of a web framework's request: Flask's, and all others of Werkzeug."""
+    """The part of a Werkzeug request, such as Flask's, that is used here."""
 
     @property
     def headers(self) -> Mapping[str, str]: ...
@@ -218,7 +218,7 @@ class _Messages:
 
 
 def queue_namer(app: CloudQ, queue: str | None) -> Callable[[Pushed], str]:
-    """What tells a message's queue: topics and subscriptions are named as the broker's URL says."""
+    """Make a function that finds a message's queue from its topic or subscription name."""
     options = plugins.parse(app.conf.broker).options
     prefix = options.get("prefix", "")
     before, _, after = options.get("subscription", QUEUE).partition(QUEUE)

@@ -1,4 +1,4 @@
-"""What Pub/Sub pushes: the message in an event or a request, and who signed the request."""
+"""Reads messages that Pub/Sub pushes in events or requests, and checks who signed a request."""
 
 # google-auth is typed in part only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -40,7 +40,7 @@ _UNWRAPPED = "x-goog-pubsub-"
 
 
 class ForeignBody(CloudQError):
-    """What came is no message of Pub/Sub."""
+    """The body is not a Pub/Sub message."""
 
 
 class Unproven(CloudQError):
@@ -115,7 +115,7 @@ class _Message(BaseModel):
 
 
 class _Envelope(BaseModel):
-    """What is around it. `attempt` is told where a dead-letter policy counts deliveries."""
+    """The envelope of a message. Pub/Sub sends `attempt` only with a dead-letter policy."""
 
     message: _Message
     subscription: str | None = None
