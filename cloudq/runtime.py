@@ -72,7 +72,7 @@ class Runtime:
 
     @property
     def is_open(self) -> bool:
-        """Whether the broker or the result store has been opened."""
+        """Tell whether the broker or the result store has been opened."""
         return self._broker is not None or self._backend is not None
 
     @property

@@ -157,7 +157,7 @@ def _identity(thing: object) -> Hashable:
 
 
 def _same(wanted: object, sender: object) -> bool:
-    """Whether a receiver's sender is this one; a task and its name are the same."""
+    """Tell whether a receiver's sender is this one; a task equals its name."""
     if wanted is sender or wanted == sender:
         return True
     return _name(wanted) is not None and _name(wanted) == _name(sender)

@@ -1,4 +1,4 @@
-"""The commands that workers understand: their names, their arguments, and what runs them."""
+"""The commands that workers accept: their names, arguments and functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Run = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arg:
-    """An argument of a command; `read` makes it of text, for the command line."""
+    """An argument of a command; `read` parses it from the text of a command line."""
 
     name: str
     read: Callable[[str], Any] = str
@@ -25,9 +25,9 @@ class Arg:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """One command. With `variadic` its last argument takes all that is left, as a list.
+    """One command. With `variadic` its last argument is a list of all remaining words.
 
-    `run` is None for those that the worker itself knows how to run.
+    `run` is None for the built-in commands, which the worker runs itself.
     """
 
     name: str
@@ -49,7 +49,9 @@ class Spec:
         given = list(words)
         required = sum(arg.required for arg in self.args)
         if len(given) < required or (len(given) > len(self.args) and not self.variadic):
-            raise ConfigurationError(f"{self.name} takes: {self.usage()} (got {len(given)})")
+            raise ConfigurationError(
+                f"command {self.name} got {len(given)} arguments; usage: {self.usage()}"
+            )
         found: dict[str, Any] = {}
         for place, arg in enumerate(self.args):
             if self.variadic and place == len(self.args) - 1:
@@ -65,13 +67,13 @@ class Spec:
             raise ConfigurationError(f"{self.name}: {arg.name}: {error}") from error
 
     def check(self, arguments: Mapping[str, Any]) -> None:
-        """Raise `ConfigurationError` for arguments that it does not take, or that it lacks."""
+        """Raise `ConfigurationError` for unknown or missing arguments."""
         known = {arg.name for arg in self.args}
         unknown = sorted(set(arguments) - known)
         missing = [arg.name for arg in self.args if arg.required and arg.name not in arguments]
         if unknown or missing:
-            what = f"no {', '.join(unknown)}" if unknown else f"it needs {', '.join(missing)}"
-            raise ConfigurationError(f"command {self.name}: {what}; it takes: {self.usage()}")
+            what = f"unknown {', '.join(unknown)}" if unknown else f"missing {', '.join(missing)}"
+            raise ConfigurationError(f"command {self.name}: {what}; usage: {self.usage()}")
 
 
 def positive(word: str) -> int:
@@ -155,7 +157,7 @@ BUILTIN: tuple[Spec, ...] = (
 
 
 class CommandRegistry:
-    """The commands of one app: the built-in ones, and those that it adds."""
+    """The commands of one app: the built-in ones and its own."""
 
     def __init__(self) -> None:
         self._specs: dict[str, Spec] = {spec.name: spec for spec in BUILTIN}
@@ -186,7 +188,9 @@ class CommandRegistry:
             run=function,
         )
         if made.name in self._specs:
-            raise ConfigurationError(f"there is a command {made.name!r} already: give it a name=")
+            raise ConfigurationError(
+                f"command {made.name!r} already exists: give this one another name="
+            )
         self._specs[made.name] = made
         return function
 
@@ -195,10 +199,12 @@ Args = Sequence[tuple[str, Callable[[str], Any]]]
 
 
 def _args(function: Run, given: Args) -> tuple[Arg, ...]:
-    """The arguments of a function behind its first, which is the state of the worker."""
+    """The arguments of a function after the first, which is the state of the worker."""
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters:
-        raise ConfigurationError(f"command {function.__name__}: its first parameter is the state")
+        raise ConfigurationError(
+            f"command {function.__name__}: its function needs a first parameter, the worker's state"
+        )
     named = [
         parameter for parameter in parameters[1:] if parameter.kind is not parameter.VAR_KEYWORD
     ]
@@ -207,7 +213,7 @@ def _args(function: Run, given: Args) -> tuple[Arg, ...]:
     if unknown:
         raise ConfigurationError(
             f"command {function.__name__}: args name {', '.join(sorted(unknown))}, "
-            "which its function does not take"
+            "which its function has no parameter for"
         )
     return tuple(
         Arg(

@@ -1,4 +1,4 @@
-"""Commands on their way to workers, and their replies on the way back, as items of the store."""
+"""Sends commands to workers and collects their replies, both as items of the result store."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cloudq.messages.ids import new_id
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.results.backend import Backend
 
-# A command lies in its worker's item, which every beat writes again.
+# Characters. A command is part of its worker's item, which every heartbeat writes again.
 _LONGEST = 16_384
-# Whoever waits for replies has them long before.
+# Seconds; callers stop waiting for replies long before.
 _REPLY_KEPT = 300.0
 _PAGE = 100
-# What a worker needs to run a command and to reply, beyond the pause between its beats.
+# Seconds a worker may take to run a command and reply, beside its heartbeat interval.
 SLACK = 5.0
 
 Reply = dict[str, Any]
@@ -28,9 +28,9 @@ Reply = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One command as it is left for a worker. Times are epoch seconds.
+    """One command as it is stored for a worker. Times are epoch seconds.
 
-    A worker that finds it after `expires` leaves it alone. Without `reply` it sends none back.
+    A worker that reads it after `expires` ignores it. It replies only if `reply` is set.
     """
 
     id: str
@@ -41,12 +41,12 @@ class Command:
     reply: bool = True
 
     def to_text(self) -> str:
-        """The command as JSON. Raises `ConfigurationError` for what is no JSON, or is too long."""
+        """The command as JSON. Raises `ConfigurationError` if it is not JSON or too long."""
         try:
             text = orjson.dumps(asdict(self)).decode()
         except TypeError as error:
             raise ConfigurationError(
-                f"command {self.name}: its arguments are no JSON: {error}"
+                f"command {self.name}: its arguments are not JSON: {error}"
             ) from error
         if len(text) > _LONGEST:
             raise ConfigurationError(
@@ -57,7 +57,7 @@ class Command:
 
     @classmethod
     def of(cls, text: str) -> Command | None:
-        """The command in JSON text, None where a newer release has written something else."""
+        """Parse a command from JSON; None if a newer release wrote it in another form."""
         try:
             return cls(**orjson.loads(text))
         except (TypeError, ValueError):
@@ -65,13 +65,13 @@ class Command:
 
 
 def send(heartbeats: Heartbeats, hearts: Sequence[Heartbeat], command: Command) -> list[Heartbeat]:
-    """Leave the command for these workers; those that were still there. One request each."""
+    """Store the command for these workers; returns those that still exist. One request each."""
     text = command.to_text()
     return [heart for heart in hearts if heartbeats.tell(heart.hostname, text)]
 
 
 def make(name: str, arguments: Mapping[str, Any], *, lasts: float, reply: bool) -> Command:
-    """A new command that is run within `lasts` seconds or not at all."""
+    """Make a command that expires after `lasts` seconds."""
     now = time.time()
     return Command(
         id=new_id(), name=name, arguments=arguments, sent=now, expires=now + lasts, reply=reply
@@ -79,14 +79,17 @@ def make(name: str, arguments: Mapping[str, Any], *, lasts: float, reply: bool) 
 
 
 def answer(backend: Backend, command: Command, hostname: str, reply: object) -> None:
-    """Leave a reply for whoever sent the command. One request. Raises `BackendError`."""
+    """Store a reply for the sender of the command. One request. Raises `BackendError`."""
     text = orjson.dumps(reply, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     failed = backend.put([_reply(command, hostname, text)])
     if failed and failed[0].code in (Code.TOO_LARGE, Code.INVALID):
         shorter = orjson.dumps({"error": f"the reply is {len(text)} bytes: too large to store"})
         failed = backend.put([_reply(command, hostname, shorter.decode())])
     if failed:
-        raise BackendError(f"a reply was not stored: {failed[0].reason}", code=failed[0].code)
+        raise BackendError(
+            f"the reply to command {command.name} was not stored: {failed[0].reason}",
+            code=failed[0].code,
+        )
 
 
 def collect(
@@ -97,10 +100,10 @@ def collect(
     timeout: float,
     heard: Callable[[str, Any], None] | None = None,
 ) -> dict[str, Any]:
-    """Wait for the replies of these workers: hostname -> reply. One query a look.
+    """Wait for the replies of these workers: hostname -> reply. One query a poll.
 
-    Those that have not replied after `timeout` seconds are left out. `heard` is called with each
-    reply when it is there.
+    Workers that have not replied after `timeout` seconds are left out. `heard` is called with
+    each reply as it arrives.
     """
     deadline = time.monotonic() + timeout
     found: dict[str, Any] = {}

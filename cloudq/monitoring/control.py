@@ -17,18 +17,18 @@ from cloudq.runtime import Runtime
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# How many tasks one command names: about 20 KB of a worker's item.
+# Task ids in one command: about 20 KB of a worker's item.
 _AT_A_TIME = 500
 
 Heard = Callable[[str, Any], None]
 
 
 class Control:
-    """Tells workers what to do. `app.control` is one.
+    """Sends commands to workers. `app.control` is one.
 
-    Commands lie in the workers' items in the result store until their next heartbeat, so a reply
-    takes up to one pause between heartbeats. Where `timeout` is left out, that is waited for.
-    Every method raises `ConfigurationError` without a result store, and `BackendError`.
+    A command is stored in the worker's item in the result store, and the worker reads it at its
+    next heartbeat. A reply therefore takes up to one heartbeat interval, which is also the default
+    `timeout`. Every method raises `ConfigurationError` without a result store, and `BackendError`.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class Control:
 
     @property
     def backend(self) -> Backend:
-        """The store that workers and whoever looks at them share."""
+        """The result store, through which workers are watched and commanded."""
         backend = self._runtime.backend
         if backend is None:
             raise ConfigurationError(
-                "workers cannot be looked at or told anything without a result backend, where "
-                "their heartbeats lie: set CloudQ(backend=...) or CLOUDQ_BACKEND"
+                "workers cannot be inspected or controlled without a result backend, which holds "
+                "their heartbeats: set CloudQ(backend=...) or CLOUDQ_BACKEND"
             )
         return backend
 
@@ -63,22 +63,22 @@ class Control:
     def control_command(
         self, *, name: str | None = None, args: Args = (), variadic: bool = False
     ) -> Callable[[F], F]:
-        """Make a function a command of this app's workers: `cloudq control NAME ARGS`.
+        """Add a command to this app's workers: `cloudq control NAME ARGS`.
 
             @app.control.control_command(args=[("n", int)])
             def set_level(state, n):
                 return {"ok": n}
 
-        The first parameter is the worker, with its `app` and `hostname`. The others come by name.
-        The returned value must be JSON. `args` says how to read those that are not text. With
-        `variadic` the last one is a list. Raises `ConfigurationError`.
+        The first parameter is the worker, with its `app` and `hostname`. The others are passed by
+        name. The returned value must be JSON. `args` pairs a parameter with the function that
+        parses it from text. With `variadic` the last one is a list. Raises `ConfigurationError`.
         """
         return self._decorator("control", name, args, variadic)
 
     def inspect_command(
         self, *, name: str | None = None, args: Args = (), variadic: bool = False
     ) -> Callable[[F], F]:
-        """The same for a command that only looks: `cloudq inspect NAME ARGS`."""
+        """Add a command that only reads, as `control_command` does: `cloudq inspect NAME ARGS`."""
         return self._decorator("inspect", name, args, variadic)
 
     def _decorator(
@@ -103,10 +103,10 @@ class Control:
         timeout: float | None = None,
         heard: Heard | None = None,
     ) -> dict[str, Any]:
-        """Send a command to the live workers, or some of them; the replies by hostname.
+        """Send a command to all or some live workers, and return the replies by hostname.
 
-        One query finds the workers, one write a worker leaves the command, one query a look
-        fetches the replies. Raises `ConfigurationError` for a command that there is not.
+        Costs one query to find the workers, one write for each worker, and one query each time
+        the replies are polled. Raises `ConfigurationError` for an unknown command.
         """
         arguments = dict(arguments or {})
         spec = self.panel.find(name)
@@ -117,7 +117,7 @@ class Control:
         patience = timeout
         if patience is None:
             patience = max((heart.every for heart in hearts), default=0.0) + commands.SLACK
-        # Without a reply nobody waits, and a worker that was cut off for a while may still do it.
+        # No caller waits for it, so a worker that was cut off for a while may still run it.
         lasts = patience if reply else max(60.0, patience)
         command = commands.make(name, arguments, lasts=lasts, reply=reply)
         told = commands.send(heartbeats, hearts, command)
@@ -134,20 +134,20 @@ class Control:
         reply: bool = False,
         timeout: float | None = None,
     ) -> list[dict[str, Any]] | None:
-        """Send any command; with `reply` a list of `{hostname: reply}`, else None."""
+        """Send any command. Returns a list of `{hostname: reply}` with `reply`, else None."""
         found = self.call(command, arguments, destination=destination, reply=reply, timeout=timeout)
         return [{hostname: each} for hostname, each in found.items()] if reply else None
 
     def inspect(
         self, destination: Iterable[str] | None = None, timeout: float | None = None
     ) -> Inspect:
-        """Look into the live workers, or some of them."""
+        """Return an `Inspect` for all or some live workers."""
         return Inspect(self, destination=destination, timeout=timeout)
 
     def ping(
         self, destination: Iterable[str] | None = None, timeout: float | None = None
     ) -> list[dict[str, Any]]:
-        """Who is there: a list of `{hostname: {"ok": "pong"}}`."""
+        """List the live workers, as `[{hostname: {"ok": "pong"}}]`."""
         return self.broadcast("ping", destination=destination, reply=True, timeout=timeout) or []
 
     def revoke(
@@ -159,12 +159,12 @@ class Control:
         reply: bool = False,
         timeout: float | None = None,
     ) -> list[dict[str, Any]] | None:
-        """Keep tasks from being started, by workers and functions, and stop those that run.
+        """Keep tasks from starting in workers and functions; with `terminate`, stop running ones.
 
         A revocation is recorded in the store (one write a task), so it outlives workers. With
-        `terminate` the workers are told as well: whoever runs the task kills its process, and
-        the task ends as REVOKED; what else ran in that process starts anew. In a function what
-        runs goes on.
+        `terminate` the worker that runs the task also kills its process: the task ends as
+        REVOKED, and other tasks of that process are run again. A cloud function does not stop
+        a running task.
         """
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
         name = signal_name(signal)
@@ -175,7 +175,7 @@ class Control:
         return self._stop(ids, name, destination, reply, timeout)
 
     def carry_out(self, ids: Sequence[str], termination: Termination) -> None:
-        """Tell the workers to end those of these tasks that run, which are revoked already."""
+        """Tell the workers to stop those of these revoked tasks that are running."""
         self._stop(ids, termination.signal, None, termination.wait, termination.timeout)
 
     def _stop(
@@ -187,7 +187,7 @@ class Control:
         timeout: float | None,
     ) -> list[dict[str, Any]] | None:
         told: list[dict[str, Any]] = []
-        # A worker's item holds its commands, so those of a large group are not all there at once.
+        # A worker's item holds its commands, so a large group is sent in parts, one after another.
         paced = reply or len(ids) > _AT_A_TIME
         for start in range(0, len(ids), _AT_A_TIME):
             part = list(ids[start : start + _AT_A_TIME])
@@ -196,10 +196,10 @@ class Control:
         return told if reply else None
 
     def purge(self) -> int | None:
-        """Delete all that waits in the app's queues, delayed messages too; how many.
+        """Delete all waiting and delayed messages of the app's queues, and return their number.
 
-        None where a service does not tell; about so many where it counts so (SQS). The queues are
-        the default one and those that tasks and routes name. Dead letters stay. Raises
+        The number is approximate on SQS, and None if the service reports none. The queues are the
+        default one and those named by tasks and routes. Dead letters stay. Raises
         `BrokerError`.
         """
         return purge_queues(self._runtime.broker, self._queues())
@@ -225,7 +225,7 @@ class Control:
         reply: bool = False,
         timeout: float | None = None,
     ) -> list[dict[str, Any]] | None:
-        """Give a task another rate limit, as "10/m", in each worker; 0 for none."""
+        """Change the rate limit of a task in each worker, such as "10/m"; 0 removes it."""
         arguments = {"task_name": task_name, "rate_limit": rate_limit}
         return self.broadcast("rate_limit", arguments, destination, reply, timeout)
 
@@ -238,10 +238,10 @@ class Control:
         reply: bool = False,
         timeout: float | None = None,
     ) -> list[dict[str, Any]] | None:
-        """Give a task other time limits, in seconds, for those that start from now on."""
+        """Change the time limits of a task, in seconds, for runs that start from now on."""
         for which, limit in (("soft", soft), ("hard", hard)):
             if limit is not None and not limit > 0:
-                raise ConfigurationError(f"time_limit: {which}={limit}: it must be above 0")
+                raise ConfigurationError(f"time_limit: {which} is {limit}: give seconds above 0")
         arguments = {"task_name": task_name, "soft": soft, "hard": hard}
         return self.broadcast("time_limit", arguments, destination, reply, timeout)
 
@@ -262,7 +262,7 @@ class Control:
         reply: bool = False,
         timeout: float | None = None,
     ) -> list[dict[str, Any]] | None:
-        """Take `n` processes from each worker, as soon as what they run has ended."""
+        """Remove `n` processes from each worker once their running tasks have ended."""
         return self.broadcast("pool_shrink", {"n": n}, destination, reply, timeout)
 
     def autoscale(
@@ -273,7 +273,7 @@ class Control:
         reply: bool = False,
         timeout: float | None = None,
     ) -> list[dict[str, Any]] | None:
-        """Let workers scale between these bounds from now on, however they were started."""
+        """Make workers scale between these numbers of processes, however they were started."""
         arguments = {"max": max, "min": min}
         return self.broadcast("autoscale", arguments, destination, reply, timeout)
 
@@ -284,7 +284,7 @@ class Control:
         reply: bool = False,
         timeout: float | None = None,
     ) -> list[dict[str, Any]] | None:
-        """Let each worker receive from a queue too."""
+        """Make each worker receive from this queue as well."""
         return self.broadcast("add_consumer", {"queue": queue}, destination, reply, timeout)
 
     def cancel_consumer(
@@ -294,7 +294,7 @@ class Control:
         reply: bool = False,
         timeout: float | None = None,
     ) -> list[dict[str, Any]] | None:
-        """Let each worker receive no more from a queue."""
+        """Make each worker stop receiving from this queue."""
         return self.broadcast("cancel_consumer", {"queue": queue}, destination, reply, timeout)
 
     def shutdown(
@@ -303,12 +303,12 @@ class Control:
         reply: bool = False,
         timeout: float | None = None,
     ) -> list[dict[str, Any]] | None:
-        """Stop workers warm, as SIGTERM does."""
+        """Stop workers after their running tasks, as SIGTERM does."""
         return self.broadcast("shutdown", {}, destination, reply, timeout)
 
 
 class Inspect:
-    """Looks into workers. Each method gives `{hostname: reply}`, None when nobody has replied."""
+    """Asks workers about their state: `{hostname: reply}` each, or None without replies."""
 
     def __init__(
         self,
@@ -337,13 +337,13 @@ class Inspect:
         return self.call("active")
 
     def reserved(self) -> dict[str, Any] | None:
-        """The tasks received that wait for a place in a process."""
+        """The received tasks that wait for a free slot."""
         return self.call("reserved")
 
     def scheduled(self) -> dict[str, Any] | None:
         """The first delayed tasks of its queues, where the broker shows them.
 
-        They lie in the broker, so two workers of one queue name the same tasks.
+        They are read from the broker, so two workers of one queue report the same tasks.
         """
         return self.call("scheduled")
 
@@ -354,7 +354,7 @@ class Inspect:
     registered_tasks = registered
 
     def revoked(self) -> dict[str, Any] | None:
-        """The ids of the revoked tasks it has met of late."""
+        """The ids of the revoked tasks it has recently received."""
         return self.call("revoked")
 
     def stats(self) -> dict[str, Any] | None:
@@ -362,7 +362,7 @@ class Inspect:
         return self.call("stats")
 
     def conf(self) -> dict[str, Any] | None:
-        """Its settings; what is secret in URLs is masked."""
+        """Its settings, with the secrets in URLs masked."""
         return self.call("conf")
 
     def active_queues(self) -> dict[str, Any] | None:
@@ -370,7 +370,7 @@ class Inspect:
         return self.call("active_queues")
 
     def query_task(self, *ids: str | Sequence[str]) -> dict[str, Any] | None:
-        """What it does with tasks: `{id: ["active" or "reserved", description]}`."""
+        """Find tasks in workers' hands: `{id: ["active" or "reserved", description]}`."""
         flat = [one for each in ids for one in ([each] if isinstance(each, str) else each)]
         return self.call("query_task", ids=flat)
 

@@ -1,4 +1,4 @@
-"""Finds recorded events: the newest of some tasks and states, those of one task, new ones."""
+"""Reads recorded events: the newest ones, those of one task, or new ones as they come."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ FINAL = (State.SUCCESS, State.FAILURE, State.REVOKED, State.REJECTED)
 TRACKED = (*FINAL, State.STARTED, State.RETRY)
 
 _PAGE = 100
-# Events are written a moment after their time, and by clocks that differ.
+# Events are written shortly after their time, by hosts whose clocks differ.
 _LATE = 15.0
-# So many events of a tail are looked at in one go.
+# Most events that `follow` reads at once.
 _BURST = 1000
-# How many retries of a task name are looked through for those of one task.
+# Most retries of a task name that are searched for those of one task.
 _RETRIES = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trail:
-    """What is known of one task: its record, and its events from the first to the last."""
+    """One task's record and its events, oldest first."""
 
     record: Record
     events: Sequence[Event] = ()
@@ -38,7 +38,7 @@ class Reader:
         self._backend = backend
 
     def names(self) -> list[str]:
-        """The names of tasks with events. One query a hundred."""
+        """The names of tasks with events. One query for each hundred."""
         found: list[str] = []
         after: str | None = None
         while True:
@@ -56,9 +56,9 @@ class Reader:
         since: float = 0.0,
         limit: int = 100,
     ) -> list[Event]:
-        """The newest events of these tasks and states, the last first, from `since` on.
+        """The newest events of these tasks and states since `since`, newest first.
 
-        One query for each task and state and each hundred of its events; without names one more.
+        One query for each task, state and hundred events; finding all names takes another.
         """
         found: list[Event] = []
         for name in self.names() if names is None else names:
@@ -86,10 +86,10 @@ class Reader:
         states: Sequence[State] = FINAL,
         since: float | None = None,
     ) -> Iterator[Event | None]:
-        """Events as they come, from `since` (epoch seconds) or now on; None after each look.
+        """Yield events as they come, from `since` (epoch seconds) or now; None after each poll.
 
-        A look costs as `newest`. Where the store wakes its readers it is taken when something
-        was written, else every two seconds at most.
+        A poll costs as much as `newest`. It is made when the store reports a write, else every
+        two seconds at most.
         """
         start = time.time() if since is None else since
         seen: dict[tuple[str, State, float], float] = {}
@@ -110,7 +110,7 @@ class Reader:
             watcher.close()
 
     def trail(self, id: str) -> Trail | None:
-        """What is known of one task; None when it is not, or not any more. Two reads, or three."""
+        """Read a task's record and events, None for an unknown or expired task. Two or three reads."""
         record = self._backend.record(id)
         if record is None:
             return None
@@ -125,7 +125,7 @@ class Reader:
         return Trail(record=record, events=sorted(events, key=lambda event: event.at))
 
     def _retries(self, record: Record) -> list[Event]:
-        """The retries of one task, among those of all tasks of its name while it lived."""
+        """The retries of one task, picked from those of all tasks of its name."""
         last = record.finished_at or time.time()
         page = self._backend.query(
             partition_of(record.task, State.RETRY), after=sort_of(last), limit=_RETRIES
@@ -136,7 +136,7 @@ class Reader:
 
 
 def _born(id: str) -> float:
-    """When a task id was made, epoch seconds; 0 where it does not tell."""
+    """Creation time in a task id (epoch seconds), 0 if it is not a UUID of version 7."""
     try:
         made = UUID(id)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The workers of a store: one item each, written by its heartbeat, read by whoever looks."""
+"""Stores and reads the heartbeats of workers, one item of the result store for each worker."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
 from cloudq.results.backend import Backend
 
 PARTITION = "workers"
-"""All workers of a store lie together, so that one query finds them."""
+"""The partition of all workers of a store, so that one query finds them."""
 
-# A worker is taken for dead when it has missed so many beats, and some time for its requests.
+# A worker counts as dead after this many missed beats and some seconds for its requests.
 _MISSED, _SLACK = 3, 5.0
-# The item of a worker that died stays for an operator to see.
+# Seconds that the item of a dead worker stays, for an operator to see.
 _KEPT = 900.0
 _PAGE = 100
 _LISTS = ("queues", "longest")
@@ -25,11 +25,11 @@ _LISTS = ("queues", "longest")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """What a worker says of itself at each beat. Times are epoch seconds, spans seconds.
+    """A worker's state, as stored at each beat. Times are epoch seconds, durations seconds.
 
-    `every` is the pause between two beats. `running` and `waiting` count the tasks in its hands;
-    `longest` are a few that have run longest, as id, task name and start. `done` and `failed`
-    count since `started`. It is small: a store bills writes by the size of the item.
+    `every` is the heartbeat interval. `running` and `waiting` count the tasks it has received;
+    `longest` lists those that have run longest, as id, task name and start. `done` and `failed`
+    count since `started`. It is kept small, since a store bills writes by the size of the item.
     """
 
     hostname: str
@@ -49,7 +49,7 @@ class Heartbeat:
     longest: Sequence[Sequence[Any]] = field(default=())
 
     def alive(self, now: float) -> bool:
-        """Whether it has been heard of in time; the clocks should agree within a few seconds."""
+        """Tell whether its last beat is recent enough; clocks should agree within a few seconds."""
         return now - self.seen <= _MISSED * self.every + _SLACK
 
     def to_fields(self) -> dict[str, Value]:
@@ -72,9 +72,9 @@ class Heartbeats:
     def beat(
         self, heart: Heartbeat, *, handled: Iterable[str] = (), first: bool = False
     ) -> frozenset[str]:
-        """Write the heart and take the `handled` commands away; those that wait. One request.
+        """Store the heartbeat, remove `handled` commands, return waiting ones. One request.
 
-        The `first` beat takes away what was meant for an earlier worker of the same name.
+        The `first` beat removes the commands for an earlier worker of the same name.
         """
         done = frozenset(handled)
         change = Change(
@@ -88,11 +88,11 @@ class Heartbeats:
         return waiting if isinstance(waiting, frozenset) else frozenset()
 
     def leave(self, hostname: str) -> None:
-        """Take a worker that has stopped off the roster."""
+        """Delete the item of a worker that has stopped."""
         self._backend.delete([_key(hostname)])
 
     def hearts(self) -> list[Heartbeat]:
-        """All workers that were heard of of late, also dead ones, by name. One query a hundred."""
+        """All workers with an item, dead ones too, by name. One query for each hundred."""
         found: list[Heartbeat] = []
         after: str | None = None
         while True:
@@ -103,12 +103,12 @@ class Heartbeats:
                 return found
 
     def alive(self) -> list[Heartbeat]:
-        """The workers that live."""
+        """The live workers."""
         now = time.time()
         return [heart for heart in self.hearts() if heart.alive(now)]
 
     def tell(self, hostname: str, command: str) -> bool:
-        """Leave a command for a worker; False when there is no such worker any more."""
+        """Store a command for a worker; returns False if the worker is gone."""
         change = Change(
             add={"commands": frozenset({command})},
             keep_expires=True,
@@ -126,7 +126,7 @@ def _key(hostname: str) -> Key:
 
 
 def _heartbeat_of(item: Item) -> Heartbeat:
-    """The heart in an item. Fields of newer releases are passed over."""
+    """The heartbeat in an item. Fields of newer releases are ignored."""
     stored: Mapping[str, Any] = item.fields
     values = {name: stored[name] for name in _NAMES if name in stored}
     for name in _LISTS:

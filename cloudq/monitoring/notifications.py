@@ -1,4 +1,4 @@
-"""Says when tasks fail: a middleware, and mail over SMTP. SNS and SES are in `cloudq_aws`."""
+"""Reports failed tasks: a middleware, and mail over SMTP. SNS and SES are in `cloudq_aws`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONGEST_SUBJECT = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """What is said of a task that has failed for good. `others` were like it and not said."""
+    """The report of a task's final failure. `others` counts similar ones that were held back."""
 
     task: str
     id: str
@@ -36,7 +36,7 @@ class Failure:
 
     @property
     def subject(self) -> str:
-        """One line, ASCII, at most 100 characters, as SNS wants it."""
+        """One line of at most 100 ASCII characters, the limit of SNS."""
         line = f"[cloudq] {self.task} failed: {type(self.error).__name__}: {self.error}"
         plain = " ".join(line.encode("ascii", "replace").decode().split())
         plain = "".join(sign for sign in plain if sign.isprintable())
@@ -44,18 +44,18 @@ class Failure:
 
     @property
     def text(self) -> str:
-        """The whole of it, with the traceback. The task's arguments are not in it."""
+        """The full report with the traceback, without the task's arguments."""
         lines = [
             f"Task {self.task} with id {self.id} has failed.",
             f"queue {self.queue}, worker {self.hostname}, after {self.retries} retries",
         ]
         if self.others:
-            lines.append(f"{self.others} more like it were not reported meanwhile.")
+            lines.append(f"{self.others} similar failures before it were not reported.")
         return "\n".join([*lines, "", *traceback.format_exception(self.error)])
 
 
 Notifier = Callable[[Failure], None]
-"""Says it somewhere; may take its time, and may raise."""
+"""Sends a report somewhere; it may be slow and may raise."""
 
 
 def notify_failures(
@@ -64,13 +64,13 @@ def notify_failures(
     tasks: Collection[str] | None = None,
     every: float = 60.0,
 ) -> Middleware:
-    """A middleware that tells of calls that fail for good, after their last retry.
+    """A middleware that reports calls that fail after their last retry.
 
-    `tasks` are the names that count; left out, all. Of one task and one class of exception at
-    most one failure is told in `every` seconds, by each process; the next one says how many there
-    were. It is told in the thread of the task, so a slow notifier holds its place. What the
-    notifier raises is logged and changes nothing. A task whose process was killed, at its hard
-    time limit say, cannot tell: the signal `task_failure` hears of these in the supervisor.
+    `tasks` are the task names to report; left out, all. Each process reports at most one failure
+    of a task and exception class in `every` seconds; the next report counts those held back. The
+    notifier runs in the thread of the task, so a slow one keeps a slot occupied. An error that it
+    raises is logged, and the task's outcome stands. A task whose process is killed, as at its hard
+    time limit, is not reported here: use the signal `task_failure`, sent in the supervisor.
     """
     throttle = _Throttle(every)
 
@@ -107,12 +107,12 @@ def _tell(notifier: Notifier, throttle: _Throttle, context: Context, error: Base
     )
     try:
         notifier(failure)
-    except Exception:  # whatever the notifier does, the task's own end stands
-        log.exception("the failure of task %s could not be told", request.id)
+    except Exception:  # an error of the notifier does not change the task's outcome
+        log.exception("the notifier failed to report the failure of task %s", request.id)
 
 
 class _Throttle:
-    """Lets one of a kind pass in a while, and counts the others."""
+    """Lets one failure of each kind pass per interval, and counts the others."""
 
     def __init__(self, every: float) -> None:
         self._every = every
@@ -120,7 +120,7 @@ class _Throttle:
         self._kinds: dict[tuple[str, str], tuple[float, int]] = {}
 
     def passes(self, kind: tuple[str, str]) -> int | None:
-        """How many were held back before this one; None where this is held back, too."""
+        """The number held back before this one; None if this one is held back too."""
         now = time.monotonic()
         with self._lock:
             known = self._kinds.get(kind)
@@ -133,10 +133,10 @@ class _Throttle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SMTP:
-    """A notifier that sends a mail. Raises `ConfigurationError` when it could never do so.
+    """A notifier that sends a mail. Raises `ConfigurationError` for settings that cannot work.
 
-    `security` is how the connection is secured: by STARTTLS, TLS from the start ("tls"), or not
-    at all ("none", for a mail server on this machine). `timeout` is in seconds.
+    `security` secures the connection by STARTTLS, by TLS from the start ("tls"), or not at all
+    ("none", for a mail server on this machine). `timeout` is in seconds.
     """
 
     sender: str
@@ -152,7 +152,7 @@ class SMTP:
         if isinstance(self.to, str) or not self.to:
             raise ConfigurationError(f'SMTP: to is {self.to!r}: give addresses, as ["a@b.example"]')
         if self.user is not None and self.security == "none":
-            raise ConfigurationError("SMTP: a password must not travel in the clear: set security")
+            raise ConfigurationError("SMTP: a password must not be sent in the clear: set security")
 
     def __call__(self, failure: Failure) -> None:
         mail = EmailMessage()

@@ -1,4 +1,4 @@
-"""Loggers for tasks: each record knows which task and which call it belongs to."""
+"""Loggers whose records carry the name and id of the running task."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def get_task_logger(name: str) -> logging.Logger:
     A format may use `%(task_name)s` and `%(task_id)s` for them; a worker's own log shows both.
     """
     logger = logging.getLogger(name)
-    logger.addFilter(_IN_TASK)  # the same filter is added once
+    logger.addFilter(_IN_TASK)  # adding it again has no effect
     return logger

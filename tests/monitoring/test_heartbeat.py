@@ -146,7 +146,7 @@ def test_a_reply_that_the_store_does_not_take_says_so(beating: Beating) -> None:
 def test_a_command_too_long_to_lie_in_an_item_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="name fewer at a time"):
         make("revoke", {"task_id": ["x" * 36] * 1000}, lasts=1, reply=False).to_text()
-    with pytest.raises(ConfigurationError, match="are no JSON"):
+    with pytest.raises(ConfigurationError, match="are not JSON"):
         make("own", {"what": object()}, lasts=1, reply=False).to_text()
 
 
