@@ -355,7 +355,7 @@ class CloudQ:
 
     @cached_property
     def workflows(self) -> Workflows:
-        """What this app does with signatures, chains, groups and chords."""
+        """The starts of signatures, chains, groups and chords, and the joins of their members."""
         from cloudq.canvas.workflows import Workflows
 
         return Workflows(self.runtime, self.tasks, self.publisher)

@@ -110,7 +110,7 @@ class Reader:
             watcher.close()
 
     def trail(self, id: str) -> Trail | None:
-        """Read a task's record and events, None for an unknown or expired task. Two or three reads."""
+        """Read a task's record and events; None for an unknown or expired task."""
         record = self._backend.record(id)
         if record is None:
             return None
