@@ -104,17 +104,7 @@ def register(
     prefix = _prefix(app)
     for queue in named:
         source = _Queue(app, executor, queue, timeout=timeout, reserve=reserve)
-        trigger = function_app.service_bus_queue_trigger(
-            arg_name="message" if cardinality == "one" else "messages",
-            queue_name=prefix + queue,
-            connection=connection,
-            cardinality=cardinality,
-            is_sessions_enabled=_sessions(queue) or None,
-            # By default the host turns a body into text, and parses it if it looks like JSON.
-            data_type="binary",
-        )
-        run = _takes_one(source) if cardinality == "one" else _takes_many(source)
-        function_app.function_name(_function_name(queue))(trigger(run))
+        _add_queue(function_app, source, prefix + queue, connection, cardinality)
     for name, timer in given.items():
         _add_timer(function_app, app, name, timer)
 
@@ -135,6 +125,27 @@ def _check(cardinality: str, queues: Sequence[str], timers: Mapping[str, Timer])
             f"queue {ordered[0]!r} has sessions, and a batch has one answer for all: "
             'register it by itself with cardinality="one"'
         )
+
+
+def _add_queue(
+    function_app: FunctionApp | Blueprint,
+    source: _Queue,
+    name: str,
+    connection: str,
+    cardinality: Cardinality,
+) -> None:
+    """Add the trigger of one queue; `name` is the queue's name in the namespace."""
+    trigger = function_app.service_bus_queue_trigger(
+        arg_name="message" if cardinality == "one" else "messages",
+        queue_name=name,
+        connection=connection,
+        cardinality=cardinality,
+        is_sessions_enabled=_sessions(source.queue) or None,
+        # By default the host turns a body into text, and parses it if it looks like JSON.
+        data_type="binary",
+    )
+    run = _takes_one(source) if cardinality == "one" else _takes_many(source)
+    function_app.function_name(_function_name(source.queue))(trigger(run))
 
 
 def _add_timer(function_app: FunctionApp | Blueprint, app: CloudQ, name: str, timer: Timer) -> None:
@@ -178,14 +189,14 @@ class _Queue:
     ) -> None:
         self._app = app
         self._executor = executor
-        self._queue = queue
+        self.queue = queue
         self._timeout = timeout
         self._reserve = reserve
 
     def one(self, message: ServiceBusMessage) -> None:
         """Run a message; raise `NotSettled` if it must come back."""
         with self._invocation(self._timeout) as invocation:
-            kept = invocation.run([_delivery(message, self._queue, self._timeout)])
+            kept = invocation.run([_delivery(message, self.queue, self._timeout)])
         if kept:
             raise NotSettled(f"message {message.message_id} comes back: {kept[0][1].reason}")
 
@@ -195,7 +206,7 @@ class _Queue:
         left = min([lock.timestamp() - time.time() for lock in locks], default=self._timeout)
         # A lock that seems to have ended is due to a clock that is off: ignore it.
         lasts = min(left, self._timeout) if left > 0 else self._timeout
-        deliveries = [_delivery(message, self._queue, lasts) for message in messages]
+        deliveries = [_delivery(message, self.queue, lasts) for message in messages]
         with self._invocation(lasts) as invocation:
             kept = invocation.run(deliveries)
             try:

@@ -1,7 +1,7 @@
-"""The beat: sends each run of each schedule when it is due. Several may run, and one of them leads.
+"""The beat: sends each run of each schedule when it is due. Of several beats only the leader sends.
 
-A run is sent first and noted afterwards, so that a beat that dies in between repeats it and loses
-none; every sending of a run has the same id and idempotency key, so that workers run it once.
+A run is sent first and recorded afterwards, so a beat that dies in between sends it again instead
+of losing it. Both messages have the same id and idempotency key, so workers run it once.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from cloudq.schedules.state import leader_key
 
 log = logging.getLogger("cloudq.schedules")
 
-# A run that is no later than this counts as in time, whatever its policy: the lease passes on in
-# less, and so does a broker's short illness. At least two leases.
+# Seconds. A run that is no later than this counts as in time, whatever its catch_up, since another
+# leader takes over, and a short outage of the broker ends, in less. At least two leases.
 _IN_TIME = 60.0
-# Where the last run lies so far ahead, the clock was wrong then or is now.
+# Seconds. A last run this far in the future means that the clock was wrong then or is now.
 _AHEAD = 300.0
-# Runs of one entry caught up with in one go.
+# Most missed runs of one entry that are sent at once.
 _MOST = 1000
-# The wall clock may be set while we sleep.
+# Seconds; short, since the wall clock may be set during the sleep.
 _LONGEST_SLEEP = 5.0
 
 
 @dataclass(slots=True)
 class _Line:
-    """One active entry, and up to when its runs are dealt with (epoch seconds)."""
+    """One active entry, and the epoch time up to which its runs have been handled."""
 
     entry: Entry
     last: float
     due: float = -1.0
-    """When its next run is due; -1: not reckoned yet, inf: never."""
+    """Epoch time of its next run; -1: not computed yet, inf: never."""
 
 
 class Beat:
-    """One beat of an app. `tick` does what is due; `BeatThread` calls it in time.
+    """One beat of an app. `tick` sends due runs; `BeatThread` calls it in time.
 
-    Needs the app's result backend: raises `ConfigurationError` without one. `lease` is in seconds:
-    how long after a leader's death another leads at the latest. `refresh` is the pause between two
-    looks for what was changed at run time, else a fifth of that. `monotonic` is what the lease
-    goes by; runs go by the app's own clock.
+    Raises `ConfigurationError` without a result backend. `lease` is the longest time in seconds
+    until another beat takes over from a dead leader. `refresh` is the pause in seconds between two
+    reads of the stored schedules, by default a fifth of `lease`. The lease is timed by the clock
+    `monotonic`, runs by the app's clock.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Beat:
         self._refresh = self._length / 5 if refresh is None else refresh
         name = hostname or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         backend = runtime.backend
-        assert backend is not None  # `standings` has looked
+        assert backend is not None  # `standings` raises without one
         self.lease = LeaderLease(backend, leader_key(runtime.name), name, self._length, monotonic)
         self._declared = schedules.declared()
         self._lines: dict[str, _Line] = {}
@@ -82,13 +82,13 @@ class Beat:
 
     @property
     def leads(self) -> bool:
-        """Whether this beat is the one that sends."""
+        """Tell whether this beat is the one that sends."""
         return self.lease.held
 
     def tick(self) -> float:
-        """Keep the lease, and send what is due; in how many seconds to call it again.
+        """Keep the lease, send due runs, and return the seconds until the next call.
 
-        Raises `BackendError` and `BrokerError`: what was not sent is still due.
+        Raises `BackendError` and `BrokerError`; runs that were not sent stay due.
         """
         now = self._monotonic()
         if now >= self.lease.look_at:
@@ -106,24 +106,24 @@ class Beat:
         return max(0.0, min(wait, _LONGEST_SLEEP))
 
     def next_due(self) -> float:
-        """When the next run is due, in epoch seconds; inf for never."""
+        """Epoch time of the next run, inf for never."""
         return min((line.due for line in self._lines.values()), default=float("inf"))
 
     def stop(self) -> None:
-        """Leave the lead to another at once. Raises `BackendError`."""
+        """Give up the lead, so that another beat can take it at once. Raises `BackendError`."""
         self.lease.leave()
 
-    # ---- what there is to send
+    # ---- reading schedules
 
     def _load(self, now: float) -> None:
-        """Read how all schedules stand: pauses, and entries made at run time; one query."""
+        """Read all schedules with their pauses, and those made at run time; one query."""
         found = self._schedules.all(self._declared)
         self._load_at = now + self._refresh
         lines: dict[str, _Line] = {}
         for name, scheduled in found.items():
             if scheduled.error and scheduled.error not in self._said:
                 self._said.add(scheduled.error)
-                log.error("not run: %s", scheduled.error)
+                log.error("a schedule is not run: %s", scheduled.error)
             if scheduled.active and scheduled.entry is not None:
                 lines[name] = self._line(scheduled, scheduled.entry)
         self._lines = lines
@@ -131,7 +131,7 @@ class Beat:
     def _line(self, scheduled: Scheduled, entry: Entry) -> _Line:
         standing, now = scheduled.standing, self._runtime.clock()
         if standing.last is None or standing.spec != entry.fingerprint:
-            # New, or its times are others: what lies behind us is not missed.
+            # The schedule is new or has new times, so no past runs are owed.
             if over := entry.over(utc(now)):
                 log.warning("schedule %s never runs: %s", entry.name, over)
             self._standings.begin(entry, now)
@@ -140,11 +140,12 @@ class Beat:
             line = _Line(entry, standing.last)
         known = self._lines.get(scheduled.name)
         if known is not None and known.entry.fingerprint == entry.fingerprint:
-            # A note that did not reach the store.
+            # The store may have missed a record of ours.
             line.last = max(line.last, known.last)
         if line.last > now + _AHEAD:
             log.warning(
-                "%s was last run %.0f s from now: the clock has gone back, so it goes on from now",
+                "schedule %s was last run %.0f s in the future: the clock has gone back, "
+                "so its runs are counted from now",
                 entry.name,
                 line.last - now,
             )
@@ -173,7 +174,7 @@ class Beat:
         for line, slots, last in todo:
             unsent = [slot for slot in slots if (line.entry.name, slot) in refused]
             if unsent:
-                # Before the first that was not sent; those after it are sent again, as the same.
+                # Stop before the first unsent run; later ones are sent again under the same ids.
                 last = unsent[0].timestamp() - 0.001
                 if last <= line.last:
                     continue
@@ -182,7 +183,7 @@ class Beat:
             raise next(iter(refused.values()))
 
     def _slots(self, line: _Line, now: float) -> tuple[list[datetime], float]:
-        """The runs to send now, and up to when all are dealt with then."""
+        """The runs to send now, and the epoch time up to which all are handled afterwards."""
         entry, moment = line.entry, utc(now)
         in_time = now - max(_IN_TIME, 2 * self._length)
         after = line.last if entry.catch_up == "all" else max(line.last, in_time)
@@ -195,17 +196,19 @@ class Beat:
                 slots = [latest]
         if line.due < in_time:
             log.warning(
-                "%s was due at %s and no beat was there: %s",
+                "schedule %s was due at %s and no beat was running: %s",
                 entry.name,
                 utc(line.due),
-                f"{len(slots)} runs are sent now" if slots else "skipped",
+                f"{len(slots)} missed runs are sent now"
+                if slots
+                else "its missed runs are skipped",
             )
         return slots, now
 
     def _publish(
         self, runs: list[tuple[Entry, datetime]]
     ) -> Mapping[tuple[str, datetime], CloudQError]:
-        """Send runs in as few requests as may be; what was not sent, and why."""
+        """Send runs in as few requests as possible; returns the unsent ones with their errors."""
         refused: dict[tuple[str, datetime], CloudQError] = {}
         calls: list[Any] = []
         sent: list[tuple[str, datetime]] = []
@@ -222,14 +225,14 @@ class Beat:
             refused = dict.fromkeys(sent, error)
         except CloudQError as error:
             if len(calls) == 1:
-                # It will never be sent: arguments that do not fit, a queue without priorities.
-                log.error("schedule %s is not sent: %s", runs[0][0].name, error)
+                # Trying again is no use: wrong arguments, or a queue without priorities.
+                log.error("a run of schedule %s is not sent: %s", runs[0][0].name, error)
                 return {}
-            for run in runs:  # the others are not to blame
+            for run in runs:  # one bad run must not hold back the others
                 refused |= self._publish([run])
         for name, slot in sent:
             if (name, slot) not in refused:
-                log.info("sent %s of %s", name, slot.isoformat())
+                log.info("sent the run of schedule %s due at %s", name, slot.isoformat())
         return refused
 
     def _note(self, line: _Line, last: float, runs: int) -> None:
@@ -238,8 +241,12 @@ class Beat:
         try:
             self._standings.ran(line.entry, last, runs)
         except BackendError as error:
-            # It is sent. Who leads next may send it again, as the same run.
-            log.warning("a run of %s is not noted: %s", line.entry.name, error)
+            # It was sent. The next leader may send it again, under the same id.
+            log.warning(
+                "a run of schedule %s was sent but not recorded, and may be sent again: %s",
+                line.entry.name,
+                error,
+            )
 
 
 def _up_to(entry: Entry, after: float, moment: datetime) -> list[datetime]:
@@ -257,7 +264,7 @@ class BeatThread:
     def __init__(self, beat: Beat) -> None:
         self.beat = beat
         self._stopped = threading.Event()
-        # No pause is longer than the lease bears.
+        # A longer pause would lose the lease.
         self._backoff = Backoff(0.5, max(0.5, beat.lease.pause), jitter=0.0)
         self._thread = threading.Thread(target=self.run, name="beat", daemon=True)
 
@@ -265,31 +272,31 @@ class BeatThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, and leave the lead to another."""
+        """Stop the thread and give up the lead."""
         self._stopped.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(5.0)
 
     def ask(self) -> None:
-        """Have it end soon; safe in a signal handler."""
+        """Ask it to stop soon; safe in a signal handler."""
         self._stopped.set()
 
     def run(self) -> None:
-        """Tick until stopped. What a service refuses is tried again with growing pauses."""
+        """Tick until stopped, and retry after errors with growing pauses."""
         while not self._stopped.is_set():
             self._stopped.wait(self._tick())
         try:
             self.beat.stop()
         except CloudQError as error:
-            log.warning("the lease stays for a while: %s", error)
+            log.warning("the lease was not given up, so it has to expire: %s", error)
 
     def _tick(self) -> float:
         try:
             wait = self.beat.tick()
         except CloudQError as error:
-            log.warning("the beat waits: %s", error)
-        except Exception:  # without this thread nothing would be sent for ever
-            log.exception("the beat failed, and is tried again")
+            log.warning("the beat failed and tries again after a pause: %s", error)
+        except Exception:  # if this thread ended, nothing would be sent any more
+            log.exception("the beat failed unexpectedly and tries again after a pause")
         else:
             self._backoff.succeeded()
             return wait

@@ -1,9 +1,9 @@
-"""A schedule in the words of each cloud's scheduler, and where these run it at other times.
+"""Translates schedules for each cloud's scheduler, and finds runs that it does differently.
 
 EventBridge Scheduler: docs.aws.amazon.com/scheduler/latest/UserGuide/schedule-types.html. Cloud
 Scheduler: cloud.google.com/scheduler/docs/configuring/cron-job-schedules. NCRONTAB: the page on
-timer triggers of Azure Functions. Where one expression cannot say it, several do: a run that two
-of them send has one id, and runs once.
+timer triggers of Azure Functions. A schedule that one expression cannot describe gets several; a
+run that two of them send has one id, and so runs once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 def eventbridge(entry: Entry) -> list[str]:
     """Expressions of EventBridge Scheduler: cron of six fields, rate, at.
 
-    Raises `ConfigurationError` for what it cannot say.
+    Raises `ConfigurationError` for a schedule that it cannot express.
     """
     when = entry.when
     if isinstance(when, crontab):
@@ -35,19 +35,17 @@ def eventbridge(entry: Entry) -> list[str]:
                 count = int(when.seconds // size)
                 return [f"rate({count} {unit}{'s' if count > 1 else ''})"]
         raise _refusal(
-            entry, "EventBridge Scheduler", "its rates are whole minutes: run a beat for it"
+            entry, "EventBridge Scheduler", "its rates are in whole minutes: run a beat for it"
         )
     if isinstance(when, at):
         time = engine.moment_of(when.time, entry.zone).astimezone(entry.zone)
         return [f"at({time.strftime('%Y-%m-%dT%H:%M:%S')})"]
-    raise _refusal(
-        entry, "EventBridge Scheduler", "no cloud's scheduler knows the sun: run a beat for it"
-    )
+    raise _refusal(entry, "EventBridge Scheduler", "it has no solar schedules: run a beat for it")
 
 
 def _eventbridge_crons(entry: Entry, when: crontab) -> list[str]:
     minute, hour, dom, month, _ = when.line.split()
-    # Numbers of days begin with SUN=1 there, so days are written by name.
+    # EventBridge counts days from SUN=1, cron from SUN=0, so days are written by name.
     dow = fields.text(fields.DAY_OF_WEEK, when.day_of_week, names=True)
 
     def cron(day: str, week: str) -> str:
@@ -61,32 +59,32 @@ def _eventbridge_crons(entry: Entry, when: crontab) -> list[str]:
             raise _refusal(
                 entry,
                 "EventBridge Scheduler",
-                "a day of the month and one of the week together it knows only as the first to "
-                "fourth such day (day_of_month 1-7, 8-14, 15-21, 22-28): let the task look at one",
+                "it takes a day of the week only with the first to fourth week of a month "
+                "(day_of_month 1-7, 8-14, 15-21, 22-28): let the task check one of the two",
             )
-        # As `2#1`, the first Monday; one such day an expression.
+        # `2#1` is the first Monday; an expression takes one such day.
         days = sorted(when.day_of_week)
         return [cron("?", f"{day + 1}#{week}") for week in weeks for day in days]
     return [cron("?", dow)] if dow != "*" else [cron(dom, "?")]
 
 
 def _whole_weeks(days: frozenset[int]) -> list[int] | None:
-    """Which of the first four weeks of a month the days are; None if they are others."""
+    """The weeks of a month (1 to 4) that the days make up exactly; None if they do not."""
     weeks = [week for week in range(1, 5) if 7 * week in days]
     whole = (day for week in weeks for day in range(7 * week - 6, 7 * week + 1))
     return weeks if frozenset(whole) == days else None
 
 
 def unix_cron(entry: Entry) -> list[str]:
-    """The expression of Cloud Scheduler. Raises `ConfigurationError` for what it cannot say."""
+    """The expression of Cloud Scheduler. Raises `ConfigurationError` if there is none."""
     when, cloud = entry.when, "Cloud Scheduler"
     if isinstance(when, crontab):
         if when.both_days:
             raise _refusal(
                 entry,
                 cloud,
-                "of a day of the month and one of the week either is enough for it: let the task "
-                "look at one of them",
+                "with a day of the month and a day of the week, either is enough to run it there: let "
+                "the task check one of the two",
             )
         return [when.line]
     if isinstance(when, every):
@@ -97,12 +95,12 @@ def unix_cron(entry: Entry) -> list[str]:
 def ncrontab(entry: Entry) -> list[str]:
     """Expressions of Azure Functions' timers, six fields with the seconds first.
 
-    Raises `ConfigurationError` for what they cannot say.
+    Raises `ConfigurationError` for a schedule that they cannot express.
     """
     when, cloud = entry.when, "a timer of Azure Functions"
     if isinstance(when, crontab):
         minute, hour, dom, month, dow = when.line.split()
-        if when.either_day:  # a day must fit both there
+        if when.either_day:  # in one NCRONTAB expression a day must match both
             return [f"0 {minute} {hour} {dom} {month} *", f"0 {minute} {hour} * {month} {dow}"]
         return [f"0 {when.line}"]
     if isinstance(when, every):
@@ -113,16 +111,14 @@ def ncrontab(entry: Entry) -> list[str]:
 
 
 def _periodic(entry: Entry, when: every, cloud: str) -> str:
-    """A period as a crontab in UTC, which can say those that divide an hour or a day."""
+    """A period as a crontab in UTC; it must divide an hour or a day."""
     minutes = when.seconds / _MINUTE
     if entry.start is None and minutes == int(minutes):
         if 60 % minutes == 0:
             return f"{_step(int(minutes), 60)} * * * *"
         if (24 * 60) % minutes == 0 and minutes % 60 == 0:
             return f"0 {_step(int(minutes) // 60, 24)} * * *"
-    raise _refusal(
-        entry, cloud, "a crontab has periods that divide an hour or a day: run a beat for it"
-    )
+    raise _refusal(entry, cloud, "its periods must divide an hour or a day: run a beat for it")
 
 
 def _step(count: int, of: int) -> str:
@@ -133,24 +129,24 @@ def _refusal(entry: Entry, cloud: str, why: str) -> ConfigurationError:
     return ConfigurationError(f"schedule {entry.name!r}: {cloud} cannot run {entry.when}: {why}")
 
 
-# ---- where clouds differ
+# ---- differences between clouds and the beat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A run that a cloud does not do as the engine says: which, and what it does."""
+    """A run that a cloud does differently from the beat; `what` describes how."""
 
     cloud: str
     moment: datetime
     what: str
 
     def told(self, zone: tzinfo) -> str:
-        """In a line."""
+        """The difference as one line of text."""
         shown = self.moment.astimezone(zone).strftime("%a %Y-%m-%d %H:%M:%S %Z")
         return f"{self.cloud}: {shown}: {self.what}"
 
     def as_json(self, zone: tzinfo) -> dict[str, str]:
-        """As an object, the time in this zone."""
+        """The difference as a JSON object, with the time in this zone."""
         shown = self.moment.astimezone(zone).isoformat()
         return {"cloud": self.cloud, "run": shown, "what": self.what}
 
@@ -165,7 +161,7 @@ _SAYS: tuple[tuple[str, Callable[[Entry], list[str]]], ...] = (
 
 
 def clouds_at(entry: Entry, after: datetime, until: datetime) -> list[Difference]:
-    """Where the clouds run a crontab otherwise than a beat, between two moments; in order."""
+    """List the runs of a crontab that clouds do differently from a beat, in order of time."""
     when = entry.when
     if not isinstance(when, crontab):
         return []

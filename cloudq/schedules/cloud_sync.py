@@ -1,4 +1,4 @@
-"""Makes a cloud's scheduler equal to the schedules of an app: a plan to look at, then its steps."""
+"""Updates a cloud's scheduler to match an app's schedules: first a plan, then its steps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TRACES = frozenset({"traceparent", "tracestate", "baggage"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One change: `create`, `update` or `delete`. `parts` are what is, and what shall be."""
+    """One change: `create`, `update` or `delete`. `parts` maps fields to old and new values."""
 
     action: str
     name: str
@@ -42,10 +42,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What makes the cloud equal to the code.
+    """The steps that make the cloud match the code.
 
-    `foreign` are names in the group of somebody else. `over` says, of schedules by their names,
-    why they have no runs any more: the cloud has no entry for them.
+    `foreign` are names of entries in the group that are not this app's. `over` maps the names of
+    schedules without further runs to the reason; the cloud gets no entry for them.
     """
 
     group: str
@@ -67,9 +67,9 @@ class Incomplete(ServiceError):
 
 
 class Scheduler:
-    """A cloud's scheduler, through its driver; the jobs of one owner are a group of their own.
+    """A cloud's scheduler, through its driver. Each owner's jobs form a group.
 
-    `owner` is the app's name where nothing else is said.
+    `owner` is by default the app's name.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class Scheduler:
         self._owner = owner or self._runtime.name
         self.group = driver.group or group_of(self._owner)
 
-    # ---- the jobs there shall be
+    # ---- the wanted jobs
 
     def jobs(self, schedules: Iterable[Scheduled] | None = None) -> dict[str, Job]:
-        """The jobs of these schedules, by name; of all of the app's, if none are given.
+        """The jobs of these schedules, or of all the app's schedules, by name.
 
-        Raises `ConfigurationError` for a schedule that the cloud cannot have.
+        Raises `ConfigurationError` for a schedule that the cloud cannot run.
         """
         conf = self._runtime.conf
         if conf.signing_keys and conf.signing_required:
@@ -116,7 +116,7 @@ class Scheduler:
 
     def _jobs_of(self, scheduled: Scheduled, entry: Entry) -> Iterable[Job]:
         if entry.over(utc(self._runtime.clock())):
-            return  # a plan says so
+            return  # listed in the plan as `over`
         expressions = _SAYS[self._driver.dialect](entry)
         body, message = self._body(entry)
         self._check(entry)
@@ -145,12 +145,12 @@ class Scheduler:
             )
         if (entry.start or entry.end) and not self._driver.bounds:
             raise ConfigurationError(
-                f"schedule {entry.name!r}: {self._url} knows no start and no end: leave them out, "
+                f"schedule {entry.name!r}: {self._url} supports no start or end: leave them out, "
                 "or run a beat"
             )
 
     def _body(self, entry: Entry) -> tuple[str, TaskMessage]:
-        """The text that is sent at each run: a message whose slot is filled in later."""
+        """The message that each run sends, as text and object; its slot is filled in later."""
         headers = dict(entry.options.get("headers", {}))
         headers |= {SCHEDULE: entry.name, CRON: _reckoned(entry)}
         if self._driver.slot is not None:
@@ -166,7 +166,7 @@ class Scheduler:
         kept = {k: v for k, v in message.headers.items() if k not in _TRACES}
         changes: dict[str, Any] = {"headers": kept, "sent_at": 0.0, "expires": None}
         if message.expires is not None and EXPIRES not in kept:
-            # The task's own, which counts from the run.
+            # The task's own expiry, counted from the run.
             kept[EXPIRES] = f"{message.expires - message.sent_at:g}"
         message = message.model_copy(update=changes)
         return self._runtime.codec.encode(message).decode(), message
@@ -178,7 +178,7 @@ class Scheduler:
     # ---- the plan
 
     def plan(self, schedules: Iterable[Scheduled] | None = None) -> Plan:
-        """Compare what is with what shall be, of these schedules or of all of the app's.
+        """Compare the cloud's entries with these schedules, or with all the app's.
 
         Raises `ConfigurationError`, `ServiceError`.
         """
@@ -192,8 +192,8 @@ class Scheduler:
         taken = sorted(wanted.keys() & set(foreign))
         if taken:
             raise ConfigurationError(
-                f"{taken[0]!r} in {self._url} is not of this app, and a schedule has its name: "
-                "rename one of them"
+                f"{taken[0]!r} in {self._url} does not belong to this app, and a schedule has the "
+                "same name: rename one of them"
             )
         steps: list[Step] = []
         equal: list[str] = []
@@ -217,7 +217,7 @@ class Scheduler:
         )
 
     def _check_owner(self) -> None:
-        """Raise `ConfigurationError` for a group that somebody else has made."""
+        """Raise `ConfigurationError` for a group that another owner has made."""
         owner, ours = self._driver.owner(self.group), owner_of(self._owner)
         if owner is None or owner == ours:
             return
@@ -233,7 +233,7 @@ class Scheduler:
         return {entry.name: why for entry in every if (why := entry.over(now))}
 
     def apply(self, plan: Plan, told: Callable[[Step], None] = lambda step: None) -> None:
-        """Carry out a plan; `told` hears of each step that is done. Raises `Incomplete`."""
+        """Carry out a plan; `told` is called after each step. Raises `Incomplete`."""
         for number, step in enumerate(plan.steps):
             try:
                 self._carry_out(step)
@@ -287,7 +287,7 @@ def _zone(dialect: str, entry: Entry) -> str:
 
 
 def _reckoned(entry: Entry) -> str:
-    """From what a worker reckons the slot where the cloud does not tell it."""
+    """The header from which a worker computes the slot if the cloud does not send it."""
     when = entry.when
     if isinstance(when, crontab):
         return cron_header(when.line, when.days, entry.timezone)

@@ -1,4 +1,4 @@
-"""The five fields of a crontab: from what people write to sets of numbers, and back to text."""
+"""Parses the five fields of a crontab to sets of numbers, and writes them back as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cloudq.errors import ConfigurationError
 
 Field = str | int | Iterable[int]
-"""What may be written: `7`, `"1-5"`, `"*/15"`, `"mon,wed"`, `[0, 30]`."""
+"""A field as users write it: `7`, `"1-5"`, `"*/15"`, `"mon,wed"`, `[0, 30]`."""
 
 DAY_NAMES = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 MONTH_NAMES = (
@@ -23,7 +23,7 @@ _PART = re.compile(r"(?P<first>\*|\w+)(?:-(?P<last>\w+))?(?:/(?P<step>\d+))?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One of the fields: its name, its range, and the names that stand for numbers in it."""
+    """One of the five fields: its name, its range, and names for its numbers."""
 
     name: str
     first: int
@@ -33,7 +33,7 @@ class Kind:
 
     @property
     def all(self) -> frozenset[int]:
-        """Every number of the field: what `*` means."""
+        """Every number of the field, the meaning of `*`."""
         return frozenset(range(self.first, self.last + 1))
 
 
@@ -60,7 +60,7 @@ MONTH_OF_YEAR = Kind(
 
 
 def numbers(kind: Kind, given: object) -> frozenset[int]:
-    """The numbers that a field names. Raises `ConfigurationError`, saying what is wrong."""
+    """The numbers that a field names. Raises `ConfigurationError`."""
     if isinstance(given, str):
         found = frozenset(
             number for part in given.strip().split(",") for number in _part(kind, part.strip())
@@ -74,7 +74,7 @@ def numbers(kind: Kind, given: object) -> frozenset[int]:
             f"crontab: {kind.name} is {given!r}: give a number, numbers, or text such as '*/5'"
         )
     if not found:
-        raise ConfigurationError(f"crontab: {kind.name} is empty: '*' means every one")
+        raise ConfigurationError(f"crontab: {kind.name} is empty: give '*' for every value")
     return found
 
 
@@ -88,7 +88,7 @@ def _part(kind: Kind, part: str) -> Iterable[int]:
     first, last, step = match["first"], match["last"], match["step"]
     if first == "*":
         if last is not None:
-            raise ConfigurationError(f"crontab: {kind.name} has {part!r}: '*' has no range")
+            raise ConfigurationError(f"crontab: {kind.name} has {part!r}: '*' cannot start a range")
         span = sorted(kind.all)
     elif last is not None:
         span = _span(kind, _number(kind, first), _number(kind, last, end=True))
@@ -105,7 +105,7 @@ def _part(kind: Kind, part: str) -> Iterable[int]:
 
 
 def _span(kind: Kind, first: int, last: int) -> list[int]:
-    """The numbers between two, over the end of the range where the second is smaller."""
+    """The numbers from `first` to `last`, wrapping around the end of the range."""
     if first <= last <= kind.last:
         return list(range(first, last + 1))
     # SUN as the end of a range of days is the last day of the week: fri-sun, 1-7.

@@ -1,4 +1,4 @@
-"""An entry: which task is due when, with which arguments and options; checked when it is made."""
+"""Schedule entries: a task, its times, arguments and options, checked on creation."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from cloudq.tasks.signature import Signature
 CatchUp = Literal["skip", "last", "all"]
 CATCH_UPS: tuple[CatchUp, ...] = ("skip", "last", "all")
 
-# EventBridge Scheduler's; Cloud Scheduler takes 500, a task's id 255 with the slot behind it.
+# EventBridge Scheduler's limit. Cloud Scheduler takes 500; a task id of name and slot, 255.
 CLOUD_NAME = 64
 _LONGEST_NAME = 200
 _CLOUD_NAME = re.compile(r"[0-9A-Za-z_.-]{1,64}")
-# What the slot decides.
+# Options that the slot decides.
 _TAKEN = frozenset({"task_id", "eta", "countdown", "idempotency_key", "unique_key"})
 _LINKS = frozenset({"link", "link_error"})
 
 
 class RunOptions(TypedDict, total=False):
-    """How a schedule runs its task. Times are in seconds.
+    """Options of a schedule's runs. Times are in seconds.
 
-    `options` are those of the call, as for `apply_async`. `expires`: a run that has not started so
-    long after its time is dropped. `jitter`: runs come up to so much later, each by its own fixed
-    part. `catch_up`: of the runs that no beat was there for, `skip` drops all, `last` runs the
-    latest, `all` runs each. `start`, `end`: no runs before, and none from then on.
+    `options` are those of the call, as for `apply_async`. `expires`: a run that has not started
+    this long after its time is dropped. `jitter`: each run is delayed by up to this much, by an
+    amount fixed for that run. `catch_up`: of the runs that were due while no beat was running,
+    `skip` drops all, `last` runs the latest, `all` runs each. `start`, `end`: no runs before
+    `start`, nor from `end` on.
     """
 
     args: Sequence[Any]
@@ -52,16 +53,16 @@ class RunOptions(TypedDict, total=False):
 
 
 class EntryOptions(RunOptions, total=False):
-    """What `@app.periodic(...)` takes beside when; `name` is the task's where none is given."""
+    """Options of `@app.periodic(...)`; `name` is by default the task's."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A task and when it is due. `timezone` "" is the app's; times are in seconds.
+    """A task and its schedule. Times are in seconds.
 
-    `stored` tells an entry that was added at run time from one of the code.
+    `stored` marks an entry that was added at run time and is not in the code.
     """
 
     name: str
@@ -89,7 +90,7 @@ class Entry:
 
     @property
     def fingerprint(self) -> str:
-        """What its times depend on, in a few letters: other times are another fingerprint."""
+        """A short hash of all that its times depend on; it changes when they do."""
         when = json.dumps(_written(self.when), sort_keys=True)
         text = f"{when} {self.timezone} {self.start} {self.end}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -147,14 +148,14 @@ def entry_of(
     options: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     stored: bool = False,
 ) -> Entry:
-    """An entry of what `EntryOptions` can say. `options` checks and translates a call's options.
+    """Make an entry from `EntryOptions`. `options` checks and translates a call's options.
 
     Raises `ConfigurationError`, naming the entry.
     """
     unknown = given.keys() - EntryOptions.__annotations__.keys()
     if unknown:
         raise ConfigurationError(
-            f"schedule {name!r} has {min(unknown)!r}: known are "
+            f"schedule {name!r} has the unknown option {min(unknown)!r}: known are "
             f"{', '.join(EntryOptions.__annotations__)}"
         )
     call = dict(given.get("options") or {})
@@ -191,7 +192,7 @@ def check_cloud_name(name: str) -> None:
     if not _CLOUD_NAME.fullmatch(name):
         raise ConfigurationError(
             f"schedule {name!r} ({len(name)} characters): the clouds' schedulers take names of 1 "
-            f"to {CLOUD_NAME} characters, of 0-9 A-Z a-z - _ . alone: give another name"
+            f"to {CLOUD_NAME} characters from 0-9 A-Z a-z - _ . only: give another name"
         )
 
 
@@ -212,7 +213,7 @@ def _check(entry: Entry) -> None:
     where = f"schedule {entry.name!r}"
     if not entry.name or len(entry.name) > _LONGEST_NAME:
         raise ConfigurationError(
-            f"{where}: a name has 1 to {_LONGEST_NAME} characters, and this {len(entry.name)}"
+            f"{where}: a name has 1 to {_LONGEST_NAME} characters, this one has {len(entry.name)}"
         )
     try:
         ZoneInfo(entry.timezone)
@@ -222,7 +223,7 @@ def _check(entry: Entry) -> None:
         ) from error
     if entry.catch_up not in CATCH_UPS:
         raise ConfigurationError(
-            f"{where}: catch_up is {entry.catch_up!r}: it is one of {', '.join(CATCH_UPS)}"
+            f"{where}: catch_up is {entry.catch_up!r}: give one of {', '.join(CATCH_UPS)}"
         )
     for what in ("expires", "jitter"):
         value = getattr(entry, what)
@@ -241,7 +242,7 @@ def _check(entry: Entry) -> None:
 
 
 def dumps(entry: Entry) -> str:
-    """An entry as JSON text, for the store. Raises `EncodeError` for arguments that cannot be."""
+    """Write an entry as JSON for the store. Raises `EncodeError` for its arguments."""
     written = {
         "task": entry.task,
         "when": _written(entry.when),
@@ -260,7 +261,7 @@ def dumps(entry: Entry) -> str:
 
 
 def loads(name: str, text: str) -> Entry:
-    """An entry out of the store. Raises `ConfigurationError` for what this release cannot read."""
+    """Read an entry from the store. Raises `ConfigurationError` if it cannot be read."""
     try:
         read: dict[str, Any] = json.loads(text)
         return Entry(
@@ -320,12 +321,14 @@ def of_beat_schedule(
     timezone: str,
     options: Callable[[Mapping[str, Any]], Mapping[str, Any]],
 ) -> list[Entry]:
-    """The entries of the setting `beat_schedule`: name to task, schedule, args, kwargs, options.
+    """Read the setting `beat_schedule`: names mapped to task, schedule, args, kwargs, options.
 
-    `EntryOptions` may be among the keys. Raises `ConfigurationError`.
+    `EntryOptions` are allowed as keys too. Raises `ConfigurationError`.
     """
     if not isinstance(schedule, Mapping):
-        raise ConfigurationError(f"beat_schedule is {schedule!r}: it maps names to entries")
+        raise ConfigurationError(
+            f"beat_schedule is {schedule!r}: give a mapping of names to entries"
+        )
     found: list[Entry] = []
     for name, given in cast("Mapping[Any, Any]", schedule).items():
         if not isinstance(given, Mapping) or "task" not in given or "schedule" not in given:
@@ -353,14 +356,14 @@ def periodic_entry(
     kwargs: Mapping[str, Any] | None,
     options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Signature[Any]]:
-    """What `add_periodic_task` is given, as an entry has it, and the signature with all of it.
+    """Turn the arguments of `add_periodic_task` into entry options and a complete signature.
 
-    Raises `ConfigurationError` for what is no single call.
+    Raises `ConfigurationError` unless `sig` is a single call.
     """
     if not isinstance(sig, Signature):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(
-            f"add_periodic_task: {sig!r} is no signature: give task.s(...); for a workflow, a task "
-            "that starts it"
+            f"add_periodic_task: {sig!r} is not a signature: give task.s(...); for a workflow, a "
+            "task that starts it"
         )
     node = sig.clone(args, kwargs)
     own = {key: value for key, value in options.items() if key in EntryOptions.__annotations__}
@@ -370,5 +373,5 @@ def periodic_entry(
 
 
 def utc(stamp: float) -> datetime:
-    """Epoch seconds as a moment."""
+    """Epoch seconds as a datetime in UTC."""
     return datetime.fromtimestamp(stamp, UTC)

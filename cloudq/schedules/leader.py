@@ -1,8 +1,8 @@
-"""Who of several leads: a lease in the result store that no two clocks need agree on.
+"""Leader election by a lease in the result store, without synchronised clocks.
 
-The leader raises a number; the others take the lead when that number has not changed for a while
-by their own monotonic clock. So neither clocks that differ nor clocks that are set do any harm, and
-the leader stops by itself before anybody may take over.
+The leader increments a number. Another contender takes the lead when that number has not changed
+for a while by its own monotonic clock, so wall clocks may differ or be set. The leader stops by
+itself before another can take over.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from cloudq.results.backend import Backend
 
 log = logging.getLogger("cloudq.schedules")
 
-# Parts of the lease's length. One who looks on sees a number that never changes again for the
-# first time up to `_LOOK` after it was written, and waits for `_WAIT`: together less than all.
-# The leader, who counts from before its request, leads for less than the others wait.
+# Fractions of the lease's length. A contender first reads the last number of a dead leader up to
+# `_LOOK` after it was written and then waits for `_WAIT`, which together is less than 1. The leader
+# counts `_LEADS` from before its request, and that is less than the others wait.
 _LOOK, _LEADS, _WAIT = 0.2, 0.65, 0.75
 
 
 class LeaderLease:
     """One contender for the lead. Not to be shared by threads.
 
-    `length` is how long after a leader's death another leads at the latest, in seconds, if it was
-    there. A fifth of it is the pause between two requests: a write of the leader, of others a read.
+    `length` is the longest time in seconds until a running contender replaces a dead leader. A
+    request is made every fifth of it: a write by the leader, a read by the others.
     """
 
     def __init__(
@@ -43,20 +43,20 @@ class LeaderLease:
         self._length = length
         self._clock = monotonic
         self.pause = _LOOK * length
-        """Seconds between two looks."""
+        """Seconds between two calls of `look`."""
         self._until = -1.0  # we lead until then, if we lead
         self._seen: tuple[Value, Value] | None = None
         self._seen_at = 0.0
         self.look_at = 0.0
-        """When `look` is to be called next, by the monotonic clock."""
+        """Time of the next call of `look`, by the monotonic clock."""
 
     @property
     def held(self) -> bool:
-        """Whether we lead just now."""
+        """Tell whether this contender leads now."""
         return self._clock() < self._until
 
     def look(self) -> bool:
-        """Renew the lease, or take it if nobody has it; whether we lead. Raises `BackendError`."""
+        """Renew the lease or take a free one; returns `held`. Raises `BackendError`."""
         began = self._clock()
         self.look_at = began + self.pause
         if self._until >= 0:
@@ -66,7 +66,7 @@ class LeaderLease:
         return self.held
 
     def leave(self) -> None:
-        """Give the lead up, so that another takes it at its next look. Raises `BackendError`."""
+        """Give up the lead, so another takes it at its next look. Raises `BackendError`."""
         if self._until < 0:
             return
         self._until = -1.0
@@ -75,11 +75,11 @@ class LeaderLease:
         try:
             self._backend.update(self._key, change)
         except ConditionFailed:
-            log.debug("the lead has passed on already")
+            log.debug("another beat has taken the lead already")
 
     def _renew(self, began: float) -> None:
         if not self._write(began, (Check(field="owner", op=Op.EQ, value=self._owner),)):
-            log.warning("another beat leads")
+            log.warning("%s lost the lead to another beat", self._owner)
             self._until = -1.0
 
     def _contend(self, began: float) -> None:
@@ -89,12 +89,12 @@ class LeaderLease:
             self._take(began, (Check(field="owner", op=Op.ABSENT),))
             return
         if self._seen is None:
-            log.info("%s leads, and %s looks on", state[0], self._owner)
+            log.info("%s leads, and %s stands by", state[0], self._owner)
         if state != self._seen:
             self._seen, self._seen_at = state, began
         expires = self._seen_at + _WAIT * self._length
         if began >= expires:
-            log.info("%s has not been heard of, taking the lead", state[0])
+            log.info("%s has not renewed its lease, taking the lead", state[0])
             owner = Check(field="owner", op=Op.EQ, value=state[0])
             beats = Check(field="beats", op=Op.EQ, value=state[1])
             self._take(began, (owner, beats))

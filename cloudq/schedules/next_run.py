@@ -1,9 +1,9 @@
-"""The one engine of next runs: which moments a schedule means, in any time zone.
+"""Computes the runs of a schedule, in any time zone.
 
-The rule at the changes of clocks is that of Debian's cron. Where the hour is `*`, a crontab goes by
-time that passes: it runs in both of two equal hours, and an hour that there is not has no runs. Any
-other one runs once for each local time it names: at a time that the clocks skip it runs at the
-moment they do, once for all the times skipped, and of a time that comes twice it takes the first.
+Clock changes follow the rule of Debian's cron. A crontab whose hour is `*` runs by elapsed time: in
+both of two repeated hours, and not in a skipped hour. Any other crontab runs once for each local
+time it names: skipped times give one run at the moment of the change, and of a repeated time the
+first one counts.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from cloudq.schedules.when import When, at, crontab, every, solar
 
 _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
-# Near a pole the sun may not rise for months; then the event comes again.
+# Days. Near a pole the sun may not rise for months.
 _LONGEST_NIGHT = 370
-# How far back the run before a moment is looked for; a leap day that is a Monday comes in 28 years,
-# in 40 over a century that has none.
+# Distances into the past at which the last run is searched for. A leap day that is a Monday comes
+# every 28 years, or 40 across a century year that is not a leap year.
 _BACK = tuple(timedelta(days=days) for days in (0.02, 1.2, 8, 32, 367, 9 * 366, 41 * 366))
 
 
 def runs(
     when: When, after: datetime, zone: tzinfo, *, start: datetime | None
 ) -> Iterator[datetime]:
-    """The moments after `after`, in UTC and in order. `start` is what `every` counts from."""
+    """Yield the runs after `after`, in UTC and in order. `every` counts from `start`."""
     after = after.astimezone(UTC)
     if isinstance(when, crontab):
         everywhere = when.hour == fields.HOUR.all
@@ -49,7 +49,7 @@ def runs(
 def last_run(
     when: When, until: datetime, zone: tzinfo, *, start: datetime | None
 ) -> datetime | None:
-    """The latest moment that is not after `until`, in UTC; None where there is none.
+    """The latest run up to and including `until`, in UTC; None if there is none.
 
     For `at`, `every` and crontabs; of the sun, looked for in a year.
     """
@@ -71,7 +71,7 @@ def last_run(
 
 
 def moment_of(time: datetime, zone: tzinfo) -> datetime:
-    """A time as a moment in UTC; without a zone it is in this one, by the rule for named times."""
+    """Convert to UTC. `zone` applies to naive times, by the rule for local times above."""
     return time.astimezone(UTC) if time.tzinfo is not None else _resolved(time, zone)
 
 
@@ -95,13 +95,13 @@ def _moment(stamp: float) -> datetime:
 
 
 def _line(when: crontab) -> str:
-    """The line that cronsim reads; where a day must fit both fields, without those of the week."""
+    """The line for cronsim; without the day of the week if a day must match both fields."""
     minute, hour, dom, month, dow = when.line.split()
     return f"{minute} {hour} {dom} {month} {'*' if when.both_days else dow}"
 
 
 def _local_times(when: crontab, after: datetime) -> Iterator[datetime]:
-    """The local times that fit, after this one; neither has a zone, so no clock changes."""
+    """The matching naive local times after this one, regardless of clock changes."""
     try:
         times = CronSim(_line(when), after)
     except CronSimError as error:  # checked by the value already
@@ -112,7 +112,7 @@ def _local_times(when: crontab, after: datetime) -> Iterator[datetime]:
 
 
 def _named(when: crontab, after: datetime, zone: tzinfo) -> Iterator[datetime]:
-    """Each local time once."""
+    """Yield a run for each local time, once."""
     last = after
     for time in _local_times(when, after.astimezone(zone).replace(tzinfo=None)):
         moment = _resolved(time, zone)
@@ -122,7 +122,7 @@ def _named(when: crontab, after: datetime, zone: tzinfo) -> Iterator[datetime]:
 
 
 def _passing(when: crontab, after: datetime, zone: tzinfo) -> Iterator[datetime]:
-    """Each moment whose local time fits: between two changes of the clock they are all alike."""
+    """Yield each moment whose local time matches, from one clock change to the next."""
     while True:
         offset = _offset(after, zone)
         naive = after.astimezone(zone).replace(tzinfo=None)
@@ -130,7 +130,7 @@ def _passing(when: crontab, after: datetime, zone: tzinfo) -> Iterator[datetime]
             moment = (time - offset).replace(tzinfo=UTC)
             change = _next_change(after, moment, zone)
             if change is not None:
-                # From just before, as the clock says then: the change itself may be a run.
+                # Go on from just before the change, since the change itself may be a run.
                 after = change - _SECOND
                 break
             after = moment
@@ -167,7 +167,7 @@ def _next_change(after: datetime, until: datetime, zone: tzinfo) -> datetime | N
 
 
 def _change_between(low: datetime, high: datetime, zone: tzinfo) -> datetime:
-    """The moment at which the offset of `low` ends, which `high` has no more; to the second."""
+    """The second between `low` and `high` at which the UTC offset changes."""
     before = _offset(low, zone)
     low, high = low.replace(microsecond=0), high
     while high - low > _SECOND:
@@ -180,12 +180,12 @@ def _change_between(low: datetime, high: datetime, zone: tzinfo) -> datetime:
 
 
 def _resolved(local: datetime, zone: tzinfo) -> datetime:
-    """The moment of a local time: the first of two; of one that is skipped, when it is skipped."""
+    """Convert a local time: the first if it is repeated, the clock change if it is skipped."""
     first = local.replace(tzinfo=zone, fold=0)
     moment = first.astimezone(UTC)
     if moment.astimezone(zone).replace(tzinfo=None) == local:
         return moment
-    # Fold 1 takes the offset after the change, and so lies before it.
+    # Fold 1 uses the offset after the change, which gives a moment before it.
     return _change_between(local.replace(tzinfo=zone, fold=1).astimezone(UTC), moment, zone)
 
 
@@ -233,7 +233,7 @@ def _sun(when: solar) -> Callable[[date], datetime | None]:
 
 
 def existing(when: crontab, after: datetime, until: datetime, zone: tzinfo) -> frozenset[datetime]:
-    """The runs of a scheduler that leaves out what the clocks skip, and never repeats a time."""
+    """The runs of a scheduler that omits skipped local times and runs repeated ones once."""
     found: set[datetime] = set()
     for time in _local_times(when, after.astimezone(zone).replace(tzinfo=None) - _DAY):
         moment = time.replace(tzinfo=zone, fold=0).astimezone(UTC)

@@ -1,8 +1,8 @@
-"""A run's own name, the schedule and when it is due: however often it is sent, it is one run.
+"""Ids of scheduled runs, from schedule and due time (slot), so that a run sent twice runs once.
 
-A message of a schedule bears the slot in its id, `nightly@2026-11-21T07:30:00Z`, and the same as
-its idempotency key. A cloud's scheduler sends a body that was written beforehand: EventBridge puts
-the slot into it, for others the worker reckons it from when the message was sent and the crontab.
+The message of a run has its slot in the id, `nightly@2026-11-21T07:30:00Z`, which is also its
+idempotency key. A cloud's scheduler sends a body that was written in advance: EventBridge fills in
+the slot; for others the worker computes it from the crontab and the time the message was sent.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ log = logging.getLogger("cloudq.schedules")
 SCHEDULE = "cloudq-schedule"
 """Header: the entry's name."""
 SLOT = "cloudq-slot"
-"""Header: when the run is due, in UTC."""
+"""Header: due time of the run, in UTC."""
 EXPIRES = "cloudq-slot-expires"
-"""Header of a body that was written beforehand: seconds after the slot."""
+"""Header of a body written in advance: seconds after the slot at which it expires."""
 CRON = "cloudq-slot-cron"
-"""Header of a body without a slot: `days|zone|line`, of a crontab, a period or a time."""
+"""Header of a body without a slot: `days|zone|line` of its crontab, period or time."""
 
-# How a place for the slot begins that nothing was put into.
+# Start of a placeholder for the slot, such as EventBridge's, that was not filled in.
 _UNFILLED = "<"
-# A cloud's clock may tell the sending a little before the slot.
+# Seconds; by a cloud's clock a message may be sent a little before its slot.
 _EARLY = 5.0
 
 
 def slot_text(slot: datetime) -> str:
-    """A slot as text: as EventBridge writes it; with milliseconds where it has some."""
+    """A slot as text in EventBridge's form, with milliseconds if it has any."""
     spec = "milliseconds" if slot.microsecond else "seconds"
     return slot.astimezone(UTC).isoformat(timespec=spec).replace("+00:00", "Z")
 
@@ -46,9 +46,9 @@ def slot_id(name: str, slot: str) -> str:
 
 
 def resolved(message: TaskMessage, delivery: Delivery) -> TaskMessage:
-    """A message of a schedule with what its slot decides filled in; others as they are.
+    """Fill in the id, times and expiry of a scheduled message; returns others unchanged.
 
-    Call it for messages that bear the header `cloudq-schedule`.
+    Call it for messages with the header `cloudq-schedule`.
     """
     headers = message.headers
     if EXPIRES not in headers and CRON not in headers:
@@ -63,7 +63,9 @@ def resolved(message: TaskMessage, delivery: Delivery) -> TaskMessage:
         if message.expires is None and EXPIRES in headers:
             changes["expires"] = due.timestamp() + float(headers[EXPIRES])
     except (ConfigurationError, ValueError, KeyError) as error:
-        log.warning("the slot of a scheduled message cannot be told: %s", error)
+        log.warning(
+            "a scheduled message keeps its id, since its slot cannot be computed: %s", error
+        )
         return message
     kept = {key: value for key, value in headers.items() if key not in (EXPIRES, CRON)}
     id = slot_id(name, slot)
@@ -73,7 +75,7 @@ def resolved(message: TaskMessage, delivery: Delivery) -> TaskMessage:
 
 
 def cron_header(line: str, days: str, timezone: str) -> str:
-    """What the slot is reckoned from, where a cloud does not tell it."""
+    """The header from which the slot is computed if a cloud does not send it."""
     return f"{days}|{timezone}|{line}"
 
 

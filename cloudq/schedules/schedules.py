@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduled:
-    """A schedule as it stands: its entry, and what the store knows; `error` of one unreadable."""
+    """A schedule: its entry and stored state, or the `error` of an entry that is unreadable."""
 
     name: str
     entry: Entry | None
@@ -42,15 +42,15 @@ class Scheduled:
 
     @property
     def active(self) -> bool:
-        """Whether it has runs."""
+        """Tell whether it is enabled and not paused."""
         return self.entry is not None and self.entry.enabled and not self.standing.paused
 
 
 class Schedules:
-    """The schedules of one app. Those of the code are checked where they are declared.
+    """The schedules of one app. Those in the code are checked when they are declared.
 
-    `tasks` may grow. `options` checks the options of a call, and translates them. Methods that
-    ask or change the store raise `BackendError`, and `ConfigurationError` where there is none.
+    `tasks` may grow. `options` checks and translates the options of a call. Methods that use the
+    store raise `BackendError`, and `ConfigurationError` without a store.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Schedules:
     # ---- the code's
 
     def declare(self, task: str, when: object, given: EntryOptions, *, cloud: bool = True) -> str:
-        """Have a task run; the entry's name. Raises `ConfigurationError`."""
+        """Add a schedule for a task; returns its name. Raises `ConfigurationError`."""
         name = given.get("name") or task
         if name in self._declared:
             raise ConfigurationError(
@@ -88,7 +88,7 @@ class Schedules:
         Raises `ConfigurationError`; with `check`, also for a task that is not registered or does
         not take the arguments.
         """
-        # Made anew: the app's time zone, which they have by default, may have been set since.
+        # Made again each time, since their default, the app's time zone, may have changed.
         found = {
             name: self._entry(name, task, when, given)
             for name, (task, when, given) in self._declared.items()
@@ -128,7 +128,7 @@ class Schedules:
 
     @property
     def standings(self) -> ScheduleStates:
-        """What the store keeps. Raises `ConfigurationError` where the app has none."""
+        """The stored states of schedules. Raises `ConfigurationError` without a store."""
         backend = self.runtime.backend
         if backend is None:
             raise ConfigurationError(
@@ -138,9 +138,9 @@ class Schedules:
         return ScheduleStates(backend, self.runtime.name)
 
     def all(self, declared: Mapping[str, Entry] | None = None) -> dict[str, Scheduled]:
-        """Every schedule, by name: one query. One that cannot be read has its error.
+        """Every schedule by name, with one query. An unreadable one has its `error` set.
 
-        Without a result backend, those of the code.
+        Without a result backend these are only the schedules in the code.
         """
         code = self.declared() if declared is None else declared
         kept = {} if self.runtime.backend is None else self.standings.all()
@@ -162,7 +162,7 @@ class Schedules:
         return Scheduled(name=name, entry=entry, standing=standing)
 
     def get(self, name: str) -> Scheduled:
-        """One schedule. Raises `ConfigurationError` where there is none of this name."""
+        """The schedule of this name. Raises `ConfigurationError` if there is none."""
         code = self.declared()
         standing = self.standings.one(name) if self.runtime.backend is not None else None
         if name in code:
@@ -189,7 +189,7 @@ class Schedules:
         replace: bool = False,
         **given: Unpack[RunOptions],
     ) -> Entry:
-        """Store a schedule, which beats see within seconds; one of the same name with `replace`.
+        """Store a schedule; beats read it within seconds. `replace` overwrites an existing one.
 
         Raises `ConfigurationError`, `EncodeError`.
         """
@@ -216,23 +216,23 @@ class Schedules:
         self.standings.forget(name)
 
     def pause(self, name: str) -> None:
-        """Have no runs of it until `resume`, whatever beat leads."""
+        """Stop its runs until `resume`, in every beat."""
         self.standings.pause(self.entry(name))
 
     def resume(self, name: str) -> None:
-        """Have runs of it again; those of the pause are not caught up with."""
+        """Start its runs again; those missed in the pause are not sent."""
         self.standings.resume(self.entry(name), self.runtime.clock())
 
     # ---- runs
 
     def next(self, name: str, count: int = 1) -> list[datetime]:
-        """When it is due next, in its own time zone; whether it is paused does not matter."""
+        """Its next due times, in its own time zone, even if it is paused."""
         entry = self.entry(name)
         moments = islice(entry.runs(utc(self.runtime.clock())), count)
         return [moment.astimezone(entry.zone) for moment in moments]
 
     def run_now(self, name: str) -> AsyncResult[Any]:
-        """Send its call at once, beside its runs. Raises as `task.delay`."""
+        """Send its call now, in addition to its runs. Raises as `task.delay`."""
         entry = self.entry(name)
         now = utc(self.runtime.clock())
         headers = {**entry.options.get("headers", {}), SCHEDULE: name, SLOT: slot_text(now)}
@@ -241,7 +241,7 @@ class Schedules:
         return result
 
     def call(self, entry: Entry, slot: datetime) -> Prepared[Any]:
-        """The call of one run, under the id that every sending of this run has."""
+        """The call of one run; its id is the same each time the run is sent."""
         text = slot_text(slot)
         id = slot_id(entry.name, text)
         headers = {**entry.options.get("headers", {}), SCHEDULE: entry.name, SLOT: text}

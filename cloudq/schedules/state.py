@@ -1,7 +1,7 @@
-"""What the result store keeps of schedules: last runs, pauses, and the entries made at run time.
+"""Stores the state of schedules: last runs, pauses, and the entries made at run time.
 
-One partition an app, read with one query: `leader` has the lease of the beats, `entry#NAME` how a
-schedule stands. Nothing in it expires.
+Each app has one partition, read with one query: `leader` holds the lease of the beats, `entry#NAME`
+the state of a schedule. Nothing in it expires.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _PAGE = 200
 
 
 def partition(app: str) -> str:
-    """Where all of an app's schedules lie."""
+    """The partition of an app's schedules."""
     return f"beat#{app}"
 
 
 def leader_key(app: str) -> Key:
-    """Where the lease of an app's beats lies."""
+    """The key of the lease of an app's beats."""
     return Key(partition(app), _LEADER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleState:
-    """How one schedule stands. `last`: epoch seconds up to which its runs are dealt with.
+    """The state of one schedule. `last`: epoch time up to which its runs have been handled.
 
-    `spec` is the fingerprint of the entry that `last` was counted for, `text` the entry itself if
-    it was made at run time.
+    `spec` is the fingerprint of the entry that `last` belongs to, `text` the entry itself as JSON
+    if it was made at run time.
     """
 
     last: float | None = None
@@ -45,7 +45,7 @@ class ScheduleState:
 
 
 class ScheduleStates:
-    """The schedules of one app in its store. Every method is one request, or one a page.
+    """The schedules of one app in its store. Every method makes one request, or one for each page.
 
     All raise `BackendError`.
     """
@@ -55,7 +55,7 @@ class ScheduleStates:
         self._app = app
 
     def all(self) -> dict[str, ScheduleState]:
-        """Every schedule that the store knows of, by name."""
+        """Every stored schedule, by name."""
         found: dict[str, ScheduleState] = {}
         after: str | None = None
         while True:
@@ -68,36 +68,36 @@ class ScheduleStates:
                 return found
 
     def one(self, name: str) -> ScheduleState | None:
-        """One schedule; None where the store knows nothing of it."""
+        """One schedule, None if it is not stored."""
         key = self._key(name)
         item = self._backend.get([key]).get(key)
         return _standing(item) if item else None
 
     def leader(self) -> str | None:
-        """The beat that leads, as far as the store knows."""
+        """The leading beat's name in the store; None if no beat leads."""
         key = leader_key(self._app)
         item = self._backend.get([key]).get(key)
         owner = item.fields.get("owner") if item else None
         return owner if isinstance(owner, str) else None
 
     def begin(self, entry: Entry, last: float) -> None:
-        """Count the entry's runs from `last` on: it is new, or its times have changed."""
+        """Start counting the runs of a new or changed entry from `last`."""
         self._change(entry, {"last": last, "spec": entry.fingerprint})
 
     def ran(self, entry: Entry, last: float, runs: int) -> None:
-        """Its runs up to `last` are dealt with, so many of them by sending."""
+        """Record that its runs up to `last` are handled, and that `runs` of them were sent."""
         increment = {"runs": runs} if runs else {}
         changed = {"last": last, "spec": entry.fingerprint}
-        # Two beats may say so; the later time stays.
+        # Two beats may record this; the later time is kept.
         later = Check(field="last", op=Op.LT, value=last, or_absent=True)
         self._change(entry, changed, increment=increment, when=(later,))
 
     def pause(self, entry: Entry) -> None:
-        """Have no runs until `resume`."""
+        """Stop its runs until `resume`."""
         self._change(entry, {"paused": True})
 
     def resume(self, entry: Entry, now: float) -> None:
-        """Have runs again, from now on: those of the pause are not caught up with."""
+        """Start its runs again from now; those missed in the pause are not sent."""
         changed = {"last": now, "spec": entry.fingerprint}
         self._change(entry, changed, remove=frozenset({"paused"}))
 
@@ -110,12 +110,12 @@ class ScheduleStates:
             self._backend.update(self._key(entry.name), change)
         except ConditionFailed as error:
             raise ConfigurationError(
-                f"there is a schedule {entry.name!r} already: delete it, or replace it "
+                f"schedule {entry.name!r} exists already: delete it, or replace it "
                 "(replace=True, --replace)"
             ) from error
 
     def forget(self, name: str) -> None:
-        """Know nothing of it any more."""
+        """Delete the state of a schedule."""
         self._backend.delete([self._key(name)])
 
     def _change(
@@ -127,7 +127,7 @@ class ScheduleStates:
         remove: frozenset[str] = frozenset(),
         when: tuple[Check, ...] = (),
     ) -> None:
-        if entry.stored:  # one that was deleted meanwhile must not come back as a shell
+        if entry.stored:  # do not recreate one that was deleted meanwhile
             when = (*when, Check(field="entry", op=Op.EXISTS))
         change = Change(
             set=fields, increment=increment or {}, remove=remove, keep_expires=True, when=when
@@ -135,7 +135,7 @@ class ScheduleStates:
         try:
             self._backend.update(self._key(entry.name), change)
         except ConditionFailed:
-            return  # what stands there is later, or gone
+            return  # the stored time is later, or the entry was deleted
 
     def _key(self, name: str) -> Key:
         return Key(partition(self._app), f"{_ENTRY}{name}")

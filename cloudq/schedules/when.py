@@ -1,4 +1,4 @@
-"""When something is due, as values: `crontab`, `every`, `at`, `solar`."""
+"""Types for the times of a schedule: `crontab`, `every`, `at`, `solar`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ SOLAR_EVENTS = (
 
 @dataclass(frozen=True, slots=True, init=False)
 class crontab:  # noqa: N801 (Celery's name)
-    """Times by the fields of a crontab, in the entry's time zone.
+    """Times given by the fields of a crontab, in the entry's time zone.
 
-    `crontab(minute=30, hour=7, day_of_week="mon-fri")` as Celery has it: a day must fit all the
-    fields of days. `crontab("30 7 * * 1-5")` is a line of cron, whose rule it has: where both
-    fields of days are limited (begin with no `*`), a day need fit one of them only.
-    `crontab.from_string` reads the same line by Celery's rule. Raises `ConfigurationError`.
+    `crontab(minute=30, hour=7, day_of_week="mon-fri")` follows Celery's rule: a day must match
+    both day fields. `crontab("30 7 * * 1-5")` follows cron's: if both day fields are limited
+    (do not begin with `*`), a day needs to match only one of them. `crontab.from_string` reads
+    such a line by Celery's rule. Raises `ConfigurationError`.
     """
 
     minute: frozenset[int]
@@ -42,7 +42,7 @@ class crontab:  # noqa: N801 (Celery's name)
     day_of_month: frozenset[int]
     month_of_year: frozenset[int]
     days: Days
-    """Whether a day must fit `both` fields of days, or `either`."""
+    """A day must match `both` day fields, or `either` of them."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class crontab:  # noqa: N801 (Celery's name)
         put(self, "day_of_month", fields.numbers(fields.DAY_OF_MONTH, dom))
         put(self, "month_of_year", fields.numbers(fields.MONTH_OF_YEAR, moy))
         if d == "either" and not self._limits_both():
-            # One of the two fits every day, as in `0-6`.
+            # One of the two matches every day, as `0-6` does.
             put(self, "day_of_week", fields.DAY_OF_WEEK.all)
             put(self, "day_of_month", fields.DAY_OF_MONTH.all)
         put(self, "days", d if self._limits_both() else "both")
@@ -92,7 +92,7 @@ class crontab:  # noqa: N801 (Celery's name)
 
     @property
     def line(self) -> str:
-        """The same as five fields of a cron line."""
+        """The five fields as a line of cron."""
         return " ".join(
             (
                 fields.text(fields.MINUTE, self.minute),
@@ -105,12 +105,12 @@ class crontab:  # noqa: N801 (Celery's name)
 
     @property
     def both_days(self) -> bool:
-        """Whether both fields of days are limited, and a day must fit both."""
+        """Tell whether both day fields are limited and a day must match both."""
         return self.days == "both" and self._limits_both()
 
     @property
     def either_day(self) -> bool:
-        """Whether both fields of days are limited, and a day need fit one of them."""
+        """Tell whether both day fields are limited and a day must match one of them."""
         return self.days == "either"
 
     def _limits_both(self) -> bool:
@@ -125,14 +125,14 @@ class crontab:  # noqa: N801 (Celery's name)
 
 
 def _made(line: str, days: Days) -> crontab:
-    """A crontab of what `line` and `days` say."""
+    """Rebuild a pickled crontab."""
     read = crontab.from_string(line)
     object.__setattr__(read, "days", days)
     return read
 
 
 def read_crontab(line: str, days: str) -> crontab:
-    """A crontab as it was stored. Raises `ConfigurationError`."""
+    """Read a stored crontab. Raises `ConfigurationError`."""
     return crontab(line) if days == "either" else crontab.from_string(line)
 
 
@@ -150,9 +150,9 @@ def _line(line: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, init=False)
 class every:  # noqa: N801 (beside crontab)
-    """Every so often, a `timedelta` or seconds: at multiples of it since 1970, or since `start`.
+    """A fixed period, as a `timedelta` or seconds: due at its multiples since 1970, or `start`.
 
-    So it is due at the same times whichever beat counts, and whenever that was started.
+    The due times therefore do not depend on the beat, or on when it was started.
     Raises `ConfigurationError`.
     """
 
@@ -164,7 +164,7 @@ class every:  # noqa: N801 (beside crontab)
             raise ConfigurationError(f"every({period!r}): give seconds, or a timedelta")
         if not 0.001 <= seconds <= LONGEST_DELAY:
             raise ConfigurationError(
-                f"every({period!r}): it goes from a millisecond to a century, in seconds"
+                f"every({period!r}): give a period from a millisecond to a century, in seconds"
             )
         object.__setattr__(self, "seconds", float(seconds))
 
@@ -174,7 +174,7 @@ class every:  # noqa: N801 (beside crontab)
 
 @dataclass(frozen=True, slots=True, init=False)
 class at:  # noqa: N801 (beside crontab)
-    """Once, at this time; one without a zone is in the entry's."""
+    """A single time; the entry's time zone applies to naive datetimes."""
 
     time: datetime
 
@@ -189,9 +189,9 @@ class at:  # noqa: N801 (beside crontab)
 
 @dataclass(frozen=True, slots=True, init=False)
 class solar:  # noqa: N801 (Celery's name)
-    """Each day at an event of the sun, at a latitude and a longitude in degrees; Celery's events.
+    """Each day at one of Celery's solar events, for a latitude and longitude in degrees.
 
-    Days without the event, as near the poles, are passed over. Needs `cloudq-tasks[solar]`.
+    Days without the event, as near the poles, are skipped. Needs `cloudq-tasks[solar]`.
     Raises `ConfigurationError`.
     """
 
@@ -219,7 +219,7 @@ When = crontab | every | at | solar
 
 
 def when_of(given: object) -> When:
-    """The value that a schedule is given by; seconds and a timedelta are `every`, as in Celery.
+    """Convert to a schedule type; seconds and a timedelta become `every`, as in Celery.
 
     Raises `ConfigurationError`.
     """

@@ -41,6 +41,13 @@ _TICK = 0.05
 _PATIENCE = 0.2
 
 
+def _beat_thread(app: CloudQ, options: WorkerOptions) -> BeatThread | None:
+    """Make the beat of a worker that was started with one."""
+    if not options.beat:
+        return None
+    return BeatThread(Beat(app.schedules, hostname=options.hostname))
+
+
 class Worker:
     """Runs an app's tasks until it is told to stop.
 
@@ -62,10 +69,7 @@ class Worker:
         executor = app.executor(hostname=options.hostname)
         self._leases = Leases(app.broker, self._flights, options.lease)
         self._settler = Settler(
-            Consumer(
-                executor,
-                log=log,
-            ),
+            Consumer(executor, log=log),
             released=self._forget,
             starved=self._slots.all_taken,
             counters=counters,
@@ -109,9 +113,7 @@ class Worker:
         self._heartbeat = HeartbeatSender(
             heart=commands.heart, run=commands.run, every=app.conf.worker_heartbeat
         )
-        self._beat: BeatThread | None = None
-        if options.beat:
-            self._beat = BeatThread(Beat(app.schedules, hostname=options.hostname))
+        self._beat = _beat_thread(app, options)
 
     def run(self) -> int:
         """Work until stopped, and return the exit code: 0 after a warm stop, 1 after a cold one.

@@ -467,4 +467,4 @@ class TestFailures:
         with beat(shop.app):
             shop.clock.advance(61)
         assert len(shop.ran) == 2
-        assert "schedule bad is not sent" in caplog.text
+        assert "a run of schedule bad is not sent" in caplog.text

@@ -114,7 +114,7 @@ def test_what_a_cloud_cannot_say_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="whole minutes"):
         dialects.eventbridge(entry(every(90)))
     odd = entry(crontab(0, 0, day_of_week="fri", day_of_month=13))
-    with pytest.raises(ConfigurationError, match="first to fourth"):
+    with pytest.raises(ConfigurationError, match="first to fourth week"):
         dialects.eventbridge(odd)
     with pytest.raises(ConfigurationError, match="either is enough"):
         dialects.unix_cron(odd)

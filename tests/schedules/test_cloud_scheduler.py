@@ -136,7 +136,7 @@ def test_a_minute_is_told_from_the_next(shop: Shop, second: int, slot: str) -> N
         (at(datetime(2100, 1, 1, tzinfo=UTC)), {}, "knows crontabs only: run a beat"),
         (every(45), {}, "divide an hour or a day"),
         (every(60), {"jitter": 5}, "cannot spread runs"),
-        (every(60), {"end": datetime(2100, 1, 1, tzinfo=UTC)}, "no start and no end"),
+        (every(60), {"end": datetime(2100, 1, 1, tzinfo=UTC)}, "no start or end"),
         (crontab(0, 0, day_of_week=5, day_of_month=13), {}, "either is enough"),
     ],
 )

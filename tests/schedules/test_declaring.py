@@ -70,7 +70,7 @@ def test_two_fields_of_days_mean_both_by_name_and_either_in_a_line() -> None:
         ({"hour": "24"}, "hour has 24"),
         ({"minute": "5/15"}, "'5-59/15'"),
         ({"minute": "*/0"}, "a step is 1 or more"),
-        ({"minute": "*-5"}, "'\\*' has no range"),
+        ({"minute": "*-5"}, "'\\*' cannot start a range"),
         ({"minute": ""}, "minute has ''"),
         ({"minute": []}, "minute is empty"),
         ({"minute": None}, "minute is None"),
@@ -130,7 +130,7 @@ def test_entries_are_in_the_apps_time_zone_whenever_that_is_set(app: CloudQ) -> 
     ("given", "message"),
     [
         ({"timezone": "Mars/Olympus"}, "no time zone 'Mars/Olympus': use one such as"),
-        ({"catch_up": "some"}, "catch_up is 'some': it is one of skip, last, all"),
+        ({"catch_up": "some"}, "catch_up is 'some': give one of skip, last, all"),
         ({"jitter": -1}, "jitter is -1: give seconds"),
         ({"expires": "soon"}, "expires is 'soon'"),
         ({"start": "2026-01-01"}, "start is '2026-01-01': give a datetime"),
@@ -142,7 +142,7 @@ def test_entries_are_in_the_apps_time_zone_whenever_that_is_set(app: CloudQ) -> 
         ({"options": {"link": []}}, "no link"),
         ({"name": "n" * 65}, r"\(65 characters\).*1 to 64 characters"),
         ({"name": "every day"}, "give another name"),
-        ({"every": 5}, "schedule 'add' has 'every': known are"),
+        ({"every": 5}, "schedule 'add' has the unknown option 'every': known are"),
         ({"args": (1, 2, 3)}, "too many"),
     ],
 )
@@ -175,7 +175,7 @@ def test_two_of_one_name(app: CloudQ) -> None:
         ({"a": {"task": "add", "schedule": "5"}}, "'a': a schedule is '5'"),
         ({"a": {"task": "add", "schedule": 5, "relative": True}}, "give start="),
         ({"a": {"task": "add", "schedule": 5}}, "'a'.*missing"),
-        ([], "maps names to entries"),
+        ([], "give a mapping of names to entries"),
     ],
 )
 def test_a_beat_schedule_that_cannot_be(app: CloudQ, schedule: Any, message: str) -> None:
