@@ -83,8 +83,8 @@ def unix_cron(entry: Entry) -> list[str]:
             raise _refusal(
                 entry,
                 cloud,
-                "with a day of the month and a day of the week, either is enough to run it there: let "
-                "the task check one of the two",
+                "with a day of the month and a day of the week, either is enough for a run: let the "
+                "task check one of the two",
             )
         return [when.line]
     if isinstance(when, every):
