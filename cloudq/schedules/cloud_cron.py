@@ -83,7 +83,7 @@ def unix_cron(entry: Entry) -> list[str]:
             raise _refusal(
                 entry,
                 cloud,
-                "with a day of the month and a day of the week, either is enough for a run: let the "
+                "with a day of the month and a day of the week, either is enough to run: let the "
                 "task check one of the two",
             )
         return [when.line]

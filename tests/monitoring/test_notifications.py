@@ -84,7 +84,7 @@ def test_one_of_a_kind_in_a_while_and_the_next_counts_the_others(
     task.delay("bad")
     drain(plain)
     assert [failure.others for failure in told] == [0, 3]
-    assert "3 more like it" in told[1].text
+    assert "3 similar failures" in told[1].text
 
 
 def test_what_is_told(plain: CloudQ, told: list[Failure]) -> None:

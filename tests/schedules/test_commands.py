@@ -148,8 +148,8 @@ def test_what_would_be_forgotten_at_once_is_refused(run: Command, command: str) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "give one of --cron, --every, --at, --solar"),
-        (("--cron", "* * * * *", "--every", "5"), "give one of"),
+        ((), "use exactly one of --cron, --every, --at, --solar"),
+        (("--cron", "* * * * *", "--every", "5"), "use exactly one of"),
         (("--cron", "0 0 30 2 *"), "day 30 is never in FEB"),
         (("--every", "5", "--args", "{"), "--args {: not JSON"),
         (("--every", "5", "--args", "{}"), "--args {}: give a JSON list"),
