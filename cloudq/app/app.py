@@ -78,7 +78,6 @@ class CloudQ:
         task_cls: type[Task[..., Any]] = Task,
         **values: Any,
     ) -> None:
-        self.name = name
         self.task_cls = task_cls
         self.tasks: dict[str, Task[..., Any]] = {}
         self.middleware = list(middleware)
@@ -104,6 +103,11 @@ class CloudQ:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+    @property
+    def name(self) -> str:
+        """The app's name."""
+        return self.runtime.name
 
     @property
     def conf(self) -> Settings:

@@ -213,13 +213,13 @@ class TestGroups:
         shop.declare(every(300), "often")
         shop.apply()
         dashed = shop.app.name
-        shop.app.name = dashed.replace("-", "/", 1)
+        shop.app.runtime.name = dashed.replace("-", "/", 1)
         assert shop.cloud.group == f"cloudq-{dashed}"
         with pytest.raises(ConfigurationError, match=f"is of the app '{dashed}'"):
             shop.cloud.plan()
 
     def test_a_name_that_no_tag_can_have(self, shop: Shop) -> None:
-        shop.app.name = f"{shop.app.name}*!"
+        shop.app.runtime.name = f"{shop.app.name}*!"
         shop.declare(every(300), "often")
         shop.apply()
         assert shop.cloud.plan().steps == []
