@@ -25,8 +25,8 @@ def drain(
 
     `queues` left out are those of `app.queues()`. What is delayed stays where it is. Raises
     `TimeoutError` when there is still work after `timeout` seconds, and `BrokerError` or
-    `BackendError` when a service fails: the message at work then comes back by its lease, as it
-    does in a worker.
+    `BackendError` when a service fails: the message then comes back when its lease ends, as in a
+    worker.
     """
     deadline = time.monotonic() + timeout
     names = app.queues() if queues is None else list(queues)
