@@ -67,7 +67,7 @@ class WorkerOptions:
                 )
             if not 1 <= least <= most:
                 raise ConfigurationError(
-                    f"--autoscale {most},{least}: give the most and the fewest, as in 10,3"
+                    f"--autoscale {most},{least}: give the maximum and the minimum, such as 10,3"
                 )
         for what, value in (("processes", self.processes), ("threads", self.threads)):
             if value < 1:

@@ -106,7 +106,7 @@ def test_a_killed_worker_leaves_a_stale_pidfile_that_the_next_takes_over(project
     assert file.exists()
     assert holder(file) is None
     assert cloudq("multi", "start", "w", *SMALL, *FILES).returncode == 0
-    assert "was left behind by pid" in (project / "log/w.log").read_text()
+    assert "taking over stale pidfile" in (project / "log/w.log").read_text()
     assert cloudq("multi", "stop", "w", *FILES).returncode == 0
 
 
@@ -176,7 +176,7 @@ def test_a_stale_pidfile_is_taken_over_though_its_id_belongs_to_another_process(
     assert holder(file) is None
     with held(file):
         assert holder(file) == os.getpid()
-    assert f"left behind by pid {os.getppid()}" in caplog.text
+    assert f"of pid {os.getppid()}, which has ended" in caplog.text
 
 
 def test_a_pidfile_that_cannot_be_is_an_error(tmp_path: Path) -> None:

@@ -324,7 +324,7 @@ def test_who_does_not_reply_is_left_out_in_time(sqlite_place: Place, stopped: Wo
     assert sqlite_place.app.control.inspect(timeout=0.5).ping() is None
     asked = cloudq(sqlite_place, "inspect", "ping", "--timeout", "0.2")
     assert asked.returncode == 1
-    assert "stopped has not replied in time" in asked.stderr
+    assert "stopped did not reply in time" in asked.stderr
 
 
 def test_what_waits_in_hand_is_dropped_when_it_is_revoked() -> None:

@@ -99,4 +99,4 @@ def test_what_workers_record_is_listed_shown_and_followed(
     assert json.loads(tail.stdout)["id"] == bad.id
     assert cloudq(place, "tasks", "show", "nobody").returncode == 1
     assert "events have the states" in cloudq(place, "tasks", "list", "--state", "X").stderr
-    assert "--since soon: say a span" in cloudq(place, "tasks", "list", "--since", "soon").stderr
+    assert "--since soon: give a span" in cloudq(place, "tasks", "list", "--since", "soon").stderr

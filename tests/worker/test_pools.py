@@ -190,10 +190,10 @@ def test_autoscale_decides_by_who_is_busy() -> None:
 def test_autoscale_that_cannot_be() -> None:
     assert limits("10,3") == (10, 3)
     assert limits("10") == (10, 1)
-    with pytest.raises(ConfigurationError, match="give the most and the fewest"):
+    with pytest.raises(ConfigurationError, match="give the maximum and the minimum"):
         limits("many")
     queues = (("default", 1),)
-    with pytest.raises(ConfigurationError, match="as in 10,3"):
+    with pytest.raises(ConfigurationError, match="10,3"):
         WorkerOptions(app_path="x", queues=queues, processes=1, threads=1, autoscale=(1, 3))
     with pytest.raises(ConfigurationError, match="--pool threads has one"):
         WorkerOptions(
