@@ -27,6 +27,7 @@ from cloudq.execution.commit import commit, dispose
 from cloudq.execution.settlement import Settlement
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record
+from cloudq.runtime import Runtime
 from cloudq.testing.waiting import PATIENCE
 from tests.canvas.test_crashes import Died
 from tests.support.bench import Bench
@@ -222,7 +223,9 @@ class Chords(RuleBasedStateMachine):
         if gate is not None:
             broker = Broker(gate.before(app.wire), url="gated://")
             backend = Backend(gate.before(app.store), url="gated://")
-            joins = Joins(backend, broker, app.workflows.planner)
+            runtime = Runtime("gated", app.conf)
+            runtime._broker, runtime._backend = broker, backend  # pyright: ignore[reportPrivateUsage]
+            joins = Joins(runtime, app.workflows.planner)
         done = commit([(delivery, settlement)], broker, backend, joins)
         assert not done.failed, done.error
         dispose(done.ready, broker)
