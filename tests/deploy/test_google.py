@@ -183,7 +183,7 @@ def test_schedules_that_cloud_scheduler_cannot_run_are_told(
     plan = plan_of(app, "shop:app", GoogleOptions(**PLACE))
     assert [job.name for job in plan.jobs] == ["cloudq-shop-fine"]
     assert [refused.name for refused in plan.refused] == ["odd", "once"]
-    assert "a crontab has periods that divide an hour or a day" in plan.refused[0].why
+    assert "its periods must divide an hour or a day" in plan.refused[0].why
     file = shop / "shop" / "tasks.py"
     file.write_text(
         file.read_text()

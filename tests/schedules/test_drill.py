@@ -53,7 +53,7 @@ class BeatProcess:
             time.sleep(0.02)
 
     def up(self) -> bool:
-        return any(word in self.log.read_text() for word in ("looks on", f"{self.name} leads"))
+        return any(word in self.log.read_text() for word in ("stands by", f"{self.name} leads"))
 
     def leads(self) -> bool:
         return f"{self.name} leads" in self.log.read_text()

@@ -269,7 +269,7 @@ class ScheduleContract(_Fixtures):
         plan = cloud.plan()
         assert (plan.steps, plan.foreign) == ([], [name])
         self.declare(app, every(3600), "by-hand")
-        with pytest.raises(ConfigurationError, match=r"by-hand'.*not of this app"):
+        with pytest.raises(ConfigurationError, match=r"by-hand'.*does not belong to this app"):
             cloud.plan()
         self.anew(app)
         assert self.apply(cloud) == [("delete", "often")]
