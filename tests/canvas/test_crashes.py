@@ -82,6 +82,7 @@ def run(app: Bench, node: Any, at: int, *, after: bool) -> tuple[Any, bool]:
     return result.get(timeout=0), died
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("workflow", WORKFLOWS)
 def test_a_death_at_any_call_changes_nothing(workflow: str, after: bool) -> None:

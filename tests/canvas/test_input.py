@@ -237,6 +237,7 @@ def test_a_generator_is_read_as_it_is_sent(tmp_path: Path) -> None:
         assert app.broker.admin.stats("default").ready == count + 10
 
 
+@pytest.mark.slow
 def test_a_join_of_many_members_lies_in_small_items(app: Bench, t: Tasks) -> None:
     """DynamoDB takes 400 KB an item, which the ids of 10,000 members alone would fill."""
     count = 4_000

@@ -69,6 +69,7 @@ def same(left: Any, right: Any) -> bool:
     return left == right
 
 
+@pytest.mark.slow
 @given(values)
 @settings(max_examples=400)
 def test_values_come_back_as_they_were(value: Any) -> None:
@@ -78,11 +79,13 @@ def test_values_come_back_as_they_were(value: Any) -> None:
     assert same(kwargs, {"k": value})
 
 
+@pytest.mark.slow
 @given(values)
 def test_results_come_back_as_they_were(value: Any) -> None:
     assert same(load_value(dump_value(value)), value)
 
 
+@pytest.mark.slow
 @given(
     st.recursive(st.integers(0, 3), lambda inner: st.lists(inner) | st.dictionaries(text, inner))
 )

@@ -93,6 +93,7 @@ def test_schedules_are_listed_paused_and_run(run: Command) -> None:
     assert len(id.strip()) == 36
 
 
+@pytest.mark.slow
 def test_schedules_of_run_time(run: Command) -> None:
     add = ("schedules", "add", *APP, "extra", "tidy")
     code, out, _ = run(*add, "--cron", "0 6 * * 1-5", "--args", '["y"]', "--timezone", "UTC")

@@ -106,6 +106,7 @@ def test_ten_years_in_a_row(zone: str, when: crontab) -> None:
     assert first_runs(when, zone, FIRST, 10**6, until) == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(crontabs(), moments())
 def test_the_last_run_is_the_one_before_the_next(

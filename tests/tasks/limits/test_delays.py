@@ -58,6 +58,7 @@ def waiting(app: Bench) -> bool:
     return app.broker.stores_delayed("default") and bool(app.broker.scheduled("default", count=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [899.0, 901.0, 1800.5, 7200.0])
 def test_a_delay_ends_to_the_second_after_hops(app: Bench, task: Any, delay: float) -> None:
     app.wire.change_limits = hopping
