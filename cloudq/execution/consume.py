@@ -13,9 +13,8 @@ from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, Settled, Settlement
 from cloudq.results.backend import Backend
-from cloudq.results.record import State
+from cloudq.results.record import FAILED, State
 
-_FAILED = frozenset({State.FAILURE, State.REJECTED})
 # Codes after which a service may accept the next try, maybe with a smaller record.
 _AGAIN = frozenset({Code.THROTTLED, Code.TOO_LARGE, Code.INVALID})
 
@@ -138,7 +137,7 @@ def log_outcome(log: logging.Logger, settlement: Settlement, *, traceback: bool 
     A failure is a warning, or with `traceback` an error. Another outcome with a reason is
     information, and a plain success is for debugging.
     """
-    failed = settlement.state in _FAILED or settlement.action is Action.DEAD_LETTER
+    failed = settlement.state in FAILED or settlement.action is Action.DEAD_LETTER
     level = logging.DEBUG
     if settlement.reason:
         level = logging.WARNING if failed else logging.INFO

@@ -9,9 +9,9 @@ from uuid import UUID
 
 from cloudq.results.backend import Backend
 from cloudq.results.events import NAMES, Event, event_of, key_of, partition_of, sort_of
-from cloudq.results.record import Record, State
+from cloudq.results.record import TERMINAL, Record, State
 
-FINAL = (State.SUCCESS, State.FAILURE, State.REVOKED, State.REJECTED)
+FINAL = tuple(state for state in State if state in TERMINAL)
 TRACKED = (*FINAL, State.STARTED, State.RETRY)
 
 _PAGE = 100

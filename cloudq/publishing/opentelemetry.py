@@ -13,9 +13,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from cloudq.messages.message import TaskMessage
-from cloudq.results.record import State
-
-_FAILED = frozenset({State.FAILURE, State.REJECTED})
+from cloudq.results.record import FAILED
 
 
 class Spans:
@@ -56,7 +54,7 @@ class Spans:
         span.set_attribute("cloudq.state", state)
         if error is not None:
             span.record_exception(error)
-        if state in _FAILED:
+        if state in FAILED:
             span.set_status(Status(StatusCode.ERROR, reason))
 
 

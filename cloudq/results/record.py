@@ -29,6 +29,9 @@ class State(StrEnum):
 
 _STATES: Mapping[Any, State] = {str(state): state for state in State}
 TERMINAL = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED, State.REJECTED})
+"""The states that end a task."""
+FAILED = frozenset({State.FAILURE, State.REJECTED})
+"""The ends that a log and a trace show as errors."""
 
 # A retried task is a new message whose attempts start at 1 again, so retries weigh more.
 _RETRY_WEIGHT = 1 << 20

@@ -18,7 +18,7 @@ from cloudq.worker.control.actions import Actions
 from cloudq.worker.control.commands import WorkerCommands
 from cloudq.worker.control.counters import Counters
 from cloudq.worker.control.heartbeat import HeartbeatSender
-from cloudq.worker.control.metrics import Page
+from cloudq.worker.control.metrics import MetricsServer
 from cloudq.worker.delayed import DelayedSender
 from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.leases import Leases
@@ -149,11 +149,11 @@ class Worker:
 
     # ---- start, ticks, stop
 
-    def _metrics_page(self) -> Page | None:
+    def _metrics_page(self) -> MetricsServer | None:
         port = self._options.metrics_port
         if port is None:
             return None
-        return Page(self._actions, host=self._options.metrics_host, port=port)
+        return MetricsServer(self._actions, host=self._options.metrics_host, port=port)
 
     def _check_store(self) -> None:
         """Raise for a missing table or missing rights; a store that is only down may come back."""

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cloudq import ChordError, Ignore, State
-from cloudq.execution.commit import commit
+from cloudq.execution.commit import commit, dispose
+from cloudq.execution.settlement import Action
 from cloudq.tasks.signature import chord, group
 from tests.support.bench import Bench
 from tests.worker.flow_tasks import Tasks
@@ -99,6 +100,23 @@ def test_a_death_at_any_call_changes_nothing(workflow: str, after: bool) -> None
             assert at > 10
             return
     raise AssertionError("it never ended")
+
+
+def test_a_body_that_the_broker_refused_is_sent_at_the_next_try(app: Bench) -> None:
+    t = Tasks(app)
+    result = chord([t.same.s(1)], t.total.s()).delay()
+    delivery = app.one()
+    settled = [(delivery, app.settle(delivery))]
+    app.wire.down.add("send")
+    refused = commit(settled, app.broker, app.results, app.workflows.joins)
+    assert (len(refused.ready), len(refused.failed)) == (0, 1)
+    app.wire.down.clear()
+    done = commit(settled, app.broker, app.results, app.workflows.joins)
+    # It would be released if it had to wait for the end of the claim.
+    assert [each.action for _, each in done.ready] == [Action.ACK]
+    dispose(done.ready, app.broker)
+    app.work()
+    assert result.get(timeout=0) == 1
 
 
 def test_a_member_that_ended_while_it_came_again_still_leaves_its_join(app: Bench) -> None:

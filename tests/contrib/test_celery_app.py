@@ -27,6 +27,7 @@ from cloudq.contrib.celery.pytest import (
 )
 from cloudq.contrib.celery.rules import Fate, Rule
 from cloudq.contrib.celery.task import call_options
+from cloudq.results.record import State
 from cloudq.testing import Worker, eventually
 from cloudq.testing.waiting import PATIENCE
 
@@ -186,6 +187,8 @@ class TestNames:
         assert states.PENDING in states.UNREADY_STATES
         assert states.SUCCESS in states.READY_STATES
         assert states.READY_STATES.isdisjoint(states.UNREADY_STATES)
+        assert [name for name in State if getattr(states, name, None) != name] == []
+        assert [name for name in State if name not in states.ALL_STATES] == []
 
     @pytest.mark.parametrize("module", ["", ".canvas", ".result", ".exceptions"])
     def test_every_name_is_there(self, module: str) -> None:

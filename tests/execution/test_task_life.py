@@ -22,7 +22,7 @@ from cloudq import (
 )
 from cloudq.messages.body import decode
 from cloudq.monitoring.task_logger import get_task_logger
-from cloudq.results.record import Record, fence
+from cloudq.results.record import TERMINAL, Record, fence
 from cloudq.tasks.bound import record_state
 from cloudq.testing import drain
 from cloudq.testing.waiting import PATIENCE
@@ -332,7 +332,7 @@ def test_another_tasks_state_can_be_set_by_its_id(app: Bench) -> None:
     assert (app.AsyncResult("x").state, app.AsyncResult("x").info) == ("HELPED", "by hand")
 
 
-@pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED", "REJECTED"])
+@pytest.mark.parametrize("state", sorted(TERMINAL))
 def test_a_state_that_ends_a_task_cannot_be_given_to_it(app: Bench, state: str) -> None:
     with pytest.raises(InvalidArguments, match="is final"):
         app.task(name="t")(print).update_state(state=state, task_id="x")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from cloudq import CloudQ
 from cloudq.testing.waiting import PATIENCE
 from tests.servers import lacking
 from tests.worker.harness import HERE, Place, until
+
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "monitor-and-control.md"
 
 
 def produced(place: Place, number: int) -> None:
@@ -157,4 +160,11 @@ def test_a_page_counts_what_has_run(sqlite_place: Place) -> None:
     assert 'cloudq_task_seconds_bucket{le="0.05",task="drill_tasks.work"} 1.0' in lines
     assert 'cloudq_task_seconds_bucket{le="+Inf",task="drill_tasks.work"} 4.0' in lines
     assert "cloudq_processes 1.0" in lines
+    named = set(re.findall(r"^# TYPE (\w+)", page, re.MULTILINE))
+    guide = GUIDE.read_text()
+    missing = [name for name in named if not name.endswith("_created") and name not in guide]
+    assert missing == []
+    names = re.findall(r"^# TYPE (\w+) (?:counter|gauge|histogram)$", page, re.MULTILINE)
+    guide = GUIDE.read_text()
+    assert [name for name in names if not name.endswith("_created") and name not in guide] == []
     assert worker.stop() == 0

@@ -1,1 +1,1 @@
-"""The commands of `cloudq`, one file each."""
+"""The commands of `cloudq`, a file for each command or group; a large group has a second one."""

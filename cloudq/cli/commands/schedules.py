@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from cloudq.app import CloudQ
-from cloudq.cli.commands import scheduler
+from cloudq.cli.commands import schedules_apply
 from cloudq.cli.options import JsonOption, Target, YesOption, common, refuse_memory
 from cloudq.cli.output import confirm, emit, note, say, table
 from cloudq.errors import ConfigurationError
@@ -23,8 +23,8 @@ from cloudq.schedules.when import When, at, crontab, every, solar
 
 cli = typer.Typer(no_args_is_help=True, help="Show and change periodic tasks.")
 
-cli.command()(scheduler.plan)
-cli.command()(scheduler.apply)
+cli.command()(schedules_apply.plan)
+cli.command()(schedules_apply.apply)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
 

@@ -14,7 +14,7 @@ from cloudq.worker.control.counters import BUCKETS
 log = logging.getLogger("cloudq.worker")
 
 
-class Page:
+class MetricsServer:
     """Serves `/metrics` from a thread of its own.
 
     Raises `ConfigurationError` when prometheus-client is not installed or the port is taken.
