@@ -6,6 +6,7 @@ import json
 import socket
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from email import message_from_bytes
 from email.policy import default
@@ -188,8 +189,9 @@ def test_a_failure_reaches_an_sns_topics_subscriber(plain: CloudQ, aws: Endpoint
     session = boto3.Session(region_name="us-east-1")
     sns: Any = session.client("sns", endpoint_url=aws.url)
     sqs: Any = session.client("sqs", endpoint_url=aws.url)
-    topic = sns.create_topic(Name="alarms")["TopicArn"]
-    queue = sqs.create_queue(QueueName="alarms")["QueueUrl"]
+    name = f"alarms-{uuid.uuid4().hex[:8]}"
+    topic = sns.create_topic(Name=name)["TopicArn"]
+    queue = sqs.create_queue(QueueName=name)["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
     sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn["Attributes"]["QueueArn"])
     plain.middleware.append(notify_failures(SNS(topic, endpoint_url=aws.url)))

