@@ -118,6 +118,10 @@ class Database:
     def __init__(self, file: Path, *, synchronous: str, busy_timeout: float) -> None:
         if not file.parent.is_dir():
             raise ConfigurationError(f"no directory {file.parent} for {file.name}: create it first")
+        if file.is_dir():
+            raise ConfigurationError(
+                f"{file} is a directory: name a file, such as {file}/cloudq.db"
+            )
         self._busy_timeout = busy_timeout
         self._lock = Lock()
         self._connection = sqlite3.connect(

@@ -205,6 +205,12 @@ def test_help_and_version(capsys):
     assert main(["queues"]) == 0
 
 
+def test_help_fills_the_width_of_the_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["inspect", "--help"]) == 0
+    assert "one object, from worker to reply. The exit code is" in capsys.readouterr().out
+
+
 def test_no_sdk_is_imported_before_it_is_needed():
     code = "import sys, cloudq.cli; print([m for m in sys.modules if m.startswith('boto')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
