@@ -124,9 +124,18 @@ class Database:
             )
         self._busy_timeout = busy_timeout
         self._lock = Lock()
-        self._connection = sqlite3.connect(
-            file, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
-        )
+        try:
+            self._connection = sqlite3.connect(
+                file,
+                timeout=0,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=256,
+            )
+        except sqlite3.OperationalError as error:
+            raise ConfigurationError(
+                f"cannot open {file}: {error}: may this user write to it and to {file.parent}?"
+            ) from error
         self.execute = self._connection.execute
         self.executemany = self._connection.executemany
         try:

@@ -90,6 +90,17 @@ def test_an_app_that_cannot_be_loaded_says_where_and_why(command, project, sourc
     assert says in ran.err
 
 
+def test_a_file_that_cannot_be_written_is_named(command, project):
+    (project / "w1.log").mkdir()
+    ran = command("multi", "start", "w1", "-A", "shop")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.endswith("w1.log: Is a directory\n")
+    (project / "astray.db").symlink_to(project / "missing" / "x.db")
+    ran = command("queues", "list", "-b", "sqlite:///astray.db")
+    assert (ran.code, is_one_line(ran.err)) == (2, True)
+    assert "may this user write to it" in ran.err
+
+
 def test_debug_shows_the_traceback_of_the_cause(command, project):
     (project / "broken.py").write_text("y = nope\n")
     ran = command("call", "-A", "broken", "task", "--debug")
