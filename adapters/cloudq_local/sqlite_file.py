@@ -118,11 +118,24 @@ class Database:
     def __init__(self, file: Path, *, synchronous: str, busy_timeout: float) -> None:
         if not file.parent.is_dir():
             raise ConfigurationError(f"no directory {file.parent} for {file.name}: create it first")
+        if file.is_dir():
+            raise ConfigurationError(
+                f"{file} is a directory: name a file, such as {file}/cloudq.db"
+            )
         self._busy_timeout = busy_timeout
         self._lock = Lock()
-        self._connection = sqlite3.connect(
-            file, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
-        )
+        try:
+            self._connection = sqlite3.connect(
+                file,
+                timeout=0,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=256,
+            )
+        except sqlite3.OperationalError as error:
+            raise ConfigurationError(
+                f"cannot open {file}: {error}: may this user write to it and to {file.parent}?"
+            ) from error
         self.execute = self._connection.execute
         self.executemany = self._connection.executemany
         try:

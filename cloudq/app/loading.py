@@ -34,7 +34,7 @@ def load_app(path: str, overrides: Mapping[str, Any] | None = None) -> CloudQ:
         raise ConfigurationError(
             f"{module_name} has more than one app, say which: {found}"
             if apps
-            else f"{module_name} has no CloudQ app in it"
+            else f"{module_name} has no CloudQ app in it: name the module that calls CloudQ(...)"
         )
     if overrides:
         app.configure(**overrides)

@@ -22,6 +22,7 @@ from cloudq.errors import ConfigurationError
 P = ParamSpec("P")
 
 _PANEL = "App and services"
+_CLOUDQ = Path(__file__).parents[1]
 
 AppOption = Annotated[
     str | None,
@@ -135,7 +136,14 @@ def common(function: Callable[Concatenate[Target, P], Any]) -> Callable[..., Any
     run.__dict__["__signature__"] = signature.replace(parameters=parameters)
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__dict__["__wrapped__"]
+    run.__doc__ = _paragraphs(function)
     return run
+
+
+def _paragraphs(function: Callable[..., Any]) -> str:
+    """Return a docstring with each paragraph on one line: typer would keep its line breaks."""
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def _options(
@@ -192,6 +200,9 @@ def _place(error: BaseException | None) -> str:
     ]
     if not own:
         return ""
-    file = Path(own[-1].filename)
+    # What cloudq refuses is raised in cloudq, but mended where the user's code called it.
+    users = [frame for frame in own if _CLOUDQ not in Path(frame.filename).parents]
+    [*_, last] = users or own
+    file = Path(last.filename)
     shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-    return f" ({shown}, line {own[-1].lineno})"
+    return f" ({shown}, line {last.lineno})"

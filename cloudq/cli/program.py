@@ -145,6 +145,9 @@ def _report(error: Exception) -> int:
     if isinstance(error, CloudQError):
         complain(str(error))
         return UNUSABLE
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        complain(f"{error.filename}: {error.strerror}")
+        return UNUSABLE
     complain(f"{type(error).__name__}: {error} (unexpected; --debug shows the traceback)")
     return FAILED
 

@@ -170,19 +170,20 @@ def test_options_may_stand_before_the_command(command):
     assert command(*APP, "call", "shop.add", "1", "2").code == 0
 
 
-def test_ctrl_c_is_130_without_a_traceback(project):
+def test_ctrl_c_is_130_without_a_traceback(project, command):
     args = [sys.executable, "-m", "cloudq", "call", *APP, "shop.add", "1", "2", "--wait"]
     process = subprocess.Popen(args, cwd=project, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + PATIENCE
-        while not list(project.glob("shop.db*")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.5)
+        while " 1 " not in command("queues", "stats", "default", "-b", "sqlite:///shop.db").out:
+            assert time.monotonic() < deadline
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
-    assert (process.returncode, err) == (130, b"")
+    assert process.returncode == 130
+    assert err.startswith(b"the task is not stopped; its result: cloudq result ")
+    assert err.count(b"\n") == 1
 
 
 def test_a_reader_that_leaves_is_no_error(project):
@@ -203,6 +204,12 @@ def test_help_and_version(capsys):
     assert "doctor" in capsys.readouterr().out
     assert main(["queues", "--help"]) == 0
     assert main(["queues"]) == 0
+
+
+def test_help_fills_the_width_of_the_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["inspect", "--help"]) == 0
+    assert "one object, from worker to reply. The exit code is" in capsys.readouterr().out
 
 
 def test_no_sdk_is_imported_before_it_is_needed():

@@ -21,6 +21,7 @@ def is_one_line(text: str) -> bool:
         (("queues", "list", "-b", "nowhere"), "is not a URL such as"),
         (("queues", "list", "-b", "sqs://nowhere"), "is not an AWS region such as eu-west-1"),
         (("queues", "list", "-b", "sqlite:///missing/x.db"), "create it first"),
+        (("queues", "list", "-b", "sqlite:///."), "is a directory: name a file, such as"),
         (("result", "x", "-b", "memory://", "--backend", "none"), "set CloudQ(backend=...)"),
         (("deploy", "iam", "--role", "workr"), "Invalid value for '--role': 'workr' is not one of"),
         (
@@ -73,10 +74,11 @@ def test_a_bad_input_is_one_line_that_says_what_to_do(command, args, says):
         ("import nothere\n", "No module named 'nothere' (broken.py, line 1)"),
         ("def x(:\n", "SyntaxError: invalid syntax (broken.py, line 1)"),
         ("from shop import app\nfrom cloudq import CloudQ\nb = CloudQ()", "broken:app, broken:b"),
-        ("x = 1\n", "broken has no CloudQ app in it"),
+        ("x = 1\n", "broken has no CloudQ app in it: name the module"),
         ("from cloudq import CloudQ\napp = CloudQ(brokr='x')", "no setting 'brokr'"),
         ("from cloudq import CloudQ\napp = CloudQ(include=['gone'])", "cannot import 'gone'"),
         ("from cloudq import CloudQ\napp = CloudQ(include=['bad'])", "(bad.py, line 1)"),
+        ("from cloudq import crontab\ncrontab(minute=61)", "0 to 59 (broken.py, line 2)"),
         ("from cloudq import CloudQ\napp = CloudQ()", "app 'cloudq' has no tasks"),
     ],
 )
@@ -86,6 +88,17 @@ def test_an_app_that_cannot_be_loaded_says_where_and_why(command, project, sourc
     ran = command("call", "-A", "broken", "task")
     assert (ran.code, is_one_line(ran.err)) == (2, True)
     assert says in ran.err
+
+
+def test_a_file_that_cannot_be_written_is_named(command, project):
+    (project / "w1.log").mkdir()
+    ran = command("multi", "start", "w1", "-A", "shop")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.endswith("w1.log: Is a directory\n")
+    (project / "astray.db").symlink_to(project / "missing" / "x.db")
+    ran = command("queues", "list", "-b", "sqlite:///astray.db")
+    assert (ran.code, is_one_line(ran.err)) == (2, True)
+    assert "may this user write to it" in ran.err
 
 
 def test_debug_shows_the_traceback_of_the_cause(command, project):

@@ -32,7 +32,6 @@ PYTHON_PAGES = (
     "how-to/serialize-and-sign",
     "how-to/write-and-call-tasks",
     "reference/message-format",
-    "tutorial/first-tasks",
 )
 FUNCTION_PAGES = ("run-in-lambda", "run-on-google-cloud", "run-on-azure")
 
@@ -58,6 +57,18 @@ def test_readme_on_this_machine(tmp_path: Path) -> None:
     last = text[: text.index("## Run it on a cloud")].count("\n")
     with Shell(tmp_path) as shell:
         _read(shell, (block for block in blocks(README) if block.line < last))
+
+
+def test_tutorial_with_a_worker_of_its_own(tmp_path: Path) -> None:
+    """As a reader does it: what is shown of a file is added to that file."""
+    with Shell(tmp_path) as shell:
+        for block in blocks(ROOT / "docs" / "tutorial" / "first-tasks.md"):
+            if block.file:
+                with (tmp_path / block.file).open("a") as file:
+                    file.write(f"\n\n{block.text}")
+            elif block.language == "console":
+                for command in commands(block):
+                    shell.run(command)
 
 
 # ---- the README on a cloud

@@ -156,6 +156,8 @@ def test_what_would_be_forgotten_at_once_is_refused(run: Command, command: str) 
         (("--every", "5", "--args", "{}"), "--args {}: give a JSON list"),
         (("--every", "5", "--kwargs", '{"whom": 1}'), "whom"),
         (("--every", "5", "--catch-up", "never"), "catch_up is 'never'"),
+        ((), "no time given: use exactly one of --cron"),
+        (("--every", "5", "--cron", "0 6 * * *"), "--cron and --every given: use exactly one of"),
         (("--solar", "sunset"), "give EVENT,LATITUDE,LONGITUDE"),
         (("--at", "2020-01-01"), "has no run from now on"),
     ],

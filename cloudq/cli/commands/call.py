@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 from cloudq.app import CloudQ
 from cloudq.cli.commands.result import as_json, outcome
 from cloudq.cli.options import JsonOption, Target, common, refuse_memory
-from cloudq.cli.output import complain, emit
+from cloudq.cli.output import complain, emit, note
 from cloudq.errors import ConfigurationError, InvalidArguments, UnknownTask
 from cloudq.messages.values import is_list, is_object
 from cloudq.results.record import Record, State
@@ -138,7 +138,11 @@ def call(
             emit({"id": sent.id}, indent=False) if json else typer.echo(sent.id)
             return 0
         timeout = None if math.isinf(wait) else wait
-        record = wait_for([sent], timeout=timeout)[0]
+        try:
+            [record] = wait_for([sent], timeout=timeout)
+        except KeyboardInterrupt:
+            note(f"the task is not stopped; its result: cloudq result {sent.id}")
+            raise
     return _print_end(record, json=json)
 
 

@@ -13,7 +13,7 @@ from cloudq.cli.options import JsonOption, Target, common
 @common
 def control(
     target: Target,
-    command: Annotated[str, typer.Argument(metavar="COMMAND")],
+    command: Annotated[str, typer.Argument(metavar="COMMAND", help="One of the commands below.")],
     words: Words = None,
     destination: Destination = None,
     timeout: Timeout = None,

@@ -14,7 +14,10 @@ from cloudq.messages.values import is_list, is_object
 from cloudq.monitoring.command_registry import BUILTIN, Kind, Spec
 from cloudq.monitoring.heartbeats import Heartbeat
 
-Words = Annotated[list[str] | None, typer.Argument(metavar="ARGUMENTS", show_default=False)]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ARGUMENTS", help="Its own arguments.", show_default=False),
+]
 Destination = Annotated[
     str | None,
     typer.Option(
@@ -36,13 +39,13 @@ Timeout = Annotated[
 def usage(kind: Kind) -> str:
     """List the built-in commands of a kind, for the help."""
     lines = [f"{spec.usage()}: {spec.help}" for spec in BUILTIN if spec.kind == kind]
-    return "\n\n".join(lines)
+    return "\n".join(lines)
 
 
 @common
 def inspect(
     target: Target,
-    command: Annotated[str, typer.Argument(metavar="COMMAND")],
+    command: Annotated[str, typer.Argument(metavar="COMMAND", help="One of the commands below.")],
     words: Words = None,
     destination: Destination = None,
     timeout: Timeout = None,

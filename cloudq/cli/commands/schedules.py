@@ -272,7 +272,8 @@ _TIMES: Mapping[str, Callable[[Any], When]] = {
 def _when(given: Mapping[str, object]) -> When:
     named = [(option, value) for option, value in given.items() if value is not None]
     if len(named) != 1:
-        raise ConfigurationError(f"no time given: use exactly one of {', '.join(given)}")
+        fault = " and ".join(option for option, _ in named) or "no time"
+        raise ConfigurationError(f"{fault} given: use exactly one of {', '.join(given)}")
     [(option, value)] = named
     return _TIMES[option](value)
 

@@ -9,7 +9,7 @@ from cloudq.errors import ConfigurationError
 
 @common
 def sweep(target: Target, json: JsonOption = False) -> None:
-    """Delete expired results, for stores that keep them: run it daily for Azure Tables.
+    """Delete expired results; needed daily with Azure Tables only.
 
     Reads the whole table. Other stores delete expired results themselves.
     """

@@ -44,20 +44,28 @@ Queues = Annotated[
     typer.Option(
         "-Q",
         "--queues",
-        metavar="NAME[:WEIGHT],...",
-        help="Queues to consume, with weights. Default: the app's queues.",
+        metavar="NAME[:N],...",
+        help="Queues to consume, N as the weight. Default: the app's queues.",
     ),
 ]
 Processes = Annotated[
     int | None,
-    typer.Option("-c", "--processes", min=1, help="Number of processes. Default: one per core."),
+    typer.Option(
+        "-c", "--processes", min=1, metavar="N", help="Number of processes. Default: one per core."
+    ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("-t", "--threads", min=1, help="Concurrent tasks per process.")
+    int | None,
+    typer.Option("-t", "--threads", min=1, metavar="N", help="Concurrent tasks per process."),
 ]
 Pool = Annotated[
     PoolKind | None,
-    typer.Option("-P", "--pool", help="Kind of pool. Default: the setting worker_pool."),
+    typer.Option(
+        "-P",
+        "--pool",
+        metavar="KIND",
+        help="processes, threads, asyncio, solo or gevent. Default: the setting worker_pool.",
+    ),
 ]
 Autoscale = Annotated[
     str | None,
@@ -68,7 +76,8 @@ MaxMemory = Annotated[
     typer.Option(min=1, metavar="KIB", help="Replace a process that uses more memory."),
 ]
 MaxTasks = Annotated[
-    int | None, typer.Option(min=1, help="Replace a process after this many tasks.")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Replace a process after this many tasks."),
 ]
 PidFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the process id to this file.")
@@ -92,15 +101,29 @@ Hostname = Annotated[
 ]
 MetricsPort = Annotated[
     int | None,
-    typer.Option(min=0, max=65535, help="Serve Prometheus metrics here; 0 picks a free port."),
+    typer.Option(
+        min=0,
+        max=65535,
+        metavar="PORT",
+        help="Serve Prometheus metrics here; 0 picks a free port.",
+    ),
 ]
 MetricsHost = Annotated[
     str, typer.Option(metavar="ADDRESS", help="Address to serve metrics on; 0.0.0.0 for all.")
 ]
 LevelOption = Annotated[
-    Level, typer.Option("-l", "--log-level", help="Least severe log records to write.")
+    Level,
+    typer.Option(
+        "-l",
+        "--log-level",
+        metavar="LEVEL",
+        help="Least severe log records to write: debug, info, warning or error.",
+    ),
 ]
-FormatOption = Annotated[LogFormat, typer.Option("--log-format", help="Form of log records.")]
+FormatOption = Annotated[
+    LogFormat,
+    typer.Option("--log-format", metavar="FORM", help="Form of log records: text or json."),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
