@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 Clock = Callable[[], float]
 """Tells the time in epoch seconds."""
@@ -13,6 +13,12 @@ Clock = Callable[[], float]
 def real_time() -> float:
     """Return the time of this machine, in epoch seconds."""
     return time.time()
+
+
+def grown(first: float, times: int, longest: float, *, factor: float = 2.0) -> float:
+    """Return `first` grown by `factor` so many times, and at most `longest`."""
+    # 2.0**1024 would overflow; the longest is reached long before.
+    return min(first * factor ** min(times, 64), longest)
 
 
 class Backoff:
@@ -35,25 +41,31 @@ class Backoff:
         self.longest = longest
         self.failures = 0  # in a row
         self.until = 0.0  # when the pause under way ends
-        self._first = self._next = first
+        self._first = first
         self._factor = factor
         self._jitter = jitter
         self._now = now
 
     def failed(self) -> float:
         """Begin the next pause, and return its seconds."""
-        whole = min(self._next, self.longest)
+        whole = grown(self._first, self.failures, self.longest, factor=self._factor)
         pause = whole * random.uniform(1.0 - self._jitter, 1.0)
-        self._next = whole * self._factor
         self.failures += 1
         self.until = self._now() + pause
         return pause
+
+    def pauses(self, tries: int | None = None) -> Iterator[float]:
+        """Begin a pause after each of so many tries that fail, and yield its seconds.
+
+        None for as many as it takes.
+        """
+        while tries is None or self.failures < tries:
+            yield self.failed()
 
     def succeeded(self) -> None:
         """End the pause; the next one is the first again."""
         self.failures = 0
         self.until = 0.0
-        self._next = self._first
 
     @property
     def left(self) -> float:

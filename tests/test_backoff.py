@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import islice
+from math import inf, isfinite
+
 import pytest
 
-from cloudq.clock import Backoff
+from cloudq.clock import Backoff, grown
 from cloudq.testing import VirtualClock
 
 
@@ -49,3 +52,23 @@ def test_pauses_of_many_failures_stay_finite() -> None:
     backoff = Backoff(1.0, 60.0)
     for _ in range(5000):
         assert backoff.failed() <= 60.0
+
+
+def test_pauses_of_so_many_tries() -> None:
+    assert list(Backoff(0.5, 3.0, jitter=0.0).pauses(4)) == [0.5, 1.0, 2.0, 3.0]
+
+
+def test_pauses_without_an_end() -> None:
+    pauses = Backoff(0.5, 3.0, jitter=0.0).pauses()
+    assert list(islice(pauses, 5)) == [0.5, 1.0, 2.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("times", "seconds"), [(0, 0.5), (1, 0.75), (2, 1.125), (9, 3.0), (10**6, 3.0)]
+)
+def test_growth_from_a_count(times: int, seconds: float) -> None:
+    assert grown(0.5, times, 3.0, factor=1.5) == seconds
+
+
+def test_growth_that_nothing_caps_stays_finite() -> None:
+    assert isfinite(grown(0.5, 10**6, inf))

@@ -16,13 +16,13 @@ expired items days late, so that every read and every condition here looks at `e
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from botocore.exceptions import ClientError
 
+from cloudq.clock import Backoff
 from cloudq.driver import (
     Address,
     Change,
@@ -57,9 +57,10 @@ if TYPE_CHECKING:
     )
 
 _ITEM = 400 * 1024
-# Rounds of a batch until what DynamoDB leaves unprocessed counts as throttled, and the first pause.
+# Rounds of a batch until what DynamoDB leaves unprocessed counts as throttled, and the first and
+# the longest pause.
 _ROUNDS = 8
-_PAUSE = 0.05
+_PAUSE, _LONGEST_PAUSE = 0.05, 6.4
 # Each round of an update that meets an expired item means that another writer got ahead.
 _RACES = 20
 _BOOLEANS = {"true": True, "false": False, "": True}
@@ -276,7 +277,7 @@ class DynamoDB:
 
 def _pauses() -> Iterator[float]:
     # DynamoDB asks for growing pauses before unprocessed items are sent again.
-    return (_PAUSE * 2**step * random.uniform(0.5, 1.0) for step in range(_ROUNDS))
+    return Backoff(_PAUSE, _LONGEST_PAUSE).pauses(_ROUNDS)
 
 
 def _standing(error: ClientError) -> Mapping[str, Any] | None:

@@ -112,7 +112,7 @@ def to_call(app: CloudQ, event: Event, context: Context | None) -> DirectCall:
     id = firing_id(firing) if firing else request
     defaults = {"v": 1, "id": id, "sent_at": round(time.time(), 3)}
     own = {name: value for name, value in fields.items() if name != "schedule"}
-    queue = queue_of(fields, app.tasks, app.conf.task_default_queue)
+    queue = queue_of(fields, app.publisher.builder)
     return DirectCall(fields=defaults | own, queue=queue, request=request, firing=firing)
 
 

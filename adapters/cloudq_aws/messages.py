@@ -189,3 +189,8 @@ def by_size(parts: Sequence[T], length: Callable[[T], int]) -> Iterator[list[T]]
         total += more
     if batch:
         yield batch
+
+
+def receipt_of(delivery: Delivery) -> str:
+    """Return the receipt handle under which SQS knows a delivery."""
+    return cast("str", delivery.receipt)

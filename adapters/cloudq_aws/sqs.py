@@ -40,6 +40,7 @@ from cloudq_aws.messages import (
     dead_entry,
     failures,
     outgoing_entry,
+    receipt_of,
     seconds,
     to_delivery,
     too_large,
@@ -133,7 +134,7 @@ class SQS:
         reply = self.client.delete_message_batch(
             QueueUrl=self._queues.url(deliveries[0].queue),
             Entries=[
-                {"Id": str(index), "ReceiptHandle": cast("str", delivery.receipt)}
+                {"Id": str(index), "ReceiptHandle": receipt_of(delivery)}
                 for index, delivery in enumerate(deliveries)
             ],
         )
@@ -151,7 +152,7 @@ class SQS:
             Entries=[
                 {
                     "Id": str(index),
-                    "ReceiptHandle": cast("str", delivery.receipt),
+                    "ReceiptHandle": receipt_of(delivery),
                     "VisibilityTimeout": timeout,
                 }
                 for index, delivery in enumerate(deliveries)

@@ -33,7 +33,7 @@ from cloudq.execution.deadline import released
 from cloudq.execution.invocation import KEPT, Invocation, NotSettled
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, Settled, Settlement
-from cloudq_aws.messages import ID
+from cloudq_aws.messages import ID, receipt_of
 
 log = logging.getLogger("cloudq.lambda")
 
@@ -74,7 +74,7 @@ class SqsBatch(BatchProcessor):
         super()._prepare()
         for record in self._records:
             delivery = to_delivery(SQSRecord(record), self._prefix, self._deadline.remaining())
-            self._deliveries[cast("str", delivery.receipt)] = delivery
+            self._deliveries[receipt_of(delivery)] = delivery
         deliveries = list(self._deliveries.values())
         broker = self._invocation.broker
         self._ordered = any(broker.limits(delivery.queue).ordered for delivery in deliveries)
@@ -84,8 +84,8 @@ class SqsBatch(BatchProcessor):
             log.error("all %d messages of a batch stay: %s", len(deliveries), down)
             self._reported = dict.fromkeys(self._deliveries, str(down))
             return
-        self._opened |= {_receipt(job.delivery): job for job in jobs}
-        self._opened |= {_receipt(delivery): settlement for delivery, settlement in settled}
+        self._opened |= {receipt_of(job.delivery): job for job in jobs}
+        self._opened |= {receipt_of(delivery): settlement for delivery, settlement in settled}
         until = self._deadline.until_late()
         if isfinite(until):
             self._watch = Timer(until, self._run_late)
@@ -171,16 +171,16 @@ class SqsBatch(BatchProcessor):
             self._dispose(batch.ready, delete=delete)
 
     def _dispose(self, ready: Sequence[Settled], *, delete: bool) -> None:
-        acked = {_receipt(delivery) for delivery, s in ready if s.action is Action.ACK}
+        acked = {receipt_of(delivery) for delivery, s in ready if s.action is Action.ACK}
         acted = [pair for pair in ready if delete or pair[1].action is not Action.ACK]
         for refused in dispose(acted, self._invocation.broker):
-            receipt = _receipt(refused.delivery)
+            receipt = receipt_of(refused.delivery)
             if receipt not in acked and receipt not in self._reported:
                 self._report(refused.delivery, refused.reason)
 
     def _report(self, delivery: Delivery, reason: str) -> None:
         log.warning("message %s stays in %s: %s", delivery.id, delivery.queue, reason)
-        self._reported[_receipt(delivery)] = reason
+        self._reported[receipt_of(delivery)] = reason
         if self._ordered and delivery.group is not None:
             self._blocked.add(delivery.group)
 
@@ -202,10 +202,6 @@ def to_delivery(record: SQSRecord, prefix: str, lease: float) -> Delivery:
         group=attributes.message_group_id,
         sent_at=int(attributes.sent_timestamp) / 1000,
     )
-
-
-def _receipt(delivery: Delivery) -> str:
-    return cast("str", delivery.receipt)
 
 
 def _drained(pending: deque[Settled]) -> list[Settled]:

@@ -23,7 +23,7 @@ from azure.functions import Blueprint, FunctionApp, ServiceBusMessage
 from azure.functions.timer import TimerRequest
 
 from cloudq.app import CloudQ
-from cloudq.driver import Delivery
+from cloudq.driver import Delivery, is_ordered
 from cloudq.driver.loader import parse
 from cloudq.errors import CloudQError, ConfigurationError
 from cloudq.execution.deadline import Deadline
@@ -119,7 +119,7 @@ def _check(cardinality: str, queues: Sequence[str], timers: Mapping[str, Timer])
         raise ConfigurationError(
             f"two functions would be named {twice[0]}: rename a queue or timer"
         )
-    ordered = [queue for queue in queues if _sessions(queue)]
+    ordered = [queue for queue in queues if is_ordered(queue)]
     if cardinality == "many" and ordered:
         raise ConfigurationError(
             f"queue {ordered[0]!r} has sessions, and a batch has one answer for all: "
@@ -140,7 +140,7 @@ def _add_queue(
         queue_name=name,
         connection=connection,
         cardinality=cardinality,
-        is_sessions_enabled=_sessions(source.queue) or None,
+        is_sessions_enabled=is_ordered(source.queue) or None,
         # By default the host turns a body into text, and parses it if it looks like JSON.
         data_type="binary",
     )
@@ -168,10 +168,6 @@ def _prefix(app: CloudQ) -> str:
     """Return the prefix of the queues' names in the namespace, from the broker's URL."""
     address = parse(app.conf.broker)
     return address.options.get("prefix", "") if address.scheme == "servicebus" else ""
-
-
-def _sessions(queue: str) -> bool:
-    return queue.endswith(".fifo")
 
 
 def _function_name(name: str) -> str:

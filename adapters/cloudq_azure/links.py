@@ -139,12 +139,16 @@ def close_link(link: Link) -> None:
         link.receiver.close()
 
 
+def _never() -> bool:
+    return False
+
+
 def pull(
     receiver: ServiceBusReceiver,
     *,
     count: int,
     wait: float,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Callable[[], bool] = _never,
 ) -> list[ServiceBusReceivedMessage]:
     """Receive up to `count` messages, waiting up to `wait` s for the first; leave no credit."""
     deadline = time.monotonic() + wait
@@ -261,9 +265,7 @@ def _take(arrived: Any, found: list[Any]) -> None:
         arrived.task_done()
 
 
-def accept(
-    receiver: ServiceBusReceiver, wait: float, stopped: Callable[[], bool] = lambda: False
-) -> bool:
+def accept(receiver: ServiceBusReceiver, wait: float, stopped: Callable[[], bool] = _never) -> bool:
     """Lock a session that has messages, waiting up to `wait` s for one; False if none came."""
     try:
         opened = receiver._do_retryable_operation(partial(_open, receiver, wait + ATTEMPT, stopped))
@@ -288,7 +290,7 @@ def settle(
     details = {"deadletter-reason": reason, "deadletter-description": description}
 
     def attempt(part: Sequence[uuid.UUID]) -> None:
-        _open(receiver, ATTEMPT, lambda: False)
+        _open(receiver, ATTEMPT, _never)
         receiver._settle_message_via_mgmt_link(
             settlement,
             cast("Any", part),
@@ -310,7 +312,7 @@ def renew(receiver: ServiceBusReceiver, tokens: Sequence[str]) -> dict[int, Exce
     """Renew the locks from now; return the errors of lost ones."""
 
     def request(part: Sequence[str]) -> None:
-        receiver._do_retryable_operation(partial(_open, receiver, ATTEMPT, lambda: False))
+        receiver._do_retryable_operation(partial(_open, receiver, ATTEMPT, _never))
         receiver._renew_locks(
             *(cast("Any", uuid.UUID(token)) for token in part), timeout=2 * ATTEMPT
         )

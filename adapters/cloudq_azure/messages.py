@@ -58,9 +58,14 @@ def due(delay: float, now: datetime | None = None) -> datetime:
     return (now or datetime.now(UTC)) + timedelta(seconds=delay)
 
 
+def receipt_of(delivery: Delivery) -> Receipt:
+    """Return the lock under which Service Bus knows a delivery."""
+    return cast("Receipt", delivery.receipt)
+
+
 def later(delivery: Delivery, after: float) -> ServiceBusMessage:
     """A copy that comes `after` seconds from now and goes on counting the deliveries."""
-    receipt = cast("Receipt", delivery.receipt)
+    receipt = receipt_of(delivery)
     properties = dict(receipt.properties) if receipt.properties else {}
     return ServiceBusMessage(
         delivery.body,

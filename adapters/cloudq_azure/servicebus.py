@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Lock
-from typing import cast
 
 from azure.servicebus import ServiceBusMessage
 
@@ -39,10 +38,10 @@ from cloudq_azure.messages import (
     BATCH,
     MAX_PREMIUM,
     MAX_STANDARD,
-    Receipt,
     burial,
     later,
     outgoing,
+    receipt_of,
     to_delivery,
     too_large,
 )
@@ -150,7 +149,7 @@ class ServiceBus:
         if is_ordered(queue):
             return self._by_session(deliveries, self._sessions_of(queue).renew)
         known = self._queue(queue)
-        tokens = [_receipt(delivery).token for delivery in deliveries]
+        tokens = [receipt_of(delivery).token for delivery in deliveries]
         with known.settler.lock:
             failed = renew(known.settler.receiver, tokens)
         renewed = [token for index, token in enumerate(tokens) if index not in failed]
@@ -198,7 +197,7 @@ class ServiceBus:
             failed = settle(
                 known.settler.receiver,
                 settlement,
-                [_receipt(delivery).token for delivery in deliveries],
+                [receipt_of(delivery).token for delivery in deliveries],
                 known.locks,
                 reason=reason,
                 description=description,
@@ -212,10 +211,10 @@ class ServiceBus:
     ) -> Sequence[Failure]:
         places: dict[str | None, list[int]] = {}
         for index, delivery in enumerate(deliveries):
-            places.setdefault(_receipt(delivery).session, []).append(index)
+            places.setdefault(receipt_of(delivery).session, []).append(index)
         failed: dict[int, Exception] = {}
         for key, indexes in places.items():
-            errors = work(key, [_receipt(deliveries[index]).token for index in indexes])
+            errors = work(key, [receipt_of(deliveries[index]).token for index in indexes])
             failed |= {indexes[at]: error for at, error in errors.items()}
         return failures(failed)
 
@@ -321,7 +320,3 @@ class ServiceBus:
                 name = self._access.prefix + queue
                 self._sessions[queue] = Sessions(self._namespace, name, lock, self._closers)
             return self._sessions[queue]
-
-
-def _receipt(delivery: Delivery) -> Receipt:
-    return cast("Receipt", delivery.receipt)

@@ -19,7 +19,6 @@ and stays until `sweep` deletes it.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +36,7 @@ from azure.core.exceptions import (
 from azure.data.tables import TableClient, TableEntity, UpdateMode
 from azure.identity import DefaultAzureCredential
 
+from cloudq.clock import Backoff
 from cloudq.driver import Address, Change, Code, Failure, Item, Key, Page, StoreLimits
 from cloudq.driver.conditional import apply
 from cloudq_azure.errors import AzureError, error_code
@@ -166,7 +166,9 @@ class Tables:
 
     def update(self, key: Key, change: Change) -> Item:
         """Read, decide here, and write on the condition that nobody else has written meanwhile."""
-        for pause in _pauses():
+        # Jitter keeps the writers of one item apart.
+        backoff = Backoff(_PAUSE, _LONGEST_PAUSE, factor=1.5, jitter=0.9)
+        for pause in backoff.pauses(_RACES):
             found = self._read(key)
             current = from_entity(key, found) if found is not None else None
             alive = current if current and not _expired(current, time.time()) else None
@@ -265,13 +267,6 @@ class Tables:
         self.client.close()
         if isinstance(self.client.credential, DefaultAzureCredential):
             self.client.credential.close()
-
-
-def _pauses() -> Iterator[float]:
-    # Jitter keeps the writers of one item apart.
-    return (
-        min(_PAUSE * 1.5**step, _LONGEST_PAUSE) * random.uniform(0.1, 1.0) for step in range(_RACES)
-    )
 
 
 def _groups(wanted: Iterable[_Indexed]) -> Iterator[list[_Indexed]]:

@@ -25,7 +25,6 @@ that another writer came between; a condition that fails is the read alone.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -35,6 +34,7 @@ from google.cloud.firestore_v1.types import Document, Precondition, StructuredQu
 from google.cloud.firestore_v1.types import Value as Stored
 from google.cloud.firestore_v1.types.query import Cursor
 
+from cloudq.clock import Backoff
 from cloudq.driver import Address, Change, Code, Failure, Item, Key, Page, StoreLimits
 from cloudq.driver.conditional import apply
 from cloudq_gcp.errors import GcpError, error_code
@@ -280,9 +280,7 @@ class Firestore:
 
 def _pauses(rounds: int) -> Iterator[float]:
     # Jitter keeps the writers of one item apart.
-    return (
-        min(_PAUSE * 1.5**step, _LONGEST_PAUSE) * random.uniform(0.1, 1.0) for step in range(rounds)
-    )
+    return Backoff(_PAUSE, _LONGEST_PAUSE, factor=1.5, jitter=0.9).pauses(rounds)
 
 
 def _batches(writes: Iterable[Write]) -> Iterator[list[Write]]:

@@ -81,9 +81,9 @@ class MemoryBackend:
 
     limits = LIMITS
 
-    def __init__(self, items: MemoryItems, *, on_close: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, items: MemoryItems, *, on_close: Callable[[], None] | None = None) -> None:
         self._items = items
-        self._on_close: Callable[[], None] | None = on_close
+        self._on_close = on_close
 
     def put(self, items: Sequence[Item]) -> Sequence[Failure]:
         """Write whole items; one that is over the limit is a `Failure`."""

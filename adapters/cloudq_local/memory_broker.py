@@ -73,11 +73,9 @@ class MemoryQueues:
 class MemoryBroker:
     """A `BrokerDriver`, `QueueAdmin` and `Scheduling` whose messages live with the process."""
 
-    def __init__(
-        self, queues: MemoryQueues, *, on_close: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, queues: MemoryQueues, *, on_close: Callable[[], None] | None = None) -> None:
         self._queues = queues
-        self._on_close: Callable[[], None] | None = on_close
+        self._on_close = on_close
 
     def limits(self, queue: str) -> Limits:
         """Return the same limits for every queue."""

@@ -11,6 +11,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any
 
+from cloudq.clock import Backoff
 from cloudq.driver import Code
 from cloudq.errors import ConfigurationError
 from cloudq_local.items import Refusal
@@ -201,7 +202,7 @@ class Database:
             self._connection.close()
 
     def _patiently(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        deadline, pause = 0.0, 0.00005
+        deadline, backoff = 0.0, Backoff(0.00005, 0.005, factor=1.5, jitter=0.0)
         while True:
             try:
                 return self.execute(sql, values)
@@ -210,8 +211,7 @@ class Database:
                 deadline = deadline or now + self._busy_timeout
                 if _errorcode(error) & 0xFF != sqlite3.SQLITE_BUSY or now > deadline:
                     raise
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.005)
+            time.sleep(backoff.failed())
 
     def _make(self) -> None:
         """Make the tables unless they are there; raises when a newer release made them."""

@@ -122,11 +122,13 @@ def register(
 def _task_class(name: str, given: type[Hooks] | None) -> type[Task[..., Any]] | None:
     if given is None or _is_task_class(given):
         return given
-    raise ConfigurationError(f"task {name}: base is {given!r}: it must be a subclass of Task")
+    raise ConfigurationError(
+        f"task {name}: base is {given!r}: derive it from cloudq.Task, or leave base out"
+    )
 
 
-def _is_task_class(given: type[Any]) -> TypeGuard[type[Task[..., Any]]]:
-    return issubclass(given, Task)
+def _is_task_class(given: object) -> TypeGuard[type[Task[..., Any]]]:
+    return isinstance(given, type) and issubclass(given, Task)
 
 
 def _class_options(base: type[Task[..., Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from cloudq.clock import grown
 from cloudq.errors import InvalidArguments
 
 # Celery's defaults for what a policy leaves out.
@@ -35,7 +36,7 @@ class PublishPolicy:
     def pause(self, number: int) -> float:
         """Return the seconds before a retry; the first has the number 0."""
         if self.step is None:
-            return min(self.start * 2.0**number, self.longest)
+            return grown(self.start, number, self.longest)
         return min(self.start + self.step * number, self.longest)
 
 

@@ -21,6 +21,7 @@ from cloudq.driver.queues import (
     Scheduling,
     VirtualTime,
     is_ordered,
+    suffixed,
 )
 from cloudq.driver.schedulers import (
     OneTimeEntry,
@@ -82,4 +83,5 @@ __all__ = [
     "Watch",
     "Watcher",
     "is_ordered",
+    "suffixed",
 ]

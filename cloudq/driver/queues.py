@@ -24,6 +24,13 @@ def is_ordered(queue: str) -> bool:
     return queue.endswith(ORDERED_SUFFIX)
 
 
+def suffixed(queue: str, suffix: str) -> str:
+    """Append to a queue's name; the suffix of an ordered queue stays the last."""
+    if is_ordered(queue):
+        return f"{queue.removesuffix(ORDERED_SUFFIX)}{suffix}{ORDERED_SUFFIX}"
+    return queue + suffix
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The limits of one queue of a service, as data. Times are in seconds, sizes in bytes."""

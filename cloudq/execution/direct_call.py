@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
 from cloudq.driver import Delivery, Key
@@ -15,9 +15,10 @@ from cloudq.errors import DecodeError, Retry, UnknownTask
 from cloudq.execution import idempotency
 from cloudq.execution.invocation import Invocation
 from cloudq.execution.settlement import Action, Settlement
+from cloudq.publishing.builder import MessageBuilder
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record, State
-from cloudq.tasks.task import Task
+from cloudq.tasks.call_options import NO_OPTIONS
 
 log = logging.getLogger("cloudq.invocation")
 
@@ -41,11 +42,22 @@ class DirectCall:
     firing: str | None = None
 
 
-def queue_of(fields: Mapping[str, Any], tasks: Mapping[str, Task[..., Any]], default: str) -> str:
-    """Return the queue of a call's retries: its own, its task's, or the app's default."""
-    task = tasks.get(str(fields["task"]))
-    own = task.policy.queue if task else None
-    return str(fields.get("queue") or own or default)
+def queue_of(fields: Mapping[str, Any], builder: MessageBuilder) -> str:
+    """Return the queue of a call's retries: its own, or the one that the call would be sent to."""
+    if fields.get("queue"):
+        return str(fields["queue"])
+    # Arguments of another kind make the call undecodable; that is reported when it is run.
+    args: Sequence[Any] = given if _is_list(given := fields.get("args")) else ()
+    kwargs: Mapping[str, Any] = named if _is_mapping(named := fields.get("kwargs")) else {}
+    return builder.queue_of(str(fields["task"]), args, kwargs, NO_OPTIONS)
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)
 
 
 def firing_id(firing: str) -> str:

@@ -121,6 +121,29 @@ class MessageBuilder:
             given = {**_own_options(task), **given}
         return Options(**{**self.router.route(name, args, kwargs, given, task), **given})
 
+    def queue_of(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
+    ) -> str:
+        """Return the queue that a call is sent to, by its options, its task, routes and settings.
+
+        Raises `ConfigurationError` for a priority on a queue that has none.
+        """
+        task = self._tasks.get(name)
+        options = self.routed(name, args, kwargs, options)
+        return self._level(task, options, self._queue(task, options))
+
+    def _queue(self, task: Task[..., Any] | None, options: Options) -> str:
+        own = task.policy.queue if task else None
+        return options.queue or own or self._runtime.conf.task_default_queue
+
+    def _level(self, task: Task[..., Any] | None, options: Options, queue: str) -> str:
+        priority = options.priority
+        if priority is None and task is not None:
+            priority = task.policy.priority
+        if priority is None:
+            return queue
+        return queue_for(queue, priority, self._runtime.conf.priority_queues)
+
     def make(
         self,
         name: str,
@@ -136,20 +159,15 @@ class MessageBuilder:
         now = self._runtime.clock()
         task = self._tasks.get(name)
         expires = task.policy.expires if task else None
-        own = task.policy.queue if task else None
         conf = self._runtime.conf
-        queue = options.queue or own or conf.task_default_queue
+        queue = self._queue(task, options)
         fields |= _form(conf, task, queue, options)
         if fields.get("protocol") == CELERY and (fields.get("slot") or fields.get("gather")):
             raise InvalidArguments(
                 f"{name}: a chord cannot have tasks in Celery's protocol, whose workers do not "
                 "know its join: send them to a queue that is not in queue_produce"
             )
-        priority = options.priority
-        if priority is None and task is not None:
-            priority = task.policy.priority
-        if priority is not None:
-            queue = queue_for(queue, priority, conf.priority_queues)
+        queue = self._level(task, options, queue)
         if options is not NO_OPTIONS:
             fields |= options.in_message()
         if options.countdown or options.eta is not None:

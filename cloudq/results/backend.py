@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from cloudq.clock import Clock, real_time
+from cloudq.clock import Backoff, Clock, real_time
 from cloudq.driver import (
     BackendDriver,
     Change,
@@ -263,11 +263,10 @@ class _Clock:
     """Waits a little longer each time, for stores that must be asked."""
 
     def __init__(self) -> None:
-        self._pause = _FIRST_PAUSE
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, factor=1.5, jitter=0.0)
 
     def wait(self, timeout: float) -> bool:
-        time.sleep(max(0.0, min(self._pause, timeout)))
-        self._pause = min(self._pause * 1.5, _LONGEST_PAUSE)
+        time.sleep(max(0.0, min(self._backoff.failed(), timeout)))
         return True
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from cloudq.clock import grown
 from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.messages.codec import unknown_form
 from cloudq.tasks.call_options import checked_countdown
@@ -109,8 +110,7 @@ class Policy:
         """Return the seconds to wait before the next try, after `retries` earlier ones."""
         if not self.retry_backoff:
             return default if self.default_retry_delay is None else self.default_retry_delay
-        # 2.0**1024 would overflow; the cap is long reached by then.
-        longest = min(self.retry_backoff_max, self.retry_backoff * 2.0 ** min(retries, 64))
+        longest = grown(self.retry_backoff, retries, self.retry_backoff_max)
         return random.uniform(0.0, longest) if self.retry_jitter else longest
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from cloudq.driver import ORDERED_SUFFIX, is_ordered
+from cloudq.driver import suffixed
 from cloudq.errors import CloudQError, ConfigurationError
 
 HIGHEST = 9
@@ -35,7 +35,7 @@ def queue_for(queue: str, priority: int, declared: Collection[str]) -> str:
             f"queue {queue!r} has no priorities: declare them with "
             f'CloudQ(priority_queues=["{queue}"]), or leave priority out'
         )
-    return next(_named(queue, suffix) for least, suffix, _ in _LEVELS if priority >= least)
+    return next(suffixed(queue, suffix) for least, suffix, _ in _LEVELS if priority >= least)
 
 
 def queues_for(names: Iterable[str], declared: Collection[str]) -> list[str]:
@@ -54,13 +54,6 @@ def weighted(
             found[name] = weight
             continue
         for _, suffix, share in _LEVELS:
-            level = _named(name, suffix)
+            level = suffixed(name, suffix)
             found[level] = given.get(level, weight * share)
     return tuple(found.items())
-
-
-def _named(queue: str, suffix: str) -> str:
-    # The suffix of an ordered queue must stay last: `is_ordered` reads it.
-    if is_ordered(queue):
-        return f"{queue.removesuffix(ORDERED_SUFFIX)}{suffix}{ORDERED_SUFFIX}"
-    return queue + suffix

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from cloudq.app import CloudQ
+from cloudq.driver import ORDERED_SUFFIX
 from cloudq.errors import ConfigurationError
 from cloudq.schedules.schedules import Scheduled
 from cloudq.schedules.state import ScheduleState
@@ -16,7 +17,6 @@ from cloudq.tasks.task import Task
 
 AnyTask = Task[..., Any]
 
-_FIFO = ".fifo"
 _TIMEOUT = 60
 _AFTER_LIMIT = 10  # seconds that a function has beyond its tasks' longest time limit
 _RESERVE = 5  # seconds of an invocation that the handler keeps for recording results
@@ -58,7 +58,7 @@ def reads(app: CloudQ, task: AnyTask, group: Sequence[str]) -> bool:
 
 def plain(queue: str) -> str:
     """Turn a queue's name into a part of other names."""
-    return queue.removesuffix(_FIFO).replace(".", "-")
+    return queue.removesuffix(ORDERED_SUFFIX).replace(".", "-")
 
 
 def merged(tasks: Iterable[AnyTask], ignore: Iterable[str] = ()) -> FunctionHints:

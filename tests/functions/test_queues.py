@@ -13,6 +13,7 @@ import pytest
 
 from cloudq import CloudQ, crontab
 from cloudq.driver import Delivery
+from cloudq.errors import DecodeError
 from cloudq.tasks.request import current_request
 from cloudq_aws import lambda_handler
 from cloudq_azure import Timer, register
@@ -219,3 +220,39 @@ def test_a_plan_has_each_queue_and_a_function_with_its_tasks(
         timeouts = {function.queues[0]: function.timeout for function in made.functions}
         assert timeouts["mail"] == LIMITS["shop.mail.send"] + 10
         assert timeouts["parcels-high.fifo"] == LIMITS["shop.parcel"] + 10
+
+
+@pytest.mark.parametrize(
+    ("event", "queue"),
+    [
+        ({"task": "shop.plain"}, "default"),
+        ({"task": "shop.mail.send"}, "mail"),
+        ({"task": "shop.video"}, "media"),
+        ({"task": "shop.plain", "args": ["old"]}, "archive"),
+        ({"task": "shop.order"}, "orders"),
+        ({"task": "shop.mail.send", "queue": "theirs"}, "theirs"),
+    ],
+)
+def test_a_direct_call_has_the_queue_it_would_be_sent_to(
+    shop: CloudQ, ran: list[str], event: dict[str, Any], queue: str
+) -> None:
+    lambda_handler(shop)(event, None)
+    assert ran == [queue]
+
+
+def test_a_direct_call_has_the_level_of_its_task(make_app: Callable[..., CloudQ]) -> None:
+    app, ran = make_app(priority_queues=["orders"], task_default_queue="orders"), list[str]()
+
+    def urgent() -> None:
+        request = current_request.get()
+        assert request is not None
+        ran.append(request.queue)
+
+    app.task(name="urgent", priority=9)(urgent)
+    lambda_handler(app)({"task": "urgent"}, None)
+    assert ran == ["orders-high"]
+
+
+def test_arguments_that_are_none_reach_no_route(shop: CloudQ) -> None:
+    with pytest.raises(DecodeError, match="args"):
+        lambda_handler(shop)({"task": "shop.plain", "args": 5}, None)

@@ -534,3 +534,16 @@ def test_an_unknown_option_names_the_one_that_was_meant(app: Bench) -> None:
     ):
         with pytest.raises(TypeError, match=r"'count_down': did you mean countdown\?"):
             call()
+
+
+class NotATask:
+    """A class with a task's attributes at most by chance."""
+
+
+@pytest.mark.parametrize("base", [NotATask, NotATask(), int, "Task"])
+def test_a_base_that_is_no_task_is_refused_with_advice(base: Any) -> None:
+    app = CloudQ("x", broker="memory://x")
+    advice = r"task odd: base is .*: derive it from cloudq\.Task, or leave base out"
+    with pytest.raises(ConfigurationError, match=advice):
+        app.task(name="odd", base=base)(len)
+    assert "odd" not in app.tasks

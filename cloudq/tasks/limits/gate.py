@@ -10,6 +10,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
+from cloudq.clock import grown
 from cloudq.errors import ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
@@ -192,5 +193,5 @@ class Visit:
 
 
 def _look_again(message: TaskMessage, reason: str) -> Wait:
-    longest = min(_LONGEST_LOOK, _FIRST_LOOK * 1.5 ** min(message.waits, 20))
+    longest = grown(_FIRST_LOOK, message.waits, _LONGEST_LOOK, factor=1.5)
     return Wait(after=longest * random.uniform(0.5, 1.0), reason=reason)

@@ -6,8 +6,10 @@ pages on SQS event sources.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
+from cloudq.driver import ORDERED_SUFFIX, is_ordered
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.aws.plan import Feed, Function, Plan
 from cloudq_deploy.naming import Naming
@@ -15,7 +17,7 @@ from cloudq_deploy.naming import Naming
 _NAMES = Naming(
     "AWS",
     {
-        "queue": (80, r"[A-Za-z0-9_-]+(\.fifo)?"),
+        "queue": (80, rf"[A-Za-z0-9_-]+({re.escape(ORDERED_SUFFIX)})?"),
         "function": (64, r"[A-Za-z0-9_-]+"),
         "role": (64, r"[A-Za-z0-9+=,.@_-]+"),
         "table": (255, r"[A-Za-z0-9_.-]{3,}"),
@@ -110,7 +112,7 @@ def _check_function(function: Function) -> None:
 
 def _check_feed(feed: Feed, function: Function) -> None:
     of = f"queue {feed.queue}"
-    ordered = feed.queue.endswith(".fifo")
+    ordered = is_ordered(feed.queue)
     most = 10 if ordered else 10_000
     if feed.batch_size > most:
         raise ConfigurationError(

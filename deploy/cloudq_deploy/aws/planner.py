@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from cloudq.app import CloudQ
 from cloudq.broker.deliveries import queue_deliveries
 from cloudq.broker.one_time import one_time_group_of
-from cloudq.driver import Address
+from cloudq.driver import Address, is_ordered, suffixed
 from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
 from cloudq.tasks.function_hints import FunctionHints
@@ -41,7 +41,6 @@ from cloudq_deploy.requirements import (
     timeout_of,
 )
 
-_FIFO = ".fifo"
 # All regions have this form, later ones too; a misspelt one has not.
 _REGION = re.compile(r"[a-z]+(-[a-z]+)?-(north|south|central|(north|south)?(east|west))-\d+")
 _RETENTION = 14 * 24 * 3600  # seconds; SQS keeps a message no longer
@@ -213,7 +212,7 @@ def _feed(options: AwsOptions, hints: FunctionHints, queue: str, function: str) 
         return default if given is None else given
 
     # A FIFO queue has no batch window, and at most ten messages in a batch.
-    ordered = queue.endswith(_FIFO)
+    ordered = is_ordered(queue)
     size, window = hints.batch_size, hints.batch_window
     return Feed(
         queue=queue,
@@ -232,14 +231,14 @@ def _queue(
     functions: Sequence[Function],
     feeds: Sequence[Feed],
 ) -> Queue:
-    fifo = name.endswith(_FIFO)
+    fifo = is_ordered(name)
     function = next(each for each in functions if name in each.queues)
     window = next(feed.window for feed in feeds if feed.queue == name)
     full = prefix + name
     return Queue(
         name=name,
         full_name=full,
-        dead_name=f"{full.removesuffix(_FIFO)}-dead{_FIFO if fifo else ''}",
+        dead_name=suffixed(full, "-dead"),
         fifo=fifo,
         visibility=max(6 * function.timeout + window, math.ceil(app.conf.lease)),
         retention=_RETENTION,

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from cloudq.app import CloudQ
 from cloudq.broker.deliveries import queue_deliveries
-from cloudq.driver import Address
+from cloudq.driver import Address, is_ordered
 from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
 from cloudq.schedules import cloud_cron
@@ -156,7 +156,7 @@ def _refuse_hints(hints: FunctionHints, of: str) -> None:
 
 
 def _queue(app: CloudQ, name: str, prefix: str, always_ready: int) -> Queue:
-    fifo = name.endswith(".fifo")
+    fifo = is_ordered(name)
     deliveries = queue_deliveries(app.conf.max_deliveries, ordered=fifo)
     own = [task.name for task in tasks_of(app) if reads(app, task, [name])]
     return Queue(

@@ -14,7 +14,7 @@ import grpc
 
 from cloudq.app import CloudQ
 from cloudq.broker.deliveries import queue_deliveries
-from cloudq.driver import Address
+from cloudq.driver import Address, is_ordered
 from cloudq.driver.loader import parse
 from cloudq.driver.schedulers import Job
 from cloudq.errors import ConfigurationError
@@ -201,7 +201,7 @@ def _queue(
     functions: Sequence[Function],
 ) -> Queue:
     function = next(each for each in functions if name in each.queues)
-    fifo = name.endswith(".fifo")
+    fifo = is_ordered(name)
     dead = places.dead_queue(name)
     attempts = queue_deliveries(app.conf.max_deliveries, ordered=fifo)
     return Queue(

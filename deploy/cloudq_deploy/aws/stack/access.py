@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -18,6 +17,7 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 
+from cloudq.clock import Backoff
 from cloudq.errors import CloudQError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -118,8 +118,7 @@ class Aws:
 
 def naps() -> Iterator[float]:
     """Yield the seconds to sleep between two looks at a change: short at first, then one."""
-    for number in count():
-        yield min(0.1 * 2 ** min(number, 4), 1.0)
+    return Backoff(0.1, 1.0, jitter=0.0).pauses()
 
 
 @contextmanager
