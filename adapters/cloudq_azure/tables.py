@@ -61,7 +61,7 @@ _BATCH, _BATCH_SIZE = 100, 5 << 19
 # Requests of one call at a time.
 _THREADS = 16
 # Rounds of an update, each of which means that another writer got ahead, and the first pause.
-_RACES, _PAUSE, _LONGEST_PAUSE = 20, 0.02, 0.5
+_RACES, _PAUSE, _LONGEST_PAUSE = 60, 0.02, 0.5
 
 # What a transaction is refused for because of one of its entities.
 _OF_ONE = frozenset({Code.INVALID, Code.NOT_FOUND, Code.TOO_LARGE})
