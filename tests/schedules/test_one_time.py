@@ -325,7 +325,7 @@ class TestRefusals:
         shop.close()
 
     def test_no_scheduler(self) -> None:
-        with pytest.raises(ConfigurationError, match="scheduler_eta needs the setting scheduler"):
+        with pytest.raises(ConfigurationError, match="scheduler_eta needs a scheduler"):
             CloudQ(scheduler_eta=3600)
 
 
