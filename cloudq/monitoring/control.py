@@ -37,7 +37,7 @@ class Control:
         results: ResultFactory,
         queues: Callable[[], Sequence[str]],
     ) -> None:
-        self.panel = CommandRegistry()
+        self.registry = CommandRegistry()
         self._runtime = runtime
         self._results = results
         self._queues = queues
@@ -86,7 +86,7 @@ class Control:
     ) -> Callable[[F], F]:
         def register(function: F) -> F:
             run: Run = function
-            self.panel.add(run, kind, name=name, args=args, variadic=variadic)
+            self.registry.add(run, kind, name=name, args=args, variadic=variadic)
             return function
 
         return register
@@ -109,7 +109,7 @@ class Control:
         the replies are polled. Raises `ConfigurationError` for an unknown command.
         """
         arguments = dict(arguments or {})
-        spec = self.panel.find(name)
+        spec = self.registry.find(name)
         if spec.run is not None or spec.kind == "inspect":
             spec.check(arguments)
         backend, heartbeats = self.backend, self.heartbeats
