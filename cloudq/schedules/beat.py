@@ -20,7 +20,7 @@ from cloudq.clock import Backoff
 from cloudq.errors import BackendError, CloudQError, PublishError, ServiceError
 from cloudq.schedules.entry import Entry, utc
 from cloudq.schedules.leader import LeaderLease
-from cloudq.schedules.schedules import Scheduled, Schedules
+from cloudq.schedules.schedules import Schedule, Schedules
 from cloudq.schedules.state import leader_key
 
 log = logging.getLogger("cloudq.schedules")
@@ -67,13 +67,13 @@ class Beat:
         runtime = schedules.runtime
         self._runtime = runtime
         self._schedules = schedules
-        self._standings = schedules.standings
+        self._states = schedules.states
         self._monotonic = monotonic
         self._length = runtime.conf.beat_lease if lease is None else lease
         self._refresh = self._length / 5 if refresh is None else refresh
         name = hostname or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         backend = runtime.backend
-        assert backend is not None  # `standings` raises without one
+        assert backend is not None  # `states` raises without one
         self.lease = LeaderLease(backend, leader_key(runtime.name), name, self._length, monotonic)
         self._declared = schedules.declared()
         self._lines: dict[str, _Line] = {}
@@ -128,16 +128,16 @@ class Beat:
                 lines[name] = self._line(scheduled, scheduled.entry)
         self._lines = lines
 
-    def _line(self, scheduled: Scheduled, entry: Entry) -> _Line:
-        standing, now = scheduled.standing, self._runtime.clock()
-        if standing.last is None or standing.spec != entry.fingerprint:
+    def _line(self, scheduled: Schedule, entry: Entry) -> _Line:
+        state, now = scheduled.state, self._runtime.clock()
+        if state.last is None or state.spec != entry.fingerprint:
             # The schedule is new or has new times, so no past runs are owed.
             if over := entry.over(utc(now)):
                 log.warning("schedule %s never runs: %s", entry.name, over)
-            self._standings.begin(entry, now)
+            self._states.begin(entry, now)
             line = _Line(entry, now)
         else:
-            line = _Line(entry, standing.last)
+            line = _Line(entry, state.last)
         known = self._lines.get(scheduled.name)
         if known is not None and known.entry.fingerprint == entry.fingerprint:
             # The store may have missed a record of ours.
@@ -149,7 +149,7 @@ class Beat:
                 entry.name,
                 line.last - now,
             )
-            self._standings.begin(entry, now)
+            self._states.begin(entry, now)
             line.last = now
         line.due = self._due_after(entry, line.last)
         return line
@@ -239,7 +239,7 @@ class Beat:
         line.last = last
         line.due = self._due_after(line.entry, last)
         try:
-            self._standings.ran(line.entry, last, runs)
+            self._states.ran(line.entry, last, runs)
         except BackendError as error:
             # It was sent. The next leader may send it again, under the same id.
             log.warning(

@@ -16,7 +16,7 @@ from cloudq.messages.message import TaskMessage
 from cloudq.schedules import cloud_cron as dialects
 from cloudq.schedules.entry import Entry, utc
 from cloudq.schedules.run_id import CRON, EXPIRES, SCHEDULE, SLOT, cron_header, slot_id
-from cloudq.schedules.schedules import Scheduled, Schedules
+from cloudq.schedules.schedules import Schedule, Schedules
 from cloudq.schedules.when import at, crontab, every
 from cloudq.tasks.task import Options
 
@@ -89,7 +89,7 @@ class Scheduler:
 
     # ---- the wanted jobs
 
-    def jobs(self, schedules: Iterable[Scheduled] | None = None) -> dict[str, Job]:
+    def jobs(self, schedules: Iterable[Schedule] | None = None) -> dict[str, Job]:
         """The jobs of these schedules, or of all the app's schedules, by name.
 
         Raises `ConfigurationError` for a schedule that the cloud cannot run.
@@ -114,7 +114,7 @@ class Scheduler:
                 found[job.name] = job
         return found
 
-    def _jobs_of(self, scheduled: Scheduled, entry: Entry) -> Iterable[Job]:
+    def _jobs_of(self, scheduled: Schedule, entry: Entry) -> Iterable[Job]:
         if entry.over(utc(self._runtime.clock())):
             return  # listed in the plan as `over`
         expressions = _SAYS[self._driver.dialect](entry)
@@ -177,7 +177,7 @@ class Scheduler:
 
     # ---- the plan
 
-    def plan(self, schedules: Iterable[Scheduled] | None = None) -> Plan:
+    def plan(self, schedules: Iterable[Schedule] | None = None) -> Plan:
         """Compare the cloud's entries with these schedules, or with all the app's.
 
         Raises `ConfigurationError`, `ServiceError`.
@@ -227,7 +227,7 @@ class Scheduler:
             f"hand the group over by its tag cloudq:app={ours}"
         )
 
-    def _over(self, schedules: Iterable[Scheduled]) -> dict[str, str]:
+    def _over(self, schedules: Iterable[Schedule]) -> dict[str, str]:
         now = utc(self._runtime.clock())
         every = [one.entry for one in schedules if one.entry is not None]
         return {entry.name: why for entry in every if (why := entry.over(now))}

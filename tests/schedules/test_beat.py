@@ -72,7 +72,7 @@ def test_runs_come_when_they_are_due(shop: Shop) -> None:
     assert sorted(shop.seconds()) == [30, 60, 60, 90]
     assert shop.ran[0][0] == "2026-03-02T00:00:30Z"
     found = shop.app.schedules.all()
-    assert {name: one.standing.runs for name, one in found.items()} == {"often": 3, "hourly": 1}
+    assert {name: one.state.runs for name, one in found.items()} == {"often": 3, "hourly": 1}
 
 
 def test_a_year_goes_by_in_a_moment(shop: Shop) -> None:
@@ -291,7 +291,7 @@ class TestTheLead:
             assert sum(each.leads for each in beats) == 1
             shop.clock.advance(1)
         assert len(shop.ran) == 9
-        assert shop.app.schedules.all()["note"].standing.runs == len(shop.ran)
+        assert shop.app.schedules.all()["note"].state.runs == len(shop.ran)
 
     def test_another_takes_over_within_the_lease_and_misses_nothing(self, shop: Shop) -> None:
         shop.app.periodic(every(7), catch_up="skip")(shop.note)
@@ -370,7 +370,7 @@ class TestFailures:
         failing.clock.advance(1)
         faults.assert_all_happened()
         assert [text for text, _ in failing.ran] == ["2026-03-02T00:00:30Z"]
-        assert failing.app.schedules.all()["note"].standing.runs == 1
+        assert failing.app.schedules.all()["note"].state.runs == 1
 
     def test_what_a_busy_broker_refuses_is_still_due(
         self, failing: Shop, faults: FaultPlan

@@ -114,8 +114,8 @@ class Scheduling:
     """The parts that all schedules share.
 
     They are the schedules' group, the role with which the service sends, and the queue for
-    messages that it could not send. `one_time_group` is the group of one-time schedules, if the app has
-    them: the first call makes it, and it is data.
+    messages that it could not send. `one_time_group` is the group of one-time schedules, if the app
+    has them: the first call makes it, and it counts as data.
     """
 
     group: str
