@@ -92,7 +92,7 @@ class Heartbeats:
         self._backend.delete([_key(hostname)])
 
     def all(self) -> list[Heartbeat]:
-        """Return the heartbeats of all workers by name, dead ones too. One query for each hundred."""
+        """Return all heartbeats by name, of dead workers too. One query for each hundred."""
         found: list[Heartbeat] = []
         after: str | None = None
         while True:

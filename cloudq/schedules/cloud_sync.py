@@ -15,7 +15,7 @@ from cloudq.errors import CloudQError, ConfigurationError, ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.schedules import cloud_cron as dialects
 from cloudq.schedules.entry import Entry, utc
-from cloudq.schedules.run_id import CRON, EXPIRES, SCHEDULE, SLOT, cron_header, slot_id
+from cloudq.schedules.run_id import CRON, EXPIRES, SCHEDULE, SLOT, cron_header, id_of_run
 from cloudq.schedules.schedules import Schedule, Schedules
 from cloudq.schedules.when import at, crontab, every
 from cloudq.tasks.task import Options
@@ -150,14 +150,14 @@ class Scheduler:
             )
 
     def _body(self, entry: Entry) -> tuple[str, TaskMessage]:
-        """The message that each run sends, as text and object; its slot is filled in later."""
+        """The message that each run sends, as text and object; its time is filled in later."""
         headers = dict(entry.options.get("headers", {}))
         headers |= {SCHEDULE: entry.name, CRON: _reckoned(entry)}
         if self._driver.slot is not None:
             headers[SLOT] = self._driver.slot
         if entry.expires is not None:
             headers[EXPIRES] = f"{entry.expires:g}"
-        id = slot_id(entry.name, self._driver.slot or "")
+        id = id_of_run(entry.name, self._driver.slot or "")
         options = {k: v for k, v in entry.options.items() if k != "headers"}
         call = self._schedules.prepared(
             entry, Options(**options, headers=headers, task_id=id, idempotency_key=id)
@@ -287,7 +287,7 @@ def _zone(dialect: str, entry: Entry) -> str:
 
 
 def _reckoned(entry: Entry) -> str:
-    """The header from which a worker computes the slot if the cloud does not send it."""
+    """The header from which a worker computes the time of the run if the cloud does not send it."""
     when = entry.when
     if isinstance(when, crontab):
         return cron_header(when.line, when.days, entry.timezone)

@@ -23,7 +23,7 @@ from cloudq.schedules.entry import (
     of_beat_schedule,
     utc,
 )
-from cloudq.schedules.run_id import SCHEDULE, SLOT, slot_id, slot_text
+from cloudq.schedules.run_id import SCHEDULE, SLOT, id_of_run, time_text
 from cloudq.schedules.state import ScheduleState, ScheduleStates
 from cloudq.tasks.call_options import Options
 from cloudq.tasks.task import Prepared, Task
@@ -235,22 +235,22 @@ class Schedules:
         """Send its call now, in addition to its runs. Raises as `task.delay`."""
         entry = self.entry(name)
         now = utc(self.runtime.clock())
-        headers = {**entry.options.get("headers", {}), SCHEDULE: name, SLOT: slot_text(now)}
+        headers = {**entry.options.get("headers", {}), SCHEDULE: name, SLOT: time_text(now)}
         call: dict[str, Any] = {**entry.options, "headers": headers, "expires": entry.expires}
         [result] = self.publisher.send_many([self.prepared(entry, Options(**call))])
         return result
 
-    def call(self, entry: Entry, slot: datetime) -> Prepared[Any]:
+    def call(self, entry: Entry, run_time: datetime) -> Prepared[Any]:
         """The call of one run; its id is the same each time the run is sent."""
-        text = slot_text(slot)
-        id = slot_id(entry.name, text)
+        text = time_text(run_time)
+        id = id_of_run(entry.name, text)
         headers = {**entry.options.get("headers", {}), SCHEDULE: entry.name, SLOT: text}
         made: dict[str, Any] = {**entry.options, "headers": headers}
-        delay = entry.delay(slot)
+        delay = entry.delay(run_time)
         if entry.expires is not None:
-            made["expires"] = utc(slot.timestamp() + delay + entry.expires)
+            made["expires"] = utc(run_time.timestamp() + delay + entry.expires)
         if delay:
-            made["eta"] = utc(slot.timestamp() + delay)
+            made["eta"] = utc(run_time.timestamp() + delay)
         return self.prepared(entry, Options(**made, task_id=id, idempotency_key=id))
 
     def prepared(self, entry: Entry, options: Options) -> Prepared[Any]:

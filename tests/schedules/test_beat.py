@@ -15,7 +15,7 @@ from cloudq import BackendError, BrokerError, CloudQ, ConfigurationError, at, cr
 from cloudq.driver import Change, Key
 from cloudq.schedules.beat import Beat
 from cloudq.schedules.leader import LeaderLease
-from cloudq.schedules.run_id import slot_text
+from cloudq.schedules.run_id import time_text
 from cloudq.testing import FaultPlan, VirtualClock, beat, in_memory, run_until_idle, worker
 
 START = datetime(2026, 3, 2, tzinfo=UTC).timestamp()  # a Monday
@@ -91,12 +91,12 @@ def test_a_run_has_its_name_its_options_and_its_end(shop: Shop) -> None:
     slot = datetime.fromtimestamp(START + 60, UTC)
     [entry] = shop.app.schedules.declared().values()
     call = shop.app.schedules.call(entry, slot)
-    assert call.options.task_id == call.options.idempotency_key == f"note@{slot_text(slot)}"
+    assert call.options.task_id == call.options.idempotency_key == f"note@{time_text(slot)}"
     assert call.options.expires == slot + timedelta(seconds=20)
     assert call.options.headers == {
         "a": "b",
         "cloudq-schedule": "note",
-        "cloudq-slot": slot_text(slot),
+        "cloudq-slot": time_text(slot),
     }
     shop.app.periodic(every(60), name="spread", jitter=10)(shop.note)
     spread = shop.app.schedules.declared()["spread"]
@@ -115,7 +115,7 @@ def test_a_run_that_is_sent_twice_is_one(shop: Shop) -> None:
         for _ in range(3):
             shop.app.publish([shop.app.schedules.call(entry, slot)] * 2)
         shop.clock.advance(200)
-    assert [text for text, _ in shop.ran].count(slot_text(slot)) == 1
+    assert [text for text, _ in shop.ran].count(time_text(slot)) == 1
     assert len(shop.ran) == 3
 
 
