@@ -35,12 +35,12 @@ from cloudq.errors import DISTRIBUTION, ConfigurationError
 Serializer = Literal["json", "msgpack", "yaml", "pickle"]
 Compression = Literal["zlib", "bz2", "zstd"]
 KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
-# As long as the hash of HMAC-SHA256 takes in whole.
+# HMAC-SHA256 needs a key that is as long as its output.
 Key = Annotated[SecretStr, Field(min_length=32)]
 
 
 class Level(StrEnum):
-    """The events that are recorded."""
+    """The events of a task that are recorded."""
 
     NONE = "none"
     FINAL = "final"  # how tasks ended
@@ -49,7 +49,7 @@ class Level(StrEnum):
 
 @cache
 def format_names() -> tuple[str, ...]:
-    """The message formats that are installed: cloudq's own, then the foreign ones."""
+    """Return the names of the installed message formats, cloudq's own first."""
     return tuple(dict.fromkeys(["cloudq", *(entry.name for entry in installed("format"))]))
 
 
@@ -64,7 +64,7 @@ def _installed_format(name: Any) -> Any:
 
 Protocol = Annotated[str, BeforeValidator(_installed_format)]
 
-# Celery's names for what has a shorter one here.
+# Celery's names of settings that have shorter names here.
 _CELERY_NAMES = {
     "broker_url": "broker",
     "result_backend": "backend",
@@ -89,87 +89,121 @@ class Settings(BaseSettings):
     broker: str = Field(default="sqlite:///cloudq.db", description="URL of the broker")
     backend: str | None = Field(
         default=None,
-        description='URL of the result store; "none" for none; left out: the broker, if embedded',
+        description='URL of the result store; "none" turns it off. Unset: an embedded broker also '
+        "stores results",
     )
-    include: list[str] = Field(default=[], description="modules that define tasks")
-    task_default_queue: str = Field(default="default", min_length=1)
+    include: list[str] = Field(default=[], description="modules to import; they define tasks")
+    task_default_queue: str = Field(
+        default="default", min_length=1, description="queue of calls that no route sends elsewhere"
+    )
     priority_queues: list[str] = Field(
-        default=[], description="queues with priorities: NAME-high and NAME-low beside NAME"
+        default=[],
+        description="queues with priorities: NAME stands for NAME-high, NAME and NAME-low",
     )
-    task_always_eager: bool = Field(default=False, description="run tasks at the call, no broker")
-    task_eager_propagates: bool = Field(default=False, description="eager tasks raise at the call")
-    task_ignore_result: bool = False
-    task_serializer: Serializer = Field(default="json", description="notation of what is sent")
+    task_always_eager: bool = Field(
+        default=False, description="run each task in the calling process, without a broker"
+    )
+    task_eager_propagates: bool = Field(
+        default=False, description="an eager call raises the error of its task"
+    )
+    task_ignore_result: bool = Field(default=False, description="do not store results of tasks")
+    task_serializer: Serializer = Field(
+        default="json", description="serializer of the arguments that are sent"
+    )
     result_serializer: Literal["json"] = Field(
-        default="json", description="results are JSON in every store"
+        default="json", description="serializer of results; only JSON is possible"
     )
     accept_content: list[Serializer] = Field(
-        default=["json"], description="serializers read; pickle only where messages are signed"
+        default=["json"],
+        description="serializers accepted in received messages; pickle needs signed messages",
     )
     task_compression: Compression | None = Field(
-        default=None, description="of bodies that it makes smaller"
+        default=None, description="compression of message bodies, used if it makes a body smaller"
     )
     signing_keys: dict[KeyId, Key] = Field(
-        default={}, description="keys by their ids, 32 characters or more; all are accepted"
+        default={},
+        description="keys by id, each of at least 32 characters; a signature by any is accepted",
     )
     signing_key: str | None = Field(
-        default=None, description="id of the key that signs; left out: the first"
+        default=None, description="id of the key that signs new messages. Unset: the first key"
     )
     signing_required: bool = Field(
-        default=True, description="with keys: refuse what is not signed; false while moving"
+        default=True,
+        description="if there are signing keys, reject unsigned messages; set it to false while "
+        "you introduce signing",
     )
     signing_expires: float | None = Field(
-        default=None, gt=0, description="a signature counts this long from when it is due"
+        default=None,
+        gt=0,
+        description="how long a signature is valid after the message is due. Unset: forever",
     )
-    signing_apps: list[str] = Field(default=[], description="other apps whose signatures count")
+    signing_apps: list[str] = Field(
+        default=[], description="names of other apps whose signed messages are accepted"
+    )
     queue_accept: dict[str, list[Protocol]] = Field(
-        default={}, description='protocols read on a queue: {"orders": ["celery"]}'
+        default={}, description='message formats read from a queue: {"orders": ["celery"]}'
     )
     queue_produce: dict[str, Protocol] = Field(
-        default={}, description='protocol written to a queue: {"orders": "celery"}'
+        default={}, description='message format written to a queue: {"orders": "celery"}'
     )
-    task_track_started: bool = Field(default=False, description="record STARTED and RETRY too")
+    task_track_started: bool = Field(default=False, description="store STARTED and RETRY too")
     task_events: Level = Field(
         default=Level.NONE,
-        description='events recorded: "final": how tasks ended; "tracked": also starts and retries',
+        description='events to record: "none"; "final": the end of each task; "tracked": also its '
+        "starts and retries",
     )
-    task_events_args: bool = Field(default=True, description="keep arguments with the events")
+    task_events_args: bool = Field(default=True, description="events include the arguments")
     task_events_expires: float = Field(
-        default=604_800.0, gt=0, description="events are kept this long"
+        default=604_800.0, gt=0, description="how long events are kept"
     )
-    task_time_limit: float | None = Field(default=None, gt=0)
-    task_soft_time_limit: float | None = Field(default=None, gt=0)
+    task_time_limit: float | None = Field(
+        default=None, gt=0, description="a task that runs longer is stopped, and fails"
+    )
+    task_soft_time_limit: float | None = Field(
+        default=None, gt=0, description="a task that runs longer gets SoftTimeLimitExceeded"
+    )
     task_routes: Any = Field(
-        default=None,
-        description="queues of calls that name none: names, globs, expressions, functions",
+        default=None, description="queues of tasks, by name, glob, regular expression or function"
     )
     task_annotations: Any = Field(
-        default=None, description='options of tasks by name, or of all as "*"'
+        default=None, description='options that override those of tasks, by name; "*" is all tasks'
     )
-    timezone: str = Field(default="UTC", description="of datetimes without a zone")
-    max_retries: int = Field(default=3, ge=0)
-    default_retry_delay: float = Field(default=180.0, ge=0)
-    result_expires: float = Field(default=86_400.0, gt=0, description="results are kept this long")
-    idempotency_expires: float = Field(default=86_400.0, gt=0)
+    timezone: str = Field(default="UTC", description="time zone of datetimes that have none")
+    max_retries: int = Field(default=3, ge=0, description="retries, unless a task sets them")
+    default_retry_delay: float = Field(
+        default=180.0, ge=0, description="wait before a retry, if neither task nor call sets it"
+    )
+    result_expires: float = Field(default=86_400.0, gt=0, description="how long results are kept")
+    idempotency_expires: float = Field(
+        default=86_400.0, gt=0, description="how long an idempotency key prevents a second run"
+    )
     lease: float = Field(
-        default=60.0, ge=1, description="a dead worker's tasks come back after this; kept extended"
+        default=60.0,
+        ge=1,
+        description="how long a worker holds a message before it must extend the lease, which it "
+        "does; the tasks of a dead worker are delivered again after this",
     )
     max_deliveries: int = Field(
-        default=10, ge=1, description="deliveries of one message before it counts as WorkerLost"
+        default=10,
+        ge=1,
+        description="deliveries of a message, after which its task fails with WorkerLost",
     )
-    max_body: int = Field(default=16_777_216, ge=1024, description="largest body decoded, bytes")
+    max_body: int = Field(
+        default=16_777_216, ge=1024, description="largest decompressed message body, in bytes"
+    )
     max_depth: int = Field(
-        default=1000, ge=1, description="how deep tasks may call each other, against runaways"
+        default=1000, ge=1, description="longest chain of tasks that call each other"
     )
     max_fan_out: int = Field(
-        default=1_000_000, ge=1, description="how many tasks one call may start, against runaways"
+        default=1_000_000, ge=1, description="most tasks that one call may start"
     )
     beat_schedule: Any = Field(
-        default=dict[str, Any](),
-        description="periodic tasks as Celery has them: names to entries",
+        default=dict[str, Any](), description="periodic tasks in Celery's form, by schedule name"
     )
     beat_lease: float = Field(
-        default=30.0, ge=1, description="when a beat dies, another leads after this at the latest"
+        default=30.0,
+        ge=1,
+        description="time within which another beat takes over from one that died",
     )
     scheduler: str | None = Field(
         default=None, description="URL of the cloud's scheduler, for `cloudq schedules apply`"
@@ -177,21 +211,26 @@ class Settings(BaseSettings):
     scheduler_eta: float | None = Field(
         default=None,
         ge=0,
-        description="calls due later than this wait as one entry of the `scheduler` each; left "
-        "out: what a queue cannot delay by itself goes on in hops",
+        description="a call due later than this is stored as a one-time schedule of `scheduler`. "
+        "Unset: a delay that is too long for the queue is cut into several short ones",
     )
     tracing: bool = Field(
-        default=False,
-        description=f"OpenTelemetry traces through queues; needs {DISTRIBUTION}[otel]",
+        default=False, description=f"trace calls with OpenTelemetry; needs {DISTRIBUTION}[otel]"
     )
     publish_retries: int = Field(
-        default=3, ge=0, description="for messages that a busy broker refused"
+        default=3, ge=0, description="retries of a message that a busy broker refused"
     )
-    worker_processes: int | None = Field(default=None, ge=1, description="left out: one a core")
-    worker_threads: int = Field(default=16, ge=1, description="tasks at a time in each process")
-    worker_max_tasks_per_child: int | None = Field(default=None, ge=1)
+    worker_processes: int | None = Field(
+        default=None, ge=1, description="number of processes. Unset: one for each core"
+    )
+    worker_threads: int = Field(
+        default=16, ge=1, description="tasks that run at the same time in each process"
+    )
+    worker_max_tasks_per_child: int | None = Field(
+        default=None, ge=1, description="a process is replaced after this many tasks"
+    )
     worker_max_memory_per_child: int | None = Field(
-        default=None, ge=1, description="KiB; a process that has more is replaced"
+        default=None, ge=1, description="a process that uses more memory is replaced; in KiB"
     )
     worker_pool: str = Field(
         default="processes",
@@ -199,23 +238,29 @@ class Settings(BaseSettings):
         description="processes, threads, asyncio, solo or gevent",
     )
     worker_autoscale_idle: float = Field(
-        default=30.0, gt=0, description="a process that --autoscale needs no more leaves after this"
+        default=30.0,
+        gt=0,
+        description="with --autoscale, a process that is not needed for this long is stopped",
     )
     worker_poll_wait: float = Field(
-        default=20.0, ge=0, description="longest wait of one receive; a warm stop may take as long"
+        default=20.0,
+        ge=0,
+        description="longest wait of one receive; a warm shutdown may take as long",
     )
     worker_parked_poll: float = Field(
         default=5.0,
         ge=0.1,
-        description="pause between looks for due messages parked in the backend, where the broker "
-        "cannot delay",
+        description="interval at which the result store is searched for delayed messages that are "
+        "due, if the broker cannot delay",
     )
-    worker_grace: float = Field(default=30.0, ge=0, description="for running tasks at shutdown")
+    worker_grace: float = Field(
+        default=30.0, ge=0, description="time that running tasks get to finish at shutdown"
+    )
     worker_heartbeat: float = Field(
         default=15.0,
         ge=0,
-        description="pause between a worker's signs of life in the backend, where it also finds "
-        "its commands; 0: none",
+        description="interval of a worker's heartbeats, and of its looks for commands, in the "
+        "result store; 0 turns both off",
     )
 
     @field_validator("result_serializer", mode="before")
@@ -223,8 +268,8 @@ class Settings(BaseSettings):
     def _json_results(cls, name: Any) -> Any:
         if name != "json":
             raise ValueError(
-                'results are JSON in every store, so that all who read them can: leave it "json", '
-                "and keep what JSON cannot say elsewhere; task_serializer is that of arguments"
+                'results are always stored as JSON: leave it "json", or unset. task_serializer '
+                "sets the serializer of arguments"
             )
         return name
 
@@ -246,14 +291,16 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _signs_with_a_key(self) -> Self:
         if self.signing_key is not None and self.signing_key not in self.signing_keys:
-            raise ValueError(f"signing_key {self.signing_key!r} is not among the signing_keys")
+            raise ValueError(
+                f"signing_key {self.signing_key!r} is not the id of one of the signing_keys"
+            )
         return self
 
     @model_validator(mode="after")
     def _waits_in_a_scheduler(self) -> Self:
         if self.scheduler_eta is not None and self.scheduler is None:
             raise ValueError(
-                "scheduler_eta needs the setting scheduler, the URL of a cloud's scheduler"
+                "scheduler_eta needs a scheduler: set `scheduler` to the URL of a cloud's scheduler"
             )
         return self
 
@@ -271,7 +318,7 @@ class Settings(BaseSettings):
 
     @property
     def backend_url(self) -> str | None:
-        """URL of the result store: the `backend` setting, else what the broker brings along."""
+        """URL of the result store: the `backend` setting, else the broker's default."""
         if self.backend is not None:
             return None if self.backend == "none" else self.backend
         return default_backend(self.broker)
@@ -280,27 +327,29 @@ class Settings(BaseSettings):
 def _config_file() -> Path:
     named = os.environ.get("CLOUDQ_CONFIG")
     if named and not Path(named).is_file():
-        raise ConfigurationError(f"CLOUDQ_CONFIG names {named}, and there is no such file")
+        raise ConfigurationError(
+            f"CLOUDQ_CONFIG names {named}, which is not a file: correct the path"
+        )
     return Path(named or "cloudq.toml")
 
 
 def plain_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with Celery's names turned into ours."""
+    """Replace Celery's names of settings by those of cloudq."""
     return {_CELERY_NAMES.get(name, name): value for name, value in values.items()}
 
 
 def load(values: Mapping[str, Any]) -> Settings:
-    """Settings with `values` above every other source. Raises `ConfigurationError`."""
+    """Load the settings; `values` override every other source. Raises `ConfigurationError`."""
     try:
         return Settings(**values)
     except ValidationError as error:
         raise ConfigurationError(_explain(error, values)) from error
     except ValueError as error:  # a TOML file or a variable that does not parse
-        raise ConfigurationError(f"the settings cannot be read: {error}") from error
+        raise ConfigurationError(f"cannot read the settings: {error}") from error
 
 
 def from_object(source: object) -> dict[str, Any]:
-    """The settings in a mapping, a module, its dotted name, or any object's lower-case names."""
+    """Return the settings in a mapping, a module or its dotted name, or an object's attributes."""
     if isinstance(source, str):
         try:
             source = import_module(source)
@@ -324,7 +373,7 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
             lines.append(f"there is no setting {name!r}{origin}:{hint} known: {known}")
         else:
             origin = _origin(name, values)
-            # Of keys the value is nobody's to read, nor that of all settings, which has them.
+            # A signing key is never shown; nor are all settings at once, which contain the keys.
             shown = _SECRET.isdisjoint(item["loc"]) and item["loc"]
             got = f" (got {item['input']!r})" if shown else ""
             said = item["msg"].removeprefix("Value error, ")
@@ -334,7 +383,7 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
 
 
 def _origin(name: str, values: Mapping[str, Any]) -> str:
-    """The source of a setting that was not given in code, for an error message."""
+    """Name the source of a setting that was not given in code, for an error message."""
     setting = name.partition(".")[0]
     if setting in values:
         return ""

@@ -1,4 +1,4 @@
-"""Servers that outlive the program that started them: written down, found again, and stopped."""
+"""Records servers that outlive the program that started them, and finds and stops them later."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def _command_line(pid: int) -> str:
 
 
 def write_down(server: Server) -> None:
-    """Note the server, so that `stop` finds it."""
+    """Record the server, so that `stop` finds it."""
     name, port, pid = server.spec.name, server.endpoint.port, server.process.pid
     note = {"name": name, "port": port, "pid": pid, "command": _command_line(pid)}
     (_folder() / f"{name}-{port}.json").write_text(json.dumps(note))
 
 
 def stop(names: Collection[str], port: int | None) -> Iterator[str]:
-    """Stop what was left running under these names, on this port or on any; tells what it did."""
+    """Stop recorded servers of these names, on one port or on all; returns what was stopped."""
     for file in sorted(_folder().glob("*.json")):
         note = json.loads(file.read_text())
         name, pid, its_port = str(note["name"]), int(note["pid"]), int(note["port"])

@@ -24,7 +24,7 @@ def _gcloud_root(gcloud: str) -> Path:
 
 
 def sdk_root() -> Path:
-    """Find the Cloud SDK: in `$CLOUDSDK_ROOT`, or where `gcloud` says. Raises `UpError`."""
+    """Find the Cloud SDK, by `$CLOUDSDK_ROOT` or by asking `gcloud`. Raises `UpError`."""
     if given := os.environ.get("CLOUDSDK_ROOT"):
         return Path(given)
     gcloud = shutil.which("gcloud")

@@ -28,7 +28,7 @@ MAX_DELIVERIES = 10
 
 
 def seed_broker(url: str) -> None:
-    """Make the queues, each with its dead-letter queue."""
+    """Create the queues, each with its dead-letter queue."""
     with closing(plugins.open_broker(url)) as broker:
         assert isinstance(broker, QueueAdmin)
         for queue in QUEUES:
@@ -39,7 +39,7 @@ def seed_broker(url: str) -> None:
 
 
 def seed_backend(url: str) -> None:
-    """Make the table, or whatever holds the results."""
+    """Create the table or collection that holds the results."""
     with closing(plugins.open_backend(url)) as store:
         assert isinstance(store, StoreAdmin)
         store.create_store()
@@ -47,7 +47,7 @@ def seed_backend(url: str) -> None:
 
 
 def main() -> None:
-    """Seed what the environment names; one of the two may be missing."""
+    """Seed the broker and the store that the environment names; one of them may be missing."""
     if broker := os.environ.get("CLOUDQ_BROKER"):
         seed_broker(broker)
     if (backend := os.environ.get("CLOUDQ_BACKEND", "none")) != "none":

@@ -61,18 +61,18 @@ class EndedError(UpError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """One kind of server: how it is run, how one sees that it is ready, and what it cannot do."""
+    """One kind of server: its command, its readiness check, and its limits."""
 
     name: str
     cloud: str
     services: str
     lacks: str
     ports: tuple[int, ...]
-    """Where `up.py` puts it; the first is the service's own."""
+    """The ports that `up.py` uses; the first is that of the service itself."""
     command: Callable[[Sequence[int]], Sequence[str]]
     """The command line for these ports. Installs what is missing first, or raises `UpError`."""
     exports: Callable[[Sequence[int]], Mapping[str, str]]
-    """What a program needs in its environment to work on the server."""
+    """Environment variables that a program needs to use the server."""
     settings: Callable[[Sequence[int], Path], Mapping[str, str]] = lambda _ports, _folder: {}
     """The server's own environment, for these ports and its working folder."""
     scheme: str = "http"
@@ -97,7 +97,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """The process behind an endpoint."""
+    """The process of an endpoint's server."""
 
     spec: Spec
     ports: Sequence[int]
@@ -105,7 +105,7 @@ class Server:
     process: subprocess.Popen[bytes]
 
     def ready(self) -> Server:
-        """Itself, when it answers; otherwise it is stopped, and `UpError` raised."""
+        """Wait until it answers, and return it; otherwise stop it and raise `UpError`."""
         try:
             self._await()
         except BaseException:
@@ -129,7 +129,7 @@ class Server:
         return not self.spec.health or _answers(self.endpoint.url + self.spec.health)
 
     def stop(self, grace: float = 5.0) -> None:
-        """End it and the processes it started; waits until it has gone."""
+        """Stop it and its child processes, and wait until they have ended."""
         process = self.process
         with suppress(ProcessLookupError):
             process.terminate()
@@ -144,19 +144,19 @@ class Server:
             process.stdin.close()
 
     def forget(self) -> None:
-        """Remove its log, and whatever else it has left."""
+        """Delete its log and its other files."""
         shutil.rmtree(self.endpoint.log.parent, ignore_errors=True)
 
 
 def state() -> Path:
-    """The folder that installed servers, logs and pid files are in."""
+    """Return the folder of installed servers, logs and pid files."""
     folder = Path(os.environ.get("CLOUDQ_STATE") or ROOT / ".state").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def install(name: str, pins: Sequence[str], make: Callable[[Path], None]) -> Path:
-    """The folder of a server's own packages, filled by `make` once for each set of `pins`."""
+    """Return the folder of a server's packages; `make` fills it once for each set of `pins`."""
     digest = hashlib.sha256("\n".join(pins).encode()).hexdigest()[:10]
     home = state() / f"{name}-{digest}"
     done = home / "installed"
@@ -173,7 +173,7 @@ def install(name: str, pins: Sequence[str], make: Callable[[Path], None]) -> Pat
 
 
 def run(command: Sequence[str], what: str, hint: str = "") -> str:
-    """The output of a command that has to succeed. Raises `UpError` with the end of it."""
+    """Run a command and return its output. If it fails, raises `UpError` with the output's end."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
@@ -182,7 +182,7 @@ def run(command: Sequence[str], what: str, hint: str = "") -> str:
 
 
 def spawn(spec: Spec, port: int, *, leash: bool = True) -> Server:
-    """Start the server, and wait for nothing. Port 0: a free one. Raises `UpError`."""
+    """Start the server without waiting for it. Port 0: a free one. Raises `UpError`."""
     ports = _ports(spec, port)
     command = [*spec.command(ports)]
     if leash:
@@ -213,7 +213,7 @@ def spawn(spec: Spec, port: int, *, leash: bool = True) -> Server:
 
 
 def launch(spec: Spec, port: int = 0, *, leash: bool = True) -> Server:
-    """A server that is ready. Port 0: a free one. Raises `UpError`."""
+    """Start a server and wait until it is ready. Port 0: a free one. Raises `UpError`."""
     for _ in range(0 if port else 2):
         # Another process can take the free port between the look and the start.
         with suppress(EndedError):
@@ -223,7 +223,7 @@ def launch(spec: Spec, port: int = 0, *, leash: bool = True) -> Server:
 
 @contextmanager
 def start(spec: Spec, *, port: int = 0) -> Generator[Endpoint]:
-    """A server for the length of the `with` block, on a free port by default."""
+    """Run a server during the `with` block, on a free port by default."""
     server = launch(spec, port)
     try:
         yield server.endpoint
@@ -233,7 +233,7 @@ def start(spec: Spec, *, port: int = 0) -> Generator[Endpoint]:
 
 
 def _ports(spec: Spec, port: int) -> tuple[int, ...]:
-    """Its ports: the usual ones, or the given one, or free ones; the others go with the first."""
+    """Choose its ports: the usual ones, the given one, or free ones."""
     usual = port == spec.ports[0]
     wanted = spec.ports if usual else (port, *(0 for _ in spec.ports[1:]))
     for number in wanted:

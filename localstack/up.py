@@ -49,7 +49,7 @@ NAMES = (*CLOUDS, *(spec.name for spec in SPECS))
 
 
 def bring_up(specs: Sequence[Spec], port: int | None, *, leash: bool) -> list[Server]:
-    """Start the servers side by side; those that cannot run here are told and left out."""
+    """Start the servers in parallel; reports those that cannot run here, and skips them."""
     spawned: list[Server] = []
     ready: list[Server] = []
     try:
@@ -118,7 +118,7 @@ def _by_cloud(servers: Sequence[Server]) -> Mapping[str, list[Endpoint]]:
 
 
 def _seed_all(servers: Sequence[Server]) -> bool:
-    """Seed each cloud; whether all went well."""
+    """Seed each cloud, and tell whether all succeeded."""
     found = _by_cloud(servers)
     with ThreadPoolExecutor() as pool:
         seeding = {cloud: pool.submit(seed, *endpoints) for cloud, endpoints in found.items()}
@@ -158,7 +158,7 @@ def _complain(message: str) -> None:
 
 
 def _chosen(names: Sequence[str], *, localstack: bool) -> list[Spec]:
-    """The servers of these names; without any, one for each service."""
+    """Return the servers of these names; without names, one for each service."""
     left_out = MINISTACK if localstack else LOCALSTACK
     return [
         spec
@@ -168,7 +168,7 @@ def _chosen(names: Sequence[str], *, localstack: bool) -> list[Spec]:
 
 
 def _foreground(servers: Sequence[Server]) -> int:
-    """Wait for Ctrl-C, and tell of servers that end before; the exit status."""
+    """Wait for Ctrl-C, report servers that end earlier, and return the exit status."""
     running = list(servers)
     with suppress(KeyboardInterrupt):
         print("\nCtrl-C stops it" if len(servers) == 1 else "\nCtrl-C stops them", flush=True)
@@ -235,7 +235,7 @@ def _arguments() -> tuple[argparse.Namespace, list[Spec]]:
 
 
 def main() -> int:
-    """Run the command line; the exit status."""
+    """Run the command line, and return the exit status."""
     arguments, specs = _arguments()
 
     def leave(*_: object) -> None:

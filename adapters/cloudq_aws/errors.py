@@ -101,7 +101,7 @@ _CLASSES: tuple[tuple[type[Exception], Code], ...] = (
 
 
 class AwsError(Exception):
-    """A refusal that needs no request, or that AWS spreads over several answers."""
+    """An AWS error that needs no request, or that AWS reports in several answers."""
 
     def __init__(self, message: str, *, code: Code) -> None:
         super().__init__(message)

@@ -162,7 +162,7 @@ class EventBridge(Terms):
             self.client.create_schedule(GroupName=group, Name=name, **request)
 
     def update(self, group: str, job: Job) -> None:
-        """Replace all of a schedule."""
+        """Replace a schedule entirely."""
         self._need_role()
         self.client.update_schedule(GroupName=group, Name=job.name, **self._request(job))
 
@@ -252,7 +252,7 @@ def properties(
     retries: int = RETRIES,
     max_age: int = MAX_AGE,
 ) -> dict[str, Any]:
-    """A schedule as CreateSchedule takes it, and CloudFormation: all but its name and group.
+    """Return a schedule in the form of CreateSchedule and CloudFormation, without name and group.
 
     `queue`, `role` and `dead` are ARNs, or what stands for them in a template.
     """

@@ -121,7 +121,7 @@ def _copy(
 
 
 def to_delivery(queue: str, message: MessageTypeDef, lease: float) -> Delivery:
-    """A received message; a stranger's has SQS's own id."""
+    """Convert a received message; one from another program has SQS's own id."""
     system = message.get("Attributes", {})
     id = message_id(message)
     group = system.get("MessageGroupId")

@@ -111,7 +111,7 @@ class SqsBatch(BatchProcessor):
         super()._clean()
 
     def failure_handler(self, record: SQSRecord, exception: ExceptionInfo) -> FailureResponse:
-        """Report a message that met an internal error, or one of a task's key function."""
+        """Report a message whose handling failed, in cloudq or in a task's key function."""
         log.error("message %s could not be run", record.message_id, exc_info=exception[1])
         reason = f"{exception[0]}: {exception[1]}"
         self._report(self._deliveries[record.receipt_handle], reason)

@@ -98,11 +98,11 @@ class CloudScheduler:
         return name
 
     def owner(self, group: str) -> str | None:
-        """None: there are no groups; each job's description says whose it is."""
+        """None: there are no groups; the description of each job names its owner."""
         return None
 
     def fields(self, job: Job) -> Fields:
-        """The job as the service shows it."""
+        """Return the job as the service stores it."""
         return _flat(self._job(job), enabled=job.enabled)
 
     def current(self, group: str) -> Mapping[str, Fields]:
@@ -127,7 +127,7 @@ class CloudScheduler:
             self._client.pause_job(name=self._full(job.name), retry=None, timeout=TIMEOUT)
 
     def update(self, group: str, job: Job) -> None:
-        """Replace what a job has, and pause or resume it."""
+        """Replace the content of a job, and pause or resume it."""
         self._client.update_job(job=self._job(job), update_mask=_MASK, retry=None, timeout=TIMEOUT)
         turn = self._client.resume_job if job.enabled else self._client.pause_job
         # It may be so already.

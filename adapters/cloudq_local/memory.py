@@ -16,7 +16,7 @@ S = TypeVar("S")
 
 
 class _Shared(Generic[S]):
-    """States by name: made for the first who joins, forgotten when the last has left."""
+    """Shared states by name: created for the first user, deleted when the last one leaves."""
 
     def __init__(self, make: Callable[[], S]) -> None:
         self._make = make

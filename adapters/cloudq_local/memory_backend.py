@@ -181,7 +181,7 @@ class MemoryWatcher:
             return written
 
     def close(self) -> None:
-        """Do nothing: there is nothing to give back."""
+        """Do nothing: there are no resources to release."""
 
 
 def _sized(fields: Fields) -> Fields:

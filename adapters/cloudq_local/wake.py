@@ -34,7 +34,7 @@ def _private_root() -> Path:
 
 
 class Bell:
-    """Rings whoever listens to a topic of one database file, in any process of this user.
+    """Wakes all listeners to a topic of one database file, in any process of this user.
 
     Each listener is a socket in a directory named by the file's real path. The names are hashes
     because a socket's path has room for about 100 bytes.
@@ -92,7 +92,7 @@ class Bell:
 
 
 class Ear:
-    """One listener: a bound socket that remembers a ring until it is heard."""
+    """One listener: a bound socket that keeps a wake-up until `wait` takes it."""
 
     def __init__(self, ear: socket.socket, path: str) -> None:
         self._socket = ear
@@ -112,7 +112,7 @@ class Ear:
         self.close()
 
     def wait(self, timeout: float) -> bool:
-        """Block until it is rung, or was since the last wait; False when `timeout` passed."""
+        """Block until a wake-up comes, or came since the last wait; False after `timeout`."""
         if not self._poll.poll(math.ceil(max(timeout, 0.0) * 1000)):
             return False
         with contextlib.suppress(BlockingIOError):

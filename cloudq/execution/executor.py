@@ -32,7 +32,7 @@ from cloudq.publishing.tracing import open_tracing
 from cloudq.results.backend import Backend
 from cloudq.results.record import State
 from cloudq.runtime import Runtime
-from cloudq.tasks.limits.concurrency import Holder
+from cloudq.tasks.limits.concurrency import PermitRequest
 from cloudq.tasks.limits.gate import Caller, Gate, Visit, Wait
 from cloudq.tasks.limits.rules import Rate, Throttle, rate_of
 from cloudq.tasks.request import Call, Context, Middleware, Request, current_request, onion
@@ -306,7 +306,7 @@ class Executor:
         """Let a job start if its task's limits allow it; else return the wait."""
         caller = Caller(
             message=job.message,
-            holder=Holder(owner=job.message.id, fence=job.fence, delivery=self._name(job)),
+            request=PermitRequest(owner=job.message.id, fence=job.fence, delivery=self._name(job)),
             again=job.delivery.attempts > 1,
             hard=self._outcomes.limits(job.message)[1],
         )

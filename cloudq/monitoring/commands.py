@@ -64,10 +64,10 @@ class Command:
             return None
 
 
-def send(heartbeats: Heartbeats, hearts: Sequence[Heartbeat], command: Command) -> list[Heartbeat]:
+def send(heartbeats: Heartbeats, workers: Sequence[Heartbeat], command: Command) -> list[Heartbeat]:
     """Store the command for these workers; returns those that still exist. One request each."""
     text = command.to_text()
-    return [heart for heart in hearts if heartbeats.tell(heart.hostname, text)]
+    return [heart for heart in workers if heartbeats.tell(heart.hostname, text)]
 
 
 def make(name: str, arguments: Mapping[str, Any], *, lasts: float, reply: bool) -> Command:

@@ -37,7 +37,7 @@ class Control:
         results: ResultFactory,
         queues: Callable[[], Sequence[str]],
     ) -> None:
-        self.panel = CommandRegistry()
+        self.registry = CommandRegistry()
         self._runtime = runtime
         self._results = results
         self._queues = queues
@@ -86,7 +86,7 @@ class Control:
     ) -> Callable[[F], F]:
         def register(function: F) -> F:
             run: Run = function
-            self.panel.add(run, kind, name=name, args=args, variadic=variadic)
+            self.registry.add(run, kind, name=name, args=args, variadic=variadic)
             return function
 
         return register
@@ -109,18 +109,18 @@ class Control:
         the replies are polled. Raises `ConfigurationError` for an unknown command.
         """
         arguments = dict(arguments or {})
-        spec = self.panel.find(name)
+        spec = self.registry.find(name)
         if spec.run is not None or spec.kind == "inspect":
             spec.check(arguments)
         backend, heartbeats = self.backend, self.heartbeats
-        hearts = _chosen(heartbeats.alive(), destination)
+        workers = _chosen(heartbeats.alive(), destination)
         patience = timeout
         if patience is None:
-            patience = max((heart.every for heart in hearts), default=0.0) + commands.SLACK
+            patience = max((heart.every for heart in workers), default=0.0) + commands.SLACK
         # No caller waits for it, so a worker that was cut off for a while may still run it.
         lasts = patience if reply else max(60.0, patience)
         command = commands.make(name, arguments, lasts=lasts, reply=reply)
-        told = commands.send(heartbeats, hearts, command)
+        told = commands.send(heartbeats, workers, command)
         if not reply or not told:
             return {}
         names = [heart.hostname for heart in told]
@@ -383,8 +383,8 @@ def _names(destination: Iterable[str]) -> list[str]:
     return [destination] if isinstance(destination, str) else list(destination)
 
 
-def _chosen(hearts: Sequence[Heartbeat], destination: Iterable[str] | None) -> list[Heartbeat]:
+def _chosen(workers: Sequence[Heartbeat], destination: Iterable[str] | None) -> list[Heartbeat]:
     if destination is None:
-        return list(hearts)
+        return list(workers)
     wanted = set(_names(destination))
-    return [heart for heart in hearts if heart.hostname in wanted]
+    return [heart for heart in workers if heart.hostname in wanted]

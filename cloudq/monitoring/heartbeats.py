@@ -91,8 +91,8 @@ class Heartbeats:
         """Delete the item of a worker that has stopped."""
         self._backend.delete([_key(hostname)])
 
-    def hearts(self) -> list[Heartbeat]:
-        """All workers with an item, dead ones too, by name. One query for each hundred."""
+    def all(self) -> list[Heartbeat]:
+        """Return all heartbeats by name, of dead workers too. One query for each hundred."""
         found: list[Heartbeat] = []
         after: str | None = None
         while True:
@@ -103,9 +103,9 @@ class Heartbeats:
                 return found
 
     def alive(self) -> list[Heartbeat]:
-        """The live workers."""
+        """Return the heartbeats of the live workers."""
         now = time.time()
-        return [heart for heart in self.hearts() if heart.alive(now)]
+        return [heart for heart in self.all() if heart.alive(now)]
 
     def tell(self, hostname: str, command: str) -> bool:
         """Store a command for a worker; returns False if the worker is gone."""

@@ -1,4 +1,4 @@
-"""The portable backend over a driver: records, claims, waiting, and errors that say what to do."""
+"""The portable result store over a driver: records, claims, waiting, and helpful errors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class Backend:
-    """Keeps what tasks leave behind, in one table. Safe to use from many threads.
+    """Stores the records of tasks in one table. Safe to use from many threads.
 
     Every method raises `BackendError` when the store refuses or cannot be reached.
     """
@@ -76,7 +76,7 @@ class Backend:
     # ---- records
 
     def records(self, ids: Sequence[str], *, consistent: bool = True) -> dict[str, Record]:
-        """The records there are of these tasks, read in batches."""
+        """Return the stored records of these tasks, read in batches."""
         found = self.get([key(task_id) for task_id in ids], consistent=consistent)
         return {
             item_key.partition.removeprefix("task#"): from_item(item)
@@ -122,7 +122,7 @@ class Backend:
         return None
 
     def revoke(self, task_id: str, *, due: float = 0.0) -> Record | None:
-        """Mark a task so that no worker starts it; its record, None when it has ended already.
+        """Mark a task so that no worker starts it; return its record, None if it has ended already.
 
         The mark is kept for a month, or for a month after it is `due` (epoch seconds).
         """
@@ -178,7 +178,7 @@ class Backend:
             raise BackendError(f"{len(failures)} records: {first.reason}", code=first.code)
 
     def note_named(self, places: Mapping[str, tuple[str, str, str, float]]) -> None:
-        """As `note_scheduled`, for tasks of which something may be recorded; what has run stays."""
+        """As `note_scheduled`, for tasks that may have a record; a run's record stays."""
         for id, (task, queue, handle, due) in places.items():
             change = Change(
                 set={
@@ -239,7 +239,7 @@ class Backend:
     # ---- waiting
 
     def watch(self) -> Watcher:
-        """An ear on the store: its own where it has one, else a clock that ticks ever slower."""
+        """Return a waiter for changes: the driver's own, else one that polls ever slower."""
         if isinstance(self.driver, Watch):
             return self.driver.watch()
         return _Clock()
@@ -260,7 +260,7 @@ class Backend:
 
 
 class _Clock:
-    """Waits a little longer each time, for stores that must be asked."""
+    """Polls at growing intervals, for stores that cannot notify."""
 
     def __init__(self) -> None:
         self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, factor=1.5, jitter=0.0)
@@ -270,4 +270,4 @@ class _Clock:
         return True
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: a poller holds nothing open."""

@@ -29,7 +29,7 @@ _REFRESHED = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that became of one task, at `at` (epoch seconds).
+    """One event of one task, at `at` (epoch seconds).
 
     `took` is its run time in seconds. `args` is JSON text of its positional and keyword
     arguments, the beginning of it where it is long.
@@ -134,7 +134,7 @@ def partition_of(task: str, state: State) -> str:
 
 
 def sort_of(at: float, id: str = "", retries: int = 0) -> str:
-    """The place of an event in its partition; without an id, before all others of its time."""
+    """Return the sort key of an event; without an id it sorts before all others of its time."""
     return f"{_END - round(at * 1_000_000):016d}#{retries}#{id}"
 
 
@@ -144,7 +144,7 @@ def key_of(task: str, state: State, at: float, id: str, retries: int) -> Key:
 
 
 def event_of(item: Item) -> Event:
-    """The event in an item. Fields of newer releases are passed over."""
+    """Return the event in an item. Fields of newer releases are ignored."""
     task, _, state = item.key.partition.removeprefix("events#").rpartition("#")
     stored: Mapping[str, Any] = item.fields
     values = {name: stored[name] for name in _KEPT if name in stored}

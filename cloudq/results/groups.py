@@ -1,4 +1,4 @@
-"""The handle that a caller has on a workflow: the results of its members and their parents."""
+"""Handles on workflows, with the results of their members and parents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 class ResultSet(Generic[R]):
-    """Some results, waited for together: any number costs one batched read a look."""
+    """Results that are waited for together. Each look at them is one batched read."""
 
     def __init__(self, results: Iterable[AsyncResult[R] | ResultSet[Any]]) -> None:
         self.results = list(results)
@@ -45,13 +45,13 @@ class ResultSet(Generic[R]):
             self.results.append(result)
 
     def remove(self, result: AsyncResult[R] | ResultSet[Any]) -> None:
-        """Leave a result out. Raises `KeyError` if it is not there."""
+        """Remove a result. Raises `KeyError` if it is not in the set."""
         if result not in self.results:
             raise KeyError(result)
         self.results.remove(result)
 
     def leaves(self) -> list[AsyncResult[Any]]:
-        """The results of tasks, those of nested sets too."""
+        """Return the results of tasks, also those of nested sets."""
         return [
             leaf
             for result in self.results
@@ -118,7 +118,7 @@ class ResultSet(Generic[R]):
             tell(revoked, termination)
 
     def revoke_all(self) -> list[str]:
-        """Revoke them, telling no worker; the ids of those that had not ended."""
+        """Revoke them without telling workers; return the ids of those that had not ended."""
         return [id for result in self.results for id in result.revoke_all()]
 
     def forget(self) -> None:
@@ -144,7 +144,7 @@ class ResultSet(Generic[R]):
 
 
 class GroupResult(ResultSet[R]):
-    """The results of a group's members, in their order; `parent` is what came before the group."""
+    """The results of a group's members, in order; `parent` is the result of the step before it."""
 
     def __init__(
         self,
@@ -170,12 +170,12 @@ class GroupResult(ResultSet[R]):
         return self.results
 
     def as_tuple(self) -> tuple[Any, ...]:
-        """The ids of it all, nested as it is: `((id, parent), [members])`."""
+        """Return all ids, nested like the group: `((id, parent), [members])`."""
         members = [as_tuple(result) for result in self.results]
         return (self.id, as_tuple(self.parent)), members
 
     def revoke_all(self) -> list[str]:
-        """Of the members, and of what is before the group, where they have not ended."""
+        """Revoke the members and the parents that have not ended, without telling workers."""
         before = self.parent.revoke_all() if self.parent is not None else []
         return [*before, *super().revoke_all()]
 
@@ -211,7 +211,7 @@ def as_tuple(result: AsyncResult[Any] | ResultSet[Any] | None) -> tuple[Any, ...
 
 
 def from_tuple(ids: Any, make: Make) -> AnyResult | None:
-    """The result that `as_tuple` took apart."""
+    """Rebuild a result from the ids that `as_tuple` returned."""
     if ids is None:
         return None
     (id, above), members = ids
@@ -245,13 +245,13 @@ def save_group(result: GroupResult[Any], backend: Backend) -> None:
 
 
 def restore_group(id: str, backend: Backend, make: Make) -> GroupResult[Any] | None:
-    """The group that was saved under an id; None if there is none, or not any more."""
+    """Return the group saved under an id; None if there is none."""
     outline = group_outline(id, backend)
     return None if outline is None else cast("GroupResult[Any]", from_tuple(outline, make))
 
 
 def group_outline(id: str, backend: Backend) -> Any:
-    """The ids of a saved group, as `as_tuple`; None if there is none, or not any more."""
+    """Return the ids of a saved group, as `as_tuple` does; None if there is none."""
     found = backend.get([_group_key(id)]).get(_group_key(id))
     return None if found is None else orjson.loads(str(found.fields["ids"]))
 

@@ -44,7 +44,7 @@ def fence(retries: int, attempts: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DelayedMessage:
-    """A message that waits for its time: its queue, and the handle by which it is taken back."""
+    """A delayed message: its queue, and the handle that cancels it."""
 
     queue: str
     handle: str
@@ -62,7 +62,7 @@ class DelayedMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """Everything stored of a task. Times are epoch seconds; `value` and `meta` JSON text.
+    """The stored record of a task. Times are epoch seconds; `value` and `meta` JSON text.
 
     `error_type` is the qualified name of the exception's class, `error_args` its arguments as
     JSON text where they can be written so. `fence` is the token of the delivery that wrote it.
@@ -135,7 +135,7 @@ def to_item(record: Record, expires: float | None) -> Item:
 
 
 def from_item(item: Item) -> Record:
-    """The record in an item. Fields of newer releases are passed over."""
+    """Return the record in an item. Fields of newer releases are ignored."""
     return from_fields(item.key.partition.removeprefix("task#"), item.fields)
 
 
@@ -209,7 +209,7 @@ def failure(record: Record) -> BaseException:
 
 
 def _known_class(name: str) -> object:
-    """The object of a qualified name whose module is imported; also a class in a class."""
+    """Return the object of a qualified name, nested ones too, if its module is imported."""
     parts = name.split(".")
     for length in range(len(parts) - 1, -1, -1):
         owner: object = sys.modules.get(".".join(parts[:length])) if length else builtins

@@ -1,4 +1,4 @@
-"""The handle that a caller has on a task: its state, and its value or its exception."""
+"""The caller's handle on a task: its state, and its value or its exception."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ class AsyncResult(Generic[R]):
 
     @property
     def record(self) -> Record:
-        """Everything the backend knows of the task; asked anew until the task has ended."""
+        """The stored record of the task; read again at each access until the task has ended."""
         if self.final is not None:
             return self.final
         return self.keep(self.backend.record(self.id))
 
     def keep(self, record: Record | None) -> Record:
-        """Remember a terminal record, which never changes; an absent one is PENDING."""
+        """Keep a terminal record, which never changes. No record counts as PENDING."""
         found = record or Record(id=self.id, state=State.PENDING)
         if found.terminal:
             self.final = found
@@ -129,7 +129,7 @@ class AsyncResult(Generic[R]):
 
     @property
     def result(self) -> R | BaseException | None:
-        """The value, or the exception, or None while there is neither."""
+        """The value or the exception of the task; None while there is neither."""
         return self.get(propagate=False) if self.ready() else None
 
     @property
@@ -150,7 +150,7 @@ class AsyncResult(Generic[R]):
 
     @property
     def children(self) -> list[Any]:
-        """The results of what the task has started: calls, callbacks, the next of its chain.
+        """The results of tasks started by this one: calls, callbacks, its chain's next step.
 
         Known once it has ended; a record keeps the first hundred ids.
         """
@@ -158,7 +158,7 @@ class AsyncResult(Generic[R]):
         return self.actions.children(text) if text and self.actions is not None else []
 
     def collect(self, intermediate: bool = False) -> Generator[tuple[Any, Any]]:
-        """This result and all that came of it, each with its value, waiting for each.
+        """Yield this result and all its descendants with their values, waiting for each.
 
         Raises what a task raised. With `intermediate`, what has not ended is passed over.
         """
@@ -171,7 +171,7 @@ class AsyncResult(Generic[R]):
             waiting.extend(result.children)
 
     def as_tuple(self) -> tuple[Any, ...]:
-        """The ids of it and of what goes before it: `((id, parent), None)`, as Celery's."""
+        """Return its id and those of its parents in Celery's form: `((id, parent), None)`."""
         return (self.id, None if self.parent is None else self.parent.as_tuple()), None
 
     @property
@@ -213,7 +213,7 @@ class AsyncResult(Generic[R]):
         return bool(revoked)
 
     def revoke_all(self) -> list[str]:
-        """Revoke it and what is before it, telling no worker; the ids of those that were open."""
+        """Revoke it and its parents without telling workers; return the ids that had not ended."""
         record = self.backend.revoke(self.id)
         if record is None:
             return []
@@ -240,7 +240,7 @@ class AsyncResult(Generic[R]):
 
 
 class EagerResult(AsyncResult[R]):
-    """The result of a task that was run at the call; it never asks a backend."""
+    """The result of an eager task; it never reads a result store."""
 
     def __init__(
         self,
@@ -314,7 +314,7 @@ def wait_for(
 
 
 def _before(result: AsyncResult[Any]) -> list[AsyncResult[Any]]:
-    """The tasks that must succeed before this one starts; members of a group tell by its body."""
+    """Return the results of the tasks that must succeed before this one starts."""
     found: list[AsyncResult[Any]] = []
     parent = result.parent or result.upstream
     while parent is not None:
@@ -330,7 +330,7 @@ def _lost(
     ended: dict[str, Record],
     backend: Backend,
 ) -> bool:
-    """End those that will never start, since one before them failed; whether there were any."""
+    """Mark tasks failed that cannot start because an earlier one failed; tell if there were any."""
     watched = {one.id: one for each in waiting for one in before.get(each.id, ())}
     unknown = [id for id, one in watched.items() if one.final is None]
     records = backend.records(unknown) if unknown else {}

@@ -1,4 +1,4 @@
-"""The ending of running tasks from outside: the signals, and what the workers are told."""
+"""Terminates running tasks from outside: the signals, and the request to workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIGNALS = frozenset({"SIGTERM", "SIGKILL", "SIGINT", "SIGQUIT", "TERM", "KILL", 
 """The signals that a task may be terminated by; each of them ends its process."""
 
 Signal = str | int | None
-"""A signal by its name or its number, as Celery takes it; None is SIGTERM."""
+"""A signal by name or number, as in Celery; None stands for SIGTERM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

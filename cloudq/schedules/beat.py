@@ -20,7 +20,7 @@ from cloudq.clock import Backoff
 from cloudq.errors import BackendError, CloudQError, PublishError, ServiceError
 from cloudq.schedules.entry import Entry, utc
 from cloudq.schedules.leader import LeaderLease
-from cloudq.schedules.schedules import Scheduled, Schedules
+from cloudq.schedules.schedules import Schedule, Schedules
 from cloudq.schedules.state import leader_key
 
 log = logging.getLogger("cloudq.schedules")
@@ -37,7 +37,7 @@ _LONGEST_SLEEP = 5.0
 
 
 @dataclass(slots=True)
-class _Line:
+class _ActiveEntry:
     """One active entry, and the epoch time up to which its runs have been handled."""
 
     entry: Entry
@@ -67,16 +67,16 @@ class Beat:
         runtime = schedules.runtime
         self._runtime = runtime
         self._schedules = schedules
-        self._standings = schedules.standings
+        self._states = schedules.states
         self._monotonic = monotonic
         self._length = runtime.conf.beat_lease if lease is None else lease
         self._refresh = self._length / 5 if refresh is None else refresh
         name = hostname or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         backend = runtime.backend
-        assert backend is not None  # `standings` raises without one
+        assert backend is not None  # `states` raises without one
         self.lease = LeaderLease(backend, leader_key(runtime.name), name, self._length, monotonic)
         self._declared = schedules.declared()
-        self._lines: dict[str, _Line] = {}
+        self._active: dict[str, _ActiveEntry] = {}
         self._load_at = -1.0
         self._said: set[str] = set()
 
@@ -101,13 +101,13 @@ class Beat:
         if now >= self._load_at:
             self._load(now)
         self._send_due()
-        until = min((line.due for line in self._lines.values()), default=float("inf"))
+        until = min((active.due for active in self._active.values()), default=float("inf"))
         wait = min(until - self._runtime.clock(), self.lease.look_at - self._monotonic())
         return max(0.0, min(wait, _LONGEST_SLEEP))
 
     def next_due(self) -> float:
         """Epoch time of the next run, inf for never."""
-        return min((line.due for line in self._lines.values()), default=float("inf"))
+        return min((active.due for active in self._active.values()), default=float("inf"))
 
     def stop(self) -> None:
         """Give up the lead, so that another beat can take it at once. Raises `BackendError`."""
@@ -119,40 +119,40 @@ class Beat:
         """Read all schedules with their pauses, and those made at run time; one query."""
         found = self._schedules.all(self._declared)
         self._load_at = now + self._refresh
-        lines: dict[str, _Line] = {}
+        active: dict[str, _ActiveEntry] = {}
         for name, scheduled in found.items():
             if scheduled.error and scheduled.error not in self._said:
                 self._said.add(scheduled.error)
                 log.error("a schedule is not run: %s", scheduled.error)
             if scheduled.active and scheduled.entry is not None:
-                lines[name] = self._line(scheduled, scheduled.entry)
-        self._lines = lines
+                active[name] = self._active_entry(scheduled, scheduled.entry)
+        self._active = active
 
-    def _line(self, scheduled: Scheduled, entry: Entry) -> _Line:
-        standing, now = scheduled.standing, self._runtime.clock()
-        if standing.last is None or standing.spec != entry.fingerprint:
+    def _active_entry(self, scheduled: Schedule, entry: Entry) -> _ActiveEntry:
+        state, now = scheduled.state, self._runtime.clock()
+        if state.last is None or state.spec != entry.fingerprint:
             # The schedule is new or has new times, so no past runs are owed.
             if over := entry.over(utc(now)):
                 log.warning("schedule %s never runs: %s", entry.name, over)
-            self._standings.begin(entry, now)
-            line = _Line(entry, now)
+            self._states.begin(entry, now)
+            active = _ActiveEntry(entry, now)
         else:
-            line = _Line(entry, standing.last)
-        known = self._lines.get(scheduled.name)
+            active = _ActiveEntry(entry, state.last)
+        known = self._active.get(scheduled.name)
         if known is not None and known.entry.fingerprint == entry.fingerprint:
             # The store may have missed a record of ours.
-            line.last = max(line.last, known.last)
-        if line.last > now + _AHEAD:
+            active.last = max(active.last, known.last)
+        if active.last > now + _AHEAD:
             log.warning(
                 "schedule %s was last run %.0f s in the future: the clock has gone back, "
                 "so its runs are counted from now",
                 entry.name,
-                line.last - now,
+                active.last - now,
             )
-            self._standings.begin(entry, now)
-            line.last = now
-        line.due = self._due_after(entry, line.last)
-        return line
+            self._states.begin(entry, now)
+            active.last = now
+        active.due = self._due_after(entry, active.last)
+        return active
 
     @staticmethod
     def _due_after(entry: Entry, last: float) -> float:
@@ -163,47 +163,51 @@ class Beat:
 
     def _send_due(self) -> None:
         now = self._runtime.clock()
-        todo: list[tuple[_Line, list[datetime], float]] = []
-        for line in self._lines.values():
-            if line.due <= now:
-                slots, last = self._slots(line, now)
-                todo.append((line, slots, last))
+        todo: list[tuple[_ActiveEntry, list[datetime], float]] = []
+        for active in self._active.values():
+            if active.due <= now:
+                run_times, last = self._run_times(active, now)
+                todo.append((active, run_times, last))
         if not todo:
             return
-        refused = self._publish([(line.entry, slot) for line, slots, _ in todo for slot in slots])
-        for line, slots, last in todo:
-            unsent = [slot for slot in slots if (line.entry.name, slot) in refused]
+        refused = self._publish(
+            [(active.entry, run_time) for active, run_times, _ in todo for run_time in run_times]
+        )
+        for active, run_times, last in todo:
+            unsent = [
+                run_time for run_time in run_times if (active.entry.name, run_time) in refused
+            ]
             if unsent:
                 # Stop before the first unsent run; later ones are sent again under the same ids.
                 last = unsent[0].timestamp() - 0.001
-                if last <= line.last:
+                if last <= active.last:
                     continue
-            self._note(line, last, len(slots) - len(unsent))
+            self._note(active, last, len(run_times) - len(unsent))
         if refused:
             raise next(iter(refused.values()))
 
-    def _slots(self, line: _Line, now: float) -> tuple[list[datetime], float]:
+    def _run_times(self, active: _ActiveEntry, now: float) -> tuple[list[datetime], float]:
         """The runs to send now, and the epoch time up to which all are handled afterwards."""
-        entry, moment = line.entry, utc(now)
+        entry, moment = active.entry, utc(now)
         in_time = now - max(_IN_TIME, 2 * self._length)
-        after = line.last if entry.catch_up == "all" else max(line.last, in_time)
-        slots = _up_to(entry, after, moment)
-        if len(slots) == _MOST:
-            return slots, slots[-1].timestamp()
-        if not slots and entry.catch_up == "last" and line.last < in_time:
+        after = active.last if entry.catch_up == "all" else max(active.last, in_time)
+        run_times = _up_to(entry, after, moment)
+        if len(run_times) == _MOST:
+            return run_times, run_times[-1].timestamp()
+        if not run_times and entry.catch_up == "last" and active.last < in_time:
             latest = entry.last_run(utc(in_time))
-            if latest is not None and latest.timestamp() > line.last:
-                slots = [latest]
-        if line.due < in_time:
+            if latest is not None and latest.timestamp() > active.last:
+                run_times = [latest]
+        if active.due < in_time:
             log.warning(
                 "schedule %s was due at %s and no beat was running: %s",
                 entry.name,
-                utc(line.due),
-                f"{len(slots)} missed runs are sent now"
-                if slots
+                utc(active.due),
+                f"{len(run_times)} missed runs are sent now"
+                if run_times
                 else "its missed runs are skipped",
             )
-        return slots, now
+        return run_times, now
 
     def _publish(
         self, runs: list[tuple[Entry, datetime]]
@@ -212,9 +216,9 @@ class Beat:
         refused: dict[tuple[str, datetime], CloudQError] = {}
         calls: list[Any] = []
         sent: list[tuple[str, datetime]] = []
-        for entry, slot in runs:
-            calls.append(self._schedules.call(entry, slot))
-            sent.append((entry.name, slot))
+        for entry, run_time in runs:
+            calls.append(self._schedules.call(entry, run_time))
+            sent.append((entry.name, run_time))
         try:
             if calls:
                 self._schedules.publisher.send_many(calls)
@@ -230,31 +234,31 @@ class Beat:
                 return {}
             for run in runs:  # one bad run must not hold back the others
                 refused |= self._publish([run])
-        for name, slot in sent:
-            if (name, slot) not in refused:
-                log.info("sent the run of schedule %s due at %s", name, slot.isoformat())
+        for name, run_time in sent:
+            if (name, run_time) not in refused:
+                log.info("sent the run of schedule %s due at %s", name, run_time.isoformat())
         return refused
 
-    def _note(self, line: _Line, last: float, runs: int) -> None:
-        line.last = last
-        line.due = self._due_after(line.entry, last)
+    def _note(self, active: _ActiveEntry, last: float, runs: int) -> None:
+        active.last = last
+        active.due = self._due_after(active.entry, last)
         try:
-            self._standings.ran(line.entry, last, runs)
+            self._states.ran(active.entry, last, runs)
         except BackendError as error:
             # It was sent. The next leader may send it again, under the same id.
             log.warning(
                 "a run of schedule %s was sent but not recorded, and may be sent again: %s",
-                line.entry.name,
+                active.entry.name,
                 error,
             )
 
 
 def _up_to(entry: Entry, after: float, moment: datetime) -> list[datetime]:
     found: list[datetime] = []
-    for slot in entry.runs(utc(after)):
-        if slot > moment or len(found) == _MOST:
+    for run_time in entry.runs(utc(after)):
+        if run_time > moment or len(found) == _MOST:
             break
-        found.append(slot)
+        found.append(run_time)
     return found
 
 

@@ -15,8 +15,8 @@ from cloudq.errors import CloudQError, ConfigurationError, ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.schedules import cloud_cron as dialects
 from cloudq.schedules.entry import Entry, utc
-from cloudq.schedules.run_id import CRON, EXPIRES, SCHEDULE, SLOT, cron_header, slot_id
-from cloudq.schedules.schedules import Scheduled, Schedules
+from cloudq.schedules.run_id import CRON, EXPIRES, SCHEDULE, SLOT, cron_header, id_of_run
+from cloudq.schedules.schedules import Schedule, Schedules
 from cloudq.schedules.when import at, crontab, every
 from cloudq.tasks.task import Options
 
@@ -89,7 +89,7 @@ class Scheduler:
 
     # ---- the wanted jobs
 
-    def jobs(self, schedules: Iterable[Scheduled] | None = None) -> dict[str, Job]:
+    def jobs(self, schedules: Iterable[Schedule] | None = None) -> dict[str, Job]:
         """The jobs of these schedules, or of all the app's schedules, by name.
 
         Raises `ConfigurationError` for a schedule that the cloud cannot run.
@@ -114,7 +114,7 @@ class Scheduler:
                 found[job.name] = job
         return found
 
-    def _jobs_of(self, scheduled: Scheduled, entry: Entry) -> Iterable[Job]:
+    def _jobs_of(self, scheduled: Schedule, entry: Entry) -> Iterable[Job]:
         if entry.over(utc(self._runtime.clock())):
             return  # listed in the plan as `over`
         expressions = _SAYS[self._driver.dialect](entry)
@@ -150,14 +150,14 @@ class Scheduler:
             )
 
     def _body(self, entry: Entry) -> tuple[str, TaskMessage]:
-        """The message that each run sends, as text and object; its slot is filled in later."""
+        """The message that each run sends, as text and object; its time is filled in later."""
         headers = dict(entry.options.get("headers", {}))
         headers |= {SCHEDULE: entry.name, CRON: _reckoned(entry)}
         if self._driver.slot is not None:
             headers[SLOT] = self._driver.slot
         if entry.expires is not None:
             headers[EXPIRES] = f"{entry.expires:g}"
-        id = slot_id(entry.name, self._driver.slot or "")
+        id = id_of_run(entry.name, self._driver.slot or "")
         options = {k: v for k, v in entry.options.items() if k != "headers"}
         call = self._schedules.prepared(
             entry, Options(**options, headers=headers, task_id=id, idempotency_key=id)
@@ -177,7 +177,7 @@ class Scheduler:
 
     # ---- the plan
 
-    def plan(self, schedules: Iterable[Scheduled] | None = None) -> Plan:
+    def plan(self, schedules: Iterable[Schedule] | None = None) -> Plan:
         """Compare the cloud's entries with these schedules, or with all the app's.
 
         Raises `ConfigurationError`, `ServiceError`.
@@ -227,7 +227,7 @@ class Scheduler:
             f"hand the group over by its tag cloudq:app={ours}"
         )
 
-    def _over(self, schedules: Iterable[Scheduled]) -> dict[str, str]:
+    def _over(self, schedules: Iterable[Schedule]) -> dict[str, str]:
         now = utc(self._runtime.clock())
         every = [one.entry for one in schedules if one.entry is not None]
         return {entry.name: why for entry in every if (why := entry.over(now))}
@@ -287,7 +287,7 @@ def _zone(dialect: str, entry: Entry) -> str:
 
 
 def _reckoned(entry: Entry) -> str:
-    """The header from which a worker computes the slot if the cloud does not send it."""
+    """The header from which a worker computes the time of the run if the cloud does not send it."""
     when = entry.when
     if isinstance(when, crontab):
         return cron_header(when.line, when.days, entry.timezone)

@@ -20,11 +20,11 @@ from cloudq.tasks.signature import Signature
 CatchUp = Literal["skip", "last", "all"]
 CATCH_UPS: tuple[CatchUp, ...] = ("skip", "last", "all")
 
-# EventBridge Scheduler's limit. Cloud Scheduler takes 500; a task id of name and slot, 255.
+# EventBridge Scheduler's limit. Cloud Scheduler takes 500; a task id, of name and time, 255.
 CLOUD_NAME = 64
 _LONGEST_NAME = 200
 _CLOUD_NAME = re.compile(r"[0-9A-Za-z_.-]{1,64}")
-# Options that the slot decides.
+# Options that the time of the run decides.
 _TAKEN = frozenset({"task_id", "eta", "countdown", "idempotency_key", "unique_key"})
 _LINKS = frozenset({"link", "link_error"})
 
@@ -130,11 +130,11 @@ class Entry:
         found = engine.last_run(self.when, until, self.zone, start=start)
         return None if found is None or (start is not None and found < start) else found
 
-    def delay(self, slot: datetime) -> float:
+    def delay(self, run_time: datetime) -> float:
         """Seconds of jitter of one run: the same whoever asks."""
         if not self.jitter:
             return 0.0
-        seed = hashlib.sha256(f"{self.name} {slot.isoformat()}".encode()).digest()
+        seed = hashlib.sha256(f"{self.name} {run_time.isoformat()}".encode()).digest()
         return round(int.from_bytes(seed[:6]) / 2**48 * self.jitter, 3)
 
 

@@ -23,7 +23,7 @@ from cloudq.schedules.entry import (
     of_beat_schedule,
     utc,
 )
-from cloudq.schedules.run_id import SCHEDULE, SLOT, slot_id, slot_text
+from cloudq.schedules.run_id import SCHEDULE, SLOT, id_of_run, time_text
 from cloudq.schedules.state import ScheduleState, ScheduleStates
 from cloudq.tasks.call_options import Options
 from cloudq.tasks.task import Prepared, Task
@@ -32,18 +32,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scheduled:
+class Schedule:
     """A schedule: its entry and stored state, or the `error` of an entry that is unreadable."""
 
     name: str
     entry: Entry | None
-    standing: ScheduleState
+    state: ScheduleState
     error: str = ""
 
     @property
     def active(self) -> bool:
         """Tell whether it is enabled and not paused."""
-        return self.entry is not None and self.entry.enabled and not self.standing.paused
+        return self.entry is not None and self.entry.enabled and not self.state.paused
 
 
 class Schedules:
@@ -127,7 +127,7 @@ class Schedules:
     # ---- the store's
 
     @property
-    def standings(self) -> ScheduleStates:
+    def states(self) -> ScheduleStates:
         """The stored states of schedules. Raises `ConfigurationError` without a store."""
         backend = self.runtime.backend
         if backend is None:
@@ -137,38 +137,38 @@ class Schedules:
             )
         return ScheduleStates(backend, self.runtime.name)
 
-    def all(self, declared: Mapping[str, Entry] | None = None) -> dict[str, Scheduled]:
+    def all(self, declared: Mapping[str, Entry] | None = None) -> dict[str, Schedule]:
         """Every schedule by name, with one query. An unreadable one has its `error` set.
 
         Without a result backend these are only the schedules in the code.
         """
         code = self.declared() if declared is None else declared
-        kept = {} if self.runtime.backend is None else self.standings.all()
+        kept = {} if self.runtime.backend is None else self.states.all()
         found = {
-            name: Scheduled(name=name, entry=entry, standing=kept.get(name, ScheduleState()))
+            name: Schedule(name=name, entry=entry, state=kept.get(name, ScheduleState()))
             for name, entry in code.items()
         }
-        for name, standing in kept.items():
-            if name not in found and standing.text is not None:
-                found[name] = self._read(name, standing)
+        for name, state in kept.items():
+            if name not in found and state.text is not None:
+                found[name] = self._read(name, state)
         return found
 
-    def _read(self, name: str, standing: ScheduleState) -> Scheduled:
+    def _read(self, name: str, state: ScheduleState) -> Schedule:
         try:
-            entry = loads(name, standing.text or "")
+            entry = loads(name, state.text or "")
             self._check_task(entry)
         except ConfigurationError as error:
-            return Scheduled(name=name, entry=None, standing=standing, error=str(error))
-        return Scheduled(name=name, entry=entry, standing=standing)
+            return Schedule(name=name, entry=None, state=state, error=str(error))
+        return Schedule(name=name, entry=entry, state=state)
 
-    def get(self, name: str) -> Scheduled:
+    def get(self, name: str) -> Schedule:
         """The schedule of this name. Raises `ConfigurationError` if there is none."""
         code = self.declared()
-        standing = self.standings.one(name) if self.runtime.backend is not None else None
+        state = self.states.one(name) if self.runtime.backend is not None else None
         if name in code:
-            return Scheduled(name=name, entry=code[name], standing=standing or ScheduleState())
-        if standing is not None and standing.text is not None:
-            return self._read(name, standing)
+            return Schedule(name=name, entry=code[name], state=state or ScheduleState())
+        if state is not None and state.text is not None:
+            return self._read(name, state)
         close = difflib.get_close_matches(name, [*self.all(code)], n=1)
         hint = f": did you mean {close[0]!r}?" if close else ""
         raise ConfigurationError(f"there is no schedule {name!r}{hint}")
@@ -203,7 +203,7 @@ class Schedules:
         now = self.runtime.clock()
         if next(entry.runs(utc(now)), None) is None:
             raise ConfigurationError(f"schedule {name!r}: {entry.when} has no run from now on")
-        self.standings.add(entry, now, replace=replace)
+        self.states.add(entry, now, replace=replace)
         return entry
 
     def delete(self, name: str) -> None:
@@ -213,15 +213,15 @@ class Schedules:
                 f"schedule {name!r} is in the code: delete it there, or pause it"
             )
         self.get(name)
-        self.standings.forget(name)
+        self.states.forget(name)
 
     def pause(self, name: str) -> None:
         """Stop its runs until `resume`, in every beat."""
-        self.standings.pause(self.entry(name))
+        self.states.pause(self.entry(name))
 
     def resume(self, name: str) -> None:
         """Start its runs again; those missed in the pause are not sent."""
-        self.standings.resume(self.entry(name), self.runtime.clock())
+        self.states.resume(self.entry(name), self.runtime.clock())
 
     # ---- runs
 
@@ -235,22 +235,22 @@ class Schedules:
         """Send its call now, in addition to its runs. Raises as `task.delay`."""
         entry = self.entry(name)
         now = utc(self.runtime.clock())
-        headers = {**entry.options.get("headers", {}), SCHEDULE: name, SLOT: slot_text(now)}
+        headers = {**entry.options.get("headers", {}), SCHEDULE: name, SLOT: time_text(now)}
         call: dict[str, Any] = {**entry.options, "headers": headers, "expires": entry.expires}
         [result] = self.publisher.send_many([self.prepared(entry, Options(**call))])
         return result
 
-    def call(self, entry: Entry, slot: datetime) -> Prepared[Any]:
+    def call(self, entry: Entry, run_time: datetime) -> Prepared[Any]:
         """The call of one run; its id is the same each time the run is sent."""
-        text = slot_text(slot)
-        id = slot_id(entry.name, text)
+        text = time_text(run_time)
+        id = id_of_run(entry.name, text)
         headers = {**entry.options.get("headers", {}), SCHEDULE: entry.name, SLOT: text}
         made: dict[str, Any] = {**entry.options, "headers": headers}
-        delay = entry.delay(slot)
+        delay = entry.delay(run_time)
         if entry.expires is not None:
-            made["expires"] = utc(slot.timestamp() + delay + entry.expires)
+            made["expires"] = utc(run_time.timestamp() + delay + entry.expires)
         if delay:
-            made["eta"] = utc(slot.timestamp() + delay)
+            made["eta"] = utc(run_time.timestamp() + delay)
         return self.prepared(entry, Options(**made, task_id=id, idempotency_key=id))
 
     def prepared(self, entry: Entry, options: Options) -> Prepared[Any]:

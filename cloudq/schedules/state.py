@@ -62,7 +62,7 @@ class ScheduleStates:
             page = self._backend.query(partition(self._app), after=after, limit=_PAGE)
             for item in page.items:
                 if item.key.sort.startswith(_ENTRY):
-                    found[item.key.sort.removeprefix(_ENTRY)] = _standing(item)
+                    found[item.key.sort.removeprefix(_ENTRY)] = _state_of(item)
             after = page.next
             if after is None:
                 return found
@@ -71,7 +71,7 @@ class ScheduleStates:
         """One schedule, None if it is not stored."""
         key = self._key(name)
         item = self._backend.get([key]).get(key)
-        return _standing(item) if item else None
+        return _state_of(item) if item else None
 
     def leader(self) -> str | None:
         """The leading beat's name in the store; None if no beat leads."""
@@ -141,7 +141,7 @@ class ScheduleStates:
         return Key(partition(self._app), f"{_ENTRY}{name}")
 
 
-def _standing(item: Item) -> ScheduleState:
+def _state_of(item: Item) -> ScheduleState:
     fields = item.fields
     last, runs, text = fields.get("last"), fields.get("runs"), fields.get("entry")
     return ScheduleState(

@@ -10,7 +10,7 @@ from typing import Any
 from cloudq.app import CloudQ
 from cloudq.driver import ORDERED_SUFFIX
 from cloudq.errors import ConfigurationError
-from cloudq.schedules.schedules import Scheduled
+from cloudq.schedules.schedules import Schedule
 from cloudq.schedules.state import ScheduleState
 from cloudq.tasks.function_hints import FunctionHints
 from cloudq.tasks.task import Task
@@ -119,13 +119,13 @@ def timeout_of(app: CloudQ, tasks: Sequence[AnyTask], stated: int | None) -> int
     return timeout
 
 
-def declared_schedules(app: CloudQ) -> list[Scheduled]:
+def declared_schedules(app: CloudQ) -> list[Schedule]:
     """List the schedules that the code declares; reads no store.
 
     Schedules that were made at run time are not among them, and pauses are ignored. Raises
     `ConfigurationError`.
     """
     return [
-        Scheduled(name=name, entry=entry, standing=ScheduleState())
+        Schedule(name=name, entry=entry, state=ScheduleState())
         for name, entry in app.schedules.declared().items()
     ]

@@ -106,7 +106,7 @@ async def run(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Run the command line; the exit status."""
+    """Run the command line, and return the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     options = arguments()
     try:

@@ -1,4 +1,4 @@
-"""The administration API over plain HTTP, and the control of this server (`/_...`)."""
+"""Serves the administration API over plain HTTP, and control requests of tests (`/_...`)."""
 
 from __future__ import annotations
 

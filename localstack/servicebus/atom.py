@@ -1,4 +1,4 @@
-"""Queues as the administration API writes them: entries and feeds of Atom."""
+"""Writes and reads queues as the administration API does: as Atom entries and feeds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ for _prefix, _space in (("", _ATOM), ("i", _SCHEMA), ("d2p1", _COUNTS)):
 
 
 class BadEntry(ValueError):
-    """The body of a request is not a description that this server can honour."""
+    """Raised for a request whose body is not a supported queue description."""
 
 
 def read_settings(body: bytes, base: Settings) -> Settings:
@@ -55,7 +55,7 @@ def read_settings(body: bytes, base: Settings) -> Settings:
         raise BadEntry(f"The body is no XML: {error}") from error
     described = root.find(f".//{{{_CONNECT}}}QueueDescription")
     if described is None:
-        raise BadEntry("Only queues are here: there is no QueueDescription in the body.")
+        raise BadEntry("the body has no QueueDescription: this server supports only queues")
     for name in _NOT_HERE:
         if described.findtext(f"{{{_CONNECT}}}{name}"):
             raise BadEntry(f"{name} is not supported here.")
@@ -152,7 +152,7 @@ def entry(queue: Queue, base: str) -> bytes:
 
 
 def feed(queues: list[Queue], base: str, title: str, following: str | None = None) -> bytes:
-    """A page of queues, and where the next one is."""
+    """A page of queues, with the link to the next page."""
     root = ElementTree.Element(f"{{{_ATOM}}}feed")
     _add(root, _ATOM, "title", title).set("type", "text")
     _add(root, _ATOM, "id", base)

@@ -1,4 +1,4 @@
-"""Browsing: looking at the messages and sessions of a store, which locks and changes nothing."""
+"""Lists the messages and sessions of a store without locking or changing them."""
 
 from __future__ import annotations
 

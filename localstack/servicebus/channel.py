@@ -1,4 +1,4 @@
-"""A session of AMQP: opens links, and brings what the client says to them.
+"""An AMQP session: opens links, and passes the client's frames to them.
 
 It is called a channel here, since a session is something else in Service Bus.
 """
@@ -32,7 +32,7 @@ class Channel:
         self._wire = Wire(peer, number, said.incoming_window, said.next_outgoing)
 
     def attach(self, asked: Attach) -> None:
-        """Open a link, or say why not."""
+        """Open a link, or refuse it with the reason."""
         self._wire.namespace.stats["attaches"] += 1
         try:
             self._open_link(asked)
@@ -105,7 +105,7 @@ class Channel:
                 raise
 
     def flow(self, said: Flow) -> None:
-        """The client can take more."""
+        """Handle a flow frame, by which the client grants credit."""
         self._wire.namespace.stats["flows"] += 1
         self._wire.next_incoming = said.next_outgoing
         was_shut = self._wire.window <= 0
@@ -121,14 +121,14 @@ class Channel:
                     other.pump()
 
     def transfer(self, part: Transfer, payload: bytes) -> None:
-        """A message comes, or a part of one."""
+        """Handle a transfer: a message or a part of one."""
         self._wire.next_incoming += 1
         link = self._wire.links.get(part.handle)
         if isinstance(link, Inlet):  # others were ended while this was on its way
             link.transfer(part, payload)
 
     def disposition(self, said: Disposition) -> None:
-        """The client settles deliveries."""
+        """Handle a disposition, by which the client settles deliveries."""
         if said.role != frames.RECEIVER or said.state is None:
             return
         last = said.first if said.last is None else said.last
@@ -162,7 +162,7 @@ class Channel:
         return True
 
     def detach(self, handle: int) -> None:
-        """The client ends a link."""
+        """Handle a detach, by which the client ends a link."""
         link = self._wire.links.pop(handle, None)
         if link is None:
             return  # the answer to a detach of ours
@@ -170,7 +170,7 @@ class Channel:
         self._wire.write(frames.detached(handle))
 
     def end(self) -> None:
-        """The channel is gone, and its links with it."""
+        """End the session and its links."""
         for link in list(self._wire.links.values()):
             link.leave()
         self._wire.links.clear()
@@ -192,14 +192,14 @@ _NEEDS_SESSION = {
 
 
 def _session_filter(source: Described | None) -> tuple[bool, str | None]:
-    """Tell whether a session is asked for, and name it; None = any."""
+    """Tell whether the link requests a session, and return its id; None for any session."""
     fields: list[Any] = source.value if source is not None else []
     filters: Mapping[str, Any] = (fields[7] if len(fields) > 7 else None) or {}
     return SESSION_FILTER in filters, message.plain(filters.get(SESSION_FILTER))
 
 
 def _apply(store: Store, token: UUID, state: Described) -> bytes:
-    """Do to a locked message what the client says; the outcome to echo. Raises `Refusal`."""
+    """Settle a locked message as the client asks, and return the outcome. Raises `Refusal`."""
     fields: list[Any] = state.value
     if state.descriptor == 0x24:
         store.complete(token)

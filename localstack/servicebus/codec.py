@@ -39,17 +39,17 @@ def raw_map(data: bytes, at: int = 0) -> tuple[dict[Any, bytes], int]:
     """Decode a map's keys only: its values stay encoded, so that their types cannot change."""
     count, first, end = _bounds(data, at)
     if count % 2:
-        raise DecodeError("a map with a key that has no value")
+        raise DecodeError("cannot decode a map: its last key has no value")
     found: dict[Any, bytes] = {}
     place = first
     for _ in range(count // 2):
         key, start = decode(data, place)
         _, place = decode(data, start)
         if not isinstance(key, Hashable):
-            raise DecodeError("a map's key that cannot be one")
+            raise DecodeError("cannot decode a map: a key has a type that no key can have")
         found[key] = data[start:place]
     if place != end:
-        raise DecodeError("a map's size and content differ")
+        raise DecodeError("cannot decode a map: its size and content differ")
     return found, end
 
 
@@ -64,7 +64,7 @@ def _bounds(data: bytes, at: int) -> tuple[int, int, int]:
             size, count = TWO_UINTS.unpack_from(data, at + 1)
             return count, at + 9, within(data, at + 5 + size)
     except (IndexError, struct.error) as error:
-        raise DecodeError("a map that is cut short") from error
+        raise DecodeError("cannot decode a map: its data ends too early") from error
     raise DecodeError(f"a map was expected, not {kind:#x}")
 
 
@@ -74,7 +74,7 @@ def boolean(value: bool) -> bytes:
 
 
 def ubyte(value: int) -> bytes:
-    """0 to 255, where it is not a uint."""
+    """Encode an unsigned number of 8 bits, as `ubyte`."""
     return bytes((0x50, value))
 
 

@@ -51,13 +51,13 @@ class Connection(asyncio.Protocol):
         self._heart: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin: a client has connected."""
+        """Start to serve a client that has connected."""
         self._transport = cast(asyncio.Transport, transport)
         self._everyone.add(self)
         self.namespace.stats["connections"] += 1
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Clean up after the client: its links end, and with them its locks on sessions."""
+        """End the client's links, and with them its session locks."""
         self._transport = None
         self._everyone.discard(self)
         if self._heart:
@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
         self._channels.clear()
 
     def data_received(self, data: bytes) -> None:
-        """Take in bytes, in whatever portions they come."""
+        """Feed received bytes, in portions of any size."""
         self._in += data
         wait = self.namespace.faults.hang()
         if wait:
@@ -207,11 +207,11 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     def admit(self) -> None:
-        """Let the client in: it has shown a good token."""
+        """Authorize the client, which has sent a valid token."""
         self.authorized = True
 
     def drop(self) -> None:
-        """Cut the connection, with whatever has not been sent."""
+        """Close the connection at once; unsent data is lost."""
         self._out.clear()
         if self._transport is not None:
             self._transport.abort()

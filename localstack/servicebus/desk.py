@@ -1,4 +1,4 @@
-"""The desks that answer requests: `$cbs` takes tokens, `$management` the other requests."""
+"""Answers requests: `$cbs` checks tokens, `$management` handles all other requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEFAULT_LISTING = 253_402_300_800_000  # .NET's last moment: list whatever has 
 
 @dataclass(frozen=True, slots=True)
 class TokenDesk:
-    """Takes the tokens that a connection may work with."""
+    """Checks the tokens that authorize a connection."""
 
     namespace: Namespace
     admit: Callable[[], None]
@@ -43,12 +43,12 @@ class TokenDesk:
 
 
 Answer = bytes | None
-"""The content of a reply; None = there is nothing (204)."""
+"""The content of a reply; None stands for no content (204)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """Answers requests about one entity."""
+    """Answers management requests for one entity."""
 
     namespace: Namespace
     node: Node
@@ -177,7 +177,7 @@ class Desk:
 
 
 def refused(request: Request, refusal: Refusal) -> bytes:
-    """The reply that says no."""
+    """Make the reply that refuses a request."""
     return message.reply(
         request,
         {

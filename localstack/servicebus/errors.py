@@ -1,4 +1,4 @@
-"""The service's refusals, each with the condition by which a client recognises it."""
+"""Refusals of the service, each with the AMQP error condition that clients react to."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Refusal(Exception):
 
     @property
     def status(self) -> int:
-        """The status that a management reply gives for it."""
+        """The HTTP-like status of a management reply for this refusal."""
         return _STATUS.get(self.condition, 400)
 
 
@@ -69,12 +69,12 @@ def session_lost(session: str) -> Refusal:
 
 
 def busy() -> Refusal:
-    """The service wants the client to come back later."""
+    """The service is busy: the client should try again later."""
     return Refusal(SERVER_BUSY, "The server is busy. Wait 10 seconds and try again.")
 
 
 def disabled(entity: str) -> Refusal:
-    """Somebody switched the entity off."""
+    """The entity is disabled."""
     return Refusal(
         ENTITY_DISABLED, f"Messaging entity '{entity}' is currently disabled for this operation."
     )

@@ -1,4 +1,4 @@
-"""Trouble on demand: operations that fail because a test has asked for it."""
+"""Faults that a test has ordered: operations that fail on purpose."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ OPERATIONS = ("transfer", "disposition", "management", "attach", "any")
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """One kind of trouble, and how much of it is left."""
+    """One ordered fault, and the number of times that it still occurs."""
 
     kind: Kind
     on: Operation = "any"
     nth: int = 1
-    """The first operation that is hit: 1 = the next one."""
+    """The first operation that fails; 1 is the next one."""
     count: int = 1
-    """How many operations in a row are hit; 0 = all until the faults are cleared."""
+    """Number of operations in a row that fail; 0: all until the faults are cleared."""
     after: bool = False
-    """For a drop: after the operation took effect, so that only its answer is lost."""
+    """For a drop: let the operation take effect, so that only its answer is lost."""
     seconds: float = 0.0
-    """For a hang: how long nothing is answered."""
+    """For a hang: seconds without any answer."""
     entity: str | None = None
-    """Only operations on this queue."""
+    """If set, only operations on this queue fail."""
     hits: int = 0
     seen: int = 0
 
@@ -37,10 +37,10 @@ class Fault:
         if self.on not in OPERATIONS:
             raise ValueError(f"on is one of {', '.join(OPERATIONS)}, not {self.on!r}")
         if self.nth < 1 or self.count < 0 or self.seconds < 0:
-            raise ValueError("nth is 1 or more; count and seconds are 0 or more")
+            raise ValueError("nth must be 1 or more, and count and seconds 0 or more")
 
     def strikes(self, operation: str, entity: str) -> bool:
-        """Count one operation, and tell whether it is to be hit."""
+        """Count one operation, and tell whether it must fail."""
         if self.on not in ("any", operation):
             return False
         if self.entity is not None and self.entity.lower() != entity.lower():
@@ -54,13 +54,13 @@ class Fault:
 
 @dataclass(slots=True)
 class Faults:
-    """All trouble that is to come."""
+    """The ordered faults that have not all occurred yet."""
 
     waiting: list[Fault] = field(default_factory=list[Fault])
     hung_until: float = 0.0
 
     def add(self, wanted: Mapping[str, Any]) -> Fault:
-        """Plan one, from the body of a request. Raises `ValueError` or `TypeError`."""
+        """Add a fault from the body of a request. Raises `ValueError` or `TypeError`."""
         fault = Fault(**wanted)
         if fault.kind == "hang":
             self.hung_until = time.monotonic() + fault.seconds
@@ -71,23 +71,23 @@ class Faults:
         return fault
 
     def clear(self) -> None:
-        """Let everything work again."""
+        """Clear all faults."""
         self.waiting.clear()
         self.hung_until = 0.0
 
     def strike(self, operation: Operation, entity: str) -> Fault | None:
-        """The trouble that this operation gets: a drop or a busy answer."""
+        """Return the fault that this operation meets: a drop or a busy answer."""
         for fault in self.waiting:
             if fault.kind in ("drop", "busy") and fault.strikes(operation, entity):
                 return fault
         return None
 
     def denies(self) -> bool:
-        """Tell whether a token is to be turned down."""
+        """Tell whether a token must be refused."""
         return any(f.kind == "deny" and f.strikes("any", f.entity or "") for f in self.waiting)
 
     def hang(self) -> float:
-        """The seconds for which nothing is answered yet."""
+        """Return the seconds for which no request is answered yet."""
         return max(0.0, self.hung_until - time.monotonic())
 
     def shown(self) -> list[dict[str, Any]]:

@@ -275,7 +275,7 @@ def error(condition: str, description: str) -> bytes:
 
 
 def rejected(condition: str, description: str) -> bytes:
-    """The outcome of what could not be done."""
+    """The outcome of a settlement that failed."""
     return codec.described(0x25, codec.sequence((error(condition, description),)))
 
 

@@ -1,4 +1,4 @@
-"""Links by which messages come: into a queue, or as a request to a desk."""
+"""Incoming links of clients: their messages go into a queue, or are requests to a desk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CREDIT = 1000
 
 
 class Inlet:
-    """A link by which messages come. Its subclasses know what to do with them."""
+    """An incoming link. Its subclasses decide what becomes of the messages."""
 
     def __init__(self, wire: Wire, asked: Attach) -> None:
         self.wire = wire
@@ -39,7 +39,7 @@ class Inlet:
         self._first: Transfer | None = None
 
     def begin(self, most: int | None, properties: bytes) -> None:
-        """Attach, and let messages come."""
+        """Attach the link and grant credit for messages."""
         self._most = most
         source = terminus(0x28, self.asked.source)
         target = terminus(0x29, self.asked.target)
@@ -54,15 +54,15 @@ class Inlet:
         self.wire.say(self.handle, count=self._count, credit=_CREDIT)
 
     def flow(self, said: Flow) -> None:
-        """A sender's flow says nothing that matters here, but it may ask for an answer."""
+        """Answer a sender's flow frame if it asks for that; the rest of the frame is ignored."""
         if said.echo:
             self._grant()
 
     def leave(self) -> None:
-        """The link is gone."""
+        """End the link on this side."""
 
     def transfer(self, part: Transfer, payload: bytes) -> None:
-        """Put the parts of a message together."""
+        """Join the parts of a message."""
         first = self._first or part
         self._first = first
         self._size += len(payload)
@@ -93,12 +93,12 @@ class Inlet:
             self.wire.write(frames.settled(frames.RECEIVER, first.delivery, outcome))
 
     def receive(self, first: Transfer, data: bytes, size: int) -> bool:
-        """Do something with a message; False when the connection was cut. Raises `Refusal`."""
+        """Handle a message; return False if the connection was cut. Raises `Refusal`."""
         raise NotImplementedError
 
 
 class QueueInlet(Inlet):
-    """Sends to a queue."""
+    """An incoming link to a queue."""
 
     def __init__(self, wire: Wire, asked: Attach, queue: Queue) -> None:
         super().__init__(wire, asked)
@@ -129,7 +129,7 @@ class QueueInlet(Inlet):
 
 
 class DeskInlet(Inlet):
-    """Asks a desk."""
+    """An incoming link to a desk."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Lines of free messages with the consumers that want them, and sessions."""
+"""Messages ready for delivery, the consumers that wait for them, and sessions."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from localstack.servicebus.message import Message
 
 
 class Consumer(Protocol):
-    """A link by which messages go out."""
+    """An outgoing link."""
 
     @property
     def takes(self) -> bool:
-        """Tell whether a message is gone once it is sent (receive and delete)."""
+        """Tell whether a message is deleted as soon as it is sent (receive and delete)."""
         ...
 
     @property
     def ready(self) -> bool:
-        """Tell whether it may have a message now."""
+        """Tell whether the consumer can take a message now."""
         ...
 
     def deliver(self, message: Message) -> None:
-        """Send one."""
+        """Send a message."""
         ...
 
     def refuse(self, refusal: Refusal) -> None:
@@ -36,13 +36,13 @@ class Consumer(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """Free messages, by sequence number, and the consumers that want them."""
+    """Messages ready for delivery, by sequence number, and the consumers that wait for them."""
 
     free: list[int] = field(default_factory=list[int])
     consumers: deque[Consumer] = field(default_factory=deque[Consumer])
 
     def ready(self) -> Consumer | None:
-        """The consumer whose turn it is; None when no one has room."""
+        """Return the next consumer in turn that can take a message; None if there is none."""
         for _ in range(len(self.consumers)):
             consumer = self.consumers[0]
             self.consumers.rotate(-1)
@@ -53,7 +53,7 @@ class Line:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """The messages of one session id, which one consumer at a time may have."""
+    """The messages of one session, which only one consumer at a time can lock."""
 
     name: str
     line: Line = field(default_factory=Line)
@@ -62,12 +62,12 @@ class Session:
     timer: TimerHandle | None = None
     state: bytes | None = None
     updated: float = 0.0
-    """When its state was set."""
+    """Time at which its state was last set."""
 
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """A consumer that waits for a session with something in it."""
+    """A consumer that waits for any session that has messages."""
 
     consumer: Consumer
     granted: Callable[[Session], None]

@@ -1,4 +1,4 @@
-"""A message as the service keeps it: some parts decoded, all others as they came."""
+"""A stored message: the parts that the service needs are decoded, the others are kept as bytes."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class State(enum.IntEnum):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Message:
-    """One message, with its place in the queue and its lock."""
+    """One message, with its sequence number and its lock."""
 
     message_id: str | None
     session_id: str | None
     durable: bool
     priority: int | None
     ttl: int | None
-    """Milliseconds; None = until the queue's own limit."""
+    """Milliseconds; None: the queue's own limit applies."""
     scheduled: float | None
-    """When it is to become visible, in seconds since 1970."""
+    """Time at which it becomes visible, in seconds since 1970."""
     annotations: dict[str, bytes]
     properties: bytes
     application: dict[str, bytes]
@@ -66,7 +66,7 @@ class Message:
     deliveries: int = 0
     token: UUID | None = None
     until: float = 0.0
-    """When its lock ends, in seconds since 1970."""
+    """Time at which its lock ends, in seconds since 1970."""
     timer: TimerHandle | None = None
     """Ends the lock."""
     expiry: TimerHandle | None = None
@@ -79,7 +79,7 @@ class Message:
         self.tail = None
 
     def encode(self, *, locked: bool = False, peeked: bool = False) -> bytes:
-        """The message as it goes out."""
+        """Encode the message for delivery."""
         annotations = {
             _ENQUEUED: codec.timestamp(_milliseconds(self.enqueued)),
             _SEQUENCE: codec.long(self.sequence),
@@ -119,7 +119,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _sections(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """The sections of a message: code, and where it, its value and its end are."""
+    """Yield the sections of a message: code, start, start of the value, and end."""
     at = 0
     while at < len(data):
         if data[at : at + 2] != b"\x00\x53" or at + 3 > len(data):
@@ -136,7 +136,7 @@ def _as(kind: type[_T], value: Any) -> _T:
 
 
 def _fields(value: Any, count: int) -> list[Any]:
-    """The first fields of a section that is a list, with nulls for those left out."""
+    """Decode the first fields of a list section; omitted fields are None."""
     given = cast(list[Any], _as(list, value))
     return (given + [None] * count)[:count]
 
@@ -200,7 +200,7 @@ def read_batch(data: bytes) -> list[Message]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A message that asks the service for something."""
+    """A request to the service."""
 
     message_id: bytes
     """Encoded, to be sent back as the correlation id."""

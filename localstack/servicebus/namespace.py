@@ -46,7 +46,7 @@ class Queue:
 
     @property
     def most_bytes(self) -> int:
-        """The largest message it takes: premium up to 100 MB, where the queue says so."""
+        """Largest message in bytes; up to 100 MB on premium, if the queue allows it."""
         most = _MOST_BYTES[self._tier]
         if self._tier == "premium" and self.settings.max_message_kb:
             return min(max(most, self.settings.max_message_kb * 1024), 100 * 1024 * 1024)
@@ -68,7 +68,7 @@ class Queue:
             raise errors.disabled(self.name)
 
     def send(self, messages: Sequence[Message]) -> list[int]:
-        """Take all of these, or raise `Refusal` and take none. Duplicates have the number 0."""
+        """Store all these messages, or raise `Refusal` and store none. Duplicates get number 0."""
         self.check_send()
         self._check(messages)
         self.accessed = time.time()
@@ -151,7 +151,7 @@ class Queue:
         return False
 
     def cancel(self, sequences: Sequence[int]) -> None:
-        """Take scheduled messages back. Raises `Refusal`, and takes none, when one is not there."""
+        """Cancel scheduled messages. Raises `Refusal`, and cancels none, if one does not exist."""
         chosen: list[Message] = []
         for sequence in sequences:
             message = self.main.messages.get(sequence)
@@ -197,7 +197,7 @@ class Node:
 
 @dataclass(slots=True, kw_only=True)
 class Namespace:
-    """All that one server knows."""
+    """The state of one server."""
 
     tier: Tier = "standard"
     keys: Keys = field(default_factory=Keys)
@@ -209,28 +209,28 @@ class Namespace:
     """Ends all connections."""
 
     def create(self, name: str, settings: Settings) -> Queue:
-        """Make a queue; the caller has looked that there is none of that name."""
+        """Create a queue; the caller has checked that the name is free."""
         queue = self.queues[name.lower()] = Queue(name, settings, self.tier)
         return queue
 
     def find(self, name: str) -> Queue | None:
-        """Names are the same in upper and lower case."""
+        """Return a queue by name, in upper or lower case."""
         return self.queues.get(name.lower())
 
     def update(self, queue: Queue, settings: Settings) -> None:
-        """Set a queue's properties; links that may no longer be are ended."""
+        """Set a queue's properties, and end the links that they no longer allow."""
         queue.settings = settings
         queue.updated = time.time()
         if settings.status in ("Disabled", "ReceiveDisabled"):
             queue.dismiss(errors.disabled(queue.name))
 
     def delete(self, queue: Queue) -> None:
-        """Remove a queue with all that is in it."""
+        """Delete a queue and its messages."""
         del self.queues[queue.name.lower()]
         queue.dismiss(errors.missing(queue.name))
 
     def reset(self) -> None:
-        """Forget all queues, counts and faults, and end all connections."""
+        """Delete all queues, counts and faults, and end all connections."""
         self.drop()
         self.queues.clear()
         self.stats.clear()

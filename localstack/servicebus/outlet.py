@@ -1,4 +1,4 @@
-"""A link by which messages go out: those of a queue, or the answers of a desk."""
+"""Outgoing links to clients: they carry the messages of a queue, or the answers of a desk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TICKS_TO_1970 = 621_355_968_000_000_000
 
 
 class Outlet:
-    """A link by which messages go out: an entity's, or (without a store) a desk's answers."""
+    """An outgoing link of an entity's messages or, without a store, of a desk's answers."""
 
     def __init__(self, wire: Wire, asked: Attach, store: Store | None) -> None:
         self.wire = wire
@@ -53,7 +53,7 @@ class Outlet:
         self.wire.write(answer)
 
     def granted(self, session: Session) -> None:
-        """A session is locked for this link."""
+        """Note that a session was locked for this link."""
         self.begin(session)
         self.pump()
 
@@ -70,7 +70,7 @@ class Outlet:
             self.wire.say(self.handle, count=self._count, credit=credit, drain=bool(said.drain))
 
     def pump(self) -> None:
-        """Send what waits, as far as there is credit."""
+        """Send waiting answers while there is credit."""
         while self._answers and self.ready:
             self._send(uuid4().bytes, self._answers.popleft(), settled=True)
         if self.store is not None and self._attached and self.ready:
@@ -82,7 +82,7 @@ class Outlet:
         self.pump()
 
     def deliver(self, message: Message) -> None:
-        """Send a message; it is locked, unless this link takes."""
+        """Send a message and lock it; a receive-and-delete link removes it instead."""
         self.wire.namespace.stats["deliveries"] += 1
         payload = message.encode(locked=not self.takes)
         token = message.token
@@ -108,7 +108,7 @@ class Outlet:
             self.wire.turn_down(self.asked, refusal)
 
     def leave(self) -> None:
-        """The link is gone."""
+        """End the link on this side."""
         self._credit = 0
         if self.store is not None:
             self.store.leave(self)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 FOREVER = 922_337_203_685.0
-"""Seconds of the longest duration that the service knows (but its fraction): it means never."""
+"""The service's longest duration, in whole seconds; it means never."""
 
 Status = Literal["Active", "Disabled", "SendDisabled", "ReceiveDisabled"]
 STATUSES: tuple[Status, ...] = ("Active", "Disabled", "SendDisabled", "ReceiveDisabled")
@@ -15,7 +15,7 @@ STATUSES: tuple[Status, ...] = ("Active", "Disabled", "SendDisabled", "ReceiveDi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The properties of a queue that change how it behaves. Durations are in seconds."""
+    """The properties of a queue that affect its behaviour. Durations are in seconds."""
 
     lock: float = 60.0
     max_deliveries: int = 10
@@ -49,7 +49,7 @@ class Settings:
             raise ValueError(f"Status is one of {', '.join(STATUSES)}, not {self.status}")
 
     def fixed(self, other: Settings) -> str | None:
-        """The name of a property that differs and that Azure does not let one change."""
+        """Return the name of a property that differs but that Azure does not allow to change."""
         for name, shown in _FIXED.items():
             if getattr(self, name) != getattr(other, name):
                 return shown
@@ -64,7 +64,7 @@ _FIXED = {
 
 
 def parse_queue(text: str) -> tuple[str, Settings]:
-    """A queue from the command line: `NAME[:lock=30,max_deliveries=10,sessions,dedup=600]`.
+    """Parse a queue of the command line: `NAME[:lock=30,max_deliveries=10,sessions,dedup=600]`.
 
     Raises `ValueError` with what is wrong.
     """

@@ -1,4 +1,4 @@
-"""The messages of one entity: handing them out, locking them, and settling them."""
+"""The messages of one entity: delivers, locks and settles them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Store:
     # Messages come in.
 
     def put(self, message: Message) -> None:
-        """Take a message that has its sequence number, and hand it on if somebody waits."""
+        """Add a message that has its sequence number, and deliver it if a consumer waits."""
         self.messages[message.sequence] = message
         if message.state is State.SCHEDULED:
             return
@@ -69,7 +69,7 @@ class Store:
             self._pump(session.line)
 
     def pump(self, consumer: Consumer) -> None:
-        """Hand messages to a consumer that has room again."""
+        """Deliver messages to a consumer that can take more."""
         session = self._held.get(consumer)
         self._pump(session.line if session else self._line)
 
@@ -102,11 +102,11 @@ class Store:
     # Locks.
 
     def has_lock(self, token: UUID) -> bool:
-        """Tell whether a lock still holds."""
+        """Tell whether a lock is still valid."""
         return token in self._locked
 
     def lock(self, message: Message) -> None:
-        """Lock a message: nobody else may have it until the lock ends."""
+        """Lock a message, so that it is delivered to no one else until the lock ends."""
         message.token = uuid4()
         self._locked[message.token] = message
         if self.sessionful:
@@ -121,7 +121,7 @@ class Store:
             self._free(message, failed=True)
 
     def renew(self, token: UUID) -> float:
-        """Start a lock anew and return its end. Raises `Refusal` when the lock is lost."""
+        """Renew a lock and return its end. Raises `Refusal` if the lock is lost."""
         message = self._found(token)
         if self.sessionful:
             raise Refusal(errors.NOT_ALLOWED, "The lock is the session's: renew that.")
@@ -171,17 +171,17 @@ class Store:
         self._remove(self._found(token))
 
     def abandon(self, token: UUID, changes: Mapping[Any, Any]) -> None:
-        """Free a message, and count its delivery as a failed one."""
+        """Abandon a message: deliver it again, and count a failed delivery."""
         message = self._found(token)
         message.change(changes)
         self._free(message, failed=True)
 
     def release(self, token: UUID) -> None:
-        """Free a message as if it had never been delivered."""
+        """Release a message without counting the delivery."""
         self._free(self._found(token), failed=False)
 
     def defer(self, token: UUID, changes: Mapping[Any, Any]) -> None:
-        """Set a message aside; from now on only its sequence number leads to it."""
+        """Defer a message; from now on it is received only by its sequence number."""
         message = self._found(token)
         message.change(changes)
         message.state = State.DEFERRED
@@ -239,7 +239,7 @@ class Store:
     def take_deferred(
         self, sequences: Iterable[int], *, takes: bool, session: str | None
     ) -> list[Message]:
-        """Deferred messages by sequence number, locked (or gone). Raises `Refusal`."""
+        """Receive deferred messages by sequence number; locks or deletes them. Raises `Refusal`."""
         chosen: list[Message] = []
         for sequence in sequences:
             message = self.messages.get(sequence)
@@ -286,7 +286,7 @@ class Store:
     # Sessions.
 
     def session(self, name: str) -> Session:
-        """The session of that id; there is one as soon as somebody asks."""
+        """Return the session of this id; creates it if needed."""
         found = self.sessions.get(name)
         if found is None:
             found = self.sessions[name] = Session(name)
@@ -378,14 +378,14 @@ class Store:
             self.sessions.pop(session.name, None)
 
     def holding(self, name: str) -> Session:
-        """A session that is locked now. Raises `Refusal` when it is not."""
+        """Return a session that is locked. Raises `Refusal` if it is not."""
         session = self.sessions.get(name)
         if session is None or session.holder is None or session.until <= time.time():
             raise errors.session_lost(name)
         return session
 
     def renew_session(self, name: str) -> float:
-        """Start a session's lock anew and return its end. Raises `Refusal` when it is lost."""
+        """Renew a session's lock and return its end. Raises `Refusal` if it is lost."""
         session = self.holding(name)
         self._lock_session(session)
         for message in self._locked.values():

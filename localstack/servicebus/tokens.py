@@ -14,12 +14,12 @@ _PREFIX = "SharedAccessSignature "
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys that count, by name. Without any, every token is good."""
+    """The valid keys, by name. Without any, every token is accepted."""
 
     secrets: dict[str, str] = field(default_factory=dict[str, str])
 
     def problem(self, token: str | None) -> str | None:
-        """Describe the fault of a token; None for a good one. Entra ID's tokens are not checked."""
+        """Return why a token is invalid, None if it is valid. Entra ID's are not checked."""
         if not token:
             return "MissingToken: The authorization header or token was not found."
         if not self.secrets or not token.startswith(_PREFIX):

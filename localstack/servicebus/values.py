@@ -19,13 +19,13 @@ class DecodeError(Exception):
 
 
 class Symbol(str):
-    """A name from a fixed set, as opposed to text."""
+    """A symbol: a name from a fixed set, which AMQP encodes differently from text."""
 
     __slots__ = ()
 
 
 class Timestamp(int):
-    """Milliseconds since 1970, as opposed to a number."""
+    """A timestamp in milliseconds since 1970, which AMQP encodes differently from a number."""
 
     __slots__ = ()
 
@@ -39,13 +39,13 @@ class Described:
 
 
 Read = tuple[Any, int]
-"""A value, and the place where its bytes end."""
+"""A value, and the position after its last byte."""
 
 
 def within(data: bytes, end: int) -> int:
     """Return `end`. Raises `DecodeError` when the data ends before it."""
     if end > len(data):
-        raise DecodeError("a value that is cut short")
+        raise DecodeError("cannot decode a value: its data ends too early")
     return end
 
 
@@ -111,7 +111,7 @@ def _items(data: bytes, at: int, count: int, end: int) -> tuple[list[Any], int]:
         value, at = READERS[data[at]](data, at + 1)
         values.append(value)
     if at != end:
-        raise DecodeError("a compound's size and content differ")
+        raise DecodeError("cannot decode a list or map: its size and content differ")
     return values, end
 
 
@@ -126,7 +126,7 @@ def _list32(data: bytes, at: int) -> Read:
 
 def _pairs(values: Sequence[Any]) -> dict[Any, Any]:
     if len(values) % 2:
-        raise DecodeError("a map with a key that has no value")
+        raise DecodeError("cannot decode a map: its last key has no value")
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
@@ -155,7 +155,7 @@ def _array(data: bytes, at: int, count: int, end: int) -> Read:
         value, at = read(data, at)
         values.append(Described(descriptor, value) if described else value)
     if at != end:
-        raise DecodeError("an array's size and content differ")
+        raise DecodeError("cannot decode an array: its size and content differ")
     return values, end
 
 
@@ -179,7 +179,7 @@ def _unknown(_data: bytes, at: int) -> Read:
 
 
 READERS: list[Callable[[bytes, int], Read]] = [_unknown] * 256
-"""By type code: reads the value that follows the code."""
+"""The function that reads a value, by type code."""
 for _code, _reader in {
     0x00: _described,
     0x40: _constant(None),

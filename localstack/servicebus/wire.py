@@ -35,7 +35,7 @@ class Peer(Protocol):
         ...
 
     def admit(self) -> None:
-        """A good token came."""
+        """Note that the client has sent a valid token."""
         ...
 
 
@@ -43,11 +43,11 @@ class Link(Protocol):
     """One end of a link."""
 
     def flow(self, said: Flow) -> None:
-        """The client says how much it can take."""
+        """Handle the client's credit."""
         ...
 
     def leave(self) -> None:
-        """The link is gone."""
+        """End the link on this side."""
         ...
 
 
@@ -67,7 +67,7 @@ class Wire:
 
     @property
     def namespace(self) -> Namespace:
-        """All that the server knows."""
+        """The state of the server."""
         return self.peer.namespace
 
     def write(self, body: bytes) -> None:
@@ -94,7 +94,7 @@ class Wire:
         self.write(body)
 
     def remember(self, delivery: int, store: Store, token: UUID) -> None:
-        """A delivery that the client has yet to settle."""
+        """A delivery that the client has not settled yet."""
         self.unsettled[delivery] = (store, token)
         if len(self.unsettled) > self._most:
             # Deliveries whose lock ran out, or that were settled on another link, never come back.
@@ -117,7 +117,7 @@ class Wire:
         )
 
     def strike(self, operation: Operation, path: str) -> Fault | None:
-        """The trouble that was asked for this operation. A busy server is a `Refusal`."""
+        """Return the fault ordered for this operation. Raises `Refusal` for a busy server."""
         fault = self.namespace.faults.strike(operation, path)
         if fault is None:
             return None
@@ -128,7 +128,7 @@ class Wire:
         return fault
 
     def turn_down(self, asked: Attach, refusal: Refusal) -> None:
-        """A link that cannot be is attached to nothing, and detached with the reason."""
+        """Refuse a link, as AMQP requires: attach it to no node, then detach it with the reason."""
         self.write(frames.attached(asked, source=codec.NULL, target=codec.NULL))
         self.part(asked.handle, refusal)
 
@@ -139,7 +139,7 @@ class Wire:
 
 
 def address(terminus: Described | None) -> str:
-    """The node that a link is to. Raises `Refusal` when it names none."""
+    """Return the node of a link. Raises `Refusal` if it does not exist."""
     fields: list[Any] = terminus.value if terminus is not None else []
     if not fields or not isinstance(fields[0], str):
         raise Refusal(errors.INVALID_FIELD, "A link needs the address of an entity.")
@@ -147,7 +147,7 @@ def address(terminus: Described | None) -> str:
 
 
 def terminus(code: int, asked: Described | None, session: Session | None = None) -> bytes:
-    """The source (0x28) or target (0x29) that was asked for, as it came to be."""
+    """Return the requested source (0x28) or target (0x29) as it was granted."""
     fields: list[Any] = asked.value if asked is not None else []
     named = fields[0] if fields and isinstance(fields[0], str) else ""
     parts = [codec.string(named)]

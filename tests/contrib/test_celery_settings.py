@@ -128,8 +128,8 @@ def test_what_happens_here_anyway_is_taken_without_a_word(
         ({"result_expires": None}, "give a long time"),
         ({"worker_pool": "eventlet"}, "gevent or asyncio"),
         ({"task_publish_retry_policy": {"max_retries": None}}, "give max_retries"),
-        ({"result_serializer": "pickle"}, "results are JSON in every store"),
-        ({"result_serializer": "application/x-msgpack"}, "results are JSON in every store"),
+        ({"result_serializer": "pickle"}, "results are always stored as JSON"),
+        ({"result_serializer": "application/x-msgpack"}, "results are always stored as JSON"),
     ],
 )
 def test_values_that_cannot_be_name_the_alternative(

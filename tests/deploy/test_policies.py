@@ -284,14 +284,14 @@ def test_who_calls_for_far_times_may_do_that_and_no_more(
     conf = stand.app.conf
     settings: dict[str, Any] = {"broker": conf.broker, "backend": conf.backend}
 
-    def far(url: str) -> CloudQ:
+    def app_with_eta(url: str) -> CloudQ:
         app = CloudQ(stand.app.name, scheduler=url, scheduler_eta=HOUR, **settings)
         app.task(name="work")(lambda how, number=0: None)
         return app
 
-    plan = plan_of(far("eventbridge://"), "iam:app", AwsOptions())
+    plan = plan_of(app_with_eta("eventbridge://"), "iam:app", AwsOptions())
     url = scheduler_url(plan, PLACE)
-    with far(f"{url}&endpoint_url={aws.url}") as app:
+    with app_with_eta(f"{url}&endpoint_url={aws.url}") as app:
         calls.made.clear()
         made = app.tasks["work"].apply_async(("x",), countdown=48 * HOUR)
         sent = calls.take()
@@ -374,7 +374,7 @@ WILDCARDS = {
     "arn:aws:s3:::cloudq-deploy/shop/*": {"deployer"},
     # EventBridge Scheduler has no rights on single schedules; those of earlier code go, too.
     f"arn:aws:scheduler:{HERE}:schedule/cloudq-shop/*": {"deployer", "planner"},
-    # Entries of far calls are named by the ids of calls.
+    # Entries of one-time schedules are named by the ids of calls.
     f"arn:aws:scheduler:{HERE}:schedule/cloudq-shop.eta/*": {
         "producer",
         "worker",

@@ -126,17 +126,26 @@ def test_a_foreign_schedule_group_is_left_alone(here: Aws) -> None:
 
 
 def test_far_calls_wait_until_the_data_goes(here: Aws, plan: Plan) -> None:
-    far = one_time_group_of(plan.app)
-    here.scheduler.create_schedule_group(Name=far)
+    group = one_time_group_of(plan.app)
+    here.scheduler.create_schedule_group(Name=group)
     applied(here, plan, Log())
-    destroy(here, plan.stack, Log(), bucket=Bucket(here, plan.stack), data=False, far=far)
-    assert here.scheduler.get_schedule_group(Name=far)["State"] == "ACTIVE"
+    destroy(
+        here, plan.stack, Log(), bucket=Bucket(here, plan.stack), data=False, one_time_group=group
+    )
+    assert here.scheduler.get_schedule_group(Name=group)["State"] == "ACTIVE"
     screen = Log()
     for _ in range(2):  # gone is as good
-        destroy(here, plan.stack, screen, bucket=Bucket(here, plan.stack), data=True, far=far)
+        destroy(
+            here,
+            plan.stack,
+            screen,
+            bucket=Bucket(here, plan.stack),
+            data=True,
+            one_time_group=group,
+        )
     with pytest.raises(here.scheduler.exceptions.ResourceNotFoundException):
-        here.scheduler.get_schedule_group(Name=far)
-    assert screen.lines.count(f"deleted {far}") == 1
+        here.scheduler.get_schedule_group(Name=group)
+    assert screen.lines.count(f"deleted {group}") == 1
 
 
 def test_what_a_destroy_has_kept_is_taken_over(here: Aws, plan: Plan) -> None:

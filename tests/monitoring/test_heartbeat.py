@@ -132,7 +132,7 @@ def test_a_stop_does_not_wait_for_a_store_that_hangs(beating: Beating) -> None:
 
 def test_who_stops_is_taken_off_the_roster(beating: Beating) -> None:
     beating.heartbeat.stop()
-    assert beating.heartbeats.hearts() == []
+    assert beating.heartbeats.all() == []
     assert not beating.heartbeats.tell("w", make("ping", {}, lasts=1, reply=False).to_text())
 
 
@@ -191,7 +191,7 @@ def test_to_ask_two_workers_costs_a_query_a_write_each_and_the_looks() -> None:
     assert control.ping(timeout=0) == []
     assert store.calls == {"query": 2, "update": 2}  # one of the queries is a look
     store.calls.clear()
-    assert len(control.heartbeats.hearts()) == 2  # what `cloudq status` does
+    assert len(control.heartbeats.all()) == 2  # what `cloudq status` does
     assert store.calls == {"query": 1}
 
 

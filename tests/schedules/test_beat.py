@@ -15,7 +15,7 @@ from cloudq import BackendError, BrokerError, CloudQ, ConfigurationError, at, cr
 from cloudq.driver import Change, Key
 from cloudq.schedules.beat import Beat
 from cloudq.schedules.leader import LeaderLease
-from cloudq.schedules.run_id import slot_text
+from cloudq.schedules.run_id import time_text
 from cloudq.testing import FaultPlan, VirtualClock, beat, in_memory, run_until_idle, worker
 
 START = datetime(2026, 3, 2, tzinfo=UTC).timestamp()  # a Monday
@@ -72,7 +72,7 @@ def test_runs_come_when_they_are_due(shop: Shop) -> None:
     assert sorted(shop.seconds()) == [30, 60, 60, 90]
     assert shop.ran[0][0] == "2026-03-02T00:00:30Z"
     found = shop.app.schedules.all()
-    assert {name: one.standing.runs for name, one in found.items()} == {"often": 3, "hourly": 1}
+    assert {name: one.state.runs for name, one in found.items()} == {"often": 3, "hourly": 1}
 
 
 def test_a_year_goes_by_in_a_moment(shop: Shop) -> None:
@@ -91,12 +91,12 @@ def test_a_run_has_its_name_its_options_and_its_end(shop: Shop) -> None:
     slot = datetime.fromtimestamp(START + 60, UTC)
     [entry] = shop.app.schedules.declared().values()
     call = shop.app.schedules.call(entry, slot)
-    assert call.options.task_id == call.options.idempotency_key == f"note@{slot_text(slot)}"
+    assert call.options.task_id == call.options.idempotency_key == f"note@{time_text(slot)}"
     assert call.options.expires == slot + timedelta(seconds=20)
     assert call.options.headers == {
         "a": "b",
         "cloudq-schedule": "note",
-        "cloudq-slot": slot_text(slot),
+        "cloudq-slot": time_text(slot),
     }
     shop.app.periodic(every(60), name="spread", jitter=10)(shop.note)
     spread = shop.app.schedules.declared()["spread"]
@@ -115,7 +115,7 @@ def test_a_run_that_is_sent_twice_is_one(shop: Shop) -> None:
         for _ in range(3):
             shop.app.publish([shop.app.schedules.call(entry, slot)] * 2)
         shop.clock.advance(200)
-    assert [text for text, _ in shop.ran].count(slot_text(slot)) == 1
+    assert [text for text, _ in shop.ran].count(time_text(slot)) == 1
     assert len(shop.ran) == 3
 
 
@@ -291,7 +291,7 @@ class TestTheLead:
             assert sum(each.leads for each in beats) == 1
             shop.clock.advance(1)
         assert len(shop.ran) == 9
-        assert shop.app.schedules.all()["note"].standing.runs == len(shop.ran)
+        assert shop.app.schedules.all()["note"].state.runs == len(shop.ran)
 
     def test_another_takes_over_within_the_lease_and_misses_nothing(self, shop: Shop) -> None:
         shop.app.periodic(every(7), catch_up="skip")(shop.note)
@@ -370,7 +370,7 @@ class TestFailures:
         failing.clock.advance(1)
         faults.assert_all_happened()
         assert [text for text, _ in failing.ran] == ["2026-03-02T00:00:30Z"]
-        assert failing.app.schedules.all()["note"].standing.runs == 1
+        assert failing.app.schedules.all()["note"].state.runs == 1
 
     def test_what_a_busy_broker_refuses_is_still_due(
         self, failing: Shop, faults: FaultPlan

@@ -158,7 +158,7 @@ def test_a_beat_that_is_stopped_leaves_the_lead(sqlite_place: Place) -> None:
         until(first.leads, what="it leads")
         first.process.send_signal(signal.SIGTERM)
         assert first.process.wait(PATIENCE) == 0
-        assert sqlite_place.app.schedules.standings.leader() is None
+        assert sqlite_place.app.schedules.states.leader() is None
         assert "stopped" in Path(first.log).read_text()
     finally:
         first.end()
@@ -167,6 +167,6 @@ def test_a_beat_that_is_stopped_leaves_the_lead(sqlite_place: Place) -> None:
 def test_a_worker_may_have_the_beat_in_it(sqlite_place: Place) -> None:
     worker = sqlite_place.start("--processes", "1", "--threads", "4", "--beat", "-n", "both")
     until(lambda: len(sqlite_place.entries()) >= 3, what=f"runs: {worker.log()}")
-    assert sqlite_place.app.schedules.standings.leader() == "both"
+    assert sqlite_place.app.schedules.states.leader() == "both"
     assert worker.stop() == 0
-    assert sqlite_place.app.schedules.standings.leader() is None
+    assert sqlite_place.app.schedules.states.leader() is None

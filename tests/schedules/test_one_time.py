@@ -42,7 +42,7 @@ def closed(aws: Endpoint) -> Iterator[None]:
 
 
 class Shop:
-    """An app whose far calls wait in EventBridge Scheduler, and whose clock can be set."""
+    """An app whose distant calls wait in EventBridge Scheduler, and whose clock can be set."""
 
     def __init__(self, aws: Endpoint, *, scheduler: str = "", role: str = ROLE, **conf: Any):
         self.ahead = 0.0
@@ -77,7 +77,7 @@ class Shop:
         self.group = f"cloudq-{self.app.name}.eta"
 
     def entries(self) -> dict[str, Any]:
-        """The entries of the app's far calls, by name."""
+        """The one-time schedules of the app, by name."""
         client = self.driver.client
         there = client.list_schedules(GroupName=self.group)["Schedules"]
         names = [each.get("Name", "") for each in there]
@@ -325,7 +325,7 @@ class TestRefusals:
         shop.close()
 
     def test_no_scheduler(self) -> None:
-        with pytest.raises(ConfigurationError, match="scheduler_eta needs the setting scheduler"):
+        with pytest.raises(ConfigurationError, match="scheduler_eta needs a scheduler"):
             CloudQ(scheduler_eta=3600)
 
 

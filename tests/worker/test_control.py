@@ -232,7 +232,7 @@ def test_queues_come_and_go_and_a_worker_is_shut_down(two: Place) -> None:
     control.shutdown(destination=["two"])
     assert two.workers[1].process.wait(PATIENCE) == 0
     assert control.inspect(timeout=PATIENCE).ping() == {"one": {"ok": "pong"}}
-    assert [heart.hostname for heart in control.heartbeats.hearts()] == ["one"]
+    assert [heart.hostname for heart in control.heartbeats.all()] == ["one"]
 
 
 def test_the_command_line_asks_and_tells(pair: Place) -> None:
@@ -275,9 +275,9 @@ def test_a_worker_that_was_killed_is_told_from_the_living(
     heartbeats = sqlite_place.app.control.heartbeats
     [heart] = eventually(heartbeats.alive)
     worker.kill()
-    assert heartbeats.hearts() == [heart] or heartbeats.hearts()[0].seen >= heart.seen
+    assert heartbeats.all() == [heart] or heartbeats.all()[0].seen >= heart.seen
     eventually(lambda: not heartbeats.alive())
-    assert heartbeats.hearts()[0].hostname == "gone"
+    assert heartbeats.all()[0].hostname == "gone"
     assert Inspect(sqlite_place.app.control).ping() is None
 
 
@@ -305,7 +305,7 @@ def test_without_a_heartbeat_nobody_is_there(
     monkeypatch.setenv("CLOUDQ_WORKER_HEARTBEAT", "0")
     sqlite_place.start(*POOL)
     assert sqlite_place.app.send_task("drill_tasks.pid").get(timeout=PATIENCE)
-    assert sqlite_place.app.control.heartbeats.hearts() == []
+    assert sqlite_place.app.control.heartbeats.all() == []
     asked = cloudq(sqlite_place, "inspect", "ping")
     assert asked.returncode == 1
     assert "functions have no heartbeat" in asked.stderr

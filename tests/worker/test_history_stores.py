@@ -69,7 +69,7 @@ def test_commands_and_replies_pass_through_every_store(every_place: Place) -> No
     for n, command in enumerate(commands):
         assert collect(backend, command, [host], timeout=PATIENCE) == {host: {"ok": n}}
     heartbeats.leave(host)
-    assert heartbeats.hearts() == []
+    assert heartbeats.all() == []
     assert not heartbeats.tell(host, commands[0].to_text())
 
 

@@ -143,7 +143,7 @@ def chosen_workers(app: CloudQ, destination: str | None) -> list[Heartbeat]:
 
 
 def _find(app: CloudQ, kind: Kind, name: str) -> Spec:
-    spec = app.control.panel.find(name)
+    spec = app.control.registry.find(name)
     if spec.kind != kind:
         raise ConfigurationError(
             f"{name} is not a command of {kind}: use cloudq {spec.kind} {name}"

@@ -18,7 +18,7 @@ from cloudq.cli.output import confirm, emit, note, say, table
 from cloudq.errors import ConfigurationError
 from cloudq.schedules.cloud_cron import clouds_at
 from cloudq.schedules.entry import CatchUp, Entry, RunOptions, utc
-from cloudq.schedules.schedules import Scheduled, local
+from cloudq.schedules.schedules import Schedule, local
 from cloudq.schedules.when import When, at, crontab, every, solar
 
 cli = typer.Typer(no_args_is_help=True, help="Show and change periodic tasks.")
@@ -37,7 +37,7 @@ def list_schedules(target: Target, json: JsonOption = False) -> None:
     with app:
         now = utc(app.runtime.clock())
         found = sorted(app.schedules.all().values(), key=attrgetter("name"))
-        leader = app.schedules.standings.leader() if app.backend is not None else None
+        leader = app.schedules.states.leader() if app.backend is not None else None
         rows = [_described(scheduled, now) for scheduled in found]
     if json:
         emit({"leader": leader, "schedules": rows})
@@ -57,8 +57,8 @@ def list_schedules(target: Target, json: JsonOption = False) -> None:
 _COLUMNS = ("name", "when", "timezone", "task", "state", "next", "runs")
 
 
-def _described(scheduled: Scheduled, now: datetime) -> dict[str, Any]:
-    entry, standing = scheduled.entry, scheduled.standing
+def _described(scheduled: Schedule, now: datetime) -> dict[str, Any]:
+    entry, state = scheduled.entry, scheduled.state
     if entry is None:
         return dict.fromkeys(_COLUMNS, None) | {"name": scheduled.name, "state": scheduled.error}
     following = next(entry.runs(now), None) if scheduled.active else None
@@ -69,8 +69,8 @@ def _described(scheduled: Scheduled, now: datetime) -> dict[str, Any]:
         "task": entry.task,
         "state": _state(scheduled, entry, now),
         "next": None if following is None else local(following, entry),
-        "runs": standing.runs,
-        "last": None if standing.last is None else utc(standing.last).isoformat(),
+        "runs": state.runs,
+        "last": None if state.last is None else utc(state.last).isoformat(),
         "stored": entry.stored,
         "args": list(entry.args),
         "kwargs": dict(entry.kwargs),
@@ -78,8 +78,8 @@ def _described(scheduled: Scheduled, now: datetime) -> dict[str, Any]:
     }
 
 
-def _state(scheduled: Scheduled, entry: Entry, now: datetime) -> str:
-    if scheduled.standing.paused:
+def _state(scheduled: Schedule, entry: Entry, now: datetime) -> str:
+    if scheduled.state.paused:
         return "paused"
     if not entry.enabled:
         return "off"

@@ -21,18 +21,18 @@ def status(target: Target, json: JsonOption = False) -> int:
     app = target.open()
     refuse_memory(app)
     with app:
-        hearts = app.control.heartbeats.hearts()
+        workers = app.control.heartbeats.all()
     now = time.time()
-    alive = sum(heart.alive(now) for heart in hearts)
+    alive = sum(heart.alive(now) for heart in workers)
     if json:
-        emit([{"alive": heart.alive(now), **asdict(heart)} for heart in hearts])
+        emit([{"alive": heart.alive(now), **asdict(heart)} for heart in workers])
         return 0 if alive else 1
-    if not hearts:
+    if not workers:
         note(NOBODY)
         return 1
     columns = ["WORKER", "STATE", "SEEN", "UP", "RUNNING", "WAITING", "DONE", "FAILED", "QUEUES"]
-    table(columns, [_row(heart, now) for heart in hearts], empty="")
-    longest = sorted((task for heart in hearts for task in heart.longest), key=itemgetter(2))
+    table(columns, [_row(heart, now) for heart in workers], empty="")
+    longest = sorted((task for heart in workers for task in heart.longest), key=itemgetter(2))
     if longest:
         id, name, began = longest[0]
         note(f"longest running: {name} {id}, for {duration(now - began)}")

@@ -69,7 +69,7 @@ SETTINGS = Table(
         carried("result_expires", read=values.expiry),
         carried("result_serializer", read=values.result_serializer, fine=("json",)),
         *ignored(
-            "results are JSON in every store",
+            "results are always stored as JSON",
             "result_accept_content result_compression",
         ),
         *ignored(

@@ -131,7 +131,7 @@ def serializer(value: Any) -> str:
 def result_serializer(value: Any) -> str:
     if serializer(value) != "json":
         raise ValueError(
-            "results are JSON in every store: leave it out; arguments may be otherwise"
+            "results are always stored as JSON: leave it out; arguments may use another serializer"
         )
     return "json"
 

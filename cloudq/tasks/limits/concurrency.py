@@ -1,8 +1,9 @@
-"""Concurrency limits: each running call of a key holds one of its places, under a lease.
+"""Concurrency limits: each running call of a key holds one of its permits, under a lease.
 
-The holders of a key are fields of one item. A free place is taken by a conditional write to an
-absent field, so two calls can never take the same; a refused write returns all holders. A holder
-that died is replaced when its lease has ended, or at once by a later delivery of its message.
+The permits of a key are fields of one item. A free permit is taken by a conditional write to an
+absent field, so two calls can never take the same one; a refused write returns all fields. The
+permit of a dead call is taken over when its lease has ended, or at once by a later delivery of the
+call's message.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _ABSENT = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """A task's id, the fence of its delivery, and the name of that very delivery."""
+class PermitRequest:
+    """A request for a permit: the task's id, its delivery's fence, and its delivery's name."""
 
     owner: str
     fence: int
@@ -43,16 +44,16 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Busy:
-    """Every place is taken, one of them by `owner`; the first lease ends at `until`."""
+class NoPermit:
+    """No permit is free; the lease that ends first is that of `owner` and ends at `until`."""
 
     owner: str
     until: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredHolder:
-    """A holder as stored in its place; its lease ends at `until` (epoch seconds)."""
+class StoredPermit:
+    """The stored form of a permit; its lease ends at `until` (epoch seconds)."""
 
     until: float
     fence: int
@@ -60,129 +61,139 @@ class StoredHolder:
     owner: str
 
     @classmethod
-    def of(cls, holder: Holder, until: float) -> StoredHolder:
-        """Make the stored form of a holder with a lease."""
-        return cls(until=until, fence=holder.fence, mark=holder.mark, owner=holder.owner)
+    def of(cls, request: PermitRequest, until: float) -> StoredPermit:
+        """Make the stored form of a permit that this request got."""
+        return cls(until=until, fence=request.fence, mark=request.mark, owner=request.owner)
 
     def to_text(self) -> str:
         """Return the stored text: four words; only the last, the task's id, may contain spaces."""
         return f"{self.until:.3f} {self.fence} {self.mark} {self.owner}"
 
     @classmethod
-    def from_text(cls, text: str) -> StoredHolder:
+    def from_text(cls, text: str) -> StoredPermit:
         """Read the text that `to_text` wrote. Raises `ValueError`."""
         until, fence, mark, owner = text.split(" ", 3)
         return cls(until=float(until), fence=int(fence), mark=mark, owner=owner)
 
 
-class Held:
-    """A place held under a key until `leave`. Safe to use from many threads."""
+class Permit:
+    """A permit of a key, held until `release`. Safe to use from many threads."""
 
     def __init__(
-        self, backend: Backend, key: Key, place: str, text: str, holder: Holder, lease: float
+        self,
+        backend: Backend,
+        key: Key,
+        field: str,
+        text: str,
+        request: PermitRequest,
+        lease: float,
     ) -> None:
         self.key = key
-        self.place = place
-        self.holder = holder
+        self.field = field
+        self.request = request
         self.lease = lease
         self.renew_at = 0.0  # monotonic
         self._backend = backend
         self._text = text  # the stored text, the end of the lease included
         self._lock = threading.Lock()
-        self._left = False
+        self._released = False
 
     def renew(self) -> bool:
-        """Renew the lease; False if another call has the place by now.
+        """Renew the lease; return False if another call has taken the permit over.
 
         Raises `BackendError`.
         """
         with self._lock:
-            if self._left:
+            if self._released:
                 return False
             until = self._backend.clock() + self.lease
-            text = StoredHolder.of(self.holder, until).to_text()
-            if not _write(self._backend, self.key, self.place, self._text, text)[0]:
-                log.warning(
-                    "task %s lost its place under %s", self.holder.owner, self.key.partition
-                )
+            text = StoredPermit.of(self.request, until).to_text()
+            if not _write(self._backend, self.key, self.field, self._text, text)[0]:
+                log.warning("task %s lost its permit of %s", self.request.owner, self.key.partition)
                 return False
             self._text = text
             return True
 
-    def leave(self) -> None:
-        """Free the place, if it is still ours. Raises `BackendError`."""
+    def release(self) -> None:
+        """Free the permit, if it is still ours. Raises `BackendError`."""
         with self._lock:
-            self._left = True
+            self._released = True
             change = Change(
-                remove=frozenset({self.place}),
+                remove=frozenset({self.field}),
                 keep_expires=True,
-                when=(Check(field=self.place, op=Op.EQ, value=self._text),),
+                when=(Check(field=self.field, op=Op.EQ, value=self._text),),
             )
             try:
                 self._backend.update(self.key, change)
             except ConditionFailed:
-                log.debug("the place under %s has passed on", self.key.partition)
+                log.debug("another call has taken over the permit of %s", self.key.partition)
 
 
-def hold_key(task: str, key: str) -> Key:
-    """Return the key of the store's item with the holders of a key."""
+def permits_key(task: str, key: str) -> Key:
+    """Return the key of the item that stores the permits of a concurrency key."""
     return Key(f"busy#{task}#{key}")
 
 
-def hold(
-    backend: Backend, key: Key, most: int, holder: Holder, lease: float, *, again: bool = False
-) -> Held | Busy:
-    """Take a place for `lease` seconds; one request if the first one tried is free.
+def acquire(
+    backend: Backend,
+    key: Key,
+    most: int,
+    request: PermitRequest,
+    lease: float,
+    *,
+    again: bool = False,
+) -> Permit | NoPermit:
+    """Acquire a permit for `lease` seconds; costs one request if the first one tried is free.
 
-    `again`: an earlier delivery may hold a place, so read the holders first. Raises `BackendError`.
+    `again`: an earlier delivery may hold one, so read the permits first. Raises `BackendError`.
     """
-    places = [f"h{number}" for number in range(most)]
-    # Tasks start at different places, so that the first try mostly finds a free one; a copy of the
-    # same message starts at the same place, and so meets this one.
-    place, there = places[zlib.crc32(holder.owner.encode()) % most], _ABSENT
+    names = [f"h{number}" for number in range(most)]
+    # Tasks start at different permits, so the first try mostly finds a free one. Copies of one
+    # message start at the same permit, so the second finds that of the first.
+    field, there = names[zlib.crc32(request.owner.encode()) % most], _ABSENT
     fields: Mapping[str, Value] = {}
     if again:
         found = backend.get([key])
         fields = found[key].fields if key in found else {}
-        chosen = _choice(fields, places, holder, backend.clock())
-        if isinstance(chosen, Busy):
+        chosen = _choice(fields, names, request, backend.clock())
+        if isinstance(chosen, NoPermit):
             return chosen
-        place, there = chosen
+        field, there = chosen
     for _ in range(_TRIES):
-        text = StoredHolder.of(holder, backend.clock() + lease).to_text()
-        written, fields = _write(backend, key, place, there, text)
+        text = StoredPermit.of(request, backend.clock() + lease).to_text()
+        written, fields = _write(backend, key, field, there, text)
         if written:
-            return Held(backend, key, place, text, holder, lease)
-        chosen = _choice(fields, places, holder, backend.clock())
-        if isinstance(chosen, Busy):
+            return Permit(backend, key, field, text, request, lease)
+        chosen = _choice(fields, names, request, backend.clock())
+        if isinstance(chosen, NoPermit):
             return chosen
-        place, there = chosen
-    return Busy(owner="many", until=backend.clock())
+        field, there = chosen
+    return NoPermit(owner="many", until=backend.clock())
 
 
-def free(backend: Backend, key: Key, owner: str) -> None:
-    """Free the place of a task that was stopped from outside. Raises `BackendError`."""
+def release(backend: Backend, key: Key, owner: str) -> None:
+    """Free the permit of a task whose process was killed. Raises `BackendError`."""
     found = backend.get([key])
-    for place, text in found[key].fields.items() if key in found else ():
-        if isinstance(text, str) and StoredHolder.from_text(text).owner == owner:
-            seen = Check(field=place, op=Op.EQ, value=text)
-            change = Change(remove=frozenset({place}), keep_expires=True, when=(seen,))
+    for field, text in found[key].fields.items() if key in found else ():
+        if isinstance(text, str) and StoredPermit.from_text(text).owner == owner:
+            seen = Check(field=field, op=Op.EQ, value=text)
+            change = Change(remove=frozenset({field}), keep_expires=True, when=(seen,))
             try:
                 backend.update(key, change)
             except ConditionFailed:
-                log.debug("the place under %s has passed on", key.partition)
+                log.debug("another call has taken over the permit of %s", key.partition)
 
 
 def _write(
-    backend: Backend, key: Key, place: str, there: str | None, text: str
+    backend: Backend, key: Key, field: str, there: str | None, text: str
 ) -> tuple[bool, Mapping[str, Value]]:
-    """Write a place if it is unchanged; returns True if it was, and the item's fields."""
+    """Write a field if it is unchanged; return whether it was, and the item's fields."""
     seen = (
-        Check(field=place, op=Op.ABSENT)
+        Check(field=field, op=Op.ABSENT)
         if there is None
-        else Check(field=place, op=Op.EQ, value=there)
+        else Check(field=field, op=Op.EQ, value=there)
     )
-    change = Change(set={place: text}, expires=backend.clock() + _KEPT, when=(seen,))
+    change = Change(set={field: text}, expires=backend.clock() + _KEPT, when=(seen,))
     try:
         return True, backend.update(key, change).fields
     except ConditionFailed as error:
@@ -190,70 +201,70 @@ def _write(
 
 
 def _choice(
-    fields: Mapping[str, Value], places: list[str], holder: Holder, now: float
-) -> tuple[str, str | None] | Busy:
-    """Choose the place to take, with its present text; `Busy` if there is none."""
-    taken: list[Busy] = []
+    fields: Mapping[str, Value], names: list[str], request: PermitRequest, now: float
+) -> tuple[str, str | None] | NoPermit:
+    """Choose the field to take, and return it with its present text; `NoPermit` if none is free."""
+    taken: list[NoPermit] = []
     free: list[tuple[str, str | None]] = []
-    for place in places:
-        text = fields.get(place)
+    for field in names:
+        text = fields.get(field)
         if not isinstance(text, str):
-            free.append((place, None))
+            free.append((field, None))
             continue
-        there = StoredHolder.from_text(text)
-        if there.owner == holder.owner:
-            # Ours, from before; but another copy of the same message may be running just now.
-            if there.fence < holder.fence or there.mark == holder.mark or there.until <= now:
-                return place, text
-            return Busy(owner=there.owner, until=there.until)
+        there = StoredPermit.from_text(text)
+        if there.owner == request.owner:
+            # An earlier delivery took this permit. A copy of the message may still be running.
+            if there.fence < request.fence or there.mark == request.mark or there.until <= now:
+                return field, text
+            return NoPermit(owner=there.owner, until=there.until)
         if there.until <= now:
-            free.append((place, text))
+            free.append((field, text))
         else:
-            taken.append(Busy(owner=there.owner, until=there.until))
+            taken.append(NoPermit(owner=there.owner, until=there.until))
     return free[0] if free else min(taken, key=attrgetter("until"))
 
 
-class Keeper:
-    """Renews each lease after a third of its time, in a thread started by the first `keep`."""
+class LeaseRenewer:
+    """Renews each lease after a third of its time, in a thread that the first `add` starts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: list[Held] = []
+        self._permits: list[Permit] = []
         self._woken = threading.Event()
         self._started = False
 
-    def keep(self, held: Held) -> None:
-        """Renew a lease until `drop`."""
-        held.renew_at = time.monotonic() + held.lease / 3
+    def add(self, permit: Permit) -> None:
+        """Renew the lease of a permit until `remove`."""
+        permit.renew_at = time.monotonic() + permit.lease / 3
         with self._lock:
-            self._held.append(held)
+            self._permits.append(permit)
             start, self._started = not self._started, True
         if start:
-            threading.Thread(target=self._run, name="holds", daemon=True).start()
+            threading.Thread(target=self._run, name="permits", daemon=True).start()
         self._woken.set()
 
-    def drop(self, held: Held) -> None:
-        """Stop renewing a lease."""
+    def remove(self, permit: Permit) -> None:
+        """Stop renewing the lease of a permit."""
         with self._lock:
-            if held in self._held:
-                self._held.remove(held)
+            if permit in self._permits:
+                self._permits.remove(permit)
 
     def _run(self) -> None:
         while True:
             with self._lock:
-                due = min((held.renew_at for held in self._held), default=None)
+                due = min((permit.renew_at for permit in self._permits), default=None)
             self._woken.wait(None if due is None else max(0.0, due - time.monotonic()))
             self._woken.clear()
             now = time.monotonic()
             with self._lock:
-                late = [held for held in self._held if held.renew_at <= now]
-            for held in late:
-                self._renew(held)
+                late = [permit for permit in self._permits if permit.renew_at <= now]
+            for permit in late:
+                self._renew(permit)
 
-    def _renew(self, held: Held) -> None:
+    def _renew(self, permit: Permit) -> None:
         try:
-            if not held.renew():
-                self.drop(held)
+            if not permit.renew():
+                self.remove(permit)
         except ServiceError as error:
-            log.warning("the place under %s is not renewed: %s", held.key.partition, error)
-        held.renew_at = time.monotonic() + held.lease / 3
+            log.warning("cannot renew the permit of %s: %s", permit.key.partition, error)
+        permit.renew_at = time.monotonic() + permit.lease / 3

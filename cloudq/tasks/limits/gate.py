@@ -1,4 +1,4 @@
-"""Checks the limits before each call: the call starts, holding a place, or waits."""
+"""Checks the limits before each call, which then starts with a permit or waits."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from cloudq.clock import grown
 from cloudq.errors import ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
-from cloudq.tasks.limits.concurrency import Busy, Held, Holder, Keeper, free, hold, hold_key
+from cloudq.tasks.limits.concurrency import (
+    LeaseRenewer,
+    NoPermit,
+    Permit,
+    PermitRequest,
+    acquire,
+    permits_key,
+    release,
+)
 from cloudq.tasks.limits.global_rate import GlobalRates, has_come
 from cloudq.tasks.limits.rules import Rate, Throttle, key_text, need_store
 from cloudq.tasks.limits.worker_rate import FARTHEST, WorkerRates
 
 log = logging.getLogger("cloudq.throttling")
 
-# A call that finds its key busy tries again after about this many seconds, longer each time.
+# A call that gets no permit tries again after about this many seconds, longer each time.
 _FIRST_LOOK, _LONGEST_LOOK = 1.0, 60.0
 # A task with a hard time limit up to this gets one lease for all of it, never renewed.
 _WHOLE_RUN = 3600.0
@@ -41,11 +49,11 @@ class Wait:
 class Caller:
     """A call about to start. `hard` is its hard time limit in seconds.
 
-    `again`: an earlier delivery of it may hold a place.
+    `again`: an earlier delivery of it may hold a permit.
     """
 
     message: TaskMessage
-    holder: Holder
+    request: PermitRequest
     again: bool
     hard: float | None
 
@@ -54,7 +62,7 @@ class Caller:
 class Gate:
     """The limits of one process. Safe to use from many threads.
 
-    A place under a key is free again `lease` seconds after its holder last renewed it.
+    A permit is free again `lease` seconds after its last renewal.
     `has_rates` is true once a task has had a rate here; before, there is no rate to check.
     """
 
@@ -73,8 +81,8 @@ class Gate:
         return GlobalRates()
 
     @cached_property
-    def _keeper(self) -> Keeper:
-        return Keeper()
+    def _renewer(self) -> LeaseRenewer:
+        return LeaseRenewer()
 
     def change_rate(self, task: str, rate: Rate | None) -> None:
         """Change the rate of a task in this worker; None for no limit."""
@@ -101,26 +109,26 @@ class Gate:
         kwargs: Mapping[str, Any],
         named: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """Free the place of a call whose process was killed. Raises as `Visit.enter`."""
+        """Free the permit of a call whose process was killed. Raises as `Visit.enter`."""
         if throttle.concurrency is not None and backend is not None:
             text = key_text(throttle.concurrency.key, args, kwargs, named)
-            free(backend, hold_key(message.task, text), message.id)
+            release(backend, permits_key(message.task, text), message.id)
 
     def visit(self) -> Visit:
         """Make the visit of one call, which lasts while the call runs."""
-        return Visit(self.lease, self._global_rates, self._keeper)
+        return Visit(self.lease, self._global_rates, self._renewer)
 
 
 class Visit:
-    """One call at the gate: `enter`, then run; the end of the block frees its place."""
+    """One call at the gate: `enter`, then run; the end of the block releases its permit."""
 
-    __slots__ = ("_global_rates", "_held", "_keeper", "_lease")
+    __slots__ = ("_global_rates", "_lease", "_permit", "_renewer")
 
-    def __init__(self, lease: float, global_rates: GlobalRates, keeper: Keeper) -> None:
+    def __init__(self, lease: float, global_rates: GlobalRates, renewer: LeaseRenewer) -> None:
         self._lease = lease
         self._global_rates = global_rates
-        self._keeper = keeper
-        self._held: Held | None = None
+        self._renewer = renewer
+        self._permit: Permit | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -131,8 +139,8 @@ class Visit:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._held is not None:
-            self._leave(self._held)
+        if self._permit is not None:
+            self._release(self._permit)
 
     def enter(
         self,
@@ -143,7 +151,7 @@ class Visit:
         kwargs: Mapping[str, Any],
         named: Callable[[], Mapping[str, Any]],
     ) -> Wait | None:
-        """Take a place and a token, or say how long to wait.
+        """Acquire a permit and a token, or return how long to wait.
 
         Raises `BackendError`, `ConfigurationError`, and what the user's key function raises.
         """
@@ -153,10 +161,10 @@ class Visit:
             return need_store(caller.message.task, throttle)
         if throttle.concurrency is not None:
             text = key_text(throttle.concurrency.key, args, kwargs, named)
-            busy = self._take_place(backend, throttle.concurrency.most, caller, text)
-            if busy is not None:
+            refused = self._acquire(backend, throttle.concurrency.most, caller, text)
+            if refused is not None:
                 return _look_again(
-                    caller.message, f"{text or 'the task'} is busy with {busy.owner}"
+                    caller.message, f"{text or 'the task'} is busy with {refused.owner}"
                 )
         if throttle.global_rate is None or has_come(caller.message.turn, backend.clock()):
             return None
@@ -167,27 +175,27 @@ class Visit:
         after = FARTHEST * random.uniform(0.5, 1.0) if turn is None else turn - now
         return Wait(after=after, turn=turn, reason=f"over {throttle.global_rate} in all")
 
-    def _take_place(self, backend: Backend, most: int, caller: Caller, text: str) -> Busy | None:
+    def _acquire(self, backend: Backend, most: int, caller: Caller, text: str) -> NoPermit | None:
         whole = caller.hard is not None and caller.hard <= _WHOLE_RUN
         lease = (caller.hard or 0.0) + _AFTER_LIMIT if whole else self._lease
-        key = hold_key(caller.message.task, text)
-        held = hold(backend, key, most, caller.holder, lease, again=caller.again)
-        if isinstance(held, Busy):
-            return held
-        self._held = held
+        key = permits_key(caller.message.task, text)
+        permit = acquire(backend, key, most, caller.request, lease, again=caller.again)
+        if isinstance(permit, NoPermit):
+            return permit
+        self._permit = permit
         if not whole:
-            self._keeper.keep(held)
+            self._renewer.add(permit)
         return None
 
-    def _leave(self, held: Held) -> None:
-        self._keeper.drop(held)
+    def _release(self, permit: Permit) -> None:
+        self._renewer.remove(permit)
         try:
-            held.leave()
+            permit.release()
         except ServiceError as error:
             log.warning(
-                "the place under %s stays taken for up to %g s: %s",
-                held.key.partition,
-                held.lease,
+                "cannot release the permit of %s, which ends within %g s: %s",
+                permit.key.partition,
+                permit.lease,
                 error,
             )
 

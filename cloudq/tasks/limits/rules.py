@@ -18,7 +18,7 @@ KeyRule = str | Callable[..., str]
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/([smhd]))?")
 _PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-# Each holder is a field of one item, and Azure's tables take 252 of them.
+# Each permit is a field of one item, and Azure's tables take 252 of them.
 _MOST = 200
 _LONGEST_KEY = 500
 _UNIQUE_FOR = 86_400.0

@@ -77,7 +77,7 @@ class WorkerCommands:
         built_in = self._built_in.get(command.name)
         if built_in is not None:
             return built_in(**command.arguments)
-        spec = self.app.control.panel.find(command.name)
+        spec = self.app.control.registry.find(command.name)
         if spec.run is None:
             raise ConfigurationError(f"this worker does not know the command {command.name!r}")
         spec.check(command.arguments)

@@ -216,8 +216,10 @@ class AwsDeployment:
         kept = "Its queues and its table are kept."
         fate = "All its messages and results are deleted too." if data else kept
         confirm(f"Delete stack {name}? {fate}", name, yes=yes)
-        far = self.plan.scheduling.far if self.plan.scheduling else None
-        left = destroy(self.aws, name, CommandLine(yes=True), bucket=bucket, data=data, far=far)
+        group = self.plan.scheduling.one_time_group if self.plan.scheduling else None
+        left = destroy(
+            self.aws, name, CommandLine(yes=True), bucket=bucket, data=data, one_time_group=group
+        )
         for each in left:
             say(f"kept {each.physical}")
         say(f"deleted stack {name}")

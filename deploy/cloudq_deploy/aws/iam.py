@@ -142,7 +142,7 @@ def trust(service: str, place: Place, sources: Sequence[Arn] = ()) -> Document:
 def statements(plan: Plan, role: Role) -> list[Statement]:
     """The rights of a role on the whole plan; those of a deployer are in `iam_deployer`."""
     if role == "producer":
-        return [_send(plan.queues), *_results(plan), *_far_calls(plan)]
+        return [_send(plan.queues), *_results(plan), *_one_time_calls(plan)]
     if role == "worker":
         return [*_worker(plan, plan.queues), _look(plan, _CHECKING, _LISTING)]
     if role == "scheduler":
@@ -162,7 +162,7 @@ def of_function(plan: Plan, function: Function) -> list[Statement]:
 def _worker(plan: Plan, queues: Sequence[Queue]) -> list[Statement]:
     consume = Statement(sid="Consume", actions=_CONSUMING, resources=_arns(queues))
     dead = Statement(sid="DeadLetter", actions=_SENDING, resources=_dead_arns(queues))
-    return [_send(plan.queues), consume, dead, *_results(plan), *_far_calls(plan)]
+    return [_send(plan.queues), consume, dead, *_results(plan), *_one_time_calls(plan)]
 
 
 def _send(queues: Sequence[Queue]) -> Statement:
@@ -189,9 +189,11 @@ def _keys(plan: Plan) -> list[Statement]:
 
 def _scheduler(plan: Plan) -> list[Statement]:
     scheduled = {schedule.queue for schedule in plan.schedules}
-    far = plan.scheduling is not None and plan.scheduling.far is not None
+    one_time = plan.scheduling is not None and plan.scheduling.one_time_group is not None
     # FIFO queues cannot delay single messages: their long-delayed calls wait in the store.
-    queues = [queue for queue in plan.queues if queue.name in scheduled or (far and not queue.fifo)]
+    queues = [
+        queue for queue in plan.queues if queue.name in scheduled or (one_time and not queue.fifo)
+    ]
     dead = [Arn("sqs", plan.scheduling.dead_name)] if plan.scheduling else []
     return [
         Statement(sid="Fire", actions=["sqs:SendMessage"], resources=[*_arns(queues), *dead]),
@@ -212,9 +214,9 @@ _OWNER = ("scheduler:GetScheduleGroup", "scheduler:ListTagsForResource")
 _TO_SCHEDULER = {"StringEquals": {"iam:PassedToService": "scheduler.amazonaws.com"}}
 
 
-def _far_calls(plan: Plan) -> list[Statement]:
+def _one_time_calls(plan: Plan) -> list[Statement]:
     """A long-delayed call makes an entry, the first one also its group; a revoke deletes it."""
-    if plan.scheduling is None or plan.scheduling.far is None:
+    if plan.scheduling is None or plan.scheduling.one_time_group is None:
         return []
     made = ("scheduler:CreateScheduleGroup", "scheduler:TagResource")
     role = [Arn("iam", f"role/{plan.scheduling.role}")]
@@ -223,15 +225,15 @@ def _far_calls(plan: Plan) -> list[Statement]:
         Statement(
             sid="FarCalls",
             actions=("scheduler:CreateSchedule", "scheduler:DeleteSchedule"),
-            resources=[_far_entries(plan.scheduling.far)],
+            resources=[_one_time_entries(plan.scheduling.one_time_group)],
         ),
-        Statement(sid="FarGroup", actions=made, resources=[_group(plan.scheduling.far)]),
+        Statement(sid="FarGroup", actions=made, resources=[_group(plan.scheduling.one_time_group)]),
         Statement(sid="Pass", actions=["iam:PassRole"], resources=role, condition=_TO_SCHEDULER),
         Statement(sid="FindQueues", actions=["sqs:GetQueueAttributes"], resources=_arns(queues)),
     ]
 
 
-def _far_entries(group: str) -> Arn:
+def _one_time_entries(group: str) -> Arn:
     # An entry's name contains the id of its call.
     return Arn("scheduler", f"schedule/{group}/*")
 
@@ -275,8 +277,8 @@ def schedule_groups(plan: Plan) -> list[Arn]:
 
     The user guide's page on confused deputies asks for ARNs of groups, not of schedules.
     """
-    far = plan.scheduling.far if plan.scheduling else None
-    return [schedule_group(plan), *([_group(far)] if far else [])]
+    group = plan.scheduling.one_time_group if plan.scheduling else None
+    return [schedule_group(plan), *([_group(group)] if group else [])]
 
 
 def scheduler_url(plan: Plan, place: Place) -> str | None:
@@ -301,10 +303,14 @@ def _operator(plan: Plan) -> list[Statement]:
     stack = [Arn("cloudformation", f"stack/{plan.stack}/*")]
     look = ("cloudformation:DescribeStacks", "cloudformation:ListStackResources")
     lost = [Arn("sqs", plan.scheduling.dead_name)] if plan.scheduling else []
-    far = [_far_entries(plan.scheduling.far)] if plan.scheduling and plan.scheduling.far else []
+    entries = (
+        [_one_time_entries(plan.scheduling.one_time_group)]
+        if plan.scheduling and plan.scheduling.one_time_group
+        else []
+    )
     return [
         Statement(sid="Queues", actions=handle, resources=[*both, *lost]),
-        Statement(sid="Revoke", actions=["scheduler:DeleteSchedule"], resources=far),
+        Statement(sid="Revoke", actions=["scheduler:DeleteSchedule"], resources=entries),
         *_results(plan),
         _look(plan, _LISTING),
         Statement(sid="Logs", actions=["logs:FilterLogEvents"], resources=logs),

@@ -61,15 +61,19 @@ def client_part(plan: Plan, bucket: str = "") -> list[Statement]:
         Statement(sid="LookAtFunctions", actions=_LOOK_AT_FUNCTIONS, resources=_functions(plan)),
         Statement(sid="LookAtLogs", actions=_LOOK_AT_LOGS, resources=_logs(plan)),
         Statement(sid="LookAtSchedules", actions=["scheduler:GetScheduleGroup"], resources=group),
-        Statement(sid="FarCalls", actions=["scheduler:DeleteScheduleGroup"], resources=_far(plan)),
+        Statement(
+            sid="FarCalls",
+            actions=["scheduler:DeleteScheduleGroup"],
+            resources=_one_time_group(plan),
+        ),
         Statement(sid="Bucket", actions=_BUCKET, resources=[Arn("s3", bucket)] if bucket else []),
         Statement(sid="Code", actions=_OBJECTS, resources=objects),
     ]
 
 
-def _far(plan: Plan) -> list[Arn]:
-    far = plan.scheduling.far if plan.scheduling else None
-    return [Arn("scheduler", f"schedule-group/{far}")] if far else []
+def _one_time_group(plan: Plan) -> list[Arn]:
+    group = plan.scheduling.one_time_group if plan.scheduling else None
+    return [Arn("scheduler", f"schedule-group/{group}")] if group else []
 
 
 # ---- calls of CloudFormation

@@ -114,15 +114,15 @@ class Scheduling:
     """The parts that all schedules share.
 
     They are the schedules' group, the role with which the service sends, and the queue for
-    messages that it could not send. `far` is the group of long-delayed calls, if the app has
-    them: the first call makes it, and it is data.
+    messages that it could not send. `one_time_group` is the group of one-time schedules, if the app
+    has them: the first call makes it, and it counts as data.
     """
 
     group: str
     role: str
     dead_name: str
     kms_key: str | None = None
-    far: str | None = None
+    one_time_group: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

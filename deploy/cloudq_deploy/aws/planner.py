@@ -160,15 +160,15 @@ def _scheduling(
     region: str,
     prefix: str,
 ) -> Scheduling | None:
-    far = one_time_group_of(app.name) if app.conf.scheduler_eta is not None else None
-    if not schedules and far is None:
+    group = one_time_group_of(app.name) if app.conf.scheduler_eta is not None else None
+    if not schedules and group is None:
         return None
     return Scheduling(
         group=group_name(app.name, stack),
         role=f"{stack}-scheduler-{region}",
         dead_name=f"{prefix}{UNDELIVERED}",
         kms_key=options.kms_key,
-        far=far,
+        one_time_group=group,
     )
 
 

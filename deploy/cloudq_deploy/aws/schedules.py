@@ -14,7 +14,7 @@ from cloudq.broker.one_time import group_of
 from cloudq.driver.schedulers import Job, SchedulerDriver
 from cloudq.errors import ConfigurationError
 from cloudq.schedules.cloud_sync import Scheduler
-from cloudq.schedules.schedules import Scheduled
+from cloudq.schedules.schedules import Schedule as AppSchedule
 from cloudq_aws.eventbridge import Terms
 from cloudq_deploy.aws.plan import Schedule
 from cloudq_deploy.requirements import declared_schedules
@@ -48,7 +48,7 @@ def schedules_of(app: CloudQ) -> Sequence[Schedule]:
     return [_schedule(job, tasks[name]) for name, job in scheduler.jobs(found).items()]
 
 
-def _jobs(scheduler: Scheduler, one: Scheduled, errors: dict[str, None]) -> Iterable[str]:
+def _jobs(scheduler: Scheduler, one: AppSchedule, errors: dict[str, None]) -> Iterable[str]:
     try:
         return scheduler.jobs([one])
     except ConfigurationError as error:

@@ -68,8 +68,8 @@ def _schedules(plan: Plan) -> Iterator[Row]:
         yield "schedule group", scheduling.group, "all schedules of the app"
         yield "role", scheduling.role, "EventBridge Scheduler sends to the queues with it"
         yield "queue", scheduling.dead_name, "messages that it could not send, kept 14 d"
-        if scheduling.far:
+        if scheduling.one_time_group:
             settings = "long-delayed calls; the first of them makes it"
-            yield "schedule group", scheduling.far, settings
+            yield "schedule group", scheduling.one_time_group, settings
     for name, when in plan.beat.items():
         yield "needs a beat", name, f"{when}: run `cloudq beat`; the stack does not run it"

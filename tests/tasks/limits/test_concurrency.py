@@ -1,4 +1,4 @@
-"""So many calls of a key at a time, and what becomes of a key whose holder died."""
+"""So many calls of a key at a time, and what becomes of a key whose request died."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from cloudq import CloudQ, ConfigurationError, State
 from cloudq.driver import Delivery
 from cloudq.errors import TimeLimitExceeded
 from cloudq.execution.settlement import Action, Settlement
-from cloudq.tasks.limits.concurrency import Busy, Held, Holder, Keeper, hold, hold_key
+from cloudq.tasks.limits.concurrency import (
+    LeaseRenewer,
+    NoPermit,
+    Permit,
+    PermitRequest,
+    acquire,
+    permits_key,
+)
 from cloudq.testing import eventually
 from tests.support.bench import Bench
 
@@ -80,7 +87,7 @@ def test_a_key_may_be_a_number_a_template_or_a_function(app: Bench, rule: Any, k
 
     @app.task(name="t", concurrency=rule)
     def task(a: int, b: int = 2) -> None:
-        seen.append(hold_key("t", key) in app.results.get([hold_key("t", key)]))
+        seen.append(permits_key("t", key) in app.results.get([permits_key("t", key)]))
 
     task.delay(1)
     app.work()
@@ -139,8 +146,8 @@ def test_a_place_is_free_again_whatever_the_end(app: Bench) -> None:
 
 def test_the_call_of_a_dead_worker_takes_its_place_up_again_at_once(app: Bench, keyed: Any) -> None:
     result = keyed["task"].delay(1, 3)
-    held = _hold(app, result.id)
-    assert isinstance(held, Held)  # and its process died
+    permit = _acquire(app, result.id)
+    assert isinstance(permit, Permit)  # and its process died
     app.one()
     app.clock.ahead += 61  # the message is delivered again
     assert app.step().state is State.SUCCESS
@@ -148,7 +155,7 @@ def test_the_call_of_a_dead_worker_takes_its_place_up_again_at_once(app: Bench, 
 
 
 def test_others_get_the_place_of_a_dead_worker_when_its_lease_ends(app: Bench, keyed: Any) -> None:
-    assert isinstance(_hold(app, "dead", lease=60.0), Held)
+    assert isinstance(_acquire(app, "dead", lease=60.0), Permit)
     result = keyed["task"].delay(1)
     assert "user:1 is busy with dead" in app.step().reason
     app.clock.ahead += 61
@@ -158,7 +165,7 @@ def test_others_get_the_place_of_a_dead_worker_when_its_lease_ends(app: Bench, k
 
 def test_a_copy_that_is_delivered_at_the_same_time_waits(app: Bench, keyed: Any) -> None:
     result = keyed["task"].delay(1)
-    assert isinstance(_hold(app, result.id, delivery="elsewhere"), Held)
+    assert isinstance(_acquire(app, result.id, delivery="elsewhere"), Permit)
     assert f"busy with {result.id}" in app.step().reason
 
 
@@ -177,7 +184,7 @@ def test_a_retry_lets_others_in(app: Bench) -> None:
 
 def test_waiting_for_a_key_is_no_death_and_grows_slower(app: Bench, keyed: Any) -> None:
     app.configure_deliveries(2)
-    _hold(app, "other", lease=3600.0)
+    _acquire(app, "other", lease=3600.0)
     result = keyed["task"].delay(1)
     delays: list[float] = []
     for _ in range(15):
@@ -208,7 +215,7 @@ def test_a_task_without_limits_costs_what_it_did(app: Bench) -> None:
     assert set(body) == {"v", "id", "task", "queue", "sent_at"}
 
 
-def test_a_keyed_call_that_is_over_its_rate_frees_its_place(app: Bench) -> None:
+def test_a_keyed_call_that_is_over_its_rate_frees_its_permit(app: Bench) -> None:
     @app.task(name="t", concurrency="k", global_rate_limit="1/h")
     def task() -> None: ...
 
@@ -216,7 +223,7 @@ def test_a_keyed_call_that_is_over_its_rate_frees_its_place(app: Bench) -> None:
     task.delay()
     app.step()
     assert "over 1/h in all" in app.step().reason
-    assert isinstance(_hold(app, "next", key="k"), Held)
+    assert isinstance(_acquire(app, "next", key="k"), Permit)
 
 
 def test_an_equal_call_that_is_done_holds_nothing(app: Bench) -> None:
@@ -227,19 +234,19 @@ def test_an_equal_call_that_is_done_holds_nothing(app: Bench) -> None:
     results = [task.delay(), task.delay()]
     app.work()
     assert [result.get(timeout=0) for result in results] == [1, 1]
-    assert isinstance(_hold(app, "next", key="k"), Held)
+    assert isinstance(_acquire(app, "next", key="k"), Permit)
 
 
-def test_a_call_stopped_at_its_hard_limit_frees_its_place(app: Bench) -> None:
+def test_a_call_stopped_at_its_hard_limit_frees_its_permit(app: Bench) -> None:
     @app.task(name="t", concurrency="user:{user}", time_limit=30.0)
     def task(user: int) -> None: ...
 
     result = task.delay(1)
-    assert isinstance(_hold(app, result.id, lease=60.0), Held)
+    assert isinstance(_acquire(app, result.id, lease=60.0), Permit)
     job = app.job(app.one())
     settlement = app.runner.stopped(job, TimeLimitExceeded("too long"))
     assert settlement.state is State.FAILURE
-    assert isinstance(_hold(app, "next"), Held)
+    assert isinstance(_acquire(app, "next"), Permit)
 
 
 def test_a_hard_limit_makes_the_lease_cover_all_of_the_run(app: Bench) -> None:
@@ -247,8 +254,8 @@ def test_a_hard_limit_makes_the_lease_cover_all_of_the_run(app: Bench) -> None:
 
     @app.task(name="t", concurrency="k", time_limit=600.0)
     def task() -> None:
-        busy = hold(app.results, hold_key("t", "k"), 1, _holder("x"), 60.0)
-        assert isinstance(busy, Busy)
+        busy = acquire(app.results, permits_key("t", "k"), 1, _request("x"), 60.0)
+        assert isinstance(busy, NoPermit)
         seen.append(busy.until - app.clock())
 
     task.delay()
@@ -257,43 +264,43 @@ def test_a_hard_limit_makes_the_lease_cover_all_of_the_run(app: Bench) -> None:
 
 
 def test_a_lease_is_renewed_while_its_call_runs(app: Bench) -> None:
-    held = _hold(app, "long", lease=2.4)
-    assert isinstance(held, Held)
-    keeper = Keeper()
-    keeper.keep(held)
+    permit = _acquire(app, "long", lease=2.4)
+    assert isinstance(permit, Permit)
+    renewer = LeaseRenewer()
+    renewer.add(permit)
     end = time.monotonic() + 3.2
     while time.monotonic() < end:
-        assert isinstance(_hold(app, "other"), Busy)
+        assert isinstance(_acquire(app, "other"), NoPermit)
         threading.Event().wait(0.02)
-    keeper.drop(held)
-    eventually(lambda: isinstance(_hold(app, "other"), Held))
+    renewer.remove(permit)
+    eventually(lambda: isinstance(_acquire(app, "other"), Permit))
 
 
 def test_a_store_that_is_down_does_not_end_the_renewing(app: Bench) -> None:
-    held = _hold(app, "long", lease=3.0)
-    assert isinstance(held, Held)
-    keeper = Keeper()
-    keeper.keep(held)
+    permit = _acquire(app, "long", lease=3.0)
+    assert isinstance(permit, Permit)
+    renewer = LeaseRenewer()
+    renewer.add(permit)
     before = app.store.calls["update"]
     app.store.down.add("update")
     eventually(lambda: app.store.calls["update"] > before)
     app.store.down.clear()
     threading.Event().wait(3.2)
-    assert isinstance(_hold(app, "other"), Busy)
-    keeper.drop(held)
+    assert isinstance(_acquire(app, "other"), NoPermit)
+    renewer.remove(permit)
 
 
 def test_who_lost_the_place_does_not_free_that_of_its_successor(app: Bench) -> None:
-    late = _hold(app, "late", lease=10.0)
-    assert isinstance(late, Held)
+    late = _acquire(app, "late", lease=10.0)
+    assert isinstance(late, Permit)
     app.clock.ahead += 11
-    assert isinstance(_hold(app, "next", lease=100.0), Held)
+    assert isinstance(_acquire(app, "next", lease=100.0), Permit)
     assert late.renew() is False
-    late.leave()
-    assert isinstance(_hold(app, "third"), Busy)
+    late.release()
+    assert isinstance(_acquire(app, "third"), NoPermit)
 
 
-def test_a_place_that_cannot_be_freed_ends_with_its_lease(app: Bench, keyed: Any) -> None:
+def test_a_permit_that_cannot_be_freed_ends_with_its_lease(app: Bench, keyed: Any) -> None:
     first, second = keyed["task"].delay(1), keyed["task"].delay(1)
     keyed["meanwhile"] = lambda: app.store.down.add("update")
     delivery, settlement = start(app)
@@ -314,11 +321,11 @@ def test_without_a_store_a_key_is_refused_and_not_ignored() -> None:
     app.close()
 
 
-def _holder(owner: str, delivery: str = "d", fence: int = 1) -> Holder:
-    return Holder(owner=owner, fence=fence, delivery=delivery)
+def _request(owner: str, delivery: str = "d", fence: int = 1) -> PermitRequest:
+    return PermitRequest(owner=owner, fence=fence, delivery=delivery)
 
 
-def _hold(
+def _acquire(
     app: Bench, owner: str, *, key: str = "user:1", lease: float = 60.0, delivery: str = "d"
-) -> Held | Busy:
-    return hold(app.results, hold_key("t", key), 1, _holder(owner, delivery), lease)
+) -> Permit | NoPermit:
+    return acquire(app.results, permits_key("t", key), 1, _request(owner, delivery), lease)

@@ -10,7 +10,7 @@ import pytest
 from cloudq.execution.deadline import Deadline
 from cloudq.execution.direct_call import DirectCall, run_call
 from cloudq.execution.invocation import Invocation
-from cloudq.tasks.limits.concurrency import Held, Holder, hold, hold_key
+from cloudq.tasks.limits.concurrency import Permit, PermitRequest, acquire, permits_key
 from cloudq_aws.functions import lambda_handler
 from tests.support.bench import Bench
 
@@ -44,14 +44,14 @@ def test_what_is_over_a_rate_is_acked_and_comes_back(app: Bench, option: str) ->
 
 def test_what_finds_its_key_busy_is_acked_and_comes_back(app: Bench) -> None:
     task, ran = limited(app, concurrency="k")
-    holder = Holder(owner="other", fence=1, delivery="d")
-    other = hold(app.results, hold_key("t", "k"), 1, holder, 60.0)
-    assert isinstance(other, Held)
+    request = PermitRequest(owner="other", fence=1, delivery="d")
+    other = acquire(app.results, permits_key("t", "k"), 1, request, 60.0)
+    assert isinstance(other, Permit)
     task.delay()
     deliveries = app.receive(1)
     assert invoke(app).run(deliveries) == []
     app.broker.ack(deliveries)
-    other.leave()
+    other.release()
     app.work()
     assert ran == [0]
 
@@ -61,7 +61,7 @@ def test_a_place_is_held_for_no_longer_than_the_invocation_may_run(app: Bench) -
 
     @app.task(name="t", concurrency="k")
     def task() -> None:
-        [item] = app.results.get([hold_key("t", "k")]).values()
+        [item] = app.results.get([permits_key("t", "k")]).values()
         until.append(float(str(item.fields["h0"]).split(" ")[0]) - app.clock())
 
     task.delay()

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from cloudq import BackendError
 from cloudq.driver import Change, Item, Key
 from cloudq.results.backend import Backend
-from cloudq.tasks.limits.concurrency import Busy, Held, Holder, hold, hold_key
+from cloudq.tasks.limits.concurrency import NoPermit, Permit, PermitRequest, acquire, permits_key
 from cloudq.tasks.limits.global_rate import GlobalRates
 from cloudq.tasks.limits.rules import Rate
 from cloudq.tasks.limits.worker_rate import FARTHEST
@@ -136,17 +136,17 @@ class Tokens(VirtualTime):
 
 @dataclass(eq=False)
 class Run:
-    """One delivery of a task that runs, as far as anyone can know: until when, and its place."""
+    """One delivery of a task that runs, as far as anyone can know: until when, and its permit."""
 
     task: int
     fence: int
     name: str
-    held: Held
+    permit: Permit
     until: float
 
 
-class Places(VirtualTime):
-    """Workers that hold places under one key, lose them, die, and are delivered again."""
+class Permits(VirtualTime):
+    """Workers that hold permits of one key, lose them, die, and are delivered again."""
 
     MOST, LEASE = 2, 60.0
 
@@ -165,16 +165,18 @@ class Places(VirtualTime):
         fence = self.fences.setdefault(task, 1)
         if later:
             fence = self.fences[task] = fence + 1
-        holder = Holder(owner=f"id {task}", fence=fence, delivery=f"{task} {fence} {delivery}")
+        request = PermitRequest(
+            owner=f"id {task}", fence=fence, delivery=f"{task} {fence} {delivery}"
+        )
         # The same delivery comes again only when the process that had it is dead.
-        self.runs = [run for run in self.runs if run.name != holder.delivery]
-        key = hold_key("t", "k")
-        held = hold(self.backend, key, self.MOST, holder, self.LEASE, again=fence > 1)
-        if isinstance(held, Busy):
+        self.runs = [run for run in self.runs if run.name != request.delivery]
+        key = permits_key("t", "k")
+        permit = acquire(self.backend, key, self.MOST, request, self.LEASE, again=fence > 1)
+        if isinstance(permit, NoPermit):
             return
-        # A later delivery of the same task stands in the place of the earlier one.
+        # A later delivery of the same task takes over the permit of the earlier one.
         self.runs = [run for run in self.runs if run.task != task or run.fence >= fence]
-        self.runs.append(Run(task, fence, holder.delivery, held, self.now + self.LEASE))
+        self.runs.append(Run(task, fence, request.delivery, permit, self.now + self.LEASE))
 
     @rule(task=st.integers(0, 4), events=EVENTS, copy=st.booleans())
     def delivered(self, task: int, events: list[str], copy: bool) -> None:
@@ -189,19 +191,19 @@ class Places(VirtualTime):
     @rule(pick=PICK, events=EVENTS)
     def ends(self, pick: int, events: list[str]) -> None:
         run = self.runs.pop(pick % len(self.runs))
-        self.survives(events, run.held.leave)
+        self.survives(events, run.permit.release)
 
     @precondition(lambda self: self.runs)
     @rule(pick=PICK, events=EVENTS)
     def is_renewed(self, pick: int, events: list[str]) -> None:
         run = self.runs[pick % len(self.runs)]
         renewed: list[bool] = []
-        if not self.survives(events, lambda: renewed.append(run.held.renew())):
-            self.forget(run)  # dead, and nothing is known of its place
+        if not self.survives(events, lambda: renewed.append(run.permit.renew())):
+            self.forget(run)  # dead, and nothing is known of its permit
         elif renewed[0]:
             run.until = self.now + self.LEASE
         else:
-            # A later delivery may have taken the place and died of that.
+            # A later delivery may have taken the permit and died of that.
             taken = self.fences[run.task] > run.fence
             assert taken or run.until <= self.now or run not in self.runs
             self.forget(run)
@@ -219,13 +221,13 @@ class Places(VirtualTime):
         self.now += seconds
 
     @rule()
-    def whoever_comes_when_all_leases_have_ended_gets_a_place(self) -> None:
+    def whoever_comes_when_all_leases_have_ended_gets_a_permit(self) -> None:
         self.now += self.LEASE + 1
         before = list(self.runs)
         self.enter(91, "fine")
         assert self.runs[-1].task == 91
         assert self.runs[-1] not in before
-        self.runs.pop().held.leave()
+        self.runs.pop().permit.release()
 
     @invariant()
     def no_more_run_than_may(self) -> None:
@@ -245,5 +247,5 @@ def test_a_bucket_is_a_bucket_whatever_happens() -> None:
     run_state_machine_as_test(Tokens, settings=SETTINGS)  # pyright: ignore[reportUnknownMemberType]
 
 
-def test_a_key_has_so_many_holders_whatever_happens() -> None:
-    run_state_machine_as_test(Places, settings=SETTINGS)  # pyright: ignore[reportUnknownMemberType]
+def test_a_key_has_so_many_permits_whatever_happens() -> None:
+    run_state_machine_as_test(Permits, settings=SETTINGS)  # pyright: ignore[reportUnknownMemberType]

@@ -14,7 +14,14 @@ from cloudq.driver import loader as plugins
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
 from cloudq.tasks.checkpoints import load, recall, remember, save
-from cloudq.tasks.limits.concurrency import Busy, Held, Holder, free, hold, hold_key
+from cloudq.tasks.limits.concurrency import (
+    NoPermit,
+    Permit,
+    PermitRequest,
+    acquire,
+    permits_key,
+    release,
+)
 from cloudq.tasks.limits.global_rate import GlobalRates
 from cloudq.tasks.limits.rules import Rate
 from cloudq.tasks.limits.unique import Uniques, free_key, unique_key
@@ -57,37 +64,37 @@ def test_a_bucket_moves_on_by_even_steps(backend: Backend) -> None:
     assert steps == pytest.approx([rate.every] * 2, abs=1e-5)  # pyright: ignore[reportUnknownMemberType]
 
 
-def test_places_are_taken_renewed_and_freed(backend: Backend) -> None:
-    key = hold_key("t", ODD)
+def test_permits_are_taken_renewed_and_freed(backend: Backend) -> None:
+    key = permits_key("t", ODD)
 
-    def take(owner: str, fence: int = 1, delivery: str = "d", **more: Any) -> Held | Busy:
-        holder = Holder(owner=owner, fence=fence, delivery=delivery)
-        return hold(backend, key, 2, holder, 60.0, **more)
+    def take(owner: str, fence: int = 1, delivery: str = "d", **more: Any) -> Permit | NoPermit:
+        request = PermitRequest(owner=owner, fence=fence, delivery=delivery)
+        return acquire(backend, key, 2, request, 60.0, **more)
 
     first, second, third = take("one"), take("two"), take("three")
-    assert isinstance(first, Held)
-    assert isinstance(second, Held)
-    assert isinstance(third, Busy)
+    assert isinstance(first, Permit)
+    assert isinstance(second, Permit)
+    assert isinstance(third, NoPermit)
     assert third.owner in ("one", "two")
     assert first.renew()
     later = take("one", 2, "e", again=True)
-    assert isinstance(later, Held)
+    assert isinstance(later, Permit)
     assert not first.renew()
-    first.leave()
-    assert isinstance(take("three"), Busy)
-    later.leave()
-    assert isinstance(take("three"), Held)
-    free(backend, key, "two")
-    assert isinstance(take("four"), Held)
+    first.release()
+    assert isinstance(take("three"), NoPermit)
+    later.release()
+    assert isinstance(take("three"), Permit)
+    release(backend, key, "two")
+    assert isinstance(take("four"), Permit)
 
 
-def test_a_key_of_many_places_fits_into_an_item(backend: Backend) -> None:
-    key = hold_key("t", "many")
+def test_a_key_of_many_permits_fits_into_an_item(backend: Backend) -> None:
+    key = permits_key("t", "many")
     for number in range(40):
-        holder = Holder(owner=f"id-{number}", fence=1, delivery="d")
-        assert isinstance(hold(backend, key, 40, holder, 60.0), Held)
-    extra = Holder(owner="extra", fence=1, delivery="d")
-    assert isinstance(hold(backend, key, 40, extra, 60.0), Busy)
+        request = PermitRequest(owner=f"id-{number}", fence=1, delivery="d")
+        assert isinstance(acquire(backend, key, 40, request, 60.0), Permit)
+    extra = PermitRequest(owner="extra", fence=1, delivery="d")
+    assert isinstance(acquire(backend, key, 40, extra, 60.0), NoPermit)
 
 
 def test_one_call_of_a_key_is_sent(backend: Backend) -> None:

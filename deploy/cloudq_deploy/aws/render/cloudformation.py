@@ -249,7 +249,7 @@ def environment(plan: Plan, function: Function, place: Place) -> dict[str, str]:
     """The function's variables: its own, and the URLs of broker, backend and scheduler."""
     found = {**function.env, "CLOUDQ_BROKER": plan.broker, "CLOUDQ_BACKEND": plan.backend}
     url = scheduler_url(plan, place)
-    if url is not None and plan.scheduling is not None and plan.scheduling.far:
+    if url is not None and plan.scheduling is not None and plan.scheduling.one_time_group:
         found["CLOUDQ_SCHEDULER"] = url
     return found
 

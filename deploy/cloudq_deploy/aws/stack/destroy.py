@@ -23,11 +23,17 @@ _GONE = frozenset(
 
 
 def destroy(
-    aws: Aws, stack: str, terminal: Terminal, *, bucket: Bucket, data: bool, far: str | None = None
+    aws: Aws,
+    stack: str,
+    terminal: Terminal,
+    *,
+    bucket: Bucket,
+    data: bool,
+    one_time_group: str | None = None,
 ) -> Sequence[Resource]:
     """Delete the stack and its code; returns the resources that are kept. Raises `DeployError`.
 
-    With `data`, the queues, the table and `far` are deleted too: the schedule group of the app's
+    With `data`, also deletes the queues, the table and `one_time_group`, the schedule group of the
     long-delayed calls, which belongs to no stack.
     """
     state = look(aws, stack)
@@ -58,8 +64,8 @@ def destroy(
         for each in kept:
             _delete(aws, each)
             terminal.note(f"deleted {each.physical}")
-        if far is not None and _deleted_group(aws, far):
-            terminal.note(f"deleted {far}")
+        if one_time_group is not None and _deleted_group(aws, one_time_group):
+            terminal.note(f"deleted {one_time_group}")
     bucket.clear()
     return [] if data else [each for each in kept if _is_there(aws, each)]
 
