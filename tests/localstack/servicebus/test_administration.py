@@ -170,7 +170,7 @@ def test_the_namespace_tells_its_tier(bus: Bus) -> None:
 
 
 def test_topics_are_not_here(bus: Bus) -> None:
-    with pytest.raises(HttpResponseError, match="Only queues"):
+    with pytest.raises(HttpResponseError, match="supports only queues"):
         bus.admin.create_topic(unique("topic"))
 
 
