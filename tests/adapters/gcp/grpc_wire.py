@@ -76,6 +76,8 @@ def wired(upstream: str) -> Generator[Wire]:
         try:
             yield wire
         finally:
+            # First, since it ends the calls upstream for which the pool's threads still wait.
+            channel.close()
             server.stop(None).wait()
 
 
