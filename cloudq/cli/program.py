@@ -5,73 +5,35 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Annotated
 
 import typer
 
 import cloudq
-from cloudq.cli.commands import (
-    beat,
-    brokers,
-    call,
-    control,
-    dead,
-    demo,
-    doctor,
-    events,
-    graph,
-    inspect,
-    migrate,
-    multi,
-    queues,
-    result,
-    schedules,
-    status,
-    sweep,
-    tasks,
-    worker,
-)
 from cloudq.cli.options import AppOption, BackendOption, BrokerOption, DebugOption, Target
 from cloudq.cli.output import complain
 from cloudq.errors import CloudQError, ConfigurationError, install_hint
 
-# Commands of the deploy package: imported only when one of them, or the help, is asked for.
-_DEPLOY = "cloudq_deploy.command"
-_DEPLOY_COMMANDS = frozenset({"deploy", "init"})
+# The commands in the order of the help (groups come last there), each with its module, whose
+# `add_to` adds it. Only the module of the command that is asked for is imported; for the help, all.
+COMMANDS = {
+    **{
+        name: f"cloudq.cli.commands.{name}"
+        for name in (
+            *("worker", "beat", "schedules", "multi", "call", "result", "graph", "queues", "dead"),
+            *("inspect", "control", "status", "events", "tasks", "migrate", "sweep", "brokers"),
+            *("doctor", "demo"),
+        )
+    },
+    "deploy": "cloudq_deploy.command",
+    "init": "cloudq_deploy.command",
+}
+# Options of the program itself that are followed by a value.
+_WITH_VALUE = frozenset({"-A", "--app", "-b", "--broker", "--backend"})
 
 OK, FAILED, UNUSABLE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
-
-cli = typer.Typer(
-    name="cloudq",
-    help=cloudq.__doc__,
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 130 interrupted.",
-)
-cli.command()(worker.worker)
-cli.command()(beat.beat)
-cli.add_typer(schedules.cli, name="schedules")
-cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-    multi.multi
-)
-cli.command(cls=call.CallCommand)(call.call)
-cli.command()(result.result)
-cli.command()(graph.graph)
-cli.add_typer(queues.cli, name="queues")
-cli.add_typer(dead.cli, name="dead")
-cli.command(epilog=inspect.usage("inspect"))(inspect.inspect)
-cli.command(epilog=inspect.usage("control"))(control.control)
-cli.command()(status.status)
-cli.command()(events.events)
-cli.add_typer(tasks.cli, name="tasks")
-cli.command()(migrate.migrate)
-cli.command()(sweep.sweep)
-cli.command()(brokers.brokers)
-cli.command()(doctor.doctor)
-cli.command()(demo.demo)
 
 
 def _version(asked: bool) -> None:
@@ -80,7 +42,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@cli.callback()
 def root(
     context: typer.Context,
     app: AppOption = None,
@@ -95,12 +56,31 @@ def root(
     context.obj = Target(app=app, broker=broker, backend=backend)
 
 
+def program(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """Make the program with the commands of these names; `deploy` and `init` if installed."""
+    cli = typer.Typer(
+        name="cloudq",
+        help=cloudq.__doc__,
+        no_args_is_help=True,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 130 interrupted.",
+    )
+    cli.callback()(root)
+    for module in dict.fromkeys(COMMANDS[name] for name in names):
+        try:
+            import_module(module).add_to(cli)
+        except ModuleNotFoundError:
+            if module != COMMANDS["deploy"]:
+                raise
+    return cli
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an error is one line on standard error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        _add_deploy(arguments)
-        command = typer.main.get_command(cli)
+        command = typer.main.get_command(_program_for(arguments))
         code = command.main(arguments, prog_name="cloudq", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -116,24 +96,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else OK
 
 
-def _add_deploy(arguments: Sequence[str]) -> None:
-    """Add the deploy commands if one of them or the help is asked for.
+def _program_for(arguments: Sequence[str]) -> typer.Typer:
+    """Make the program with the command that is asked for alone, or with all.
 
-    Raises `ConfigurationError` when one is asked for and its package is not installed.
+    Raises `ConfigurationError` when its package is not installed.
     """
-    named = {group.name for group in cli.registered_groups}
-    if "deploy" in named or not (
-        not arguments or {*_DEPLOY_COMMANDS, "-h", "--help"} & {*arguments}
-    ):
-        return
+    name = _asked(arguments)
+    if name is None:
+        return program(() if "--version" in arguments else COMMANDS)
     try:
-        import_module(_DEPLOY).add_to(cli)
+        import_module(COMMANDS[name])
     except ModuleNotFoundError as error:
-        asked = next((word for word in arguments if word in _DEPLOY_COMMANDS), None)
-        if asked is not None:
-            raise ConfigurationError(
-                f"`cloudq {asked}` needs the deploy extra ({error.name}): {install_hint('deploy')}"
-            ) from error
+        if COMMANDS[name] != COMMANDS["deploy"]:
+            raise
+        raise ConfigurationError(
+            f"`cloudq {name}` needs the deploy extra ({error.name}): {install_hint('deploy')}"
+        ) from error
+    return program([name])
+
+
+def _asked(arguments: Sequence[str]) -> str | None:
+    """The name of the command that is asked for; None if it is none of ours."""
+    words = iter(arguments)
+    for word in words:
+        if word in _WITH_VALUE:
+            next(words, None)
+        elif not word.startswith("-"):
+            return word if word in COMMANDS else None
+    return None
 
 
 def _report(error: Exception) -> int:

@@ -218,6 +218,28 @@ def test_no_sdk_is_imported_before_it_is_needed():
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "imported"),
+    [
+        (["queues", "list"], ["queues"]),
+        (["-A", "worker", "-b", "sqlite:///none.db", "brokers"], ["brokers"]),
+        (["--version"], []),
+    ],
+)
+def test_only_the_command_that_is_asked_for_is_imported(arguments, imported):
+    code = (
+        "import sys; from cloudq.cli import main; main(sys.argv[1:]);"
+        "print([m[20:] for m in sys.modules if m.startswith('cloudq.cli.commands.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == str(imported)
+
+
+def test_a_mistyped_command_is_guessed_among_all(capsys):
+    assert main(["-A", "worker", "quues", "list"]) == 2
+    assert "queues" in capsys.readouterr().err
+
+
 def test_json_is_all_that_is_on_standard_output(command):
     for args in (["queues", "stats"], ["brokers"], ["doctor"], ["result", "x"]):
         assert orjson.loads(command(*args, "--json").out) is not None

@@ -60,3 +60,8 @@ def beat(
             for number, handler in previous.items():
                 signal.signal(number, handler)
         log.info("stopped")
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `beat` to the commands of `cloudq`."""
+    program.command()(beat)

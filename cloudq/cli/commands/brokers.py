@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import EntryPoint
 from tempfile import TemporaryDirectory
 
+import typer
+
 from cloudq.cli.options import JsonOption, Target, common
 from cloudq.cli.output import duration, emit, note, say, table
 from cloudq.driver import FOREVER, ORDERED_SUFFIX, Limits, QueueAdmin, StoreLimits
@@ -134,3 +136,8 @@ def _size(number: int) -> str:
     if number >= 1 << 20:
         return f"{number / (1 << 20):.3g} MiB"
     return f"{number / 1024:.4g} KiB"
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `brokers` to the commands of `cloudq`."""
+    program.command()(brokers)

@@ -225,3 +225,8 @@ def _unknown(app: CloudQ, name: str) -> str:
     ]
     hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(app.tasks)}"
     return f"app {app.name!r} has no task {name!r}: {hint} (--force sends it anyway)"
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `call` to the commands of `cloudq`."""
+    program.command(cls=CallCommand)(call)

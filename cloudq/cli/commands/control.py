@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cloudq.cli.commands.inspect import Destination, Timeout, Words, ask
+from cloudq.cli.commands.inspect import Destination, Timeout, Words, ask, usage
 from cloudq.cli.options import JsonOption, Target, common
 
 
@@ -25,3 +25,8 @@ def control(
     also apply to cloud functions and to workers started later.
     """
     return ask(target, "control", command, words or [], destination, timeout, json=json)
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `control` to the commands of `cloudq`."""
+    program.command(epilog=usage("control"))(control)

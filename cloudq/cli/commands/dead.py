@@ -185,3 +185,8 @@ def _tell(done: str, chosen: Sequence[Seen], failures: Sequence[Failure]) -> int
     for failure in failures:
         complain(f"{chosen[failure.index].id}: {failure.reason} ({failure.code})", kind="not done")
     return 1 if failures else 0
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `dead` and its commands to those of `cloudq`."""
+    program.add_typer(cli, name="dead")

@@ -226,3 +226,8 @@ def _paste(*words: str) -> str:
     else:
         start = [sys.executable, "-m", "cloudq"]
     return shlex.join([*start, *words])
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `demo` to the commands of `cloudq`."""
+    program.command()(demo)

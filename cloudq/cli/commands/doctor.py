@@ -60,3 +60,8 @@ def _line(finding: Finding) -> Text:
     style = _STYLES[finding.status]
     todo = f" - {finding.todo}" if finding.todo else ""
     return Text.assemble((f"{finding.what}: ", style), f"{finding.detail}{todo}")
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `doctor` to the commands of `cloudq`."""
+    program.command()(doctor)

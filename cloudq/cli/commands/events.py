@@ -59,3 +59,8 @@ def events(
             shown += 1
             if count is not None and shown >= count:
                 return
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `events` to the commands of `cloudq`."""
+    program.command()(events)

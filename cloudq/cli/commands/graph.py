@@ -47,3 +47,8 @@ def graph(
     if found.cut:
         complain(f"only the first {MOST} tasks are shown", kind="warning")
     return 0
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `graph` to the commands of `cloudq`."""
+    program.command()(graph)

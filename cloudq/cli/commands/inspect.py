@@ -185,3 +185,8 @@ def _flat(value: Any) -> str:
     if "id" in request and "name" in request:
         return f"{request['id']}  {request['name']}"
     return ", ".join(f"{name}={each}" for name, each in pairs.items())
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `inspect` to the commands of `cloudq`."""
+    program.command(epilog=usage("inspect"))(inspect)

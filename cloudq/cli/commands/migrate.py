@@ -386,3 +386,8 @@ def _audit(each: Moved) -> str:
     parts.append(f"{each.left.total():,} left" if each.finished else "not finished")
     where = each.queue if each.queue == each.target else f"{each.queue} -> {each.target}"
     return f"{where}: {', '.join(parts)}"
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `migrate` to the commands of `cloudq`."""
+    program.command()(migrate)

@@ -280,3 +280,10 @@ def _seconds(text: str) -> float:
         return float(text)
     except ValueError as error:
         raise ConfigurationError(f"multi: --timeout {text} is not a number of seconds") from error
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `multi` to the commands of `cloudq`."""
+    program.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+        multi
+    )

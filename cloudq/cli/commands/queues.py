@@ -226,3 +226,8 @@ def _create_store(backend: Backend | None) -> str:
             f"cannot create the table of {backend.url}: {error}", code=code
         ) from error
     return f"Created the table of {backend.url}"
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `queues` and its commands to those of `cloudq`."""
+    program.add_typer(cli, name="queues")

@@ -117,3 +117,8 @@ def _show(record: Record, *, traceback: bool) -> None:
     )
     if traceback and record.traceback:
         say(record.traceback.rstrip())
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `result` to the commands of `cloudq`."""
+    program.command()(result)

@@ -287,3 +287,8 @@ def _json(option: str, text: str, kind: type[Any]) -> Any:
     if not isinstance(read, kind):
         raise ConfigurationError(f"{option} {text}: give a JSON {kind.__name__}")
     return read
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `schedules` and its commands to those of `cloudq`."""
+    program.add_typer(cli, name="schedules")

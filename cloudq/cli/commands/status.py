@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict
 from operator import itemgetter
 
+import typer
+
 from cloudq.cli.commands.inspect import NOBODY
 from cloudq.cli.options import JsonOption, Target, common, refuse_memory
 from cloudq.cli.output import duration, emit, note, since, table
@@ -53,3 +55,8 @@ def _row(heart: Heartbeat, now: float) -> list[object]:
         heart.failed,
         ", ".join(heart.queues),
     ]
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `status` to the commands of `cloudq`."""
+    program.command()(status)

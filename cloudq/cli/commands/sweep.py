@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typer
+
 from cloudq.cli.options import JsonOption, Target, common
 from cloudq.cli.output import emit, say
 from cloudq.errors import ConfigurationError
@@ -24,3 +26,8 @@ def sweep(target: Target, json: JsonOption = False) -> None:
         say(f"{url} deletes expired items itself")
     else:
         say(f"deleted {swept} expired items in {url}")
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `sweep` to the commands of `cloudq`."""
+    program.command()(sweep)

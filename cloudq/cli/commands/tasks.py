@@ -210,3 +210,8 @@ def warn_unrecorded(level: Level, states: tuple[State, ...]) -> None:
         note("events are recorded only if workers have task_events=final; the default is none")
     elif level is Level.FINAL and set(states) - set(FINAL):
         note("STARTED and RETRY are recorded only with task_events=tracked")
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `tasks` and its commands to those of `cloudq`."""
+    program.add_typer(cli, name="tasks")

@@ -266,3 +266,8 @@ def weights(values: Sequence[str]) -> tuple[tuple[str, int], ...]:
             raise ConfigurationError(f"-Q {entry}: the weight {weight!r} is not a number")
         found.append((name, int(weight)) if colon else (entry, 1))
     return tuple(found)
+
+
+def add_to(program: typer.Typer) -> None:
+    """Add `worker` to the commands of `cloudq`."""
+    program.command()(worker)
