@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cloudq.text import masked
+
 DISTRIBUTION = "cloudq-tasks"
 """The name that cloudq is installed by. The import and the command are called `cloudq`."""
 
@@ -20,7 +22,13 @@ class CloudQError(Exception):
 
 
 class ConfigurationError(CloudQError):
-    """A URL, a setting or a task's options cannot be; the message says what to do."""
+    """A URL, a setting or a task's options cannot be; the message says what to do.
+
+    Secrets in the message are masked: it may quote a URL or a setting.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*map(masked, args))
 
 
 class UnknownTask(CloudQError):
@@ -44,10 +52,13 @@ class DecodeError(CloudQError):
 
 
 class ServiceError(CloudQError):
-    """A broker or a backend refused or failed; `code` says how (see `cloudq.driver.Code`)."""
+    """A broker or a backend refused or failed; `code` says how (see `cloudq.driver.Code`).
+
+    Secrets in the message are masked: it quotes the service's URL, and what the service said.
+    """
 
     def __init__(self, message: str, *, code: str) -> None:
-        super().__init__(message)
+        super().__init__(masked(message))
         self.code = code
 
 

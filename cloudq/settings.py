@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import cache
 from importlib import import_module
@@ -31,6 +31,7 @@ from pydantic_settings import (
 from cloudq.driver.adapters import default_backend
 from cloudq.driver.loader import installed
 from cloudq.errors import DISTRIBUTION, ConfigurationError
+from cloudq.text import describe, masked
 
 Serializer = Literal["json", "msgpack", "yaml", "pickle"]
 Compression = Literal["zlib", "bz2", "zstd"]
@@ -71,7 +72,7 @@ _CELERY_NAMES = {
     "task_default_retry_delay": "default_retry_delay",
     "worker_concurrency": "worker_processes",
 }
-_SECRET = frozenset({"signing_keys"})
+_SECRET = frozenset({"signing_keys", "signing_key"})
 
 
 class Settings(BaseSettings):
@@ -83,7 +84,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="CLOUDQ_", extra="forbid", validate_assignment=True
+        env_prefix="CLOUDQ_", extra="forbid", validate_assignment=True, hide_input_in_errors=True
     )
 
     broker: str = Field(default="sqlite:///cloudq.db", description="URL of the broker")
@@ -291,8 +292,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _signs_with_a_key(self) -> Self:
         if self.signing_key is not None and self.signing_key not in self.signing_keys:
+            known = ", ".join(map(repr, self.signing_keys)) or "none"
             raise ValueError(
-                f"signing_key {self.signing_key!r} is not the id of one of the signing_keys"
+                f"signing_key is not the id of one of the signing_keys: their ids are {known}"
             )
         return self
 
@@ -315,6 +317,9 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = TomlConfigSettingsSource(settings_cls, _config_file())
         return init_settings, env_settings, file
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return [(name, masked({str(name): value})[str(name)]) for name, value in self]
 
     @property
     def backend_url(self) -> str | None:
@@ -343,9 +348,10 @@ def load(values: Mapping[str, Any]) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise ConfigurationError(_explain(error, values)) from error
+        quoted = any(not _SECRET.isdisjoint(item["loc"]) for item in error.errors())
+        raise ConfigurationError(_explain(error, values)) from (None if quoted else error)
     except ValueError as error:  # a TOML file or a variable that does not parse
-        raise ConfigurationError(f"cannot read the settings: {error}") from error
+        raise ConfigurationError(f"cannot read the settings: {describe(error)}") from error
 
 
 def from_object(source: object) -> dict[str, Any]:
@@ -364,7 +370,8 @@ def from_object(source: object) -> dict[str, Any]:
 def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
     lines: list[str] = []
     for item in error.errors():
-        name = ".".join(map(str, item["loc"])) or "settings"
+        is_secret = not _SECRET.isdisjoint(item["loc"])
+        name = ".".join(map(str, item["loc"][: 1 if is_secret else None])) or "settings"
         if item["type"] == "extra_forbidden":
             close = difflib.get_close_matches(name, Settings.model_fields, n=1)
             hint = f" did you mean {close[0]}?" if close else ""
@@ -373,9 +380,8 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
             lines.append(f"there is no setting {name!r}{origin}:{hint} known: {known}")
         else:
             origin = _origin(name, values)
-            # A signing key is never shown; nor are all settings at once, which contain the keys.
-            shown = _SECRET.isdisjoint(item["loc"]) and item["loc"]
-            got = f" (got {item['input']!r})" if shown else ""
+            # Keys are never shown, nor their ids, which may be keys, nor all settings at once.
+            got = f" (got {masked(item['input'])!r})" if item["loc"] and not is_secret else ""
             said = item["msg"].removeprefix("Value error, ")
             of_one = f"setting {name!r}{origin}: " if item["loc"] else ""
             lines.append(f"{of_one}{said}{got}")

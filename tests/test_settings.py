@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from cloudq import CloudQ, ConfigurationError
+from cloudq.driver.loader import parse
 
 
 @pytest.fixture(autouse=True)
@@ -236,3 +238,34 @@ def test_results_are_json_and_nothing_else(name: Any) -> None:
         ConfigurationError, match=r"result_serializer.* results are always stored as JSON"
     ):
         CloudQ("x", result_serializer=name)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"signing_keys": {"k1": "s" * 40}, "signing_key": "hunter2" * 5},
+        {"signing_keys": {"hunter2" * 11: "k1"}},
+        {"signing_keys": {"hunter2+" * 5: "s" * 40}},
+        {"signing_keys": {"k1": "hunter2"}},
+        {"signing_keys": "hunter2"},
+        {"signing_key": ["hunter2"]},
+        {"beat_lease": {"password": "hunter2"}},
+        {"lease": "amqp://u:hunter2@h"},
+    ],
+)
+def test_no_secret_is_quoted_by_an_error_of_settings(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        CloudQ("x", **given)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_settings_show_no_secret() -> None:
+    app = CloudQ(
+        "x",
+        broker="sqlite:///x.db?token=hunter2",
+        signing_keys={"k1": "hunter2" * 5},
+        beat_schedule={"a": {"task": "t", "kwargs": {"api_key": "hunter2"}}},
+    )
+    assert "hunter2" not in f"{app!r} {app.conf!r} {app.conf}"
+    assert "'k1'" in repr(app.conf)
+    assert "hunter2" not in repr(parse("sqs://user:hunter2@eu?key=hunter2"))

@@ -19,7 +19,7 @@ from cloudq.driver import (
 )
 from cloudq_local.items import Refusal, changed, holds
 from cloudq_local.sqlite_fields import decode, encode
-from cloudq_local.sqlite_file import Database, error_code
+from cloudq_local.sqlite_file import Database, advice, error_code
 from cloudq_local.wake import Bell
 
 LIMITS = StoreLimits(put=256, get=256, item=16 << 20, billed=False)
@@ -128,6 +128,10 @@ class SQLiteBackend:
     def error_code(self, error: Exception) -> Code:
         """Return the code of SQLite's errors and of our own `Refusal`."""
         return error_code(error)
+
+    def advice(self, error: Exception) -> str | None:
+        """Return what to do about an error of SQLite."""
+        return advice(error)
 
     def close(self) -> None:
         """Close the file."""

@@ -21,7 +21,7 @@ from cloudq.driver import (
 )
 from cloudq_local import sqlite_admin as admin
 from cloudq_local import sqlite_delayed as delayed
-from cloudq_local.sqlite_file import BLOCKED, Database, error_code
+from cloudq_local.sqlite_file import BLOCKED, Database, advice, error_code
 from cloudq_local.wake import Bell
 
 LIMITS = Limits(
@@ -187,6 +187,10 @@ class SQLiteBroker:
     def error_code(self, error: Exception) -> Code:
         """Return the code of SQLite's errors."""
         return error_code(error)
+
+    def advice(self, error: Exception) -> str | None:
+        """Return what to do about an error of SQLite."""
+        return advice(error)
 
     def close(self) -> None:
         """Close the file."""

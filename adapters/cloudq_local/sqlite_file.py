@@ -103,6 +103,30 @@ def error_code(error: Exception) -> Code:
     return Code.UNKNOWN
 
 
+# What to do, by SQLite's own codes: `Code` puts a full disk and a damaged file together.
+_ADVICE = {
+    sqlite3.SQLITE_AUTH: "this user may not do that with the file",
+    sqlite3.SQLITE_BUSY: "another process keeps the file locked: try again, or raise busy_timeout",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened: check its folder, and this user's rights",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a copy, or move it away and begin anew",
+    sqlite3.SQLITE_FULL: "its disk is full: free some space, then try again",
+    sqlite3.SQLITE_IOERR: "the file cannot be read or written: is its disk full or ill?",
+    sqlite3.SQLITE_LOCKED: "another statement keeps the file locked: try again",
+    sqlite3.SQLITE_NOMEM: "this process has no memory left",
+    sqlite3.SQLITE_NOTADB: "the file is not a SQLite database: name another",
+    sqlite3.SQLITE_PERM: "this user may not write to the file or its folder",
+    sqlite3.SQLITE_READONLY: "this user may not write to the file or its folder",
+    sqlite3.SQLITE_TOOBIG: "it is larger than SQLite stores in one row",
+}
+
+
+def advice(error: Exception) -> str | None:
+    """Return what to do about an error of SQLite; all its advice is about one local file."""
+    if not isinstance(error, sqlite3.Error):
+        return None
+    return _ADVICE.get(_errorcode(error) & 0xFF, "SQLite refused it")
+
+
 def _errorcode(error: sqlite3.Error) -> int:
     # Errors of the Python module itself (a closed connection) carry no code.
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)

@@ -389,7 +389,6 @@ class Broker:
             raise
         except Exception as error:
             code = self.driver.error_code(error)
-            raise BrokerError(
-                explain(f"{verb} {queue!r} on {self.url}", code, error, missing=_NO_QUEUE),
-                code=code,
-            ) from error
+            tried = f"{verb} {queue!r} on {self.url}"
+            text = explain(tried, code, error, missing=_NO_QUEUE, driver=self.driver)
+            raise BrokerError(text, code=code) from error

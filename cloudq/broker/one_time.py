@@ -16,6 +16,7 @@ from threading import Lock
 from cloudq.driver import Failure, Limits, OneTimeEntry, OneTimeScheduler, Outgoing
 from cloudq.errors import CloudQError, ConfigurationError, ServiceError
 from cloudq.messages.message import TaskMessage
+from cloudq.text import describe, masked
 
 _GROUP = re.compile(r"[^0-9A-Za-z_.-]+")
 # Characters that a tag's value may not contain.
@@ -102,7 +103,7 @@ class OneTimeSchedules:
         except CloudQError:
             raise
         except Exception as error:
-            reason = f"no entry in {self._url} could be made for it: {error}"
+            reason = masked(f"no entry in {self._url} could be made for it: {describe(error)}")
             return Failure(index=place, code=driver.error_code(error), reason=reason)
         return f"once:{name}"
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
+import time
 import tomllib
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import cloudq
@@ -20,17 +23,22 @@ from cloudq.broker.broker import Broker
 from cloudq.cli.messages import backend_example
 from cloudq.cli.options import Target
 from cloudq.cli.output import duration
-from cloudq.driver import Change, Check, ConditionFailed, Op, QueueStats, Sweeping
+from cloudq.driver import Change, Check, ConditionFailed, Item, Op, QueueStats, Sweeping
 from cloudq.driver.adapters import declared
 from cloudq.driver.loader import parse
 from cloudq.errors import CloudQError
 from cloudq.results.backend import Backend
 from cloudq.results.record import key
 from cloudq.settings import Settings
+from cloudq.text import describe, masked
 
 _EXTRA = re.compile(r"([\w.-]+).*extra == ['\"](\w+)['\"]")
 # Extras that belong to no adapter.
 _OWN_EXTRAS = frozenset({"dashboard"})
+
+
+# Bytes that a check writes beside an embedded broker's file, and that should be left for it.
+_ROOM, _LITTLE = 1 << 20, 64 << 20
 
 
 class Status(StrEnum):
@@ -65,7 +73,8 @@ def warn(what: str, detail: str, todo: str) -> Finding:
 
 
 def fail(what: str, error: Exception | str) -> Finding:
-    return Finding(what=what, status=Status.FAIL, detail=str(error))
+    said = error if isinstance(error, str) else describe(error)
+    return Finding(what=what, status=Status.FAIL, detail=said)
 
 
 def installation() -> Iterator[Finding]:
@@ -131,7 +140,8 @@ def configuration(app: CloudQ, target: Target) -> Iterator[Finding]:
         value: Any = getattr(app.conf, name)
         if name in ("broker", "backend") or value != Settings.model_fields[name].default:
             yield ok(
-                f"setting {name}", f"{value!r}, {_source(app, target, outside, name, in_file)}"
+                f"setting {name}",
+                f"{_shown(name, value)}, {_source(app, target, outside, name, in_file)}",
             )
     if app.conf.backend is None and app.conf.backend_url:
         yield ok("results", f"stored with the broker, in {app.conf.backend_url}")
@@ -146,7 +156,7 @@ def broker(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
         yield fail("broker", error)
         return
     except Exception as error:  # of an SDK or of SQLite, raised while opening
-        yield fail("broker", f"cannot open {app.conf.broker}: {error}")
+        yield fail("broker", f"cannot open {app.conf.broker}: {describe(error)}")
         return
     for queue in queues or app.queues():
         yield from _queue(opened, queue)
@@ -171,7 +181,7 @@ def backend(app: CloudQ) -> Iterator[Finding]:
         yield fail("backend", error)
         return
     except Exception as error:  # as for the broker
-        yield fail("backend", f"cannot open {url}: {error}")
+        yield fail("backend", f"cannot open {url}: {describe(error)}")
         return
     assert opened is not None
     try:
@@ -186,6 +196,14 @@ def backend(app: CloudQ) -> Iterator[Finding]:
 
 def _store_write(opened: Backend) -> Finding:
     try:
+        if not opened.driver.limits.billed:
+            # It costs nothing to write, so a full disk is found.
+            trial = Item(key=key("cloudq-doctor"), fields={"state": "trial"}, expires=time.time())
+            failures = opened.put([trial])
+            if failures:
+                return fail("backend write", failures[0].reason)
+            opened.delete([trial.key])
+            return ok("backend write", "allowed (an item was written and deleted)")
         # A change whose condition never holds needs write permission, and writes nothing.
         never = Change(set={"state": "x"}, when=(Check(field="state", op=Op.EQ, value="never"),))
         opened.update(key("cloudq-doctor"), never)
@@ -270,7 +288,25 @@ def _directory(what: str, url: str) -> Iterator[Finding]:
     elif not os.access(file.parent, os.W_OK) or (file.exists() and not os.access(file, os.W_OK)):
         yield fail(f"{what} file", f"{file} or its folder is not writable by this user")
     else:
-        yield ok(f"{what} file", str(file))
+        yield _space(f"{what} file", file)
+
+
+def _space(what: str, file: Path) -> Finding:
+    """Check that the file can grow: its disk is not full, and no quota has been reached."""
+    try:
+        with TemporaryFile(dir=file.parent) as trial:
+            # As a write-ahead log grows: really written, and gone when it is closed.
+            trial.write(bytes(_ROOM))
+            trial.flush()
+            os.fsync(trial.fileno())
+    except OSError as error:
+        why = f"{error.strerror}: free some space on the disk of {file.parent}"
+        return fail(what, f"{file} cannot grow: {why}")
+    left = shutil.disk_usage(file.parent).free
+    if left < _LITTLE:
+        todo = "free some space: when the disk is full, nothing is sent and no result is stored"
+        return warn(what, f"{file}: {left >> 20} MiB are left on its disk", todo)
+    return ok(what, str(file))
 
 
 def _source(
@@ -286,6 +322,10 @@ def _source(
     if any(given.upper() == variable for given in os.environ):
         return f"from {variable}"
     return "from the configuration file" if name in in_file else "set by the app"
+
+
+def _shown(name: str, value: Any) -> str:
+    return repr(masked({name: value})[name])
 
 
 def _version(package: str) -> str | None:

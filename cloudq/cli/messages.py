@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import orjson
-
 from cloudq.app import CloudQ
-from cloudq.cli.output import shorten, since, table
+from cloudq.cli.output import safe, shorten, since, table
 from cloudq.driver import Peeked
 from cloudq.driver.adapters import adapter
 from cloudq.errors import DecodeError
 from cloudq.messages.message import TaskMessage
+from cloudq.text import AsIs, describe, json_text, masked
 
 _ARGS = 40
 
@@ -36,7 +35,8 @@ class Seen:
 
     def goes_by(self, id: str) -> bool:
         """Tell whether `id` names this message."""
-        return id in (self.id, self.peeked.id)
+        # An id with control characters is shown, and so copied, with them escaped.
+        return id in (self.id, self.peeked.id, safe(self.id), safe(self.peeked.id))
 
 
 def read(peeked: Peeked, app: CloudQ, queue: str) -> Seen:
@@ -47,7 +47,7 @@ def read(peeked: Peeked, app: CloudQ, queue: str) -> Seen:
             message=app.runtime.codec.decode(peeked.body, queue=queue, limit=app.conf.max_body),
         )
     except DecodeError as error:
-        return Seen(peeked=peeked, problem=str(error))
+        return Seen(peeked=peeked, problem=describe(error))
 
 
 def as_json(seen: Seen) -> dict[str, object]:
@@ -59,9 +59,9 @@ def as_json(seen: Seen) -> dict[str, object]:
         "attempts": seen.peeked.attempts,
         "sent_at": seen.peeked.sent_at,
         "reason": seen.peeked.reason,
-        "message": message,
+        "message": AsIs(message),
         "problem": seen.problem,
-        "body": None if message else seen.peeked.body.decode(errors="backslashreplace"),
+        "body": None if message else AsIs(seen.peeked.body.decode(errors="backslashreplace")),
     }
 
 
@@ -80,8 +80,9 @@ def backend_example(broker: str) -> str:
 
 def brief_arguments(message: TaskMessage, length: int = _ARGS) -> str:
     """Return the arguments of a call as written in Python, shortened."""
-    positional = [orjson.dumps(arg).decode() for arg in message.args]
-    named = [f"{key}={orjson.dumps(value).decode()}" for key, value in message.kwargs.items()]
+    positional = map(json_text, message.args)
+    # As a mapping, so that a secret is known by its name.
+    named = (f"{key}={json_text(value)}" for key, value in masked(message.kwargs).items())
     return shorten(", ".join((*positional, *named)), length)
 
 

@@ -1,56 +1,104 @@
-"""Prints results: tables and questions for people, JSON for programs."""
+"""Prints all that the command line prints: text and tables for people, JSON for programs.
+
+No other file of the command line writes to a terminal, so that what strangers wrote (task names,
+ids, errors) reaches none with its control characters, and no secret does either.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cloudq.errors import ConfigurationError
+from cloudq.text import AsIs, block, json_text, masked, one_line, safe_json, text_of
 
 # A pipe has no width, and its reader wants whole lines.
 _PIPE_WIDTH = 400
+_INDENT = "  "
 
 
-def console() -> Console:
-    """Return standard output, as wide as the terminal or, in a pipe, very wide."""
-    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+def console(*, stderr: bool = False) -> Console:
+    """Return an output for moving pictures, as wide as the terminal or, in a pipe, very wide.
+
+    What it is given must be safe already: `safe` makes it so.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(width=None if stream.isatty() else _PIPE_WIDTH, highlight=False, stderr=stderr)
+
+
+def safe(value: object) -> str:
+    """Return a value as one line without control characters and secrets.
+
+    All text for people comes through here, and through `json_text` all JSON for programs.
+    """
+    if isinstance(value, AsIs):
+        return one_line(value.value)
+    return one_line(masked(text_of(value)))
 
 
 def emit(value: object, *, indent: bool = True) -> None:
-    """Print JSON on standard output."""
-    option = orjson.OPT_INDENT_2 if indent else 0
-    typer.echo(orjson.dumps(value, option=option, default=str).decode())
+    """Print JSON on standard output. Secrets are masked, but for those in an `AsIs`."""
+    _write(json_text(value, indent=indent))
+
+
+def emit_written(text: str) -> None:
+    """Print what is JSON already, the user's own value, on standard output."""
+    _write(safe_json(text))
 
 
 def complain(message: str, *, kind: str = "error") -> None:
     """Print one line on standard error."""
     sys.stdout.flush()
-    text = Text.assemble((f"{kind}: ", "bold red"), " ".join(message.split()))
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+    text = Text.assemble((f"{safe(kind)}: ", "bold red"), safe(" ".join(message.split())))
+    _errors().print(text, soft_wrap=True)
+
+
+def complain_of(error: BaseException) -> None:
+    """Print the traceback of an error on standard error."""
+    sys.stdout.flush()
+    lines = "".join(traceback.format_exception(error)).rstrip()
+    _errors().print(Text(block(masked(lines), indent=_INDENT)), soft_wrap=True)
 
 
 def note(message: str) -> None:
     """Print a remark on standard error, apart from the result on standard output."""
     sys.stdout.flush()
-    Console(stderr=True, highlight=False).print(Text(message, "dim"), soft_wrap=True)
+    _errors().print(Text(safe(message), "dim"), soft_wrap=True)
 
 
-def say(message: str) -> None:
+def say(message: object, *, style: str = "") -> None:
     """Print one line on standard output."""
-    console().print(Text(message), soft_wrap=True)
+    console().print(Text(safe(message), style), soft_wrap=True)
+
+
+def say_block(text: AsIs | str) -> None:
+    """Print a file or a help text, of several lines, on standard output."""
+    _write(block(text.value) if isinstance(text, AsIs) else block(masked(text)))
+
+
+def say_trace(text: str) -> None:
+    """Print the traceback of a task, indented: no line of it passes for one of ours."""
+    _write(block(masked(text.rstrip()), indent=_INDENT))
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """Return a cell of parts, each plain or with a style."""
+    return Text.assemble(
+        *(safe(part) if isinstance(part, str) else (safe(part[0]), part[1]) for part in parts)
+    )
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Print a table, numbers aligned right. Without rows, print `empty`."""
-    listed = [[cell if isinstance(cell, Text) else _cell(cell) for cell in row] for row in rows]
+    listed = [[_cell(cell) for cell in row] for row in rows]
     if not listed:
         say(empty)
         return
@@ -77,7 +125,7 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
     grid.add_column(overflow="fold")
     for name, value in pairs:
         if value is not None:
-            grid.add_row(name, value if isinstance(value, Text) else Text(str(value)))
+            grid.add_row(name, _cell(value))
     _print(grid)
 
 
@@ -90,8 +138,13 @@ def confirm(question: str, name: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigurationError(f"{question} There is no terminal to confirm at: add --yes")
-    if input(f"{question} Type y or {name!r}: ").strip() not in ("y", "Y", "yes", name):
+    if input(safe(f"{question} Type y or {name!r}: ")).strip() not in ("y", "Y", "yes", name):
         raise typer.Abort
+
+
+def ask(question: str) -> bool:
+    """Ask on standard error, and tell whether the answer is yes."""
+    return typer.confirm(safe(question), err=True)
 
 
 def duration(seconds: float | None) -> str:
@@ -122,8 +175,8 @@ def local(moment: float | None) -> str | None:
 
 
 def shorten(text: str, length: int) -> str:
-    """Return the text as one line of at most `length` characters."""
-    flat = " ".join(text.split())
+    """Return the text as one safe line of at most `length` characters."""
+    flat = safe(" ".join(text.split()))
     return flat if len(flat) <= length else flat[: length - 1] + "…"
 
 
@@ -135,11 +188,21 @@ def _print(grid: Table) -> None:
     with output.capture() as captured:
         output.print(grid)
     # rich pads each line with spaces.
-    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    _write("\n".join(line.rstrip() for line in captured.get().split("\n")).rstrip("\n"))
+
+
+def _write(text: str) -> None:
+    typer.echo(text)
+
+
+def _errors() -> Console:
+    return Console(stderr=True, highlight=False)
 
 
 def _cell(value: object) -> Text:
-    return Text("-" if value is None else str(value))
+    if isinstance(value, Text):
+        return value
+    return Text("-" if value is None else safe(value))
 
 
 def _is_number(text: str) -> bool:

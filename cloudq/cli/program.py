@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Annotated
@@ -13,8 +12,9 @@ import typer
 
 import cloudq
 from cloudq.cli.options import AppOption, BackendOption, BrokerOption, DebugOption, Target
-from cloudq.cli.output import complain
+from cloudq.cli.output import complain, complain_of, say, say_block
 from cloudq.errors import CloudQError, ConfigurationError, install_hint
+from cloudq.text import describe, text_of
 
 # The commands in the order of the help (groups come last there), each with its module, whose
 # `add_to` adds it. Only the module of the command that is asked for is imported; for the help, all.
@@ -38,7 +38,7 @@ OK, FAILED, UNUSABLE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"cloudq {cloudq.__version__}")
+        say(f"cloudq {cloudq.__version__}")
         raise typer.Exit
 
 
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:  # user modules and SDKs run in here
         if "--debug" in arguments and not isinstance(error, typer.TyperException | typer.Abort):
-            traceback.print_exc()
+            complain_of(error)
         return _report(error)
     return code if isinstance(code, int) else OK
 
@@ -133,12 +133,13 @@ def _report(error: Exception) -> int:
         complain("nothing was done", kind="aborted")
         return FAILED
     if isinstance(error, CloudQError):
-        complain(str(error))
+        complain(describe(error))
         return UNUSABLE
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         complain(f"{error.filename}: {error.strerror}")
         return UNUSABLE
-    complain(f"{type(error).__name__}: {error} (unexpected; --debug shows the traceback)")
+    said = f"{type(error).__name__}: {text_of(error)}"
+    complain(f"{said} (unexpected; --debug shows the traceback)")
     return FAILED
 
 
@@ -147,7 +148,7 @@ def _usage(error: typer.TyperException) -> int:
     # pydantic puts "Value error, " before the message of a check.
     message = error.format_message().replace("Value error, ", "")
     if context is not None and type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(message)
+        say_block(message)
         return OK
     hint = f" (see {context.command_path} --help)" if context is not None else ""
     complain(message.rstrip(".") + hint)

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from cloudq.driver import Address, BackendDriver, BrokerDriver
 from cloudq.driver.adapters import adapter
 from cloudq.errors import CloudQError, ConfigurationError
+from cloudq.text import describe
 
 
 def parse(url: str) -> Address:
@@ -61,7 +62,9 @@ def _open(kind: str, address: Address) -> Any:
     except CloudQError:
         raise
     except Exception as error:  # whatever a service's SDK raises before it has a driver
-        raise ConfigurationError(f"cannot open the {kind} {address.url}: {error}") from error
+        raise ConfigurationError(
+            f"cannot open the {kind} {address.url}: {describe(error)}"
+        ) from error
 
 
 def _load(kind: str, scheme: str) -> Callable[[Address], Any]:

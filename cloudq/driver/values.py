@@ -35,10 +35,11 @@ class Address:
     """
 
     scheme: str
-    host: str = ""
+    host: str = field(default="", repr=False)
     path: str = ""
-    options: Mapping[str, str] = field(default_factory=dict[str, str])
-    url: str = ""
+    # These may hold keys and passwords.
+    options: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    url: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

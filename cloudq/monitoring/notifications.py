@@ -10,12 +10,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Literal
 
 from cloudq.errors import ConfigurationError, Ignore, Reject, Replaced
 from cloudq.tasks.request import Call, Context, Middleware
+from cloudq.text import block, masked, one_line, text_of
 
 log = logging.getLogger("cloudq.notifications")
 
@@ -37,7 +38,8 @@ class Failure:
     @property
     def subject(self) -> str:
         """One line of at most 100 ASCII characters, the limit of SNS."""
-        line = f"[cloudq] {self.task} failed: {type(self.error).__name__}: {self.error}"
+        said = text_of(self.error)
+        line = masked(f"[cloudq] {self.task} failed: {type(self.error).__name__}: {said}")
         plain = " ".join(line.encode("ascii", "replace").decode().split())
         plain = "".join(sign for sign in plain if sign.isprintable())
         return plain[:_LONGEST_SUBJECT]
@@ -46,12 +48,13 @@ class Failure:
     def text(self) -> str:
         """The full report with the traceback, without the task's arguments."""
         lines = [
-            f"Task {self.task} with id {self.id} has failed.",
-            f"queue {self.queue}, worker {self.hostname}, after {self.retries} retries",
+            one_line(f"Task {self.task} with id {self.id} has failed."),
+            one_line(f"queue {self.queue}, worker {self.hostname}, after {self.retries} retries"),
         ]
         if self.others:
             lines.append(f"{self.others} similar failures before it were not reported.")
-        return "\n".join([*lines, "", *traceback.format_exception(self.error)])
+        trace = "".join(traceback.format_exception(self.error))
+        return "\n".join([*lines, "", block(masked(trace))])
 
 
 Notifier = Callable[[Failure], None]
@@ -144,7 +147,7 @@ class SMTP:
     host: str = "localhost"
     port: int = 587
     user: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     security: Literal["starttls", "tls", "none"] = "starttls"
     timeout: float = 10.0
 

@@ -256,7 +256,8 @@ class Backend:
         except Exception as error:
             code = self.driver.error_code(error)
             tried = f"{verb} {name!r} in {self.url}"
-            raise BackendError(explain(tried, code, error, missing=_NO_TABLE), code=code) from error
+            text = explain(tried, code, error, missing=_NO_TABLE, driver=self.driver)
+            raise BackendError(text, code=code) from error
 
 
 class _Clock:

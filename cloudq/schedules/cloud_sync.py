@@ -19,6 +19,7 @@ from cloudq.schedules.run_id import CRON, EXPIRES, SCHEDULE, SLOT, cron_header, 
 from cloudq.schedules.schedules import Schedule, Schedules
 from cloudq.schedules.when import at, crontab, every
 from cloudq.tasks.task import Options
+from cloudq.text import describe
 
 _SAYS: Mapping[str, Callable[[Entry], list[str]]] = {
     "eventbridge": dialects.eventbridge,
@@ -271,7 +272,7 @@ class Scheduler:
         except Exception as error:
             code = self._driver.error_code(error)
             raise ServiceError(
-                f"cannot {verb} schedules in {self._url}: {error}", code=code
+                f"cannot {verb} schedules in {self._url}: {describe(error)}", code=code
             ) from error
 
 

@@ -6,41 +6,82 @@ import logging
 import sys
 from collections.abc import Iterator
 
-import orjson
-
 import cloudq
 from cloudq.app import CloudQ
 from cloudq.driver.adapters import declared
+from cloudq.text import block, describe, json_text, masked, one_line, text_of
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool_kinds import PoolKind
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
+# The values of one record that are written, so that a line has an end.
+_MOST_VALUES = 10_000
+
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, process, and the fields of `extra`."""
+    """One JSON object a line: time, level, logger, message, process, and the fields of `extra`.
+
+    No record is lost: what JSON lacks is written as text. Secrets are masked.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, object] = {
+        fields: dict[object, object] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
             "process": record.process,
         }
-        fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(fields, default=str).decode()
+            fields["exception"] = _trace(self, record)
+        if record.stack_info:
+            fields["stack"] = record.stack_info
+        for name, value in vars(record).items():
+            if name not in _STANDARD:
+                # A field of `extra` does not pass for one of the record's own.
+                fields[f"{name}_" if name in fields else name] = value
+        return json_text(fields, most=_MOST_VALUES)
 
 
 class Lines(logging.Formatter):
-    """One line a record; those of a task's logger name the task and its id."""
+    """One line a record, and indented ones for a traceback: no text can pass for another record.
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
-        line = super().formatMessage(record)
+    Those of a task's logger name the task and its id. Secrets are masked.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = _message(record)
+        record.asctime = self.formatTime(record, self.datefmt)
+        line = self.formatMessage(record)
         task = getattr(record, "task_name", "")
-        return f"{line} [{task} {getattr(record, 'task_id', '')}]" if task else line
+        if task:
+            line += f" [{text_of(task)} {text_of(getattr(record, 'task_id', ''))}]"
+        lines = [one_line(masked(line))]
+        if record.exc_info:
+            lines.append(block(masked(_trace(self, record)), indent="  "))
+        if record.stack_info:
+            lines.append(block(masked(record.stack_info), indent="  "))
+        return "\n".join(lines)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Return the record's message; one that cannot be formatted with what was formatted."""
+    try:
+        return record.getMessage()
+    except Exception as error:  # `log.info("%d", "x")`, or a repr of the user's
+        said = f"{text_of(record.msg)} {text_of(record.args)}"
+        return f"{said} (the message cannot be formatted: {describe(error)})"
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    assert record.exc_info  # both callers have looked
+    try:
+        return formatter.formatException(record.exc_info)
+    except Exception as error:  # an exception of the user's that cannot be shown
+        kind = record.exc_info[0]
+        name = kind.__name__ if kind is not None else "an error"
+        return f"{name}: its traceback cannot be made: {describe(error)}"
 
 
 def configure(level: str, format: str) -> None:
@@ -68,8 +109,8 @@ def banner(app: CloudQ, options: WorkerOptions) -> Iterator[str]:
     )
     recycled = options.max_tasks_per_child
     yield f"cloudq {cloudq.__version__}, worker {options.hostname} of {app.name}"
-    yield f"broker   {app.conf.broker}"
-    yield f"backend  {app.conf.backend_url or 'none: results are not kept'}"
+    yield f"broker   {masked(app.conf.broker)}"
+    yield f"backend  {masked(app.conf.backend_url) or 'none: results are not kept'}"
     yield f"queues   {queues}"
     yield (
         f"slots    {_processes(options)} x {options.threads} threads"

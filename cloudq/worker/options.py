@@ -41,7 +41,7 @@ class WorkerOptions:
     grace: float = 30.0
     poll_wait: float = 20.0
     hostname: str = field(default_factory=_hostname)
-    overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    overrides: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     log_level: str = "info"
     log_format: str = "text"
     beat: bool = False

@@ -11,11 +11,12 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from cloudq import CloudQ, every
 from cloudq.cli import main
@@ -26,6 +27,7 @@ from cloudq.schedules.cloud_sync import Scheduler
 from cloudq.testing import eventually
 from cloudq_aws import lambda_handler
 from cloudq_aws.eventbridge import open_scheduler
+from cloudq_deploy.aws import terraform
 from cloudq_deploy.aws.iam import (
     Place,
     Role,
@@ -437,6 +439,54 @@ def test_roles_are_passed_to_their_service_alone() -> None:
         "lambda.amazonaws.com",
         "scheduler.amazonaws.com",
     ]
+
+
+BOUND = f"arn:aws:iam::{ACCOUNT}:policy/bound"
+GIVING = {
+    "iam:AttachRolePolicy",
+    "iam:CreateRole",
+    "iam:DeleteRolePolicy",
+    "iam:DetachRolePolicy",
+    "iam:PutRolePermissionsBoundary",
+    "iam:PutRolePolicy",
+}
+
+
+def test_under_a_boundary_a_deployer_gives_rights_to_bounded_roles_alone() -> None:
+    plan = replace(rich(), permissions_boundary=BOUND)
+    found: set[str] = set()
+    for each in document(deployer(plan, "cloudq-deploy"), PLACE)["Statement"]:
+        given = GIVING & {*each["Action"]}
+        if given:
+            assert each["Condition"]["StringEquals"]["iam:PermissionsBoundary"] == BOUND
+            found |= given
+        # Who may take a boundary away has no boundary.
+        assert "iam:DeleteRolePermissionsBoundary" not in each["Action"]
+    assert found == GIVING
+    unbound = granted(every_policy()["deployer"])
+    assert granted(document(deployer(plan, "cloudq-deploy"), PLACE)) - unbound == {
+        ("iam:PutRolePermissionsBoundary", f"arn:aws:iam::{ACCOUNT}:role/{role}")
+        for role in ("shop-default-eu-west-1", "shop-mail-eu-west-1", "shop-scheduler-eu-west-1")
+    }
+
+
+def test_a_boundary_is_on_every_role_of_template_and_terraform() -> None:
+    plan = replace(rich(), permissions_boundary=BOUND)
+    made = cloudformation.template(plan)["Resources"].values()
+    roles = [each["Properties"] for each in made if each["Type"] == "AWS::IAM::Role"]
+    assert len(roles) == 3
+    assert all(each["PermissionsBoundary"] == BOUND for each in roles)
+    written = terraform.configuration(plan)["resource"]["aws_iam_role"]
+    assert len(written) == 3
+    assert all(each["permissions_boundary"] == BOUND for each in written.values())
+    assert "ermissions" not in json.dumps(cloudformation.template(rich())["Resources"])
+
+
+def test_a_boundary_is_the_arn_of_a_policy() -> None:
+    for wrong in ("bound", "arn:aws:iam::1:policy/x", f"arn:aws:iam::{ACCOUNT}:role/x"):
+        with pytest.raises(ValidationError, match="permissions_boundary"):
+            AwsOptions(permissions_boundary=wrong)
+    assert AwsOptions(permissions_boundary=BOUND).permissions_boundary == BOUND
 
 
 def test_a_function_consumes_its_own_queue_only() -> None:

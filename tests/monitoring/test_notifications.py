@@ -115,6 +115,7 @@ def test_a_notifier_that_raises_changes_nothing(
 
 
 def test_notifiers_that_could_never_tell_are_errors() -> None:
+    assert "hunter2" not in repr(SMTP(sender="q@b.example", to=["a@b.example"], password="hunter2"))
     with pytest.raises(ConfigurationError, match=r"SMTP: to is 'a@b\.example'"):
         SMTP(sender="q@b.example", to="a@b.example")
     with pytest.raises(ConfigurationError, match="in the clear"):

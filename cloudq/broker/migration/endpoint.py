@@ -21,6 +21,7 @@ from cloudq.driver import (
 )
 from cloudq.errors import BrokerError, ServiceError
 from cloudq.results.backend import Backend
+from cloudq.text import describe, masked
 
 # With these codes, the service may or may not have taken the message.
 UNSURE = frozenset({Code.UNREACHABLE, Code.UNKNOWN})
@@ -102,7 +103,7 @@ class Endpoint:
         except ServiceError as error:
             code = Code(error.code)
             said = error.__cause__ if isinstance(error, BrokerError) else None
-            reason = str(error) if said is None else f"{self.url}: {said}"
+            reason = str(error) if said is None else masked(f"{self.url}: {describe(said)}")
         if code in OF_THE_MESSAGE and len(batch) > 1:
             return [self._answers(queue, [message], way)[0] for message in batch]
         return [Failure(index=place, code=code, reason=reason) for place in range(len(batch))]

@@ -23,6 +23,7 @@ from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
 from cloudq.messages.codec import Codec
 from cloudq.results.backend import Backend
+from cloudq.text import masked
 
 # The setting's default; for another value run `cloudq queues create` with the target's app.
 _MAX_DELIVERIES = 10
@@ -117,7 +118,7 @@ class Migration:
             deliveries = queue_deliveries(_MAX_DELIVERIES, ordered=ordered)
             with self.target.broker.asking("create", target) as admin:
                 admin.create(target, lease=self.options.lease, max_deliveries=deliveries)
-            self._say(f"made queue {target!r} on {self.target.url}")
+            self._say(f"made queue {target!r} on {masked(self.target.url)}")
 
     def preview(self, pairs: Mapping[str, str], *, look: bool) -> list[Preview]:
         """Return what would be moved; with `look` also where a look counts as a delivery."""

@@ -16,11 +16,12 @@ from typer.core import TyperCommand
 from cloudq.app import CloudQ
 from cloudq.cli.commands.result import as_json, outcome
 from cloudq.cli.options import JsonOption, Target, common, refuse_memory
-from cloudq.cli.output import complain, emit, note
+from cloudq.cli.output import complain, emit, emit_written, note, say
 from cloudq.errors import ConfigurationError, InvalidArguments, UnknownTask
 from cloudq.messages.values import is_list, is_object
 from cloudq.results.record import Record, State
 from cloudq.results.result import wait_for
+from cloudq.text import AsIs
 
 _NEGATIVE = re.compile(r"-[0-9.]")
 
@@ -135,7 +136,7 @@ def call(
     with app:
         sent = app.send_task(task, positional, _object("--kwargs", kwargs_json), **options)
         if wait is None:
-            emit({"id": sent.id}, indent=False) if json else typer.echo(sent.id)
+            emit({"id": sent.id}, indent=False) if json else say(AsIs(sent.id))
             return 0
         timeout = None if math.isinf(wait) else wait
         try:
@@ -151,7 +152,7 @@ def _print_end(record: Record, *, json: bool) -> int:
     if json:
         emit(as_json(record), indent=False)
     elif record.state == State.SUCCESS:
-        typer.echo(record.value or "null")
+        emit_written(record.value or "null")
     else:
         complain(f"{outcome(record)} - cloudq result --traceback {record.id}", kind=record.state)
     return 0 if record.state == State.SUCCESS else 1

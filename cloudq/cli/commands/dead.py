@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated
 
-import orjson
 import typer
 
 from cloudq.app import CloudQ
@@ -16,6 +15,7 @@ from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq.cli.output import complain, confirm, emit, fields, local, note, say, since
 from cloudq.driver import Failure
 from cloudq.errors import ConfigurationError
+from cloudq.text import AsIs
 
 cli = typer.Typer(no_args_is_help=True, help="List, redrive and delete dead letters.")
 
@@ -81,11 +81,11 @@ def show(
             ("deliveries", seen.peeked.attempts),
             ("sent", sent and f"{sent}, {since(seen.peeked.sent_at)} ago"),
             ("problem", seen.problem),
-            ("body", None if content else seen.peeked.body.decode(errors="backslashreplace")),
+            ("body", None if content else AsIs(_text(seen))),
         )
     )
     if content:
-        say(orjson.dumps(content, option=orjson.OPT_INDENT_2, default=str).decode())
+        emit(AsIs(content))
 
 
 @cli.command()
@@ -148,6 +148,10 @@ def purge(
         with app.broker.asking("delete the dead letters of", queue) as admin:
             failures = admin.delete_dead(queue, [seen.peeked for seen in chosen])
     return _tell("deleted", chosen, failures)
+
+
+def _text(seen: Seen) -> str:
+    return seen.peeked.body.decode(errors="backslashreplace")
 
 
 def _chosen(

@@ -25,7 +25,7 @@ from cloudq.cli.demo.progress import view
 from cloudq.cli.demo.worker import LocalWorker
 from cloudq.cli.messages import backend_example
 from cloudq.cli.options import Target, common, refuse_memory
-from cloudq.cli.output import console, fields, note, say
+from cloudq.cli.output import fields, note, say
 from cloudq.driver import Code
 from cloudq.errors import CloudQError, ConfigurationError, ServiceError
 from cloudq.results.record import State
@@ -185,8 +185,7 @@ def _report(app: CloudQ, done: Done, target: Target, where: Path) -> None:
     span = max(r.finished_at or 0 for r in ran) - min(r.started_at or 0 for r in ran)
     failed = sum(record.state != State.SUCCESS for record in done.records)
     top = Counter(total.called).most_common(8)
-    output = console()
-    output.print()
+    say("")
     fields(
         (
             ("files", f"{total.files:,}"),
@@ -201,15 +200,16 @@ def _report(app: CloudQ, done: Done, target: Target, where: Path) -> None:
         )
     )
     urls = _urls(target)
-    output.print("\n[bold]next steps[/]")
+    say("")
+    say("next steps", style="bold")
     for remark, command in (
         ("the task that was retried", ("result", done.unsteady.id, *urls)),
         ("the sums", ("result", done.summary.id, *urls)),
         ("counts of the queue", ("queues", "stats", _QUEUE, *urls)),
         ("run a worker of your own", ("worker", "-A", "cloudq.cli.demo.tasks", *urls)),
     ):
-        output.print(f"  # {remark}", style="dim")
-        output.print(f"  {_paste(*command)}", soft_wrap=True, markup=False)
+        say(f"  # {remark}", style="dim")
+        say(f"  {_paste(*command)}")
 
 
 def _urls(target: Target) -> list[str]:

@@ -6,12 +6,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from cloudq.cli import checks
 from cloudq.cli.checks import Finding, Status
 from cloudq.cli.options import JsonOption, Target, common
-from cloudq.cli.output import emit, fields, say
+from cloudq.cli.output import emit, fields, say, styled
 
 _STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red", Status.SKIP: "dim"}
 
@@ -56,10 +55,10 @@ def examine(target: Target, queues: list[str] | None) -> list[Finding]:
     return findings
 
 
-def _line(finding: Finding) -> Text:
+def _line(finding: Finding) -> object:
     style = _STYLES[finding.status]
     todo = f" - {finding.todo}" if finding.todo else ""
-    return Text.assemble((f"{finding.what}: ", style), f"{finding.detail}{todo}")
+    return styled((f"{finding.what}: ", style), f"{finding.detail}{todo}")
 
 
 def add_to(program: typer.Typer) -> None:

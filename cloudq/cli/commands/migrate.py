@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,7 +26,7 @@ from rich.progress import (
 
 from cloudq.broker.migration import Endpoint, Migration, Moved, Options, Preview, Report
 from cloudq.cli.options import JsonOption, Target, YesOption, common
-from cloudq.cli.output import complain, confirm, emit, note, say, table
+from cloudq.cli.output import complain, confirm, console, emit, note, safe, say, table
 from cloudq.driver import loader as plugins
 from cloudq.driver.adapters import adapter
 from cloudq.errors import ConfigurationError, ServiceError
@@ -233,7 +232,7 @@ class _Progress:
     """Progress on standard error: live bars at a terminal, a line every two seconds elsewhere."""
 
     def __init__(self, silent: bool) -> None:
-        output = Console(stderr=True, highlight=False)
+        output = console(stderr=True)
         self._silent = silent
         self._live = output.is_terminal and not silent
         self._bars = Progress(
@@ -277,7 +276,8 @@ class _Progress:
         if self._live:
             if moved.queue not in self._tasks:
                 total = self._totals.get(moved.queue)
-                self._tasks[moved.queue] = self._bars.add_task(moved.queue, total=total, remark="")
+                bar = self._bars.add_task(safe(moved.queue), total=total, remark="")
+                self._tasks[moved.queue] = bar
             done = moved.moved - moved.earlier
             self._bars.update(self._tasks[moved.queue], completed=done, remark=remark)
         elif not self._silent and time.monotonic() > self._next:

@@ -19,9 +19,10 @@ from typing import Annotated
 import typer
 
 from cloudq.cli.options import Target
-from cloudq.cli.output import complain
+from cloudq.cli.output import complain, say, say_block
 from cloudq.cli.pidfile import holder
 from cloudq.errors import ConfigurationError
+from cloudq.text import AsIs, one_line
 
 # Seconds for a worker to import its app and write its pidfile.
 _STARTING = 30.0
@@ -104,7 +105,8 @@ def multi(
     target = context.obj if isinstance(context.obj, Target) else Target()
     order = replace(order, options=[*_named(target), *order.options])
     if verb is Verb.SYSTEMD:
-        typer.echo(unit(order))
+        # It is a file to be used, so the URLs that were given stand in it whole.
+        say_block(AsIs(unit(order)))
         return 0
     steps = [_stop, _start] if verb is Verb.RESTART else [_STEPS[verb]]
     fine = True
@@ -146,7 +148,7 @@ def unit(order: Order) -> str:
     """Write a systemd unit that runs one such worker; `%i` is the instance's name."""
     command = [sys.executable, "-m", "cloudq", "worker", *order.options, "-n", "%i@%H"]
     return f"""\
-# /etc/systemd/system/cloudq@.service: systemctl enable --now cloudq@{order.names[0]}
+# /etc/systemd/system/cloudq@.service: systemctl enable --now cloudq@{one_line(order.names[0])}
 [Unit]
 Description=cloudq worker %i
 After=network-online.target
@@ -155,7 +157,7 @@ Wants=network-online.target
 [Service]
 Type=exec
 WorkingDirectory={Path.cwd()}
-ExecStart={shlex.join(command)}
+ExecStart={one_line(shlex.join(command))}
 # SIGTERM lets running tasks finish. Only the supervisor gets it.
 KillMode=mixed
 KillSignal=SIGTERM
@@ -198,7 +200,7 @@ def _start(node: Node, order: Order) -> bool:
         said = lines[-1] if lines else "it logged nothing"
         complain(f"{node.name} ended while starting: {said}", kind="multi")
         return False
-    typer.echo(f"{node.name}: started, pid {process.pid}")
+    say(f"{node.name}: started, pid {process.pid}")
     # It outlives this command, which does not wait for it.
     process.returncode = 0
     return True
@@ -215,7 +217,7 @@ def _kill(node: Node, order: Order) -> bool:
 def _end(node: Node, order: Order, number: signal.Signals) -> bool:
     pid = holder(node.pidfile)
     if pid is None:
-        typer.echo(f"{node.name}: not running")
+        say(f"{node.name}: not running")
         return True
     os.kill(pid, number)
 
@@ -225,13 +227,13 @@ def _end(node: Node, order: Order, number: signal.Signals) -> bool:
     if not _until(has_ended, order.timeout):
         complain(f"{node.name}: pid {pid} is still running after {order.timeout:g} s", kind="multi")
         return False
-    typer.echo(f"{node.name}: stopped")
+    say(f"{node.name}: stopped")
     return True
 
 
 def _show(node: Node, order: Order) -> bool:
     pid = holder(node.pidfile)
-    typer.echo(f"{node.name} ({f'pid {pid}' if pid else 'down'}): {shlex.join(node.command)}")
+    say(f"{node.name} ({f'pid {pid}' if pid else 'down'}): {shlex.join(node.command)}")
     return True
 
 

@@ -8,10 +8,11 @@ import orjson
 import typer
 
 from cloudq.cli.options import JsonOption, Target, common
-from cloudq.cli.output import complain, duration, emit, fields, local, say
+from cloudq.cli.output import complain, duration, emit, fields, local, say, say_trace
 from cloudq.errors import ResultTimeout
 from cloudq.results.record import Record, State
 from cloudq.results.result import AsyncResult, wait_for
+from cloudq.text import AsIs
 
 
 @common
@@ -58,8 +59,8 @@ def as_json(record: Record) -> dict[str, object]:
         "id": record.id,
         "state": record.shown,
         "task": record.task or None,
-        "value": orjson.loads(record.value) if record.value else None,
-        "meta": orjson.loads(record.meta) if record.meta else None,
+        "value": AsIs(orjson.loads(record.value)) if record.value else None,
+        "meta": AsIs(orjson.loads(record.meta)) if record.meta else None,
         "error_type": record.error_type,
         "error": record.error,
         "traceback": record.traceback,
@@ -89,6 +90,7 @@ def _wait(results: list[AsyncResult[object]], wait: float | None) -> ResultTimeo
 
 
 def _show(record: Record, *, traceback: bool) -> None:
+    succeeded = record.state == State.SUCCESS
     unheard = record.state == State.PENDING and not record.task
     ran = (
         duration(record.finished_at - record.started_at)
@@ -103,8 +105,8 @@ def _show(record: Record, *, traceback: bool) -> None:
             ("state", "PENDING (not finished, or no such task)" if unheard else record.shown),
             ("revoked", "yes, it will not start" if record.revoked else None),
             ("task", record.task or None),
-            ("value", record.value if record.state == State.SUCCESS else None),
-            ("progress", record.meta),
+            ("value", AsIs(record.value) if succeeded and record.value else None),
+            ("progress", AsIs(record.meta) if record.meta else None),
             ("error", error),
             ("traceback", shown),
             ("retries", None if unheard else record.retries),
@@ -116,7 +118,7 @@ def _show(record: Record, *, traceback: bool) -> None:
         )
     )
     if traceback and record.traceback:
-        say(record.traceback.rstrip())
+        say_trace(record.traceback)
 
 
 def add_to(program: typer.Typer) -> None:

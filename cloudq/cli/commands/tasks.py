@@ -21,6 +21,7 @@ from cloudq.monitoring.event_log import FINAL, TRACKED, Reader
 from cloudq.results.events import Event
 from cloudq.results.record import Record, State
 from cloudq.settings import Level
+from cloudq.text import AsIs
 
 cli = typer.Typer(no_args_is_help=True, help="List finished tasks, or show one.")
 
@@ -164,9 +165,9 @@ def event_json(event: Event, *, args: bool) -> dict[str, object]:
     kept = found.pop("args")
     if args and kept is not None:
         try:
-            found["args"], found["kwargs"] = orjson.loads(kept)
+            found["args"], found["kwargs"] = map(AsIs, orjson.loads(kept))
         except ValueError:  # only its beginning was stored
-            found["args_text"] = kept
+            found["args_text"] = AsIs(kept)
     return found
 
 

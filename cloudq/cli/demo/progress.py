@@ -18,7 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from cloudq.cli.output import console
+from cloudq.cli.output import console, say
 
 _EVERY = 2.0
 
@@ -58,7 +58,7 @@ class ProgressView(ABC):
 def view() -> ProgressView:
     """Return bars for a terminal, lines for anything else."""
     output = console()
-    return Bars(output) if output.is_terminal else Lines(output)
+    return Bars(output) if output.is_terminal else Lines()
 
 
 class Bars(ProgressView):
@@ -93,8 +93,7 @@ class Bars(ProgressView):
 class Lines(ProgressView):
     """A line every two seconds, and one at the end of a step."""
 
-    def __init__(self, output: Console) -> None:
-        self._output = output
+    def __init__(self) -> None:
         self._label = ""
         self._total = 0
         self._next = 0.0
@@ -114,7 +113,7 @@ class Lines(ProgressView):
             return
         self._next = time.monotonic() + _EVERY
         line = f"{self._label}: {done} of {self._total}  {_remark(retries, rate)}"
-        self._output.print(line.rstrip(), markup=False)
+        say(line.rstrip())
 
 
 def _remark(retries: int, rate: float) -> str:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-import orjson
 import psutil
 
 import cloudq
@@ -21,6 +19,7 @@ from cloudq.messages.message import TaskMessage
 from cloudq.monitoring.commands import Command
 from cloudq.monitoring.heartbeats import Heartbeat
 from cloudq.results.record import State
+from cloudq.text import describe, json_text, masked, text_of
 from cloudq.worker.control.actions import Actions
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.pool.child_handle import Child
@@ -31,11 +30,6 @@ _LONGEST = 5
 _SCHEDULED = 100
 # The characters of arguments that a reply shows.
 _ARGUMENTS = 1000
-# The user and password of a URL, and values whose name sounds like a secret.
-_SECRETS = (
-    re.compile(r"(?<=://)[^/@\s]+(?=@)"),
-    re.compile(r"(?i)((?:key|secret|password|passwd|token|signature|sig)[\w]*=)[^&;\s]+"),
-)
 
 
 class WorkerCommands:
@@ -134,7 +128,7 @@ class WorkerCommands:
         try:
             message = decode(scheduled.body, limit=self.app.conf.max_body)
         except DecodeError as error:
-            request: dict[str, Any] = {"id": scheduled.id, "error": str(error)}
+            request: dict[str, Any] = {"id": scheduled.id, "error": describe(error)}
         else:
             request = _request(message)
         return {"eta": scheduled.due, "priority": None, "request": request}
@@ -173,8 +167,7 @@ class WorkerCommands:
 
     def _conf(self) -> dict[str, Any]:
         # Routes may be functions and classes, which are no JSON.
-        values = self.app.conf.model_dump(mode="json", fallback=repr)
-        return {name: masked(value) for name, value in values.items()}
+        return masked(self.app.conf.model_dump(mode="json", fallback=text_of))
 
     def _active_queues(self) -> list[dict[str, Any]]:
         return [
@@ -274,17 +267,8 @@ def _request(message: TaskMessage) -> dict[str, Any]:
 
 def _short(values: Any) -> Any:
     """Return the arguments as on the wire, or the beginning of their text where that is long."""
-    text = orjson.dumps(values, default=str).decode()
+    text = json_text(values, mask=False, most=_ARGUMENTS)
     return values if len(text) <= _ARGUMENTS else f"{text[:_ARGUMENTS]}…"
-
-
-def masked(value: Any) -> Any:
-    """Return the value of a setting, with the secrets of a URL masked."""
-    if not isinstance(value, str):
-        return value
-    for pattern, shown in zip(_SECRETS, ("***", r"\1***"), strict=True):
-        value = pattern.sub(shown, value)
-    return value
 
 
 def _resident(pid: int) -> int:

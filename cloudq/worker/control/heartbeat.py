@@ -17,6 +17,7 @@ from cloudq.errors import BackendError
 from cloudq.monitoring.commands import Command, answer
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.results.backend import Backend
+from cloudq.text import describe
 
 log = logging.getLogger("cloudq.worker")
 
@@ -119,8 +120,8 @@ class HeartbeatSender:
         try:
             reply = self._run_command(command)
         except Exception as error:  # also what the app's own commands raise
-            log.warning("command %s failed: %s: %s", command.name, type(error).__name__, error)
-            reply = {"error": f"{error}" or type(error).__name__}
+            log.warning("command %s failed: %s", command.name, describe(error))
+            reply = {"error": describe(error)}
         if not command.reply:
             return
         try:

@@ -14,6 +14,7 @@ import typer
 from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq.cli.output import emit, local, note, say, table
 from cloudq.errors import ConfigurationError
+from cloudq.text import AsIs
 from cloudq_deploy.aws.deployment import AwsDeployment, planned
 from cloudq_deploy.aws.iam import ROLES, Place, document, schedule_groups, statements, trust
 from cloudq_deploy.aws.iam_deployer import deployer
@@ -181,7 +182,7 @@ def invoke_command(
         known = ", ".join(name for each in plan.functions for name in each.tasks)
         raise ConfigurationError(f"task {task!r} is not registered: the app has {known}")
     answer = running.invoke(aws, function, task, [_value(each) for each in arguments or ()], {})
-    emit(answer)
+    emit(AsIs(answer))
     return int(answer.get("state") == "FAILURE")
 
 
@@ -261,7 +262,7 @@ def iam_command(
             "resource. With this policy an apply can change a stack, but cannot make its event "
             "source mappings. --unscoped adds it on all resources, for this stack's functions only"
         )
-    emit(_policy(plan, role, place, bucket, with_trust=with_trust, unscoped=unscoped))
+    emit(AsIs(_policy(plan, role, place, bucket, with_trust=with_trust, unscoped=unscoped)))
 
 
 def _account(made: AwsDeployment, given: str | None) -> str:

@@ -136,15 +136,14 @@ _FEEDS = (
     "lambda:UpdateEventSourceMapping",
 )
 _FEED_TAGS = ("lambda:ListTags", "lambda:TagResource", "lambda:UntagResource")
+# What gives rights to roles. Under a permissions boundary it is allowed for bounded roles only.
+_GIVE_RIGHTS = ("iam:CreateRole", "iam:DeleteRolePolicy", "iam:PutRolePolicy")
 _ROLES = (
-    "iam:CreateRole",
     "iam:DeleteRole",
-    "iam:DeleteRolePolicy",
     "iam:GetRole",
     "iam:GetRolePolicy",
     "iam:ListAttachedRolePolicies",
     "iam:ListRolePolicies",
-    "iam:PutRolePolicy",
     "iam:TagRole",
     "iam:UntagRole",
     "iam:UpdateAssumeRolePolicy",
@@ -204,7 +203,7 @@ def cloudformation_part(plan: Plan) -> list[Statement]:
         Statement(sid="Versions", actions=_VERSIONS, resources=versions),
         Statement(sid="Feeds", actions=_FEEDS, resources=feeds, condition=_own_functions(plan)),
         Statement(sid="FeedTags", actions=_FEED_TAGS, resources=feeds),
-        Statement(sid="Roles", actions=_ROLES, resources=roles),
+        *_roles(plan, "Roles", roles),
         *_tracing(plan),
         _passing("PassRoles", roles, "lambda.amazonaws.com"),
         Statement(sid="Logs", actions=_LOGS, resources=_logs(plan)),
@@ -235,9 +234,25 @@ def _own_functions(plan: Plan) -> dict[str, dict[str, Sequence[Arn]]]:
     return {"ArnEquals": {"lambda:FunctionArn": [*_functions(plan), *aliases]}}
 
 
+def _roles(plan: Plan, sid: str, roles: Sequence[Arn]) -> list[Statement]:
+    if plan.permissions_boundary is None:
+        return [Statement(sid=sid, actions=(*_ROLES, *_GIVE_RIGHTS), resources=roles)]
+    # An existing role gets the boundary; none loses it, since nothing allows to delete it.
+    actions = (*_GIVE_RIGHTS, "iam:PutRolePermissionsBoundary")
+    return [
+        Statement(sid=sid, actions=_ROLES, resources=roles),
+        Statement(sid=f"Bound{sid}", actions=actions, resources=roles, condition=_bounded(plan)),
+    ]
+
+
+def _bounded(plan: Plan) -> dict[str, dict[str, str]]:
+    bound = plan.permissions_boundary
+    return {"StringEquals": {"iam:PermissionsBoundary": bound}} if bound else {}
+
+
 def _tracing(plan: Plan) -> list[Statement]:
     traced = [Arn("iam", f"role/{f.role}") for f in plan.functions if f.tracing == "Active"]
-    policy = {"ArnEquals": {"iam:PolicyARN": XRAY}}
+    policy = {"ArnEquals": {"iam:PolicyARN": XRAY}, **_bounded(plan)}
     actions = ("iam:AttachRolePolicy", "iam:DetachRolePolicy")
     return [Statement(sid="Tracing", actions=actions, resources=traced, condition=policy)]
 
@@ -256,7 +271,7 @@ def _scheduling(plan: Plan) -> list[Statement]:
     return [
         Statement(sid="Schedules", actions=_SCHEDULES, resources=entries),
         Statement(sid="ScheduleGroup", actions=_GROUP, resources=[schedule_group(plan)]),
-        Statement(sid="SchedulerRole", actions=_ROLES, resources=role),
+        *_roles(plan, "SchedulerRole", role),
         _passing("PassSchedulerRole", role, "scheduler.amazonaws.com"),
     ]
 

@@ -50,6 +50,11 @@ class AwsOptions(Options):
     kms_key: str | None = Field(
         default=None, description="ARN of the key for queues and table; else AWS's own keys"
     )
+    permissions_boundary: str | None = Field(
+        default=None,
+        pattern=r"^arn:aws[a-z-]*:iam::(\d{12}|aws):policy/[A-Za-z0-9+=,.@/_-]+$",
+        description="ARN of the policy that bounds the rights of all roles, and of the deployer",
+    )
     tags: dict[str, str] = Field(default={}, description="tags of the stack and all in it")
     services: tuple[str, ...] = Field(
         default=(),

@@ -140,7 +140,8 @@ class Alarm:
 class Plan:
     """All resources of one stack. `entry` is the app's `module:attribute`.
 
-    `beat` has the times of the schedules that a beat must send, by their names.
+    `beat` has the times of the schedules that a beat must send, by their names. No role has rights
+    beyond the policy whose ARN is `permissions_boundary`.
     """
 
     app: str
@@ -158,6 +159,7 @@ class Plan:
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     broker: str = ""
     backend: str = "none"
+    permissions_boundary: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values."""

@@ -90,6 +90,7 @@ def plan_of(
         alarms=tuple(alarms),
         schedules=tuple(schedules),
         scheduling=scheduling,
+        permissions_boundary=options.permissions_boundary,
         beat=of_beat(app) if options.schedules == "beat" else {},
         tags={**options.tags, "cloudq:app": app.name, "cloudq:stack": stack},
         broker=f"sqs://{region}" + (f"?{urlencode({'prefix': prefix})}" if prefix else ""),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 
-import typer
-
-from cloudq.cli.output import emit, note, say
+from cloudq.cli.output import ask, emit, note, say
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.aws.stack.changes import Change, ChangeSet
 from cloudq_deploy.aws.stack.watch import Event
@@ -55,7 +53,7 @@ class CommandLine:
                 f"Apply these changes to {changes.stack}? There is no terminal to ask at: add "
                 "--yes; nothing was changed"
             )
-        return typer.confirm(f"Apply these changes to {changes.stack}?", err=True)
+        return ask(f"Apply these changes to {changes.stack}?")
 
     def tell(self, event: Event) -> None:
         """Print an event of the stack."""

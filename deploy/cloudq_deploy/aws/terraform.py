@@ -160,15 +160,17 @@ def _table(table: Table) -> dict[str, Any]:
     }
 
 
-def _role(name: str, who: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "assume_role_policy": json.dumps(who)}
+def _role(plan: Plan, name: str, who: dict[str, Any]) -> dict[str, Any]:
+    bound = plan.permissions_boundary
+    more = {"permissions_boundary": bound} if bound else {}
+    return {"name": name, "assume_role_policy": json.dumps(who), **more}
 
 
 def _add_function(plan: Plan, function: Function, resources: Resources) -> None:
     name, own = function.name, named(function.name)
     retention = {"name": function.log_group, "retention_in_days": function.log_retention}
     resources.add("aws_cloudwatch_log_group", name, retention)
-    role = _role(function.role, trust("lambda.amazonaws.com", _HERE))
+    role = _role(plan, function.role, trust("lambda.amazonaws.com", _HERE))
     resources.add("aws_iam_role", name, role)
     policy = {
         "name": "tasks",
@@ -287,7 +289,7 @@ def _add_schedules(plan: Plan, resources: Resources) -> None:
     resources.add("aws_sqs_queue", UNDELIVERED, lost | encryption | _KEPT)
     resources.add("aws_scheduler_schedule_group", "schedules", {"name": scheduling.group})
     who = trust("scheduler.amazonaws.com", _HERE, schedule_groups(plan))
-    resources.add("aws_iam_role", "scheduler", _role(scheduling.role, who))
+    resources.add("aws_iam_role", "scheduler", _role(plan, scheduling.role, who))
     policy = {
         "name": "fire",
         "role": "${aws_iam_role.scheduler.id}",

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from cloudq.cli.options import JsonOption, Target, common
-from cloudq.cli.output import emit, note, say, table
+from cloudq.cli.output import emit, note, say, say_block, table
 from cloudq.errors import ConfigurationError
+from cloudq.text import AsIs
 from cloudq_deploy.bundle.report import report
 from cloudq_deploy.cli.options import (
     Architecture,
@@ -158,4 +159,4 @@ def export_command(
             f"--format {chosen}: {cloud} has {', '.join(deployment.formats)}: choose one of them"
         )
     deployment.check()
-    typer.echo(deployment.formats[chosen]())
+    say_block(AsIs(deployment.formats[chosen]()))

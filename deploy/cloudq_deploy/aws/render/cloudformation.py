@@ -265,6 +265,8 @@ def _role(plan: Plan, function: Function) -> dict[str, Any]:
             }
         ],
     }
+    if plan.permissions_boundary:
+        role["PermissionsBoundary"] = plan.permissions_boundary
     if function.tracing == "Active":
         # X-Ray has no resources, so its rights cannot be limited to some.
         role["ManagedPolicyArns"] = [sub(XRAY)]

@@ -49,6 +49,7 @@ def shared(plan: Plan) -> Resources:
             "Type": "AWS::IAM::Role",
             "Properties": {
                 "RoleName": scheduling.role,
+                **({"PermissionsBoundary": bound} if (bound := plan.permissions_boundary) else {}),
                 "AssumeRolePolicyDocument": substituted(
                     trust("scheduler.amazonaws.com", HERE, schedule_groups(plan))
                 ),

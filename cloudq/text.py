@@ -1,0 +1,258 @@
+"""Makes text that others wrote fit to be shown: one line, no control characters, no secrets.
+
+All that a worker logs and all that the command line prints passes through here. Task names, ids,
+errors and arguments come from whoever can send a message. A terminal obeys escape sequences in
+them, a line break forges a line of a log, and a bidirectional override reverses what is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import date, time
+from enum import Enum
+from typing import Any, cast
+
+_HIDDEN = "***"
+_CUT = "…"
+# Deeper than any message may be, and as deep as the standard library's encoder may recurse.
+_DEEPEST = 150
+# Python refuses to write longer integers as decimals (`sys.set_int_max_str_digits`).
+_LONGEST_INTEGER = 10_000
+
+# C0, DEL and C1; invisible signs; marks and overrides of direction; line separators; surrogates
+# without a partner. Joiners (U+200C, U+200D) are left, which words and emoji need.
+_UNSAFE = (
+    r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
+    r"\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
+)
+_ONE_LINE = re.compile(f"[{_UNSAFE}]")
+_BLOCK = re.compile(f"(?!\n)[{_UNSAFE}]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+# ---- secrets
+
+_WORDS = (
+    r"secret|passw(?:or)?d|passphrase|pwd|credential|token|signature|authorization|cookie|sig(?=[_=])"
+    r"|(?:api|access|account|shared|private|encryption|master|auth)[_-]?key|signing[_-]?keys"
+)
+# Names of values that are secret: client_secret, X-Amz-Signature, db_pass, AWS_SECRET_ACCESS_KEY.
+_NAME = re.compile(rf"(?i){_WORDS}|(?:^|[_-])(?:pass|auth|sig)$")
+# The quoted value, or up to what ends a parameter. A quote at the end belongs to who quotes it.
+# What stands for a value in advice is shown: `servicebus://NAME?key=KEY`.
+_VALUE = (
+    r"(?!(?:KEY|NAME|SECRET|TOKEN|PASSWORD|VALUE|\.\.\.|…)(?![\w.-]))"
+    r"(?:'[^']*'|\"[^\"]*\"|(?:(?![\"'](?:[\s,;)}\]]|$))[^&;\s])+)"
+)
+# Every repetition is bounded or starts at a fixed word: an error of a megabyte takes linear time.
+_SECRETS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        # The user and password of a URL, also where they contain "/" and "@". A port is none.
+        r"(?<=://)()(?:[^\s/:@?#\"'<>]{0,64}:(?!\d{0,5}[/?#])[^\s\"'<>]{0,256}"
+        r"|[^\s/?#\"'<>]{1,256})(?=@)",
+        # A parameter of a query: there "key" alone is a secret as well.
+        rf"(?i)([?&;][\w.-]{{0,64}}?(?:key|sig|{_WORDS})[\w.-]{{0,64}}=){_VALUE}",
+        # An assignment, in a connection string and in a repr; an entry of a dict or of JSON.
+        rf"(?i)((?:{_WORDS})[\w.-]{{0,64}}\s?=\s?){_VALUE}",
+        rf"(?i)((?:{_WORDS})[\w.-]{{0,64}}[\"']\s?:\s?){_VALUE}",
+        # Headers.
+        r"(?i)((?:\bauthorization:\s?|\bbearer\s)(?:bearer\s|basic\s)?)"
+        r"(?!bearer\s|basic\s)[\w.~+/=-]{4,}",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AsIs:
+    """A value that is the user's own and is asked for: its secrets are not masked."""
+
+    value: object
+
+
+def masked(value: Any) -> Any:
+    """Return the value with `***` for each secret: in URLs, connection strings, by their names.
+
+    Mappings and sequences come back as dicts and lists, masked at every depth.
+    """
+    return _masked_text(value) if isinstance(value, str) else _Plain(mask=True).of(value)
+
+
+def _masked_text(text: str) -> str:
+    if "=" not in text and ":" not in text and "earer" not in text:
+        return text
+    for pattern in _SECRETS:
+        text = pattern.sub(_hide, text)
+    return text
+
+
+def _hide(found: re.Match[str]) -> str:
+    last = found[0][-1:]
+    # What was quoted stays quoted, so that JSON stays JSON.
+    quote = last if last in "'\"" and found[0][len(found[1]) :].startswith(last) else ""
+    return f"{found[1]}{quote}{_HIDDEN}{quote}"
+
+
+# ---- control characters
+
+
+def one_line(value: object) -> str:
+    r"""Return the value as one line: what a terminal or a log would obey is written as `\x1b`."""
+    text = text_of(value)
+    return text if text.isprintable() else _ONE_LINE.sub(_escape, text)
+
+
+def block(value: object, *, indent: str = "") -> str:
+    """Return the value with its line breaks; each line is made safe, and indented."""
+    text = text_of(value).replace("\r\n", "\n").expandtabs(4)
+    safe = _BLOCK.sub(_escape, text)
+    return "\n".join(indent + line for line in safe.split("\n")) if indent else safe
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+def text_of(value: object) -> str:
+    """Return `str(value)`, or what can be said of a value whose text cannot be made."""
+    try:
+        return str(value)
+    except Exception as error:  # a class of the user's
+        return f"<{type(value).__name__}: its text cannot be made, {type(error).__name__}>"
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as a sentence: with its class where the text alone says little.
+
+    The text of a `KeyError` is the bare key, and many exceptions have none.
+    """
+    text = text_of(error)
+    if text and type(error).__module__ != "builtins":
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+# ---- JSON
+
+
+def json_text(value: object, *, indent: bool = False, mask: bool = True, most: int = 0) -> str:
+    """Return any value as JSON, without control characters; it never raises.
+
+    What JSON lacks becomes text: NaN, bytes, objects, keys of other types, surrogates. With
+    `most`, what follows after so many values is left out.
+    """
+    tree = _Plain(mask=mask, most=most).of(value)
+    separators = None if indent else (",", ":")
+    text = json.dumps(tree, indent=2 if indent else None, separators=separators, ensure_ascii=False)
+    return safe_json(text)
+
+
+def safe_json(text: str) -> str:
+    """Return JSON that is written already, with its control characters escaped as JSON does."""
+    return text if text.isprintable() else _BLOCK.sub(_json_escape, text)
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1]
+
+
+class _Plain:
+    """Turns a value into dicts, lists and scalars that every JSON encoder takes."""
+
+    def __init__(self, *, mask: bool, most: int = 0) -> None:
+        self._mask = mask
+        self._left = most or -1
+        self._path: set[int] = set()
+
+    def of(self, value: Any) -> Any:
+        """Return the plain form; what raises is described in its place."""
+        if self._left == 0:
+            return _CUT
+        self._left -= 1
+        if value is None or value is True or value is False:
+            return value
+        try:
+            return self._made(value)
+        except Exception as error:  # methods of the user's classes run in here
+            return f"<{type(value).__name__}: {type(error).__name__}>"
+
+    def _made(self, value: Any) -> Any:
+        place = id(value)
+        if isinstance(value, AsIs):
+            return _Plain(mask=False).of(value.value)
+        if isinstance(value, Enum):
+            return self.of(value.value)
+        if isinstance(value, str):
+            return self._text(str(value))
+        if isinstance(value, int):
+            size = int.bit_length(value)
+            return int(value) if size <= _LONGEST_INTEGER else f"an integer of {size} bits"
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else str(float(value))
+        if isinstance(value, date | time):
+            return value.isoformat()
+        if place in self._path or len(self._path) >= _DEEPEST:
+            return _CUT
+        self._path.add(place)
+        try:
+            if isinstance(value, Mapping):
+                return self._pairs(cast("Mapping[Any, Any]", value).items())
+            if isinstance(value, list | tuple | Set):
+                return self._items(cast("Iterable[Any]", value))
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                named = [field.name for field in dataclasses.fields(value) if field.repr]
+                return self._pairs([(name, getattr(value, name)) for name in named])
+            return self._text(text_of(value))
+        finally:
+            self._path.discard(place)
+
+    def _text(self, text: str) -> str:
+        if self._mask:
+            text = _masked_text(text)
+        return text if text.isascii() else _SURROGATES.sub(_escape, text)
+
+    def _pairs(self, pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            name = self._key(key)
+            while name in found:
+                name += "_"
+            found[name] = self._hidden(value) if self._is_secret(name) else self.of(value)
+            if self._left == 0:
+                break
+        return found
+
+    def _items(self, values: Iterable[Any]) -> list[Any]:
+        found: list[Any] = []
+        for value in values:
+            # Headers and options are pairs too: [["Authorization", "..."]].
+            is_paired = len(found) == 1 and isinstance(found[0], str) and self._is_secret(found[0])
+            found.append(self._hidden(value) if is_paired else self.of(value))
+            if self._left == 0:
+                break
+        return found
+
+    def _is_secret(self, name: str) -> bool:
+        return self._mask and len(name) <= 64 and _NAME.search(name) is not None
+
+    def _hidden(self, value: Any) -> Any:
+        if isinstance(value, AsIs):
+            return self.of(value)
+        if value is None or isinstance(value, bool) or value == "":
+            return value
+        if isinstance(value, Mapping):
+            # The names stay: ids of keys, names of hosts.
+            names = cast("Mapping[Any, Any]", value)
+            return {self._key(name): _HIDDEN for name in names}
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+            return [_HIDDEN] * len(cast("Sequence[Any]", value))
+        return _HIDDEN
+
+    def _key(self, key: Any) -> str:
+        if key is None or isinstance(key, bool):
+            return json.dumps(key)
+        return self._text(text_of(key.value if isinstance(key, Enum) else key))
