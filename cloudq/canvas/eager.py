@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cloudq.canvas.freeze import flattened
+from cloudq.canvas.freeze import flattened, trimmed
 from cloudq.errors import ChordError
 from cloudq.messages.ids import new_id
 from cloudq.results.groups import AnyResult, GroupResult
@@ -43,7 +43,7 @@ def _chain(
     node: chain[Any], before: Sequence[Any], run: Run, parent: AnyResult | None
 ) -> AnyResult:
     result = parent
-    for step in node.tasks:
+    for step in trimmed(node.tasks):
         result = run_eagerly(step, before, run, result)
         if not result.successful():
             break

@@ -110,7 +110,9 @@ class Joins:
         empty: list[int] = []
         for number, places in numbers.items():
             left = self._discard(join, number, [member_results[at].slot.index for at in places])
-            if left is not None and not left:
+            if left is None:
+                self.abandon(join, f"a part of its join, s{number:07d}, is not in the store")
+            elif not left:
                 empty.append(number)
         if not empty:
             return
@@ -138,6 +140,7 @@ class Joins:
         self._fail(slot.join, root, why)
 
     def _discard(self, join: str, number: int, indices: Sequence[int]) -> frozenset[str] | None:
+        """Take members out of a shard; return those that are left, None if it is gone."""
         change = Change(
             discard={"left": frozenset(map(str, indices))},
             keep_expires=True,
@@ -146,7 +149,7 @@ class Joins:
         try:
             fields = self.backend.update(shard_key(join, number), change).fields
         except ConditionFailed:
-            log.warning("the join %s does not exist any more", join)
+            log.warning("the join %s, or a part of it, does not exist any more", join)
             return None
         left = fields.get("left")
         return left if isinstance(left, frozenset) else frozenset()
@@ -241,11 +244,15 @@ class Joins:
         self._fail(join, root, f"it cannot be started: {why}")
 
     def abandon(self, join: str, why: str) -> None:
-        """Fail the body of a chord whose header was sent only in part."""
+        """Fail the body of a chord whose header was sent, or is stored, only in part."""
         change = Change(
             set={"failed": "its header"},
             keep_expires=True,
-            when=(Check(field="failed", op=Op.ABSENT),),
+            when=(
+                Check(field="follows", op=Op.EXISTS),
+                Check(field="sent", op=Op.ABSENT),
+                Check(field="failed", op=Op.ABSENT),
+            ),
         )
         try:
             root = self.backend.update(join_key(join), change).fields
@@ -297,9 +304,15 @@ class Joins:
 
     def values(self, join: str) -> list[Any]:
         """Return the values of a chord's members, in order. Raises `ChordError` if one is gone."""
-        ids = members_of(join, self.backend)
-        if ids is None:
+        root = self.backend.get([join_key(join)]).get(join_key(join))
+        if root is None:
             raise ChordError(f"the join {join} has expired: raise the setting result_expires")
+        ids, count = _members(join, root, self.backend), int(_number(root.fields.get("count")))
+        if len(ids) != count:
+            raise ChordError(
+                f"the join {join} has {count} members, of which the store shows {len(ids)}: "
+                "a part of it was deleted, or has expired"
+            )
         records = self.backend.records(ids)
         missing = next((id for id in ids if _unusable(records.get(id))), None)
         if missing is not None:
@@ -320,10 +333,13 @@ def store_joins(items: Sequence[Item], backend: Backend) -> None:
 def members_of(join: str, backend: Backend) -> list[str] | None:
     """Return the ids of the tasks whose values a join collects; None if the join is gone."""
     root = backend.get([join_key(join)]).get(join_key(join))
-    if root is None:
-        return None
+    return None if root is None else _members(join, root, backend)
+
+
+def _members(join: str, root: Item, backend: Backend) -> list[str]:
+    """Return the ids in the shards of a join that are in the store."""
     added = int(_number(root.fields.get("added")))
-    shards = -(-(int(_number(root.fields["count"])) - added) // SHARD)
+    shards = -(-(int(_number(root.fields.get("count"))) - added) // SHARD)
     numbers = [*range(shards), *range(_ADDED + 1, _ADDED + 1 + added)]
     keys = [shard_key(join, number) for number in numbers]
     found = backend.get(keys)

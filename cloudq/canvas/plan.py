@@ -15,12 +15,13 @@ from uuid import NAMESPACE_URL, uuid5
 import orjson
 
 from cloudq.broker.retry import PublishPolicy, publish_policy
-from cloudq.canvas.freeze import Outline, end_of, final_id, frozen, outline, walk
+from cloudq.canvas.freeze import end_of, final_id, frozen, outline, walk
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
 from cloudq.driver import Item, Value
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import to_wire
 from cloudq.publishing.builder import MessageBuilder
+from cloudq.results.outline import Outline
 from cloudq.results.record import Record, State
 from cloudq.runtime import Runtime
 from cloudq.tasks.call_options import CallOptions
@@ -65,7 +66,7 @@ class Plan:
 
     items: list[Item] = field(default_factory=list[Item])
     messages: list[TaskMessage] = field(default_factory=list[TaskMessage])
-    outlines: list[Outline] = field(default_factory=list["Outline"])
+    outlines: list[Outline] = field(default_factory=list[Outline])
     publishing: dict[str, PublishPolicy] = field(default_factory=dict[str, PublishPolicy])
 
 

@@ -25,7 +25,7 @@ from cloudq.messages.ids import new_id
 from cloudq.publishing.builder import depth_below
 from cloudq.publishing.publisher import Publisher
 from cloudq.results.backend import Backend
-from cloudq.results.groups import AnyResult, GroupResult, as_tuple
+from cloudq.results.groups import AnyResult, GroupResult, outline_of
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
 from cloudq.tasks.request import current_request
@@ -65,7 +65,7 @@ class Workflows:
         result = self._starter.start(node, args, kwargs, self._place())
         parent = current_request.get()
         if parent is not None and result is not None:
-            parent.children.append(as_tuple(result))
+            parent.children.append(outline_of(result))
         return result
 
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:

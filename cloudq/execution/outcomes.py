@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from cloudq.canvas.freeze import brief, ends_of
+from cloudq.canvas.freeze import ends_of
 from cloudq.canvas.plan import Planner
 from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.driver import Delivery, Limits
@@ -17,6 +17,7 @@ from cloudq.execution.error_text import error_text, reason_of, utf8, with_error
 from cloudq.execution.settlement import Action, Settlement, copy_of, unrecorded
 from cloudq.messages.message import TaskMessage
 from cloudq.publishing.builder import too_deep
+from cloudq.results.outline import Outline, brief
 from cloudq.results.record import TERMINAL, Record, State, fence
 from cloudq.runtime import Runtime
 from cloudq.tasks.call_options import LONGEST_DELAY, checked_countdown
@@ -344,7 +345,7 @@ def member_result_of(message: TaskMessage, record: Record) -> MemberResult | Non
     return MemberResult(slot=Slot.from_wire(message.slot), record=record)
 
 
-def with_children(settlement: Settlement, called: Sequence[Any]) -> Settlement:
+def with_children(settlement: Settlement, called: Sequence[Outline]) -> Settlement:
     """Add the ids of the calls that the task made, and of those that its end starts."""
     if not called and settlement.starts is None:
         return settlement

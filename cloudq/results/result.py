@@ -172,7 +172,10 @@ class AsyncResult(Generic[R]):
 
     def as_tuple(self) -> tuple[Any, ...]:
         """Return its id and those of its parents in Celery's form: `((id, parent), None)`."""
-        return (self.id, None if self.parent is None else self.parent.as_tuple()), None
+        return paired(self)
+
+    def member_tuples(self) -> None:
+        """Return None: one task has no members."""
 
     @property
     def date_done(self) -> datetime | None:
@@ -214,12 +217,13 @@ class AsyncResult(Generic[R]):
 
     def revoke_all(self) -> list[str]:
         """Revoke it and its parents without telling workers; return the ids that had not ended."""
+        return revoked_of(self)
+
+    def revoke_own(self) -> list[str] | None:
+        """Revoke this call alone; return its id, None if it has ended."""
         record = self.backend.revoke(self.id)
         if record is None:
-            return []
-        revoked = [self.id]
-        if self.parent is not None:
-            revoked += self.parent.revoke_all()
+            return None
         waiting = record.scheduled
         if waiting and self.actions is not None and self.actions.take_back(self.id, waiting):
             ended = replace(
@@ -231,7 +235,7 @@ class AsyncResult(Generic[R]):
             )
             if self.backend.advance(ended) is None:
                 self.backend.note(ended)
-        return revoked
+        return [self.id]
 
     def forget(self) -> None:
         """Delete the record."""
@@ -264,6 +268,36 @@ class EagerResult(AsyncResult[R]):
         if propagate:
             raise self._error
         return cast("R", self._error)
+
+
+def parents_of(result: Any) -> list[Any]:
+    """Return the results before one in its chain, the nearest first."""
+    found: list[Any] = []
+    while (result := result.parent) is not None:
+        found.append(result)
+    return found
+
+
+def paired(result: Any) -> tuple[Any, ...]:
+    """Return the ids of a result and of those before it in Celery's form."""
+    made: tuple[Any, ...] | None = None
+    for each in reversed([result, *parents_of(result)]):
+        made = (each.id, made), each.member_tuples()
+    return cast("tuple[Any, ...]", made)
+
+
+def revoked_of(result: Any) -> list[str]:
+    """Revoke a result and those before it, the last first; return the ids that had not ended.
+
+    What is before a task that has ended has ended too.
+    """
+    revoked: list[str] = []
+    for each in [result, *parents_of(result)]:
+        own = each.revoke_own()
+        if own is None:
+            break
+        revoked += own
+    return revoked
 
 
 def actions_of(result: AsyncResult[Any]) -> ResultActions:
