@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cloudq.errors import InvalidArguments
@@ -10,7 +10,7 @@ from cloudq.messages.ids import new_id
 from cloudq.results.groups import AnyResult, GroupResult, Make
 from cloudq.results.outline import Outline, add_row
 from cloudq.tasks.signature import Node, Signature, chain, chord, group, is_empty, is_group, joined
-from cloudq.tasks.signature_json import from_dict
+from cloudq.tasks.stored_steps import StoredSteps
 
 EMPTY = "the chain is empty: give it a task"
 """Said of a chain without tasks where a task must be."""
@@ -36,6 +36,8 @@ def _frozen(node: Node[Any], *, in_slot: bool) -> Node[Any]:
         return _frozen_chain(node, in_slot=in_slot)
     if isinstance(node, chord):
         return _frozen_chord(node, in_slot=in_slot)
+    if isinstance(node, StoredSteps):
+        raise InvalidArguments(f"{node!r} is part of a message: start the whole workflow anew")
     if in_slot:
         return _frozen_chord(chord(node, Signature(COLLECT, app=node.app)), in_slot=True)
     flat = group([_frozen(member, in_slot=False) for member in flattened(node.parts())])
@@ -121,16 +123,6 @@ def last(node: Node[Any]) -> list[Signature[Any]]:
     if isinstance(node, Signature):
         return [node]
     return [call for member in node.parts() for call in last(member)]
-
-
-def ends(node: Node[Any]) -> list[str]:
-    """Return the ids of the tasks that give the value of a frozen node."""
-    return [str(call.id) for call in last(node)]
-
-
-def ends_of(rest: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the same ids for all remaining steps of a chain."""
-    return [id for step in rest for id in ends(from_dict(step))]
 
 
 def outline(node: Node[Any]) -> Outline:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from cloudq.canvas.joins import members_of
+from cloudq.canvas.join_items import members_of
 from cloudq.results.backend import Backend
 from cloudq.results.groups import group_outline
 from cloudq.results.outline import Outline, Row, from_json, spine

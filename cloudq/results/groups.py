@@ -10,14 +10,12 @@ import orjson
 from cloudq.driver import Item, Key
 from cloudq.errors import BackendError, InvalidArguments
 from cloudq.results.backend import Backend
+from cloudq.results.lineage import paired, parents_of, revoked_of
 from cloudq.results.outline import Outline, add_row, from_json, to_json
 from cloudq.results.record import State, failure
 from cloudq.results.result import (
     AsyncResult,
     actions_of,
-    paired,
-    parents_of,
-    revoked_of,
     wait_for,
 )
 from cloudq.results.terminate import Signal, Termination
