@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
+import orjson
 import pytest
 
 from cloudq import (
@@ -352,3 +354,11 @@ def test_a_long_chain_may_be_saved_and_looked_at(app: Bench, t: Tasks) -> None:
     assert ids == count + 1
     assert result.as_tuple()[0][0] == result.id
     assert app.left() == 1
+
+
+def test_celerys_workers_are_sent_whole_chains(app: Bench, t: Tasks) -> None:
+    steps = [t.same.si(n).set(protocol="celery") for n in range(60)]
+    chain(steps).delay()
+    outer = orjson.loads(base64.b64decode(app.one().body))
+    _, _, embed = orjson.loads(base64.b64decode(outer["body"]))
+    assert [step["args"] for step in reversed(embed["chain"])] == [[n] for n in range(1, 60)]

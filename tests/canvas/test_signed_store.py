@@ -1,4 +1,4 @@
-"""Where messages are signed, so is what lies in the store to be sent later."""
+"""Apps that sign their messages sign what lies in the store to be sent later, too."""
 
 from __future__ import annotations
 
