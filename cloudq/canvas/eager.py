@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cloudq.canvas.freeze import flattened
+from cloudq.canvas.freeze import flattened, trimmed
 from cloudq.errors import ChordError
 from cloudq.messages.ids import new_id
 from cloudq.results.groups import AnyResult, GroupResult
 from cloudq.results.record import Record, State
 from cloudq.results.result import AsyncResult, EagerResult
-from cloudq.tasks.signature import Node, Signature, chain, chord, is_group
+from cloudq.tasks.signature import Node, Signature, chain, chord, is_group, joined
 
 Run = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], EagerResult[Any]]
 """Runs one task: (name, args, kwargs, options)."""
@@ -43,7 +43,8 @@ def _chain(
     node: chain[Any], before: Sequence[Any], run: Run, parent: AnyResult | None
 ) -> AnyResult:
     result = parent
-    for step in node.tasks:
+    simple = joined(node.tasks)
+    for step in trimmed(simple.tasks) if isinstance(simple, chain) else [simple]:
         result = run_eagerly(step, before, run, result)
         if not result.successful():
             break

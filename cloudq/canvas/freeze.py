@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cloudq.errors import InvalidArguments
 from cloudq.messages.ids import new_id
 from cloudq.results.groups import AnyResult, GroupResult, Make
-from cloudq.tasks.signature import Node, Signature, chain, chord, group, is_group, joined
-from cloudq.tasks.signature_json import from_dict
+from cloudq.results.outline import Outline, add_row
+from cloudq.tasks.signature import Node, Signature, chain, chord, group, is_empty, is_group, joined
+from cloudq.tasks.stored_steps import StoredSteps
+
+EMPTY = "the chain is empty: give it a task"
+"""Said of a chain without tasks where a task must be."""
 
 COLLECT = "cloudq.collect"
 """The task that returns the values of a join as one list, for a group that is itself a member."""
-
-Outline = tuple[tuple[str, Any], "list[Any] | None"]
-"""The ids of a node and of the nodes before it: `((id, before), members)`, as from `as_tuple`."""
 
 
 def frozen(node: Node[Any], *, in_slot: bool = False) -> Node[Any]:
@@ -34,6 +36,8 @@ def _frozen(node: Node[Any], *, in_slot: bool) -> Node[Any]:
         return _frozen_chain(node, in_slot=in_slot)
     if isinstance(node, chord):
         return _frozen_chord(node, in_slot=in_slot)
+    if isinstance(node, StoredSteps):
+        raise InvalidArguments(f"{node!r} is part of a message: start the whole workflow anew")
     if in_slot:
         return _frozen_chord(chord(node, Signature(COLLECT, app=node.app)), in_slot=True)
     flat = group([_frozen(member, in_slot=False) for member in flattened(node.parts())])
@@ -45,6 +49,9 @@ def _frozen(node: Node[Any], *, in_slot: bool) -> Node[Any]:
 def _frozen_chain(node: chain[Any], *, in_slot: bool) -> Node[Any]:
     simple = joined(node.tasks) if node.tasks else node
     steps: list[Node[Any]] = simple.tasks if isinstance(simple, chain) else [simple]
+    steps = trimmed(steps)
+    if not steps:
+        raise InvalidArguments(EMPTY)
     last = steps[-1]
     for callback in node.links:
         last.link(callback)
@@ -58,6 +65,13 @@ def _frozen_chain(node: chain[Any], *, in_slot: bool) -> Node[Any]:
     )
     made.app = node.app
     return made
+
+
+def trimmed(steps: list[Node[Any]]) -> list[Node[Any]]:
+    """Leave out empty groups at the end of a chain, as Celery does."""
+    while len(steps) > 1 and is_group(steps[-1]) and is_empty(steps[-1]):
+        steps = steps[:-1]
+    return steps
 
 
 def _frozen_chord(node: chord[Any], *, in_slot: bool) -> Node[Any]:
@@ -111,50 +125,28 @@ def last(node: Node[Any]) -> list[Signature[Any]]:
     return [call for member in node.parts() for call in last(member)]
 
 
-def ends(node: Node[Any]) -> list[str]:
-    """Return the ids of the tasks that give the value of a frozen node."""
-    return [str(call.id) for call in last(node)]
-
-
-def ends_of(rest: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the same ids for all remaining steps of a chain."""
-    return [id for step in rest for id in ends(from_dict(step))]
-
-
-def outline(node: Node[Any], before: Any = None) -> Outline:
+def outline(node: Node[Any]) -> Outline:
     """Return the ids of a frozen node in the shape of its result."""
+    rows: Outline = []
+    _add_rows(rows, node, None)
+    return rows
+
+
+def _add_rows(rows: Outline, node: Node[Any], before: int | None) -> int | None:
     if isinstance(node, chain):
-        *earlier, end = node.tasks
-        for step in earlier:
-            before = outline(step, before)
-        return outline(end, before)
+        for step in node.tasks:
+            before = _add_rows(rows, step, before)
+        return before
     if isinstance(node, chord):
-        header = ((str(node.id), before), [outline(member) for member in node.header.tasks])
-        return outline(node.body, header)
-    if is_group(node):
-        return (str(node.id), before), [outline(member) for member in node.tasks]
-    return (str(node.id), before), None
+        header = add_row(rows, str(node.id), before, _member_rows(rows, node.header))
+        return _add_rows(rows, node.body, header)
+    inside = _member_rows(rows, node) if is_group(node) else None
+    return add_row(rows, str(node.id), before, inside)
 
 
-# Each reader of a record pays for the ids of the children in it, so they are limited.
-_KEPT = 100
-
-
-def brief(started: Sequence[Any]) -> list[Any]:
-    """Cut outlines to the number of ids that a record keeps."""
-    left = _KEPT
-
-    def cut(outline: Any) -> Any:
-        nonlocal left
-        left -= 1
-        (id, before), members = outline
-        above = cut(before) if before is not None else None
-        return (id, above), members if members is None else kept(members)
-
-    def kept(outlines: Sequence[Any]) -> list[Any]:
-        return [cut(outline) for outline in outlines if left > 0]
-
-    return kept(started)
+def _member_rows(rows: Outline, members: group[Any]) -> list[int]:
+    made = [_add_rows(rows, member, None) for member in members.tasks]
+    return [row for row in made if row is not None]
 
 
 def result_of(node: Node[Any], make: Make, parent: AnyResult | None = None) -> AnyResult:

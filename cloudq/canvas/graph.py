@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 
-from cloudq.canvas.joins import members_of
+from cloudq.canvas.join_items import members_of
 from cloudq.results.backend import Backend
 from cloudq.results.groups import group_outline
+from cloudq.results.outline import Outline, Row, from_json, spine
 from cloudq.results.record import Record, State
 
 # The most vertices in a graph: nobody can read a larger picture.
@@ -95,20 +95,31 @@ class _Search:
         self.graph.vertices[id] = Vertex(id=id, name="task", state=State.PENDING)
         self._wanted.append(id)
 
-    def outline(self, outline: Any) -> list[str]:
-        """Add the calls of an outline, and return the ids that it begins with."""
-        (id, before), members = outline
-        first = self.outline(before) if before is not None else [id]
-        if members is None:
-            self.want(id)
-        else:
-            self._group(id)
-            for member in members:
-                for start in self.outline(member):
-                    self._edge(id, start)
-        if before is not None:
-            self._edge(before[0][0], id)
-        return first
+    def outline(self, rows: Outline) -> str:
+        """Add the calls of an outline, and return the id that it begins with."""
+        for id, _, members in self._shown(rows):
+            if members is None:
+                self.want(id)
+            else:
+                self._group(id)
+        firsts: list[str] = []
+        for id, before, members in rows:
+            for member in members or ():
+                self._edge(id, firsts[member])
+            firsts.append(id if before is None else firsts[before])
+            if before is not None:
+                self._edge(rows[before][0], id)
+        return firsts[-1]
+
+    @staticmethod
+    def _shown(rows: Outline) -> Iterator[Row]:
+        """Yield the rows in the order in which they are drawn: a group before its members."""
+        waiting = spine(rows, len(rows) - 1)[::-1]
+        while waiting:
+            row = rows[waiting.pop()]
+            yield row
+            for member in reversed(row[2] or ()):
+                waiting += reversed(spine(rows, member))
 
     def _look(self, id: str, record: Record | None) -> None:
         if record is None:
@@ -121,8 +132,7 @@ class _Search:
         if record.join is not None:
             self._join(record.join, id)
         for outline in orjson.loads(record.children) if record.children else ():
-            for start in self.outline(outline):
-                self._edge(id, start)
+            self._edge(id, self.outline(from_json(outline)))
 
     def _join(self, join: str, body: str) -> None:
         self._group(join)

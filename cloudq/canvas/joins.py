@@ -11,19 +11,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from cloudq.canvas.freeze import last
+from cloudq.canvas.join_items import ADDED, members_in, number_in, store_joins
 from cloudq.canvas.plan import CHORD_ERROR, Before, Place, Plan, Planner
 from cloudq.canvas.slots import SHARD, MemberResult, Slot, join_key, shard_key
+from cloudq.canvas.tails import StepsLost, Tails, calls_of, record_all
 from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Op, Value
 from cloudq.errors import (
     BackendError,
     BrokerError,
     ChordError,
     ConfigurationError,
+    DecodeError,
     EncodeError,
     InvalidArguments,
     ServiceError,
@@ -41,8 +45,6 @@ log = logging.getLogger("cloudq.canvas")
 _CLAIM = 15.0
 # Codes of requests that the services will never accept.
 _NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
-# The shards of members that other members add have numbers above all those of a header.
-_ADDED = 5_000_000
 
 
 class JoinBusy(BackendError):
@@ -64,6 +66,11 @@ class Joins:
     def __init__(self, runtime: Runtime, planner: Planner) -> None:
         self._runtime = runtime
         self._planner = planner
+
+    @property
+    def tails(self) -> Tails:
+        """The later steps of long chains."""
+        return self._planner.tails
 
     @property
     def backend(self) -> Backend:
@@ -110,7 +117,9 @@ class Joins:
         empty: list[int] = []
         for number, places in numbers.items():
             left = self._discard(join, number, [member_results[at].slot.index for at in places])
-            if left is not None and not left:
+            if left is None:
+                self.abandon(join, f"a part of its join, s{number:07d}, is not in the store")
+            elif not left:
                 empty.append(number)
         if not empty:
             return
@@ -138,6 +147,7 @@ class Joins:
         self._fail(slot.join, root, why)
 
     def _discard(self, join: str, number: int, indices: Sequence[int]) -> frozenset[str] | None:
+        """Take members out of a shard; return those that are left, None if it is gone."""
         change = Change(
             discard={"left": frozenset(map(str, indices))},
             keep_expires=True,
@@ -146,7 +156,7 @@ class Joins:
         try:
             fields = self.backend.update(shard_key(join, number), change).fields
         except ConditionFailed:
-            log.warning("the join %s does not exist any more", join)
+            log.warning("the join %s, or a part of it, does not exist any more", join)
             return None
         left = fields.get("left")
         return left if isinstance(left, frozenset) else frozenset()
@@ -172,13 +182,13 @@ class Joins:
         claim = self._claim(join)
         if claim is None:
             return
-        follows = _follows(root)
         try:
+            follows = self._follows(join, root)
             plan = self._planner.start(
                 from_dict(follows["node"]), Before(gather=join), _place(follows)
             )
             self._start(plan)
-        except (EncodeError, ConfigurationError, InvalidArguments) as never:
+        except (DecodeError, EncodeError, ConfigurationError, InvalidArguments) as never:
             self._give_up(join, root, never)
             return
         except ServiceError as error:
@@ -217,7 +227,7 @@ class Joins:
             fields: Mapping[str, Value] = refused.current.fields if refused.current else {}
             if fields.get("sent") or fields.get("failed") or "follows" not in fields:
                 return None
-            raise JoinBusy(join, max(1.0, _number(fields.get("until", now)) - now)) from refused
+            raise JoinBusy(join, max(1.0, number_in(fields.get("until", now)) - now)) from refused
         return claim
 
     def _unclaim(self, join: str, claim: str) -> None:
@@ -241,11 +251,15 @@ class Joins:
         self._fail(join, root, f"it cannot be started: {why}")
 
     def abandon(self, join: str, why: str) -> None:
-        """Fail the body of a chord whose header was sent only in part."""
+        """Fail the body of a chord whose header was sent, or is stored, only in part."""
         change = Change(
             set={"failed": "its header"},
             keep_expires=True,
-            when=(Check(field="failed", op=Op.ABSENT),),
+            when=(
+                Check(field="follows", op=Op.EXISTS),
+                Check(field="sent", op=Op.ABSENT),
+                Check(field="failed", op=Op.ABSENT),
+            ),
         )
         try:
             root = self.backend.update(join_key(join), change).fields
@@ -254,29 +268,50 @@ class Joins:
         self._fail(join, root, why)
 
     def _fail(self, join: str, root: Mapping[str, Value], why: str) -> None:
-        follows = _follows(root)
+        follows = orjson.loads(str(root["follows"]))
         node, place = from_dict(follows["node"]), _place(follows)
-        steps = [(last(node), join), *((last(from_dict(step)), None) for step in place.rest)]
-        failed = [
-            Record(
-                id=str(call.id),
-                task=call.task,
-                state=State.FAILURE,
-                error_type=CHORD_ERROR,
-                error=why,
-                finished_at=self.backend.clock(),
-                parent=place.parent,
-                join=came_from,
-            )
-            for calls, came_from in steps
-            for call in calls
-        ]
-        for record in failed:
-            self.backend.advance(record)
+        body = Record(
+            id=str(follows["body"]),
+            state=State.FAILURE,
+            error_type=CHORD_ERROR,
+            error=why,
+            finished_at=self.backend.clock(),
+            parent=place.parent,
+        )
+        inside, after = self._calls([follows["node"]]), self._calls(place.rest)
+        ends = {call.id for call in last(node)}
+        record_all(
+            [
+                *(replace(body, id=id, task=task, join=join) for id, task in inside if id in ends),
+                *(replace(body, id=id, task=task) for id, task in inside if id not in ends),
+                *(replace(body, id=id, task=task) for id, task in after),
+            ],
+            self.backend,
+        )
+        try:
+            self._follows(join, root)
+        except DecodeError as forged:
+            log.error("join %s: nothing is sent of what it names: %s", join, forged)
+            return
+        failed = replace(body, task=next((task for id, task in inside if id == body.id), ""))
         errbacks = [errback for first in node.first() for errback in first.link_errors]
-        self._start(self._planner.errbacks(errbacks, failed[0], place))
+        self._start(self._planner.errbacks(errbacks, failed, place))
         if place.slot is not None:
-            self._failed(place.slot, failed[0])
+            self._failed(place.slot, failed)
+
+    def _follows(self, join: str, root: Mapping[str, Value]) -> dict[str, Any]:
+        """Read what follows a join. Raises `DecodeError` where its signature is wrong."""
+        text = str(root["follows"])
+        self._runtime.broker.codec.check_seal(root, join_key(join).partition, text)
+        return orjson.loads(text)
+
+    def _calls(self, steps: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+        """Return the ids and tasks of all calls in steps; those that are lost are only logged."""
+        try:
+            return calls_of(self.tails.whole(steps))[0]
+        except StepsLost as error:
+            log.error("the steps after a chord are not recorded as failed: %s", error)
+            return calls_of(steps)[0]
 
     def add(self, slot: Slot, id: str) -> Slot:
         """Add a slot for one more member, the task `id`.
@@ -285,7 +320,7 @@ class Joins:
         """
         one = Change(increment={"count": 1, "added": 1}, keep_expires=True)
         root = self.backend.update(join_key(slot.join), one).fields
-        number = _ADDED + int(_number(root["added"]))
+        number = ADDED + int(number_in(root["added"]))
         index = number * SHARD
         fields = {"left": frozenset({str(index)}), "ids": orjson.dumps([id]).decode()}
         expires = self.backend.clock() + self.backend.expires
@@ -297,9 +332,15 @@ class Joins:
 
     def values(self, join: str) -> list[Any]:
         """Return the values of a chord's members, in order. Raises `ChordError` if one is gone."""
-        ids = members_of(join, self.backend)
-        if ids is None:
+        root = self.backend.get([join_key(join)]).get(join_key(join))
+        if root is None:
             raise ChordError(f"the join {join} has expired: raise the setting result_expires")
+        ids, count = members_in(join, root, self.backend), int(number_in(root.fields.get("count")))
+        if len(ids) != count:
+            raise ChordError(
+                f"the join {join} has {count} members, of which the store shows {len(ids)}: "
+                "a part of it was deleted, or has expired"
+            )
         records = self.backend.records(ids)
         missing = next((id for id in ids if _unusable(records.get(id))), None)
         if missing is not None:
@@ -309,31 +350,6 @@ class Joins:
         return [load_value(value) if (value := records[id].value) else None for id in ids]
 
 
-def store_joins(items: Sequence[Item], backend: Backend) -> None:
-    """Store the items of joins, before any member is sent. Raises `BackendError`."""
-    failures = backend.put(items) if items else {}
-    if failures:
-        first = next(iter(failures.values()))
-        raise BackendError(f"a join was not stored: {first.reason}", code=first.code)
-
-
-def members_of(join: str, backend: Backend) -> list[str] | None:
-    """Return the ids of the tasks whose values a join collects; None if the join is gone."""
-    root = backend.get([join_key(join)]).get(join_key(join))
-    if root is None:
-        return None
-    added = int(_number(root.fields.get("added")))
-    shards = -(-(int(_number(root.fields["count"])) - added) // SHARD)
-    numbers = [*range(shards), *range(_ADDED + 1, _ADDED + 1 + added)]
-    keys = [shard_key(join, number) for number in numbers]
-    found = backend.get(keys)
-    return [id for key in keys for id in _ids(found.get(key))]
-
-
-def _number(value: Value) -> float:
-    return value if isinstance(value, int | float) else 0
-
-
 def _no_queue(error: BrokerError) -> bool:
     """Say if the queue of a message does not exist: one chord must not hold up a worker."""
     return error.code == Code.NOT_FOUND
@@ -341,14 +357,6 @@ def _no_queue(error: BrokerError) -> bool:
 
 def _unusable(record: Record | None) -> bool:
     return record is None or record.state is not State.SUCCESS
-
-
-def _ids(shard: Item | None) -> Sequence[str]:
-    return orjson.loads(str(shard.fields["ids"])) if shard is not None else ()
-
-
-def _follows(root: Mapping[str, Value]) -> dict[str, Any]:
-    return orjson.loads(str(root["follows"]))
 
 
 def _place(follows: Mapping[str, Any]) -> Place:

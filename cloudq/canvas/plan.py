@@ -15,17 +15,21 @@ from uuid import NAMESPACE_URL, uuid5
 import orjson
 
 from cloudq.broker.retry import PublishPolicy, publish_policy
-from cloudq.canvas.freeze import Outline, end_of, final_id, frozen, outline, walk
+from cloudq.canvas.freeze import end_of, final_id, frozen, outline, walk
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
+from cloudq.canvas.tails import CARRIED, Tails
 from cloudq.driver import Item, Value
-from cloudq.messages.message import TaskMessage
+from cloudq.errors import InvalidArguments
+from cloudq.messages.message import CELERY, TaskMessage
 from cloudq.messages.values import to_wire
 from cloudq.publishing.builder import MessageBuilder
+from cloudq.results.outline import Outline
 from cloudq.results.record import Record, State
 from cloudq.runtime import Runtime
 from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.signature import Node, Signature, chain, chord
 from cloudq.tasks.signature_json import from_dict
+from cloudq.tasks.stored_steps import StoredSteps
 from cloudq.tasks.task import Task
 
 CHORD_ERROR = "cloudq.errors.ChordError"
@@ -65,7 +69,7 @@ class Plan:
 
     items: list[Item] = field(default_factory=list[Item])
     messages: list[TaskMessage] = field(default_factory=list[TaskMessage])
-    outlines: list[Outline] = field(default_factory=list["Outline"])
+    outlines: list[Outline] = field(default_factory=list[Outline])
     publishing: dict[str, PublishPolicy] = field(default_factory=dict[str, PublishPolicy])
 
 
@@ -87,6 +91,7 @@ class Planner:
         self._runtime = runtime
         self._tasks = tasks
         self._builder = builder
+        self.tails = Tails(runtime)
 
     def start(self, node: Node[Any], before: Before, place: Place) -> Plan:
         """Plan the start of a frozen node."""
@@ -112,6 +117,8 @@ class Planner:
         if message.chain:
             slot = Slot.from_wire(message.slot) if message.slot else None
             first, *rest = message.chain
+            if len(rest) > 2 * CARRIED and self._runtime.backend is not None:
+                rest = self._carried(plan, rest)  # of a message that carries a whole chain
             following = replace(place, rest=tuple(rest), slot=slot, group=message.group)
             self._begin(plan, from_dict(first), before, following)
         for callback in message.link:
@@ -179,7 +186,7 @@ class Planner:
 
     def _start(self, plan: Plan, node: Node[Any], before: Before, place: Place) -> None:
         if isinstance(node, Signature):
-            message = self._message(node, before, place)
+            message = self._message(plan, node, before, place)
             plan.messages.append(message)
             if "retry" in node.options or "retry_policy" in node.options:
                 given = node.options.get("retry"), node.options.get("retry_policy")
@@ -187,10 +194,13 @@ class Planner:
                 plan.publishing |= {} if publishing is None else {message.id: publishing}
         elif isinstance(node, chain):
             first, *others = node.tasks
-            rest = (*(step.to_dict() for step in others), *place.rest)
+            rest = [*(self._wire(plan, step) for step in others), *place.rest]
+            rest = self._carried(plan, rest)
             self._start(plan, first, before, replace(place, rest=rest))
         elif isinstance(node, chord):
             self._start_chord(plan, node, before, place)
+        elif isinstance(node, StoredSteps):
+            raise InvalidArguments("the steps of a chain begin with a reference to stored ones")
         else:
             inside = replace(place, rest=(), slot=None, group=node.id)
             for member in node.parts():
@@ -202,18 +212,19 @@ class Planner:
             self._start(plan, node.body, Before(values=([],)), place)
             return
         join = str(node.id)
-        plan.items += self.join_items(join, node.body, place, [final_id(m) for m in members])
+        plan.items += self._join_items(plan, node, place, [final_id(m) for m in members])
         for index, member in enumerate(members):
             slot = Slot(join=join, index=index)
             self._start(plan, member, before, replace(place, rest=(), slot=slot, group=join))
 
-    def join_items(
-        self, join: str, body: Node[Any], place: Place, ids: Sequence[str]
+    def _join_items(
+        self, plan: Plan, node: chord[Any], place: Place, ids: Sequence[str]
     ) -> list[Item]:
         """Make the items of a join: its body, and in shards the slots of unfinished members."""
+        join = str(node.id)
         shards = self.shard_items(join, ids)
         numbers = frozenset(str(number) for number in range(len(shards)))
-        return [*shards, self.root_item(join, body, place, numbers, len(ids))]
+        return [*shards, self.root_item(plan, join, node.body, place, numbers, len(ids))]
 
     def shard_items(self, join: str, ids: Sequence[str], *, first: int = 0) -> list[Item]:
         """Make the shards of members with these ids, from slot `first` on, which starts a shard."""
@@ -228,31 +239,61 @@ class Planner:
         return shards
 
     def root_item(
-        self, join: str, body: Node[Any], place: Place, shards: frozenset[str], count: int
+        self,
+        plan: Plan,
+        join: str,
+        body: Node[Any],
+        place: Place,
+        shards: frozenset[str],
+        count: int,
     ) -> Item:
-        """Make the root item of a join, which has its body and its place."""
-        follows: Wire = {"node": body.to_dict(), "rest": list(place.rest), "body": final_id(body)}
+        """Make the root item of a join, which has its body and its place.
+
+        The later steps of a body that is a long chain become items of the plan.
+        """
+        node = self._wire(plan, body)
+        follows: Wire = {"node": node, "rest": list(place.rest), "body": final_id(body)}
         if place.slot is not None:
             follows["slot"] = place.slot.to_wire()
         for name in ("root", "parent", "group", "depth", "headers"):
             if getattr(place, name):
                 follows[name] = getattr(place, name)
-        fields: dict[str, Value] = {
-            "shards": shards,
-            "count": count,
-            "follows": orjson.dumps(follows).decode(),
-        }
+        text, key = orjson.dumps(follows).decode(), join_key(join)
+        seal = self._runtime.broker.codec.seal(key.partition, text)
+        fields: dict[str, Value] = {"shards": shards, "count": count, "follows": text, **seal}
         return Item(
-            key=join_key(join),
+            key=key,
             fields=fields,
             expires=self._runtime.clock() + self._runtime.conf.result_expires,
         )
 
-    def _message(self, node: Signature[Any], before: Before, place: Place) -> TaskMessage:
+    def _carried(self, plan: Plan, steps: Sequence[Wire]) -> tuple[Wire, ...]:
+        """Return what a message carries of the steps after it; the others become items."""
+        carried, items = self.tails.carried(steps)
+        plan.items += items
+        return carried
+
+    def _wire(self, plan: Plan, node: Node[Any]) -> Wire:
+        """Write a node as JSON values, in which long chains are cut."""
+        return self._cut(plan, node.to_dict())
+
+    def _cut(self, plan: Plan, made: Wire) -> Wire:
+        for name in ("chain", "group", "chord", "link"):
+            if name in made:
+                made[name] = [self._cut(plan, part) for part in made[name]]
+        if "chain" in made:
+            made["chain"] = list(self._carried(plan, made["chain"]))
+        if "body" in made:
+            made["body"] = self._cut(plan, made["body"])
+        return made
+
+    def _message(
+        self, plan: Plan, node: Signature[Any], before: Before, place: Place
+    ) -> TaskMessage:
         takes = not node.immutable
         args = [*(before.values if takes else ()), *map(to_wire, node.args)]
         kwargs = {key: to_wire(value) for key, value in node.kwargs.items()}
-        return self._builder.planned(
+        message = self._builder.planned(
             node.task,
             args,
             kwargs,
@@ -262,11 +303,16 @@ class Planner:
             group=place.group,
             depth=place.depth,
             chain=list(place.rest),
-            link=[callback.to_dict() for callback in node.links],
+            link=[self._wire(plan, callback) for callback in node.links],
             link_error=[errback.to_dict() for errback in node.link_errors],
             slot=place.slot.to_wire() if place.slot is not None else None,
             gather=before.gather if takes else None,
         )
+        if message.protocol == CELERY and any("more" in step for step in message.chain):
+            # Celery's workers know nothing of stored steps.
+            whole = self.tails.whole(message.chain, plan.items)
+            message = message.model_copy(update={"chain": whole})
+        return message
 
 
 def _outlast(plan: Plan, now: float) -> None:

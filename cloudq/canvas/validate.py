@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cloudq.canvas.freeze import EMPTY
 from cloudq.errors import EncodeError, InvalidArguments
 from cloudq.messages.values import to_wire
 from cloudq.runtime import Runtime
@@ -25,9 +26,18 @@ class Checks:
 
     def check(self, node: Node[Any]) -> None:
         """Check a whole workflow, which reads its generators. Raises `InvalidArguments`."""
+        named: set[str] = set()
         for count, part in enumerate(_parts(node), 1):
             self.count(count)
             self._fit(part)
+            id = part.signature.options.get("task_id") or part.signature.id
+            if id in named:
+                raise InvalidArguments(
+                    f"{part.place}{part.signature.task}: another call of the workflow has the "
+                    f"task_id {id!r} too: each needs one of its own"
+                )
+            if id is not None:
+                named.add(id)
 
     def shape(self, node: Node[Any]) -> None:
         """Check only for cycles, depth and size, so that the workflow can be copied."""
@@ -97,6 +107,8 @@ def _parts(node: Node[Any]) -> Iterator[Part]:
                 f"{_at(path)}the workflow is nested deeper than {MAX_NESTING} levels: "
                 "let a task start what lies deeper, with self.replace"
             )
+        if path and isinstance(current, chain) and not current.tasks:
+            raise InvalidArguments(_at(path) + EMPTY)
         if isinstance(current, Signature):
             yield Part(signature=current, path=path, given=given)
         inside = [*_inside(current, given), *_callbacks(current)]

@@ -9,7 +9,8 @@ from itertools import islice
 from typing import Any
 
 from cloudq.canvas.freeze import final_id, flattened, frozen, result_of
-from cloudq.canvas.joins import Joins, store_joins
+from cloudq.canvas.join_items import store_joins
+from cloudq.canvas.joins import Joins
 from cloudq.canvas.plan import Before, Place, Plan, Planner, trace_of
 from cloudq.canvas.slots import SHARD, Slot, join_key
 from cloudq.canvas.validate import Checks
@@ -25,7 +26,7 @@ from cloudq.messages.ids import new_id
 from cloudq.publishing.builder import depth_below
 from cloudq.publishing.publisher import Publisher
 from cloudq.results.backend import Backend
-from cloudq.results.groups import AnyResult, GroupResult, as_tuple
+from cloudq.results.groups import AnyResult, GroupResult, outline_of
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
 from cloudq.tasks.request import current_request
@@ -65,7 +66,7 @@ class Workflows:
         result = self._starter.start(node, args, kwargs, self._place())
         parent = current_request.get()
         if parent is not None and result is not None:
-            parent.children.append(as_tuple(result))
+            parent.children.append(outline_of(result))
         return result
 
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
@@ -197,8 +198,9 @@ class Starter:
         """Send a chord from a generator; its join stays open until the last member is sent."""
         self._checks.check(node.body.clone(("values",)))
         join, body = new_id(), frozen(node.body)
-        root = self._planner.root_item(join, body, place, frozenset({"open"}), 0)
-        store_joins([root], self._store())
+        plan = Plan()
+        root = self._planner.root_item(plan, join, body, place, frozenset({"open"}), 0)
+        store_joins([*plan.items, root], self._store())
         key, results = join_key(join), list[Any]()
         try:
             with _partly_started(results):

@@ -11,7 +11,7 @@ from cloudq.broker.deliveries import allowed_deliveries
 from cloudq.driver import Delivery
 from cloudq.errors import DecodeError, UnknownTask, WorkerLost
 from cloudq.execution import lifecycle
-from cloudq.execution.outcomes import Job, Outcomes, member_result_of
+from cloudq.execution.outcomes import Job, Outcomes, failed_steps_of, member_result_of
 from cloudq.execution.salvage import salvage
 from cloudq.execution.settlement import Action, Settled, Settlement, copy_of, unrecorded
 from cloudq.messages.body import arguments
@@ -126,10 +126,7 @@ class Admission:
         message, attempts = job.message, job.delivery.attempts
         if record is not None and (record.terminal or record.retries > message.retries):
             # The process that ran it may have died before it told the chord.
-            member_result = member_result_of(message, record) if record.terminal else None
-            return unrecorded(
-                message, Action.ACK, reason="already done", member_result=member_result
-            )
+            return already_done(message, record)
         if record is not None and record.revoked:
             # Two deliveries may both get here: the end that is recorded first stays.
             return self.revoked(replace(job, fenced=attempts > 1), "revoked")
@@ -189,11 +186,20 @@ class Admission:
         if standing is None:
             return replace(job, fenced=True)
         if standing.terminal:
-            member_result = member_result_of(job.message, standing)
-            return unrecorded(
-                job.message, Action.ACK, reason="already done", member_result=member_result
-            )
+            return already_done(job.message, standing)
         return unrecorded(job.message, Action.NOTHING, reason="a later delivery has it")
+
+
+def already_done(message: TaskMessage, record: Record) -> Settlement:
+    """Settle a message whose task has ended, or been retried, with what its end may still lack."""
+    ended = record.terminal
+    return unrecorded(
+        message,
+        Action.ACK,
+        reason="already done",
+        member_result=member_result_of(message, record) if ended else None,
+        failed_steps=failed_steps_of(message, record) if ended else None,
+    )
 
 
 def bare(message: TaskMessage) -> Request:

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cloudq.broker.broker import Broker, Refused
-from cloudq.canvas.joins import JoinBusy, Joins, store_joins
+from cloudq.canvas.join_items import store_joins
+from cloudq.canvas.joins import JoinBusy, Joins
 from cloudq.canvas.slots import MemberResult
+from cloudq.canvas.tails import StepsLost, calls_of, record_all
 from cloudq.driver import Code, Delivery, Failure, Item
 from cloudq.errors import (
     BackendError,
@@ -22,7 +24,7 @@ from cloudq.errors import (
     EncodeError,
     PublishError,
 )
-from cloudq.execution.settlement import Action, Settled, Settlement
+from cloudq.execution.settlement import Action, FailedSteps, Settled, Settlement
 from cloudq.results.backend import Backend
 from cloudq.results.events import History
 from cloudq.results.record import Record, State, to_item
@@ -74,7 +76,7 @@ def commit(
         _store_joins(batch, backend)
         _send(batch, broker)
         _write_records(batch, backend)
-        _fail_steps(batch, backend)
+        _fail_steps(batch, backend, joins)
         _leave_joins(batch, joins)
         _end_unique_claims(batch, backend)
     if batch.failed and batch.error is None:
@@ -240,7 +242,10 @@ def _advance(pair: Settled, backend: Backend) -> Settled:
         member_result = settlement.member_result and replace(
             settlement.member_result, record=standing
         )
-        failed_steps = settlement.failed_steps if standing.state == State.FAILURE else ()
+        failed_steps = settlement.failed_steps
+        if failed_steps is not None:
+            ended = standing.state is State.SUCCESS
+            failed_steps = None if ended else replace(failed_steps, because=standing)
         return delivery, replace(settlement, member_result=member_result, failed_steps=failed_steps)
     log.warning(
         "task %s: its lease was lost while it ran, so its late %s is not recorded",
@@ -304,21 +309,31 @@ def _smaller(pair: Settled, failure: Failure) -> Settled:
 # ---- after the record
 
 
-def _fail_steps(batch: Batch, backend: Backend) -> None:
-    """Record the failure of the steps that never come, so that nobody waits for them.
+def _fail_steps(batch: Batch, backend: Backend, joins: Joins | None) -> None:
+    """Record the end of the steps that never come, so that nobody waits for them.
 
-    It costs a request for each such step, and only chains that fail have any.
+    It costs a request for each such step up to 25, and a few for each 25 more; only chains that
+    fail have any.
     """
     for pair in batch.ready:
-        settlement = pair[1]
-        record = settlement.record
-        if not settlement.failed_steps or record is None or settlement.action is Action.NOTHING:
+        steps = pair[1].failed_steps
+        if steps is None or pair[1].action is Action.NOTHING:
             continue
         try:
-            for id in settlement.failed_steps:
-                backend.advance(replace(record, id=id, task="", children=None))
+            record_all(steps.records(_stored_calls(steps, joins)), backend)
         except BackendError as error:
             batch.fail([pair], error)
+
+
+def _stored_calls(steps: FailedSteps, joins: Joins | None) -> Sequence[tuple[str, str]]:
+    """Read the calls among the later steps that lie in the store. Raises `BackendError`."""
+    if not steps.stored or joins is None:
+        return ()
+    try:
+        return calls_of(joins.tails.whole(steps.stored))[0]
+    except StepsLost as error:
+        log.error("the steps after task %s are not recorded as failed: %s", steps.because.id, error)
+        return ()
 
 
 def _leave_joins(batch: Batch, joins: Joins | None) -> None:

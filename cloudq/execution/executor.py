@@ -170,6 +170,7 @@ class Executor:
         """Call a task and settle it; `enter` applies the limits of its task."""
         started = self.clock()
         try:
+            job = self._with_steps(job)
             args, kwargs = arguments(job.message)
             if job.message.gather is not None:
                 args = [self._workflows.gather(job.message.gather), *args]
@@ -197,6 +198,14 @@ class Executor:
         settlement = self._outcome(job, task, context, started)
         settlement = with_children(settlement, context.request.children)
         return self._with_claim(settlement, claimed) if claimed else settlement
+
+    def _with_steps(self, job: Job) -> Job:
+        """Return the job with the next steps of its chain, which may lie in the store."""
+        chain = job.message.chain
+        if not chain or "more" not in chain[0]:
+            return job
+        steps = self._workflows.planner.tails.filled(chain)
+        return replace(job, message=job.message.model_copy(update={"chain": steps}))
 
     def _unrun(
         self, job: Job, task: Task[..., Any], error: Exception, started: float

@@ -8,15 +8,16 @@ from typing import Any
 
 import orjson
 
-from cloudq.canvas.freeze import brief, ends_of
 from cloudq.canvas.plan import Planner
 from cloudq.canvas.slots import MemberResult, Slot
+from cloudq.canvas.tails import calls_of
 from cloudq.driver import Delivery, Limits
 from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
 from cloudq.execution.error_text import error_text, reason_of, utf8, with_error
-from cloudq.execution.settlement import Action, Settlement, copy_of, unrecorded
+from cloudq.execution.settlement import Action, FailedSteps, Settlement, copy_of, unrecorded
 from cloudq.messages.message import TaskMessage
 from cloudq.publishing.builder import too_deep
+from cloudq.results.outline import Outline, brief
 from cloudq.results.record import TERMINAL, Record, State, fence
 from cloudq.runtime import Runtime
 from cloudq.tasks.call_options import LONGEST_DELAY, checked_countdown
@@ -117,8 +118,13 @@ class Outcomes:
         ended = replace(
             self.record(job, State.FAILURE), error_type="cloudq.errors.Ignore", error=reason
         )
-        member_result = member_result_of(job.message, ended)
-        return unrecorded(job.message, Action.ACK, reason=reason, member_result=member_result)
+        return unrecorded(
+            job.message,
+            Action.ACK,
+            reason=reason,
+            member_result=member_result_of(job.message, ended),
+            failed_steps=failed_steps_of(job.message, ended),
+        )
 
     def rejected(self, job: Job, reject: Reject, started: float) -> Settlement:
         """Settle a call whose task raised `Reject`."""
@@ -227,7 +233,7 @@ class Outcomes:
             record=None if self.ignores_result(job.message) else record,
             fenced=job.fenced,
             unique_claim=unique_key(message) if message.unique_key is not None else None,
-            failed_steps=ends_of(message.chain) if record.state == State.FAILURE else (),
+            failed_steps=failed_steps_of(message, record),
             error=error,
         )
 
@@ -344,7 +350,15 @@ def member_result_of(message: TaskMessage, record: Record) -> MemberResult | Non
     return MemberResult(slot=Slot.from_wire(message.slot), record=record)
 
 
-def with_children(settlement: Settlement, called: Sequence[Any]) -> Settlement:
+def failed_steps_of(message: TaskMessage, record: Record) -> FailedSteps | None:
+    """Return the steps that will never run, after an end that is no success; None if all may."""
+    if not message.chain or record.state is State.SUCCESS:
+        return None
+    calls, stored = calls_of(message.chain)
+    return FailedSteps(because=record, calls=calls, stored=stored)
+
+
+def with_children(settlement: Settlement, called: Sequence[Outline]) -> Settlement:
     """Add the ids of the calls that the task made, and of those that its end starts."""
     if not called and settlement.starts is None:
         return settlement

@@ -7,8 +7,8 @@ from typing import Any, cast
 import orjson
 from pydantic import ValidationError
 
-from cloudq.canvas.freeze import ends_of
 from cloudq.canvas.slots import Slot
+from cloudq.canvas.tails import calls_of
 from cloudq.messages.message import VERSION, TaskMessage
 
 # The fields that identify a chord member. Any other field may be the broken one.
@@ -38,7 +38,7 @@ def salvage(body: bytes, *, queue: str) -> TaskMessage | None:
         return None
     try:
         chain = fields.get("chain", [])
-        ends_of(chain)
+        calls_of(chain)
         return message.model_copy(update={"chain": list(chain)})
     except Exception:  # the remaining steps may be the broken field, in any way
         return message

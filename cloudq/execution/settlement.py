@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -25,6 +25,23 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailedSteps:
+    """The steps after a call that will never run, since it ended as `because` says.
+
+    `calls` are ids with the names of their tasks, `stored` the references to steps in the store.
+    """
+
+    because: Record
+    calls: Sequence[tuple[str, str]]
+    stored: Sequence[dict[str, Any]] = ()
+
+    def records(self, more: Sequence[tuple[str, str]] = ()) -> list[Record]:
+        """Make the records of the calls, and of `more`: they end as the call before them."""
+        ended = replace(self.because, value=None, children=None, join=None, started_at=None)
+        return [replace(ended, id=id, task=task) for id, task in (*self.calls, *more)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """The outcome of one delivery.
 
@@ -32,8 +49,8 @@ class Settlement:
     or, when `fenced`, only if no later delivery and no end is recorded; `extra` is stored and
     `drop` deleted along with it. `starts` is the workflow that follows, sent before the record is
     written. After the record, `member_result` is reported to the task's chord, `unique_claim`, the
-    claim of a unique call, is ended, and `failed_steps`, the ids of the steps of its chain that
-    will never run, are recorded as failed. `error` stays in this process.
+    claim of a unique call, is ended, and `failed_steps`, the steps of its chain that will never
+    run, are recorded with the same end. `error` stays in this process.
     """
 
     action: Action
@@ -50,7 +67,7 @@ class Settlement:
     starts: Plan | None = None
     member_result: MemberResult | None = None
     unique_claim: Key | None = None
-    failed_steps: Sequence[str] = ()
+    failed_steps: FailedSteps | None = None
     error: BaseException | None = field(default=None, compare=False)
 
     @property
@@ -74,6 +91,7 @@ def unrecorded(
     after: float = 0.0,
     resend: TaskMessage | None = None,
     member_result: MemberResult | None = None,
+    failed_steps: FailedSteps | None = None,
 ) -> Settlement:
     """Make a settlement without a record."""
     ends = action in _ENDS and resend is None
@@ -85,6 +103,7 @@ def unrecorded(
         after=after,
         resend=resend,
         member_result=member_result,
+        failed_steps=failed_steps,
         unique_claim=unique_key(message) if ends and message.unique_key is not None else None,
     )
 

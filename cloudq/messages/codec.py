@@ -133,6 +133,26 @@ class Codec:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
         return self._checked(decode(body, limit=limit), signed=False)
 
+    # ---- what is stored to be sent later
+
+    def seal(self, place: str, text: str) -> Mapping[str, str]:
+        """Return the field that signs a text for its place in the store; none without keys."""
+        if self.keyring.signs is None:
+            return {}
+        return {"seal": self.keyring.seal(self.app, place, text)}
+
+    def check_seal(self, fields: Mapping[str, object], place: str, text: str) -> None:
+        """Check the signature of a stored text. Raises `DecodeError`."""
+        seal = fields.get("seal")
+        if isinstance(seal, str) and self.keyring.keys:
+            app = self.keyring.sealed_by(seal, place, text)
+            if app not in self.apps:
+                raise DecodeError(
+                    f"bad signature: it is app {app!r}'s, which is not in signing_apps"
+                )
+        elif self.signed_only:
+            raise DecodeError(f"{place} is unsigned: this app sends only what its keys have signed")
+
     def _foreign(self, queue: str) -> Iterator[MessageFormat]:
         """The foreign formats that are read in a queue."""
         if not self.formats:

@@ -48,3 +48,26 @@ class Keyring:
         text = b"cloudq 2\n%b\n%b" % (name.encode(), rest)
         digest = hmac.digest(self.keys[name], text, hashlib.sha256)
         return base64.urlsafe_b64encode(digest).rstrip(b"=")
+
+    # ---- what is stored to be sent later
+
+    def seal(self, app: str, place: str, text: str) -> str:
+        """Sign a text for its place in the store: `key app signature`."""
+        assert self.signs is not None  # only a codec with a key signs
+        signature = self._signature(self.signs, _stored(app, place, text))
+        return f"{self.signs} {app} {signature.decode()}"
+
+    def sealed_by(self, seal: str, place: str, text: str) -> str:
+        """Return the name of the app that signed a text. Raises `DecodeError`."""
+        key, _, rest = seal.partition(" ")
+        app, _, signature = rest.rpartition(" ")
+        if key not in self.keys:
+            raise DecodeError(f"bad signature: key {key!r} is not among this app's signing_keys")
+        right = self._signature(key, _stored(app, place, text))
+        if not hmac.compare_digest(signature.encode(), right):
+            raise DecodeError(f"bad signature of {place}: it is not that of key {key!r}")
+        return app
+
+
+def _stored(app: str, place: str, text: str) -> bytes:
+    return f"stored\n{app}\n{place}\n{text}".encode()

@@ -69,7 +69,7 @@ class MessageBuilder:
         written = self.written(name, args, kwargs, options)
         if parent is None:
             return self.make(name, *written, options)
-        message = self.make(
+        return self.make(
             name,
             *written,
             options,
@@ -77,8 +77,6 @@ class MessageBuilder:
             parent=parent.id,
             depth=depth_below(parent, self._runtime.conf.max_depth),
         )
-        parent.children.append(((message.id, None), None))
-        return message
 
     def written(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options

@@ -18,6 +18,7 @@ from cloudq.runtime import Runtime
 from cloudq.tasks.call_options import Options
 from cloudq.tasks.limits.rules import Throttle, need_store
 from cloudq.tasks.limits.unique import Uniques
+from cloudq.tasks.request import current_request
 from cloudq.tasks.task import Prepared, Task
 
 log = logging.getLogger("cloudq.app")
@@ -55,6 +56,7 @@ class Publisher:
         message = self.builder.of_call(task, options, args, kwargs)
         if message.unique_key is not None:
             [id] = self._send_unique([message], [options])
+            _keep_children([id])
             return self.results.of(id, task)
         if options.retry is None and options.retry_policy is None and message.not_before is None:
             if task.policy.throttle is not None:
@@ -62,6 +64,7 @@ class Publisher:
             self._runtime.broker.send((message,))
         else:
             self._send_all([message], [options])
+        _keep_children([message.id])
         return self.results.of(message.id, task)
 
     def send_many(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
@@ -76,6 +79,7 @@ class Publisher:
         else:
             self._send_all(messages, options)
             ids = [message.id for message in messages]
+        _keep_children(ids)
         return [self.results.of(id, call.task) for id, call in zip(ids, prepared, strict=True)]
 
     def send_by_name(
@@ -86,9 +90,12 @@ class Publisher:
             raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
         message = self.builder.of_name(name, options, args, kwargs)
         if message.unique_key is not None:
-            return self.results.untyped(*self._send_unique([message], [options]))
-        self._send_all([message], [options])
-        return self.results.untyped(message.id)
+            [id] = self._send_unique([message], [options])
+        else:
+            id = message.id
+            self._send_all([message], [options])
+        _keep_children([id])
+        return self.results.untyped(id)
 
     def message_of(self, call: Prepared[Any]) -> TaskMessage:
         """Make the message of a call as it would be sent now. Raises as `task.delay`."""
@@ -166,6 +173,7 @@ class Publisher:
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AsyncResult[R]:
         result = task.app.apply(task, options, args, kwargs)
+        _keep_children([result.id])
         if self._runtime.conf.task_eager_propagates:
             result.get()
         return result
@@ -181,3 +189,10 @@ class Publisher:
     def _unique_for(self, message: TaskMessage) -> float:
         task = self._tasks.get(message.task)
         return ((task and task.policy.throttle) or Throttle()).unique_for
+
+
+def _keep_children(ids: Sequence[str]) -> None:
+    """Remember calls as started by the running task, now that they are sent."""
+    parent = current_request.get()
+    if parent is not None:
+        parent.children.extend([(id, None, None)] for id in ids)

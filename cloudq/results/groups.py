@@ -10,8 +10,14 @@ import orjson
 from cloudq.driver import Item, Key
 from cloudq.errors import BackendError, InvalidArguments
 from cloudq.results.backend import Backend
+from cloudq.results.lineage import paired, parents_of, revoked_of
+from cloudq.results.outline import Outline, add_row, from_json, to_json
 from cloudq.results.record import State, failure
-from cloudq.results.result import AsyncResult, actions_of, wait_for
+from cloudq.results.result import (
+    AsyncResult,
+    actions_of,
+    wait_for,
+)
 from cloudq.results.terminate import Signal, Termination
 
 R = TypeVar("R")
@@ -171,13 +177,19 @@ class GroupResult(ResultSet[R]):
 
     def as_tuple(self) -> tuple[Any, ...]:
         """Return all ids, nested like the group: `((id, parent), [members])`."""
-        members = [as_tuple(result) for result in self.results]
-        return (self.id, as_tuple(self.parent)), members
+        return paired(self)
+
+    def member_tuples(self) -> list[tuple[Any, ...] | None]:
+        """Return the ids of the members, as `as_tuple` gives them."""
+        return [as_tuple(result) for result in self.results]
 
     def revoke_all(self) -> list[str]:
         """Revoke the members and the parents that have not ended, without telling workers."""
-        before = self.parent.revoke_all() if self.parent is not None else []
-        return [*before, *super().revoke_all()]
+        return revoked_of(self)
+
+    def revoke_own(self) -> list[str]:
+        """Revoke the members alone; return the ids of those that had not ended."""
+        return super().revoke_all()
 
     def save(self) -> None:
         """Store the ids for as long as results are kept; `app.restore_group` finds them by id."""
@@ -210,18 +222,38 @@ def as_tuple(result: AsyncResult[Any] | ResultSet[Any] | None) -> tuple[Any, ...
     return result.as_tuple() if isinstance(result, AsyncResult | GroupResult) else None
 
 
+def outline_of(result: AnyResult) -> Outline:
+    """Return the ids of a result, of its parents and of its members."""
+    rows: Outline = []
+    _add(rows, result)
+    return rows
+
+
+def _add(rows: Outline, result: Any) -> int:
+    before: int | None = None
+    for each in reversed([result, *parents_of(result)]):
+        grouped = isinstance(each, ResultSet)
+        inside = [_add(rows, one) for one in cast("Any", each).results] if grouped else None
+        before = add_row(rows, each.id, before, inside)
+    return cast("int", before)
+
+
 def from_tuple(ids: Any, make: Make) -> AnyResult | None:
-    """Rebuild a result from the ids that `as_tuple` returned."""
-    if ids is None:
-        return None
-    (id, above), members = ids
-    parent = from_tuple(above, make)
-    if members is None:
-        result = make(str(id), "")
+    """Rebuild a result from the ids that `as_tuple` returned, or from an outline as JSON."""
+    return None if ids is None else _restored(from_json(ids), make)
+
+
+def _restored(rows: Outline, make: Make) -> AnyResult:
+    made: list[AnyResult] = []
+    for id, above, members in rows:
+        parent = None if above is None else made[above]
+        if members is not None:
+            made.append(GroupResult(id, [made[one] for one in members], parent=parent))
+            continue
+        result = make(id, "")
         result.parent = parent
-        return result
-    inside = [found for one in members if (found := from_tuple(one, make)) is not None]
-    return GroupResult(str(id), inside, parent=parent)
+        made.append(result)
+    return made[-1]
 
 
 Make = Callable[[str, str], AsyncResult[Any]]
@@ -237,7 +269,7 @@ def restored(outlines: str, make: Make) -> list[Any]:
 
 def save_group(result: GroupResult[Any], backend: Backend) -> None:
     """Store the ids of a group's members."""
-    fields = {"ids": orjson.dumps(result.as_tuple()).decode()}
+    fields = {"ids": orjson.dumps(to_json(outline_of(result))).decode()}
     expires = backend.clock() + backend.expires
     failures = backend.put([Item(key=_group_key(result.id), fields=fields, expires=expires)])
     if failures:
@@ -247,13 +279,13 @@ def save_group(result: GroupResult[Any], backend: Backend) -> None:
 def restore_group(id: str, backend: Backend, make: Make) -> GroupResult[Any] | None:
     """Return the group saved under an id; None if there is none."""
     outline = group_outline(id, backend)
-    return None if outline is None else cast("GroupResult[Any]", from_tuple(outline, make))
+    return None if outline is None else cast("GroupResult[Any]", _restored(outline, make))
 
 
-def group_outline(id: str, backend: Backend) -> Any:
-    """Return the ids of a saved group, as `as_tuple` does; None if there is none."""
+def group_outline(id: str, backend: Backend) -> Outline | None:
+    """Return the ids of a saved group; None if there is none."""
     found = backend.get([_group_key(id)]).get(_group_key(id))
-    return None if found is None else orjson.loads(str(found.fields["ids"]))
+    return None if found is None else from_json(orjson.loads(str(found.fields["ids"])))
 
 
 def _group_key(id: str) -> Key:

@@ -8,15 +8,20 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
 from cloudq.errors import ConfigurationError, ResultTimeout
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
+from cloudq.results.lineage import paired, revoked_of
 from cloudq.results.record import TERMINAL, DelayedMessage, Record, State, failure, key
 from cloudq.results.terminate import Signal, Termination
 
 R = TypeVar("R")
+
+# The results before one that a look asks for: those of a chain end one after the other.
+_AHEAD = 10
 
 
 def _as_is(value: Any) -> Any:
@@ -172,7 +177,10 @@ class AsyncResult(Generic[R]):
 
     def as_tuple(self) -> tuple[Any, ...]:
         """Return its id and those of its parents in Celery's form: `((id, parent), None)`."""
-        return (self.id, None if self.parent is None else self.parent.as_tuple()), None
+        return paired(self)
+
+    def member_tuples(self) -> None:
+        """Return None: one task has no members."""
 
     @property
     def date_done(self) -> datetime | None:
@@ -214,12 +222,13 @@ class AsyncResult(Generic[R]):
 
     def revoke_all(self) -> list[str]:
         """Revoke it and its parents without telling workers; return the ids that had not ended."""
+        return revoked_of(self)
+
+    def revoke_own(self) -> list[str] | None:
+        """Revoke this call alone; return its id, None if it has ended."""
         record = self.backend.revoke(self.id)
         if record is None:
-            return []
-        revoked = [self.id]
-        if self.parent is not None:
-            revoked += self.parent.revoke_all()
+            return None
         waiting = record.scheduled
         if waiting and self.actions is not None and self.actions.take_back(self.id, waiting):
             ended = replace(
@@ -231,7 +240,7 @@ class AsyncResult(Generic[R]):
             )
             if self.backend.advance(ended) is None:
                 self.backend.note(ended)
-        return revoked
+        return [self.id]
 
     def forget(self) -> None:
         """Delete the record."""
@@ -313,38 +322,53 @@ def wait_for(
         watcher.close()
 
 
-def _before(result: AsyncResult[Any]) -> list[AsyncResult[Any]]:
-    """Return the results of the tasks that must succeed before this one starts."""
-    found: list[AsyncResult[Any]] = []
+def _before(result: AsyncResult[Any]) -> deque[AsyncResult[Any]]:
+    """Return the results of the tasks that must succeed before this one starts, in their order."""
+    found: deque[AsyncResult[Any]] = deque()
     parent = result.parent or result.upstream
     while parent is not None:
         if isinstance(parent, AsyncResult):
-            found.append(cast("AsyncResult[Any]", parent))
+            found.appendleft(cast("AsyncResult[Any]", parent))
         parent = parent.parent or parent.upstream
     return found
 
 
 def _lost(
     waiting: deque[AsyncResult[Any]],
-    before: dict[str, list[AsyncResult[Any]]],
+    before: dict[str, deque[AsyncResult[Any]]],
     ended: dict[str, Record],
     backend: Backend,
 ) -> bool:
-    """Mark tasks failed that cannot start because an earlier one failed; tell if there were any."""
-    watched = {one.id: one for each in waiting for one in before.get(each.id, ())}
-    unknown = [id for id, one in watched.items() if one.final is None]
-    records = backend.records(unknown) if unknown else {}
-    for id in unknown:
-        watched[id].keep(records.get(id))
+    """Mark tasks failed that cannot start because an earlier one failed; tell if there were any.
+
+    Of a long chain it looks at the few steps that may be running, and never again at what has
+    succeeded.
+    """
     found = False
-    for result in list(waiting):
-        finals = [one.final for one in before.get(result.id, ())]
-        failed = next((f for f in finals if f and f.state is not State.SUCCESS), None)
-        if failed is not None:
-            ended[result.id] = failed
-            waiting.remove(result)
-            found = True
+    looked = deque(waiting)
+    while looked:
+        fronts = {each.id: _front(before.get(each.id)) for each in looked}
+        unknown = {one.id: one for front in fronts.values() for one in front if one.final is None}
+        records = backend.records(list(unknown)) if unknown else {}
+        for id, one in unknown.items():
+            one.keep(records.get(id))
+        for result in list(looked):
+            finals = [one.final for one in fronts[result.id]]
+            failed = next((f for f in finals if f and f.state is not State.SUCCESS), None)
+            if failed is not None:
+                ended[result.id] = failed
+                waiting.remove(result)
+                found = True
+            if failed is not None or not finals or None in finals:
+                looked.remove(result)
     return found
+
+
+def _front(before: deque[AsyncResult[Any]] | None) -> list[AsyncResult[Any]]:
+    """Drop the first results that have succeeded, and return the next few."""
+    while before and (final := before[0].final) is not None and final.state is State.SUCCESS:
+        before.popleft()
+    return list(islice(before or (), _AHEAD))
 
 
 def _advance(waiting: deque[AsyncResult[Any]], ended: dict[str, Record], backend: Backend) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self, cast
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.tasks.members import Members
 from cloudq.tasks.task_app import TaskApp
 
 
@@ -22,6 +24,34 @@ class Callback:
     def peek(self) -> Sequence[Any]:
         """Return the same nodes, but of an unread generator only the first, which stays in it."""
         return self.parts()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._copied(())
+
+    def _copied(self, above: tuple[int, ...]) -> Self:
+        """Copy the node and all inside it; what stands at two places is copied twice.
+
+        Each place of a signature is a call of its own. `above` has the nodes around this one.
+        """
+        if id(self) in above:
+            raise InvalidArguments("the workflow contains itself")
+        above = (*above, id(self))
+        made = copy.copy(self)
+        for name, value in vars(self).items():
+            if name != "app":
+                setattr(made, name, _copied(value, above))
+        return made
+
+
+def _copied(value: Any, above: tuple[int, ...]) -> Any:
+    if isinstance(value, Callback):
+        return value._copied(above)  # pyright: ignore[reportPrivateUsage]
+    if type(value) is list:  # of nodes: arguments are kept as tuples and dicts
+        return [_copied(item, above) for item in cast("list[Any]", value)]
+    if isinstance(value, Members):
+        members = cast("Members[Any]", value)
+        return Members(iter([_copied(member, above) for member in members.all()]), lazy=False)
+    return copy.deepcopy(value)
 
 
 def app_of(node: Callback) -> TaskApp | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -40,7 +39,3 @@ class Members(Generic[T]):
         first = list(itertools.islice(self._source, 1))
         self._source = itertools.chain(first, self._source)
         return first
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # A generator cannot be copied, but its values can.
-        return type(self)(iter(copy.deepcopy(self.all(), memo)), lazy=False)

@@ -48,14 +48,6 @@ class Node(Callback, Generic[R]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        made = copy.copy(self)
-        memo[id(self)] = made
-        for name, value in vars(self).items():
-            if name != "app":
-                setattr(made, name, copy.deepcopy(value, memo))
-        return made
-
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Self:
         """Copy this node deeply, with arguments put before its own."""
         made = copy.deepcopy(self)
@@ -109,13 +101,13 @@ class Node(Callback, Generic[R]):
 
     def link(self, callback: Node[Any]) -> Self:
         """Run a callback with the value once this node has succeeded."""
-        if callback not in self.links:
+        if callback not in self.links and not is_empty(callback):
             self.links.append(callback)
         return self
 
     def link_error(self, errback: Node[Any]) -> Self:
         """Run a callback once a task of this node has failed; the guide lists its arguments."""
-        if errback not in self.link_errors:
+        if errback not in self.link_errors and not is_empty(errback):
             self.link_errors.append(errback)
         return self
 
@@ -212,7 +204,7 @@ class chain(Node[R]):  # noqa: N801 (Celery's name)
 
     def __init__(self, *tasks: Node[Any] | Iterable[Node[Any]]) -> None:
         super().__init__()
-        self.tasks: list[Node[Any]] = list(_members(tasks))
+        self.tasks: list[Node[Any]] = [node for node in _members(tasks) if not is_empty(node)]
 
     def __repr__(self) -> str:
         return " | ".join(map(repr, self.tasks)) or "chain()"
@@ -346,6 +338,12 @@ def is_group(given: object) -> TypeGuard[group[Any]]:
     return isinstance(given, group)
 
 
+def is_empty(node: Node[Any]) -> bool:
+    """Tell whether a node is a chain or a group without tasks, and without callbacks."""
+    called_back = node.links or node.link_errors
+    return isinstance(node, chain | group) and not (called_back or node.peek())
+
+
 def _callbacks(option: str, given: Callback | Sequence[Callback]) -> Iterator[Node[Any]]:
     for callback in [given] if isinstance(given, Callback) else given:
         if not is_node(callback):
@@ -361,7 +359,8 @@ def _members(tasks: Sequence[Any]) -> Iterator[Node[Any]]:
     for node in given:
         if not is_node(node):
             raise InvalidArguments(f"{node!r} is no signature: write task.s(...)")
-        yield node
+        if is_group(node) or not is_empty(node):
+            yield node
 
 
 def joined(nodes: Iterable[Node[Any]]) -> Node[Any]:
@@ -377,13 +376,15 @@ def joined(nodes: Iterable[Node[Any]]) -> Node[Any]:
             continue
         single = is_group(node) and len(node) == 1
         steps[-1:] = _followed(steps[-1], node.parts()[0] if single else node)
-    return steps[0] if len(steps) == 1 else chain(steps)
+    made: chain[Any] = chain()
+    made.tasks = steps
+    return steps[0] if len(steps) == 1 else made
 
 
 def _followed(last: Node[Any], node: Node[Any]) -> list[Node[Any]]:
     """Return a step and the node after it, as one step where that makes a chord."""
     if is_group(last):
-        return [chord(last, node)]
+        return [last] if is_group(node) and is_empty(node) else [chord(last, node)]
     if isinstance(last, chord):
         inside = _followed(last.body, node)
         if len(inside) == 1:  # it ends in a group, however deep

@@ -8,6 +8,7 @@ from typing import Any
 from cloudq.errors import InvalidArguments
 from cloudq.messages.values import from_wire
 from cloudq.tasks.signature import Node, Signature, chain, chord, group
+from cloudq.tasks.stored_steps import StoredSteps
 from cloudq.tasks.task_app import TaskApp
 
 
@@ -37,6 +38,8 @@ def _kind(made: Mapping[str, Any], app: TaskApp | None) -> Node[Any]:
             return group([from_dict(member, app) for member in members])
         case {"chord": [*members], "body": body}:
             return chord([from_dict(member, app) for member in members], from_dict(body, app))
+        case {"more": str(more), "at": int(at)}:
+            return StoredSteps(more, at)
         case _:
             raise InvalidArguments(
                 f"{dict(made)!r} is no signature: give the values that Node.to_dict() returns"

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack
 
-from cloudq.errors import MaxRetriesExceeded
+from cloudq.errors import InvalidArguments, MaxRetriesExceeded
 from cloudq.messages.ids import new_id
 from cloudq.results.result import AsyncResult, EagerResult
 from cloudq.tasks.arguments import Arguments
@@ -231,7 +231,12 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         return Signature("cloudq.starmap", (self.name, given), app=self._app)
 
     def chunks(self, items: Iterable[Sequence[Any]], size: int) -> group[list[R]]:
-        """Make a group of `starmap` calls over `size` items each."""
+        """Make a group of `starmap` calls over `size` items each.
+
+        Raises `InvalidArguments` for a size below 1.
+        """
+        if size < 1:
+            raise InvalidArguments(f"{self.name}: chunks of {size} items hold none: give 1 or more")
         parts = iter(partial(_portion, iter(items), size), [])
         return group([self.starmap(part) for part in parts])
 

@@ -11,6 +11,7 @@ import pytest
 from cloudq import ChordError, CloudQ, GroupResult, ResultSet, State, chord, group
 from cloudq.canvas.graph import as_dot, as_mermaid, as_text, graph_of
 from cloudq.cli.program import main
+from cloudq.results.groups import restored
 from cloudq.results.record import to_fields
 from cloudq.testing import drain
 from tests.support.bench import Bench
@@ -239,15 +240,19 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "no record of nothing" in capsys.readouterr().err
 
 
-def test_outlines_are_what_as_tuple_gives(app: Bench, t: Tasks) -> None:
+def test_children_are_what_as_tuple_gives(app: Bench, t: Tasks) -> None:
     def starts(self: Any) -> str:
         result = (t.same.s(1) | group(t.same.s(), t.same.s()) | t.total.s()).delay()
         return orjson.dumps(result.as_tuple()).decode()
 
     result = app.task(name="starts", bind=True)(starts).delay()
     app.work()
-    text = result.get(timeout=0)
-    assert orjson.loads(text) == orjson.loads(app.record(result).children or "")[0]
+    [child] = result.children
+    pairs = orjson.loads(result.get(timeout=0))
+    assert orjson.loads(orjson.dumps(child.as_tuple())) == pairs
+    # Records of before had the pairs themselves.
+    [old] = restored(orjson.dumps([pairs]).decode(), app.publisher.results.named)
+    assert old.as_tuple() == child.as_tuple()
 
 
 def test_callbacks_may_be_options_of_a_call(app: Bench, t: Tasks) -> None:

@@ -22,6 +22,18 @@ def nested(t: Tasks, depth: int) -> Node[Any]:
 CASES: dict[str, tuple[Any, Any]] = {
     "chain": (lambda t: t.add.s(1, 2) | t.add.s(3), 6),
     "long chain": (lambda t: chain([t.add.s(0, 0), *(t.add.s(1) for _ in range(20))]), 20),
+    "longer than a message carries": (
+        lambda t: chain([t.add.s(0, 0), *(t.add.s(1) for _ in range(60))]),
+        60,
+    ),
+    "one signature at several places": (
+        lambda t: chord([chain(one := t.same.si(1), one), one, group([one] * 3)], t.total.s()),
+        5,
+    ),
+    "empty members": (
+        lambda t: chain(chain(), t.same.s(1), group(), group(t.add.s(1), chain()), t.same.s()),
+        2,
+    ),
     "immutable": (lambda t: t.add.s(1, 2) | t.add.si(5, 5), 10),
     "group": (lambda t: group(t.add.s(1, 2), t.add.s(3, 4)), [3, 7]),
     "group of a generator": (lambda t: group(t.add.s(n, n) for n in range(5)), [0, 2, 4, 6, 8]),

@@ -13,7 +13,7 @@ from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.driver import Delivery, Item, Key
 from cloudq.execution.outcomes import Job
-from cloudq.execution.settlement import Action, Settlement
+from cloudq.execution.settlement import Action, FailedSteps, Settlement
 from cloudq.messages.body import encode
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
@@ -37,7 +37,7 @@ FULL = Settlement(
     extra=ITEM,
     drop=Key("a", "b"),
     unique_claim=Key("c"),
-    failed_steps=("2", "3"),
+    failed_steps=FailedSteps(because=RECORD, calls=[("2", "t")], stored=[{"more": "a", "at": 0}]),
     starts=Plan(items=[ITEM], messages=[MESSAGE]),
     member_result=MemberResult(slot=Slot(join="j", index=4), record=RECORD),
 )

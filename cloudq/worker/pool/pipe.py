@@ -15,7 +15,7 @@ from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.driver import Delivery, Item, Key
 from cloudq.execution.outcomes import Job
-from cloudq.execution.settlement import Action, Settlement
+from cloudq.execution.settlement import Action, FailedSteps, Settlement
 from cloudq.messages.body import decode, encode
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
@@ -25,6 +25,8 @@ from cloudq.worker.options import WorkerOptions
 Fields = Mapping[str, Any]
 PackedItem = tuple[tuple[str, ...], Fields, float | None]
 """The key, the fields and the expiry of an item."""
+PackedSteps = tuple[Fields, Sequence[tuple[str, str]], Sequence[Any]]
+"""The record of the end, the calls that never come, and references to others in the store."""
 
 
 class Setup(NamedTuple):
@@ -68,7 +70,7 @@ class PackedSettlement(NamedTuple):
     extra: PackedItem | None
     drop: tuple[str, ...] | None
     unique_claim: tuple[str, ...] | None
-    failed_steps: Sequence[str]
+    failed_steps: PackedSteps | None
     starts: tuple[Sequence[PackedItem], Sequence[bytes]] | None
     member_result: tuple[str, Fields] | None
 
@@ -166,7 +168,7 @@ def pack_settlement(number: int, settled: Settlement) -> PackedSettlement:
         _pack_item(settled.extra) if settled.extra else None,
         tuple(settled.drop) if settled.drop else None,
         tuple(settled.unique_claim) if settled.unique_claim else None,
-        tuple(settled.failed_steps),
+        _pack_steps(settled.failed_steps) if settled.failed_steps else None,
         _pack_plan(starts) if starts else None,
         (member.slot.to_wire(), to_fields(member.record)) if member else None,
     )
@@ -188,7 +190,7 @@ def unpack_settlement(packed: PackedSettlement) -> Settlement:
         extra=_unpack_item(packed.extra) if packed.extra else None,
         drop=Key(*packed.drop) if packed.drop else None,
         unique_claim=Key(*packed.unique_claim) if packed.unique_claim else None,
-        failed_steps=packed.failed_steps,
+        failed_steps=_unpack_steps(task_id, *packed.failed_steps) if packed.failed_steps else None,
         starts=_unpack_plan(*packed.starts) if packed.starts else None,
         member_result=_unpack_member(task_id, *packed.member_result)
         if packed.member_result
@@ -220,3 +222,13 @@ def _unpack_plan(items: Sequence[PackedItem], messages: Sequence[bytes]) -> Plan
 
 def _unpack_member(task_id: str, slot: str, fields: Fields) -> MemberResult:
     return MemberResult(slot=Slot.from_wire(slot), record=from_fields(task_id, fields))
+
+
+def _pack_steps(steps: FailedSteps) -> PackedSteps:
+    return to_fields(steps.because), list(steps.calls), list(steps.stored)
+
+
+def _unpack_steps(
+    task_id: str, because: Fields, calls: Sequence[tuple[str, str]], stored: Sequence[Any]
+) -> FailedSteps:
+    return FailedSteps(because=from_fields(task_id, because), calls=calls, stored=stored)

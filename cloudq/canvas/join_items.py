@@ -1,0 +1,49 @@
+"""The items of joins in the store: what is written before the members, and who they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from cloudq.canvas.slots import SHARD, join_key, shard_key
+from cloudq.driver import Item, Value
+from cloudq.errors import BackendError
+from cloudq.results.backend import Backend
+
+ADDED = 5_000_000
+"""The shards of members that other members add have numbers above this, and above a header's."""
+
+
+def store_joins(items: Sequence[Item], backend: Backend) -> None:
+    """Store the items of joins, before any member is sent. Raises `BackendError`."""
+    failures = backend.put(items) if items else {}
+    if failures:
+        first = next(iter(failures.values()))
+        raise BackendError(
+            f"a part of the workflow was not stored: {first.reason}", code=first.code
+        )
+
+
+def members_of(join: str, backend: Backend) -> list[str] | None:
+    """Return the ids of the tasks whose values a join collects; None if the join is gone."""
+    root = backend.get([join_key(join)]).get(join_key(join))
+    return None if root is None else members_in(join, root, backend)
+
+
+def members_in(join: str, root: Item, backend: Backend) -> list[str]:
+    """Return the ids in the shards of a join that are in the store."""
+    added = int(number_in(root.fields.get("added")))
+    shards = -(-(int(number_in(root.fields.get("count"))) - added) // SHARD)
+    numbers = [*range(shards), *range(ADDED + 1, ADDED + 1 + added)]
+    keys = [shard_key(join, number) for number in numbers]
+    found = backend.get(keys)
+    return [id for key in keys for id in _ids(found.get(key))]
+
+
+def number_in(value: Value) -> float:
+    return value if isinstance(value, int | float) else 0
+
+
+def _ids(shard: Item | None) -> Sequence[str]:
+    return orjson.loads(str(shard.fields["ids"])) if shard is not None else ()

@@ -1,0 +1,35 @@
+"""Walks from a result to those before it in its workflow, in loops: chains may be long."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+
+def parents_of(result: Any) -> list[Any]:
+    """Return the results before one in its chain, the nearest first."""
+    found: list[Any] = []
+    while (result := result.parent) is not None:
+        found.append(result)
+    return found
+
+
+def paired(result: Any) -> tuple[Any, ...]:
+    """Return the ids of a result and of those before it in Celery's form."""
+    made: tuple[Any, ...] | None = None
+    for each in reversed([result, *parents_of(result)]):
+        made = (each.id, made), each.member_tuples()
+    return cast("tuple[Any, ...]", made)
+
+
+def revoked_of(result: Any) -> list[str]:
+    """Revoke a result and those before it, the last first; return the ids that had not ended.
+
+    What is before a task that has ended has ended too.
+    """
+    revoked: list[str] = []
+    for each in [result, *parents_of(result)]:
+        own = each.revoke_own()
+        if own is None:
+            break
+        revoked += own
+    return revoked

@@ -1,0 +1,84 @@
+"""A chord's body gets the values of all its members, or fails: what a shard holds is counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cloudq import ChordError, State, chord
+from cloudq.canvas.slots import join_key, shard_key
+from cloudq.driver import Change
+from tests.support.bench import Bench
+from tests.worker.flow_tasks import Tasks
+
+
+@pytest.fixture
+def t(app: Bench) -> Tasks:
+    return Tasks(app)
+
+
+def failed(result: Any, match: str) -> None:
+    assert result.state is State.FAILURE
+    with pytest.raises(ChordError, match=match):
+        result.get(timeout=0)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_shard_that_is_gone_before_the_body_runs_fails_it(
+    app: Bench, t: Tasks, number: int, is_stream: bool
+) -> None:
+    members = (t.same.s(n) for n in range(150))
+    result = chord(members if is_stream else list(members), t.total.s()).delay()
+    while app.left() > 1:
+        app.step()
+    app.step()  # the last member: the body is sent
+    app.results.delete([shard_key(result.parent.id, number)])
+    app.work()
+    failed(result, "has 150 members, of which the store shows (50|100)")
+    assert not any(run[0] == "total" for run in t.runs)
+
+
+def test_a_shard_that_is_gone_before_its_members_have_ended_fails_the_body(
+    app: Bench, t: Tasks
+) -> None:
+    result = (chord([t.same.s(n) for n in range(150)], t.total.s()) | t.add.s(1)).delay()
+    app.results.delete([shard_key(result.parent.parent.id, 0)])
+    app.work()
+    failed(result.parent, "not in the store")
+    failed(result, "not in the store")
+    assert not any(run[0] == "total" for run in t.runs)
+
+
+def test_an_added_member_whose_shard_is_gone_fails_the_body(app: Bench, t: Tasks) -> None:
+    result = chord([t.more.s(), t.same.s(1)], t.same.s()).delay()
+    while app.left() > 1:
+        app.step()
+    app.step()
+    app.results.delete([shard_key(result.parent.id, 5_000_001)])
+    app.work()
+    failed(result, "has 4 members, of which the store shows 3")
+
+
+def test_a_join_that_says_another_count_fails_the_body(app: Bench, t: Tasks) -> None:
+    result = chord([t.same.s(1), t.same.s(2)], t.total.s()).delay()
+    app.step()
+    app.step()
+    one_more = Change(increment={"count": 1}, keep_expires=True)
+    app.results.update(join_key(result.parent.id), one_more)
+    app.work()
+    failed(result, "has 3 members, of which the store shows 2")
+
+
+def test_a_redelivered_member_of_a_join_that_has_gone_on_changes_nothing(
+    app: Bench, t: Tasks
+) -> None:
+    result = chord([t.same.s(1), t.same.s(2)], t.total.s()).delay()
+    first = app.one()
+    app.finish(first, app.settle(first))
+    app.work()
+    join = result.parent.id
+    app.results.delete([shard_key(join, 0)])
+    app.workflows.joins.abandon(join, "too late")  # type: ignore[union-attr]
+    assert result.get(timeout=0) == 3
