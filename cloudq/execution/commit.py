@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 
 from cloudq.broker.broker import Broker, Refused
 from cloudq.canvas.joins import JoinBusy, Joins, store_joins
@@ -21,37 +22,17 @@ from cloudq.errors import (
     ConfigurationError,
     EncodeError,
     PublishError,
+    Rejected,
 )
-from cloudq.execution.settlement import Action, Settled, Settlement
+from cloudq.execution.phases import Batch, each
+from cloudq.execution.settlement import NEVER, Action, Settled, Settlement
+from cloudq.execution.spoiled import smaller, spoiled
 from cloudq.results.backend import Backend
 from cloudq.results.events import History
 from cloudq.results.record import Record, State, to_item
 from cloudq.tasks.limits.unique import free_key
 
 log = logging.getLogger("cloudq.execution")
-
-
-@dataclass(slots=True, kw_only=True)
-class Batch:
-    """Outcomes on their way through the phases of a commit.
-
-    `ready` have passed every phase so far, and after the last one may be disposed of. `failed`
-    are to be committed again; `error` is the first reason.
-    """
-
-    ready: list[Settled]
-    failed: list[Settled] = field(default_factory=list[Settled])
-    error: CloudQError | None = None
-
-    def fail(self, pairs: Sequence[Settled], error: CloudQError | None) -> None:
-        """Move outcomes to `failed`: the later phases skip them.
-
-        Makes `ready` a new list, so that a phase may call this while it goes through the old one.
-        """
-        gone = {id(pair) for pair in pairs}
-        self.ready = [pair for pair in self.ready if id(pair) not in gone]
-        self.failed += pairs
-        self.error = self.error or error
 
 
 def commit(
@@ -69,14 +50,14 @@ def commit(
     """
     batch = Batch(ready=list(settled))
     if backend is None:
-        _send(batch, broker)
+        each(batch, partial(_send, broker=broker))
     else:
-        _store_joins(batch, backend)
-        _send(batch, broker)
-        _write_records(batch, backend)
-        _fail_steps(batch, backend)
-        _leave_joins(batch, joins)
-        _end_unique_claims(batch, backend)
+        each(batch, partial(_store_joins, backend=backend))
+        each(batch, partial(_send, broker=broker))
+        each(batch, partial(_write_records, backend=backend))
+        each(batch, partial(_fail_steps, backend=backend), recorded=True)
+        each(batch, partial(_leave_joins, joins=joins), recorded=True)
+        each(batch, partial(_end_unique_claims, backend=backend), recorded=True)
     if batch.failed and batch.error is None:
         refused = f"{len(batch.failed)} records were not taken"
         batch.error = BackendError(refused, code=Code.THROTTLED)
@@ -118,6 +99,9 @@ def _send(batch: Batch, broker: Broker) -> None:
     except PublishError as partly:
         error = partly
         refused = {id(messages[rejected.index]) for rejected in partly.rejected}
+        never = {id(messages[r.index]): r for r in partly.rejected if r.code in NEVER}
+        batch.ready = [_unsendable(pair, never) for pair in batch.ready] if never else batch.ready
+        sending = [pair for pair in batch.ready if pair[1].outgoing]
     except BrokerError as whole:
         error = whole
         refused = {id(message) for message in messages}
@@ -132,6 +116,12 @@ def _send(batch: Batch, broker: Broker) -> None:
     if unsent:
         batch.fail(unsent, error)
     batch.ready = [_without_messages(pair) for pair in batch.ready]
+
+
+def _unsendable(pair: Settled, never: Mapping[int, Rejected]) -> Settled:
+    """Fail an outcome with a message that no broker will ever take."""
+    found = next((never[id(m)] for m in pair[1].outgoing if id(m) in never), None)
+    return pair if found is None else spoiled(pair, f"{found.id} cannot be sent: {found.reason}")
 
 
 def _send_singly(batch: Batch, broker: Broker) -> None:
@@ -180,8 +170,10 @@ def _write_records(batch: Batch, backend: Backend) -> None:
         try:
             batch.ready.append(_advance(pair, backend))
         except BackendError as error:
-            failure = Failure(index=0, code=Code(error.code), reason=str(error))
-            batch.fail([_smaller(pair, failure)], error)
+            if error.code in NEVER:
+                batch.failed.append(smaller(pair, Code(error.code), str(error)))
+            else:
+                batch.fail([pair], error)
 
 
 def _store(batch: Batch, settled: list[Settled], backend: Backend) -> None:
@@ -216,7 +208,7 @@ def _take_back(batch: Batch, owners: Sequence[Settled], failures: Mapping[int, F
     """Fail the owners of items that the store has refused."""
     refused = {id(owners[i]): (owners[i], f) for i, f in failures.items() if i < len(owners)}
     batch.ready = [pair for pair in batch.ready if id(pair) not in refused]
-    batch.failed += [_smaller(pair, failure) for pair, failure in refused.values()]
+    batch.failed += [smaller(pair, f.code, f.reason) for pair, f in refused.values()]
     # Events stand behind all other items; nothing waits for those that are refused.
     lost = [failure for i, failure in failures.items() if i >= len(owners)]
     if lost:
@@ -251,12 +243,15 @@ def _advance(pair: Settled, backend: Backend) -> Settled:
 
 
 def _events(settled: Sequence[Settled], history: History) -> list[Item]:
-    return [
-        item
-        for delivery, settlement in settled
-        if history.keeps(settlement.state)
-        for item in history.items(_happened(delivery, settlement, history.clock()), delivery.body)
-    ]
+    made: list[Item] = []
+    for delivery, settlement in settled:
+        if not history.keeps(settlement.state):
+            continue
+        try:
+            made += history.items(_happened(delivery, settlement, history.clock()), delivery.body)
+        except Exception as error:  # nothing waits for an event
+            log.warning("an event of task %s is not recorded: %s", settlement.task_id, error)
+    return made
 
 
 def _happened(delivery: Delivery, settlement: Settlement, now: float) -> Record:
@@ -266,38 +261,10 @@ def _happened(delivery: Delivery, settlement: Settlement, now: float) -> Record:
     return Record(
         id=settlement.task_id,
         state=settlement.state or State.PENDING,
-        task=settlement.task,
+        task=settlement.task_name,
         queue=delivery.queue,
         error=settlement.reason or None,
         finished_at=now,
-    )
-
-
-def _smaller(pair: Settled, failure: Failure) -> Settled:
-    """Shrink a record that the store will never take; any other is tried again as it is."""
-    delivery, settlement = pair
-    if settlement.record is None or failure.code not in (Code.TOO_LARGE, Code.INVALID):
-        return pair
-    small = replace(
-        settlement.record,
-        state=State.FAILURE,
-        value=None,
-        meta=None,
-        error_type="cloudq.errors.EncodeError",
-        error=f"the result could not be stored: {failure.reason}",
-        error_args=None,
-        traceback=None,
-    )
-    # An equal call may run: nothing tells it this one's value.
-    drop = settlement.extra.key if settlement.extra else settlement.drop
-    member_result = settlement.member_result and replace(settlement.member_result, record=small)
-    return delivery, replace(
-        settlement,
-        state=State.FAILURE,
-        record=small,
-        extra=None,
-        drop=drop,
-        member_result=member_result,
     )
 
 

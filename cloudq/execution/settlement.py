@@ -9,10 +9,14 @@ from typing import Any
 
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult
-from cloudq.driver import Delivery, Item, Key
-from cloudq.messages.message import TaskMessage
+from cloudq.driver import Code, Delivery, Item, Key
+from cloudq.errors import InvalidArguments
+from cloudq.messages.message import MOST, TaskMessage
 from cloudq.results.record import Record, State
 from cloudq.tasks.limits.unique import unique_key
+
+NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
+"""The codes of requests that a service will never accept: they are no outage."""
 
 
 class Action(StrEnum):
@@ -33,7 +37,8 @@ class Settlement:
     `drop` deleted along with it. `starts` is the workflow that follows, sent before the record is
     written. After the record, `member_result` is reported to the task's chord, `unique_claim`, the
     claim of a unique call, is ended, and `failed_steps`, the ids of the steps of its chain that
-    will never run, are recorded as failed. `error` stays in this process.
+    will never run, are recorded as failed. `error` stays in this process. `name` is that of the
+    task where `task` is another name for it in logs.
     """
 
     action: Action
@@ -52,6 +57,12 @@ class Settlement:
     unique_claim: Key | None = None
     failed_steps: Sequence[str] = ()
     error: BaseException | None = field(default=None, compare=False)
+    name: str | None = None
+
+    @property
+    def task_name(self) -> str:
+        """The name of the task itself."""
+        return self.name or self.task
 
     @property
     def outgoing(self) -> Sequence[TaskMessage]:
@@ -89,6 +100,15 @@ def unrecorded(
     )
 
 
+_COUNTS = ("retries", "replaced", "continued", "waits")
+
+
 def copy_of(message: TaskMessage, **changes: Any) -> TaskMessage:
-    """Copy a message to send in its place, in a way that no broker takes for a duplicate."""
+    """Copy a message to send in its place, in a way that no broker takes for a duplicate.
+
+    Raises `InvalidArguments` for a count that no message may have.
+    """
+    for name in _COUNTS:
+        if name in changes and changes[name] > MOST:
+            raise InvalidArguments(f"{message.task}: {name} is above {MOST:,}")
     return message.model_copy(update={"dedup_key": None, **changes})
