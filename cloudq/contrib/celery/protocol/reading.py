@@ -182,7 +182,7 @@ def _fields(
         "headers": {
             name: value
             for name, value in headers.items()
-            if name not in _THEIRS and isinstance(value, str)
+            if name not in _THEIRS and name != KEPT and isinstance(value, str)
         },
         "time_limit": hard or None,
         "soft_time_limit": soft or None,
