@@ -38,7 +38,7 @@ from cloudq.schedules.run_id import SCHEDULE, resolved
 from cloudq.tasks.limits.gate import Gate
 from cloudq.tasks.request import Request
 from cloudq.tasks.task import Task
-from cloudq.tasks.wire_parts import check_parts, has_parts
+from cloudq.tasks.wire_parts import check_parts
 
 log = logging.getLogger("cloudq.execution")
 
@@ -79,7 +79,7 @@ class Admission:
                 jobs.append(opened)
             else:
                 settled.append((delivery, opened))
-        records = self._records(jobs, settled)
+        records = self._known(jobs, settled)
         kept: list[Job] = []
         for job in jobs:
             if job.message.id not in records:
@@ -103,7 +103,7 @@ class Admission:
             log.exception("message %s on %s cannot be read", delivery.id, delivery.queue)
             return self._undecodable(delivery, DecodeError(_reason(error)))
         try:
-            if has_parts(message):
+            if message.chain or message.link or message.link_error:
                 check_parts(message, now)
             return self._decoded(delivery, message, now)
         except ServiceError:
@@ -167,17 +167,11 @@ class Admission:
             return self.revoked(Job(delivery=delivery, message=message), "expired")
         return Job(delivery=delivery, message=message)
 
-    def _records(self, jobs: Sequence[Job], settled: list[Settled]) -> Mapping[str, Record | None]:
+    def _known(self, jobs: Sequence[Job], settled: list[Settled]) -> Mapping[str, Record | None]:
         """Read the records of jobs by their ids; those that no store can have are settled."""
-        backend = self._runtime.backend
-        ids = [job.message.id for job in jobs]
-        none: dict[str, Record | None] = dict.fromkeys(ids)
-        if backend is None or not jobs:
-            return none
-        # Only an earlier delivery can have left a record that must not be missed.
-        consistent = any(job.delivery.attempts > 1 for job in jobs)
+        none: dict[str, Record | None] = dict.fromkeys(job.message.id for job in jobs)
         try:
-            return none | backend.records(ids, consistent=consistent)
+            return none | {**self._records(jobs)}
         except BackendError as error:
             if error.code not in NEVER:
                 raise
@@ -187,8 +181,16 @@ class Admission:
                 return {}
         found: dict[str, Record | None] = {}
         for job in jobs:
-            found |= self._records([job], settled)
+            found |= self._known([job], settled)
         return found
+
+    def _records(self, jobs: Sequence[Job]) -> Mapping[str, Record]:
+        backend = self._runtime.backend
+        if backend is None or not jobs:
+            return {}
+        # Only an earlier delivery can have left a record that must not be missed.
+        consistent = any(job.delivery.attempts > 1 for job in jobs)
+        return backend.records([job.message.id for job in jobs], consistent=consistent)
 
     def _judged(self, job: Job, record: Record | None) -> Job | Settlement:
         """Return the job to run, or its settlement where its record or message forbids that."""

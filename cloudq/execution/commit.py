@@ -7,7 +7,7 @@ the records. In this order a crash at any point repeats work and loses none.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -22,14 +22,19 @@ from cloudq.errors import (
     ConfigurationError,
     EncodeError,
     PublishError,
-    Rejected,
 )
-from cloudq.execution.phases import Batch, each
-from cloudq.execution.settlement import NEVER, Action, Settled, Settlement
-from cloudq.execution.spoiled import smaller, spoiled
+from cloudq.execution.settlement import NEVER, Action, Batch, Settled, happened
+from cloudq.execution.spoiled import (
+    is_one_s_own,
+    kept,
+    replace_record,
+    smaller,
+    spoiled,
+    unsendable,
+)
 from cloudq.results.backend import Backend
 from cloudq.results.events import History
-from cloudq.results.record import Record, State, to_item
+from cloudq.results.record import State, to_item
 from cloudq.tasks.limits.unique import free_key
 
 log = logging.getLogger("cloudq.execution")
@@ -62,6 +67,57 @@ def commit(
         refused = f"{len(batch.failed)} records were not taken"
         batch.error = BackendError(refused, code=Code.THROTTLED)
     return batch
+
+
+_Phase = Callable[[Batch], None]
+
+
+def each(batch: Batch, phase: _Phase, *, recorded: bool = False) -> None:
+    """Take outcomes through a phase: all at once, and one by one where one of them stops it.
+
+    An error that is no outage is one outcome's. It fails and is dead-lettered; if it is
+    `recorded` already, what was to follow is left out.
+    """
+    tried = Batch(ready=batch.ready)
+    wrong = _taken(tried, phase)
+    again: list[Settled] = []
+    if wrong is not None:
+        again, tried.failed = tried.failed, []
+    batch.ready = tried.ready
+    for pair in again:
+        single = Batch(ready=[pair])
+        wrong = _taken(single, phase) if len(again) > 1 else wrong
+        if wrong is None:
+            batch.add(single)
+        elif recorded:
+            log.error("task %s: what follows its end is left out: %s", pair[1].task_id, wrong)
+            batch.ready.append(pair)
+        else:
+            batch.add(_given_up(pair, wrong, phase))
+    batch.failed += tried.failed
+    batch.error = batch.error or (tried.error if tried.failed else None)
+
+
+def _taken(batch: Batch, phase: _Phase) -> BaseException | None:
+    """Carry out a phase; return the error if it is no outage, with those it hit in `failed`."""
+    given = batch.ready
+    try:
+        phase(batch)
+    except Exception as error:
+        log.debug("a phase of a commit raised", exc_info=error)
+        batch.ready, batch.failed = [], list(given)
+        return error
+    wrong = batch.error
+    return wrong if batch.failed and wrong is not None and is_one_s_own(wrong) else None
+
+
+def _given_up(pair: Settled, why: BaseException, phase: _Phase) -> Batch:
+    """Take the failure of an outcome through the phase that has refused it, or nothing of it."""
+    failed = spoiled(pair, why)
+    single = Batch(ready=[failed])
+    if _taken(single, phase) is None:
+        return single
+    return Batch(ready=[replace_record(failed, None)])
 
 
 # ---- before the record: joins, then messages
@@ -100,7 +156,7 @@ def _send(batch: Batch, broker: Broker) -> None:
         error = partly
         refused = {id(messages[rejected.index]) for rejected in partly.rejected}
         never = {id(messages[r.index]): r for r in partly.rejected if r.code in NEVER}
-        batch.ready = [_unsendable(pair, never) for pair in batch.ready] if never else batch.ready
+        batch.ready = [unsendable(pair, never) for pair in batch.ready] if never else batch.ready
         sending = [pair for pair in batch.ready if pair[1].outgoing]
     except BrokerError as whole:
         error = whole
@@ -108,7 +164,7 @@ def _send(batch: Batch, broker: Broker) -> None:
     except (EncodeError, ConfigurationError) as never:
         # Nothing was sent, since one message can never be: a retry is too long for the queue, say.
         if len(batch.ready) == 1:
-            batch.ready = [_kept(batch.ready[0], never, broker.clock())]
+            batch.ready = [kept(batch.ready[0], never, broker.clock())]
         else:
             _send_singly(batch, broker)
         return
@@ -116,12 +172,6 @@ def _send(batch: Batch, broker: Broker) -> None:
     if unsent:
         batch.fail(unsent, error)
     batch.ready = [_without_messages(pair) for pair in batch.ready]
-
-
-def _unsendable(pair: Settled, never: Mapping[int, Rejected]) -> Settled:
-    """Fail an outcome with a message that no broker will ever take."""
-    found = next((never[id(m)] for m in pair[1].outgoing if id(m) in never), None)
-    return pair if found is None else spoiled(pair, f"{found.id} cannot be sent: {found.reason}")
 
 
 def _send_singly(batch: Batch, broker: Broker) -> None:
@@ -140,20 +190,6 @@ def _without_messages(pair: Settled) -> Settled:
     if not settlement.outgoing:
         return pair
     return delivery, replace(settlement, resend=None, starts=None)
-
-
-def _kept(pair: Settled, why: CloudQError, now: float) -> Settled:
-    """Keep the message itself in place of a copy that can never be sent."""
-    delivery, settlement = pair
-    due = settlement.resend.not_before if settlement.resend else None
-    return delivery, replace(
-        settlement,
-        action=Action.RELEASE,
-        after=max(0.0, due - now) if due else 0.0,
-        resend=None,
-        record=None,
-        reason=f"{settlement.reason}; kept, since its copy cannot be sent: {why}",
-    )
 
 
 # ---- the record
@@ -248,24 +284,10 @@ def _events(settled: Sequence[Settled], history: History) -> list[Item]:
         if not history.keeps(settlement.state):
             continue
         try:
-            made += history.items(_happened(delivery, settlement, history.clock()), delivery.body)
+            made += history.items(happened(delivery, settlement, history.clock()), delivery.body)
         except Exception as error:  # nothing waits for an event
             log.warning("an event of task %s is not recorded: %s", settlement.task_id, error)
     return made
-
-
-def _happened(delivery: Delivery, settlement: Settlement, now: float) -> Record:
-    """Describe an outcome for its event, also one that leaves no record."""
-    if settlement.record is not None:
-        return settlement.record
-    return Record(
-        id=settlement.task_id,
-        state=settlement.state or State.PENDING,
-        task=settlement.task_name,
-        queue=delivery.queue,
-        error=settlement.reason or None,
-        finished_at=now,
-    )
 
 
 # ---- after the record

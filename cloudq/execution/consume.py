@@ -11,8 +11,7 @@ from cloudq.errors import BrokerError, ServiceError
 from cloudq.execution.commit import commit, dispose
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
-from cloudq.execution.phases import Batch
-from cloudq.execution.settlement import Action, Settled, Settlement
+from cloudq.execution.settlement import Action, Batch, Settled, Settlement
 from cloudq.results.backend import Backend
 from cloudq.results.record import FAILED, State
 

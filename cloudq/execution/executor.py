@@ -160,7 +160,7 @@ class Executor:
         """Call the task of a job; whatever raises, return a settlement."""
         try:
             return self._traced(job)
-        except BaseException as error:  # else the job would keep its lease and its slot
+        except Exception as error:  # else the job would keep its lease and its slot
             return self.spoiled(job, error)
 
     def _traced(self, job: Job) -> Settlement:

@@ -10,7 +10,7 @@ from typing import Any
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult
 from cloudq.driver import Code, Delivery, Item, Key
-from cloudq.errors import InvalidArguments
+from cloudq.errors import CloudQError, InvalidArguments
 from cloudq.messages.message import MOST, TaskMessage
 from cloudq.results.record import Record, State
 from cloudq.tasks.limits.unique import unique_key
@@ -74,6 +74,36 @@ class Settlement:
 Settled = tuple[Delivery, Settlement]
 """A delivery and its outcome."""
 
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """Outcomes on their way through the phases of a commit.
+
+    `ready` have passed every phase so far, and after the last one may be disposed of. `failed`
+    are to be committed again; `error` is the first reason.
+    """
+
+    ready: list[Settled]
+    failed: list[Settled] = field(default_factory=list[Settled])
+    error: CloudQError | None = None
+
+    def fail(self, pairs: Sequence[Settled], error: CloudQError | None) -> None:
+        """Move outcomes to `failed`: the later phases skip them.
+
+        Makes `ready` a new list, so that a phase may call this while it goes through the old one.
+        """
+        gone = {id(pair) for pair in pairs}
+        self.ready = [pair for pair in self.ready if id(pair) not in gone]
+        self.failed += pairs
+        self.error = self.error or error
+
+    def add(self, other: Batch) -> None:
+        """Take over the outcomes of another batch."""
+        self.ready = [*self.ready, *other.ready]
+        self.failed += other.failed
+        self.error = self.error or other.error
+
+
 _ENDS = frozenset({Action.ACK, Action.DEAD_LETTER})
 
 
@@ -112,3 +142,17 @@ def copy_of(message: TaskMessage, **changes: Any) -> TaskMessage:
         if name in changes and changes[name] > MOST:
             raise InvalidArguments(f"{message.task}: {name} is above {MOST:,}")
     return message.model_copy(update={"dedup_key": None, **changes})
+
+
+def happened(delivery: Delivery, settlement: Settlement, now: float) -> Record:
+    """Describe an outcome for its event, also one that leaves no record."""
+    if settlement.record is not None:
+        return settlement.record
+    return Record(
+        id=settlement.task_id,
+        state=settlement.state or State.PENDING,
+        task=settlement.task_name,
+        queue=delivery.queue,
+        error=settlement.reason or None,
+        finished_at=now,
+    )

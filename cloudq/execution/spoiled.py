@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 from cloudq.canvas.freeze import ends_of
 from cloudq.driver import Code
-from cloudq.errors import ServiceError
+from cloudq.errors import CloudQError, Rejected, ServiceError
 from cloudq.execution.error_text import reason_of
 from cloudq.execution.outcomes import member_result_of
 from cloudq.execution.settlement import NEVER, Action, Settled, Settlement
@@ -131,3 +132,23 @@ def _of_copy(
         unique_claim=unique_key(message) if message.unique_key is not None else None,
     )
     return record, ended
+
+
+def unsendable(pair: Settled, never: Mapping[int, Rejected]) -> Settled:
+    """Fail an outcome with a message that no broker will ever take."""
+    found = next((never[id(m)] for m in pair[1].outgoing if id(m) in never), None)
+    return pair if found is None else spoiled(pair, f"{found.id} cannot be sent: {found.reason}")
+
+
+def kept(pair: Settled, why: CloudQError, now: float) -> Settled:
+    """Keep the message itself in place of a copy that can never be sent."""
+    delivery, settlement = pair
+    due = settlement.resend.not_before if settlement.resend else None
+    return delivery, replace(
+        settlement,
+        action=Action.RELEASE,
+        after=max(0.0, due - now) if due else 0.0,
+        resend=None,
+        record=None,
+        reason=f"{settlement.reason}; kept, since its copy cannot be sent: {why}",
+    )

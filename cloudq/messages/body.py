@@ -10,9 +10,15 @@ from pydantic import ValidationError
 
 from cloudq.errors import DecodeError
 from cloudq.messages.message import VERSION, TaskMessage
-from cloudq.messages.numbers import has_unusual
 from cloudq.messages.serializers import PICKLE, unpickled
-from cloudq.messages.values import check_depth, from_wire, is_object, json_bytes, plain_numbers
+from cloudq.messages.values import (
+    check_depth,
+    from_wire,
+    has_unusual,
+    is_object,
+    json_bytes,
+    plain_numbers,
+)
 
 _NO_VERSION = "foreign message: no cloudq version in it"
 

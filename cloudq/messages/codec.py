@@ -23,11 +23,10 @@ from cloudq.messages.body import decode, encode
 from cloudq.messages.compression import COMPRESSIONS, compress, expand
 from cloudq.messages.formats import MessageFormat, find_format, installed_formats
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.numbers import has_unusual
 from cloudq.messages.optional import library
 from cloudq.messages.serializers import PICKLE, SERIALIZERS, plain_json, written
 from cloudq.messages.signing import Keyring
-from cloudq.messages.values import check_depth, plain_numbers
+from cloudq.messages.values import check_depth, has_unusual, plain_numbers
 from cloudq.settings import Settings, format_names
 
 _SEALED = b'{"v":2,'

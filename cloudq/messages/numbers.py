@@ -15,13 +15,6 @@ _LARGEST = 10**_DIGITS - 1
 _EXPONENT = 6144
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4300}")
 _FLOATS = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
-# What JSON has no word for, and what orjson writes as `null` or refuses.
-_UNUSUAL = re.compile(rb"[0-9]{19}|[eE]\+?[0-9]{3}|NaN|Infinity")
-
-
-def has_unusual(body: bytes) -> bool:
-    """Tell whether a JSON text may hold numbers that JSON's writers cannot write again."""
-    return _UNUSUAL.search(body) is not None
 
 
 def integer_of(text: Any) -> int:

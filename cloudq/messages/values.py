@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -27,6 +28,8 @@ from cloudq.messages.numbers import (
 MAX_DEPTH = 100
 _INT64 = 2**63
 _SCALARS = frozenset({str, bool, type(None)})
+# What JSON has no word for, and what orjson writes as `null` or refuses.
+_UNUSUAL = re.compile(rb"[0-9]{19}|[eE]\+?[0-9]{3}|NaN|Infinity")
 _READ_AS_THEY_ARE = frozenset({str, int, float, bool, type(None)})
 
 
@@ -250,6 +253,11 @@ def json_bytes(value: object) -> bytes:
     if b"\xef\xbf" in body:
         body = body.replace(b"\xef\xbf\xbe", b"\\ufffe").replace(b"\xef\xbf\xbf", b"\\uffff")
     return body
+
+
+def has_unusual(body: bytes) -> bool:
+    """Tell whether a JSON text may hold numbers that JSON's writers cannot write again."""
+    return _UNUSUAL.search(body) is not None
 
 
 def plain_numbers(value: Any) -> Any:

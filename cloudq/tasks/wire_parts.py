@@ -20,11 +20,6 @@ _CALLBACKS = 1000
 _KNOWN = frozenset(CallOptions.__annotations__)
 
 
-def has_parts(message: TaskMessage) -> bool:
-    """Tell whether something follows this call."""
-    return bool(message.chain or message.link or message.link_error)
-
-
 def check_parts(message: TaskMessage, now: float) -> None:
     """Check every signature that follows a call, `now` in epoch seconds.
 
