@@ -58,7 +58,7 @@ def lambda_handler(
         # Initialization has more CPU than the function, and shows errors early.
         _ = app.broker, app.backend
 
-    counted = Metrics(metrics, app.name) if metrics else None
+    counted = Metrics(metrics, app.name, executor.tasks) if metrics else None
 
     def handler(event: Event, context: Context | None) -> dict[str, Any]:
         try:

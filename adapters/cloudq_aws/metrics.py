@@ -7,7 +7,7 @@ name is billed as a custom metric.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
@@ -22,15 +22,20 @@ _NAMES: Mapping[State, str] = {
     State.REJECTED: "Rejected",
 }
 
+# Each name is billed, so senders must not choose them.
+_UNREGISTERED = "(unregistered)"
+
 
 class Metrics:
     """Collects the outcomes of one invocation, then writes them, a line for each task name.
 
     Metrics are `Succeeded`, `Failed`, `Retried`, `Revoked`, `Rejected` (counts) and `Duration`
-    (seconds), with the dimensions `task` and `service`. Safe to use from many threads.
+    (seconds), with the dimensions `task` and `service`. `registered` are the names of the app's
+    tasks; others are counted under one name. Safe to use from many threads.
     """
 
-    def __init__(self, namespace: str, service: str) -> None:
+    def __init__(self, namespace: str, service: str, registered: Container[str]) -> None:
+        self._registered = registered
         self._namespace = namespace
         self._service = service
         self._lock = threading.Lock()
@@ -40,7 +45,10 @@ class Metrics:
         """Add one outcome; those without a task's state are ignored."""
         if settlement.state in _NAMES:
             with self._lock:
-                self._outcomes.setdefault(settlement.task, []).append(settlement)
+                name = settlement.task_name
+                if name not in self._registered:
+                    name = _UNREGISTERED
+                self._outcomes.setdefault(name, []).append(settlement)
 
     def write(self) -> None:
         """Print what was collected since the last call."""

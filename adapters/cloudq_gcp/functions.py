@@ -21,6 +21,7 @@ from cloudq.execution.deadline import Deadline
 from cloudq.execution.invocation import Invocation, NotSettled
 from cloudq_gcp.push import (
     CERTS_URL,
+    LARGEST,
     ForeignBody,
     Pushed,
     Tokens,
@@ -117,7 +118,8 @@ def push_handler(
     )
 
     def handler(request: Request) -> tuple[str, int]:
-        status, text = endpoint.answer(request.headers, request.get_data())
+        refused = endpoint.refusal(request.headers)  # before the body is read
+        status, text = refused or endpoint.settle(request.headers, request.get_data())
         return text, status
 
     return handler
@@ -160,21 +162,40 @@ class PushEndpoint:
 
     def answer(self, headers: Mapping[str, str], body: bytes) -> tuple[int, str]:
         """Return the status and the text that answer a request."""
-        named = {name.lower(): value for name, value in headers.items()}
+        return self.refusal(headers) or self.settle(headers, body)
+
+    def refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
+        """Return the answer to a request that is refused for its headers alone; None for others.
+
+        A server that calls it first need not read the bodies of strangers. `settle` does the rest.
+        """
+        named = _lower(headers)
         try:
             if self._tokens is not None:
                 self._tokens.check(named.get("authorization"))
-            pushed = from_request(named, body)
         except Unproven as error:
             return _refused(error.status, str(error))
-        except ForeignBody as error:
-            return _refused(400, str(error))
         except TransportError as error:
             return _refused(503, f"Google's keys cannot be fetched: {error}")
+        length = named.get("content-length", "")
+        if len(length) > 12 or (length.isdecimal() and int(length) > LARGEST):
+            return _refused(413, "no push of Pub/Sub has so many bytes")
+        return None
+
+    def settle(self, headers: Mapping[str, str], body: bytes) -> tuple[int, str]:
+        """Settle the message of a request that `refusal` has let through, and return the answer."""
+        try:
+            pushed = from_request(_lower(headers), body)
+        except ForeignBody as error:
+            return _refused(400, str(error))
         why = self._messages.run(pushed)
         if why is not None:
             return 503, f"message {pushed.id} comes back: {why}"
         return 204, ""
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def _refused(status: int, why: str) -> tuple[int, str]:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,11 @@ _FRESH = 300.0
 _FETCH_TIMEOUT = 10
 # Seconds by which two clocks may differ.
 _SKEW = 10
+# Characters; Google's have about 1,000.
+_LONGEST_TOKEN = 16_384
+
+LARGEST = 16 << 20
+"""The longest body of a push, in bytes: a message has 10 MB at most, in base64."""
 
 # The headers of a push without a wrapper, where its subscription has "write metadata" set.
 _UNWRAPPED = "x-goog-pubsub-"
@@ -97,11 +101,9 @@ def from_request(headers: Mapping[str, str], body: bytes) -> Pushed:
     """
     if f"{_UNWRAPPED}message-id" in headers:
         return _unwrapped(headers, body)
-    try:
-        data: object = json.loads(body)
-    except ValueError as error:
-        raise ForeignBody(f"no push of Pub/Sub: the body is no JSON ({error})") from error
-    return _wrapped(data, topic=None)
+    if len(body) > LARGEST:
+        raise ForeignBody(f"no push of Pub/Sub: {len(body):,} bytes, and it sends {LARGEST:,}")
+    return _wrapped(body, topic=None)
 
 
 class _Message(BaseModel):
@@ -119,12 +121,15 @@ class _Envelope(BaseModel):
 
     message: _Message
     subscription: str | None = None
-    attempt: int = Field(default=1, validation_alias="deliveryAttempt")
+    attempt: int = Field(default=1, le=2**31 - 1, validation_alias="deliveryAttempt")
 
 
 def _wrapped(data: object, *, topic: str | None) -> Pushed:
     try:
-        envelope = _Envelope.model_validate(data)
+        if isinstance(data, bytes):
+            envelope = _Envelope.model_validate_json(data)
+        else:
+            envelope = _Envelope.model_validate(data)
         body = base64.b64decode(envelope.message.data, validate=True)
     except ValidationError as error:
         first = error.errors()[0]
@@ -163,7 +168,7 @@ def _last(path: str | None) -> str | None:
 def _time(text: str | None) -> float | None:
     try:
         return datetime.fromisoformat(text).timestamp() if text else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -227,6 +232,8 @@ class Tokens:
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise Unproven("no bearer token: the push subscription must authenticate", status=401)
+        if len(token) > _LONGEST_TOKEN:
+            raise Unproven(f"a token of {len(token):,} characters is none of Google's", status=401)
         claims = self._claims(token.strip())
         issuer, email = claims.get("iss"), claims.get("email")
         if issuer not in _ISSUERS:
@@ -245,8 +252,11 @@ class Tokens:
                 audience=self._audience,
                 clock_skew_in_seconds=_SKEW,
             )
-        # For text that is no token the decoder raises many errors: most are ValueErrors.
-        except (exceptions.GoogleAuthError, ValueError, TypeError, KeyError) as error:
+        except exceptions.TransportError:
+            raise
+        # For text that is no token the decoder raises errors of many kinds, as does JSON that is
+        # nested deep, which it reads before it looks at the signature.
+        except Exception as error:
             raise Unproven(f"the token is not valid: {_line(error)}", status=401) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,11 +10,26 @@ from typing import Any
 from cloudq import signals
 from cloudq.broker.deliveries import allowed_deliveries
 from cloudq.driver import Delivery
-from cloudq.errors import DecodeError, UnknownTask, WorkerLost
+from cloudq.errors import (
+    BackendError,
+    CloudQError,
+    DecodeError,
+    ServiceError,
+    UnknownTask,
+    WorkerLost,
+)
 from cloudq.execution import lifecycle
+from cloudq.execution.error_text import reason_of
 from cloudq.execution.outcomes import Job, Outcomes, failed_steps_of, member_result_of
-from cloudq.execution.salvage import salvage
-from cloudq.execution.settlement import Action, Settled, Settlement, copy_of, unrecorded
+from cloudq.execution.salvage import salvage, without_parts
+from cloudq.execution.settlement import (
+    NEVER,
+    Action,
+    Settled,
+    Settlement,
+    copy_of,
+    unrecorded,
+)
 from cloudq.messages.body import arguments
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, State
@@ -22,6 +38,9 @@ from cloudq.schedules.run_id import SCHEDULE, resolved
 from cloudq.tasks.limits.gate import Gate
 from cloudq.tasks.request import Request
 from cloudq.tasks.task import Task
+from cloudq.tasks.wire_parts import check_parts
+
+log = logging.getLogger("cloudq.execution")
 
 # Services round delays to a second, so a message may be this early.
 _EARLY = 1.0
@@ -55,39 +74,84 @@ class Admission:
         settled: list[Settled] = []
         now = self._runtime.clock()
         for delivery in deliveries:
-            opened = self._decoded(delivery, now)
+            opened = self._opened(delivery, now)
             if isinstance(opened, Job):
                 jobs.append(opened)
             else:
                 settled.append((delivery, opened))
-        records = self._records(jobs)
+        records = self._known(jobs, settled)
         kept: list[Job] = []
         for job in jobs:
-            verdict = self._judged(job, records.get(job.message.id))
-            if isinstance(verdict, Job):
-                verdict = self._paced(verdict)
+            if job.message.id not in records:
+                continue  # it is settled, since the store cannot have its record
+            verdict = self._verdict(job, records[job.message.id])
             if isinstance(verdict, Job):
                 kept.append(verdict)
-                if signals.task_received.connections:
-                    task = self._tasks[verdict.message.task]
-                    lifecycle.received(task, bare(verdict.message))
             else:
                 settled.append((job.delivery, verdict))
         return kept, settled
 
-    def _decoded(self, delivery: Delivery, now: float) -> Job | Settlement:
+    def _opened(self, delivery: Delivery, now: float) -> Job | Settlement:
+        """Read a delivery; one whose reading raises is dead-lettered, and no other with it."""
         try:
             message = self._codec.decode(
                 delivery.body, queue=delivery.queue, limit=self._runtime.conf.max_body
             )
         except DecodeError as error:
-            if signals.task_rejected:
+            return self._undecodable(delivery, error)
+        except Exception as error:  # whatever the libraries raise for it
+            log.exception("message %s on %s cannot be read", delivery.id, delivery.queue)
+            return self._undecodable(delivery, DecodeError(_reason(error)))
+        try:
+            if message.chain or message.link or message.link_error:
+                check_parts(message, now)
+            return self._decoded(delivery, message, now)
+        except ServiceError:
+            raise
+        except Exception as error:
+            if isinstance(error, DecodeError) and signals.task_rejected:
                 lifecycle.rejected(delivery.body, error)
-            if not self._codec.signed_only:
-                member = salvage(delivery.body, queue=delivery.queue)
-                if member is not None:
-                    return self._outcomes.unrunnable(delivery, member, error)
-            return Settlement(action=Action.DEAD_LETTER, reason=str(error))
+            return self._spoiled(delivery, message, error)
+
+    def _undecodable(self, delivery: Delivery, error: DecodeError) -> Settlement:
+        if signals.task_rejected:
+            lifecycle.rejected(delivery.body, error)
+        if not self._codec.signed_only:
+            member = salvage(delivery.body, queue=delivery.queue)
+            if member is not None:
+                return self._outcomes.unrunnable(delivery, member, error)
+        return Settlement(action=Action.DEAD_LETTER, reason=_line(str(error)))
+
+    def _spoiled(self, delivery: Delivery, message: TaskMessage, error: Exception) -> Settlement:
+        """Fail the call of a message that cannot be judged, and dead-letter it."""
+        if not isinstance(error, CloudQError):
+            log.error(
+                "message %s on %s cannot be judged", delivery.id, delivery.queue, exc_info=error
+            )
+            error = DecodeError(_reason(error))
+        try:
+            return self._outcomes.unrunnable(delivery, message, error)
+        except Exception:  # what follows it is what cannot be read
+            return self._outcomes.unrunnable(delivery, without_parts(message), error)
+
+    def _verdict(self, job: Job, record: Record | None) -> Job | Settlement:
+        """Judge one job; what raises, and is no outage, concerns this one alone."""
+        try:
+            verdict = self._judged(job, record)
+            if isinstance(verdict, Job):
+                verdict = self._paced(verdict)
+            if isinstance(verdict, Job) and signals.task_received.connections:
+                task = self._tasks[verdict.message.task]
+                lifecycle.received(task, bare(verdict.message))
+            return verdict
+        except ServiceError as error:
+            if error.code not in NEVER:
+                raise
+            return self._spoiled(job.delivery, job.message, error)
+        except Exception as error:
+            return self._spoiled(job.delivery, job.message, error)
+
+    def _decoded(self, delivery: Delivery, message: TaskMessage, now: float) -> Job | Settlement:
         if message.task not in self._tasks:
             reason = f"unknown task {message.task!r}: is its module in the app's include?"
             if signals.task_unknown:
@@ -102,6 +166,23 @@ class Admission:
         if message.expires is not None and message.expires <= now:
             return self.revoked(Job(delivery=delivery, message=message), "expired")
         return Job(delivery=delivery, message=message)
+
+    def _known(self, jobs: Sequence[Job], settled: list[Settled]) -> Mapping[str, Record | None]:
+        """Read the records of jobs by their ids; those that no store can have are settled."""
+        none: dict[str, Record | None] = dict.fromkeys(job.message.id for job in jobs)
+        try:
+            return none | {**self._records(jobs)}
+        except BackendError as error:
+            if error.code not in NEVER:
+                raise
+            if len(jobs) == 1:
+                spoiled = self._spoiled(jobs[0].delivery, jobs[0].message, error)
+                settled.append((jobs[0].delivery, replace(spoiled, record=None)))
+                return {}
+        found: dict[str, Record | None] = {}
+        for job in jobs:
+            found |= self._known([job], settled)
+        return found
 
     def _records(self, jobs: Sequence[Job]) -> Mapping[str, Record]:
         backend = self._runtime.backend
@@ -200,6 +281,15 @@ def already_done(message: TaskMessage, record: Record) -> Settlement:
         member_result=member_result_of(message, record) if ended else None,
         failed_steps=failed_steps_of(message, record) if ended else None,
     )
+
+
+def _reason(error: BaseException) -> str:
+    return f"it cannot be judged: {_line(reason_of(error))}"
+
+
+def _line(text: str) -> str:
+    """Return a reason as one printable line, as long as a dead letter may have it."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:1000])
 
 
 def bare(message: TaskMessage) -> Request:

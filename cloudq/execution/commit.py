@@ -7,8 +7,9 @@ the records. In this order a crash at any point repeats work and loses none.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 from cloudq.broker.broker import Broker, Refused
 from cloudq.canvas.join_items import store_joins
@@ -24,36 +25,21 @@ from cloudq.errors import (
     EncodeError,
     PublishError,
 )
-from cloudq.execution.settlement import Action, FailedSteps, Settled, Settlement
+from cloudq.execution.settlement import NEVER, Action, Batch, FailedSteps, Settled, happened
+from cloudq.execution.spoiled import (
+    is_one_s_own,
+    kept,
+    replace_record,
+    smaller,
+    spoiled,
+    unsendable,
+)
 from cloudq.results.backend import Backend
 from cloudq.results.events import History
-from cloudq.results.record import Record, State, to_item
+from cloudq.results.record import State, to_item
 from cloudq.tasks.limits.unique import free_key
 
 log = logging.getLogger("cloudq.execution")
-
-
-@dataclass(slots=True, kw_only=True)
-class Batch:
-    """Outcomes on their way through the phases of a commit.
-
-    `ready` have passed every phase so far, and after the last one may be disposed of. `failed`
-    are to be committed again; `error` is the first reason.
-    """
-
-    ready: list[Settled]
-    failed: list[Settled] = field(default_factory=list[Settled])
-    error: CloudQError | None = None
-
-    def fail(self, pairs: Sequence[Settled], error: CloudQError | None) -> None:
-        """Move outcomes to `failed`: the later phases skip them.
-
-        Makes `ready` a new list, so that a phase may call this while it goes through the old one.
-        """
-        gone = {id(pair) for pair in pairs}
-        self.ready = [pair for pair in self.ready if id(pair) not in gone]
-        self.failed += pairs
-        self.error = self.error or error
 
 
 def commit(
@@ -71,18 +57,69 @@ def commit(
     """
     batch = Batch(ready=list(settled))
     if backend is None:
-        _send(batch, broker)
+        each(batch, partial(_send, broker=broker))
     else:
-        _store_joins(batch, backend)
-        _send(batch, broker)
-        _write_records(batch, backend)
-        _fail_steps(batch, backend, joins)
-        _leave_joins(batch, joins)
-        _end_unique_claims(batch, backend)
+        each(batch, partial(_store_joins, backend=backend))
+        each(batch, partial(_send, broker=broker))
+        each(batch, partial(_write_records, backend=backend))
+        each(batch, partial(_fail_steps, backend=backend, joins=joins), recorded=True)
+        each(batch, partial(_leave_joins, joins=joins), recorded=True)
+        each(batch, partial(_end_unique_claims, backend=backend), recorded=True)
     if batch.failed and batch.error is None:
         refused = f"{len(batch.failed)} records were not taken"
         batch.error = BackendError(refused, code=Code.THROTTLED)
     return batch
+
+
+_Phase = Callable[[Batch], None]
+
+
+def each(batch: Batch, phase: _Phase, *, recorded: bool = False) -> None:
+    """Take outcomes through a phase: all at once, and one by one where one of them stops it.
+
+    An error that is no outage is one outcome's. It fails and is dead-lettered; if it is
+    `recorded` already, what was to follow is left out.
+    """
+    tried = Batch(ready=batch.ready)
+    wrong = _taken(tried, phase)
+    again: list[Settled] = []
+    if wrong is not None:
+        again, tried.failed = tried.failed, []
+    batch.ready = tried.ready
+    for pair in again:
+        single = Batch(ready=[pair])
+        wrong = _taken(single, phase) if len(again) > 1 else wrong
+        if wrong is None:
+            batch.add(single)
+        elif recorded:
+            log.error("task %s: what follows its end is left out: %s", pair[1].task_id, wrong)
+            batch.ready.append(pair)
+        else:
+            batch.add(_given_up(pair, wrong, phase))
+    batch.failed += tried.failed
+    batch.error = batch.error or (tried.error if tried.failed else None)
+
+
+def _taken(batch: Batch, phase: _Phase) -> BaseException | None:
+    """Carry out a phase; return the error if it is no outage, with those it hit in `failed`."""
+    given = batch.ready
+    try:
+        phase(batch)
+    except Exception as error:
+        log.debug("a phase of a commit raised", exc_info=error)
+        batch.ready, batch.failed = [], list(given)
+        return error
+    wrong = batch.error
+    return wrong if batch.failed and wrong is not None and is_one_s_own(wrong) else None
+
+
+def _given_up(pair: Settled, why: BaseException, phase: _Phase) -> Batch:
+    """Take the failure of an outcome through the phase that has refused it, or nothing of it."""
+    failed = spoiled(pair, why)
+    single = Batch(ready=[failed])
+    if _taken(single, phase) is None:
+        return single
+    return Batch(ready=[replace_record(failed, None)])
 
 
 # ---- before the record: joins, then messages
@@ -120,13 +157,16 @@ def _send(batch: Batch, broker: Broker) -> None:
     except PublishError as partly:
         error = partly
         refused = {id(messages[rejected.index]) for rejected in partly.rejected}
+        never = {id(messages[r.index]): r for r in partly.rejected if r.code in NEVER}
+        batch.ready = [unsendable(pair, never) for pair in batch.ready] if never else batch.ready
+        sending = [pair for pair in batch.ready if pair[1].outgoing]
     except BrokerError as whole:
         error = whole
         refused = {id(message) for message in messages}
     except (EncodeError, ConfigurationError) as never:
         # Nothing was sent, since one message can never be: a retry is too long for the queue, say.
         if len(batch.ready) == 1:
-            batch.ready = [_kept(batch.ready[0], never, broker.clock())]
+            batch.ready = [kept(batch.ready[0], never, broker.clock())]
         else:
             _send_singly(batch, broker)
         return
@@ -154,20 +194,6 @@ def _without_messages(pair: Settled) -> Settled:
     return delivery, replace(settlement, resend=None, starts=None)
 
 
-def _kept(pair: Settled, why: CloudQError, now: float) -> Settled:
-    """Keep the message itself in place of a copy that can never be sent."""
-    delivery, settlement = pair
-    due = settlement.resend.not_before if settlement.resend else None
-    return delivery, replace(
-        settlement,
-        action=Action.RELEASE,
-        after=max(0.0, due - now) if due else 0.0,
-        resend=None,
-        record=None,
-        reason=f"{settlement.reason}; kept, since its copy cannot be sent: {why}",
-    )
-
-
 # ---- the record
 
 
@@ -182,8 +208,10 @@ def _write_records(batch: Batch, backend: Backend) -> None:
         try:
             batch.ready.append(_advance(pair, backend))
         except BackendError as error:
-            failure = Failure(index=0, code=Code(error.code), reason=str(error))
-            batch.fail([_smaller(pair, failure)], error)
+            if error.code in NEVER:
+                batch.failed.append(smaller(pair, Code(error.code), str(error)))
+            else:
+                batch.fail([pair], error)
 
 
 def _store(batch: Batch, settled: list[Settled], backend: Backend) -> None:
@@ -218,7 +246,7 @@ def _take_back(batch: Batch, owners: Sequence[Settled], failures: Mapping[int, F
     """Fail the owners of items that the store has refused."""
     refused = {id(owners[i]): (owners[i], f) for i, f in failures.items() if i < len(owners)}
     batch.ready = [pair for pair in batch.ready if id(pair) not in refused]
-    batch.failed += [_smaller(pair, failure) for pair, failure in refused.values()]
+    batch.failed += [smaller(pair, f.code, f.reason) for pair, f in refused.values()]
     # Events stand behind all other items; nothing waits for those that are refused.
     lost = [failure for i, failure in failures.items() if i >= len(owners)]
     if lost:
@@ -256,54 +284,15 @@ def _advance(pair: Settled, backend: Backend) -> Settled:
 
 
 def _events(settled: Sequence[Settled], history: History) -> list[Item]:
-    return [
-        item
-        for delivery, settlement in settled
-        if history.keeps(settlement.state)
-        for item in history.items(_happened(delivery, settlement, history.clock()), delivery.body)
-    ]
-
-
-def _happened(delivery: Delivery, settlement: Settlement, now: float) -> Record:
-    """Describe an outcome for its event, also one that leaves no record."""
-    if settlement.record is not None:
-        return settlement.record
-    return Record(
-        id=settlement.task_id,
-        state=settlement.state or State.PENDING,
-        task=settlement.task,
-        queue=delivery.queue,
-        error=settlement.reason or None,
-        finished_at=now,
-    )
-
-
-def _smaller(pair: Settled, failure: Failure) -> Settled:
-    """Shrink a record that the store will never take; any other is tried again as it is."""
-    delivery, settlement = pair
-    if settlement.record is None or failure.code not in (Code.TOO_LARGE, Code.INVALID):
-        return pair
-    small = replace(
-        settlement.record,
-        state=State.FAILURE,
-        value=None,
-        meta=None,
-        error_type="cloudq.errors.EncodeError",
-        error=f"the result could not be stored: {failure.reason}",
-        error_args=None,
-        traceback=None,
-    )
-    # An equal call may run: nothing tells it this one's value.
-    drop = settlement.extra.key if settlement.extra else settlement.drop
-    member_result = settlement.member_result and replace(settlement.member_result, record=small)
-    return delivery, replace(
-        settlement,
-        state=State.FAILURE,
-        record=small,
-        extra=None,
-        drop=drop,
-        member_result=member_result,
-    )
+    made: list[Item] = []
+    for delivery, settlement in settled:
+        if not history.keeps(settlement.state):
+            continue
+        try:
+            made += history.items(happened(delivery, settlement, history.clock()), delivery.body)
+        except Exception as error:  # nothing waits for an event
+            log.warning("an event of task %s is not recorded: %s", settlement.task_id, error)
+    return made
 
 
 # ---- after the record

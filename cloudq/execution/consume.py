@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Sequence
 from cloudq.broker.broker import Broker, Refused
 from cloudq.driver import Code, Delivery
 from cloudq.errors import BrokerError, ServiceError
-from cloudq.execution.commit import Batch, commit, dispose
+from cloudq.execution.commit import commit, dispose
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
-from cloudq.execution.settlement import Action, Settled, Settlement
+from cloudq.execution.settlement import Action, Batch, Settled, Settlement
 from cloudq.results.backend import Backend
 from cloudq.results.record import FAILED, State
 

@@ -17,14 +17,14 @@ from typing import Any
 from cloudq import signals
 from cloudq.canvas.joins import Joins
 from cloudq.canvas.workflows import Workflows
-from cloudq.driver import Code, Delivery
+from cloudq.driver import Delivery
 from cloudq.errors import ServiceError, UnknownTask
 from cloudq.execution import idempotency, lifecycle
 from cloudq.execution.admission import Admission, bare
 from cloudq.execution.call import FunctionCall, RunAsync, run_coroutine
 from cloudq.execution.outcomes import Job, Outcomes, with_children
 from cloudq.execution.raised import settle_raised
-from cloudq.execution.settlement import Settled, Settlement
+from cloudq.execution.settlement import NEVER, Settled, Settlement
 from cloudq.messages.body import arguments
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import dump_value
@@ -43,8 +43,6 @@ log = logging.getLogger("cloudq.execution")
 # How long a call waits while an equal call runs, in seconds.
 _BUSY_AFTER = 5.0
 _STORE_DOWN_AFTER = 30.0
-# Codes of requests that the store will never accept.
-_NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
 
 _Enter = Callable[[Job, Task[..., Any], Sequence[Any], Mapping[str, Any]], Wait | None]
 
@@ -71,7 +69,7 @@ class Executor:
     ) -> None:
         self.runtime = runtime
         self.clock = runtime.clock
-        self._tasks = tasks
+        self.tasks = tasks
         self._hostname = hostname
         self._is_eager = is_eager
         self._workflows = workflows
@@ -100,26 +98,37 @@ class Executor:
         return self._outcomes.limits(message)
 
     def stopped(self, job: Job, error: BaseException) -> Settlement:
-        """Settle a job whose process was stopped from outside."""
-        lifecycle.failed(self._tasks[job.message.task], bare(job.message), error)
-        self._free(job)
-        return self._outcomes.failed(job, error)
+        """Settle a job whose process was stopped from outside. Never raises."""
+        try:
+            lifecycle.failed(self.tasks[job.message.task], bare(job.message), error)
+            self._free(job)
+            return self._outcomes.failed(job, error)
+        except Exception as broken:  # its job would never be settled
+            return self.spoiled(job, broken)
+
+    def spoiled(self, job: Job, error: BaseException) -> Settlement:
+        """Fail a job whose settlement cannot be made, or cannot be handed on. Never raises."""
+        log.error("the outcome of task %s cannot be made", job.message.id, exc_info=error)
+        return self._outcomes.spoiled(job, error)
 
     def continued(self, job: Job) -> Settlement:
         """Settle a job that was interrupted after it had saved its state."""
         return self._outcomes.continued(job)
 
     def revoked(self, job: Job, reason: str) -> Settlement:
-        """Settle a job that was revoked before its start, or stopped for that."""
-        self._free(job)
-        return self._admission.revoked(job, reason)
+        """Settle a job that was revoked before its start, or stopped for that. Never raises."""
+        try:
+            self._free(job)
+            return self._admission.revoked(job, reason)
+        except Exception as error:
+            return self.spoiled(job, error)
 
     def change_time_limit(self, task: str, soft: float | None, hard: float | None) -> None:
         """Change the time limits of a task in this worker, in seconds, for calls yet to start.
 
         None means the app's limit. Raises `UnknownTask`.
         """
-        if task not in self._tasks:
+        if task not in self.tasks:
             raise UnknownTask(f"there is no task {task!r} in this app")
         self._outcomes.time_limits[task] = soft, hard
 
@@ -128,7 +137,7 @@ class Executor:
 
         Raises `ConfigurationError` for an invalid rate, and `UnknownTask`.
         """
-        if task not in self._tasks:
+        if task not in self.tasks:
             raise UnknownTask(f"there is no task {task!r} in this app")
         read = rate_of(rate)
         self._gate.change_rate(task, read)
@@ -136,7 +145,7 @@ class Executor:
 
     def rate_limit(self, task: str) -> Rate | None:
         """Return the rate of a task in this worker; None means no limit."""
-        return self._gate.rate(task, self._tasks[task].policy.throttle)
+        return self._gate.rate(task, self.tasks[task].policy.throttle)
 
     # ---- running
 
@@ -148,10 +157,16 @@ class Executor:
         return self._admission.open(deliveries)
 
     def run(self, job: Job) -> Settlement:
-        """Call the task of a job; whatever the task does, return a settlement."""
-        spans = self.tracing
-        if spans is None:
+        """Call the task of a job; whatever raises, return a settlement."""
+        try:
+            return self._traced(job)
+        except Exception as error:  # else the job would keep its lease and its slot
+            return self.spoiled(job, error)
+
+    def _traced(self, job: Job) -> Settlement:
+        if self.tracing is None:
             return self._run(job)
+        spans = self.tracing
         with spans.running(job.message, job.delivery.attempts) as span:
             settlement = self._run(job)
             came_to = str(settlement.state or settlement.action)
@@ -159,7 +174,7 @@ class Executor:
             return settlement
 
     def _run(self, job: Job) -> Settlement:
-        task = self._tasks[job.message.task]
+        task = self.tasks[job.message.task]
         throttle = task.policy.throttle
         if throttle is None or self._is_eager:
             return self._called(job, task, None)
@@ -180,7 +195,7 @@ class Executor:
                 return self._outcomes.over_limit(job, wait)
             claimed = self._claim(job, task, args, kwargs)
         except ServiceError as error:
-            if error.code in _NEVER:  # its key, say, is longer than the store allows
+            if error.code in NEVER:  # its key, say, is longer than the store allows
                 return self._unrun(job, task, error, started)
             log.warning("task %s waits for the store: %s", job.message.id, error)
             return self._outcomes.later(job, _STORE_DOWN_AFTER, f"the store is down: {error}")
@@ -212,7 +227,7 @@ class Executor:
     ) -> Settlement:
         """Settle a call that failed before its function was called."""
         settlement = self._outcomes.failed(job, error, started)
-        if _is_watched(task):
+        if lifecycle.is_watched(task):
             request = bare(job.message)
             context = Context(request=request, args=request.args, kwargs=request.kwargs)
             lifecycle.after(task, context, settlement, error, self.clock() - started)
@@ -227,7 +242,7 @@ class Executor:
                 settlement, value = self._attempt(job, task, context, started)
             except Exception as error:  # a retry with a countdown like "soon", say
                 settlement, value = self._outcomes.failed(job, error, started), error
-            if _is_watched(task):
+            if lifecycle.is_watched(task):
                 lifecycle.after(task, context, settlement, value, self.clock() - started)
             return settlement
         finally:
@@ -324,7 +339,7 @@ class Executor:
 
     def _free(self, job: Job) -> None:
         """Free the place under its key that a stopped job held, before its lease ends."""
-        task = self._tasks[job.message.task]
+        task = self.tasks[job.message.task]
         if task.policy.throttle is None:
             return
         try:
@@ -382,15 +397,3 @@ class Executor:
 
 def _datetime(at: float | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
-
-
-def _is_watched(task: Task[..., Any]) -> bool:
-    """Say if a hook or a receiver waits for the end of this task's calls."""
-    # The tuples themselves, since this runs for every call.
-    return bool(
-        task.hooked
-        or signals.task_postrun.connections
-        or signals.task_success.connections
-        or signals.task_failure.connections
-        or signals.task_retry.connections
-    )

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import heapq
 import itertools
+import logging
 import sys
 import threading
 import time
@@ -17,6 +18,10 @@ from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
 
 # With so many alarms set, cancelled ones are removed.
 _CROWDED = 256
+# The platform bounds the seconds of a wait; after this many the thread looks again.
+_LONGEST_WAIT = 86_400.0
+
+log = logging.getLogger("cloudq.execution")
 
 _set_async_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
@@ -78,9 +83,13 @@ class Alarms:
         while True:
             with self._changed:
                 while not self._due or self._due[0][0] > time.monotonic():
-                    self._changed.wait(self._due[0][0] - time.monotonic() if self._due else None)
+                    left = self._due[0][0] - time.monotonic() if self._due else None
+                    self._changed.wait(left and min(left, _LONGEST_WAIT))
                 alarm = heapq.heappop(self._due)[2]
-            alarm.ring()
+            try:
+                alarm.ring()
+            except Exception:  # without this thread no limit would hold in this process
+                log.exception("a task could not be interrupted")
 
 
 def thread_alarm(error: type[BaseException]) -> Alarm:

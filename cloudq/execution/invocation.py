@@ -11,12 +11,11 @@ from typing import Self
 from cloudq.broker.broker import Refused
 from cloudq.driver import Delivery
 from cloudq.errors import BackendError, CloudQError, DecodeError
-from cloudq.execution.commit import Batch
 from cloudq.execution.consume import Consumer
 from cloudq.execution.deadline import Deadline, released
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
-from cloudq.execution.settlement import Action, Settled, Settlement, copy_of
+from cloudq.execution.settlement import Action, Batch, Settled, Settlement, copy_of
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
 

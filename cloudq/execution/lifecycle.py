@@ -20,6 +20,18 @@ if TYPE_CHECKING:  # not loaded in programs that only publish
 log = logging.getLogger("cloudq.execution")
 
 
+def is_watched(task: Task[..., Any]) -> bool:
+    """Say if a hook or a receiver waits for the end of this task's calls."""
+    # The tuples themselves, since this runs for every call.
+    return bool(
+        task.hooked
+        or signals.task_postrun.connections
+        or signals.task_success.connections
+        or signals.task_failure.connections
+        or signals.task_retry.connections
+    )
+
+
 def before(task: Task[..., Any], context: Context) -> None:
     """Send `task_prerun`, then call `before_start`, whose exception fails the task."""
     request = context.request

@@ -102,6 +102,38 @@ class Outcomes:
             message = message.model_copy(update={"queue": delivery.queue})
         return self.failed(Job(delivery=delivery, message=message, fenced=True), error, bury=True)
 
+    def spoiled(self, job: Job, error: BaseException) -> Settlement:
+        """Fail a job whose own settlement could not be made, and dead-letter it. Never raises.
+
+        What follows it may be what raised, so nothing of it is started.
+        """
+        message = job.message
+        record = replace(
+            self.record(job, State.FAILURE),
+            error_type="cloudq.errors.CloudQError",
+            error=f"its outcome could not be made: {reason_of(error)}",
+            dead_lettered=True,
+        )
+        try:
+            member_result = member_result_of(message, record)
+            failed_steps = failed_steps_of(message, record)
+        except Exception:  # what is broken in it
+            member_result, failed_steps = None, None
+        return Settlement(
+            action=Action.DEAD_LETTER,
+            task_id=message.id,
+            task=message.shadow or message.task,
+            name=message.task,
+            state=State.FAILURE,
+            reason=str(record.error),
+            record=record,
+            fenced=job.fenced,
+            member_result=member_result,
+            unique_claim=unique_key(message) if message.unique_key is not None else None,
+            failed_steps=failed_steps,
+            error=error,
+        )
+
     def succeeded(self, job: Job, value: str | None, started: float | None) -> Settlement:
         """Settle a call that returned `value`, as JSON text."""
         record = self.record(job, State.SUCCESS, started, None if value == "null" else value)
@@ -188,6 +220,7 @@ class Outcomes:
             action=Action.ACK,
             task_id=message.id,
             task=message.shadow or message.task,
+            name=message.task,
             state=State.RETRY,
             reason=f"retry {number} in {delay:.3g} s: {reason_of(cause)}",
             record=record,
@@ -228,6 +261,7 @@ class Outcomes:
             action=action,
             task_id=job.message.id,
             task=message.shadow or message.task,
+            name=message.task,
             state=record.state,
             reason=reason,
             record=None if self.ignores_result(job.message) else record,

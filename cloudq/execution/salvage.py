@@ -7,9 +7,9 @@ from typing import Any, cast
 import orjson
 from pydantic import ValidationError
 
-from cloudq.canvas.slots import Slot
-from cloudq.canvas.tails import calls_of
+from cloudq.errors import DecodeError
 from cloudq.messages.message import VERSION, TaskMessage
+from cloudq.tasks.wire_parts import check_parts
 
 # The fields that identify a chord member. Any other field may be the broken one.
 _NAMES = ("id", "task", "slot", "root", "parent", "group", "retries")
@@ -33,12 +33,18 @@ def salvage(body: bytes, *, queue: str) -> TaskMessage | None:
     known = {name: fields[name] for name in _NAMES if name in fields}
     try:
         message = TaskMessage(**known, queue=queue)
-        Slot.from_wire(str(message.slot))
-    except (ValidationError, ValueError):
+    except ValidationError:
         return None
-    try:
-        chain = fields.get("chain", [])
-        calls_of(chain)
-        return message.model_copy(update={"chain": list(chain)})
-    except Exception:  # the remaining steps may be the broken field, in any way
+    if not isinstance(fields.get("chain"), list):
         return message
+    chained = message.model_copy(update={"chain": fields["chain"]})
+    try:
+        check_parts(chained, 0.0)
+    except DecodeError:  # the remaining steps may be the broken field
+        return message
+    return chained
+
+
+def without_parts(message: TaskMessage) -> TaskMessage:
+    """Return a call of which one of the parts that follow it cannot be read, without these."""
+    return message.model_copy(update={"chain": [], "link": [], "link_error": []})

@@ -9,10 +9,14 @@ from typing import Any
 
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult
-from cloudq.driver import Delivery, Item, Key
-from cloudq.messages.message import TaskMessage
+from cloudq.driver import Code, Delivery, Item, Key
+from cloudq.errors import CloudQError, InvalidArguments
+from cloudq.messages.message import MOST, TaskMessage
 from cloudq.results.record import Record, State
 from cloudq.tasks.limits.unique import unique_key
+
+NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
+"""The codes of requests that a service will never accept: they are no outage."""
 
 
 class Action(StrEnum):
@@ -50,7 +54,8 @@ class Settlement:
     `drop` deleted along with it. `starts` is the workflow that follows, sent before the record is
     written. After the record, `member_result` is reported to the task's chord, `unique_claim`, the
     claim of a unique call, is ended, and `failed_steps`, the steps of its chain that will never
-    run, are recorded with the same end. `error` stays in this process.
+    run, are recorded with the same end. `error` stays in this process. `name` is that of the
+    task where `task` is another name for it in logs.
     """
 
     action: Action
@@ -69,6 +74,12 @@ class Settlement:
     unique_claim: Key | None = None
     failed_steps: FailedSteps | None = None
     error: BaseException | None = field(default=None, compare=False)
+    name: str | None = None
+
+    @property
+    def task_name(self) -> str:
+        """The name of the task itself."""
+        return self.name or self.task
 
     @property
     def outgoing(self) -> Sequence[TaskMessage]:
@@ -79,6 +90,36 @@ class Settlement:
 
 Settled = tuple[Delivery, Settlement]
 """A delivery and its outcome."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """Outcomes on their way through the phases of a commit.
+
+    `ready` have passed every phase so far, and after the last one may be disposed of. `failed`
+    are to be committed again; `error` is the first reason.
+    """
+
+    ready: list[Settled]
+    failed: list[Settled] = field(default_factory=list[Settled])
+    error: CloudQError | None = None
+
+    def fail(self, pairs: Sequence[Settled], error: CloudQError | None) -> None:
+        """Move outcomes to `failed`: the later phases skip them.
+
+        Makes `ready` a new list, so that a phase may call this while it goes through the old one.
+        """
+        gone = {id(pair) for pair in pairs}
+        self.ready = [pair for pair in self.ready if id(pair) not in gone]
+        self.failed += pairs
+        self.error = self.error or error
+
+    def add(self, other: Batch) -> None:
+        """Take over the outcomes of another batch."""
+        self.ready = [*self.ready, *other.ready]
+        self.failed += other.failed
+        self.error = self.error or other.error
+
 
 _ENDS = frozenset({Action.ACK, Action.DEAD_LETTER})
 
@@ -108,6 +149,29 @@ def unrecorded(
     )
 
 
+_COUNTS = ("retries", "replaced", "continued", "waits")
+
+
 def copy_of(message: TaskMessage, **changes: Any) -> TaskMessage:
-    """Copy a message to send in its place, in a way that no broker takes for a duplicate."""
+    """Copy a message to send in its place, in a way that no broker takes for a duplicate.
+
+    Raises `InvalidArguments` for a count that no message may have.
+    """
+    for name in _COUNTS:
+        if name in changes and changes[name] > MOST:
+            raise InvalidArguments(f"{message.task}: {name} is above {MOST:,}")
     return message.model_copy(update={"dedup_key": None, **changes})
+
+
+def happened(delivery: Delivery, settlement: Settlement, now: float) -> Record:
+    """Describe an outcome for its event, also one that leaves no record."""
+    if settlement.record is not None:
+        return settlement.record
+    return Record(
+        id=settlement.task_id,
+        state=settlement.state or State.PENDING,
+        task=settlement.task_name,
+        queue=delivery.queue,
+        error=settlement.reason or None,
+        finished_at=now,
+    )

@@ -11,7 +11,14 @@ from pydantic import ValidationError
 from cloudq.errors import DecodeError
 from cloudq.messages.message import VERSION, TaskMessage
 from cloudq.messages.serializers import PICKLE, unpickled
-from cloudq.messages.values import check_depth, from_wire, is_object, json_bytes
+from cloudq.messages.values import (
+    check_depth,
+    from_wire,
+    has_unusual,
+    is_object,
+    json_bytes,
+    plain_numbers,
+)
 
 _NO_VERSION = "foreign message: no cloudq version in it"
 
@@ -51,7 +58,17 @@ def decode(body: bytes, *, limit: int) -> TaskMessage:
     for given in (message.args, message.kwargs):
         if given:
             check_depth(given)
-    return message
+    return _writable(message) if has_unusual(body) else message
+
+
+def _writable(message: TaskMessage) -> TaskMessage:
+    """Tag the numbers that JSON's writers would change or refuse. Raises `DecodeError`."""
+    changed = {
+        name: plain_numbers(value)
+        for name in ("args", "kwargs", "chain", "link", "link_error")
+        if (value := getattr(message, name))
+    }
+    return message.model_copy(update=changed)
 
 
 def arguments(message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
@@ -67,21 +84,26 @@ def arguments(message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _unknown_version(version: object) -> str:
-    return f"unknown version {version}: this release reads version {VERSION}, upgrade the worker"
+    shown = str(version)[:32] if isinstance(version, str | int | float) else "of no known form"
+    return f"unknown version {shown}: this release reads version {VERSION}, upgrade the worker"
 
 
 def _reason(body: bytes, error: ValidationError) -> str:
     """Says why a body is no message of this version."""
     try:
         plain: object = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return f"undecodable: {error.errors()[0]['msg']}"
+    except orjson.JSONDecodeError:  # it is stricter about numbers
+        return _at_fault(error)
     if not is_object(plain):
         return "foreign message: JSON, but not an object"
     if "v" not in plain:
         return _NO_VERSION
     if plain["v"] != VERSION:
         return _unknown_version(plain["v"])
+    return _at_fault(error)
+
+
+def _at_fault(error: ValidationError) -> str:
     first = error.errors()[0]
     place = [".".join(map(str, first["loc"]))] if first["loc"] else []
     return ": ".join(["undecodable", *place, first["msg"]])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import orjson
+from pydantic_core import from_json
 
 from cloudq.clock import Clock, real_time
 from cloudq.errors import DecodeError, EncodeError
@@ -25,10 +26,12 @@ from cloudq.messages.message import TaskMessage
 from cloudq.messages.optional import library
 from cloudq.messages.serializers import PICKLE, SERIALIZERS, plain_json, written
 from cloudq.messages.signing import Keyring
+from cloudq.messages.values import check_depth, has_unusual, plain_numbers
 from cloudq.settings import Settings, format_names
 
 _SEALED = b'{"v":2,'
 _LIBRARIES = {"msgpack": "msgpack", "yaml": "yaml"}
+_DEEPEST = 200  # levels of JSON, as many as the reader of a plain message takes
 _CLOCKS = 60.0  # seconds that the clocks of two machines may differ
 
 
@@ -128,7 +131,7 @@ class Codec:
         for foreign in self._foreign(queue):
             message = foreign.read(body, queue, limit, self.accept)
             if message is not None:
-                return message
+                return self._checked(message, signed=False)
         if self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
         return self._checked(decode(body, limit=limit), signed=False)
@@ -168,8 +171,9 @@ class Codec:
         if not signed and self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
         try:
-            fields: dict[str, Any] = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
+            # orjson makes floats of large whole numbers; the other parser is slower.
+            fields: dict[str, Any] = from_json(body) if has_unusual(body) else orjson.loads(body)
+        except ValueError as error:
             raise DecodeError(f"undecodable: {error}") from error
         if signed:
             self._check_signed(fields, queue)
@@ -189,7 +193,9 @@ class Codec:
             raise DecodeError(f"bad signature: it is app {app!r}'s, which is not in signing_apps")
         if place != _bare(queue):
             raise DecodeError(f"bad signature: it is for queue {place!r}, not for {queue!r}")
-        if until is not None and not self.clock() <= float(until) + _CLOCKS:
+        if until is None:
+            return
+        if not isinstance(until, int | float) or not self.clock() <= until + _CLOCKS:
             raise DecodeError("bad signature: it has expired")
 
     def _check_type(self, serializer: object, *, signed: bool) -> None:
@@ -202,9 +208,12 @@ class Codec:
             raise DecodeError("content type 'pickle' is refused: the message is not signed")
 
     def _checked(self, message: TaskMessage, *, signed: bool) -> TaskMessage:
-        """Refuse a pickled message that is unsigned or not accepted."""
-        if message.serializer == PICKLE:
-            self._check_type(PICKLE, signed=signed)
+        """Refuse a message whose copies could not be written, or not be read again."""
+        wrong = unknown_form(message.serializer, message.compression, message.protocol)
+        if wrong:
+            raise DecodeError(f"undecodable: {wrong}")
+        if message.serializer not in (None, "json"):
+            self._check_type(message.serializer, signed=signed)
         return message
 
 
@@ -235,8 +244,9 @@ def _content(serializer: str, zipped: str | None, data: bytes) -> bytes:
 def _data(fields: Mapping[str, Any], serializer: str) -> bytes:
     body = fields.get("body")
     if "zip" not in fields and serializer in ("json", PICKLE):
+        check_depth(body, _DEEPEST, what="undecodable: the values")
         try:
-            return orjson.dumps(body)
+            return orjson.dumps(plain_numbers(body))
         except TypeError as error:  # deeper than any message may be
             raise DecodeError(f"undecodable: {error}") from error
     if not isinstance(body, str):

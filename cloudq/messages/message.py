@@ -20,6 +20,25 @@ def _calls() -> list[dict[str, Any]]:
 # Python's datetime ends with the year 9999.
 Time = Annotated[float, Field(ge=0, lt=253_402_300_799, allow_inf_nan=False)]
 
+MOST = 2**31 - 1
+"""The bound of every count in a message: fences, which are made of counts, fit into 53 bits."""
+LONGEST_LIMIT = 36_525 * 86_400.0
+"""The longest time limit: a century, in seconds."""
+
+# No name has a control character: names are keys of stores, and stand in logs and terminals.
+_NAME = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+_SLOT = r"^[0-9]{1,9}@[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,255}$"
+Name = Annotated[str, Field(max_length=255, pattern=_NAME)]
+SlotText = Annotated[str, Field(pattern=_SLOT)]
+Key = Annotated[str, Field(max_length=2048)]
+# A queue may be known by its URL.
+QueueName = Annotated[str, Field(max_length=2048, pattern=_NAME)]
+Word = Annotated[str, Field(max_length=32, pattern=_NAME)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Limit = Annotated[float, Field(gt=0, le=LONGEST_LIMIT, allow_inf_nan=False)]
+# W3C's baggage may have 8,192 bytes.
+Headers = Annotated[dict[Name, Annotated[str, Field(max_length=16_384)]], Field(max_length=256)]
+
 
 class TaskMessage(BaseModel):
     """One call of one task, as it travels. Times are epoch seconds.
@@ -31,28 +50,30 @@ class TaskMessage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    v: int = VERSION
-    id: str = Field(min_length=1, max_length=255, description="the task id, unique to the call")
-    task: str = Field(min_length=1, max_length=255, description="the task's registered name")
+    v: Annotated[int, Field(ge=-MOST, le=MOST)] = VERSION
+    id: Name = Field(min_length=1, description="the task id, unique to the call")
+    task: Name = Field(min_length=1, description="the task's registered name")
     args: list[Any] = Field(default_factory=list, description="positional arguments")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments")
-    queue: str = Field(default="", description="where it was sent; retries go there too")
+    queue: QueueName = Field(default="", description="where it was sent; retries go there too")
     sent_at: Time = Field(default=0.0, description="when it was first published")
     not_before: Time | None = Field(default=None, description="do not run earlier")
     expires: Time | None = Field(default=None, description="do not run later")
-    retries: int = Field(default=0, ge=0, description="how often it was retried")
-    root: str | None = Field(default=None, description="first task of the workflow; absent: itself")
-    parent: str | None = Field(default=None, description="the task that sent this one")
-    group: str | None = Field(default=None, description="the group this is a member of")
-    headers: dict[str, str] = Field(
+    retries: Count = Field(default=0, description="how often it was retried")
+    root: Name | None = Field(
+        default=None, description="first task of the workflow; absent: itself"
+    )
+    parent: Name | None = Field(default=None, description="the task that sent this one")
+    group: Name | None = Field(default=None, description="the group this is a member of")
+    headers: Headers = Field(
         default_factory=dict, description="travels along; traceparent lives here"
     )
-    time_limit: float | None = Field(default=None, gt=0, description="hard limit in seconds")
-    soft_time_limit: float | None = Field(default=None, gt=0, description="soft limit in seconds")
+    time_limit: Limit | None = Field(default=None, description="hard limit in seconds")
+    soft_time_limit: Limit | None = Field(default=None, description="soft limit in seconds")
     ignore_result: bool | None = Field(default=None, description="absent: as the task says")
-    group_key: str | None = Field(default=None, description="ordering key on ordered queues")
-    dedup_key: str | None = Field(default=None, description="keeps a second message out")
-    idempotency_key: str | None = Field(default=None, description="runs once among its equals")
+    group_key: Key | None = Field(default=None, description="ordering key on ordered queues")
+    dedup_key: Key | None = Field(default=None, description="keeps a second message out")
+    idempotency_key: Key | None = Field(default=None, description="runs once among its equals")
     chain: list[dict[str, Any]] = Field(
         default_factory=_calls, description="signatures to run after it"
     )
@@ -62,18 +83,20 @@ class TaskMessage(BaseModel):
     link_error: list[dict[str, Any]] = Field(
         default_factory=_calls, description="callbacks of its failure"
     )
-    slot: str | None = Field(default=None, description="its place in a join, `index@join`")
-    gather: str | None = Field(default=None, description="the join whose values it gets first")
-    shadow: str | None = Field(default=None, description="another name for it in logs")
-    depth: int = Field(default=0, ge=0, description="how many tasks deep the call was made")
-    replaced: int = Field(default=0, ge=0, description="how often a task of this id was replaced")
-    waits: int = Field(default=0, ge=0, description="how often a limit has put it back")
+    slot: SlotText | None = Field(default=None, description="its place in a join, `index@join`")
+    gather: Name | None = Field(default=None, description="the join whose values it gets first")
+    shadow: Name | None = Field(default=None, description="another name for it in logs")
+    depth: Count = Field(default=0, description="how many tasks deep the call was made")
+    replaced: Count = Field(default=0, description="how often a task of this id was replaced")
+    waits: Count = Field(default=0, description="how often a limit has put it back")
     turn: Time | None = Field(default=None, description="its turn under a global rate limit")
-    continued: int = Field(default=0, ge=0, description="how often it went on from a checkpoint")
-    unique_key: str | None = Field(default=None, description="one of these is queued at a time")
-    serializer: str | None = Field(default=None, description="absent: json")
-    compression: str | None = Field(default=None, description="of the body, where that saves bytes")
-    protocol: str | None = Field(default=None, description="celery: sent in Celery's protocol 2")
+    continued: Count = Field(default=0, description="how often it went on from a checkpoint")
+    unique_key: Key | None = Field(default=None, description="one of these is queued at a time")
+    serializer: Word | None = Field(default=None, description="absent: json")
+    compression: Word | None = Field(
+        default=None, description="of the body, where that saves bytes"
+    )
+    protocol: Word | None = Field(default=None, description="celery: sent in Celery's protocol 2")
 
 
 def schema() -> dict[str, Any]:

@@ -11,7 +11,13 @@ import orjson
 
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.optional import library
-from cloudq.messages.values import MAX_DEPTH, is_object, to_wire
+from cloudq.messages.values import (
+    MAX_DEPTH,
+    check_depth,
+    is_object,
+    plain_numbers,
+    to_wire,
+)
 
 PICKLE = "pickle"
 _PICKLED = "$pickle"
@@ -77,8 +83,10 @@ def _check_yaml(yaml: Any, loader: Any, data: bytes) -> None:
 
 def _json_of(load: Callable[[bytes], Any]) -> Callable[[bytes], bytes]:
     def read(data: bytes) -> bytes:
+        made = load(data)
+        check_depth(made, _DEEPEST, what="undecodable: the values")
         try:
-            return orjson.dumps(load(data))
+            return orjson.dumps(plain_numbers(made))
         except TypeError as error:
             raise DecodeError(f"a message holds what JSON cannot say: {error}") from error
 

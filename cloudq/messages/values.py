@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -16,10 +17,19 @@ import orjson
 from pydantic import BaseModel, RootModel
 
 from cloudq.errors import DecodeError, EncodeError
+from cloudq.messages.numbers import (
+    decimal_of,
+    decimal_text,
+    float_of,
+    integer_of,
+    integer_text,
+)
 
 MAX_DEPTH = 100
 _INT64 = 2**63
 _SCALARS = frozenset({str, bool, type(None)})
+# What JSON has no word for, and what orjson writes as `null` or refuses.
+_UNUSUAL = re.compile(rb"[0-9]{19}|[eE]\+?[0-9]{3}|NaN|Infinity")
 _READ_AS_THEY_ARE = frozenset({str, int, float, bool, type(None)})
 
 
@@ -62,10 +72,7 @@ def to_wire(value: object, depth: int = 0) -> Any:
 def _integer(number: int, depth: int) -> object:
     if -_INT64 <= number < _INT64:
         return number
-    try:
-        return {"$int": str(number)}
-    except ValueError as error:  # Python's own limit; the reader would meet it too
-        raise EncodeError(f"an integer of {number.bit_length()} bits: {error}") from error
+    return {"$int": integer_text(number)}
 
 
 def _number(number: float, depth: int) -> object:
@@ -107,7 +114,7 @@ _TAGGED: Mapping[type, tuple[str, Callable[[Any], object]]] = {
     date: ("$date", date.isoformat),
     time: ("$time", time.isoformat),
     timedelta: ("$timedelta", _timedelta_parts),
-    Decimal: ("$decimal", str),
+    Decimal: ("$decimal", decimal_text),
     UUID: ("$uuid", str),
     bytes: ("$bytes", _base64_text),
     bytearray: ("$bytes", _base64_text),
@@ -183,7 +190,8 @@ def from_wire(value: Any) -> Any:
 
 
 def _timedelta_of(parts: Any) -> timedelta:
-    return timedelta(*parts)
+    days, seconds, microseconds = parts
+    return timedelta(days, seconds, microseconds)
 
 
 def _bytes_of(text: Any) -> bytes:
@@ -207,11 +215,11 @@ _DECODERS: Mapping[str, Callable[[Any], object]] = {
     "$date": date.fromisoformat,
     "$time": time.fromisoformat,
     "$timedelta": _timedelta_of,
-    "$decimal": Decimal,
+    "$decimal": decimal_of,
     "$uuid": UUID,
     "$bytes": _bytes_of,
-    "$int": int,
-    "$float": float,
+    "$int": integer_of,
+    "$float": float_of,
     "$set": _set_of,
     "$frozenset": _frozenset_of,
     "$dict": _dict_of,
@@ -247,14 +255,30 @@ def json_bytes(value: object) -> bytes:
     return body
 
 
-def check_depth(value: object) -> None:
+def has_unusual(body: bytes) -> bool:
+    """Tell whether a JSON text may hold numbers that JSON's writers cannot write again."""
+    return _UNUSUAL.search(body) is not None
+
+
+def plain_numbers(value: Any) -> Any:
+    """Tag the numbers of read JSON that cannot be written as JSON again, as `to_wire` does."""
+    if is_list(value):
+        return [plain_numbers(item) for item in value]
+    if is_object(value):
+        return {key: plain_numbers(item) for key, item in value.items()}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _WRITERS[type(value)](value, 0)
+    return value
+
+
+def check_depth(value: object, most: int = MAX_DEPTH, *, what: str = "arguments") -> None:
     """Refuse deep nesting with a loop, since recursion is what deep nesting breaks."""
     level: list[object] = [value]
-    for _ in range(MAX_DEPTH + 4):
+    for _ in range(most + 4):
         level = [item for parent in level for item in _children(parent)]
         if not level:
             return
-    raise DecodeError(f"arguments nest deeper than {MAX_DEPTH} levels")
+    raise DecodeError(f"{what} nest deeper than {most} levels")
 
 
 def _children(value: object) -> list[object]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import orjson
+from pydantic import TypeAdapter
 
 from cloudq.driver import Code, Item, Key
 from cloudq.errors import BackendError, ConfigurationError
@@ -57,11 +58,14 @@ class Command:
 
     @classmethod
     def of(cls, text: str) -> Command | None:
-        """Parse a command from JSON; None if a newer release wrote it in another form."""
+        """Parse a command from JSON; None if it is none, or a newer release wrote it otherwise."""
         try:
-            return cls(**orjson.loads(text))
-        except (TypeError, ValueError):
+            return _COMMAND.validate_json(text, strict=True)
+        except ValueError:
             return None
+
+
+_COMMAND = TypeAdapter(Command)
 
 
 def send(heartbeats: Heartbeats, workers: Sequence[Heartbeat], command: Command) -> list[Heartbeat]:
@@ -130,16 +134,20 @@ def _reply(command: Command, hostname: str, text: str) -> Item:
     )
 
 
+def _read(item: Item) -> Any:
+    text = item.fields.get("reply")
+    try:
+        return orjson.loads(text) if isinstance(text, str) else {"error": "no readable reply"}
+    except orjson.JSONDecodeError as error:
+        return {"error": f"no readable reply: {error}"}
+
+
 def _replies(backend: Backend, command: Command, skip: Mapping[str, Any]) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     after: str | None = None
     while True:
         page = backend.query(f"reply#{command.id}", after=after, limit=_PAGE)
-        found += [
-            (item.key.sort, orjson.loads(cast("str", item.fields["reply"])))
-            for item in page.items
-            if item.key.sort not in skip
-        ]
+        found += [(item.key.sort, _read(item)) for item in page.items if item.key.sort not in skip]
         after = page.next
         if after is None:
             return found

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from cloudq.broker.purge import purge_queues
 from cloudq.errors import ConfigurationError
 from cloudq.monitoring import commands
+from cloudq.monitoring.command_arguments import checked
 from cloudq.monitoring.command_registry import Args, CommandRegistry, Kind, Run
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.publishing.results import ResultFactory
@@ -112,6 +113,8 @@ class Control:
         spec = self.registry.find(name)
         if spec.run is not None or spec.kind == "inspect":
             spec.check(arguments)
+        if spec.run is None:
+            arguments = checked(name, arguments)
         backend, heartbeats = self.backend, self.heartbeats
         workers = _chosen(heartbeats.alive(), destination)
         patience = timeout

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from cloudq.clock import Clock, real_time
 from cloudq.driver import Item, Key, Value
 from cloudq.errors import DecodeError
 from cloudq.messages.body import decode
+from cloudq.messages.values import json_bytes
 from cloudq.results.record import TERMINAL, Record, State
 from cloudq.settings import Level
 
@@ -25,6 +24,7 @@ _END = 9_999_999_999_999_999
 _LONGEST_ERROR, _LONGEST_ARGS = 300, 300
 # The item of a name is written again after this part of its life.
 _REFRESHED = 0.5
+_NAMED = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +112,8 @@ class History:
 
     def _is_new(self, task: str, now: float) -> bool:
         with self._lock:
+            if len(self._named) > _NAMED:  # senders may name tasks that nobody has
+                self._named.clear()
             if now - self._named.get(task, 0.0) < self._expires * _REFRESHED:
                 return False
             self._named[task] = now
@@ -124,7 +126,7 @@ class History:
             return None
         if not message.args and not message.kwargs:
             return None
-        text = orjson.dumps([message.args, message.kwargs], default=str).decode()
+        text = json_bytes([message.args, message.kwargs]).decode()
         return text if len(text) <= _LONGEST_ARGS else f"{text[:_LONGEST_ARGS]}…"
 
 

@@ -108,6 +108,12 @@ class Record:
 _NAMES = tuple(field.name for field in fields(Record) if field.name != "id")
 _DEFAULTS = tuple(field.default for field in fields(Record) if field.name != "id")
 RECORD_FIELDS = frozenset(_NAMES)
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("retries", "fence"), int),
+    **dict.fromkeys(("started_at", "finished_at"), (int, float)),
+    **dict.fromkeys(("revoked", "dead_lettered"), bool),
+}
+"""The types of the fields that are no text."""
 _values = attrgetter(*_NAMES)
 
 
@@ -135,8 +141,13 @@ def to_item(record: Record, expires: float | None) -> Item:
 
 
 def from_item(item: Item) -> Record:
-    """Return the record in an item. Fields of newer releases are ignored."""
-    return from_fields(item.key.partition.removeprefix("task#"), item.fields)
+    """Return the record in an item. Fields of newer releases, or of no fit type, are ignored."""
+    fields = {
+        name: value
+        for name, value in item.fields.items()
+        if value is None or isinstance(value, _KINDS.get(name, str))
+    }
+    return from_fields(item.key.partition.removeprefix("task#"), fields)
 
 
 def from_fields(task_id: str, fields: Mapping[str, Any]) -> Record:

@@ -62,16 +62,16 @@ def resolved(message: TaskMessage, delivery: Delivery) -> TaskMessage:
         changes: dict[str, object] = {"sent_at": due.timestamp()}
         if message.expires is None and EXPIRES in headers:
             changes["expires"] = due.timestamp() + float(headers[EXPIRES])
-    except (ConfigurationError, ValueError, KeyError) as error:
+        kept = {key: value for key, value in headers.items() if key not in (EXPIRES, CRON)}
+        id = id_of_run(name, run_time)
+        changes |= {"id": id, "idempotency_key": id, "headers": {**kept, SLOT: run_time}}
+        TaskMessage.model_validate({"task": message.task, **changes})  # a copy checks nothing
+    except (ConfigurationError, ValueError, LookupError, ArithmeticError, OSError) as error:
         log.warning(
             "a scheduled message keeps its id, since its due time cannot be computed: %s", error
         )
         return message
-    kept = {key: value for key, value in headers.items() if key not in (EXPIRES, CRON)}
-    id = id_of_run(name, run_time)
-    return message.model_copy(
-        update={**changes, "id": id, "idempotency_key": id, "headers": {**kept, SLOT: run_time}}
-    )
+    return message.model_copy(update=changes)
 
 
 def cron_header(line: str, days: str, timezone: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cloudq.errors import InvalidArguments
 from cloudq.messages.values import from_wire
+from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.signature import Node, Signature, chain, chord, group
 from cloudq.tasks.stored_steps import StoredSteps
 from cloudq.tasks.task_app import TaskApp
@@ -16,7 +17,12 @@ def from_dict(made: Mapping[str, Any], app: TaskApp | None = None) -> Node[Any]:
     """Read a node. Raises `InvalidArguments` for values that describe none."""
     node = _kind(made, app)
     node.id = made.get("id")
-    node.options = {key: from_wire(value) for key, value in made.get("options", {}).items()}
+    node.options = {
+        key: from_wire(value)
+        for key, value in made.get("options", {}).items()
+        # Those of a newer release do nothing; those of a program are checked when it is started.
+        if app is not None or key in CallOptions.__annotations__
+    }
     node.links = [from_dict(callback, app) for callback in made.get("link", ())]
     node.link_errors = [from_dict(errback, app) for errback in made.get("link_error", ())]
     return node

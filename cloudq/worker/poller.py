@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from cloudq.app import CloudQ
 from cloudq.clock import Backoff
 from cloudq.driver import Code, Delivery
-from cloudq.errors import BackendError, BrokerError
+from cloudq.errors import BackendError, BrokerError, CloudQError
+from cloudq.execution.error_text import reason_of
 from cloudq.execution.executor import Executor
+from cloudq.execution.settlement import Action, Settlement
 from cloudq.worker.control.counters import Counters
 from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.leases import Leases
@@ -165,6 +167,19 @@ class Poller:
         ends = self._leases.ends(min((d.lease for d in deliveries), default=0.0))
         return self._flights.add(deliveries, ends)
 
+    def _open_singly(self, flights: Sequence[Flight], error: Exception) -> None:
+        """Open flights of which one made the opening of all fail; dead-letter that one alone."""
+        if len(flights) > 1:
+            for flight in flights:
+                self._open([flight])
+            return
+        delivery = flights[0].delivery
+        log.error("message %s on %s cannot be opened", delivery.id, self.queue, exc_info=error)
+        buried = Settlement(
+            action=Action.DEAD_LETTER, reason=f"it cannot be opened: {reason_of(error)}"
+        )
+        self._settler.settle([(flights[0], buried)])
+
     def _open(self, flights: Sequence[Flight]) -> None:
         """Sort what came into jobs and settlements, holding it while the store is down."""
         if not flights:
@@ -180,9 +195,12 @@ class Poller:
             except BackendError as error:
                 log.warning("%d messages wait for the result store: %s", len(flights), error)
                 self._stopping.wait(backoff.failed())
-            except Exception:  # else they would keep their leases and their slots for ever
-                self._settler.release(flights, "it could not be opened")
-                raise
+            except Exception as error:  # else they would keep their leases and slots for ever
+                if isinstance(error, CloudQError | MemoryError):
+                    self._settler.release(flights, "it could not be opened")
+                    raise
+                self._open_singly(flights, error)
+                return
             else:
                 break
         if settled:

@@ -13,6 +13,7 @@ from cloudq.clock import Backoff
 from cloudq.driver import Code, Delivery
 from cloudq.execution.consume import Consumer
 from cloudq.execution.settlement import Settled, Settlement
+from cloudq.execution.spoiled import replace_record, spoiled
 from cloudq.worker.control.counters import Counters
 from cloudq.worker.in_flight import Flight
 
@@ -103,9 +104,13 @@ class Settler:
         settled = [(flight.delivery, self._guarded(flight, s)) for flight, s in pairs]
         try:
             result = self._consumer.commit(settled)
-        except Exception:  # without this thread nothing would ever be settled again
-            log.exception("%d outcomes wait to be recorded", len(settled))
-            return list(pairs)
+        except Exception as error:  # without this thread nothing would ever be settled again
+            if len(settled) > 1:
+                return [left for pair in pairs for left in self._commit([pair])]
+            log.exception("an outcome cannot be carried out")
+            delivery, buried = spoiled(settled[0], error)
+            self._messages.put((flights[id(delivery)], replace_record((delivery, buried), None)[1]))
+            return []
         ready = [(flights[id(delivery)], settlement) for delivery, settlement in result.ready]
         if ready and not self._consumer.broker.limits(ready[0][0].delivery.queue).billed:
             ready = self._dispose(ready)  # no batch to wait for, so no thread to hand it to

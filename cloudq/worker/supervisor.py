@@ -60,13 +60,13 @@ class Worker:
         # With autoscaling it begins with the fewest.
         processes = options.autoscale[1] if options.autoscale else options.processes
         queues = [queue for queue, _ in options.queues]
-        counters = Counters()
         self._app = app
         self._options = options
         self._shutdown = Shutdown()
         self._flights = Flights()
         self._slots = Slots(processes * options.threads, dict(options.queues))
         executor = app.executor(hostname=options.hostname)
+        counters = Counters(executor.tasks)
         self._leases = Leases(app.broker, self._flights, options.lease)
         self._settler = Settler(
             Consumer(executor, log=log),

@@ -307,3 +307,66 @@ def test_a_chord_is_not_sent_in_celerys_protocol(app: CloudQ) -> None:
     with pytest.raises(InvalidArguments, match="a chord cannot have tasks in Celery's protocol"):
         app.start(work, (), {})
     assert not app.broker.admin.peek("default", count=5)
+
+
+# ---- hostile fields
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"v": 5},
+        {"slot": "x"},
+        {"chain": [{"bogus": 1}], "gather": "j"},
+        {"serializer": "pickle", "protocol": "nope", "compression": "rar"},
+        {"of_a_newer_release": 1, "unique_key": "u"},
+        [1],
+        "x",
+    ],
+)
+def test_unknown_keys_of_our_own_header_do_nothing(kept: Any) -> None:
+    plain = read(celery_body([1]))
+    assert read(celery_body([1], headers={"cloudq": kept})) == plain
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"retries": 10**4000},
+        {"retries": "many"},
+        {"timelimit": [1e308, None]},
+        {"timelimit": [1]},
+        {"timelimit": {"a": 1, "b": 2}},
+        {"timelimit": 5},
+        {"eta": 5},
+        {"eta": "0001-01-01T00:00:00+14:00"},
+        {"expires": "9999-12-31T23:59:59-14:00"},
+        {"id": "a\x1b[31m"},
+        {"id": ""},
+        {"task": "x" * 300},
+        {"root_id": {"a": 1}},
+        {"group": "x" * 300},
+        {"a\nb": "c"},
+        {"compression": ["x"]},
+        {"cloudq": {"depth": -1}},
+        {"cloudq": {"group_key": 5}},
+    ],
+)
+def test_a_header_beyond_its_bound_is_refused(headers: dict[str, Any]) -> None:
+    with pytest.raises(DecodeError):
+        read(celery_body([1], headers=headers))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"__type__": "decimal", "__value__": "1e10000000"},
+        {"__type__": "decimal", "__value__": 5},
+        {"__type__": ["decimal"], "__value__": "1"},
+        {"__type__": "uuid", "__value__": {"a": 1}},
+        {"__type__": "uuid", "__value__": []},
+    ],
+)
+def test_a_value_beyond_any_use_is_refused(value: Any) -> None:
+    with pytest.raises(DecodeError, match="undecodable Celery value"):
+        read(celery_body([value]))

@@ -16,6 +16,7 @@ from cloudq.driver import Scheduled
 from cloudq.errors import ConfigurationError, DecodeError
 from cloudq.messages.body import decode
 from cloudq.messages.message import TaskMessage
+from cloudq.monitoring.command_arguments import checked
 from cloudq.monitoring.commands import Command
 from cloudq.monitoring.heartbeats import Heartbeat
 from cloudq.results.record import State
@@ -70,7 +71,7 @@ class WorkerCommands:
         """Carry out a command and return its reply. An error is a reply too."""
         built_in = self._built_in.get(command.name)
         if built_in is not None:
-            return built_in(**command.arguments)
+            return built_in(**checked(command.name, command.arguments))
         spec = self.app.control.registry.find(command.name)
         if spec.run is None:
             raise ConfigurationError(f"this worker does not know the command {command.name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from cloudq.execution.settlement import Settlement
@@ -24,10 +24,18 @@ class Runtimes:
     total: float = 0.0
 
 
-class Counters:
-    """Counts by task and state. Safe to use from many threads; about a microsecond a task."""
+UNREGISTERED = "(unregistered)"
+"""The name under which all tasks are counted that the app does not have."""
 
-    def __init__(self) -> None:
+
+class Counters:
+    """Counts by task and state. Safe to use from many threads; about a microsecond a task.
+
+    `registered` are the names of the app's tasks: with others, senders could fill the memory.
+    """
+
+    def __init__(self, registered: Container[str] = ()) -> None:
+        self._registered = registered
         self._lock = threading.Lock()
         self._ends: Counter[tuple[str, str]] = Counter()
         self._runtimes: dict[str, Runtimes] = {}
@@ -39,12 +47,15 @@ class Counters:
             for settled in settlements:
                 if settled.state is None:
                     continue
-                self._ends[settled.task, str(settled.state)] += 1
+                name = settled.task_name
+                if name not in self._registered:
+                    name = UNREGISTERED
+                self._ends[name, str(settled.state)] += 1
                 if settled.state is State.REVOKED:
                     self._revoked.append(settled.task_id)
                 record = settled.record
                 if record is not None and record.started_at and record.finished_at:
-                    self._time(record.task, record.finished_at - record.started_at)
+                    self._time(name, record.finished_at - record.started_at)
 
     def _time(self, task: str, took: float) -> None:
         kept = self._runtimes.get(task)

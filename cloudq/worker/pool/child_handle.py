@@ -147,9 +147,18 @@ class Child:
             elif isinstance(message, pipe.PackedSettlement):
                 flight = self.flights.get(message.number)
                 if flight is not None:
-                    done.append((flight, pipe.unpack_settlement(message)))
+                    done.append((flight, self._unpacked(message)))
         if done:
             self._on_settled(self, done)
+
+    @staticmethod
+    def _unpacked(packed: pipe.PackedSettlement) -> Settlement:
+        """Read an outcome; one that cannot be read is that of its own task alone."""
+        try:
+            return pipe.unpack_settlement(packed)
+        except Exception as error:
+            log.exception("the outcome of task %s cannot be read", packed.task_id)
+            return pipe.spoiled(packed, error)
 
     def close(self) -> None:
         """Reap the process and close the connection. Call when it is gone or was killed."""

@@ -25,7 +25,8 @@ from typing import Any
 from cloudq import signals
 from cloudq.app import CloudQ
 from cloudq.app.loading import load_app
-from cloudq.errors import DecodeError
+from cloudq.errors import DecodeError, UnknownTask
+from cloudq.execution.error_text import reason_of
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, Settlement
@@ -97,16 +98,29 @@ class Pool:
         self._done.put(pipe.pack_settlement(number, settlement))
 
     def _work(self) -> None:
+        held: list[tuple[int, Job]] = []  # the job of which no outcome is handed in yet
         while True:
-            number, job = self._jobs.get()
             try:
-                packed = pipe.pack_settlement(number, self._executor.run(job))
-            except BaseException as error:  # else the job would never be settled
-                log.exception("the outcome of task %s cannot be sent", job.message.id)
-                packed = pipe.pack_settlement(number, self._executor.stopped(job, error))
-            del job
-            self._idle.append(None)
-            self._done.put(packed)
+                self._work_on(held)
+            except BaseException as error:  # an exception that a task has set on its own thread
+                log.exception("a thread of tasks was interrupted between two of them, and goes on")
+                if held:
+                    self._hand_in(held, self._executor.spoiled(held[0][1], error))
+
+    def _work_on(self, held: list[tuple[int, Job]]) -> None:
+        while True:
+            held.append(self._jobs.get())
+            self._hand_in(held, self._executor.run(held[0][1]))
+
+    def _hand_in(self, held: list[tuple[int, Job]], settlement: Settlement) -> None:
+        number, job = held[0]
+        try:
+            packed = pipe.pack_settlement(number, settlement)
+        except BaseException as error:  # else the job would never be settled
+            packed = pipe.pack_settlement(number, self._executor.spoiled(job, error))
+        self._idle.append(None)
+        self._done.put(packed)
+        held.clear()
 
     def _report(self) -> None:
         """Send outcomes; while one batch is being written the next gathers."""
@@ -121,6 +135,9 @@ class Pool:
                 pipe.send(self._connection, batch)
             except OSError:  # the supervisor is gone; the main thread is leaving
                 return
+            except Exception:  # without this thread no outcome would leave this process
+                log.exception("outcomes cannot be sent to the supervisor: this process ends")
+                os._exit(1)
 
 
 def main(connection: Connection) -> None:
@@ -152,7 +169,7 @@ def main(connection: Connection) -> None:
             if isinstance(message, pipe.PackedJob):
                 _start(app, pool, message)
             elif isinstance(message, pipe.TimeLimits):
-                executor.change_time_limit(*message)
+                _limit(executor, message)
             elif isinstance(message, pipe.Stop):
                 if signals.worker_process_shutdown:
                     signals.worker_process_shutdown.send(None, pid=os.getpid(), exitcode=0)
@@ -164,10 +181,18 @@ def _start(app: CloudQ, pool: Pool, packed: pipe.PackedJob) -> None:
     """Run a job, or dead-letter it when its body cannot be read."""
     try:
         job = pipe.unpack_job(packed, app.runtime.codec, app.conf.max_body)
-    except DecodeError as error:
-        pool.refuse(packed.number, Settlement(action=Action.DEAD_LETTER, reason=str(error)))
+    except Exception as error:  # it would end this process, with all that it runs
+        reason = str(error) if isinstance(error, DecodeError) else reason_of(error)
+        pool.refuse(packed.number, Settlement(action=Action.DEAD_LETTER, reason=reason))
     else:
         pool.submit(packed.number, job)
+
+
+def _limit(executor: Executor, limits: pipe.TimeLimits) -> None:
+    try:
+        executor.change_time_limit(*limits)
+    except UnknownTask as error:  # of a task that only the supervisor has imported
+        log.warning("time limits are not changed in this process: %s", error)
 
 
 def _tie_to_parent(parent: int) -> None:

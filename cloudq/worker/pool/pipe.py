@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.driver import Delivery, Item, Key
+from cloudq.execution.error_text import reason_of
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, FailedSteps, Settlement
 from cloudq.messages.body import decode, encode
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
-from cloudq.results.record import State, from_fields, to_fields
+from cloudq.results.record import Record, State, from_fields, to_fields
 from cloudq.worker.options import WorkerOptions
 
 Fields = Mapping[str, Any]
@@ -73,6 +74,7 @@ class PackedSettlement(NamedTuple):
     failed_steps: PackedSteps | None
     starts: tuple[Sequence[PackedItem], Sequence[bytes]] | None
     member_result: tuple[str, Fields] | None
+    name: str | None
 
 
 class TimeLimits(NamedTuple):
@@ -171,6 +173,7 @@ def pack_settlement(number: int, settled: Settlement) -> PackedSettlement:
         _pack_steps(settled.failed_steps) if settled.failed_steps else None,
         _pack_plan(starts) if starts else None,
         (member.slot.to_wire(), to_fields(member.record)) if member else None,
+        settled.name,
     )
 
 
@@ -195,6 +198,29 @@ def unpack_settlement(packed: PackedSettlement) -> Settlement:
         member_result=_unpack_member(task_id, *packed.member_result)
         if packed.member_result
         else None,
+        name=packed.name,
+    )
+
+
+def spoiled(packed: PackedSettlement, error: Exception) -> Settlement:
+    """Fail the task of an outcome that `unpack_settlement` cannot read."""
+    reason = f"its outcome could not be read: {reason_of(error)}"
+    record = Record(
+        id=packed.task_id,
+        state=State.FAILURE,
+        task=packed.name or packed.task,
+        error_type="cloudq.errors.CloudQError",
+        error=reason,
+        dead_lettered=True,
+    )
+    return Settlement(
+        action=Action.DEAD_LETTER,
+        task_id=packed.task_id,
+        task=packed.task,
+        name=packed.name,
+        state=State.FAILURE,
+        reason=reason,
+        record=record if packed.task_id else None,
     )
 
 

@@ -346,3 +346,67 @@ def test_the_time_is_that_of_cloud_run(
     assert limits == [pytest.approx(538, abs=1)]
     with pytest.raises(ConfigurationError, match="timeout=0"):
         PushEndpoint(app, verify=False, timeout=0)
+
+
+# ---- hostile requests
+
+
+def _segment(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        f"{_segment(DEEP)}.e30.e30",
+        f"{_segment(b'[' * 5000)}.e30.e30",
+        f"e30.{_segment(b'[' * 5000 + b']' * 5000)}.e30",
+        f"{_segment(b'[1]')}.{_segment(b'5')}.x",
+        "x" * 1_000_000,
+        "..",
+        "\u00e9.\u00e9.\u00e9",
+    ],
+    ids=["deep", "cut", "claims", "arrays", "long", "empty", "accents"],
+)
+def test_a_hostile_token_is_refused_whatever_is_in_it(endpoint: PushEndpoint, token: str) -> None:
+    assert endpoint.answer(bearer(token), wrapped(call(1)))[0] == 401
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        DEEP,
+        b'{"message": ' + DEEP + b"}",
+        b'{"message": {"messageId": "1", "data": "YQ==", "attributes": ' + DEEP + b"}}",
+        b'{"message": {"messageId": "1", "data": "YQ=="}, "deliveryAttempt": 1'
+        + b"0" * 4000
+        + b"}",
+        b"\xff\xfe",
+        b"x" * ((16 << 20) + 1),
+    ],
+    ids=["array", "message", "attributes", "attempt", "bytes", "long"],
+)
+def test_a_hostile_body_is_a_bad_request(endpoint: PushEndpoint, body: bytes) -> None:
+    assert endpoint.answer(bearer(GOOGLE.token()), body)[0] == 400
+
+
+class Unread:
+    """A request of a stranger; nobody may read its body."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self.headers = headers
+
+    def get_data(self) -> bytes:
+        raise AssertionError("the body was read")
+
+
+def test_the_body_of_a_stranger_is_not_read(app: CloudQ, keys: Keys, ran: list[int]) -> None:
+    handler = push_handler(app, audience=AUDIENCE, email=EMAIL, certs_url=keys.url)
+    assert handler(Unread({}))[1] == 401
+    assert handler(Unread(bearer(STRANGER.token())))[1] == 401
+    for length in ("99999999", "9" * 5000):
+        named = bearer(GOOGLE.token()) | {"Content-Length": length}
+        assert handler(Unread(named))[1] == 413

@@ -27,8 +27,13 @@ from cloudq.tasks.signature_json import from_dict
 
 Wire = dict[str, Any]
 
+# What reading a field of another type than Celery's raises.
+_MALFORMED = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
+
 KEPT = "cloudq"
 """The header in which cloudq keeps the fields of its messages that Celery does not have."""
+KEPT_FIELDS = ("depth", "replaced", "sent_at", "group_key", "dedup_key", "idempotency_key")
+"""The fields in it: Celery ignores them, and a cloudq worker that reads the message needs them."""
 
 _CONTENT = {
     "application/json": "json",
@@ -78,7 +83,7 @@ def read(body: bytes, queue: str, limit: int, accept: Collection[str]) -> TaskMe
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise DecodeError(f"undecodable Celery message: {place}: {first['msg']}") from error
-    except (ValueError, TypeError, AttributeError, CloudQError) as error:
+    except (CloudQError, *_MALFORMED) as error:
         raise DecodeError(f"undecodable Celery message: {error}") from error
 
 
@@ -152,7 +157,9 @@ def _fields(
     hard, soft = headers.get("timelimit") or (None, None)
     eta, expires = headers.get("eta"), headers.get("expires")
     kept = headers.get(KEPT)
-    fields = dict(kept) if is_object(kept) else {}
+    fields: Wire = {}
+    if is_object(kept):
+        fields = {name: kept[name] for name in KEPT_FIELDS if name in kept}
     if task in ("celery.map", "celery.starmap"):
         task = task.replace("celery", "cloudq")
         args, kwargs = mapped(kwargs.get("task"), kwargs.get("it")), {}
@@ -175,7 +182,7 @@ def _fields(
         "headers": {
             name: value
             for name, value in headers.items()
-            if name not in _THEIRS and isinstance(value, str)
+            if name not in _THEIRS and name != KEPT and isinstance(value, str)
         },
         "time_limit": hard or None,
         "soft_time_limit": soft or None,

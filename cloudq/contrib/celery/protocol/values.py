@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from cloudq.errors import CloudQError, DecodeError, EncodeError
+from cloudq.messages.numbers import decimal_of
 from cloudq.messages.values import MAX_DEPTH, from_wire, is_list, is_object, to_wire
 
 Wire = dict[str, Any]
@@ -40,7 +41,7 @@ _DECODERS: Mapping[str, Callable[[Any], object]] = {
     "datetime": datetime.fromisoformat,
     "date": _date_of,
     "time": time.fromisoformat,
-    "decimal": Decimal,
+    "decimal": decimal_of,
     "uuid": _uuid_of,
     "bytes": str.encode,
     "base64": _decoded,
@@ -67,7 +68,7 @@ def ours(value: Any) -> Any:
         return to_wire(_python(value, 0))
     except DecodeError:
         raise
-    except (CloudQError, ValueError, TypeError, KeyError, ArithmeticError) as error:
+    except (CloudQError, ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise DecodeError(f"undecodable Celery value: {error}") from error
 
 
@@ -79,7 +80,8 @@ def _python(value: Any, depth: int) -> Any:
     if not is_object(value):
         return value
     if value.keys() == {"__type__", "__value__"}:
-        decode = _DECODERS.get(value["__type__"])
+        kind = value["__type__"]
+        decode = _DECODERS.get(kind) if isinstance(kind, str) else None
         if decode is None:
             raise DecodeError(f"undecodable Celery value: of type {value['__type__']!r}")
         return decode(value["__value__"])

@@ -9,15 +9,13 @@ from uuid import uuid4
 
 import orjson
 
-from cloudq.contrib.celery.protocol.reading import COMPRESSION, KEPT
+from cloudq.contrib.celery.protocol.reading import COMPRESSION, KEPT, KEPT_FIELDS
 from cloudq.contrib.celery.protocol.values import their_node, theirs
 from cloudq.errors import EncodeError
 from cloudq.messages.compression import compress
 from cloudq.messages.message import TaskMessage
 
 _NAMES = {name: content for content, name in COMPRESSION.items()}
-# Fields that Celery ignores and a cloudq worker that reads the message needs.
-_KEPT = ("depth", "replaced", "sent_at", "group_key", "dedup_key", "idempotency_key")
 
 
 def write(message: TaskMessage) -> bytes:
@@ -80,7 +78,7 @@ def _call(message: TaskMessage) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 def _headers(message: TaskMessage, task: str) -> dict[str, Any]:
-    plain = message.model_dump(include=set(_KEPT), exclude_defaults=True)
+    plain = message.model_dump(include=set(KEPT_FIELDS), exclude_defaults=True)
     return {
         **message.headers,
         "lang": "py",
