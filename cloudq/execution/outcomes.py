@@ -103,10 +103,7 @@ class Outcomes:
         return self.failed(Job(delivery=delivery, message=message, fenced=True), error, bury=True)
 
     def spoiled(self, job: Job, error: BaseException) -> Settlement:
-        """Fail a job whose own settlement could not be made, and dead-letter it. Never raises.
-
-        What follows it may be what raised, so nothing of it is started.
-        """
+        """Fail and dead-letter a job without a settlement; what follows it may be what raised."""
         message = job.message
         record = replace(
             self.record(job, State.FAILURE),
