@@ -29,7 +29,7 @@ MAX_DEPTH = 100
 _INT64 = 2**63
 _SCALARS = frozenset({str, bool, type(None)})
 # What JSON has no word for, and what orjson writes as `null` or refuses.
-_UNUSUAL = re.compile(rb"[0-9]{19}|[eE]\+?[0-9]{3}|NaN|Infinity")
+_UNUSUAL = re.compile(rb"[0-9](?:[0-9]{18}|[eE]\+?[0-9]{3})")
 _READ_AS_THEY_ARE = frozenset({str, int, float, bool, type(None)})
 
 
@@ -257,7 +257,7 @@ def json_bytes(value: object) -> bytes:
 
 def has_unusual(body: bytes) -> bool:
     """Tell whether a JSON text may hold numbers that JSON's writers cannot write again."""
-    return _UNUSUAL.search(body) is not None
+    return b"NaN" in body or b"Infinity" in body or _UNUSUAL.search(body) is not None
 
 
 def plain_numbers(value: Any) -> Any:
