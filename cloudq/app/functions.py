@@ -7,9 +7,9 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import FunctionType, MethodType
-from typing import Any, cast
+from typing import Any
 
 from cloudq.errors import ConfigurationError
 from cloudq.tasks.task import Task
@@ -31,6 +31,11 @@ def module_of(function: Callable[..., Any]) -> str:
     return main_module() if module == "__main__" else module
 
 
+def _is(value: Any, kind: Any) -> bool:
+    """Do as `isinstance` without telling the type checker, which knows less of these than Any."""
+    return isinstance(value, kind)
+
+
 # ---- whatever can be called
 
 
@@ -39,7 +44,7 @@ def as_function(given: Any, name: str | None, *, bind: bool) -> Callable[..., An
 
     These need a `name` for the task. Raises `ConfigurationError` for what cannot be a task.
     """
-    if isinstance(given, type) or not callable(given):
+    if _is(given, type) or not callable(given):
         raise ConfigurationError(
             f"{given!r} cannot be a task: @app.task takes a function, a partial, or an object with "
             "__call__; a class of tasks is given as base="
@@ -66,10 +71,10 @@ def as_function(given: Any, name: str | None, *, bind: bool) -> Callable[..., An
 def _wrapped(given: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
     """Make a function that calls a partial or an object, with its signature and its hints."""
     inner: Any = given
-    while isinstance(inner, functools.partial):
-        inner = cast("functools.partial[Any]", inner).func
+    while _is(inner, functools.partial):
+        inner = inner.func
     if not hasattr(inner, "__qualname__"):
-        inner = cast("Any", type(inner)).__call__
+        inner = type(inner).__call__
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return given(*args, **kwargs)
@@ -98,23 +103,20 @@ def _same(one: Any, other: Any, seen: set[tuple[int, int]]) -> bool:
     if one is other or (id(one), id(other)) in seen:
         return True
     seen.add((id(one), id(other)))  # a closure may refer to itself
-    if isinstance(one, Task) and isinstance(other, Task):
-        one, other = cast("Task[..., Any]", one).function, cast("Task[..., Any]", other).function
-    if isinstance(one, FunctionType) and isinstance(other, FunctionType):
+    if _is(one, Task) and _is(other, Task):
+        one, other = one.function, other.function
+    if _is(one, FunctionType) and _is(other, FunctionType):
         return _same_function(one, other, seen)
     parts: tuple[str, ...] = ()
-    if isinstance(one, MethodType) and isinstance(other, MethodType):
+    if _is(one, MethodType) and _is(other, MethodType):
         parts = ("__func__", "__self__")
-    elif isinstance(one, functools.partial) and isinstance(other, functools.partial):
+    elif _is(one, functools.partial) and _is(other, functools.partial):
         parts = ("func", "args", "keywords")
     elif hasattr(one, "__wrapped__") and hasattr(other, "__wrapped__"):
         parts = ("__wrapped__",)
     if not parts:
-        return _equal(cast("Any", one), cast("Any", other), seen)
-    return all(
-        _same(getattr(cast("Any", one), part), getattr(cast("Any", other), part), seen)
-        for part in parts
-    )
+        return _equal(one, other, seen)
+    return all(_same(getattr(one, part), getattr(other, part), seen) for part in parts)
 
 
 def _same_function(one: FunctionType, other: FunctionType, seen: set[tuple[int, int]]) -> bool:
@@ -169,11 +171,11 @@ def _equal(one: Any, other: Any, seen: set[tuple[int, int]]) -> bool:
     """Compare what closures hold: values, and containers of functions."""
     if type(one) is not type(other):
         return False
-    if isinstance(one, list | tuple):
-        pairs = zip(cast("Iterable[Any]", one), cast("Iterable[Any]", other), strict=False)
-        return len(one) == len(other) and all(_same(a, b, seen) for a, b in pairs)  # pyright: ignore[reportUnknownArgumentType]
-    if isinstance(one, dict):
-        mine, its = cast("dict[Any, Any]", one), cast("dict[Any, Any]", other)
+    if _is(one, list | tuple):
+        pairs = zip(one, other, strict=False)
+        return len(one) == len(other) and all(_same(a, b, seen) for a, b in pairs)
+    if _is(one, dict):
+        mine, its = one, other
         return mine.keys() == its.keys() and all(_same(mine[key], its[key], seen) for key in mine)
     try:
         return bool(one == other)
