@@ -60,7 +60,7 @@ def as_function(given: Any, name: str | None, *, bind: bool) -> Callable[..., An
         return given
     if not name:
         raise ConfigurationError(f"{given!r} has no name of its own: give its task one, name=...")
-    if bind and isinstance(given, functools.partial) and given.args:
+    if bind and _is(given, functools.partial) and getattr(given, "args", ()):
         raise ConfigurationError(
             f"task {name}: bind=True passes the task as the first argument, and this partial has "
             "that already: give the partial keywords only"
