@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MethodType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeGuard, TypeVar, cast, overload
 
+from cloudq.app.functions import as_function, module_of, same
 from cloudq.errors import ConfigurationError
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.hooks import HOOKS, Hooks
@@ -87,11 +87,15 @@ def register(
             f"{function.name} is a task already: @app.task goes next to the function, below "
             "@app.periodic"
         )
-    module = _main_module() if function.__module__ == "__main__" else function.__module__
-    name = options.get("name") or f"{module}.{function.__qualname__.replace('.<locals>', '')}"
+    function = as_function(function, options.get("name"), bind=bind)
+    default = f"{module_of(function)}.{function.__qualname__.replace('.<locals>', '')}"
+    name = options.get("name") or default
     existing = tasks.get(name)
-    if existing is not None and existing.function.__code__ != function.__code__:
-        raise ConfigurationError(f"two tasks are named {name!r}: give one of them name=...")
+    if existing is not None and not same(existing.function, function):
+        raise ConfigurationError(
+            f"two tasks are named {name!r}: give one of them name=... (functions that one function "
+            "makes, or one decorator wraps, are different functions)"
+        )
     base = _task_class(name, options.get("base")) or base
     options = cast("TaskOptions", {**_class_options(base), **options})
     made = policy(name, options)
@@ -99,6 +103,8 @@ def register(
     parameters, is_open = arguments.parameters
     check_templates(name, made.throttle, parameters, open=is_open)
     check_keys(name, made.keys, parameters, open=is_open)
+    if made.idempotent is True or (made.throttle and made.throttle.unique is True):
+        _ = arguments.default_texts  # as they are now: a function may change one
     task: Task[..., Any] = base.made(
         function,
         name=name,
@@ -113,7 +119,7 @@ def register(
         annotate(task, annotations)
     for known in (name, *options.get("aliases", ())):
         taken = tasks.get(known)
-        if taken is not None and taken.function.__code__ != function.__code__:
+        if taken is not None and not same(taken.function, function):
             raise ConfigurationError(f"task {name}: its alias {known!r} is another task's name")
         tasks[known] = task
     return task
@@ -136,16 +142,6 @@ def _class_options(base: type[Task[..., Any]]) -> dict[str, Any]:
     kinds: list[type[Any]] = [kind for kind in reversed(base.__mro__) if not issubclass(Task, kind)]
     found = {name: value for kind in kinds for name, value in vars(kind).items()}
     return {name: value for name, value in found.items() if name in _CLASS_OPTIONS}
-
-
-def _main_module() -> str:
-    """The importable name of the program that was started, so that a worker finds its tasks."""
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return str(spec.name).removesuffix(".__main__")
-    file = getattr(main, "__file__", None)
-    return file.rpartition("/")[2].removesuffix(".py") if file else "__main__"
 
 
 # ---- the setting `task_annotations`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from cloudq.canvas.freeze import COLLECT
 from cloudq.errors import UnknownTask
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.options import Policy
-from cloudq.tasks.task import Task
+from cloudq.tasks.task import Task, is_awaited
 from cloudq.tasks.task_app import TaskApp
 
 MAP, STARMAP = "cloudq.map", "cloudq.starmap"
@@ -21,13 +22,13 @@ def builtin_tasks(app: TaskApp, tasks: Mapping[str, Task[..., Any]]) -> dict[str
     def collect(values: list[Any]) -> list[Any]:
         return values
 
-    def map_(task: str, items: list[Any]) -> list[Any]:
+    def map_(task: str, items: list[Any]) -> Any:
         run = _found(tasks, task)
-        return [run(item) for item in items]
+        return _values([run(item) for item in items])
 
-    def starmap(task: str, items: list[Sequence[Any]]) -> list[Any]:
+    def starmap(task: str, items: list[Sequence[Any]]) -> Any:
         run = _found(tasks, task)
-        return [run(*item) for item in items]
+        return _values([run(*item) for item in items])
 
     functions: dict[str, Callable[..., Any]] = {COLLECT: collect, MAP: map_, STARMAP: starmap}
     return {
@@ -40,6 +41,23 @@ def builtin_tasks(app: TaskApp, tasks: Mapping[str, Task[..., Any]]) -> dict[str
         )
         for name, function in functions.items()
     }
+
+
+def _values(returned: list[Any]) -> Any:
+    """Return the values, or a coroutine that awaits them in turn: those of `async def` tasks."""
+    return _awaited(returned) if any(map(is_awaited, returned)) else returned
+
+
+async def _awaited(returned: list[Any]) -> list[Any]:
+    values: list[Any] = []
+    try:
+        for each in returned:
+            values.append(await each if is_awaited(each) else each)  # noqa: PERF401 (see below)
+    finally:
+        for each in returned[len(values) :]:
+            if inspect.iscoroutine(each):
+                each.close()  # one before it failed
+    return values
 
 
 def _found(tasks: Mapping[str, Task[..., Any]], name: str) -> Task[..., Any]:

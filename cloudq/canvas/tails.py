@@ -16,6 +16,7 @@ import orjson
 from cloudq.canvas.freeze import final_id, walk
 from cloudq.driver import Item, Key, Value
 from cloudq.errors import CloudQError, DecodeError, InvalidArguments
+from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import json_bytes
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record
@@ -101,6 +102,13 @@ class Tails:
             reference, *later = steps
             steps = [*self._chunk(reference), *later]
         return steps
+
+    def with_next_steps(self, message: TaskMessage) -> TaskMessage:
+        """Return a message with the next steps of its chain, read if need be; raises as `filled`."""
+        chain = message.chain
+        if not chain or "more" not in chain[0]:
+            return message
+        return message.model_copy(update={"chain": self.filled(chain)})
 
     def whole(self, chain: Sequence[Wire], unstored: Sequence[Item] = ()) -> list[Wire]:
         """Return all steps of a chain, also those of chains in it; raises as `filled`.

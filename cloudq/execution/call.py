@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property
@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
 from cloudq.execution.interrupt import Alarms, Interruptible, disarm, thread_alarm
 from cloudq.tasks.request import Context
-from cloudq.tasks.task import Task
+from cloudq.tasks.task import Task, is_awaited
 
 RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine to its end and returns its value."""
@@ -79,23 +79,34 @@ class FunctionCall:
             alarms.append((request.time_limit, TimeLimitExceeded))
         if task.is_coroutine:
             return self._run_async(self._awaited(function(*args, **context.kwargs), alarms))
+        value = self._plainly(function, args, context.kwargs, alarms)
+        # A plain function around an `async def`, as many decorators make them, returns a coroutine.
+        return self._run_async(self._awaited(value, alarms)) if is_awaited(value) else value
+
+    def _plainly(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        alarms: Sequence[tuple[float, type[BaseException]]],
+    ) -> Any:
         if not alarms:
-            return function(*args, **context.kwargs)
+            return function(*args, **kwargs)
         set_alarms = [thread_alarm(error) for _, error in alarms]
         try:
             for alarm, (after, _) in zip(set_alarms, alarms, strict=True):
                 self._alarms.set(after, alarm)
-            return function(*args, **context.kwargs)
+            return function(*args, **kwargs)
         finally:
             disarm(set_alarms)
 
     async def _awaited(
         self,
-        coroutine: Coroutine[Any, Any, Any],
+        given: Awaitable[Any],
         alarms: Sequence[tuple[float, type[BaseException]]],
     ) -> Any:
         with ExitStack() as stack:
-            awaitable: Any = coroutine
+            awaitable: Any = given
             for after, error in alarms:
                 awaitable = Interruptible(awaitable, error)
                 alarm = awaitable.alarm()

@@ -25,7 +25,7 @@ from cloudq.execution.call import FunctionCall, RunAsync, run_coroutine
 from cloudq.execution.outcomes import Job, Outcomes, with_children
 from cloudq.execution.raised import settle_raised
 from cloudq.execution.settlement import NEVER, Settled, Settlement
-from cloudq.messages.body import arguments
+from cloudq.messages.body import arguments as arguments_of
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import dump_value
 from cloudq.publishing.tracing import open_tracing
@@ -35,6 +35,7 @@ from cloudq.runtime import Runtime
 from cloudq.tasks.limits.concurrency import PermitRequest
 from cloudq.tasks.limits.gate import Caller, Gate, Visit, Wait
 from cloudq.tasks.limits.rules import Rate, Throttle, rate_of
+from cloudq.tasks.limits.unique import begin, pause
 from cloudq.tasks.request import Call, Context, Middleware, Request, current_request, onion
 from cloudq.tasks.task import Task
 
@@ -185,8 +186,9 @@ class Executor:
         """Call a task and settle it; `enter` applies the limits of its task."""
         started = self.clock()
         try:
-            job = self._with_steps(job)
-            args, kwargs = arguments(job.message)
+            message = self._workflows.planner.tails.with_next_steps(job.message)
+            job = job if message is job.message else replace(job, message=message)
+            args, kwargs = arguments_of(job.message)
             if job.message.gather is not None:
                 args = [self._workflows.gather(job.message.gather), *args]
             args, kwargs = task.arguments.check(args, kwargs)
@@ -203,6 +205,10 @@ class Executor:
             return self._unrun(job, task, error, started)
         if isinstance(claimed, Settlement):
             return claimed
+        unique = self.backend if job.message.unique_key is not None else None
+        if unique is not None and (why := begin(unique, job.message)):
+            settlement = self._admission.revoked(job, why)
+            return self._with_claim(settlement, claimed) if claimed else settlement
         self._tell_started(job, task, started)
         context = Context(
             request=self._request(job, task, args, kwargs),
@@ -212,15 +218,9 @@ class Executor:
         )
         settlement = self._outcome(job, task, context, started)
         settlement = with_children(settlement, context.request.children)
+        if unique is not None and settlement.unique_claim is None:
+            pause(unique, job.message)
         return self._with_claim(settlement, claimed) if claimed else settlement
-
-    def _with_steps(self, job: Job) -> Job:
-        """Return the job with the next steps of its chain, which may lie in the store."""
-        chain = job.message.chain
-        if not chain or "more" not in chain[0]:
-            return job
-        steps = self._workflows.planner.tails.filled(chain)
-        return replace(job, message=job.message.model_copy(update={"chain": steps}))
 
     def _unrun(
         self, job: Job, task: Task[..., Any], error: Exception, started: float
@@ -334,8 +334,7 @@ class Executor:
             again=job.delivery.attempts > 1,
             hard=self._outcomes.limits(job.message)[1],
         )
-        named = partial(task.arguments.named, args, kwargs)
-        return visit.enter(self.backend, throttle, caller, args, kwargs, named)
+        return visit.enter(self.backend, throttle, caller, task.arguments, args, kwargs)
 
     def _free(self, job: Job) -> None:
         """Free the place under its key that a stopped job held, before its lease ends."""
@@ -343,9 +342,9 @@ class Executor:
         if task.policy.throttle is None:
             return
         try:
-            args, kwargs = task.arguments.check(*arguments(job.message))
-            named = partial(task.arguments.named, args, kwargs)
-            self._gate.stopped(self.backend, task.policy.throttle, job.message, args, kwargs, named)
+            args, kwargs = task.arguments.check(*arguments_of(job.message))
+            throttle, arguments = task.policy.throttle, task.arguments
+            self._gate.stopped(self.backend, throttle, job.message, arguments, args, kwargs)
         except Exception as error:  # also what the user's key function raises
             log.warning(
                 "task %s may hold its concurrency key until its lease ends: %s",
@@ -365,7 +364,7 @@ class Executor:
     ) -> idempotency.Claimed | Settlement | None:
         if job.message.idempotency_key is None and not task.policy.idempotent:
             return None
-        key = idempotency.key_of(job.message, task.policy.idempotent, args, kwargs)
+        key = idempotency.key_of(job.message, task, args, kwargs)
         if key is None or self.backend is None:
             return None
         hard = self._outcomes.limits(job.message)[1]

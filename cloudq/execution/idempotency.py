@@ -5,15 +5,17 @@ The states are those of Powertools' idempotency: in progress until a time, then 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
+from cloudq.errors import InvalidArguments
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.values import dump_value
 from cloudq.results.backend import Backend
+from cloudq.results.record import State
+from cloudq.tasks.limits.templates import text_of
+from cloudq.tasks.task import Task
 
 # The length of a running call's claim where the call has no time limit, in seconds.
 _IN_PROGRESS = 3600.0
@@ -42,22 +44,21 @@ class Busy:
 
 
 def key_of(
-    message: TaskMessage,
-    rule: bool | Callable[..., str],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
+    message: TaskMessage, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Key | None:
     """Make the key of a call's claim; None if the call is not idempotent."""
+    rule = task.policy.idempotent
     if message.idempotency_key is not None:
         name = message.idempotency_key
     elif callable(rule):
-        name = str(rule(*args, **kwargs))
+        name = text_of(rule(*args, **kwargs))
+        if not name:
+            raise InvalidArguments("the key function returned an empty text: it is one key for all")
     elif rule:
-        text = dump_value([list(args), dict(sorted(kwargs.items()))])
-        name = hashlib.sha256(text.encode()).hexdigest()
+        name = task.arguments.key(args, kwargs)
     else:
         return None
-    return Key(f"once#{message.task}#{name}")
+    return Key(f"once#{task.name}#{name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +77,21 @@ class Claimant:
 def claim(
     backend: Backend, key: Key, claimant: Claimant, time_limit: float | None
 ) -> Claimed | Done | Busy:
-    """Claim a key, in one request if the key is free."""
+    """Claim a key, in one request if the key is free.
+
+    The claim of a call that has ended without completing it, say since its process was stopped, is
+    taken over; if it succeeded its value counts. One more read if another call has the claim.
+    """
     current = _write_claim(backend, key, claimant, time_limit, when=_ABSENT)
     if current is None:
         return Claimed(key=key)
-    if _is_ours(current, claimant):
+    ended = None
+    if not current.get("done") and current.get("owner") != claimant.owner:
+        found = backend.record(str(current.get("owner")))
+        ended = found if found is not None and found.terminal else None
+    if ended is not None and ended.state == State.SUCCESS:
+        return Done(owner=ended.id, value=ended.value)
+    if ended is not None or _is_ours(current, claimant):
         unchanged = tuple(_still(name, current) for name in ("owner", "done", "fence", "delivery"))
         current = _write_claim(backend, key, claimant, time_limit, when=unchanged)
         if current is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -51,13 +50,12 @@ class MessageBuilder:
         args, kwargs = task.arguments.check(args, kwargs)
         throttle = task.policy.throttle
         if throttle is not None and throttle.unique and options.unique_key is None:
-            named = partial(task.arguments.named, args, kwargs)
-            options = replace(options, unique_key=key_text(throttle.unique, args, kwargs, named))
+            key = key_text(throttle.unique, task.arguments, args, kwargs)
+            options = replace(options, unique_key=key)
         keys = task.policy.keys
         if keys is not None:
-            named = partial(task.arguments.named, args, kwargs)
             own = {"group_key": options.group_key, "dedup_key": options.dedup_key}
-            options = replace(options, **keys.missing(task.name, own, args, kwargs, named))
+            options = replace(options, **keys.missing(task.arguments, own, args, kwargs))
         return self.of_name(task.name, options, args, kwargs)
 
     def of_name(
@@ -257,7 +255,6 @@ def _group(
         task.arguments.fit(checked, given)
     except InvalidArguments:
         return {}  # it will fail of that by itself, when it runs
-    by_name = partial(task.arguments.named, checked, given)
     own: dict[str, Any] = {"group_key": options.get("group_key"), "dedup_key": ""}
-    made: Any = keys.missing(task.name, own, checked, given, by_name)
+    made: Any = keys.missing(task.arguments, own, checked, given)
     return made

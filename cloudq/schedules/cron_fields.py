@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cloudq.errors import ConfigurationError
@@ -18,7 +18,11 @@ MONTH_NAMES = (
 )
 LONGEST_MONTH = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
-_PART = re.compile(r"(?P<first>\*|\w+)(?:-(?P<last>\w+))?(?:/(?P<step>\d+))?")
+# Cron's other number of Sunday.
+_SUNDAY = 7
+# ASCII only, since int() also reads other digits, signs and `1_0`, as Celery does.
+_VALUE = r"[A-Za-z]+|[0-9]{1,9}"
+_PART = re.compile(rf"(?P<first>\*|{_VALUE})(?:-(?P<last>{_VALUE}))?(?:/(?P<step>[0-9]{{1,9}}))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,7 @@ def numbers(kind: Kind, given: object) -> frozenset[int]:
         )
     elif isinstance(given, int) and not isinstance(given, bool):
         found = frozenset({_number(kind, given)})
-    elif isinstance(given, Iterable):
+    elif isinstance(given, Iterable) and not isinstance(given, bytes | bytearray | Mapping):
         found = frozenset(_number(kind, each) for each in given)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     else:
         raise ConfigurationError(
@@ -91,7 +95,12 @@ def _part(kind: Kind, part: str) -> Iterable[int]:
             raise ConfigurationError(f"crontab: {kind.name} has {part!r}: '*' cannot start a range")
         span = sorted(kind.all)
     elif last is not None:
-        span = _span(kind, _number(kind, first), _number(kind, last, end=True))
+        span = _span(kind, _number(kind, first, in_range=True), _number(kind, last, in_range=True))
+        if not span:
+            raise ConfigurationError(
+                f"crontab: {kind.name} has {part!r}: 7 is Sunday at the end of a range; at its "
+                "start write 0"
+            )
     else:
         span = [_number(kind, first)]
         if step is not None:
@@ -101,21 +110,23 @@ def _part(kind: Kind, part: str) -> Iterable[int]:
             )
     if step is not None and int(step) == 0:
         raise ConfigurationError(f"crontab: {kind.name} has {part!r}: a step is 1 or more")
-    return span[:: int(step or 1)]
+    chosen = span[:: int(step or 1)]
+    return [number % _SUNDAY for number in chosen] if kind is DAY_OF_WEEK else chosen
 
 
 def _span(kind: Kind, first: int, last: int) -> list[int]:
-    """The numbers from `first` to `last`, wrapping around the end of the range."""
-    if first <= last <= kind.last:
+    """The numbers from `first` to `last`, wrapping around the end of the range as Celery does.
+
+    Of days `last` may be 7, which ends a range like any number, as in Vixie's cron: 0-7, 5-7/2.
+    """
+    if first <= last or (first == _SUNDAY and kind is DAY_OF_WEEK):
         return list(range(first, last + 1))
-    # SUN as the end of a range of days is the last day of the week: fri-sun, 1-7.
-    last = min(last, kind.last) if kind is not DAY_OF_WEEK or last <= kind.last else 0
-    return [*range(first, kind.last + 1), *range(kind.first, last + 1)] if last < first else [first]
+    return [*range(first, kind.last + 1), *range(kind.first, last + 1)]
 
 
-def _number(kind: Kind, given: object, *, end: bool = False) -> int:
-    if isinstance(given, str) and not given.isdigit():
-        name = given.upper()
+def _number(kind: Kind, given: object, *, in_range: bool = False) -> int:
+    if isinstance(given, str) and not re.fullmatch("[0-9]{1,9}", given):
+        name = given.upper() if given.isascii() else ""
         for names in (kind.names, kind.long_names):
             if name in names:
                 return names.index(name) + kind.first
@@ -124,11 +135,12 @@ def _number(kind: Kind, given: object, *, end: bool = False) -> int:
     if isinstance(given, bool) or not isinstance(given, int | str):
         raise ConfigurationError(f"crontab: {kind.name} has {given!r}, which is no number")
     number = int(given)
-    if kind is DAY_OF_WEEK and number == 7:
-        return 7 if end else 0  # cron's other Sunday
+    if kind is DAY_OF_WEEK and number == _SUNDAY:
+        return _SUNDAY if in_range else 0
     if not kind.first <= number <= kind.last:
+        shown = number if abs(number) < 10**9 else "a number of many digits"  # too long for str()
         raise ConfigurationError(
-            f"crontab: {kind.name} has {number}: it goes from {kind.first} to {kind.last}"
+            f"crontab: {kind.name} has {shown}: it goes from {kind.first} to {kind.last}"
         )
     return number
 

@@ -71,13 +71,13 @@ class Schedules:
     def declare(self, task: str, when: object, given: EntryOptions, *, cloud: bool = True) -> str:
         """Add a schedule for a task; returns its name. Raises `ConfigurationError`."""
         name = given.get("name") or task
-        if name in self._declared:
+        rest = {key: value for key, value in given.items() if key != "name"}
+        if self._declared.get(name, (task, when, rest)) != (task, when, rest):  # else a reload
             raise ConfigurationError(
                 f"two schedules are named {name!r}: give one of them another name="
             )
         if cloud:
             check_cloud_name(name)
-        rest = {key: value for key, value in given.items() if key != "name"}
         self._entry(name, task, when, rest)
         self._declared[name] = task, when, rest
         return name

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass
 from enum import Enum
 from functools import cached_property
@@ -12,7 +14,8 @@ from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints, i
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 
-from cloudq.errors import ConfigurationError, DecodeError, InvalidArguments
+from cloudq.errors import ConfigurationError, DecodeError, EncodeError, InvalidArguments
+from cloudq.messages.canonical import canonical
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -27,7 +30,7 @@ class Arguments:
     def __init__(
         self, name: str, function: Callable[..., object], *, bound: bool, everything: bool
     ) -> None:
-        self._name = name
+        self.name = name
         self._function = function
         self._everything = everything
         signature = inspect.signature(function)
@@ -67,6 +70,34 @@ class Arguments:
                 found |= found.pop(parameter.name, {})
         return found
 
+    def key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """Make the key that equal calls share, from all arguments by name, defaults included.
+
+        Raises `EncodeError` for an argument that cannot be sent.
+        """
+        given = self._signature.bind(*args, **kwargs).arguments
+        texts = {**self.default_texts, **{name: canonical(item) for name, item in given.items()}}
+        lines = "\n".join(f"{name}={texts[name]}" for name in sorted(texts))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    @cached_property
+    def default_texts(self) -> Mapping[str, str]:
+        """The canonical text of each default; without those that no call can send, say `object()`.
+
+        Read it when the task is made: a function may change a default that is a list.
+        """
+        empty: Mapping[Any, object] = {
+            inspect.Parameter.VAR_POSITIONAL: (),
+            inspect.Parameter.VAR_KEYWORD: {},
+        }
+        texts: dict[str, str] = {}
+        for name, parameter in self._signature.parameters.items():
+            default = empty.get(parameter.kind, parameter.default)
+            if default is not parameter.empty:
+                with suppress(EncodeError):
+                    texts[name] = canonical(default)
+        return texts
+
     @property
     def parameters(self) -> tuple[list[str], bool]:
         """The parameters' names, and True if the function also takes any other keyword."""
@@ -82,7 +113,7 @@ class Arguments:
             return self._returned.validate_python(value)
         except ValidationError as error:
             raise DecodeError(
-                f"the result of {self._name} does not fit its type: {error}"
+                f"the result of {self.name} does not fit its type: {error}"
             ) from error
 
     def fit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -90,7 +121,7 @@ class Arguments:
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise InvalidArguments(f"{self._name}{self._signature}: {error}") from error
+            raise InvalidArguments(f"{self.name}{self._signature}: {error}") from error
 
     def _validated(self, name: str, adapter: TypeAdapter[Any], value: Any) -> Any:
         try:
@@ -98,7 +129,7 @@ class Arguments:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join([name, *map(str, first["loc"])])
-            raise InvalidArguments(f"{self._name}: {place}: {first['msg']}") from error
+            raise InvalidArguments(f"{self.name}: {place}: {first['msg']}") from error
 
     # Hints are read at the first call: a forward reference may not be defined before.
     @cached_property
@@ -128,7 +159,7 @@ class Arguments:
             return TypeAdapter(hint)
         except PydanticUserError as error:
             raise ConfigurationError(
-                f"{self._name}: pydantic cannot check the type hint of {name!r}: {error.message}"
+                f"{self.name}: pydantic cannot check the type hint of {name!r}: {error.message}"
             ) from error
 
 

@@ -144,6 +144,11 @@ def policy(name: str, options: TaskOptions) -> Policy:
         value = values.get(key)
         if value is not None and value < 0:
             raise ConfigurationError(f"task {name}: {key} is {value}, it cannot be negative")
+    if not isinstance(values.get("idempotent", False), bool) and not callable(values["idempotent"]):
+        raise ConfigurationError(
+            f"task {name}: idempotent is {values['idempotent']!r}: it must be True, or a function "
+            "of the arguments that gives the key"
+        )
     check_priority(values.get("priority"), ConfigurationError, f"task {name}: ")
     made = Policy(**values)
     wrong = unknown_form(made.serializer, made.compression)

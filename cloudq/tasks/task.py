@@ -40,6 +40,11 @@ def _init_of(kind: type[Any]) -> object:
     return kind.__init__
 
 
+def is_awaited(value: object) -> bool:
+    """Say if what a function returned is awaited for its value; the result of a call is not."""
+    return hasattr(type(value), "__await__") and not isinstance(value, AsyncResult)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared(Generic[R]):
     """A call that is not sent yet; `app.publish` sends many of them."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cloudq import State
+from cloudq import State, TimeLimitExceeded
 from cloudq.execution.commit import commit
 from cloudq.execution.settlement import Action
 from tests.support.bench import Bench
@@ -278,3 +278,38 @@ def test_an_earlier_delivery_does_not_take_it_back(app: Bench, charge: Any) -> N
     app.runner.run(app.job(app.one()))
     assert "is running" in app.runner.run(early).reason
     assert len(charge.runs) == 1
+
+
+@pytest.mark.parametrize("end", ["revoked", "stopped"])
+def test_the_claim_of_a_call_that_ended_without_completing_it_is_free(app: Bench, end: str) -> None:
+    runs: list[int] = []
+
+    @app.task(name="t", idempotent=True, autoretry_for=[OSError], max_retries=3)
+    def task() -> int:
+        runs.append(1)
+        if len(runs) == 1:
+            raise OSError
+        return len(runs)
+
+    first = task.delay()
+    if end == "revoked":
+        assert app.step().state is State.RETRY
+        first.revoke()
+    else:
+        delivery = app.one()
+        app.settle(delivery)  # it runs, and is killed from outside
+        app.finish(delivery, app.runner.stopped(app.job(delivery), TimeLimitExceeded("late")))
+    second = task.delay()
+    app.work()
+    assert first.state == (State.REVOKED if end == "revoked" else State.FAILURE)
+    assert (second.get(timeout=0), len(runs)) == (2, 2)
+    assert app.clock.ahead < 3600, "the claim would end by itself then"
+
+
+def test_a_success_that_was_recorded_without_its_claim_counts(app: Bench, charge: Any) -> None:
+    charge.delay(1)
+    delivery = app.one()
+    app.finish(delivery, replace(app.settle(delivery), extra=None))  # that write was lost
+    second = charge.delay(1)
+    app.work()
+    assert (second.get(timeout=0), len(charge.runs)) == (1, 1)

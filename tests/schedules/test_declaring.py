@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from cloudq import CloudQ, ConfigurationError, at, crontab, every, solar
+from cloudq.contrib.celery import Celery
 from cloudq.schedules.entry import Entry, dumps, loads
 from cloudq.schedules.when import When
 
@@ -306,3 +307,27 @@ def test_a_name_that_no_cloud_takes_is_refused_at_run_time_too(app: CloudQ) -> N
     task = add_to(app)
     with pytest.raises(ConfigurationError, match=r"'r s' \(3 characters\).*give another name"):
         app.schedules.add("r s", task, every(60), args=(1, 2))
+
+
+@pytest.mark.parametrize("kind", [CloudQ, Celery])
+def test_unnamed_periodic_tasks_of_one_call_are_refused(kind: type[CloudQ]) -> None:
+    with kind("shop", broker="memory://declared") as app:
+        add = add_to(app)
+        name = app.add_periodic_task(10, add.s(1, 2))
+        assert app.add_periodic_task(10, add.s(1, 2)) == name, "a second load adds the same"
+        for when, sig, more in (
+            (3600, add.s(1, 2), {}),
+            (10, add.s(1, 2), {"queue": "other"}),
+            (crontab(hour=7), add.s(1, 2), {}),
+        ):
+            with pytest.raises(ConfigurationError, match=r"two .* are named .*another name="):
+                app.add_periodic_task(when, sig, **more)
+        app.add_periodic_task(3600, add.s(1, 2), name="hourly")
+        app.add_periodic_task(10, add.s(1, 3))
+        with pytest.raises(ConfigurationError, match="are named 'hourly'"):
+            app.add_periodic_task(60, add.s(1, 3), name="hourly")
+        assert [str(entry.when) for entry in app.schedules.declared().values()] == [
+            "every(10 s)",
+            "every(3600 s)",
+            "every(10 s)",
+        ]

@@ -251,10 +251,19 @@ class Celery(app.CloudQ):
         name: str | None = None,
         **options: Any,
     ) -> str:
-        """Add an entry to `conf.beat_schedule`; returns its name. Raises `ConfigurationError`."""
+        """Add an entry to `conf.beat_schedule`; returns its name.
+
+        Raises `ConfigurationError`, also for a name that another entry has. Without a name it is
+        the call's text, so that a task called alike at two schedules needs two names.
+        """
         given, node = periodic_entry(sig, args, kwargs, options)
         name = name or repr(node)
         entry = {"task": node.task, "schedule": schedule, **given}
+        # A handler of `on_after_configure` adds the same entry at each load.
+        if self.conf.beat_schedule.get(name, entry) != entry:
+            raise ConfigurationError(
+                f"two periodic tasks are named {name!r}: give one of them another name="
+            )
         self.conf.update(beat_schedule={**self.conf.beat_schedule, name: entry})
         return name
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
 from cloudq.clock import grown
+from cloudq.driver import Key
 from cloudq.errors import ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
+from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.limits.concurrency import (
     LeaseRenewer,
     NoPermit,
@@ -105,14 +107,14 @@ class Gate:
         backend: Backend | None,
         throttle: Throttle,
         message: TaskMessage,
+        arguments: Arguments,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        named: Callable[[], Mapping[str, Any]],
     ) -> None:
         """Free the permit of a call whose process was killed. Raises as `Visit.enter`."""
         if throttle.concurrency is not None and backend is not None:
-            text = key_text(throttle.concurrency.key, args, kwargs, named)
-            release(backend, permits_key(message.task, text), message.id)
+            text = key_text(throttle.concurrency.key, arguments, args, kwargs)
+            release(backend, permits_key(arguments.name, text), message.id)
 
     def visit(self) -> Visit:
         """Make the visit of one call, which lasts while the call runs."""
@@ -147,9 +149,9 @@ class Visit:
         backend: Backend | None,
         throttle: Throttle,
         caller: Caller,
+        arguments: Arguments,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        named: Callable[[], Mapping[str, Any]],
     ) -> Wait | None:
         """Acquire a permit and a token, or return how long to wait.
 
@@ -158,27 +160,27 @@ class Visit:
         if throttle.concurrency is None and throttle.global_rate is None:
             return None
         if backend is None:
-            return need_store(caller.message.task, throttle)
+            return need_store(arguments.name, throttle)
         if throttle.concurrency is not None:
-            text = key_text(throttle.concurrency.key, args, kwargs, named)
-            refused = self._acquire(backend, throttle.concurrency.most, caller, text)
+            text = key_text(throttle.concurrency.key, arguments, args, kwargs)
+            key = permits_key(arguments.name, text)  # one for all names of the task
+            refused = self._acquire(backend, throttle.concurrency.most, caller, key)
             if refused is not None:
                 return _look_again(
                     caller.message, f"{text or 'the task'} is busy with {refused.owner}"
                 )
         if throttle.global_rate is None or has_come(caller.message.turn, backend.clock()):
             return None
-        turn = self._global_rates.take(backend, caller.message.task, throttle.global_rate)
+        turn = self._global_rates.take(backend, arguments.name, throttle.global_rate)
         now = backend.clock()
         if turn is not None and turn <= now:
             return None
         after = FARTHEST * random.uniform(0.5, 1.0) if turn is None else turn - now
         return Wait(after=after, turn=turn, reason=f"over {throttle.global_rate} in all")
 
-    def _acquire(self, backend: Backend, most: int, caller: Caller, text: str) -> NoPermit | None:
+    def _acquire(self, backend: Backend, most: int, caller: Caller, key: Key) -> NoPermit | None:
         whole = caller.hard is not None and caller.hard <= _WHOLE_RUN
         lease = (caller.hard or 0.0) + _AFTER_LIMIT if whole else self._lease
-        key = permits_key(caller.message.task, text)
         permit = acquire(backend, key, most, caller.request, lease, again=caller.again)
         if isinstance(permit, NoPermit):
             return permit

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from cloudq.errors import CloudQError, ConfigurationError, InvalidArguments
+from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.limits.rules import KeyRule, check_template, key_text
 
 
@@ -19,22 +20,22 @@ class Keys:
 
     def missing(
         self,
-        task: str,
+        arguments: Arguments,
         given: Mapping[str, Any],
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        named: Callable[[], Mapping[str, Any]],
     ) -> dict[str, str]:
-        """Make the keys that a call lacks; `given` has its own, `named` its arguments by name.
+        """Make the keys that a call lacks; `given` has its own.
 
         Raises `InvalidArguments` if the arguments make no key.
         """
         found: dict[str, str] = {}
+        task = arguments.name
         for option, rule in (("group_key", self.group_key), ("dedup_key", self.dedup_key)):
             if rule is None or given.get(option) is not None:
                 continue
             try:
-                found[option] = key_text(rule, args, kwargs, named)
+                found[option] = key_text(rule, arguments, args, kwargs)
             except CloudQError as error:
                 raise InvalidArguments(f"{task}: {option}: {error}") from error
             except Exception as error:  # from the user's function, or a missing attribute

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import string
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from cloudq.errors import ConfigurationError, InvalidArguments
-from cloudq.messages.values import dump_value
+from cloudq.tasks.arguments import Arguments
+from cloudq.tasks.limits.templates import filled, text_of
 
 KeyRule = str | Callable[..., str]
 """Makes the key of a call: a template over its arguments by name, or a function of them."""
@@ -192,16 +192,15 @@ def check_template(
 
 
 def key_text(
-    rule: bool | KeyRule,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    named: Callable[[], Mapping[str, Any]],
+    rule: bool | KeyRule, arguments: Arguments, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> str:
-    """Make the key of a call; `named` gives its arguments by name. A key function may raise."""
+    """Make the key of a call of the task with these `arguments`. A key function may raise."""
     if rule is True:
-        text = dump_value([list(args), dict(sorted(kwargs.items()))])
-        return hashlib.sha256(text.encode()).hexdigest()
-    text = str(rule(*args, **kwargs)) if callable(rule) else str(rule).format_map(named())
+        return arguments.key(args, kwargs)
+    if callable(rule):
+        text = text_of(rule(*args, **kwargs))
+    else:
+        text = filled(str(rule), arguments.named(args, kwargs))
     if len(text.encode()) > _LONGEST_KEY:
         raise InvalidArguments(
             f"the key {text[:40]!r}... has {len(text.encode())} bytes: at most {_LONGEST_KEY}"

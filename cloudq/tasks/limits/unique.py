@@ -2,15 +2,18 @@
 
 A claim names its owner and the time when it ends. It lasts a minute while the message is being
 sent, in case the publisher dies, and is extended once it is sent. A call that finds a claim checks
-if the owner has ended, so a claim that was not freed does no harm.
+if the owner has ended or will never run, since it was revoked or has expired in the queue; so a
+claim that was not freed does no harm. A call that starts marks its claim: from then on neither
+counts, and where another call has the claim already, it does not start.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op
+from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
 from cloudq.errors import BackendError, ConfigurationError, PublishError, ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
@@ -20,6 +23,8 @@ log = logging.getLogger("cloudq.throttling")
 # The seconds that a claim lasts before its message is known to be sent.
 _SENDING = 60.0
 _TRIES = 5
+
+_FIELDS = frozenset({"owner", "until", "expires_at", "started", "instead_of"})
 
 Send = Callable[[Sequence[TaskMessage]], None]
 
@@ -54,7 +59,7 @@ class Uniques:
         try:
             for message in messages:
                 key = unique_key(message)
-                ids.append(message.id if key is None else _claim(backend, key, message.id))
+                ids.append(message.id if key is None else _claim(backend, key, message))
                 if key is not None and ids[-1] == message.id:
                     claimed.append(message)
             send([m for id, m in zip(ids, messages, strict=True) if id == m.id])
@@ -97,9 +102,9 @@ def free(backend: Backend, message: TaskMessage) -> None:
 def free_key(backend: Backend, key: Key, owner: str) -> None:
     """Free a claim, if it is still the owner's, in one request. Raises `BackendError`."""
     change = Change(
-        remove=frozenset({"owner", "until"}),
+        remove=_FIELDS,
         expires=backend.clock() + _SENDING,
-        when=(Check(field="owner", op=Op.EQ, value=owner),),
+        when=_owned_by(owner),
     )
     try:
         backend.update(key, change)
@@ -107,43 +112,102 @@ def free_key(backend: Backend, key: Key, owner: str) -> None:
         log.debug("the claim %s has passed on", key.partition)
 
 
-def _claim(backend: Backend, key: Key, id: str) -> str:
+def begin(backend: Backend, message: TaskMessage) -> str:
+    """Mark the claim of a call that is about to run, in one request; return "" if it may run.
+
+    Else another call has taken its claim over, since this one was "revoked" or "expired" then.
+    """
+    key = unique_key(message)
+    assert key is not None  # others are not asked for
+    change = Change(set={"started": True}, keep_expires=True, when=_owned_by(message.id))
+    try:
+        backend.update(key, change)
+    except ConditionFailed as error:
+        if _owner(error.current) in (None, message.id):
+            return ""
+        record = backend.record(message.id)
+        if record is not None and record.revoked:
+            return "revoked"
+        late = message.expires is not None and message.expires <= backend.clock()
+        instead = error.current.fields.get("instead_of") if error.current else None
+        return "expired" if late or instead == message.id else ""
+    except BackendError as error:  # it may run: at worst an equal call does so beside it
+        log.warning("the claim of task %s is not marked: %s", message.id, error)
+    return ""
+
+
+def pause(backend: Backend, message: TaskMessage) -> None:
+    """Take the mark from the claim of a call that goes back to its queue."""
+    key = unique_key(message)
+    assert key is not None  # others are not asked for
+    unmarked = frozenset({"started"})
+    change = Change(remove=unmarked, keep_expires=True, when=_owned_by(message.id))
+    try:
+        backend.update(key, change)
+    except ConditionFailed:
+        log.debug("the claim %s has passed on", key.partition)
+    except BackendError as error:  # its next start, or its end, sets it right
+        log.warning("the claim of task %s stays marked: %s", message.id, error)
+
+
+def _claim(backend: Backend, key: Key, message: TaskMessage) -> str:
     """Claim a key for a call that is about to be sent; returns the id of its owner."""
     when = (Check(field="until", op=Op.LT, value=backend.clock(), or_absent=True),)
-    owner = id
+    owner: str | None = None
     for _ in range(_TRIES):
-        until = backend.clock() + _SENDING
+        change = _claimed(message, backend.clock() + _SENDING, when)
+        if owner is not None:
+            change = replace(change, set={**change.set, "instead_of": owner})
         try:
-            backend.update(key, _claimed(id, until, when))
+            backend.update(key, replace(change, remove=_FIELDS - change.set.keys()))
         except ConditionFailed as error:
             owner = _owner(error.current)
-            if owner == id:
-                return id
+            if owner == message.id:
+                return message.id
             if owner is None:
                 when = (Check(field="owner", op=Op.ABSENT),)
                 continue
-            record = backend.record(owner)
-            if record is None or not record.terminal:
+            started = error.current is not None and bool(error.current.fields.get("started"))
+            if not _is_void(backend, owner, error.current, started=started):
                 return owner
-            when = (Check(field="owner", op=Op.EQ, value=owner),)
+            unmarked = Check(field="started", op=Op.ABSENT)
+            when = _owned_by(owner) if started else (*_owned_by(owner), unmarked)
         else:
-            return id
-    return owner or id
+            return message.id
+    return owner or message.id
+
+
+def _is_void(backend: Backend, owner: str, claim: Item | None, *, started: bool) -> bool:
+    """Say if a claim's call has ended, or will never run."""
+    record = backend.record(owner)
+    if record is not None and record.terminal:
+        return True
+    if started:
+        return False
+    expires = claim.fields.get("expires_at") if claim else None
+    late = isinstance(expires, int | float) and expires <= backend.clock()
+    return late or (record is not None and record.revoked)
 
 
 def _write(backend: Backend, message: TaskMessage, until: float) -> None:
     key = unique_key(message)
     assert key is not None  # only messages with a key are claimed
-    # The call may have ended by now and freed the claim, or been so slow that another took it.
-    mine = (Check(field="owner", op=Op.EQ, value=message.id),)
     try:
-        backend.update(key, _claimed(message.id, until, mine))
+        # The call may have ended by now and freed the claim, or been so slow that another took it.
+        backend.update(key, _claimed(message, until, _owned_by(message.id)))
     except ConditionFailed:
         log.debug("the claim %s has ended already", key.partition)
 
 
-def _claimed(id: str, until: float, when: tuple[Check, ...]) -> Change:
-    return Change(set={"owner": id, "until": until}, expires=until + _SENDING, when=when)
+def _claimed(message: TaskMessage, until: float, when: tuple[Check, ...]) -> Change:
+    fields: dict[str, Value] = {"owner": message.id, "until": until}
+    if message.expires is not None:
+        fields["expires_at"] = message.expires
+    return Change(set=fields, expires=until + _SENDING, when=when)
+
+
+def _owned_by(id: str) -> tuple[Check, ...]:
+    return (Check(field="owner", op=Op.EQ, value=id),)
 
 
 def _owner(item: Item | None) -> str | None:

@@ -1,0 +1,77 @@
+"""Fills the templates of keys, `"user:{user_id}"`, so that equal arguments give one text."""
+
+from __future__ import annotations
+
+import dataclasses
+import string
+from collections.abc import Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any, cast
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from cloudq.errors import InvalidArguments
+from cloudq.messages.canonical import canonical
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+_CONTAINERS = frozenset({dict, list, tuple, set, frozenset, bytearray})
+_SCALARS = (str, int, float, Decimal, UUID, date, time, timedelta, bytes)
+
+
+def filled(template: str, named: Mapping[str, Any]) -> str:
+    """Fill a template with arguments by name. Raises `EncodeError` for what has no stable text."""
+    if all(type(value) in _PLAIN for value in named.values()):
+        return template.format_map(named)
+    return _Formatter().vformat(template, (), named)
+
+
+def text_of(key: object) -> str:
+    """Return the key that a user's function made, as text.
+
+    Raises `InvalidArguments` for None and for what has no text of its own, which would be one key
+    for all calls, or another at each.
+    """
+    plain = _plain(key)
+    if isinstance(plain, _SCALARS):
+        return str(plain)
+    if plain is not None and type(plain).__str__ is not object.__str__:
+        return str(plain)
+    raise InvalidArguments(f"the key function returned {type(key).__name__}: return a text")
+
+
+class _Formatter(string.Formatter):
+    """Formats dicts, sets and models in an order of their own, and enums as they are sent."""
+
+    def convert_field(self, value: Any, conversion: Any) -> Any:
+        """Convert by `!r` or `!s`."""
+        return super().convert_field(_plain(value), conversion)
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """Format by what follows the colon."""
+        return super().format_field(_plain(value), format_spec)
+
+
+class _Text(str):
+    """A text that `!r` leaves as it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _plain(value: Any) -> Any:
+    """Return the value of an enum, the canonical text of a container, other values as they are."""
+    kind = cast("type[Any]", type(value))
+    if isinstance(value, Enum):
+        return (
+            value if kind.__str__ not in (Enum.__str__, str.__str__, int.__str__) else value.value
+        )
+    own = kind.__str__ not in (object.__str__, BaseModel.__str__)
+    model = isinstance(value, BaseModel) or (dataclasses.is_dataclass(value) and kind is not type)
+    if kind in _CONTAINERS or (model and not own):
+        return _Text(canonical(value))
+    return value
