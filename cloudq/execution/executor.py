@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -45,6 +46,9 @@ _BUSY_AFTER = 5.0
 _STORE_DOWN_AFTER = 30.0
 # Codes of requests that the store will never accept.
 _NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
+
+# What code of the user's raises, be it `sys.exit`; the test kit's death of a worker is none of it.
+_USERS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
 
 _Enter = Callable[[Job, Task[..., Any], Sequence[Any], Mapping[str, Any]], Wait | None]
 
@@ -148,7 +152,13 @@ class Executor:
         return self._admission.open(deliveries)
 
     def run(self, job: Job) -> Settlement:
-        """Call the task of a job; whatever the task does, return a settlement."""
+        """Call the task of a job; whatever the task does, return a settlement.
+
+        Each call has a context of its own: no context variable that it sets is seen by another.
+        """
+        return copy_context().run(self._traced, job)
+
+    def _traced(self, job: Job) -> Settlement:
         spans = self.tracing
         if spans is None:
             return self._run(job)
@@ -183,7 +193,7 @@ class Executor:
                 return self._unrun(job, task, error, started)
             log.warning("task %s waits for the store: %s", job.message.id, error)
             return self._outcomes.later(job, _STORE_DOWN_AFTER, f"the store is down: {error}")
-        except Exception as error:  # also what the user's validators and key function raise
+        except _USERS as error:  # also what the user's validators and key function raise
             return self._unrun(job, task, error, started)
         if isinstance(claimed, Settlement):
             return claimed
@@ -199,7 +209,7 @@ class Executor:
         return self._with_claim(settlement, claimed) if claimed else settlement
 
     def _unrun(
-        self, job: Job, task: Task[..., Any], error: Exception, started: float
+        self, job: Job, task: Task[..., Any], error: BaseException, started: float
     ) -> Settlement:
         """Settle a call that failed before its function was called."""
         settlement = self._outcomes.failed(job, error, started)
@@ -240,7 +250,7 @@ class Executor:
             return settle_raised(self._outcomes, job, task, asked[0], started), asked[0]
         try:
             return self._outcomes.succeeded(job, dump_value(value), started), value
-        except Exception as error:  # also what the value's own methods raise
+        except _USERS as error:  # also what the value's own methods raise
             return self._outcomes.failed(job, error, started), error
 
     def _request(
