@@ -15,6 +15,7 @@ from cloudq.broker.delayed import DelayedStore
 from cloudq.broker.one_time import OneTimeSchedules
 from cloudq.clock import Clock, real_time
 from cloudq.driver import BackendDriver, BrokerDriver
+from cloudq.driver.forks import renew_after_fork
 from cloudq.driver.loader import open_backend, open_broker, open_scheduler
 from cloudq.messages.codec import Codec
 from cloudq.results.backend import Backend
@@ -55,6 +56,11 @@ class Runtime:
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._scheduler: OneTimeSchedules | None = None
+        renew_after_fork(self, Runtime._in_child)
+
+    def _in_child(self) -> None:
+        """Forget a lock that a thread of the parent may hold; brokers and stores open anew."""
+        self.lock = RLock()
 
     def clock(self) -> float:
         """The time that this app goes by, in epoch seconds; tests can set it."""
@@ -131,6 +137,7 @@ class Runtime:
         return Broker(
             self.services.open_broker(conf.broker),
             url=conf.broker,
+            reopen=partial(self.services.open_broker, conf.broker),
             publish_retries=conf.publish_retries,
             delayed_store=DelayedStore(self._store) if conf.backend_url is not None else None,
             codec=self.codec,
@@ -148,6 +155,7 @@ class Runtime:
         return Backend(
             self.services.open_backend(url),
             url=url,
+            reopen=partial(self.services.open_backend, url),
             expires=conf.result_expires,
             history=self._history(),
             clock=self.clock,

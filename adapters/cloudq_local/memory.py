@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cloudq.driver import Address
+from cloudq.driver.forks import renew_after_fork
 from cloudq_local.memory_backend import MemoryBackend, MemoryItems
 from cloudq_local.memory_broker import MemoryBroker, MemoryQueues
 from cloudq_local.options import check_options
@@ -22,6 +23,10 @@ class _Shared(Generic[S]):
         self._make = make
         self._lock = Lock()
         self._states: dict[str, tuple[S, int]] = {}
+        renew_after_fork(self, _Shared[Any]._in_child)
+
+    def _in_child(self) -> None:
+        self._lock = Lock()
 
     def join(self, name: str) -> S:
         with self._lock:

@@ -19,6 +19,7 @@ from cloudq.driver import (
     StoreLimits,
     Value,
 )
+from cloudq.driver.forks import HOLD, hold_while_forking, renew_after_fork
 from cloudq_local.items import Fields, Refusal, changed, holds, size, stored
 
 LIMITS = StoreLimits(put=256, get=256, item=16 << 20, billed=False)
@@ -36,6 +37,18 @@ class MemoryItems:
         self.writes = 0
         self._items: dict[Key, Item] = {}
         self._sorts: dict[str, list[str]] = {}
+        hold_while_forking(self, MemoryItems._hold, MemoryItems._let_go)
+        renew_after_fork(self, MemoryItems._in_child)
+
+    def _hold(self) -> bool:
+        return self.changed.acquire(timeout=HOLD)
+
+    def _let_go(self) -> None:
+        self.changed.release()
+
+    def _in_child(self) -> None:
+        """Keep the items as they were; whoever held the lock is not in this process."""
+        self.changed = Condition()
 
     def find(self, key: Key) -> Item | None:
         """Return the item unless it is missing or expired. Needs the lock."""
@@ -170,15 +183,24 @@ class MemoryWatcher:
     def __init__(self, items: MemoryItems) -> None:
         self._items = items
         self._heard = items.writes
+        self._woken = False
 
     def wait(self, timeout: float) -> bool:
         """Block until something was written since the last wait; False when `timeout` passed."""
         with self._items.changed:
-            written = self._items.changed.wait_for(
-                lambda: self._items.writes != self._heard, timeout
-            )
+            written = self._items.changed.wait_for(self._is_told, timeout)
             self._heard = self._items.writes
+            self._woken = False
             return written
+
+    def wake(self) -> None:
+        """End the wait of another thread, or the next one."""
+        with self._items.changed:
+            self._woken = True
+            self._items.changed.notify_all()
+
+    def _is_told(self) -> bool:
+        return self._woken or self._items.writes != self._heard
 
     def close(self) -> None:
         """Do nothing: there are no resources to release."""

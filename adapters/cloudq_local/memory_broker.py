@@ -19,6 +19,7 @@ from cloudq.driver import (
     QueueStats,
     Scheduled,
 )
+from cloudq.driver.forks import renew_after_fork
 from cloudq_local.items import Refusal
 from cloudq_local.memory_queue import DEDUP_WINDOW, MemoryQueue
 
@@ -42,6 +43,12 @@ class MemoryQueues:
         self._clock = clock
         self._lock = Lock()
         self._queues: dict[str, MemoryQueue] = {}
+        renew_after_fork(self, MemoryQueues._in_child)
+
+    def _in_child(self) -> None:
+        """Begin empty: the messages are the parent's, which runs them."""
+        self._lock = Lock()
+        self._queues = {}
 
     def get(self, name: str) -> MemoryQueue:
         """Return the queue of that name."""

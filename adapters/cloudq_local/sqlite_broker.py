@@ -22,7 +22,7 @@ from cloudq.driver import (
 from cloudq_local import sqlite_admin as admin
 from cloudq_local import sqlite_delayed as delayed
 from cloudq_local.sqlite_file import BLOCKED, Database, advice, error_code
-from cloudq_local.wake import Bell
+from cloudq_local.wake import LONGEST_WAIT, Bell
 
 LIMITS = Limits(
     batch=256,
@@ -155,7 +155,7 @@ class SQLiteBroker:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
-                ear.wait(min(left, self._first(queue) - self._clock()))
+                ear.wait(min(left, LONGEST_WAIT, self._first(queue) - self._clock()))
         return taken
 
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Failure]:

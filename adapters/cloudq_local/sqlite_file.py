@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
 import sqlite3
 import time
@@ -13,8 +15,11 @@ from typing import Any
 
 from cloudq.clock import Backoff
 from cloudq.driver import Code
+from cloudq.driver.forks import HOLD, hold_while_forking, renew_after_fork
 from cloudq.errors import ConfigurationError
 from cloudq_local.items import Refusal
+
+log = logging.getLogger("cloudq.sqlite")
 
 VERSION = 1
 
@@ -138,6 +143,9 @@ class Database:
     `with database:` is a write transaction; `read` is one statement on its own. Both wait up to
     `busy_timeout` seconds for another process, asking in shorter steps than SQLite's
     own handler (1 ms and more), because a transaction here takes about 0.1 ms.
+
+    In a process that was forked, and where the file was deleted or replaced, it opens the file
+    anew.
     """
 
     def __init__(self, file: Path, *, synchronous: str, busy_timeout: float) -> None:
@@ -148,32 +156,82 @@ class Database:
                 f"{file} is a directory: name a file, such as {file}/cloudq.db"
             )
         self._busy_timeout = busy_timeout
+        self._file = file
+        self._pragmas = (*_PRAGMAS, f"synchronous={synchronous}")
         self._lock = Lock()
+        self._is_held = False  # for a fork: no thread is in SQLite then
         try:
-            self._connection = sqlite3.connect(
-                file,
-                timeout=0,
-                isolation_level=None,
-                check_same_thread=False,
-                cached_statements=256,
-            )
+            self._open()
         except sqlite3.OperationalError as error:
             raise ConfigurationError(
                 f"cannot open {file}: {error}: may this user write to it and to {file.parent}?"
             ) from error
+        hold_while_forking(self, Database._hold, Database._let_go)
+        renew_after_fork(self, Database._in_child)
+
+    def _open(self) -> None:
+        self._connection = sqlite3.connect(
+            self._file,
+            timeout=0,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
         self.execute = self._connection.execute
         self.executemany = self._connection.executemany
         try:
-            for pragma in (*_PRAGMAS, f"synchronous={synchronous}"):
+            for pragma in self._pragmas:
                 self._patiently(f"PRAGMA {pragma}")
             self._make()
+            self._identity = _identity(self._file)
         except BaseException:
             self._connection.close()
             raise
 
+    def _hold(self) -> bool:
+        self._is_held = self._lock.acquire(timeout=HOLD)
+        return self._is_held
+
+    def _let_go(self) -> None:
+        self._is_held = False
+        self._lock.release()
+
+    def _in_child(self) -> None:
+        """Give up the parent's connection, and open another at the next use.
+
+        SQLite knows the locks that its process has on a file by the file. A second connection
+        beside the parent's would count locks as its own that this process does not have.
+        """
+        self._lock = Lock()
+        if self._is_held:
+            self._connection.close()
+        else:  # a thread of the parent was in SQLite, whose own locks may be taken for ever
+            _keep_for_ever(self._connection)
+        self._is_held = False
+        self._identity = None
+
+    def _check(self) -> None:
+        """Open the file that is there now, if it is another. Needs the lock.
+
+        The connection to a deleted file works on, and nobody else sees what it writes.
+        """
+        before = self._identity
+        if before is not None and _identity(self._file) == before:
+            return
+        if before is not None:
+            log.warning(
+                "%s was deleted or replaced: what was in it is lost, and another is used",
+                self._file,
+            )
+            # To close it would delete files beside the new one that have the old one's names.
+            _keep_for_ever(self._connection)
+            self._identity = None
+        self._open()
+
     def __enter__(self) -> Database:
         self._lock.acquire()
         try:
+            self._check()
             self._patiently("BEGIN IMMEDIATE")
         except BaseException:
             self._lock.release()
@@ -206,11 +264,13 @@ class Database:
     def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of one statement outside of a transaction."""
         with self._lock:
+            self._check()
             return self._patiently(sql, values).fetchall()
 
     def read_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
         """Return the first row (or None) of the statement for each of `rows`, of one moment."""
         with self._lock:
+            self._check()
             if len(rows) == 1:
                 return [self._patiently(sql, rows[0]).fetchone()]
             # One read transaction, so that each statement needs no file locks of its own.
@@ -240,11 +300,12 @@ class Database:
     def _make(self) -> None:
         """Make the tables unless they are there; raises when a newer release made them."""
         if self._version() is None:
-            with self:
-                if self._version() is None:
-                    for statement in _SCHEMA.split(";"):
-                        self.execute(statement)
-                    self.execute("INSERT INTO cloudq_schema VALUES (?)", (VERSION,))
+            self._patiently("BEGIN IMMEDIATE")
+            if self._version() is None:
+                for statement in _SCHEMA.split(";"):
+                    self.execute(statement)
+                self.execute("INSERT INTO cloudq_schema VALUES (?)", (VERSION,))
+            self.execute("COMMIT")
         version = self._version()
         if version != VERSION:
             raise ConfigurationError(
@@ -257,6 +318,20 @@ class Database:
         if self._patiently(there).fetchone() is None:
             return None
         return self._patiently("SELECT version FROM cloudq_schema").fetchone()[0]
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Return the file system and the number of the file of this name; None if there is none."""
+    try:
+        status = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _keep_for_ever(connection: sqlite3.Connection) -> None:
+    """Keep a connection from being closed, even when the process ends."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
 def database_file(path: str) -> Path:

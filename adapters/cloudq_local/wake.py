@@ -1,9 +1,13 @@
-"""Wakes waiters of other processes over Unix datagram sockets, without polling."""
+"""Wakes waiters of other processes over Unix datagram sockets.
+
+A wake-up is a hint, which saves a waiter time. It cannot come from a process with another TMPDIR,
+of another user or in another container, nor once the sockets' directory was cleaned away. So who
+waits looks for itself every `LONGEST_WAIT` seconds.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import math
 import os
@@ -17,9 +21,16 @@ from types import TracebackType
 
 from cloudq.errors import ConfigurationError
 
+LONGEST_WAIT = 1.0
+"""Seconds after which a waiter looks at the file without having been woken."""
+
 
 def _digest(text: str, size: int) -> str:
     return hashlib.blake2s(text.encode(), digest_size=size).hexdigest()
+
+
+# How often a listener tries again to make its socket in a directory that others have removed.
+_TRIES = 100
 
 
 def _private_root() -> Path:
@@ -49,7 +60,7 @@ class Bell:
         """Wake every listener of the topic; costs one directory read when there is none."""
         try:
             names = os.listdir(self._folder)
-        except FileNotFoundError:
+        except OSError:  # nobody listens, or where this user cannot see
             return
         prefix = _digest(topic, 4) if names else ""
         for name in names:
@@ -61,28 +72,33 @@ class Bell:
             self._socket.sendto(b"!", path)
         except ConnectionRefusedError:
             # Nobody holds the other end: its process died without cleaning up.
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            # A full buffer is a waiter that has been rung already (macOS says ENOBUFS).
-            if error.errno not in (errno.EAGAIN, errno.ENOBUFS):
-                raise
+        except OSError:
+            # A full buffer is a waiter that has been rung already. Whatever else it is, what was
+            # written is written: the waiter sees it a moment later.
+            return
 
     def listen(self, topic: str) -> Ear:
-        """Return a new listener, which hears every ring from now on."""
+        """Return a new listener, which hears every ring from now on.
+
+        Where it cannot listen it hears none, and its waits end by themselves.
+        """
         ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         ear.setblocking(False)
         path = f"{self._folder}/{_digest(topic, 4)}{secrets.token_hex(4)}"
-        while True:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+        for _ in range(_TRIES):
             try:
+                _private_root()  # somebody may have cleaned up
+                self._folder.mkdir(mode=0o700, exist_ok=True)
                 ear.bind(path)
             except FileNotFoundError:
                 # The last listener of another process has just removed the directory.
                 continue
+            except (OSError, ConfigurationError):
+                break
             return Ear(ear, path)
+        return Ear(ear, "")
 
     def close(self) -> None:
         """Remove the directory too, when nobody listens any more."""
@@ -120,12 +136,19 @@ class Ear:
                 self._socket.recv(16)
         return True
 
+    def wake(self) -> None:
+        """End the wait of another thread, or the next one."""
+        with contextlib.suppress(OSError):
+            if self.path:
+                self._socket.sendto(b"!", self.path)
+
     def fileno(self) -> int:
         """Return the socket's descriptor, readable once it was rung."""
         return self._socket.fileno()
 
     def close(self) -> None:
         """Stop listening."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+        with contextlib.suppress(OSError):
+            if self.path:
+                os.unlink(self.path)
         self._socket.close()

@@ -29,6 +29,7 @@ from cloudq.driver import (
     Scheduling,
 )
 from cloudq.driver.advice import explain
+from cloudq.driver.forks import Driven
 from cloudq.errors import (
     BrokerError,
     CloudQError,
@@ -59,10 +60,11 @@ class Refused:
     reason: str
 
 
-class Broker:
+class Broker(Driven[BrokerDriver]):
     """Sends and receives task messages on one queue service. Safe to use from many threads.
 
-    `delayed_store` keeps delayed messages for queues that cannot delay.
+    `delayed_store` keeps delayed messages for queues that cannot delay. `reopen` gives another
+    driver, for a process that was forked from the driver's.
     Every method raises `BrokerError` when the service refuses the call as a whole.
     """
 
@@ -76,9 +78,10 @@ class Broker:
         codec: Codec | None = None,
         clock: Clock = real_time,
         sleep: Callable[[float], None] = time.sleep,
+        reopen: Callable[[], BrokerDriver] | None = None,
     ) -> None:
+        super().__init__(driver, reopen)
         self.codec = codec or Codec()
-        self.driver = driver
         self.url = url
         self._publish_retries = publish_retries
         self._usual = PublishPolicy(most=publish_retries)
@@ -351,9 +354,6 @@ class Broker:
             return self._settle("dead-letter on", deliveries, partial(driver.bury, reason=reason))
         why = f"{self.url} cannot dead-letter what it has not received itself ({reason})"
         return [Refused(delivery=d, code=Code.UNSUPPORTED, reason=why) for d in deliveries]
-
-    def close(self) -> None:
-        self.driver.close()
 
     def _settle(
         self,

@@ -104,7 +104,7 @@ class Tails:
         return steps
 
     def with_next_steps(self, message: TaskMessage) -> TaskMessage:
-        """Return a message with the next steps of its chain, read if need be; raises as `filled`."""
+        """Return a message with the next steps of its chain; raises as `filled`."""
         chain = message.chain
         if not chain or "more" not in chain[0]:
             return message

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -44,6 +45,9 @@ log = logging.getLogger("cloudq.execution")
 # How long a call waits while an equal call runs, in seconds.
 _BUSY_AFTER = 5.0
 _STORE_DOWN_AFTER = 30.0
+
+# What code of the user's raises, be it `sys.exit`; the test kit's death of a worker is none of it.
+_USERS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
 
 _Enter = Callable[[Job, Task[..., Any], Sequence[Any], Mapping[str, Any]], Wait | None]
 
@@ -158,16 +162,18 @@ class Executor:
         return self._admission.open(deliveries)
 
     def run(self, job: Job) -> Settlement:
-        """Call the task of a job; whatever raises, return a settlement."""
+        """Call the task of a job; whatever raises, return a settlement.
+
+        Each call has a context of its own: no context variable that it sets is seen by another.
+        """
         try:
-            return self._traced(job)
+            return copy_context().run(self._traced, job)
         except Exception as error:  # else the job would keep its lease and its slot
             return self.spoiled(job, error)
 
     def _traced(self, job: Job) -> Settlement:
-        if self.tracing is None:
+        if (spans := self.tracing) is None:
             return self._run(job)
-        spans = self.tracing
         with spans.running(job.message, job.delivery.attempts) as span:
             settlement = self._run(job)
             came_to = str(settlement.state or settlement.action)
@@ -186,8 +192,9 @@ class Executor:
         """Call a task and settle it; `enter` applies the limits of its task."""
         started = self.clock()
         try:
-            message = self._workflows.planner.tails.with_next_steps(job.message)
-            job = job if message is job.message else replace(job, message=message)
+            if job.message.chain:
+                message = self._workflows.planner.tails.with_next_steps(job.message)
+                job = job if message is job.message else replace(job, message=message)
             args, kwargs = arguments_of(job.message)
             if job.message.gather is not None:
                 args = [self._workflows.gather(job.message.gather), *args]
@@ -201,7 +208,7 @@ class Executor:
                 return self._unrun(job, task, error, started)
             log.warning("task %s waits for the store: %s", job.message.id, error)
             return self._outcomes.later(job, _STORE_DOWN_AFTER, f"the store is down: {error}")
-        except Exception as error:  # also what the user's validators and key function raise
+        except _USERS as error:  # also what the user's validators and key function raise
             return self._unrun(job, task, error, started)
         if isinstance(claimed, Settlement):
             return claimed
@@ -223,7 +230,7 @@ class Executor:
         return self._with_claim(settlement, claimed) if claimed else settlement
 
     def _unrun(
-        self, job: Job, task: Task[..., Any], error: Exception, started: float
+        self, job: Job, task: Task[..., Any], error: BaseException, started: float
     ) -> Settlement:
         """Settle a call that failed before its function was called."""
         settlement = self._outcomes.failed(job, error, started)
@@ -264,7 +271,7 @@ class Executor:
             return settle_raised(self._outcomes, job, task, asked[0], started), asked[0]
         try:
             return self._outcomes.succeeded(job, dump_value(value), started), value
-        except Exception as error:  # also what the value's own methods raise
+        except _USERS as error:  # also what the value's own methods raise
             return self._outcomes.failed(job, error, started), error
 
     def _request(
@@ -347,14 +354,11 @@ class Executor:
             self._gate.stopped(self.backend, throttle, job.message, arguments, args, kwargs)
         except Exception as error:  # also what the user's key function raises
             log.warning(
-                "task %s may hold its concurrency key until its lease ends: %s",
-                job.message.id,
-                error,
+                "task %s may keep its concurrency key for its lease: %s", job.message.id, error
             )
 
     def _name(self, job: Job) -> str:
-        """Return a name that is unique to one delivery."""
-        # In a worker's child the receipt is the delivery's number in the supervisor.
+        """Return a name of one delivery; in a child the receipt is its number there."""
         return f"{self._hostname} {job.delivery.id} {job.delivery.receipt}"
 
     # ---- equal calls
@@ -369,9 +373,7 @@ class Executor:
             return None
         hard = self._outcomes.limits(job.message)[1]
         claimant = idempotency.Claimant(
-            owner=job.message.id,
-            fence=job.fence,
-            delivery=self._name(job),
+            owner=job.message.id, fence=job.fence, delivery=self._name(job)
         )
         claim = idempotency.claim(self.backend, key, claimant, hard)
         if isinstance(claim, idempotency.Busy):

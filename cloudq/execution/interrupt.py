@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
+from cloudq.driver.forks import renew_after_fork
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
 
 # With so many alarms set, cancelled ones are removed.
@@ -66,6 +67,13 @@ class Alarms:
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
         self._crowded = _CROWDED
+        renew_after_fork(self, Alarms._in_child)
+
+    def _in_child(self) -> None:
+        """Begin without alarms: those of the parent, and the thread, are the parent's."""
+        self._changed = threading.Condition()
+        self._due.clear()
+        self._thread = None
 
     def set(self, after: float, alarm: Alarm) -> None:
         with self._changed:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # not loaded in programs that only publish
 
 log = logging.getLogger("cloudq.execution")
 
+# What ends a process where nothing catches it; in the code of a task it ends the task alone.
+_LEAVING = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
 
 def is_watched(task: Task[..., Any]) -> bool:
     """Say if a hook or a receiver waits for the end of this task's calls."""
@@ -36,8 +39,13 @@ def before(task: Task[..., Any], context: Context) -> None:
     """Send `task_prerun`, then call `before_start`, whose exception fails the task."""
     request = context.request
     if signals.task_prerun.connections:
-        signals.task_prerun.send(
-            task, task_id=request.id, task=task, args=context.args, kwargs=context.kwargs
+        _tell(
+            signals.task_prerun,
+            task,
+            task_id=request.id,
+            task=task,
+            args=context.args,
+            kwargs=context.kwargs,
         )
     if task.hooked:
         task.before_start(request.id, context.args, context.kwargs)
@@ -56,13 +64,13 @@ def after(
     if state == State.SUCCESS:
         _hook(task.on_success, value, request.id, args, kwargs)
         if signals.task_success:
-            signals.task_success.send(task, result=value, runtime=took)
+            _tell(signals.task_success, task, result=value, runtime=took)
     elif state == State.RETRY:
         reason = value if isinstance(value, Retry) else Retry(str(value), cause=error)
         einfo = ExceptionInfo(error or reason)
         _hook(task.on_retry, reason.cause, request.id, args, kwargs, einfo)
         if signals.task_retry:
-            signals.task_retry.send(task, request=request, reason=reason, einfo=einfo)
+            _tell(signals.task_retry, task, request=request, reason=reason, einfo=einfo)
         value = reason
     elif state == State.FAILURE and error is not None:
         _hook(task.on_failure, error, request.id, args, kwargs, ExceptionInfo(error))
@@ -71,7 +79,8 @@ def after(
     if state in (State.SUCCESS, State.FAILURE):
         _hook(task.after_return, state, value, request.id, args, kwargs, None)
     if signals.task_postrun:
-        signals.task_postrun.send(
+        _tell(
+            signals.task_postrun,
             task,
             task_id=request.id,
             task=task,
@@ -85,7 +94,8 @@ def after(
 def failed(task: Task[..., Any], request: Request, error: BaseException) -> None:
     """Send `task_failure` for a call that failed for good, was stopped, or never began."""
     if signals.task_failure:
-        signals.task_failure.send(
+        _tell(
+            signals.task_failure,
             task,
             task_id=request.id,
             exception=error,
@@ -98,22 +108,24 @@ def failed(task: Task[..., Any], request: Request, error: BaseException) -> None
 
 def received(task: Task[..., Any], request: Request) -> None:
     """Send `task_received` for a call that will run when there is room."""
-    signals.task_received.send(task, request=request)
+    _tell(signals.task_received, task, request=request)
 
 
 def revoked(task: Task[..., Any], request: Request, *, expired: bool) -> None:
     """Send `task_revoked` for a call that is not run: it was revoked, or has expired."""
-    signals.task_revoked.send(task, request=request, terminated=False, signum=None, expired=expired)
+    _tell(
+        signals.task_revoked, task, request=request, terminated=False, signum=None, expired=expired
+    )
 
 
 def rejected(body: bytes, error: BaseException) -> None:
     """Send `task_rejected` for an undecodable message, which is dead-lettered."""
-    signals.task_rejected.send(None, message=body, exc=error)
+    _tell(signals.task_rejected, None, message=body, exc=error)
 
 
 def unknown(message: TaskMessage, error: BaseException) -> None:
     """Send `task_unknown` for a message whose task the app does not have; it is dead-lettered."""
-    signals.task_unknown.send(None, message=message, exc=error, name=message.task, id=message.id)
+    _tell(signals.task_unknown, None, message=message, exc=error, name=message.task, id=message.id)
 
 
 def _state(settlement: Settlement, value: object) -> str:
@@ -122,10 +134,18 @@ def _state(settlement: Settlement, value: object) -> str:
     return State.REJECTED if isinstance(value, Reject) else "IGNORED"
 
 
+def _tell(signal: signals.Signal, sender: object, **named: Any) -> None:
+    """Call a signal's receivers. One that calls `sys.exit` ends neither a task nor a thread."""
+    try:
+        signal.send(sender, **named)
+    except _LEAVING:
+        log.exception("a receiver of %s tried to end the process", signal.name)
+
+
 def _hook(hook: Callable[..., None], *given: Any) -> None:
     try:
         hook(*given)
-    except Exception:  # the user's code, after the end: the outcome stands
+    except (Exception, *_LEAVING):  # the user's code, after the end: the outcome stands
         log.exception("a hook raised: %r", hook)
 
 

@@ -13,9 +13,7 @@ CELERY = "celery"
 
 
 # A factory costs a tenth of a default that is a list, of which Pydantic makes a deep copy.
-def _calls() -> list[dict[str, Any]]:
-    return []
-
+_Calls = list[dict[str, Any]]
 
 # Python's datetime ends with the year 9999.
 Time = Annotated[float, Field(ge=0, lt=253_402_300_799, allow_inf_nan=False)]
@@ -74,15 +72,9 @@ class TaskMessage(BaseModel):
     group_key: Key | None = Field(default=None, description="ordering key on ordered queues")
     dedup_key: Key | None = Field(default=None, description="keeps a second message out")
     idempotency_key: Key | None = Field(default=None, description="runs once among its equals")
-    chain: list[dict[str, Any]] = Field(
-        default_factory=_calls, description="signatures to run after it"
-    )
-    link: list[dict[str, Any]] = Field(
-        default_factory=_calls, description="callbacks, with its value"
-    )
-    link_error: list[dict[str, Any]] = Field(
-        default_factory=_calls, description="callbacks of its failure"
-    )
+    chain: _Calls = Field(default_factory=_Calls, description="signatures to run after it")
+    link: _Calls = Field(default_factory=_Calls, description="callbacks, with its value")
+    link_error: _Calls = Field(default_factory=_Calls, description="callbacks of its failure")
     slot: SlotText | None = Field(default=None, description="its place in a join, `index@join`")
     gather: Name | None = Field(default=None, description="the join whose values it gets first")
     shadow: Name | None = Field(default=None, description="another name for it in logs")

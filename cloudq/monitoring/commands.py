@@ -15,6 +15,7 @@ from cloudq.errors import BackendError, ConfigurationError
 from cloudq.messages.ids import new_id
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.results.backend import Backend
+from cloudq.results.looker import LOOK_EVERY
 
 # Characters. A command is part of its worker's item, which every heartbeat writes again.
 _LONGEST = 16_384
@@ -121,7 +122,7 @@ def collect(
             left = deadline - time.monotonic()
             if left <= 0 or found.keys() >= set(expected):
                 return found
-            watcher.wait(left)
+            watcher.wait(min(left, LOOK_EVERY) if backend.wakes else left)
     finally:
         watcher.close()
 

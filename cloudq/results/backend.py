@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from cloudq.clock import Backoff, Clock, real_time
+from cloudq.clock import Clock, real_time
 from cloudq.driver import (
     BackendDriver,
     Change,
@@ -23,8 +23,10 @@ from cloudq.driver import (
     Watcher,
 )
 from cloudq.driver.advice import explain
+from cloudq.driver.forks import Driven, renew_after_fork
 from cloudq.errors import BackendError, CloudQError
 from cloudq.results.events import History
+from cloudq.results.looker import Looker, polling
 from cloudq.results.record import (
     RECORD_FIELDS,
     TERMINAL,
@@ -48,14 +50,13 @@ _NO_TABLE = (
 _OF_A_STATE = frozenset({"custom", "meta"})
 # A revocation is kept for longer than any message waits without being looked at.
 _REVOKED = 31 * 86_400.0
-# The first and the longest pause between two looks at a store that cannot wake its readers.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
-class Backend:
+class Backend(Driven[BackendDriver]):
     """Stores the records of tasks in one table. Safe to use from many threads.
 
-    Every method raises `BackendError` when the store refuses or cannot be reached.
+    `reopen` gives another driver, for a process that was forked from the driver's. Every method
+    raises `BackendError` when the store refuses or cannot be reached.
     """
 
     def __init__(
@@ -66,12 +67,20 @@ class Backend:
         expires: float = 86_400.0,
         history: History | None = None,
         clock: Clock = real_time,
+        reopen: Callable[[], BackendDriver] | None = None,
     ) -> None:
+        super().__init__(driver, reopen)
         self.history = history
-        self.driver = driver
         self.clock = clock
         self.url = url
         self.expires = expires
+        self.looker = Looker(self.records, self._wakened)
+        renew_after_fork(self, Backend._in_child)
+
+    def _in_child(self) -> None:
+        """Open a driver anew, and forget the thread that looks for coroutines."""
+        self._drop()
+        self.looker = Looker(self.records, self._wakened)
 
     # ---- records
 
@@ -238,14 +247,23 @@ class Backend:
 
     # ---- waiting
 
-    def watch(self) -> Watcher:
-        """Return a waiter for changes: the driver's own, else one that polls ever slower."""
-        if isinstance(self.driver, Watch):
-            return self.driver.watch()
-        return _Clock()
+    @property
+    def wakes(self) -> bool:
+        """Tell whether the store wakes its readers."""
+        return isinstance(self.driver, Watch)
 
-    def close(self) -> None:
-        self.driver.close()
+    def watch(self) -> Watcher:
+        """Return a waiter for changes: the driver's own, else one that polls ever slower.
+
+        A wake-up is a hint. Who waits looks every `LOOK_EVERY` seconds besides, since the writer
+        may be where it cannot wake anybody: in another container, or with another TMPDIR.
+        """
+        return self._wakened() or _Clock()
+
+    def _wakened(self) -> Watcher | None:
+        """Return the driver's own waiter, None where the store wakes nobody."""
+        driver = self.driver
+        return driver.watch() if isinstance(driver, Watch) else None
 
     @contextmanager
     def _wrapped(self, verb: str, name: str) -> Generator[None]:
@@ -264,11 +282,14 @@ class _Clock:
     """Polls at growing intervals, for stores that cannot notify."""
 
     def __init__(self) -> None:
-        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, factor=1.5, jitter=0.0)
+        self._backoff = polling()
 
     def wait(self, timeout: float) -> bool:
         time.sleep(max(0.0, min(self._backoff.failed(), timeout)))
         return True
+
+    def wake(self) -> None:
+        """Do nothing: the next look is soon."""
 
     def close(self) -> None:
         """Do nothing: a poller holds nothing open."""

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any, cast
+
+from cloudq.results.record import Record, State
+
+# The results before one that a look asks for: those of a chain end one after the other.
+_AHEAD = 10
 
 
 def parents_of(result: Any) -> list[Any]:
@@ -33,3 +41,16 @@ def revoked_of(result: Any) -> list[str]:
             break
         revoked += own
     return revoked
+
+
+def failed_of(results: Iterable[Any]) -> Record | None:
+    """Return the record of the first that is known to have ended without success."""
+    finals: list[Record | None] = [one.final for one in results]
+    return next((f for f in finals if f and f.state is not State.SUCCESS), None)
+
+
+def front_of(before: deque[Any] | None) -> list[Any]:
+    """Drop the first results that have succeeded, and return the next few."""
+    while before and (final := before[0].final) is not None and final.state is State.SUCCESS:
+        before.popleft()
+    return list(islice(before or (), _AHEAD))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from operator import attrgetter
@@ -208,15 +208,41 @@ def failure(record: Record) -> BaseException:
     name = record.error_type or ""
     kind = _known_class(name)
     if isinstance(kind, type) and issubclass(kind, Exception):
-        try:
-            args = load_value(record.error_args) if record.error_args else [record.error]
-            error = kind(*args)
-        except Exception:  # a constructor of the user's own, with a signature of its own
+        error = _made(kind, record.error_args, record.error)
+        if error is None:
             return _foreign(record, name)
         if record.traceback:
             error.add_note(f"raised in the worker:\n{record.traceback}")
         return error
     return _foreign(record, name)
+
+
+def _made(kind: type[Exception], stored: str | None, text: str | None) -> Exception | None:
+    """Make an exception with this text; None where its class does not allow that.
+
+    A class may make its text of other arguments than those that it keeps. Then its constructor
+    would make a text of the text, and is left out, with the attributes that it sets.
+    """
+    try:
+        args: Sequence[Any] = load_value(stored) if stored else [text]
+        error = kind(*args)
+        if _says(error, text):
+            return error
+    except Exception:  # a constructor of the user's own, with a signature of its own
+        return None
+    try:
+        error = kind.__new__(kind, *args)
+        error.args = tuple(args)
+        return error if _says(error, text) else None
+    except Exception:  # its text needs what its constructor sets
+        return None
+
+
+def _says(error: Exception, text: str | None) -> bool:
+    """Tell whether this is an exception's text, as long as a record may have it."""
+    if text is None:
+        return True
+    return str(error).encode(errors="backslashreplace").decode()[: len(text)] == text
 
 
 def _known_class(name: str) -> object:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
+from math import inf
 from typing import Any, Generic, TypeVar, cast
 
 from cloudq.errors import ConfigurationError, ResultTimeout
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
-from cloudq.results.lineage import paired, revoked_of
+from cloudq.results.lineage import failed_of, front_of, paired, revoked_of
+from cloudq.results.looker import LOOK_EVERY
 from cloudq.results.record import TERMINAL, DelayedMessage, Record, State, failure, key
 from cloudq.results.terminate import Signal, Termination
 
 R = TypeVar("R")
-
-# The results before one that a look asks for: those of a chain end one after the other.
-_AHEAD = 10
 
 
 def _as_is(value: Any) -> Any:
@@ -91,16 +88,33 @@ class AsyncResult(Generic[R]):
         exception is returned instead. `interval` is the longest pause between two looks, for
         stores that cannot wake their readers.
         """
-        record = wait_for([self], timeout=timeout, interval=interval)[0]
+        return self._given(wait_for([self], timeout=timeout, interval=interval)[0], propagate)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> R:
+        """Wait without a thread of its own, and without blocking the event loop."""
+        if self.final is not None:
+            return self.get()
+        before = _before(self)
+        while True:
+            end = self.final or failed_of(before)
+            if end is not None:
+                return self._given(end, propagate=True)
+            watched = [one for one in (self, *before) if one.final is None]
+            found = await self.backend.looker.ended([one.id for one in watched])
+            for one in watched:
+                one.keep(found.get(one.id))
+
+    def _given(self, record: Record, propagate: bool) -> R:
+        """Return the value of the record of its end; raise or return its exception."""
         if record.state == State.SUCCESS:
             return self._restore(load_value(record.value) if record.value else None)
         error = failure(record)
         if propagate:
             raise error
         return cast("R", error)
-
-    def __await__(self) -> Generator[Any, None, R]:
-        return asyncio.to_thread(self.get).__await__()
 
     @property
     def record(self) -> Record:
@@ -293,8 +307,8 @@ def wait_for(
 ) -> list[Record]:
     """Wait until all have ended; their records in the same order. Raises `ResultTimeout`.
 
-    Any number of results costs one batched read a look, and where the store wakes its readers
-    a look is taken only when something was written.
+    Any number of results costs one batched read a look. Where the store wakes its readers a look
+    is taken when something was written, and each second besides.
     """
     ended = {result.id: result.final for result in results if result.final is not None}
     before = {result.id: found for result in results if (found := _before(result))}
@@ -303,6 +317,7 @@ def wait_for(
         return [ended[result.id] for result in results]
     backend = waiting[0].backend
     deadline = None if timeout is None else time.monotonic() + timeout
+    longest = interval or (LOOK_EVERY if backend.wakes else inf)
     watcher = backend.watch()
     try:
         while True:
@@ -311,13 +326,13 @@ def wait_for(
                     return [ended[result.id] for result in results]
             if before and _lost(waiting, before, ended, backend):
                 continue
-            left = 3600.0 if deadline is None else deadline - time.monotonic()
+            left = inf if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 raise ResultTimeout(
                     f"{len(waiting)} of {len(results)} tasks had not ended after {timeout:g} s, "
                     f"the first of them {waiting[0].id}: is a worker running on their queue?"
                 )
-            watcher.wait(min(left, interval or left))
+            watcher.wait(min(left, longest))
     finally:
         watcher.close()
 
@@ -347,14 +362,14 @@ def _lost(
     found = False
     looked = deque(waiting)
     while looked:
-        fronts = {each.id: _front(before.get(each.id)) for each in looked}
+        fronts = {each.id: front_of(before.get(each.id)) for each in looked}
         unknown = {one.id: one for front in fronts.values() for one in front if one.final is None}
         records = backend.records(list(unknown)) if unknown else {}
         for id, one in unknown.items():
             one.keep(records.get(id))
         for result in list(looked):
             finals = [one.final for one in fronts[result.id]]
-            failed = next((f for f in finals if f and f.state is not State.SUCCESS), None)
+            failed = failed_of(fronts[result.id])
             if failed is not None:
                 ended[result.id] = failed
                 waiting.remove(result)
@@ -362,13 +377,6 @@ def _lost(
             if failed is not None or not finals or None in finals:
                 looked.remove(result)
     return found
-
-
-def _front(before: deque[AsyncResult[Any]] | None) -> list[AsyncResult[Any]]:
-    """Drop the first results that have succeeded, and return the next few."""
-    while before and (final := before[0].final) is not None and final.state is State.SUCCESS:
-        before.popleft()
-    return list(islice(before or (), _AHEAD))
 
 
 def _advance(waiting: deque[AsyncResult[Any]], ended: dict[str, Record], backend: Backend) -> bool:

@@ -32,6 +32,14 @@ def _portion(source: Iterator[Sequence[Any]], size: int) -> list[Sequence[Any]]:
     return list(islice(source, size))
 
 
+def _sent(task: Task[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]) -> AsyncResult[R]:
+    """Send a call. A StopIteration of the user's code is an error that a future takes."""
+    try:
+        return task.delay(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError("the call was not sent: StopIteration was raised") from error
+
+
 def _call_of(kind: type[Any]) -> object:
     return kind.__call__
 
@@ -164,7 +172,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send one call to the queue without blocking the event loop."""
-        return await asyncio.to_thread(self.delay, *args, **kwargs)
+        return await asyncio.to_thread(_sent, self, args, kwargs)
 
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
         """Make the call without sending it; `app.publish` sends many of them in few requests."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from cloudq.driver import Change, Check, ConditionFailed, Key, Op, Value
+from cloudq.driver.forks import renew_after_fork
 from cloudq.errors import ServiceError
 from cloudq.results.backend import Backend
 
@@ -231,6 +232,13 @@ class LeaseRenewer:
         self._lock = threading.Lock()
         self._permits: list[Permit] = []
         self._woken = threading.Event()
+        self._started = False
+        renew_after_fork(self, LeaseRenewer._in_child)
+
+    def _in_child(self) -> None:
+        """Begin with no permit: the parent renews its own."""
+        self._lock, self._woken = threading.Lock(), threading.Event()
+        self._permits.clear()
         self._started = False
 
     def add(self, permit: Permit) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from cloudq.app import CloudQ
+from cloudq.execution.event_loop import Loop
 from cloudq.execution.settlement import Settlement
 from cloudq.results.record import State
 from cloudq.testing.kit.clock import VirtualClock
@@ -52,8 +52,7 @@ class Worker:
         self._events = 0
         self._empty_at = -1
         self._error: BaseException | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._turner: threading.Thread | None = None
+        self._loop = Loop()  # one, as in a process of a real worker
 
     def __enter__(self) -> Self:
         self.start()
@@ -83,6 +82,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the threads."""
+        self._loop = Loop()
         inside = in_memory_services(self.app)
         if inside is not None and inside.time is not None:
             inside.time.join(self._idle)
@@ -112,9 +112,7 @@ class Worker:
         self._threads = []
         if alive:
             raise TimeoutError(f"after {timeout:g} s a task still runs in {', '.join(alive)}")
-        if self._loop is not None and self._turner is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._turner.join(timeout)
+        self._loop.close(timeout)
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -149,7 +147,7 @@ class Worker:
     # ---- the threads
 
     def _work(self, number: int) -> None:
-        hand = Hand(self.app, hostname=f"test-{number}", run_async=self._run_async)
+        hand = Hand(self.app, hostname=f"test-{number}", run_async=self._loop.run)
         while True:
             with self._changed:
                 if self._stopping:
@@ -179,22 +177,6 @@ class Worker:
                 self.settlements += hand.run(delivery)
                 return True
         return False
-
-    def _run_async(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on the one event loop of this worker, as a real worker's process does."""
-        with self._changed:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._turner = threading.Thread(target=_turn, args=(self._loop,), daemon=True)
-                self._turner.start()
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-
-def _turn(loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ but not the leases, which the supervisor extends.
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import logging
 import os
@@ -16,17 +15,16 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Coroutine
 from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import Any
 
 from cloudq import signals
 from cloudq.app import CloudQ
 from cloudq.app.loading import load_app
 from cloudq.errors import DecodeError, UnknownTask
 from cloudq.execution.error_text import reason_of
+from cloudq.execution.event_loop import Loop
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, Settlement
@@ -40,30 +38,6 @@ _BATCH = 256
 _SMALL_STACK = 1 << 20
 _PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Loop:
-    """An event loop in a thread, started by the first coroutine."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on the loop, and return its value when it has ended."""
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._turn, name="asyncio", daemon=True).start()
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-    def _turn(self) -> None:
-        """Keep the loop running, whatever stops it: all coroutines of the process are on it."""
-        while self._loop is not None and not self._loop.is_closed():
-            try:
-                self._loop.run_forever()
-            except BaseException:  # a task's own SystemExit, which its caller gets too
-                log.debug("the event loop was stopped and goes on", exc_info=True)
 
 
 class Pool:

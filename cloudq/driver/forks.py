@@ -1,0 +1,119 @@
+"""Tells objects that their process was forked, so that they open anew what cannot be shared.
+
+A forked process has copies of its parent's connections, and of locks that a thread held which is
+not there any more. Neither may be used.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+T = TypeVar("T")
+
+_Told = Callable[[Any], None]
+
+# The parent's connections, which it goes on using: to close or to finalize one would end it there.
+_left: list[object] = []
+
+HOLD = 1.0
+"""The seconds that a hold may wait for its lock."""
+
+# The process has one list, as it has one list of hooks. It keeps nothing alive.
+_renewed: WeakKeyDictionary[Any, _Told] = WeakKeyDictionary()
+_held: WeakKeyDictionary[Any, tuple[Callable[[Any], bool], _Told]] = WeakKeyDictionary()
+
+
+class _Holding(threading.local):
+    """The holds of the fork that this thread is making."""
+
+    def __init__(self) -> None:
+        self.let_go: list[tuple[_Told, Any]] = []
+
+
+_holding = _Holding()
+
+
+def renew_after_fork(owner: T, renew: Callable[[T], None]) -> None:
+    """Have `renew(owner)` called in each process that is forked from this one."""
+    _renewed[owner] = renew
+
+
+def hold_while_forking(owner: T, hold: Callable[[T], bool], let_go: Callable[[T], None]) -> None:
+    """Have `hold(owner)` called before each fork, and if it says True `let_go(owner)` after it.
+
+    `let_go` is called in the parent alone. A hold must not wait for long: it delays the fork.
+    """
+    _held[owner] = hold, let_go
+
+
+class _Driver(Protocol):
+    def close(self) -> None: ...
+
+
+D = TypeVar("D", bound=_Driver)
+
+
+class Driven(Generic[D]):
+    """Has an open driver; in a process that was forked from the driver's, another of its own.
+
+    With no `reopen` the driver is kept there too. Safe to use from many threads.
+    """
+
+    def __init__(self, driver: D, reopen: Callable[[], D] | None = None) -> None:
+        self._driver: D | None = driver
+        self._reopen = reopen
+        self._opening = threading.Lock()
+        renew_after_fork(self, Driven[Any]._drop)
+
+    @property
+    def driver(self) -> D:
+        """The driver of this process."""
+        driver = self._driver
+        return self._reopened() if driver is None else driver
+
+    @driver.setter
+    def driver(self, driver: D) -> None:
+        self._driver, self._reopen = driver, None
+
+    def close(self) -> None:
+        """Close the driver."""
+        if self._driver is not None:
+            self._driver.close()
+
+    def _reopened(self) -> D:
+        with self._opening:
+            if self._driver is None:
+                assert self._reopen is not None  # else the driver was kept
+                self._driver = self._reopen()
+            return self._driver
+
+    def _drop(self) -> None:
+        self._opening = threading.Lock()
+        if self._reopen is not None:
+            _left.append(self._driver)
+            self._driver = None
+
+
+def _before() -> None:
+    for owner, (hold, let_go) in list(_held.items()):
+        if hold(owner):
+            _holding.let_go.append((let_go, owner))
+
+
+def _in_parent() -> None:
+    while _holding.let_go:
+        let_go, owner = _holding.let_go.pop()
+        let_go(owner)
+
+
+def _in_child() -> None:
+    _holding.let_go.clear()
+    for owner, renew in list(_renewed.items()):
+        renew(owner)
+
+
+os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -1,0 +1,148 @@
+"""Each call has a context of its own, and what leaves its code ends no worker."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from cloudq import CloudQ, State, Task, signals
+from cloudq.testing import drain, worker
+from cloudq.testing.waiting import PATIENCE
+
+tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+
+class Unknown(Exception):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"user {name} is unknown")
+
+
+class Told(Exception):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"told {self.name}"
+
+
+class Leaving(Task[..., Any]):
+    def on_success(self, *args: Any) -> None:
+        sys.exit(9)
+
+
+def test_what_a_call_sets_no_other_sees(plain: CloudQ) -> None:
+    @plain.task(name="enter")
+    def enter() -> None:
+        tenant.set("acme")
+
+    @plain.task(name="who")
+    def who() -> str:
+        return tenant.get()
+
+    @plain.task(name="awho")
+    async def awho() -> str:
+        return tenant.get()
+
+    with worker(plain, threads=1) as running:
+        enter.delay()
+        running.run_until_idle()
+        results = [who.delay(), awho.delay()]
+        running.run_until_idle()
+        assert [r.get(timeout=PATIENCE) for r in results] == ["nobody", "nobody"]
+    assert who.apply().get() == "nobody"
+    enter.apply()
+    assert tenant.get() == "nobody"
+
+
+def test_what_a_middleware_sets_reaches_its_task(plain: CloudQ) -> None:
+    def named(call: Callable[[Any], object]) -> Callable[[Any], object]:
+        def run(context: Any) -> object:
+            tenant.set(context.request.task)
+            return call(context)
+
+        return run
+
+    plain.middleware.append(named)
+    plain.task(name="sync")(lambda: tenant.get())
+
+    @plain.task(name="coroutine")
+    async def coroutine() -> str:
+        return tenant.get()
+
+    with worker(plain, threads=2) as running:
+        results = [plain.send_task("sync"), coroutine.delay()]
+        running.run_until_idle()
+        assert [r.get(timeout=PATIENCE) for r in results] == ["sync", "coroutine"]
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_who_leaves_in_the_test_kit_has_failed(plain: CloudQ, kind: type[BaseException]) -> None:
+    @plain.task(name="leave", max_retries=0)
+    def leave() -> None:
+        raise kind(3)
+
+    @plain.task(name="aleave", max_retries=0)
+    async def aleave() -> None:
+        raise kind(3)
+
+    @plain.task(name="after")
+    async def after() -> int:
+        return 1
+
+    with worker(plain, threads=1) as running:
+        left = [leave.delay(), aleave.delay()]
+        last = after.delay()
+        running.run_until_idle(timeout=PATIENCE)
+        assert [r.state for r in left] == [State.FAILURE] * 2
+        assert last.get(timeout=PATIENCE) == 1
+
+
+def test_a_hook_that_leaves_is_logged(plain: CloudQ, caplog: pytest.LogCaptureFixture) -> None:
+    @plain.task(name="work", base=Leaving)
+    def work() -> str:
+        return "value"
+
+    result = work.delay()
+    drain(plain)
+    assert result.get(timeout=PATIENCE) == "value"
+    assert "a hook raised" in caplog.text
+
+
+def test_a_receiver_that_leaves_is_logged(plain: CloudQ, caplog: pytest.LogCaptureFixture) -> None:
+    task: Any = plain.task(name="work")(lambda: "value")
+
+    def leave(**told: Any) -> None:
+        sys.exit(9)
+
+    for signal in (signals.task_received, signals.task_success, signals.task_postrun):
+        signal.connect(leave)
+    try:
+        result = task.delay()
+        drain(plain)
+    finally:
+        for signal in (signals.task_received, signals.task_success, signals.task_postrun):
+            signal.disconnect(leave)
+    assert result.get(timeout=PATIENCE) == "value"
+    assert "tried to end the process" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"), [(Unknown("bob"), "user bob is unknown"), (Told("bob"), "told bob")]
+)
+def test_the_text_of_an_error_comes_back_as_it_was(
+    plain: CloudQ, error: Exception, text: str
+) -> None:
+    @plain.task(name="look", max_retries=0)
+    def look() -> None:
+        raise error
+
+    result = look.delay()
+    drain(plain)
+    with pytest.raises(type(error)) as caught:
+        result.get(timeout=PATIENCE)
+    assert str(caught.value) == text
