@@ -14,7 +14,16 @@ from cloudq_deploy.pyproject import OTHER_TABLES, RUNTIMES, checked, own_runtime
 
 AWS_ONLY = (
     *("architecture", "functions", "package", "image", "batch_size", "batch_window"),
-    *("max_concurrency", "tracing", "layers", "alarm_topic", "kms_key", "tags", "services"),
+    *(
+        "max_concurrency",
+        "tracing",
+        "layers",
+        "alarm_topic",
+        "kms_key",
+        "tags",
+        "services",
+        "permissions_boundary",
+    ),
 )
 """Options that `[tool.cloudq.deploy]` takes for AWS beside the shared ones."""
 

@@ -100,7 +100,7 @@ def test_commands_are_obeyed_once_in_their_order_though_one_fails(beating: Beati
     beating.store.gate.set()
     assert [collect(beating.backend, c, ["w"], timeout=PATIENCE)["w"] for c in commands] == [
         {"ok": {}},
-        {"error": "cannot"},
+        {"error": "ValueError: cannot"},
         {"ok": {}},
     ]
     assert beating.obeyed == ["a", "fail", "b"]
