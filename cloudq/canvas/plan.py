@@ -18,6 +18,7 @@ from cloudq.broker.retry import PublishPolicy, publish_policy
 from cloudq.canvas.freeze import Outline, end_of, final_id, frozen, outline, walk
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
 from cloudq.driver import Item, Value
+from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import to_wire
 from cloudq.publishing.builder import MessageBuilder
@@ -222,7 +223,7 @@ class Planner:
         for start in range(0, len(ids), SHARD):
             part = ids[start : start + SHARD]
             left = frozenset(str(first + start + n) for n in range(len(part)))
-            fields: dict[str, Value] = {"left": left, "ids": orjson.dumps(list(part)).decode()}
+            fields: dict[str, Value] = {"left": left, "ids": json_text(list(part)).decode()}
             key = shard_key(join, (first + start) // SHARD)
             shards.append(Item(key=key, fields=fields, expires=expires))
         return shards
@@ -240,7 +241,7 @@ class Planner:
         fields: dict[str, Value] = {
             "shards": shards,
             "count": count,
-            "follows": orjson.dumps(follows).decode(),
+            "follows": json_text(follows).decode(),
         }
         return Item(
             key=join_key(join),

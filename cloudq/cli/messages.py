@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import orjson
-
 from cloudq.app import CloudQ
 from cloudq.cli.output import shorten, since, table
 from cloudq.driver import Peeked
 from cloudq.driver.adapters import adapter
 from cloudq.errors import DecodeError
+from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
 
 _ARGS = 40
@@ -80,8 +79,8 @@ def backend_example(broker: str) -> str:
 
 def brief_arguments(message: TaskMessage, length: int = _ARGS) -> str:
     """Return the arguments of a call as written in Python, shortened."""
-    positional = [orjson.dumps(arg).decode() for arg in message.args]
-    named = [f"{key}={orjson.dumps(value).decode()}" for key, value in message.kwargs.items()]
+    positional = [json_text(arg).decode() for arg in message.args]
+    named = [f"{key}={json_text(value).decode()}" for key, value in message.kwargs.items()]
     return shorten(", ".join((*positional, *named)), length)
 
 

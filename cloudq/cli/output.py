@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cloudq.errors import ConfigurationError
+from cloudq.messages.json_text import json_text
 
 # A pipe has no width, and its reader wants whole lines.
 _PIPE_WIDTH = 400
@@ -27,7 +28,7 @@ def console() -> Console:
 def emit(value: object, *, indent: bool = True) -> None:
     """Print JSON on standard output."""
     option = orjson.OPT_INDENT_2 if indent else 0
-    typer.echo(orjson.dumps(value, option=option, default=str).decode())
+    typer.echo(json_text(value, option=option, default=str).decode())
 
 
 def complain(message: str, *, kind: str = "error") -> None:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from cloudq.clock import Clock, real_time
 from cloudq.driver import Item, Key, Value
-from cloudq.errors import DecodeError
+from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode
+from cloudq.messages.json_text import json_text
 from cloudq.results.record import TERMINAL, Record, State
 from cloudq.settings import Level
 
@@ -124,7 +123,10 @@ class History:
             return None
         if not message.args and not message.kwargs:
             return None
-        text = orjson.dumps([message.args, message.kwargs], default=str).decode()
+        try:
+            text = json_text([message.args, message.kwargs], default=str).decode()
+        except EncodeError:  # an integer, say, that JSON in Python has and orjson has not
+            return None
         return text if len(text) <= _LONGEST_ARGS else f"{text[:_LONGEST_ARGS]}…"
 
 

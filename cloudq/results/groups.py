@@ -9,6 +9,7 @@ import orjson
 
 from cloudq.driver import Item, Key
 from cloudq.errors import BackendError, InvalidArguments
+from cloudq.messages.json_text import json_text
 from cloudq.results.backend import Backend
 from cloudq.results.record import State, failure
 from cloudq.results.result import AsyncResult, actions_of, wait_for
@@ -237,7 +238,7 @@ def restored(outlines: str, make: Make) -> list[Any]:
 
 def save_group(result: GroupResult[Any], backend: Backend) -> None:
     """Store the ids of a group's members."""
-    fields = {"ids": orjson.dumps(result.as_tuple()).decode()}
+    fields = {"ids": json_text(result.as_tuple()).decode()}
     expires = backend.clock() + backend.expires
     failures = backend.put([Item(key=_group_key(result.id), fields=fields, expires=expires)])
     if failures:

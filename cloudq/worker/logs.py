@@ -6,11 +6,10 @@ import logging
 import sys
 from collections.abc import Iterator
 
-import orjson
-
 import cloudq
 from cloudq.app import CloudQ
 from cloudq.driver.adapters import declared
+from cloudq.messages.json_text import json_text
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool_kinds import PoolKind
 
@@ -31,7 +30,7 @@ class JsonLines(logging.Formatter):
         fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(fields, default=str).decode()
+        return json_text(fields, default=str).decode()
 
 
 class Lines(logging.Formatter):

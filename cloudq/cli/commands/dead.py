@@ -16,6 +16,7 @@ from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq.cli.output import complain, confirm, emit, fields, local, note, say, since
 from cloudq.driver import Failure
 from cloudq.errors import ConfigurationError
+from cloudq.messages.json_text import json_text
 
 cli = typer.Typer(no_args_is_help=True, help="List, redrive and delete dead letters.")
 
@@ -85,7 +86,7 @@ def show(
         )
     )
     if content:
-        say(orjson.dumps(content, option=orjson.OPT_INDENT_2, default=str).decode())
+        say(json_text(content, option=orjson.OPT_INDENT_2, default=str).decode())
 
 
 @cli.command()

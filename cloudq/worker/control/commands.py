@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-import orjson
 import psutil
 
 import cloudq
 from cloudq.driver import Scheduled
 from cloudq.errors import ConfigurationError, DecodeError
 from cloudq.messages.body import decode
+from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
 from cloudq.monitoring.commands import Command
 from cloudq.monitoring.heartbeats import Heartbeat
@@ -274,7 +274,7 @@ def _request(message: TaskMessage) -> dict[str, Any]:
 
 def _short(values: Any) -> Any:
     """Return the arguments as on the wire, or the beginning of their text where that is long."""
-    text = orjson.dumps(values, default=str).decode()
+    text = json_text(values, default=str).decode()
     return values if len(text) <= _ARGUMENTS else f"{text[:_ARGUMENTS]}…"
 
 
