@@ -30,6 +30,7 @@ from cloudq.results.result import AsyncResult, EagerResult
 from cloudq.results.terminate import Termination
 from cloudq.runtime import Runtime
 from cloudq.settings import Settings
+from cloudq.tasks.call_arguments import call_arguments
 from cloudq.tasks.call_options import CallOptions, Options
 from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.priorities import queues_for
@@ -301,7 +302,8 @@ class CloudQ:
         task = self.tasks.get(name)
         if task is not None:
             return task.apply_async(args, kwargs, **options)
-        return self.publisher.send_by_name(name, Options.of(options), args, kwargs or {})
+        given = call_arguments(args, kwargs)
+        return self.publisher.send_by_name(name, Options.of(options), *given)
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 (Celery's name)
         """The result of a task by its id."""

@@ -22,12 +22,10 @@ def builtin_tasks(app: TaskApp, tasks: Mapping[str, Task[..., Any]]) -> dict[str
         return values
 
     def map_(task: str, items: list[Any]) -> list[Any]:
-        run = _found(tasks, task)
-        return [run(item) for item in items]
+        return [_run(tasks, task, (item,)) for item in items]
 
     def starmap(task: str, items: list[Sequence[Any]]) -> list[Any]:
-        run = _found(tasks, task)
-        return [run(*item) for item in items]
+        return [_run(tasks, task, item) for item in items]
 
     functions: dict[str, Callable[..., Any]] = {COLLECT: collect, MAP: map_, STARMAP: starmap}
     return {
@@ -40,6 +38,13 @@ def builtin_tasks(app: TaskApp, tasks: Mapping[str, Task[..., Any]]) -> dict[str
         )
         for name, function in functions.items()
     }
+
+
+def _run(tasks: Mapping[str, Task[..., Any]], name: str, given: Sequence[Any]) -> Any:
+    """Run a task on one item, whose values its hints make whole."""
+    task = _found(tasks, name)
+    args, kwargs = task.arguments.read(given, {})
+    return task(*args, **kwargs)
 
 
 def _found(tasks: Mapping[str, Task[..., Any]], name: str) -> Task[..., Any]:

@@ -173,7 +173,7 @@ class Executor:
             args, kwargs = arguments(job.message)
             if job.message.gather is not None:
                 args = [self._workflows.gather(job.message.gather), *args]
-            args, kwargs = task.arguments.check(args, kwargs)
+            args, kwargs = task.arguments.read(args, kwargs)
             wait = enter(job, task, args, kwargs) if enter is not None else None
             if wait is not None:
                 return self._outcomes.over_limit(job, wait)
@@ -239,9 +239,15 @@ class Executor:
         if asked:
             return settle_raised(self._outcomes, job, task, asked[0], started), asked[0]
         try:
-            return self._outcomes.succeeded(job, dump_value(value), started), value
+            return self._outcomes.succeeded(job, self._written(job, task, value), started), value
         except Exception as error:  # also what the value's own methods raise
             return self._outcomes.failed(job, error, started), error
+
+    def _written(self, job: Job, task: Task[..., Any], value: object) -> str:
+        """Write a value as JSON text; one that is kept must come back as its type hint says."""
+        message = job.message
+        is_unread = self._outcomes.ignores_result(message) and not (message.chain or message.link)
+        return dump_value(value) if is_unread else task.arguments.written_result(value)
 
     def _request(
         self, job: Job, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -319,7 +325,7 @@ class Executor:
         if task.policy.throttle is None:
             return
         try:
-            args, kwargs = task.arguments.check(*arguments(job.message))
+            args, kwargs = task.arguments.read(*arguments(job.message))
             named = partial(task.arguments.named, args, kwargs)
             self._gate.stopped(self.backend, task.policy.throttle, job.message, args, kwargs, named)
         except Exception as error:  # also what the user's key function raises

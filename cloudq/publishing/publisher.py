@@ -64,6 +64,15 @@ class Publisher:
             self._send_all([message], [options])
         return self.results.of(message.id, task)
 
+    def copied(
+        self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Check and write the arguments of a call, and return them as a message has them.
+
+        Raises as `send`, but for the broker.
+        """
+        return self.builder.copied(task, options, args, kwargs)
+
     def send_many(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
         """Publish many calls in few requests. All are checked before the first is sent."""
         prepared = list(calls)
