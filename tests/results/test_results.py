@@ -19,6 +19,7 @@ from cloudq import (
     CloudQError,
     ConfigurationError,
     DecodeError,
+    EncodeError,
     Reject,
     ResultTimeout,
     State,
@@ -203,10 +204,17 @@ def test_a_result_that_does_not_fit_its_type_is_said_so(app: Bench) -> None:
     def point() -> Point:
         return {"x": "no"}  # type: ignore[return-value]
 
-    result = point.delay()
+    @app.task(name="other")
+    def other() -> str:
+        return "no"
+
+    result, unlike = point.delay(), other.delay()
     app.work()
-    with pytest.raises(DecodeError, match="the result of point does not fit its type"):
+    with pytest.raises(EncodeError, match="the result of point does not fit its type"):
         result.get(timeout=0)
+    assert result.state == State.FAILURE
+    with pytest.raises(DecodeError, match="the result of point does not fit its type"):
+        point.AsyncResult(unlike.id).get(timeout=0)
 
 
 def test_none_is_a_value(app: Bench) -> None:

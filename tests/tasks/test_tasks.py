@@ -155,7 +155,6 @@ def test_calling_a_bound_task_passes_the_task(app: Bench) -> None:
         ((1,), {"a": 2}),
         ((1,), {"d": 2}),
         ((), {"b": 2}),
-        ((1,), {1: 2}),
     ],
 )
 def test_a_call_that_does_not_fit_the_signature_sends_nothing(
