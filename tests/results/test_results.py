@@ -61,7 +61,7 @@ class Point:
 
 
 def failing(app: Bench, error: BaseException) -> AsyncResult[None]:
-    @app.task
+    @app.task(name=f"fails.{type(error).__name__}")
     def fails() -> None:
         raise error
 
