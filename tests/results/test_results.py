@@ -60,7 +60,7 @@ class Point:
 
 
 def failing(app: Bench, error: BaseException) -> AsyncResult[None]:
-    @app.task
+    @app.task(name=f"fails-{len(app.tasks)}")
     def fails() -> None:
         raise error
 
