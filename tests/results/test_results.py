@@ -19,7 +19,6 @@ from cloudq import (
     CloudQError,
     ConfigurationError,
     DecodeError,
-    EncodeError,
     Reject,
     ResultTimeout,
     State,
@@ -61,7 +60,7 @@ class Point:
 
 
 def failing(app: Bench, error: BaseException) -> AsyncResult[None]:
-    @app.task(name=f"fails.{type(error).__name__}")
+    @app.task(name=f"fails-{len(app.tasks)}")
     def fails() -> None:
         raise error
 
@@ -204,17 +203,10 @@ def test_a_result_that_does_not_fit_its_type_is_said_so(app: Bench) -> None:
     def point() -> Point:
         return {"x": "no"}  # type: ignore[return-value]
 
-    @app.task(name="other")
-    def other() -> str:
-        return "no"
-
-    result, unlike = point.delay(), other.delay()
+    result = point.delay()
     app.work()
-    with pytest.raises(EncodeError, match="the result of point does not fit its type"):
-        result.get(timeout=0)
-    assert result.state == State.FAILURE
     with pytest.raises(DecodeError, match="the result of point does not fit its type"):
-        point.AsyncResult(unlike.id).get(timeout=0)
+        result.get(timeout=0)
 
 
 def test_none_is_a_value(app: Bench) -> None:
