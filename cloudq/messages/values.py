@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -26,7 +25,9 @@ MAX_DEPTH = 100
 _INT64 = 2**63
 _SCALARS = frozenset({str, bool, type(None)})
 # What JSON has no word for, and what orjson writes as `null` or refuses.
-_UNUSUAL = re.compile(rb"[0-9](?:[0-9]{18}|[eE]\+?[0-9]{3})")
+# It is looked for in the text with every digit as 0: a third of a regular expression's time.
+_SHAPES = bytes.maketrans(b"123456789EI", b"000000000eN")
+_LONG = b"0" * 19
 _READ_AS_THEY_ARE = frozenset({str, int, float, bool, type(None)})
 
 
@@ -360,7 +361,10 @@ def json_bytes(value: object) -> bytes:
 
 def has_unusual(body: bytes) -> bool:
     """Tell whether a JSON text may hold numbers that JSON's writers cannot write again."""
-    return b"NaN" in body or b"Infinity" in body or _UNUSUAL.search(body) is not None
+    shape = body.translate(_SHAPES, b"+")
+    if _LONG in shape or b"0e000" in shape:
+        return True
+    return b"N" in shape and (b"NaN" in body or b"Infinity" in body)
 
 
 def plain_numbers(value: Any) -> Any:
