@@ -87,8 +87,8 @@ def test_a_file_that_does_not_parse_is_an_error(elsewhere: Path) -> None:
 
 
 def test_a_variable_that_does_not_parse_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLOUDQ_INCLUDE", "a,b")
-    with pytest.raises(ConfigurationError, match=r'cannot read the settings: .*"include".*Env'):
+    monkeypatch.setenv("CLOUDQ_INCLUDE", "[a,b]")
+    with pytest.raises(ConfigurationError, match=r"CLOUDQ_INCLUDE has to be .*, for example shop"):
         CloudQ()
 
 

@@ -31,6 +31,7 @@ from pydantic_settings import (
 from cloudq.driver.adapters import default_backend
 from cloudq.driver.loader import installed
 from cloudq.errors import DISTRIBUTION, ConfigurationError
+from cloudq.settings.environment import Environment, variable_of
 from cloudq.text import describe, masked
 
 Serializer = Literal["json", "msgpack", "yaml", "pickle"]
@@ -316,7 +317,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = TomlConfigSettingsSource(settings_cls, _config_file())
-        return init_settings, env_settings, file
+        return init_settings, Environment(settings_cls), file
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         return [(name, masked({str(name): value})[str(name)]) for name, value in self]
@@ -393,8 +394,7 @@ def _origin(name: str, values: Mapping[str, Any]) -> str:
     setting = name.partition(".")[0]
     if setting in values:
         return ""
-    variable = f"CLOUDQ_{setting.upper()}"
-    if any(given.upper() == variable for given in os.environ):
+    if variable := variable_of(setting):
         return f" from {variable}"
     file = _config_file()
     return f" in {file}" if file.is_file() else ""
