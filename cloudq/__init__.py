@@ -29,12 +29,14 @@ if TYPE_CHECKING:
         TaskRevoked,
         TimeLimitExceeded,
         UnknownTask,
+        WaitInTask,
         WorkerLost,
     )
     from cloudq.monitoring.task_logger import get_task_logger
     from cloudq.results.groups import GroupResult, ResultSet
     from cloudq.results.record import State
     from cloudq.results.result import AsyncResult, EagerResult, wait_for
+    from cloudq.results.waiting import allow_join_result
     from cloudq.schedules.when import at, crontab, every, solar
     from cloudq.tasks.request import Call, Context, Middleware, Request, current_request
     from cloudq.tasks.signature import Node, Signature, chain, chord, group
@@ -79,7 +81,9 @@ __all__ = [
     "TaskRevoked",
     "TimeLimitExceeded",
     "UnknownTask",
+    "WaitInTask",
     "WorkerLost",
+    "allow_join_result",
     "at",
     "chain",
     "chord",
@@ -132,7 +136,9 @@ _HOMES = {
     "TaskRevoked": "cloudq.errors",
     "TimeLimitExceeded": "cloudq.errors",
     "UnknownTask": "cloudq.errors",
+    "WaitInTask": "cloudq.errors",
     "WorkerLost": "cloudq.errors",
+    "allow_join_result": "cloudq.results.waiting",
     "at": "cloudq.schedules.when",
     "chain": "cloudq.tasks.signature",
     "chord": "cloudq.tasks.signature",

@@ -104,6 +104,10 @@ class ResultTimeout(CloudQError, TimeoutError):
     """`AsyncResult.get` waited for `timeout` seconds and the task had not finished."""
 
 
+class WaitInTask(CloudQError, RuntimeError):
+    """A task waits for another one where that might never end; nothing was waited for."""
+
+
 class TaskFailure(CloudQError):
     """A task failed elsewhere and its exception's class is not known here.
 

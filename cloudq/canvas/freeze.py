@@ -98,6 +98,28 @@ def walk(node: Node[Any]) -> Iterator[Node[Any]]:
         yield from walk(part)
 
 
+def has_given_ids(node: Node[Any]) -> bool:
+    """Tell whether the caller gave an id to a task of a node that is not frozen yet."""
+    return any(
+        each.options.get("task_id") is not None or any(map(has_given_ids, each.links))
+        for each in walk(node)
+        if isinstance(each, Signature)
+    )
+
+
+def mark(result: Any, call: str) -> None:
+    """Give the results of a workflow the mark of its calls."""
+    waiting: list[Any] = [result]
+    while waiting:
+        each = waiting.pop()
+        if each.member_tuples() is None:
+            each.call = call
+        else:
+            waiting += each.results
+        if each.parent is not None:
+            waiting.append(each.parent)
+
+
 def end_of(node: Node[Any]) -> Node[Any]:
     """Return the signature whose value is that of a node frozen for a slot."""
     if isinstance(node, chain):

@@ -278,6 +278,7 @@ class Joins:
             error=why,
             finished_at=self.backend.clock(),
             parent=place.parent,
+            call=place.call,
         )
         inside, after = self._calls([follows["node"]]), self._calls(place.rest)
         ends = {call.id for call in last(node)}
@@ -370,4 +371,5 @@ def _place(follows: Mapping[str, Any]) -> Place:
         group=follows.get("group"),
         depth=follows.get("depth", 0),
         headers=follows.get("headers", {}),
+        call=follows.get("call"),
     )

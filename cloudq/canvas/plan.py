@@ -49,7 +49,10 @@ class Before:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The position of a node: the steps after it, the slot for its value, and its origin."""
+    """The position of a node: the steps after it, the slot for its value, and its origin.
+
+    `call` is the mark of a workflow in which the caller gave ids of tasks.
+    """
 
     rest: tuple[Wire, ...] = ()
     slot: Slot | None = None
@@ -58,6 +61,7 @@ class Place:
     group: str | None = None
     depth: int = 0
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    call: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,6 +113,7 @@ class Planner:
             parent=message.id,
             depth=message.depth,
             headers=message.headers,
+            call=message.call,
         )
         if record.state is not State.SUCCESS:
             errbacks = [from_dict(errback) for errback in message.link_error]
@@ -147,6 +152,7 @@ class Planner:
             group=message.group,
             depth=message.depth + 1,
             headers=message.headers,
+            call=message.call,
         )
         plan = self.start(made, Before(), place)
         generation = {"replaced": message.replaced + 1}
@@ -256,7 +262,7 @@ class Planner:
         follows: Wire = {"node": node, "rest": list(place.rest), "body": final_id(body)}
         if place.slot is not None:
             follows["slot"] = place.slot.to_wire()
-        for name in ("root", "parent", "group", "depth", "headers"):
+        for name in ("root", "parent", "group", "depth", "headers", "call"):
             if getattr(place, name):
                 follows[name] = getattr(place, name)
         text, key = json_text(follows).decode(), join_key(join)
@@ -308,6 +314,7 @@ class Planner:
             link_error=[errback.to_dict() for errback in node.link_errors],
             slot=place.slot.to_wire() if place.slot is not None else None,
             gather=before.gather if takes else None,
+            call=place.call,
         )
         if message.protocol == CELERY and any("more" in step for step in message.chain):
             # Celery's workers know nothing of stored steps.

@@ -8,7 +8,15 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from cloudq.canvas.freeze import final_id, flattened, frozen, result_of
+from cloudq.canvas.freeze import (
+    final_id,
+    flattened,
+    frozen,
+    has_given_ids,
+    last,
+    mark,
+    result_of,
+)
 from cloudq.canvas.join_items import store_joins
 from cloudq.canvas.joins import Joins
 from cloudq.canvas.plan import Before, Place, Plan, Planner, trace_of
@@ -78,9 +86,10 @@ class Workflows:
                 "call it inside one"
             )
         slot = Slot.from_wire(request.slot)
+        place = self._starter.marked(node, self._place())
         made = frozen(node, in_slot=True)
         added = joins.add(slot, final_id(made))
-        place = self._place(slot=added, group=slot.join)
+        place = replace(place, slot=added, group=slot.join)
         self._starter.carry_out(self.planner.start(made, Before(), place))
         return self._make(final_id(made), "")
 
@@ -91,11 +100,9 @@ class Workflows:
             raise ConfigurationError(_NO_STORE)
         return joins.values(join)
 
-    def _place(self, *, slot: Slot | None = None, group: str | None = None) -> Place:
+    def _place(self) -> Place:
         parent = current_request.get()
         return Place(
-            slot=slot,
-            group=group,
             root=parent.root_id if parent else None,
             parent=parent.id if parent else None,
             depth=depth_below(parent, self._runtime.conf.max_depth),
@@ -140,9 +147,10 @@ class Starter:
             self._checks.shape(whole)
             whole = whole.clone(args, kwargs)
         self._checks.check(whole)
+        place = self.marked(whole, place)
         made = frozen(whole)
         self.carry_out(self._planned(whole, made, place))
-        return result_of(made, self._make)
+        return self._result(made, place.call)
 
     def _planned(self, node: Node[Any], made: Node[Any], place: Place) -> Plan:
         try:
@@ -170,6 +178,21 @@ class Starter:
                 unsent=sorted(unsent),
             ) from error
 
+    def marked(self, node: Node[Any], place: Place) -> Place:
+        """Mark the place of a node in which the caller gave ids: its calls are new ones."""
+        return replace(place, call=self._publisher.new_mark()) if has_given_ids(node) else place
+
+    def _result(self, made: Node[Any], call: str | None) -> AnyResult:
+        """Return the result of a node that is in no slot, and say what will not be recorded."""
+        result = result_of(made, self._make)
+        leaves = result.leaves() if isinstance(result, GroupResult) else [result]
+        for leaf, one in zip(leaves, last(made), strict=True):
+            ignores = self._publisher.results.ignores
+            leaf.ignored = ignores(one.task, one.options.get("ignore_result"))
+        if call is not None:
+            mark(result, call)
+        return result
+
     def _store(self) -> Backend:
         backend = self._runtime.backend
         if backend is None:
@@ -184,12 +207,13 @@ class Starter:
                 plan = Plan()
                 sending: list[Any] = []
                 for member in portion:
+                    inside = self.marked(member, replace(place, group=id))
                     made = frozen(member)
-                    started = self._planned(member, made, replace(place, group=id))
+                    started = self._planned(member, made, inside)
                     plan.items += started.items
                     plan.messages += started.messages
                     plan.publishing |= started.publishing
-                    sending.append(result_of(made, self._make))
+                    sending.append(self._result(made, inside.call))
                 self.carry_out(plan, _ids(results))
                 results += sending
         return GroupResult(id, results)
@@ -197,6 +221,7 @@ class Starter:
     def _stream_chord(self, node: chord[Any], place: Place) -> AnyResult:
         """Send a chord from a generator; its join stays open until the last member is sent."""
         self._checks.check(node.body.clone(("values",)))
+        place = self.marked(node.body, place)
         join, body = new_id(), frozen(node.body)
         plan = Plan()
         root = self._planner.root_item(plan, join, body, place, frozenset({"open"}), 0)
@@ -219,16 +244,21 @@ class Starter:
         closed = self._store().update(key, closing)
         if not closed.fields.get("shards"):
             self._joins.go_on(join, closed.fields)
-        return result_of(body, self._make, GroupResult(join, results))
+        result = result_of(body, self._make, GroupResult(join, results))
+        if place.call is not None:
+            mark(result, place.call)
+        return result
 
     def _stream_members(
         self, join: str, portion: Sequence[Node[Any]], results: list[Any], place: Place
     ) -> None:
         first = len(results)
+        places = [self.marked(member, place) for member in portion]
         made = [frozen(member, in_slot=True) for member in portion]
         plan, sending = Plan(), list[Any]()
         for index, member in enumerate(made, start=first):
-            inside = replace(place, slot=Slot(join=join, index=index), group=join)
+            where = places[index - first]
+            inside = replace(where, slot=Slot(join=join, index=index), group=join)
             started = self._planned(portion[index - first], member, inside)
             plan.items += started.items
             plan.messages += started.messages

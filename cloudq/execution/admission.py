@@ -194,6 +194,9 @@ class Admission:
 
     def _judged(self, job: Job, record: Record | None) -> Job | Settlement:
         """Return the job to run, or its settlement where its record or message forbids that."""
+        record = own_word(record, job.message)
+        if job.message.call is not None:  # another call of its id may be running
+            job = replace(job, fenced=True)
         if record is not None and record.dead_lettered:
             if job.delivery.attempts > 1:  # dead-lettering it was interrupted
                 reason = record.error or "dead-lettered"
@@ -266,9 +269,22 @@ class Admission:
         standing = backend.advance(replace(self._outcomes.record(job, state), worker=None))
         if standing is None:
             return replace(job, fenced=True)
+        if standing.call != job.message.call:  # its record is kept by another call of its id
+            return replace(job, fenced=True)
         if standing.terminal:
             return already_done(job.message, standing)
         return unrecorded(job.message, Action.NOTHING, reason="a later delivery has it")
+
+
+def own_word(record: Record | None, message: TaskMessage) -> Record | None:
+    """Return what a record says of this call, None if it is of another call of the same id.
+
+    A revocation is of the id: it concerns each call that has not ended.
+    """
+    if record is None or record.call == message.call:
+        return record
+    is_revoked = record.revoked and not record.terminal
+    return Record(id=record.id, state=State.PENDING, revoked=True) if is_revoked else None
 
 
 def already_done(message: TaskMessage, record: Record) -> Settlement:

@@ -1,19 +1,25 @@
-"""Calls the function of a task within its time limits, and runs coroutines to their end."""
+"""Calls the function of a task in its surroundings and within its time limits."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
+from cloudq.execution import django
 from cloudq.execution.interrupt import Alarms, Interruptible, disarm, thread_alarm
+from cloudq.results.waiting import RUNNING_IN, Places
 from cloudq.tasks.request import Context
 from cloudq.tasks.task import Task, is_awaited
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 RunAsync = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine to its end and returns its value."""
@@ -24,12 +30,14 @@ class ExecutorOptions(TypedDict, total=False):
 
     `run_async` runs the coroutines of `async def` tasks. `stop_at_hard_limit` raises
     `TimeLimitExceeded` inside a task at its hard limit. `is_eager`: in the caller's thread.
+    `places` are those of the process, in which calls run at the same time.
     """
 
     hostname: str
     run_async: RunAsync | None
     stop_at_hard_limit: bool
     is_eager: bool
+    places: Places | None
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -78,10 +86,14 @@ class FunctionCall:
         if request.time_limit is not None and self._stop_at_hard_limit:
             alarms.append((request.time_limit, TimeLimitExceeded))
         if task.is_coroutine:
-            return self._run_async(self._awaited(function(*args, **context.kwargs), alarms))
+            return self._run_async(
+                self._surrounded(context, function(*args, **context.kwargs), alarms)
+            )
         value = self._plainly(function, args, context.kwargs, alarms)
         # A plain function around an `async def`, as many decorators make them, returns a coroutine.
-        return self._run_async(self._awaited(value, alarms)) if is_awaited(value) else value
+        if not is_awaited(value):
+            return value
+        return self._run_async(self._surrounded(context, value, alarms))
 
     def _plainly(
         self,
@@ -100,6 +112,18 @@ class FunctionCall:
         finally:
             disarm(set_alarms)
 
+    def _surrounded(
+        self,
+        context: Context,
+        given: Awaitable[Any],
+        alarms: Sequence[tuple[float, type[BaseException]]],
+    ) -> Coroutine[Any, Any, Any]:
+        """Return a coroutine that awaits one; under Django with connections of its own."""
+        awaited = self._awaited(given, alarms)
+        if context.request.is_eager or not _uses_django():
+            return awaited
+        return django.with_own_connections(awaited)
+
     async def _awaited(
         self,
         given: Awaitable[Any],
@@ -113,3 +137,32 @@ class FunctionCall:
                 stack.callback(alarm.cancel)
                 self._alarms.set(after, alarm)
             return await awaitable
+
+
+class Surroundings:
+    """The surroundings of calls in the `places` of a process. Safe to use from many threads.
+
+    Without places, calls run in their caller's thread, and leave the caller's surroundings alone.
+    """
+
+    def __init__(self, places: Places | None) -> None:
+        self._places = places
+
+    def run(self, call: Callable[[T], R], given: T) -> R:
+        """Make a call, whose context is its own; under Django, care for connections around it."""
+        if self._places is None:
+            return call(given)
+        RUNNING_IN.set((self._places, object()))
+        if _uses_django():
+            django.before_call()
+        try:
+            return call(given)
+        finally:
+            if _uses_django():  # it may have set it up itself
+                django.after_call()
+
+
+def _uses_django() -> bool:
+    """Tell whether this program has configured Django; it costs one look-up."""
+    conf: Any = sys.modules.get("django.conf")
+    return conf is not None and conf.settings.configured

@@ -266,6 +266,14 @@ def _advance(pair: Settled, backend: Backend) -> Settled:
     if standing is None:
         backend.note(settlement.record, delivery.body)
         return pair
+    if standing.call != settlement.record.call:  # a later call of its id keeps the record
+        log.info(
+            "task %s: its %s is not recorded, since a later call of its id is",
+            settlement.task_id,
+            settlement.state,
+        )
+        backend.note(settlement.record, delivery.body)
+        return pair
     if standing.terminal:  # the recorded end counts, also for the task's chord
         member_result = settlement.member_result and replace(
             settlement.member_result, record=standing

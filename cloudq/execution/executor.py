@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,7 @@ from cloudq.driver import Delivery
 from cloudq.errors import ServiceError, UnknownTask
 from cloudq.execution import idempotency, lifecycle
 from cloudq.execution.admission import Admission, bare
-from cloudq.execution.call import FunctionCall, RunAsync, run_coroutine
+from cloudq.execution.call import FunctionCall, RunAsync, Surroundings, run_coroutine
 from cloudq.execution.outcomes import Job, Outcomes, with_children
 from cloudq.execution.raised import settle_raised
 from cloudq.execution.settlement import NEVER, Settled, Settlement
@@ -32,12 +31,13 @@ from cloudq.messages.values import dump_value
 from cloudq.publishing.tracing import open_tracing
 from cloudq.results.backend import Backend
 from cloudq.results.record import State
+from cloudq.results.waiting import Places
 from cloudq.runtime import Runtime
 from cloudq.tasks.limits.concurrency import PermitRequest
 from cloudq.tasks.limits.gate import Caller, Gate, Visit, Wait
 from cloudq.tasks.limits.rules import Rate, Throttle, rate_of
 from cloudq.tasks.limits.unique import begin, pause
-from cloudq.tasks.request import Call, Context, Middleware, Request, current_request, onion
+from cloudq.tasks.request import Call, Context, Middleware, current_request, onion
 from cloudq.tasks.task import Task
 
 log = logging.getLogger("cloudq.execution")
@@ -57,7 +57,8 @@ class Executor:
 
     `run_async` runs a coroutine to its end and gives its value. `stop_at_hard_limit` raises
     `TimeLimitExceeded` inside a task at its hard limit, for places where no supervisor can stop
-    the process.
+    the process. `places` are those of the process, for this one and others like it; left out,
+    one.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Executor:
         run_async: RunAsync | None = None,
         stop_at_hard_limit: bool = False,
         is_eager: bool = False,
+        places: Places | None = None,
     ) -> None:
         self.runtime = runtime
         self.clock = runtime.clock
@@ -86,6 +88,7 @@ class Executor:
         self.tracing = open_tracing(runtime.conf.tracing)
         interrupts = stop_at_hard_limit or is_eager
         calling = FunctionCall(tasks, run_async or run_coroutine, stop_at_hard_limit=interrupts)
+        self._surroundings = Surroundings(None if is_eager else places or Places(1))
         self._call: Call = onion(middleware, calling) if middleware else calling
 
     @property
@@ -167,7 +170,7 @@ class Executor:
         Each call has a context of its own: no context variable that it sets is seen by another.
         """
         try:
-            return copy_context().run(self._traced, job)
+            return copy_context().run(self._surroundings.run, self._traced, job)
         except Exception as error:  # else the job would keep its lease and its slot
             return self.spoiled(job, error)
 
@@ -218,7 +221,13 @@ class Executor:
             return self._with_claim(settlement, claimed) if claimed else settlement
         self._tell_started(job, task, started)
         context = Context(
-            request=self._request(job, task, args, kwargs),
+            request=lifecycle.request_of(
+                job,
+                (task.name, args, kwargs),
+                self._outcomes.limits(job.message),
+                hostname=self._hostname,
+                is_eager=self._is_eager,
+            ),
             args=args,
             kwargs=kwargs,
             retried=partial(self._outcomes.is_retried, job, task),
@@ -279,38 +288,6 @@ class Executor:
         message = job.message
         is_unread = self._outcomes.ignores_result(message) and not (message.chain or message.link)
         return dump_value(value) if is_unread else task.arguments.written_result(value)
-
-    def _request(
-        self, job: Job, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Request:
-        message = job.message
-        soft, hard = self._outcomes.limits(message)
-        return Request(
-            id=message.id,
-            task=task.name,
-            args=args,
-            kwargs=kwargs,
-            queue=message.queue,
-            retries=message.retries,
-            attempts=job.delivery.attempts,
-            root_id=message.root or message.id,
-            parent_id=message.parent,
-            group=message.group,
-            eta=_datetime(message.not_before),
-            expires=_datetime(message.expires),
-            headers=message.headers,
-            depth=message.depth,
-            slot=message.slot,
-            shadow=message.shadow,
-            fence=job.fence,
-            progress=job.progress,
-            children=[],
-            asked=[],
-            time_limit=hard,
-            soft_time_limit=soft,
-            hostname=self._hostname,
-            is_eager=self._is_eager,
-        )
 
     def _tell_started(self, job: Job, task: Task[..., Any], started: float) -> None:
         """Record that a call has started, where the task or the event log keeps that."""
@@ -379,7 +356,10 @@ class Executor:
             return None
         hard = self._outcomes.limits(job.message)[1]
         claimant = idempotency.Claimant(
-            owner=job.message.id, fence=job.fence, delivery=self._name(job)
+            owner=job.message.id,
+            fence=job.fence,
+            delivery=self._name(job),
+            call=job.message.call,
         )
         claim = idempotency.claim(self.backend, key, claimant, hard)
         if isinstance(claim, idempotency.Busy):
@@ -393,7 +373,3 @@ class Executor:
     def _with_claim(self, settlement: Settlement, claim: idempotency.Claimed) -> Settlement:
         expires = self.clock() + self.runtime.conf.idempotency_expires
         return idempotency.settled(settlement, claim, expires)
-
-
-def _datetime(at: float | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC)

@@ -64,7 +64,7 @@ def key_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimant:
-    """The owner of a claim: a task's id, its delivery's fence, and the delivery's name.
+    """The owner of a claim: a task's id, its delivery's fence and name, and its call's mark.
 
     A later delivery takes over the claim of an earlier one, and the same delivery may claim
     again. Another copy of the same message, delivered at the same time, may not.
@@ -73,6 +73,7 @@ class Claimant:
     owner: str
     fence: int = 0
     delivery: str = ""
+    call: str | None = None
 
 
 def claim(
@@ -87,9 +88,10 @@ def claim(
     if current is None:
         return Claimed(key=key)
     ended = None
-    if not current.get("done") and current.get("owner") != claimant.owner:
+    if not current.get("done") and not _is_of(current, claimant):
         found = backend.record(str(current.get("owner")))
-        ended = found if found is not None and found.terminal else None
+        is_its = found is not None and found.call == current.get("call")
+        ended = found if is_its and found is not None and found.terminal else None
     if ended is not None and ended.state == State.SUCCESS:
         return Done(owner=ended.id, value=ended.value)
     if ended is not None or _is_ours(current, claimant):
@@ -116,14 +118,17 @@ def _write_claim(
     when: tuple[Check, ...],
 ) -> Mapping[str, Value] | None:
     """Write the claim if `when` holds; else return the fields that are stored."""
+    fields: dict[str, Value] = {
+        "owner": claimant.owner,
+        "fence": claimant.fence,
+        "delivery": claimant.delivery,
+        "done": False,
+    }
+    if claimant.call is not None:
+        fields["call"] = claimant.call
     change = Change(
-        set={
-            "owner": claimant.owner,
-            "fence": claimant.fence,
-            "delivery": claimant.delivery,
-            "done": False,
-        },
-        remove=frozenset({"value"}),
+        set=fields,
+        remove=frozenset({"value", "call"} if claimant.call is None else {"value"}),
         expires=backend.clock() + (time_limit or _IN_PROGRESS),
         when=when,
     )
@@ -141,8 +146,12 @@ def _still(name: str, current: Mapping[str, Value]) -> Check:
     return Check(field=name, op=Op.EQ, value=value)
 
 
+def _is_of(current: Mapping[str, Value], claimant: Claimant) -> bool:
+    return (current.get("owner"), current.get("call")) == (claimant.owner, claimant.call)
+
+
 def _is_ours(current: Mapping[str, Value], claimant: Claimant) -> bool:
-    if current.get("owner") != claimant.owner or current.get("done"):
+    if not _is_of(current, claimant) or current.get("done"):
         return False
     fence = current.get("fence")
     earlier = isinstance(fence, int) and fence < claimant.fence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cloudq import signals
@@ -14,6 +15,7 @@ from cloudq.tasks.hooks import ExceptionInfo
 from cloudq.tasks.request import Context, Request
 
 if TYPE_CHECKING:  # not loaded in programs that only publish
+    from cloudq.execution.outcomes import Job
     from cloudq.execution.settlement import Settlement
     from cloudq.tasks.task import Task
 
@@ -163,4 +165,50 @@ def plain(message: TaskMessage, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         group=message.group,
         headers=message.headers,
         shadow=message.shadow,
+        call=message.call,
     )
+
+
+def request_of(
+    job: Job,
+    call: tuple[str, Sequence[Any], Mapping[str, Any]],
+    limits: tuple[float | None, float | None],
+    *,
+    hostname: str,
+    is_eager: bool,
+) -> Request:
+    """Make the request of a job, whose task and arguments are read; soft and hard `limits`."""
+    message = job.message
+    name, args, kwargs = call
+    soft, hard = limits
+    return Request(
+        id=message.id,
+        task=name,
+        args=args,
+        kwargs=kwargs,
+        queue=message.queue,
+        retries=message.retries,
+        attempts=job.delivery.attempts,
+        root_id=message.root or message.id,
+        parent_id=message.parent,
+        group=message.group,
+        eta=_datetime(message.not_before),
+        expires=_datetime(message.expires),
+        headers=message.headers,
+        depth=message.depth,
+        slot=message.slot,
+        shadow=message.shadow,
+        call=message.call,
+        fence=job.fence,
+        progress=job.progress,
+        children=[],
+        asked=[],
+        time_limit=hard,
+        soft_time_limit=soft,
+        hostname=hostname,
+        is_eager=is_eager,
+    )
+
+
+def _datetime(at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC)

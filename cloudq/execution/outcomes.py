@@ -285,6 +285,7 @@ class Outcomes:
             worker=self._hostname or None,
             parent=message.parent,
             join=message.gather,
+            call=message.call,
         )
 
     def later(self, job: Job, after: float, reason: str) -> Settlement:

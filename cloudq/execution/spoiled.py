@@ -116,6 +116,7 @@ def _of_copy(
         queue=message.queue,
         parent=message.parent,
         join=message.gather,
+        call=message.call,
     )
     ended = replace(
         settlement,

@@ -84,6 +84,7 @@ class TaskMessage(BaseModel):
     turn: Time | None = Field(default=None, description="its turn under a global rate limit")
     continued: Count = Field(default=0, description="how often it went on from a checkpoint")
     unique_key: Key | None = Field(default=None, description="one of these is queued at a time")
+    call: Word | None = Field(default=None, description="tells calls of one given id apart")
     serializer: Word | None = Field(default=None, description="absent: json")
     compression: Word | None = Field(
         default=None, description="of the body, where that saves bytes"

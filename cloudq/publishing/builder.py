@@ -183,6 +183,8 @@ class MessageBuilder:
         conf = self._runtime.conf
         queue = self._queue(task, options)
         fields |= _form(conf, task, queue, options)
+        if fields.get("protocol") is not None:  # which has no field for it
+            fields["call"] = None
         if fields.get("protocol") == CELERY and (fields.get("slot") or fields.get("gather")):
             raise InvalidArguments(
                 f"{name}: a chord cannot have tasks in Celery's protocol, whose workers do not "

@@ -13,6 +13,7 @@ from cloudq.errors import BackendError, ConfigurationError
 from cloudq.messages.message import TaskMessage
 from cloudq.publishing.builder import MessageBuilder
 from cloudq.publishing.results import ResultFactory
+from cloudq.results.call_marks import Marks
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
 from cloudq.tasks.call_arguments import call_arguments
@@ -41,6 +42,7 @@ class Publisher:
         self._tasks = tasks
         self.builder = builder
         self.results = results
+        self._marks = Marks(runtime.clock)
 
     def send(
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -54,11 +56,11 @@ class Publisher:
             return task.app.start(task.linked(options, args, kwargs), (), {})
         if self._runtime.conf.task_always_eager:
             return self._at_once(task, options, args, kwargs)
-        message = self.builder.of_call(task, options, args, kwargs)
+        message = self._marked(self.builder.of_call(task, options, args, kwargs), options)
         if message.unique_key is not None:
             [id] = self._send_unique([message], [options])
             _keep_children([id])
-            return self.results.of(id, task)
+            return self.results.called(message, task, id)
         if options.retry is None and options.retry_policy is None and message.not_before is None:
             if task.policy.throttle is not None:
                 self._refuse_unkept(message)
@@ -66,7 +68,7 @@ class Publisher:
         else:
             self._send_all([message], [options])
         _keep_children([message.id])
-        return self.results.of(message.id, task)
+        return self.results.called(message, task)
 
     def copied(
         self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -82,7 +84,7 @@ class Publisher:
         prepared = list(calls)
         if self._runtime.conf.task_always_eager:
             return [self._at_once(c.task, c.options, c.args, c.kwargs) for c in prepared]
-        messages = [self.message_of(call) for call in prepared]
+        messages = [self._marked(self.message_of(call), call.options) for call in prepared]
         options = [call.options for call in prepared]
         if any(message.unique_key is not None for message in messages):
             ids = self._send_unique(messages, options)
@@ -90,7 +92,8 @@ class Publisher:
             self._send_all(messages, options)
             ids = [message.id for message in messages]
         _keep_children(ids)
-        return [self.results.of(id, call.task) for id, call in zip(ids, prepared, strict=True)]
+        sent = zip(messages, prepared, ids, strict=True)
+        return [self.results.called(message, call.task, id) for message, call, id in sent]
 
     def send_by_name(
         self, name: str, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any] | None
@@ -99,13 +102,31 @@ class Publisher:
         if self._runtime.conf.task_always_eager:
             raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
         message = self.builder.of_name(name, options, *call_arguments(args, kwargs))
+        message = self._marked(message, options)
         if message.unique_key is not None:
             [id] = self._send_unique([message], [options])
         else:
             id = message.id
             self._send_all([message], [options])
         _keep_children([id])
-        return self.results.untyped(id)
+        result = self.results.untyped(id)
+        if id == message.id:
+            result.ignored, result.call = bool(message.ignore_result), message.call
+        return result
+
+    def new_mark(self) -> str:
+        """Make the mark of a call whose id the caller gave: it is a new call, whatever ended."""
+        return self._marks.new()
+
+    def _marked(self, message: TaskMessage, options: Options) -> TaskMessage:
+        """Mark a call whose id the caller gave; a schedule's run has its own key, and is one call.
+
+        A format that is not ours has no field for a mark.
+        """
+        if options.task_id is None or options.idempotency_key == options.task_id:
+            return message
+        is_ours = message.protocol is None
+        return message.model_copy(update={"call": self.new_mark()}) if is_ours else message
 
     def message_of(self, call: Prepared[Any]) -> TaskMessage:
         """Make the message of a call as it would be sent now. Raises as `task.delay`."""

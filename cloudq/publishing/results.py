@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloudq.broker.one_time import fires_at
 from cloudq.errors import ConfigurationError, ServiceError
+from cloudq.messages.message import TaskMessage
 from cloudq.results.record import DelayedMessage
-from cloudq.results.result import AsyncResult, ResultActions
-from cloudq.results.terminate import Termination
+from cloudq.results.result import AsyncResult
+from cloudq.results.terminate import ResultActions, Termination
 from cloudq.runtime import Runtime
 from cloudq.tasks.task import Task
 
@@ -46,6 +47,24 @@ class ResultFactory:
             task=task.name,
             actions=self._actions,
         )
+
+    def called(
+        self, message: TaskMessage, task: Task[..., R], id: str | None = None
+    ) -> AsyncResult[R]:
+        """Return the result of a call that was sent, or of the one with `id` in its place."""
+        result = self.of(id or message.id, task)
+        if result.id == message.id:
+            result.ignored = self.ignores(task.name, message.ignore_result)
+            result.call = message.call
+        return result
+
+    def ignores(self, name: str, asked: bool | None) -> bool:
+        """Tell whether nothing is recorded of a call, by its own option or by its task's."""
+        task = self._tasks.get(name)
+        if asked is not None or task is None:
+            return bool(asked)
+        own = task.policy.ignore_result
+        return self._runtime.conf.task_ignore_result if own is None else own
 
     def untyped(self, task_id: str) -> AsyncResult[Any]:
         """Return the result of a call of which only the id is known."""

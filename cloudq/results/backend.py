@@ -25,6 +25,7 @@ from cloudq.driver import (
 from cloudq.driver.advice import explain
 from cloudq.driver.forks import Driven, renew_after_fork
 from cloudq.errors import BackendError, CloudQError
+from cloudq.results.call_marks import is_older
 from cloudq.results.events import History
 from cloudq.results.looker import Looker, polling
 from cloudq.results.record import (
@@ -50,6 +51,8 @@ _NO_TABLE = (
 _OF_A_STATE = frozenset({"custom", "meta"})
 # A revocation is kept for longer than any message waits without being looked at.
 _REVOKED = 31 * 86_400.0
+# How often a record that changes meanwhile is looked at again before it is replaced.
+_RACES = 10
 
 
 class Backend(Driven[BackendDriver]):
@@ -107,15 +110,19 @@ class Backend(Driven[BackendDriver]):
     def advance(self, record: Record) -> Record | None:
         """Write a record unless a later delivery or a terminal state is there already.
 
-        Returns None when it was written, else the record that stands in the way.
+        A record of a later call of the same id stands in the way too; one of an earlier call is
+        replaced, whatever its state. Returns None when it was written, else the record that
+        stands in the way.
         """
         fields = to_fields(record)
+        own = [] if record.call is None else [_no_later_call(record.call)]
         change = Change(
             set=fields,
             # What an earlier state has left, say a retry's error, is not part of the end.
             remove=(RECORD_FIELDS if record.terminal else _OF_A_STATE) - fields.keys(),
             expires=self.clock() + self.expires,
             when=(
+                *own,
                 Check(field="fence", op=Op.LE, value=record.fence, or_absent=True),
                 *(
                     Check(field="state", op=Op.NE, value=str(state), or_absent=True)
@@ -127,8 +134,28 @@ class Backend(Driven[BackendDriver]):
             self.update(key(record.id), change)
         except ConditionFailed as error:
             # A store that does not say what is there is not proof that the record was written.
-            return from_item(error.current or Item(key=key(record.id), fields={}))
+            standing = error.current or Item(key=key(record.id), fields={})
+            return self._replace_older(record, standing)
         return None
+
+    def _replace_older(self, record: Record, standing: Item) -> Record | None:
+        """Write a record over one of an earlier call, as long as that is what stands there."""
+        fields = to_fields(record)
+        for _ in range(_RACES):
+            if not standing.fields or not is_older(from_item(standing), record.call):
+                break
+            change = Change(
+                set=fields,
+                remove=RECORD_FIELDS - fields.keys(),
+                expires=self.clock() + self.expires,
+                when=tuple(_unchanged(standing, name) for name in ("state", "fence", "call")),
+            )
+            try:
+                self.update(key(record.id), change)
+                return None
+            except ConditionFailed as error:
+                standing = error.current or Item(key=key(record.id), fields={})
+        return from_item(standing)
 
     def revoke(self, task_id: str, *, due: float = 0.0) -> Record | None:
         """Mark a task so that no worker starts it; return its record, None if it has ended already.
@@ -276,6 +303,17 @@ class Backend(Driven[BackendDriver]):
             tried = f"{verb} {name!r} in {self.url}"
             text = explain(tried, code, error, missing=_NO_TABLE, driver=self.driver)
             raise BackendError(text, code=code) from error
+
+
+def _no_later_call(call: str) -> Check:
+    return Check(field="call", op=Op.LE, value=call, or_absent=True)
+
+
+def _unchanged(item: Item, name: str) -> Check:
+    value = item.fields.get(name)
+    if value is None:
+        return Check(field=name, op=Op.ABSENT)
+    return Check(field=name, op=Op.EQ, value=value)
 
 
 class _Clock:

@@ -14,12 +14,8 @@ from cloudq.results.backend import Backend
 from cloudq.results.lineage import paired, parents_of, revoked_of
 from cloudq.results.outline import Outline, add_row, from_json, to_json
 from cloudq.results.record import State, failure
-from cloudq.results.result import (
-    AsyncResult,
-    actions_of,
-    wait_for,
-)
-from cloudq.results.terminate import Signal, Termination
+from cloudq.results.result import AsyncResult, wait_for
+from cloudq.results.terminate import Signal, Termination, actions_of
 
 R = TypeVar("R")
 
@@ -70,14 +66,17 @@ class ResultSet(Generic[R]):
         timeout: float | None = None,
         propagate: bool = True,
         interval: float | None = None,
+        *,
+        disable_sync_subtasks: bool = True,
     ) -> list[Any]:
         """Wait for all; their values in their order.
 
-        Raises what the first failed one raised, or `ResultTimeout`; with `propagate=False`
-        exceptions stand in the place of values.
+        Raises what the first failed one raised, `ResultTimeout`, or within a task `WaitInTask`,
+        as `AsyncResult.get`; with `propagate=False` exceptions stand in the place of values.
         """
-        wait_for(self.leaves(), timeout=timeout, interval=interval)
-        return [result.get(0, propagate) for result in self.results]
+        given = disable_sync_subtasks
+        wait_for(self.leaves(), timeout=timeout, interval=interval, disable_sync_subtasks=given)
+        return [result.get(0, propagate, disable_sync_subtasks=given) for result in self.results]
 
     join = get
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cloudq.clock import Backoff
 from cloudq.driver import Watcher
+from cloudq.results.call_marks import is_before
 from cloudq.results.record import Record
 
 LOOK_EVERY = 1.0
@@ -28,8 +29,8 @@ def polling() -> Backoff:
 class _Waiter:
     """A coroutine that waits for one of some tasks to end. `due` is when the next look is."""
 
-    def __init__(self, ids: Sequence[str]) -> None:
-        self.ids = ids
+    def __init__(self, calls: Mapping[str, str | None]) -> None:
+        self.calls = calls
         self.due = 0.0  # monotonic: at once
         self._pauses = polling()
         self._loop = asyncio.get_running_loop()
@@ -78,12 +79,14 @@ class Looker:
         self._is_running = False
         self._watcher: Watcher | None = None
 
-    async def ended(self, ids: Sequence[str]) -> Mapping[str, Record]:
+    async def ended(self, calls: Mapping[str, str | None]) -> Mapping[str, Record]:
         """Wait until one of these tasks has ended; the records of those that have.
+
+        An id may have the mark of its call, to which no earlier one's end is an answer.
 
         Raises `BackendError`. Nothing is left behind when it is cancelled.
         """
-        waiter = _Waiter(ids)
+        waiter = _Waiter(calls)
         with self._changed:
             self._waiters.add(waiter)
             self._wake()
@@ -138,10 +141,14 @@ class Looker:
         by = time.monotonic() + _TOGETHER
         with self._changed:
             due = [waiter for waiter in self._waiters if waiter.due <= by]
-        ids = list(dict.fromkeys(id for waiter in due for id in waiter.ids))
+        ids = list(dict.fromkeys(id for waiter in due for id in waiter.calls))
         ended = {id: record for id, record in self._read(ids).items() if record.terminal}
         for waiter in due:
-            found = {id: ended[id] for id in waiter.ids if id in ended}
+            found = {
+                id: ended[id]
+                for id, call in waiter.calls.items()
+                if id in ended and (call is None or not is_before(ended[id], call))
+            }
             waiter.pause(is_woken=is_woken)
             if found:
                 waiter.tell(found)

@@ -69,7 +69,8 @@ class Record:
     `parent` is the task that started it, `join` the join whose values it got, and `children` the
     ids of what it has started, as JSON text (see `cloudq.canvas.plan.Outline`).
     `scheduled` is its message while that is delayed. `custom` is the task's own name of the state
-    that it is in while it runs.
+    that it is in while it runs. `call` is the mark of the call that wrote it, where the caller
+    gave the id (see `cloudq.results.call_marks`).
     """
 
     id: str
@@ -94,6 +95,7 @@ class Record:
     parent: str | None = None
     join: str | None = None
     children: str | None = None
+    call: str | None = None
 
     @property
     def shown(self) -> str:
@@ -172,7 +174,7 @@ _INSTEAD = {
 }
 
 
-def own_state(task_id: str, fence: int, state: str, meta: Any) -> Record:
+def own_state(task_id: str, fence: int, state: str, meta: Any, call: str | None = None) -> Record:
     """Make the record of a running task in a state that it gives itself, say `"PROGRESS"`.
 
     Raises `InvalidArguments` for a state that ends a task, and `EncodeError` for metadata that
@@ -191,6 +193,7 @@ def own_state(task_id: str, fence: int, state: str, meta: Any) -> Record:
         custom=None if known else state,
         meta=None if meta is None else dump_value(meta),
         fence=fence,
+        call=call,
     )
 
 

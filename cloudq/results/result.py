@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import inf
 from typing import Any, Generic, TypeVar, cast
@@ -13,30 +13,19 @@ from typing import Any, Generic, TypeVar, cast
 from cloudq.errors import ConfigurationError, ResultTimeout
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
-from cloudq.results.lineage import failed_of, front_of, paired, revoked_of
+from cloudq.results.call_marks import is_before
+from cloudq.results.lineage import failed_of, paired, revoked_of
 from cloudq.results.looker import LOOK_EVERY
-from cloudq.results.record import TERMINAL, DelayedMessage, Record, State, failure, key
-from cloudq.results.terminate import Signal, Termination
+from cloudq.results.looks import ended_of, lost
+from cloudq.results.record import TERMINAL, Record, State, failure, key
+from cloudq.results.terminate import ResultActions, Signal, Termination, actions_of
+from cloudq.results.waiting import ALLOWED, RUNNING_IN, Wait, never_recorded
 
 R = TypeVar("R")
 
 
 def _as_is(value: Any) -> Any:
     return value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultActions:
-    """The functions of an app that a result needs beyond the store.
-
-    `take_back(id, message)` removes a delayed message from its queue, and says False when it has
-    left. `terminate(ids, termination)` tells the workers to end running tasks.
-    `children(outlines)` makes the results of which a record keeps the ids.
-    """
-
-    take_back: Callable[[str, DelayedMessage], bool]
-    terminate: Callable[[Sequence[str], Termination], None]
-    children: Callable[[str], list[Any]]
 
 
 class AsyncResult(Generic[R]):
@@ -49,6 +38,10 @@ class AsyncResult(Generic[R]):
     # The result before this one in its chain, and the one before its group.
     parent: Any = None
     upstream: Any = None
+    # Nothing of its end will be recorded, as far as its caller knows.
+    ignored: bool = False
+    # The mark that tells this call from earlier ones of its id, if the caller gave the id.
+    call: str | None = None
 
     def __init__(
         self,
@@ -80,15 +73,24 @@ class AsyncResult(Generic[R]):
         timeout: float | None = None,
         propagate: bool = True,
         interval: float | None = None,
+        *,
+        disable_sync_subtasks: bool = True,
     ) -> R:
         """Wait for the task and return its value.
 
         Raises what the task raised (its own class where that is known here, else `TaskFailure`),
         `TaskRevoked`, or `ResultTimeout` after `timeout` seconds; with `propagate=False` the
         exception is returned instead. `interval` is the longest pause between two looks, for
-        stores that cannot wake their readers.
+        stores that cannot wake their readers. Within a task it raises `WaitInTask` where that
+        might wait for ever, unless `disable_sync_subtasks` is False.
         """
-        return self._given(wait_for([self], timeout=timeout, interval=interval)[0], propagate)
+        [record] = wait_for(
+            [self],
+            timeout=timeout,
+            interval=interval,
+            disable_sync_subtasks=disable_sync_subtasks,
+        )
+        return self._given(record, propagate)
 
     def __await__(self) -> Generator[Any, None, R]:
         return self._awaited().__await__()
@@ -96,16 +98,23 @@ class AsyncResult(Generic[R]):
     async def _awaited(self) -> R:
         """Wait without a thread of its own, and without blocking the event loop."""
         if self.final is not None:
-            return self.get()
+            return self._given(self.final, propagate=True)
+        if self.ignored:
+            raise never_recorded(self)
         before = _before(self)
-        while True:
-            end = self.final or failed_of(before)
-            if end is not None:
-                return self._given(end, propagate=True)
-            watched = [one for one in (self, *before) if one.final is None]
-            found = await self.backend.looker.ended([one.id for one in watched])
-            for one in watched:
-                one.keep(found.get(one.id))
+        wait = _wait_of(allowed=False)
+        try:
+            while True:
+                end = self.final or failed_of(before)
+                if end is not None:
+                    return self._given(end, propagate=True)
+                watched = [one for one in (self, *before) if one.final is None]
+                found = await ended_of(wait, self.backend, watched)
+                for one in watched:
+                    one.keep(found.get(one.id))
+        finally:
+            if wait is not None:
+                wait.end()
 
     def _given(self, record: Record, propagate: bool) -> R:
         """Return the value of the record of its end; raise or return its exception."""
@@ -124,8 +133,13 @@ class AsyncResult(Generic[R]):
         return self.keep(self.backend.record(self.id))
 
     def keep(self, record: Record | None) -> Record:
-        """Keep a terminal record, which never changes. No record counts as PENDING."""
+        """Keep a terminal record, which never changes. No record counts as PENDING.
+
+        So does the end of an earlier call of the same id.
+        """
         found = record or Record(id=self.id, state=State.PENDING)
+        if self.call is not None and is_before(found, self.call):
+            found = Record(id=self.id, state=State.PENDING)
         if found.terminal:
             self.final = found
         return found
@@ -240,7 +254,7 @@ class AsyncResult(Generic[R]):
 
     def revoke_own(self) -> list[str] | None:
         """Revoke this call alone; return its id, None if it has ended."""
-        record = self.backend.revoke(self.id)
+        record = self.backend.revoke(self.id) or self._revoked_anew()
         if record is None:
             return None
         waiting = record.scheduled
@@ -255,6 +269,13 @@ class AsyncResult(Generic[R]):
             if self.backend.advance(ended) is None:
                 self.backend.note(ended)
         return [self.id]
+
+    def _revoked_anew(self) -> Record | None:
+        """Mark this call as revoked where the end of an earlier one of its id is recorded."""
+        if self.call is None:
+            return None
+        record = Record(id=self.id, state=State.PENDING, call=self.call)
+        return self.backend.revoke(self.id) if self.backend.advance(record) is None else None
 
     def forget(self) -> None:
         """Delete the record."""
@@ -281,6 +302,8 @@ class EagerResult(AsyncResult[R]):
         timeout: float | None = None,
         propagate: bool = True,
         interval: float | None = None,
+        *,
+        disable_sync_subtasks: bool = True,
     ) -> R:
         if self._error is None:
             return super().get(timeout, propagate, interval)
@@ -289,24 +312,16 @@ class EagerResult(AsyncResult[R]):
         return cast("R", self._error)
 
 
-def actions_of(result: AsyncResult[Any]) -> ResultActions:
-    """Give the actions of a result's app. Raises `ConfigurationError` if no app made the result."""
-    if result.actions is None:
-        raise ConfigurationError(
-            f"{result!r} knows no workers that it could tell to end the task: "
-            "take the result from the app, or use app.control.terminate"
-        )
-    return result.actions
-
-
 def wait_for(
     results: Sequence[AsyncResult[Any]],
     *,
     timeout: float | None = None,
     interval: float | None = None,
+    disable_sync_subtasks: bool = True,
 ) -> list[Record]:
-    """Wait until all have ended; their records in the same order. Raises `ResultTimeout`.
+    """Wait until all have ended; their records in the same order.
 
+    Raises `ResultTimeout`, and as `AsyncResult.get` `WaitInTask`.
     Any number of results costs one batched read a look. Where the store wakes its readers a look
     is taken when something was written, and each second besides.
     """
@@ -316,6 +331,10 @@ def wait_for(
     if not waiting:
         return [ended[result.id] for result in results]
     backend = waiting[0].backend
+    for result in waiting:
+        if result.ignored:
+            raise never_recorded(result)
+    wait = _wait_of(allowed=not disable_sync_subtasks, ends=timeout is not None)
     deadline = None if timeout is None else time.monotonic() + timeout
     longest = interval or (LOOK_EVERY if backend.wakes else inf)
     watcher = backend.watch()
@@ -324,7 +343,7 @@ def wait_for(
             while _advance(waiting, ended, backend):
                 if not waiting:
                     return [ended[result.id] for result in results]
-            if before and _lost(waiting, before, ended, backend):
+            if before and lost(waiting, before, ended, backend):
                 continue
             left = inf if deadline is None else deadline - time.monotonic()
             if left <= 0:
@@ -332,9 +351,13 @@ def wait_for(
                     f"{len(waiting)} of {len(results)} tasks had not ended after {timeout:g} s, "
                     f"the first of them {waiting[0].id}: is a worker running on their queue?"
                 )
+            if wait is not None:
+                wait.begin()
             watcher.wait(min(left, longest))
     finally:
         watcher.close()
+        if wait is not None:
+            wait.end()
 
 
 def _before(result: AsyncResult[Any]) -> deque[AsyncResult[Any]]:
@@ -345,37 +368,6 @@ def _before(result: AsyncResult[Any]) -> deque[AsyncResult[Any]]:
         if isinstance(parent, AsyncResult):
             found.appendleft(cast("AsyncResult[Any]", parent))
         parent = parent.parent or parent.upstream
-    return found
-
-
-def _lost(
-    waiting: deque[AsyncResult[Any]],
-    before: dict[str, deque[AsyncResult[Any]]],
-    ended: dict[str, Record],
-    backend: Backend,
-) -> bool:
-    """Mark tasks failed that cannot start because an earlier one failed; tell if there were any.
-
-    Of a long chain it looks at the few steps that may be running, and never again at what has
-    succeeded.
-    """
-    found = False
-    looked = deque(waiting)
-    while looked:
-        fronts = {each.id: front_of(before.get(each.id)) for each in looked}
-        unknown = {one.id: one for front in fronts.values() for one in front if one.final is None}
-        records = backend.records(list(unknown)) if unknown else {}
-        for id, one in unknown.items():
-            one.keep(records.get(id))
-        for result in list(looked):
-            finals = [one.final for one in fronts[result.id]]
-            failed = failed_of(fronts[result.id])
-            if failed is not None:
-                ended[result.id] = failed
-                waiting.remove(result)
-                found = True
-            if failed is not None or not finals or None in finals:
-                looked.remove(result)
     return found
 
 
@@ -395,3 +387,10 @@ def _advance(waiting: deque[AsyncResult[Any]], ended: dict[str, Record], backend
             left.append(result)
     waiting.extendleft(reversed(left))
     return not left
+
+
+def _wait_of(*, allowed: bool, ends: bool = False) -> Wait | None:
+    """Return the wait of the running task; None outside of tasks, where anybody may wait."""
+    if RUNNING_IN.get() is None and ALLOWED.get() is None:
+        return None
+    return Wait(allowed=allowed, ends=ends)

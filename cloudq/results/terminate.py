@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal as signals
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from cloudq.errors import ConfigurationError
+from cloudq.results.record import DelayedMessage
 
 SIGNALS = frozenset({"SIGTERM", "SIGKILL", "SIGINT", "SIGQUIT", "TERM", "KILL", "INT", "QUIT"})
 """The signals that a task may be terminated by; each of them ends its process."""
@@ -45,3 +47,27 @@ def signal_name(given: Signal) -> str:
             f"signal {given!r}: a task is ended by one of {', '.join(sorted(SIGNALS))}"
         )
     return name.upper()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultActions:
+    """The functions of an app that a result needs beyond the store.
+
+    `take_back(id, message)` removes a delayed message from its queue, and says False when it has
+    left. `terminate(ids, termination)` tells the workers to end running tasks.
+    `children(outlines)` makes the results of which a record keeps the ids.
+    """
+
+    take_back: Callable[[str, DelayedMessage], bool]
+    terminate: Callable[[Sequence[str], Termination], None]
+    children: Callable[[str], list[Any]]
+
+
+def actions_of(result: Any) -> ResultActions:
+    """Give the actions of a result's app. Raises `ConfigurationError` if no app made the result."""
+    if result.actions is None:
+        raise ConfigurationError(
+            f"{result!r} knows no workers that it could tell to end the task: "
+            "take the result from the app, or use app.control.terminate"
+        )
+    return result.actions

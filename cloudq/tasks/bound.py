@@ -161,8 +161,10 @@ class BoundTask:
         request, backend = self.request, self._kept("once")
         if backend is None:
             return function(*args, **kwargs)
-        done, value = recall(backend, request.id, step)
-        return value if done else remember(backend, request.id, step, function(*args, **kwargs))
+        done, value = recall(backend, request.kept_as, step)
+        return (
+            value if done else remember(backend, request.kept_as, step, function(*args, **kwargs))
+        )
 
     async def aonce(
         self, step: str, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
@@ -171,11 +173,11 @@ class BoundTask:
         request, backend = self.request, self._kept("once")
         if backend is None:
             return await function(*args, **kwargs)
-        done, value = await asyncio.to_thread(recall, backend, request.id, step)
+        done, value = await asyncio.to_thread(recall, backend, request.kept_as, step)
         if done:
             return value
         value = await function(*args, **kwargs)
-        return await asyncio.to_thread(remember, backend, request.id, step, value)
+        return await asyncio.to_thread(remember, backend, request.kept_as, step, value)
 
     def checkpoint(self, state: object) -> None:
         """Save the state of this call, for `resume` to continue from; one request.
@@ -186,14 +188,14 @@ class BoundTask:
         request, backend = self.request, self._kept("checkpoint")
         if backend is None:
             return
-        save(backend, request.id, request.fence, state)
+        save(backend, request.kept_as, request.fence, state)
         if request.progress is not None and not request.progress.step():
             raise Continued(f"{self.name} continues in another invocation")
 
     def resume(self, default: T) -> T:
         """Return the state that an earlier try saved last, or `default`; one request."""
         request, backend = self.request, self._kept("resume")
-        return default if backend is None else load(backend, request.id, default)
+        return default if backend is None else load(backend, request.kept_as, default)
 
     def _kept(self, method: str) -> Backend | None:
         """Return the result backend; None for an eager call of an app without one."""
@@ -211,14 +213,17 @@ def record_state(runtime: Runtime, task_id: str, fence: int, state: str, meta: A
 
     A negative fence stands for the fence in the task's record. Raises as `update_state`.
     """
-    record = own_state(task_id, fence, state, meta)
     request = current_request.get()
+    call = request.call if request is not None and request.id == task_id else None
+    record = own_state(task_id, fence, state, meta, call)
     backend = runtime.backend
     if backend is None or (request is not None and request.is_eager):
         return
     if fence < 0:  # another task's, whose token only its record has
         known = backend.record(task_id)
-        record = replace(record, fence=known.fence if known else 0)
+        record = replace(
+            record, fence=known.fence if known else 0, call=known.call if known else None
+        )
     standing = backend.advance(record)
     if standing is not None:
         log.warning(

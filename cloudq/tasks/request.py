@@ -48,6 +48,12 @@ class Request:
     progress: Progress | None = field(default=None, compare=False)  # where time is short
     children: list[Any] = field(default_factory=_nothing, compare=False)  # what it has started
     asked: list[BaseException] = field(default_factory=_nothing, repr=False)
+    call: str | None = None  # tells it from other calls of its id, if the caller gave the id
+
+    @property
+    def kept_as(self) -> str:
+        """The name under which the steps and the state of this call are kept."""
+        return self.id if self.call is None else f"{self.id}#{self.call}"
 
     # ---- Celery's other names
 

@@ -76,6 +76,7 @@ MESSAGES = {
         idempotency_key="charge-9",
     ),
     "v1-shadow": TaskMessage(id="dark", task="t", shadow="shop.import of May"),
+    "v1-given-id": TaskMessage(id="mine", task="t", call="0644f4ba5e8c00a1b2c3d4"),
     "v1-ignored-result-off": TaskMessage(id="off", task="t", ignore_result=False),
     "v1-unicode": TaskMessage(
         id="unicode",
@@ -123,7 +124,7 @@ def test_golden_envelopes_are_read_as_they_were_meant(name: str) -> None:
 
 
 def test_every_field_of_the_message_is_in_a_golden_envelope() -> None:
-    whole = ("v1-everything", "v1-workflow", "v1-shadow", "v1-limited", "v1-form")
+    whole = ("v1-everything", "v1-workflow", "v1-shadow", "v1-limited", "v1-form", "v1-given-id")
     names = {name for each in whole for name in json.loads(golden(each))}
     assert names == set(TaskMessage.model_fields)
 

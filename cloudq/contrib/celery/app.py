@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, overload
 
 from cloudq import app, settings
 from cloudq.contrib.celery.conf import Conf, check_name, read_source
@@ -15,10 +15,15 @@ from cloudq.contrib.celery.task import Task, call_options, task_options
 from cloudq.errors import ConfigurationError
 from cloudq.results import groups as results
 from cloudq.results import result
+from cloudq.results.waiting import Places
 from cloudq.schedules.entry import periodic_entry
 from cloudq.settings import Settings
 from cloudq.signals import Signal
 from cloudq.tasks import task
+
+if TYPE_CHECKING:  # not loaded in programs that only publish
+    from cloudq.execution.call import ExecutorOptions
+    from cloudq.execution.executor import Executor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -216,6 +221,10 @@ class Celery(app.CloudQ):
             return known.apply_async(given, kwargs, **options)
         made = call_options(options, of=f"send_task({name!r})", warned=self.warned)
         return super().send_task(name, given, kwargs, **made)
+
+    def executor(self, **options: Unpack[ExecutorOptions]) -> Executor:
+        """Make what runs this app's deliveries; no task waits for another, as in Celery."""
+        return super().executor(**{**options, "places": Places(0)})
 
     # ---- results
 

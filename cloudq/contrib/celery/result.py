@@ -3,5 +3,13 @@
 from cloudq.contrib.celery.current import AsyncResult, GroupResult
 from cloudq.results.groups import ResultSet
 from cloudq.results.result import EagerResult
+from cloudq.results.waiting import allow_join_result, denied_join_result
 
-__all__ = ["AsyncResult", "EagerResult", "GroupResult", "ResultSet"]
+__all__ = [
+    "AsyncResult",
+    "EagerResult",
+    "GroupResult",
+    "ResultSet",
+    "allow_join_result",
+    "denied_join_result",
+]

@@ -17,6 +17,7 @@ from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
 from cloudq.errors import BackendError, ConfigurationError, PublishError, ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
+from cloudq.results.call_marks import is_before
 
 log = logging.getLogger("cloudq.throttling")
 
@@ -24,7 +25,7 @@ log = logging.getLogger("cloudq.throttling")
 _SENDING = 60.0
 _TRIES = 5
 
-_FIELDS = frozenset({"owner", "until", "expires_at", "started", "instead_of"})
+_FIELDS = frozenset({"owner", "until", "expires_at", "started", "instead_of", "call"})
 
 Send = Callable[[Sequence[TaskMessage]], None]
 
@@ -180,6 +181,9 @@ def _claim(backend: Backend, key: Key, message: TaskMessage) -> str:
 def _is_void(backend: Backend, owner: str, claim: Item | None, *, started: bool) -> bool:
     """Say if a claim's call has ended, or will never run."""
     record = backend.record(owner)
+    call = claim.fields.get("call") if claim else None
+    if call is not None and record is not None and is_before(record, str(call)):
+        record = None  # the end of an earlier call of its id
     if record is not None and record.terminal:
         return True
     if started:
@@ -201,6 +205,8 @@ def _write(backend: Backend, message: TaskMessage, until: float) -> None:
 
 def _claimed(message: TaskMessage, until: float, when: tuple[Check, ...]) -> Change:
     fields: dict[str, Value] = {"owner": message.id, "until": until}
+    if message.call is not None:
+        fields["call"] = message.call
     if message.expires is not None:
         fields["expires_at"] = message.expires
     return Change(set=fields, expires=until + _SENDING, when=when)

@@ -13,6 +13,7 @@ from cloudq.errors import ServiceError
 from cloudq.execution.consume import Consumer
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Settled, Settlement
+from cloudq.results.waiting import Places
 from cloudq.testing.kit.faults import FaultPlan
 from cloudq.testing.kit.in_memory import in_memory_services
 from cloudq.testing.kit.plan import Died, Unit
@@ -36,9 +37,10 @@ class Hand(Consumer):
         *,
         hostname: str,
         run_async: Callable[[Coroutine[Any, Any, Any]], Any] | None = None,
+        places: Places | None = None,
     ) -> None:
         super().__init__(
-            app.executor(hostname=hostname, run_async=run_async),
+            app.executor(hostname=hostname, run_async=run_async, places=places),
             log=log,
             tries=_TRIES,
             again=frozenset(Code),

@@ -14,6 +14,7 @@ from cloudq.app import CloudQ
 from cloudq.execution.event_loop import Loop
 from cloudq.execution.settlement import Settlement
 from cloudq.results.record import State
+from cloudq.results.waiting import Places
 from cloudq.testing.kit.clock import VirtualClock
 from cloudq.testing.kit.faults import FaultPlan
 from cloudq.testing.kit.hand import Hand
@@ -44,6 +45,7 @@ class Worker:
         self._told = 0
         self._queues = None if queues is None else list(queues)
         self._count = threads
+        self._places = Places(threads)
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
         self._stopping = False
@@ -147,7 +149,8 @@ class Worker:
     # ---- the threads
 
     def _work(self, number: int) -> None:
-        hand = Hand(self.app, hostname=f"test-{number}", run_async=self._loop.run)
+        name, loop = f"test-{number}", self._loop
+        hand = Hand(self.app, hostname=name, run_async=loop.run, places=self._places)
         while True:
             with self._changed:
                 if self._stopping:

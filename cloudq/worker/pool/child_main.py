@@ -28,6 +28,7 @@ from cloudq.execution.event_loop import Loop
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, Settlement
+from cloudq.results.waiting import Places
 from cloudq.worker.logs import configure
 from cloudq.worker.pool import pipe
 from cloudq.worker.pool_kinds import PoolKind
@@ -129,7 +130,8 @@ def main(connection: Connection) -> None:
     if options.pool is PoolKind.ASYNCIO:
         # A thread waits for each coroutine and does nothing else, so a small stack will do.
         threading.stack_size(_SMALL_STACK)
-    executor = app.executor(hostname=options.hostname, run_async=Loop().run)
+    places = Places(options.threads)
+    executor = app.executor(hostname=options.hostname, run_async=Loop().run, places=places)
     pool = Pool(executor, options.threads, connection)
     pipe.send(connection, [pipe.Ready()])
     while True:
