@@ -368,3 +368,13 @@ def test_a_unique_call_is_not_let_go_by_an_earlier_call_of_its_id(shop: Shop) ->
     assert single.delay().id == "mine"
     run_until_idle(shop.app)
     assert shop.ran == ["old", None]
+
+
+def test_an_older_call_that_expires_does_not_overwrite_a_newer_one(shop: Shop) -> None:
+    first = body.decode(shop.sent(shop.note, "mine", 1), limit=10_000)
+    second = shop.note.apply_async((2,), task_id="mine")
+    run_until_idle(shop.app)
+    late = first.model_copy(update={"expires": 1.0})
+    [(_, settlement)] = shop.deliver(body.encode(late), attempts=1)
+    assert settlement.state is State.REVOKED
+    assert second.get(timeout=0) == 2
