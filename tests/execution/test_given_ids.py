@@ -378,3 +378,18 @@ def test_an_older_call_that_expires_does_not_overwrite_a_newer_one(shop: Shop) -
     [(_, settlement)] = shop.deliver(body.encode(late), attempts=1)
     assert settlement.state is State.REVOKED
     assert second.get(timeout=0) == 2
+
+
+def test_an_older_call_does_not_take_the_record_of_one_that_runs(shop: Shop) -> None:
+    backend = shop.app.runtime.backend
+    assert backend is not None
+    runs = Record(id="mine", state=State.STARTED, call="b", fence=1)
+    assert backend.advance(runs) is None
+    for state in (State.STARTED, State.SUCCESS):
+        standing = backend.advance(Record(id="mine", state=state, call="a", fence=9))
+        assert standing is not None
+        assert standing.call == "b"
+    assert shop.record("mine") == runs
+    later = Record(id="mine", state=State.RETRY, call="c", fence=0)
+    assert backend.advance(later) is None
+    assert shop.record("mine") == later
