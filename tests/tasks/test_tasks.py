@@ -314,6 +314,7 @@ def test_all_options_reach_the_message(app: Bench) -> None:
     assert before - 1 <= message.pop("sent_at") <= time.time() + 1
     assert 59 < message.pop("not_before") - before < 70
     assert 119 < message.pop("expires") - before < 130
+    assert len(message.pop("call")) == 22
     assert message == {
         "v": 1,
         "id": "given",
@@ -497,6 +498,7 @@ def test_an_async_task_runs_in_a_worker(app: Bench) -> None:
 def test_a_message_names_no_default_twice(app: Bench) -> None:
     app.task(name="t")(add).apply_async([1], task_id="x")
     message = app.sent()[0]
+    assert len(message.pop("call")) == 22  # since the id was given
     assert set(message) == {"v", "id", "task", "args", "queue", "sent_at"}
     assert len(json.dumps(message)) < 120
 
