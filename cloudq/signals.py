@@ -11,6 +11,7 @@ are called all the same, and the message is not lost.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import weakref
@@ -95,6 +96,10 @@ class Signal:
             return connected
         if not callable(receiver):
             raise TypeError(f"{self.name}.connect: {receiver!r} cannot be called")
+        if inspect.iscoroutinefunction(receiver):
+            raise TypeError(
+                f"{self.name}.connect: {receiver!r} is async, and nobody would await it"
+            )
         function = cast("Receiver", receiver)
         made = _Connection(
             receiver=_reference(function, self._forget) if weak else lambda: function,

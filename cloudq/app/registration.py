@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MethodType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeGuard, TypeVar, cast, overload
@@ -114,6 +115,7 @@ def register(
         bind=bind,
     )
     task.declared = options
+    _check_hooks(task)
     annotations = app.runtime.conf.task_annotations
     if annotations is not None:
         annotate(task, annotations)
@@ -123,6 +125,15 @@ def register(
             raise ConfigurationError(f"task {name}: its alias {known!r} is another task's name")
         tasks[known] = task
     return task
+
+
+def _check_hooks(task: Task[..., Any]) -> None:
+    for hook in HOOKS if task.hooked else ():
+        if inspect.iscoroutinefunction(getattr(task, hook)):
+            raise ConfigurationError(
+                f"task {task.name}: its hook {hook} is async, and nobody would await it: write it "
+                "as a plain function"
+            )
 
 
 def _task_class(name: str, given: type[Hooks] | None) -> type[Task[..., Any]] | None:
@@ -172,6 +183,7 @@ def annotate(task: Task[..., Any], source: object) -> None:
                 f"task_annotations: {name!r} of {task.name} is no option that can be given so"
             )
     task.find_hooks()
+    _check_hooks(task)
     made = policy(task.name, cast("TaskOptions", {**task.declared, **options}))
     parameters, is_open = task.arguments.parameters
     check_templates(task.name, made.throttle, parameters, open=is_open)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, Unpack, get_args, get_origin, is_typeddict
+from typing import Any, Unpack, get_args, get_origin
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
@@ -22,7 +22,7 @@ from cloudq.errors import (
 from cloudq.messages.canonical import canonical
 from cloudq.messages.values import dump_value, from_wire, load_value, to_wire
 from cloudq.tasks.came_back import came_back
-from cloudq.tasks.hints import carries_model, hints_of, signature_of
+from cloudq.tasks.hints import carries_model, hints_of, is_typed_dict, signature_of
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 # Hints of which each value comes back, so that none is tried.
@@ -179,7 +179,10 @@ class Arguments:
         for name, adapter in self._adapters.items():
             if name not in given:
                 continue
-            if name == self._star:
+            if name in self._together:
+                if not _has_later(given[name]):
+                    given[name] = validate(name, adapter, given[name])
+            elif name == self._star:
                 items = enumerate(given[name])
                 given[name] = tuple(validate(f"{name}.{n}", adapter, item) for n, item in items)
             elif name == self._stars:
@@ -238,9 +241,12 @@ class Arguments:
 
     @cached_property
     def _stars(self) -> str:
-        """The name of `**kwargs` whose hint is that of each; empty if it is of them together."""
-        name = self._of_kind(inspect.Parameter.VAR_KEYWORD)
-        return "" if get_origin(self._hints.get(name)) is Unpack else name
+        return self._of_kind(inspect.Parameter.VAR_KEYWORD)
+
+    @cached_property
+    def _together(self) -> Sequence[str]:
+        """The names of `*args` and `**kwargs` whose hint is of them together, and not of each."""
+        return [name for name in (self._star, self._stars) if _unpacked(self._hints.get(name))]
 
     def _of_kind(self, kind: object) -> str:
         return next((p.name for p in self._signature.parameters.values() if p.kind is kind), "")
@@ -283,12 +289,22 @@ class Arguments:
 def _of_each(hint: Any) -> Any:
     """Return the hint in `*args` or `**kwargs` if pydantic can check it, else `Parameter.empty`.
 
-    `Unpack` has a typed dict for all keywords; `P.args` and the like are for type checkers.
+    `Unpack` has a typed dict for all keywords, or a tuple for all positions; `P.args` and the like
+    are for type checkers.
     """
-    if get_origin(hint) is Unpack:
-        (inside,) = get_args(hint)
-        return inside if carries_model(inside) and is_typeddict(inside) else inspect.Parameter.empty
+    if _unpacked(hint):
+        (inside,) = get_args(hint) if get_origin(hint) is Unpack else (tuple[get_args(hint)],)
+        known = get_origin(inside) is tuple or is_typed_dict(inside)
+        return inside if known else inspect.Parameter.empty
     return inspect.Parameter.empty if hasattr(hint, "__origin__") and _is_spec(hint) else hint
+
+
+def _unpacked(hint: Any) -> bool:
+    return get_origin(hint) is Unpack or getattr(hint, "__unpacked__", False)
+
+
+def _has_later(given: Iterable[Any]) -> bool:
+    return any(item is LATER for item in given)
 
 
 def _is_spec(hint: Any) -> bool:

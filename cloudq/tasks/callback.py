@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any, Self, cast
 
-from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments
 from cloudq.tasks.members import Members
 from cloudq.tasks.task_app import TaskApp
 
@@ -51,7 +51,10 @@ def _copied(value: Any, above: tuple[int, ...]) -> Any:
     if isinstance(value, Members):
         members = cast("Members[Any]", value)
         return Members(iter([_copied(member, above) for member in members.all()]), lazy=False)
-    return copy.deepcopy(value)
+    try:
+        return copy.deepcopy(value)
+    except RecursionError as error:
+        raise EncodeError("the values of a signature nest too deep") from error
 
 
 def app_of(node: Callback) -> TaskApp | None:

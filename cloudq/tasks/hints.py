@@ -90,4 +90,9 @@ def _is_checkable(kind: type[object]) -> bool:
     if hasattr(kind, "_fields") and issubclass(kind, tuple):  # a named tuple
         return True
     # Pydantic can read typing.TypedDict from Python 3.12 on; before, the value stays a dict.
-    return is_typeddict(kind) and sys.version_info >= (3, 12)
+    return is_typed_dict(kind) and (sys.version_info >= (3, 12) or not is_typeddict(kind))
+
+
+def is_typed_dict(kind: object) -> bool:
+    """Say if a type is a typed dict, of `typing` or of `typing_extensions`."""
+    return isinstance(kind, type) and hasattr(kind, "__required_keys__") and issubclass(kind, dict)

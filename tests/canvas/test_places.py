@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cloudq import InvalidArguments, Node, State, chain, chord, group
+from cloudq import CloudQ, EncodeError, InvalidArguments, Node, State, chain, chord, group
+from cloudq.testing import drain
 from tests.support.bench import Bench
 from tests.worker.flow_tasks import Tasks
 
@@ -213,3 +214,21 @@ def test_only_what_was_sent_is_among_the_children(app: Bench, t: Tasks) -> None:
     result = calls.delay()
     app.work()
     assert [child.id for child in result.children] == [result.get(timeout=0)]
+
+
+@pytest.mark.parametrize("levels", [300, 1200, 5000])
+def test_values_nested_too_deep_are_refused_with_our_error(plain: CloudQ, levels: int) -> None:
+    @plain.task(name="note")
+    def note(value: Any) -> None: ...
+
+    deep: Any = ()
+    for _ in range(levels):
+        deep = {"inside": (deep,)}
+    for make in (
+        lambda: note.s(deep).delay(),
+        lambda: chain(note.si(1), note.si(deep)).delay(),
+        lambda: group([note.s(value=deep)]).delay(),
+    ):
+        with pytest.raises(EncodeError, match="nest"):
+            make()
+    assert drain(plain) == []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloudq import CloudQ, State, Task, signals
+from cloudq import CloudQ, ConfigurationError, State, Task, signals
 from cloudq.testing import drain, worker
 from cloudq.testing.waiting import PATIENCE
 
@@ -146,3 +146,25 @@ def test_the_text_of_an_error_comes_back_as_it_was(
     with pytest.raises(type(error)) as caught:
         result.get(timeout=PATIENCE)
     assert str(caught.value) == text
+
+
+class Awaited(Task[..., Any]):
+    async def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None: ...
+
+
+def test_a_hook_or_receiver_that_nobody_would_await_is_refused(plain: CloudQ) -> None:
+    with pytest.raises(ConfigurationError, match="task work: its hook on_success is async"):
+        plain.task(name="work", base=Awaited)(lambda: None)
+
+    async def fails(task: Any, *given: Any) -> None: ...
+
+    told = CloudQ(broker="memory://", task_annotations={"work": {"on_failure": fails}})
+    with pytest.raises(ConfigurationError, match="task work: its hook on_failure is async"):
+        told.task(name="work")(lambda: None)
+
+    async def hear(sender: Any, **more: Any) -> None: ...
+
+    with pytest.raises(TypeError, match=r"task_success.connect: .*hear.* is async"):
+        signals.task_success.connect(hear)
+    with pytest.raises(TypeError, match=r"task_success.connect: .*hear.* is async"):
+        signals.task_success.connect(sender="work")(hear)
