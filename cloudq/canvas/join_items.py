@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any
 
 from cloudq.canvas.slots import SHARD, join_key, shard_key
 from cloudq.driver import Item, Value
 from cloudq.errors import BackendError
 from cloudq.results.backend import Backend
-from cloudq.results.stored import OddItem, json_in
+from cloudq.results.stored import OddItem, is_list, json_in
 
 ADDED = 5_000_000
 """The shards of members that other members add have numbers above this, and above a header's."""
@@ -51,7 +51,7 @@ def number_in(value: Value) -> float:
 def _ids(shard: Item | None) -> Sequence[str]:
     if shard is None:
         return ()
-    ids = json_in(shard, "ids")
-    if not isinstance(ids, list):
+    ids: Any = json_in(shard, "ids")
+    if not is_list(ids):
         raise OddItem(shard.key, "its ids are no list")
-    return [str(id) for id in cast("list[object]", ids)]
+    return [str(id) for id in ids]

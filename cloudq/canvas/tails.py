@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
@@ -21,6 +21,7 @@ from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import json_bytes
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record
+from cloudq.results.stored import is_list
 from cloudq.runtime import Runtime
 from cloudq.tasks.signature import Signature
 from cloudq.tasks.signature_json import from_dict
@@ -219,9 +220,9 @@ def _whole_number(value: Value) -> int:
     return int(value) if isinstance(value, int | float) and math.isfinite(value) else 0
 
 
-def _checked(steps: object) -> list[Wire]:
-    if isinstance(steps, list) and all(isinstance(s, dict) for s in cast("list[Any]", steps)):
-        return cast("list[Wire]", steps)
+def _checked(steps: Any) -> list[Wire]:
+    if is_list(steps) and all(isinstance(step, dict) for step in steps):
+        return steps
     raise ValueError("they are no list of steps")
 
 

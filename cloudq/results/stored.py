@@ -51,6 +51,11 @@ def typed(item: Item, kinds: Mapping[str, type | tuple[type, ...]]) -> dict[str,
     return found
 
 
+def is_list(value: object) -> bool:
+    """Tell whether a value is a list."""
+    return isinstance(value, list)
+
+
 def json_in(item: Item, name: str) -> Any:
     """Read the JSON text in a field. Raises `OddItem`."""
     with reading(item.key):

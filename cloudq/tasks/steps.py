@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Generic, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -88,8 +88,8 @@ def steps_of(
     """Join single steps and simple ones; `followed` makes of two steps one or two."""
     made: Steps[T] | None = None
     for part in parts:
-        alone = not isinstance(part, Steps)
-        steps = Steps[T].sharing([], 0, part) if alone else cast("Steps[T]", part)
+        given: Any = part
+        steps: Steps[T] = given if isinstance(part, Steps) else Steps[T].sharing([], 0, given)
         if made is not None:
             made = made.ended(followed(made.last[0], steps.first)).extended(steps)
         else:
