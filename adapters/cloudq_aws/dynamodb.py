@@ -38,11 +38,15 @@ from cloudq.errors import ConfigurationError
 from cloudq_aws.client import Access, access
 from cloudq_aws.dynamodb_items import (
     EXPIRES,
+    LONGEST_SORT,
     PARTITION,
     SORT,
     from_attributes,
     key_attributes,
+    key_in,
+    partition_text,
     size,
+    stored_key,
     to_attributes,
 )
 from cloudq_aws.dynamodb_update import Expressions, holds_on_nothing, made_of_nothing
@@ -105,7 +109,9 @@ class DynamoDB:
             if index not in large
         }
         left = self._write(wanted)
-        failures += _throttled(index for index, item in enumerate(items) if item.key in left)
+        failures += _throttled(
+            index for index, item in enumerate(items) if stored_key(item.key) in left
+        )
         return failures
 
     def delete(self, keys: Sequence[Key]) -> Sequence[Failure]:
@@ -114,7 +120,7 @@ class DynamoDB:
             key: {"DeleteRequest": {"Key": key_attributes(key)}} for key in keys
         }
         left = self._write(wanted)
-        return _throttled(index for index, key in enumerate(keys) if key in left)
+        return _throttled(index for index, key in enumerate(keys) if stored_key(key) in left)
 
     def _write(self, wanted: _Wanted) -> set[Key]:
         # Returns the keys that DynamoDB did not write in any round.
@@ -132,7 +138,8 @@ class DynamoDB:
 
     def get(self, keys: Sequence[Key], *, consistent: bool) -> Mapping[Key, Item]:
         """Read items in one batch; raises when DynamoDB leaves some out in every round."""
-        wanted = [key_attributes(key) for key in dict.fromkeys(keys)]
+        asked = {stored_key(key): key for key in keys}
+        wanted = [key_attributes(key) for key in asked.values()]
         found: dict[Key, Item] = {}
         for pause in _pauses():
             if not wanted:
@@ -142,8 +149,8 @@ class DynamoDB:
             now = time.time()
             for attributes in reply.get("Responses", {}).get(self._table, []):
                 if not _expired(attributes, now):
-                    item = from_attributes(attributes)
-                    found[item.key] = item
+                    key = asked[key_in(attributes)]
+                    found[key] = from_attributes(attributes, key)
             unread = reply.get("UnprocessedKeys", {}).get(self._table)
             wanted = unread["Keys"] if unread else []
             # 16 MB an answer leaves keys out too; only an answer without any item means throttling.
@@ -171,12 +178,12 @@ class DynamoDB:
             except ClientError as error:
                 standing = _standing(error)
             if not standing or not _expired(standing, now):
-                raise ConditionFailed(from_attributes(standing) if standing else None)
+                raise ConditionFailed(from_attributes(standing, key) if standing else None)
             if not all(map(holds_on_nothing, change.when)):
                 raise ConditionFailed(None)
             item = made_of_nothing(key, change)
             if self._replace_expired(item, now):
-                return from_attributes(to_attributes(item))
+                return from_attributes(to_attributes(item), key)
         raise AwsError(f"too many writers at {key}", code=Code.THROTTLED)
 
     def _update_alive(self, key: Key, change: Change, now: float) -> Item:
@@ -195,7 +202,7 @@ class DynamoDB:
             ReturnValuesOnConditionCheckFailure="ALL_OLD",
             **extra,
         )
-        return from_attributes(reply.get("Attributes") or key_attributes(key))
+        return from_attributes(reply.get("Attributes") or key_attributes(key), key)
 
     def _replace_expired(self, item: Item, now: float) -> bool:
         build = Expressions()
@@ -221,7 +228,7 @@ class DynamoDB:
                 "TableName": self._table,
                 "KeyConditionExpression": "#pk = :pk",
                 "ExpressionAttributeNames": {"#pk": PARTITION},
-                "ExpressionAttributeValues": {":pk": {"S": partition}},
+                "ExpressionAttributeValues": {":pk": {"S": partition_text(partition)}},
                 "ConsistentRead": self._consistent,
                 "Limit": limit - len(items),
             }
@@ -230,7 +237,9 @@ class DynamoDB:
             reply = self.client.query(**request)
             now = time.time()
             items += [
-                from_attributes(found) for found in reply["Items"] if not _expired(found, now)
+                from_attributes(found, Key(partition, key_in(found).sort))
+                for found in reply["Items"]
+                if not _expired(found, now)
             ]
             last = reply.get("LastEvaluatedKey")
             after = last[SORT].get("S") if last else None
@@ -293,11 +302,15 @@ def _expired(attributes: Mapping[str, Any], now: float) -> bool:
 
 
 def _too_large(item: Item) -> bool:
+    if len(item.key.sort.encode()) > LONGEST_SORT:
+        return True
     keys = (("pk", item.key.partition), ("sk", item.key.sort))
     return size((*keys, *item.fields.items())) > _ITEM
 
 
 def _describe(item: Item) -> str:
+    if len(item.key.sort.encode()) > LONGEST_SORT:
+        return f"the sort key {item.key.sort[:40]}... is over DynamoDB's {LONGEST_SORT} bytes"
     return f"item {item.key.partition}/{item.key.sort} is over DynamoDB's {_ITEM} bytes"
 
 
@@ -309,4 +322,4 @@ def _throttled(indexes: Iterable[int]) -> list[Failure]:
 def _key_of(request: WriteRequestTypeDef) -> Key:
     put, delete = request.get("PutRequest"), request.get("DeleteRequest")
     attributes = cast("Mapping[str, Any]", put["Item"] if put else delete["Key"] if delete else {})
-    return Key(attributes[PARTITION]["S"], attributes[SORT]["S"])
+    return key_in(attributes)

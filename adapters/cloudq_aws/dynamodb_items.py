@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from cloudq.driver import Item, Key, Value
+from cloudq.driver import Item, Key, Value, fitting
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef
@@ -27,6 +27,8 @@ _DIGITS = 38
 _SMALLEST, _LARGEST = 1e-130, 9e125
 # A type descriptor and an element of a set or a map, as DynamoDB counts an item's size.
 _OVERHEAD = 3
+# Bytes of keys: its quotas, "Partition keys and sort keys".
+LONGEST_PARTITION, LONGEST_SORT = 2048, 1024
 
 
 def attribute_name(field: str) -> str:
@@ -48,7 +50,22 @@ def needs_mark(value: Value) -> bool:
 
 def key_attributes(key: Key) -> dict[str, AttributeValueTypeDef]:
     """The primary key of an item."""
-    return {PARTITION: {"S": key.partition}, SORT: {"S": key.sort}}
+    return {PARTITION: {"S": partition_text(key.partition)}, SORT: {"S": key.sort}}
+
+
+def partition_text(partition: str) -> str:
+    """Return a partition as DynamoDB takes it for a key."""
+    return fitting(partition, _is_short)
+
+
+def _is_short(partition: str) -> bool:
+    # No text of fewer characters has more bytes, and most have fewer.
+    return len(partition) <= LONGEST_PARTITION // 4 or len(partition.encode()) <= LONGEST_PARTITION
+
+
+def stored_key(key: Key) -> Key:
+    """Return the key under which DynamoDB knows an item."""
+    return Key(partition_text(key.partition), key.sort)
 
 
 def expiry(expires: float) -> AttributeValueTypeDef:
@@ -119,8 +136,8 @@ def to_attributes(item: Item) -> dict[str, AttributeValueTypeDef]:
     return attributes
 
 
-def from_attributes(attributes: Mapping[str, Any]) -> Item:
-    """An item as DynamoDB answers it."""
+def from_attributes(attributes: Mapping[str, Any], key: Key | None = None) -> Item:
+    """An item as DynamoDB answers it; `key` is its own one, where that is known."""
     fields: dict[str, Value] = {}
     for name, attribute in attributes.items():
         if name in _RESERVED or name.startswith(_MARK):
@@ -129,10 +146,15 @@ def from_attributes(attributes: Mapping[str, Any]) -> Item:
         fields[name.removeprefix(_ESCAPE)] = value
     expires = attributes.get(EXPIRES)
     return Item(
-        key=Key(attributes[PARTITION]["S"], attributes[SORT]["S"]),
+        key=key or key_in(attributes),
         fields=fields,
         expires=float(expires["N"]) if expires else None,
     )
+
+
+def key_in(attributes: Mapping[str, Any]) -> Key:
+    """Return the key under which DynamoDB has an item."""
+    return Key(attributes[PARTITION]["S"], attributes[SORT]["S"])
 
 
 def size(fields: Iterable[tuple[str, Value]]) -> int:

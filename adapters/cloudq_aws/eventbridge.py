@@ -35,6 +35,7 @@ from cloudq.driver.schedulers import Fields, Job
 from cloudq.errors import ConfigurationError
 from cloudq_aws.client import Access, access
 from cloudq_aws.errors import error_code
+from cloudq_aws.messages import key_text
 from cloudq_aws.queues import Queues
 
 if TYPE_CHECKING:
@@ -303,7 +304,7 @@ def _target(
     if dead:
         made["DeadLetterConfig"] = {"Arn": dead}
     if group is not None:
-        made["SqsParameters"] = {"MessageGroupId": group}
+        made["SqsParameters"] = {"MessageGroupId": key_text(group)}
     return made
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from cloudq.driver import Code, Delivery, Failure, Outgoing
+from cloudq.driver import Code, Delivery, Failure, Outgoing, fitting
 from cloudq_aws.errors import entry_code
 
 if TYPE_CHECKING:
@@ -40,6 +41,20 @@ SYSTEM: Sequence[MessageSystemAttributeNameType] = (
 )
 
 
+# What SQS takes as MessageGroupId and MessageDeduplicationId: its API reference, SendMessage.
+_KEY = re.compile(r"[0-9A-Za-z!-/:-@\[-`{-~]{1,128}")
+
+
+def key_text(key: str) -> str:
+    """Return a group, an id or a deduplication key as SQS takes it; what it takes stays."""
+    return fitting(key, fits)
+
+
+def fits(key: str) -> bool:
+    """Tell whether SQS takes a key as it is."""
+    return _KEY.fullmatch(key) is not None
+
+
 def seconds(duration: float, most: int = MAX_LEASE) -> int:
     """Return a duration for SQS, in whole seconds, rounded up."""
     return min(max(math.ceil(duration), 0), most)
@@ -61,8 +76,8 @@ def outgoing_entry(
     }
     if fifo:
         # A group of its own leaves a message unordered, and SQS free to hand it out at once.
-        entry["MessageGroupId"] = message.group or message.id
-        entry["MessageDeduplicationId"] = message.dedup or message.id
+        entry["MessageGroupId"] = key_text(message.group or message.id)
+        entry["MessageDeduplicationId"] = key_text(message.dedup or message.id)
     elif message.delay > 0:
         entry["DelaySeconds"] = math.ceil(message.delay)
     return entry
@@ -116,7 +131,7 @@ def _copy(
     if len(body.encode()) <= MAX_BODY:  # else from a stranger: its body matters, the rest does not
         entry["MessageAttributes"] = attributes
     if fifo:
-        entry["MessageGroupId"] = group or id
+        entry["MessageGroupId"] = key_text(group or id)
     return entry
 
 
@@ -132,7 +147,7 @@ def to_delivery(queue: str, message: MessageTypeDef, lease: float) -> Delivery:
         receipt=message.get("ReceiptHandle", ""),
         attempts=int(system.get("ApproximateReceiveCount", 1)),
         lease=lease,
-        group=None if group == id else group,
+        group=None if group == key_text(id) else group,
         sent_at=sent_at(message),
     )
 

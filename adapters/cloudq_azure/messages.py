@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.amqp import AmqpMessageBodyType
 
-from cloudq.driver import Code, Delivery, Failure, Outgoing, Peeked, Scheduled
+from cloudq.driver import Code, Delivery, Failure, Outgoing, Peeked, Scheduled, fitting
 
 BATCH = 100
 ID, ATTEMPTS = "cloudq-id", "cloudq-attempts"
@@ -24,6 +24,8 @@ ROOM = 4096
 MAX_STANDARD = 262_144 - ROOM
 MAX_PREMIUM = 104_857_600 - ROOM
 _MAX_REASON = 1024
+# Of a message id and of a session id: the service's quotas.
+_LONGEST_KEY = 128
 
 Properties = dict[str, Any]
 
@@ -43,14 +45,27 @@ def outgoing(message: Outgoing, *, fifo: bool, now: datetime | None = None) -> S
     sent = ServiceBusMessage(
         message.body,
         # The service forgets a second one with the same id, where the queue knows duplicates.
-        message_id=message.dedup or message.id,
+        message_id=key_text(message.dedup or message.id),
         application_properties={ID: message.id},
         # A session of its own leaves a message unordered.
-        session_id=(message.group or message.id) if fifo else None,
+        session_id=key_text(message.group or message.id) if fifo else None,
     )
     if message.delay > 0:
         sent.scheduled_enqueue_time_utc = due(message.delay, now)
     return sent
+
+
+def key_text(key: str) -> str:
+    """Return a group, an id or a deduplication key as Service Bus takes it."""
+    return fitting(key, fits)
+
+
+def fits(key: str) -> bool:
+    """Tell whether Service Bus takes a key as it is: it counts as .NET does, in UTF-16."""
+    try:
+        return 0 < len(key.encode("utf-16-le")) <= 2 * _LONGEST_KEY
+    except UnicodeEncodeError:
+        return False
 
 
 def due(delay: float, now: datetime | None = None) -> datetime:
@@ -85,7 +100,7 @@ def revived(message: ServiceBusReceivedMessage, *, fifo: bool) -> ServiceBusMess
         # Another than the first send's, and the same if this is tried again.
         message_id=f"redrive-{message.sequence_number}",
         application_properties={**kept, ID: id},
-        session_id=(message.session_id or id) if fifo else None,
+        session_id=key_text(message.session_id or id) if fifo else None,
     )
 
 
@@ -192,7 +207,7 @@ def _attempts(message: ServiceBusReceivedMessage, properties: Properties) -> int
 
 def _group(message: ServiceBusReceivedMessage, id: str) -> str | None:
     session = message.session_id
-    return session if session and session != id else None
+    return session if session and session != key_text(id) else None
 
 
 def _epoch(time: datetime | None) -> float | None:

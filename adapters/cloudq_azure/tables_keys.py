@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import zlib
 
-from cloudq.driver import Key
+from cloudq.driver import Key, fitting
 
 # The longest key: 1 KiB in UTF-16.
 LONGEST = 512
@@ -36,7 +36,15 @@ _PIECE = re.compile(rf"[{re.escape(_LEADS)}]([0-9a-f]{{2}})|(.)")
 
 def partition_key(partition: str) -> str:
     """The `PartitionKey` of a partition."""
+    return _hashed(fitting(partition, _fits))
+
+
+def _hashed(partition: str) -> str:
     return f"{zlib.crc32(partition.encode()) & 0xFFFF:04x}:{row_key(partition)}"
+
+
+def _fits(partition: str) -> bool:
+    return len(_hashed(partition)) <= LONGEST
 
 
 def row_key(sort: str) -> str:

@@ -48,7 +48,7 @@ from cloudq.driver import Code, Failure, Outgoing, Scheduled
 from cloudq.errors import ConfigurationError
 from cloudq_gcp.client import Access
 from cloudq_gcp.errors import error_code
-from cloudq_gcp.messages import ID, refused
+from cloudq_gcp.messages import ID, key_text, refused
 from cloudq_gcp.pubsub_requests import TIMEOUT, at_once, routed
 
 # Cloud Tasks takes 30 days from its own now; the clocks may differ.
@@ -136,7 +136,7 @@ class CloudTasks:
             "attributes": {ID: message.id},
         }
         if message.group:
-            published["orderingKey"] = message.group
+            published["orderingKey"] = key_text(message.group)
         request = HttpRequest(
             url=self._publish_url(topic),
             http_method=HttpMethod.POST,

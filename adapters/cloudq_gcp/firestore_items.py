@@ -21,11 +21,13 @@ from google.cloud.firestore_v1.types import ArrayValue, Document, MapValue
 from google.cloud.firestore_v1.types import Value as Stored
 from google.protobuf.struct_pb2 import NULL_VALUE
 
-from cloudq.driver import Item, Key, Value
+from cloudq.driver import Item, Key, Value, fitting
 
 EXPIRES, FIELDS = "expires", "fields"
 # The longest id, in bytes.
 LONGEST_ID = 1500
+# Of a partition in it, so that there is room for sort keys.
+_LONGEST_PARTITION = 1400
 
 _SEPARATOR, _BEHIND = "|", "}"  # the character behind the separator ends the partition's range
 _PARTITION = str.maketrans({"%": "%25", "/": "%2F", _SEPARATOR: "%7C"})
@@ -40,9 +42,14 @@ _LAST = 253_402_300_799.0
 
 def partition_ids(partition: str) -> tuple[str, str]:
     """The range of ids that a partition's items have: from the first to before the second."""
+    partition = fitting(partition, _fits)
     hashed = zlib.crc32(partition.encode()) & 0xFF
     start = f"{hashed:02x}:{partition.translate(_PARTITION)}"
     return start + _SEPARATOR, start + _BEHIND
+
+
+def _fits(partition: str) -> bool:
+    return len(partition.translate(_PARTITION).encode()) <= _LONGEST_PARTITION
 
 
 def document_id(key: Key) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 from google.pubsub_v1.types import PubsubMessage
 
-from cloudq.driver import Code, Delivery, Failure, Outgoing, Peeked
+from cloudq.driver import Code, Delivery, Failure, Outgoing, Peeked, fitting
 
 T = TypeVar("T")
 
@@ -51,10 +51,20 @@ def seconds(duration: float) -> int:
     return min(max(math.ceil(duration), 0), MAX_LEASE)
 
 
+def key_text(group: str) -> str:
+    """Return a group as Pub/Sub takes it for an ordering key."""
+    return fitting(group, fits)
+
+
+def fits(group: str) -> bool:
+    """Tell whether Pub/Sub takes a group as it is."""
+    return len(group.encode(errors="surrogatepass")) <= MAX_GROUP
+
+
 def packed(message: Outgoing) -> Message:
     """A message to publish."""
     return _Message(
-        data=message.body, attributes={ID: message.id}, ordering_key=message.group or ""
+        data=message.body, attributes={ID: message.id}, ordering_key=key_text(message.group or "")
     )
 
 
@@ -63,9 +73,6 @@ def refused(index: int, message: Outgoing) -> Failure | None:
     if len(message.body) > MAX_BODY:
         reason = f"the body has {len(message.body)} bytes, and Pub/Sub takes {MAX_BODY}"
         return Failure(index=index, code=Code.TOO_LARGE, reason=reason)
-    if message.group and len(message.group.encode()) > MAX_GROUP:
-        reason = f"the group has more than {MAX_GROUP} bytes"
-        return Failure(index=index, code=Code.INVALID, reason=reason)
     return None
 
 

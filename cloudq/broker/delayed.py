@@ -26,6 +26,7 @@ from cloudq.driver import (
 )
 from cloudq.messages.ids import new_id
 from cloudq.results.backend import Backend
+from cloudq.results.stored import readable, reading, typed
 
 # Seconds that a claim lasts: a process that dies while it sends keeps the others out for so long.
 _CLAIM = 30.0
@@ -71,7 +72,7 @@ class DelayedStore:
             page = self._backend().query(
                 _partition(queue), after=after, limit=min(_PAGE, count - len(found))
             )
-            found += [_scheduled(item) for item in page.items]
+            found += readable(page.items, _scheduled)
             after = page.next
             if after is None:
                 break
@@ -183,16 +184,20 @@ def _fields(message: Outgoing) -> dict[str, str | bytes]:
     return fields if message.group is None else fields | {"group": message.group}
 
 
+_KINDS: dict[str, type | tuple[type, ...]] = {"id": str, "body": (str, bytes), "group": str}
+
+
 def _scheduled(item: Item) -> Scheduled:
-    fields, handle = item.fields, item.key.sort
-    body, group = fields["body"], fields.get("group")
-    return Scheduled(
-        handle=handle,
-        id=str(fields["id"]),
-        body=body if isinstance(body, bytes) else str(body).encode(),
-        due=int(handle.partition("#")[0]) / 1000,
-        group=None if group is None else str(group),
-    )
+    fields, handle = typed(item, _KINDS), item.key.sort
+    with reading(item.key):
+        body = fields["body"]
+        return Scheduled(
+            handle=handle,
+            id=fields["id"],
+            body=body if isinstance(body, bytes) else body.encode(),
+            due=int(handle.partition("#")[0]) / 1000,
+            group=fields.get("group"),
+        )
 
 
 def _outgoing(message: Scheduled) -> Outgoing:

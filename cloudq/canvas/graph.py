@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import orjson
-
 from cloudq.canvas.join_items import members_of
 from cloudq.messages.json_text import json_text
 from cloudq.results.backend import Backend
 from cloudq.results.groups import group_outline
-from cloudq.results.outline import Outline, Row, from_json, spine
+from cloudq.results.outline import Outline, Row, outlines_in, spine
 from cloudq.results.record import Record, State
 
 # The most vertices in a graph: nobody can read a larger picture.
@@ -132,8 +130,8 @@ class _Search:
             self._parents[id] = record.parent
         if record.join is not None:
             self._join(record.join, id)
-        for outline in orjson.loads(record.children) if record.children else ():
-            self._edge(id, self.outline(from_json(outline)))
+        for outline in outlines_in(record.children) if record.children else ():
+            self._edge(id, self.outline(outline))
 
     def _join(self, join: str, body: str) -> None:
         self._group(join)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-
-import orjson
+from typing import Any
 
 from cloudq.canvas.slots import SHARD, join_key, shard_key
 from cloudq.driver import Item, Value
 from cloudq.errors import BackendError
 from cloudq.results.backend import Backend
+from cloudq.results.stored import OddItem, is_list, json_in
 
 ADDED = 5_000_000
 """The shards of members that other members add have numbers above this, and above a header's."""
@@ -35,6 +36,8 @@ def members_in(join: str, root: Item, backend: Backend) -> list[str]:
     """Return the ids in the shards of a join that are in the store."""
     added = int(number_in(root.fields.get("added")))
     shards = -(-(int(number_in(root.fields.get("count"))) - added) // SHARD)
+    if max(shards, added) > ADDED:  # its number would have more digits than a key has room for
+        raise OddItem(root.key, f"it counts {shards} shards and {added} added members")
     numbers = [*range(shards), *range(ADDED + 1, ADDED + 1 + added)]
     keys = [shard_key(join, number) for number in numbers]
     found = backend.get(keys)
@@ -42,8 +45,13 @@ def members_in(join: str, root: Item, backend: Backend) -> list[str]:
 
 
 def number_in(value: Value) -> float:
-    return value if isinstance(value, int | float) else 0
+    return value if isinstance(value, int | float) and math.isfinite(value) else 0
 
 
 def _ids(shard: Item | None) -> Sequence[str]:
-    return orjson.loads(str(shard.fields["ids"])) if shard is not None else ()
+    if shard is None:
+        return ()
+    ids: Any = json_in(shard, "ids")
+    if not is_list(ids):
+        raise OddItem(shard.key, "its ids are no list")
+    return [str(id) for id in ids]

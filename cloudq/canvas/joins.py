@@ -37,6 +37,7 @@ from cloudq.messages.json_text import json_text
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record, State
+from cloudq.results.stored import reading
 from cloudq.runtime import Runtime
 from cloudq.tasks.signature_json import from_dict
 
@@ -185,10 +186,9 @@ class Joins:
             return
         try:
             follows = self._follows(join, root)
-            plan = self._planner.start(
-                from_dict(follows["node"]), Before(gather=join), _place(follows)
-            )
-            self._start(plan)
+            with reading(join_key(join)):
+                node, place = from_dict(follows["node"]), _place(follows)
+            self._start(self._planner.start(node, Before(gather=join), place))
         except (DecodeError, EncodeError, ConfigurationError, InvalidArguments) as never:
             self._give_up(join, root, never)
             return
@@ -269,8 +269,9 @@ class Joins:
         self._fail(join, root, why)
 
     def _fail(self, join: str, root: Mapping[str, Value], why: str) -> None:
-        follows = orjson.loads(str(root["follows"]))
-        node, place = from_dict(follows["node"]), _place(follows)
+        with reading(join_key(join)):
+            follows = orjson.loads(str(root["follows"]))
+            node, place = from_dict(follows["node"]), _place(follows)
         body = Record(
             id=str(follows["body"]),
             state=State.FAILURE,
@@ -303,9 +304,10 @@ class Joins:
 
     def _follows(self, join: str, root: Mapping[str, Value]) -> dict[str, Any]:
         """Read what follows a join. Raises `DecodeError` where its signature is wrong."""
-        text = str(root["follows"])
+        text = str(root.get("follows"))
         self._runtime.broker.codec.check_seal(root, join_key(join).partition, text)
-        return orjson.loads(text)
+        with reading(join_key(join)):
+            return dict(orjson.loads(text))
 
     def _calls(self, steps: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
         """Return the ids and tasks of all calls in steps; those that are lost are only logged."""

@@ -7,6 +7,7 @@ length. The id is a hash of the steps: storing them again, after a crash say, ch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -20,6 +21,7 @@ from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import json_bytes
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record
+from cloudq.results.stored import is_list
 from cloudq.runtime import Runtime
 from cloudq.tasks.signature import Signature
 from cloudq.tasks.signature_json import from_dict
@@ -35,6 +37,10 @@ _BYTES = 48 * 1024
 _KEPT = 31 * 86_400.0
 # Records of steps that never come are written in batches after so many.
 _SINGLY = 25
+
+
+# As many as their keys have numbers for.
+_MOST_PARTS = 1_000
 
 
 class StepsLost(CloudQError):
@@ -139,12 +145,14 @@ class Tails:
         id, number = str(reference["more"]), int(reference["at"])
         first = self._read([_key(id, number, 0)], known or {})[0]
         parts = _whole_number(first.fields.get("parts"))
+        if parts > _MOST_PARTS:
+            raise StepsLost(f"the later steps of the chain cannot be read: {parts} parts")
         others = [_key(id, number, part) for part in range(1, parts)]
         items = [first, *self._read(others, known or {})]
-        text = "".join(str(item.fields["steps"]) for item in items)
+        text = "".join(str(item.fields.get("steps")) for item in items)
         try:
-            steps: list[Wire] = orjson.loads(text)
-        except orjson.JSONDecodeError as error:
+            steps = _checked(orjson.loads(text))
+        except ValueError as error:
             raise StepsLost(f"the later steps of the chain cannot be read: {error}") from error
         if number < _whole_number(first.fields.get("last")):
             steps.append({**reference, "at": number + 1})
@@ -209,7 +217,13 @@ def _wait(steps: Sequence[Wire]) -> float:
 
 
 def _whole_number(value: Value) -> int:
-    return int(value) if isinstance(value, int | float) else 0
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) else 0
+
+
+def _checked(steps: Any) -> list[Wire]:
+    if is_list(steps) and all(isinstance(step, dict) for step in steps):
+        return steps
+    raise ValueError("they are no list of steps")
 
 
 # ---- the steps that never come

@@ -9,6 +9,7 @@ from cloudq.driver.admin import (
     StoreAdmin,
     Sweeping,
 )
+from cloudq.driver.names import fitting
 from cloudq.driver.queues import (
     FOREVER,
     ORDERED_SUFFIX,
@@ -82,6 +83,7 @@ __all__ = [
     "Value",
     "Watch",
     "Watcher",
+    "fitting",
     "is_ordered",
     "suffixed",
 ]

@@ -10,6 +10,7 @@ from uuid import UUID
 from cloudq.results.backend import Backend
 from cloudq.results.events import NAMES, Event, event_of, key_of, partition_of, sort_of
 from cloudq.results.record import TERMINAL, Record, State
+from cloudq.results.stored import readable
 
 FINAL = tuple(state for state in State if state in TERMINAL)
 TRACKED = (*FINAL, State.STARTED, State.RETRY)
@@ -73,7 +74,7 @@ class Reader:
         while True:
             size = min(limit - len(found), _PAGE)
             page = self._backend.query(partition_of(name, state), after=after, limit=size)
-            events = [event_of(item) for item in page.items]
+            events = readable(page.items, event_of)
             found += [event for event in events if event.at >= since]
             after = page.next
             if after is None or len(found) >= limit or (events and events[-1].at < since):
@@ -119,7 +120,7 @@ class Reader:
             (record.state, record.finished_at),
         )
         keys = [key_of(record.task, state, at, id, record.retries) for state, at in moments if at]
-        events = [event_of(item) for item in self._backend.get(keys).values()]
+        events = readable(self._backend.get(keys).values(), event_of)
         if record.retries:
             events += self._retries(record)
         return Trail(record=record, events=sorted(events, key=lambda event: event.at))
@@ -131,7 +132,7 @@ class Reader:
             partition_of(record.task, State.RETRY), after=sort_of(last), limit=_RETRIES
         )
         born = _born(record.id)
-        events = map(event_of, page.items)
+        events = readable(page.items, event_of)
         return [event for event in events if event.id == record.id and event.at >= born]
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
-
-import orjson
+from typing import Any
 
 from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
 from cloudq.messages.json_text import json_text
 from cloudq.results.backend import Backend
+from cloudq.results.stored import OddItem, json_in, readable, typed
 
 PARTITION = "workers"
 """The partition of all workers of a store, so that one query finds them."""
@@ -58,7 +57,13 @@ class Heartbeat:
         return fields | {name: json_text(list(fields[name])).decode() for name in _LISTS}
 
 
+_NUMBER = (int, float)
 _NAMES = tuple(name for name in Heartbeat.__dataclass_fields__ if name != "hostname")
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(_NAMES, int),
+    **dict.fromkeys(("app", "version", *_LISTS), str),
+    **dict.fromkeys(("started", "seen", "every"), _NUMBER),
+}
 
 
 class Heartbeats:
@@ -98,7 +103,7 @@ class Heartbeats:
         after: str | None = None
         while True:
             page = self._backend.query(PARTITION, after=after, limit=_PAGE)
-            found += [_heartbeat_of(item) for item in page.items if "seen" in item.fields]
+            found += readable((i for i in page.items if "seen" in i.fields), _heartbeat_of)
             after = page.next
             if after is None:
                 return found
@@ -127,9 +132,10 @@ def _key(hostname: str) -> Key:
 
 
 def _heartbeat_of(item: Item) -> Heartbeat:
-    """The heartbeat in an item. Fields of newer releases are ignored."""
-    stored: Mapping[str, Any] = item.fields
-    values = {name: stored[name] for name in _NAMES if name in stored}
+    """The heartbeat in an item. Fields of newer releases are ignored. Raises `OddItem`."""
+    values = typed(item, _KINDS)
     for name in _LISTS:
-        values[name] = cast("list[Any]", orjson.loads(values.get(name) or "[]"))
+        values[name] = json_in(item, name) if values.get(name) else []
+        if not isinstance(values[name], list):
+            raise OddItem(item.key, f"its field {name!r} is no list")
     return Heartbeat(hostname=item.key.sort, **values)

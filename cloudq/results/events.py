@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from cloudq.clock import Clock, real_time
 from cloudq.driver import Item, Key, Value
@@ -13,6 +12,7 @@ from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode
 from cloudq.messages.values import json_bytes
 from cloudq.results.record import TERMINAL, Record, State
+from cloudq.results.stored import reading, typed
 from cloudq.settings import Level
 
 NAMES = "events"
@@ -48,7 +48,11 @@ class Event:
     args: str | None = None
 
 
-_KEPT = ("queue", "worker", "took", "retries", "error_type", "error", "args")
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("queue", "worker", "error_type", "error", "args"), str),
+    **dict.fromkeys(("at", "took"), (int, float)),
+    "retries": int,
+}
 
 
 class History:
@@ -149,9 +153,10 @@ def key_of(task: str, state: State, at: float, id: str, retries: int) -> Key:
 
 
 def event_of(item: Item) -> Event:
-    """Return the event in an item. Fields of newer releases are ignored."""
+    """Return the event in an item. Fields of newer releases are ignored. Raises `OddItem`."""
     task, _, state = item.key.partition.removeprefix("events#").rpartition("#")
-    stored: Mapping[str, Any] = item.fields
-    values = {name: stored[name] for name in _KEPT if name in stored}
-    id = item.key.sort.split("#", 2)[2]
-    return Event(id=id, task=task, state=State(state), at=float(stored["at"]), **values)
+    values = typed(item, _KINDS)
+    with reading(item.key):
+        id = item.key.sort.split("#", 2)[2]
+        at = float(values.pop("at"))
+        return Event(id=id, task=task, state=State(state), at=at, **values)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
-import orjson
-
 from cloudq.driver import Item, Key
 from cloudq.errors import BackendError, InvalidArguments
 from cloudq.messages.json_text import json_text
 from cloudq.results.backend import Backend
 from cloudq.results.lineage import paired, parents_of, revoked_of
-from cloudq.results.outline import Outline, add_row, from_json, to_json
+from cloudq.results.outline import Outline, add_row, checked, from_json, outlines_in, to_json
 from cloudq.results.record import State, failure
 from cloudq.results.result import AsyncResult, wait_for
+from cloudq.results.stored import json_in, reading
 from cloudq.results.terminate import Signal, Termination, actions_of
 
 R = TypeVar("R")
@@ -264,7 +263,7 @@ AnyResult = AsyncResult[Any] | GroupResult[Any]
 
 def restored(outlines: str, make: Make) -> list[Any]:
     """Make the results of which a record keeps the ids."""
-    return [from_tuple(ids, make) for ids in orjson.loads(outlines)]
+    return [_restored(outline, make) for outline in outlines_in(outlines)]
 
 
 def save_group(result: GroupResult[Any], backend: Backend) -> None:
@@ -285,7 +284,10 @@ def restore_group(id: str, backend: Backend, make: Make) -> GroupResult[Any] | N
 def group_outline(id: str, backend: Backend) -> Outline | None:
     """Return the ids of a saved group; None if there is none."""
     found = backend.get([_group_key(id)]).get(_group_key(id))
-    return None if found is None else from_json(orjson.loads(str(found.fields["ids"])))
+    if found is None:
+        return None
+    with reading(found.key):
+        return checked(from_json(json_in(found, "ids")))
 
 
 def _group_key(id: str) -> Key:

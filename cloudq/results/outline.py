@@ -10,6 +10,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, cast
 
+import orjson
+
+from cloudq.errors import DecodeError
+
 Row = tuple[str, int | None, list[int] | None]
 """An id, the index of the row before it in its chain, and the indices of a group's members."""
 
@@ -33,6 +37,25 @@ def from_json(made: Any) -> Outline:
     rows: Outline = []
     _add_pairs(rows, made)
     return rows
+
+
+def checked(outline: Outline) -> Outline:
+    """Return an outline whose rows name rows before them. Raises `ValueError` for any other."""
+    if not outline:
+        raise ValueError("no ids")
+    for place, (_, above, members) in enumerate(outline):
+        named = ([] if above is None else [above]) + list(members or ())
+        if not all(type(row) is int and 0 <= row < place for row in named):
+            raise ValueError(f"row {place} names rows that are not before it")
+    return outline
+
+
+def outlines_in(text: str) -> list[Outline]:
+    """Read the outlines that a record keeps. Raises `DecodeError`."""
+    try:
+        return [checked(from_json(made)) for made in orjson.loads(text) if made is not None]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DecodeError(f"the ids of what a task has started cannot be read: {error}") from error
 
 
 def _add_pairs(rows: Outline, made: Any) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self, cast
 
 from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments
 from cloudq.tasks.members import Members
+from cloudq.tasks.steps import Steps
 from cloudq.tasks.task_app import TaskApp
 
 
@@ -51,6 +52,9 @@ def _copied(value: Any, above: tuple[int, ...]) -> Any:
     if isinstance(value, Members):
         members = cast("Members[Any]", value)
         return Members(iter([_copied(member, above) for member in members.all()]), lazy=False)
+    if isinstance(value, Steps):
+        steps = cast("Steps[Any]", value)
+        return Steps([_copied(step, above) for step in steps.copied()])
     try:
         return copy.deepcopy(value)
     except RecursionError as error:
@@ -77,3 +81,22 @@ def app_of(node: Callback) -> TaskApp | None:
     raise ConfigurationError(
         f"{node!r} belongs to no app: make it with task.s(...) or app.signature(...)"
     )
+
+
+def callbacks(option: str, given: Any) -> Iterator[Any]:
+    """Yield the nodes that `link` or `link_error` was given. Raises `InvalidArguments`."""
+    for callback in [given] if isinstance(given, Callback) else given:
+        if not isinstance(callback, Callback):
+            raise InvalidArguments(f"{option} has {callback!r}: give signatures, as task.s(...)")
+        yield callback
+
+
+def nodes_in(tasks: Sequence[Any]) -> Iterator[Any]:
+    """Yield the nodes in `group(a, b)`, `group([a, b])` and `group(x for x in ...)`."""
+    given: Iterable[Any] = tasks
+    if len(tasks) == 1 and not isinstance(tasks[0], Callback):
+        given = tasks[0]
+    for node in given:
+        if not isinstance(node, Callback):
+            raise InvalidArguments(f"{node!r} is no signature: write task.s(...)")
+        yield node

@@ -14,6 +14,7 @@ from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op
 from cloudq.errors import CloudQError, InvalidArguments
 from cloudq.messages.values import dump_value, load_value
 from cloudq.results.backend import Backend
+from cloudq.results.stored import reading, typed
 
 T = TypeVar("T")
 
@@ -108,7 +109,8 @@ def _state_key(task_id: str) -> Key:
 
 
 def _value(item: Item) -> Any:
-    return load_value(str(item.fields["value"]))
+    with reading(item.key):
+        return load_value(typed(item, {"value": str})["value"])
 
 
 def _expires(backend: Backend) -> float:

@@ -16,8 +16,9 @@ from cloudq.messages.values import to_wire
 from cloudq.results.groups import GroupResult
 from cloudq.tasks.call_arguments import by_name, positional
 from cloudq.tasks.call_options import CallOptions
-from cloudq.tasks.callback import Callback, app_of
+from cloudq.tasks.callback import Callback, app_of, callbacks, nodes_in
 from cloudq.tasks.members import Members
+from cloudq.tasks.steps import Steps, steps_of
 from cloudq.tasks.task_app import TaskApp
 
 R = TypeVar("R")
@@ -94,9 +95,9 @@ class Node(Callback, Generic[R]):
     def _linked(self, options: CallOptions) -> CallOptions:
         """Add the callbacks among the options to this node, and return the other options."""
         left = options.copy()
-        for callback in _callbacks("link", left.pop("link", ())):
+        for callback in callbacks("link", left.pop("link", ())):
             self.link(callback)
-        for errback in _callbacks("link_error", left.pop("link_error", ())):
+        for errback in callbacks("link_error", left.pop("link_error", ())):
             self.link_error(errback)
         return left
 
@@ -203,16 +204,28 @@ class chain(Node[R]):  # noqa: N801 (Celery's name)
 
     def __init__(self, *tasks: Node[Any] | Iterable[Node[Any]]) -> None:
         super().__init__()
-        self.tasks: list[Node[Any]] = [node for node in _members(tasks) if not is_empty(node)]
+        self.steps = Steps[Node[Any]]([node for node in nodes_in(tasks) if not is_empty(node)])
 
     def __repr__(self) -> str:
         return " | ".join(map(repr, self.tasks)) or "chain()"
+
+    @property
+    def tasks(self) -> list[Node[Any]]:
+        """The steps, a list of this chain's own."""
+        return self.steps.all()
+
+    @tasks.setter
+    def tasks(self, tasks: list[Node[Any]]) -> None:
+        self.steps = Steps(tasks)
 
     def first(self) -> Sequence[Node[Any]]:
         return self.tasks[:1]
 
     def parts(self) -> Sequence[Node[Any]]:
         return self.tasks
+
+    def peek(self) -> Sequence[Node[Any]]:
+        return self.steps.copied()
 
     def _kind_dict(self) -> dict[str, Any]:
         return {"chain": [step.to_dict() for step in self.tasks]}
@@ -224,7 +237,8 @@ class group(Node[list[R]]):  # noqa: N801 (Celery's name)
     def __init__(self, *tasks: Node[R] | Iterable[Node[R]]) -> None:
         super().__init__()
         lazy = len(tasks) == 1 and isinstance(tasks[0], Iterator)
-        self._members = Members[Node[R]](_members(tasks), lazy=lazy)
+        given: Any = (node for node in nodes_in(tasks) if not is_empty(node) or is_group(node))
+        self._members = Members[Node[R]](given, lazy=lazy)
 
     def __repr__(self) -> str:
         inside = "..." if self.is_stream else ", ".join(map(repr, self.tasks))
@@ -340,26 +354,9 @@ def is_group(given: object) -> TypeGuard[group[Any]]:
 def is_empty(node: Node[Any]) -> bool:
     """Tell whether a node is a chain or a group without tasks, and without callbacks."""
     called_back = node.links or node.link_errors
-    return isinstance(node, chain | group) and not (called_back or node.peek())
-
-
-def _callbacks(option: str, given: Callback | Sequence[Callback]) -> Iterator[Node[Any]]:
-    for callback in [given] if isinstance(given, Callback) else given:
-        if not is_node(callback):
-            raise InvalidArguments(f"{option} has {callback!r}: give signatures, as task.s(...)")
-        yield callback
-
-
-def _members(tasks: Sequence[Any]) -> Iterator[Node[Any]]:
-    """Yield the nodes in `group(a, b)`, `group([a, b])` and `group(x for x in ...)`."""
-    given: Iterable[Any] = tasks
-    if len(tasks) == 1 and not isinstance(tasks[0], Node):
-        given = tasks[0]
-    for node in given:
-        if not is_node(node):
-            raise InvalidArguments(f"{node!r} is no signature: write task.s(...)")
-        if is_group(node) or not is_empty(node):
-            yield node
+    if isinstance(node, chain):
+        return not (called_back or node.steps.last)
+    return is_group(node) and not (called_back or node.peek())
 
 
 def joined(nodes: Iterable[Node[Any]]) -> Node[Any]:
@@ -368,16 +365,17 @@ def joined(nodes: Iterable[Node[Any]]) -> Node[Any]:
     Chains inside are unpacked, a group with a node after it becomes a chord, and a group of one
     member with a node before it becomes that member.
     """
-    steps: list[Node[Any]] = []
-    for node in _steps(nodes):
-        if not steps:
-            steps.append(node)
-            continue
-        single = is_group(node) and len(node) == 1
-        steps[-1:] = _followed(steps[-1], node.parts()[0] if single else node)
+    steps = steps_of(_steps(nodes), _after)
     made: chain[Any] = chain()
-    made.tasks = steps
-    return steps[0] if len(steps) == 1 else made
+    if steps is None:
+        return made
+    made.steps = steps
+    return steps.last[0] if steps.is_single else made
+
+
+def _after(last: Node[Any], node: Node[Any]) -> list[Node[Any]]:
+    single = is_group(node) and len(node) == 1
+    return _followed(last, node.parts()[0] if single else node)
 
 
 def _followed(last: Node[Any], node: Node[Any]) -> list[Node[Any]]:
@@ -391,9 +389,12 @@ def _followed(last: Node[Any], node: Node[Any]) -> list[Node[Any]]:
     return [last, node]
 
 
-def _steps(nodes: Iterable[Node[Any]]) -> Iterator[Node[Any]]:
+def _steps(nodes: Iterable[Node[Any]]) -> Iterator[Node[Any] | Steps[Node[Any]]]:
     for node in nodes:
-        if isinstance(node, chain) and not node.links and not node.link_errors and not node.options:
-            yield from _steps(node.tasks)
-        else:
+        own = node.links or node.link_errors or node.options
+        if own or not isinstance(node, chain):
             yield node
+        elif node.steps.is_simple:
+            yield node.steps
+        else:
+            yield from _steps(node.tasks)

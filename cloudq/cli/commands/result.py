@@ -59,8 +59,8 @@ def as_json(record: Record) -> dict[str, object]:
         "id": record.id,
         "state": record.shown,
         "task": record.task or None,
-        "value": AsIs(orjson.loads(record.value)) if record.value else None,
-        "meta": AsIs(orjson.loads(record.meta)) if record.meta else None,
+        "value": _plain(record.value),
+        "meta": _plain(record.meta),
         "error_type": record.error_type,
         "error": record.error,
         "traceback": record.traceback,
@@ -124,3 +124,11 @@ def _show(record: Record, *, traceback: bool) -> None:
 def add_to(program: typer.Typer) -> None:
     """Add `result` to the commands of `cloudq`."""
     program.command()(result)
+
+
+def _plain(text: str | None) -> AsIs | None:
+    """Return the value in JSON text; the text itself where another program wrote it."""
+    try:
+        return AsIs(orjson.loads(text)) if text else None
+    except ValueError:
+        return AsIs(text)

@@ -176,7 +176,8 @@ def release(backend: Backend, key: Key, owner: str) -> None:
     """Free the permit of a task whose process was killed. Raises `BackendError`."""
     found = backend.get([key])
     for field, text in found[key].fields.items() if key in found else ():
-        if isinstance(text, str) and StoredPermit.from_text(text).owner == owner:
+        there = _permit_in(text)
+        if there is not None and there.owner == owner:
             seen = Check(field=field, op=Op.EQ, value=text)
             change = Change(remove=frozenset({field}), keep_expires=True, when=(seen,))
             try:
@@ -186,7 +187,7 @@ def release(backend: Backend, key: Key, owner: str) -> None:
 
 
 def _write(
-    backend: Backend, key: Key, field: str, there: str | None, text: str
+    backend: Backend, key: Key, field: str, there: Value, text: str
 ) -> tuple[bool, Mapping[str, Value]]:
     """Write a field if it is unchanged; return whether it was, and the item's fields."""
     seen = (
@@ -201,18 +202,26 @@ def _write(
         return False, error.current.fields if error.current else {}
 
 
+def _permit_in(text: Value) -> StoredPermit | None:
+    """Return the permit in a field; None where there is none, or what another program wrote."""
+    try:
+        return StoredPermit.from_text(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
 def _choice(
     fields: Mapping[str, Value], names: list[str], request: PermitRequest, now: float
-) -> tuple[str, str | None] | NoPermit:
+) -> tuple[str, Value] | NoPermit:
     """Choose the field to take, and return it with its present text; `NoPermit` if none is free."""
     taken: list[NoPermit] = []
-    free: list[tuple[str, str | None]] = []
+    free: list[tuple[str, Value]] = []
     for field in names:
         text = fields.get(field)
-        if not isinstance(text, str):
-            free.append((field, None))
+        there = _permit_in(text)
+        if there is None:
+            free.append((field, text))
             continue
-        there = StoredPermit.from_text(text)
         if there.owner == request.owner:
             # An earlier delivery took this permit. A copy of the message may still be running.
             if there.fence < request.fence or there.mark == request.mark or there.until <= now:

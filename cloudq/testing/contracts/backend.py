@@ -11,9 +11,12 @@ import pytest
 from cloudq.driver import (
     BackendDriver,
     Change,
+    Check,
     Code,
+    ConditionFailed,
     Item,
     Key,
+    Op,
     StoreAdmin,
     Value,
     Watch,
@@ -152,6 +155,29 @@ class BackendContract:
         self, driver: BackendDriver, partition: str
     ) -> None:
         assert not driver.delete([Key(partition)])
+
+    def test_items_of_any_partition_are_kept_apart(
+        self, driver: BackendDriver, another: BackendDriver, partition: str
+    ) -> None:
+        """Stores have lengths and characters for keys, and partitions are made of programs' own."""
+        odd = ["x" * 5_000, "x" * 5_001, "世" * 700, "世" * 701, "/\\#?%|", ".", "..", "\t\n\x7f"]
+        odd += ["__a__", "é", "𝄞" * 600, "plain", "%/" * 400]
+        keys = [Key(f"{text}{partition}{text}", "-") for text in odd]
+        for key in keys:
+            assert not driver.put([Item(key=key, fields={"of": key.partition[:40]})])
+            changed = driver.update(key, Change(increment={"n": 1}))
+            assert (changed.key, changed.fields["n"]) == (key, 1)
+            with pytest.raises(ConditionFailed) as refused:
+                driver.update(key, Change(when=(Check(field="n", op=Op.EQ, value=2),)))
+            assert refused.value.current is not None
+            assert refused.value.current.key == key
+        got = another.get(keys, consistent=True)
+        assert {key: item.key for key, item in got.items()} == {key: key for key in keys}
+        for key in keys:
+            page = driver.query(key.partition, after=None, limit=10)
+            assert [(item.key, item.fields["n"]) for item in page.items] == [(key, 1)]
+        assert not driver.delete(keys)
+        assert not driver.get(keys, consistent=True)
 
     def test_an_expired_item_is_gone_at_once(
         self, driver: BackendDriver, another: BackendDriver, partition: str

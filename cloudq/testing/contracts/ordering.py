@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from cloudq.driver import BrokerDriver, Outgoing
+from cloudq.driver import BrokerDriver, Delivery, Outgoing
 from cloudq.testing.waiting import HELD, collect, outgoing
+
+LONG = "order/" + "x" * 300
+ODD_KEYS = [
+    LONG,
+    LONG + "y",
+    "é ☃\u2028",
+    "a b",
+    "tab\tline\n",
+    "世" * 500,
+    "世" * 501,
+    ".",
+    "..",
+    "a/b\\c#d?e%f",
+    "~" * 128,
+    "~" * 129,
+    "𝄞" * 65,
+    "plain",
+]
+"""Keys that some service refuses, or would take for another."""
 
 
 class OrderingContract:
@@ -67,6 +87,15 @@ class OrderingContract:
         assert not driver.send(queue, messages)
         return messages
 
+    def all_of(self, driver: BrokerDriver, queue: str, count: int) -> list[Delivery]:
+        """Receive and ack that many messages."""
+        found: list[Delivery] = []
+        while len(found) < count:
+            received = collect(driver, queue, 1)
+            assert not driver.ack(received)
+            found += received
+        return found
+
     def nothing_for(self, driver: BrokerDriver, queue: str, seconds: float) -> None:
         """Assert that no message can be received for `seconds`."""
         end = time.monotonic() + seconds
@@ -82,6 +111,46 @@ class OrderingContract:
             arrived.append(delivery.id)
             assert not driver.ack([delivery])
         assert arrived == [message.id for message in sent]
+
+    def test_groups_and_ids_of_any_text_are_sent(self, driver: BrokerDriver, ordered: str) -> None:
+        """Services have lengths and characters for such names: none of them is a program's."""
+        messages = [
+            replace(outgoing(group=key, dedup=f"dedup:{key}"), id=f"{number}:{key}"[:255])
+            for number, key in enumerate(ODD_KEYS)
+        ]
+        for message in messages:
+            assert not driver.send(ordered, [message])
+        found = {delivery.id: delivery for delivery in self.all_of(driver, ordered, len(messages))}
+        assert set(found) == {message.id for message in messages}
+        assert len({delivery.group for delivery in found.values()}) == len(messages)
+
+    def test_a_group_of_odd_text_holds_its_messages(
+        self, driver: BrokerDriver, another: BrokerDriver, ordered: str
+    ) -> None:
+        group = ODD_KEYS[0]
+        first, second = self.send(driver, ordered, group, group)
+        (held,) = collect(driver, ordered, 1)
+        assert held.id == first.id
+        self.nothing_for(another, ordered, self.tick / 2)
+        assert not driver.ack([held])
+        assert collect(another, ordered, 1)[0].id == second.id
+
+    def test_a_message_without_group_has_none_whatever_its_id(
+        self, driver: BrokerDriver, ordered: str
+    ) -> None:
+        message = replace(outgoing(), id="é ☃ " * 40)
+        assert not driver.send(ordered, [message])
+        (delivery,) = collect(driver, ordered, 1)
+        assert (delivery.id, delivery.group) == (message.id, None)
+
+    def test_a_dedup_key_of_odd_text_keeps_a_second_message_out(
+        self, driver: BrokerDriver, deduplicated: str
+    ) -> None:
+        keys = [key for key in ODD_KEYS for _ in range(2)]
+        for key in keys:
+            assert not driver.send(deduplicated, [outgoing(group=key, dedup=key)])
+        assert len(self.all_of(driver, deduplicated, len(ODD_KEYS))) == len(ODD_KEYS)
+        self.nothing_for(driver, deduplicated, self.tick)
 
     def test_a_held_message_holds_its_group_and_no_other(
         self, driver: BrokerDriver, another: BrokerDriver, ordered: str

@@ -195,10 +195,10 @@ class TestRefusals:
     def test_a_delayed_message_that_is_refused_leaves_the_others(
         self, driver: PubSubWithTasks, queue: str
     ) -> None:
-        wrong = outgoing(delay=HELD, group="g" * 2000)
+        wrong = outgoing(delay=HELD, body=b"x" * 100_000)
         first, failure, third = driver.schedule(queue, [outgoing(), wrong, outgoing(delay=HELD)])
         assert isinstance(failure, Failure)
-        assert (failure.index, failure.code) == (1, Code.INVALID)
+        assert (failure.index, failure.code) == (1, Code.TOO_LARGE)
         assert first == ""
         assert third
 
