@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from cloudq import CloudQ, ConfigurationError
 from cloudq.settings import Settings
-from cloudq.settings.environment import EXAMPLES
+from cloudq.settings.sources import EXAMPLES
 
 LISTS = ("include", "priority_queues", "signing_apps")
 TABLES = ("queue_produce", "queue_accept", "signing_keys", "task_annotations", "beat_schedule")
@@ -167,3 +169,27 @@ def test_each_list_and_table_has_an_example_that_is_read(monkeypatch: pytest.Mon
     for setting, example in EXAMPLES.items():
         read(monkeypatch, setting, example)
         monkeypatch.delenv(f"CLOUDQ_{setting.upper()}")
+
+
+def test_celerys_names_count_below_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDQ_BROKER_URL", "memory://theirs")
+    assert CloudQ().conf.broker == "memory://theirs"
+    monkeypatch.setenv("CLOUDQ_BROKER", "memory://ours")
+    assert CloudQ().conf.broker == "memory://ours"
+    assert CloudQ(broker="memory://code").conf.broker == "memory://code"
+
+
+def test_a_table_of_one_source_is_not_mixed_with_that_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "shop.toml"
+    file.write_text('[task_routes]\n"a" = "in-file"\n')
+    monkeypatch.setenv("CLOUDQ_CONFIG", str(file))
+    assert CloudQ().conf.task_routes == {"a": "in-file"}
+    assert CloudQ(task_routes={"b": "in-code"}).conf.task_routes == {"b": "in-code"}
+
+
+def test_no_process_loads_asyncio_before_a_coroutine_runs() -> None:
+    code = "import sys; from cloudq import CloudQ; CloudQ(); print('asyncio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

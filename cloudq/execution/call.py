@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -42,6 +41,8 @@ class ExecutorOptions(TypedDict, total=False):
 
 def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine to its end, also in a thread whose event loop is running."""
+    import asyncio
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:

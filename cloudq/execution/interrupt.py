@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import heapq
 import itertools
@@ -12,10 +11,13 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cloudq.driver.forks import renew_after_fork
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
+
+if TYPE_CHECKING:  # a process without coroutines does not load it
+    import asyncio
 
 # With so many alarms set, cancelled ones are removed.
 _CROWDED = 256
@@ -150,7 +152,9 @@ class Interruptible:
         self._error = error
         self._asked = False
         self._task: asyncio.Task[Any] | None = None
-        self._loop = asyncio.get_running_loop()
+        from asyncio import get_running_loop
+
+        self._loop = get_running_loop()
 
     def alarm(self) -> Alarm:
         def interrupt() -> None:
@@ -164,7 +168,9 @@ class Interruptible:
             self._task.cancel()
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        self._task = asyncio.current_task()
+        from asyncio import CancelledError, current_task
+
+        self._task = current_task()
         inner: Generator[Any, Any, Any] = self._awaitable.__await__()
         thrown: BaseException | None = None
         answer: Any = None
@@ -176,7 +182,7 @@ class Interruptible:
             thrown = answer = None
             try:
                 answer = yield waiting_for
-            except asyncio.CancelledError as cancelled:
+            except CancelledError as cancelled:
                 thrown = self._translated(cancelled)
             except BaseException as error:
                 thrown = error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +32,10 @@ class _Waiter:
         self.calls = calls
         self.due = 0.0  # monotonic: at once
         self._pauses = polling()
-        self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[Mapping[str, Record]] = self._loop.create_future()
+        from asyncio import Future, get_running_loop
+
+        self._loop = get_running_loop()
+        self._future: Future[Mapping[str, Record]] = self._loop.create_future()
 
     async def told(self) -> Mapping[str, Record]:
         return await self._future

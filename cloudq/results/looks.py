@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,13 +18,15 @@ async def ended_of(
     wait: Wait | None, backend: Backend, results: Sequence[Any]
 ) -> Mapping[str, Record]:
     """Wait until one of these tasks has ended; where nobody may wait, see if one has."""
+    from asyncio import wait_for
+
     calls = {one.id: one.call for one in results}
     try:
         if wait is not None:
             wait.begin()
     except WaitInTask:
         try:
-            return await asyncio.wait_for(backend.looker.ended(calls), LOOK_EVERY)
+            return await wait_for(backend.looker.ended(calls), LOOK_EVERY)
         except TimeoutError:
             pass
         raise

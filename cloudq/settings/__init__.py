@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 from zoneinfo import ZoneInfo
 
 from pydantic import (
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -21,17 +21,18 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
 
 from cloudq.driver.adapters import default_backend
 from cloudq.driver.loader import installed
 from cloudq.errors import DISTRIBUTION, ConfigurationError
-from cloudq.settings.environment import Environment, variable_of
+from cloudq.settings.sources import (
+    CELERY_NAMES,
+    config_file,
+    environment,
+    in_file,
+    plain_names,
+    variable_of,
+)
 from cloudq.text import describe, masked
 
 Serializer = Literal["json", "msgpack", "yaml", "pickle"]
@@ -66,17 +67,10 @@ def _installed_format(name: Any) -> Any:
 
 Protocol = Annotated[str, BeforeValidator(_installed_format)]
 
-# Celery's names of settings that have shorter names here.
-_CELERY_NAMES = {
-    "broker_url": "broker",
-    "result_backend": "backend",
-    "task_default_retry_delay": "default_retry_delay",
-    "worker_concurrency": "worker_processes",
-}
 _SECRET = frozenset({"signing_keys", "signing_key"})
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Every setting, its default and its meaning. Times are in seconds.
 
     The first source that has a setting wins: the constructor of `CloudQ`, `config_from_object`,
@@ -84,9 +78,7 @@ class Settings(BaseSettings):
     default. Celery's lower-case names are understood where the setting exists there too.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="CLOUDQ_", extra="forbid", validate_assignment=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, hide_input_in_errors=True)
 
     broker: str = Field(default="sqlite:///cloudq.db", description="URL of the broker")
     backend: str | None = Field(
@@ -307,18 +299,6 @@ class Settings(BaseSettings):
             )
         return self
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = TomlConfigSettingsSource(settings_cls, _config_file())
-        return init_settings, Environment(settings_cls), file
-
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         return [(name, masked({str(name): value})[str(name)]) for name, value in self]
 
@@ -330,24 +310,11 @@ class Settings(BaseSettings):
         return default_backend(self.broker)
 
 
-def _config_file() -> Path:
-    named = os.environ.get("CLOUDQ_CONFIG")
-    if named and not Path(named).is_file():
-        raise ConfigurationError(
-            f"CLOUDQ_CONFIG names {named}, which is not a file: correct the path"
-        )
-    return Path(named or "cloudq.toml")
-
-
-def plain_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace Celery's names of settings by those of cloudq."""
-    return {_CELERY_NAMES.get(name, name): value for name, value in values.items()}
-
-
 def load(values: Mapping[str, Any]) -> Settings:
     """Load the settings; `values` override every other source. Raises `ConfigurationError`."""
     try:
-        return Settings(**values)
+        sources = in_file() | environment(Settings.model_fields) | plain_names(values)
+        return Settings(**sources)
     except ValidationError as error:
         quoted = any(not _SECRET.isdisjoint(item["loc"]) for item in error.errors())
         raise ConfigurationError(_explain(error, values)) from (None if quoted else error)
@@ -364,7 +331,7 @@ def from_object(source: object) -> dict[str, Any]:
             raise ConfigurationError(f"cannot import the config module: {error}") from error
     if isinstance(source, Mapping):
         return plain_names(cast("Mapping[str, Any]", source))
-    known = set(Settings.model_fields) | set(_CELERY_NAMES)
+    known = set(Settings.model_fields) | set(CELERY_NAMES)
     return plain_names({name: getattr(source, name) for name in dir(source) if name in known})
 
 
@@ -396,5 +363,5 @@ def _origin(name: str, values: Mapping[str, Any]) -> str:
         return ""
     if variable := variable_of(setting):
         return f" from {variable}"
-    file = _config_file()
+    file = config_file()
     return f" in {file}" if file.is_file() else ""

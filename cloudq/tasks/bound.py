@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -170,14 +169,16 @@ class BoundTask:
         self, step: str, function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any
     ) -> T:
         """Do the same as `once` for a step that is a coroutine function."""
+        from asyncio import to_thread
+
         request, backend = self.request, self._kept("once")
         if backend is None:
             return await function(*args, **kwargs)
-        done, value = await asyncio.to_thread(recall, backend, request.kept_as, step)
+        done, value = await to_thread(recall, backend, request.kept_as, step)
         if done:
             return value
         value = await function(*args, **kwargs)
-        return await asyncio.to_thread(remember, backend, request.kept_as, step, value)
+        return await to_thread(remember, backend, request.kept_as, step, value)
 
     def checkpoint(self, state: object) -> None:
         """Save the state of this call, for `resume` to continue from; one request.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -172,7 +171,9 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send one call to the queue without blocking the event loop."""
-        return await asyncio.to_thread(_sent, self, args, kwargs)
+        from asyncio import to_thread
+
+        return await to_thread(_sent, self, args, kwargs)
 
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
         """Make the call without sending it; `app.publish` sends many of them in few requests."""

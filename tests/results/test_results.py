@@ -18,7 +18,7 @@ from cloudq import (
     CloudQ,
     CloudQError,
     ConfigurationError,
-    DecodeError,
+    EncodeError,
     Reject,
     ResultTimeout,
     State,
@@ -205,8 +205,9 @@ def test_a_result_that_does_not_fit_its_type_is_said_so(app: Bench) -> None:
 
     result = point.delay()
     app.work()
-    with pytest.raises(DecodeError, match="the result of point does not fit its type"):
+    with pytest.raises(EncodeError, match="the result of point does not fit its type"):
         result.get(timeout=0)
+    assert result.state == State.FAILURE
 
 
 def test_none_is_a_value(app: Bench) -> None:

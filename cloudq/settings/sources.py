@@ -1,20 +1,31 @@
-"""Reads settings from environment variables: lists as names or as JSON, tables as JSON."""
+"""Reads settings from the environment and from a TOML file, each value by the type it should have.
+
+Lists in the environment are names with commas between them, or JSON; tables are JSON.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeGuard, get_args, get_origin
 
 import orjson
 from pydantic.fields import FieldInfo
-from pydantic_settings import EnvSettingsSource
 
 from cloudq.errors import ConfigurationError
 from cloudq.text import masked, one_line
 
 PREFIX = "CLOUDQ_"
+
+CELERY_NAMES: Mapping[str, str] = {
+    "broker_url": "broker",
+    "result_backend": "backend",
+    "task_default_retry_delay": "default_retry_delay",
+    "worker_concurrency": "worker_processes",
+}
+"""Celery's names of settings that have shorter names here."""
 
 EXAMPLES: Mapping[str, str] = {
     "include": "shop.mail,shop.orders",
@@ -39,30 +50,55 @@ _LISTS = (list, tuple, set, frozenset)
 _SHOWN = 60
 
 
-class Environment(EnvSettingsSource):
-    """The settings in the variables `CLOUDQ_...`. An empty list or table counts as not given."""
+def plain_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace Celery's names of settings by those of cloudq."""
+    return {CELERY_NAMES.get(name, name): value for name, value in values.items()}
 
-    def prepare_field_value(
-        self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool
-    ) -> Any:
-        """Return the value of a variable. Raises `ConfigurationError`, which names it."""
-        kind = _kind(field.annotation)
-        if kind is None or not isinstance(value, str):
-            return super().prepare_field_value(field_name, field, value, value_is_complex)
-        text = value.strip()
-        if not text:
-            return None
-        if kind is list:
-            return _list(field_name, text)
-        if field_name in _TEXTS and text[0] not in "[{":
-            return text
-        return _table(field_name, text, lists=kind is object)
+
+# ---- the environment
+
+
+def environment(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
+    """Return the settings in the variables `CLOUDQ_...`, in upper or lower case.
+
+    An empty list or table counts as not given. Raises `ConfigurationError`, which names the
+    variable.
+    """
+    given = {
+        name.upper().removeprefix(PREFIX).lower(): text
+        for name, text in os.environ.items()
+        if name.upper().startswith(PREFIX)
+    }
+    found: dict[str, Any] = {}
+    for name, text in (plain_names(given) | given).items():  # our name stands above Celery's
+        field = fields.get(name)
+        value = _value(name, field.annotation, text) if field is not None else None
+        if value is not None:
+            found[name] = value
+    return found
 
 
 def variable_of(setting: str) -> str | None:
     """Return the name of the variable that gives a setting; None if none does."""
-    variable = f"{PREFIX}{setting.upper()}"
-    return variable if any(given.upper() == variable for given in os.environ) else None
+    names = (setting, *(theirs for theirs, ours in CELERY_NAMES.items() if ours == setting))
+    variables = [f"{PREFIX}{name.upper()}" for name in names]
+    present = {given.upper() for given in os.environ}
+    return next((variable for variable in variables if variable in present), None)
+
+
+def _value(name: str, annotation: Any, text: str) -> Any:
+    """Return the value of a variable, as the settings' model takes it."""
+    kind = _kind(annotation)
+    if kind is None:
+        return text
+    text = text.strip()
+    if not text:
+        return None
+    if kind is list:
+        return _list(name, text)
+    if name in _TEXTS and text[0] not in "[{":
+        return text
+    return _table(name, text, lists=kind is object)
 
 
 def _kind(annotation: Any) -> type[Any] | None:
@@ -107,12 +143,12 @@ def _json(text: str) -> object:
         return None
 
 
-def _is_mapping(value: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)
-
-
 def _is_list(value: object) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
+
+
+def _is_mapping(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def _unread(setting: str, text: str, wanted: str) -> ConfigurationError:
@@ -123,3 +159,27 @@ def _unread(setting: str, text: str, wanted: str) -> ConfigurationError:
     return ConfigurationError(
         f"{PREFIX}{setting.upper()} has to be {wanted}, for example {EXAMPLES[setting]}{got}"
     )
+
+
+# ---- the file
+
+
+def config_file() -> Path:
+    """Return the path of the TOML file, which need not exist. Raises `ConfigurationError`."""
+    named = os.environ.get(f"{PREFIX}CONFIG")
+    if named and not Path(named).is_file():
+        raise ConfigurationError(
+            f"CLOUDQ_CONFIG names {named}, which is not a file: correct the path"
+        )
+    return Path(named or "cloudq.toml")
+
+
+def in_file() -> dict[str, Any]:
+    """Return the settings in the TOML file. Raises `ValueError`, `OSError`."""
+    path = config_file()
+    if not path.is_file():
+        return {}
+    import tomllib
+
+    with path.open("rb") as file:
+        return plain_names(tomllib.load(file))
