@@ -293,6 +293,7 @@ class Executor:
             queue=message.queue,
             retries=message.retries,
             attempts=job.delivery.attempts,
+            rerun=job.fenced,
             root_id=message.root or message.id,
             parent_id=message.parent,
             group=message.group,
@@ -344,7 +345,7 @@ class Executor:
         caller = Caller(
             message=job.message,
             request=PermitRequest(owner=job.message.id, fence=job.fence, delivery=self._name(job)),
-            again=job.delivery.attempts > 1,
+            again=job.fenced or job.delivery.attempts > 1,
             hard=self._outcomes.limits(job.message)[1],
         )
         return visit.enter(self.backend, throttle, caller, task.arguments, args, kwargs)
