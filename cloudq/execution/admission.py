@@ -196,8 +196,6 @@ class Admission:
     def _judged(self, job: Job, record: Record | None) -> Job | Settlement:
         """Return the job to run, or its settlement where its record or message forbids that."""
         record = own_word(record, job.message)
-        if job.message.call is not None:  # another call of its id may be running
-            job = replace(job, fenced=True)
         if record is not None and record.dead_lettered:
             if job.delivery.attempts > 1:  # dead-lettering it was interrupted
                 reason = record.error or "dead-lettered"

@@ -321,7 +321,7 @@ class Executor:
         caller = Caller(
             message=job.message,
             request=PermitRequest(owner=job.message.id, fence=job.fence, delivery=self._name(job)),
-            again=job.delivery.attempts > 1,
+            again=job.fenced or job.delivery.attempts > 1,
             hard=self._outcomes.limits(job.message)[1],
         )
         return visit.enter(self.backend, throttle, caller, task.arguments, args, kwargs)

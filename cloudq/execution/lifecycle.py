@@ -189,6 +189,7 @@ def request_of(
         queue=message.queue,
         retries=message.retries,
         attempts=job.delivery.attempts,
+        rerun=job.fenced,
         root_id=message.root or message.id,
         parent_id=message.parent,
         group=message.group,

@@ -123,7 +123,7 @@ class Outcomes:
             state=State.FAILURE,
             reason=str(record.error),
             record=record,
-            fenced=job.fenced,
+            fenced=job.fenced or job.message.call is not None,
             member_result=member_result,
             unique_claim=unique_key(message) if message.unique_key is not None else None,
             failed_steps=failed_steps,

@@ -30,6 +30,7 @@ class Request:
     queue: str = ""
     retries: int = 0
     attempts: int = 1  # deliveries of this very message, this one included
+    rerun: bool = False  # another process may have run it: it died, or was killed for another task
     root_id: str | None = None
     parent_id: str | None = None
     group: str | None = None
@@ -68,7 +69,7 @@ class Request:
         return {
             "exchange": "",
             "routing_key": self.queue,
-            "redelivered": self.attempts > 1,
+            "redelivered": self.rerun or self.attempts > 1,
             "is_eager": self.is_eager,
         }
 

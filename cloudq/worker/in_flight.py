@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloudq.driver import Delivery
 from cloudq.execution.outcomes import Job
@@ -17,9 +17,10 @@ class Flight:
 
     After `lease_ends` others may get the message; `doubtful` is set once that moment may have
     passed, and stays. `lost` says that the broker refused to extend its lease. `stop_at` is the
-    hard limit of the task while a child runs it. `restarts` counts how often its child was killed
-    because of another task. `given_at` is when a child got it, in epoch seconds; `revoked` is set
-    by a command that ends it.
+    hard limit of the task while a child runs it. `restarts` counts how often its child died and
+    another task was, or may have been, the cause; `death` is the number of the last death that it
+    is suspected of. `given_at` is when a child got it, in epoch seconds; `revoked` is set by a
+    command that ends it.
     """
 
     number: int
@@ -31,8 +32,15 @@ class Flight:
     stop_at: float | None = None
     settling: bool = False
     restarts: int = 0
+    death: int = 0
     given_at: float = 0.0
     revoked: bool = False
+
+    def restart(self) -> None:
+        """Note that its child died and that it is to run again, within the same delivery."""
+        self.restarts += 1
+        if self.job is not None:
+            self.job = replace(self.job, fenced=True)
 
     def released(self, reason: str, after: float = 0.0) -> Settlement:
         """Return the settlement that puts it back in its queue, due after this many seconds."""

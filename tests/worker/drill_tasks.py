@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import multiprocessing
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from cloudq import CloudQ, Task
 
@@ -100,6 +105,54 @@ def flaky(self: Task[..., int], number: int, failures: int) -> int:
 def die(name: str) -> None:
     note(f"die {name}")
     os.kill(os.getpid(), 9)
+
+
+def _fault() -> None:
+    ctypes.string_at(0)
+
+
+def _exhaust() -> None:
+    """Take more memory than a limit lets it have, and be killed for it, as by the kernel."""
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
+        bytearray(1 << 31)
+    except MemoryError:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+ENDS: Mapping[str, Callable[[], object]] = {
+    "exit": partial(os._exit, 1),
+    "leave": partial(os._exit, 0),
+    "fault": _fault,
+    "abort": os.abort,
+    "memory": _exhaust,
+}
+"""Ways in which a task ends its process."""
+
+
+@app.task
+def end(name: str, way: str = "exit", after: float = 0.0) -> None:
+    """Ends its process, after a while."""
+    note(f"end {name}")
+    time.sleep(after)
+    ENDS[way]()
+
+
+@app.task(bind=True)
+def delivered(self: Task[..., list[int]], name: str) -> list[int]:
+    """Waits until the test lets it go, and tells its deliveries, if it ran before, its process."""
+    note(f"start {name}")
+    held()
+    request = self.request
+    return [request.attempts, request.delivery_info["redelivered"], os.getpid()]
+
+
+@app.task(bind=True, idempotent=True, concurrency="suspects:{name}")
+def once(self: Task[..., int], name: str) -> int:
+    """Waits, holding a claim of an hour and the permit of its name."""
+    note(f"start {name}")
+    held()
+    return self.request.attempts
 
 
 @app.task

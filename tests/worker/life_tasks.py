@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import threading
 import time
@@ -93,6 +94,49 @@ def patient() -> str:
     except SoftTimeLimitExceeded:
         return "interrupted"
     return "slept"
+
+
+@app.task
+def set_alarm() -> bool:
+    """Handle a signal, which only a main thread may, and raise from its handler."""
+
+    def ring(number: int, frame: object) -> None:
+        raise TimeoutError("it rings")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        time.sleep(600)
+    except TimeoutError:
+        return threading.current_thread() is threading.main_thread()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    return False
+
+
+@app.task(soft_time_limit=0.3)
+def restless() -> str:
+    try:
+        while True:
+            time.sleep(0.02)
+    except SoftTimeLimitExceeded:
+        return "interrupted"
+
+
+@app.task(time_limit=1.0)
+def endless() -> None:
+    time.sleep(600)
+
+
+@app.task
+def late_alarm() -> None:
+    """Raise in its thread when it has ended, between two tasks."""
+
+    def ring(number: int, frame: object) -> None:
+        raise TimeoutError("it rings too late")
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
 
 
 @app.task(base=Connected, bind=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
 
 import pytest
 
-from cloudq import ConfigurationError, wait_for
+from cloudq import ConfigurationError, TimeLimitExceeded, wait_for
 from cloudq.cli.commands.worker import limits
 from cloudq.testing import eventually
 from cloudq.testing.waiting import PATIENCE
@@ -49,6 +51,30 @@ def test_solo_runs_one_after_the_other(life: Place) -> None:
     assert len(set(pids(life, "nap", 3, "x", 0.1))) == 1
     entries = [entry.split()[0] for entry in life.entries() if " x" in entry]
     assert entries == ["start", "end"] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [("--pool", "solo"), ("--pool", "threads", "-c", "1"), ("-c", "1", "-t", "1")]
+)
+def test_a_task_that_has_its_process_to_itself_runs_in_the_main_thread(
+    life: Place, options: tuple[str, ...]
+) -> None:
+    worker = life.start(*options)
+    run = life.app.send_task
+    assert run("life_tasks.set_alarm").get(timeout=PATIENCE) is True
+    assert run("life_tasks.restless").get(timeout=PATIENCE) == "interrupted"
+    pid = run("life_tasks.async_nap", [0.1]).get(timeout=PATIENCE)
+    run("life_tasks.late_alarm").get(timeout=PATIENCE)
+    until(lambda: "interrupted between two of them" in worker.log(), what="it rings")
+    assert run("life_tasks.nap", ["a", 0.0]).get(timeout=PATIENCE) == pid
+    error = run("life_tasks.endless").get(timeout=PATIENCE, propagate=False)
+    assert isinstance(error, TimeLimitExceeded)
+    last = run("life_tasks.nap", ["last", 1.0])
+    until(lambda: "start last" in life.entries(), what="the last has begun")
+    os.kill(worker.children()[0].pid, signal.SIGINT)  # as Ctrl-C does; it is the supervisor's
+    assert worker.stop() == 0
+    assert last.get(timeout=PATIENCE) != pid
 
 
 def test_asyncio_runs_a_hundred_coroutines_in_one_process(life: Place) -> None:

@@ -171,14 +171,24 @@ def test_what_has_lost_its_lease_is_not_started(app: CloudQ) -> None:
     assert held.settling
 
 
-def test_a_neighbour_of_tasks_that_are_stopped_goes_back_in_the_end(sqlite_place: Place) -> None:
+def test_a_neighbour_of_tasks_that_are_stopped_gets_its_own_process_in_the_end(
+    sqlite_place: Place,
+) -> None:
     worker = sqlite_place.start(*ONE, "--threads", "2")
-    sqlite_place.app.send_task("drill_tasks.nap", ["nap", 3600.0])
-    until(lambda: "start nap" in sqlite_place.entries(), what="the nap starts")
+    neighbour = sqlite_place.app.send_task("drill_tasks.delivered", ["it"])
     for number in range(4):
+        until(
+            lambda number=number: sqlite_place.counts()["start it"] > number,
+            what="it starts again",
+        )
         spin = sqlite_place.app.send_task("drill_tasks.spin", [f"spin {number}"])
         assert isinstance(spin.get(timeout=PATIENCE, propagate=False), TimeLimitExceeded)
-    until(lambda: "(its process died)" in worker.log(), what="the nap goes back")
+    until(lambda: sqlite_place.counts()["start it"] == 5, what="it starts for the last time")
+    first = sqlite_place.app.send_task("drill_tasks.spin", ["last"])
+    assert isinstance(first.get(timeout=PATIENCE, propagate=False), TimeLimitExceeded)
+    sqlite_place.let_go()
+    assert neighbour.get(timeout=PATIENCE)[:2] == [1, True], worker.log()
+    assert sqlite_place.counts()["start it"] == 5
 
 
 @pytest.fixture

@@ -28,18 +28,21 @@ _LEAVING = 5.0
 class Child:
     """A child process and the flights it was given. Create it in the main thread.
 
-    On Linux a child dies with the thread that started it, so that thread must outlive it.
+    On Linux a child dies with the thread that started it, so that thread must outlive it. One that
+    is `alone` is given a single suspect, and nothing before or after it.
     """
 
     def __init__(
         self,
         options: WorkerOptions,
         *,
+        alone: bool = False,
         ready: Callable[[Child], None],
         settled: Callable[[Child, Sequence[tuple[Flight, Settlement]]], None],
         gone: Callable[[Child], None],
     ) -> None:
-        self.capacity = options.threads
+        self.alone = alone
+        self.capacity = 1 if alone else options.threads
         self.flights: dict[int, Flight] = {}
         self.given = 0
         self.ready = False

@@ -1,4 +1,4 @@
-"""Runs tasks in a child process of a worker, in threads and on one event loop.
+"""Runs tasks in a child process of a worker: in its main thread, or in threads; on one event loop.
 
 The child never talks to the broker. A task that holds the GIL can delay what this process reports,
 but not the leases, which the supervisor extends.
@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -39,16 +40,24 @@ _BATCH = 256
 _SMALL_STACK = 1 << 20
 _PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# In these pools a task that has its process to itself runs in the main thread, as signals and some
+# libraries need it.
+_PLAIN = (PoolKind.PROCESSES, PoolKind.THREADS, PoolKind.SOLO)
 
 
 class Pool:
-    """Threads that run jobs: up to `most`, each started when it is first needed."""
+    """Threads that run jobs: up to `most`, each started when it is first needed.
 
-    def __init__(self, executor: Executor, most: int, connection: Connection) -> None:
+    With `in_main` the thread that calls `work` is the only one.
+    """
+
+    def __init__(
+        self, executor: Executor, most: int, connection: Connection, *, in_main: bool = False
+    ) -> None:
         self._executor = executor
-        self._most = most
+        self._most = 0 if in_main else most
         self._connection = connection
-        self._jobs: queue.SimpleQueue[tuple[int, Job]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[int, Job] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[pipe.PackedSettlement] = queue.SimpleQueue()
         self._idle: deque[None] = deque()  # one for each thread that waits; a semaphore is slower
         self._threads = 0
@@ -66,26 +75,31 @@ class Pool:
         if self._threads < self._most:
             self._threads += 1
             name = f"task-{self._threads}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+            threading.Thread(target=self.work, name=name, daemon=True).start()
 
     def refuse(self, number: int, settlement: Settlement) -> None:
         """Report the outcome of a job that is not run."""
         self._done.put(pipe.pack_settlement(number, settlement))
 
-    def _work(self) -> None:
+    def end(self) -> None:
+        """Let the thread that calls `work` return, once it has run what was submitted before."""
+        self._jobs.put(None)
+
+    def work(self) -> None:
+        """Run jobs until the end, whatever they raise."""
         held: list[tuple[int, Job]] = []  # the job of which no outcome is handed in yet
         while True:
             try:
-                self._work_on(held)
+                return self._work_on(held)
             except BaseException as error:  # an exception that a task has set on its own thread
                 log.exception("a thread of tasks was interrupted between two of them, and goes on")
                 if held:
                     self._hand_in(held, self._executor.spoiled(held[0][1], error))
 
     def _work_on(self, held: list[tuple[int, Job]]) -> None:
-        while True:
-            held.append(self._jobs.get())
-            self._hand_in(held, self._executor.run(held[0][1]))
+        while (order := self._jobs.get()) is not None:
+            held.append(order)
+            self._hand_in(held, self._executor.run(order[1]))
 
     def _hand_in(self, held: list[tuple[int, Job]], settlement: Settlement) -> None:
         number, job = held[0]
@@ -116,7 +130,7 @@ class Pool:
 
 
 def main(connection: Connection) -> None:
-    """Take orders until told to stop; leave at once when the supervisor is gone."""
+    """Take orders until told to stop, and run jobs meanwhile: a single one in this very thread."""
     setup: pipe.Setup = connection.recv()
     options = setup.options
     # A program that a task starts must not hold the connection open when this process is dead.
@@ -132,11 +146,36 @@ def main(connection: Connection) -> None:
         threading.stack_size(_SMALL_STACK)
     places = Places(options.threads)
     executor = app.executor(hostname=options.hostname, run_async=Loop().run, places=places)
-    pool = Pool(executor, options.threads, connection)
+    in_main = options.threads == 1 and options.pool in _PLAIN
+    pool = Pool(executor, options.threads, connection, in_main=in_main)
     pipe.send(connection, [pipe.Ready()])
+    take = partial(_take_orders, app, executor, pool, connection, options.pool is PoolKind.GEVENT)
+    if in_main:
+        threading.Thread(target=_or_exit, args=[take], name="orders", daemon=True).start()
+        _or_exit(pool.work)
+    else:
+        take()
+    if signals.worker_process_shutdown:
+        signals.worker_process_shutdown.send(None, pid=os.getpid(), exitcode=0)
+    app.close()
+
+
+def _or_exit(run: Callable[[], None]) -> None:
+    """Run one of two threads that need each other; if it raises, end the process."""
+    try:
+        run()
+    except BaseException:  # while the other waits, no job would be run, or none settled
+        log.exception("this process cannot go on, and ends")
+        os._exit(1)
+
+
+def _take_orders(
+    app: CloudQ, executor: Executor, pool: Pool, connection: Connection, is_green: bool
+) -> None:
+    """Take orders until told to stop; leave at once when the supervisor is gone."""
     while True:
         try:
-            if options.pool is PoolKind.GEVENT:  # a read would stop all greenlets, this does not
+            if is_green:  # a read would stop all greenlets, this does not
                 select.select([connection.fileno()], [], [])
             batch = pipe.receive(connection)
         except (EOFError, OSError):
@@ -147,9 +186,7 @@ def main(connection: Connection) -> None:
             elif isinstance(message, pipe.TimeLimits):
                 _limit(executor, message)
             elif isinstance(message, pipe.Stop):
-                if signals.worker_process_shutdown:
-                    signals.worker_process_shutdown.send(None, pid=os.getpid(), exitcode=0)
-                app.close()
+                pool.end()
                 return
 
 

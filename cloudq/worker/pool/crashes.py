@@ -18,7 +18,7 @@ log = logging.getLogger("cloudq.worker")
 
 # Seconds until a message whose child died may be received again.
 _LOST_AFTER = 1.0
-# A task whose child was killed this often because of others goes back to its queue, which counts.
+# A task whose child was killed this often because of others gets a child of its own.
 _MOST_RESTARTS = 3
 
 
@@ -43,25 +43,51 @@ class Crashes:
                 child.kill()
 
     def settle(self, child: Child, left: Sequence[Flight]) -> None:
-        """Settle what a dead child was given and did not end."""
+        """Settle what a dead child was given and did not end.
+
+        Only a task that was alone in its child is settled for that death, which its queue counts.
+        """
         if child.killed_for:
             for culprit in child.killed_for:
                 self._end(culprit)
-            others = [flight for flight in left if flight not in child.killed_for]
-            for flight in others:
-                flight.restarts += 1
-            self._dispatcher.again([f for f in others if f.restarts <= _MOST_RESTARTS])
-            left = [flight for flight in others if flight.restarts > _MOST_RESTARTS]
-            if not left:
-                return
-        elif not child.stopped:
+            self._restart([flight for flight in left if flight not in child.killed_for])
+        elif child.stopped:  # what it was given after that it has not begun
+            self._dispatcher.again(left)
+        elif len(left) > 1:
             log.error(
-                "child %d died (exit code %s) with %d tasks: they come back",
+                "child %d died (exit code %s) with %d tasks: each runs in a process of its own now",
                 child.pid,
                 child.process.returncode,
                 len(left),
             )
+            for flight in left:
+                flight.restart()
+            self._dispatcher.suspect(left)
+        else:
+            self._lose(child, left)
+
+    def _restart(self, flights: Sequence[Flight]) -> None:
+        """Run those again that a child was killed beside."""
+        for flight in flights:
+            flight.restart()
+        self._dispatcher.again([f for f in flights if f.restarts <= _MOST_RESTARTS])
+        for flight in flights:
+            if flight.restarts > _MOST_RESTARTS:
+                self._dispatcher.suspect([flight])
+
+    def _lose(self, child: Child, left: Sequence[Flight]) -> None:
+        """Give back the task that was alone in a child when that died."""
+        log.error(
+            "child %d died (exit code %s) with %d tasks%s",
+            child.pid,
+            child.process.returncode,
+            len(left),
+            "".join(f": {f.job.message.id} comes back" for f in left if f.job),
+        )
         self._finish([(f, f.released("its process died", after=_LOST_AFTER)) for f in left])
+        for flight in left:
+            if child.alone or child.capacity > 1:  # else nothing ever runs beside it
+                self._dispatcher.convict(flight)
 
     def _end(self, flight: Flight) -> None:
         """Settle a task that its child was killed for."""

@@ -1,4 +1,4 @@
-"""Hands jobs to children: each to the least busy one, those of an ordered group one by one."""
+"""Hands jobs to children: to the least busy one, an ordered group's one by one, a suspect alone."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from cloudq.execution.executor import Executor
 from cloudq.execution.settlement import Action, Settlement
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.pool.child_handle import Child
+from cloudq.worker.pool.suspects import Suspects
 from cloudq.worker.settler import Settler
 
 
 class Dispatcher:
     """Stands between the pollers and the children. Safe to use from many threads.
 
-    A child that was given `max_tasks_per_child` jobs retires.
+    A child that was given `max_tasks_per_child` jobs retires, one that was given a suspect at once.
     """
 
     def __init__(
@@ -36,11 +37,18 @@ class Dispatcher:
         self._max_tasks = max_tasks_per_child
         self._lock = threading.Lock()
         self._children: list[Child] = []
+        self._lone_children: list[Child] = []
         self._ready: deque[Flight] = deque()
+        self._suspects = Suspects()
         # The later messages of each ordered group of which one is at work, by queue and group.
         self._lanes: dict[tuple[str, str], deque[Flight]] = {}
         self._closed = False
         self.timed = 0  # jobs at work with a hard limit: with none, nobody looks for overdue ones
+
+    @property
+    def suspects(self) -> int:
+        """The number of calls that wait for a child of their own."""
+        return len(self._suspects.waiting)
 
     def hard_limit(self, flight: Flight) -> float | None:
         """Return the seconds that the task may run; None without a limit."""
@@ -49,14 +57,15 @@ class Dispatcher:
     def add_child(self, child: Child) -> None:
         """Give jobs to this child too."""
         with self._lock:
-            self._children.append(child)
+            (self._lone_children if child.alone else self._children).append(child)
         self.pump()
 
     def remove_child(self, child: Child) -> list[Flight]:
         """Forget a dead child, and return the flights it still had."""
         with self._lock:
-            if child in self._children:
-                self._children.remove(child)
+            for children in (self._children, self._lone_children):
+                if child in children:
+                    children.remove(child)
             left = list(child.flights.values())
             child.flights.clear()
             for flight in left:
@@ -71,18 +80,18 @@ class Dispatcher:
             for flight in () if closed else flights:
                 lane = self._lane(flight)
                 if lane is None:
-                    self._ready.append(flight)
+                    self._line_up(flight)
                 elif lane in self._lanes:
                     self._lanes[lane].append(flight)
                 else:
                     self._lanes[lane] = deque()
-                    self._ready.append(flight)
+                    self._line_up(flight)
         if closed:
             self._settler.release(flights, "the worker stops")
         self.pump()
 
     def again(self, flights: Iterable[Flight]) -> None:
-        """Run these again, first of all: their child was killed because of another task."""
+        """Run these again, first of all: their child died, and not because of them."""
         flights = list(flights)
         with self._lock:
             closed = self._closed
@@ -91,6 +100,22 @@ class Dispatcher:
         if closed:
             self._settler.release(flights, "the worker stops")
         self.pump()
+
+    def suspect(self, flights: Sequence[Flight]) -> None:
+        """Run each of these alone: their child died, maybe because of one of them."""
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._suspects.add(flights)
+        if closed:
+            self._settler.release(flights, "the worker stops")
+        self.pump()
+
+    def convict(self, culprit: Flight) -> None:
+        """Run a call alone from now on: it ended its process. Those that it clears go free."""
+        with self._lock:
+            cleared = self._suspects.convict(culprit)
+        self.again(cleared)
 
     def finished(self, child: Child | None, done: Sequence[tuple[Flight, Settlement]]) -> None:
         """Free the child's places and open the lanes of ordered groups."""
@@ -111,22 +136,12 @@ class Dispatcher:
         lost: list[Flight] = []
         revoked: list[Flight] = []
         with self._lock:
-            while self._ready and not self._closed:
-                if self._ready[0].revoked:
-                    revoked.append(self._ready.popleft())
-                    continue
-                if self._ready[0].lost:  # another worker has the message by now
-                    flight = self._ready.popleft()
-                    lost += [flight, *self._close_lane(flight)]
-                    continue
-                child = max(self._children, key=attrgetter("free"), default=None)
-                if child is None or child.free <= 0:
-                    break
-                flight = self._ready.popleft()
+            while (found := self._next(lost, revoked)) is not None:
+                child, flight = found
                 self._time(flight)
                 child.take([flight])
                 orders.setdefault(child, []).append(flight)
-                if self._max_tasks is not None and child.given >= self._max_tasks:
+                if child.alone or (self._max_tasks is not None and child.given >= self._max_tasks):
                     child.retiring = True
         for child, flights in orders.items():
             child.send(flights)
@@ -134,6 +149,36 @@ class Dispatcher:
             self._settler.release(lost, "its lease was lost before it was started")
         if revoked:
             self._end(revoked)
+
+    def retire_idle(self) -> None:
+        """Retire the children that wait for a suspect when there is none."""
+        with self._lock:
+            for child in () if self._suspects.waiting else self._lone_children:
+                child.retiring = True
+
+    def _next(self, lost: list[Flight], revoked: list[Flight]) -> tuple[Child, Flight] | None:
+        """Take a flight that a child has room for; put aside those that are not to start."""
+        for line, children in (
+            (self._ready, self._children),
+            (self._suspects.waiting, self._lone_children),
+        ):
+            while line and not self._closed:
+                if line[0].revoked:
+                    revoked.append(line.popleft())
+                    continue
+                if line[0].lost:  # another worker has the message by now
+                    flight = line.popleft()
+                    lost += [flight, *self._close_lane(flight)]
+                    continue
+                child = max(children, key=attrgetter("free"), default=None)
+                if child is None or child.free <= 0:
+                    break
+                return child, line.popleft()
+        return None
+
+    def _line_up(self, flight: Flight) -> None:
+        """Let a flight wait for a child: for one of its own, if it has ended its process before."""
+        (self._suspects.waiting if self._suspects.knows(flight) else self._ready).append(flight)
 
     def _end(self, flights: Sequence[Flight]) -> None:
         """Settle what was revoked before its start."""
@@ -144,7 +189,8 @@ class Dispatcher:
     def running(self) -> list[tuple[Child, Flight]]:
         """Return what the children have been given, with the child of each."""
         with self._lock:
-            return [(child, f) for child in self._children for f in child.flights.values()]
+            children = [*self._children, *self._lone_children]
+            return [(child, f) for child in children for f in child.flights.values()]
 
     def overdue(self, now: float) -> list[tuple[Child, Flight]]:
         """Return the flights past their hard limit, with the children that run them."""
@@ -153,7 +199,7 @@ class Dispatcher:
         with self._lock:
             return [
                 (child, flight)
-                for child in self._children
+                for child in [*self._children, *self._lone_children]
                 for flight in child.flights.values()
                 if flight.stop_at is not None and flight.stop_at <= now
             ]
@@ -162,8 +208,10 @@ class Dispatcher:
         """Release everything that has not started, and start nothing more."""
         with self._lock:
             self._closed = True
-            waiting = [*self._ready, *(f for lane in self._lanes.values() for f in lane)]
+            held = (self._ready, self._suspects.waiting, *self._lanes.values())
+            waiting = [flight for line in held for flight in line]
             self._ready.clear()
+            self._suspects.waiting.clear()
             self._lanes.clear()
         if waiting:
             self._settler.release(waiting, "the worker stops")
@@ -181,7 +229,7 @@ class Dispatcher:
             return []
         if settlement.action in (Action.ACK, Action.DEAD_LETTER):
             if self._lanes[lane]:
-                self._ready.append(self._lanes[lane].popleft())
+                self._line_up(self._lanes[lane].popleft())
             else:
                 del self._lanes[lane]
             return []

@@ -77,24 +77,35 @@ class ProcessPool:
         """Start children until as many as there should be take tasks, or will.
 
         A retiring child may take hours to end its last task, and is not waited for. There may be
-        as many of these as of the others, so that memory has a bound.
+        as many of these as of the others, so that memory has a bound. For suspects there is one
+        child more, a new one for each.
         """
         most = 2 * max(self.processes, self._options.processes)
-        taking = sum(not child.retiring for child in self.children)
-        while taking < self.processes and len(self.children) < most:
-            try:
-                child = Child(
-                    self._options,
-                    ready=self._on_ready,
-                    settled=self._on_settled,
-                    gone=self._on_gone,
-                )
-            except OSError as error:  # no memory, no file descriptors: what runs may still end
-                failure = ConfigurationError(f"a child process cannot be started: {error}")
-                self._shutdown.fail(failure)
-                return
+        common = [child for child in self.children if not child.alone]
+        missing = self.processes - sum(not child.retiring for child in common)
+        for _ in range(min(missing, most - len(common))):
+            self._start()
+        if self._dispatcher.suspects and not any(
+            child.alone and not child.stopped for child in self.children
+        ):
+            self._start(alone=True)
+
+    def _start(self, *, alone: bool = False) -> None:
+        if self._shutdown.error is not None:
+            return
+        try:
+            child = Child(
+                self._options,
+                alone=alone,
+                ready=self._on_ready,
+                settled=self._on_settled,
+                gone=self._on_gone,
+            )
+        except OSError as error:  # no memory, no file descriptors: what runs may still end
+            failure = ConfigurationError(f"a child process cannot be started: {error}")
+            self._shutdown.fail(failure)
+        else:
             self.children.append(child)
-            taking += 1
 
     def check(self) -> None:
         """Replace children that have died, and end those that have retired. Call now and then."""
@@ -127,7 +138,7 @@ class ProcessPool:
         self.processes = processes
         self._is_elastic = True
         taking = sorted(
-            (child for child in self.children if not child.retiring and not child.stopped),
+            (c for c in self.children if not (c.retiring or c.stopped or c.alone)),
             key=lambda child: len(child.flights),
         )
         for child in taking[: max(0, len(taking) - processes)]:
@@ -165,7 +176,7 @@ class ProcessPool:
         self._slots.resize(processes * self._options.threads)
 
     def _ready_ones(self) -> int:
-        return sum(child.ready and not child.retiring for child in self.children)
+        return sum(c.ready and not (c.retiring or c.alone) for c in self.children)
 
     def _weigh(self, most: int) -> None:
         """Retire children that use more KiB of memory than `most`."""
@@ -216,6 +227,7 @@ class ProcessPool:
     # ---- children that end
 
     def _stop_the_retired(self) -> None:
+        self._dispatcher.retire_idle()
         for child in self.children:
             if child.retiring and not child.flights and not child.stopped:
                 log.info("child %d leaves after %d tasks", child.pid, child.given)

@@ -1,0 +1,58 @@
+"""Keeps the calls of which one has ended their process, until each has run alone in one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from operator import attrgetter
+
+from cloudq.worker.in_flight import Flight
+
+# A call whose process died this often because of others goes free no more: it runs alone.
+_MOST_RESTARTS = 3
+# So many calls that ended their process are remembered, by their ids.
+_REMEMBERED = 1_000
+
+
+class Suspects:
+    """Calls that are to run one at a time, each in a process with nothing else in it.
+
+    They are those that a process had begun when it died, and those that died alone in one before
+    and were delivered again. Their leases are kept meanwhile, so that no broker counts a delivery.
+    The dispatcher calls this under its lock.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: deque[Flight] = deque()
+        self._culprits: OrderedDict[str, None] = OrderedDict()
+        self._deaths = 0
+
+    def knows(self, flight: Flight) -> bool:
+        """Tell whether an earlier delivery of this call has ended its process."""
+        return flight.job is not None and flight.job.message.id in self._culprits
+
+    def add(self, flights: Iterable[Flight]) -> None:
+        """Suspect these, of which one has ended the process that they shared.
+
+        Most tasks that end their process do so soon, so the one that was begun last comes first.
+        """
+        self._deaths += 1
+        for flight in sorted(flights, key=attrgetter("given_at", "number"), reverse=True):
+            flight.death = self._deaths
+            self.waiting.append(flight)
+
+    def convict(self, culprit: Flight) -> list[Flight]:
+        """Remember a call that died alone, and return those that it clears of the same death."""
+        if culprit.job is not None:
+            self._culprits[culprit.job.message.id] = None
+            if len(self._culprits) > _REMEMBERED:
+                self._culprits.popitem(last=False)
+        if not culprit.death:
+            return []
+        cleared: list[Flight] = []
+        waiting, self.waiting = self.waiting, deque()
+        for flight in waiting:
+            is_cleared = flight.death == culprit.death and flight.restarts <= _MOST_RESTARTS
+            (cleared if is_cleared else self.waiting).append(flight)
+        cleared.reverse()  # so that the one begun last is again the last
+        return cleared
