@@ -220,7 +220,7 @@ class Outcomes:
             state=State.RETRY,
             reason=f"retry {number} in {delay:.3g} s: {reason_of(cause)}",
             record=record,
-            fenced=job.fenced,
+            fenced=job.fenced or job.message.call is not None,
             error=cause,
         )
         if in_place:
@@ -261,7 +261,7 @@ class Outcomes:
             state=record.state,
             reason=reason,
             record=None if self.ignores_result(job.message) else record,
-            fenced=job.fenced,
+            fenced=job.fenced or job.message.call is not None,
             unique_claim=unique_key(message) if message.unique_key is not None else None,
             failed_steps=failed_steps_of(message, record),
             error=error,
