@@ -15,6 +15,7 @@ import pytest
 from cloudq import CloudQ
 from cloudq.errors import ConfigurationError, InvalidArguments, Reject
 from cloudq.execution.invocation import NotSettled
+from cloudq.messages.message import TaskMessage
 from cloudq.results.record import State
 from cloudq.testing.waiting import PATIENCE, outgoing
 from cloudq_azure import Timer, register
@@ -229,10 +230,12 @@ def test_what_is_put_back_is_abandoned(
 def test_a_redelivery_of_what_is_done_does_not_run(
     tasks: CloudQ, host: Callable[..., QueueHost], ran: list[int]
 ) -> None:
-    tasks.send_task("double", (1,), task_id="same")
+    queue = tasks.conf.task_default_queue
+    message = TaskMessage(id="same", task="double", args=[1], queue=queue)
+    tasks.broker.send([message])
     one = host()
     one.pump()
-    tasks.send_task("double", (1,), task_id="same")
+    tasks.broker.send([message])
     one.pump()
     assert one.error is None
     assert ran == [1]
