@@ -164,8 +164,7 @@ class Admission:
         if SCHEDULE in message.headers:
             message = resolved(message, delivery)
         if message.expires is not None and message.expires <= now:
-            fenced = message.call is not None  # a later call of its id may have ended
-            return self.revoked(Job(delivery=delivery, message=message, fenced=fenced), "expired")
+            return self.revoked(Job(delivery=delivery, message=message), "expired")
         return Job(delivery=delivery, message=message)
 
     def _known(self, jobs: Sequence[Job], settled: list[Settled]) -> Mapping[str, Record | None]:

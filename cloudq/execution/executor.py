@@ -22,9 +22,9 @@ from cloudq.errors import ServiceError, UnknownTask
 from cloudq.execution import idempotency, lifecycle
 from cloudq.execution.admission import Admission, bare
 from cloudq.execution.call import FunctionCall, RunAsync, Surroundings, run_coroutine
-from cloudq.execution.outcomes import Job, Outcomes, with_children
+from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.raised import settle_raised
-from cloudq.execution.settlement import NEVER, Settled, Settlement
+from cloudq.execution.settlement import NEVER, Settled, Settlement, with_children
 from cloudq.messages.body import arguments as arguments_of
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import dump_value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,8 @@ from cloudq.driver import Delivery, Limits
 from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
 from cloudq.execution.error_text import error_text, reason_of, utf8, with_error
 from cloudq.execution.settlement import Action, FailedSteps, Settlement, copy_of, unrecorded
-from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
 from cloudq.publishing.builder import too_deep
-from cloudq.results.outline import Outline, brief
 from cloudq.results.record import TERMINAL, Record, State, fence
 from cloudq.runtime import Runtime
 from cloudq.tasks.call_options import LONGEST_DELAY, checked_countdown
@@ -47,6 +45,11 @@ class Job:
     message: TaskMessage
     fenced: bool = False
     progress: Progress | None = None
+
+    @property
+    def is_conditional(self) -> bool:
+        """True if another delivery, or a later call with this given id, may write its record."""
+        return self.fenced or self.message.call is not None
 
     @property
     def fence(self) -> int:
@@ -123,7 +126,7 @@ class Outcomes:
             state=State.FAILURE,
             reason=str(record.error),
             record=record,
-            fenced=job.fenced or job.message.call is not None,
+            fenced=job.is_conditional,
             member_result=member_result,
             unique_claim=unique_key(message) if message.unique_key is not None else None,
             failed_steps=failed_steps,
@@ -220,7 +223,7 @@ class Outcomes:
             state=State.RETRY,
             reason=f"retry {number} in {delay:.3g} s: {reason_of(cause)}",
             record=record,
-            fenced=job.fenced or job.message.call is not None,
+            fenced=job.is_conditional,
             error=cause,
         )
         if in_place:
@@ -261,7 +264,7 @@ class Outcomes:
             state=record.state,
             reason=reason,
             record=None if self.ignores_result(job.message) else record,
-            fenced=job.fenced or job.message.call is not None,
+            fenced=job.is_conditional,
             unique_claim=unique_key(message) if message.unique_key is not None else None,
             failed_steps=failed_steps_of(message, record),
             error=error,
@@ -387,14 +390,3 @@ def failed_steps_of(message: TaskMessage, record: Record) -> FailedSteps | None:
         return None
     calls, stored = calls_of(message.chain)
     return FailedSteps(because=record, calls=calls, stored=stored)
-
-
-def with_children(settlement: Settlement, called: Sequence[Outline]) -> Settlement:
-    """Add the ids of the calls that the task made, and of those that its end starts."""
-    if not called and settlement.starts is None:
-        return settlement
-    started = [*called, *(settlement.starts.outlines if settlement.starts is not None else ())]
-    if not started or settlement.record is None:
-        return settlement
-    children = json_text(brief(started)).decode()
-    return replace(settlement, record=replace(settlement.record, children=children))
