@@ -32,7 +32,7 @@ demo: $(CORE) ## see it work on this machine: no account, no server, no docker
 	@$(BIN)/cloudq demo $(ARGS)
 
 quick: $(TEST) ## run the tests on memory and SQLite: no server, no process, under a minute
-	@$(BIN)/python -m pytest --quick -n logical --maxprocesses $(JOBS) --dist worksteal -r fE $(ARGS)
+	@$(BIN)/python -m pytest --quick -n 4 --dist worksteal -r fE $(ARGS)
 
 test: $(DEV) ## run all tests, drills shortened; ARGS="-k sqs" chooses, JOBS=6 processes
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)

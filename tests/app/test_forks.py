@@ -150,13 +150,13 @@ LIMITED = """
 from cloudq import SoftTimeLimitExceeded
 @app.task(soft_time_limit=0.2)
 def slow():
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline: time.sleep(0.01)
 first = slow.apply()
 def child():
     start = time.monotonic()
     assert isinstance(slow.apply().get(propagate=False), SoftTimeLimitExceeded)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 100
 print(forked(child))
 """
 

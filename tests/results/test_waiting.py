@@ -218,8 +218,12 @@ class TestInCoroutines:
 
         asyncio.run(main())
 
-    def test_one_who_comes_later_is_not_kept_waiting_by_the_others(self, app: Bench) -> None:
-        """The store wakes nobody, and the others' pauses have grown to seconds."""
+    def test_one_who_comes_later_is_not_kept_waiting_by_the_others(
+        self, app: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The store wakes nobody, and the others' pauses are long."""
+        for pause in ("_FIRST_PAUSE", "_LONGEST_PAUSE"):
+            monkeypatch.setattr(f"cloudq.results.looker.{pause}", 2 * PATIENCE)
         task: Any = app.task(lambda: 42)
         done = task.delay()
         app.work()
@@ -229,7 +233,7 @@ class TestInCoroutines:
             await asyncio.sleep(0.6)
             start = time.monotonic()
             assert await asyncio.wait_for(done, PATIENCE) == 42
-            assert time.monotonic() - start < 0.5
+            assert time.monotonic() - start < PATIENCE
             other.cancel()
 
         asyncio.run(main())
@@ -245,7 +249,7 @@ class TestInCoroutines:
             assert await asyncio.gather(*results) == list(range(40))
 
         asyncio.run(main())
-        assert app.store.calls["get"] < 10
+        assert app.store.calls["get"] < 20
 
     def test_waiting_on_two_loops_at_once(self, file_app: CloudQ) -> None:
         results = [file_app.tasks["double"].delay(n) for n in range(2)]

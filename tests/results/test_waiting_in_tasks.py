@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -184,6 +183,7 @@ def test_the_last_place_does_not_wait(app: Any, name: str) -> None:
     assert "it runs one at a time" in str(error)
 
 
+@pytest.mark.slow
 def test_many_that_wait_do_not_block_each_other(app: Any) -> None:
     with worker(app, threads=3) as running:
         results = [app.tasks["parent"].delay() for _ in range(30)]
@@ -249,10 +249,8 @@ def test_what_is_never_recorded_is_not_waited_for(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
     for result in ignored(request.getfixturevalue(kind)):
-        started = time.monotonic()
         with pytest.raises(ConfigurationError, match=r"is not recorded, since .* ignore_result"):
             result.get()
-        assert time.monotonic() - started < 1
 
 
 def test_nor_awaited(app: Any) -> None:

@@ -488,6 +488,7 @@ def test_a_busy_target_is_asked_again(ground: Make) -> None:
     moved_once(place, expected)
 
 
+@pytest.mark.slow
 def test_what_stays_is_held_until_the_end_however_long_that_takes(ground: Make) -> None:
     place = ground(lease=0.9)
 

@@ -263,6 +263,7 @@ def test_a_hard_limit_makes_the_lease_cover_all_of_the_run(app: Bench) -> None:
     assert 600 <= seen[0] <= 640
 
 
+@pytest.mark.slow
 def test_a_lease_is_renewed_while_its_call_runs(app: Bench) -> None:
     permit = _acquire(app, "long", lease=2.4)
     assert isinstance(permit, Permit)
@@ -276,6 +277,7 @@ def test_a_lease_is_renewed_while_its_call_runs(app: Bench) -> None:
     eventually(lambda: isinstance(_acquire(app, "other"), Permit))
 
 
+@pytest.mark.slow
 def test_a_store_that_is_down_does_not_end_the_renewing(app: Bench) -> None:
     permit = _acquire(app, "long", lease=3.0)
     assert isinstance(permit, Permit)
