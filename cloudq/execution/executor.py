@@ -24,12 +24,14 @@ from cloudq.execution.admission import Admission, bare
 from cloudq.execution.call import FunctionCall, RunAsync, Surroundings, run_coroutine
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.raised import settle_raised
-from cloudq.execution.settlement import NEVER, Settled, Settlement, with_children
+from cloudq.execution.settlement import NEVER, Settled, Settlement
 from cloudq.messages.body import arguments as arguments_of
+from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import dump_value
 from cloudq.publishing.tracing import open_tracing
 from cloudq.results.backend import Backend
+from cloudq.results.outline import Outline, brief
 from cloudq.results.record import State
 from cloudq.results.waiting import Places
 from cloudq.runtime import Runtime
@@ -233,7 +235,7 @@ class Executor:
             retried=partial(self._outcomes.is_retried, job, task),
         )
         settlement = self._outcome(job, task, context, started)
-        settlement = with_children(settlement, context.request.children)
+        settlement = _with_children(settlement, context.request.children)
         if unique is not None and settlement.unique_claim is None:
             pause(unique, job.message)
         return self._with_claim(settlement, claimed) if claimed else settlement
@@ -373,3 +375,14 @@ class Executor:
     def _with_claim(self, settlement: Settlement, claim: idempotency.Claimed) -> Settlement:
         expires = self.clock() + self.runtime.conf.idempotency_expires
         return idempotency.settled(settlement, claim, expires)
+
+
+def _with_children(settlement: Settlement, called: Sequence[Outline]) -> Settlement:
+    """Add the ids of the calls that the task made, and of those that its end starts."""
+    if not called and settlement.starts is None:
+        return settlement
+    started = [*called, *(settlement.starts.outlines if settlement.starts is not None else ())]
+    if not started or settlement.record is None:
+        return settlement
+    children = json_text(brief(started)).decode()
+    return replace(settlement, record=replace(settlement.record, children=children))

@@ -11,9 +11,7 @@ from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult
 from cloudq.driver import Code, Delivery, Item, Key
 from cloudq.errors import CloudQError, InvalidArguments
-from cloudq.messages.json_text import json_text
 from cloudq.messages.message import MOST, TaskMessage
-from cloudq.results.outline import Outline, brief
 from cloudq.results.record import Record, State
 from cloudq.tasks.limits.unique import unique_key
 
@@ -177,14 +175,3 @@ def happened(delivery: Delivery, settlement: Settlement, now: float) -> Record:
         error=settlement.reason or None,
         finished_at=now,
     )
-
-
-def with_children(settlement: Settlement, called: Sequence[Outline]) -> Settlement:
-    """Add the ids of the calls that the task made, and of those that its end starts."""
-    if not called and settlement.starts is None:
-        return settlement
-    started = [*called, *(settlement.starts.outlines if settlement.starts is not None else ())]
-    if not started or settlement.record is None:
-        return settlement
-    children = json_text(brief(started)).decode()
-    return replace(settlement, record=replace(settlement.record, children=children))
