@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -15,6 +17,8 @@ from cloudq.clock import Backoff
 from cloudq.driver import Code
 from cloudq.errors import ConfigurationError
 from cloudq_local.items import Refusal
+
+log = logging.getLogger("cloudq.sqlite")
 
 VERSION = 1
 
@@ -67,6 +71,9 @@ CREATE TABLE items (
 CREATE INDEX items_expires ON items (expires) WHERE expires IS NOT NULL;
 """
 
+# Earlier releases made files without it, and do not mind it.
+_CLOCK = "CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY, latest REAL NOT NULL)"
+
 _PRAGMAS = (
     "journal_mode=WAL",
     "wal_autocheckpoint=4000",
@@ -91,6 +98,25 @@ _CODES = {
     sqlite3.SQLITE_READONLY: Code.DENIED,
     sqlite3.SQLITE_TOOBIG: Code.TOO_LARGE,
 }
+
+
+_ADVICE = {
+    sqlite3.SQLITE_BUSY: "another process has held the file for too long: is one stopped, or "
+    "copying it? busy_timeout in the URL says how long to wait",
+    sqlite3.SQLITE_CANTOPEN: "the file or its folder is gone, or closed to this user",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore it, or use another",
+    sqlite3.SQLITE_FULL: "the disk is full: make room on it",
+    sqlite3.SQLITE_IOERR: "the disk does not read or write: look at its state, space and quota",
+    sqlite3.SQLITE_NOTADB: "the file is no SQLite database: use another",
+    sqlite3.SQLITE_PERM: "this user may not write to the file: look at its owner and mode",
+    sqlite3.SQLITE_READONLY: "this user may not write to the file or its folder: look at their "
+    "owners and modes",
+}
+
+
+def advice(error: Exception) -> str:
+    """Say what to do about an error of these drivers; "" for what speaks for itself."""
+    return _ADVICE.get(_errorcode(error) & 0xFF, "") if isinstance(error, sqlite3.Error) else ""
 
 
 def error_code(error: Exception) -> Code:
@@ -123,9 +149,17 @@ class Database:
             raise ConfigurationError(
                 f"{file} is a directory: name a file, such as {file}/cloudq.db"
             )
+        self._file = file
+        self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._lock = Lock()
+        self.openings = 0  # counts how often the file was opened: a new one knows nothing
+        self._open()
+
+    def _open(self) -> None:
+        file = self._file
         try:
+            there = _made(file)
             self._connection = sqlite3.connect(
                 file,
                 timeout=0,
@@ -133,23 +167,50 @@ class Database:
                 check_same_thread=False,
                 cached_statements=256,
             )
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             raise ConfigurationError(
                 f"cannot open {file}: {error}: may this user write to it and to {file.parent}?"
             ) from error
         self.execute = self._connection.execute
         self.executemany = self._connection.executemany
         try:
-            for pragma in (*_PRAGMAS, f"synchronous={synchronous}"):
+            for pragma in (*_PRAGMAS, f"synchronous={self._synchronous}"):
                 self._patiently(f"PRAGMA {pragma}")
             self._make()
         except BaseException:
             self._connection.close()
             raise
+        self._there = there
+        self.openings += 1
+
+    def _check(self) -> None:
+        """Open the file anew if another one, or none, has taken its place. Needs the lock.
+
+        A system call costs about a microsecond. Without it, what is written goes to a file that
+        nobody will ever find.
+        """
+        there = _identity(self._file)
+        if there == self._there:
+            return
+        log.warning(
+            "%s was %s while it was in use: it is opened anew, and what was in it is gone",
+            self._file,
+            "replaced" if there else "deleted",
+        )
+        old = self._connection
+        try:
+            self._open()
+        except BaseException as error:
+            self._connection, self.execute, self.executemany = old, old.execute, old.executemany
+            if isinstance(error, ConfigurationError):
+                raise Refusal(str(error), code=Code.NOT_FOUND) from error
+            raise
+        old.close()
 
     def __enter__(self) -> Database:
         self._lock.acquire()
         try:
+            self._check()
             self._patiently("BEGIN IMMEDIATE")
         except BaseException:
             self._lock.release()
@@ -182,11 +243,13 @@ class Database:
     def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of one statement outside of a transaction."""
         with self._lock:
+            self._check()
             return self._patiently(sql, values).fetchall()
 
     def read_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
         """Return the first row (or None) of the statement for each of `rows`, of one moment."""
         with self._lock:
+            self._check()
             if len(rows) == 1:
                 return [self._patiently(sql, rows[0]).fetchone()]
             # One read transaction, so that each statement needs no file locks of its own.
@@ -216,23 +279,43 @@ class Database:
     def _make(self) -> None:
         """Make the tables unless they are there; raises when a newer release made them."""
         if self._version() is None:
-            with self:
-                if self._version() is None:
-                    for statement in _SCHEMA.split(";"):
-                        self.execute(statement)
-                    self.execute("INSERT INTO cloudq_schema VALUES (?)", (VERSION,))
+            self._patiently("BEGIN IMMEDIATE")
+            if self._version() is None:
+                for statement in _SCHEMA.split(";"):
+                    self.execute(statement)
+                self.execute("INSERT INTO cloudq_schema VALUES (?)", (VERSION,))
+            self.execute("COMMIT")
         version = self._version()
         if version != VERSION:
             raise ConfigurationError(
                 f"the file has schema {version} and this release reads schema {VERSION}: "
                 "upgrade cloudq, or use another file"
             )
+        self._patiently(_CLOCK)
 
     def _version(self) -> int | None:
         there = "SELECT 1 FROM sqlite_master WHERE name = 'cloudq_schema'"
         if self._patiently(there).fetchone() is None:
             return None
         return self._patiently("SELECT version FROM cloudq_schema").fetchone()[0]
+
+
+def _made(file: Path) -> tuple[int, int] | None:
+    """Make the file, readable by this user alone, unless it is there; return its identity.
+
+    SQLite would make it readable by all, and gives its two companions the mode that it has.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    return _identity(file)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def database_file(path: str) -> Path:

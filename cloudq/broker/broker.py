@@ -388,8 +388,7 @@ class Broker:
         except CloudQError:
             raise
         except Exception as error:
-            code = self.driver.error_code(error)
+            code, tried = self.driver.error_code(error), f"{verb} {queue!r} on {self.url}"
             raise BrokerError(
-                explain(f"{verb} {queue!r} on {self.url}", code, error, missing=_NO_QUEUE),
-                code=code,
+                explain(tried, code, error, missing=_NO_QUEUE, driver=self.driver), code=code
             ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from cloudq.broker.broker import Broker
 from cloudq.cli.messages import backend_example
 from cloudq.cli.options import Target
 from cloudq.cli.output import duration
-from cloudq.driver import Change, Check, ConditionFailed, Op, QueueStats, Sweeping
+from cloudq.driver import Change, Check, ConditionFailed, Item, Op, QueueStats, Sweeping
 from cloudq.driver.adapters import declared
 from cloudq.driver.loader import parse
 from cloudq.errors import CloudQError
@@ -31,6 +32,10 @@ from cloudq.settings import Settings
 _EXTRA = re.compile(r"([\w.-]+).*extra == ['\"](\w+)['\"]")
 # Extras that belong to no adapter.
 _OWN_EXTRAS = frozenset({"dashboard"})
+# Bytes left on a disk: a file of messages soon fails, or fails already.
+_LITTLE, _NOTHING = 100 << 20, 1 << 20
+# Bytes of an item that is written to see if that works.
+_PROBE = 4096
 
 
 class Status(StrEnum):
@@ -185,6 +190,8 @@ def backend(app: CloudQ) -> Iterator[Finding]:
 
 
 def _store_write(opened: Backend) -> Finding:
+    if not opened.driver.limits.billed:  # a disk shows only by a write that it is full
+        return _written(opened)
     try:
         # A change whose condition never holds needs write permission, and writes nothing.
         never = Change(set={"state": "x"}, when=(Check(field="state", op=Op.EQ, value="never"),))
@@ -194,6 +201,18 @@ def _store_write(opened: Backend) -> Finding:
     except CloudQError as error:
         return fail("backend write", error)
     return ok("backend write", "allowed")
+
+
+def _written(opened: Backend) -> Finding:
+    probe = key("cloudq-doctor")
+    try:
+        refused = opened.put([Item(key=probe, fields={"probe": b"0" * _PROBE}, expires=1.0)])
+        opened.delete([probe])
+    except CloudQError as error:
+        return fail("backend write", error)
+    if refused:
+        return fail("backend write", refused[0].reason)
+    return ok("backend write", "allowed (an item was written and deleted)")
 
 
 def _store_expiry(opened: Backend) -> Iterator[Finding]:
@@ -269,6 +288,12 @@ def _directory(what: str, url: str) -> Iterator[Finding]:
         )
     elif not os.access(file.parent, os.W_OK) or (file.exists() and not os.access(file, os.W_OK)):
         yield fail(f"{what} file", f"{file} or its folder is not writable by this user")
+    elif (free := shutil.disk_usage(file.parent).free) < _LITTLE:
+        room = f"{file} has {free >> 20} MB left on its disk"
+        if free < _NOTHING:
+            yield fail(f"{what} file", f"{room}: make room")
+        else:
+            yield warn(f"{what} file", room, "make room before it is full")
     else:
         yield ok(f"{what} file", str(file))
 

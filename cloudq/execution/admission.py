@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cloudq import signals
 from cloudq.broker.deliveries import allowed_deliveries
 from cloudq.driver import Delivery
-from cloudq.errors import DecodeError, UnknownTask, WorkerLost
+from cloudq.errors import BackendError, DecodeError, UnknownTask, WorkerLost
 from cloudq.execution import lifecycle
 from cloudq.execution.outcomes import Job, Outcomes, member_result_of
 from cloudq.execution.salvage import salvage
@@ -25,6 +25,28 @@ from cloudq.tasks.task import Task
 
 # Services round delays to a second, so a message may be this early.
 _EARLY = 1.0
+# Tries in a row in which the store refuses everything, until that counts as an outage.
+_TRIES = 3
+
+
+@dataclass(slots=True, kw_only=True)
+class Opened:
+    """Deliveries sorted into jobs and settlements; the store has refused those that wait."""
+
+    jobs: list[Job] = field(default_factory=list[Job])
+    settled: list[Settled] = field(default_factory=list[Settled])
+    waiting: list[Delivery] = field(default_factory=list[Delivery])
+    error: BackendError | None = None
+
+    def wait(self, jobs: Sequence[Job], error: BackendError) -> None:
+        """Let jobs wait, because of this error."""
+        self.waiting += [job.delivery for job in jobs]
+        self.error = error
+
+    def holds_back(self, job: Job) -> bool:
+        """Tell whether an earlier message of the job's group waits."""
+        place = (job.delivery.queue, job.delivery.group)
+        return place[1] is not None and any((d.queue, d.group) == place for d in self.waiting)
 
 
 class Admission:
@@ -46,34 +68,64 @@ class Admission:
         self._outcomes = outcomes
         self._gate = gate
 
-    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
+    def open_all(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
+        """Sort deliveries, and try again at once what the store refuses.
+
+        Raises `BackendError` when it refuses all, each of several times. What it still refuses
+        when others have passed is settled to be released.
+        """
+        whole = Opened()
+        waiting = deliveries
+        fruitless = 0
+        while waiting and fruitless < _TRIES:
+            opened = self.open(waiting)
+            whole.jobs += opened.jobs
+            whole.settled += opened.settled
+            fruitless = fruitless + 1 if len(opened.waiting) == len(waiting) else 0
+            waiting, whole.error = opened.waiting, opened.error
+        if whole.error is not None and len(waiting) == len(deliveries):
+            raise whole.error
+        back = Settlement(action=Action.RELEASE, reason=f"it waits for the store: {whole.error}")
+        return whole.jobs, [*whole.settled, *((delivery, back) for delivery in waiting)]
+
+    def open(self, deliveries: Sequence[Delivery]) -> Opened:
         """Sort deliveries into jobs and settlements, with one batched read of the store.
 
-        Raises `BackendError` when the store cannot be read: nothing is settled then.
+        Those that the store refuses wait, and with them the later ones of their groups.
         """
         jobs: list[Job] = []
-        settled: list[Settled] = []
+        opened = Opened()
         now = self._runtime.clock()
         for delivery in deliveries:
-            opened = self._decoded(delivery, now)
-            if isinstance(opened, Job):
-                jobs.append(opened)
+            found = self._decoded(delivery, now)
+            if isinstance(found, Job):
+                jobs.append(found)
             else:
-                settled.append((delivery, opened))
-        records = self._records(jobs)
-        kept: list[Job] = []
+                opened.settled.append((delivery, found))
+        try:
+            records = self._records(jobs)
+        except BackendError as error:
+            opened.wait(jobs, error)
+            return opened
         for job in jobs:
-            verdict = self._judged(job, records.get(job.message.id))
+            if opened.holds_back(job):
+                opened.waiting.append(job.delivery)
+                continue
+            try:
+                verdict = self._judged(job, records.get(job.message.id))
+            except BackendError as error:
+                opened.wait([job], error)
+                continue
             if isinstance(verdict, Job):
                 verdict = self._paced(verdict)
             if isinstance(verdict, Job):
-                kept.append(verdict)
+                opened.jobs.append(verdict)
                 if signals.task_received.connections:
                     task = self._tasks[verdict.message.task]
                     lifecycle.received(task, bare(verdict.message))
             else:
-                settled.append((job.delivery, verdict))
-        return kept, settled
+                opened.settled.append((job.delivery, verdict))
+        return opened
 
     def _decoded(self, delivery: Delivery, now: float) -> Job | Settlement:
         try:

@@ -20,7 +20,7 @@ from cloudq.canvas.workflows import Workflows
 from cloudq.driver import Code, Delivery
 from cloudq.errors import ServiceError, UnknownTask
 from cloudq.execution import idempotency, lifecycle
-from cloudq.execution.admission import Admission, bare
+from cloudq.execution.admission import Admission, Opened, bare
 from cloudq.execution.call import FunctionCall, RunAsync, run_coroutine
 from cloudq.execution.outcomes import Job, Outcomes, with_children
 from cloudq.execution.raised import settle_raised
@@ -140,12 +140,20 @@ class Executor:
 
     # ---- running
 
-    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
+    def sort(self, deliveries: Sequence[Delivery]) -> Opened:
         """Sort deliveries into jobs and settlements, with one batched read of the store.
 
-        Raises `BackendError` when the store cannot be read: nothing is settled then.
+        What the store refuses waits: give it again, and not what is sorted.
         """
         return self._admission.open(deliveries)
+
+    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
+        """Sort deliveries, and try again at once what the store refuses.
+
+        Raises `BackendError` when it refuses all: nothing is settled then. What it still refuses
+        after several tries is to be released.
+        """
+        return self._admission.open_all(deliveries)
 
     def run(self, job: Job) -> Settlement:
         """Call the task of a job; whatever the task does, return a settlement."""
