@@ -35,6 +35,7 @@ from cloudq.driver import (
     StoreLimits,
 )
 from cloudq.errors import ConfigurationError
+from cloudq_aws.answers import told
 from cloudq_aws.client import Access, access
 from cloudq_aws.dynamodb_items import (
     EXPIRES,
@@ -124,7 +125,7 @@ class DynamoDB:
                 break
             reply = self.client.batch_write_item(RequestItems={self._table: requests})
             requests = cast(
-                "list[WriteRequestTypeDef]", reply.get("UnprocessedItems", {}).get(self._table, [])
+                "list[WriteRequestTypeDef]", told(reply, "UnprocessedItems").get(self._table, [])
             )
             if requests:
                 time.sleep(pause)
@@ -132,7 +133,7 @@ class DynamoDB:
 
     def get(self, keys: Sequence[Key], *, consistent: bool) -> Mapping[Key, Item]:
         """Read items in one batch; raises when DynamoDB leaves some out in every round."""
-        wanted = [key_attributes(key) for key in dict.fromkeys(keys)]
+        wanted: list[Any] = [key_attributes(key) for key in dict.fromkeys(keys)]
         found: dict[Key, Item] = {}
         for pause in _pauses():
             if not wanted:
@@ -140,14 +141,16 @@ class DynamoDB:
             request: KeysAndAttributesTypeDef = {"Keys": wanted, "ConsistentRead": consistent}
             reply = self.client.batch_get_item(RequestItems={self._table: request})
             now = time.time()
-            for attributes in reply.get("Responses", {}).get(self._table, []):
+            unread = reply.get("UnprocessedKeys", {}).get(self._table)
+            answers = told(reply, "Responses")
+            read = answers.get(self._table, []) if unread else told(answers, self._table)
+            for attributes in read:
                 if not _expired(attributes, now):
                     item = from_attributes(attributes)
                     found[item.key] = item
-            unread = reply.get("UnprocessedKeys", {}).get(self._table)
             wanted = unread["Keys"] if unread else []
             # 16 MB an answer leaves keys out too; only an answer without any item means throttling.
-            if wanted and not reply.get("Responses", {}).get(self._table):
+            if wanted and not read:
                 time.sleep(pause)
         if wanted:
             raise AwsError(f"DynamoDB left {len(wanted)} keys unread", code=Code.THROTTLED)
@@ -195,7 +198,7 @@ class DynamoDB:
             ReturnValuesOnConditionCheckFailure="ALL_OLD",
             **extra,
         )
-        return from_attributes(reply.get("Attributes") or key_attributes(key))
+        return from_attributes(told(reply, "Attributes"))
 
     def _replace_expired(self, item: Item, now: float) -> bool:
         build = Expressions()
@@ -230,7 +233,7 @@ class DynamoDB:
             reply = self.client.query(**request)
             now = time.time()
             items += [
-                from_attributes(found) for found in reply["Items"] if not _expired(found, now)
+                from_attributes(found) for found in told(reply, "Items") if not _expired(found, now)
             ]
             last = reply.get("LastEvaluatedKey")
             after = last[SORT].get("S") if last else None

@@ -227,6 +227,8 @@ class Joins:
             fields: Mapping[str, Value] = refused.current.fields if refused.current else {}
             if fields.get("sent") or fields.get("failed") or "follows" not in fields:
                 return None
+            if fields.get("owner") == claim:  # the answer to the first try was lost
+                return claim
             raise JoinBusy(join, max(1.0, number_in(fields.get("until", now)) - now)) from refused
         return claim
 

@@ -1,8 +1,8 @@
 """Turns one delivery into one settlement, by running its task.
 
-`open` sorts a batch of deliveries into those to run and those to settle unrun; `run` calls the
-task of one. `cloudq.execution.commit` then carries the settlements out. Workers, cloud functions,
-eager mode and the test kit call these two.
+`open` sorts deliveries into those to run and those to settle unrun; `run` calls the task of one.
+`cloudq.execution.commit` then carries the settlements out. Workers, cloud functions, eager mode and
+the test kit call these two.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cloudq.canvas.workflows import Workflows
 from cloudq.driver import Delivery
 from cloudq.errors import ServiceError, UnknownTask
 from cloudq.execution import idempotency, lifecycle
-from cloudq.execution.admission import Admission, bare
+from cloudq.execution.admission import Admission, Opened, bare
 from cloudq.execution.call import FunctionCall, RunAsync, run_coroutine
 from cloudq.execution.outcomes import Job, Outcomes, with_children
 from cloudq.execution.raised import settle_raised
@@ -152,14 +152,13 @@ class Executor:
         """Return the rate of a task in this worker; None means no limit."""
         return self._gate.rate(task, self.tasks[task].policy.throttle)
 
-    # ---- running
+    def sort(self, deliveries: Sequence[Delivery]) -> Opened:
+        """Sort deliveries, with one batched read of the store; what it refuses waits."""
+        return self._admission.open(deliveries)
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
-        """Sort deliveries into jobs and settlements, with one batched read of the store.
-
-        Raises `BackendError` when the store cannot be read: nothing is settled then.
-        """
-        return self._admission.open(deliveries)
+        """Sort deliveries as `Admission.open_all` does. Raises `BackendError`."""
+        return self._admission.open_all(deliveries)
 
     def run(self, job: Job) -> Settlement:
         """Call the task of a job; whatever raises, return a settlement.

@@ -12,6 +12,7 @@ from cloudq.driver import (
     BackendDriver,
     Change,
     Check,
+    Code,
     ConditionFailed,
     Failure,
     Item,
@@ -208,16 +209,28 @@ class Backend(Driven[BackendDriver]):
     def get(self, keys: Sequence[Key], *, consistent: bool = True) -> Mapping[Key, Item]:
         found: dict[Key, Item] = {}
         for start in range(0, len(keys), self.driver.limits.get):
+            batch = keys[start : start + self.driver.limits.get]
             with self._wrapped("read", keys[0].partition):
-                batch = keys[start : start + self.driver.limits.get]
                 found.update(self.driver.get(batch, consistent=consistent))
         return found
 
     def put(self, items: Sequence[Item]) -> dict[int, Failure]:
+        """Write whole items, in batches; return what was refused, by index.
+
+        Raises `BackendError` when no batch was written; else one that was not is refused.
+        """
         failed: dict[int, Failure] = {}
-        for start in range(0, len(items), self.driver.limits.put):
-            with self._wrapped("write", items[0].key.partition):
-                failures = self.driver.put(items[start : start + self.driver.limits.put])
+        size = self.driver.limits.put
+        for start in range(0, len(items), size):
+            batch = items[start : start + size]
+            try:
+                with self._wrapped("write", items[0].key.partition):
+                    failures = self.driver.put(batch)
+            except BackendError as error:
+                if len(failed) == start and start + size >= len(items):
+                    raise
+                code, reason = Code(error.code), str(error)
+                failures = [Failure(index=i, code=code, reason=reason) for i in range(len(batch))]
             failed |= {start + failure.index: failure for failure in failures}
         return failed
 

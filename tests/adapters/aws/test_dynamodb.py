@@ -254,7 +254,8 @@ class TestThrottling:
             {"UnprocessedItems": {"table": [two]}},
             {"RequestItems": {"table": [one, two]}},
         )
-        stubber.add_response("batch_write_item", {}, {"RequestItems": {"table": [two]}})
+        done = {"UnprocessedItems": {}}
+        stubber.add_response("batch_write_item", done, {"RequestItems": {"table": [two]}})
         assert not driver.put(ITEMS)
 
     def test_what_stays_unprocessed_is_throttled(self, stubbed: tuple[DynamoDB, Stubber]) -> None:
