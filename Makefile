@@ -15,6 +15,9 @@ DEV := $(VENV)/.installed-dev
 # The distribution's name until it was renamed: both at once would have every entry point twice.
 FORMER := cloudq
 
+# Tests start many processes: without its caches, Python would compile the project in each of them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo quick test check format docs bench localstack mutate clean
 # The targets share one environment, so they run one after the other; tests use JOBS processes.

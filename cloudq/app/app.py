@@ -302,7 +302,7 @@ class CloudQ:
         task = self.tasks.get(name)
         if task is not None:
             return task.apply_async(args, kwargs, **options)
-        return self.publisher.send_by_name(name, Options.of(options), args, kwargs or {})
+        return self.publisher.send_by_name(name, Options.of(options), args, kwargs)
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 (Celery's name)
         """The result of a task by its id."""

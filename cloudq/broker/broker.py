@@ -10,11 +10,10 @@ from functools import partial
 from math import inf
 
 from cloudq.broker import publish_signals
-from cloudq.broker.batching import fitted
 from cloudq.broker.delayed import DelayedStore
 from cloudq.broker.one_time import OneTimeSchedules
 from cloudq.broker.retry import PublishPolicy
-from cloudq.broker.sending import WORTH_A_HANDLE, Answer, Attempts, Lot, Way
+from cloudq.broker.sending import WORTH_A_HANDLE, Answer, Attempts, Lot, Way, fitted
 from cloudq.clock import Clock, real_time
 from cloudq.driver import (
     BrokerDriver,

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import count
+from math import inf
 
-from cloudq.broker.batching import batches
 from cloudq.broker.retry import PublishPolicy
-from cloudq.driver import Code, Failure, Limits, Outgoing
-from cloudq.errors import ServiceError
+from cloudq.driver import ORDERED_SUFFIX, Code, Failure, Limits, Outgoing
+from cloudq.errors import ConfigurationError, MessageTooLarge, ServiceError
+from cloudq.messages.message import TaskMessage
 
 Answer = str | Failure
 """A sent message's handle ("" if it has none), or the reason of its refusal."""
@@ -22,6 +23,9 @@ WORTH_A_HANDLE = 60.0
 BUSY = frozenset({Code.THROTTLED, Code.UNREACHABLE})
 # An error after more than this many seconds comes from an SDK that has retried already.
 _AT_ONCE = 0.5
+
+# The longest hop, in seconds: a worker sees the message before a revocation of it expires.
+LONGEST_HOP = 28 * 86_400.0
 
 
 class Way(Enum):
@@ -121,3 +125,57 @@ class Attempts:
             return False
         most = self._policies[place].most
         return most is None or attempt < most
+
+
+def fitted(
+    message: TaskMessage, body: bytes, limits: Limits, now: float, *, url: str, stores_delayed: bool
+) -> Outgoing:
+    """Make the message to send at `now`; with `stores_delayed` a result store can delay it.
+
+    Raises `MessageTooLarge`, and `ConfigurationError` for what the queue cannot do.
+    """
+    if len(body) > limits.body:
+        raise MessageTooLarge(
+            f"the message for {message.task} is {len(body):,} bytes and {url} takes "
+            f"{limits.body:,}: store the data elsewhere and pass its key"
+        )
+    delay = max(0.0, message.not_before - now) if message.not_before else 0.0
+    if delay and not limits.max_delay and not stores_delayed:
+        raise ConfigurationError(
+            f"queue {message.queue!r} on {url} cannot delay single messages, and the app "
+            "has no backend that could keep them: set one, or send without countdown and eta"
+        )
+    if message.group_key is not None and not limits.ordered:
+        raise ConfigurationError(
+            f"queue {message.queue!r} on {url} keeps no order, so group_key would do "
+            f"nothing: use an ordered queue (one whose name ends in {ORDERED_SUFFIX})"
+        )
+    if message.dedup_key is not None and not limits.dedup_window:
+        raise ConfigurationError(
+            f"queue {message.queue!r} on {url} does not deduplicate: "
+            "use idempotency_key, which works on every broker"
+        )
+    return Outgoing(
+        id=f"{message.id}.{message.retries}" if message.retries else message.id,
+        body=body,
+        delay=min(delay, limits.max_delay or inf, LONGEST_HOP),
+        group=message.group_key,
+        dedup=message.dedup_key,
+    )
+
+
+def batches(
+    places: Sequence[int], outgoing: Mapping[int, Outgoing], limits: Limits
+) -> Iterator[list[int]]:
+    """Cut places into batches within the service's limits of count and size."""
+    batch: list[int] = []
+    size = 0
+    for place in places:
+        length = len(outgoing[place].body)
+        if batch and (len(batch) == limits.batch or size + length > limits.batch_body):
+            yield batch
+            batch, size = [], 0
+        batch.append(place)
+        size += length
+    if batch:
+        yield batch

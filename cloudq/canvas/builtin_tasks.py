@@ -24,11 +24,11 @@ def builtin_tasks(app: TaskApp, tasks: Mapping[str, Task[..., Any]]) -> dict[str
 
     def map_(task: str, items: list[Any]) -> Any:
         run = _found(tasks, task)
-        return _values([run(item) for item in items])
+        return _values([_run(run, (item,)) for item in items])
 
     def starmap(task: str, items: list[Sequence[Any]]) -> Any:
         run = _found(tasks, task)
-        return _values([run(*item) for item in items])
+        return _values([_run(run, item) for item in items])
 
     functions: dict[str, Callable[..., Any]] = {COLLECT: collect, MAP: map_, STARMAP: starmap}
     return {
@@ -41,6 +41,12 @@ def builtin_tasks(app: TaskApp, tasks: Mapping[str, Task[..., Any]]) -> dict[str
         )
         for name, function in functions.items()
     }
+
+
+def _run(task: Task[..., Any], given: Sequence[Any]) -> Any:
+    """Run a task on one item, whose values its hints make whole."""
+    args, kwargs = task.arguments.read(given, {})
+    return task(*args, **kwargs)
 
 
 def _values(returned: list[Any]) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from cloudq.canvas.join_items import members_of
+from cloudq.messages.json_text import json_text
 from cloudq.results.backend import Backend
 from cloudq.results.groups import group_outline
 from cloudq.results.outline import Outline, Row, from_json, spine
@@ -190,7 +191,7 @@ def as_dot(graph: Graph) -> Iterator[str]:
     yield "digraph workflow {"
     for vertex in graph.vertices.values():
         shape = "" if vertex.state else ", shape=box"
-        label = orjson.dumps(f"{vertex.name}\n{vertex.state or ''}".strip()).decode()
+        label = json_text(f"{vertex.name}\n{vertex.state or ''}".strip()).decode()
         yield f'  "{vertex.id}" [label={label}{shape}];'
     for start, ends in graph.edges.items():
         for end in ends:

@@ -33,6 +33,7 @@ from cloudq.errors import (
     ServiceError,
 )
 from cloudq.messages.ids import new_id
+from cloudq.messages.json_text import json_text
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record, State
@@ -324,7 +325,7 @@ class Joins:
         root = self.backend.update(join_key(slot.join), one).fields
         number = ADDED + int(number_in(root["added"]))
         index = number * SHARD
-        fields = {"left": frozenset({str(index)}), "ids": orjson.dumps([id]).decode()}
+        fields = {"left": frozenset({str(index)}), "ids": json_text([id]).decode()}
         expires = self.backend.clock() + self.backend.expires
         shard = Item(key=shard_key(slot.join, number), fields=fields, expires=expires)
         store_joins([shard], self.backend)

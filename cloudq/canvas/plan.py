@@ -20,6 +20,7 @@ from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
 from cloudq.canvas.tails import CARRIED, Tails
 from cloudq.driver import Item, Value
 from cloudq.errors import InvalidArguments
+from cloudq.messages.json_text import json_text
 from cloudq.messages.message import CELERY, TaskMessage
 from cloudq.messages.values import to_wire
 from cloudq.publishing.builder import MessageBuilder
@@ -233,7 +234,7 @@ class Planner:
         for start in range(0, len(ids), SHARD):
             part = ids[start : start + SHARD]
             left = frozenset(str(first + start + n) for n in range(len(part)))
-            fields: dict[str, Value] = {"left": left, "ids": orjson.dumps(list(part)).decode()}
+            fields: dict[str, Value] = {"left": left, "ids": json_text(list(part)).decode()}
             key = shard_key(join, (first + start) // SHARD)
             shards.append(Item(key=key, fields=fields, expires=expires))
         return shards
@@ -258,7 +259,7 @@ class Planner:
         for name in ("root", "parent", "group", "depth", "headers"):
             if getattr(place, name):
                 follows[name] = getattr(place, name)
-        text, key = orjson.dumps(follows).decode(), join_key(join)
+        text, key = json_text(follows).decode(), join_key(join)
         seal = self._runtime.broker.codec.seal(key.partition, text)
         fields: dict[str, Value] = {"shards": shards, "count": count, "follows": text, **seal}
         return Item(

@@ -10,6 +10,7 @@ from cloudq.canvas.freeze import EMPTY
 from cloudq.errors import EncodeError, InvalidArguments
 from cloudq.messages.values import to_wire
 from cloudq.runtime import Runtime
+from cloudq.tasks.arguments import LATER
 from cloudq.tasks.signature import Node, Signature, chain, chord
 from cloudq.tasks.task import Task
 
@@ -60,12 +61,11 @@ class Checks:
             return
         arguments = task.arguments
         try:
-            if signature.immutable or not part.given:
-                arguments.check(signature.args, signature.kwargs)
-            else:  # the value that comes first is not known yet
-                arguments.fit((None, *signature.args), signature.kwargs)
-        except InvalidArguments as error:
-            raise InvalidArguments(f"{part.place}{error}") from error
+            # The value that comes first is not known yet.
+            first = () if signature.immutable or not part.given else (LATER,)
+            arguments.sendable((*first, *signature.args), signature.kwargs)
+        except (InvalidArguments, EncodeError) as error:
+            raise type(error)(f"{part.place}{error}") from error
 
     def blame(self, node: Node[Any], error: EncodeError) -> EncodeError:
         """Return the error with the name of the part whose arguments cannot be sent."""

@@ -15,6 +15,7 @@ from cloudq.errors import DecodeError, Retry, UnknownTask
 from cloudq.execution import idempotency
 from cloudq.execution.invocation import Invocation
 from cloudq.execution.settlement import Action, Settlement
+from cloudq.messages.json_text import check_levels
 from cloudq.publishing.builder import MessageBuilder
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record, State
@@ -100,12 +101,18 @@ def run_call(invocation: Invocation, call: DirectCall) -> dict[str, Any]:
     return answer
 
 
+def _body(call: DirectCall) -> bytes:
+    fields = dict(call.fields)
+    check_levels(fields)
+    return json.dumps(fields).encode()
+
+
 def _run(invocation: Invocation, call: DirectCall) -> dict[str, Any]:
     executor, id = invocation.executor, str(call.fields["id"])
     delivery = Delivery(
         queue=call.queue,
         id=call.request,
-        body=json.dumps(dict(call.fields)).encode(),
+        body=_body(call),
         receipt=None,
         attempts=1,
         lease=0.0,

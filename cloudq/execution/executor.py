@@ -197,7 +197,7 @@ class Executor:
             args, kwargs = arguments_of(job.message)
             if job.message.gather is not None:
                 args = [self._workflows.gather(job.message.gather), *args]
-            args, kwargs = task.arguments.check(args, kwargs)
+            args, kwargs = task.arguments.read(args, kwargs)
             wait = enter(job, task, args, kwargs) if enter is not None else None
             if wait is not None:
                 return self._outcomes.over_limit(job, wait)
@@ -269,9 +269,15 @@ class Executor:
         if asked:
             return settle_raised(self._outcomes, job, task, asked[0], started), asked[0]
         try:
-            return self._outcomes.succeeded(job, dump_value(value), started), value
+            return self._outcomes.succeeded(job, self._written(job, task, value), started), value
         except _USERS as error:  # also what the value's own methods raise
             return self._outcomes.failed(job, error, started), error
+
+    def _written(self, job: Job, task: Task[..., Any], value: object) -> str:
+        """Write a value as JSON text; one that is kept must come back as its type hint says."""
+        message = job.message
+        is_unread = self._outcomes.ignores_result(message) and not (message.chain or message.link)
+        return dump_value(value) if is_unread else task.arguments.written_result(value)
 
     def _request(
         self, job: Job, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -348,7 +354,7 @@ class Executor:
         if task.policy.throttle is None:
             return
         try:
-            args, kwargs = task.arguments.check(*arguments_of(job.message))
+            args, kwargs = task.arguments.read(*arguments_of(job.message))
             throttle, arguments = task.policy.throttle, task.arguments
             self._gate.stopped(self.backend, throttle, job.message, arguments, args, kwargs)
         except Exception as error:  # also what the user's key function raises
@@ -384,15 +390,8 @@ class Executor:
         return claim
 
     def _with_claim(self, settlement: Settlement, claim: idempotency.Claimed) -> Settlement:
-        """Complete the claim after a success, keep it for a retry, drop it after anything else."""
-        if settlement.state is State.RETRY or settlement.resend is not None:
-            return settlement
-        if settlement.state is not State.SUCCESS:
-            return replace(settlement, drop=claim.key)
         expires = self.clock() + self.runtime.conf.idempotency_expires
-        value = settlement.record.value if settlement.record else None
-        done = idempotency.completed(claim.key, settlement.task_id, value, expires)
-        return replace(settlement, extra=done)
+        return idempotency.settled(settlement, claim, expires)
 
 
 def _datetime(at: float | None) -> datetime | None:

@@ -6,11 +6,12 @@ The states are those of Powertools' idempotency: in progress until a time, then 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
 from cloudq.errors import InvalidArguments
+from cloudq.execution.settlement import Settlement
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
 from cloudq.results.record import State
@@ -146,6 +147,17 @@ def _is_ours(current: Mapping[str, Value], claimant: Claimant) -> bool:
     fence = current.get("fence")
     earlier = isinstance(fence, int) and fence < claimant.fence
     return earlier or current.get("delivery") == claimant.delivery
+
+
+def settled(settlement: Settlement, claim: Claimed, expires: float) -> Settlement:
+    """Complete the claim after a success, keep it for a retry, drop it after anything else."""
+    if settlement.state is State.RETRY or settlement.resend is not None:
+        return settlement
+    if settlement.state is not State.SUCCESS:
+        return replace(settlement, drop=claim.key)
+    value = settlement.record.value if settlement.record else None
+    done = completed(claim.key, settlement.task_id, value, expires)
+    return replace(settlement, extra=done)
 
 
 def completed(key: Key, owner: str, value: str | None, expires: float) -> Item:

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import orjson
-
 from cloudq.canvas.plan import Planner
 from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.canvas.tails import calls_of
@@ -15,6 +13,7 @@ from cloudq.driver import Delivery, Limits
 from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
 from cloudq.execution.error_text import error_text, reason_of, utf8, with_error
 from cloudq.execution.settlement import Action, FailedSteps, Settlement, copy_of, unrecorded
+from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
 from cloudq.publishing.builder import too_deep
 from cloudq.results.outline import Outline, brief
@@ -396,5 +395,5 @@ def with_children(settlement: Settlement, called: Sequence[Outline]) -> Settleme
     started = [*called, *(settlement.starts.outlines if settlement.starts is not None else ())]
     if not started or settlement.record is None:
         return settlement
-    children = orjson.dumps(brief(started)).decode()
+    children = json_text(brief(started)).decode()
     return replace(settlement, record=replace(settlement.record, children=children))

@@ -40,18 +40,23 @@ def smaller(pair: Settled, code: Code, reason: str) -> Settled:
         return pair
     if record is None or record.error_type == _TYPE:
         return spoiled(replace_record(pair, None), reason)
-    small = replace(
+    small = _failure(record, f"the result could not be stored: {reason}")
+    return replace_record((delivery, settlement), small)
+
+
+def _failure(record: Record, text: str) -> Record:
+    """Make the record of a failure, without what the store or a broker may have refused."""
+    return replace(
         record,
         state=State.FAILURE,
         value=None,
         meta=None,
         error_type=_TYPE,
-        error=f"the result could not be stored: {reason}",
+        error=text,
         error_args=None,
         traceback=None,
         children=None,
     )
-    return replace_record((delivery, settlement), small)
 
 
 def replace_record(pair: Settled, record: Record | None) -> Settled:
@@ -85,19 +90,7 @@ def spoiled(pair: Settled, why: BaseException | str) -> Settled:
     if given is None and settlement.resend is not None:
         given, settlement = _of_copy(settlement.resend, settlement, delivery.attempts)
     if given is not None:
-        given = replace(
-            given,
-            state=State.FAILURE,
-            value=None,
-            meta=None,
-            error_type=_TYPE,
-            error=text,
-            error_args=None,
-            traceback=None,
-            children=None,
-            finished_at=given.finished_at,
-            dead_lettered=True,
-        )
+        given = replace(_failure(given, text), dead_lettered=True)
     delivery, settlement = replace_record((delivery, settlement), given)
     return delivery, replace(
         settlement,

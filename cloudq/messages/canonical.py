@@ -84,9 +84,14 @@ def _moment(value: datetime) -> str:
         return value.isoformat()
 
 
+def _tuple(items: Iterable[Any], tag: str) -> str:
+    return _text(items)  # as the list that it is elsewhere
+
+
 _CONTAINERS: Mapping[str, Callable[[Any, str], str]] = {
     "$set": _set,
     "$frozenset": _set,
     "$dict": _pairs,
+    "$tuple": _tuple,
     "$int": _integer,
 }

@@ -22,6 +22,7 @@ from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode, encode
 from cloudq.messages.compression import COMPRESSIONS, compress, expand
 from cloudq.messages.formats import MessageFormat, find_format, installed_formats
+from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.optional import library
 from cloudq.messages.serializers import PICKLE, SERIALIZERS, plain_json, written
@@ -112,7 +113,7 @@ class Codec:
             fields["type"] = serializer
         if zipped is not None:
             fields["zip"] = zipped
-        rest = orjson.dumps(fields)[1:-1] + (b"," if fields else b"")
+        rest = json_text(fields)[1:-1] + (b"," if fields else b"")
         rest += b'"body":%b}' % _content(serializer, zipped, data)
         return self.keyring.signed(rest) if signs else b'{"v":2,' + rest
 
@@ -237,7 +238,7 @@ def _content(serializer: str, zipped: str | None, data: bytes) -> bytes:
     if zipped is None and serializer in ("json", PICKLE):
         return data
     if zipped is None and serializer == "yaml":
-        return orjson.dumps(data.decode())
+        return json_text(data.decode())
     return b'"%b"' % base64.b64encode(data)
 
 
@@ -246,8 +247,8 @@ def _data(fields: Mapping[str, Any], serializer: str) -> bytes:
     if "zip" not in fields and serializer in ("json", PICKLE):
         check_depth(body, _DEEPEST, what="undecodable: the values")
         try:
-            return orjson.dumps(plain_numbers(body))
-        except TypeError as error:  # deeper than any message may be
+            return json_text(plain_numbers(body))
+        except EncodeError as error:
             raise DecodeError(f"undecodable: {error}") from error
     if not isinstance(body, str):
         raise DecodeError("undecodable: the sealed envelope has no text for its body")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
 from cloudq.errors import DecodeError, EncodeError
+from cloudq.messages.json_text import json_text
 from cloudq.messages.optional import library
 from cloudq.messages.values import (
     MAX_DEPTH,
@@ -23,6 +25,8 @@ PICKLE = "pickle"
 _PICKLED = "$pickle"
 # The message itself and the containers of its arguments are levels too.
 _DEEPEST = MAX_DEPTH + 8
+# What YAML takes for the end of a line, or for its beginning; PyYAML escapes it only with the rest.
+_YAML_BREAKS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]|\xef\xbb\xbf")
 _AS_THEY_ARE = (str, int, float, bool, type(None))
 
 
@@ -51,7 +55,8 @@ def load_msgpack(data: bytes) -> Any:
 
 def _yaml_write(plain: bytes) -> bytes:
     yaml: Any = library("yaml", extra="yaml")
-    return yaml.safe_dump(orjson.loads(plain), allow_unicode=True, sort_keys=False).encode()
+    raw = _YAML_BREAKS.search(plain) is None
+    return yaml.safe_dump(orjson.loads(plain), allow_unicode=raw, sort_keys=False).encode()
 
 
 def load_yaml(data: bytes) -> Any:
@@ -86,8 +91,8 @@ def _json_of(load: Callable[[bytes], Any]) -> Callable[[bytes], bytes]:
         made = load(data)
         check_depth(made, _DEEPEST, what="undecodable: the values")
         try:
-            return orjson.dumps(plain_numbers(made))
-        except TypeError as error:
+            return json_text(plain_numbers(made))
+        except EncodeError as error:
             raise DecodeError(f"a message holds what JSON cannot say: {error}") from error
 
     return read

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 from pydantic import TypeAdapter
 
 from cloudq.driver import Code, Item, Key
-from cloudq.errors import BackendError, ConfigurationError
+from cloudq.errors import BackendError, ConfigurationError, EncodeError
 from cloudq.messages.ids import new_id
+from cloudq.messages.json_text import json_text
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.results.backend import Backend
 from cloudq.results.looker import LOOK_EVERY
@@ -45,8 +46,8 @@ class Command:
     def to_text(self) -> str:
         """The command as JSON. Raises `ConfigurationError` if it is not JSON or too long."""
         try:
-            text = orjson.dumps(asdict(self)).decode()
-        except TypeError as error:
+            text = json_text(self).decode()
+        except EncodeError as error:
             raise ConfigurationError(
                 f"command {self.name}: its arguments are not JSON: {error}"
             ) from error
@@ -85,10 +86,13 @@ def make(name: str, arguments: Mapping[str, Any], *, lasts: float, reply: bool) 
 
 def answer(backend: Backend, command: Command, hostname: str, reply: object) -> None:
     """Store a reply for the sender of the command. One request. Raises `BackendError`."""
-    text = orjson.dumps(reply, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        text = json_text(reply, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except EncodeError as error:
+        text = json_text({"error": f"the reply {error}"}).decode()
     failed = backend.put([_reply(command, hostname, text)])
     if failed and failed[0].code in (Code.TOO_LARGE, Code.INVALID):
-        shorter = orjson.dumps({"error": f"the reply is {len(text)} bytes: too large to store"})
+        shorter = json_text({"error": f"the reply is {len(text)} bytes: too large to store"})
         failed = backend.put([_reply(command, hostname, shorter.decode())])
     if failed:
         raise BackendError(

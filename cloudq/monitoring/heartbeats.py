@@ -10,6 +10,7 @@ from typing import Any, cast
 import orjson
 
 from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
+from cloudq.messages.json_text import json_text
 from cloudq.results.backend import Backend
 
 PARTITION = "workers"
@@ -54,7 +55,7 @@ class Heartbeat:
 
     def to_fields(self) -> dict[str, Value]:
         fields: dict[str, Any] = {name: getattr(self, name) for name in _NAMES}
-        return fields | {name: orjson.dumps(list(fields[name])).decode() for name in _LISTS}
+        return fields | {name: json_text(list(fields[name])).decode() for name in _LISTS}
 
 
 _NAMES = tuple(name for name in Heartbeat.__dataclass_fields__ if name != "hostname")

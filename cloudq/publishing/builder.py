@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cloudq.errors import InvalidArguments
+from cloudq.messages.body import arguments, decode, encode
 from cloudq.messages.ids import new_id
 from cloudq.messages.message import CELERY, TaskMessage
 from cloudq.messages.serializers import PICKLE, pickled
@@ -17,7 +18,13 @@ from cloudq.publishing.routing import Router
 from cloudq.publishing.tracing import in_span, open_tracing
 from cloudq.runtime import Runtime
 from cloudq.settings import Settings
-from cloudq.tasks.call_options import CALLER_ONLY, NO_OPTIONS, CallOptions, Options
+from cloudq.tasks.call_options import (
+    CALLER_ONLY,
+    NO_OPTIONS,
+    CallOptions,
+    Options,
+    check_time_limits,
+)
 from cloudq.tasks.limits.keys import Later
 from cloudq.tasks.limits.rules import key_text
 from cloudq.tasks.priorities import queue_for
@@ -47,7 +54,7 @@ class MessageBuilder:
         self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> TaskMessage:
         """Build the message of a registered task's call. Raises as `arguments.check`."""
-        args, kwargs = task.arguments.check(args, kwargs)
+        args, kwargs = self._checked(task, options, args, kwargs)
         throttle = task.policy.throttle
         if throttle is not None and throttle.unique and options.unique_key is None:
             key = key_text(throttle.unique, task.arguments, args, kwargs)
@@ -57,6 +64,14 @@ class MessageBuilder:
             own = {"group_key": options.group_key, "dedup_key": options.dedup_key}
             options = replace(options, **keys.missing(task.arguments, own, args, kwargs))
         return self.of_name(task.name, options, args, kwargs)
+
+    def _checked(
+        self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Return the arguments of a call, validated. Raises `InvalidArguments`, `EncodeError`."""
+        if _serializer(self._runtime.conf, task, options) == PICKLE:  # it brings back anything
+            return task.arguments.check(args, kwargs)
+        return task.arguments.sendable(args, kwargs)
 
     def of_name(
         self, name: str, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -84,6 +99,16 @@ class MessageBuilder:
         write = pickled if serializer == PICKLE else to_wire
         named = {key: write(value) for key, value in kwargs.items()} if kwargs else {}
         return [write(arg) for arg in args], named
+
+    def copied(
+        self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Check and write a call's arguments, and read them again, as its worker would."""
+        args, kwargs = self._checked(task, options, args, kwargs)
+        options = self.routed(task.name, args, kwargs, options)
+        written = self.written(task.name, args, kwargs, options)
+        body = encode(self.make(task.name, *written, options))
+        return task.arguments.read(*arguments(decode(body, limit=len(body))))
 
     def planned(
         self,
@@ -166,6 +191,7 @@ class MessageBuilder:
         queue = self._level(task, options, queue)
         if options is not NO_OPTIONS:
             fields |= options.in_message()
+            _check_limits(conf, task, options)
         if options.countdown or options.eta is not None:
             fields["not_before"] = options.not_before(now, self._runtime.zone)
         if options.expires is not None or expires is not None:
@@ -207,6 +233,16 @@ def too_deep(most: int) -> RecursionError:
 def _serializer(conf: Settings, task: Task[..., Any] | None, options: Options) -> str:
     own = task.policy.serializer if task else None
     return options.serializer or own or conf.task_serializer
+
+
+def _check_limits(conf: Settings, task: Task[..., Any] | None, options: Options) -> None:
+    """Refuse a call's own soft limit that is not below its hard one. Raises `InvalidArguments`."""
+    if options.soft_time_limit is None and options.time_limit is None:
+        return
+    policy = task.policy if task is not None else None
+    soft = options.soft_time_limit or (policy and policy.soft_time_limit)
+    hard = options.time_limit or (policy and policy.time_limit)
+    check_time_limits(soft or conf.task_soft_time_limit, hard or conf.task_time_limit)
 
 
 def _form(
@@ -251,7 +287,7 @@ def _group(
         plain = [from_wire(arg) for arg in args]
         named = {key: from_wire(value) for key, value in kwargs.items()}
         plain = [Later(), *plain] if gathers else plain
-        checked, given = (plain, named) if gathers else task.arguments.check(plain, named)
+        checked, given = (plain, named) if gathers else task.arguments.read(plain, named)
         task.arguments.fit(checked, given)
     except InvalidArguments:
         return {}  # it will fail of that by itself, when it runs

@@ -15,6 +15,7 @@ from cloudq.publishing.builder import MessageBuilder
 from cloudq.publishing.results import ResultFactory
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
+from cloudq.tasks.call_arguments import call_arguments
 from cloudq.tasks.call_options import Options
 from cloudq.tasks.limits.rules import Throttle, need_store
 from cloudq.tasks.limits.unique import Uniques
@@ -67,6 +68,15 @@ class Publisher:
         _keep_children([message.id])
         return self.results.of(message.id, task)
 
+    def copied(
+        self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Check and write the arguments of a call, and return them as a message has them.
+
+        Raises as `send`, but for the broker.
+        """
+        return self.builder.copied(task, options, args, kwargs)
+
     def send_many(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
         """Publish many calls in few requests. All are checked before the first is sent."""
         prepared = list(calls)
@@ -83,12 +93,12 @@ class Publisher:
         return [self.results.of(id, call.task) for id, call in zip(ids, prepared, strict=True)]
 
     def send_by_name(
-        self, name: str, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self, name: str, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any] | None
     ) -> AsyncResult[Any]:
         """Publish a call of a task that is not registered here; its arguments are not checked."""
         if self._runtime.conf.task_always_eager:
             raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
-        message = self.builder.of_name(name, options, args, kwargs)
+        message = self.builder.of_name(name, options, *call_arguments(args, kwargs))
         if message.unique_key is not None:
             [id] = self._send_unique([message], [options])
         else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cloudq.clock import Clock, real_time
 from cloudq.driver import Item, Key, Value
-from cloudq.errors import DecodeError
+from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode
 from cloudq.messages.values import json_bytes
 from cloudq.results.record import TERMINAL, Record, State
@@ -126,7 +126,10 @@ class History:
             return None
         if not message.args and not message.kwargs:
             return None
-        text = json_bytes([message.args, message.kwargs]).decode()
+        try:
+            text = json_bytes([message.args, message.kwargs]).decode()
+        except EncodeError:  # an integer, say, that JSON in Python has and orjson has not
+            return None
         return text if len(text) <= _LONGEST_ARGS else f"{text[:_LONGEST_ARGS]}…"
 
 

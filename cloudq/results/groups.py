@@ -9,6 +9,7 @@ import orjson
 
 from cloudq.driver import Item, Key
 from cloudq.errors import BackendError, InvalidArguments
+from cloudq.messages.json_text import json_text
 from cloudq.results.backend import Backend
 from cloudq.results.lineage import paired, parents_of, revoked_of
 from cloudq.results.outline import Outline, add_row, from_json, to_json
@@ -269,7 +270,7 @@ def restored(outlines: str, make: Make) -> list[Any]:
 
 def save_group(result: GroupResult[Any], backend: Backend) -> None:
     """Store the ids of a group's members."""
-    fields = {"ids": orjson.dumps(to_json(outline_of(result))).decode()}
+    fields = {"ids": json_text(to_json(outline_of(result))).decode()}
     expires = backend.clock() + backend.expires
     failures = backend.put([Item(key=_group_key(result.id), fields=fields, expires=expires)])
     if failures:

@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import is_dataclass
-from enum import Enum
 from functools import cached_property
-from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Unpack, get_args, get_origin, is_typeddict
 
-from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation
 
-from cloudq.errors import ConfigurationError, DecodeError, EncodeError, InvalidArguments
+from cloudq.errors import (
+    CloudQError,
+    ConfigurationError,
+    DecodeError,
+    EncodeError,
+    InvalidArguments,
+)
 from cloudq.messages.canonical import canonical
+from cloudq.messages.values import dump_value, from_wire, load_value, to_wire
+from cloudq.tasks.came_back import came_back
+from cloudq.tasks.hints import carries_model, hints_of, signature_of
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+# Hints of which each value comes back, so that none is tried.
+_SURE = (str, int, float, bool, bytes, type(None))
+
+
+class Later:
+    """Stands for an argument that is not known yet: the value of the task before."""
+
+
+LATER = Later()
+
+Validate = Callable[[str, TypeAdapter[Any], Any], Any]
 
 
 class Arguments:
     """Checks values against the parameters and the return type of one function.
 
     Every call must fit the signature. Parameters whose hints carry pydantic models, dataclasses,
-    typed dicts, enums or annotations are validated by pydantic; with `everything`, all are.
+    named tuples, typed dicts, enums or annotations are validated by pydantic; with `everything`,
+    all are.
     """
 
     def __init__(
@@ -33,7 +52,7 @@ class Arguments:
         self.name = name
         self._function = function
         self._everything = everything
-        signature = inspect.signature(function)
+        signature = signature_of(function)
         parameters = list(signature.parameters.values())[1 if bound else 0 :]
         self._signature = signature.replace(parameters=parameters)
         plain = [p for p in parameters if p.kind in _POSITIONAL]
@@ -43,16 +62,23 @@ class Arguments:
     def check(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        """Return the validated arguments. `InvalidArguments` names the wrong one, and why."""
-        if kwargs or not self._least <= len(args) <= self._most:
-            self.fit(args, kwargs)
-        if not self._adapters:
-            return args, kwargs
-        bound = self._signature.bind(*args, **kwargs)
-        for name, adapter in self._adapters.items():
-            if name in bound.arguments:
-                bound.arguments[name] = self._validated(name, adapter, bound.arguments[name])
-        return bound.args, bound.kwargs
+        """Return the validated arguments. `InvalidArguments` names the wrong one, and why.
+
+        `LATER` stands for one that is not known yet.
+        """
+        return self._each(self._validated, args, kwargs)
+
+    def sendable(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Do as `check`, and raise `EncodeError` for a value that would not come back as it is."""
+        return self._each(self._tried, args, kwargs)
+
+    def read(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Return arguments that were read from a message, whole. Raises as `check`."""
+        return self._each(self._restored, args, kwargs)
 
     def takes(self, count: int) -> bool:
         """Say if the function takes at least `count` positional arguments."""
@@ -110,11 +136,28 @@ class Arguments:
         if self._returned is None:
             return value
         try:
-            return self._returned.validate_python(value)
+            return _read(self._returned, value)
         except ValidationError as error:
             raise DecodeError(
                 f"the result of {self.name} does not fit its type: {error}"
             ) from error
+
+    def written_result(self, value: Any) -> str:
+        """Write a result as JSON text. Raises `EncodeError` for one that would not come back."""
+        text = dump_value(value)
+        if self._returned is None:
+            return text
+        try:
+            read = self.restore(load_value(text))
+        except DecodeError as error:
+            raise EncodeError(str(error)) from error
+        try:
+            whole = self._returned.validate_python(value)
+        except ValidationError:  # plain already, as a strict type would be read
+            return text
+        if not came_back(whole, read):
+            raise EncodeError(f"the result of {self.name} {_changed(whole, read)}")
+        return text
 
     def fit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise `InvalidArguments` if the arguments do not fit the signature."""
@@ -123,31 +166,100 @@ class Arguments:
         except TypeError as error:
             raise InvalidArguments(f"{self.name}{self._signature}: {error}") from error
 
+    def _each(
+        self, validate: Validate, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Apply a check to each argument whose hint asks for one."""
+        if kwargs or not self._least <= len(args) <= self._most:
+            self.fit(args, kwargs)
+        if not self._adapters:
+            return args, kwargs
+        bound = self._signature.bind(*args, **kwargs)
+        given = bound.arguments
+        for name, adapter in self._adapters.items():
+            if name not in given:
+                continue
+            if name == self._star:
+                items = enumerate(given[name])
+                given[name] = tuple(validate(f"{name}.{n}", adapter, item) for n, item in items)
+            elif name == self._stars:
+                items = given[name].items()
+                given[name] = {key: validate(key, adapter, item) for key, item in items}
+            else:
+                given[name] = validate(name, adapter, given[name])
+        return bound.args, bound.kwargs
+
     def _validated(self, name: str, adapter: TypeAdapter[Any], value: Any) -> Any:
+        if value is LATER:
+            return value
         try:
             return adapter.validate_python(value)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join([name, *map(str, first["loc"])])
-            raise InvalidArguments(f"{self.name}: {place}: {first['msg']}") from error
+            raise self._invalid(name, error) from error
+        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+            raise self._uncheckable(name, error) from error
+
+    def _restored(self, name: str, adapter: TypeAdapter[Any], value: Any) -> Any:
+        try:
+            return _read(adapter, value)
+        except ValidationError as error:
+            raise self._invalid(name, error) from error
+
+    def _tried(self, name: str, adapter: TypeAdapter[Any], value: Any) -> Any:
+        """Validate a value, and try whether the receiver reads it as it is."""
+        value = self._validated(name, adapter, value)
+        if value is LATER or (adapter in self._sure and type(value) in _SURE):
+            return value
+        try:
+            read = _read(adapter, from_wire(to_wire(value)))
+        except ValidationError as error:
+            place, why = _first(name, error)
+            raise EncodeError(
+                f"{self.name}: {place} would arrive as what its own type refuses: {why}"
+            ) from error
+        except CloudQError as error:
+            raise EncodeError(f"{self.name}: {name}: {error}") from error
+        if not came_back(value, read):
+            raise EncodeError(f"{self.name}: {name} {_changed(value, read)}")
+        return value
+
+    def _invalid(self, name: str, error: ValidationError) -> InvalidArguments:
+        place, why = _first(name, error)
+        return InvalidArguments(f"{self.name}: {place}: {why}")
 
     # Hints are read at the first call: a forward reference may not be defined before.
     @cached_property
     def _hints(self) -> Mapping[str, Any]:
-        try:
-            return get_type_hints(self._function, include_extras=True)
-        except NameError:  # names imported for type checkers only
-            return {}
+        return hints_of(self.name, self._function)
+
+    @cached_property
+    def _star(self) -> str:
+        return self._of_kind(inspect.Parameter.VAR_POSITIONAL)
+
+    @cached_property
+    def _stars(self) -> str:
+        """The name of `**kwargs` whose hint is that of each; empty if it is of them together."""
+        name = self._of_kind(inspect.Parameter.VAR_KEYWORD)
+        return "" if get_origin(self._hints.get(name)) is Unpack else name
+
+    def _of_kind(self, kind: object) -> str:
+        return next((p.name for p in self._signature.parameters.values() if p.kind is kind), "")
 
     @cached_property
     def _adapters(self) -> Mapping[str, TypeAdapter[Any]]:
-        return {
-            name: self._adapter(name, self._hints[name])
-            for name, parameter in self._signature.parameters.items()
-            if name in self._hints
-            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            and (self._everything or carries_model(self._hints[name]))
-        }
+        made: dict[str, TypeAdapter[Any]] = {}
+        for name, parameter in self._signature.parameters.items():
+            hint = self._hints.get(name, inspect.Parameter.empty)
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                hint = _of_each(hint)
+            if hint is not inspect.Parameter.empty and (self._everything or carries_model(hint)):
+                made[name] = self._adapter(name, hint)
+        return made
+
+    @cached_property
+    def _sure(self) -> Sequence[TypeAdapter[Any]]:
+        """The adapters of plain hints, which change nothing that they read."""
+        return [made for name, made in self._adapters.items() if self._hints[name] in _SURE]
 
     @cached_property
     def _returned(self) -> TypeAdapter[Any] | None:
@@ -157,22 +269,58 @@ class Arguments:
     def _adapter(self, name: str, hint: Any) -> TypeAdapter[Any]:
         try:
             return TypeAdapter(hint)
-        except PydanticUserError as error:
-            raise ConfigurationError(
-                f"{self.name}: pydantic cannot check the type hint of {name!r}: {error.message}"
-            ) from error
+        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+            raise self._uncheckable(name, error) from error
+
+    def _uncheckable(
+        self, name: str, error: PydanticUserError | PydanticUndefinedAnnotation
+    ) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self.name}: pydantic cannot check the type hint of {name!r}: {error.message}"
+        )
 
 
-def carries_model(hint: object) -> bool:
-    """Say if a type hint contains a model, dataclass, typed dict, enum or annotation."""
-    if isinstance(hint, type) and not get_args(hint):
-        kind = cast("type[object]", hint)
-        return issubclass(kind, BaseModel | Enum) or is_dataclass(kind) or _is_checkable(kind)
-    if get_origin(hint) is Annotated:
-        return True
-    return any(carries_model(part) for part in get_args(hint))
+def _of_each(hint: Any) -> Any:
+    """Return the hint in `*args` or `**kwargs` if pydantic can check it, else `Parameter.empty`.
+
+    `Unpack` has a typed dict for all keywords; `P.args` and the like are for type checkers.
+    """
+    if get_origin(hint) is Unpack:
+        (inside,) = get_args(hint)
+        return inside if carries_model(inside) and is_typeddict(inside) else inspect.Parameter.empty
+    return inspect.Parameter.empty if hasattr(hint, "__origin__") and _is_spec(hint) else hint
 
 
-def _is_checkable(kind: type[object]) -> bool:
-    # Pydantic can read typing.TypedDict from Python 3.12 on; before, the value stays a dict.
-    return is_typeddict(kind) and sys.version_info >= (3, 12)
+def _is_spec(hint: Any) -> bool:
+    return type(hint).__name__ in ("ParamSpecArgs", "ParamSpecKwargs")
+
+
+def _read(adapter: TypeAdapter[Any], value: Any) -> Any:
+    """Validate what was read from JSON.
+
+    A strict type refuses the list that its tuple has become, and the value of its enum. So what
+    is refused is taken as a lax type would, if it would be written just so. Raises
+    `ValidationError`.
+    """
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        try:
+            made = adapter.validate_python(value, strict=False)
+            if to_wire(made) == to_wire(value):
+                return made
+        except (ValidationError, EncodeError):
+            pass
+        raise error
+
+
+def _first(name: str, error: ValidationError) -> tuple[str, str]:
+    first = error.errors()[0]
+    return ".".join([name, *map(str, first["loc"])]), first["msg"]
+
+
+def _changed(value: object, read: object) -> str:
+    what = type(value).__qualname__
+    if type(value) is not type(read):
+        return f"is a {what} that would arrive as a {type(read).__qualname__}, with less in it"
+    return f"is a {what} that would not arrive as it is: its own validation changes it"

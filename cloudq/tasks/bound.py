@@ -16,6 +16,7 @@ from cloudq.results.record import own_state
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
 from cloudq.tasks.arguments import Arguments
+from cloudq.tasks.call_arguments import by_name, positional
 from cloudq.tasks.call_options import CALLER_ONLY, CallOptions, Options, checked_countdown, zoned
 from cloudq.tasks.checkpoints import Continued, load, recall, remember, save
 from cloudq.tasks.options import Policy
@@ -121,8 +122,9 @@ class BoundTask:
         """Return the fields of the message that change in the next try."""
         changes: dict[str, Any] = {}
         if args is not None or kwargs is not None:
-            plain, named = self.arguments.check(
-                request.args if args is None else args, request.kwargs if kwargs is None else kwargs
+            plain, named = self.arguments.sendable(
+                request.args if args is None else positional(args),
+                request.kwargs if kwargs is None else by_name(kwargs),
             )
             changes["args"] = [to_wire(arg) for arg in plain]
             changes["kwargs"] = {name: to_wire(value) for name, value in named.items()}

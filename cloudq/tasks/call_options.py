@@ -52,6 +52,14 @@ class CallOptions(TypedDict, total=False):
     retry_policy: Mapping[str, Any]
 
 
+def check_time_limits(soft: float | None, hard: float | None) -> None:
+    """Refuse a soft limit that the hard one would always forestall. Raises `InvalidArguments`."""
+    if soft and hard and soft >= hard:
+        raise InvalidArguments(
+            f"soft_time_limit ({soft:g} s) must be below time_limit ({hard:g} s)"
+        )
+
+
 # Where an option goes besides the call itself, as metadata of its field.
 _IN_MESSAGE = {"in_message": True}  # the message has a field of the same name
 _CALLER_ONLY = {"caller_only": True}  # concerns the sending alone: no route or retry may set it
@@ -105,6 +113,7 @@ class Options:
                 raise InvalidArguments(f"{name} is {value:g} s: that is more than a century")
         if self.eta is not None and not isinstance(self.eta, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidArguments(f"eta is {self.eta!r}: it must be a datetime, or use countdown")
+        check_time_limits(self.soft_time_limit, self.time_limit)
         check_priority(self.priority, InvalidArguments)
         if self.retry is not None or self.retry_policy is not None:
             publish_policy(self.retry, self.retry_policy)

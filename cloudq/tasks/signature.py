@@ -14,6 +14,7 @@ from cloudq.errors import InvalidArguments
 from cloudq.messages.ids import new_id
 from cloudq.messages.values import to_wire
 from cloudq.results.groups import GroupResult
+from cloudq.tasks.call_arguments import by_name, positional
 from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.callback import Callback, app_of
 from cloudq.tasks.members import Members
@@ -51,7 +52,7 @@ class Node(Callback, Generic[R]):
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Self:
         """Copy this node deeply, with arguments put before its own."""
         made = copy.deepcopy(self)
-        made.prepend(args, kwargs or {})
+        made.prepend(positional(args), by_name(kwargs))
         return made
 
     def prepend(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -131,9 +132,7 @@ class Node(Callback, Generic[R]):
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         """Run the whole node in this process, without a queue."""
         app = app_of(self)
-        if app is None:
-            return self._empty_result()
-        return app.start_eagerly(self, args, kwargs or {})
+        return self._empty_result() if app is None else app.start_eagerly(self, args, kwargs or {})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Start the node, as Celery's `group(...)()` and `chain(...)()` do."""
@@ -161,8 +160,8 @@ class Signature(Node[R]):
     ) -> None:
         super().__init__()
         self.task = task
-        self.args = tuple(args)
-        self.kwargs = dict(kwargs or {})
+        self.args = tuple(positional(args))
+        self.kwargs = dict(by_name(kwargs))
         self.options = dict(options or {})
         self.immutable = immutable
         self.app = app

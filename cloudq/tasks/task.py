@@ -16,6 +16,7 @@ from cloudq.messages.ids import new_id
 from cloudq.results.result import AsyncResult, EagerResult
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.bound import BoundTask
+from cloudq.tasks.call_arguments import call_arguments, positional
 from cloudq.tasks.call_options import NO_OPTIONS, CallOptions, Options, check_names
 from cloudq.tasks.hooks import HOOKS, Hooks
 from cloudq.tasks.on_commit import on_commit
@@ -148,8 +149,8 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         """Call `delay` when Django's transaction commits, and never when it is rolled back.
 
         A task that is sent within a transaction may run before the rows it reads are committed. The
-        arguments are checked now, and the id is fixed now. Outside of Django
-        the call is sent at once.
+        arguments are checked and written now, so what happens to them afterwards is not sent, and
+        the id is fixed now. Outside of Django the call is sent at once.
         """
         return self.apply_async_on_commit(args, kwargs)
 
@@ -161,12 +162,11 @@ class Task(BoundTask, Hooks, Generic[P, R]):
     ) -> AsyncResult[R]:
         """Do as `delay_on_commit`, with options for this one call."""
         made = self._merged(options)
-        given = dict(kwargs or {})
-        self.arguments.check(args, given)
         made = replace(made, task_id=made.task_id or new_id())
         publisher = self._app.publisher
+        given = publisher.copied(self, made, *call_arguments(args, kwargs))
         return on_commit(
-            partial(publisher.send, self, made, args, given),
+            partial(publisher.send, self, made, *given),
             partial(publisher.result_of, self, str(made.task_id)),
         )
 
@@ -188,7 +188,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
         `link` is called with the value when the task has succeeded, `link_error` when it failed.
         """
-        return self._app.publisher.send(self, self._merged(options), args, kwargs or {})
+        return self._app.publisher.send(self, self._merged(options), *call_arguments(args, kwargs))
 
     def apply(
         self,
@@ -202,7 +202,8 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
         With `throw` a failure is raised here and not only by the result.
         """
-        result = self._app.apply(self, self._merged(options), args, kwargs or {})
+        given = call_arguments(args, kwargs)
+        result = self._app.apply(self, self._merged(options), *given)
         if throw:
             result.get()
         return result
@@ -240,16 +241,15 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
     def starmap(self, items: Iterable[Sequence[Any]]) -> Signature[list[R]]:
         """Make the same call as `map`, where each item is a list of arguments."""
-        given = [list(item) for item in items]
+        given = [list(positional(item)) for item in items]
         return Signature("cloudq.starmap", (self.name, given), app=self._app)
 
     def chunks(self, items: Iterable[Sequence[Any]], size: int) -> group[list[R]]:
-        """Make a group of `starmap` calls over `size` items each.
-
-        Raises `InvalidArguments` for a size below 1.
-        """
-        if size < 1:
-            raise InvalidArguments(f"{self.name}: chunks of {size} items hold none: give 1 or more")
+        """Make a group of `starmap` calls over `size` items each, 1 at least."""
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidArguments(
+                f"chunks of {size!r} items would leave all of them out: give 1 or more"
+            )
         parts = iter(partial(_portion, iter(items), size), [])
         return group([self.starmap(part) for part in parts])
 

@@ -18,6 +18,12 @@ class TaskPublisher(Protocol):
         """Publish one call of a task."""
         ...
 
+    def copied(
+        self, task: Any, options: Any, args: Sequence[Any], kwargs: Mapping[str, Any], /
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Return the arguments as the message of a call would have them."""
+        ...
+
     def result_of(self, task: Any, task_id: str, /) -> AsyncResult[Any]:
         """Return the result of a call of this task."""
         ...

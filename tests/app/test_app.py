@@ -367,6 +367,27 @@ except KeyError:
 
 at_once = task.delay_on_commit()
 assert len(drain(app)) == 1 and at_once.state == "SUCCESS"
+kept = app.task(name="kept")(lambda ids, by=None: [ids, by])
+ids, by = [1, 2], {"a": [3]}
+with transaction.atomic():
+    result = kept.apply_async_on_commit([ids], {"by": by})
+    ids.clear()
+    by["a"].append(4)
+drain(app)
+assert result.get(timeout=1) == [[1, 2], {"a": [3]}]
+from cloudq import EncodeError
+for wrong in (object(), "\\ud800", {frozenset({(1, object())})}):
+    try:
+        with transaction.atomic():
+            try:
+                kept.delay_on_commit(wrong)
+            except EncodeError:
+                raise KeyError("at the call") from None
+    except KeyError:
+        assert drain(app) == []
+    else:
+        raise AssertionError(wrong)
+
 try:
     with transaction.atomic():
         task.delay_on_commit(1)

@@ -414,7 +414,7 @@ def test_a_retry_at_a_naive_time_is_in_the_apps_zone(plain: CloudQ) -> None:
     tokyo.delay()
     drain(app)
     (waiting,) = app.broker.scheduled("default", count=1)
-    assert waiting.due == pytest.approx(due.timestamp(), abs=2)
+    assert waiting.due == pytest.approx(due.timestamp(), abs=60)
 
 
 def test_retry_kwargs_are_for_automatic_retries(plain: CloudQ) -> None:
@@ -565,7 +565,7 @@ def test_naive_times_are_in_the_apps_zone(plain: CloudQ) -> None:
     task = app.task(name="t")(print)
     task.apply_async(eta=local, expires=local + timedelta(hours=1))
     (waiting,) = app.broker.scheduled("default", count=1)
-    assert waiting.due == pytest.approx(due.timestamp(), abs=2)
+    assert waiting.due == pytest.approx(due.timestamp(), abs=60)
     assert decode(waiting.body, limit=10_000).expires == due.timestamp() + 3600
 
 

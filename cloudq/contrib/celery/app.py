@@ -211,10 +211,11 @@ class Celery(app.CloudQ):
     ) -> result.AsyncResult[Any]:
         """Publish a call by the task's name, which need not be registered here."""
         known = self.tasks.get(name)
+        given = () if args is None else args
         if known is not None:
-            return known.apply_async(args or (), kwargs, **options)
+            return known.apply_async(given, kwargs, **options)
         made = call_options(options, of=f"send_task({name!r})", warned=self.warned)
-        return super().send_task(name, args or (), kwargs, **made)
+        return super().send_task(name, given, kwargs, **made)
 
     # ---- results
 

@@ -28,7 +28,7 @@ class Task(task.Task[P, R]):
         """Send a call with options. Raises `ConfigurationError` for a refused one."""
         warned: set[str] = vars(self._app).setdefault("warned", set())
         made = call_options(options, of=f"{self.name}.apply_async", warned=warned)
-        return super().apply_async(args or (), kwargs, **made)
+        return super().apply_async(() if args is None else args, kwargs, **made)
 
 
 def task_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:

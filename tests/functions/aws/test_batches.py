@@ -79,7 +79,8 @@ def test_a_retry_has_no_time_limit_of_the_invocation(app: CloudQ, source: EventS
     handler = lambda_handler(app)
     source.settle(handler(source.take(1), Context(10)))
     handler(source.take(1), Context(800))
-    assert limits[0][1] == pytest.approx(8, abs=0.5)
+    assert limits[0][1] is not None
+    assert 0 < limits[0][1] <= 8  # 2 s before the invocation's end
     assert limits[1][1] == 600
 
 

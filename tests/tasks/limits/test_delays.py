@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cloudq import InvalidArguments, State
-from cloudq.broker.batching import LONGEST_HOP
+from cloudq.broker.sending import LONGEST_HOP
 from cloudq.driver import Limits
 from cloudq.execution.commit import commit
 from tests.support.bench import Bench

@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-import orjson
-
 from cloudq.contrib.celery.protocol.reading import COMPRESSION, KEPT, KEPT_FIELDS
 from cloudq.contrib.celery.protocol.values import their_node, theirs
 from cloudq.errors import EncodeError
 from cloudq.messages.compression import compress
+from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
 
 _NAMES = {name: content for content, name in COMPRESSION.items()}
@@ -30,7 +29,7 @@ def write(message: TaskMessage) -> bytes:
             f"{message.task}: for Celery messages are written in json, not {message.serializer}"
         )
     task, args, kwargs = _call(message)
-    content = orjson.dumps(
+    content = json_text(
         [
             args,
             kwargs,
@@ -61,7 +60,7 @@ def write(message: TaskMessage) -> bytes:
             "delivery_tag": str(uuid4()),
         },
     }
-    return base64.b64encode(orjson.dumps(outer))
+    return base64.b64encode(json_text(outer))
 
 
 def _call(message: TaskMessage) -> tuple[str, list[Any], dict[str, Any]]:

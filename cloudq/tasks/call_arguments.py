@@ -1,0 +1,39 @@
+"""The arguments of a call as they are given: a list or tuple, and a mapping by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cloudq.errors import InvalidArguments
+
+
+def call_arguments(args: Any, kwargs: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return both, None as none. Raises `InvalidArguments` for anything that is no arguments."""
+    return positional(args), by_name(kwargs)
+
+
+def positional(args: Any) -> Sequence[Any]:
+    """Return positional arguments. Raises `InvalidArguments`: a text, say, is a single one."""
+    if args is None:
+        return ()
+    if issubclass(type(args), list | tuple):
+        return args
+    raise InvalidArguments(
+        f"arguments must be a list or tuple, and not a {type(args).__qualname__}: "
+        "a single one is written [value]"
+    )
+
+
+def by_name(kwargs: Any) -> Mapping[str, Any]:
+    """Return keyword arguments. Raises `InvalidArguments` if they are not a mapping by name."""
+    if kwargs is None:
+        return {}
+    if not issubclass(type(kwargs), Mapping):
+        raise InvalidArguments(
+            f"keyword arguments must be a mapping, and not a {type(kwargs).__qualname__}"
+        )
+    for name in kwargs:
+        if not isinstance(name, str):
+            raise InvalidArguments(f"keyword arguments have {name!r}: each name must be a text")
+    return kwargs
