@@ -43,20 +43,27 @@ _CUT = Code.UNREACHABLE
 def _check_body(
     operation_model: OperationModel, response_dict: dict[str, Any], **_: object
 ) -> None:
-    if response_dict["status_code"] >= 300 or operation_model.has_streaming_output:
+    if operation_model.has_streaming_output:
         return
     if operation_model.service_model.metadata.get("protocol") not in _JSON:
         return
     body: bytes = response_dict["body"]
-    shape = operation_model.output_shape
-    if not body and not (shape is not None and shape.members):
-        return
-    if _is_object(body):
-        return
+    # Of an error that was cut the SDK knows the status alone, and would not try again.
+    if not _is_cut(response_dict["headers"], body):
+        if response_dict["status_code"] >= 300 or _is_object(body):
+            return
+        shape = operation_model.output_shape
+        if not body and not (shape is not None and shape.members):
+            return
     shown = body[:60].decode(errors="replace")
     why = f"the answer is cut or not the service's: {shown!r}"
     response_dict["status_code"] = 502
     response_dict["body"] = json.dumps({"__type": _AGAIN, "message": why}).encode()
+
+
+def _is_cut(headers: Mapping[str, str], body: bytes) -> bool:
+    length = headers.get("content-length", "")
+    return length.isdecimal() and len(body) < int(length) and "content-encoding" not in headers
 
 
 def _is_object(body: bytes) -> bool:

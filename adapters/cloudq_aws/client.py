@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError
 from cloudq.driver import Address
 from cloudq.errors import ConfigurationError
 from cloudq_aws.answers import guard
+from cloudq_aws.retries import Retries
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -51,7 +52,9 @@ class Access:
             endpoint_url=self.endpoint_url,
             config=self.config,
         )
-        guard(cast("BaseClient", made))
+        client = cast("BaseClient", made)
+        guard(client)
+        Retries(_ATTEMPTS).watch(client)
         return made
 
 

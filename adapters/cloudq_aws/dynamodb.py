@@ -17,7 +17,7 @@ expired items days late, so that every read and every condition here looks at `e
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from botocore.exceptions import ClientError
@@ -58,8 +58,9 @@ if TYPE_CHECKING:
     )
 
 _ITEM = 400 * 1024
-# Rounds of a batch until what DynamoDB leaves unprocessed counts as throttled, and the first and
-# the longest pause.
+# Rounds in a row in which DynamoDB processes nothing of a batch, until that counts as throttled;
+# the first and the longest pause before what is left is sent again, which it asks for. They grow
+# only while nothing passes.
 _ROUNDS = 8
 _PAUSE, _LONGEST_PAUSE = 0.05, 6.4
 # Each round of an update that meets an expired item means that another writer got ahead.
@@ -120,24 +121,25 @@ class DynamoDB:
     def _write(self, wanted: _Wanted) -> set[Key]:
         # Returns the keys that DynamoDB did not write in any round.
         requests = list(wanted.values())
-        for pause in _pauses():
-            if not requests:
-                break
+        backoff = Backoff(_PAUSE, _LONGEST_PAUSE)
+        while requests and backoff.failures < _ROUNDS:
             reply = self.client.batch_write_item(RequestItems={self._table: requests})
-            requests = cast(
+            left = cast(
                 "list[WriteRequestTypeDef]", told(reply, "UnprocessedItems").get(self._table, [])
             )
-            if requests:
-                time.sleep(pause)
+            if len(left) < len(requests):
+                backoff.succeeded()
+            if left:
+                time.sleep(backoff.failed())
+            requests = left
         return {_key_of(request) for request in requests}
 
     def get(self, keys: Sequence[Key], *, consistent: bool) -> Mapping[Key, Item]:
         """Read items in one batch; raises when DynamoDB leaves some out in every round."""
         wanted: list[Any] = [key_attributes(key) for key in dict.fromkeys(keys)]
         found: dict[Key, Item] = {}
-        for pause in _pauses():
-            if not wanted:
-                return found
+        backoff = Backoff(_PAUSE, _LONGEST_PAUSE)
+        while wanted and backoff.failures < _ROUNDS:
             request: KeysAndAttributesTypeDef = {"Keys": wanted, "ConsistentRead": consistent}
             reply = self.client.batch_get_item(RequestItems={self._table: request})
             now = time.time()
@@ -148,10 +150,13 @@ class DynamoDB:
                 if not _expired(attributes, now):
                     item = from_attributes(attributes)
                     found[item.key] = item
-            wanted = unread["Keys"] if unread else []
+            left = unread["Keys"] if unread else []
             # 16 MB an answer leaves keys out too; only an answer without any item means throttling.
-            if wanted and not read:
-                time.sleep(pause)
+            if len(left) < len(wanted):
+                backoff.succeeded()
+            else:
+                time.sleep(backoff.failed())
+            wanted = left
         if wanted:
             raise AwsError(f"DynamoDB left {len(wanted)} keys unread", code=Code.THROTTLED)
         return found
@@ -276,11 +281,6 @@ class DynamoDB:
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
-
-
-def _pauses() -> Iterator[float]:
-    # DynamoDB asks for growing pauses before unprocessed items are sent again.
-    return Backoff(_PAUSE, _LONGEST_PAUSE).pauses(_ROUNDS)
 
 
 def _standing(error: ClientError) -> Mapping[str, Any] | None:
