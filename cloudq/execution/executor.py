@@ -26,6 +26,7 @@ from cloudq.execution.call import FunctionCall, RunAsync, run_coroutine
 from cloudq.execution.outcomes import Job, Outcomes, with_children
 from cloudq.execution.raised import settle_raised
 from cloudq.execution.settlement import NEVER, Settled, Settlement
+from cloudq.execution.unstarted import unstarted
 from cloudq.messages.body import arguments as arguments_of
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import dump_value
@@ -44,7 +45,6 @@ log = logging.getLogger("cloudq.execution")
 
 # How long a call waits while an equal call runs, in seconds.
 _BUSY_AFTER = 5.0
-_STORE_DOWN_AFTER = 30.0
 
 # What code of the user's raises, be it `sys.exit`; the test kit's death of a worker is none of it.
 _USERS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
@@ -205,8 +205,7 @@ class Executor:
         except ServiceError as error:
             if error.code in NEVER:  # its key, say, is longer than the store allows
                 return self._unrun(job, task, error, started)
-            log.warning("task %s waits for the store: %s", job.message.id, error)
-            return self._outcomes.later(job, _STORE_DOWN_AFTER, f"the store is down: {error}")
+            return unstarted(self._outcomes, job, self.backend, error)
         except _USERS as error:  # also what the user's validators and key function raise
             return self._unrun(job, task, error, started)
         if isinstance(claimed, Settlement):

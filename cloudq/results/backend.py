@@ -51,6 +51,9 @@ _NO_TABLE = (
 _OF_A_STATE = frozenset({"custom", "meta"})
 # A revocation is kept for longer than any message waits without being looked at.
 _REVOKED = 31 * 86_400.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_TRIES = 3
+_NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
 
 
 class Backend(Driven[BackendDriver]):
@@ -75,6 +78,7 @@ class Backend(Driven[BackendDriver]):
         self.clock = clock
         self.url = url
         self.expires = expires
+        self._failing_since: float | None = None
         self.looker = Looker(self.records, self._wakened)
         renew_after_fork(self, Backend._in_child)
 
@@ -82,6 +86,16 @@ class Backend(Driven[BackendDriver]):
         """Open a driver anew, and forget the thread that looks for coroutines."""
         self._drop()
         self.looker = Looker(self.records, self._wakened)
+
+    @property
+    def pause(self) -> float:
+        """Seconds until a call that the store has refused is worth another try.
+
+        One where an error came alone; as many as it has answered nothing, and 30 at most.
+        """
+        since = self._failing_since
+        down = 0.0 if since is None else self.clock() - since
+        return min(max(down, _SHORTEST_PAUSE), _LONGEST_PAUSE)
 
     # ---- records
 
@@ -239,6 +253,20 @@ class Backend(Driven[BackendDriver]):
         with self._wrapped("write", key.partition):
             return self.driver.update(key, change)
 
+    def insist(self, key: Key, change: Change) -> Item:
+        """Change an item as `update` does, and try again at once what the store refuses.
+
+        For changes that come to the same when they are made twice: an answer may be lost.
+        """
+        for _ in range(_TRIES - 1):
+            try:
+                return self.update(key, change)
+            except BackendError as error:
+                if error.code in _NEVER:
+                    raise
+                log.warning("tried again at once: %s", error)
+        return self.update(key, change)
+
     def query(self, partition: str, *, after: str | None = None, limit: int = 100) -> Page:
         with self._wrapped("read", partition):
             return self.driver.query(partition, after=after, limit=limit)
@@ -282,13 +310,20 @@ class Backend(Driven[BackendDriver]):
     def _wrapped(self, verb: str, name: str) -> Generator[None]:
         try:
             yield
-        except (CloudQError, ConditionFailed):
+        except ConditionFailed:
+            self._failing_since = None
+            raise
+        except CloudQError:
             raise
         except Exception as error:
+            if self._failing_since is None:
+                self._failing_since = self.clock()
             code = self.driver.error_code(error)
             tried = f"{verb} {name!r} in {self.url}"
             text = explain(tried, code, error, missing=_NO_TABLE, driver=self.driver)
             raise BackendError(text, code=code) from error
+        else:
+            self._failing_since = None
 
 
 class _Clock:
