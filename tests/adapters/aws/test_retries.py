@@ -137,7 +137,7 @@ def test_in_an_outage_a_request_is_tried_once(shaky: Shaky, dynamodb: DynamoDB) 
         with pytest.raises(ClientError, match="on purpose"):
             dynamodb.get([KEY], consistent=True)
         tries = shaky.requests - before
-        assert tries in (1, 3)
+        assert 1 <= tries <= 3
     # One answer ends it.
     shaky.answers = lambda number: True
     assert dynamodb.get([KEY], consistent=True) == {}
