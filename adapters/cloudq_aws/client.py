@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import boto3
 from botocore.config import Config
@@ -14,6 +14,11 @@ from botocore.exceptions import BotoCoreError
 
 from cloudq.driver import Address
 from cloudq.errors import ConfigurationError
+from cloudq_aws.answers import guard
+from cloudq_aws.retries import Retries
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
 
 # One thread a request in flight; boto3's own 10 would make a worker's threads queue for a socket,
 # and log a warning for each one that it throws away.
@@ -41,12 +46,16 @@ class Access:
         """A client of the service, safe from many threads; the caller knows its type."""
         # The stubs know a client by an overload for each of 400 services, most not installed.
         make = cast("Callable[..., object]", getattr(self.session, "client"))  # noqa: B009
-        return make(
+        made = make(
             service,
             region_name=self.region,
             endpoint_url=self.endpoint_url,
             config=self.config,
         )
+        client = cast("BaseClient", made)
+        guard(client)
+        Retries(_ATTEMPTS).watch(client)
+        return made
 
 
 def access(address: Address, *, region: str = "", options: tuple[str, ...] = ()) -> Access:

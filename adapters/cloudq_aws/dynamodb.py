@@ -17,7 +17,7 @@ expired items days late, so that every read and every condition here looks at `e
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from botocore.exceptions import ClientError
@@ -35,6 +35,7 @@ from cloudq.driver import (
     StoreLimits,
 )
 from cloudq.errors import ConfigurationError
+from cloudq_aws.answers import told
 from cloudq_aws.client import Access, access
 from cloudq_aws.dynamodb_items import (
     EXPIRES,
@@ -61,8 +62,9 @@ if TYPE_CHECKING:
     )
 
 _ITEM = 400 * 1024
-# Rounds of a batch until what DynamoDB leaves unprocessed counts as throttled, and the first and
-# the longest pause.
+# Rounds in a row in which DynamoDB processes nothing of a batch, until that counts as throttled;
+# the first and the longest pause before what is left is sent again, which it asks for. They grow
+# only while nothing passes.
 _ROUNDS = 8
 _PAUSE, _LONGEST_PAUSE = 0.05, 6.4
 # Each round of an update that meets an expired item means that another writer got ahead.
@@ -125,37 +127,43 @@ class DynamoDB:
     def _write(self, wanted: _Wanted) -> set[Key]:
         # Returns the keys that DynamoDB did not write in any round.
         requests = list(wanted.values())
-        for pause in _pauses():
-            if not requests:
-                break
+        backoff = Backoff(_PAUSE, _LONGEST_PAUSE)
+        while requests and backoff.failures < _ROUNDS:
             reply = self.client.batch_write_item(RequestItems={self._table: requests})
-            requests = cast(
-                "list[WriteRequestTypeDef]", reply.get("UnprocessedItems", {}).get(self._table, [])
+            left = cast(
+                "list[WriteRequestTypeDef]", told(reply, "UnprocessedItems").get(self._table, [])
             )
-            if requests:
-                time.sleep(pause)
+            if len(left) < len(requests):
+                backoff.succeeded()
+            if left:
+                time.sleep(backoff.failed())
+            requests = left
         return {_key_of(request) for request in requests}
 
     def get(self, keys: Sequence[Key], *, consistent: bool) -> Mapping[Key, Item]:
         """Read items in one batch; raises when DynamoDB leaves some out in every round."""
         asked = {stored_key(key): key for key in keys}
-        wanted = [key_attributes(key) for key in asked.values()]
+        wanted: list[Any] = [key_attributes(key) for key in asked.values()]
         found: dict[Key, Item] = {}
-        for pause in _pauses():
-            if not wanted:
-                return found
+        backoff = Backoff(_PAUSE, _LONGEST_PAUSE)
+        while wanted and backoff.failures < _ROUNDS:
             request: KeysAndAttributesTypeDef = {"Keys": wanted, "ConsistentRead": consistent}
             reply = self.client.batch_get_item(RequestItems={self._table: request})
             now = time.time()
-            for attributes in reply.get("Responses", {}).get(self._table, []):
+            unread = reply.get("UnprocessedKeys", {}).get(self._table)
+            answers = told(reply, "Responses")
+            read = answers.get(self._table, []) if unread else told(answers, self._table)
+            for attributes in read:
                 if not _expired(attributes, now):
                     key = asked[key_in(attributes)]
                     found[key] = from_attributes(attributes, key)
-            unread = reply.get("UnprocessedKeys", {}).get(self._table)
-            wanted = unread["Keys"] if unread else []
+            left = unread["Keys"] if unread else []
             # 16 MB an answer leaves keys out too; only an answer without any item means throttling.
-            if wanted and not reply.get("Responses", {}).get(self._table):
-                time.sleep(pause)
+            if len(left) < len(wanted):
+                backoff.succeeded()
+            else:
+                time.sleep(backoff.failed())
+            wanted = left
         if wanted:
             raise AwsError(f"DynamoDB left {len(wanted)} keys unread", code=Code.THROTTLED)
         return found
@@ -202,7 +210,7 @@ class DynamoDB:
             ReturnValuesOnConditionCheckFailure="ALL_OLD",
             **extra,
         )
-        return from_attributes(reply.get("Attributes") or key_attributes(key), key)
+        return from_attributes(told(reply, "Attributes"), key)
 
     def _replace_expired(self, item: Item, now: float) -> bool:
         build = Expressions()
@@ -238,7 +246,7 @@ class DynamoDB:
             now = time.time()
             items += [
                 from_attributes(found, Key(partition, key_in(found).sort))
-                for found in reply["Items"]
+                for found in told(reply, "Items")
                 if not _expired(found, now)
             ]
             last = reply.get("LastEvaluatedKey")
@@ -282,11 +290,6 @@ class DynamoDB:
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
-
-
-def _pauses() -> Iterator[float]:
-    # DynamoDB asks for growing pauses before unprocessed items are sent again.
-    return Backoff(_PAUSE, _LONGEST_PAUSE).pauses(_ROUNDS)
 
 
 def _standing(error: ClientError) -> Mapping[str, Any] | None:

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cloudq.driver import Address, Code, OneTimeEntry, is_ordered
 from cloudq.driver.schedulers import Fields, Job
 from cloudq.errors import ConfigurationError
+from cloudq_aws.answers import told
 from cloudq_aws.client import Access, access
 from cloudq_aws.errors import error_code
 from cloudq_aws.messages import key_text
@@ -124,8 +125,8 @@ class EventBridge(Terms):
     def owner(self, group: str) -> str | None:
         """Return the app in the group's tag, "" without a tag; None where there is no group."""
         try:
-            arn = self.client.get_schedule_group(Name=group)["Arn"]
-            tags = self.client.list_tags_for_resource(ResourceArn=arn).get("Tags", [])
+            arn = told(self.client.get_schedule_group(Name=group), "Arn")
+            tags = told(self.client.list_tags_for_resource(ResourceArn=arn), "Tags")
         except self.client.exceptions.ResourceNotFoundException:
             return None
         return next((tag["Value"] for tag in tags if tag["Key"] == _TAG), "")
@@ -140,7 +141,7 @@ class EventBridge(Terms):
         found: dict[str, Fields] = {}
         try:
             pages = self.client.get_paginator("list_schedules").paginate(GroupName=group)
-            names = [each.get("Name", "") for page in pages for each in page["Schedules"]]
+            names = [each.get("Name", "") for page in pages for each in told(page, "Schedules")]
         except self.client.exceptions.ResourceNotFoundException:
             return found  # no group yet
         for name in names:
@@ -240,7 +241,7 @@ class EventBridge(Terms):
             reply = self._sqs.get_queue_attributes(
                 QueueUrl=self._queues.url(queue), AttributeNames=["QueueArn"]
             )
-            self._arns[queue] = reply["Attributes"]["QueueArn"]
+            self._arns[queue] = told(told(reply, "Attributes"), "QueueArn")
         return self._arns[queue]
 
 

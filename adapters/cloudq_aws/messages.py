@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cloudq.driver import Code, Delivery, Failure, Outgoing, fitting
+from cloudq_aws.answers import told
 from cloudq_aws.errors import entry_code
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.literals import MessageSystemAttributeNameType
     from mypy_boto3_sqs.type_defs import (
-        BatchResultErrorEntryTypeDef,
         MessageAttributeValueTypeDef,
         MessageTypeDef,
         SendMessageBatchRequestEntryTypeDef,
@@ -136,16 +136,19 @@ def _copy(
 
 
 def to_delivery(queue: str, message: MessageTypeDef, lease: float) -> Delivery:
-    """Convert a received message; one from another program has SQS's own id."""
-    system = message.get("Attributes", {})
+    """Convert a received message; one from another program has SQS's own id.
+
+    Raises `AwsError` for a message that lacks a part: taken as it is, it would be buried as empty.
+    """
+    system = told(message, "Attributes")
     id = message_id(message)
     group = system.get("MessageGroupId")
     return Delivery(
         queue=queue,
         id=id,
-        body=message.get("Body", "").encode(),
-        receipt=message.get("ReceiptHandle", ""),
-        attempts=int(system.get("ApproximateReceiveCount", 1)),
+        body=told(message, "Body").encode(),
+        receipt=told(message, "ReceiptHandle"),
+        attempts=int(told(system, "ApproximateReceiveCount")),
         lease=lease,
         group=None if group == key_text(id) else group,
         sent_at=sent_at(message),
@@ -170,19 +173,33 @@ def sent_at(message: MessageTypeDef) -> float | None:
 
 
 def failures(
-    failed: Iterable[BatchResultErrorEntryTypeDef], indexes: Sequence[int] | None = None
+    reply: Mapping[str, Any], ids: Sequence[int], indexes: Sequence[int] | None = None
 ) -> list[Failure]:
-    """Return the refusals in an answer's `Failed`, which comes with HTTP 200.
+    """Return what the answer to a batch does not confirm, which comes with HTTP 200.
 
-    `indexes` are the places of the entries in the caller's own sequence, where they differ.
+    That is its `Failed`, and each of the `ids` that is in neither list. `indexes` are the places
+    of the entries in the caller's own sequence, where they differ. Raises `AwsError` for an answer
+    with neither list.
     """
+    if "Successful" not in reply and "Failed" not in reply:
+        told(reply, "Successful")
+    refused = {str(entry.get("Id")): entry for entry in reply.get("Failed") or ()}
+    done = {str(entry.get("Id")) for entry in reply.get("Successful") or ()} - refused.keys()
     found: list[Failure] = []
-    for entry in failed:
-        place, message = int(entry["Id"]), entry.get("Message", "")
-        code = entry_code(entry["Code"], message, sender_fault=entry["SenderFault"])
-        reason = f"{entry['Code']}: {message}" if message else entry["Code"]
-        found.append(Failure(index=indexes[place] if indexes else place, code=code, reason=reason))
+    for place, id in enumerate(map(str, ids)):
+        if id not in done:
+            index = indexes[place] if indexes is not None else ids[place]
+            found.append(_failure(index, refused.get(id)))
     return sorted(found, key=attrgetter("index"))
+
+
+def _failure(index: int, entry: Mapping[str, Any] | None) -> Failure:
+    if entry is None:
+        reason = "SQS's answer names it neither among what was done nor among what was refused"
+        return Failure(index=index, code=Code.UNREACHABLE, reason=reason)
+    name, message = entry.get("Code", ""), entry.get("Message", "")
+    code = entry_code(name, message, sender_fault=entry.get("SenderFault", False))
+    return Failure(index=index, code=code, reason=f"{name}: {message}" if message else name)
 
 
 def too_large(index: int, message: Outgoing) -> Failure:

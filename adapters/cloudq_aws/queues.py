@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 from cloudq.driver import ORDERED_SUFFIX, Code, is_ordered
+from cloudq_aws.answers import told
 from cloudq_aws.errors import AwsError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Queues:
         # dict operations are atomic; at worst two threads look up the same name.
         if queue not in self._urls:
             reply = self.client.get_queue_url(QueueName=self.prefix + queue)
-            self._urls[queue] = reply["QueueUrl"]
+            self._urls[queue] = told(reply, "QueueUrl")
         return self._urls[queue]
 
     def _check_region(self, url: str) -> None:
@@ -84,16 +85,19 @@ class Queues:
 
     def _named_dead_url(self, queue: str) -> str | None:
         try:
-            return self.client.get_queue_url(QueueName=self.dead_name(queue))["QueueUrl"]
+            found = self.client.get_queue_url(QueueName=self.dead_name(queue))
         except self.client.exceptions.QueueDoesNotExist:
             return None
+        return told(found, "QueueUrl")
 
     def _policy_dead_url(self, queue: str) -> str | None:
         url = self.url(queue)
-        reply = self.client.get_queue_attributes(QueueUrl=url, AttributeNames=["RedrivePolicy"])
-        policy = cast(
-            "dict[str, str]", json.loads(reply.get("Attributes", {}).get("RedrivePolicy", "{}"))
+        # SQS leaves the attributes out if there is none: the ARN shows that this is its answer.
+        reply = self.client.get_queue_attributes(
+            QueueUrl=url, AttributeNames=["QueueArn", "RedrivePolicy"]
         )
+        attributes = told(reply, "Attributes")
+        policy = cast("dict[str, str]", json.loads(attributes.get("RedrivePolicy", "{}")))
         if "deadLetterTargetArn" not in policy:
             return None
         *_, account, name = policy["deadLetterTargetArn"].split(":")
@@ -101,7 +105,7 @@ class Queues:
             found = self.client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)
         except self.client.exceptions.QueueDoesNotExist:
             return None  # the policy outlives the queue it names
-        return found["QueueUrl"]
+        return told(found, "QueueUrl")
 
     def forget(self, queue: str) -> None:
         """Look the queue up again next time."""

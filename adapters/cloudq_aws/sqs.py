@@ -113,7 +113,7 @@ class SQS:
         if not entries:
             return refused
         reply = self.client.send_message_batch(QueueUrl=self._queues.url(queue), Entries=entries)
-        return [*refused, *failures(reply.get("Failed", ()))]
+        return [*refused, *failures(reply, [int(entry["Id"]) for entry in entries])]
 
     def receive(self, queue: str, *, count: int, wait: float, lease: float) -> Sequence[Delivery]:
         """Lease messages in one request, by long polling when `wait` is not 0."""
@@ -138,7 +138,7 @@ class SQS:
                 for index, delivery in enumerate(deliveries)
             ],
         )
-        return failures(reply.get("Failed", ()))
+        return failures(reply, range(len(deliveries)))
 
     def release(self, deliveries: Sequence[Delivery], *, after: float) -> Sequence[Failure]:
         """Make the messages visible `after` seconds from now."""
@@ -158,7 +158,7 @@ class SQS:
                 for index, delivery in enumerate(deliveries)
             ],
         )
-        return failures(reply.get("Failed", ()))
+        return failures(reply, range(len(deliveries)))
 
     def dead_letter(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
         """Extend the leases, copy the messages to the dead-letter queue, then delete them."""
@@ -188,7 +188,7 @@ class SQS:
             for place, index in enumerate(indexes)
         ]
         reply = self.client.send_message_batch(QueueUrl=url, Entries=entries)
-        unsent = failures(reply.get("Failed", ()), indexes)
+        unsent = failures(reply, range(len(indexes)), indexes)
         left = {failure.index for failure in unsent}
         sent = [index for index in indexes if index not in left]
         if not sent:

@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats, is_ordered
+from cloudq_aws.answers import told
 from cloudq_aws.messages import (
     BATCH,
     REASON,
@@ -47,9 +48,9 @@ _COUNTS: Sequence[QueueAttributeNameType] = (
 def create(queues: Queues, queue: str, *, lease: float, max_deliveries: int) -> None:
     """Make the queue and its dead-letter queue. Existing ones are left as they are."""
     dead = _create(queues.client, queues.dead_name(queue), {})
-    arn = queues.client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
+    found = queues.client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])
     policy = {
-        "deadLetterTargetArn": arn["Attributes"]["QueueArn"],
+        "deadLetterTargetArn": told(told(found, "Attributes"), "QueueArn"),
         "maxReceiveCount": min(max_deliveries, _MAX_RECEIVES),
     }
     settings: dict[QueueAttributeNameType, str] = {
@@ -70,11 +71,11 @@ def _create(client: SQSClient, name: str, settings: Mapping[QueueAttributeNameTy
     if is_ordered(name):
         attributes["FifoQueue"] = "true"
     with suppress(client.exceptions.QueueDoesNotExist):
-        return client.get_queue_url(QueueName=name)["QueueUrl"]
+        return told(client.get_queue_url(QueueName=name), "QueueUrl")
     try:
-        return client.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
+        return told(client.create_queue(QueueName=name, Attributes=attributes), "QueueUrl")
     except client.exceptions.QueueNameExists:  # made by somebody else in between, another way
-        return client.get_queue_url(QueueName=name)["QueueUrl"]
+        return told(client.get_queue_url(QueueName=name), "QueueUrl")
 
 
 def delete(queues: Queues, queue: str) -> None:
@@ -114,7 +115,7 @@ def stats(queues: Queues, queue: str) -> QueueStats:
 
 def _counts(client: SQSClient, url: str) -> tuple[int, int, int]:
     reply = client.get_queue_attributes(QueueUrl=url, AttributeNames=_COUNTS)
-    ready, delayed, leased = (int(reply["Attributes"].get(name, 0)) for name in _COUNTS)
+    ready, delayed, leased = (int(told(told(reply, "Attributes"), name)) for name in _COUNTS)
     return ready, delayed, leased
 
 
@@ -191,7 +192,7 @@ def redrive(queues: Queues, queue: str, messages: Sequence[Peeked]) -> Sequence[
             for place, index in enumerate(part)
         ]
         reply = client.send_message_batch(QueueUrl=target, Entries=entries)
-        unsent = failures(reply.get("Failed", ()), part)
+        unsent = failures(reply, range(len(part)), part)
         left = {failure.index for failure in unsent}
         sent = {index: leased[index] for index in part if index not in left}
         failed += [*unsent, *_delete(client, dead, sent)]
@@ -239,4 +240,4 @@ def _delete(client: SQSClient, url: str, messages: Mapping[int, MessageTypeDef])
         for index, message in messages.items()
     ]
     reply = client.delete_message_batch(QueueUrl=url, Entries=entries)
-    return failures(reply.get("Failed", ()))
+    return failures(reply, list(messages))

@@ -119,12 +119,20 @@ _CLASSES: tuple[tuple[type[Exception], Code], ...] = (
     (core.ServiceRequestError, Code.UNREACHABLE),  # refused, timed out, no such host
     (core.ServiceResponseError, Code.UNREACHABLE),  # cut off, or no answer in time
     (core.IncompleteReadError, Code.UNREACHABLE),
+    (core.DecodeError, Code.UNREACHABLE),  # a proxy's page, or an answer that was cut
     (OSError, Code.UNREACHABLE),
 )
 
 
 class AzureError(Refusal):
     """A refusal that needs no request, or that Azure spreads over several answers."""
+
+
+def incomplete(lacks: str) -> AzureError:
+    """Make the error of an answer that lacks what the service always sends."""
+    return AzureError(
+        f"the answer is cut or not the service's: it lacks {lacks}", code=Code.UNREACHABLE
+    )
 
 
 def error_code(error: Exception) -> Code:

@@ -34,6 +34,7 @@ from azure.servicebus.exceptions import (
 )
 
 from cloudq_azure.client import ATTEMPT
+from cloudq_azure.errors import incomplete
 
 Owner = TypeVar("Owner", ServiceBusSender, ServiceBusReceiver)
 
@@ -313,9 +314,11 @@ def renew(receiver: ServiceBusReceiver, tokens: Sequence[str]) -> dict[int, Exce
 
     def request(part: Sequence[str]) -> None:
         receiver._do_retryable_operation(partial(_open, receiver, ATTEMPT, _never))
-        receiver._renew_locks(
+        reply = receiver._renew_locks(
             *(cast("Any", uuid.UUID(token)) for token in part), timeout=2 * ATTEMPT
         )
+        if len((reply or {}).get(b"expirations") or ()) != len(part):
+            raise incomplete("the end of each lock")
 
     return _each(request, tokens)
 

@@ -15,6 +15,7 @@ from azure.servicebus import (
 from azure.servicebus.exceptions import MessageNotFoundError
 
 from cloudq.driver import Code, Failure, Outgoing, Scheduled
+from cloudq_azure.errors import incomplete
 from cloudq_azure.links import peek
 from cloudq_azure.messages import MAX_STANDARD, due, outgoing, to_scheduled, too_large
 from cloudq_azure.queues import Queue
@@ -44,6 +45,8 @@ def schedule(
             when = due(messages[part[0]].delay, now)
             try:
                 numbers = sender.schedule_messages(copies, when)
+                if len(numbers) != len(part):
+                    raise incomplete("a sequence number of each message")
             except Exception as error:
                 if not any_sent:
                     raise

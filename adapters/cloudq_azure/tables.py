@@ -39,7 +39,7 @@ from azure.identity import DefaultAzureCredential
 from cloudq.clock import Backoff
 from cloudq.driver import Address, Change, Code, Failure, Item, Key, Page, StoreLimits
 from cloudq.driver.conditional import apply
-from cloudq_azure.errors import AzureError, error_code
+from cloudq_azure.errors import AzureError, error_code, incomplete
 from cloudq_azure.tables_client import connect
 from cloudq_azure.tables_items import (
     EXPIRES,
@@ -117,19 +117,22 @@ class Tables:
 
     def _write_group(
         self, operation: str, group: Sequence[_Indexed]
-    ) -> list[tuple[int, HttpResponseError]]:
+    ) -> list[tuple[int, Exception]]:
         mode = {"mode": UpdateMode.REPLACE} if operation == "upsert" else {}
         if len(group) > 1:
             try:
-                self.client.submit_transaction((operation, entity, mode) for _, entity in group)
+                done = self.client.submit_transaction(
+                    (operation, entity, mode) for _, entity in group
+                )
             except HttpResponseError as error:
                 # One entity fails a transaction as a whole: a missing one that is to be deleted,
                 # for example. The others are to be done all the same.
                 if _of_the_table(error) or error_code(error) not in _OF_ONE:
                     return [(index, error) for index, _ in group]
             else:
-                return []
-        refused: list[tuple[int, HttpResponseError]] = []
+                wrong = incomplete("a part for each entity")
+                return [] if len(done) == len(group) else [(index, wrong) for index, _ in group]
+        refused: list[tuple[int, Exception]] = []
         for index, entity in group:
             try:
                 if operation == "upsert":
@@ -152,12 +155,19 @@ class Tables:
         return {key: item for key, item in found.items() if not _expired(item, now)}
 
     def _read(self, key: Key) -> TableEntity | None:
+        partition, row = partition_key(key.partition), row_key(key.sort)
         try:
-            return self.client.get_entity(partition_key(key.partition), row_key(key.sort))
+            found = self.client.get_entity(partition, row)
         except ResourceNotFoundError as error:
             if _of_the_table(error):
                 raise
             return None
+        if (found.get(PARTITION), found.get(ROW)) != (
+            partition,
+            row,
+        ) or "etag" not in found.metadata:
+            raise incomplete("the entity's keys")
+        return found
 
     def _each(self, call: Callable[[_T], _R], arguments: Sequence[_T]) -> Sequence[_R]:
         if len(arguments) < 2:
@@ -214,7 +224,7 @@ class Tables:
         )
         items: list[Item] = []
         now = time.time()
-        for entity in found:
+        for entity in _entities(found):
             item = from_entity(Key(partition, sort_key(entity[ROW])), entity)
             if not _expired(item, now):
                 items.append(item)
@@ -233,7 +243,7 @@ class Tables:
             parameters={"now": datetime.now(UTC)},
             select=[PARTITION, ROW],
         )
-        return sum(self._threads.map(self._delete_unchanged, expired))
+        return sum(self._threads.map(self._delete_unchanged, _entities(expired)))
 
     def _delete_unchanged(self, entity: TableEntity) -> bool:
         try:
@@ -285,6 +295,21 @@ def _groups(wanted: Iterable[_Indexed]) -> Iterator[list[_Indexed]]:
             group.append(indexed)
             total += length
         yield group
+
+
+def _entities(found: Iterable[TableEntity]) -> Iterator[TableEntity]:
+    """Iterate over a query's entities; the SDK has no error for an answer without a list."""
+    entities = iter(found)
+    while True:
+        try:
+            entity = next(entities)
+        except StopIteration:
+            return
+        except TypeError as error:
+            raise incomplete("the list of entities") from error
+        if PARTITION not in entity or ROW not in entity:
+            raise incomplete("an entity's keys")
+        yield entity
 
 
 def _of_the_table(error: HttpResponseError) -> bool:

@@ -47,7 +47,7 @@ from google.cloud.tasks_v2.types import (
 from cloudq.driver import Code, Failure, Outgoing, Scheduled
 from cloudq.errors import ConfigurationError
 from cloudq_gcp.client import Access
-from cloudq_gcp.errors import error_code
+from cloudq_gcp.errors import error_code, incomplete
 from cloudq_gcp.messages import ID, key_text, refused
 from cloudq_gcp.pubsub_requests import TIMEOUT, at_once, routed
 
@@ -121,7 +121,10 @@ class CloudTasks:
                 answers[place] = wrong
         good = [place for place in range(len(tasks)) if place not in answers]
         requests = [CreateTaskRequest(parent=self._queue, task=tasks[place]) for place in good]
-        made = at_once(self._client.transport.create_task, requests, routed(parent=self._queue))
+        replies = at_once(self._client.transport.create_task, requests, routed(parent=self._queue))
+        made = [
+            each if isinstance(each, Exception) or each.name else _nameless() for each in replies
+        ]
         errors = [answer for answer in made if isinstance(answer, Exception)]
         if len(errors) == len(tasks):
             _raise_first(errors)
@@ -217,6 +220,10 @@ def _too_large(index: int, task: Task) -> Failure | None:
 
 def _refusal(index: int, error: Exception) -> Failure:
     return Failure(index=index, code=error_code(error), reason=str(error))
+
+
+def _nameless() -> Exception:
+    return incomplete("the task's name")
 
 
 def _raise_first(errors: Sequence[Exception]) -> None:

@@ -52,6 +52,13 @@ class GcpError(Refusal):
     """A refusal that needs no request, or that Google spreads over several answers."""
 
 
+def incomplete(lacks: str) -> GcpError:
+    """Make the error of an answer that lacks what the service always sends."""
+    return GcpError(
+        f"the answer is cut or not the service's: it lacks {lacks}", code=Code.UNREACHABLE
+    )
+
+
 def error_code(error: Exception) -> Code:
     """Return the code of an error of Google's client libraries."""
     if isinstance(error, Refusal):

@@ -37,7 +37,7 @@ from google.cloud.firestore_v1.types.query import Cursor
 from cloudq.clock import Backoff
 from cloudq.driver import Address, Change, Code, Failure, Item, Key, Page, StoreLimits
 from cloudq.driver.conditional import apply
-from cloudq_gcp.errors import GcpError, error_code
+from cloudq_gcp.errors import GcpError, error_code, incomplete
 from cloudq_gcp.firestore_client import Place, connect
 from cloudq_gcp.firestore_items import (
     EXPIRES,
@@ -133,6 +133,8 @@ class Firestore:
             retry=_RETRY,
             timeout=_TIMEOUT,
         )
+        if len(reply.status) != len(batch):
+            raise incomplete("a status of each write")
         return {
             write.update.name or write.delete: sdk.from_grpc_status(status.code, status.message)
             for write, status in zip(batch, reply.status, strict=True)
@@ -158,9 +160,13 @@ class Firestore:
             retry=_RETRY,
             timeout=_TIMEOUT,
         )
+        unanswered = set(names)
         for reply in replies:
+            unanswered.discard(reply.found.name or reply.missing)
             if reply.found.name:
                 yield reply.found
+        if unanswered:
+            raise incomplete(f"{len(unanswered)} of {len(names)} documents, there or not")
 
     def update(self, key: Key, change: Change) -> Item:
         """Read, decide here, and write on the condition that nobody else has written meanwhile.
@@ -190,7 +196,7 @@ class Firestore:
         )
         try:
             # Sent once: if the answer is lost, a second try would meet the first, and add to it.
-            self.client.commit(
+            reply = self.client.commit(
                 request={
                     "database": self._place.database,
                     "writes": [Write(update=written, current_document=unchanged)],
@@ -201,6 +207,8 @@ class Firestore:
             )
         except _OVERTAKEN:
             return False
+        if len(reply.write_results) != 1:
+            raise incomplete("the write's result")
         return True
 
     def query(self, partition: str, *, after: str | None, limit: int) -> Page:
@@ -236,7 +244,10 @@ class Firestore:
             retry=_RETRY,
             timeout=_TIMEOUT,
         )
-        return [reply.document for reply in replies if reply.document.name]
+        answers = list(replies)
+        if not answers:  # also a query that finds nothing is answered
+            raise incomplete("the time of the read")
+        return [reply.document for reply in answers if reply.document.name]
 
     def create_store(self) -> None:
         """Set the collection's TTL policy and its exemptions; Firestore takes minutes to follow.

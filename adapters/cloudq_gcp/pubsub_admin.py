@@ -28,7 +28,7 @@ from google.pubsub_v1.types import (
 )
 
 from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats, is_ordered
-from cloudq_gcp.errors import error_code
+from cloudq_gcp.errors import error_code, incomplete
 from cloudq_gcp.messages import BATCH, Received, by_key, by_size, revived_copy, to_peeked
 from cloudq_gcp.pubsub_requests import TIMEOUT, Requests
 from cloudq_gcp.queues import Queues
@@ -119,7 +119,10 @@ def check_topic(requests: Requests, topic: str) -> None:
 
 
 def _subscription(requests: Requests, name: str) -> Subscription:
-    return requests.subscriber.get_subscription(subscription=name, retry=None, timeout=TIMEOUT)
+    found = requests.subscriber.get_subscription(subscription=name, retry=None, timeout=TIMEOUT)
+    if not found.name:
+        raise incomplete("the subscription's name")
+    return found
 
 
 def delete(requests: Requests, queues: Queues, queue: str) -> None:

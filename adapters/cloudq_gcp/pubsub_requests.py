@@ -20,7 +20,7 @@ from google.pubsub_v1.types import PublishRequest, PullResponse
 
 from cloudq.driver import Code, Failure
 from cloudq_gcp.client import Access
-from cloudq_gcp.errors import error_code
+from cloudq_gcp.errors import error_code, incomplete
 from cloudq_gcp.messages import Message, Received
 
 TIMEOUT = 30.0
@@ -72,10 +72,12 @@ class Requests:
             PublishRequest.wrap(_Request(topic=topic, messages=messages)) for messages in batches
         ]
         if len(requests) == 1:
-            self.publisher.publish(request=requests[0], retry=None, timeout=TIMEOUT)
+            reply = self.publisher.publish(request=requests[0], retry=None, timeout=TIMEOUT)
+            if wrong := _published(reply, batches[0]):
+                raise wrong
             return [None]
-        errors = at_once(self.publisher.transport.publish, requests, routed(topic=topic))
-        outcomes = [error if isinstance(error, Exception) else None for error in errors]
+        replies = at_once(self.publisher.transport.publish, requests, routed(topic=topic))
+        outcomes = [_published(*pair) for pair in zip(replies, batches, strict=True)]
         if outcomes and outcomes[0] is not None and all(outcomes):
             raise outcomes[0]
         return outcomes
@@ -162,6 +164,13 @@ def at_once(
         ]
         answers += [_outcome(future) for future in futures]
     return answers
+
+
+def _published(reply: Any, messages: Sequence[Message]) -> Exception | None:
+    """Return why messages do not count as published: an error, or an answer without their ids."""
+    if isinstance(reply, Exception):
+        return reply
+    return None if len(reply.message_ids) == len(messages) else incomplete("ids of messages")
 
 
 def _outcome(future: Any) -> Any | Exception:

@@ -15,6 +15,8 @@ from typing import cast
 from cloudq.driver import Code, Delivery, Failure, Outgoing, Peeked, QueueStats, Scheduled
 
 DEDUP_WINDOW = 300.0
+# A clock that is set right by less than this hides nothing for long.
+_SLACK = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class MemoryQueue:
     seen: dict[str, float] = field(default_factory=dict[str, float])
     numbers: Iterator[int] = field(default_factory=_from_one)
     changed: Condition = field(default_factory=Condition)
+    latest: float = 0.0  # the time of the last look
 
     def send(self, messages: Sequence[Outgoing]) -> list[int]:
         """Add the messages, except those whose dedup key was seen within the window.
@@ -96,6 +99,7 @@ class MemoryQueue:
         """Use this clock from now on, and wake those who wait for a time."""
         with self.changed:
             self.clock = clock
+            self.latest = 0.0
             self.changed.notify_all()
 
     def next_due(self) -> float:
@@ -233,6 +237,9 @@ class MemoryQueue:
 
     def _take(self, count: int, lease: float) -> list[Delivery]:
         now = self.clock()
+        if now < self.latest - _SLACK:
+            self._set_back(self.latest - now)
+        self.latest = now
         taken: list[_Message] = []
         while len(taken) < count and self._next_due() <= now:
             message = self.messages[heapq.heappop(self.due)[1]]
@@ -246,6 +253,14 @@ class MemoryQueue:
             message.attempts += 1
             self._schedule(message, now + lease)
         return [self._delivery(message, lease) for message in taken]
+
+    def _set_back(self, by: float) -> None:
+        """Move all times back with the clock, which else would hide what waits."""
+        for message in self.messages.values():
+            message.sent_at -= by
+            message.visible_at -= by
+        self.seen = {key: until - by for key, until in self.seen.items()}
+        self.due = [(at - by, seq) for at, seq in self.due]
 
     def _delivery(self, message: _Message, lease: float) -> Delivery:
         return Delivery(

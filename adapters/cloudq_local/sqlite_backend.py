@@ -27,8 +27,10 @@ LIMITS = StoreLimits(put=256, get=256, item=16 << 20, billed=False)
 # No queue has this name, so that items and messages never ring for each other.
 TOPIC = "\0items"
 
-# Every so many written items, that many expired ones are deleted.
+# Expired items are deleted after every so many written ones, up to twice as many, and else after
+# so many seconds, up to that many: a store in which little is written would never be rid of them.
 SWEEP = 64
+_SWEEP_EVERY, _SWEPT = 10.0, 1000
 
 _PUT = (
     "INSERT INTO items (partition, sort, expires, fields) VALUES (?, ?, ?, ?)"
@@ -60,6 +62,7 @@ class SQLiteBackend:
         self._bell = bell
         self._clock = clock
         self._unswept = 0
+        self._swept_at = -_SWEEP_EVERY  # monotonic
 
     def put(self, items: Sequence[Item]) -> Sequence[Failure]:
         """Write whole items in one transaction; one that is over the limit is a `Failure`."""
@@ -156,7 +159,12 @@ class SQLiteBackend:
 
     def _sweep(self, written: int) -> None:
         self._unswept += written
-        if self._unswept < SWEEP:
+        now = time.monotonic()
+        is_time = now >= self._swept_at + _SWEEP_EVERY
+        if self._unswept < SWEEP and not is_time:
             return
-        self._database.execute(_SWEEP, (self._clock(), 2 * self._unswept))
+        most = max(_SWEPT if is_time else 0, 2 * self._unswept)
+        gone = self._database.execute(_SWEEP, (self._clock(), most)).rowcount
         self._unswept = 0
+        if is_time and gone < most:  # else more are left for the next write
+            self._swept_at = now

@@ -21,6 +21,7 @@ from cloudq.driver import (
 )
 from cloudq_local import sqlite_admin as admin
 from cloudq_local import sqlite_delayed as delayed
+from cloudq_local.sqlite_clock import Times
 from cloudq_local.sqlite_file import BLOCKED, Database, advice, error_code
 from cloudq_local.wake import LONGEST_WAIT, Bell
 
@@ -89,8 +90,9 @@ class SQLiteBroker:
     ) -> None:
         self._database = database
         self._bell = bell
-        self._clock = clock
+        self._times = Times(database, clock)
         self._known: set[str] = set()
+        self._openings = database.openings
 
     def limits(self, queue: str) -> Limits:
         """Return the same limits for every queue."""
@@ -101,9 +103,10 @@ class SQLiteBroker:
         failures = _too_large(messages)
         if failures:
             messages = [m for m in messages if len(m.body) <= LIMITS.body]
-        now = self._clock()
+        now = self._times.now()
         with self._database as database:
             self._know(queue)
+            self._times.note(now)
             fresh = [m for m in messages if m.dedup is None or self._is_new(queue, m.dedup, now)]
             grouped = any(m.group is not None for m in fresh)
             # The ungrouped statement cannot tell; the grouped one is a third slower.
@@ -115,7 +118,7 @@ class SQLiteBroker:
     def schedule(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[str | Failure]:
         """Add messages; the handle of each, which names none if its dedup key kept it out."""
         refused = {failure.index: failure for failure in _too_large(messages)}
-        now = self._clock()
+        now = self._times.now()
         sent: list[str | Failure] = []
         with self._database as database:
             self._know(queue)
@@ -133,7 +136,7 @@ class SQLiteBroker:
     def unschedule(self, queue: str, handles: Sequence[str]) -> Sequence[Failure]:
         """Take messages back whose times have not come, in one transaction."""
         with self._database as database:
-            failures, groups = delayed.take(database, queue, handles, self._clock())
+            failures, groups = delayed.take(database, queue, handles, self._times.now())
             self._unblock((queue, group) for group in groups)
         if groups:
             self._bell.ring(queue)
@@ -141,7 +144,7 @@ class SQLiteBroker:
 
     def scheduled(self, queue: str, *, count: int, after: str | None = None) -> Sequence[Scheduled]:
         """Look at messages that were sent with a delay which is not over, in order of sending."""
-        return delayed.look(self._database, queue, count, after, self._clock())
+        return delayed.look(self._database, queue, count, after, self._times.now())
 
     def receive(self, queue: str, *, count: int, wait: float, lease: float) -> Sequence[Delivery]:
         """Lease up to `count` messages for `lease` s; with none there, wait up to `wait` s."""
@@ -155,7 +158,7 @@ class SQLiteBroker:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
-                ear.wait(min(left, LONGEST_WAIT, self._first(queue) - self._clock()))
+                ear.wait(min(left, LONGEST_WAIT, self._first(queue) - self._times.now()))
         return taken
 
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Failure]:
@@ -166,20 +169,20 @@ class SQLiteBroker:
 
     def release(self, deliveries: Sequence[Delivery], *, after: float) -> Sequence[Failure]:
         """End the leases: the messages can be received again `after` seconds from now."""
-        failures = self._settle(deliveries, [(_RELEASE, (self._clock() + after,))])
+        failures = self._settle(deliveries, [(_RELEASE, (self._times.now() + after,))])
         self._ring(delivery.queue for delivery in deliveries)
         return failures
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Failure]:
         """Make the leases end `lease` seconds from now."""
-        failures = self._settle(deliveries, [(_EXTEND, (self._clock() + lease,))])
+        failures = self._settle(deliveries, [(_EXTEND, (self._times.now() + lease,))])
         # A waiter sleeps until the lease's old end, which may be the later one.
         self._ring(delivery.queue for delivery in deliveries)
         return failures
 
     def dead_letter(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
         """Move to the queue's dead letters, with the reason, in one transaction."""
-        statements = [(_BURY, (self._clock(), reason)), (_ACK, ())]
+        statements = [(_BURY, (self._times.now(), reason)), (_ACK, ())]
         failures = self._settle(deliveries, statements, gone=True)
         self._ring(delivery.queue for delivery in deliveries if delivery.group is not None)
         return failures
@@ -212,11 +215,11 @@ class SQLiteBroker:
 
     def stats(self, queue: str) -> QueueStats:
         """Count the queue's messages, exactly; the age is that of the next one to receive."""
-        return admin.stats(self._database, queue, self._clock())
+        return admin.stats(self._database, queue, self._times.now())
 
     def peek(self, queue: str, *, count: int) -> Sequence[Peeked]:
         """Look at waiting messages without taking them."""
-        return admin.peek(self._database, queue, count, self._clock())
+        return admin.peek(self._database, queue, count, self._times.now())
 
     def purge(self, queue: str) -> Purged:
         """Delete every message, also the leased ones."""
@@ -228,7 +231,7 @@ class SQLiteBroker:
 
     def redrive(self, queue: str, messages: Sequence[Peeked]) -> Sequence[Failure]:
         """Send dead letters to their queue again, in one transaction."""
-        failures = admin.take_dead(self._database, queue, messages, redrive_at=self._clock())
+        failures = admin.take_dead(self._database, queue, messages, redrive_at=self._times.now())
         self._bell.ring(queue)
         return failures
 
@@ -241,6 +244,9 @@ class SQLiteBroker:
         return admin.purge_dead(self._database, queue)
 
     def _know(self, queue: str) -> None:
+        if self._openings != self._database.openings:
+            self._known.clear()
+            self._openings = self._database.openings
         if queue not in self._known:
             self._database.execute(_KNOW, (queue,))
             self._known.add(queue)
@@ -256,13 +262,14 @@ class SQLiteBroker:
         return rows[0][0] if rows else BLOCKED
 
     def _take(self, queue: str, count: int, lease: float) -> Sequence[Delivery]:
-        now = self._clock()
+        now = self._times.now()
         # A look takes no write lock, so that idle receivers are in nobody's way.
-        if queue in self._known and self._first(queue) > now:
+        if queue in self._known and self._first(queue) > now and not self._times.check(now):
             return ()
         token = secrets.randbits(62) + 1
         with self._database as database:
             self._know(queue)
+            self._times.note(now)
             values = (now + lease, token, queue, now, count)
             rows: list[_Row] = database.execute(_TAKE, values).fetchall()
             if any(row[3] > 1 for row in rows):
@@ -286,7 +293,7 @@ class SQLiteBroker:
         """Dead-letter messages that were received too often, and return the others."""
         limit = admin.max_deliveries(self._database, queue)
         worn = [row for row in rows if limit and row[3] > limit]
-        bury = (_BURY, (self._clock(), f"received {limit} times"))
+        bury = (_BURY, (self._times.now(), f"received {limit} times"))
         self._apply([(_UNCOUNT, ()), bury, (_ACK, ())], [(row[0], token) for row in worn])
         self._unblock((queue, row[4]) for row in worn)
         return [row for row in rows if row not in worn]

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -71,6 +72,9 @@ CREATE TABLE items (
 ) WITHOUT ROWID;
 CREATE INDEX items_expires ON items (expires) WHERE expires IS NOT NULL;
 """
+
+# Earlier releases made files without it, and do not mind it.
+_CLOCK = "CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY, latest REAL NOT NULL)"
 
 _PRAGMAS = (
     "journal_mode=WAL",
@@ -160,9 +164,10 @@ class Database:
         self._pragmas = (*_PRAGMAS, f"synchronous={synchronous}")
         self._lock = Lock()
         self._is_held = False  # for a fork: no thread is in SQLite then
+        self.openings = 0  # counts how often the file was opened: a new one knows nothing
         try:
             self._open()
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             raise ConfigurationError(
                 f"cannot open {file}: {error}: may this user write to it and to {file.parent}?"
             ) from error
@@ -170,6 +175,7 @@ class Database:
         renew_after_fork(self, Database._in_child)
 
     def _open(self) -> None:
+        identity = _made(self._file)
         self._connection = sqlite3.connect(
             self._file,
             timeout=0,
@@ -183,10 +189,11 @@ class Database:
             for pragma in self._pragmas:
                 self._patiently(f"PRAGMA {pragma}")
             self._make()
-            self._identity = _identity(self._file)
         except BaseException:
             self._connection.close()
             raise
+        self._identity = identity
+        self.openings += 1
 
     def _hold(self) -> bool:
         self._is_held = self._lock.acquire(timeout=HOLD)
@@ -215,18 +222,22 @@ class Database:
 
         The connection to a deleted file works on, and nobody else sees what it writes.
         """
-        before = self._identity
-        if before is not None and _identity(self._file) == before:
+        before, there = self._identity, _identity(self._file)
+        if before is not None and there == before:
             return
         if before is not None:
             log.warning(
-                "%s was deleted or replaced: what was in it is lost, and another is used",
+                "%s was %s while it was in use: it is opened anew, and what was in it is gone",
                 self._file,
+                "replaced" if there else "deleted",
             )
             # To close it would delete files beside the new one that have the old one's names.
             _keep_for_ever(self._connection)
             self._identity = None
-        self._open()
+        try:
+            self._open()
+        except (ConfigurationError, OSError) as error:
+            raise Refusal(f"cannot open {self._file}: {error}", code=Code.NOT_FOUND) from error
 
     def __enter__(self) -> Database:
         self._lock.acquire()
@@ -312,6 +323,7 @@ class Database:
                 f"the file has schema {version} and this release reads schema {VERSION}: "
                 "upgrade cloudq, or use another file"
             )
+        self._patiently(_CLOCK)
 
     def _version(self) -> int | None:
         there = "SELECT 1 FROM sqlite_master WHERE name = 'cloudq_schema'"
@@ -320,11 +332,21 @@ class Database:
         return self._patiently("SELECT version FROM cloudq_schema").fetchone()[0]
 
 
+def _made(file: Path) -> tuple[int, int] | None:
+    """Make the file, readable by this user alone, unless it is there; return its identity.
+
+    SQLite would make it readable by all, and gives its two companions the mode that it has.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    return _identity(file)
+
+
 def _identity(file: Path) -> tuple[int, int] | None:
     """Return the file system and the number of the file of this name; None if there is none."""
     try:
         status = os.stat(file)
-    except FileNotFoundError:
+    except OSError:
         return None
     return status.st_dev, status.st_ino
 

@@ -36,12 +36,29 @@ _TRIES = 100
 def _private_root() -> Path:
     """Return the directory of this user's sockets; raises when someone else could reach into it."""
     root = Path(tempfile.gettempdir(), f"cloudq-{os.getuid()}")
-    root.mkdir(mode=0o700, exist_ok=True)
-    status = root.lstat()
-    private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
-    if not private or status.st_uid != os.getuid():
-        raise ConfigurationError(f"{root} must be a directory of yours with mode 700: remove it")
+    try:
+        with contextlib.suppress(FileExistsError):
+            root.mkdir(mode=0o700)
+        status = root.lstat()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot make {root} for wake-ups: {error.strerror}: set TMPDIR to a directory that "
+            "this user may write to"
+        ) from error
+    if wrong := _wrong(status):
+        raise ConfigurationError(
+            f"{root} {wrong}, so that others could reach into it; it must be a directory of yours "
+            "with mode 700: have it removed, or set TMPDIR to a directory of your own"
+        )
     return root
+
+
+def _wrong(status: os.stat_result) -> str:
+    if not stat.S_ISDIR(status.st_mode):
+        return "is a symbolic link" if stat.S_ISLNK(status.st_mode) else "is no directory"
+    if status.st_uid != os.getuid():
+        return f"belongs to user {status.st_uid}"
+    return f"has mode {stat.S_IMODE(status.st_mode):o}" if status.st_mode & 0o077 else ""
 
 
 class Bell:

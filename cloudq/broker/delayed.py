@@ -43,7 +43,6 @@ class DelayedStore:
 
     def __init__(self, backend: Callable[[], Backend]) -> None:
         self._backend = backend
-        self._owner = new_id()
         self._parked = threading.Event()
         # By queue: the time of the last read, and that of the next due message as far as known.
         self._looked: dict[str, tuple[float, float]] = {}
@@ -82,13 +81,13 @@ class DelayedStore:
         """Delete stored messages; one that was sent meanwhile is a `NOT_FOUND`."""
         keys = [Key(_partition(queue), handle) for handle in handles]
         # Only with the claim: a message that another process is sending cannot be taken back.
-        while not self._claim(queue):
+        while (claim := self._claim(queue)) is None:
             time.sleep(0.1)
         try:
             there = self._backend().get(keys)
             self._backend().delete([key for key in keys if key in there])
         finally:
-            self._unclaim(queue)
+            self._unclaim(queue, claim)
         return [
             Failure(index=place, code=Code.NOT_FOUND, reason="it has come due meanwhile")
             for place, key in enumerate(keys)
@@ -123,12 +122,13 @@ class DelayedStore:
         self._parked.set()
 
     def _send_claimed(self, queue: str, send: Send, batch: int) -> float | None:
-        if not self._claim(queue):
+        claim = self._claim(queue)
+        if claim is None:
             return self._backend().clock() + _CLAIM / 10
         try:
             return self._send_due(queue, send, batch)
         finally:
-            self._unclaim(queue)
+            self._unclaim(queue, claim)
 
     def _send_due(self, queue: str, send: Send, batch: int) -> float | None:
         ends = self._backend().clock() + _CLAIM / 2
@@ -146,24 +146,27 @@ class DelayedStore:
             if refused or self._backend().clock() > ends:
                 return now + 1.0
 
-    def _claim(self, queue: str) -> bool:
-        now = self._backend().clock()
+    def _claim(self, queue: str) -> str | None:
+        """Claim the queue's messages; None while another claim lasts."""
+        claim, now = new_id(), self._backend().clock()
         change = Change(
-            set={"owner": self._owner, "until": now + _CLAIM},
+            set={"owner": claim, "until": now + _CLAIM},
             expires=now + 86_400.0,
             when=(Check(field="until", op=Op.LT, value=now, or_absent=True),),
         )
         try:
             self._backend().update(_claim_key(queue), change)
-        except ConditionFailed:
-            return False
-        return True
+        except ConditionFailed as refused:
+            # It is ours already where the answer to the first try was lost.
+            standing = refused.current.fields.get("owner") if refused.current else None
+            return claim if standing == claim else None
+        return claim
 
-    def _unclaim(self, queue: str) -> None:
+    def _unclaim(self, queue: str, claim: str) -> None:
         change = Change(
             set={"until": 0.0},
             keep_expires=True,
-            when=(Check(field="owner", op=Op.EQ, value=self._owner),),
+            when=(Check(field="owner", op=Op.EQ, value=claim),),
         )
         try:
             self._backend().update(_claim_key(queue), change)

@@ -73,24 +73,34 @@ class Attempts:
         self._again = again
         self._sleep = sleep
         self._lost: Failure | None = None
+        self._passed = False  # a batch was answered
 
     def __iter__(self) -> Iterator[Sequence[int]]:
         """Yield the places of each batch; pause before each round of retries."""
-        waiting = list(self._lot.messages)
+        waiting: list[int] = list(self._lot.messages)
         for attempt in count():
             if attempt:
                 self._sleep(max(self._policies[place].pause(attempt - 1) for place in waiting))
+            in_a_row = 0
             for batch in batches(waiting, self._lot.messages, self._limits):
                 started = time.monotonic()
                 yield batch
-                if self._lost is not None:
-                    # The rest would fail in the same way.
-                    left = waiting[waiting.index(batch[0]) :]
-                    self.answers |= dict.fromkeys(left, self._lost)
-                    if time.monotonic() - started > _AT_ONCE:
-                        return
-                    self._lost = None
-                    break
+                if self._lost is None:
+                    in_a_row = 0
+                    self._passed = True
+                    continue
+                lost = self._lost
+                self._lost = None
+                slow = time.monotonic() - started > _AT_ONCE
+                in_a_row += 1
+                if self._goes_on(in_a_row, slow=slow):
+                    self.answers |= dict.fromkeys(batch, lost)
+                    continue
+                # The rest would fail in the same way.
+                self.answers |= dict.fromkeys(waiting[waiting.index(batch[0]) :], lost)
+                if slow and not self._passed:
+                    return
+                break
             waiting = [place for place in self.answers if self._once_more(place, attempt)]
             if not waiting:
                 return
@@ -102,6 +112,12 @@ class Attempts:
     def lost(self, error: ServiceError) -> None:
         """Record that the request for the last batch failed as a whole."""
         self._lost = Failure(index=0, code=Code(error.code), reason=str(error))
+
+    def _goes_on(self, in_a_row: int, *, slow: bool) -> bool:
+        """Tell whether the next batch is worth a try: two lost ones in a row are an outage."""
+        if self._limits.ordered:  # the lost ones come first
+            return False
+        return in_a_row == 1 and (self._passed or not slow)
 
     def _once_more(self, place: int, attempt: int) -> bool:
         answer = self.answers[place]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cloudq.canvas.slots import SHARD, join_key, shard_key
-from cloudq.driver import Item, Value
+from cloudq.driver import Change, Check, ConditionFailed, Item, Op, Value
 from cloudq.errors import BackendError
 from cloudq.results.backend import Backend
 from cloudq.results.stored import OddItem, is_list, json_in
@@ -42,6 +42,29 @@ def members_in(join: str, root: Item, backend: Backend) -> list[str]:
     keys = [shard_key(join, number) for number in numbers]
     found = backend.get(keys)
     return [id for key in keys for id in _ids(found.get(key))]
+
+
+def count_member(join: str, id: str, backend: Backend) -> int:
+    """Count one more member of a join, once, also where an answer is lost; return its number."""
+    added = 0
+    while True:
+        change = Change(
+            set={"added": added + 1},
+            increment={"count": 1},
+            add={"adders": frozenset({id})},
+            keep_expires=True,
+            when=(Check(field="added", op=Op.EQ, value=added, or_absent=not added),),
+        )
+        try:
+            backend.insist(join_key(join), change)
+        except ConditionFailed as refused:
+            fields: Mapping[str, Value] = refused.current.fields if refused.current else {}
+            adders = fields.get("adders")
+            if isinstance(adders, frozenset) and id in adders:
+                return added + 1
+            added = int(number_in(fields.get("added")))
+        else:
+            return added + 1
 
 
 def number_in(value: Value) -> float:

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from cloudq.canvas.freeze import last
-from cloudq.canvas.join_items import ADDED, members_in, number_in, store_joins
+from cloudq.canvas.join_items import ADDED, count_member, members_in, number_in, store_joins
 from cloudq.canvas.plan import CHORD_ERROR, Before, Place, Plan, Planner
 from cloudq.canvas.slots import SHARD, MemberResult, Slot, join_key, shard_key
 from cloudq.canvas.tails import StepsLost, Tails, calls_of, record_all
@@ -190,18 +190,18 @@ class Joins:
                 node, place = from_dict(follows["node"]), _place(follows)
             self._start(self._planner.start(node, Before(gather=join), place))
         except (DecodeError, EncodeError, ConfigurationError, InvalidArguments) as never:
-            self._give_up(join, root, never)
+            self._give_up(join, claim, root, never)
             return
         except ServiceError as error:
             if error.code in _NEVER or (isinstance(error, BrokerError) and _no_queue(error)):
-                self._give_up(join, root, error)
+                self._give_up(join, claim, root, error)
                 return
             self._unclaim(join, claim)
             raise
         still_there = Check(field="follows", op=Op.EXISTS)
         sent = Change(set={"sent": True}, keep_expires=True, when=(still_there,))
         with suppress(ConditionFailed):  # it has expired just now
-            self.backend.update(join_key(join), sent)
+            self.backend.insist(join_key(join), sent)
 
     def _start(self, plan: Plan) -> None:
         """Store the joins of a plan, then send its messages."""
@@ -228,7 +228,12 @@ class Joins:
             fields: Mapping[str, Value] = refused.current.fields if refused.current else {}
             if fields.get("sent") or fields.get("failed") or "follows" not in fields:
                 return None
+            if fields.get("owner") == claim:  # the answer to the first try was lost
+                return claim
             raise JoinBusy(join, max(1.0, number_in(fields.get("until", now)) - now)) from refused
+        except BackendError:
+            self._unclaim(join, claim)  # it may be ours all the same, if only the answer was lost
+            raise
         return claim
 
     def _unclaim(self, join: str, claim: str) -> None:
@@ -236,8 +241,10 @@ class Joins:
         own = Check(field="owner", op=Op.EQ, value=claim)
         change = Change(set={"until": 0.0}, keep_expires=True, when=(own,))
         try:
-            self.backend.update(join_key(join), change)
-        except (ServiceError, ConditionFailed) as error:
+            self.backend.insist(join_key(join), change)
+        except ConditionFailed:
+            return  # it was never ours
+        except ServiceError as error:
             log.warning(
                 "join %s: the claim could not be released, so it lasts for %g s more: %s",
                 join,
@@ -245,11 +252,14 @@ class Joins:
                 error,
             )
 
-    def _give_up(self, join: str, root: Mapping[str, Value], why: Exception) -> None:
-        """Fail the body, which can never be started."""
-        change = Change(set={"failed": "itself"}, keep_expires=True)
-        self.backend.update(join_key(join), change)
-        self._fail(join, root, f"it cannot be started: {why}")
+    def _give_up(self, join: str, claim: str, root: Mapping[str, Value], why: Exception) -> None:
+        """Fail the body, which can never be started, under the claim of this process."""
+        try:
+            self._fail(join, root, f"it cannot be started: {why}")
+        except ServiceError:
+            self._unclaim(join, claim)
+            raise
+        self.backend.insist(join_key(join), Change(set={"failed": "itself"}, keep_expires=True))
 
     def abandon(self, join: str, why: str) -> None:
         """Fail the body of a chord whose header was sent, or is stored, only in part."""
@@ -259,7 +269,8 @@ class Joins:
             when=(
                 Check(field="follows", op=Op.EXISTS),
                 Check(field="sent", op=Op.ABSENT),
-                Check(field="failed", op=Op.ABSENT),
+                Check(field="told", op=Op.ABSENT),
+                Check(field="failed", op=Op.EQ, value="its header", or_absent=True),
             ),
         )
         try:
@@ -267,6 +278,8 @@ class Joins:
         except ConditionFailed:
             return
         self._fail(join, root, why)
+        # Until then the next member that finds the header in parts fails the body again.
+        self.backend.insist(join_key(join), Change(set={"told": True}, keep_expires=True))
 
     def _fail(self, join: str, root: Mapping[str, Value], why: str) -> None:
         with reading(join_key(join)):
@@ -322,16 +335,18 @@ class Joins:
 
         Call this while the member at `slot` runs, which keeps the join open.
         """
-        one = Change(increment={"count": 1, "added": 1}, keep_expires=True)
-        root = self.backend.update(join_key(slot.join), one).fields
-        number = ADDED + int(number_in(root["added"]))
+        number = ADDED + count_member(slot.join, id, self.backend)
         index = number * SHARD
         fields = {"left": frozenset({str(index)}), "ids": json_text([id]).decode()}
         expires = self.backend.clock() + self.backend.expires
         shard = Item(key=shard_key(slot.join, number), fields=fields, expires=expires)
         store_joins([shard], self.backend)
-        more = Change(add={"shards": frozenset({str(number)})}, keep_expires=True)
-        self.backend.update(join_key(slot.join), more)
+        more = Change(
+            add={"shards": frozenset({str(number)})},
+            discard={"adders": frozenset({id})},
+            keep_expires=True,
+        )
+        self.backend.insist(join_key(slot.join), more)
         return Slot(join=slot.join, index=index)
 
     def values(self, join: str) -> list[Any]:

@@ -22,7 +22,7 @@ from cloudq.canvas.joins import Joins
 from cloudq.canvas.plan import Before, Place, Plan, Planner, trace_of
 from cloudq.canvas.slots import SHARD, Slot, join_key
 from cloudq.canvas.validate import Checks
-from cloudq.driver import Change
+from cloudq.driver import Change, Check, ConditionFailed, Op
 from cloudq.errors import (
     ConfigurationError,
     EncodeError,
@@ -240,9 +240,13 @@ class Starter:
             increment={"count": len(results)},
             discard={"shards": frozenset({"open"})},
             keep_expires=True,
+            when=(Check(field="shards", op=Op.CONTAINS, value="open"),),
         )
-        closed = self._store().update(key, closing)
-        if not closed.fields.get("shards"):
+        try:
+            closed = self._store().update(key, closing)
+        except ConditionFailed as refused:  # the answer to the first try was lost
+            closed = refused.current
+        if closed is not None and not closed.fields.get("shards"):
             self._joins.go_on(join, closed.fields)
         result = result_of(body, self._make, GroupResult(join, results))
         if place.call is not None:

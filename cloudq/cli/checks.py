@@ -35,8 +35,6 @@ from cloudq.text import describe, masked
 _EXTRA = re.compile(r"([\w.-]+).*extra == ['\"](\w+)['\"]")
 # Extras that belong to no adapter.
 _OWN_EXTRAS = frozenset({"dashboard"})
-
-
 # Bytes that a check writes beside an embedded broker's file, and that should be left for it.
 _ROOM, _LITTLE = 1 << 20, 64 << 20
 

@@ -29,7 +29,7 @@ _ADVICE = {
 def explain(tried: str, code: Code, error: Exception, *, missing: str, driver: object) -> str:
     """Return one line: what was tried, what to do about it, and what the service said.
 
-    `missing` says what to do where the queue or table does not exist.
+    `missing` says what to do where the queue or table does not exist, unless the driver does.
     """
     own = driver.advice(error) if isinstance(driver, Advising) else None
     advice = own or (missing if code is Code.NOT_FOUND else _ADVICE.get(code, ""))

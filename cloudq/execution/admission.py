@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cloudq import signals
@@ -44,6 +44,28 @@ log = logging.getLogger("cloudq.execution")
 
 # Services round delays to a second, so a message may be this early.
 _EARLY = 1.0
+# Tries in a row in which the store refuses everything, until that counts as an outage.
+_TRIES = 3
+
+
+@dataclass(slots=True, kw_only=True)
+class Opened:
+    """Deliveries sorted into jobs and settlements; the store has refused those that wait."""
+
+    jobs: list[Job] = field(default_factory=list[Job])
+    settled: list[Settled] = field(default_factory=list[Settled])
+    waiting: list[Delivery] = field(default_factory=list[Delivery])
+    error: BackendError | None = None
+
+    def wait(self, jobs: Sequence[Job], error: BackendError) -> None:
+        """Let jobs wait, because of this error."""
+        self.waiting += [job.delivery for job in jobs]
+        self.error = error
+
+    def holds_back(self, job: Job) -> bool:
+        """Tell whether an earlier message of the job's group waits."""
+        place = (job.delivery.queue, job.delivery.group)
+        return place[1] is not None and any((d.queue, d.group) == place for d in self.waiting)
 
 
 class Admission:
@@ -65,31 +87,62 @@ class Admission:
         self._outcomes = outcomes
         self._gate = gate
 
-    def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
+    def open_all(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
+        """Sort deliveries, and try again at once what the store refuses.
+
+        Raises `BackendError` when it refuses all, each of several times. What it still refuses
+        when others have passed is settled to be released.
+        """
+        whole = Opened()
+        waiting = deliveries
+        fruitless = 0
+        while waiting and fruitless < _TRIES:
+            opened = self.open(waiting)
+            whole.jobs += opened.jobs
+            whole.settled += opened.settled
+            fruitless = fruitless + 1 if len(opened.waiting) == len(waiting) else 0
+            waiting, whole.error = opened.waiting, opened.error
+        if whole.error is not None and len(waiting) == len(deliveries):
+            raise whole.error
+        back = Settlement(action=Action.RELEASE, reason=f"it waits for the store: {whole.error}")
+        return whole.jobs, [*whole.settled, *((delivery, back) for delivery in waiting)]
+
+    def open(self, deliveries: Sequence[Delivery]) -> Opened:
         """Sort deliveries into jobs and settlements, with one batched read of the store.
 
-        Raises `BackendError` when the store cannot be read: nothing is settled then.
+        Those that the store refuses wait, and with them the later ones of their groups.
         """
         jobs: list[Job] = []
-        settled: list[Settled] = []
+        opened = Opened()
         now = self._runtime.clock()
         for delivery in deliveries:
-            opened = self._opened(delivery, now)
-            if isinstance(opened, Job):
-                jobs.append(opened)
+            found = self._opened(delivery, now)
+            if isinstance(found, Job):
+                jobs.append(found)
             else:
-                settled.append((delivery, opened))
-        records = self._known(jobs, settled)
-        kept: list[Job] = []
+                opened.settled.append((delivery, found))
+        try:
+            records = self._known(jobs, opened.settled)
+        except BackendError as error:
+            settled = {id(delivery) for delivery, _ in opened.settled}
+            opened.wait([job for job in jobs if id(job.delivery) not in settled], error)
+            return opened
         for job in jobs:
             if job.message.id not in records:
                 continue  # it is settled, since the store cannot have its record
-            verdict = self._verdict(job, records[job.message.id])
+            if opened.holds_back(job):
+                opened.waiting.append(job.delivery)
+                continue
+            try:
+                verdict = self._verdict(job, records[job.message.id])
+            except BackendError as error:
+                opened.wait([job], error)
+                continue
             if isinstance(verdict, Job):
-                kept.append(verdict)
+                opened.jobs.append(verdict)
             else:
-                settled.append((job.delivery, verdict))
-        return kept, settled
+                opened.settled.append((job.delivery, verdict))
+        return opened
 
     def _opened(self, delivery: Delivery, now: float) -> Job | Settlement:
         """Read a delivery; one whose reading raises is dead-lettered, and no other with it."""

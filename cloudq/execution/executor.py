@@ -1,8 +1,8 @@
 """Turns one delivery into one settlement, by running its task.
 
-`open` sorts a batch of deliveries into those to run and those to settle unrun; `run` calls the
-task of one. `cloudq.execution.commit` then carries the settlements out. Workers, cloud functions,
-eager mode and the test kit call these two.
+`open` sorts deliveries into those to run and those to settle unrun; `run` calls the task of one.
+`cloudq.execution.commit` then carries the settlements out. Workers, cloud functions, eager mode and
+the test kit call these two.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from cloudq.canvas.workflows import Workflows
 from cloudq.driver import Delivery
 from cloudq.errors import ServiceError, UnknownTask
 from cloudq.execution import idempotency, lifecycle
-from cloudq.execution.admission import Admission, bare
+from cloudq.execution.admission import Admission, Opened, bare
 from cloudq.execution.call import FunctionCall, RunAsync, Surroundings, run_coroutine
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.raised import settle_raised
 from cloudq.execution.settlement import NEVER, Settled, Settlement
+from cloudq.execution.unstarted import unstarted
 from cloudq.messages.body import arguments as arguments_of
 from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
@@ -46,7 +47,6 @@ log = logging.getLogger("cloudq.execution")
 
 # How long a call waits while an equal call runs, in seconds.
 _BUSY_AFTER = 5.0
-_STORE_DOWN_AFTER = 30.0
 
 # What code of the user's raises, be it `sys.exit`; the test kit's death of a worker is none of it.
 _USERS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
@@ -157,14 +157,13 @@ class Executor:
         """Return the rate of a task in this worker; None means no limit."""
         return self._gate.rate(task, self.tasks[task].policy.throttle)
 
-    # ---- running
+    def sort(self, deliveries: Sequence[Delivery]) -> Opened:
+        """Sort deliveries, with one batched read of the store; what it refuses waits."""
+        return self._admission.open(deliveries)
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
-        """Sort deliveries into jobs and settlements, with one batched read of the store.
-
-        Raises `BackendError` when the store cannot be read: nothing is settled then.
-        """
-        return self._admission.open(deliveries)
+        """Sort deliveries as `Admission.open_all` does. Raises `BackendError`."""
+        return self._admission.open_all(deliveries)
 
     def run(self, job: Job) -> Settlement:
         """Call the task of a job; whatever raises, return a settlement.
@@ -211,8 +210,7 @@ class Executor:
         except ServiceError as error:
             if error.code in NEVER:  # its key, say, is longer than the store allows
                 return self._unrun(job, task, error, started)
-            log.warning("task %s waits for the store: %s", job.message.id, error)
-            return self._outcomes.later(job, _STORE_DOWN_AFTER, f"the store is down: {error}")
+            return unstarted(self._outcomes, job, self.backend, error)
         except _USERS as error:  # also what the user's validators and key function raise
             return self._unrun(job, task, error, started)
         if isinstance(claimed, Settlement):

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
-from cloudq.errors import InvalidArguments
-from cloudq.execution.settlement import Settlement
+from cloudq.errors import BackendError, InvalidArguments
+from cloudq.execution.settlement import NEVER, Settlement
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
 from cloudq.results.record import State
@@ -76,6 +76,13 @@ class Claimant:
     call: str | None = None
 
 
+class ClaimInDoubt(BackendError):
+    """Raised where the store refuses a claim, and then to say whether it was made.
+
+    Only a later delivery of the message can take such a claim over.
+    """
+
+
 def claim(
     backend: Backend, key: Key, claimant: Claimant, time_limit: float | None
 ) -> Claimed | Done | Busy:
@@ -83,6 +90,8 @@ def claim(
 
     The claim of a call that has ended without completing it, say since its process was stopped, is
     taken over; if it succeeded its value counts. One more read if another call has the claim.
+
+    Raises `BackendError`, of which `ClaimInDoubt` alone leaves a claim behind.
     """
     current = _write_claim(backend, key, claimant, time_limit, when=_ABSENT)
     if current is None:
@@ -97,7 +106,7 @@ def claim(
     if ended is not None or _is_ours(current, claimant):
         unchanged = tuple(_still(name, current) for name in ("owner", "done", "fence", "delivery"))
         current = _write_claim(backend, key, claimant, time_limit, when=unchanged)
-        if current is None:
+        if current is None or _is_made(current, claimant):
             return Claimed(key=key)
     other = str(current.get("owner"))
     if not current.get("done"):
@@ -133,10 +142,34 @@ def _write_claim(
         when=when,
     )
     try:
-        backend.update(key, change)
+        backend.insist(key, change)
     except ConditionFailed as error:
         return error.current.fields if error.current else {}
+    except BackendError as error:
+        if error.code not in NEVER:
+            _unclaim(backend, key, claimant, error)
+        raise
     return None
+
+
+def _unclaim(backend: Backend, key: Key, claimant: Claimant, why: BackendError) -> None:
+    """Free a claim that may have been made although the store refused it."""
+    change = Change(
+        remove=frozenset({"owner", "fence", "delivery", "done"}),
+        keep_expires=True,
+        when=(
+            Check(field="owner", op=Op.EQ, value=claimant.owner),
+            Check(field="fence", op=Op.EQ, value=claimant.fence),
+            Check(field="delivery", op=Op.EQ, value=claimant.delivery),
+            Check(field="done", op=Op.EQ, value=False),
+        ),
+    )
+    try:
+        backend.insist(key, change)
+    except ConditionFailed:
+        return
+    except BackendError as error:
+        raise ClaimInDoubt(f"{why}; and: {error}", code=error.code) from error
 
 
 def _still(name: str, current: Mapping[str, Value]) -> Check:
@@ -156,6 +189,12 @@ def _is_ours(current: Mapping[str, Value], claimant: Claimant) -> bool:
     fence = current.get("fence")
     earlier = isinstance(fence, int) and fence < claimant.fence
     return earlier or current.get("delivery") == claimant.delivery
+
+
+def _is_made(current: Mapping[str, Value], claimant: Claimant) -> bool:
+    """Tell whether a claim stands as it was to be written: the answer to the first try was lost."""
+    made = (claimant.owner, claimant.fence, claimant.delivery, False)
+    return tuple(map(current.get, ("owner", "fence", "delivery", "done"))) == made
 
 
 def settled(settlement: Settlement, claim: Claimed, expires: float) -> Settlement:

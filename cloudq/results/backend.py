@@ -12,6 +12,7 @@ from cloudq.driver import (
     BackendDriver,
     Change,
     Check,
+    Code,
     ConditionFailed,
     Failure,
     Item,
@@ -53,6 +54,9 @@ _OF_A_STATE = frozenset({"custom", "meta"})
 _REVOKED = 31 * 86_400.0
 # How often a record that changes meanwhile is looked at again before it is replaced.
 _RACES = 10
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_TRIES = 3
+_NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
 
 
 class Backend(Driven[BackendDriver]):
@@ -77,6 +81,7 @@ class Backend(Driven[BackendDriver]):
         self.clock = clock
         self.url = url
         self.expires = expires
+        self._failing_since: float | None = None
         self.looker = Looker(self.records, self._wakened)
         renew_after_fork(self, Backend._in_child)
 
@@ -84,6 +89,16 @@ class Backend(Driven[BackendDriver]):
         """Open a driver anew, and forget the thread that looks for coroutines."""
         self._drop()
         self.looker = Looker(self.records, self._wakened)
+
+    @property
+    def pause(self) -> float:
+        """Seconds until a call that the store has refused is worth another try.
+
+        One where an error came alone; as many as it has answered nothing, and 30 at most.
+        """
+        since = self._failing_since
+        down = 0.0 if since is None else self.clock() - since
+        return min(max(down, _SHORTEST_PAUSE), _LONGEST_PAUSE)
 
     # ---- records
 
@@ -235,16 +250,28 @@ class Backend(Driven[BackendDriver]):
     def get(self, keys: Sequence[Key], *, consistent: bool = True) -> Mapping[Key, Item]:
         found: dict[Key, Item] = {}
         for start in range(0, len(keys), self.driver.limits.get):
+            batch = keys[start : start + self.driver.limits.get]
             with self._wrapped("read", keys[0].partition):
-                batch = keys[start : start + self.driver.limits.get]
                 found.update(self.driver.get(batch, consistent=consistent))
         return found
 
     def put(self, items: Sequence[Item]) -> dict[int, Failure]:
+        """Write whole items, in batches; return what was refused, by index.
+
+        Raises `BackendError` when no batch was written; else one that was not is refused.
+        """
         failed: dict[int, Failure] = {}
-        for start in range(0, len(items), self.driver.limits.put):
-            with self._wrapped("write", items[0].key.partition):
-                failures = self.driver.put(items[start : start + self.driver.limits.put])
+        size = self.driver.limits.put
+        for start in range(0, len(items), size):
+            batch = items[start : start + size]
+            try:
+                with self._wrapped("write", items[0].key.partition):
+                    failures = self.driver.put(batch)
+            except BackendError as error:
+                if len(failed) == start and start + size >= len(items):
+                    raise
+                code, reason = Code(error.code), str(error)
+                failures = [Failure(index=i, code=code, reason=reason) for i in range(len(batch))]
             failed |= {start + failure.index: failure for failure in failures}
         return failed
 
@@ -252,6 +279,20 @@ class Backend(Driven[BackendDriver]):
         """Change one item atomically. Raises `cloudq.driver.ConditionFailed` as well."""
         with self._wrapped("write", key.partition):
             return self.driver.update(key, change)
+
+    def insist(self, key: Key, change: Change) -> Item:
+        """Change an item as `update` does, and try again at once what the store refuses.
+
+        For changes that come to the same when they are made twice: an answer may be lost.
+        """
+        for _ in range(_TRIES - 1):
+            try:
+                return self.update(key, change)
+            except BackendError as error:
+                if error.code in _NEVER:
+                    raise
+                log.warning("tried again at once: %s", error)
+        return self.update(key, change)
 
     def query(self, partition: str, *, after: str | None = None, limit: int = 100) -> Page:
         with self._wrapped("read", partition):
@@ -296,13 +337,20 @@ class Backend(Driven[BackendDriver]):
     def _wrapped(self, verb: str, name: str) -> Generator[None]:
         try:
             yield
-        except (CloudQError, ConditionFailed):
+        except ConditionFailed:
+            self._failing_since = None
+            raise
+        except CloudQError:
             raise
         except Exception as error:
+            if self._failing_since is None:
+                self._failing_since = self.clock()
             code = self.driver.error_code(error)
             tried = f"{verb} {name!r} in {self.url}"
             text = explain(tried, code, error, missing=_NO_TABLE, driver=self.driver)
             raise BackendError(text, code=code) from error
+        else:
+            self._failing_since = None
 
 
 def _no_later_call(call: str) -> Check:

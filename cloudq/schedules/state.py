@@ -109,6 +109,8 @@ class ScheduleStates:
         try:
             self._backend.update(self._key(entry.name), change)
         except ConditionFailed as error:
+            if error.current and fields.items() <= error.current.fields.items():
+                return  # the answer to the first try was lost
             raise ConfigurationError(
                 f"schedule {entry.name!r} exists already: delete it, or replace it "
                 "(replace=True, --replace)"

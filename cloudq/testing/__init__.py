@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cloudq.testing.kit.clock import VirtualClock
     from cloudq.testing.kit.faults import FaultPlan
     from cloudq.testing.kit.in_memory import in_memory
+    from cloudq.testing.kit.proxy import Fault, FaultProxy
     from cloudq.testing.kit.workers import Worker, run_until_idle, worker
     from cloudq.testing.waiting import collect, eventually, outgoing
 
@@ -28,7 +29,9 @@ __all__ = [
     "AdminDriver",
     "BackendContract",
     "BrokerContract",
+    "Fault",
     "FaultPlan",
+    "FaultProxy",
     "UpdateContract",
     "OrderingContract",
     "OneTimeContract",
@@ -63,7 +66,9 @@ _CONTRACTS = {
     "UpdateContract": "contracts.update",
 }
 _HOMES = _CONTRACTS | {
+    "Fault": "kit.proxy",
     "FaultPlan": "kit.faults",
+    "FaultProxy": "kit.proxy",
     "VirtualClock": "kit.clock",
     "beat": "kit.beats",
     "Worker": "kit.workers",

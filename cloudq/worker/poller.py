@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from cloudq.app import CloudQ
 from cloudq.clock import Backoff
 from cloudq.driver import Code, Delivery
-from cloudq.errors import BackendError, BrokerError, CloudQError
-from cloudq.execution.error_text import reason_of
+from cloudq.errors import BrokerError
 from cloudq.execution.executor import Executor
-from cloudq.execution.settlement import Action, Settlement
 from cloudq.worker.control.counters import Counters
 from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.leases import Leases
+from cloudq.worker.opener import Opener
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool.dispatcher import Dispatcher
 from cloudq.worker.pool.self_pipe import Shutdown
@@ -25,7 +24,7 @@ from cloudq.worker.slots import Slots
 
 log = logging.getLogger("cloudq.worker")
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
 # The shortest wait for a message of an empty queue, whatever the setting, lest it be a busy loop.
 _SHORTEST_WAIT = 0.1
 # The longest wait where requests cost nothing.
@@ -47,6 +46,7 @@ class WorkerParts:
     leases: Leases
     dispatcher: Dispatcher
     settler: Settler
+    opener: Opener
     counters: Counters
     shutdown: Shutdown
 
@@ -65,12 +65,10 @@ class Poller:
     def __init__(self, queue: str, parts: WorkerParts, *, added: bool = False) -> None:
         self.queue = queue
         self._broker = parts.app.broker
-        self._executor = parts.executor
         self._flights = parts.flights
         self._slots = parts.slots
         self._leases = parts.leases
-        self._dispatcher = parts.dispatcher
-        self._settler = parts.settler
+        self._opener = parts.opener
         self._shutdown = parts.shutdown
         self._added = added
         self._lease, wait = parts.options.lease, parts.options.poll_wait
@@ -132,7 +130,7 @@ class Poller:
             self._flights.remove(flights)
             self._broker.release(deliveries)
             return False
-        self._open(flights)
+        self._opener.open(flights)
         return bool(flights)
 
     def _receive(self, count: int, wait: float) -> Sequence[Delivery]:
@@ -161,53 +159,8 @@ class Poller:
 
     def _accept(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries:
-            self._open(self._in_hand(deliveries))
+            self._opener.open(self._in_hand(deliveries))
 
     def _in_hand(self, deliveries: Sequence[Delivery]) -> list[Flight]:
         ends = self._leases.ends(min((d.lease for d in deliveries), default=0.0))
         return self._flights.add(deliveries, ends)
-
-    def _open_singly(self, flights: Sequence[Flight], error: Exception) -> None:
-        """Open flights of which one made the opening of all fail; dead-letter that one alone."""
-        if len(flights) > 1:
-            for flight in flights:
-                self._open([flight])
-            return
-        delivery = flights[0].delivery
-        log.error("message %s on %s cannot be opened", delivery.id, self.queue, exc_info=error)
-        buried = Settlement(
-            action=Action.DEAD_LETTER, reason=f"it cannot be opened: {reason_of(error)}"
-        )
-        self._settler.settle([(flights[0], buried)])
-
-    def _open(self, flights: Sequence[Flight]) -> None:
-        """Sort what came into jobs and settlements, holding it while the store is down."""
-        if not flights:
-            return
-        by_delivery = {id(flight.delivery): flight for flight in flights}
-        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        while True:
-            if self._stopping.is_set():
-                self._settler.release(flights, "the worker stops")
-                return
-            try:
-                jobs, settled = self._executor.open([flight.delivery for flight in flights])
-            except BackendError as error:
-                log.warning("%d messages wait for the result store: %s", len(flights), error)
-                self._stopping.wait(backoff.failed())
-            except Exception as error:  # else they would keep their leases and slots for ever
-                if isinstance(error, CloudQError | MemoryError):
-                    self._settler.release(flights, "it could not be opened")
-                    raise
-                self._open_singly(flights, error)
-                return
-            else:
-                break
-        if settled:
-            self._settler.settle([(by_delivery[id(delivery)], done) for delivery, done in settled])
-        ready: list[Flight] = []
-        for job in jobs:
-            flight = by_delivery[id(job.delivery)]
-            flight.job = job
-            ready.append(flight)
-        self._dispatcher.submit(ready)

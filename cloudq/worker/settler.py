@@ -7,7 +7,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from cloudq.clock import Backoff
 from cloudq.driver import Code, Delivery
@@ -24,16 +26,20 @@ Pair = tuple[Flight, Settlement]
 _BATCH = 256
 # How long acks wait for company where requests are billed.
 _LINGER = 0.05
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 30.0
+# Threads of each kind where a request is a round trip: one that is slow, or that an SDK tries
+# again, holds one of them.
+_THREADS = 4
 # A message that cannot be dead-lettered is looked at again after this, so that it is not hot.
 _UNBURIED_AFTER = 900.0
 
 
 class Settler:
-    """Makes outcomes durable in one thread, and settles the messages in another.
+    """Makes outcomes durable in some threads, and settles the messages in others.
 
     Results are recorded at once. Acks may wait a moment to fill a batch, since nobody waits for
-    them. What the store or the broker refuses is kept, with its lease extended, and tried again.
+    them. What the store or the broker refuses is kept, with its lease extended, and tried again:
+    at once after a try in which something passed, else after growing pauses.
     `released` is called with the flights whose messages are settled; `starved` says whether every
     slot is taken.
     """
@@ -52,21 +58,23 @@ class Settler:
         self._starved = starved
         self._outcomes: queue.SimpleQueue[Pair | None] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[Pair | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._commit_all, name="commit", daemon=True),
-            threading.Thread(target=self._dispose_all, name="dispose", daemon=True),
-        ]
+        self._batches: queue.SimpleQueue[list[Pair] | None] = queue.SimpleQueue()
+        backend = consumer.backend
+        self._commits = _threads(
+            self._commit_all, "commit", backend is not None and backend.driver.limits.billed
+        )
+        self._gathers = _threads(self._gather_all, "gather", False)
+        self._disposes = _threads(self._dispose_all, "dispose", True)
 
     def start(self) -> None:
-        for thread in self._threads:
+        for thread in (*self._commits, *self._gathers, *self._disposes):
             thread.start()
 
     def stop(self) -> None:
         """End the threads; what is queued is still done if the services are up."""
-        self._outcomes.put(None)
-        self._threads[0].join(5.0)
-        self._messages.put(None)
-        self._threads[1].join(5.0)
+        _end(self._outcomes, self._commits)
+        _end(self._messages, self._gathers)
+        _end(self._batches, self._disposes)
 
     def settle(self, pairs: Iterable[Pair]) -> None:
         """Count these outcomes and carry them out."""
@@ -90,11 +98,12 @@ class Settler:
             waiting += fresh
             # While the store is down only the clock starts a new try, however much comes in.
             if waiting and (ended or not backoff.left):
-                waiting = self._commit(waiting)
-                if waiting:
+                left = self._commit(waiting)
+                if len(left) == len(waiting):
                     backoff.failed()
                 else:
                     backoff.succeeded()
+                waiting = left
             if ended:
                 return
 
@@ -129,32 +138,41 @@ class Settler:
 
     # ---- messages
 
-    def _dispose_all(self) -> None:
+    def _gather_all(self) -> None:
+        """Hand on messages in full batches, or those that have waited long enough."""
         waiting: list[Pair] = []
-        refused: list[Pair] = []
-        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         full_by = 0.0
         while True:
-            patience = backoff.left if refused else None
-            if waiting:
-                linger = max(0.0, full_by - time.monotonic())
-                patience = linger if patience is None else min(patience, linger)
+            patience = max(0.0, full_by - time.monotonic()) if waiting else None
             fresh, ended = _drain(self._messages, patience)
             if fresh and not waiting:
                 full_by = time.monotonic() + _LINGER
             waiting += fresh
             batch, waiting = self._split(waiting, whole=ended or time.monotonic() >= full_by)
-            if refused and (ended or not backoff.left):
-                batch += refused
-                refused = []
             if batch:
-                left = self._dispose(batch)
-                refused += left
-                if left:
-                    backoff.failed()
-                elif not refused:
-                    backoff.succeeded()
+                size = self._consumer.broker.limits(batch[0][0].delivery.queue).batch
+                share = -(-len(batch) // (_THREADS * size)) * size
+                for start in range(0, len(batch), share):
+                    self._batches.put(batch[start : start + share])
             if ended:
+                return
+
+    def _dispose_all(self) -> None:
+        waiting: list[Pair] = []
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        while True:
+            batch: list[Pair] | None = []
+            with suppress(queue.Empty):
+                batch = self._batches.get(timeout=backoff.left if waiting else None)
+            waiting += batch or ()
+            if waiting and (batch is None or not backoff.left):
+                left = self._dispose(waiting)
+                if len(left) == len(waiting):
+                    backoff.failed()
+                else:
+                    backoff.succeeded()
+                waiting = left
+            if batch is None:
                 return
 
     def _split(self, waiting: list[Pair], *, whole: bool) -> tuple[list[Pair], list[Pair]]:
@@ -200,6 +218,20 @@ class Settler:
             reason,
         )
         self._consumer.broker.release([delivery], after=_UNBURIED_AFTER)
+
+
+def _threads(work: Callable[[], None], name: str, many: bool) -> list[threading.Thread]:
+    count = _THREADS if many else 1
+    return [threading.Thread(target=work, name=name, daemon=True) for _ in range(count)]
+
+
+def _end(source: queue.SimpleQueue[Any], threads: Sequence[threading.Thread]) -> None:
+    """End the threads that take from a queue, waiting some seconds for what is queued."""
+    ends = time.monotonic() + 5.0
+    for _ in threads:
+        source.put(None)
+    for thread in threads:
+        thread.join(max(0.0, ends - time.monotonic()))
 
 
 def _drain(

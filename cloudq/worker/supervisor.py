@@ -23,6 +23,7 @@ from cloudq.worker.delayed import DelayedSender
 from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.leases import Leases
 from cloudq.worker.logs import banner
+from cloudq.worker.opener import Opener
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.poller import Poller, WorkerParts
 from cloudq.worker.pool.crashes import Crashes
@@ -93,6 +94,7 @@ class Worker:
             shutdown=self._shutdown,
             ready=self._on_ready,
         )
+        self._opener = Opener(executor, app.broker, self._dispatcher, self._settler)
         parts = WorkerParts(
             app=app,
             options=options,
@@ -102,6 +104,7 @@ class Worker:
             leases=self._leases,
             dispatcher=self._dispatcher,
             settler=self._settler,
+            opener=self._opener,
             counters=counters,
             shutdown=self._shutdown,
         )
@@ -209,6 +212,7 @@ class Worker:
             poller.stop()
         self._delayed.stop()
         self._slots.close()
+        self._opener.stop()
         self._dispatcher.close()
         told = False
         while self._flights or self._receiving():

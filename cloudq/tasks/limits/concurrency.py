@@ -199,7 +199,8 @@ def _write(
     try:
         return True, backend.update(key, change).fields
     except ConditionFailed as error:
-        return False, error.current.fields if error.current else {}
+        fields: Mapping[str, Value] = error.current.fields if error.current else {}
+        return fields.get(field) == text, fields  # ours where the answer to the first try was lost
 
 
 def _permit_in(text: Value) -> StoredPermit | None:

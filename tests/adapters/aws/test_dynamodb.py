@@ -254,8 +254,26 @@ class TestThrottling:
             {"UnprocessedItems": {"table": [two]}},
             {"RequestItems": {"table": [one, two]}},
         )
-        stubber.add_response("batch_write_item", {}, {"RequestItems": {"table": [two]}})
+        done = {"UnprocessedItems": {}}
+        stubber.add_response("batch_write_item", done, {"RequestItems": {"table": [two]}})
         assert not driver.put(ITEMS)
+
+    def test_a_batch_of_which_a_part_passes_each_time_is_never_given_up(
+        self, stubbed: tuple[DynamoDB, Stubber]
+    ) -> None:
+        driver, stubber = stubbed
+        items = [Item(key=Key("a", str(number)), fields={}) for number in range(20)]
+        requests = [{"PutRequest": {"Item": to_attributes(item)}} for item in items]
+        for passed in range(1, 21):
+            left = {"table": requests[passed:]} if passed < 20 else {}
+            stubber.add_response("batch_write_item", {"UnprocessedItems": left})
+        assert not driver.put(items)
+        keys = [key_attributes(item.key) for item in items]
+        for passed in range(1, 21):
+            read = {"Responses": {"table": [to_attributes(items[passed - 1])]}}
+            left = {"table": {"Keys": keys[passed:]}} if passed < 20 else {}
+            stubber.add_response("batch_get_item", {**read, "UnprocessedKeys": left})
+        assert len(driver.get([item.key for item in items], consistent=True)) == 20
 
     def test_what_stays_unprocessed_is_throttled(self, stubbed: tuple[DynamoDB, Stubber]) -> None:
         driver, stubber = stubbed

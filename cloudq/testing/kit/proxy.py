@@ -1,0 +1,216 @@
+"""A proxy before a service that speaks HTTP, which fails requests by chance, as networks do."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from cloudq.testing.kit.partial import Part, held_back
+
+_TIMEOUT = 60.0
+_HOP_BY_HOP = frozenset({"connection", "content-length", "host", "keep-alive", "transfer-encoding"})
+# Checksums of an answer, which may be changed here.
+_CHECKSUMS = frozenset({"x-amz-crc32"})
+_TARGET = "X-Amz-Target"
+# Sends a reset when the socket is closed, in place of an orderly end.
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Fault(StrEnum):
+    """The faults of one request."""
+
+    ERROR = "500"
+    THROTTLED = "throttled"
+    RESET_BEFORE = "reset before"  # the service never sees the request
+    RESET_AFTER = "reset after"  # the request has its effect, and its answer is lost
+    SLOW = "slow"
+    CUT = "cut"  # the request has its effect, and half of its answer comes
+    PARTIAL = "partial"  # a batch without one of its elements, which the answer says
+    EMPTY = "empty"  # 200 without a body; the service never sees the request
+
+
+class FaultProxy:
+    """Passes requests on to `upstream`, and lets each fail with the chances in `chances`.
+
+    Give its `url` as the service's endpoint, within a `with` block. The dice are thrown with
+    `seed`, in the order in which requests come. `chances` may be changed at any time; a request
+    has one fault at most. `counts` has how often each came, and `requests` the number of all.
+    Partial failures are those of SQS and DynamoDB; other requests have none.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        *,
+        seed: int = 0,
+        chances: Mapping[Fault, float] | None = None,
+        slow: float = 1.0,
+    ) -> None:
+        self.chances = dict(chances or {})
+        self.counts: Counter[Fault] = Counter()
+        self.requests = 0
+        self.slow = slow
+        self._dice = random.Random(seed)
+        self._lock = threading.Lock()
+        self._server = _Server(self, upstream)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="proxy", daemon=True
+        )
+
+    @property
+    def url(self) -> str:
+        """The proxy's own address."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def fault(self, *, in_parts: bool) -> Fault | None:
+        """Throw the dice for one request, which is a batch if it can fail `in_parts`."""
+        with self._lock:
+            self.requests += 1
+            thrown = self._dice.random()
+            for fault, chance in self.chances.items():
+                thrown -= chance
+                if thrown < 0:
+                    if fault is Fault.PARTIAL and not in_parts:
+                        return None
+                    self.counts[fault] += 1
+                    return fault
+        return None
+
+    def choose(self, count: int) -> int:
+        """Choose the element of a batch that fails."""
+        with self._lock:
+            return self._dice.randrange(count)
+
+
+_REFUSED = frozenset({Fault.RESET_BEFORE, Fault.ERROR, Fault.THROTTLED, Fault.EMPTY})
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, proxy: FaultProxy, upstream: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.proxy = proxy
+        self.place = urlsplit(upstream)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients go away at any time."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    _upstream: http.client.HTTPConnection | None = None
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        proxy = self._server.proxy
+        part = held_back(self.headers.get(_TARGET, ""), body, proxy.choose)
+        fault = proxy.fault(in_parts=part is not None)
+        if fault is not None and fault in _REFUSED:
+            self._refuse(fault)
+            return
+        if fault is Fault.SLOW:
+            time.sleep(proxy.slow)
+        if fault is Fault.PARTIAL and part is not None:
+            self._in_part(part)
+            return
+        status, headers, answer = self._passed_on(body)
+        if fault is Fault.RESET_AFTER:
+            self._reset()
+        elif fault is Fault.CUT:
+            self._answer(status, headers, answer, length=len(answer) // 2)
+            self.close_connection = True
+        else:
+            self._answer(status, headers, answer)
+
+    do_GET = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_POST  # noqa: N815
+
+    @property
+    def _server(self) -> _Server:
+        server = self.server
+        assert isinstance(server, _Server)
+        return server
+
+    def finish(self) -> None:
+        if self._upstream is not None:
+            self._upstream.close()
+        super().finish()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing."""
+
+    def _refuse(self, fault: Fault) -> None:
+        if fault is Fault.RESET_BEFORE:
+            self._reset()
+        elif fault is Fault.ERROR:
+            self._answer(500, {}, b'{"__type": "InternalServerError", "message": "as planned"}')
+        elif fault is Fault.EMPTY:
+            self._answer(200, {}, b"")
+        else:
+            status = 400 if _TARGET in self.headers else 429
+            self._answer(status, {}, b'{"__type": "ThrottlingException", "message": "as planned"}')
+
+    def _in_part(self, part: Part) -> None:
+        status, headers, answer = 200, {"Content-Type": "application/x-amz-json-1.0"}, b"{}"
+        if part.rest is not None:
+            status, headers, answer = self._passed_on(part.rest)
+        if status == 200:
+            answer = json.dumps(part.told(json.loads(answer))).encode()
+        self._answer(status, headers, answer)
+
+    def _passed_on(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        """Send the request to the service; return its status, headers and body."""
+        if self._upstream is None:
+            place = self._server.place
+            self._upstream = http.client.HTTPConnection(
+                place.hostname or "", place.port, timeout=_TIMEOUT
+            )
+        headers = {n: v for n, v in self.headers.items() if n.lower() not in _HOP_BY_HOP}
+        self._upstream.request(self.command, self.path, body, headers)
+        with self._upstream.getresponse() as reply:
+            return reply.status, dict(reply.getheaders()), reply.read()
+
+    def _answer(
+        self, status: int, headers: Mapping[str, str], body: bytes, length: int | None = None
+    ) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in _HOP_BY_HOP | _CHECKSUMS:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:length])
+
+    def _reset(self) -> None:
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        # The connection stays open as long as a file of it does.
+        self.rfile.close()
+        self.connection.close()
