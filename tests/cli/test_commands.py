@@ -98,6 +98,44 @@ def test_what_cannot_be_read_is_shown_as_such(command, project, monkeypatch):
     assert "hello [bold]" in ran.out
 
 
+MISTYPED = [
+    ("queues", "stats", "mial"),
+    ("queues", "stats", "default", "mial"),
+    ("queues", "peek", "mial"),
+    ("queues", "purge", "mial", "--yes"),
+    ("dead", "list", "mial"),
+    ("dead", "redrive", "mial", "--all", "--yes"),
+    ("dead", "purge", "mial", "--yes"),
+]
+
+
+@pytest.mark.parametrize("args", MISTYPED, ids=" ".join)
+def test_a_mistyped_queue_is_no_empty_one(command, args):
+    assert command("queues", "create", "mail", "-b", "sqlite:///q.db").code == 0
+    ran = command(*args, "-b", "sqlite:///q.db")
+    assert (ran.code, ran.out) == (2, "")
+    assert "there is no queue 'mial'" in ran.err
+    assert "did you mean 'mail'?" in ran.err
+    assert len(ran.err.splitlines()) == 1
+    assert command("queues", "list", "-b", "sqlite:///q.db").lines == ["mail"]
+
+
+def test_a_queue_that_was_used_or_is_configured_is_known(command):
+    broker = ("-b", "sqlite:///shop.db")
+    assert command("queues", "stats", "default", *broker).code == 0
+    sent = command("call", *APP, "shop.add", "1", "2", "--queue", "once")
+    assert sent.code == 0, sent.err
+    assert command("queues", "purge", "once", "--yes", *broker).code == 0
+    [stats] = command("queues", "stats", "once", *broker, "--json").json
+    assert stats["ready"] == 0
+    assert command("queues", "peek", "once", *broker).code == 0
+    assert command("dead", "list", "once", *broker).code == 0
+    assert command("queues", "stats", *APP, "mail").code == 0  # a task's own, not used yet
+    nothing = command("queues", "peek", "qqqq", *broker)
+    assert nothing.code == 2
+    assert "did you mean" not in nothing.err
+
+
 def test_queues_are_made_listed_and_purged(command):
     assert command("queues", "create", "b", "ab", "-b", "sqlite:///q.db", "--store").code == 0
     assert command("queues", "list", "-b", "sqlite:///q.db").lines == ["ab", "b"]

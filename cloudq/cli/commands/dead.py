@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cloudq.app import CloudQ
-from cloudq.cli.commands.queues import QueueArgument, look, looking, tell_purged
+from cloudq.cli.commands.queues import QueueArgument, check_known, look, looking, tell_purged
 from cloudq.cli.messages import Seen, as_json, list_messages, read
 from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq.cli.output import complain, confirm, emit, fields, local, note, say, since
@@ -169,7 +169,10 @@ def _chosen(
 
 def _read(app: CloudQ, queue: str, count: int) -> list[Seen]:
     with app.broker.asking("look at the dead letters of", queue) as admin:
-        return [read(peeked, app, queue) for peeked in admin.peek_dead(queue, count=count)]
+        found = admin.peek_dead(queue, count=count)
+    if not found:
+        check_known(app, queue)
+    return [read(peeked, app, queue) for peeked in found]
 
 
 def _select(found: Sequence[Seen], ids: Sequence[str], task: str | None) -> list[Seen]:

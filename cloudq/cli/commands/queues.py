@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import asdict, replace
 from typing import Annotated
 
@@ -13,9 +14,9 @@ from cloudq.broker.purge import purge_delayed
 from cloudq.cli.messages import as_json, list_messages, read
 from cloudq.cli.options import JsonOption, Target, YesOption, chosen_queues, common
 from cloudq.cli.output import confirm, duration, emit, note, say, table
-from cloudq.driver import Purged, QueueStats, StoreAdmin
+from cloudq.driver import Code, Purged, QueueStats, StoreAdmin
 from cloudq.driver.adapters import adapter
-from cloudq.errors import BackendError, CloudQError, ConfigurationError
+from cloudq.errors import BackendError, BrokerError, CloudQError, ConfigurationError
 from cloudq.results.backend import Backend
 
 cli = typer.Typer(no_args_is_help=True, help="List, inspect, create and empty queues.")
@@ -93,6 +94,8 @@ def peek(
     with app:
         with app.broker.asking("look into", queue) as admin:
             peeked = admin.peek(queue, count=count)
+        if not peeked:
+            check_known(app, queue)
         messages = [read(each, app, queue) for each in peeked]
     if json:
         emit([as_json(seen) for seen in messages])
@@ -184,10 +187,32 @@ def look(app: CloudQ, queue: str) -> QueueStats:
     """
     with app.broker.asking("look at", queue) as admin:
         stats = admin.stats(queue)
-    if not app.broker.stores_delayed(queue):
-        return stats
-    parked = len(app.broker.scheduled(queue, count=_MOST_COUNTED))
-    return replace(stats, delayed=(stats.delayed or 0) + parked)
+    if app.broker.stores_delayed(queue):
+        parked = len(app.broker.scheduled(queue, count=_MOST_COUNTED))
+        stats = replace(stats, delayed=(stats.delayed or 0) + parked)
+    if stats.exact and not any((stats.ready, stats.delayed, stats.leased, stats.dead)):
+        check_known(app, queue)
+    return stats
+
+
+def check_known(app: CloudQ, queue: str) -> None:
+    """Raise `BrokerError` for a queue of an embedded broker that was never made, used or named.
+
+    Such a broker makes a queue at its first message, and shows any other as empty. The clouds
+    know theirs.
+    """
+    if app.broker.limits(queue).billed:
+        return
+    with app.broker.asking("list the queues", "*") as admin:
+        known = sorted({*admin.list(), *app.queues()})
+    if queue not in known:
+        close = difflib.get_close_matches(queue, known, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        text = (
+            f"there is no queue {queue!r} on {app.conf.broker}: {meant}"
+            '"cloudq queues list" shows all, "cloudq queues create NAME" makes one'
+        )
+        raise BrokerError(text, code=Code.NOT_FOUND)
 
 
 def looking(app: CloudQ) -> None:
