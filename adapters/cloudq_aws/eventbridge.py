@@ -126,7 +126,7 @@ class EventBridge(Terms):
         """Return the app in the group's tag, "" without a tag; None where there is no group."""
         try:
             arn = told(self.client.get_schedule_group(Name=group), "Arn")
-            tags = told(self.client.list_tags_for_resource(ResourceArn=arn), "Tags")
+            tags = self.client.list_tags_for_resource(ResourceArn=arn).get("Tags", [])
         except self.client.exceptions.ResourceNotFoundException:
             return None
         return next((tag["Value"] for tag in tags if tag["Key"] == _TAG), "")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import logging
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -231,6 +232,9 @@ class Database:
                 self._file,
                 "replaced" if there else "deleted",
             )
+            # A file that was only moved away gets what it lacks.
+            with suppress(sqlite3.Error):
+                self.execute("PRAGMA wal_checkpoint")
             # To close it would delete files beside the new one that have the old one's names.
             _keep_for_ever(self._connection)
             self._identity = None
@@ -335,11 +339,27 @@ class Database:
 def _made(file: Path) -> tuple[int, int] | None:
     """Make the file, readable by this user alone, unless it is there; return its identity.
 
-    SQLite would make it readable by all, and gives its two companions the mode that it has.
+    SQLite would make it readable by all, and gives its two companions the mode that it has. Those
+    of an earlier file that was moved away would be taken for the new one's, so they are deleted.
     """
-    with suppress(FileExistsError):
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    if _identity(file) is None:
+        with _alone_in(file.parent):
+            if _identity(file) is None:
+                for companion in ("-wal", "-shm"):
+                    file.with_name(file.name + companion).unlink(missing_ok=True)
+                os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
     return _identity(file)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Generator[None]:
+    """Keep other processes that make a file in this folder waiting."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def _identity(file: Path) -> tuple[int, int] | None:

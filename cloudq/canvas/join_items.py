@@ -8,12 +8,14 @@ from typing import Any
 
 from cloudq.canvas.slots import SHARD, join_key, shard_key
 from cloudq.driver import Change, Check, ConditionFailed, Item, Op, Value
-from cloudq.errors import BackendError
+from cloudq.errors import BackendError, ChordError
 from cloudq.results.backend import Backend
 from cloudq.results.stored import OddItem, is_list, json_in
 
 ADDED = 5_000_000
 """The shards of members that other members add have numbers above this, and above a header's."""
+EXPIRED = "the join {} has expired: raise the setting result_expires"
+"""The error of a join that is not in the store."""
 
 
 def store_joins(items: Sequence[Item], backend: Backend) -> None:
@@ -45,7 +47,10 @@ def members_in(join: str, root: Item, backend: Backend) -> list[str]:
 
 
 def count_member(join: str, id: str, backend: Backend) -> int:
-    """Count one more member of a join, once, also where an answer is lost; return its number."""
+    """Count one more member of a join, once, also where an answer is lost; return its number.
+
+    Raises `BackendError`, and `ChordError` when the join is gone.
+    """
     added = 0
     while True:
         change = Change(
@@ -53,13 +58,18 @@ def count_member(join: str, id: str, backend: Backend) -> int:
             increment={"count": 1},
             add={"adders": frozenset({id})},
             keep_expires=True,
-            when=(Check(field="added", op=Op.EQ, value=added, or_absent=not added),),
+            when=(
+                Check(field="follows", op=Op.EXISTS),
+                Check(field="added", op=Op.EQ, value=added, or_absent=not added),
+            ),
         )
         try:
             backend.insist(join_key(join), change)
         except ConditionFailed as refused:
             fields: Mapping[str, Value] = refused.current.fields if refused.current else {}
             adders = fields.get("adders")
+            if "follows" not in fields:
+                raise ChordError(EXPIRED.format(join)) from refused
             if isinstance(adders, frozenset) and id in adders:
                 return added + 1
             added = int(number_in(fields.get("added")))

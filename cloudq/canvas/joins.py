@@ -17,7 +17,14 @@ from typing import Any
 import orjson
 
 from cloudq.canvas.freeze import last
-from cloudq.canvas.join_items import ADDED, count_member, members_in, number_in, store_joins
+from cloudq.canvas.join_items import (
+    ADDED,
+    EXPIRED,
+    count_member,
+    members_in,
+    number_in,
+    store_joins,
+)
 from cloudq.canvas.plan import CHORD_ERROR, Before, Place, Plan, Planner
 from cloudq.canvas.slots import SHARD, MemberResult, Slot, join_key, shard_key
 from cloudq.canvas.tails import StepsLost, Tails, calls_of, record_all
@@ -333,7 +340,8 @@ class Joins:
     def add(self, slot: Slot, id: str) -> Slot:
         """Add a slot for one more member, the task `id`.
 
-        Call this while the member at `slot` runs, which keeps the join open.
+        Call this while the member at `slot` runs, which keeps the join open. Raises `ChordError`
+        when the join is gone.
         """
         number = ADDED + count_member(slot.join, id, self.backend)
         index = number * SHARD
@@ -353,7 +361,7 @@ class Joins:
         """Return the values of a chord's members, in order. Raises `ChordError` if one is gone."""
         root = self.backend.get([join_key(join)]).get(join_key(join))
         if root is None:
-            raise ChordError(f"the join {join} has expired: raise the setting result_expires")
+            raise ChordError(EXPIRED.format(join))
         ids, count = members_in(join, root, self.backend), int(number_in(root.fields.get("count")))
         if len(ids) != count:
             raise ChordError(

@@ -48,6 +48,7 @@ _NO_TABLE = (
     "or check the name, the region and the account"
 )
 
+_OUTAGES = frozenset({Code.THROTTLED, Code.UNREACHABLE})
 # What belongs to one state and not to the next, say how far a try had come.
 _OF_A_STATE = frozenset({"custom", "meta"})
 # A revocation is kept for longer than any message waits without being looked at.
@@ -258,7 +259,8 @@ class Backend(Driven[BackendDriver]):
     def put(self, items: Sequence[Item]) -> dict[int, Failure]:
         """Write whole items, in batches; return what was refused, by index.
 
-        Raises `BackendError` when no batch was written; else one that was not is refused.
+        Raises `BackendError` when no batch was written, and for an error that is no outage; else
+        a batch that was not written is refused.
         """
         failed: dict[int, Failure] = {}
         size = self.driver.limits.put
@@ -268,7 +270,8 @@ class Backend(Driven[BackendDriver]):
                 with self._wrapped("write", items[0].key.partition):
                     failures = self.driver.put(batch)
             except BackendError as error:
-                if len(failed) == start and start + size >= len(items):
+                last = start + size >= len(items)
+                if error.code not in _OUTAGES or (last and len(failed) == start):
                     raise
                 code, reason = Code(error.code), str(error)
                 failures = [Failure(index=i, code=code, reason=reason) for i in range(len(batch))]

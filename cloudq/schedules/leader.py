@@ -111,8 +111,10 @@ class LeaderLease:
         )
         try:
             self._backend.update(self._key, change)
-        except ConditionFailed:
-            return False
+        except ConditionFailed as refused:
+            # It is ours where the answer to the first try was lost.
+            if _state(refused.current)[0] != self._owner:
+                return False
         self._until = began + _LEADS * self._length
         return True
 

@@ -21,6 +21,8 @@ from cloudq.worker.settler import Settler
 log = logging.getLogger("cloudq.worker")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 30.0
+# What could not be opened for a reason that may pass is not hot meanwhile.
+_RELEASED_FOR = 5.0
 # Threads for messages without order. One request that is slow, or tried again, holds one of them.
 _THREADS = 4
 # Messages that are opened together at most: a store reads about so many at once.
@@ -67,9 +69,9 @@ class Opener:
         if self._broker.limits(flights[0].delivery.queue).ordered:
             line = self._ordered
         if backend is None or not (backend.driver.limits.billed or line.started):
-            flights = self._opened(flights)
+            flights = self._tried(flights)
         if flights and not self._put(line, flights):
-            self._opened(flights)
+            self._tried(flights)
 
     def stop(self) -> None:
         """Release what is not opened yet, and all that comes from now on."""
@@ -97,7 +99,7 @@ class Opener:
             fresh, ended = _drain(line.flights, backoff.left if waiting else None)
             waiting += fresh
             if waiting and (self._stopping.is_set() or not backoff.left):
-                left = self._opened(waiting)
+                left = self._tried(waiting)
                 if len(left) == len(waiting):
                     backoff.failed()
                 else:
@@ -105,6 +107,14 @@ class Opener:
                 waiting = left
             if ended:
                 return
+
+    def _tried(self, flights: Sequence[Flight]) -> list[Flight]:
+        """As `_opened`, whatever raises: without its thread all that comes would wait for ever."""
+        try:
+            return self._opened(flights)
+        except Exception:
+            log.exception("%d messages wait to be opened", len(flights))
+            return [flight for flight in flights if flight.job is None and not flight.settling]
 
     def _opened(self, flights: Sequence[Flight]) -> list[Flight]:
         """Sort flights, and return those that the store has refused."""
@@ -114,12 +124,12 @@ class Opener:
         by_delivery = {id(flight.delivery): flight for flight in flights}
         try:
             opened = self._executor.sort([flight.delivery for flight in flights])
-        except Exception as error:  # else they would keep their leases and slots for ever
-            if not isinstance(error, CloudQError | MemoryError):
-                return self._opened_singly(flights, error)
+        except MemoryError:
             log.exception("%d messages could not be opened", len(flights))
-            self._settler.release(flights, "it could not be opened")
+            self._settler.release(flights, "it could not be opened", _RELEASED_FOR)
             return []
+        except Exception as error:  # else they would keep their leases and slots for ever
+            return self._opened_singly(flights, error)
         if opened.settled:
             self._settler.settle(
                 [(by_delivery[id(delivery)], done) for delivery, done in opened.settled]
@@ -136,7 +146,7 @@ class Opener:
         return [by_delivery[id(delivery)] for delivery in opened.waiting]
 
     def _opened_singly(self, flights: Sequence[Flight], error: Exception) -> list[Flight]:
-        """Sort flights of which one made the sorting of all fail; dead-letter that one alone."""
+        """Sort flights of which one made the sorting of all fail; put that one alone away."""
         if len(flights) > 1:
             for index, flight in enumerate(flights):
                 if self._opened([flight]):  # the store refused it: it stays before the others
@@ -144,6 +154,9 @@ class Opener:
             return []
         delivery = flights[0].delivery
         log.error("message %s on %s cannot be opened", delivery.id, delivery.queue, exc_info=error)
+        if isinstance(error, CloudQError):  # a service, or the app, may be mended meanwhile
+            self._settler.release(flights, "it could not be opened", _RELEASED_FOR)
+            return []
         buried = Settlement(
             action=Action.DEAD_LETTER, reason=f"it cannot be opened: {reason_of(error)}"
         )

@@ -59,16 +59,16 @@ class Settler:
         self._outcomes: queue.SimpleQueue[Pair | None] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[Pair | None] = queue.SimpleQueue()
         self._batches: queue.SimpleQueue[list[Pair] | None] = queue.SimpleQueue()
-        backend = consumer.backend
-        self._commits = _threads(
-            self._commit_all, "commit", backend is not None and backend.driver.limits.billed
-        )
-        self._gathers = _threads(self._gather_all, "gather", False)
-        self._disposes = _threads(self._dispose_all, "dispose", True)
+        self._commits: list[threading.Thread] = []
+        self._gathers: list[threading.Thread] = []
+        self._disposes: list[threading.Thread] = []
 
     def start(self) -> None:
-        for thread in (*self._commits, *self._gathers, *self._disposes):
-            thread.start()
+        backend = self._consumer.backend
+        billed = backend is not None and backend.driver.limits.billed
+        self._commits = _started(self._commit_all, "commit", _THREADS if billed else 1)
+        self._gathers = _started(self._gather_all, "gather", 1)
+        self._disposes = _started(self._dispose_all, "dispose", _THREADS)
 
     def stop(self) -> None:
         """End the threads; what is queued is still done if the services are up."""
@@ -220,9 +220,11 @@ class Settler:
         self._consumer.broker.release([delivery], after=_UNBURIED_AFTER)
 
 
-def _threads(work: Callable[[], None], name: str, many: bool) -> list[threading.Thread]:
-    count = _THREADS if many else 1
-    return [threading.Thread(target=work, name=name, daemon=True) for _ in range(count)]
+def _started(work: Callable[[], None], name: str, count: int) -> list[threading.Thread]:
+    threads = [threading.Thread(target=work, name=name, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def _end(source: queue.SimpleQueue[Any], threads: Sequence[threading.Thread]) -> None:
