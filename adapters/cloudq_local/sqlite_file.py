@@ -162,6 +162,7 @@ class Database:
             )
         self._busy_timeout = busy_timeout
         self._file = file
+        self._path = os.fspath(file)
         self._pragmas = (*_PRAGMAS, f"synchronous={synchronous}")
         self._lock = Lock()
         self._is_held = False  # for a fork: no thread is in SQLite then
@@ -223,7 +224,7 @@ class Database:
 
         The connection to a deleted file works on, and nobody else sees what it writes.
         """
-        before, there = self._identity, _identity(self._file)
+        before, there = self._identity, _identity(self._path)
         if before is not None and there == before:
             return
         if before is not None:
@@ -301,7 +302,7 @@ class Database:
             self._connection.close()
 
     def _patiently(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        deadline, backoff = 0.0, Backoff(0.00005, 0.005, factor=1.5, jitter=0.0)
+        deadline, backoff = 0.0, None
         while True:
             try:
                 return self.execute(sql, values)
@@ -310,6 +311,7 @@ class Database:
                 deadline = deadline or now + self._busy_timeout
                 if _errorcode(error) & 0xFF != sqlite3.SQLITE_BUSY or now > deadline:
                     raise
+            backoff = backoff or Backoff(0.00005, 0.005, factor=1.5, jitter=0.0)
             time.sleep(backoff.failed())
 
     def _make(self) -> None:
@@ -362,7 +364,7 @@ def _alone_in(folder: Path) -> Generator[None]:
         os.close(opened)
 
 
-def _identity(file: Path) -> tuple[int, int] | None:
+def _identity(file: Path | str) -> tuple[int, int] | None:
     """Return the file system and the number of the file of this name; None if there is none."""
     try:
         status = os.stat(file)

@@ -70,13 +70,14 @@ class Bell:
 
     def __init__(self, file: Path) -> None:
         self._folder = _private_root() / _digest(os.path.realpath(file), 6)
+        self._path = os.fspath(self._folder)  # a sender reads it each time
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
 
     def ring(self, topic: str) -> None:
         """Wake every listener of the topic; costs one directory read when there is none."""
         try:
-            names = os.listdir(self._folder)
+            names = os.listdir(self._path)
         except OSError:  # nobody listens, or where this user cannot see
             return
         prefix = _digest(topic, 4) if names else ""

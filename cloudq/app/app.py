@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
@@ -36,7 +35,7 @@ from cloudq.tasks.priorities import queues_for
 from cloudq.tasks.request import Middleware
 from cloudq.tasks.signature import Node, Signature
 from cloudq.tasks.signature_json import from_dict
-from cloudq.tasks.task import Prepared, Task
+from cloudq.tasks.task import KnownTasks, Prepared, Task
 from cloudq.text import masked
 
 if TYPE_CHECKING:  # what only workers or only workflows need is loaded at its first use
@@ -87,7 +86,7 @@ class CloudQ:
             key: value for key, value in given.items() if value is not None
         }
         self.runtime = Runtime(name, self._settings(self._given))
-        self._every_task = ChainMap(self.tasks, builtin_tasks(self, self.tasks))
+        self._every_task = KnownTasks(self.tasks, builtin_tasks(self, self.tasks))
         self._results = ResultFactory(self.runtime, self.tasks, self._terminate)
         builder = MessageBuilder(self.runtime, self.tasks)
         self.publisher = Publisher(self.runtime, self.tasks, builder, self._results)

@@ -101,7 +101,7 @@ class Broker(Driven[BrokerDriver]):
     @contextmanager
     def asking(self, verb: str, queue: str) -> Generator[QueueAdmin]:
         """Give operator commands to a block; its errors become `BrokerError`s that say `verb`."""
-        with self._wrapped(verb, queue):
+        with self.trying(verb, queue):
             yield self.admin
 
     # ---- publishing
@@ -156,7 +156,7 @@ class Broker(Driven[BrokerDriver]):
 
         Returns for each message its handle ("" if it has none), or the reason of its refusal.
         """
-        with self._wrapped("send to", queue):
+        with self.trying("send to", queue):
             if way is Way.STORED and self._delayed_store is not None:
                 return self._delayed_store.keep(queue, messages)
             if way is Way.SCHEDULED:
@@ -244,7 +244,7 @@ class Broker(Driven[BrokerDriver]):
         """
         if self._delayed_store is not None and self.stores_delayed(queue):
             return self._delayed_store.delayed(queue, count=count, after=after)
-        with self._wrapped("look at delayed messages of", queue):
+        with self.trying("look at delayed messages of", queue):
             return self._scheduling().scheduled(queue, count=count, after=after)
 
     def unschedule(self, queue: str, handles: Sequence[str]) -> list[Failure]:
@@ -257,7 +257,7 @@ class Broker(Driven[BrokerDriver]):
         scheduling, size = self._scheduling(), self.limits(queue).batch
         failed: list[Failure] = []
         for start in range(0, len(handles), size):
-            with self._wrapped("take back from", queue):
+            with self.trying("take back from", queue):
                 refused = scheduling.unschedule(queue, handles[start : start + size])
             failed += [replace(failure, index=start + failure.index) for failure in refused]
         return failed
@@ -274,7 +274,7 @@ class Broker(Driven[BrokerDriver]):
             return None
 
         def send(batch: Sequence[Outgoing]) -> Sequence[Failure]:
-            with self._wrapped("send to", queue):
+            with self.trying("send to", queue):
                 return self.driver.send(queue, batch)
 
         return self._delayed_store.send_due(queue, send, batch=min(self.limits(queue).batch, 100))
@@ -301,7 +301,7 @@ class Broker(Driven[BrokerDriver]):
     def receive(self, queue: str, *, count: int, wait: float, lease: float) -> Sequence[Delivery]:
         """Lease up to `count` messages; with none there, wait up to `wait` s for the first."""
         limits = self.driver.limits(queue)
-        with self._wrapped("receive from", queue):
+        with self.trying("receive from", queue):
             return self.driver.receive(
                 queue,
                 count=min(count, limits.batch),
@@ -369,7 +369,7 @@ class Broker(Driven[BrokerDriver]):
             for start in range(0, len(group), size):
                 batch = group[start : start + size]
                 try:
-                    with self._wrapped(verb, queue):
+                    with self.trying(verb, queue):
                         failures = call(batch)
                 except BrokerError as error:
                     code, reason = Code(error.code), str(error)
@@ -380,14 +380,10 @@ class Broker(Driven[BrokerDriver]):
                 ]
         return refused
 
-    @contextmanager
-    def _wrapped(self, verb: str, queue: str) -> Generator[None]:
-        try:
-            yield
-        except CloudQError:
-            raise
-        except Exception as error:
+    def ended(self, verb: str, name: str, error: BaseException | None) -> None:
+        """Raise `BrokerError` in place of what the driver raised."""
+        if isinstance(error, Exception) and not isinstance(error, CloudQError):
             code = self.driver.error_code(error)
-            tried = f"{verb} {queue!r} on {self.url}"
+            tried = f"{verb} {name!r} on {self.url}"
             text = explain(tried, code, error, missing=_NO_QUEUE, driver=self.driver)
             raise BrokerError(text, code=code) from error

@@ -57,6 +57,22 @@ class _Driver(Protocol):
 D = TypeVar("D", bound=_Driver)
 
 
+class Trying:
+    """Something that is tried with a driver; `ended` is told of its end, and of what was raised."""
+
+    __slots__ = ("_ended", "_name", "_verb")
+
+    def __init__(
+        self, ended: Callable[[str, str, BaseException | None], None], verb: str, name: str
+    ) -> None:
+        self._ended, self._verb, self._name = ended, verb, name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._ended(self._verb, self._name, error)
+
+
 class Driven(Generic[D]):
     """Has an open driver; in a process that was forked from the driver's, another of its own.
 
@@ -68,6 +84,13 @@ class Driven(Generic[D]):
         self._reopen = reopen
         self._opening = threading.Lock()
         renew_after_fork(self, Driven[Any]._drop)
+
+    def trying(self, verb: str, name: str) -> Trying:
+        """Return the surroundings of a request, whose errors become those of cloudq."""
+        return Trying(self.ended, verb, name)
+
+    def ended(self, verb: str, name: str, error: BaseException | None) -> None:
+        """Note how a request ended, and raise an error of cloudq in place of the driver's."""
 
     @property
     def driver(self) -> D:

@@ -93,9 +93,11 @@ class Admission:
         Raises `BackendError` when it refuses all, each of several times. What it still refuses
         when others have passed is settled to be released.
         """
-        whole = Opened()
-        waiting = deliveries
-        fruitless = 0
+        whole = self.open(deliveries)
+        if not whole.waiting:
+            return whole.jobs, whole.settled
+        waiting: Sequence[Delivery] = whole.waiting
+        fruitless = int(len(waiting) == len(deliveries))
         while waiting and fruitless < _TRIES:
             opened = self.open(waiting)
             whole.jobs += opened.jobs
@@ -112,29 +114,27 @@ class Admission:
 
         Those that the store refuses wait, and with them the later ones of their groups.
         """
-        jobs: list[Job] = []
-        opened = Opened()
+        read: list[Job] = []
+        opened = Opened(jobs=[], settled=[], waiting=[])
         now = self._runtime.clock()
         for delivery in deliveries:
             found = self._opened(delivery, now)
             if isinstance(found, Job):
-                jobs.append(found)
+                read.append(found)
             else:
                 opened.settled.append((delivery, found))
         try:
-            records = self._known(jobs, opened.settled)
+            jobs, records = self._known(read, opened.settled)
         except BackendError as error:
             settled = {id(delivery) for delivery, _ in opened.settled}
-            opened.wait([job for job in jobs if id(job.delivery) not in settled], error)
+            opened.wait([job for job in read if id(job.delivery) not in settled], error)
             return opened
         for job in jobs:
-            if job.message.id not in records:
-                continue  # it is settled, since the store cannot have its record
-            if opened.holds_back(job):
+            if opened.waiting and opened.holds_back(job):
                 opened.waiting.append(job.delivery)
                 continue
             try:
-                verdict = self._verdict(job, records[job.message.id])
+                verdict = self._verdict(job, records.get(job.message.id))
             except BackendError as error:
                 opened.wait([job], error)
                 continue
@@ -220,22 +220,29 @@ class Admission:
             return self.revoked(Job(delivery=delivery, message=message), "expired")
         return Job(delivery=delivery, message=message)
 
-    def _known(self, jobs: Sequence[Job], settled: list[Settled]) -> Mapping[str, Record | None]:
-        """Read the records of jobs by their ids; those that no store can have are settled."""
-        none: dict[str, Record | None] = dict.fromkeys(job.message.id for job in jobs)
+    def _known(
+        self, jobs: Sequence[Job], settled: list[Settled]
+    ) -> tuple[Sequence[Job], Mapping[str, Record]]:
+        """Read the records of jobs by their ids; settle those whose record no store can have.
+
+        Return the other jobs, too.
+        """
         try:
-            return none | {**self._records(jobs)}
+            return jobs, self._records(jobs)
         except BackendError as error:
             if error.code not in NEVER:
                 raise
             if len(jobs) == 1:
                 spoiled = self._spoiled(jobs[0].delivery, jobs[0].message, error)
                 settled.append((jobs[0].delivery, replace(spoiled, record=None)))
-                return {}
-        found: dict[str, Record | None] = {}
+                return (), {}
+        kept: list[Job] = []
+        found: dict[str, Record] = {}
         for job in jobs:
-            found |= self._known([job], settled)
-        return found
+            known, records = self._known([job], settled)
+            kept += known
+            found |= records
+        return kept, found
 
     def _records(self, jobs: Sequence[Job]) -> Mapping[str, Record]:
         backend = self._runtime.backend

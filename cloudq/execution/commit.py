@@ -55,16 +55,17 @@ def commit(
     Never raises `ServiceError`: an outcome that failed comes back to be committed again, without
     its messages if these are sent already.
     """
-    batch = Batch(ready=list(settled))
-    if backend is None:
+    batch = Batch(ready=list(settled), failed=[])
+    if any(s.starts or s.resend for _, s in batch.ready):
+        if backend is not None:
+            each(batch, partial(_store_joins, backend=backend))
         each(batch, partial(_send, broker=broker))
-    else:
-        each(batch, partial(_store_joins, backend=backend))
-        each(batch, partial(_send, broker=broker))
+    if backend is not None:
         each(batch, partial(_write_records, backend=backend))
-        each(batch, partial(_fail_steps, backend=backend, joins=joins), recorded=True)
-        each(batch, partial(_leave_joins, joins=joins), recorded=True)
-        each(batch, partial(_end_unique_claims, backend=backend), recorded=True)
+        if any(s.failed_steps or s.member_result or s.unique_claim for _, s in batch.ready):
+            each(batch, partial(_fail_steps, backend=backend, joins=joins), recorded=True)
+            each(batch, partial(_leave_joins, joins=joins), recorded=True)
+            each(batch, partial(_end_unique_claims, backend=backend), recorded=True)
     if batch.failed and batch.error is None:
         refused = f"{len(batch.failed)} records were not taken"
         batch.error = BackendError(refused, code=Code.THROTTLED)
@@ -80,7 +81,7 @@ def each(batch: Batch, phase: _Phase, *, recorded: bool = False) -> None:
     An error that is no outage is one outcome's. It fails and is dead-lettered; if it is
     `recorded` already, what was to follow is left out.
     """
-    tried = Batch(ready=batch.ready)
+    tried = Batch(ready=batch.ready, failed=[])
     wrong = _taken(tried, phase)
     again: list[Settled] = []
     if wrong is not None:

@@ -354,8 +354,8 @@ class Outcomes:
             return False
         if message.ignore_result is not None:
             return message.ignore_result
-        task = self._tasks.get(message.task)
-        ignored = task.policy.ignore_result if task is not None else None
+        is_known = message.task in self._tasks
+        ignored = self._tasks[message.task].policy.ignore_result if is_known else None
         return self._runtime.conf.task_ignore_result if ignored is None else ignored
 
     def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:

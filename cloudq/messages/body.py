@@ -35,7 +35,7 @@ def encode(message: TaskMessage) -> bytes:
     fields |= {
         name: value
         for name, value, default in zip(_OPTIONAL, _optional(message), _DEFAULTS, strict=True)
-        if value != default
+        if value is not default and value != default
     }
     return json_bytes(fields)
 

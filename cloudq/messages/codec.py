@@ -31,6 +31,7 @@ from cloudq.messages.values import check_depth, has_unusual, plain_numbers
 from cloudq.settings import Settings, format_names
 
 _SEALED = b'{"v":2,'
+_PLAIN = (None, None, None)
 _LIBRARIES = {"msgpack": "msgpack", "yaml": "yaml"}
 _DEEPEST = 200  # levels of JSON, as many as the reader of a plain message takes
 _CLOCKS = 60.0  # seconds that the clocks of two machines may differ
@@ -129,10 +130,11 @@ class Codec:
             if len(body) > limit * 4 // 3 + 4096:
                 raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
             return self._opened(body, queue, limit)
-        for foreign in self._foreign(queue):
-            message = foreign.read(body, queue, limit, self.accept)
-            if message is not None:
-                return self._checked(message, signed=False)
+        if self.formats:
+            for foreign in self._foreign(queue):
+                message = foreign.read(body, queue, limit, self.accept)
+                if message is not None:
+                    return self._checked(message, signed=False)
         if self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
         return self._checked(decode(body, limit=limit), signed=False)
@@ -159,8 +161,6 @@ class Codec:
 
     def _foreign(self, queue: str) -> Iterator[MessageFormat]:
         """The foreign formats that are read in a queue."""
-        if not self.formats:
-            return
         names = dict.fromkeys((*self.formats.get(queue, ()), *self.formats.get(_bare(queue), ())))
         for name in names:
             found = find_format(name)
@@ -210,7 +210,10 @@ class Codec:
 
     def _checked(self, message: TaskMessage, *, signed: bool) -> TaskMessage:
         """Refuse a message whose copies could not be written, or not be read again."""
-        wrong = unknown_form(message.serializer, message.compression, message.protocol)
+        form = message.serializer, message.compression, message.protocol
+        if form == _PLAIN:
+            return message
+        wrong = unknown_form(*form)
         if wrong:
             raise DecodeError(f"undecodable: {wrong}")
         if message.serializer not in (None, "json"):

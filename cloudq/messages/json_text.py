@@ -14,6 +14,7 @@ from cloudq.errors import EncodeError
 # orjson refuses lists and dicts below 254 levels; tuples it writes on, past its own memory.
 MAX_LEVELS = 250
 _SCALARS = frozenset({str, int, float, bool, type(None)})
+_MANY = (list, tuple)
 
 
 def json_text(
@@ -32,6 +33,8 @@ def json_text(
 
 def check_levels(value: object) -> None:
     """Refuse what is nested too deep, with a loop. Raises `EncodeError`."""
+    if type(value) in _SCALARS:
+        return
     level: list[object] = [value]
     for _ in range(MAX_LEVELS):
         level = [item for parent in level for item in _inside(parent) if type(item) not in _SCALARS]
@@ -44,7 +47,7 @@ def _inside(value: Any) -> Iterable[object]:
     """Return what the serializer would go into."""
     if issubclass(type(value), dict):
         return value.values()
-    if issubclass(type(value), list | tuple):
+    if issubclass(type(value), _MANY):
         return value
     if isinstance(value, Enum):
         return (value.value,)

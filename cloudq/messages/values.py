@@ -90,7 +90,7 @@ def _number(number: float, depth: int) -> object:
 
 
 def _sequence(items: list[object] | tuple[object, ...], depth: int) -> object:
-    return [to_wire(item, depth + 1) for item in items]
+    return [item if type(item) in _SCALARS else to_wire(item, depth + 1) for item in items]
 
 
 def _mapping(value: dict[object, object], depth: int) -> object:
@@ -263,7 +263,7 @@ def from_wire(value: Any) -> Any:
     if type(value) in _READ_AS_THEY_ARE:
         return value
     if is_list(value):
-        return [from_wire(item) for item in value]
+        return [each if type(each) in _READ_AS_THEY_ARE else from_wire(each) for each in value]
     if not is_object(value):
         return value
     if len(value) == 1:
@@ -378,21 +378,19 @@ def plain_numbers(value: Any) -> Any:
     return value
 
 
+_NESTED = (dict, list)
+
+
 def check_depth(value: object, most: int = MAX_DEPTH, *, what: str = "arguments") -> None:
     """Refuse deep nesting with a loop, since recursion is what deep nesting breaks."""
-    level: list[object] = [value]
+    level: list[Any] = [value] if isinstance(value, _NESTED) else []
     for _ in range(most + 4):
-        level = [item for parent in level for item in _children(parent)]
         if not level:
             return
+        level = [
+            item
+            for parent in level
+            for item in (parent.values() if issubclass(type(parent), dict) else parent)
+            if isinstance(item, _NESTED)
+        ]
     raise DecodeError(f"{what} nest deeper than {most} levels")
-
-
-def _children(value: object) -> list[object]:
-    if is_object(value):
-        items = list(value.values())
-    elif is_list(value):
-        items = value
-    else:
-        return []
-    return [item for item in items if isinstance(item, dict | list)]

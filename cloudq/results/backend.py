@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from cloudq.clock import Clock, real_time
 from cloudq.driver import (
@@ -252,7 +252,7 @@ class Backend(Driven[BackendDriver]):
         found: dict[Key, Item] = {}
         for start in range(0, len(keys), self.driver.limits.get):
             batch = keys[start : start + self.driver.limits.get]
-            with self._wrapped("read", keys[0].partition):
+            with self.trying("read", keys[0].partition):
                 found.update(self.driver.get(batch, consistent=consistent))
         return found
 
@@ -267,7 +267,7 @@ class Backend(Driven[BackendDriver]):
         for start in range(0, len(items), size):
             batch = items[start : start + size]
             try:
-                with self._wrapped("write", items[0].key.partition):
+                with self.trying("write", items[0].key.partition):
                     failures = self.driver.put(batch)
             except BackendError as error:
                 last = start + size >= len(items)
@@ -280,7 +280,7 @@ class Backend(Driven[BackendDriver]):
 
     def update(self, key: Key, change: Change) -> Item:
         """Change one item atomically. Raises `cloudq.driver.ConditionFailed` as well."""
-        with self._wrapped("write", key.partition):
+        with self.trying("write", key.partition):
             return self.driver.update(key, change)
 
     def insist(self, key: Key, change: Change) -> Item:
@@ -298,12 +298,12 @@ class Backend(Driven[BackendDriver]):
         return self.update(key, change)
 
     def query(self, partition: str, *, after: str | None = None, limit: int = 100) -> Page:
-        with self._wrapped("read", partition):
+        with self.trying("read", partition):
             return self.driver.query(partition, after=after, limit=limit)
 
     def delete(self, keys: Sequence[Key]) -> None:
         for start in range(0, len(keys), self.driver.limits.put):
-            with self._wrapped("delete", keys[0].partition):
+            with self.trying("delete", keys[0].partition):
                 failures = self.driver.delete(keys[start : start + self.driver.limits.put])
             if failures:
                 first = failures[0]
@@ -313,7 +313,7 @@ class Backend(Driven[BackendDriver]):
         """Delete expired items; how many, None where the store does that by itself."""
         if not isinstance(self.driver, Sweeping):
             return None
-        with self._wrapped("delete what has expired", "*"):
+        with self.trying("delete what has expired", "*"):
             return self.driver.sweep()
 
     # ---- waiting
@@ -336,24 +336,17 @@ class Backend(Driven[BackendDriver]):
         driver = self.driver
         return driver.watch() if isinstance(driver, Watch) else None
 
-    @contextmanager
-    def _wrapped(self, verb: str, name: str) -> Generator[None]:
-        try:
-            yield
-        except ConditionFailed:
+    def ended(self, verb: str, name: str, error: BaseException | None) -> None:
+        """Note how a request ended. Raises `BackendError` in place of what the driver raised."""
+        if error is None or isinstance(error, ConditionFailed):
             self._failing_since = None
-            raise
-        except CloudQError:
-            raise
-        except Exception as error:
+        elif isinstance(error, Exception) and not isinstance(error, CloudQError):
             if self._failing_since is None:
                 self._failing_since = self.clock()
             code = self.driver.error_code(error)
             tried = f"{verb} {name!r} in {self.url}"
             text = explain(tried, code, error, missing=_NO_TABLE, driver=self.driver)
             raise BackendError(text, code=code) from error
-        else:
-            self._failing_since = None
 
 
 def _no_later_call(call: str) -> Check:

@@ -129,7 +129,7 @@ def to_fields(record: Record) -> dict[str, Value]:
     stored = {
         name: value
         for name, value, default in zip(_NAMES, _values(record), _DEFAULTS, strict=True)
-        if value != default
+        if value is not default and value != default
     }
     # A store compares values of one type, and an enum is a type of its own.
     stored["state"] = record.state.value
