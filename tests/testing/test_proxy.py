@@ -18,6 +18,7 @@ from cloudq.errors import BackendError
 from cloudq.results.backend import Backend
 from cloudq.testing import Fault, FaultProxy, outgoing
 from cloudq_aws.dynamodb import DynamoDB, open_backend
+from cloudq_aws.partial import held_back
 from cloudq_aws.sqs import SQS, open_broker
 from localstack.servers import Endpoint
 from tests.servers import unique
@@ -25,7 +26,7 @@ from tests.servers import unique
 
 @pytest.fixture
 def proxy(aws: Endpoint) -> Iterator[FaultProxy]:
-    with FaultProxy(aws.url, seed=4, slow=0.05) as proxy:
+    with FaultProxy(aws.url, seed=4, slow=0.05, batches=held_back) as proxy:
         yield proxy
 
 

@@ -19,6 +19,7 @@ from cloudq.errors import PartlyStarted, ServiceError
 from cloudq.results.record import Record, State
 from cloudq.testing import Fault, FaultProxy
 from cloudq.testing.kit.proxy import _Handler  # pyright: ignore[reportPrivateUsage]
+from cloudq_aws.partial import held_back
 from localstack.servers import Endpoint
 from tests.servers import unique
 from tests.worker import fault_tasks
@@ -173,7 +174,7 @@ class Drill:
 @contextmanager
 def drilled(aws: Endpoint, folder: Path, handler: type[_Handler] = _Handler) -> Iterator[Drill]:
     """A worker whose requests, as those of its callers, go through a proxy."""
-    proxy = FaultProxy(aws.url, seed=12)
+    proxy = FaultProxy(aws.url, seed=12, batches=held_back)
     proxy._server.RequestHandlerClass = handler  # pyright: ignore[reportPrivateUsage]
     with proxy:
         broker, backend = f"sqs://?endpoint_url={proxy.url}", f"dynamodb://{unique('drill')}"

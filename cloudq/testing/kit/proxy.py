@@ -10,14 +10,12 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
-
-from cloudq.testing.kit.partial import Part, held_back
 
 _TIMEOUT = 60.0
 _HOP_BY_HOP = frozenset({"connection", "content-length", "host", "keep-alive", "transfer-encoding"})
@@ -26,6 +24,10 @@ _CHECKSUMS = frozenset({"x-amz-crc32"})
 _TARGET = "X-Amz-Target"
 # Sends a reset when the socket is closed, in place of an orderly end.
 _RESET = struct.pack("ii", 1, 0)
+
+
+Part = tuple[bytes | None, Callable[[Any], Any]]
+Batches = Callable[[Mapping[str, str], bytes, Callable[[int], int]], Part | None]
 
 
 class Fault(StrEnum):
@@ -47,7 +49,10 @@ class FaultProxy:
     Give its `url` as the service's endpoint, within a `with` block. The dice are thrown with
     `seed`, in the order in which requests come. `chances` may be changed at any time; a request
     has one fault at most. `counts` has how often each came, and `requests` the number of all.
-    Partial failures are those of SQS and DynamoDB; other requests have none.
+    Only what `batches` knows can fail in parts: it is given the headers and the body of a request
+    and a function that chooses one of so many elements, and returns the body without one of them
+    (None if it had no other) with what adds to the answer that this one has failed; None for a
+    request that is no batch. `cloudq_aws.partial.held_back` knows those of SQS and DynamoDB.
     """
 
     def __init__(
@@ -57,11 +62,13 @@ class FaultProxy:
         seed: int = 0,
         chances: Mapping[Fault, float] | None = None,
         slow: float = 1.0,
+        batches: Batches | None = None,
     ) -> None:
         self.chances = dict(chances or {})
         self.counts: Counter[Fault] = Counter()
         self.requests = 0
         self.slow = slow
+        self._batches = batches
         self._dice = random.Random(seed)
         self._lock = threading.Lock()
         self._server = _Server(self, upstream)
@@ -102,8 +109,11 @@ class FaultProxy:
                     return fault
         return None
 
-    def choose(self, count: int) -> int:
-        """Choose the element of a batch that fails."""
+    def part(self, headers: Mapping[str, str], body: bytes) -> Part | None:
+        """Take an element out of a request that is a batch."""
+        return self._batches(headers, body, self._choose) if self._batches is not None else None
+
+    def _choose(self, count: int) -> int:
         with self._lock:
             return self._dice.randrange(count)
 
@@ -131,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         proxy = self._server.proxy
-        part = held_back(self.headers.get(_TARGET, ""), body, proxy.choose)
+        part = proxy.part(dict(self.headers.items()), body)
         fault = proxy.fault(in_parts=part is not None)
         if fault is not None and fault in _REFUSED:
             self._refuse(fault)
@@ -178,11 +188,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, {}, b'{"__type": "ThrottlingException", "message": "as planned"}')
 
     def _in_part(self, part: Part) -> None:
+        rest, told = part
         status, headers, answer = 200, {"Content-Type": "application/x-amz-json-1.0"}, b"{}"
-        if part.rest is not None:
-            status, headers, answer = self._passed_on(part.rest)
+        if rest is not None:
+            status, headers, answer = self._passed_on(rest)
         if status == 200:
-            answer = json.dumps(part.told(json.loads(answer))).encode()
+            answer = json.dumps(told(json.loads(answer))).encode()
         self._answer(status, headers, answer)
 
     def _passed_on(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:

@@ -341,7 +341,8 @@ class TestStubbed:
     ) -> None:
         driver, stubber = stubbed
         failed = {"Id": "1", "Code": name, "Message": message, "SenderFault": fault}
-        stubber.add_response("send_message_batch", {"Successful": [], "Failed": [failed]})
+        sent = {"Id": "0", "MessageId": "m", "MD5OfMessageBody": "0" * 32}
+        stubber.add_response("send_message_batch", {"Successful": [sent], "Failed": [failed]})
         (failure,) = driver.send("https://queue.example/1/q", [outgoing(), outgoing()])
         assert (failure.index, failure.code) == (1, code)
 

@@ -1,27 +1,25 @@
-"""Batches of SQS and DynamoDB from which one element is held back, and what their answers say."""
+"""Batches from which one element is held back, and what their answers then say.
+
+For `cloudq.testing.FaultProxy(..., batches=held_back)` before an emulator of SQS or DynamoDB.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _SQS = frozenset({"SendMessageBatch", "DeleteMessageBatch", "ChangeMessageVisibilityBatch"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A batch without one element: the body of the `rest`, None if there is none."""
-
-    rest: bytes | None
-    told: Callable[[Any], Any]
-    """Adds to the rest's answer that the element has failed."""
+Part = tuple[bytes | None, Callable[[Any], Any]]
+"""The body of the rest, None if there is none; and what adds to the rest's answer that the element
+has failed."""
 
 
-def held_back(target: str, body: bytes, choose: Callable[[int], int]) -> Part | None:
+def held_back(headers: Mapping[str, str], body: bytes, choose: Callable[[int], int]) -> Part | None:
     """Hold back the element that `choose` names by its place; None if this is no batch."""
-    operation = target.rpartition(".")[2]
+    operation = headers.get("X-Amz-Target", "").rpartition(".")[2]
     if operation in _SQS:
         return _of_sqs(json.loads(body), choose)
     if operation == "BatchWriteItem":
@@ -45,7 +43,7 @@ def _of_sqs(request: dict[str, Any], choose: Callable[[int], int]) -> Part:
         done: list[Any] = answer.get("Successful") or []
         return {"Successful": done, "Failed": [*(answer.get("Failed") or ()), failed]}
 
-    return Part(rest=json.dumps(request).encode() if entries else None, told=told)
+    return (json.dumps(request).encode() if entries else None), told
 
 
 def _of_dynamodb(
@@ -69,4 +67,4 @@ def _of_dynamodb(
             answer.setdefault("Responses", {})
         return answer
 
-    return Part(rest=json.dumps(request).encode() if elements else None, told=told)
+    return (json.dumps(request).encode() if elements else None), told
