@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from urllib.parse import unquote
 
 import azure.core.exceptions as core
 import azure.servicebus.exceptions as bus
@@ -49,7 +51,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         error = {"code": code, "message": {"value": "no"}}
-        text = json.dumps({"odata.etag": "W/1", "odata.error": error})
+        keys = dict(re.findall(r"(PartitionKey|RowKey)='([^']*)'", unquote(self.path)))
+        text = json.dumps({"odata.etag": "W/1", "odata.error": error} | keys)
         body = b"" if status == 204 else text.encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -6,17 +6,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC
 from typing import Any
 
 import grpc
 import pytest
 from google.api_core import exceptions as sdk
+from google.api_core.datetime_helpers import DatetimeWithNanoseconds
 from google.auth.credentials import Credentials
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from google.auth.transport.grpc import AuthMetadataPlugin
 from google.auth.transport.requests import Request
 from google.cloud.firestore_admin_v1.types import UpdateFieldRequest
-from google.cloud.firestore_v1.types import BatchWriteRequest, BatchWriteResponse, WriteResult
+from google.cloud.firestore_v1.types import (
+    BatchGetDocumentsRequest,
+    BatchGetDocumentsResponse,
+    BatchWriteRequest,
+    BatchWriteResponse,
+    WriteResult,
+)
 from google.longrunning.operations_pb2 import Operation
 from google.rpc import code_pb2
 from google.rpc.status_pb2 import Status
@@ -163,7 +171,7 @@ class TestErrors:
             sent.append(method)
             if method == "Commit":
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the connection was cut")
-            return b""
+            return nothing_there(body)
 
         driver = answering(lose)
         with pytest.raises(Exception) as caught:
@@ -181,13 +189,20 @@ class TestErrors:
             sent.append(method)
             if method == "Commit":
                 context.abort(grpc.StatusCode.ABORTED, "too much contention")
-            return b""
+            return nothing_there(body)
 
         driver = answering(contend)
         with pytest.raises(Exception) as caught:
             driver.update(Key("a"), Change(increment={"n": 1}))
         assert driver.error_code(caught.value) is Code.THROTTLED
         assert sent.count("Commit") == 20
+
+
+def nothing_there(request: bytes) -> bytes:
+    """Answer a read of one document: it is missing."""
+    (name,) = BatchGetDocumentsRequest.deserialize(request).documents
+    answer = BatchGetDocumentsResponse(missing=name, read_time=DatetimeWithNanoseconds.now(UTC))
+    return BatchGetDocumentsResponse.serialize(answer)
 
 
 ITEMS = [Item(key=Key("a", str(number)), fields={"n": number}) for number in range(3)]
