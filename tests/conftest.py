@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from localstack.azure import SERVICEBUS, TABLES
 from localstack.google import FIRESTORE, PUBSUB
 from localstack.servers import FOREIGN, Endpoint
 from tests.servers import serving
+from tests.support.models import read_once
 
 pytest_plugins = ["tests.quick", "tests.support.fixtures"]
 
@@ -22,9 +24,20 @@ pytest_plugins = ["tests.quick", "tests.support.fixtures"]
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+# Nothing that the collection of tests makes is garbage: see `pytest_runtestloop`.
+gc.disable()
+
 # A shell starts what it puts in the background with SIGINT ignored, and that is inherited: the
 # programs that tests interrupt would not notice.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Make tests cheap that have been collected: their modules are passed over by the collector."""
+    read_once()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

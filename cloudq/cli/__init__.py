@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 
 _INTERRUPTED = 130
@@ -10,7 +11,10 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code. Without `argv` the process is its own."""
+    if argv is None:
+        # Nothing that an import makes is garbage: the collector is on again when all is imported.
+        gc.disable()
     try:
         # Imported here, so that Ctrl-C during the import is handled as well.
         from cloudq.cli.program import main as run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -81,6 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         command = typer.main.get_command(_program_for(arguments))
+        if argv is None:
+            # What is imported stays: the collector need not look through it, not at the end either.
+            gc.freeze()
+            gc.enable()
         code = command.main(arguments, prog_name="cloudq", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from cloudq.testing.waiting import PATIENCE
+from tests.support.forge import Forge
 
 SHOP = """
 from cloudq import CloudQ
@@ -63,20 +61,13 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(project: Path) -> Run:
+def command(project: Path, forge: Forge) -> Run:
     """Run `cloudq ...` in the project; `env` is added, and None takes a variable away."""
 
     def run(*args: str, env: dict[str, str | None] | None = None, stdin: str = "") -> Ran:
         given = {**os.environ, **(env or {})}
-        done = subprocess.run(
-            [sys.executable, "-m", "cloudq", *args],
-            cwd=project,
-            env={key: value for key, value in given.items() if value is not None},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
+        kept = {key: value for key, value in given.items() if value is not None}
+        done = forge.run(args, cwd=project, env=kept, stdin=stdin)
         return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
 
     return run

@@ -273,6 +273,14 @@ def test_only_the_command_that_is_asked_for_is_imported(arguments, imported):
     assert done.stdout.splitlines()[-1] == str(imported)
 
 
+def test_a_command_collects_garbage_but_not_in_what_was_imported(command, project):
+    told = "import gc; from shop import app; print(gc.isenabled(), gc.get_freeze_count())"
+    (project / "telling.py").write_text(told)
+    is_on, passed_over = command("call", "-A", "telling", "shop.add", "1", "2").out.split()[:2]
+    assert is_on == "True"
+    assert int(passed_over) > 10_000
+
+
 def test_a_mistyped_command_is_guessed_among_all(capsys):
     assert main(["-A", "worker", "quues", "list"]) == 2
     assert "queues" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 
 from cloudq import CloudQ
 from tests.support.bench import Bench
+from tests.support.forge import Forge
 
 
 @pytest.fixture
@@ -24,3 +25,11 @@ def plain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CloudQ]:
     url = f"memory://{tmp_path.name}" if request.param == "memory" else f"sqlite:///{tmp_path}/q.db"
     with CloudQ("plain", broker=url, default_retry_delay=0.0) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def forge(isolated: pytest.MonkeyPatch) -> Iterator[Forge]:
+    """Real processes of `cloudq`, for a tenth of their price."""
+    made = Forge()
+    yield made
+    made.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,9 +15,23 @@ from cloudq import CloudQ
 from cloudq.driver import StoreAdmin
 from localstack.servers import Endpoint
 from tests.servers import unique
+from tests.support.forge import Forge
 from tests.worker.harness import HERE, Place
 
 sys.path.insert(0, str(HERE))
+
+Cloudq = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def cloudq(forge: Forge) -> Cloudq:
+    """Run a command on a place's store, as an operator would."""
+
+    def run(place: Place, *args: str) -> subprocess.CompletedProcess[str]:
+        at = ["--broker", place.broker, "--backend", place.backend]
+        return forge.run([*args, *at], cwd=HERE, env=os.environ)
+
+    return run
 
 
 def _place(folder: Path, broker: str, backend: str, queue: str) -> Place:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,8 +24,8 @@ from cloudq.worker.in_flight import Flights
 from cloudq.worker.pool.dispatcher import Dispatcher
 from cloudq.worker.settler import Settler
 from localstack.servers import Endpoint
-from tests.worker.conftest import sqlite_at, sqs_at
-from tests.worker.harness import HERE, Place, Worker, until
+from tests.worker.conftest import Cloudq, sqlite_at, sqs_at
+from tests.worker.harness import Place, Worker, until
 from tests.worker.test_worker import Proxy
 
 POOL = ("-A", "control_tasks:app", "--processes", "1", "--threads", "2", "--lease", "5")
@@ -74,19 +71,6 @@ def ok(replies: list[dict[str, Any]] | None) -> dict[str, Any]:
     assert replies is not None
     merged = {host: reply for each in replies for host, reply in each.items()}
     return {host: reply.get("ok", reply) for host, reply in merged.items()}
-
-
-def cloudq(place: Place, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run a command on the place's store, as an operator would."""
-    command = [sys.executable, "-m", "cloudq", *args]
-    command += ["--broker", place.broker, "--backend", place.backend]
-    return subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
 
 
 def test_two_workers_say_what_they_do(pair: Place) -> None:
@@ -235,7 +219,7 @@ def test_queues_come_and_go_and_a_worker_is_shut_down(two: Place) -> None:
     assert [heart.hostname for heart in control.heartbeats.all()] == ["one"]
 
 
-def test_the_command_line_asks_and_tells(pair: Place) -> None:
+def test_the_command_line_asks_and_tells(pair: Place, cloudq: Cloudq) -> None:
     app = ("-A", "control_tasks:app")
     pinged = cloudq(pair, "inspect", "ping", "--json", "--timeout", "180")
     assert json.loads(pinged.stdout) == {"one": {"ok": "pong"}, "two": {"ok": "pong"}}
@@ -300,7 +284,7 @@ def test_a_new_worker_obeys_no_command_of_an_earlier_one(sqlite_place: Place) ->
 
 
 def test_without_a_heartbeat_nobody_is_there(
-    sqlite_place: Place, monkeypatch: pytest.MonkeyPatch
+    sqlite_place: Place, monkeypatch: pytest.MonkeyPatch, cloudq: Cloudq
 ) -> None:
     monkeypatch.setenv("CLOUDQ_WORKER_HEARTBEAT", "0")
     sqlite_place.start(*POOL)
@@ -322,7 +306,9 @@ def stopped(sqlite_place: Place) -> Iterator[Worker]:
     worker.process.send_signal(signal.SIGCONT)
 
 
-def test_who_does_not_reply_is_left_out_in_time(sqlite_place: Place, stopped: Worker) -> None:
+def test_who_does_not_reply_is_left_out_in_time(
+    sqlite_place: Place, stopped: Worker, cloudq: Cloudq
+) -> None:
     assert sqlite_place.app.control.inspect(timeout=0.5).ping() is None
     asked = cloudq(sqlite_place, "inspect", "ping", "--timeout", "0.2")
     assert asked.returncode == 1

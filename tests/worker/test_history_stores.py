@@ -14,8 +14,8 @@ from cloudq.monitoring.event_log import Reader
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.testing import drain
 from cloudq.testing.waiting import PATIENCE
+from tests.worker.conftest import Cloudq
 from tests.worker.harness import Place, until
-from tests.worker.test_control import cloudq
 
 
 def test_the_newest_failures_come_first_on_every_store(every_place: Place) -> None:
@@ -74,7 +74,7 @@ def test_commands_and_replies_pass_through_every_store(every_place: Place) -> No
 
 
 def test_what_workers_record_is_listed_shown_and_followed(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch, cloudq: Cloudq
 ) -> None:
     monkeypatch.setenv("CLOUDQ_TASK_EVENTS", "final")
     place.start("--processes", "1", "--threads", "4")

@@ -165,6 +165,13 @@ def test_a_class_keeps_its_state_in_each_process_and_the_log_names_the_task(life
     )
 
 
+def test_garbage_is_collected_but_not_sought_in_what_was_loaded(life: Place) -> None:
+    life.start("--processes", "1")
+    is_on, passed_over = life.app.send_task("life_tasks.collector").get(timeout=PATIENCE)
+    assert is_on
+    assert passed_over > 10_000
+
+
 def test_progress_crosses_processes(life: Place) -> None:
     life.start("--processes", "1")
     result = life.app.send_task("life_tasks.progress")

@@ -7,6 +7,7 @@ but not the leases, which the supervisor extends.
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import queue
@@ -139,6 +140,9 @@ def main(connection: Connection) -> None:
     configure(options.log_level, options.log_format)
     sys.path[:] = setup.path
     app = load_app(options.app_path, options.overrides)
+    # What is loaded by now stays, so the garbage collector need not look through it again.
+    gc.freeze()
+    gc.enable()
     if signals.worker_process_init:
         signals.worker_process_init.send(None)
     if options.pool is PoolKind.ASYNCIO:
@@ -242,7 +246,3 @@ def _heed_signals() -> None:
 def start(descriptor: int) -> None:
     """Run as a child of the worker that holds the other end of this file descriptor."""
     main(Connection(descriptor))
-
-
-if __name__ == "__main__":
-    start(int(sys.argv[1]))
