@@ -8,22 +8,35 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import google.auth
 import grpc
 from google.api_core import grpc_helpers
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from grpc._cython import cygrpc
 
 from cloudq.driver import Address
+from cloudq.driver.forks import is_forked, renew_after_fork
 from cloudq.errors import ConfigurationError
+from cloudq_gcp.rest import Rest
+
+C = TypeVar("C")
+
+Channel = grpc.Channel | Rest
+"""An open connection to a host."""
 
 _COMMON = ("emulator", "endpoint")
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
 # Where the project is, if the URL does not say; the last is what the emulator's own tool sets.
 _PROJECT_VARIABLES = ("GOOGLE_CLOUD_PROJECT", "PUBSUB_PROJECT_ID")
+
+# Names of the threads of gRPC's library.
+_THREADS = frozenset({"event_engine", "grpc_global_tim", "lifeguard"})
 
 _CHANNEL = (
     # The load balancers in between forget a connection that is silent for long.
@@ -36,6 +49,34 @@ _CHANNEL = (
 )
 
 
+class _Grpc:
+    """Tells whether gRPC works in this process; it has one, as it has one library of gRPC's.
+
+    It does not where a parent process has used it, by channels of ours or by others.
+    """
+
+    def __init__(self) -> None:
+        self.is_used = False
+        self.is_lost = is_forked() and _has_threads()
+        renew_after_fork(self, _Grpc._in_child)
+
+    def _in_child(self) -> None:
+        self.is_lost = self.is_lost or self.is_used or _has_threads()
+
+
+def _has_threads() -> bool:
+    """Tell whether gRPC's own threads run here; on Linux, where they are seen."""
+    found: set[str] = set()
+    for names in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # a thread that has ended
+            found.add(names.read_text().strip())
+    return not _THREADS.isdisjoint(found)
+
+
+GRPC = _Grpc()
+"""The gRPC of this process."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
     """Access to a project's services; there are no credentials with an emulator."""
@@ -45,16 +86,32 @@ class Access:
     endpoint: str | None
     credentials: Any
 
-    def channel(self, host: str, *, plain: bool = False) -> grpc.Channel:
+    def channel(self, host: str, *, plain: bool = False) -> Channel:
         """A channel to a host, safe from many threads; `plain` without TLS and credentials."""
+        if GRPC.is_lost:
+            return Rest(host, self.credentials, plain=plain)
+        GRPC.is_used = True
         if plain:
-            return grpc.insecure_channel(host, options=_CHANNEL)
-        return grpc_helpers.create_channel(
-            host if ":" in host else f"{host}:443",
-            credentials=self.credentials,
-            default_scopes=_SCOPES,
-            options=_CHANNEL,
-        )
+            channel = grpc.insecure_channel(host, options=_CHANNEL)
+        else:
+            channel = grpc_helpers.create_channel(
+                host if ":" in host else f"{host}:443",
+                credentials=self.credentials,
+                default_scopes=_SCOPES,
+                options=_CHANNEL,
+            )
+        # With GRPC_ENABLE_FORK_SUPPORT=1 each fork cancels, in the child, the calls of channels
+        # that are on this list, and waits there for ever for locks of the parent's threads.
+        cygrpc.fork_unregister_channel(channel)
+        return channel
+
+
+def client(kind: type[C], channel: Channel, host: str) -> C:
+    """A client of Google's of this kind, safe from many threads."""
+    chosen = cast("Any", kind)
+    if isinstance(channel, Rest):
+        return chosen(transport=channel.transport(chosen.get_transport_class("rest")))
+    return chosen(transport=chosen.get_transport_class("grpc")(host=host, channel=channel))
 
 
 def access(

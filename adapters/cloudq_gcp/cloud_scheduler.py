@@ -22,20 +22,16 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 
-import grpc
 from google.api_core import exceptions as sdk
 from google.cloud.scheduler_v1 import CloudSchedulerClient
 from google.cloud.scheduler_v1 import Job as CloudJob
-from google.cloud.scheduler_v1.services.cloud_scheduler.transports.grpc import (
-    CloudSchedulerGrpcTransport,
-)
 from google.cloud.scheduler_v1.types import PubsubTarget, RetryConfig
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from cloudq.driver import Address, Code
 from cloudq.driver.schedulers import Fields, Job
 from cloudq.errors import ConfigurationError
-from cloudq_gcp.client import access
+from cloudq_gcp.client import Channel, access, client
 from cloudq_gcp.errors import error_code
 from cloudq_gcp.pubsub_requests import TIMEOUT
 from cloudq_gcp.queues import Queues
@@ -62,6 +58,7 @@ def open_scheduler(address: Address) -> CloudScheduler:
     host = reach.emulator or reach.endpoint or CloudSchedulerClient.DEFAULT_ENDPOINT
     return CloudScheduler(
         reach.channel(host, plain=bool(reach.emulator)),
+        host,
         parent=f"projects/{reach.project}/locations/{location}",
         queues=Queues(project=reach.project, prefix=address.options.get("prefix", "")),
         retries=int(retries),
@@ -77,9 +74,11 @@ class CloudScheduler:
     bounds: bool = False
     group: str | None = None
 
-    def __init__(self, channel: grpc.Channel, *, parent: str, queues: Queues, retries: int) -> None:
+    def __init__(
+        self, channel: Channel, host: str, *, parent: str, queues: Queues, retries: int
+    ) -> None:
         self._channel = channel
-        self._client = CloudSchedulerClient(transport=CloudSchedulerGrpcTransport(channel=channel))
+        self._client = client(CloudSchedulerClient, channel, host)
         self._parent = parent
         self._queues = queues
         self._retries = retries

@@ -28,10 +28,8 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any, cast
 
-import grpc
 from google.api_core import exceptions as sdk
 from google.cloud.tasks_v2 import CloudTasksClient
-from google.cloud.tasks_v2.services.cloud_tasks.transports.grpc import CloudTasksGrpcTransport
 from google.cloud.tasks_v2.types import (
     CreateTaskRequest,
     DeleteTaskRequest,
@@ -46,7 +44,7 @@ from google.cloud.tasks_v2.types import (
 
 from cloudq.driver import Code, Failure, Outgoing, Scheduled
 from cloudq.errors import ConfigurationError
-from cloudq_gcp.client import Access
+from cloudq_gcp.client import Access, Channel, client
 from cloudq_gcp.errors import error_code, incomplete
 from cloudq_gcp.messages import ID, key_text, refused
 from cloudq_gcp.pubsub_requests import TIMEOUT, at_once, routed
@@ -69,9 +67,9 @@ class CloudTasks:
     `url` is where Pub/Sub answers REST; `account` whose token a task carries, "" for none.
     """
 
-    def __init__(self, channel: grpc.Channel, *, queue: str, url: str, account: str) -> None:
+    def __init__(self, channel: Channel, host: str, *, queue: str, url: str, account: str) -> None:
         self._channel = channel
-        self._client = CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+        self._client = client(CloudTasksClient, channel, host)
         self._queue = queue
         self._url = url
         self._account = account
@@ -101,6 +99,7 @@ class CloudTasks:
         published = reach.endpoint or "pubsub.googleapis.com"
         return CloudTasks(
             reach.channel(host, plain=bool(stand_in)),
+            host,
             queue=f"projects/{reach.project}/locations/{location}/queues/{name}",
             url=f"http://{reach.emulator}" if reach.emulator else f"https://{published}",
             account=account,

@@ -7,17 +7,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import grpc
 from google.cloud.firestore_admin_v1.services.firestore_admin import FirestoreAdminClient
-from google.cloud.firestore_admin_v1.services.firestore_admin.transports.grpc import (
-    FirestoreAdminGrpcTransport,
-)
 from google.cloud.firestore_v1.services.firestore import FirestoreClient
-from google.cloud.firestore_v1.services.firestore.transports.grpc import FirestoreGrpcTransport
 
 from cloudq.driver import Address
 from cloudq.errors import ConfigurationError
-from cloudq_gcp.client import access
+from cloudq_gcp.client import Channel, access, client
 
 _DATABASE = re.compile(r"\(default\)|[a-z][a-z0-9-]{2,61}[a-z0-9]")
 # A collection's id is part of a path, and Firestore keeps names such as __a__ for itself.
@@ -34,7 +29,7 @@ class Place:
     """The database's name, as the API has it."""
     collection: str
     host: str
-    channel: grpc.Channel
+    channel: Channel
     emulated: bool
 
     @property
@@ -45,15 +40,11 @@ class Place:
 
     def client(self) -> FirestoreClient:
         """A client for documents, safe from many threads."""
-        return FirestoreClient(
-            transport=FirestoreGrpcTransport(host=self.host, channel=self.channel)
-        )
+        return client(FirestoreClient, self.channel, self.host)
 
     def admin(self) -> FirestoreAdminClient:
         """A client for the database itself."""
-        return FirestoreAdminClient(
-            transport=FirestoreAdminGrpcTransport(host=self.host, channel=self.channel)
-        )
+        return client(FirestoreAdminClient, self.channel, self.host)
 
 
 def connect(address: Address) -> Place:

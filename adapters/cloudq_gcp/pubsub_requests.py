@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import grpc
 from google.api_core import exceptions as sdk
 from google.api_core.gapic_v1 import routing_header
+from google.auth.exceptions import GoogleAuthError
 from google.pubsub_v1 import PublisherClient, SubscriberClient
-from google.pubsub_v1.services.publisher.transports.grpc import PublisherGrpcTransport
-from google.pubsub_v1.services.subscriber.transports.grpc import SubscriberGrpcTransport
-from google.pubsub_v1.types import PublishRequest, PullResponse
+from google.pubsub_v1.types import PublishRequest, PullRequest, PullResponse
 
 from cloudq.driver import Code, Failure
-from cloudq_gcp.client import Access
+from cloudq_gcp.client import Access, client
 from cloudq_gcp.errors import error_code, incomplete
 from cloudq_gcp.messages import Message, Received
+from cloudq_gcp.rest import Rest
 
 TIMEOUT = 30.0
 """Seconds for one request. One that finds no server is told so within five."""
@@ -34,6 +35,7 @@ _MAX_IDS = 480_000
 _CONNECT = 4.0
 # Publishes of one send under way at a time: a connection bears a hundred.
 _AT_ONCE = 64
+_THREADS = 16
 
 # What an exactly-once subscription says about one lease of a batch.
 _LOST = "PERMANENT_FAILURE_INVALID_ACK_ID"
@@ -51,12 +53,10 @@ class Requests:
     def __init__(self, reach: Access) -> None:
         host = reach.emulator or reach.endpoint or PublisherClient.DEFAULT_ENDPOINT
         self._channel = reach.channel(host, plain=reach.emulator is not None)
-        self.publisher = PublisherClient(
-            transport=PublisherGrpcTransport(host=host, channel=self._channel)
-        )
-        self.subscriber = SubscriberClient(
-            transport=SubscriberGrpcTransport(host=host, channel=self._channel)
-        )
+        self.publisher = client(PublisherClient, self._channel, host)
+        self.subscriber = client(SubscriberClient, self._channel, host)
+        # By HTTP/1.1 the emulator does not see that a caller has gone, and leases messages to it.
+        self._impatient = reach.emulator is not None and isinstance(self._channel, Rest)
         self.shortest_pull = 0.0 if reach.emulator else _SHORTEST
         self._connected = False
 
@@ -96,10 +96,9 @@ class Requests:
         end = time.monotonic() + wait
         left = wait
         while True:
-            request = {"subscription": subscription, "max_messages": count}
+            timeout = max(left + _MARGIN, self.shortest_pull)
             try:
-                timeout = max(left + _MARGIN, self.shortest_pull)
-                reply = self.subscriber.pull(request=request, retry=None, timeout=timeout)
+                reply = self._pull(subscription, count, timeout)
             except sdk.DeadlineExceeded:
                 self._check_connection()
                 return ()
@@ -109,6 +108,14 @@ class Requests:
             if received or left <= 0:
                 return received
             time.sleep(min(left, _PAUSE))  # an early answer; asking again must be no hot loop
+
+    def _pull(self, subscription: str, count: int, timeout: float) -> PullResponse:
+        request = PullRequest(subscription=subscription, max_messages=count)
+        if not self._impatient:
+            return self.subscriber.pull(request=request, retry=None, timeout=timeout)
+        # The client's own method warns that this is not for the service.
+        request.return_immediately = True
+        return cast("Any", self.subscriber.transport).pull(request, timeout=timeout)
 
     def acknowledge(self, subscription: str, ids: Sequence[str]) -> list[Failure]:
         """Delete leased messages."""
@@ -138,7 +145,7 @@ class Requests:
     def _check_connection(self) -> None:
         # A deadline that passes is how a wait for nothing ends, but also how a host is met that
         # never answers: it must not look like an empty queue.
-        if self._connected:
+        if self._connected or isinstance(self._channel, Rest):
             return
         try:
             grpc.channel_ready_future(self._channel).result(timeout=_CONNECT)
@@ -155,8 +162,15 @@ def routed(**names: str) -> Sequence[tuple[str, str]]:
 def at_once(
     call: Any, requests: Sequence[Any], metadata: Sequence[tuple[str, str]]
 ) -> list[Any | Exception]:
-    """Make many requests at a time, without threads; return each one's answer or error."""
+    """Make many requests at a time; return each one's answer or error."""
     answers: list[Any | Exception] = []
+    if not hasattr(call, "future"):  # not of gRPC, which needs no threads for it
+        with ThreadPoolExecutor(min(len(requests), _THREADS) or 1) as pool:
+            made = [
+                pool.submit(call, request, timeout=TIMEOUT, metadata=metadata)
+                for request in requests
+            ]
+            return [_outcome(future) for future in made]
     for start in range(0, len(requests), _AT_ONCE):
         futures = [
             call.future(request, timeout=TIMEOUT, metadata=metadata)
@@ -178,6 +192,8 @@ def _outcome(future: Any) -> Any | Exception:
         return future.result()
     except grpc.RpcError as error:
         return sdk.from_grpc_error(error)
+    except (sdk.GoogleAPICallError, GoogleAuthError) as error:
+        return error
 
 
 def _by_leases(ids: Sequence[str], call: Callable[[Sequence[str]], None]) -> list[Failure]:

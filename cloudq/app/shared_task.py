@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast, overload
 from weakref import WeakSet, ref
 
+from cloudq.driver.forks import renew_after_fork
 from cloudq.errors import ConfigurationError
 from cloudq.tasks.task import Task
 from cloudq.tasks.task_app import TaskApp
@@ -24,12 +25,16 @@ class Apps:
     """The apps of this process, and the tasks that belong to all of them."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._renew()
         self._all: WeakSet[TaskApp] = WeakSet()
         self._definitions: list[Definition] = []
         self._latest: ref[TaskApp] | None = None
         self._default: TaskApp | None = None
         self._here = threading.local()
+        renew_after_fork(self, Apps._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
 
     def add(self, app: TaskApp) -> None:
         """An app was made: it gets every shared task, and is current until told otherwise."""

@@ -24,6 +24,7 @@ from cloudq.driver import (
     Outgoing,
     Scheduled,
 )
+from cloudq.driver.forks import renew_after_fork
 from cloudq.messages.ids import new_id
 from cloudq.results.backend import Backend
 from cloudq.results.stored import readable, reading, typed
@@ -43,9 +44,13 @@ class DelayedStore:
 
     def __init__(self, backend: Callable[[], Backend]) -> None:
         self._backend = backend
-        self._parked = threading.Event()
+        self._renew()
         # By queue: the time of the last read, and that of the next due message as far as known.
         self._looked: dict[str, tuple[float, float]] = {}
+        renew_after_fork(self, DelayedStore._renew)
+
+    def _renew(self) -> None:
+        self._parked = threading.Event()
 
     def keep(self, queue: str, messages: Sequence[Outgoing]) -> list[str | Failure]:
         """Store messages until their delays have passed; return each one's handle, or its refusal.

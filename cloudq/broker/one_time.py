@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 
 from cloudq.driver import Failure, Limits, OneTimeEntry, OneTimeScheduler, Outgoing
+from cloudq.driver.forks import leave_to_parent, renew_after_fork
 from cloudq.errors import CloudQError, ConfigurationError, ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.text import describe, masked
@@ -61,6 +62,13 @@ class OneTimeSchedules:
         self._after = after
         self._lock = Lock()
         self._opened: OneTimeScheduler | None = None
+        renew_after_fork(self, OneTimeSchedules._in_child)
+
+    def _in_child(self) -> None:
+        """Open a driver anew: the parent goes on with its own."""
+        self._lock = Lock()
+        leave_to_parent(self._opened)
+        self._opened = None
 
     def takes(self, message: TaskMessage, body: bytes, limits: Limits, now: float) -> bool:
         """Tell whether this message goes to the scheduler. Raises `ConfigurationError`.

@@ -19,6 +19,8 @@ _Told = Callable[[Any], None]
 # The parent's connections, which it goes on using: to close or to finalize one would end it there.
 _left: list[object] = []
 
+_first = os.getpid()
+
 HOLD = 1.0
 """The seconds that a hold may wait for its lock."""
 
@@ -37,6 +39,11 @@ class _Holding(threading.local):
 _holding = _Holding()
 
 
+def is_forked() -> bool:
+    """Tell whether this process was forked from one that had loaded this module."""
+    return os.getpid() != _first
+
+
 def renew_after_fork(owner: T, renew: Callable[[T], None]) -> None:
     """Have `renew(owner)` called in each process that is forked from this one."""
     _renewed[owner] = renew
@@ -48,6 +55,53 @@ def hold_while_forking(owner: T, hold: Callable[[T], bool], let_go: Callable[[T]
     `let_go` is called in the parent alone. A hold must not wait for long: it delays the fork.
     """
     _held[owner] = hold, let_go
+
+
+def leave_to_parent(connection: object) -> None:
+    """Keep a connection that the parent goes on using: closing it here would end it there."""
+    _left.append(connection)
+
+
+class Whole:
+    """Blocks of code that a fork waits for, so that no child has half of one. Many run at a time.
+
+    An import is such a block: its lock would stay held in a child, which then waits for it for
+    ever. A fork waits for `most` seconds, and then no longer.
+    """
+
+    def __init__(self, most: float = 30.0) -> None:
+        self._most = most
+        self._renew()
+        hold_while_forking(self, Whole._hold, Whole._let_go)
+        renew_after_fork(self, Whole._renew)
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._inside[me] = self._inside.get(me, 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._inside[me] = self._inside.get(me, 1) - 1
+            if not self._inside[me]:
+                del self._inside[me]
+            self._changed.notify_all()
+
+    def _renew(self) -> None:
+        self._inside: dict[int, int] = {}
+        self._changed = threading.Condition()
+
+    def _hold(self) -> bool:
+        """Wait for the blocks of other threads, and keep new ones out."""
+        if not self._changed.acquire(timeout=self._most):
+            return False
+        me = threading.get_ident()
+        self._changed.wait_for(lambda: self._inside.keys() <= {me}, self._most)
+        return True
+
+    def _let_go(self) -> None:
+        self._changed.release()
 
 
 class _Driver(Protocol):
@@ -117,7 +171,7 @@ class Driven(Generic[D]):
     def _drop(self) -> None:
         self._opening = threading.Lock()
         if self._reopen is not None:
-            _left.append(self._driver)
+            leave_to_parent(self._driver)
             self._driver = None
 
 

@@ -11,8 +11,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cloudq.driver import Address, BackendDriver, BrokerDriver
 from cloudq.driver.adapters import adapter
+from cloudq.driver.forks import Whole
 from cloudq.errors import CloudQError, ConfigurationError
 from cloudq.text import describe
+
+# An adapter's first use imports its service's SDK, which takes a second or two.
+_OPENING = Whole()
 
 
 def parse(url: str) -> Address:
@@ -56,9 +60,9 @@ def installed(kind: str) -> Sequence[EntryPoint]:
 
 
 def _open(kind: str, address: Address) -> Any:
-    open_driver = _load(kind, address.scheme)
     try:
-        return open_driver(address)
+        with _OPENING:
+            return _load(kind, address.scheme)(address)
     except CloudQError:
         raise
     except Exception as error:  # whatever a service's SDK raises before it has a driver

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Literal
 
+from cloudq.driver.forks import renew_after_fork
 from cloudq.errors import ConfigurationError, Ignore, Reject, Replaced
 from cloudq.tasks.request import Call, Context, Middleware
 from cloudq.text import block, masked, one_line, text_of
@@ -119,8 +120,12 @@ class _Throttle:
 
     def __init__(self, every: float) -> None:
         self._every = every
-        self._lock = threading.Lock()
+        self._renew()
         self._kinds: dict[tuple[str, str], tuple[float, int]] = {}
+        renew_after_fork(self, _Throttle._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
 
     def passes(self, kind: tuple[str, str]) -> int | None:
         """The number held back before this one; None if this one is held back too."""

@@ -9,6 +9,7 @@ import secrets
 import threading
 
 from cloudq.clock import Clock
+from cloudq.driver.forks import renew_after_fork
 from cloudq.results.record import Record
 
 _DIGITS = 14
@@ -21,6 +22,10 @@ class Marks:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._last = 0
+        self._renew()
+        renew_after_fork(self, Marks._renew)
+
+    def _renew(self) -> None:
         self._lock = threading.Lock()
 
     def new(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cloudq.clock import Clock, real_time
 from cloudq.driver import Item, Key, Value
+from cloudq.driver.forks import renew_after_fork
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode
 from cloudq.messages.values import json_bytes
@@ -75,8 +76,12 @@ class History:
         self._expires = expires
         self._arguments = arguments
         self._max_body = max_body
-        self._lock = threading.Lock()
+        self._renew()
         self._named: dict[str, float] = {}
+        renew_after_fork(self, History._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
 
     def keeps(self, state: State | None) -> bool:
         """True if an event of this state is recorded."""

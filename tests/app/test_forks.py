@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -163,6 +164,49 @@ print(forked(child))
 
 def test_time_limits_hold_in_a_child(file: str) -> None:
     assert run(LIMITED, file, file) == "0"
+
+
+WITH_LOCKS_HELD = """
+import gc
+app.conf.task_events = "tracked"
+double.delay(0)
+double.apply_async((0,), task_id="known")
+drain(app)
+def locks():
+    "Each lock of each object of the core: whatever a thread may have been doing."
+    for owner in gc.get_objects():
+        if (type(owner).__module__ or "").partition(".")[0] != "cloudq": continue
+        for value in list(getattr(owner, "__dict__", {}).values()):
+            if type(value).__name__ in ("lock", "RLock", "Condition"):
+                yield type(owner).__name__, value
+held, ready, over = [], threading.Event(), threading.Event()
+def hold():
+    for name, lock in locks():
+        if lock.acquire(blocking=False): held.append((name, lock))
+    ready.set()
+    over.wait(60)
+    for _, lock in held: lock.release()
+holder = threading.Thread(target=hold)
+holder.start()
+ready.wait(30)
+def child():
+    double.apply_async((1,), task_id="known too")
+    result = double.delay(4)
+    drain(app)
+    assert result.get(timeout=10) == 8
+    @app.task(name="late")
+    def late(): return 1
+print(forked(child))
+over.set()
+holder.join(30)
+print({"Driven", "Broker", "Backend", "Marks", "History", "Runtime"} & {name for name, _ in held})
+"""
+
+
+def test_a_child_waits_for_no_lock_of_its_parents_threads(file: str) -> None:
+    status, held = run(WITH_LOCKS_HELD, file, file).split("\n")
+    assert status == "0"
+    assert {"Backend", "Broker", "History", "Marks", "Runtime"} <= set(re.findall(r"\w+", held))
 
 
 IN_MEMORY = """

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+from cloudq.driver.forks import renew_after_fork
 from cloudq.tasks.limits.rules import Rate
 
 # A waiting call tries again after at most this many seconds: a rate may have been changed, and SQS
@@ -25,10 +26,14 @@ class WorkerRates:
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        self._renew()
         self._due: dict[str, float] = {}
         self._spread: dict[str, float] = {}
         self._changed: dict[str, Rate | None] = {}
+        renew_after_fork(self, WorkerRates._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
 
     def change(self, task: str, rate: Rate | None) -> None:
         """Change the rate of a task; None for no limit."""

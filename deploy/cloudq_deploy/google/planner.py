@@ -250,6 +250,7 @@ def _jobs(
     # The driver only renders jobs and sends nothing, so its channel leads nowhere.
     driver = CloudScheduler(
         grpc.insecure_channel("localhost:1"),
+        "localhost:1",
         parent=f"projects/{project}/locations/{location}",
         queues=places,
         retries=5,

@@ -14,6 +14,7 @@ import pytest
 from cloudq.driver import Address, Change, Check, Code, ConditionFailed, Item, Key, Op
 from cloudq.testing import BackendContract, UpdateContract
 from cloudq.testing.waiting import at_once
+from cloudq_gcp.client import GRPC
 from cloudq_gcp.firestore import Firestore, open_backend
 from cloudq_gcp.firestore_client import connect
 from cloudq_gcp.firestore_items import document_id, partition_ids, sort_key
@@ -65,6 +66,22 @@ class TestBackend(BackendFixtures, BackendContract):
 
 
 class TestUpdate(BackendFixtures, UpdateContract):
+    pass
+
+
+class ByHttp(BackendFixtures):
+    """In a process that was forked from one that used gRPC."""
+
+    @pytest.fixture(autouse=True)
+    def grpc_is_lost(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(GRPC, "is_lost", True)
+
+
+class TestBackendByHttp(ByHttp, BackendContract):
+    pass
+
+
+class TestUpdateByHttp(ByHttp, UpdateContract):
     pass
 
 
