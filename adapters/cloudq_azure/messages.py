@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import codecs
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -60,10 +61,14 @@ def key_text(key: str) -> str:
     return fitting(key, fits)
 
 
+# Found here, since finding one imports a module, and a process may be forked amid a first send.
+_UTF_16 = codecs.lookup("utf-16-le")
+
+
 def fits(key: str) -> bool:
     """Tell whether Service Bus takes a key as it is: it counts as .NET does, in UTF-16."""
     try:
-        return 0 < len(key.encode("utf-16-le")) <= 2 * _LONGEST_KEY
+        return 0 < len(_UTF_16.encode(key)[0]) <= 2 * _LONGEST_KEY
     except UnicodeEncodeError:
         return False
 

@@ -136,9 +136,9 @@ def generation(n):
     worked(double.delay(n), 2 * n)
     read = app.AsyncResult(first.id).get(timeout=10)
     assert read == 2
-    if n: assert forked(lambda: generation(n - 1), patience=20 + 10 * n) == 0
+    if n: assert forked(lambda: generation(n - 1), patience=60 + 30 * n) == 0
     worked(double.delay(n), 2 * n)
-print(forked(lambda: generation(3), patience=80))
+print(forked(lambda: generation(3), patience=170))
 worked(double.delay(7), 14)
 """
 )

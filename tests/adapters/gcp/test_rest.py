@@ -175,6 +175,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for(service: Service) -> Non
 
 
 def test_the_server_is_told_how_long_it_has(driver: PubSub, service: Service) -> None:
+    service.refuse(200, {"messageIds": ["1"]})
     driver.send("q", [outgoing()])
     assert float(service.headers[0]["X-Server-Timeout"]) > 0
 
