@@ -78,7 +78,9 @@ def lambda_handler(
             if not _is_batch(event):
                 return run_call(invocation, to_call(app, event, context))
             batch = SqsBatch(invocation, threads=threads, prefix=prefix)
-            with batch(records=event["Records"], handler=batch.run):
+            given = cast("list[object]", event["Records"])
+            records = [dict(each) if isinstance(each, Mapping) else {} for each in given]
+            with batch(records=records, handler=batch.run):
                 batch.process()
             return cast("dict[str, Any]", batch.response())
 
@@ -86,12 +88,18 @@ def lambda_handler(
 
 
 def _is_batch(event: Event) -> bool:
+    if not isinstance(cast("object", event), Mapping):
+        raise ConfigurationError(f"an event that is a {type(event).__name__}: {_SHAPES}")
     records = event.get("Records")
     if not isinstance(records, list):
         return False
-    sources = {record.get("eventSource") for record in cast("list[dict[str, Any]]", records)}
-    if sources - {"aws:sqs"}:
-        raise ConfigurationError(f"records from {sorted(map(str, sources))}: {_SHAPES}")
+    given = cast("list[object]", records)
+    sources = {
+        str(cast("Event", each).get("eventSource")) if isinstance(each, Mapping) else "nowhere"
+        for each in given
+    }
+    if given and "aws:sqs" not in sources:
+        raise ConfigurationError(f"records from {sorted(sources)}: {_SHAPES}")
     return True
 
 

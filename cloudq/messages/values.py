@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
@@ -19,9 +19,9 @@ from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.json_text import json_text
 from cloudq.messages.models import fields_of
 from cloudq.messages.numbers import decimal_of, decimal_text, float_of, integer_of, integer_text
+from cloudq.messages.size import MAX_DEPTH, check_depth, is_list, is_object, spread, spread_pairs
 from cloudq.messages.zones import read_datetime, read_time, write_datetime, write_time
 
-MAX_DEPTH = 100
 _INT64 = 2**63
 _SCALARS = frozenset({str, bool, type(None)})
 # What JSON has no word for, and what orjson writes as `null` or refuses.
@@ -35,16 +35,6 @@ class TupleValue(tuple[Any, ...]):
     """The tuple that is an enum's value, which stays one when it is written again."""
 
     __slots__ = ()
-
-
-def is_list(value: object) -> TypeGuard[list[Any]]:
-    """Tell whether a value is a JSON array."""
-    return isinstance(value, list)
-
-
-def is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    """Tell whether a value, read from JSON, is a JSON object."""
-    return isinstance(value, dict)
 
 
 # ---- Python to JSON
@@ -292,16 +282,20 @@ def _items_of(items: Any) -> list[Any]:
     return [from_wire(item) for item in items]
 
 
+def _members_of(items: Any) -> list[Any]:
+    return spread(list(map(_member_of, _items_of(items))))
+
+
 def _member_of(value: Any) -> Any:
     return tuple(map(_member_of, value)) if type(value) is TupleValue else value
 
 
 def _set_of(items: Any) -> set[Any]:
-    return set(map(_member_of, _items_of(items)))
+    return set(_members_of(items))
 
 
 def _frozenset_of(items: Any) -> frozenset[Any]:
-    return frozenset(map(_member_of, _items_of(items)))
+    return frozenset(_members_of(items))
 
 
 def _tuple_of(items: Any) -> TupleValue:
@@ -309,7 +303,9 @@ def _tuple_of(items: Any) -> TupleValue:
 
 
 def _dict_of(pairs: Any) -> dict[Any, Any]:
-    return {_member_of(from_wire(key)): from_wire(item) for key, item in pairs}
+    return dict(
+        spread_pairs([(_member_of(from_wire(key)), from_wire(item)) for key, item in pairs])
+    )
 
 
 _DECODERS: Mapping[str, Callable[[Any], object]] = {
@@ -376,21 +372,3 @@ def plain_numbers(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _WRITERS[type(value)](value, 0)
     return value
-
-
-_NESTED = (dict, list)
-
-
-def check_depth(value: object, most: int = MAX_DEPTH, *, what: str = "arguments") -> None:
-    """Refuse deep nesting with a loop, since recursion is what deep nesting breaks."""
-    level: list[Any] = [value] if isinstance(value, _NESTED) else []
-    for _ in range(most + 4):
-        if not level:
-            return
-        level = [
-            item
-            for parent in level
-            for item in (parent.values() if issubclass(type(parent), dict) else parent)
-            if isinstance(item, _NESTED)
-        ]
-    raise DecodeError(f"{what} nest deeper than {most} levels")

@@ -113,7 +113,7 @@ def _check_call(part: Mapping[str, Any], now: float) -> None:
     if given:
         fields |= _options(given, now)
     task_id = fields.pop("task_id", None)
-    for name in (id, task_id):
+    for name in (id,) if task_id is None else (id, task_id):
         TaskMessage(id="-" if name is None else name, **fields)
 
 
