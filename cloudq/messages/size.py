@@ -73,16 +73,11 @@ def check_tree(value: object) -> None:
         for parent in level:
             items: Iterable[Any] = parent.values() if is_object(parent) else parent
             values += len(parent)
-            check_count(containers, values)
+            if containers > MOST_CONTAINERS or values > MOST_VALUES:
+                raise DecodeError(f"oversized: {_reason('message')}")
             inside += [item for item in items if isinstance(item, dict | list | tuple)]
         containers += len(inside)
         level = inside
-
-
-def check_count(containers: int, values: int) -> None:
-    """Refuse more values than a message may have. Raises `DecodeError`."""
-    if containers > MOST_CONTAINERS or values > MOST_VALUES:
-        raise DecodeError(f"oversized: {_reason('message')}")
 
 
 def spread(members: list[T]) -> list[T]:

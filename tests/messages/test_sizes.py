@@ -149,3 +149,15 @@ def test_text_and_numbers_of_yaml_are_read_as_before() -> None:
     given += [f"{n:032d}" for n in range(600)]
     message = TaskMessage(id="a", task="t", args=[given], serializer="yaml")
     assert codec.decode(codec.encode(message), queue="q", limit=LIMIT).args == [given]
+
+
+def test_yaml_of_more_values_than_can_be_read_soon_is_refused_here_and_there() -> None:
+    codec = Codec(accept=frozenset({"json", "yaml"}))
+    many: list[Any] = [[]] * 50_000
+    body = json.dumps(f"v: 1\nid: a\ntask: t\nargs: [{'[],' * 50_000}]").encode()
+    with pytest.raises(DecodeError, match="oversized: YAML of more than 100,000"):
+        codec.decode(b'{"v":2,"type":"yaml","body":%b}' % body, queue="q", limit=LIMIT)
+    with pytest.raises(EncodeError, match="cannot be sent as YAML: oversized"):
+        codec.encode(TaskMessage(id="a", task="t", args=many, serializer="yaml"))
+    few = TaskMessage(id="a", task="t", args=many[:40_000], serializer="yaml")
+    assert codec.decode(codec.encode(few), queue="q", limit=LIMIT).args == few.args
