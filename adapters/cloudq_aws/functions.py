@@ -79,7 +79,7 @@ def lambda_handler(
                 return run_call(invocation, to_call(app, event, context))
             batch = SqsBatch(invocation, threads=threads, prefix=prefix)
             given = cast("list[object]", event["Records"])
-            records = [dict(each) if isinstance(each, Mapping) else {} for each in given]
+            records = [dict(_fields(each)) for each in given]
             with batch(records=records, handler=batch.run):
                 batch.process()
             return cast("dict[str, Any]", batch.response())
@@ -94,13 +94,15 @@ def _is_batch(event: Event) -> bool:
     if not isinstance(records, list):
         return False
     given = cast("list[object]", records)
-    sources = {
-        str(cast("Event", each).get("eventSource")) if isinstance(each, Mapping) else "nowhere"
-        for each in given
-    }
+    sources = {str(_fields(each).get("eventSource")) for each in given}
     if given and "aws:sqs" not in sources:
         raise ConfigurationError(f"records from {sorted(sources)}: {_SHAPES}")
     return True
+
+
+def _fields(value: object) -> Event:
+    """Return what a part of an event has, nothing if it is no object."""
+    return cast("Event", value) if isinstance(value, Mapping) else {}
 
 
 # ---- one call, without a queue

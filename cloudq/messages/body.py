@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cloudq.errors import DecodeError
 from cloudq.messages.message import VERSION, TaskMessage
 from cloudq.messages.serializers import PICKLE, unpickled
-from cloudq.messages.size import check_text, check_written
+from cloudq.messages.size import MOST_CONTAINERS, check_text, check_written
 from cloudq.messages.values import (
     check_depth,
     from_wire,
@@ -39,7 +39,8 @@ def encode(message: TaskMessage) -> bytes:
         if value is not default and value != default
     }
     body = json_bytes(fields)
-    check_written(body)
+    if len(body) > MOST_CONTAINERS:
+        check_written(body)
     return body
 
 
@@ -50,7 +51,8 @@ def decode(body: bytes, *, limit: int) -> TaskMessage:
     """
     if len(body) > limit:
         raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
-    check_text(body)
+    if len(body) > MOST_CONTAINERS:
+        check_text(body)
     try:
         message = TaskMessage.model_validate_json(body)
     except ValidationError as error:

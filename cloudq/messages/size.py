@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Hashable, Iterable
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 from cloudq.errors import DecodeError, EncodeError
+from cloudq.messages.json_text import is_object
 
 T = TypeVar("T")
 
-MAX_DEPTH = 100
-"""Levels of the lists and objects of a call's arguments."""
 MOST_CONTAINERS = 200_000
 """The most lists and objects of one message; each takes some microseconds and 64 bytes or more."""
 MOST_VALUES = 2_000_000
@@ -19,16 +18,6 @@ MOST_VALUES = 2_000_000
 # Members of one hash are compared with each other. Python's hashes of numbers are known to all.
 _MOST_EQUAL = 500
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-
-
-def is_list(value: object) -> TypeGuard[list[Any]]:
-    """Tell whether a value is a JSON array."""
-    return isinstance(value, list)
-
-
-def is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    """Tell whether a value, read from JSON, is a JSON object."""
-    return isinstance(value, dict)
 
 
 def check_text(body: bytes, what: str = "message") -> None:
@@ -97,21 +86,3 @@ def _check_hashes(members: Collection[Hashable]) -> None:
         hashes = len(set(map(hash, members)))
         if len(members) - hashes > _MOST_EQUAL:
             raise ValueError(f"{len(members):,} members have only {hashes:,} hashes")
-
-
-_NESTED = (dict, list)
-
-
-def check_depth(value: object, most: int = MAX_DEPTH, *, what: str = "arguments") -> None:
-    """Refuse deep nesting with a loop, since recursion is what deep nesting breaks."""
-    level: list[Any] = [value] if isinstance(value, _NESTED) else []
-    for _ in range(most + 4):
-        if not level:
-            return
-        level = [
-            item
-            for parent in level
-            for item in (parent.values() if issubclass(type(parent), dict) else parent)
-            if isinstance(item, _NESTED)
-        ]
-    raise DecodeError(f"{what} nest deeper than {most} levels")

@@ -16,12 +16,13 @@ import orjson
 from pydantic import BaseModel, RootModel
 
 from cloudq.errors import DecodeError, EncodeError
-from cloudq.messages.json_text import json_text
+from cloudq.messages.json_text import is_list, is_object, json_text
 from cloudq.messages.models import fields_of
 from cloudq.messages.numbers import decimal_of, decimal_text, float_of, integer_of, integer_text
-from cloudq.messages.size import MAX_DEPTH, check_depth, is_list, is_object, spread, spread_pairs
+from cloudq.messages.size import spread, spread_pairs
 from cloudq.messages.zones import read_datetime, read_time, write_datetime, write_time
 
+MAX_DEPTH = 100
 _INT64 = 2**63
 _SCALARS = frozenset({str, bool, type(None)})
 # What JSON has no word for, and what orjson writes as `null` or refuses.
@@ -372,3 +373,21 @@ def plain_numbers(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _WRITERS[type(value)](value, 0)
     return value
+
+
+_NESTED = (dict, list)
+
+
+def check_depth(value: object, most: int = MAX_DEPTH, *, what: str = "arguments") -> None:
+    """Refuse deep nesting with a loop, since recursion is what deep nesting breaks."""
+    level: list[Any] = [value] if isinstance(value, _NESTED) else []
+    for _ in range(most + 4):
+        if not level:
+            return
+        level = [
+            item
+            for parent in level
+            for item in (parent.values() if issubclass(type(parent), dict) else parent)
+            if isinstance(item, _NESTED)
+        ]
+    raise DecodeError(f"{what} nest deeper than {most} levels")
