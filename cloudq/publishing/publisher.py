@@ -42,7 +42,7 @@ class Publisher:
         self._tasks = tasks
         self.builder = builder
         self.results = results
-        self._marks = Marks(runtime.clock)
+        self.marks = Marks(runtime.clock)
 
     def send(
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -114,10 +114,6 @@ class Publisher:
             result.ignored, result.call = bool(message.ignore_result), message.call
         return result
 
-    def new_mark(self) -> str:
-        """Make the mark of a call whose id the caller gave: it is a new call, whatever ended."""
-        return self._marks.new()
-
     def _marked(self, message: TaskMessage, options: Options) -> TaskMessage:
         """Mark a call whose id the caller gave; a schedule's run has its own key, and is one call.
 
@@ -126,7 +122,7 @@ class Publisher:
         if options.task_id is None or options.idempotency_key == options.task_id:
             return message
         is_ours = message.protocol is None
-        return message.model_copy(update={"call": self.new_mark()}) if is_ours else message
+        return message.model_copy(update={"call": self.marks.new()}) if is_ours else message
 
     def message_of(self, call: Prepared[Any]) -> TaskMessage:
         """Make the message of a call as it would be sent now. Raises as `task.delay`."""
