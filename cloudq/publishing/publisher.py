@@ -103,7 +103,8 @@ class Publisher:
         sent = self.send(task, options, args, kwargs)
         if sent.id != promised.id:
             self.results.record_unsent(promised, sent.id)
-        promised.stand_for(sent)
+        promised.id, promised.call = sent.id, sent.call
+        promised.ignored, promised.final = sent.ignored, sent.final
 
     def send_many(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
         """Publish many calls in few requests. All are checked before the first is sent."""

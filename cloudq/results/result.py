@@ -277,10 +277,6 @@ class AsyncResult(Generic[R]):
         record = Record(id=self.id, state=State.PENDING, call=self.call)
         return self.backend.revoke(self.id) if self.backend.advance(record) is None else None
 
-    def stand_for(self, sent: AsyncResult[R]) -> None:
-        """Become the result of a call that was sent, which this one was promised to be."""
-        self.id, self.call, self.ignored, self.final = sent.id, sent.call, sent.ignored, sent.final
-
     def forget(self) -> None:
         """Delete the record."""
         self.backend.delete([key(self.id)])
