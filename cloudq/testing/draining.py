@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from cloudq.app import CloudQ
 from cloudq.execution.consume import Consumer
+from cloudq.execution.event_loop import Loop
 from cloudq.execution.settlement import Settlement
 
 log = logging.getLogger("cloudq.testing")
@@ -28,13 +29,15 @@ def drain(
     `BackendError` when a service fails: the message then comes back when its lease ends, as in a
     worker.
     """
-    deadline = time.monotonic() + timeout
     names = app.queues() if queues is None else list(queues)
-    consumer = Consumer(
-        app.executor(hostname="drain"),
-        log=log,
-        tries=_TRIES,
-    )
+    with Loop() as loop:  # one for all calls, as in a process of a real worker
+        return _drained(app, names, loop, timeout)
+
+
+def _drained(app: CloudQ, names: list[str], loop: Loop, timeout: float) -> list[Settlement]:
+    deadline = time.monotonic() + timeout
+    executor = app.executor(hostname="drain", run_async=loop.run, stop_at_hard_limit=True)
+    consumer = Consumer(executor, log=log, tries=_TRIES)
     done: list[Settlement] = []
     idle = 0
     while idle < len(names):
