@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from typing import Any
 
 from cloudq.app import CloudQ
 from cloudq.execution.consume import Consumer
@@ -30,13 +33,29 @@ def drain(
     worker.
     """
     names = app.queues() if queues is None else list(queues)
-    with Loop() as loop:  # one for all calls, as in a process of a real worker
-        return _drained(app, names, loop, timeout)
+    with ExitStack() as ending:
+        return _drained(app, names, _Coroutines(ending), timeout)
 
 
-def _drained(app: CloudQ, names: list[str], loop: Loop, timeout: float) -> list[Settlement]:
+class _Coroutines:
+    """Runs coroutines on one event loop, as a process of a worker does; most calls need none."""
+
+    def __init__(self, ending: ExitStack) -> None:
+        self._ending = ending
+
+    @cached_property
+    def _loop(self) -> Loop:
+        return self._ending.enter_context(Loop())
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self._loop.run(coroutine)
+
+
+def _drained(
+    app: CloudQ, names: list[str], coroutines: _Coroutines, timeout: float
+) -> list[Settlement]:
     deadline = time.monotonic() + timeout
-    executor = app.executor(hostname="drain", run_async=loop.run, stop_at_hard_limit=True)
+    executor = app.executor(hostname="drain", run_async=coroutines.run, stop_at_hard_limit=True)
     consumer = Consumer(executor, log=log, tries=_TRIES)
     done: list[Settlement] = []
     idle = 0
