@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import date, time
 from enum import Enum
 from typing import Any, cast
+from urllib.parse import unquote
 
 _HIDDEN = "***"
 _CUT = "…"
@@ -41,30 +42,70 @@ _WORDS = (
     r"|(?:api|access|account|shared|private|encryption|master|auth)[_-]?key|signing[_-]?keys"
 )
 # Names of values that are secret: client_secret, X-Amz-Signature, db_pass, AWS_SECRET_ACCESS_KEY.
-_NAME = re.compile(rf"(?i){_WORDS}|(?:^|[_-])(?:pass|auth|sig)$")
-# The quoted value, or up to what ends a parameter. A quote at the end belongs to who quotes it.
-# What stands for a value in advice is shown: `servicebus://NAME?key=KEY`.
-_VALUE = (
-    r"(?!(?:KEY|NAME|SECRET|TOKEN|PASSWORD|VALUE|\.\.\.|…)(?![\w.-]))"
-    r"(?:'[^']*'|\"[^\"]*\"|(?:(?![\"'](?:[\s,;)}\]]|$))[^&;\s])+)"
+_NAME = re.compile(
+    rf"(?i){_WORDS}|(?:^|[_-])(?:pass|auth|sig|sas)$|(?:functions|subscription)-key$"
+    r"|connection[_-]?string"
 )
+# Those that are followed by a colon in YAML, in headers and in prose; "token: " begins a reason.
+_NAMED = (
+    r"passw(?:or)?d|passphrase|pwd|(?<![a-z0-9])pass|(?:client|consumer)[_-]?secret"
+    r"|(?:api|access|account|shared|functions|subscription)[_-]?key|signing[_-]?keys"
+)
+# The quoted value, what stands in brackets, or up to what ends a parameter. A quote at the end
+# belongs to who quotes it. What stands for a value in advice is shown:
+# `servicebus://NAME?key=KEY`.
+_VALUE = (
+    r"(?!(?:KEY|NAME|SECRET|TOKEN|PASSWORD|VALUE|\.\.\.|…|\*\*\*)(?![\w.*-]))"
+    r"(?:'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\"|\\\"[^\"\\]{0,512}\\\""
+    r"|[\[({][^\])}]{0,512}[\])}]|(?:(?![\"'](?:[\s,;)}\]]|$))[^&;\s])+)"
+)
+_FIRST = r"(?:[?&;]|%3F|%26)"  # before a parameter; a URL may be quoted as one of another
+# A text and the pattern that is tried where it is found; any, if it is empty.
 # Every repetition is bounded or starts at a fixed word: an error of a megabyte takes linear time.
 _SECRETS = tuple(
-    re.compile(pattern)
-    for pattern in (
+    (needed, re.compile(pattern))
+    for needed, pattern in (
+        ("PRIVATE KEY", r"(-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----)(?:(?!-----)[\s\S])+"),
+        # A signed token, whatever its name.
+        ("eyJ", r"()\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+"),
         # The user and password of a URL, also where they contain "/" and "@". A port is none.
-        r"(?<=://)()(?:[^\s/:@?#\"'<>]{0,64}:(?!\d{0,5}[/?#])[^\s\"'<>]{0,256}"
-        r"|[^\s/?#\"'<>]{1,256})(?=@)",
-        # A parameter of a query: there "key" alone is a secret as well.
-        rf"(?i)([?&;][\w.-]{{0,64}}?(?:key|sig|{_WORDS})[\w.-]{{0,64}}=){_VALUE}",
-        # An assignment, in a connection string and in a repr; an entry of a dict or of JSON.
-        rf"(?i)((?:{_WORDS})[\w.-]{{0,64}}\s?=\s?){_VALUE}",
-        rf"(?i)((?:{_WORDS})[\w.-]{{0,64}}[\"']\s?:\s?){_VALUE}",
+        (
+            "://",
+            r"(?<=://)()(?:[^\s/:@?#\"'<>]{0,64}:(?!\d{0,5}[/?#])[^\s\"'<>]{0,256}"
+            r"|[^\s/?#\"'<>]{1,256})(?=@)",
+        ),
+        # The same where a URL is quoted as a parameter, or written as JavaScript's JSON.
+        (
+            "%",
+            r"(?i)(%(?:25)?3a(?:%(?:25)?2f){2})(?:(?!%(?:25)?[23]f)[^\s\"'<>@/?&]){1,256}"
+            r"(?=%(?:25)?40)",
+        ),
+        (":\\/", r"(:\\/\\/)[^\s/:@?#\"'<>]{0,64}:[^\s\"'<>]{0,256}(?=@)"),
         # Headers.
-        r"(?i)((?:\bauthorization:\s?|\bbearer\s)(?:bearer\s|basic\s)?)"
-        r"(?!bearer\s|basic\s)[\w.~+/=-]{4,}",
+        (
+            "",
+            r"(?i)((?:\bauthorization[\"']?\s?[:=]\s?[\"']?|\bbearer\s)(?:bearer\s|basic\s)?)"
+            r"(?!bearer\s|basic\s)[\w.~+/=-]{4,}",
+        ),
+        ("ookie", r"(?i)(\bcookie:\s?)[^\r\n]+"),
+        # A parameter of a query: there "key" alone is a secret as well.
+        (
+            "",
+            rf"(?i)({_FIRST}[\w.-]{{0,64}}?(?:key|sig|pass|pw|{_WORDS})[\w.-]{{0,64}}(?:=|%3D))"
+            rf"{_VALUE}",
+        ),
+        ("code=", r"(?i)([?&]code=)[\w%~+/=-]{20,}"),  # a key of an Azure function
+        # An assignment, in a connection string and in a repr; an entry of a dict or of JSON.
+        ("=", rf"(?i)((?:{_WORDS}|(?<![a-z0-9])pass)[\w.-]{{0,64}}\s?=\s?){_VALUE}"),
+        (":", rf"(?i)((?:{_WORDS}|(?<![a-z0-9])pass)[\w.-]{{0,64}}\\?[\"']\s?:\s?){_VALUE}"),
+        (": ", rf"(?i)((?:{_NAMED}):\s){_VALUE}"),
+        ("</", rf"(?i)(<\w{{0,64}}(?:{_WORDS})\w{{0,64}}>)[^<]+"),
     )
 )
+# What every secret that is found has in or before it.
+_SOME = re.compile(r"[=:<]|earer|%3|PRIVATE KEY|eyJ")
+# A parameter whose name is percent-encoded, in part or as a whole.
+_QUOTED_NAME = re.compile(rf"([?&;]([\w.-]{{0,64}}%[\w.%-]{{1,128}})=){_VALUE}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +124,24 @@ def masked(value: Any) -> Any:
 
 
 def _masked_text(text: str) -> str:
-    if "=" not in text and ":" not in text and "earer" not in text:
+    if _SOME.search(text) is None:
         return text
-    for pattern in _SECRETS:
-        text = pattern.sub(_hide, text)
-    return text
+    for needed, pattern in _SECRETS:
+        if needed in text:
+            text = pattern.sub(_hide, text)
+    return _QUOTED_NAME.sub(_hide_quoted, text) if "%" in text else text
 
 
 def _hide(found: re.Match[str]) -> str:
-    last = found[0][-1:]
     # What was quoted stays quoted, so that JSON stays JSON.
-    quote = last if last in "'\"" and found[0][len(found[1]) :].startswith(last) else ""
+    value = found[0][len(found[1]) :]
+    quote = next((q for q in ("'", '"', '\\"') if value.startswith(q) and value.endswith(q)), "")
     return f"{found[1]}{quote}{_HIDDEN}{quote}"
+
+
+def _hide_quoted(found: re.Match[str]) -> str:
+    name = unquote(unquote(found[2]))
+    return _hide(found) if _NAME.search(name) or name.lower().endswith(("key", "sig")) else found[0]
 
 
 # ---- control characters

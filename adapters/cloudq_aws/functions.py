@@ -78,7 +78,9 @@ def lambda_handler(
             if not _is_batch(event):
                 return run_call(invocation, to_call(app, event, context))
             batch = SqsBatch(invocation, threads=threads, prefix=prefix)
-            with batch(records=event["Records"], handler=batch.run):
+            given = cast("list[object]", event["Records"])
+            records = [dict(_fields(each)) for each in given]
+            with batch(records=records, handler=batch.run):
                 batch.process()
             return cast("dict[str, Any]", batch.response())
 
@@ -86,13 +88,21 @@ def lambda_handler(
 
 
 def _is_batch(event: Event) -> bool:
+    if not isinstance(cast("object", event), Mapping):
+        raise ConfigurationError(f"an event that is a {type(event).__name__}: {_SHAPES}")
     records = event.get("Records")
     if not isinstance(records, list):
         return False
-    sources = {record.get("eventSource") for record in cast("list[dict[str, Any]]", records)}
-    if sources - {"aws:sqs"}:
-        raise ConfigurationError(f"records from {sorted(map(str, sources))}: {_SHAPES}")
+    given = cast("list[object]", records)
+    sources = {str(_fields(each).get("eventSource")) for each in given}
+    if given and "aws:sqs" not in sources:
+        raise ConfigurationError(f"records from {sorted(sources)}: {_SHAPES}")
     return True
+
+
+def _fields(value: object) -> Event:
+    """Return what a part of an event has, nothing if it is no object."""
+    return cast("Event", value) if isinstance(value, Mapping) else {}
 
 
 # ---- one call, without a queue

@@ -11,6 +11,7 @@ durable.
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,10 @@ from cloudq_aws.messages import ID, receipt_of
 log = logging.getLogger("cloudq.lambda")
 
 
+# What a record raises that lacks its receipt, queue or body, or has others than texts there.
+_LACKING = (KeyError, TypeError, AttributeError)
+
+
 class SqsBatch(BatchProcessor):
     """Runs the tasks of one event. Use as `with batch(records=..., handler=batch.run)`.
 
@@ -58,6 +63,7 @@ class SqsBatch(BatchProcessor):
         self._threads = threads
         self._prefix = prefix
         self._deliveries: dict[str, Delivery] = {}  # by receipt
+        self._odd: dict[int, str] = {}  # reasons, by the identity of a record
         self._opened: dict[str, Job | Settlement] = {}  # by receipt
         self._pending: deque[Settled] = deque()
         self._reported: dict[str, str] = {}  # reasons, by receipt
@@ -73,7 +79,13 @@ class SqsBatch(BatchProcessor):
     def _prepare(self) -> None:
         super()._prepare()
         for record in self._records:
-            delivery = to_delivery(SQSRecord(record), self._prefix, self._deadline.remaining())
+            try:
+                delivery = to_delivery(SQSRecord(record), self._prefix, self._deadline.remaining())
+            except _LACKING as error:
+                named = f"{type(error).__name__}: {error}"
+                self._odd[id(record)] = f"its record is none that SQS makes ({named})"
+                log.error("message %s: %s", record.get("messageId"), self._odd[id(record)])
+                continue
             self._deliveries[receipt_of(delivery)] = delivery
         deliveries = list(self._deliveries.values())
         broker = self._invocation.broker
@@ -94,20 +106,24 @@ class SqsBatch(BatchProcessor):
 
     def process(self) -> list[tuple[Any, ...]]:
         """Run the batch: one by one on ordered queues, else several at a time."""
+        records = [record for record in self._records if id(record) not in self._odd]
         if self._threads == 1 or self._ordered:
-            return [self._process_record(record) for record in self._records]
+            return [self._process_record(record) for record in records]
         with ThreadPoolExecutor(self._threads, thread_name_prefix="cloudq") as pool:
-            return list(pool.map(self._process_record, self._records))
+            return list(pool.map(self._process_record, records))
 
     def _clean(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
         self._settle()
         for record in self._records:
-            reason = self._reported.get(record["receiptHandle"])
+            odd = self._odd.get(id(record))
+            reason = odd or self._reported.get(record["receiptHandle"])
             if reason is not None:
                 error = NotSettled(reason)
-                super().failure_handler(SQSRecord(record), (NotSettled, error, None))
+                # One without an id brings the whole batch back: else Lambda would delete it.
+                named = {**record, "messageId": record.get("messageId") or ""}
+                super().failure_handler(SQSRecord(named), (NotSettled, error, None))
         super()._clean()
 
     def failure_handler(self, record: SQSRecord, exception: ExceptionInfo) -> FailureResponse:
@@ -187,21 +203,36 @@ class SqsBatch(BatchProcessor):
 
 def to_delivery(record: SQSRecord, prefix: str, lease: float) -> Delivery:
     """Return a record of the event as the SQS driver would have received it."""
-    named = cast("Mapping[str, Mapping[str, str]]", record.get("messageAttributes") or {}).get(
-        ID, {}
-    )
-    id = named.get("stringValue") or record.message_id
-    attributes = record.attributes
+    fields = cast("Mapping[str, object]", record.raw_event)
+    if fields.get("eventSource") != "aws:sqs":
+        raise TypeError("its eventSource is not aws:sqs")
+    id = _text(_inside(_inside(fields, "messageAttributes"), ID).get("stringValue"))
+    attributes = _inside(fields, "attributes")
+    sent = _number(attributes.get("SentTimestamp"))
     return Delivery(
         queue=record.event_source_arn.rpartition(":")[2].removeprefix(prefix),
-        id=id,
-        body=record.body.encode(),
+        id=id or record.message_id,
+        body=record.body.encode(errors="replace"),
         receipt=record.receipt_handle,
-        attempts=int(attributes.approximate_receive_count),
+        attempts=max(1, _number(attributes.get("ApproximateReceiveCount")) or 1),
         lease=lease,
-        group=attributes.message_group_id,
-        sent_at=int(attributes.sent_timestamp) / 1000,
+        group=_text(attributes.get("MessageGroupId")),
+        sent_at=None if sent is None else sent / 1000,
     )
+
+
+def _inside(fields: Mapping[str, object], name: str) -> Mapping[str, object]:
+    inside = fields.get(name)
+    return cast("Mapping[str, object]", inside) if isinstance(inside, Mapping) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: object) -> int | None:
+    """Read a number that SQS sends as text; None where there is none."""
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value) else None
 
 
 def _drained(pending: deque[Settled]) -> list[Settled]:

@@ -310,7 +310,7 @@ def _noted(text: object) -> datetime | None:
         at = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         return None
-    # Before the first firing, .NET gives the year 1.
-    if at is None or at.year < 2000:
+    # Before the first firing, .NET gives the year 1; the last year has no time in other zones.
+    if at is None or not 2000 <= at.year < 9999:
         return None
     return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cloudq.canvas.freeze import COLLECT
 from cloudq.errors import UnknownTask
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.options import Policy
+from cloudq.tasks.steps import COLLECT
 from cloudq.tasks.task import Task, is_awaited
 from cloudq.tasks.task_app import TaskApp
 

@@ -9,14 +9,21 @@ from cloudq.errors import InvalidArguments
 from cloudq.messages.ids import new_id
 from cloudq.results.groups import AnyResult, GroupResult, Make
 from cloudq.results.outline import Outline, add_row
-from cloudq.tasks.signature import Node, Signature, chain, chord, group, is_empty, is_group, joined
+from cloudq.tasks.signature import (
+    Node,
+    Signature,
+    chain,
+    chord,
+    group,
+    is_empty,
+    is_group,
+    joined,
+)
+from cloudq.tasks.steps import COLLECT
 from cloudq.tasks.stored_steps import StoredSteps
 
 EMPTY = "the chain is empty: give it a task"
 """Said of a chain without tasks where a task must be."""
-
-COLLECT = "cloudq.collect"
-"""The task that returns the values of a join as one list, for a group that is itself a member."""
 
 
 def frozen(node: Node[Any], *, in_slot: bool = False) -> Node[Any]:
@@ -47,17 +54,10 @@ def _frozen(node: Node[Any], *, in_slot: bool) -> Node[Any]:
 
 
 def _frozen_chain(node: chain[Any], *, in_slot: bool) -> Node[Any]:
-    simple = joined(node.tasks) if node.tasks else node
-    steps: list[Node[Any]] = simple.tasks if isinstance(simple, chain) else [simple]
-    steps = trimmed(steps)
+    steps = trimmed(_joined_steps(node))
     if not steps:
         raise InvalidArguments(EMPTY)
     last = steps[-1]
-    for callback in node.links:
-        last.link(callback)
-    for step in steps:
-        for errback in node.link_errors:
-            step.link_error(errback)
     if len(steps) == 1:
         return _frozen(last, in_slot=in_slot)
     made: chain[Any] = chain(
@@ -65,6 +65,33 @@ def _frozen_chain(node: chain[Any], *, in_slot: bool) -> Node[Any]:
     )
     made.app = node.app
     return made
+
+
+def _joined_steps(node: chain[Any]) -> list[Node[Any]]:
+    """Return the steps of a chain and of those in it, with its callbacks moved to its steps."""
+    parts: list[Node[Any]] = []
+    for step in node.tasks:
+        parts += _joined_steps(step) if isinstance(step, chain) else [_with_plain_body(step)]
+    simple = joined(parts)
+    steps: list[Node[Any]] = simple.tasks if isinstance(simple, chain) else [simple]
+    if node.own and not steps:
+        raise InvalidArguments(EMPTY)
+    for callback in node.links:
+        trimmed(steps)[-1].link(callback)
+    for step in steps:
+        for errback in node.link_errors:
+            step.link_error(errback)
+    return steps
+
+
+def _with_plain_body(node: Node[Any]) -> Node[Any]:
+    """Move the callbacks of a body that is a chain to its steps: it may end in a group."""
+    if isinstance(node, chord):
+        body = node.body
+        node.body = (
+            chain(_joined_steps(body)) if isinstance(body, chain) else _with_plain_body(body)
+        )
+    return node
 
 
 def trimmed(steps: list[Node[Any]]) -> list[Node[Any]]:

@@ -15,7 +15,7 @@ from uuid import NAMESPACE_URL, uuid5
 import orjson
 
 from cloudq.broker.retry import PublishPolicy, publish_policy
-from cloudq.canvas.freeze import end_of, final_id, frozen, outline, walk
+from cloudq.canvas.freeze import end_of, final_id, frozen, has_given_ids, outline, walk
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
 from cloudq.canvas.tails import CARRIED, Tails
 from cloudq.driver import Item, Value
@@ -24,6 +24,7 @@ from cloudq.messages.json_text import json_text
 from cloudq.messages.message import CELERY, TaskMessage
 from cloudq.messages.values import to_wire
 from cloudq.publishing.builder import MessageBuilder
+from cloudq.results.call_marks import Marks
 from cloudq.results.outline import Outline
 from cloudq.results.record import Record, State
 from cloudq.runtime import Runtime
@@ -91,11 +92,16 @@ class Planner:
     """Plans the start of frozen nodes, of what follows a task, and of error callbacks."""
 
     def __init__(
-        self, runtime: Runtime, tasks: Mapping[str, Task[..., Any]], builder: MessageBuilder
+        self,
+        runtime: Runtime,
+        tasks: Mapping[str, Task[..., Any]],
+        builder: MessageBuilder,
+        marks: Marks,
     ) -> None:
         self._runtime = runtime
         self._tasks = tasks
         self._builder = builder
+        self._marks = marks
         self.tails = Tails(runtime)
 
     def start(self, node: Node[Any], before: Before, place: Place) -> Plan:
@@ -137,6 +143,7 @@ class Planner:
 
     def in_place_of(self, message: TaskMessage, node: Node[Any]) -> Plan:
         """Plan the start of a workflow that replaces a task: its last task gets the task's id."""
+        call = self._marks.new() if has_given_ids(node) else message.call
         made = frozen(node, in_slot=True)
         end = end_of(made)
         end.id = message.id
@@ -152,7 +159,7 @@ class Planner:
             group=message.group,
             depth=message.depth + 1,
             headers=message.headers,
-            call=message.call,
+            call=call,
         )
         plan = self.start(made, Before(), place)
         generation = {"replaced": message.replaced + 1}

@@ -96,26 +96,49 @@ class Part:
 
 
 def _parts(node: Node[Any]) -> Iterator[Part]:
-    """Yield the signatures of a workflow. Raises `InvalidArguments` for a cyclic or deep one."""
-    stack: list[tuple[Node[Any], tuple[str, ...], bool, tuple[int, ...]]] = [(node, (), False, ())]
+    """Yield the signatures of a workflow, but those of its error callbacks, which are walked only.
+
+    Raises `InvalidArguments` for a cyclic or deep one.
+    """
+    stack = [_Visit(node=node)]
     while stack:
-        current, path, given, above = stack.pop()
-        if id(current) in above:
+        visit = stack.pop()
+        current, path = visit.node, visit.path
+        if id(current) in visit.above:
             raise InvalidArguments(f"{_at(path)}the workflow contains itself")
-        if len(above) >= MAX_NESTING:
+        if len(visit.above) >= MAX_NESTING:
             raise InvalidArguments(
                 f"{_at(path)}the workflow is nested deeper than {MAX_NESTING} levels: "
                 "let a task start what lies deeper, with self.replace"
             )
         if path and isinstance(current, chain) and not current.tasks:
             raise InvalidArguments(_at(path) + EMPTY)
-        if isinstance(current, Signature):
-            yield Part(signature=current, path=path, given=given)
-        inside = [*_inside(current, given), *_callbacks(current)]
-        stack += [
-            (each, (*path, name), takes, (*above, id(current)))
-            for each, name, takes in reversed(inside)
-        ]
+        if isinstance(current, Signature) and not visit.is_errback:
+            yield Part(signature=current, path=path, given=visit.given)
+        inside = [*_inside(current, visit.given), *_callbacks(current)]
+        stack += [visit.below(each, name, takes) for each, name, takes in reversed(inside)]
+        errbacks = enumerate(current.link_errors, 1)
+        stack += [visit.below(e, f"error callback {n}", True, is_errback=True) for n, e in errbacks]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Visit:
+    """A node to look at: the path to it, and the ids of the nodes around it."""
+
+    node: Node[Any]
+    path: tuple[str, ...] = ()
+    given: bool = False
+    above: tuple[int, ...] = ()
+    is_errback: bool = False
+
+    def below(self, node: Node[Any], name: str, given: bool, *, is_errback: bool = False) -> _Visit:
+        return _Visit(
+            node=node,
+            path=(*self.path, name),
+            given=given,
+            above=(*self.above, id(self.node)),
+            is_errback=is_errback or self.is_errback,
+        )
 
 
 def _inside(node: Node[Any], given: bool) -> Sequence[tuple[Node[Any], str, bool]]:

@@ -57,7 +57,7 @@ class Workflows:
     ) -> None:
         self._runtime = runtime
         self._make = publisher.results.named
-        self.planner = Planner(runtime, tasks, publisher.builder)
+        self.planner = Planner(runtime, tasks, publisher.builder, publisher.marks)
         self.checks = Checks(runtime, tasks)
         self._joins = Joins(runtime, self.planner)
         self._starter = Starter(runtime, publisher, self.planner, self._joins, self.checks)
@@ -180,7 +180,7 @@ class Starter:
 
     def marked(self, node: Node[Any], place: Place) -> Place:
         """Mark the place of a node in which the caller gave ids: its calls are new ones."""
-        return replace(place, call=self._publisher.new_mark()) if has_given_ids(node) else place
+        return replace(place, call=self._publisher.marks.new()) if has_given_ids(node) else place
 
     def _result(self, made: Node[Any], call: str | None) -> AnyResult:
         """Return the result of a node that is in no slot, and say what will not be recorded."""

@@ -209,9 +209,8 @@ class Admission:
             reason = f"unknown task {message.task!r}: is its module in the app's include?"
             if signals.task_unknown:
                 lifecycle.unknown(message, UnknownTask(reason))
-            if message.slot or message.gather or message.chain or message.link_error:
-                return self._outcomes.unrunnable(delivery, message, UnknownTask(reason))
-            return unrecorded(message, Action.DEAD_LETTER, reason=reason)
+            failed = self._outcomes.unrunnable(delivery, message, UnknownTask(reason))
+            return replace(failed, reason=reason)
         if message.queue != delivery.queue:
             message = message.model_copy(update={"queue": delivery.queue})
         if SCHEDULE in message.headers:

@@ -108,8 +108,8 @@ class Consumer:
         return batch
 
     def _committed(self, pairs: Sequence[Settled]) -> Batch:
-        has_members = any(settlement.member_result for _, settlement in pairs)
-        joins = self.executor.joins if has_members else None
+        needed = any(each.member_result or each.failed_steps for _, each in pairs)
+        joins = self.executor.joins if needed else None
         return commit(pairs, self.broker, self.backend, joins)
 
     def _passes(self, error: Exception | None) -> bool:

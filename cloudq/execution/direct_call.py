@@ -119,9 +119,10 @@ def _run(invocation: Invocation, call: DirectCall) -> dict[str, Any]:
     )
     jobs, settled = executor.open([delivery])
     settlement = invocation.deadline.run(executor, jobs[0]) if jobs else settled[0][1]
+    if not jobs and isinstance(settlement.error, UnknownTask):
+        raise settlement.error
     if settlement.action is Action.DEAD_LETTER and settlement.state is None:
-        undecodable = not settlement.task_id
-        raise (DecodeError if undecodable else UnknownTask)(settlement.reason)
+        raise DecodeError(settlement.reason)
     batch = invocation.commit([(delivery, settlement)])
     if batch.failed and batch.error is not None:
         raise batch.error

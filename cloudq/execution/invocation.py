@@ -17,7 +17,7 @@ from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, Batch, Settled, Settlement, copy_of
 from cloudq.messages.codec import Codec
-from cloudq.messages.message import TaskMessage
+from cloudq.messages.message import MOST, TaskMessage
 
 KEPT = frozenset({Action.RELEASE, Action.NOTHING})
 """The actions that leave a message with its platform, unacked."""
@@ -163,8 +163,8 @@ def _counted(delivery: Delivery, codec: Codec) -> Delivery:
     if _DELIVERED not in message.headers:
         return delivery  # unchanged, so that a dead letter keeps the original bytes
     headers = {name: value for name, value in message.headers.items() if name != _DELIVERED}
-    return replace(
-        delivery,
-        body=codec.encode(message.model_copy(update={"headers": headers})),
-        attempts=delivery.attempts + max(0, before),
-    )
+    try:
+        body = codec.encode(message.model_copy(update={"headers": headers}))
+    except CloudQError:  # it stays as it is; the executor tells what is wrong with it
+        body = delivery.body
+    return replace(delivery, body=body, attempts=delivery.attempts + min(max(0, before), MOST))

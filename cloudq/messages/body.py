@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from cloudq.errors import DecodeError
 from cloudq.messages.message import VERSION, TaskMessage
 from cloudq.messages.serializers import PICKLE, unpickled
+from cloudq.messages.size import MOST_CONTAINERS, check_text, check_written
 from cloudq.messages.values import (
     check_depth,
     from_wire,
@@ -37,7 +38,10 @@ def encode(message: TaskMessage) -> bytes:
         for name, value, default in zip(_OPTIONAL, _optional(message), _DEFAULTS, strict=True)
         if value is not default and value != default
     }
-    return json_bytes(fields)
+    body = json_bytes(fields)
+    if len(body) > MOST_CONTAINERS:
+        check_written(body)
+    return body
 
 
 def decode(body: bytes, *, limit: int) -> TaskMessage:
@@ -47,6 +51,8 @@ def decode(body: bytes, *, limit: int) -> TaskMessage:
     """
     if len(body) > limit:
         raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
+    if len(body) > MOST_CONTAINERS:
+        check_text(body)
     try:
         message = TaskMessage.model_validate_json(body)
     except ValidationError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -61,6 +61,8 @@ def _tagged(content: Any, tag: str) -> str:
         shown = _decimal(value)
     elif isinstance(value, datetime):
         shown = _moment(value)
+    elif isinstance(value, time) and (offset := value.utcoffset()) is not None:
+        shown = f"UTC {_since_midnight(value) - offset}"
     else:
         shown = _text(content)
     return f"{tag[1:]}({shown})"
@@ -82,6 +84,11 @@ def _moment(value: datetime) -> str:
         return (value if value.utcoffset() is None else value.astimezone(UTC)).isoformat()
     except OverflowError:  # within a day of the first year or the last
         return value.isoformat()
+
+
+def _since_midnight(value: time) -> timedelta:
+    parts = {"hours": value.hour, "minutes": value.minute, "seconds": value.second}
+    return timedelta(**parts, microseconds=value.microsecond)
 
 
 def _tuple(items: Iterable[Any], tag: str) -> str:

@@ -27,6 +27,7 @@ from cloudq.messages.message import TaskMessage
 from cloudq.messages.optional import library
 from cloudq.messages.serializers import PICKLE, SERIALIZERS, plain_json, written
 from cloudq.messages.signing import Keyring
+from cloudq.messages.size import check_text
 from cloudq.messages.values import check_depth, has_unusual, plain_numbers
 from cloudq.settings import Settings, format_names
 
@@ -171,6 +172,7 @@ class Codec:
         signed = self.keyring.verified(body)
         if not signed and self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
+        check_text(body)
         try:
             # orjson makes floats of large whole numbers; the other parser is slower.
             fields: dict[str, Any] = from_json(body) if has_unusual(body) else orjson.loads(body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -15,6 +15,16 @@ from cloudq.errors import EncodeError
 MAX_LEVELS = 250
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _MANY = (list, tuple)
+
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    """Tell whether a value is a JSON array."""
+    return isinstance(value, list)
+
+
+def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """Tell whether a value, read from JSON, is a JSON object."""
+    return isinstance(value, dict)
 
 
 def json_text(

@@ -34,14 +34,22 @@ def fields_of(model: BaseModel) -> dict[str, Any]:
     """
     form = _form(type(model))
     keys = form.keys
+    given = own_fields(model)
     if not (form.paths or form.encoded or form.texts):
-        return {keys.get(name, name): item for name, item in model}
-    given = dict(model) | _dumped(model, form)
+        return {keys.get(name, name): item for name, item in given.items()}
+    given |= _dumped(model, form)
     made = {keys.get(name, name): item for name, item in given.items() if name not in form.paths}
     for name, path in form.paths.items():
         if name in given:
             _put(made, path, given[name])
     return made
+
+
+def own_fields(model: BaseModel) -> dict[str, Any]:
+    """Return a model's fields and extra fields by name, without its cached properties."""
+    known = type(model).model_fields
+    own = {name: item for name, item in model.__dict__.items() if name in known}
+    return own | (model.model_extra or {})
 
 
 def _dumped(model: BaseModel, form: _Form) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import orjson
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.json_text import json_text
 from cloudq.messages.optional import library
+from cloudq.messages.size import check_tree
 from cloudq.messages.values import (
     MAX_DEPTH,
     check_depth,
@@ -27,11 +28,24 @@ _PICKLED = "$pickle"
 _DEEPEST = MAX_DEPTH + 8
 # What YAML takes for the end of a line, or for its beginning; PyYAML escapes it only with the rest.
 _YAML_BREAKS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]|\xef\xbb\xbf")
+# The reader takes some 10 microseconds for each; lists and objects count twice.
+_MOST_EVENTS = 100_000
+# Scalars of YAML 1.1 for which a reader makes numbers: of how many characters they are looked at,
+# which are whole numbers beyond 64 bits, how many of those there may be, and how long one is.
+_HUGE = 19
+_YAML_HUGE = re.compile(r"[-+]?(?:[0-9_]+|0x[0-9a-fA-F_]+|0b[01_]+)")
+_MOST_HUGE = 500
+_YAML_BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
+_LONG = 100
+_YAML_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _AS_THEY_ARE = (str, int, float, bool, type(None))
 
 
 def written(name: str, plain: bytes) -> bytes:
-    """Write a message's JSON in the notation of a serializer. Raises `ConfigurationError`."""
+    """Write a message's JSON in the notation of a serializer.
+
+    Raises `ConfigurationError`, `EncodeError`.
+    """
     return _WRITE[name](plain)
 
 
@@ -48,21 +62,33 @@ def load_msgpack(data: bytes) -> Any:
     """Read values in msgpack. Raises `DecodeError`."""
     msgpack: Any = library("msgpack", extra="msgpack")
     try:
-        return msgpack.unpackb(data, strict_map_key=True)
+        made = msgpack.unpackb(data, strict_map_key=True)
     except Exception as error:  # the library has no root of its own for its errors
         raise DecodeError(f"malformed msgpack: {error}") from error
+    check_tree(made)
+    return made
 
 
 def _yaml_write(plain: bytes) -> bytes:
     yaml: Any = library("yaml", extra="yaml")
     raw = _YAML_BREAKS.search(plain) is None
-    return yaml.safe_dump(orjson.loads(plain), allow_unicode=raw, sort_keys=False).encode()
+    data = yaml.safe_dump(orjson.loads(plain), allow_unicode=raw, sort_keys=False).encode()
+    if len(data) > _MOST_EVENTS:
+        try:
+            _check_yaml(yaml, _yaml_loader(yaml), data)
+        except DecodeError as error:
+            raise EncodeError(f"cannot be sent as YAML: {error}") from error
+    return data
+
+
+def _yaml_loader(yaml: Any) -> Any:
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_yaml(data: bytes) -> Any:
     """Read values in YAML, which may not refer to each other. Raises `DecodeError`."""
     yaml: Any = library("yaml", extra="yaml")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = _yaml_loader(yaml)
     try:
         _check_yaml(yaml, loader, data)
         return yaml.load(data, Loader=loader)
@@ -74,16 +100,33 @@ def _check_yaml(yaml: Any, loader: Any, data: bytes) -> None:
     """Refuse the few lines of YAML that would keep a parser busy for minutes.
 
     Aliases of aliases expand beyond any memory, and nested brackets cost the square of their
-    depth.
+    depth. Numbers in base 60 cost the square of their length, and whole numbers beyond 64 bits
+    can share a hash, which costs the square of their number where they are keys.
     """
-    depth = 0
-    for event in yaml.parse(data, Loader=loader):
+    depth = huge = 0
+    for count, event in enumerate(yaml.parse(data, Loader=loader)):
+        if count > _MOST_EVENTS:
+            raise DecodeError(f"oversized: YAML of more than {_MOST_EVENTS:,} keys and values")
         if isinstance(event, yaml.AliasEvent):
             raise DecodeError("malformed yaml: aliases are not accepted")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) >= _HUGE:
+            huge += _is_huge(event)
+            if huge > _MOST_HUGE:
+                raise DecodeError(f"malformed yaml: more than {_MOST_HUGE} numbers beyond 64 bits")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             raise DecodeError(f"malformed yaml: deeper than {_DEEPEST} levels")
+
+
+def _is_huge(event: Any) -> bool:
+    """Tell whether a scalar is a whole number beyond 64 bits. Raises `DecodeError`."""
+    is_number = event.tag in _YAML_NUMBERS
+    if not (is_number or event.implicit[0]):
+        return False
+    if len(event.value) > _LONG and (is_number or _YAML_BASE_60.fullmatch(event.value)):
+        raise DecodeError("malformed yaml: a number that is too long")
+    return _YAML_HUGE.fullmatch(event.value) is not None
 
 
 def _json_of(load: Callable[[bytes], Any]) -> Callable[[bytes], bytes]:

@@ -9,16 +9,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, RootModel
 
 from cloudq.errors import DecodeError, EncodeError
-from cloudq.messages.json_text import json_text
+from cloudq.messages.json_text import is_list, is_object, json_text
 from cloudq.messages.models import fields_of
 from cloudq.messages.numbers import decimal_of, decimal_text, float_of, integer_of, integer_text
+from cloudq.messages.size import spread, spread_pairs
 from cloudq.messages.zones import read_datetime, read_time, write_datetime, write_time
 
 MAX_DEPTH = 100
@@ -35,16 +36,6 @@ class TupleValue(tuple[Any, ...]):
     """The tuple that is an enum's value, which stays one when it is written again."""
 
     __slots__ = ()
-
-
-def is_list(value: object) -> TypeGuard[list[Any]]:
-    """Tell whether a value is a JSON array."""
-    return isinstance(value, list)
-
-
-def is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    """Tell whether a value, read from JSON, is a JSON object."""
-    return isinstance(value, dict)
 
 
 # ---- Python to JSON
@@ -292,16 +283,20 @@ def _items_of(items: Any) -> list[Any]:
     return [from_wire(item) for item in items]
 
 
+def _members_of(items: Any) -> list[Any]:
+    return spread(list(map(_member_of, _items_of(items))))
+
+
 def _member_of(value: Any) -> Any:
     return tuple(map(_member_of, value)) if type(value) is TupleValue else value
 
 
 def _set_of(items: Any) -> set[Any]:
-    return set(map(_member_of, _items_of(items)))
+    return set(_members_of(items))
 
 
 def _frozenset_of(items: Any) -> frozenset[Any]:
-    return frozenset(map(_member_of, _items_of(items)))
+    return frozenset(_members_of(items))
 
 
 def _tuple_of(items: Any) -> TupleValue:
@@ -309,7 +304,9 @@ def _tuple_of(items: Any) -> TupleValue:
 
 
 def _dict_of(pairs: Any) -> dict[Any, Any]:
-    return {_member_of(from_wire(key)): from_wire(item) for key, item in pairs}
+    return dict(
+        spread_pairs([(_member_of(from_wire(key)), from_wire(item)) for key, item in pairs])
+    )
 
 
 _DECODERS: Mapping[str, Callable[[Any], object]] = {

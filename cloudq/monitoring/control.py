@@ -15,6 +15,7 @@ from cloudq.publishing.results import ResultFactory
 from cloudq.results.backend import Backend
 from cloudq.results.terminate import Signal, Termination, signal_name
 from cloudq.runtime import Runtime
+from cloudq.tasks.limits.unique import note_purged
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -205,7 +206,12 @@ class Control:
         default one and those named by tasks and routes. Dead letters stay. Raises
         `BrokerError`.
         """
-        return purge_queues(self._runtime.broker, self._queues())
+        at, queues = self._runtime.clock(), list(self._queues())
+        purged = purge_queues(self._runtime.broker, queues)
+        if self._runtime.backend is not None:
+            for queue in queues:
+                note_purged(self._runtime.backend, queue, at)
+        return purged
 
     discard_all = purge
 

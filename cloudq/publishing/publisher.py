@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from cloudq.broker.one_time import fires_at
 from cloudq.broker.retry import PublishPolicy
 from cloudq.errors import BackendError, ConfigurationError
+from cloudq.messages.ids import new_id
 from cloudq.messages.message import TaskMessage
 from cloudq.publishing.builder import MessageBuilder
 from cloudq.publishing.results import ResultFactory
@@ -19,7 +20,7 @@ from cloudq.runtime import Runtime
 from cloudq.tasks.call_arguments import call_arguments
 from cloudq.tasks.call_options import Options
 from cloudq.tasks.limits.rules import Throttle, need_store
-from cloudq.tasks.limits.unique import Uniques
+from cloudq.tasks.limits.unique import Sent, Uniques
 from cloudq.tasks.request import current_request
 from cloudq.tasks.task import Prepared, Task
 
@@ -42,7 +43,7 @@ class Publisher:
         self._tasks = tasks
         self.builder = builder
         self.results = results
-        self._marks = Marks(runtime.clock)
+        self.marks = Marks(runtime.clock)
 
     def send(
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -58,9 +59,9 @@ class Publisher:
             return self._at_once(task, options, args, kwargs)
         message = self._marked(self.builder.of_call(task, options, args, kwargs), options)
         if message.unique_key is not None:
-            [id] = self._send_unique([message], [options])
-            _keep_children([id])
-            return self.results.called(message, task, id)
+            [sent] = self._send_unique([message], [options])
+            _keep_children([sent.id])
+            return self.results.called(sent, task)
         if options.retry is None and options.retry_policy is None and message.not_before is None:
             if task.policy.throttle is not None:
                 self._refuse_unkept(message)
@@ -79,6 +80,32 @@ class Publisher:
         """
         return self.builder.copied(task, options, args, kwargs)
 
+    def promised(self, task: Task[..., R], options: Options) -> AsyncResult[R]:
+        """Return the result of a call that is to be sent later."""
+        result = self.results.of(options.task_id or new_id(), task)
+        if options.task_id is not None:
+            result.call = self.marks.new()  # what has ended before is no answer
+        return result
+
+    def fulfil(
+        self,
+        promised: AsyncResult[R],
+        task: Task[..., R],
+        options: Options,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        """Send the call of a promised result. Raises as `send`.
+
+        Where an equal call is queued already the result becomes that of the equal one, and the id
+        that was promised ends as REVOKED, for those who know it alone.
+        """
+        sent = self.send(task, options, args, kwargs)
+        if sent.id != promised.id:
+            self.results.record_unsent(promised, sent.id)
+        promised.id, promised.call = sent.id, sent.call
+        promised.ignored, promised.final = sent.ignored, sent.final
+
     def send_many(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
         """Publish many calls in few requests. All are checked before the first is sent."""
         prepared = list(calls)
@@ -87,13 +114,13 @@ class Publisher:
         messages = [self._marked(self.message_of(call), call.options) for call in prepared]
         options = [call.options for call in prepared]
         if any(message.unique_key is not None for message in messages):
-            ids = self._send_unique(messages, options)
+            sent: Sequence[Sent | TaskMessage] = self._send_unique(messages, options)
         else:
             self._send_all(messages, options)
-            ids = [message.id for message in messages]
-        _keep_children(ids)
-        sent = zip(messages, prepared, ids, strict=True)
-        return [self.results.called(message, call.task, id) for message, call, id in sent]
+            sent = messages
+        _keep_children([each.id for each in sent])
+        pairs = zip(sent, prepared, strict=True)
+        return [self.results.called(each, call.task) for each, call in pairs]
 
     def send_by_name(
         self, name: str, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any] | None
@@ -104,19 +131,14 @@ class Publisher:
         message = self.builder.of_name(name, options, *call_arguments(args, kwargs))
         message = self._marked(message, options)
         if message.unique_key is not None:
-            [id] = self._send_unique([message], [options])
+            [sent] = self._send_unique([message], [options])
         else:
-            id = message.id
+            sent = message
             self._send_all([message], [options])
-        _keep_children([id])
-        result = self.results.untyped(id)
-        if id == message.id:
-            result.ignored, result.call = bool(message.ignore_result), message.call
+        _keep_children([sent.id])
+        result = self.results.untyped(sent.id)
+        result.ignored, result.call = bool(sent.ignore_result), sent.call
         return result
-
-    def new_mark(self) -> str:
-        """Make the mark of a call whose id the caller gave: it is a new call, whatever ended."""
-        return self._marks.new()
 
     def _marked(self, message: TaskMessage, options: Options) -> TaskMessage:
         """Mark a call whose id the caller gave; a schedule's run has its own key, and is one call.
@@ -126,7 +148,7 @@ class Publisher:
         if options.task_id is None or options.idempotency_key == options.task_id:
             return message
         is_ours = message.protocol is None
-        return message.model_copy(update={"call": self.new_mark()}) if is_ours else message
+        return message.model_copy(update={"call": self.marks.new()}) if is_ours else message
 
     def message_of(self, call: Prepared[Any]) -> TaskMessage:
         """Make the message of a call as it would be sent now. Raises as `task.delay`."""
@@ -188,8 +210,8 @@ class Publisher:
 
     def _send_unique(
         self, messages: Sequence[TaskMessage], options: Sequence[Options]
-    ) -> list[str]:
-        """Send calls of which some are unique; the id of each, or of the call it is equal to.
+    ) -> list[Sent]:
+        """Send calls of which some are unique; each call, or the one it is equal to.
 
         An equal call counts while it is queued or runs.
         """

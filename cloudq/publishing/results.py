@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloudq.broker.one_time import fires_at
-from cloudq.errors import ConfigurationError, ServiceError
+from cloudq.errors import BackendError, ConfigurationError, ServiceError
 from cloudq.messages.message import TaskMessage
-from cloudq.results.record import DelayedMessage
+from cloudq.results.record import DelayedMessage, Record, State
 from cloudq.results.result import AsyncResult
 from cloudq.results.terminate import ResultActions, Termination
 from cloudq.runtime import Runtime
+from cloudq.tasks.limits.unique import Sent
 from cloudq.tasks.task import Task
 
 if TYPE_CHECKING:  # loaded at its first use
@@ -48,14 +49,11 @@ class ResultFactory:
             actions=self._actions,
         )
 
-    def called(
-        self, message: TaskMessage, task: Task[..., R], id: str | None = None
-    ) -> AsyncResult[R]:
-        """Return the result of a call that was sent, or of the one with `id` in its place."""
-        result = self.of(id or message.id, task)
-        if result.id == message.id:
-            result.ignored = self.ignores(task.name, message.ignore_result)
-            result.call = message.call
+    def called(self, sent: Sent | TaskMessage, task: Task[..., R]) -> AsyncResult[R]:
+        """Return the result of a call that was sent, or of the equal one in its place."""
+        result = self.of(sent.id, task)
+        result.ignored = self.ignores(task.name, sent.ignore_result)
+        result.call = sent.call
         return result
 
     def ignores(self, name: str, asked: bool | None) -> bool:
@@ -65,6 +63,22 @@ class ResultFactory:
             return bool(asked)
         own = task.policy.ignore_result
         return self._runtime.conf.task_ignore_result if own is None else own
+
+    def record_unsent(self, promised: AsyncResult[Any], equal: str) -> None:
+        """Record the end of a call that is not sent, since an equal one is queued or runs."""
+        backend = promised.backend
+        record = Record(
+            id=promised.id,
+            state=State.REVOKED,
+            task=promised.task,
+            error=f"not sent: the equal call {equal} was queued already",
+            finished_at=backend.clock(),
+            call=promised.call,
+        )
+        try:
+            backend.advance(record)
+        except BackendError as error:
+            log.warning("task %s: its end is not recorded: %s", promised.id, error)
 
     def untyped(self, task_id: str) -> AsyncResult[Any]:
         """Return the result of a call of which only the id is known."""

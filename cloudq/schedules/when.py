@@ -121,18 +121,11 @@ class crontab:  # noqa: N801 (Celery's name)
         return f"crontab({self.line}{', both days' if self.both_days else ''})"
 
     def __reduce__(self) -> Any:
-        return _made, (self.line, self.days)
-
-
-def _made(line: str, days: Days) -> crontab:
-    """Rebuild a pickled crontab."""
-    read = crontab.from_string(line)
-    object.__setattr__(read, "days", days)
-    return read
+        return read_crontab, (self.line, self.days)
 
 
 def read_crontab(line: str, days: str) -> crontab:
-    """Read a stored crontab. Raises `ConfigurationError`."""
+    """Read a stored or pickled crontab. Raises `ConfigurationError`."""
     return crontab(line) if days == "either" else crontab.from_string(line)
 
 

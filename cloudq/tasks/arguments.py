@@ -21,7 +21,7 @@ from cloudq.errors import (
 )
 from cloudq.messages.canonical import canonical
 from cloudq.messages.values import dump_value, from_wire, load_value, to_wire
-from cloudq.tasks.came_back import came_back
+from cloudq.tasks.came_back import came_back, classes_of
 from cloudq.tasks.hints import carries_model, hints_of, is_typed_dict, signature_of
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -155,7 +155,7 @@ class Arguments:
             whole = self._returned.validate_python(value)
         except ValidationError:  # plain already, as a strict type would be read
             return text
-        if not came_back(whole, read):
+        if not came_back(whole, read, classes_of(self._returned)):
             raise EncodeError(f"the result of {self.name} {_changed(whole, read)}")
         return text
 
@@ -222,7 +222,7 @@ class Arguments:
             ) from error
         except CloudQError as error:
             raise EncodeError(f"{self.name}: {name}: {error}") from error
-        if not came_back(value, read):
+        if not came_back(value, read, classes_of(adapter)):
             raise EncodeError(f"{self.name}: {name} {_changed(value, read)}")
         return value
 
@@ -338,5 +338,8 @@ def _first(name: str, error: ValidationError) -> tuple[str, str]:
 def _changed(value: object, read: object) -> str:
     what = type(value).__qualname__
     if type(value) is not type(read):
-        return f"is a {what} that would arrive as a {type(read).__qualname__}, with less in it"
-    return f"is a {what} that would not arrive as it is: its own validation changes it"
+        return f"is a {what} that would arrive as a {type(read).__qualname__}"
+    return (
+        f"is a {what} that would not arrive as it is: its own validation changes it, its hint "
+        "names another type that fits too, or its private attributes are not sent"
+    )

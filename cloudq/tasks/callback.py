@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self, cast
 
 from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments
+from cloudq.messages.values import to_wire
 from cloudq.tasks.members import Members
 from cloudq.tasks.steps import Steps
 from cloudq.tasks.task_app import TaskApp
@@ -16,7 +17,35 @@ class Callback:
     """Anything that `link` and `link_error` take: a signature or a node composed of some."""
 
     is_call = False  # true of a signature, which is one call of one task
-    app: TaskApp | None
+
+    def __init__(self) -> None:
+        self.app: TaskApp | None = None
+        self.id: str | None = None
+        self.options: dict[str, Any] = {}
+        self.links: list[Any] = []
+        self.link_errors: list[Any] = []
+
+    @property
+    def own(self) -> bool:
+        """Tell whether the node has callbacks or options, so that its parts cannot stand alone."""
+        return bool(self.links or self.link_errors or self.options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the node as JSON values, which `app.signature` turns into a node again."""
+        made = self._kind_dict()
+        if self.id is not None:
+            made["id"] = self.id
+        if self.options:
+            made["options"] = {key: to_wire(value) for key, value in self.options.items()}
+        if self.links:
+            made["link"] = [callback.to_dict() for callback in self.links]
+        if self.link_errors:
+            made["link_error"] = [errback.to_dict() for errback in self.link_errors]
+        return made
+
+    def _kind_dict(self) -> dict[str, Any]:
+        """Return the JSON values that only this kind of node has."""
+        raise NotImplementedError
 
     def parts(self) -> Sequence[Any]:
         """Return the nodes directly inside this one; a generator of members is read to its end."""

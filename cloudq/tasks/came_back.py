@@ -6,30 +6,57 @@ import dataclasses
 from collections.abc import Mapping, Sequence, Set
 from datetime import datetime, time, tzinfo
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel, RootModel
+from pydantic import BaseModel, RootModel, TypeAdapter
+
+from cloudq.messages.models import own_fields
+
+Classes = Set[type[Any]]
 
 
-def came_back(sent: Any, read: Any) -> bool:
+@lru_cache(maxsize=4096)
+def classes_of(adapter: TypeAdapter[Any]) -> Classes:
+    """Return the classes that a type hint names, at any depth."""
+    found: set[type[Any]] = set()
+    waiting: list[Any] = [adapter.core_schema]
+    while waiting:
+        part = waiting.pop()
+        if issubclass(_kind(part), dict):
+            # Models, dataclasses and enums have a class; named tuples are called.
+            classes = [part.get("cls"), part.get("function")]
+            found.update(kind for kind in classes if isinstance(kind, type))
+            waiting.extend(part.values())
+        elif issubclass(_kind(part), list | tuple):
+            waiting.extend(part)
+    return found
+
+
+def came_back(sent: Any, read: Any, named: Classes = frozenset()) -> bool:
     """Say if a value was read as it was sent.
 
     What travels as plain values may have stayed so where no hint says what to build: a tuple as a
-    list, an enum as its value, a model or a dataclass as a dict.
+    list, an enum as its value, a model or a dataclass as a dict. What is of a class that the hint
+    names is of that class again.
     """
     kind, other = _kind(sent), _kind(read)
+    if kind in named and other is not kind:
+        # A StrEnum where the hint takes a str too, which it is equal to.
+        return issubclass(kind, Enum) and bool(sent == read)
     if issubclass(kind, Enum):
-        return sent == read or (not issubclass(other, Enum) and came_back(sent.value, read))
+        is_plain = not issubclass(other, Enum)
+        return sent == read or (is_plain and came_back(sent.value, read, named))
     if issubclass(kind, RootModel) and not issubclass(other, RootModel):
-        return came_back(sent.root, read)
+        return came_back(sent.root, read, named)
     if issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind):
-        return issubclass(other, dict) or _fields(_attributes(sent), _attributes(read))
+        return issubclass(other, dict) or (issubclass(kind, other) and _models(sent, read, named))
     if issubclass(kind, dict):
-        return issubclass(other, Mapping) and _mappings(sent, read)
+        return issubclass(other, Mapping) and _mappings(sent, read, named)
     if issubclass(kind, list | tuple):
-        return issubclass(other, list | tuple) and _sequences(sent, read)
+        return issubclass(other, list | tuple) and _sequences(sent, read, named)
     if issubclass(kind, set | frozenset):
-        return sent == read or (issubclass(other, set | frozenset) and _members(sent, read))
+        return sent == read or (issubclass(other, set | frozenset) and _members(sent, read, named))
     if issubclass(kind, datetime | time):
         return issubclass(other, datetime | time) and _times(sent, read)
     return bool(sent == read) or (sent != sent and read != read)  # not a number
@@ -39,36 +66,62 @@ def _kind(value: object) -> type[Any]:
     return type(value)
 
 
-def _fields(sent: Mapping[str, Any], read: Mapping[str, Any]) -> bool:
-    return all(name in read and came_back(value, read[name]) for name, value in sent.items())
+def _models(sent: Any, read: Any, named: Classes) -> bool:
+    mine, other = _attributes(sent), _attributes(read)
+    if not all(name in other and came_back(mine[name], other[name], named) for name in mine):
+        return False
+    return not isinstance(sent, BaseModel) or _privates(sent, read)
 
 
 def _attributes(value: Any) -> Mapping[str, Any]:
-    kind = _kind(value)
-    if issubclass(kind, BaseModel):
-        return dict(value)
-    if not dataclasses.is_dataclass(kind):
-        return {}
+    if isinstance(value, BaseModel):
+        return own_fields(value)
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
-def _mappings(sent: Mapping[Any, Any], read: Mapping[Any, Any]) -> bool:
+def _privates(sent: BaseModel, read: BaseModel) -> bool:
+    """Say if the private attributes, which are not sent, were made anew as they were.
+
+    Those that each object has for itself, a lock or the time when it was made, do not count.
+    """
+    mine, other = sent.__pydantic_private__ or {}, read.__pydantic_private__ or {}
+    for name, value in mine.items():
+        made = other.get(name)
+        if value is made or type(value).__eq__ is object.__eq__ or came_back(value, made):
+            continue
+        attribute = type(sent).__private_attributes__.get(name)
+        make: Any = attribute.default_factory if attribute is not None else None
+        if make is None or came_back(made, make()):  # the same for each object
+            return False
+    return True
+
+
+def _mappings(sent: Mapping[Any, Any], read: Mapping[Any, Any], named: Classes) -> bool:
     if len(sent) != len(read):
         return False
     if sent.keys() == read.keys():
-        return all(came_back(value, read[key]) for key, value in sent.items())
+        keys = {key: key for key in read}
+        return all(
+            came_back(key, keys[key], named) and came_back(value, read[key], named)
+            for key, value in sent.items()
+        )
     pairs = zip(sent.items(), read.items(), strict=True)
-    return all(came_back(mine, key) and came_back(of, value) for (mine, of), (key, value) in pairs)
+    return all(
+        came_back(mine, key, named) and came_back(of, value, named)
+        for (mine, of), (key, value) in pairs
+    )
 
 
-def _sequences(sent: Sequence[Any], read: Sequence[Any]) -> bool:
-    return len(sent) == len(read) and all(map(came_back, sent, read))
+def _sequences(sent: Sequence[Any], read: Sequence[Any], named: Classes) -> bool:
+    return len(sent) == len(read) and all(
+        came_back(mine, other, named) for mine, other in zip(sent, read, strict=True)
+    )
 
 
-def _members(sent: Set[Any], read: Set[Any]) -> bool:
+def _members(sent: Set[Any], read: Set[Any], named: Classes) -> bool:
     """Say if sets with enums in them have the same members."""
     return len(sent) == len(read) and all(
-        any(came_back(item, other) for other in read) for item in sent
+        any(came_back(item, other, named) for other in read) for item in sent
     )
 
 

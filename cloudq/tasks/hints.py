@@ -78,7 +78,7 @@ def _carries(hint: object, above: frozenset[int]) -> bool:
     if isinstance(hint, type) and not get_args(hint):
         kind = cast("type[object]", hint)
         return issubclass(kind, BaseModel | Enum) or is_dataclass(kind) or _is_checkable(kind)
-    if get_origin(hint) is Annotated:
+    if get_origin(hint) is Annotated or isinstance(hint, Enum):  # a member in a Literal
         return True
     # `type X = ...` and NewType have the hint that they stand for.
     named = getattr(hint, "__value__", None) or getattr(hint, "__supertype__", None)

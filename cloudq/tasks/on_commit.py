@@ -5,21 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
-def on_commit(send: Callable[[], T], promised: Callable[[], T]) -> T:
-    """Send when the open transaction commits, and return the promised result at once.
+def on_commit(send: Callable[[], object]) -> None:
+    """Send when the open transaction commits; without Django now.
 
-    Without Django, send now. With it, Django itself sends now if no transaction is open.
+    With it, Django itself sends now if no transaction is open.
     """
     transaction = _transaction()
     if transaction is None:
-        return send()
-    transaction.on_commit(send)
-    return promised()
+        send()
+    else:
+        transaction.on_commit(send)
 
 
 def _transaction() -> Any:

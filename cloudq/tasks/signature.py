@@ -18,7 +18,7 @@ from cloudq.tasks.call_arguments import by_name, positional
 from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.callback import Callback, app_of, callbacks, nodes_in
 from cloudq.tasks.members import Members
-from cloudq.tasks.steps import Steps, steps_of
+from cloudq.tasks.steps import COLLECT, NESTED, Steps, steps_of
 from cloudq.tasks.task_app import TaskApp
 
 R = TypeVar("R")
@@ -32,12 +32,8 @@ class Node(Callback, Generic[R]):
     `R` is the type of the node's result.
     """
 
-    def __init__(self) -> None:
-        self.app: TaskApp | None = None
-        self.id: str | None = None
-        self.options: dict[str, Any] = {}
-        self.links: list[Node[Any]] = []
-        self.link_errors: list[Node[Any]] = []
+    links: list[Node[Any]]
+    link_errors: list[Node[Any]]
 
     def __or__(self, other: Node[S]) -> Node[S]:
         try:
@@ -64,23 +60,6 @@ class Node(Callback, Generic[R]):
     def first(self) -> Sequence[Node[Any]]:
         """Return the nodes that start when this one does."""
         return self.parts()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the node as JSON values, which `app.signature` turns into a node again."""
-        made = self._kind_dict()
-        if self.id is not None:
-            made["id"] = self.id
-        if self.options:
-            made["options"] = {key: to_wire(value) for key, value in self.options.items()}
-        if self.links:
-            made["link"] = [callback.to_dict() for callback in self.links]
-        if self.link_errors:
-            made["link_error"] = [errback.to_dict() for errback in self.link_errors]
-        return made
-
-    def _kind_dict(self) -> dict[str, Any]:
-        """Return the JSON values that only this kind of node has."""
-        raise NotImplementedError
 
     def set(self, *, immutable: bool | None = None, **options: Unpack[CallOptions]) -> Self:
         """Set call options of the first tasks; `immutable` ones take no value of earlier tasks.
@@ -204,7 +183,11 @@ class chain(Node[R]):  # noqa: N801 (Celery's name)
 
     def __init__(self, *tasks: Node[Any] | Iterable[Node[Any]]) -> None:
         super().__init__()
-        self.steps = Steps[Node[Any]]([node for node in nodes_in(tasks) if not is_empty(node)])
+        steps: list[Node[Any]] = []
+        for node in nodes_in(tasks):
+            if not is_empty(node):
+                steps += node.steps.copied() if isinstance(node, chain) and not node.own else [node]
+        self.steps = Steps[Node[Any]](steps)
 
     def __repr__(self) -> str:
         return " | ".join(map(repr, self.tasks)) or "chain()"
@@ -219,7 +202,7 @@ class chain(Node[R]):  # noqa: N801 (Celery's name)
         self.steps = Steps(tasks)
 
     def first(self) -> Sequence[Node[Any]]:
-        return self.tasks[:1]
+        return self.steps.first
 
     def parts(self) -> Sequence[Node[Any]]:
         return self.tasks
@@ -382,17 +365,29 @@ def _followed(last: Node[Any], node: Node[Any]) -> list[Node[Any]]:
     """Return a step and the node after it, as one step where that makes a chord."""
     if is_group(last):
         return [last] if is_group(node) and is_empty(node) else [chord(last, node)]
-    if isinstance(last, chord):
-        inside = _followed(last.body, node)
-        if len(inside) == 1:  # it ends in a group, however deep
-            return [chord(last.header, inside[0])]
-    return [last, node]
+    if not isinstance(last, chord) or (depth := _chords_to_group(last.body)) is None:
+        return [last, node]
+    if depth < NESTED:
+        return [chord(last.header, joined([last.body, node]))]
+    return [chord(last.header, joined([last.body, Signature(COLLECT)])), node]
+
+
+def _chords_to_group(node: Node[Any]) -> int | None:
+    """Count the chords around the group that a node ends in; None if it ends in none."""
+    depth = 0
+    while not is_group(node):
+        if isinstance(node, chain) and not node.own and node.steps.last:
+            node = node.steps.last[0]
+        elif isinstance(node, chord):
+            node, depth = node.body, depth + 1
+        else:
+            return None
+    return depth
 
 
 def _steps(nodes: Iterable[Node[Any]]) -> Iterator[Node[Any] | Steps[Node[Any]]]:
     for node in nodes:
-        own = node.links or node.link_errors or node.options
-        if own or not isinstance(node, chain):
+        if node.own or not isinstance(node, chain):
             yield node
         elif node.steps.is_simple:
             yield node.steps

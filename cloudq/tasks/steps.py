@@ -7,6 +7,12 @@ from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
 
+COLLECT = "cloudq.collect"
+"""The task that returns the values of a join as one list, for a group that is itself a member."""
+
+NESTED = 20
+"""The most chords in one another that groups after groups make; then a task collects the values."""
+
 
 class Steps(Generic[T]):
     """Steps in their simplest form (`joined` made them), or a list that its owner may change.
@@ -55,9 +61,11 @@ class Steps(Generic[T]):
         return self._count == 0
 
     @property
-    def first(self) -> T:
-        """The first of simple steps."""
-        return self._shared[0] if self._count else self._last[0]
+    def first(self) -> Sequence[T]:
+        """The first step alone, or nothing where there is none."""
+        if self._own is not None:
+            return self._own[:1]
+        return self._shared[:1] if self._count else self._last
 
     def extended(self, other: Steps[T]) -> Steps[T]:
         """Return these steps with all but the first of the others behind; only for simple ones."""
@@ -91,7 +99,7 @@ def steps_of(
         given: Any = part
         steps: Steps[T] = given if isinstance(part, Steps) else Steps[T].sharing([], 0, given)
         if made is not None:
-            made = made.ended(followed(made.last[0], steps.first)).extended(steps)
+            made = made.ended(followed(made.last[0], steps.first[0])).extended(steps)
         else:
             made = steps.ended(steps.last)
     return made

@@ -11,7 +11,6 @@ from itertools import islice
 from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from cloudq.errors import InvalidArguments, MaxRetriesExceeded
-from cloudq.messages.ids import new_id
 from cloudq.results.result import AsyncResult, EagerResult
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.bound import BoundTask
@@ -161,13 +160,12 @@ class Task(BoundTask, Hooks, Generic[P, R]):
     ) -> AsyncResult[R]:
         """Do as `delay_on_commit`, with options for this one call."""
         made = self._merged(options)
-        made = replace(made, task_id=made.task_id or new_id())
         publisher = self._app.publisher
+        promised = publisher.promised(self, made)
+        made = replace(made, task_id=promised.id)
         given = publisher.copied(self, made, *call_arguments(args, kwargs))
-        return on_commit(
-            partial(publisher.send, self, made, *given),
-            partial(publisher.result_of, self, str(made.task_id)),
-        )
+        on_commit(partial(publisher.fulfil, promised, self, made, *given))
+        return promised
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send one call to the queue without blocking the event loop."""

@@ -12,6 +12,22 @@ from cloudq.runtime import Runtime
 class TaskPublisher(Protocol):
     """Sends calls of tasks, and makes their results; `cloudq.publishing.publisher` is one."""
 
+    def promised(self, task: Any, options: Any, /) -> AsyncResult[Any]:
+        """Return the result of a call that is to be sent later."""
+        ...
+
+    def fulfil(
+        self,
+        promised: Any,
+        task: Any,
+        options: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        /,
+    ) -> None:
+        """Send the call of a promised result."""
+        ...
+
     def send(
         self, task: Any, options: Any, args: Sequence[Any], kwargs: Mapping[str, Any], /
     ) -> AsyncResult[Any]:

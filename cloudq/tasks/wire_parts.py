@@ -17,6 +17,9 @@ _PLACES = ("chain", "link", "link_error")
 _DEEPEST = 100
 # Callbacks of one part. They are compared with each other, which costs the square of their number.
 _CALLBACKS = 1000
+# Steps of a chain in one message: each is recorded when the chain fails. A message of this release
+# carries few, and the others are in the store.
+_STEPS = 10_000
 # Chunks of a chain in the store: the sort key has nine digits at most.
 _MOST_CHUNKS = 10**9
 _KNOWN = frozenset(CallOptions.__annotations__)
@@ -35,6 +38,8 @@ def check_parts(message: TaskMessage, now: float) -> None:
     ]
     _count(message.link, "link")
     _count(message.link_error, "link_error")
+    if len(message.chain) > _STEPS:
+        raise DecodeError(f"undecodable: {len(message.chain):,} steps: {_STEPS:,} at most")
     while stack:
         part, path, depth = stack.pop()
         if depth > _DEEPEST:
@@ -113,7 +118,7 @@ def _check_call(part: Mapping[str, Any], now: float) -> None:
     if given:
         fields |= _options(given, now)
     task_id = fields.pop("task_id", None)
-    for name in (id, task_id):
+    for name in (id,) if task_id is None else (id, task_id):
         TaskMessage(id="-" if name is None else name, **fields)
 
 

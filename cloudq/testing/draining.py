@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from typing import Any
 
 from cloudq.app import CloudQ
 from cloudq.execution.consume import Consumer
+from cloudq.execution.event_loop import Loop
 from cloudq.execution.settlement import Settlement
 
 log = logging.getLogger("cloudq.testing")
@@ -28,13 +32,31 @@ def drain(
     `BackendError` when a service fails: the message then comes back when its lease ends, as in a
     worker.
     """
-    deadline = time.monotonic() + timeout
     names = app.queues() if queues is None else list(queues)
-    consumer = Consumer(
-        app.executor(hostname="drain"),
-        log=log,
-        tries=_TRIES,
-    )
+    with ExitStack() as ending:
+        return _drained(app, names, _Coroutines(ending), timeout)
+
+
+class _Coroutines:
+    """Runs coroutines on one event loop, as a process of a worker does; most calls need none."""
+
+    def __init__(self, ending: ExitStack) -> None:
+        self._ending = ending
+
+    @cached_property
+    def _loop(self) -> Loop:
+        return self._ending.enter_context(Loop())
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self._loop.run(coroutine)
+
+
+def _drained(
+    app: CloudQ, names: list[str], coroutines: _Coroutines, timeout: float
+) -> list[Settlement]:
+    deadline = time.monotonic() + timeout
+    executor = app.executor(hostname="drain", run_async=coroutines.run, stop_at_hard_limit=True)
+    consumer = Consumer(executor, log=log, tries=_TRIES)
     done: list[Settlement] = []
     idle = 0
     while idle < len(names):

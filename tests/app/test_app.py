@@ -410,6 +410,90 @@ def test_django_apps_are_discovered_and_calls_wait_for_the_commit(packages: Path
     assert (ended.stdout.strip(), ended.returncode) == ("fine", 0), ended.stderr
 
 
+_PROMISES = """
+import sys
+from django.conf import settings
+settings.configure(
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+)
+from django.db import transaction
+from cloudq import CloudQ, TaskRevoked
+from cloudq.testing import drain
+app = CloudQ("dj", broker="memory://promises")
+runs = []
+
+@app.task(unique=True)
+def report(day):
+    runs.append(day)
+    return len(runs)
+
+# An equal call takes the place of a promised one: the result is that of the equal call.
+with transaction.atomic():
+    first, second = report.delay_on_commit("mon"), report.delay_on_commit(day="mon")
+    third = report.apply_async_on_commit(("mon",), task_id="mine")
+    promised = second.id
+drain(app)
+assert [first.get(timeout=1), second.get(timeout=1), third.get(timeout=1)] == [1] * 3
+assert first.id == second.id == third.id and runs == ["mon"]
+for unsent in (promised, "mine"):
+    try:
+        app.AsyncResult(unsent).get(timeout=1)
+    except TaskRevoked as error:
+        assert first.id in str(error), error
+    else:
+        raise AssertionError(unsent)
+
+# One that was queued before the transaction began.
+before = report.delay("tue")
+with transaction.atomic():
+    later = report.delay_on_commit("tue")
+assert later == before
+drain(app)
+
+# What ended before under the same id is no answer.
+@app.task
+def same(value):
+    return value
+same.apply_async(("old",), task_id="used")
+drain(app)
+with transaction.atomic():
+    result = same.apply_async_on_commit(("new",), task_id="used")
+    assert not result.ready() and result.state == "PENDING"
+between = same.apply_async(("between",), task_id="used")
+assert not result.ready()
+drain(app)
+assert result.get(timeout=1) in ("new", "between")
+with transaction.atomic():
+    silent = same.apply_async_on_commit(("new",), ignore_result=True)
+try:
+    silent.get()
+except Exception as error:
+    assert "ignore" in str(error), error
+drain(app)
+
+# An eager app has run the call when the transaction is committed.
+app.conf.task_always_eager = True
+with transaction.atomic():
+    result = same.delay_on_commit("eager")
+assert result.get(timeout=0) == "eager"
+app.close()
+print("fine")
+"""
+
+
+def test_what_was_promised_on_commit_comes_or_ends(tmp_path: Path) -> None:
+    pytest.importorskip("django")
+    ended = subprocess.run(
+        [sys.executable, "-c", _PROMISES],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (ended.stdout.strip(), ended.returncode) == ("fine", 0), ended.stderr
+
+
 def test_outside_of_django_a_call_on_commit_is_sent_at_once(plain: CloudQ) -> None:
     task: Any = plain.task(name="t")(lambda: 5)
     result = task.apply_async_on_commit(task_id="mine")

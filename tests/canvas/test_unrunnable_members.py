@@ -139,11 +139,22 @@ def test_an_unknown_body_fails_and_calls_its_error_callback(app: Bench, runs: li
     assert told == [result.id]
 
 
-def test_a_call_by_itself_leaves_no_record(app: Bench) -> None:
-    result = app.send_task("gone")
+def test_a_call_by_itself_ends_too_and_runs_when_it_is_sent_again(app: Bench) -> None:
+    results = [app.send_task("gone"), app.send_task("gone", task_id="mine")]
+    ignored = app.send_task("gone", ignore_result=True)
     app.work()
-    assert result.state is State.PENDING
-    assert len(app.dead()) == 1
+    for result in results:
+        with pytest.raises(UnknownTask, match="unknown task 'gone'"):
+            result.get(timeout=0)
+    assert app.AsyncResult(ignored.id).state is State.PENDING
+    assert [dead.reason for dead in app.dead()] == [
+        "unknown task 'gone': is its module in the app's include?"
+    ] * 3
+
+    app.task(name="gone")(lambda: "there")
+    app.memory.redrive("default", list(app.dead()))
+    app.work()
+    assert [app.AsyncResult(each.id).get(timeout=0) for each in results] == ["there"] * 2
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,16 @@ def test_a_queue_that_was_used_or_is_configured_is_known(command):
     assert "did you mean" not in nothing.err
 
 
+def test_a_unique_call_that_was_purged_holds_no_key(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with CloudQ("unique", broker="sqlite:///unique.db") as app:
+        first = app.send_task("report", unique_key="mon")
+        assert app.send_task("report", unique_key="mon") == first
+        url = f"sqlite:///{tmp_path / 'unique.db'}"
+        assert command("queues", "purge", "default", "--yes", "-b", url).code == 0
+        assert app.send_task("report", unique_key="mon") != first
+
+
 def test_queues_are_made_listed_and_purged(command):
     assert command("queues", "create", "b", "ab", "-b", "sqlite:///q.db", "--store").code == 0
     assert command("queues", "list", "-b", "sqlite:///q.db").lines == ["ab", "b"]

@@ -370,3 +370,24 @@ def test_a_header_beyond_its_bound_is_refused(headers: dict[str, Any]) -> None:
 def test_a_value_beyond_any_use_is_refused(value: Any) -> None:
     with pytest.raises(DecodeError, match="undecodable Celery value"):
         read(celery_body([value]))
+
+
+@pytest.mark.parametrize("place", ["chain", "callbacks", "errbacks"])
+def test_more_signatures_than_can_be_read_soon_are_refused(place: str) -> None:
+    many = [special("group", tasks=[{"task": "t"}] * 5_000)] * 2
+    with pytest.raises(DecodeError, match="more than 10,000 signatures"):
+        read(celery_body([1], headers={}, content=None, **{place: many}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("application/x-yaml", b"[[" + b":".join([b"1"] * 100_000) + b"],{},{}]"),
+        ("application/json", b"[[" + b"{}," * 300_000 + b"{}],{},{}]"),
+    ],
+)
+def test_a_body_that_takes_long_to_read_is_refused(kind: str, content: bytes) -> None:
+    codec = Codec(accept=frozenset({"json", "yaml"}), formats={"orders": ("celery",)})
+    body = celery_body(content=content, outer={"content-type": kind})
+    with pytest.raises(DecodeError, match=r"oversized|too long"):
+        codec.decode(body, queue="orders", limit=LIMIT)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import string
 from collections.abc import Callable, Iterable
+from copy import copy, deepcopy
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any
@@ -262,3 +264,10 @@ def test_a_line_with_a_day_of_each_kind_is_the_same_in_each_cloud(
         assert any(matches(moment) for matches in expressions) == due, (text, moment)
         before = moment - timedelta(minutes=1)
         assert (next(entry.runs(before)) == moment) == due
+
+
+@pytest.mark.parametrize("line", ["0 0 31 2 1", "0 0 30 2,4 5-7", "0 0 13 * 5", "0 0 */2 * 1"])
+def test_a_line_is_the_same_copied_and_pickled(line: str) -> None:
+    for when in (crontab(line), crontab("* * 1 * 0-5"), crontab.from_string("5 4 1-7 * 1")):
+        for made in (pickle.loads(pickle.dumps(when)), copy(when), deepcopy(when)):
+            assert (made, made.days) == (when, when.days)

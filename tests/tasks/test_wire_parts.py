@@ -91,3 +91,10 @@ def test_what_could_not_be_started_is_refused_with_its_place(
 
 def test_options_of_a_newer_release_do_nothing() -> None:
     assert from_dict({"task": "t", "options": {"of_a_newer_release": 1}}).options == {}
+
+
+def test_a_message_carries_so_many_steps_at_most() -> None:
+    most = [STEP] * 10_000
+    check_parts(TaskMessage(id="i", task="t", chain=most), NOW)
+    with pytest.raises(DecodeError, match="10,001 steps"):
+        check_parts(TaskMessage(id="i", task="t", chain=[*most, STEP]), NOW)

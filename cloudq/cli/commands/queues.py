@@ -18,6 +18,7 @@ from cloudq.driver import Code, Purged, QueueStats, StoreAdmin
 from cloudq.driver.adapters import adapter
 from cloudq.errors import BackendError, BrokerError, CloudQError, ConfigurationError
 from cloudq.results.backend import Backend
+from cloudq.tasks.limits.unique import note_purged
 
 cli = typer.Typer(no_args_is_help=True, help="List, inspect, create and empty queues.")
 
@@ -122,9 +123,12 @@ def purge(target: Target, queue: QueueArgument, yes: YesOption = False) -> None:
             queue,
             yes=yes,
         )
+        at = app.runtime.clock()
         with app.broker.asking("purge", queue) as admin:
             purged = admin.purge(queue)
         parked = purge_delayed(app.broker, queue)
+        if app.backend is not None:
+            note_purged(app.backend, queue, at)
     tell_purged(purged, queue)
     if parked:
         say(f"deleted {parked} delayed messages of {queue!r} in {app.conf.backend_url}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import string
 from collections.abc import Mapping
-from datetime import date, time, timedelta
+from contextlib import suppress
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any, cast
@@ -16,7 +17,9 @@ from pydantic import BaseModel
 from cloudq.errors import InvalidArguments
 from cloudq.messages.canonical import canonical
 
-_PLAIN = frozenset({str, int, float, bool, type(None)})
+_PLAIN = frozenset({str, int, bool, type(None)})
+# Decimals of more zeros than this are written with an exponent.
+_WRITTEN_OUT = 40
 _CONTAINERS = frozenset({dict, list, tuple, set, frozenset, bytearray})
 _SCALARS = (str, int, float, Decimal, UUID, date, time, timedelta, bytes)
 
@@ -36,7 +39,7 @@ def text_of(key: object) -> str:
     """
     plain = _plain(key)
     if isinstance(plain, _SCALARS):
-        return str(plain)
+        return str(_even(plain))
     if plain is not None and type(plain).__str__ is not object.__str__:
         return str(plain)
     raise InvalidArguments(f"the key function returned {type(key).__name__}: return a text")
@@ -51,7 +54,8 @@ class _Formatter(string.Formatter):
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """Format by what follows the colon."""
-        return super().format_field(_plain(value), format_spec)
+        plain = _plain(value)
+        return super().format_field(plain if format_spec else _even(plain), format_spec)
 
 
 class _Text(str):
@@ -61,6 +65,32 @@ class _Text(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _even(value: Any) -> Any:
+    """Return what equal numbers share, and in UTC what equal moments share."""
+    if type(value) is float:
+        return value + 0.0  # -0.0 is 0.0
+    if type(value) is Decimal and value.is_finite():
+        return _Text(_digits(value))
+    if type(value) is datetime and value.utcoffset() is not None:
+        with suppress(OverflowError):  # within a day of the first year or the last
+            return value.astimezone(UTC)
+    return value
+
+
+def _digits(value: Decimal) -> str:
+    """Write a decimal without the zeros that end it."""
+    sign, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int)  # it is finite
+    kept = list(digits)
+    while len(kept) > 1 and kept[-1] == 0:
+        kept.pop()
+        exponent += 1
+    if kept == [0]:
+        return "0"
+    even = Decimal((sign, tuple(kept), exponent))
+    return format(even, "f") if abs(exponent) <= _WRITTEN_OUT else str(even)
 
 
 def _plain(value: Any) -> Any:

@@ -2,16 +2,16 @@
 
 A claim names its owner and the time when it ends. It lasts a minute while the message is being
 sent, in case the publisher dies, and is extended once it is sent. A call that finds a claim checks
-if the owner has ended or will never run, since it was revoked or has expired in the queue; so a
-claim that was not freed does no harm. A call that starts marks its claim: from then on neither
-counts, and where another call has the claim already, it does not start.
+if the owner has ended or will never run, since it was revoked, has expired in the queue or was
+purged with it; so a claim that was not freed does no harm. A call that starts marks its claim: from
+then on none of these counts, and where another call has the claim already, it does not start.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
 from cloudq.errors import BackendError, ConfigurationError, PublishError, ServiceError
@@ -25,7 +25,49 @@ log = logging.getLogger("cloudq.throttling")
 _SENDING = 60.0
 _TRIES = 5
 
-_FIELDS = frozenset({"owner", "until", "expires_at", "started", "instead_of", "call"})
+# A call may wait in its queue for as long as a delay and a service allow.
+_PURGED_FOR = 31 * 86_400.0
+
+_FIELDS = frozenset(
+    {
+        "owner",
+        "until",
+        "expires_at",
+        "started",
+        "instead_of",
+        "call",
+        "at",
+        "queue",
+        "ignore_result",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """The call that stands for one: itself, or the equal call that is queued or runs.
+
+    `call` is its mark, and `ignore_result` its own option.
+    """
+
+    id: str
+    call: str | None = None
+    ignore_result: bool | None = None
+
+    @classmethod
+    def of(cls, message: TaskMessage) -> Sent:
+        return cls(id=message.id, call=message.call, ignore_result=message.ignore_result)
+
+    @classmethod
+    def by(cls, claim: Item | None, owner: str) -> Sent:
+        fields = _fields(claim)
+        call, ignores = fields.get("call"), fields.get("ignore_result")
+        return cls(
+            id=owner,
+            call=None if call is None else str(call),
+            ignore_result=None if ignores is None else bool(ignores),
+        )
+
 
 Send = Callable[[Sequence[TaskMessage]], None]
 
@@ -44,8 +86,8 @@ class Uniques:
         self._backend = backend
         self._lasts = lasts
 
-    def send(self, messages: Sequence[TaskMessage], send: Send) -> list[str]:
-        """Send the new calls; returns for each message its id, or the id of the equal call.
+    def send(self, messages: Sequence[TaskMessage], send: Send) -> list[Sent]:
+        """Send the new calls; returns for each message its call, or the equal call.
 
         Two requests for each message with a key. Raises `BackendError`, and what `send` raises.
         """
@@ -55,15 +97,15 @@ class Uniques:
                 "unique calls are claimed in the result backend, and the app has none: "
                 "set CloudQ(backend=...) or CLOUDQ_BACKEND"
             )
-        ids: list[str] = []
+        calls: list[Sent] = []
         claimed: list[TaskMessage] = []
         try:
             for message in messages:
                 key = unique_key(message)
-                ids.append(message.id if key is None else _claim(backend, key, message))
-                if key is not None and ids[-1] == message.id:
+                calls.append(Sent.of(message) if key is None else _claim(backend, key, message))
+                if key is not None and calls[-1].id == message.id:
                     claimed.append(message)
-            send([m for id, m in zip(ids, messages, strict=True) if id == m.id])
+            send([m for call, m in zip(calls, messages, strict=True) if call.id == m.id])
         except PublishError as partly:
             unsent = {rejected.id for rejected in partly.rejected}
             self._give_up(backend, [m for m in claimed if m.id in unsent])
@@ -73,7 +115,7 @@ class Uniques:
             self._give_up(backend, claimed)
             raise
         self._confirm(backend, claimed)
-        return ids
+        return calls
 
     def _confirm(self, backend: Backend, messages: Sequence[TaskMessage]) -> None:
         """Extend the claims of sent messages to the time that their calls may take."""
@@ -151,46 +193,73 @@ def pause(backend: Backend, message: TaskMessage) -> None:
         log.warning("the claim of task %s stays marked: %s", message.id, error)
 
 
-def _claim(backend: Backend, key: Key, message: TaskMessage) -> str:
-    """Claim a key for a call that is about to be sent; returns the id of its owner."""
+def note_purged(backend: Backend, queue: str, at: float) -> None:
+    """Note that a queue was purged at a time: the claims of calls that waited there are none."""
+    expires = backend.clock() + _PURGED_FOR
+    try:
+        backend.put([Item(key=_purged_key(queue), fields={"at": at}, expires=expires)])
+    except ServiceError as error:  # a claim ends by itself, after `unique_for`
+        log.warning("the unique calls of %s that were purged keep their claims: %s", queue, error)
+
+
+def _purged_key(queue: str) -> Key:
+    return Key(f"purged#{queue}")
+
+
+def _is_purged(backend: Backend, claim: Item | None) -> bool:
+    """Tell whether a claim's queue was purged since the claim was made."""
+    queue, at = _fields(claim).get("queue"), _fields(claim).get("at")
+    if not isinstance(queue, str) or not isinstance(at, int | float):
+        return False  # the claim of an older release
+    found = backend.get([_purged_key(queue)]).get(_purged_key(queue))
+    purged = found.fields.get("at") if found else None
+    return isinstance(purged, int | float) and at < purged
+
+
+def _claim(backend: Backend, key: Key, message: TaskMessage) -> Sent:
+    """Claim a key for a call that is about to be sent; returns the call that has it."""
     when = (Check(field="until", op=Op.LT, value=backend.clock(), or_absent=True),)
     owner: str | None = None
+    claim: Item | None = None
     for _ in range(_TRIES):
         change = _claimed(message, backend.clock() + _SENDING, when)
+        change = replace(change, set={**change.set, "at": backend.clock()})
         if owner is not None:
             change = replace(change, set={**change.set, "instead_of": owner})
         try:
             backend.update(key, replace(change, remove=_FIELDS - change.set.keys()))
         except ConditionFailed as error:
-            owner = _owner(error.current)
+            claim = error.current
+            owner = _owner(claim)
             if owner == message.id:
-                return message.id
+                return Sent.of(message)
             if owner is None:
                 when = (Check(field="owner", op=Op.ABSENT),)
                 continue
-            started = error.current is not None and bool(error.current.fields.get("started"))
-            if not _is_void(backend, owner, error.current, started=started):
-                return owner
+            started = bool(_fields(claim).get("started"))
+            if not _is_void(backend, owner, claim, started=started):
+                return Sent.by(claim, owner)
             unmarked = Check(field="started", op=Op.ABSENT)
             when = _owned_by(owner) if started else (*_owned_by(owner), unmarked)
         else:
-            return message.id
-    return owner or message.id
+            return Sent.of(message)
+    return Sent.of(message) if owner is None else Sent.by(claim, owner)
 
 
 def _is_void(backend: Backend, owner: str, claim: Item | None, *, started: bool) -> bool:
     """Say if a claim's call has ended, or will never run."""
     record = backend.record(owner)
-    call = claim.fields.get("call") if claim else None
+    call = _fields(claim).get("call")
     if call is not None and record is not None and is_before(record, str(call)):
         record = None  # the end of an earlier call of its id
     if record is not None and record.terminal:
         return True
     if started:
         return False
-    expires = claim.fields.get("expires_at") if claim else None
+    expires = _fields(claim).get("expires_at")
     late = isinstance(expires, int | float) and expires <= backend.clock()
-    return late or (record is not None and record.revoked)
+    revoked = record is not None and record.revoked
+    return late or revoked or _is_purged(backend, claim)
 
 
 def _write(backend: Backend, message: TaskMessage, until: float) -> None:
@@ -204,7 +273,9 @@ def _write(backend: Backend, message: TaskMessage, until: float) -> None:
 
 
 def _claimed(message: TaskMessage, until: float, when: tuple[Check, ...]) -> Change:
-    fields: dict[str, Value] = {"owner": message.id, "until": until}
+    fields: dict[str, Value] = {"owner": message.id, "until": until, "queue": message.queue}
+    if message.ignore_result is not None:
+        fields["ignore_result"] = message.ignore_result
     if message.call is not None:
         fields["call"] = message.call
     if message.expires is not None:
@@ -216,6 +287,10 @@ def _owned_by(id: str) -> tuple[Check, ...]:
     return (Check(field="owner", op=Op.EQ, value=id),)
 
 
+def _fields(item: Item | None) -> Mapping[str, Value]:
+    return item.fields if item is not None else {}
+
+
 def _owner(item: Item | None) -> str | None:
-    found = item.fields.get("owner") if item else None
+    found = _fields(item).get("owner")
     return str(found) if found is not None else None

@@ -36,11 +36,14 @@ class Hand(Consumer):
         app: CloudQ,
         *,
         hostname: str,
-        run_async: Callable[[Coroutine[Any, Any, Any]], Any] | None = None,
+        run_async: Callable[[Coroutine[Any, Any, Any]], Any],
         places: Places | None = None,
     ) -> None:
         super().__init__(
-            app.executor(hostname=hostname, run_async=run_async, places=places),
+            # No supervisor ends the process of a task at its hard limit.
+            app.executor(
+                hostname=hostname, run_async=run_async, places=places, stop_at_hard_limit=True
+            ),
             log=log,
             tries=_TRIES,
             again=frozenset(Code),

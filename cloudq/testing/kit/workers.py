@@ -217,8 +217,14 @@ def run_until_idle(
     It stands services that fail for a while, as `drain` does not. What is delayed stays where it
     is. Raises `TimeoutError` when there is still work after `timeout` seconds.
     """
+    with Loop() as loop:
+        return _until_idle(app, queues, Hand(app, hostname="test", run_async=loop.run), timeout)
+
+
+def _until_idle(
+    app: CloudQ, queues: Sequence[str] | None, hand: Hand, timeout: float
+) -> list[Settlement]:
     deadline = time.monotonic() + timeout
-    hand = Hand(app, hostname="test")
     done: list[Settlement] = []
     idle = turn = 0
     while True:

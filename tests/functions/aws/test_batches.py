@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from cloudq import CloudQ
-from cloudq.errors import Ignore, Reject
+from cloudq.errors import ConfigurationError, Ignore, Reject
 from cloudq.results.record import Record, State, fence
 from cloudq.testing import eventually
 from cloudq.testing.waiting import PATIENCE
@@ -314,3 +314,76 @@ def test_the_time_of_a_batch_is_not_wasted(app: CloudQ, source: EventSource) -> 
     assert handler(event, Context()) == NONE
     print(f"\n10 records: {(time.perf_counter() - started) * 100:.2f} ms each")
     assert calls == ["BatchGetItem", "BatchWriteItem"]
+
+
+def _changed(record: dict[str, object], change: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in (record | change).items() if value != "left out"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attributes": "left out"},
+        {"attributes": None},
+        {"attributes": {}},
+        {"attributes": {"ApproximateReceiveCount": "x", "SentTimestamp": "\u0661"}},
+        {"attributes": {"ApproximateReceiveCount": "9" * 5000, "SentTimestamp": None}},
+        {"attributes": {"ApproximateReceiveCount": "1", "MessageGroupId": ["x"]}},
+        {"messageAttributes": "left out"},
+        {"messageAttributes": ["x"]},
+        {"messageAttributes": {"cloudq-id": None}},
+        {"messageAttributes": {"cloudq-id": {"binaryValue": "eA==", "dataType": "Binary"}}},
+    ],
+)
+def test_a_record_without_its_attributes_is_run(
+    change: dict[str, object], app: CloudQ, source: EventSource
+) -> None:
+    @app.task
+    def double(x: int) -> int:
+        return 2 * x
+
+    results = [double.delay(i) for i in range(3)]
+    event = source.take(3)
+    event["Records"][1] = _changed(event["Records"][1], change)
+    assert lambda_handler(app)(event, Context()) == NONE
+    assert [result.get(timeout=PATIENCE) for result in results] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"body": "left out"},
+        {"body": {"v": 1}},
+        {"receiptHandle": "left out"},
+        {"eventSourceARN": "left out"},
+        {"eventSourceARN": 5},
+        {"eventSource": "left out"},
+        {"eventSource": ["aws:sqs"]},
+        {"messageId": "left out", "receiptHandle": "left out"},
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_record_that_is_none_stays_alone(
+    change: dict[str, object], threads: int, app: CloudQ, source: EventSource
+) -> None:
+    ran: list[int] = []
+
+    @app.task
+    def note(x: int) -> None:
+        ran.append(x)
+
+    for i in range(3):
+        note.delay(i)
+    event = source.take(3)
+    odd = event["Records"][1]
+    event["Records"][1] = _changed(odd, change)
+    response = lambda_handler(app, threads=threads)(event, Context())
+    assert len(ran) == 2
+    named = "" if "messageId" in change else odd["messageId"]
+    assert response == {"batchItemFailures": [{"itemIdentifier": named}]}
+
+
+@pytest.mark.parametrize("event", [None, [], "x", {"Records": ["x"]}, {"Records": [{}, {}]}])
+def test_an_event_that_is_none_is_told_what_is_taken(event: object, app: CloudQ) -> None:
+    with pytest.raises(ConfigurationError, match="this function takes SQS batches"):
+        lambda_handler(app)(event, Context())  # type: ignore[arg-type]

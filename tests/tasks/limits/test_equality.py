@@ -24,6 +24,7 @@ from cloudq.messages.canonical import canonical
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.values import from_wire, to_wire
 from cloudq.tasks.call_options import NO_OPTIONS
+from cloudq.tasks.limits.templates import filled, text_of
 from cloudq.testing import drain
 from tests.support.bench import Bench
 
@@ -68,6 +69,7 @@ SAME: list[tuple[Any, Any]] = [
     (Decimal("-0"), Decimal(0)),
     (-0.0, 0.0),
     (datetime(2026, 1, 1, 12, tzinfo=UTC), datetime(2026, 1, 1, 13, tzinfo=PLUS_ONE)),
+    (time(12, tzinfo=UTC), time(13, tzinfo=PLUS_ONE)),
     (Colour.RED, "red"),
     (Level.LOW, 1),
     (Point(1), {"y": 0, "x": 1}),
@@ -341,3 +343,38 @@ def test_unique_calls_are_equal_as_idempotent_ones_are() -> None:
         assert report.delay({"d": True, "m": 2}) != first
         drain(app)
         assert len(days) == 3
+
+
+EVEN: list[tuple[Any, Any, str]] = [
+    (Decimal("10.0"), Decimal(10), "10"),
+    (Decimal("1E+2"), Decimal("100.00"), "100"),
+    (Decimal("-0.00"), Decimal(0), "0"),
+    (Decimal("-1.50"), Decimal("-1.5"), "-1.5"),
+    (Decimal("1E+6000"), Decimal("10E+5999"), "1E+6000"),
+    (-0.0, 0.0, "0.0"),
+    (
+        datetime(2026, 7, 1, 12, tzinfo=UTC),
+        datetime(2026, 7, 1, 13, tzinfo=PLUS_ONE),
+        "2026-07-01 12:00:00+00:00",
+    ),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "text"), EVEN)
+def test_equal_numbers_and_moments_make_one_key_of_a_template(
+    one: Any, other: Any, text: str
+) -> None:
+    assert filled("{x}", {"x": one}) == filled("{x}", {"x": other}) == text
+    assert filled("{x!s}|{y}", {"x": "a", "y": other}) == f"a|{text}"
+    assert text_of(one) == text_of(other) == text
+
+
+def test_a_format_in_a_template_shows_the_value_that_was_given() -> None:
+    moment = datetime(2026, 7, 1, 0, 30, tzinfo=PLUS_ONE)
+    assert filled("{x:%d} {y:.2f} {z:>4}", {"x": moment, "y": Decimal(1), "z": -0.5}) == (
+        "01 1.00 -0.5"
+    )
+    long = Decimal("1." + "1" * 50)
+    assert filled("{x}", {"x": long}) == str(long), "no digit is lost"
+    assert filled("{x}", {"x": Decimal("NaN")}) == "NaN"
+    assert filled("{x}", {"x": datetime(1, 1, 1, tzinfo=PLUS_ONE)}).startswith("0001-01-01")

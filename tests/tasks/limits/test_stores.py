@@ -103,7 +103,8 @@ def test_one_call_of_a_key_is_sent(backend: Backend) -> None:
 
     def publish(*ids: str) -> list[str]:
         messages = [TaskMessage(id=id, task="t", unique_key=ODD) for id in ids]
-        return uniques.send(messages, lambda fresh: sent.extend(m.id for m in fresh))
+        calls = uniques.send(messages, lambda fresh: sent.extend(m.id for m in fresh))
+        return [call.id for call in calls]
 
     assert publish("a", "b") == ["a", "a"]
     assert publish("c") == ["a"]

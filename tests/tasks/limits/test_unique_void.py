@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from cloudq import State
+from cloudq import CloudQ, ConfigurationError, State
+from cloudq.testing import drain
 from tests.support.bench import Bench
 
 
@@ -169,3 +172,90 @@ def test_an_idempotent_call_that_was_marked_and_lost_its_key_leaves_no_claim(app
     app.finish(delivery, app.runner.run(job))
     app.work()
     assert (ran, second.state) == ([1], State.SUCCESS)
+
+
+# ---- calls that were purged, and results of equal calls that never come
+
+
+@pytest.fixture
+def shop() -> Iterator[CloudQ]:
+    with CloudQ("shop", broker=f"memory://{uuid4()}") as app:
+        ran: list[str] = []
+        app.task(name="report", unique=True)(ran.append)
+        app.ran = ran  # type: ignore[attr-defined]
+        yield app
+
+
+@pytest.mark.parametrize("countdown", [None, 100.0])
+def test_one_that_was_purged_holds_no_key(shop: Any, countdown: float | None) -> None:
+    report = shop.tasks["report"]
+    first = report.apply_async(("mon",), countdown=countdown)
+    other = shop.send_task("elsewhere", unique_key="k", queue="other")
+    assert report.delay("mon") == first
+    assert shop.control.purge() == 1
+    second = report.delay("mon")
+    assert second != first
+    assert report.delay("mon") == second, "it was sent after the purge"
+    assert shop.send_task("elsewhere", unique_key="k", queue="other") == other
+    drain(shop)
+    assert (shop.ran, second.state) == (["mon"], State.SUCCESS)
+
+
+def test_one_that_a_worker_had_when_its_queue_was_purged_runs_once(shop: Any) -> None:
+    report = shop.tasks["report"]
+    report.delay("mon")
+    executor = shop.executor(hostname="bench")
+    [job], _ = executor.open(shop.broker.receive("default", count=1, wait=0.0, lease=60.0))
+    shop.control.purge()
+    second = report.delay("mon")
+    executor.run(job)
+    drain(shop)
+    assert (shop.ran, second.state) == (["mon"], State.SUCCESS)
+
+
+def test_one_that_runs_while_its_queue_is_purged_holds_its_key(shop: Any) -> None:
+    found: list[bool] = []
+
+    @shop.task(name="during", unique=True, bind=True)
+    def during(self: Any) -> None:
+        shop.control.purge()
+        found.append(during.delay().id == self.request.id)
+
+    during.delay()
+    drain(shop)
+    assert found == [True]
+
+
+@pytest.mark.parametrize("how", ["call", "task", "name", "many"])
+def test_the_result_of_an_equal_call_that_records_nothing_says_so(app: Bench, how: str) -> None:
+    task: Any = app.task(name="t", unique=True, ignore_result=how == "task")(lambda: None)
+    first = task.apply_async() if how == "task" else task.apply_async(ignore_result=True)
+    second = {
+        "name": lambda: app.send_task("t"),
+        "many": lambda: app.publish([task.prepare()])[0],
+    }.get(how, task.delay)()
+    assert first == second
+    with pytest.raises(ConfigurationError, match="ignore_result"):
+        second.get()
+    third = app.task(name="u", unique=True)(lambda: 5)
+    third.delay()
+    equal = third.apply_async(ignore_result=True)
+    app.work()
+    assert equal.get(timeout=0) == 5
+
+
+def test_the_result_of_an_equal_call_is_no_earlier_end_of_its_id(app: Bench) -> None:
+    ran: list[int] = []
+
+    @app.task(name="t", unique=True)
+    def task() -> int:
+        ran.append(1)
+        return len(ran)
+
+    task.apply_async(task_id="mine")
+    app.work()
+    task.apply_async(task_id="mine")
+    equal = task.delay()
+    assert (equal.id, equal.state) == ("mine", State.PENDING)
+    app.work()
+    assert equal.get(timeout=0) == 2

@@ -21,6 +21,7 @@ from cloudq.errors import CloudQError, DecodeError
 from cloudq.messages.compression import expand
 from cloudq.messages.message import CELERY, TaskMessage
 from cloudq.messages.serializers import load_msgpack, load_yaml
+from cloudq.messages.size import check_text
 from cloudq.messages.values import check_depth, is_object
 from cloudq.tasks.signature import Node
 from cloudq.tasks.signature_json import from_dict
@@ -46,6 +47,8 @@ COMPRESSION = {
     "application/x-bz2": "bz2",
     "application/zstd": "zstd",
 }
+# Signatures that follow a call: each is translated, named and checked.
+_MOST_PARTS = 10_000
 # The headers of protocol 2; all others are the caller's own.
 _THEIRS = frozenset(
     (
@@ -100,8 +103,9 @@ def _outer(body: bytes) -> Wire | None:
         except ValueError:
             return None
     try:
+        check_text(text)
         outer: object = orjson.loads(text)
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, DecodeError):  # too many values are none of Celery's
         return None
     if not is_object(outer):
         return None
@@ -135,12 +139,28 @@ def _content(
     match _LOAD[name](data):
         case [[*args], {**kwargs}, {**embed}]:
             check_depth([args, kwargs, embed])
+            _check_parts(embed)
             return args, kwargs, embed
         case _:
             raise DecodeError("undecodable Celery message: not [args, kwargs, embed]: protocol 1?")
 
 
+def _check_parts(embed: Mapping[str, Any]) -> None:
+    """Refuse more signatures than can be translated within a second. Raises `DecodeError`."""
+    parts = 0
+    level: list[Any] = [embed]
+    while level:
+        parts += sum("task" in part for part in level if is_object(part))
+        if parts > _MOST_PARTS:
+            raise DecodeError(
+                f"oversized: a Celery message of more than {_MOST_PARTS:,} signatures"
+            )
+        below = [part.values() if is_object(part) else part for part in level]
+        level = [item for items in below for item in items if isinstance(item, dict | list)]
+
+
 def _load_json(data: bytes) -> Any:
+    check_text(data)
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:

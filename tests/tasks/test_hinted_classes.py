@@ -1,0 +1,197 @@
+"""A value is of the class that its hint names again, or refused; what is not sent is made anew."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from functools import cached_property
+from typing import Annotated, Any, Literal, NamedTuple
+from uuid import UUID, uuid4
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, computed_field
+
+from cloudq import CloudQ, EncodeError
+from cloudq.testing import drain
+
+
+class Color(Enum):
+    RED = "red"
+    NONE = None
+
+
+class Status(StrEnum):
+    OPEN = "open"
+
+
+class Short(BaseModel):
+    x: int
+
+
+class Long(BaseModel):
+    x: int
+    y: int = 0
+
+
+@dataclass
+class Point:
+    x: int
+
+
+@dataclass
+class Spot:
+    x: int
+    y: int = 0
+
+
+class Pair(NamedTuple):
+    x: int
+    y: int
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"] = "cat"
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"] = "dog"
+
+
+class Twice(BaseModel):
+    """Has properties that are kept with the fields once they were read."""
+
+    x: int
+
+    @computed_field
+    @cached_property
+    def double(self) -> int:
+        return self.x * 2
+
+    @cached_property
+    def lock(self) -> threading.Lock:
+        return threading.Lock()
+
+
+class Closed(Twice):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Open(Twice):
+    model_config = ConfigDict(extra="allow")
+
+
+class Kept(BaseModel):
+    x: int
+    _count: int = 0
+    _seen: list[int] = PrivateAttr(default_factory=list[int])
+    _id: UUID = PrivateAttr(default_factory=uuid4)
+    _double: int = PrivateAttr()
+    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+
+    def model_post_init(self, context: Any) -> None:
+        self._double = self.x * 2
+
+
+def read(model: Any) -> Any:
+    """Read the cached properties of a model, so that it keeps them."""
+    assert model.double == model.x * 2
+    assert model.lock is model.lock
+    return model
+
+
+def changed(**private: Any) -> Kept:
+    made = Kept(x=1)
+    for name, value in private.items():
+        setattr(made, name, value)
+    return made
+
+
+WHOLE: list[tuple[Any, Any]] = [
+    (Long | Short, Long(x=1, y=2)),
+    (Short | Long, Long(x=1)),
+    (list[Point | Spot], [Point(1), Spot(1)]),
+    (list[Annotated[Cat | Dog, Field(discriminator="kind")]], [Dog(), Cat()]),
+    (Color | None, Color.RED),
+    (Literal[Status.OPEN, "shut"], Status.OPEN),
+    (dict[Color, Pair], {Color.RED: Pair(1, 2)}),
+    (Twice, read(Twice(x=1))),
+    (Closed, read(Closed(x=1))),
+    (Open, read(Open(x=1, other="a"))),  # type: ignore[call-arg]
+    (Kept, Kept(x=1)),
+]
+
+
+@pytest.mark.parametrize(("hint", "value"), WHOLE)
+def test_a_value_is_of_its_class_again(plain: CloudQ, hint: Any, value: Any) -> None:
+    seen: list[Any] = []
+
+    def take(value):  # type: ignore[no-untyped-def]
+        seen.append(value)
+        return value
+
+    take.__annotations__ = dict.fromkeys(("value", "return"), hint)
+    result = plain.task(name="take")(take).delay(value)
+    drain(plain)
+    for arrived in (*seen, result.get(timeout=0)):
+        assert type(arrived) is type(value)
+        if isinstance(value, list):
+            assert list(map(type, arrived)) == list(map(type, value))
+        if isinstance(value, Kept):
+            assert (arrived.x, arrived._double) == (1, 2)
+        else:
+            assert arrived == value
+
+
+def test_a_cached_property_is_no_field_where_no_hint_is(plain: CloudQ) -> None:
+    @plain.task(name="take")
+    def take(value):  # type: ignore[no-untyped-def]
+        return value
+
+    result = take.delay(read(Closed(x=1)))
+    drain(plain)
+    assert result.get(timeout=0) == {"x": 1}
+
+
+OTHERS: list[tuple[Any, Any]] = [
+    (Long | Short, Short(x=1)),
+    (list[Spot | Point], [Spot(1), Point(1)]),
+    (dict[str, Any] | Short, Short(x=1)),
+    (list[int] | Pair, Pair(1, 2)),
+    (str | Color, Color.RED),
+    (Color | None, Color.NONE),
+    (dict[str | Color, int], {Color.RED: 1}),
+    (Kept, changed(_count=5)),
+    (Kept, changed(_seen=[1])),
+    (Kept, changed(_double=7)),
+]
+
+
+@pytest.mark.parametrize(("hint", "value"), OTHERS)
+def test_what_would_be_of_another_class_or_less_is_refused(
+    plain: CloudQ, hint: Any, value: Any
+) -> None:
+    def take(value):  # type: ignore[no-untyped-def]
+        return None
+
+    def give():  # type: ignore[no-untyped-def]
+        return value
+
+    take.__annotations__ = {"value": hint}
+    give.__annotations__ = {"return": hint}
+    with pytest.raises(EncodeError, match="would"):
+        plain.task(name="take")(take).delay(value)
+    result = plain.task(name="give", max_retries=0)(give).delay()
+    assert len(drain(plain)) == 1
+    with pytest.raises(EncodeError, match="would"):
+        result.get(timeout=0)
+
+
+def test_an_enum_that_equals_its_value_may_arrive_as_it(plain: CloudQ) -> None:
+    @plain.task(name="take")
+    def take(value: str | Status) -> str | Status:
+        return value
+
+    result = take.delay(Status.OPEN)
+    drain(plain)
+    assert result.get(timeout=0) == Status.OPEN
