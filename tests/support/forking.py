@@ -26,12 +26,16 @@ async def slow_double(n):
     await asyncio.sleep(0.01)
     return 2 * n
 
+generations = []
+
 def forked(work, patience=40, by=os._exit):
     "The exit status of a child that does the work; -9 if it had to be killed."
     pid = os.fork()
     if pid == 0:
         signal.alarm(2 * patience)  # should the parent be gone
-        faulthandler.dump_traceback_later(patience - 2)  # where it hangs
+        if not generations:  # in a child of a child it would wait for its parent's thread for ever
+            faulthandler.dump_traceback_later(patience - 2)  # where it hangs
+        generations.append(pid)
         status = 0
         try: work()
         except BaseException:
