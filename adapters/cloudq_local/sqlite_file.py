@@ -176,6 +176,15 @@ class Database:
         hold_while_forking(self, Database._hold, Database._let_go)
         renew_after_fork(self, Database._in_child)
 
+    def __del__(self) -> None:
+        """Close the connection of what was dropped and not closed, as SQLite's module itself does.
+
+        From Python 3.13 on it would warn of that.
+        """
+        with suppress(AttributeError, sqlite3.Error):  # it was never open
+            if self._identity is not None:  # else it is a parent's, or one of a file that is gone
+                self._connection.close()
+
     def _open(self) -> None:
         identity = _made(self._file)
         self._connection = sqlite3.connect(
