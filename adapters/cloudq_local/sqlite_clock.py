@@ -20,8 +20,8 @@ _LATEST = (
     " coalesce((SELECT sent_at FROM messages ORDER BY seq DESC LIMIT 1), 0))"
 )
 _MOVE = (
-    "UPDATE messages SET due = due - ?1, sent_at = sent_at - ?1,"
-    f" visible_at = iif(visible_at = {BLOCKED}, visible_at, visible_at - ?1)"
+    "UPDATE messages SET due = due - ?, sent_at = sent_at - ?,"
+    f" visible_at = iif(visible_at = {BLOCKED}, visible_at, visible_at - ?)"
 )
 _MOVE_KEYS = "UPDATE dedup SET until = until - ?"
 _RESET = "UPDATE clock SET latest = ?"
@@ -62,7 +62,7 @@ class Times:
             by = self._behind(now, database.execute(_LATEST).fetchone()[0])
             if by is None:  # another process was faster
                 return True
-            database.execute(_MOVE, (by,))
+            database.execute(_MOVE, (by, by, by))
             database.execute(_MOVE_KEYS, (by,))
             database.execute(_RESET, (now,))
         return True
