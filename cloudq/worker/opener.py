@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cloudq.broker.broker import Broker
-from cloudq.clock import Backoff
 from cloudq.errors import CloudQError
 from cloudq.execution.error_text import reason_of
 from cloudq.execution.executor import Executor
@@ -17,10 +16,10 @@ from cloudq.execution.settlement import Action, Settlement
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.pool.dispatcher import Dispatcher
 from cloudq.worker.settler import Settler
+from cloudq.worker.work_off import work_off
 
 log = logging.getLogger("cloudq.worker")
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 30.0
 # What could not be opened for a reason that may pass is not hot meanwhile.
 _RELEASED_FOR = 5.0
 # Threads for messages without order. One request that is slow, or tried again, holds one of them.
@@ -93,20 +92,7 @@ class Opener:
         return True
 
     def _run(self, line: _Line) -> None:
-        waiting: list[Flight] = []
-        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        while True:
-            fresh, ended = _drain(line.flights, backoff.left if waiting else None)
-            waiting += fresh
-            if waiting and (self._stopping.is_set() or not backoff.left):
-                left = self._tried(waiting)
-                if len(left) == len(waiting):
-                    backoff.failed()
-                else:
-                    backoff.succeeded()
-                waiting = left
-            if ended:
-                return
+        work_off(line.flights, self._tried, most=_MOST, hurries=self._stopping.is_set)
 
     def _tried(self, flights: Sequence[Flight]) -> list[Flight]:
         """As `_opened`, whatever raises: without its thread all that comes would wait for ever."""
@@ -162,20 +148,3 @@ class Opener:
         )
         self._settler.settle([(flights[0], buried)])
         return []
-
-
-def _drain(
-    source: queue.SimpleQueue[Sequence[Flight] | None], patience: float | None
-) -> tuple[list[Flight], bool]:
-    """Wait for the first of what is queued and take what one try can hold; also tell the end."""
-    found: list[Flight] = []
-    try:
-        item = source.get(timeout=patience)
-        while item is not None:
-            found += item
-            if len(found) >= _MOST:
-                return found, False
-            item = source.get_nowait()
-    except queue.Empty:
-        return found, False
-    return found, True

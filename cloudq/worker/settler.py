@@ -7,17 +7,16 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from cloudq.clock import Backoff
 from cloudq.driver import Code, Delivery
 from cloudq.execution.consume import Consumer
 from cloudq.execution.settlement import Settled, Settlement
 from cloudq.execution.spoiled import replace_record, spoiled
 from cloudq.worker.control.counters import Counters
 from cloudq.worker.in_flight import Flight
+from cloudq.worker.work_off import drain, work_off
 
 log = logging.getLogger("cloudq.worker")
 
@@ -26,7 +25,6 @@ Pair = tuple[Flight, Settlement]
 _BATCH = 256
 # How long acks wait for company where requests are billed.
 _LINGER = 0.05
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 30.0
 # Threads of each kind where a request is a round trip: one that is slow, or that an SDK tries
 # again, holds one of them.
 _THREADS = 4
@@ -56,9 +54,9 @@ class Settler:
         self._counters = counters or Counters()
         self._released = released
         self._starved = starved
-        self._outcomes: queue.SimpleQueue[Pair | None] = queue.SimpleQueue()
-        self._messages: queue.SimpleQueue[Pair | None] = queue.SimpleQueue()
-        self._batches: queue.SimpleQueue[list[Pair] | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[Sequence[Pair] | None] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Sequence[Pair] | None] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[Sequence[Pair] | None] = queue.SimpleQueue()
         self._commits: list[threading.Thread] = []
         self._gathers: list[threading.Thread] = []
         self._disposes: list[threading.Thread] = []
@@ -82,7 +80,7 @@ class Settler:
         self._counters.add(settlement for _, settlement in pairs)
         for flight, settlement in pairs:
             flight.settling = True
-            self._outcomes.put((flight, settlement))
+            self._outcomes.put([(flight, settlement)])
 
     def release(self, flights: Iterable[Flight], reason: str, after: float = 0.0) -> None:
         """Put these back in their queues, due after this many seconds."""
@@ -91,21 +89,7 @@ class Settler:
     # ---- outcomes
 
     def _commit_all(self) -> None:
-        waiting: list[Pair] = []
-        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        while True:
-            fresh, ended = _drain(self._outcomes, backoff.left if waiting else None)
-            waiting += fresh
-            # While the store is down only the clock starts a new try, however much comes in.
-            if waiting and (ended or not backoff.left):
-                left = self._commit(waiting)
-                if len(left) == len(waiting):
-                    backoff.failed()
-                else:
-                    backoff.succeeded()
-                waiting = left
-            if ended:
-                return
+        work_off(self._outcomes, self._commit, most=_BATCH)
 
     def _commit(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Commit outcomes, and return those to try again."""
@@ -118,13 +102,14 @@ class Settler:
                 return [left for pair in pairs for left in self._commit([pair])]
             log.exception("an outcome cannot be carried out")
             delivery, buried = spoiled(settled[0], error)
-            self._messages.put((flights[id(delivery)], replace_record((delivery, buried), None)[1]))
+            settled = replace_record((delivery, buried), None)[1]
+            self._messages.put([(flights[id(delivery)], settled)])
             return []
         ready = [(flights[id(delivery)], settlement) for delivery, settlement in result.ready]
         if ready and not self._consumer.broker.limits(ready[0][0].delivery.queue).billed:
             ready = self._dispose(ready)  # no batch to wait for, so no thread to hand it to
         for pair in ready:
-            self._messages.put(pair)
+            self._messages.put([pair])
         if result.failed:
             log.warning("%d outcomes wait to be recorded: %s", len(result.failed), result.error)
         return [(flights[id(delivery)], settlement) for delivery, settlement in result.failed]
@@ -144,7 +129,7 @@ class Settler:
         full_by = 0.0
         while True:
             patience = max(0.0, full_by - time.monotonic()) if waiting else None
-            fresh, ended = _drain(self._messages, patience)
+            fresh, ended = drain(self._messages, patience, _BATCH)
             if fresh and not waiting:
                 full_by = time.monotonic() + _LINGER
             waiting += fresh
@@ -158,22 +143,7 @@ class Settler:
                 return
 
     def _dispose_all(self) -> None:
-        waiting: list[Pair] = []
-        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        while True:
-            batch: list[Pair] | None = []
-            with suppress(queue.Empty):
-                batch = self._batches.get(timeout=backoff.left if waiting else None)
-            waiting += batch or ()
-            if waiting and (batch is None or not backoff.left):
-                left = self._dispose(waiting)
-                if len(left) == len(waiting):
-                    backoff.failed()
-                else:
-                    backoff.succeeded()
-                waiting = left
-            if batch is None:
-                return
+        work_off(self._batches, self._dispose, most=1)  # a batch at a time
 
     def _split(self, waiting: list[Pair], *, whole: bool) -> tuple[list[Pair], list[Pair]]:
         """Split messages into those to settle now and those to hold until their batch is full.
@@ -234,20 +204,3 @@ def _end(source: queue.SimpleQueue[Any], threads: Sequence[threading.Thread]) ->
         source.put(None)
     for thread in threads:
         thread.join(max(0.0, ends - time.monotonic()))
-
-
-def _drain(
-    source: queue.SimpleQueue[Pair | None], patience: float | None
-) -> tuple[list[Pair], bool]:
-    """Wait for the first of what is queued and take all of it; also tell if the end was queued."""
-    pairs: list[Pair] = []
-    try:
-        item = source.get(timeout=patience)
-        while item is not None:
-            pairs.append(item)
-            if len(pairs) >= _BATCH:
-                return pairs, False
-            item = source.get_nowait()
-    except queue.Empty:
-        return pairs, False
-    return pairs, True
