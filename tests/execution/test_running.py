@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -352,6 +354,32 @@ def test_a_ring_that_has_not_arrived_is_taken_back_by_the_cancel() -> None:
     alarm.cancel()
     alarm.ring()
     assert rung == ["rung", "taken back"]
+
+
+RUNG_AND_PROFILED = """
+import sys
+from cloudq.errors import SoftTimeLimitExceeded
+from cloudq.execution.interrupt import disarm, thread_alarm
+
+alarm = thread_alarm(SoftTimeLimitExceeded)
+try:
+    alarm.ring()
+    while True:
+        pass
+except SoftTimeLimitExceeded:
+    disarm([alarm])
+calls = []
+sys.setprofile(lambda *_: calls.append(1))
+for _ in range(10):
+    int()
+sys.setprofile(None)
+assert calls
+"""
+
+
+def test_a_program_can_be_profiled_after_an_alarm_rang() -> None:
+    # On Python 3.11 it never ended: an exception taken back stayed "pending" for the process.
+    subprocess.run([sys.executable, "-c", RUNG_AND_PROFILED], check=True, timeout=60)
 
 
 def test_alarms_ring_in_the_order_of_their_times() -> None:
