@@ -369,9 +369,15 @@ try:
 except SoftTimeLimitExceeded:
     disarm([alarm])
 calls = []
+
+
+def called():
+    pass
+
+
 sys.setprofile(lambda *_: calls.append(1))
 for _ in range(10):
-    int()
+    called()
 sys.setprofile(None)
 assert calls
 """
