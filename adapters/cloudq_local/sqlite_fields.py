@@ -25,7 +25,7 @@ def encode(fields: Mapping[str, Value]) -> bytes:
     except TypeError:
         # An int of more than 64 bits.
         return orjson.dumps(_tag_numbers(plain), default=_tag)
-    if b"null" in blob and any(_odd(value) for value in plain.values()):
+    if blob.find(b"null") >= 0 and any(_odd(value) for value in plain.values()):
         return orjson.dumps(_tag_numbers(plain), default=_tag)
     return blob
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from cloudq.driver.immutable import immutable
 from cloudq.driver.values import Code, Failure
 
 ORDERED_SUFFIX = ".fifo"
@@ -51,7 +52,7 @@ class Limits:
     billed: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Outgoing:
     """One message to send. `body` is UTF-8 text; `delay` in seconds; `id` is new for each copy."""
 
@@ -62,7 +63,7 @@ class Outgoing:
     dedup: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Delivery:
     """One message as received, leased for `lease` seconds from about when `receive` returned.
 

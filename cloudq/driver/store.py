@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from cloudq.driver.immutable import immutable
 from cloudq.driver.values import Code, Failure, Value
 
 
@@ -17,7 +18,7 @@ class Key(NamedTuple):
     sort: str = "-"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Item:
     """One stored item. `expires` is epoch seconds; an expired item is not there any more."""
 

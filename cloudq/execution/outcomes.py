@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from cloudq.canvas.plan import Planner
 from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.canvas.tails import calls_of
 from cloudq.driver import Delivery, Limits
+from cloudq.driver.immutable import immutable
 from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
 from cloudq.execution.error_text import error_text, reason_of, utf8, with_error
 from cloudq.execution.settlement import Action, FailedSteps, Settlement, copy_of, unrecorded
@@ -33,7 +34,7 @@ EAGER = Limits(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Job:
     """A delivery to run.
 
@@ -354,8 +355,10 @@ class Outcomes:
             return False
         if message.ignore_result is not None:
             return message.ignore_result
-        is_known = message.task in self._tasks
-        ignored = self._tasks[message.task].policy.ignore_result if is_known else None
+        try:
+            ignored = self._tasks[message.task].policy.ignore_result
+        except KeyError:  # only another app has the task
+            ignored = None
         return self._runtime.conf.task_ignore_result if ignored is None else ignored
 
     def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:

@@ -10,6 +10,7 @@ from typing import Any
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult
 from cloudq.driver import Code, Delivery, Item, Key
+from cloudq.driver.immutable import immutable
 from cloudq.errors import CloudQError, InvalidArguments
 from cloudq.messages.message import MOST, TaskMessage
 from cloudq.results.record import Record, State
@@ -45,7 +46,7 @@ class FailedSteps:
         return [replace(ended, id=id, task=task) for id, task in (*self.calls, *more)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Settlement:
     """The outcome of one delivery.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any
 
 import orjson
 from pydantic import ValidationError
 
 from cloudq.errors import DecodeError
-from cloudq.messages.message import VERSION, TaskMessage
+from cloudq.messages.message import DEFAULTS, VERSION, TaskMessage
 from cloudq.messages.serializers import PICKLE, unpickled
 from cloudq.messages.size import MOST_CONTAINERS, check_text, check_written
 from cloudq.messages.values import (
@@ -23,20 +22,17 @@ from cloudq.messages.values import (
 
 _NO_VERSION = "foreign message: no cloudq version in it"
 
-_OPTIONAL = tuple(name for name in TaskMessage.model_fields if name not in ("v", "id", "task"))
-_DEFAULTS = tuple(
-    TaskMessage.model_fields[name].get_default(call_default_factory=True) for name in _OPTIONAL
-)
-_optional = attrgetter(*_OPTIONAL)
+_OPTIONAL = [item for item in DEFAULTS.items() if item[0] != "v"]
 
 
 def encode(message: TaskMessage) -> bytes:
     """Write a message as compact JSON, defaults left out. Raises `EncodeError`."""
     fields: dict[str, object] = {"v": message.v, "id": message.id, "task": message.task}
+    values, given = message.__dict__, message.model_fields_set
     fields |= {
         name: value
-        for name, value, default in zip(_OPTIONAL, _optional(message), _DEFAULTS, strict=True)
-        if value is not default and value != default
+        for name, default in _OPTIONAL
+        if name in given and (value := values[name]) != default
     }
     body = json_bytes(fields)
     if len(body) > MOST_CONTAINERS:

@@ -92,6 +92,38 @@ class TaskMessage(BaseModel):
     protocol: Word | None = Field(default=None, description="celery: sent in Celery's protocol 2")
 
 
+DEFAULTS: dict[str, Any] = {
+    name: field.get_default(call_default_factory=True)
+    for name, field in TaskMessage.model_fields.items()
+    if not field.is_required()
+}
+"""The fields that need not be given, in their order, and what they are then."""
+_MADE: list[tuple[str, type[Any]]] = [
+    (name, type(default)) for name, default in DEFAULTS.items() if type(default) in (list, dict)
+]
+_set = object.__setattr__  # messages are frozen
+
+
+def given_fields(message: TaskMessage) -> dict[str, Any]:
+    """Return the fields that a message was given, for `from_given_fields`."""
+    values = message.__dict__
+    return {name: values[name] for name in message.model_fields_set}
+
+
+def from_given_fields(fields: dict[str, Any]) -> TaskMessage:
+    """Make a message of the fields of another, without checking them again."""
+    message = TaskMessage.__new__(TaskMessage)
+    values = DEFAULTS | fields
+    for name, make in _MADE:
+        if name not in fields:
+            values[name] = make()
+    _set(message, "__dict__", values)
+    _set(message, "__pydantic_fields_set__", set(fields))
+    _set(message, "__pydantic_extra__", None)
+    _set(message, "__pydantic_private__", None)
+    return message
+
+
 def schema() -> dict[str, Any]:
     """The JSON schema of format version 1, for producers in other languages."""
     made = TaskMessage.model_json_schema()

@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import Any
 
 from cloudq.driver import Item, Key, Value
+from cloudq.driver.immutable import immutable
 from cloudq.errors import InvalidArguments, TaskFailure, TaskRevoked
 from cloudq.messages.values import dump_value, load_value
 
@@ -60,7 +61,7 @@ class DelayedMessage:
         return cls(queue=queue, handle=handle)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Record:
     """The stored record of a task. Times are epoch seconds; `value` and `meta` JSON text.
 
@@ -110,12 +111,14 @@ class Record:
 _NAMES = tuple(field.name for field in fields(Record) if field.name != "id")
 _DEFAULTS = tuple(field.default for field in fields(Record) if field.name != "id")
 RECORD_FIELDS = frozenset(_NAMES)
-_KINDS: Mapping[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("retries", "fence"), int),
-    **dict.fromkeys(("started_at", "finished_at"), (int, float)),
-    **dict.fromkeys(("revoked", "dead_lettered"), bool),
+_KINDS: Mapping[str, frozenset[type]] = {
+    **dict.fromkeys(_NAMES, frozenset({type(None), str})),
+    **dict.fromkeys(("retries", "fence"), frozenset({int})),
+    **dict.fromkeys(("started_at", "finished_at"), frozenset({type(None), int, float})),
+    **dict.fromkeys(("revoked", "dead_lettered"), frozenset({bool})),
 }
-"""The types of the fields that are no text."""
+"""The types that the fields have in a store."""
+_NO_KINDS: frozenset[type] = frozenset()
 _values = attrgetter(*_NAMES)
 
 
@@ -132,7 +135,7 @@ def to_fields(record: Record) -> dict[str, Value]:
         if value is not default and value != default
     }
     # A store compares values of one type, and an enum is a type of its own.
-    stored["state"] = record.state.value
+    stored["state"] = str(record.state)
     if record.scheduled is not None:
         stored["scheduled"] = record.scheduled.to_text()
     return stored
@@ -147,7 +150,7 @@ def from_item(item: Item) -> Record:
     fields = {
         name: value
         for name, value in item.fields.items()
-        if value is None or isinstance(value, _KINDS.get(name, str))
+        if type(value) in _KINDS.get(name, _NO_KINDS)
     }
     return from_fields(item.key.partition.removeprefix("task#"), fields)
 

@@ -290,8 +290,10 @@ class KnownTasks(Mapping[str, Task[..., Any]]):
         self._builtin = builtin
 
     def __getitem__(self, name: str) -> Task[..., Any]:
-        own = self._own
-        return own[name] if name in own else self._builtin[name]
+        try:
+            return self._own[name]
+        except KeyError:
+            return self._builtin[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._own or name in self._builtin

@@ -77,10 +77,14 @@ class Settler:
     def settle(self, pairs: Iterable[Pair]) -> None:
         """Count these outcomes and carry them out."""
         pairs = list(pairs)
-        self._counters.add(settlement for _, settlement in pairs)
-        for flight, settlement in pairs:
+        self._counters.add([settlement for _, settlement in pairs])
+        for flight, _ in pairs:
             flight.settling = True
-            self._outcomes.put([(flight, settlement)])
+        if len(self._commits) == 1:
+            self._outcomes.put(pairs)
+            return
+        for pair in pairs:  # so that the threads share them
+            self._outcomes.put([pair])
 
     def release(self, flights: Iterable[Flight], reason: str, after: float = 0.0) -> None:
         """Put these back in their queues, due after this many seconds."""
@@ -94,7 +98,8 @@ class Settler:
     def _commit(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Commit outcomes, and return those to try again."""
         flights = {id(flight.delivery): flight for flight, _ in pairs}
-        settled = [(flight.delivery, self._guarded(flight, s)) for flight, s in pairs]
+        now = time.monotonic()
+        settled = [(flight.delivery, _guarded(flight, s, now)) for flight, s in pairs]
         try:
             result = self._consumer.commit(settled)
         except Exception as error:  # without this thread nothing would ever be settled again
@@ -113,13 +118,6 @@ class Settler:
         if result.failed:
             log.warning("%d outcomes wait to be recorded: %s", len(result.failed), result.error)
         return [(flights[id(delivery)], settlement) for delivery, settlement in result.failed]
-
-    @staticmethod
-    def _guarded(flight: Flight, settlement: Settlement) -> Settlement:
-        """Write conditionally where the lease may have passed to someone else."""
-        if flight.lost or flight.doubtful or time.monotonic() > flight.lease_ends:
-            return replace(settlement, fenced=True)
-        return settlement
 
     # ---- messages
 
@@ -188,6 +186,13 @@ class Settler:
             reason,
         )
         self._consumer.broker.release([delivery], after=_UNBURIED_AFTER)
+
+
+def _guarded(flight: Flight, settlement: Settlement, now: float) -> Settlement:
+    """Write conditionally where the lease may have passed to someone else."""
+    if flight.lost or flight.doubtful or now > flight.lease_ends:
+        return replace(settlement, fenced=True)
+    return settlement
 
 
 def _started(work: Callable[[], None], name: str, count: int) -> list[threading.Thread]:

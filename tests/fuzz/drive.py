@@ -186,7 +186,7 @@ def _settle(app: CloudQ, consumer: Consumer, delivery: Delivery) -> list[Settled
     jobs, settled = consumer.open([delivery])
     for job in jobs:
         packed = pipe.pack_job(1, job)
-        theirs = pipe.unpack_job(packed, app.runtime.codec, app.conf.max_body)
+        theirs = pipe.unpack_job(packed)
         outcome = pipe.pack_settlement(1, consumer.run_job(theirs))
         settled.append((delivery, pipe.unpack_settlement(outcome)))
     return settled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
@@ -61,8 +62,7 @@ class Counters:
         kept = self._runtimes.get(task)
         if kept is None:
             kept = self._runtimes[task] = Runtimes([0] * (len(BUCKETS) + 1))
-        place = next((i for i, bound in enumerate(BUCKETS) if took <= bound), len(BUCKETS))
-        kept.counts[place] += 1
+        kept.counts[bisect_left(BUCKETS, took)] += 1
         kept.total += took
 
     def ends(self) -> dict[tuple[str, str], int]:

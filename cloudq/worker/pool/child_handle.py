@@ -76,8 +76,9 @@ class Child:
     @property
     def free(self) -> int:
         """The number of jobs that it can take now."""
-        usable = self.ready and not self.retiring and not self.stopped
-        return self.capacity - len(self.flights) if usable else 0
+        if not self.ready or self.retiring or self.stopped_at is not None:
+            return 0
+        return self.capacity - len(self.flights)
 
     def take(self, flights: Sequence[Flight]) -> None:
         """Note that these are the child's. Call under the dispatcher's lock."""

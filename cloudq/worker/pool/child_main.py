@@ -22,14 +22,12 @@ from multiprocessing.connection import Connection
 from types import FrameType
 
 from cloudq import signals
-from cloudq.app import CloudQ
 from cloudq.app.loading import load_app
-from cloudq.errors import DecodeError, UnknownTask
-from cloudq.execution.error_text import reason_of
+from cloudq.errors import UnknownTask
 from cloudq.execution.event_loop import Loop
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
-from cloudq.execution.settlement import Action, Settlement
+from cloudq.execution.settlement import Settlement
 from cloudq.results.waiting import Places
 from cloudq.worker.logs import configure
 from cloudq.worker.pool import pipe
@@ -77,10 +75,6 @@ class Pool:
             self._threads += 1
             name = f"task-{self._threads}"
             threading.Thread(target=self.work, name=name, daemon=True).start()
-
-    def refuse(self, number: int, settlement: Settlement) -> None:
-        """Report the outcome of a job that is not run."""
-        self._done.put(pipe.pack_settlement(number, settlement))
 
     def end(self) -> None:
         """Let the thread that calls `work` return, once it has run what was submitted before."""
@@ -153,7 +147,7 @@ def main(connection: Connection) -> None:
     in_main = options.threads == 1 and options.pool in _PLAIN
     pool = Pool(executor, options.threads, connection, in_main=in_main)
     pipe.send(connection, [pipe.Ready()])
-    take = partial(_take_orders, app, executor, pool, connection, options.pool is PoolKind.GEVENT)
+    take = partial(_take_orders, executor, pool, connection, options.pool is PoolKind.GEVENT)
     if in_main:
         threading.Thread(target=_or_exit, args=[take], name="orders", daemon=True).start()
         _or_exit(pool.work)
@@ -173,9 +167,7 @@ def _or_exit(run: Callable[[], None]) -> None:
         os._exit(1)
 
 
-def _take_orders(
-    app: CloudQ, executor: Executor, pool: Pool, connection: Connection, is_green: bool
-) -> None:
+def _take_orders(executor: Executor, pool: Pool, connection: Connection, is_green: bool) -> None:
     """Take orders until told to stop; leave at once when the supervisor is gone."""
     while True:
         try:
@@ -186,23 +178,12 @@ def _take_orders(
             os._exit(1)  # the supervisor died: the jobs come back when their leases end
         for message in batch:
             if isinstance(message, pipe.PackedJob):
-                _start(app, pool, message)
+                pool.submit(message.number, pipe.unpack_job(message))
             elif isinstance(message, pipe.TimeLimits):
                 _limit(executor, message)
             elif isinstance(message, pipe.Stop):
                 pool.end()
                 return
-
-
-def _start(app: CloudQ, pool: Pool, packed: pipe.PackedJob) -> None:
-    """Run a job, or dead-letter it when its body cannot be read."""
-    try:
-        job = pipe.unpack_job(packed, app.runtime.codec, app.conf.max_body)
-    except Exception as error:  # it would end this process, with all that it runs
-        reason = str(error) if isinstance(error, DecodeError) else reason_of(error)
-        pool.refuse(packed.number, Settlement(action=Action.DEAD_LETTER, reason=reason))
-    else:
-        pool.submit(packed.number, job)
 
 
 def _limit(executor: Executor, limits: pipe.TimeLimits) -> None:

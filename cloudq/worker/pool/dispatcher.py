@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 
 from cloudq.broker.broker import Broker
 from cloudq.execution.executor import Executor
@@ -170,8 +169,8 @@ class Dispatcher:
                     flight = line.popleft()
                     lost += [flight, *self._close_lane(flight)]
                     continue
-                child = max(children, key=attrgetter("free"), default=None)
-                if child is None or child.free <= 0:
+                child = _roomiest(children)
+                if child is None:
                     break
                 return child, line.popleft()
         return None
@@ -249,3 +248,13 @@ class Dispatcher:
         if flight.stop_at is not None:
             flight.stop_at = None
             self.timed -= 1
+
+
+def _roomiest(children: Sequence[Child]) -> Child | None:
+    """Return the child that can take the most jobs now; None if none can take one."""
+    roomiest, most = None, 0
+    for child in children:
+        free = child.free
+        if free > most:
+            roomiest, most = child, free
+    return roomiest

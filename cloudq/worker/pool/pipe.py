@@ -18,8 +18,7 @@ from cloudq.execution.error_text import reason_of
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, FailedSteps, Settlement
 from cloudq.messages.body import decode, encode
-from cloudq.messages.codec import Codec
-from cloudq.messages.message import TaskMessage
+from cloudq.messages.message import TaskMessage, from_given_fields, given_fields
 from cloudq.results.record import Record, State, from_fields, to_fields
 from cloudq.worker.options import WorkerOptions
 
@@ -39,15 +38,17 @@ class Setup(NamedTuple):
 
 
 class PackedJob(NamedTuple):
-    """A job on its way to a child: its number in the supervisor, and its delivery."""
+    """A job on its way to a child: its number in the supervisor, its delivery, and its message.
+
+    The fields of the message have been checked: a child need not read its body again.
+    """
 
     number: int
     queue: str
     id: str
-    body: bytes
     attempts: int
     group: str | None
-    retries: int
+    fields: dict[str, Any]
     fenced: bool
 
 
@@ -117,8 +118,7 @@ def send(connection: Connection, batch: Sequence[Message]) -> None:
 def receive(connection: Connection) -> list[Message]:
     """Read the next batch. Raises `EOFError` or `OSError` when the other side is gone."""
     name, rows = pickle.loads(connection.recv_bytes())
-    shape = _SHAPES[name]
-    return [shape(*row) for row in rows]
+    return list(map(_SHAPES[name]._make, rows))
 
 
 def pack_job(number: int, job: Job) -> PackedJob:
@@ -128,28 +128,25 @@ def pack_job(number: int, job: Job) -> PackedJob:
         number,
         delivery.queue,
         delivery.id,
-        delivery.body,
         delivery.attempts,
         delivery.group,
-        job.message.retries,
+        given_fields(job.message),
         job.fenced,
     )
 
 
-def unpack_job(packed: PackedJob, codec: Codec, limit: int) -> Job:
-    """Make the job anew, its body at most `limit` bytes long. Raises `DecodeError`."""
+def unpack_job(packed: PackedJob) -> Job:
+    """Make the job anew. Its delivery has no body, which stays with the supervisor."""
     delivery = Delivery(
         queue=packed.queue,
         id=packed.id,
-        body=packed.body,
+        body=b"",
         receipt=packed.number,
         attempts=packed.attempts,
         lease=0.0,
         group=packed.group,
     )
-    message = codec.decode(packed.body, queue=packed.queue, limit=limit)
-    if message.queue != packed.queue or message.retries != packed.retries:
-        message = message.model_copy(update={"queue": packed.queue, "retries": packed.retries})
+    message = from_given_fields(packed.fields)
     return Job(delivery=delivery, message=message, fenced=packed.fenced)
 
 
@@ -158,10 +155,10 @@ def pack_settlement(number: int, settled: Settlement) -> PackedSettlement:
     starts, member = settled.starts, settled.member_result
     return PackedSettlement(
         number,
-        settled.action.value,
+        str(settled.action),
         settled.task_id,
         settled.task,
-        settled.state and settled.state.value,
+        settled.state and str(settled.state),
         settled.reason,
         settled.after,
         encode(settled.resend) if settled.resend else None,

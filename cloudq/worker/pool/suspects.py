@@ -29,7 +29,9 @@ class Suspects:
 
     def knows(self, flight: Flight) -> bool:
         """Tell whether an earlier delivery of this call has ended its process."""
-        return flight.job is not None and flight.job.message.id in self._culprits
+        if not self._culprits or flight.job is None:
+            return False
+        return flight.job.message.id in self._culprits
 
     def add(self, flights: Iterable[Flight]) -> None:
         """Suspect these, of which one has ended the process that they shared.
