@@ -24,6 +24,10 @@ from cloudq.driver.forks import is_forked, renew_after_fork
 from cloudq.errors import ConfigurationError
 from cloudq_gcp.rest import Rest
 
+# Else gRPC starts its own threads anew in a child, where some crash: it reads this when it is first
+# used. A value that is set stays.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 C = TypeVar("C")
 
 Channel = grpc.Channel | Rest
@@ -58,10 +62,15 @@ class _Grpc:
     def __init__(self) -> None:
         self.is_used = False
         self.is_lost = is_forked() and _has_threads()
+        os.register_at_fork(before=self._before_fork)
         renew_after_fork(self, _Grpc._in_child)
 
+    def _before_fork(self) -> None:
+        """Look for others' channels, whose threads a child may not have."""
+        self.is_used = self.is_used or _has_threads()
+
     def _in_child(self) -> None:
-        self.is_lost = self.is_lost or self.is_used or _has_threads()
+        self.is_lost = self.is_lost or self.is_used
 
 
 def _has_threads() -> bool:

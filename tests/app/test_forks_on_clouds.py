@@ -175,10 +175,7 @@ double.delay(3)
 
 @pytest.mark.parametrize("wait", ["0.02", "0.15", "0.4", "0.8"])
 def test_a_child_is_made_while_a_thread_opens_the_connection(cloud: Cloud, wait: str) -> None:
-    # Left to itself gRPC starts its threads anew in a child, and they may crash when the fork came
-    # amid the first call.
-    program = IN_FIRST_USE.replace("WAIT", wait)
-    assert cloud.run(program, GRPC_ENABLE_FORK_SUPPORT="0") == ["0", "False"]
+    assert cloud.run(IN_FIRST_USE.replace("WAIT", wait)) == ["0", "False"]
 
 
 POOL = (
