@@ -1,4 +1,4 @@
-"""What a process loads and builds when it starts, and what waits for its first use."""
+"""Checks that a start loads and builds little, and that what is built later is built once."""
 
 from __future__ import annotations
 
