@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date, time
 from enum import Enum
+from functools import cache
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -31,8 +32,8 @@ _UNSAFE = (
     r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
     r"\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
 )
-_ONE_LINE = re.compile(f"[{_UNSAFE}]")
-_BLOCK = re.compile(f"(?!\n)[{_UNSAFE}]")
+_ONE_LINE = f"[{_UNSAFE}]"
+_BLOCK = f"(?!\n)[{_UNSAFE}]"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 # ---- secrets
@@ -42,7 +43,7 @@ _WORDS = (
     r"|(?:api|access|account|shared|private|encryption|master|auth)[_-]?key|signing[_-]?keys"
 )
 # Names of values that are secret: client_secret, X-Amz-Signature, db_pass, AWS_SECRET_ACCESS_KEY.
-_NAME = re.compile(
+_NAME = (
     rf"(?i){_WORDS}|(?:^|[_-])(?:pass|auth|sig|sas)$|(?:functions|subscription)-key$"
     r"|connection[_-]?string"
 )
@@ -62,50 +63,53 @@ _VALUE = (
 _FIRST = r"(?:[?&;]|%3F|%26)"  # before a parameter; a URL may be quoted as one of another
 # A text and the pattern that is tried where it is found; any, if it is empty.
 # Every repetition is bounded or starts at a fixed word: an error of a megabyte takes linear time.
-_SECRETS = tuple(
-    (needed, re.compile(pattern))
-    for needed, pattern in (
-        ("PRIVATE KEY", r"(-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----)(?:(?!-----)[\s\S])+"),
-        # A signed token, whatever its name.
-        ("eyJ", r"()\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+"),
-        # The user and password of a URL, also where they contain "/" and "@". A port is none.
-        (
-            "://",
-            r"(?<=://)()(?:[^\s/:@?#\"'<>]{0,64}:(?!\d{0,5}[/?#])[^\s\"'<>]{0,256}"
-            r"|[^\s/?#\"'<>]{1,256})(?=@)",
-        ),
-        # The same where a URL is quoted as a parameter, or written as JavaScript's JSON.
-        (
-            "%",
-            r"(?i)(%(?:25)?3a(?:%(?:25)?2f){2})(?:(?!%(?:25)?[23]f)[^\s\"'<>@/?&]){1,256}"
-            r"(?=%(?:25)?40)",
-        ),
-        (":\\/", r"(:\\/\\/)[^\s/:@?#\"'<>]{0,64}:[^\s\"'<>]{0,256}(?=@)"),
-        # Headers.
-        (
-            "",
-            r"(?i)((?:\bauthorization[\"']?\s?[:=]\s?[\"']?|\bbearer\s)(?:bearer\s|basic\s)?)"
-            r"(?!bearer\s|basic\s)[\w.~+/=-]{4,}",
-        ),
-        ("ookie", r"(?i)(\bcookie:\s?)[^\r\n]+"),
-        # A parameter of a query: there "key" alone is a secret as well.
-        (
-            "",
-            rf"(?i)({_FIRST}[\w.-]{{0,64}}?(?:key|sig|pass|pw|{_WORDS})[\w.-]{{0,64}}(?:=|%3D))"
-            rf"{_VALUE}",
-        ),
-        ("code=", r"(?i)([?&]code=)[\w%~+/=-]{20,}"),  # a key of an Azure function
-        # An assignment, in a connection string and in a repr; an entry of a dict or of JSON.
-        ("=", rf"(?i)((?:{_WORDS}|(?<![a-z0-9])pass)[\w.-]{{0,64}}\s?=\s?){_VALUE}"),
-        (":", rf"(?i)((?:{_WORDS}|(?<![a-z0-9])pass)[\w.-]{{0,64}}\\?[\"']\s?:\s?){_VALUE}"),
-        (": ", rf"(?i)((?:{_NAMED}):\s){_VALUE}"),
-        ("</", rf"(?i)(<\w{{0,64}}(?:{_WORDS})\w{{0,64}}>)[^<]+"),
-    )
+_SECRETS = (
+    ("PRIVATE KEY", r"(-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----)(?:(?!-----)[\s\S])+"),
+    # A signed token, whatever its name.
+    ("eyJ", r"()\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+"),
+    # The user and password of a URL, also where they contain "/" and "@". A port is none.
+    (
+        "://",
+        r"(?<=://)()(?:[^\s/:@?#\"'<>]{0,64}:(?!\d{0,5}[/?#])[^\s\"'<>]{0,256}"
+        r"|[^\s/?#\"'<>]{1,256})(?=@)",
+    ),
+    # The same where a URL is quoted as a parameter, or written as JavaScript's JSON.
+    (
+        "%",
+        r"(?i)(%(?:25)?3a(?:%(?:25)?2f){2})(?:(?!%(?:25)?[23]f)[^\s\"'<>@/?&]){1,256}"
+        r"(?=%(?:25)?40)",
+    ),
+    (":\\/", r"(:\\/\\/)[^\s/:@?#\"'<>]{0,64}:[^\s\"'<>]{0,256}(?=@)"),
+    # Headers.
+    (
+        "",
+        r"(?i)((?:\bauthorization[\"']?\s?[:=]\s?[\"']?|\bbearer\s)(?:bearer\s|basic\s)?)"
+        r"(?!bearer\s|basic\s)[\w.~+/=-]{4,}",
+    ),
+    ("ookie", r"(?i)(\bcookie:\s?)[^\r\n]+"),
+    # A parameter of a query: there "key" alone is a secret as well.
+    (
+        "",
+        rf"(?i)({_FIRST}[\w.-]{{0,64}}?(?:key|sig|pass|pw|{_WORDS})[\w.-]{{0,64}}(?:=|%3D))"
+        rf"{_VALUE}",
+    ),
+    ("code=", r"(?i)([?&]code=)[\w%~+/=-]{20,}"),  # a key of an Azure function
+    # An assignment, in a connection string and in a repr; an entry of a dict or of JSON.
+    ("=", rf"(?i)((?:{_WORDS}|(?<![a-z0-9])pass)[\w.-]{{0,64}}\s?=\s?){_VALUE}"),
+    (":", rf"(?i)((?:{_WORDS}|(?<![a-z0-9])pass)[\w.-]{{0,64}}\\?[\"']\s?:\s?){_VALUE}"),
+    (": ", rf"(?i)((?:{_NAMED}):\s){_VALUE}"),
+    ("</", rf"(?i)(<\w{{0,64}}(?:{_WORDS})\w{{0,64}}>)[^<]+"),
 )
 # What every secret that is found has in or before it.
 _SOME = re.compile(r"[=:<]|earer|%3|PRIVATE KEY|eyJ")
 # A parameter whose name is percent-encoded, in part or as a whole.
-_QUOTED_NAME = re.compile(rf"([?&;]([\w.-]{{0,64}}%[\w.%-]{{1,128}})=){_VALUE}")
+_QUOTED_NAME = rf"([?&;]([\w.-]{{0,64}}%[\w.%-]{{1,128}})=){_VALUE}"
+
+
+# At the first use: a start takes a tenth longer that compiles all, of which most need none.
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +132,8 @@ def _masked_text(text: str) -> str:
         return text
     for needed, pattern in _SECRETS:
         if needed in text:
-            text = pattern.sub(_hide, text)
-    return _QUOTED_NAME.sub(_hide_quoted, text) if "%" in text else text
+            text = _compiled(pattern).sub(_hide, text)
+    return _compiled(_QUOTED_NAME).sub(_hide_quoted, text) if "%" in text else text
 
 
 def _hide(found: re.Match[str]) -> str:
@@ -141,7 +145,8 @@ def _hide(found: re.Match[str]) -> str:
 
 def _hide_quoted(found: re.Match[str]) -> str:
     name = unquote(unquote(found[2]))
-    return _hide(found) if _NAME.search(name) or name.lower().endswith(("key", "sig")) else found[0]
+    is_secret = _compiled(_NAME).search(name) or name.lower().endswith(("key", "sig"))
+    return _hide(found) if is_secret else found[0]
 
 
 # ---- control characters
@@ -150,13 +155,13 @@ def _hide_quoted(found: re.Match[str]) -> str:
 def one_line(value: object) -> str:
     r"""Return the value as one line: what a terminal or a log would obey is written as `\x1b`."""
     text = text_of(value)
-    return text if text.isprintable() else _ONE_LINE.sub(_escape, text)
+    return text if text.isprintable() else _compiled(_ONE_LINE).sub(_escape, text)
 
 
 def block(value: object, *, indent: str = "") -> str:
     """Return the value with its line breaks; each line is made safe, and indented."""
     text = text_of(value).replace("\r\n", "\n").expandtabs(4)
-    safe = _BLOCK.sub(_escape, text)
+    safe = _compiled(_BLOCK).sub(_escape, text)
     return "\n".join(indent + line for line in safe.split("\n")) if indent else safe
 
 
@@ -200,7 +205,7 @@ def json_text(value: object, *, indent: bool = False, mask: bool = True, most: i
 
 def safe_json(text: str) -> str:
     """Return JSON that is written already, with its control characters escaped as JSON does."""
-    return text if text.isprintable() else _BLOCK.sub(_json_escape, text)
+    return text if text.isprintable() else _compiled(_BLOCK).sub(_json_escape, text)
 
 
 def _json_escape(found: re.Match[str]) -> str:
@@ -284,7 +289,7 @@ class _Plain:
         return found
 
     def _is_secret(self, name: str) -> bool:
-        return self._mask and len(name) <= 64 and _NAME.search(name) is not None
+        return self._mask and len(name) <= 64 and _compiled(_NAME).search(name) is not None
 
     def _hidden(self, value: Any) -> Any:
         if isinstance(value, AsIs):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
+from typing import TYPE_CHECKING
 
 from cloudq.broker import publish_signals
 from cloudq.broker.delayed import DelayedStore
@@ -23,7 +24,6 @@ from cloudq.driver import (
     Limits,
     Outgoing,
     PlatformDeadLetters,
-    QueueAdmin,
     Scheduled,
     Scheduling,
 )
@@ -39,6 +39,9 @@ from cloudq.errors import (
 )
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
+
+if TYPE_CHECKING:
+    from cloudq.driver import QueueAdmin
 
 _NO_QUEUE = (
     'there is no such queue: "cloudq queues create NAME" makes one, '
@@ -94,6 +97,8 @@ class Broker(Driven[BrokerDriver]):
     @property
     def admin(self) -> QueueAdmin:
         """The driver's operator commands. Raises `ConfigurationError` if it has none."""
+        from cloudq.driver import QueueAdmin
+
         if not isinstance(self.driver, QueueAdmin):
             raise ConfigurationError(f"{self.url} cannot be administered from here")
         return self.driver

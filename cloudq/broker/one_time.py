@@ -8,16 +8,19 @@ schedules.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
+from typing import TYPE_CHECKING
 
-from cloudq.driver import Failure, Limits, OneTimeEntry, OneTimeScheduler, Outgoing
+from cloudq.driver import Failure, Limits, Outgoing
 from cloudq.driver.forks import leave_to_parent, renew_after_fork
 from cloudq.errors import CloudQError, ConfigurationError, ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.text import describe, masked
+
+if TYPE_CHECKING:
+    from cloudq.driver import OneTimeScheduler
 
 _GROUP = re.compile(r"[^0-9A-Za-z_.-]+")
 # Characters that a tag's value may not contain.
@@ -93,6 +96,8 @@ class OneTimeSchedules:
         ]
 
     def _made(self, queue: str, place: int, message: Outgoing, due: float) -> str | Failure:
+        from cloudq.driver import OneTimeEntry
+
         driver = self._driver
         fires = int(due - driver.early)
         # The name tells the message and its time, so a repeated publish creates no second entry.
@@ -132,6 +137,8 @@ class OneTimeSchedules:
     def _driver(self) -> OneTimeScheduler:
         with self._lock:
             if self._opened is None:
+                from cloudq.driver import OneTimeScheduler
+
                 opened = self._open()
                 if not isinstance(opened, OneTimeScheduler):
                     raise ConfigurationError(
@@ -151,4 +158,8 @@ class OneTimeSchedules:
 
 def _word(id: str) -> str:
     """Return an id in a form that every service accepts in a name."""
-    return id if _PLAIN.fullmatch(id) else hashlib.sha256(id.encode()).hexdigest()[:40]
+    if _PLAIN.fullmatch(id):
+        return id
+    import hashlib  # loads OpenSSL, which few processes need
+
+    return hashlib.sha256(id.encode()).hexdigest()[:40]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
@@ -62,6 +61,8 @@ def _read(policy: Mapping[str, Any]) -> PublishPolicy:
         )
     for name, value in policy.items():
         if name not in _POLICY:
+            import difflib
+
             close = difflib.get_close_matches(str(name), _POLICY, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(_POLICY)}"
             raise InvalidArguments(f"retry_policy has no {name!r}: {hint}")

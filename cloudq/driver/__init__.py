@@ -1,14 +1,9 @@
 """The protocols that an adapter implements, and the plain values that cross them."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from cloudq.driver.adapters import Adapter
-from cloudq.driver.admin import (
-    Peeked,
-    Purged,
-    QueueAdmin,
-    QueueStats,
-    StoreAdmin,
-    Sweeping,
-)
 from cloudq.driver.names import fitting
 from cloudq.driver.queues import (
     FOREVER,
@@ -23,10 +18,6 @@ from cloudq.driver.queues import (
     VirtualTime,
     is_ordered,
     suffixed,
-)
-from cloudq.driver.schedulers import (
-    OneTimeEntry,
-    OneTimeScheduler,
 )
 from cloudq.driver.store import (
     BackendDriver,
@@ -47,6 +38,20 @@ from cloudq.driver.values import (
     Failure,
     Value,
 )
+
+if TYPE_CHECKING:
+    from cloudq.driver.admin import (
+        Peeked,
+        Purged,
+        QueueAdmin,
+        QueueStats,
+        StoreAdmin,
+        Sweeping,
+    )
+    from cloudq.driver.schedulers import (
+        OneTimeEntry,
+        OneTimeScheduler,
+    )
 
 __all__ = [
     "FOREVER",
@@ -87,3 +92,27 @@ __all__ = [
     "is_ordered",
     "suffixed",
 ]
+
+# Loaded when they are first used: an app that sends and runs tasks needs none of them.
+_HOMES = {
+    "OneTimeEntry": "cloudq.driver.schedulers",
+    "OneTimeScheduler": "cloudq.driver.schedulers",
+    "Peeked": "cloudq.driver.admin",
+    "Purged": "cloudq.driver.admin",
+    "QueueAdmin": "cloudq.driver.admin",
+    "QueueStats": "cloudq.driver.admin",
+    "StoreAdmin": "cloudq.driver.admin",
+    "Sweeping": "cloudq.driver.admin",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cloudq.driver' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

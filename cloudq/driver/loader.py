@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from operator import attrgetter
@@ -74,6 +73,8 @@ def _open(kind: str, address: Address) -> Any:
 def _load(kind: str, scheme: str) -> Callable[[Address], Any]:
     found = {entry.name: entry for entry in installed(kind)}
     if scheme not in found:
+        import difflib
+
         close = difflib.get_close_matches(scheme, found, n=1)
         hint = f" did you mean {close[0]}?" if close else ""
         raise ConfigurationError(

@@ -6,7 +6,6 @@ service has a length and sometimes characters for them. What fits stays as it is
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 
@@ -23,6 +22,8 @@ def fitting(key: str, fits: Callable[[str], bool]) -> str:
     """
     if fits(key):
         return key
+    import hashlib  # loads OpenSSL, which few processes need
+
     # A half of a surrogate pair is no text, and yet a key.
     digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
     return f"{_PLAIN.sub('_', key)[:_PREFIX]}~{digest}"

@@ -76,6 +76,8 @@ class Executor:
         is_eager: bool = False,
         places: Places | None = None,
     ) -> None:
+        if not TaskMessage.__pydantic_complete__:
+            TaskMessage.model_rebuild()  # now, and not while the first message waits
         self.runtime = runtime
         self.clock = runtime.clock
         self.tasks = tasks

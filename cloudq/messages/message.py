@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from threading import RLock
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import GenerateJsonSchema
+
+from cloudq.driver.forks import Whole
 
 VERSION = 1
 
@@ -37,6 +40,9 @@ Limit = Annotated[float, Field(gt=0, le=LONGEST_LIMIT, allow_inf_nan=False)]
 # W3C's baggage may have 8,192 bytes.
 Headers = Annotated[dict[Name, Annotated[str, Field(max_length=16_384)]], Field(max_length=256)]
 
+# Of the threads that need the model first one builds it, and no fork cuts it short.
+_BUILDING, _ONE = Whole(), RLock()
+
 
 class TaskMessage(BaseModel):
     """One call of one task, as it travels. Times are epoch seconds.
@@ -46,7 +52,7 @@ class TaskMessage(BaseModel):
     release of the same version can add some.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     v: Annotated[int, Field(ge=-MOST, le=MOST)] = VERSION
     id: Name = Field(min_length=1, description="the task id, unique to the call")
@@ -91,6 +97,13 @@ class TaskMessage(BaseModel):
     )
     protocol: Word | None = Field(default=None, description="celery: sent in Celery's protocol 2")
 
+    # Pydantic calls it at the first use: an app that sends and runs nothing starts without it.
+    @classmethod
+    def model_rebuild(cls, *, force: bool = False, **options: Any) -> bool | None:
+        """Build the model, unless that is done."""
+        with _BUILDING, _ONE:
+            return super().model_rebuild(force=force, **options)
+
 
 DEFAULTS: dict[str, Any] = {
     name: field.get_default(call_default_factory=True)
@@ -126,6 +139,7 @@ def from_given_fields(fields: dict[str, Any]) -> TaskMessage:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of format version 1, for producers in other languages."""
+    TaskMessage.model_rebuild()  # another thread may be about to
     made = TaskMessage.model_json_schema()
     for name, field in TaskMessage.model_fields.items():
         if field.default_factory is not None:  # Pydantic leaves these defaults out

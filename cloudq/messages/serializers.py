@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -145,6 +144,8 @@ def pickled(value: object) -> Any:
     """Turn a value of a call whose serializer is pickle into JSON. Raises `EncodeError`."""
     if type(value) in _AS_THEY_ARE:
         return to_wire(value)
+    import pickle
+
     try:
         data = pickle.dumps(value, protocol=4)
     except Exception as error:  # whatever the value's own methods raise
@@ -159,6 +160,8 @@ def unpickled(value: Any, otherwise: Callable[[Any], Any]) -> Any:
     """
     if not is_object(value) or list(value) != [_PICKLED]:
         return otherwise(value)
+    import pickle
+
     try:
         return pickle.loads(base64.b64decode(value[_PICKLED], validate=True))
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:

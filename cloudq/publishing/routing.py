@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import translate
@@ -112,6 +111,8 @@ class Router:
             )
         for option in given:
             if option not in self._known:
+                import difflib
+
                 close = difflib.get_close_matches(str(option), self._known, n=1)
                 hint = f"did you mean {close[0]}?" if close else "a queue is named by queue"
                 raise ConfigurationError(

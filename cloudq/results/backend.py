@@ -19,7 +19,6 @@ from cloudq.driver import (
     Key,
     Op,
     Page,
-    Sweeping,
     Watch,
     Watcher,
 )
@@ -311,6 +310,8 @@ class Backend(Driven[BackendDriver]):
 
     def sweep(self) -> int | None:
         """Delete expired items; how many, None where the store does that by itself."""
+        from cloudq.driver import Sweeping
+
         if not isinstance(self.driver, Sweeping):
             return None
         with self.trying("delete what has expired", "*"):

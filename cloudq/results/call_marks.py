@@ -5,7 +5,7 @@ A call whose id is a new UUID needs no mark, and has none.
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 
 from cloudq.clock import Clock
@@ -32,7 +32,7 @@ class Marks:
         """Make the mark of a call that is made now."""
         with self._lock:
             self._last = max(int(self._clock() * 1e6), self._last + 1)
-            return f"{self._last:0{_DIGITS}x}{secrets.token_hex(4)}"
+            return f"{self._last:0{_DIGITS}x}{os.urandom(4).hex()}"
 
 
 def is_older(record: Record, call: str | None) -> bool:

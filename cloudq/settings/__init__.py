@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import cache
@@ -341,6 +340,8 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
         is_secret = not _SECRET.isdisjoint(item["loc"])
         name = ".".join(map(str, item["loc"][: 1 if is_secret else None])) or "settings"
         if item["type"] == "extra_forbidden":
+            import difflib
+
             close = difflib.get_close_matches(name, Settings.model_fields, n=1)
             hint = f" did you mean {close[0]}?" if close else ""
             known = ", ".join(Settings.model_fields)

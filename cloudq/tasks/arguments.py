@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -101,6 +100,8 @@ class Arguments:
 
         Raises `EncodeError` for an argument that cannot be sent.
         """
+        import hashlib  # loads OpenSSL, which few processes need
+
         given = self._signature.bind(*args, **kwargs).arguments
         texts = {**self.default_texts, **{name: canonical(item) for name, item in given.items()}}
         lines = "\n".join(f"{name}={texts[name]}" for name in sorted(texts))

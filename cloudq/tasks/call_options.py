@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, tzinfo
@@ -205,6 +204,8 @@ def check_names(options: CallOptions) -> None:
     known = CallOptions.__annotations__
     for name in options:
         if name not in known:
+            import difflib
+
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" did you mean {close[0]}?" if close else ""
             raise TypeError(f"there is no call option {name!r}:{hint} known: {', '.join(known)}")

@@ -260,10 +260,14 @@ def test_help_fills_the_width_of_the_terminal(capsys, monkeypatch):
     assert "one object, from worker to reply. The exit code is" in capsys.readouterr().out
 
 
-def test_no_sdk_is_imported_before_it_is_needed():
-    code = "import sys, cloudq.cli; print([m for m in sys.modules if m.startswith('boto')])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "[]\n"
+@pytest.mark.parametrize("arguments", [[], ["deploy", "--help"], ["deploy", "logs", "--help"]])
+def test_no_sdk_is_imported_before_it_is_needed(arguments):
+    code = (
+        "import sys; from cloudq.cli import main; code = main(sys.argv[1:]);"
+        "print(code, [m for m in sys.modules if m.startswith(('boto', 'google.api', 'azure.'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
 
 
 @pytest.mark.parametrize(

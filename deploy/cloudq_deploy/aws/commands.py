@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 import typer
@@ -15,15 +15,8 @@ from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq.cli.output import emit, local, note, say, table
 from cloudq.errors import ConfigurationError
 from cloudq.text import AsIs
-from cloudq_deploy.aws.deployment import AwsDeployment, planned
 from cloudq_deploy.aws.iam import ROLES, Place, document, schedule_groups, statements, trust
 from cloudq_deploy.aws.iam_deployer import deployer
-from cloudq_deploy.aws.plan import Function, Plan
-from cloudq_deploy.aws.stack import running
-from cloudq_deploy.aws.stack.access import Aws, DeployError
-from cloudq_deploy.aws.stack.drift import Drift, drift
-from cloudq_deploy.aws.stack.resources import Resource, resources
-from cloudq_deploy.aws.stack.state import look
 from cloudq_deploy.cli.options import (
     BucketName,
     Endpoint,
@@ -34,6 +27,15 @@ from cloudq_deploy.cli.options import (
     loaded,
 )
 
+# What imports AWS's SDK, which takes a second or so, is imported by the commands: a help needs
+# none of it.
+if TYPE_CHECKING:
+    from cloudq_deploy.aws.deployment import AwsDeployment
+    from cloudq_deploy.aws.plan import Function, Plan
+    from cloudq_deploy.aws.stack.access import Aws
+    from cloudq_deploy.aws.stack.drift import Drift
+    from cloudq_deploy.aws.stack.resources import Resource
+
 OnlyAws = Annotated[
     Literal["aws"], typer.Argument(metavar="[aws]", help="The cloud: this command is for AWS only.")
 ]
@@ -42,6 +44,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def _planned(target: Target, **options: object) -> AwsDeployment:
+    from cloudq_deploy.aws.deployment import planned
+
     app, entry = loaded(target)
     return planned(app, entry, Path.cwd(), given_options("aws", options))
 
@@ -63,6 +67,11 @@ def status_command(
     json: JsonOption = False,
 ) -> None:
     """Show the state of the stack, its resources, and the messages in its queues."""
+    from cloudq_deploy.aws.stack.access import DeployError
+    from cloudq_deploy.aws.stack.drift import drift
+    from cloudq_deploy.aws.stack.resources import resources
+    from cloudq_deploy.aws.stack.state import look
+
     made = _planned(target, stack=stack, region=region, profile=profile, endpoint_url=endpoint_url)
     name, aws = made.stack, made.aws
     state = look(aws, name)
@@ -129,6 +138,8 @@ def logs_command(
     json: JsonOption = False,
 ) -> None:
     """Print the functions' logs."""
+    from cloudq_deploy.aws.stack import running
+
     made = _planned(target, stack=stack, region=region, profile=profile, endpoint_url=endpoint_url)
     plan, aws = made.plan, made.aws
     chosen = [_function(plan, function)] if function else list(plan.functions)
@@ -175,6 +186,8 @@ def invoke_command(
 
     The exit code is 1 if the task failed.
     """
+    from cloudq_deploy.aws.stack import running
+
     made = _planned(target, stack=stack, region=region, profile=profile, endpoint_url=endpoint_url)
     plan, aws = made.plan, made.aws
     function = next((each for each in plan.functions if task in each.tasks), None)

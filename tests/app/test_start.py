@@ -1,0 +1,121 @@
+"""Checks that a start loads and builds little, and that what is built later is built once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_STARTED = "import sys; from cloudq import CloudQ; app = CloudQ(broker='memory://');"
+_MODEL = "from cloudq.messages.message import TaskMessage;"
+_BUILT = "TaskMessage.__pydantic_complete__"
+
+
+def run(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("asyncio", "_hashlib", "hmac", "pickle", "difflib", "sqlite3"),
+        *("cloudq.driver.admin", "cloudq.driver.schedulers", "cloudq.execution.executor"),
+    ],
+)
+def test_a_start_does_not_load_what_only_some_processes_use(module: str) -> None:
+    assert run(f"{_STARTED} print({module!r} in sys.modules)") == "False"
+
+
+def test_a_start_compiles_no_pattern_of_a_secret() -> None:
+    assert (
+        run(f"{_STARTED} from cloudq import text; print(text._compiled.cache_info().misses)") == "0"
+    )
+
+
+def test_names_that_are_loaded_late_are_listed_and_found() -> None:
+    import cloudq.driver
+
+    assert set(cloudq.driver.__all__) <= set(dir(cloudq.driver))
+    for name in cloudq.driver.__all__:
+        assert getattr(cloudq.driver, name).__class__ is not None
+    with pytest.raises(AttributeError, match="has no attribute 'Peek'"):
+        _ = cloudq.driver.Peek  # pyright: ignore
+
+
+# ---- the model of messages
+
+
+def test_the_model_of_messages_is_built_at_its_first_use() -> None:
+    said = run(
+        f"{_STARTED} {_MODEL} print({_BUILT}); TaskMessage(id='1', task='t'); print({_BUILT})"
+    )
+    assert said.split() == ["False", "True"]
+
+
+def test_a_worker_builds_it_before_its_first_message() -> None:
+    assert run(f"{_STARTED} {_MODEL} app.executor(); print({_BUILT})") == "True"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "TaskMessage(id='1', task='t')",
+        "TaskMessage.model_validate({'id': '1', 'task': 't'})",
+        'TaskMessage.model_validate_json(b\'{"id": "1", "task": "t"}\')',
+        "TaskMessage.model_construct(id='1', task='t').model_dump_json()",
+        "schema()",
+    ],
+)
+def test_many_threads_that_use_it_first_build_it_once(use: str) -> None:
+    program = f"""
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from pydantic._internal import _model_construction as construction
+from cloudq.messages.message import TaskMessage, schema
+sys.setswitchinterval(1e-6)
+built = []
+real = construction.complete_model_class
+def counted(cls, *given, **named):
+    built.append(cls)
+    return real(cls, *given, **named)
+construction.complete_model_class = counted
+start = threading.Barrier(16)
+def use(_):
+    start.wait()
+    {use}
+    try: TaskMessage(id="1", task="a\\nb")
+    except ValueError: return True
+with ThreadPoolExecutor(16) as threads: print(all(threads.map(use, range(16))), len(built))
+"""
+    assert run(program) == "True 1"
+
+
+def test_a_fork_waits_for_a_thread_that_builds_it() -> None:
+    program = """
+import os, signal, threading
+from pydantic._internal import _model_construction as construction
+from cloudq.messages.message import TaskMessage
+inside, forking = threading.Event(), threading.Event()
+real = construction.complete_model_class
+def slow(*given, **named):
+    inside.set()
+    assert forking.wait(20)
+    return real(*given, **named)
+construction.complete_model_class = slow
+builder = threading.Thread(target=TaskMessage, kwargs={"id": "1", "task": "t"})
+builder.start()
+assert inside.wait(20)
+os.register_at_fork(before=forking.set)  # the hook that is the last to be registered is the first
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    os._exit(TaskMessage(id="1", task="t").task != "t")
+builder.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run(program) == "0"
