@@ -102,7 +102,10 @@ class TaskMessage(BaseModel):
     def model_rebuild(cls, *, force: bool = False, **options: Any) -> bool | None:
         """Build the model, unless that is done."""
         with _BUILDING, _ONE:
-            return super().model_rebuild(force=force, **options)
+            built = super().model_rebuild(force=force, **options)
+            # Pydantic makes some more at a model's first use, which no fork may cut short either.
+            cls.model_validate({"id": "-", "task": "-"})
+            return built
 
 
 DEFAULTS: dict[str, Any] = {
