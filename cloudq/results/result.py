@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from math import inf
 from typing import Any, Generic, TypeVar, cast
 
+from cloudq.amounts import seconds
+from cloudq.clock import patience
 from cloudq.errors import ConfigurationError, ResultTimeout
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
@@ -334,9 +336,11 @@ def wait_for(
     for result in waiting:
         if result.ignored:
             raise never_recorded(result)
+    timeout = patience(timeout)
+    pause = None if interval is None else seconds(interval, "interval")
     wait = _wait_of(allowed=not disable_sync_subtasks, ends=timeout is not None)
     deadline = None if timeout is None else time.monotonic() + timeout
-    longest = interval or (LOOK_EVERY if backend.wakes else inf)
+    longest = pause or (LOOK_EVERY if backend.wakes else inf)
     watcher = backend.watch()
     try:
         while True:

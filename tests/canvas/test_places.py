@@ -185,7 +185,7 @@ def test_what_cannot_be_left_out_is_named(app: Bench, t: Tasks, make: Any, place
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_chunks_of_nothing_are_refused(app: Bench, t: Tasks, size: int) -> None:
-    with pytest.raises(InvalidArguments, match="give 1 or more"):
+    with pytest.raises(InvalidArguments, match="the size of chunks is"):
         t.add.chunks([(1, 2)], size)
 
 
