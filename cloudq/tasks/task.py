@@ -13,6 +13,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack
 from cloudq.amounts import count
 from cloudq.errors import MaxRetriesExceeded
 from cloudq.results.result import AsyncResult, EagerResult
+from cloudq.results.waiting import Promise
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.bound import BoundTask
 from cloudq.tasks.call_arguments import call_arguments, positional
@@ -169,7 +170,8 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         promised = publisher.promised(self, made)
         made = replace(made, task_id=promised.id)
         given = publisher.copied(self, made, *call_arguments(args, kwargs))
-        on_commit(partial(publisher.fulfil, promised, self, made, *given))
+        promised.promise = Promise()
+        on_commit(partial(publisher.fulfil, promised, self, made, *given), promised.promise)
         return promised
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
