@@ -1,10 +1,13 @@
-"""Time as a value that can be handed in, and the growing pauses between tries."""
+"""Time as a value that can be handed in, the patience of callers, and the pauses between tries."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Callable, Iterator
+
+from cloudq.amounts import CENTURY, shown
+from cloudq.errors import InvalidArguments
 
 Clock = Callable[[], float]
 """Tells the time in epoch seconds."""
@@ -13,6 +16,23 @@ Clock = Callable[[], float]
 def real_time() -> float:
     """Return the time of this machine, in epoch seconds."""
     return time.time()
+
+
+def patience(given: object, name: str = "timeout") -> float | None:
+    """Return how long a caller wants to wait, in seconds; None for without end.
+
+    That is also what infinity and more than a century mean. One that has passed, below 0, is for
+    one look. Raises `InvalidArguments`.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, int | float) or isinstance(given, bool) or given != given:
+        raise InvalidArguments(
+            f"{name} is {shown(given)}: give a number of seconds, or None to wait without end"
+        )
+    if given > CENTURY:
+        return None
+    return 0.0 if given < 0 else float(given)
 
 
 def grown(first: float, times: int, longest: float, *, factor: float = 2.0) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from cloudq.amounts import count, seconds
 from cloudq.clock import grown
 from cloudq.errors import InvalidArguments
 
@@ -66,9 +67,7 @@ def _read(policy: Mapping[str, Any]) -> PublishPolicy:
             close = difflib.get_close_matches(str(name), _POLICY, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(_POLICY)}"
             raise InvalidArguments(f"retry_policy has no {name!r}: {hint}")
-        kind, what = (int, "a whole number") if name == "max_retries" else (int | float, "seconds")
-        if isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value < inf:
-            raise InvalidArguments(f"retry_policy: {name} is {value!r}: give {what} from 0 on")
+        (count if name == "max_retries" else seconds)(value, f"retry_policy: {name}")
     whole = {**_POLICY, **policy}
     return PublishPolicy(
         most=int(whole["max_retries"]),

@@ -62,7 +62,9 @@ def _chord(
         failed = next(leaf for leaf in header.leaves() if not leaf.successful())
         error = ChordError(f"member {failed.id} failed: {failed.result!r}")
         record = Record(id=new_id(), state=State.FAILURE, error=str(error))
-        return EagerResult(record, error=error)
+        result: EagerResult[Any] = EagerResult(record, error=error)
+        _call_back(node.body, result, run)
+        return result
     return run_eagerly(node.body, (header.get(),), run, header)
 
 

@@ -76,11 +76,10 @@ def _joined_steps(node: chain[Any]) -> list[Node[Any]]:
     steps: list[Node[Any]] = simple.tasks if isinstance(simple, chain) else [simple]
     if node.own and not steps:
         raise InvalidArguments(EMPTY)
-    for callback in node.links:
-        trimmed(steps)[-1].link(callback)
+    if node.links:
+        trimmed(steps)[-1].call_back("links", node.links, again=True)
     for step in steps:
-        for errback in node.link_errors:
-            step.link_error(errback)
+        step.call_back("link_errors", node.link_errors)
     return steps
 
 

@@ -15,12 +15,15 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
+from cloudq.amounts import shown
 from cloudq.app import CloudQ
 from cloudq.app.loading import load_app
+from cloudq.clock import patience
 from cloudq.errors import ConfigurationError
 
 P = ParamSpec("P")
 
+_MOST = 10**12
 _PANEL = "App and services"
 _CLOUDQ = Path(__file__).parents[1]
 
@@ -127,6 +130,8 @@ def common(function: Callable[Concatenate[Target, P], Any]) -> Callable[..., Any
         **kwargs: Any,
     ) -> Any:
         given = Target(app=app, broker=broker, backend=backend)
+        for name, value in kwargs.items():
+            _check_number(name, value)
         return function(given.over(context.obj), *args, **kwargs)
 
     parameters = [
@@ -138,6 +143,16 @@ def common(function: Callable[Concatenate[Target, P], Any]) -> Callable[..., Any
     del run.__dict__["__wrapped__"]
     run.__doc__ = _paragraphs(function)
     return run
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Refuse the numbers that typer lets through and that no command can use."""
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(value, float):
+        if patience(value, option) is None and name != "wait":
+            raise ConfigurationError(f"{option} is {value:g}: give seconds, a century at most")
+    elif isinstance(value, int) and value > _MOST:
+        raise ConfigurationError(f"{option} is {shown(value)}: it must be {_MOST:,} at most")
 
 
 def _paragraphs(function: Callable[..., Any]) -> str:

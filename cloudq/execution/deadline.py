@@ -9,7 +9,8 @@ from functools import partial
 from math import inf
 from typing import Self
 
-from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
+from cloudq.amounts import seconds
+from cloudq.errors import ConfigurationError, SoftTimeLimitExceeded, TimeLimitExceeded
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, Settlement
@@ -37,15 +38,15 @@ class Deadline:
 
     def __init__(self, remaining: Callable[[], float] | None, *, reserve: float) -> None:
         self._remaining = remaining
-        self._reserve = reserve
+        self._reserve = seconds(reserve, "reserve", ConfigurationError)
         total = self.remaining()
         self._enough = total * _ENOUGH
         self._margin = min(_MARGIN, total * _MARGIN_SHARE)
 
     @classmethod
-    def after(cls, seconds: float, *, reserve: float) -> Self:
+    def after(cls, timeout: float, *, reserve: float) -> Self:
         """Make the deadline of an invocation that starts now and lasts so many seconds."""
-        ends = time.monotonic() + seconds
+        ends = time.monotonic() + seconds(timeout, "timeout", ConfigurationError)
         return cls(partial(_until, ends), reserve=reserve)
 
     def remaining(self) -> float:

@@ -6,24 +6,33 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 
+from cloudq.execution.error_state import made_of, state_text
 from cloudq.messages.values import dump_value
 from cloudq.results.record import Record
 
 _LONGEST = 32_000
 _LONGEST_REASON = 1000
+_DEEPEST = 3  # of groups in groups, whose texts would double at each depth
+_MOST = 50
 
 
 def with_error(record: Record, error: BaseException) -> Record:
     """Add an error to a record: its type, text, arguments and traceback."""
-    kind = type(error)
-    name = kind.__qualname__
     return replace(
         record,
-        error_type=name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}",
+        error_type=name_of(error),
         error=error_text(error),
-        error_args=_dumped(_args(error)),
+        error_args=_dumped(made_of(error)),
+        error_state=state_text(error, _members(error)),
         traceback=utf8("".join(traceback.format_exception(error)))[-_LONGEST:],
     )
+
+
+def name_of(error: BaseException) -> str:
+    """Return the qualified name of the class of an exception."""
+    kind = type(error)
+    name = kind.__qualname__
+    return name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
 
 
 def error_text(error: BaseException) -> str:
@@ -48,6 +57,24 @@ def _text(error: BaseException) -> str:
         return f"<its __str__ raised {type(broken).__name__}>"
 
 
+def _members(error: BaseException, depth: int = 0) -> list[dict[str, str | None]] | None:
+    """Return what a record keeps of the exceptions in a group; None if they are too many."""
+    if not issubclass(type(error), ExceptionGroup):
+        return None
+    inside: Sequence[Exception] = getattr(error, "exceptions", ())
+    if depth == _DEEPEST or len(inside) > _MOST:
+        return None
+    return [
+        {
+            "error_type": name_of(each),
+            "error": error_text(each),
+            "error_args": _dumped(made_of(each)),
+            "error_state": state_text(each, _members(each, depth + 1)),
+        }
+        for each in inside
+    ]
+
+
 def _dumped(args: Sequence[object]) -> str | None:
     """Write exception arguments as JSON text; None if they are not plain and short enough."""
     try:
@@ -55,10 +82,3 @@ def _dumped(args: Sequence[object]) -> str | None:
     except Exception:  # the arguments are the user's own objects, whose methods run here
         return None
     return text if len(text) <= _LONGEST else None
-
-
-def _args(error: BaseException) -> Sequence[object]:
-    # An OSError takes its file name as an argument and does not keep it as one.
-    if isinstance(error, OSError) and isinstance(error.filename, str):
-        return (*error.args, error.filename)
-    return error.args

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from cloudq.amounts import count
 from cloudq.canvas.plan import Planner
 from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.canvas.tails import calls_of
@@ -18,7 +19,7 @@ from cloudq.messages.message import TaskMessage
 from cloudq.publishing.builder import too_deep
 from cloudq.results.record import TERMINAL, Record, State, fence
 from cloudq.runtime import Runtime
-from cloudq.tasks.call_options import LONGEST_DELAY, checked_countdown
+from cloudq.tasks.call_options import LONGEST_WAIT, checked_countdown
 from cloudq.tasks.checkpoints import Progress
 from cloudq.tasks.limits.gate import Wait
 from cloudq.tasks.limits.unique import unique_key
@@ -182,14 +183,16 @@ class Outcomes:
         """
         message = job.message
         task = self._tasks[message.task]
-        allowed = self.retries(task) if max_retries is None else max_retries
+        allowed = self.retries(task)
+        if max_retries is not None:
+            allowed = count(max_retries, "max_retries of a retry")
         if allowed is not None and message.retries >= allowed:
             return self.failed(job, cause, started)
         if countdown is not None:
             delay = checked_countdown(countdown)
         else:
             delay = task.policy.delay(message.retries, self._runtime.conf.default_retry_delay)
-            delay = min(max(0.0, delay), LONGEST_DELAY)
+            delay = min(max(0.0, delay), LONGEST_WAIT)
         if changes and self.stays_in_place(job.delivery):
             why = f"a retry on {job.delivery.queue!r} is the same message: it cannot change"
             return self.failed(job, ConfigurationError(f"{why} {', '.join(changes)}"), started)
@@ -342,6 +345,8 @@ class Outcomes:
         else:
             return False
         allowed = self.retries(task) if most is None else most
+        if most is not None and not isinstance(most, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return False  # a slip, as which it fails
         return allowed is None or job.message.retries < allowed
 
     def tracks(self, task: Task[..., Any]) -> bool:

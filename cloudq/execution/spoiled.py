@@ -54,6 +54,7 @@ def _failure(record: Record, text: str) -> Record:
         error_type=_TYPE,
         error=text,
         error_args=None,
+        error_state=None,
         traceback=None,
         children=None,
     )

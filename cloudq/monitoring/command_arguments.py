@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cloudq.errors import ConfigurationError
 from cloudq.messages.message import LONGEST_LIMIT, Name, QueueName
+from cloudq.tasks.limits.rules import rate_of
 
 # No machine runs so many, and a slip of the keyboard must not start them.
 _MOST_PROCESSES = 1000
@@ -82,6 +83,8 @@ def checked(command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise ConfigurationError(f"command {command}: {place[:100]}: {first['msg']}") from error
+    if isinstance(read, _RateLimit):
+        rate_of(read.rate_limit)
     if isinstance(read, _TimeLimit) and read.soft and read.hard and read.soft > read.hard:
         raise ConfigurationError(f"command {command}: soft is above hard")
     return {name: getattr(read, name) for name in read.model_fields_set}

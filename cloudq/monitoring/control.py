@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from cloudq.amounts import seconds
 from cloudq.broker.purge import purge_queues
 from cloudq.errors import ConfigurationError
 from cloudq.monitoring import commands
@@ -110,6 +111,8 @@ class Control:
         Costs one query to find the workers, one write for each worker, and one query each time
         the replies are polled. Raises `ConfigurationError` for an unknown command.
         """
+        if timeout is not None:
+            seconds(timeout, "timeout", ConfigurationError)
         arguments = dict(arguments or {})
         spec = self.registry.find(name)
         if spec.run is not None or spec.kind == "inspect":
@@ -248,9 +251,6 @@ class Control:
         timeout: float | None = None,
     ) -> list[dict[str, Any]] | None:
         """Change the time limits of a task, in seconds, for runs that start from now on."""
-        for which, limit in (("soft", soft), ("hard", hard)):
-            if limit is not None and not limit > 0:
-                raise ConfigurationError(f"time_limit: {which} is {limit}: give seconds above 0")
         arguments = {"task_name": task_name, "soft": soft, "hard": hard}
         return self.broadcast("time_limit", arguments, destination, reply, timeout)
 

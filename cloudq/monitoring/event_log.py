@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from uuid import UUID
 
+from cloudq.amounts import count, seconds
 from cloudq.results.backend import Backend
 from cloudq.results.events import NAMES, Event, event_of, key_of, partition_of, sort_of
 from cloudq.results.record import TERMINAL, Record, State
@@ -61,6 +63,8 @@ class Reader:
 
         One query for each task, state and hundred events; finding all names takes another.
         """
+        count(limit, "limit")
+        seconds(since, "since", most=inf)
         found: list[Event] = []
         for name in self.names() if names is None else names:
             for state in states:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Literal
 
+from cloudq.amounts import seconds
 from cloudq.driver.forks import renew_after_fork
 from cloudq.errors import ConfigurationError, Ignore, Reject, Replaced
 from cloudq.tasks.request import Call, Context, Middleware
@@ -76,7 +77,7 @@ def notify_failures(
     raises is logged, and the task's outcome stands. A task whose process is killed, as at its hard
     time limit, is not reported here: use the signal `task_failure`, sent in the supervisor.
     """
-    throttle = _Throttle(every)
+    throttle = _Throttle(seconds(every, "every", ConfigurationError))
 
     def around(call: Call) -> Call:
         def run(context: Context) -> object:

@@ -101,6 +101,7 @@ class Publisher:
         that was promised ends as REVOKED, for those who know it alone.
         """
         sent = self.send(task, options, args, kwargs)
+        promised.promise = None
         if sent.id != promised.id:
             self.results.record_unsent(promised, sent.id)
         promised.id, promised.call = sent.id, sent.call

@@ -66,7 +66,8 @@ class Record:
     """The stored record of a task. Times are epoch seconds; `value` and `meta` JSON text.
 
     `error_type` is the qualified name of the exception's class, `error_args` its arguments as
-    JSON text where they can be written so. `fence` is the token of the delivery that wrote it.
+    JSON text where they can be written so, `error_state` its attributes. `fence` is the token of
+    the delivery that wrote it.
     `parent` is the task that started it, `join` the join whose values it got, and `children` the
     ids of what it has started, as JSON text (see `cloudq.canvas.plan.Outline`).
     `scheduled` is its message while that is delayed. `custom` is the task's own name of the state
@@ -81,6 +82,7 @@ class Record:
     error_type: str | None = None
     error: str | None = None
     error_args: str | None = None
+    error_state: str | None = None
     traceback: str | None = None
     meta: str | None = None
     retries: int = 0
@@ -214,7 +216,7 @@ def failure(record: Record) -> BaseException:
     name = record.error_type or ""
     kind = _known_class(name)
     if isinstance(kind, type) and issubclass(kind, Exception):
-        error = _made(kind, record.error_args, record.error)
+        error = _made(kind, record)
         if error is None:
             return _foreign(record, name)
         if record.traceback:
@@ -223,25 +225,70 @@ def failure(record: Record) -> BaseException:
     return _foreign(record, name)
 
 
-def _made(kind: type[Exception], stored: str | None, text: str | None) -> Exception | None:
-    """Make an exception with this text; None where its class does not allow that.
+def _made(kind: type[Exception], record: Record) -> Exception | None:
+    """Make an exception as it was raised; None where its class does not allow that.
 
     A class may make its text of other arguments than those that it keeps. Then its constructor
-    would make a text of the text, and is left out, with the attributes that it sets.
+    would make a text of the text, and is left out; its attributes are those that are stored.
     """
+    text = record.error
+    attributes, whole = _attributes(record)
     try:
-        args: Sequence[Any] = load_value(stored) if stored else [text]
+        args: Sequence[Any] = load_value(record.error_args) if record.error_args else [text]
+        if _is_group(kind):
+            args = _group_args(record)
+    except Exception:  # another program wrote them
+        return None
+    try:
         error = kind(*args)
+        vars(error).update(attributes)
         if _says(error, text):
             return error
     except Exception:  # a constructor of the user's own, with a signature of its own
-        return None
+        if not whole:
+            return None
     try:
         error = kind.__new__(kind, *args)
         error.args = tuple(args)
+        vars(error).update(attributes)
         return error if _says(error, text) else None
     except Exception:  # its text needs what its constructor sets
         return None
+
+
+_OF_ERROR = ("error_type", "error", "error_args", "error_state")
+
+
+def _is_group(kind: type[Exception]) -> bool:
+    return issubclass(kind, ExceptionGroup)
+
+
+def _group_args(record: Record) -> Sequence[Any]:
+    """Return what makes an exception group: its message, and its exceptions."""
+    state: Any = load_value(str(record.error_state))
+    members: list[BaseException] = []
+    for member in state["members"]:
+        texts = {name: member.get(name) for name in _OF_ERROR}
+        fields = {name: text for name, text in texts.items() if isinstance(text, str)}
+        members.append(failure(from_fields(record.id, {**fields, "state": "FAILURE"})))
+    return [state["message"], members]
+
+
+def _attributes(record: Record) -> tuple[dict[str, Any], bool]:
+    """Return the stored attributes of an exception, and whether it had no others.
+
+    They are put into its dictionary, so that no method or property of its class runs.
+    """
+    try:
+        state: Any = load_value(record.error_state) if record.error_state else {}
+        found: Any = state.get("attributes", {})
+        notes = found.pop("__notes__", None)
+        attributes = {name: value for name, value in found.items() if isinstance(name, str)}
+        if issubclass(type(notes), list):
+            attributes["__notes__"] = [note for note in notes if isinstance(note, str)]
+        return attributes, state.get("whole") is True
+    except Exception:  # another program wrote it
+        return {}, False
 
 
 def _says(error: Exception, text: str | None) -> bool:

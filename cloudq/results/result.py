@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from math import inf
 from typing import Any, Generic, TypeVar, cast
 
+from cloudq.amounts import seconds
+from cloudq.clock import patience
 from cloudq.errors import ConfigurationError, ResultTimeout
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
@@ -19,7 +21,7 @@ from cloudq.results.looker import LOOK_EVERY
 from cloudq.results.looks import ended_of, lost
 from cloudq.results.record import TERMINAL, Record, State, failure, key
 from cloudq.results.terminate import ResultActions, Signal, Termination, actions_of
-from cloudq.results.waiting import ALLOWED, RUNNING_IN, Wait, never_recorded
+from cloudq.results.waiting import ALLOWED, RUNNING_IN, Promise, Wait, refuse_vain
 
 R = TypeVar("R")
 
@@ -40,6 +42,7 @@ class AsyncResult(Generic[R]):
     upstream: Any = None
     # Nothing of its end will be recorded, as far as its caller knows.
     ignored: bool = False
+    promise: Promise | None = None
     # The mark that tells this call from earlier ones of its id, if the caller gave the id.
     call: str | None = None
 
@@ -84,12 +87,8 @@ class AsyncResult(Generic[R]):
         stores that cannot wake their readers. Within a task it raises `WaitInTask` where that
         might wait for ever, unless `disable_sync_subtasks` is False.
         """
-        [record] = wait_for(
-            [self],
-            timeout=timeout,
-            interval=interval,
-            disable_sync_subtasks=disable_sync_subtasks,
-        )
+        given = disable_sync_subtasks
+        [record] = wait_for([self], timeout=timeout, interval=interval, disable_sync_subtasks=given)
         return self._given(record, propagate)
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -99,8 +98,8 @@ class AsyncResult(Generic[R]):
         """Wait without a thread of its own, and without blocking the event loop."""
         if self.final is not None:
             return self._given(self.final, propagate=True)
-        if self.ignored:
-            raise never_recorded(self)
+        if self.ignored or self.promise is not None:
+            refuse_vain(self)
         before = _before(self)
         wait = _wait_of(allowed=False)
         try:
@@ -332,11 +331,14 @@ def wait_for(
         return [ended[result.id] for result in results]
     backend = waiting[0].backend
     for result in waiting:
-        if result.ignored:
-            raise never_recorded(result)
+        if result.ignored or result.promise is not None:
+            refuse_vain(result)
+    promised = [result for result in waiting if result.promise is not None]
+    timeout = patience(timeout)
+    pause = None if interval is None else seconds(interval, "interval")
     wait = _wait_of(allowed=not disable_sync_subtasks, ends=timeout is not None)
     deadline = None if timeout is None else time.monotonic() + timeout
-    longest = interval or (LOOK_EVERY if backend.wakes else inf)
+    longest = pause or (LOOK_EVERY if backend.wakes else inf)
     watcher = backend.watch()
     try:
         while True:
@@ -345,6 +347,8 @@ def wait_for(
                     return [ended[result.id] for result in results]
             if before and lost(waiting, before, ended, backend):
                 continue
+            for result in promised:
+                refuse_vain(result)
             left = inf if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 raise ResultTimeout(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from cloudq.amounts import seconds
 from cloudq.errors import ConfigurationError
 from cloudq.results.record import DelayedMessage
 
@@ -31,6 +32,8 @@ class Termination:
     @classmethod
     def of(cls, signal: Signal, *, wait: bool, timeout: float | None) -> Self:
         """Make one of the options of `revoke`. Raises as `signal_name`."""
+        if timeout is not None:
+            seconds(timeout, "timeout", ConfigurationError)
         return cls(signal=signal_name(signal), wait=wait, timeout=timeout)
 
 

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from cloudq.errors import ConfigurationError, WaitInTask
+from cloudq.errors import ConfigurationError, TaskRevoked, WaitInTask
 
 _ADVICE = (
     "Let the tasks follow each other in a chain, a chord or by link=; or, where other workers "
@@ -111,6 +111,38 @@ class Wait:
             places, call = self._running
             places.give_back(call)
             self._is_counted = False
+
+
+class Promise:
+    """The sending of a call that waits for a transaction to commit, made by the thread it is in."""
+
+    def __init__(self) -> None:
+        self.is_dropped = False
+        self._thread = threading.get_ident()
+
+    def drop(self) -> None:
+        """Say that nothing holds the call any more that would send it."""
+        self.is_dropped = True
+
+    def check(self, id: str) -> None:
+        """Raise where nothing will be sent, or not while the present thread waits."""
+        if self.is_dropped:
+            raise TaskRevoked(
+                f"{id} was not sent: its transaction was rolled back, or its send failed"
+            )
+        if self._thread == threading.get_ident():
+            raise ConfigurationError(
+                f"{id} is sent when the transaction of this thread commits: "
+                "get() before that would wait in vain"
+            )
+
+
+def refuse_vain(result: Any) -> None:
+    """Raise for a result of which nothing will ever come, as far as its handle knows."""
+    if result.ignored:
+        raise never_recorded(result)
+    if result.promise is not None:
+        result.promise.check(result.id)
 
 
 def never_recorded(result: Any) -> ConfigurationError:

@@ -16,8 +16,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cloudq.amounts import seconds
 from cloudq.clock import Backoff
-from cloudq.errors import BackendError, CloudQError, PublishError, ServiceError
+from cloudq.errors import (
+    BackendError,
+    CloudQError,
+    ConfigurationError,
+    PublishError,
+    ServiceError,
+)
 from cloudq.schedules.entry import Entry, utc
 from cloudq.schedules.leader import LeaderLease
 from cloudq.schedules.schedules import Schedule, Schedules
@@ -69,7 +76,9 @@ class Beat:
         self._schedules = schedules
         self._states = schedules.states
         self._monotonic = monotonic
-        self._length = runtime.conf.beat_lease if lease is None else lease
+        self._length = runtime.conf.beat_lease
+        if lease is not None:
+            self._length = seconds(lease, "the lease of a beat", ConfigurationError)
         self._refresh = self._length / 5 if refresh is None else refresh
         name = hostname or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
         backend = runtime.backend

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Literal, TypedDict, cast
 from zoneinfo import ZoneInfo
 
+from cloudq.amounts import seconds
 from cloudq.errors import ConfigurationError
 from cloudq.messages.values import from_wire, to_wire
 from cloudq.schedules import next_run as engine
@@ -227,8 +228,8 @@ def _check(entry: Entry) -> None:
         )
     for what in ("expires", "jitter"):
         value = getattr(entry, what)
-        if value is not None and (not isinstance(value, int | float) or value < 0):
-            raise ConfigurationError(f"{where}: {what} is {value!r}: give seconds, 0 or more")
+        if value is not None:
+            seconds(value, f"{where}: {what}", ConfigurationError)
     for what in ("start", "end"):
         value = getattr(entry, what)
         if value is not None and not isinstance(value, datetime):

@@ -9,6 +9,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar, Unpack
 
+from cloudq.amounts import count as whole
 from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.publishing.publisher import Publisher
 from cloudq.results.result import AsyncResult
@@ -27,6 +28,9 @@ from cloudq.schedules.run_id import SCHEDULE, SLOT, id_of_run, time_text
 from cloudq.schedules.state import ScheduleState, ScheduleStates
 from cloudq.tasks.call_options import Options
 from cloudq.tasks.task import Prepared, Task
+
+# More are a slip of the keyboard, and take minutes to find.
+_MOST_RUNS = 100_000
 
 T = TypeVar("T")
 
@@ -228,6 +232,7 @@ class Schedules:
     def next(self, name: str, count: int = 1) -> list[datetime]:
         """Its next due times, in its own time zone, even if it is paused."""
         entry = self.entry(name)
+        count = whole(count, "count", ConfigurationError, most=_MOST_RUNS)
         moments = islice(entry.runs(utc(self.runtime.clock())), count)
         return [moment.astimezone(entry.zone) for moment in moments]
 

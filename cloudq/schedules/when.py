@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from cloudq.amounts import CENTURY, shown
 from cloudq.errors import ConfigurationError
 from cloudq.schedules import cron_fields as fields
 from cloudq.schedules.cron_fields import Field
-from cloudq.tasks.call_options import LONGEST_DELAY
 
 Days = Literal["both", "either"]
 
@@ -155,9 +155,9 @@ class every:  # noqa: N801 (beside crontab)
         seconds = period.total_seconds() if isinstance(period, timedelta) else period
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"every({period!r}): give seconds, or a timedelta")
-        if not 0.001 <= seconds <= LONGEST_DELAY:
+        if not 0.001 <= seconds <= CENTURY:
             raise ConfigurationError(
-                f"every({period!r}): give a period from a millisecond to a century, in seconds"
+                f"every({shown(period)}): give a period from a millisecond to a century, in seconds"
             )
         object.__setattr__(self, "seconds", float(seconds))
 
@@ -196,9 +196,10 @@ class solar:  # noqa: N801 (Celery's name)
         if event not in SOLAR_EVENTS:
             raise ConfigurationError(f"solar: no event {event!r}: known: {', '.join(SOLAR_EVENTS)}")
         for name, value, most in (("lat", lat, 90), ("lon", lon, 180)):
-            if not -most <= value <= most:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not is_number or not -most <= value <= most:
                 raise ConfigurationError(
-                    f"solar: {name} is {value}: it goes from -{most} to {most}"
+                    f"solar: {name} is {shown(value)}: it goes from -{most} to {most}"
                 )
         object.__setattr__(self, "event", event)
         object.__setattr__(self, "lat", float(lat))

@@ -16,11 +16,14 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from cloudq.amounts import CENTURY
 from cloudq.driver.adapters import default_backend
 from cloudq.driver.loader import installed
 from cloudq.errors import DISTRIBUTION, ConfigurationError
@@ -66,6 +69,8 @@ def _installed_format(name: Any) -> Any:
 
 Protocol = Annotated[str, BeforeValidator(_installed_format)]
 
+_NUMBERS = (int, float, int | None, float | None)
+_MOST = 10**15
 _SECRET = frozenset({"signing_keys", "signing_key"})
 
 
@@ -214,10 +219,10 @@ class Settings(BaseModel):
         default=3, ge=0, description="retries of a message that a busy broker refused"
     )
     worker_processes: int | None = Field(
-        default=None, ge=1, description="number of processes. Unset: one for each core"
+        default=None, ge=1, le=1000, description="number of processes. Unset: one for each core"
     )
     worker_threads: int = Field(
-        default=16, ge=1, description="tasks that run at the same time in each process"
+        default=16, ge=1, le=100_000, description="tasks that run at the same time in each process"
     )
     worker_max_tasks_per_child: int | None = Field(
         default=None, ge=1, description="a process is replaced after this many tasks"
@@ -255,6 +260,23 @@ class Settings(BaseModel):
         description="interval of a worker's heartbeats, and of its looks for commands, in the "
         "result store; 0 turns both off",
     )
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _numbers(
+        cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Any:
+        """Refuse True and False, and what no service takes: times without end, huge counts."""
+        if cls.model_fields[str(info.field_name)].annotation not in _NUMBERS:
+            return handler(value)
+        if isinstance(value, bool):
+            raise ValueError("it must be a number")
+        made = handler(value)
+        if isinstance(made, float) and made > CENTURY:
+            raise ValueError("it must be a number of seconds, a century at most")
+        if isinstance(made, int) and made > _MOST:
+            raise ValueError(f"it must be {_MOST:,} at most")
+        return made
 
     @field_validator("result_serializer", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, NoReturn, TypeVar
 
+from cloudq.amounts import count
 from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
 from cloudq.messages.values import to_wire
 from cloudq.results.backend import Backend
@@ -84,6 +85,8 @@ class BoundTask:
         `InvalidArguments` for a time that is none, or more than ten years away.
         """
         request = self.request
+        if max_retries is not None:
+            count(max_retries, "max_retries of a retry")
         allowed = self.max_retries if max_retries is None else max_retries
         if request.called_directly:
             raise exc or Retry(

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, tzinfo
-from math import inf
 from operator import attrgetter
 from typing import Any, TypedDict
 
+from cloudq.amounts import CENTURY, seconds, shown
 from cloudq.broker.retry import PublishPolicy, publish_policy
 from cloudq.errors import InvalidArguments
 from cloudq.messages.codec import unknown_form
 from cloudq.tasks.callback import Callback
 from cloudq.tasks.priorities import check_priority
 
-# A century, since the times in messages end with the year 9999.
-LONGEST_DELAY = 36_525 * 86_400.0
 # A call that is kept for longer outlives the code that it calls.
-_LONGEST_WAIT = 10 * 365.25 * 86_400.0
+LONGEST_WAIT = 10 * 365.25 * 86_400.0
+"""The longest time that a call may wait, in seconds."""
 
 
 class CallOptions(TypedDict, total=False):
@@ -104,12 +103,7 @@ class Options:
             value = getattr(self, name)
             if value is None or isinstance(value, datetime):
                 continue
-            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise InvalidArguments(
-                    f"{name} is {value!r}: it must be a number of seconds from 0 on"
-                )
-            if value > LONGEST_DELAY:
-                raise InvalidArguments(f"{name} is {value:g} s: that is more than a century")
+            seconds(value, name)
         if self.eta is not None and not isinstance(self.eta, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidArguments(f"eta is {self.eta!r}: it must be a datetime, or use countdown")
         check_time_limits(self.soft_time_limit, self.time_limit)
@@ -149,7 +143,7 @@ class Options:
         due = now + self.countdown if self.countdown else None
         if self.eta is not None:
             due = zoned(self.eta, zone).timestamp()
-        if due is not None and due - now > _LONGEST_WAIT:
+        if due is not None and due - now > LONGEST_WAIT:
             given = f"eta is {self.eta}" if self.eta else f"countdown is {self.countdown:g} s"
             raise InvalidArguments(
                 f"{given}: a call can wait for ten years at most; for a later time use a schedule "
@@ -186,10 +180,10 @@ NO_OPTIONS = Options()
 
 def checked_countdown(given: Any) -> float:
     """Return the countdown of a retry in seconds; a past one is 0. Raises `InvalidArguments`."""
-    number = isinstance(given, int | float) and not isinstance(given, bool)
-    if not number or not -inf < given <= _LONGEST_WAIT:
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not is_number or not -CENTURY <= given <= LONGEST_WAIT:
         raise InvalidArguments(
-            f"the countdown of a retry is {given!r}: give seconds, ten years at most"
+            f"the countdown of a retry is {shown(given)}: give seconds, ten years at most"
         )
     return max(0.0, float(given))
 

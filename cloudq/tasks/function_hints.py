@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
+from cloudq.amounts import count
 from cloudq.errors import ConfigurationError
 
 _VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -54,11 +55,8 @@ def function_hints_of(options: dict[str, Any]) -> FunctionHints | None:
     if not given:
         return None
     for name, (least, unit) in _NUMBERS.items():
-        value = given.get(name, least)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigurationError(
-                f"{name} is {value!r}: it must be a whole number of {unit} from {least} on"
-            )
+        if name in given:
+            count(given[name], name, ConfigurationError, least=least, unit=unit)
     if "env" in given:
         given["env"] = _variables(given["env"])
     return FunctionHints(**given)

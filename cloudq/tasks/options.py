@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from cloudq.amounts import CENTURY, count, seconds
 from cloudq.clock import grown
 from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.messages.codec import unknown_form
-from cloudq.tasks.call_options import checked_countdown
+from cloudq.tasks.call_options import LONGEST_WAIT, checked_countdown
 from cloudq.tasks.function_hints import FunctionHints, function_hints_of
 from cloudq.tasks.hooks import Hooks
 from cloudq.tasks.limits.keys import Keys, keys_of
@@ -124,11 +125,6 @@ def policy(name: str, options: TaskOptions) -> Policy:
         raise ConfigurationError(
             f"task {name}: retry_kwargs takes max_retries and countdown, not {min(unknown)!r}"
         )
-    if values.get("retry_kwargs", {}).get("countdown") is not None:
-        try:
-            checked_countdown(values["retry_kwargs"]["countdown"])
-        except InvalidArguments as error:
-            raise ConfigurationError(f"task {name}: retry_kwargs: {error}") from error
     for key in ("autoretry_for", "dont_autoretry_for"):
         values[key] = tuple(values.get(key, ()))
     try:
@@ -137,13 +133,9 @@ def policy(name: str, options: TaskOptions) -> Policy:
         values["function_hints"] = function_hints_of(values)
     except ConfigurationError as error:
         raise ConfigurationError(f"task {name}: {error}") from error
-    values["retry_backoff"] = float(values.get("retry_backoff", 0.0))
     # Celery: max_retries=None retries for ever; left out is the app's setting.
     values["retry_forever"] = "max_retries" in options and options["max_retries"] is None
-    for key in ("time_limit", "soft_time_limit", "expires", "max_retries", "default_retry_delay"):
-        value = values.get(key)
-        if value is not None and value < 0:
-            raise ConfigurationError(f"task {name}: {key} is {value}, it cannot be negative")
+    _check_numbers(name, values)
     if not isinstance(values.get("idempotent", False), bool) and not callable(values["idempotent"]):
         raise ConfigurationError(
             f"task {name}: idempotent is {values['idempotent']!r}: it must be True, or a function "
@@ -160,3 +152,34 @@ def policy(name: str, options: TaskOptions) -> Policy:
             f"task {name}: soft_time_limit ({soft:g} s) must be below time_limit ({hard:g} s)"
         )
     return made
+
+
+_SECONDS = {
+    "default_retry_delay": LONGEST_WAIT,
+    "retry_backoff_max": LONGEST_WAIT,
+    "time_limit": CENTURY,
+    "soft_time_limit": CENTURY,
+    "expires": CENTURY,
+}
+"""The options that are seconds, and the most that each may be."""
+
+
+def _check_numbers(name: str, values: dict[str, Any]) -> None:
+    """Raise `ConfigurationError` for a number of a task that is none, or could not be used."""
+    where = f"task {name}: "
+    for key, most in _SECONDS.items():
+        if values.get(key) is not None:
+            seconds(values[key], where + key, ConfigurationError, most=most)
+    first = values.get("retry_backoff", 0.0)  # True is Celery's word for one second
+    if not isinstance(first, bool):
+        first = seconds(first, f"{where}retry_backoff", ConfigurationError, most=LONGEST_WAIT)
+    values["retry_backoff"] = float(first)
+    given = values.get("retry_kwargs", {})
+    for options, place in ((values, where), (given, f"{where}retry_kwargs: ")):
+        if options.get("max_retries") is not None:
+            count(options["max_retries"], f"{place}max_retries", ConfigurationError)
+    if given.get("countdown") is not None:
+        try:
+            checked_countdown(given["countdown"])
+        except InvalidArguments as error:
+            raise ConfigurationError(f"{where}retry_kwargs: {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from cloudq.amounts import count
 from cloudq.driver import suffixed
 from cloudq.errors import CloudQError, ConfigurationError
 
@@ -19,10 +20,8 @@ _LEVELS = ((7, "-high", 16), (3, "", 4), (0, "-low", 1))
 
 def check_priority(priority: Any, error: type[CloudQError], where: str = "") -> None:
     """Raise `error` unless the value is a priority or None."""
-    whole = isinstance(priority, int) and not isinstance(priority, bool)
-    if priority is None or (whole and 0 <= priority <= HIGHEST):
-        return
-    raise error(f"{where}priority is {priority!r}: it must be a whole number from 0 to {HIGHEST}")
+    if priority is not None:
+        count(priority, f"{where}priority", error, most=HIGHEST)
 
 
 def queue_for(queue: str, priority: int, declared: Collection[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Self, TypeGuard, TypeVar, Unpack
+from typing import Any, Generic, Literal, Self, TypeGuard, TypeVar, Unpack
 
 from cloudq.errors import InvalidArguments
 from cloudq.messages.ids import new_id
@@ -21,6 +21,7 @@ from cloudq.tasks.members import Members
 from cloudq.tasks.steps import COLLECT, NESTED, Steps, steps_of
 from cloudq.tasks.task_app import TaskApp
 
+Called = Literal["links", "link_errors"]
 R = TypeVar("R")
 S = TypeVar("S")
 
@@ -74,23 +75,23 @@ class Node(Callback, Generic[R]):
     def _linked(self, options: CallOptions) -> CallOptions:
         """Add the callbacks among the options to this node, and return the other options."""
         left = options.copy()
-        for callback in callbacks("link", left.pop("link", ())):
-            self.link(callback)
-        for errback in callbacks("link_error", left.pop("link_error", ())):
-            self.link_error(errback)
+        self.call_back("links", callbacks("link", left.pop("link", ())))
+        self.call_back("link_errors", callbacks("link_error", left.pop("link_error", ())))
         return left
+
+    def call_back(self, kind: Called, given: Iterable[Node[Any]], again: bool = False) -> Self:
+        """Add callbacks, not those that are there unless `again`; one given twice is two calls."""
+        there: list[Node[Any]] = getattr(self, kind)
+        there += [each for each in given if not is_empty(each) and (again or each not in there)]
+        return self
 
     def link(self, callback: Node[Any]) -> Self:
         """Run a callback with the value once this node has succeeded."""
-        if callback not in self.links and not is_empty(callback):
-            self.links.append(callback)
-        return self
+        return self.call_back("links", [callback])
 
     def link_error(self, errback: Node[Any]) -> Self:
         """Run a callback once a task of this node has failed; the guide lists its arguments."""
-        if errback not in self.link_errors and not is_empty(errback):
-            self.link_errors.append(errback)
-        return self
+        return self.call_back("link_errors", [errback])
 
     on_error = link_error
 
@@ -238,17 +239,22 @@ class group(Node[list[R]]):  # noqa: N801 (Celery's name)
         """Tell whether the members come from a generator that has not been read."""
         return not self._members.is_read
 
+    def call_back(self, kind: Called, given: Iterable[Node[Any]], again: bool = False) -> Self:
+        made = list(given)
+        members = self.tasks if made else []
+        if kind == "links":  # of the first alone, and without its value
+            members, made = members[:1], [each.clone().set(immutable=True) for each in made]
+        for member in members:
+            member.call_back(kind, made, again=again)
+        return self
+
     def link(self, callback: Node[Any]) -> Self:
         """Run a callback, without a value, once the first member has succeeded."""
-        for node in self.tasks[:1]:
-            node.link(callback.clone().set(immutable=True))
-        return self
+        return super().link(callback)
 
     def link_error(self, errback: Node[Any]) -> Self:
         """Run a callback for each member that fails."""
-        for node in self.tasks:
-            node.link_error(errback)
-        return self
+        return super().link_error(errback)
 
     on_error = link_error
 
@@ -313,15 +319,10 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
         header = [member.to_dict() for member in self.header.tasks]
         return {"chord": header, "body": self.body.to_dict()}
 
-    def link(self, callback: Node[Any]) -> Self:
-        self.body.link(callback)
+    def call_back(self, kind: Called, given: Iterable[Node[Any]], again: bool = False) -> Self:
+        if made := list(given):
+            self.body.call_back(kind, made, again=again)
         return self
-
-    def link_error(self, errback: Node[Any]) -> Self:
-        self.body.link_error(errback)
-        return self
-
-    on_error = link_error
 
 
 def is_node(given: object) -> TypeGuard[Node[Any]]:

@@ -10,8 +10,10 @@ from functools import partial
 from itertools import islice
 from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack
 
-from cloudq.errors import InvalidArguments, MaxRetriesExceeded
+from cloudq.amounts import count
+from cloudq.errors import MaxRetriesExceeded
 from cloudq.results.result import AsyncResult, EagerResult
+from cloudq.results.waiting import Promise
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.bound import BoundTask
 from cloudq.tasks.call_arguments import call_arguments, positional
@@ -25,6 +27,10 @@ from cloudq.tasks.task_app import TaskApp
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+
+
+# A chunk is a message, and no message is as large.
+_LARGEST = 1_000_000_000
 
 
 def _portion(source: Iterator[Sequence[Any]], size: int) -> list[Sequence[Any]]:
@@ -164,7 +170,8 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         promised = publisher.promised(self, made)
         made = replace(made, task_id=promised.id)
         given = publisher.copied(self, made, *call_arguments(args, kwargs))
-        on_commit(partial(publisher.fulfil, promised, self, made, *given))
+        promised.promise = Promise()
+        on_commit(partial(publisher.fulfil, promised, self, made, *given), promised.promise)
         return promised
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
@@ -245,10 +252,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
     def chunks(self, items: Iterable[Sequence[Any]], size: int) -> group[list[R]]:
         """Make a group of `starmap` calls over `size` items each, 1 at least."""
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidArguments(
-                f"chunks of {size!r} items would leave all of them out: give 1 or more"
-            )
+        count(size, "the size of chunks", least=1, most=_LARGEST)
         parts = iter(partial(_portion, iter(items), size), [])
         return group([self.starmap(part) for part in parts])
 

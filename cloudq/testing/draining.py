@@ -7,9 +7,11 @@ import time
 from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from math import inf
 from typing import Any
 
 from cloudq.app import CloudQ
+from cloudq.clock import patience
 from cloudq.execution.consume import Consumer
 from cloudq.execution.event_loop import Loop
 from cloudq.execution.settlement import Settlement
@@ -54,7 +56,8 @@ class _Coroutines:
 def _drained(
     app: CloudQ, names: list[str], coroutines: _Coroutines, timeout: float
 ) -> list[Settlement]:
-    deadline = time.monotonic() + timeout
+    given = patience(timeout)
+    deadline = inf if given is None else time.monotonic() + given
     executor = app.executor(hostname="drain", run_async=coroutines.run, stop_at_hard_limit=True)
     consumer = Consumer(executor, log=log, tries=_TRIES)
     done: list[Settlement] = []

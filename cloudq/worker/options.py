@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cloudq.amounts import count, seconds
 from cloudq.errors import ConfigurationError
 from cloudq.worker.pool_kinds import PoolKind
 
@@ -65,13 +66,22 @@ class WorkerOptions:
                 raise ConfigurationError(
                     f"--autoscale starts and stops processes, and --pool {self.pool} has one"
                 )
-            if not 1 <= least <= most:
+            if not 1 <= least <= most <= 1000:
                 raise ConfigurationError(
                     f"--autoscale {most},{least}: give the maximum and the minimum, such as 10,3"
                 )
-        for what, value in (("processes", self.processes), ("threads", self.threads)):
-            if value < 1:
-                raise ConfigurationError(f"{what} is {value}: it must be 1 or more")
+        for what, number, most in (
+            ("processes", self.processes, 1000),
+            ("threads", self.threads, 100_000),
+        ):
+            count(number, what, ConfigurationError, least=1, most=most)
+        for what, time in (
+            ("lease", self.lease),
+            ("grace", self.grace),
+            ("poll_wait", self.poll_wait),
+            ("autoscale_idle", self.autoscale_idle),
+        ):
+            seconds(time, what, ConfigurationError)
 
     @property
     def slots(self) -> int:

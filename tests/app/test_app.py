@@ -365,6 +365,52 @@ try:
 except KeyError:
     assert drain(app) == [] and undone.state == "PENDING"
 
+
+def refused(result, kind, text, **options):
+    try:
+        result.get(**options)
+    except kind as error:
+        assert text in str(error), error
+    else:
+        raise AssertionError("it is no error")
+
+
+import asyncio, threading
+from cloudq import ConfigurationError, TaskRevoked
+refused(undone, TaskRevoked, "was rolled back")  # without a timeout
+refused(undone, TaskRevoked, "was rolled back", timeout=60)
+try:
+    asyncio.run(asyncio.wait_for(undone._awaited(), 60))
+except TaskRevoked:
+    pass
+with transaction.atomic():
+    early = task.delay_on_commit()
+    refused(early, ConfigurationError, "when the transaction of this thread commits")
+    try:
+        with transaction.atomic():  # a savepoint
+            inner = task.delay_on_commit()
+            raise KeyError("rolled back to the savepoint")
+    except KeyError:
+        refused(inner, TaskRevoked, "was rolled back")
+drain(app)
+assert early.get() == "life_shop.run"
+# Another thread waits while this one rolls back.
+ended = []
+def wait(result):
+    try:
+        result.get()
+    except TaskRevoked as error:
+        ended.append(error)
+try:
+    with transaction.atomic():
+        later = task.delay_on_commit()
+        waiting = threading.Thread(target=wait, args=(later,), daemon=True)
+        waiting.start()
+        raise KeyError("rolled back")
+except KeyError:
+    waiting.join(60)
+assert len(ended) == 1
+
 at_once = task.delay_on_commit()
 assert len(drain(app)) == 1 and at_once.state == "SUCCESS"
 kept = app.task(name="kept")(lambda ids, by=None: [ids, by])

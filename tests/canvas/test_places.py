@@ -185,7 +185,7 @@ def test_what_cannot_be_left_out_is_named(app: Bench, t: Tasks, make: Any, place
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_chunks_of_nothing_are_refused(app: Bench, t: Tasks, size: int) -> None:
-    with pytest.raises(InvalidArguments, match="give 1 or more"):
+    with pytest.raises(InvalidArguments, match="the size of chunks is"):
         t.add.chunks([(1, 2)], size)
 
 
@@ -232,3 +232,63 @@ def test_values_nested_too_deep_are_refused_with_our_error(plain: CloudQ, levels
         with pytest.raises(EncodeError, match="nest"):
             make()
     assert drain(plain) == []
+
+
+# A signature `s`, a task that fails or succeeds, and the number of the calls of `s`.
+CALLED_BACK: dict[str, tuple[Any, int]] = {
+    "link=[s, s]": (lambda s, ok, bad: ok.apply_async(link=[s, s]), 2),
+    "link=(s, s, s)": (lambda s, ok, bad: ok.apply_async(link=(s, s, s)), 3),
+    "link_error=[s, s]": (lambda s, ok, bad: bad.apply_async(link_error=[s, s]), 2),
+    "in both": (lambda s, ok, bad: ok.apply_async(link=[s, s], link_error=[s]), 2),
+    "set": (lambda s, ok, bad: ok.clone().set(link=[s, s]).apply_async(), 2),
+    "chain": (lambda s, ok, bad: (ok | ok).apply_async(link=[s, s]), 2),
+    "step and chain": (lambda s, ok, bad: (ok | ok.clone().link(s)).apply_async(link=s), 2),
+    "chain that fails": (lambda s, ok, bad: (ok | bad).apply_async(link_error=[s, s]), 2),
+    "group": (lambda s, ok, bad: group(ok, ok).apply_async(link=[s, s]), 2),
+    "group that fails": (lambda s, ok, bad: group(bad, bad).apply_async(link_error=[s, s]), 4),
+    "chord": (lambda s, ok, bad: chord([ok, ok], ok).apply_async(link=[s, s]), 2),
+    "member and body": (lambda s, ok, bad: chord([ok.clone().link(s), ok], s).apply_async(), 2),
+    "chord that fails": (
+        lambda s, ok, bad: chord([ok, bad], ok).apply_async(link_error=[s, s]),
+        2,
+    ),
+    "callback of a callback": (
+        lambda s, ok, bad: ok.apply_async(link=[s.clone().set(link=[s, s])]),
+        3,
+    ),
+    "link twice": (lambda s, ok, bad: ok.clone().link(s).link(s).apply_async(), 1),  # as in Celery
+    "on_error twice": (lambda s, ok, bad: bad.clone().on_error(s).on_error(s).apply_async(), 1),
+}
+
+
+@pytest.mark.parametrize("name", CALLED_BACK)
+@pytest.mark.parametrize("eager", [False, True], ids=["sent", "eager"])
+def test_each_place_of_a_callback_is_a_call_of_its_own(name: str, eager: bool) -> None:
+    runs: list[str] = []
+    app = CloudQ("called", broker=f"memory://{name.encode().hex()}", task_always_eager=eager)
+
+    @app.task(name="called")
+    def called(*args: Any) -> None:
+        runs.append(called.request.id)
+
+    @app.task(name="ok")
+    def ok(*args: Any) -> None: ...
+
+    @app.task(name="bad", max_retries=0)
+    def bad(*args: Any) -> None:
+        raise ValueError("bad")
+
+    make, count = CALLED_BACK[name]
+    with app:
+        make(called.s(), ok.s(), bad.s())
+        drain(app)
+    assert len(runs) == count
+    assert len(set(runs)) == count
+
+
+def test_an_errback_of_a_step_and_of_its_chain_is_called_once_as_in_celery(app: Bench, t: Tasks):
+    """So a chain whose steps have an errback each may have the same for all of them."""
+    told = t.told.s()
+    chain(t.same.s("N"), t.fail.s().on_error(told)).apply_async(link_error=told)
+    app.work()
+    assert [run[0] for run in t.runs] == ["same", "told"]

@@ -38,7 +38,7 @@ class Declined(Exception):
 
 
 class Strange(Exception):
-    def __init__(self, *, code: int) -> None:
+    def __init__(self, *, code: object) -> None:
         super().__init__(f"code {code}")
         self.code = code
 
@@ -284,9 +284,11 @@ def test_an_error_of_an_unknown_class_is_a_task_failure(app: Bench) -> None:
 
 
 def test_a_class_that_cannot_be_made_again_is_a_task_failure(app: Bench) -> None:
-    with pytest.raises(TaskFailure, match=r"Strange: code 3"):
+    with pytest.raises(TaskFailure, match=r"Strange: code <object"):
+        failing(app, Strange(code=object())).get(timeout=0)
+    with pytest.raises(Strange, match="code 3"):
         failing(app, Strange(code=3)).get(timeout=0)
-    with pytest.raises(TaskFailure, match="Picky: code 4"):
+    with pytest.raises(Picky, match="code 4"):
         failing(app, Picky(3)).get(timeout=0)
 
 

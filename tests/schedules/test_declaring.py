@@ -132,7 +132,7 @@ def test_entries_are_in_the_apps_time_zone_whenever_that_is_set(app: CloudQ) -> 
     [
         ({"timezone": "Mars/Olympus"}, "no time zone 'Mars/Olympus': use one such as"),
         ({"catch_up": "some"}, "catch_up is 'some': give one of skip, last, all"),
-        ({"jitter": -1}, "jitter is -1: give seconds"),
+        ({"jitter": -1}, "jitter is -1: it must be a number of seconds"),
         ({"expires": "soon"}, "expires is 'soon'"),
         ({"start": "2026-01-01"}, "start is '2026-01-01': give a datetime"),
         ({"start": datetime(2027, 1, 1), "end": datetime(2026, 1, 1)}, "it ends"),

@@ -434,7 +434,9 @@ def test_chunks_of_nothing_are_refused(plain: CloudQ, size: Any) -> None:
     def add(a: int, b: int) -> int:
         return a + b
 
-    with pytest.raises(InvalidArguments, match="give 1 or more"):
+    with pytest.raises(
+        InvalidArguments, match=r"the size of chunks is .*: it must be a whole number from 1 "
+    ):
         add.chunks([(1, 2)], size)
 
 

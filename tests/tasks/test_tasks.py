@@ -120,7 +120,9 @@ def test_an_unknown_task_option_is_a_type_error_that_lists_the_known(app: Bench)
 )
 def test_a_negative_task_option_is_refused(app: Bench, name: str) -> None:
     options: Any = {name: -1}
-    with pytest.raises(ConfigurationError, match=f"task t: {name} is -1, it cannot be negative"):
+    with pytest.raises(
+        ConfigurationError, match=f"task t: {name} is -1: it must be a .* from 0 on"
+    ):
         app.task(name="t", **options)(add)
 
 
@@ -361,7 +363,7 @@ def test_an_eta_in_the_past_and_no_countdown_are_due_now(app: Bench) -> None:
         ({"countdown": -1}, "countdown is -1"),
         ({"countdown": float("nan")}, "countdown is nan"),
         ({"countdown": float("inf")}, "countdown is inf"),
-        ({"countdown": 1e15}, "countdown is 1e\\+15 s: that is more than a century"),
+        ({"countdown": 1e15}, "countdown is 1000000000000000.0: that is more than a century"),
         ({"time_limit": -1}, "time_limit is -1"),
         ({"time_limit": 0}, "time_limit: Input should be greater than 0"),
         ({"soft_time_limit": 0}, "soft_time_limit: "),
@@ -372,7 +374,7 @@ def test_an_eta_in_the_past_and_no_countdown_are_due_now(app: Bench) -> None:
         ({"eta": "soon"}, "eta is 'soon': it must be a datetime, or use countdown"),
         ({"queue": ""}, "queue is empty"),
         ({"task_id": ""}, "task_id is empty"),
-        ({"expires": 1e15}, "expires is 1e\\+15 s: that is more than a century"),
+        ({"expires": 1e15}, "expires is 1000000000000000.0: that is more than a century"),
         ({"headers": {"a": 1}}, "headers.a: "),
         ({"task_id": 5}, "id: "),
         ({"task_id": "x" * 256}, "id: "),

@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 
+from cloudq.amounts import seconds
 from cloudq.cli.options import Target
 from cloudq.cli.output import complain, say, say_block
 from cloudq.cli.pidfile import holder
@@ -279,9 +280,10 @@ def _next(left: list[str], option: str) -> str:
 
 def _seconds(text: str) -> float:
     try:
-        return float(text)
+        given = float(text)
     except ValueError as error:
         raise ConfigurationError(f"multi: --timeout {text} is not a number of seconds") from error
+    return seconds(given, "multi: --timeout", ConfigurationError)
 
 
 def add_to(program: typer.Typer) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from cloudq.amounts import seconds, shown
 from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.tasks.arguments import Arguments
+from cloudq.tasks.call_options import LONGEST_WAIT
 from cloudq.tasks.limits.templates import filled, text_of
 
 KeyRule = str | Callable[..., str]
@@ -20,6 +22,8 @@ _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/([smhd]))?")
 _PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 # Each permit is a field of one item, and Azure's tables take 252 of them.
 _MOST = 200
+_MOST_CALLS = 1_000_000
+_LONGEST_RATE = 64
 _LONGEST_KEY = 500
 _UNIQUE_FOR = 86_400.0
 
@@ -91,14 +95,29 @@ def rate_of(given: object, name: str = "rate_limit") -> Rate | None:
     """
     if given is None:
         return None
-    found = _RATE.fullmatch(str(given).strip())
-    if found is None or isinstance(given, bool):
+    found = _RATE.fullmatch(_rate_text(given))
+    if found is None:
         raise ConfigurationError(
-            f'{name} is {given!r}: it must be like "10/s", "100/m", "5/h" or "1/d", '
+            f'{name} is {shown(given)}: it must be like "10/s", "100/m", "5/h" or "1/d", '
             "or a number a second"
         )
-    count = float(found[1])
-    return Rate(count=count, seconds=_PERIODS[found[2] or "s"]) if count else None
+    number, period = float(found[1]), _PERIODS[found[2] or "s"]
+    if not number:
+        return None
+    if not period / LONGEST_WAIT <= number <= _MOST_CALLS * period:
+        raise ConfigurationError(
+            f"{name} is {shown(given)}: it must be between a call in ten years and "
+            f"{_MOST_CALLS:,} calls a second"
+        )
+    return Rate(count=number, seconds=period)
+
+
+def _rate_text(given: object) -> str:
+    """Return a rate as text; nothing for what is none, or as long as no rate is."""
+    if isinstance(given, int) and (isinstance(given, bool) or given > _MOST_CALLS):
+        return ""
+    text = str(given).strip()
+    return text if len(text) <= _LONGEST_RATE else ""
 
 
 def throttle_of(options: dict[str, Any]) -> Throttle | None:
@@ -124,13 +143,13 @@ def _concurrency(given: Any) -> Concurrency | None:
         key, most = cast("tuple[Any, Any]", given)
     elif isinstance(given, int):
         key, most = "", given
-    if isinstance(given, bool) or not _is_rule(key):
+    if isinstance(given, bool) or not _is_rule(key) or (isinstance(key, str) and key.isdecimal()):
         raise ConfigurationError(
             f'concurrency is {given!r}: it must be a key like "user:{{user_id}}", '
             'a key and a number like ("user:{user_id}", 3), or a number'
         )
-    if not isinstance(most, int) or not 1 <= most <= _MOST:
-        raise ConfigurationError(f"concurrency is {given!r}: the number must be 1 to {_MOST}")
+    if not isinstance(most, int) or isinstance(most, bool) or not 1 <= most <= _MOST:
+        raise ConfigurationError(f"concurrency is {shown(most)}: the number must be 1 to {_MOST}")
     return Concurrency(key=key, most=most)
 
 
@@ -147,9 +166,9 @@ def _unique(given: Any) -> bool | KeyRule:
 
 
 def _unique_for(given: object) -> float:
-    if isinstance(given, int | float) and 0 < given < math.inf:
-        return float(given)
-    raise ConfigurationError(f"unique_for is {given!r}: it must be a number of seconds above 0")
+    if given == 0:
+        raise ConfigurationError("unique_for is 0: it must be a number of seconds above 0")
+    return seconds(given, "unique_for", ConfigurationError)
 
 
 def check_templates(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+from cloudq.amounts import seconds
 from cloudq.app import CloudQ
 from cloudq.execution.event_loop import Loop
 from cloudq.execution.settlement import Settlement
@@ -101,6 +102,7 @@ class Worker:
 
         Raises `TimeoutError` naming what runs, and what a service raised that nobody was told.
         """
+        seconds(timeout, "timeout")
         inside = in_memory_services(self.app)
         if inside is not None and inside.time is not None and self._threads:
             inside.time.part(self._idle)
@@ -130,6 +132,7 @@ class Worker:
         return self.settlements[told : self._told]
 
     def _idle(self, timeout: float = 60.0) -> None:
+        seconds(timeout, "timeout")
         deadline = time.monotonic() + timeout
         with self._changed:
             if not self._threads:
