@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cloudq.driver import (
     Address,
@@ -29,6 +29,7 @@ from cloudq.errors import ConfigurationError
 from cloudq_aws import sqs_admin as admin
 from cloudq_aws.client import Access, access
 from cloudq_aws.errors import error_code
+from cloudq_aws.lost_receives import LostReceives
 from cloudq_aws.messages import (
     BATCH,
     ID,
@@ -49,6 +50,7 @@ from cloudq_aws.queues import Queues, no_dead_letters
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 _STANDARD = Limits(
     batch=BATCH,
@@ -91,6 +93,8 @@ class SQS:
     def __init__(self, reach: Access, *, prefix: str = "", dead: str | None = None) -> None:
         self.client = cast("SQSClient", reach.client("sqs"))
         self._queues = Queues(self.client, prefix=prefix, dead=dead)
+        self._lost = LostReceives()
+        self._lost.watch(self.client)
 
     def limits(self, queue: str) -> Limits:
         """Return the limits of the queue, of the kind that its name tells."""
@@ -116,18 +120,46 @@ class SQS:
         return [*refused, *failures(reply, [int(entry["Id"]) for entry in entries])]
 
     def receive(self, queue: str, *, count: int, wait: float, lease: float) -> Sequence[Delivery]:
-        """Lease messages in one request, by long polling when `wait` is not 0."""
+        """Lease messages in one request, by long polling when `wait` is not 0.
+
+        While answers of receives are lost the leases are shorter than asked for, as they tell.
+        """
         leased = seconds(lease)
+        # Below 1 s SQS asks only some of its servers, and misses messages that are there.
+        waited = min(max(int(wait), 1), 20) if wait > 0 else 0
+        url = self._queues.url(queue)
+        if is_ordered(queue):
+            found = self._received_in_order(url, count, waited, leased)
+        else:
+            leased = self._lost.lease(leased)
+            found = self._received(url, count, waited, leased)
+        return [to_delivery(queue, message, leased) for message in found]
+
+    def _received_in_order(
+        self, url: str, count: int, wait: int, lease: int
+    ) -> Sequence[MessageTypeDef]:
+        attempt = self._lost.attempt(url, count, lease)
+        try:
+            return self._received(
+                url, attempt.count, wait, lease, ReceiveRequestAttemptId=attempt.id
+            )
+        except Exception:
+            self._lost.unanswered(url, attempt)
+            raise
+
+    def _received(
+        self, url: str, count: int, wait: int, lease: int, **more: Any
+    ) -> Sequence[MessageTypeDef]:
         reply = self.client.receive_message(
-            QueueUrl=self._queues.url(queue),
+            QueueUrl=url,
             MaxNumberOfMessages=count,
-            # Below 1 s SQS asks only some of its servers, and misses messages that are there.
-            WaitTimeSeconds=min(max(int(wait), 1), 20) if wait > 0 else 0,
-            VisibilityTimeout=leased,
+            WaitTimeSeconds=wait,
+            VisibilityTimeout=lease,
             MessageSystemAttributeNames=SYSTEM,
             MessageAttributeNames=[ID],
+            **more,
         )
-        return [to_delivery(queue, message, leased) for message in reply.get("Messages", ())]
+        return reply.get("Messages", ())
 
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Failure]:
         """Delete the messages. SQS may let a lost lease pass if nobody else has deleted."""

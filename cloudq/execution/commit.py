@@ -13,8 +13,7 @@ from functools import partial
 
 from cloudq.broker.broker import Broker, Refused
 from cloudq.canvas.join_items import store_joins
-from cloudq.canvas.joins import JoinBusy, Joins
-from cloudq.canvas.slots import MemberResult
+from cloudq.canvas.joins import Joins
 from cloudq.canvas.tails import StepsLost, calls_of, record_all
 from cloudq.driver import Code, Delivery, Failure, Item
 from cloudq.errors import (
@@ -25,6 +24,7 @@ from cloudq.errors import (
     EncodeError,
     PublishError,
 )
+from cloudq.execution.leaving import leave_joins
 from cloudq.execution.settlement import NEVER, Action, Batch, FailedSteps, Settled, happened
 from cloudq.execution.spoiled import (
     is_one_s_own,
@@ -64,7 +64,7 @@ def commit(
         each(batch, partial(_write_records, backend=backend))
         if any(s.failed_steps or s.member_result or s.unique_claim for _, s in batch.ready):
             each(batch, partial(_fail_steps, backend=backend, joins=joins), recorded=True)
-            each(batch, partial(_leave_joins, joins=joins), recorded=True)
+            each(batch, partial(leave_joins, joins=joins), recorded=True)
             each(batch, partial(_end_unique_claims, backend=backend), recorded=True)
     if batch.failed and batch.error is None:
         refused = f"{len(batch.failed)} records were not taken"
@@ -332,34 +332,6 @@ def _stored_calls(steps: FailedSteps, joins: Joins | None) -> Sequence[tuple[str
     except StepsLost as error:
         log.error("the steps after task %s are not recorded as failed: %s", steps.because.id, error)
         return ()
-
-
-def _leave_joins(batch: Batch, joins: Joins | None) -> None:
-    """Mark the members of chords that have ended as done."""
-    leaving: list[Settled] = []
-    results: list[MemberResult] = []
-    for pair in batch.ready:
-        settlement = pair[1]
-        if settlement.member_result is not None and settlement.action is not Action.NOTHING:
-            leaving.append(pair)
-            results.append(settlement.member_result)
-    if not leaving:
-        return
-    assert joins is not None, "members without their joins"
-    busy: dict[int, Settled] = {}
-    for at, problem in joins.leave(results).items():
-        pair = leaving[at]
-        if not isinstance(problem, JoinBusy):
-            batch.fail([pair], problem)
-            continue
-        # Release the message until the other process's claim has ended.
-        delivery, settlement = pair
-        busy[id(pair)] = (
-            delivery,
-            replace(settlement, action=Action.RELEASE, after=problem.after, reason=str(problem)),
-        )
-    if busy:
-        batch.ready = [busy.get(id(pair), pair) for pair in batch.ready]
 
 
 def _end_unique_claims(batch: Batch, backend: Backend) -> None:

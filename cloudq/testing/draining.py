@@ -67,6 +67,9 @@ def _drained(
         names = [*names[1:], queue]
         deliveries = app.broker.receive(queue, count=_AT_A_TIME, wait=0.0, lease=app.conf.lease)
         idle = 0 if deliveries else idle + 1
+        lease = app.broker.lease(queue, app.conf.lease)
+        if short := [delivery for delivery in deliveries if delivery.lease < lease]:
+            app.broker.extend(short, lease=lease)
         if deliveries:
             done += [settlement for _, settlement in consumer.consume(deliveries)]
         if deliveries and time.monotonic() > deadline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,10 @@ _SHORTEST_WAIT = 0.1
 _UNBILLED_WAIT = 1.0
 # Seconds that a receive waits for more slots, or more messages, where requests are billed.
 _LINGER = 0.05
+# Where requests are billed, a receive as late as this, in seconds, has others made beside it
+# by so many threads: one that is slow, or that an SDK tries again, holds up no queue.
+_LATE = 0.2
+_HELPERS = 2
 _FATAL = frozenset({Code.NOT_FOUND, Code.DENIED, Code.CREDENTIALS, Code.INVALID})
 
 
@@ -52,7 +57,7 @@ class WorkerParts:
 
 
 class Poller:
-    """Receives from one queue, in a thread.
+    """Receives from one queue, in a thread, with others that help out where it waits too long.
 
     While there is work it takes slots first, and asks for as many messages. A queue that was found
     empty is waited on for one message, with no slot taken, so that it keeps no other queue from
@@ -78,16 +83,24 @@ class Poller:
         self._stopping = threading.Event()
         self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._reached = False
-        self._thread = threading.Thread(target=self._run, name=f"poll-{queue}", daemon=True)
+        self._asked_at: float | None = None  # of the receive under way, if it has slots
+        self._threads = [threading.Thread(target=self._run, name=f"poll-{queue}", daemon=True)]
+        limits = self._broker.limits(queue)
+        if limits.billed and not limits.ordered:
+            self._threads += [
+                threading.Thread(target=self._help, name=f"late-{queue}", daemon=True)
+                for _ in range(_HELPERS)
+            ]
 
     @property
     def receiving(self) -> bool:
         """True until the last receive has come back."""
-        return self._thread.is_alive()
+        return any(thread.is_alive() for thread in self._threads)
 
     def start(self) -> None:
         """Begin to receive."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Receive no more; a receive that is under way ends by itself."""
@@ -101,25 +114,63 @@ class Poller:
             except Exception:  # if the thread ended, its queue would stand still
                 log.exception("receiving from %s failed, and is tried again", self.queue)
                 busy = False
-                self._stopping.wait(self._backoff.failed())
+                self._backoff.failed()
+            if pause := self._backoff.left:
+                self._stopping.wait(pause)
 
     def _busy(self) -> bool:
-        """Take slots, then receive as many messages; False when the queue was empty."""
+        """Take slots, then receive as many messages; False when the queue was empty.
+
+        A receive that fails alone is made again. Where more do, no slots are taken for them.
+        """
         limits = self._broker.limits(self.queue)
         linger = _LINGER if limits.billed else 0.0
         slots = self._slots.take(self.queue, limits.batch, linger=linger)
         deliveries: Sequence[Delivery] = ()
         try:
             if slots:
+                self._asked_at = time.monotonic()
                 deliveries = self._receive(slots, 0.0)
         finally:
+            self._asked_at = None
             self._slots.give(slots - len(deliveries))
         self._accept(deliveries)
+        if self._backoff.failures == 1:
+            return True
         if not deliveries:
             self._slots.idle(self.queue)
         elif limits.billed and len(deliveries) < min(slots, limits.batch):
             # The queue holds no more just now. Let some gather: a request costs the same for ten.
             self._stopping.wait(_LINGER)
+        return bool(deliveries)
+
+    def _help(self) -> None:
+        """Receive beside the poller for as long as one of its receives is late."""
+        while not self._stopping.wait(_LATE):
+            late = self._asked_at
+            try:
+                while late is not None and self._is_late(late) and self._received_beside():
+                    pass
+            except Exception as error:  # the poller tells, and makes pauses
+                log.debug("a receive from %s beside a late one failed", self.queue, exc_info=error)
+
+    def _is_late(self, asked_at: float) -> bool:
+        """Tell whether the receive of that time is still under way, and late."""
+        if self._asked_at != asked_at or self._stopping.is_set() or self._backoff.failures:
+            return False
+        return time.monotonic() - asked_at >= _LATE
+
+    def _received_beside(self) -> bool:
+        slots = self._slots.take_free(self.queue, self._broker.limits(self.queue).batch)
+        deliveries: Sequence[Delivery] = ()
+        try:
+            if slots:
+                deliveries = self._broker.receive(
+                    self.queue, count=slots, wait=0.0, lease=self._lease
+                )
+        finally:
+            self._slots.give(slots - len(deliveries))
+        self._accept(deliveries)
         return bool(deliveries)
 
     def _idle(self) -> bool:
@@ -141,7 +192,7 @@ class Poller:
                 self._give_up(error)
                 return ()
             log.warning("%s", error)
-            self._stopping.wait(self._backoff.failed())
+            self._backoff.failed()
             return ()
         if self._backoff.failures:
             log.info("queue %s answers again", self.queue)

@@ -28,6 +28,9 @@ _LINGER = 0.05
 # Threads of each kind where a request is a round trip: one that is slow, or that an SDK tries
 # again, holds one of them.
 _THREADS = 4
+# Where each thread that commits has been at it for as long as this, in seconds, so many more help.
+_LATE = 0.2
+_HELPERS = 4
 # A message that cannot be dead-lettered is looked at again after this, so that it is not hot.
 _UNBURIED_AFTER = 900.0
 
@@ -58,6 +61,9 @@ class Settler:
         self._messages: queue.SimpleQueue[Sequence[Pair] | None] = queue.SimpleQueue()
         self._batches: queue.SimpleQueue[Sequence[Pair] | None] = queue.SimpleQueue()
         self._commits: list[threading.Thread] = []
+        self._began: dict[int, float] = {}  # when a thread of these began its commit, by its id
+        self._helpers: list[threading.Thread] = []
+        self._ended = threading.Event()
         self._gathers: list[threading.Thread] = []
         self._disposes: list[threading.Thread] = []
 
@@ -65,12 +71,16 @@ class Settler:
         backend = self._consumer.backend
         billed = backend is not None and backend.driver.limits.billed
         self._commits = _started(self._commit_all, "commit", _THREADS if billed else 1)
+        self._helpers = _started(self._help, "late-commit", _HELPERS if billed else 0)
         self._gathers = _started(self._gather_all, "gather", 1)
         self._disposes = _started(self._dispose_all, "dispose", _THREADS)
 
     def stop(self) -> None:
         """End the threads; what is queued is still done if the services are up."""
+        self._ended.set()
         _end(self._outcomes, self._commits)
+        for helper in self._helpers:
+            helper.join(5.0)
         _end(self._messages, self._gathers)
         _end(self._batches, self._disposes)
 
@@ -93,7 +103,35 @@ class Settler:
     # ---- outcomes
 
     def _commit_all(self) -> None:
-        work_off(self._outcomes, self._commit, most=_BATCH)
+        work_off(self._outcomes, self._timed, most=_BATCH)
+
+    def _timed(self, pairs: Sequence[Pair]) -> list[Pair]:
+        thread = threading.get_ident()
+        self._began[thread] = time.monotonic()
+        try:
+            return self._commit(pairs)
+        finally:
+            del self._began[thread]
+
+    def _help(self) -> None:
+        """Commit for as long as all others are late: what comes meanwhile would wait for them.
+
+        Where the store is down they pause, and are not late.
+        """
+        while not self._ended.wait(_LATE):
+            while self._all_late():
+                pairs, ended = drain(self._outcomes, 0.0, _BATCH)
+                left = self._commit(pairs) if pairs else []
+                if left:
+                    self._outcomes.put(left)
+                if ended:  # this one was meant for another thread
+                    self._outcomes.put(None)
+                if left or not pairs:
+                    break
+
+    def _all_late(self) -> bool:
+        began = list(self._began.values())
+        return len(began) == len(self._commits) and time.monotonic() - max(began) >= _LATE
 
     def _commit(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Commit outcomes, and return those to try again."""

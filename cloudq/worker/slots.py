@@ -74,6 +74,13 @@ class Slots:
                 self._waiting.discard(queue)
                 self._changed.notify_all()
 
+    def take_free(self, queue: str, most: int) -> int:
+        """Take up to `most` slots at once, if some are free and no queue waits for them."""
+        with self._changed:
+            if self._closed or self._waiting or self._free <= 0 or queue not in self._weights:
+                return 0
+            return self._grant(queue, min(most, self._free, self.total))
+
     def idle(self, queue: str) -> None:
         """Note that a queue was found empty."""
         with self._changed:

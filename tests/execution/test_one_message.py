@@ -251,7 +251,7 @@ def test_a_copy_that_no_broker_takes_fails_its_call(app: Bench) -> None:
     assert app.wire.calls["send"] == 1  # those beside it are not sent again
 
 
-@pytest.mark.parametrize("place", ["_fail_steps", "_leave_joins", "_end_unique_claims"])
+@pytest.mark.parametrize("place", ["_fail_steps", "leave_joins", "_end_unique_claims"])
 def test_what_follows_a_record_and_raises_is_left_out(
     app: Bench, runs: list[Any], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

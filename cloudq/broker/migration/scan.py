@@ -49,8 +49,9 @@ class Leases:
         now = time.time()
         self._announce(now + wait + self.lease)
         found = self._side.broker.receive(self._queue, count=count, wait=wait, lease=self.lease)
-        if found and not self._held:
-            self._extend_at = now + self.lease / 3
+        if found:  # a driver may give a shorter lease than was asked for
+            due = now + min(self.lease, *(delivery.lease for delivery in found)) / 3
+            self._extend_at = min(self._extend_at, due) if self._held else due
         entries = [Entry.of(delivery) for delivery in found]
         again = any(entry in self._held for entry in entries)
         self._held |= zip(entries, found, strict=True)

@@ -1,0 +1,84 @@
+"""Members of several chords leave their joins side by side, each with an answer of its own."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import ClassVar
+
+import pytest
+
+from cloudq import CloudQ
+from cloudq.canvas.slots import MemberResult, Slot
+from cloudq.driver import Delivery
+from cloudq.execution.leaving import leave_joins
+from cloudq.execution.settlement import Action, Batch, Settled, Settlement
+from cloudq.results.record import Record, State
+from cloudq.testing import FaultProxy
+from cloudq.testing.kit.proxy import _Handler  # pyright: ignore[reportPrivateUsage]
+from cloudq.testing.waiting import PATIENCE
+from localstack.servers import Endpoint
+from tests.servers import unique
+
+
+class Together(_Handler):
+    """Lets the first requests for some joins pass together, and refuses others."""
+
+    meeting: ClassVar[threading.Barrier]
+    met: ClassVar[set[str]]
+    refused: ClassVar[str]
+
+    def _passed_on(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        request = json.loads(body)
+        join = request.get("Key", {}).get("pk", {}).get("S", "").removeprefix("join#")
+        if join and join not in Together.met:
+            Together.met.add(join)
+            self.meeting.wait(PATIENCE)
+        if join and join == self.refused:
+            return 400, {}, b'{"__type": "AccessDeniedException", "message": "on purpose"}'
+        return super()._passed_on(body)
+
+
+@pytest.fixture
+def app(aws: Endpoint) -> Iterator[CloudQ]:
+    proxy = FaultProxy(aws.url)
+    proxy._server.RequestHandlerClass = Together  # pyright: ignore[reportPrivateUsage]
+    with proxy:
+        backend = f"dynamodb://{unique('leaving')}?endpoint_url={proxy.url}"
+        app = CloudQ("leaving", broker="memory://", backend=backend)
+        assert app.backend is not None
+        Together.met, Together.refused = set(), ""
+        app.backend.driver.create_store()
+        with closing(app):
+            yield app
+            app.backend.driver.client.delete_table(TableName=app.backend.driver._table)
+
+
+def member(join: str, index: int = 0) -> Settled:
+    id = f"{join}-{index}"
+    record = Record(id=id, state=State.SUCCESS, value="1")
+    delivery = Delivery(queue="default", id=id, body=b"", receipt=None, attempts=1, lease=60.0)
+    left = MemberResult(slot=Slot(join=join, index=index), record=record)
+    return delivery, Settlement(action=Action.ACK, task_id=id, record=record, member_result=left)
+
+
+def test_joins_are_left_side_by_side(app: CloudQ) -> None:
+    Together.meeting = threading.Barrier(3)
+    batch = Batch(ready=[member(join) for join in ("a", "b", "c")])
+    leave_joins(batch, app.workflows.joins)
+    assert Together.met == {"a", "b", "c"}
+    assert (len(batch.ready), batch.failed) == (3, [])
+
+
+def test_the_failure_of_one_join_is_that_of_its_own_members(app: CloudQ) -> None:
+    Together.meeting = threading.Barrier(1)
+    Together.refused = "b"
+    pairs = [member("a"), member("b", 0), member("c"), member("b", 1), member("d")]
+    batch = Batch(ready=list(pairs))
+    leave_joins(batch, app.workflows.joins)
+    assert [s.task_id for _, s in batch.failed] == ["b-0", "b-1"]
+    assert [s.task_id for _, s in batch.ready] == ["a-0", "c-0", "d-0"]
+    assert batch.error is not None
+    assert "on purpose" in str(batch.error)
