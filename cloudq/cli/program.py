@@ -156,5 +156,14 @@ def _usage(error: typer.TyperException) -> int:
         say_block(message)
         return OK
     hint = f" (see {context.command_path} --help)" if context is not None else ""
-    complain(message.rstrip(".") + hint)
+    complain(message.rstrip(".") + _misplaced(error, context) + hint)
     return UNUSABLE
+
+
+def _misplaced(error: typer.TyperException, context: typer.Context | None) -> str:
+    """Say where an option belongs that stands behind a group and before the group's command."""
+    option = getattr(error, "option_name", None)
+    commands = getattr(context.command, "commands", None) if context is not None else None
+    if context is None or option not in _WITH_VALUE or not commands:
+        return ""
+    return f"; options follow the command: {context.info_name} {next(iter(commands))} {option}"

@@ -351,10 +351,7 @@ def wait_for(
                 refuse_vain(result)
             left = inf if deadline is None else deadline - time.monotonic()
             if left <= 0:
-                raise ResultTimeout(
-                    f"{len(waiting)} of {len(results)} tasks had not ended after {timeout:g} s, "
-                    f"the first of them {waiting[0].id}: is a worker running on their queue?"
-                )
+                raise ResultTimeout(_unended(waiting[0].id, len(waiting), len(results), timeout))
             if wait is not None:
                 wait.begin()
             watcher.wait(min(left, longest))
@@ -362,6 +359,13 @@ def wait_for(
         watcher.close()
         if wait is not None:
             wait.end()
+
+
+def _unended(first: str, waiting: int, asked: int, timeout: float | None) -> str:
+    if asked == 1:
+        return f"task {first} had not ended after {timeout:g} s: is a worker running on its queue?"
+    few = f"{waiting} of {asked} tasks had not ended after {timeout:g} s, the first of them {first}"
+    return f"{few}: is a worker running on their queue?"
 
 
 def _before(result: AsyncResult[Any]) -> deque[AsyncResult[Any]]:

@@ -85,13 +85,18 @@ def test_get_gives_up_after_its_timeout(plain: CloudQ) -> None:
     task: Any = plain.task(name="t")(lambda: 42)
     result = task.delay()
     start = time.monotonic()
-    with pytest.raises(
-        ResultTimeout, match=rf"1 of 1 tasks had not ended after 0\.1 s.*{result.id}"
-    ):
+    with pytest.raises(ResultTimeout, match=rf"task {result.id} had not ended after 0\.1 s: is a"):
         result.get(timeout=0.1)
     assert time.monotonic() - start > 0.09
     with pytest.raises(TimeoutError):
         result.get(timeout=0)
+
+
+def test_a_timeout_for_several_counts_those_that_had_not_ended(plain: CloudQ) -> None:
+    task: Any = plain.task(name="t")(lambda: 42)
+    results = [task.delay(), task.delay()]
+    with pytest.raises(ResultTimeout, match=rf"2 of 2 tasks .* 0\.1 s.*{results[0].id}"):
+        wait_for(results, timeout=0.1)
 
 
 def test_interval_is_the_longest_pause_between_two_looks(app: Bench) -> None:
