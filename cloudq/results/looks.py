@@ -62,3 +62,11 @@ def lost(
             if failed is not None or not finals or None in finals:
                 looked.remove(result)
     return found
+
+
+def unended(first: str, waiting: int, asked: int, timeout: float | None) -> str:
+    """Say for the caller that tasks had not ended, and what to look for."""
+    if asked == 1:
+        return f"task {first} had not ended after {timeout:g} s: is a worker running on its queue?"
+    few = f"{waiting} of {asked} tasks had not ended after {timeout:g} s, the first of them {first}"
+    return f"{few}: is a worker running on their queue?"

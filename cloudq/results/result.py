@@ -18,7 +18,7 @@ from cloudq.results.backend import Backend
 from cloudq.results.call_marks import is_before
 from cloudq.results.lineage import failed_of, paired, revoked_of
 from cloudq.results.looker import LOOK_EVERY
-from cloudq.results.looks import ended_of, lost
+from cloudq.results.looks import ended_of, lost, unended
 from cloudq.results.record import TERMINAL, Record, State, failure, key
 from cloudq.results.terminate import ResultActions, Signal, Termination, actions_of
 from cloudq.results.waiting import ALLOWED, RUNNING_IN, Promise, Wait, refuse_vain
@@ -351,7 +351,7 @@ def wait_for(
                 refuse_vain(result)
             left = inf if deadline is None else deadline - time.monotonic()
             if left <= 0:
-                raise ResultTimeout(_unended(waiting[0].id, len(waiting), len(results), timeout))
+                raise ResultTimeout(unended(waiting[0].id, len(waiting), len(results), timeout))
             if wait is not None:
                 wait.begin()
             watcher.wait(min(left, longest))
@@ -359,13 +359,6 @@ def wait_for(
         watcher.close()
         if wait is not None:
             wait.end()
-
-
-def _unended(first: str, waiting: int, asked: int, timeout: float | None) -> str:
-    if asked == 1:
-        return f"task {first} had not ended after {timeout:g} s: is a worker running on its queue?"
-    few = f"{waiting} of {asked} tasks had not ended after {timeout:g} s, the first of them {first}"
-    return f"{few}: is a worker running on their queue?"
 
 
 def _before(result: AsyncResult[Any]) -> deque[AsyncResult[Any]]:
