@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +194,34 @@ def test_no_process_loads_asyncio_before_a_coroutine_runs() -> None:
     code = "import sys; from cloudq import CloudQ; CloudQ(); print('asyncio' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def said(**variables: str) -> str:
+    """What a program says on its terminal that makes two apps, with these variables set."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from cloudq import CloudQ; CloudQ(); CloudQ()"],
+        env={"PATH": os.environ["PATH"], **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("CLOUDQ_BROKR", "CLOUDQ_BROKER"),
+        ("CLOUDQ_BROKER_URI", "CLOUDQ_BROKER_URL"),
+        ("cloudq_max_retrys", "CLOUDQ_MAX_RETRIES"),
+        ("CLOUDQ_CONFIGS", "CLOUDQ_CONFIG"),
+    ],
+)
+def test_a_mistyped_variable_is_told_once(given: str, meant: str) -> None:
+    assert said(**{given: "7"}) == f"the variable {given} is not read: is {meant} meant?\n"
+
+
+def test_variables_of_others_are_let_be() -> None:
+    others = {"CLOUDQ_DASHBOARD_SECRET": "x", "CLOUDQ_APP": "shop", "CLOUDQ_PATIENCE": "9"}
+    assert said(**others, CLOUDQ_BROKER="memory://", cloudq_include="os") == ""

@@ -20,7 +20,7 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from grpc._cython import cygrpc
 
 from cloudq.driver import Address
-from cloudq.driver.forks import is_forked, renew_after_fork
+from cloudq.driver.forks import is_inherited, renew_after_fork
 from cloudq.errors import ConfigurationError
 from cloudq_gcp.rest import Rest
 
@@ -61,7 +61,7 @@ class _Grpc:
 
     def __init__(self) -> None:
         self.is_used = False
-        self.is_lost = is_forked() and _has_threads()
+        self.is_lost = is_inherited("grpc")  # whose threads, if it had any, are not here
         os.register_at_fork(before=self._before_fork)
         renew_after_fork(self, _Grpc._in_child)
 

@@ -30,7 +30,8 @@ from cloudq.errors import CloudQError
 from cloudq.results.backend import Backend
 from cloudq.results.record import key
 from cloudq.settings import Settings
-from cloudq.text import describe, masked
+from cloudq.settings.sources import unknown_variables
+from cloudq.text import describe, masked, one_line
 
 _EXTRA = re.compile(r"([\w.-]+).*extra == ['\"](\w+)['\"]")
 # Extras that belong to no adapter.
@@ -141,6 +142,9 @@ def configuration(app: CloudQ, target: Target) -> Iterator[Finding]:
                 f"setting {name}",
                 f"{_shown(name, value)}, {_source(app, target, outside, name, in_file)}",
             )
+    for variable, meant in unknown_variables(Settings.model_fields).items():
+        todo = f"is {meant} meant?" if meant else "no setting has this name: see the page Settings"
+        yield warn(f"variable {one_line(variable)}", "not read", todo)
     if app.conf.backend is None and app.conf.backend_url:
         yield ok("results", f"stored with the broker, in {app.conf.backend_url}")
 

@@ -7,6 +7,7 @@ not there any more. Neither may be used.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
@@ -19,7 +20,7 @@ _Told = Callable[[Any], None]
 # The parent's connections, which it goes on using: to close or to finalize one would end it there.
 _left: list[object] = []
 
-_first = os.getpid()
+_inherited: set[str] = set()
 
 HOLD = 1.0
 """The seconds that a hold may wait for its lock."""
@@ -39,9 +40,9 @@ class _Holding(threading.local):
 _holding = _Holding()
 
 
-def is_forked() -> bool:
-    """Tell whether this process was forked from one that had loaded this module."""
-    return os.getpid() != _first
+def is_inherited(module: str) -> bool:
+    """Tell whether a process from which this one was forked had imported a module."""
+    return module in _inherited
 
 
 def renew_after_fork(owner: T, renew: Callable[[T], None]) -> None:
@@ -188,6 +189,7 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
+    _inherited.update(sys.modules)
     _holding.let_go.clear()
     for owner, renew in list(_renewed.items()):
         renew(owner)

@@ -5,9 +5,11 @@ Lists in the environment are names with commas between them, or JSON; tables are
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard, get_args, get_origin
 
@@ -18,6 +20,10 @@ from cloudq.errors import ConfigurationError
 from cloudq.text import masked, one_line
 
 PREFIX = "CLOUDQ_"
+# Variables that are no settings: the command's app, the file of settings, the test kit's patience.
+_OTHERS = frozenset({"CLOUDQ_APP", "CLOUDQ_CONFIG", "CLOUDQ_PATIENCE"})
+
+log = logging.getLogger("cloudq.settings")
 
 CELERY_NAMES: Mapping[str, str] = {
     "broker_url": "broker",
@@ -75,7 +81,30 @@ def environment(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
         value = _value(name, field.annotation, text) if field is not None else None
         if value is not None:
             found[name] = value
+    for variable, meant in unknown_variables(fields).items():
+        if meant is not None:
+            _tell(variable, meant)
     return found
+
+
+def unknown_variables(fields: Mapping[str, FieldInfo]) -> dict[str, str | None]:
+    """Return the variables `CLOUDQ_...` that nothing reads, each with the one that is meant."""
+    known = {f"{PREFIX}{name.upper()}" for name in (*fields, *CELERY_NAMES)} | _OTHERS
+    unknown = [name for name in os.environ if name.upper().startswith(PREFIX)]
+    unknown = [name for name in unknown if name.upper() not in known]
+    return {name: _closest(name.upper(), known) for name in unknown}
+
+
+def _closest(name: str, known: Collection[str]) -> str | None:
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, known, n=1, cutoff=0.85)), None)
+
+
+@cache
+def _tell(variable: str, meant: str) -> None:
+    """Warn of a variable, once in a process."""
+    log.warning("the variable %s is not read: is %s meant?", one_line(variable), meant)
 
 
 def variable_of(setting: str) -> str | None:

@@ -116,9 +116,12 @@ def test_members_of_workflows_keep_theirs_when_they_are_sent_at_the_call(slow: S
         ({"retry": "yes"}, "retry is 'yes'"),
         ({"retry_policy": 3}, "retry_policy is 3: give a mapping"),
         ({"retry_policy": {"max_retry": 3}}, "did you mean max_retries"),
-        ({"retry_policy": {"max_retries": None}}, "max_retries is None: give a whole number"),
+        ({"retry_policy": {"max_retries": None}}, "max_retries is None: it must be a whole number"),
         ({"retry_policy": {"max_retries": 1.5}}, "max_retries is 1.5"),
-        ({"retry_policy": {"interval_step": -1}}, "interval_step is -1: give seconds"),
+        (
+            {"retry_policy": {"interval_step": -1}},
+            "interval_step is -1: it must be",
+        ),
         ({"retry_policy": {"interval_max": float("inf")}}, "interval_max is inf"),
     ],
 )
