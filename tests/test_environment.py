@@ -197,7 +197,7 @@ def test_no_process_loads_asyncio_before_a_coroutine_runs() -> None:
 
 
 def said(**variables: str) -> str:
-    """What a program says on its terminal that makes two apps, with these variables set."""
+    """Return what a program says that makes two apps, with these variables set."""
     done = subprocess.run(
         [sys.executable, "-c", "from cloudq import CloudQ; CloudQ(); CloudQ()"],
         env={"PATH": os.environ["PATH"], **variables},
