@@ -176,6 +176,7 @@ def locks():
     "Each lock of each object of the core: whatever a thread may have been doing."
     for owner in gc.get_objects():
         if (type(owner).__module__ or "").partition(".")[0] != "cloudq": continue
+        if type(owner).__name__ == "Whole": continue  # which a fork is to wait for
         for value in list(getattr(owner, "__dict__", {}).values()):
             if type(value).__name__ in ("lock", "RLock", "Condition"):
                 yield type(owner).__name__, value

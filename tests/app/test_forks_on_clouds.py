@@ -120,13 +120,12 @@ worked(double.delay(5), 10)
 
 
 def test_children_are_made_while_threads_send_read_and_receive(cloud: Cloud) -> None:
-    assert cloud.run(AMID_THREADS.replace("TURNS", "25")) == ["[0] [] []"]
+    assert cloud.run(AMID_THREADS.replace("TURNS", "12")) == ["[0] [] []"]
 
 
-@pytest.mark.parametrize("support", ["0", "1"])
-def test_what_grpc_is_told_of_forks_changes_nothing(google: Cloud, support: str) -> None:
+def test_what_grpc_is_told_of_forks_changes_nothing(google: Cloud) -> None:
     program = AMID_THREADS.replace("TURNS", "8")
-    assert google.run(program, GRPC_ENABLE_FORK_SUPPORT=support) == ["[0] [] []"]
+    assert google.run(program, GRPC_ENABLE_FORK_SUPPORT="1") == ["[0] [] []"]
 
 
 GENERATIONS = (
