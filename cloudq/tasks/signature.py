@@ -358,8 +358,13 @@ def joined(nodes: Iterable[Node[Any]]) -> Node[Any]:
 
 
 def _after(last: Node[Any], node: Node[Any]) -> list[Node[Any]]:
-    single = is_group(node) and len(node) == 1
-    return _followed(last, node.parts()[0] if single else node)
+    """Return a step and the steps that the node after it has in its simplest form."""
+    while is_group(node) and len(node) == 1:
+        node = joined(node.parts())
+    if isinstance(node, chain) and not node.own:
+        first, *rest = node.steps.copied()
+        return [*_after(last, first), *rest]
+    return _followed(last, node)
 
 
 def _followed(last: Node[Any], node: Node[Any]) -> list[Node[Any]]:

@@ -193,6 +193,24 @@ def test_steps_are_the_same_however_they_were_put_together(pieces: list[Node[Any
         assert node.to_dict() == was
 
 
+def alone(member: Node[Any]) -> Node[Any]:
+    return group[Any](member)
+
+
+def twice_alone(member: Node[Any]) -> Node[Any]:
+    return group[Any](group[Any](member))
+
+
+@pytest.mark.parametrize("last", [call("l"), group(call("l"), call("m"))])
+@pytest.mark.parametrize("wrap", [alone, twice_alone])
+def test_a_group_of_one_chain_is_the_steps_of_that_chain(last: Node[Any], wrap: Any) -> None:
+    member = call("b") | call("c")
+    assert last | wrap(member) == last | call("b") | call("c")
+    assert last | wrap(call("a") | wrap(member)) | call("z") == (
+        last | call("a") | call("b") | call("c") | call("z")
+    )
+
+
 def test_a_long_chain_made_with_bars_runs() -> None:
     app = CloudQ("building", broker="memory://building", backend="memory://building")
 
