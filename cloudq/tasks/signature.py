@@ -358,7 +358,6 @@ def joined(nodes: Iterable[Node[Any]]) -> Node[Any]:
 
 
 def _after(last: Node[Any], node: Node[Any]) -> list[Node[Any]]:
-    """Return a step and the steps that the node after it has in its simplest form."""
     while is_group(node) and len(node) == 1:
         node = joined(node.parts())
     if isinstance(node, chain) and not node.own:
