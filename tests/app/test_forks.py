@@ -6,6 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ print(sorted(set(ends)))
 
 def test_a_child_sends_beside_threads_that_were_sending(file: str, tmp_path: Path) -> None:
     assert run(BESIDE_A_SENDER, file, file) == "[0]"
-    with sqlite3.connect(tmp_path / "cloudq.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "cloudq.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
@@ -105,7 +106,7 @@ print([r.get(timeout=10) for r in results] == [2 * n for n in range(50)])
 
 def test_a_child_works_on_when_its_parent_has_ended(file: str, tmp_path: Path) -> None:
     assert run(WHOSE_PARENT_ENDS, file, file) == "True"
-    with sqlite3.connect(tmp_path / "cloudq.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "cloudq.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_file_with_room_is_well_and_nothing_is_left(
         assert main(["doctor", "--broker", "sqlite:///x.db", "--json"]) == 0
         checks = json.loads(capsys.readouterr().out)["checks"]
         assert "written and deleted" in str(checks)
-    with sqlite3.connect("x.db") as file:
+    with closing(sqlite3.connect("x.db")) as file:
         assert file.execute("SELECT count(*) FROM items").fetchone() == (0,)
     assert {path.name for path in tmp_path.iterdir()} <= {"x.db", "x.db-wal", "x.db-shm"}
 
