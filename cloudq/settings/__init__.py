@@ -235,6 +235,11 @@ class Settings(BaseModel):
         pattern="^(processes|threads|asyncio|solo|gevent)$",
         description="processes, threads, asyncio, solo or gevent",
     )
+    worker_fork: bool = Field(
+        default=True,
+        description="make processes by a fork of one that has loaded the app, unless its import "
+        "leaves threads or connections. False: each imports it anew",
+    )
     worker_autoscale_idle: float = Field(
         default=30.0,
         gt=0,

@@ -92,6 +92,7 @@ class Worker:
             settler=self._settler,
             crashes=self._crashes,
             shutdown=self._shutdown,
+            fork=app.conf.worker_fork,
             ready=self._on_ready,
         )
         self._opener = Opener(executor, app.broker, self._dispatcher, self._settler)
@@ -124,6 +125,14 @@ class Worker:
         Call from the main thread. Raises `ConfigurationError`, `BrokerError` or `BackendError`
         when the queues or the store cannot be used from the start.
         """
+        try:
+            return self._run()
+        finally:
+            self._pool.close()
+            self._shutdown.close()
+
+    def _run(self) -> int:
+        self._pool.prepare()  # it loads the app while the store is asked
         self._check_store()
         page = self._metrics_page()
         if signals.worker_init:
@@ -141,7 +150,6 @@ class Worker:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            self._shutdown.close()
             if page is not None:
                 page.close()
             if signals.worker_shutdown:

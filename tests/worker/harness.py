@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,10 +101,20 @@ class Worker:
         return self._log.read_text(errors="replace")
 
     def children(self) -> list[psutil.Process]:
-        try:
-            return self._family.children()
-        except psutil.NoSuchProcess:
-            return []
+        """The processes that run tasks; `[]` when the supervisor is gone."""
+        with suppress(psutil.NoSuchProcess):
+            server = self.fork_server()
+            direct = [child for child in self._family.children() if child != server]
+            return direct + ([] if server is None else server.children())
+        return []
+
+    def fork_server(self) -> psutil.Process | None:
+        """The process that the others are forked from."""
+        for child in self._family.children():
+            with suppress(psutil.NoSuchProcess):
+                if "fork_main" in " ".join(child.cmdline()):
+                    return child
+        return None
 
     def cpu(self) -> float:
         """The processor time that the supervisor has used, in seconds."""

@@ -17,6 +17,7 @@ from cloudq.execution.settlement import Settlement
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool import pipe
+from cloudq.worker.pool.fork_server import Forks
 from cloudq.worker.pool_kinds import command
 
 log = logging.getLogger("cloudq.worker")
@@ -35,6 +36,7 @@ class Child:
     def __init__(
         self,
         options: WorkerOptions,
+        forks: Forks,
         *,
         alone: bool = False,
         ready: Callable[[Child], None],
@@ -53,7 +55,7 @@ class Child:
         self._on_ready, self._on_settled, self._on_gone = ready, settled, gone
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self.process = subprocess.Popen(
+            self.process = forks.start(theirs.fileno()) or subprocess.Popen(
                 command(options.pool, theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 
 from cloudq import signals
+from cloudq.app import CloudQ
 from cloudq.app.loading import load_app
 from cloudq.errors import UnknownTask
 from cloudq.execution.event_loop import Loop
@@ -30,6 +31,7 @@ from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Settlement
 from cloudq.results.waiting import Places
 from cloudq.worker.logs import configure
+from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool import pipe
 from cloudq.worker.pool_kinds import PoolKind
 
@@ -124,16 +126,31 @@ class Pool:
                 os._exit(1)
 
 
-def main(connection: Connection) -> None:
-    """Take orders until told to stop, and run jobs meanwhile: a single one in this very thread."""
+def settle_in(connection: Connection, *, parent: int | None = None) -> pipe.Setup:
+    """Read the set-up of this process and tie it to its `parent`: the supervisor, unless given."""
     setup: pipe.Setup = connection.recv()
-    options = setup.options
     # A program that a task starts must not hold the connection open when this process is dead.
     os.set_inheritable(connection.fileno(), False)
-    _tie_to_parent(setup.parent)
-    configure(options.log_level, options.log_format)
+    leave_signals()
+    # A signal that comes between a fork and the new handlers waits for these.
+    os.register_at_fork(
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _SIGNALS),
+        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _SIGNALS),
+        after_in_child=_heed_signals,
+    )
+    tie_to_parent(setup.parent if parent is None else parent)
+    return setup
+
+
+def load(setup: pipe.Setup) -> CloudQ:
+    """Load the app as the set-up says."""
+    configure(setup.options.log_level, setup.options.log_format)
     sys.path[:] = setup.path
-    app = load_app(options.app_path, options.overrides)
+    return load_app(setup.options.app_path, setup.options.overrides)
+
+
+def work(connection: Connection, options: WorkerOptions, app: CloudQ) -> None:
+    """Take orders until told to stop, and run jobs meanwhile: a single one in this very thread."""
     # What is loaded by now stays, so the garbage collector need not look through it again.
     gc.freeze()
     gc.enable()
@@ -193,20 +210,18 @@ def _limit(executor: Executor, limits: pipe.TimeLimits) -> None:
         log.warning("time limits are not changed in this process: %s", error)
 
 
-def _tie_to_parent(parent: int) -> None:
-    """Leave signals to the supervisor, and (on Linux) die with it even while holding the GIL.
+def leave_signals() -> None:
+    """Leave signals to the supervisor.
 
-    The signals get a handler that does nothing. Were they ignored, programs that tasks start would
+    They get a handler that does nothing. Were they ignored, programs that tasks start would
     inherit that, and could not be terminated.
     """
     for number in _SIGNALS:
         signal.signal(number, _leave_to_supervisor)
-    # A signal that comes between a fork and the new handlers waits for these.
-    os.register_at_fork(
-        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _SIGNALS),
-        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _SIGNALS),
-        after_in_child=_heed_signals,
-    )
+
+
+def tie_to_parent(parent: int) -> None:
+    """Die with the parent process (on Linux), even while a task holds the GIL."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -226,4 +241,6 @@ def _heed_signals() -> None:
 
 def start(descriptor: int) -> None:
     """Run as a child of the worker that holds the other end of this file descriptor."""
-    main(Connection(descriptor))
+    connection = Connection(descriptor)
+    setup = settle_in(connection)
+    work(connection, setup.options, load(setup))

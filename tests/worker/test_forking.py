@@ -1,0 +1,122 @@
+"""Children are forks of a process that has loaded the app, unless its import forbids that."""
+
+from __future__ import annotations
+
+import signal
+
+import psutil
+import pytest
+
+from cloudq import wait_for
+from cloudq.testing.waiting import PATIENCE
+from tests.worker.harness import Place, Worker, until
+
+ONE = ("--processes", "1", "--threads", "2", "--lease", "3")
+
+
+@pytest.fixture(autouse=True)
+def short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDQ_WORKER_POLL_WAIT", "1")
+
+
+@pytest.fixture
+def place(sqlite_place: Place) -> Place:
+    sqlite_place.tasks = "forking_tasks:app"
+    return sqlite_place
+
+
+def _where(place: Place) -> list[int]:
+    return place.app.send_task("forking_tasks.where").get(timeout=PATIENCE)
+
+
+def _server(worker: Worker) -> psutil.Process:
+    server = worker.fork_server()
+    assert server is not None, worker.log()
+    return server
+
+
+@pytest.mark.parametrize("leaves", ["", "a log file"])
+def test_children_are_forked_from_a_process_that_has_loaded_the_app(
+    place: Place, leaves: str
+) -> None:
+    place.environment["LEAVES"] = leaves
+    worker = place.start(*ONE, "--max-tasks-per-child", "1")
+    seen = [_where(place) for _ in range(3)]
+    server = _server(worker).pid
+    assert {(parent, loaded) for _, parent, loaded in seen} == {(server, server)}
+    assert len({process for process, _, _ in seen}) == 3
+    assert worker.stop() == 0
+    assert not psutil.pid_exists(server)
+
+
+@pytest.mark.parametrize("leaves", ["a thread", "a connection", "a database", "gRPC"])
+def test_an_app_that_cannot_be_forked_is_imported_by_each_child(place: Place, leaves: str) -> None:
+    place.environment["LEAVES"] = leaves
+    worker = place.start(*ONE)
+    process, parent, loaded = _where(place)
+    assert (parent, loaded) == (worker.process.pid, process)
+    until(lambda: worker.fork_server() is None, what="the process that loaded it first ends")
+    assert "started anew, not forked" in worker.log()
+    assert worker.stop() == 0
+
+
+def test_forks_can_be_switched_off(place: Place) -> None:
+    place.environment["CLOUDQ_WORKER_FORK"] = "false"
+    worker = place.start(*ONE)
+    process, parent, loaded = _where(place)
+    assert (parent, loaded) == (worker.process.pid, process)
+    assert worker.stop() == 0
+
+
+def test_when_the_process_they_come_from_is_killed_all_work_comes_back(place: Place) -> None:
+    worker = place.start(*ONE)
+    held = place.app.send_task("forking_tasks.hold", ["one"])
+    until(lambda: "start one" in place.entries(), what="it runs")
+    server = _server(worker)
+    server.kill()
+    until(lambda: place.counts()["start one"] == 2, what="it runs again")
+    place.let_go()
+    assert held.get(timeout=PATIENCE) == "one"
+    assert _server(worker) != server
+    assert "has died: another is started" in worker.log()
+    assert worker.stop() == 0
+
+
+def test_signals_to_the_group_leave_it_alone(place: Place) -> None:
+    worker = place.start(*ONE)
+    server = _server(worker)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        server.send_signal(number)
+    first = _where(place)
+    place.app.send_task("forking_tasks.end_with_process")
+    until(lambda: "died (exit code 3)" in worker.log(), what="the child ends")
+    again = _where(place)
+    assert (again[1], again[2]) == (first[1], first[2]) == (server.pid, server.pid)
+    assert worker.stop() == 0
+
+
+def test_children_draw_numbers_of_their_own(place: Place) -> None:
+    worker = place.start("--processes", "3", "--threads", "1")
+    draws = [place.app.send_task("forking_tasks.draw") for _ in range(30)]
+    wait_for(draws, timeout=PATIENCE)
+    assert len({draw.get() for draw in draws}) == 30
+    assert worker.stop() == 0
+
+
+def test_what_is_to_happen_at_the_end_happens_once_and_not_with_a_child(place: Place) -> None:
+    place.environment["LEAVES"] = "an end"
+    worker = place.start(*ONE, "--max-tasks-per-child", "1")
+    seen = {_where(place)[0] for _ in range(3)}
+    until(lambda: not any(map(psutil.pid_exists, seen)), what="they leave")
+    gone = place.ledger.with_suffix(".gone")
+    assert not gone.exists()
+    assert worker.stop() == 0
+    assert gone.exists()
+
+
+def test_killed_with_the_supervisor(place: Place) -> None:
+    worker = place.start(*ONE)
+    server = _server(worker)
+    worker.kill()
+    psutil.wait_procs([server], timeout=PATIENCE)
+    assert not server.is_running()
