@@ -21,9 +21,10 @@ def _hostname() -> str:
 class WorkerOptions:
     """Options of one worker. Times are in seconds.
 
-    `app_path` is `module:attribute`, imported again in every child. `queues` are names and
+    `app_path` is `module:attribute`, imported apart from the supervisor. `queues` are names and
     weights. `processes` times `threads` tasks run at a time. `poll_wait` is the longest wait of
-    one receive. `max_memory_per_child` is in KiB. `autoscale` is the most and the fewest
+    one receive. `max_memory_per_child` is in KiB. With `fork` a process that has loaded the app
+    is forked for each child, if it can be. `autoscale` is the most and the fewest
     processes; one leaves when it was not needed for `autoscale_idle`. `overrides` are settings
     that override the app's own, also in the children. With `beat` the worker sends periodic tasks
     too, with a `metrics_port` (0: any free one) it serves metrics to Prometheus.
@@ -36,6 +37,7 @@ class WorkerOptions:
     max_tasks_per_child: int | None = None
     max_memory_per_child: int | None = None
     pool: PoolKind = PoolKind.PROCESSES
+    fork: bool = True
     autoscale: tuple[int, int] | None = None
     autoscale_idle: float = 30.0
     lease: float = 60.0

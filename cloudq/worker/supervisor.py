@@ -92,7 +92,6 @@ class Worker:
             settler=self._settler,
             crashes=self._crashes,
             shutdown=self._shutdown,
-            fork=app.conf.worker_fork,
             ready=self._on_ready,
         )
         self._opener = Opener(executor, app.broker, self._dispatcher, self._settler)

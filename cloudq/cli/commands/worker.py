@@ -226,6 +226,7 @@ def worker_options(app: CloudQ, target: Target, given: Given) -> WorkerOptions:
         threads=threads,
         pool=kind,
         autoscale=scale,
+        fork=conf.worker_fork,
         autoscale_idle=conf.worker_autoscale_idle,
         max_memory_per_child=given.max_memory_per_child or conf.worker_max_memory_per_child,
         max_tasks_per_child=given.max_tasks_per_child or conf.worker_max_tasks_per_child,

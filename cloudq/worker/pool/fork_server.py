@@ -180,16 +180,14 @@ class ForkServer:
 class Forks:
     """The fork server of a worker, started again when it was lost. Use it from the main thread.
 
-    Without `wanted`, and where the system or the app does not allow forks, every child is a
+    Without the option `fork`, and where the system or the app does not allow it, every child is a
     program of its own.
     """
 
-    def __init__(
-        self, options: WorkerOptions, *, wanted: bool, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, options: WorkerOptions, *, changed: Callable[[], None]) -> None:
         self._options = options
         self._changed = changed
-        self._can_fork = wanted and options.pool is not PoolKind.GEVENT and _has_pidfd()
+        self._can_fork = options.fork and options.pool is not PoolKind.GEVENT and _has_pidfd()
         self._server: ForkServer | None = None
 
     def prepare(self) -> bool:

@@ -49,7 +49,6 @@ class ProcessPool:
         settler: Settler,
         crashes: Crashes,
         shutdown: Shutdown,
-        fork: bool,
         ready: Callable[[], None],
     ) -> None:
         self.children: list[Child] = []
@@ -61,7 +60,7 @@ class ProcessPool:
         self._crashes = crashes
         self._shutdown = shutdown
         self._ready = ready
-        self._forks = Forks(options, wanted=fork, changed=shutdown.wake)
+        self._forks = Forks(options, changed=shutdown.wake)
         self._gone: list[Child] = []
         self._limits: dict[str, tuple[float | None, float | None]] = {}
         self._restarts = Backoff(0.2, _LONGEST_PAUSE, jitter=0.0)
