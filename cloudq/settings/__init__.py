@@ -237,7 +237,7 @@ class Settings(BaseModel):
     )
     worker_fork: bool = Field(
         default=True,
-        description="make processes by a fork of one that has loaded the app, unless its import "
+        description="make processes by forks of one that has loaded the app, unless its import "
         "leaves threads or connections. False: each imports it anew",
     )
     worker_autoscale_idle: float = Field(

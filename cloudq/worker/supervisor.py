@@ -28,6 +28,7 @@ from cloudq.worker.options import WorkerOptions
 from cloudq.worker.poller import Poller, WorkerParts
 from cloudq.worker.pool.crashes import Crashes
 from cloudq.worker.pool.dispatcher import Dispatcher
+from cloudq.worker.pool.fork_server import ForkServer
 from cloudq.worker.pool.pool import ProcessPool
 from cloudq.worker.pool.self_pipe import Shutdown
 from cloudq.worker.settler import Settler
@@ -54,10 +55,14 @@ class Worker:
 
     The first SIGTERM or SIGINT stops it warm: it receives nothing more, gives back what has not
     started, and lets running tasks end within the grace time. The second stops it cold: it kills
-    the children and gives their messages back.
+    the children and gives their messages back. Without `forks` each child imports the app.
     """
 
-    def __init__(self, app: CloudQ, options: WorkerOptions) -> None:
+    _was_ready = False
+
+    def __init__(
+        self, app: CloudQ, options: WorkerOptions, forks: ForkServer | None = None
+    ) -> None:
         # With autoscaling it begins with the fewest.
         processes = options.autoscale[1] if options.autoscale else options.processes
         queues = [queue for queue, _ in options.queues]
@@ -83,9 +88,9 @@ class Worker:
         )
         self._crashes = Crashes(executor, self._dispatcher, self._settler)
         self._delayed = DelayedSender(app.broker, queues, poll=app.conf.worker_parked_poll)
-        self._was_ready = False
         self._pool = ProcessPool(
             options,
+            forks or ForkServer(app, options, None),
             processes=processes,
             slots=self._slots,
             dispatcher=self._dispatcher,
@@ -124,14 +129,6 @@ class Worker:
         Call from the main thread. Raises `ConfigurationError`, `BrokerError` or `BackendError`
         when the queues or the store cannot be used from the start.
         """
-        try:
-            return self._run()
-        finally:
-            self._pool.close()
-            self._shutdown.close()
-
-    def _run(self) -> int:
-        self._pool.prepare()  # it loads the app while the store is asked
         self._check_store()
         page = self._metrics_page()
         if signals.worker_init:
@@ -149,6 +146,7 @@ class Worker:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+            self._shutdown.close()
             if page is not None:
                 page.close()
             if signals.worker_shutdown:

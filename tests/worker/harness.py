@@ -112,7 +112,7 @@ class Worker:
         """The process that the others are forked from."""
         for child in self._family.children():
             with suppress(psutil.NoSuchProcess):
-                if "fork_main" in " ".join(child.cmdline()):
+                if child.cmdline() == self._family.cmdline():
                     return child
         return None
 

@@ -20,6 +20,8 @@ from cloudq.errors import ConfigurationError
 from cloudq.tasks.priorities import weighted
 from cloudq.worker import Worker, WorkerOptions
 from cloudq.worker.logs import configure
+from cloudq.worker.pool.fork_main import open_files
+from cloudq.worker.pool.fork_server import ForkServer, can_fork
 from cloudq.worker.pool_kinds import PoolKind, check, sizes
 
 
@@ -196,11 +198,15 @@ def worker(
 
 def _run(target: Target, given: Given, pidfile: Path | None) -> int:
     configure(given.log_level, given.log_format)
+    before = open_files() if can_fork() else None
     app = target.load()
     refuse_memory(app)
     options = worker_options(app, target, given)
-    with held(pidfile) if pidfile is not None else nullcontext():
-        return Worker(app, options).run()
+    with (
+        ForkServer(app, options, before) as forks,
+        held(pidfile) if pidfile is not None else nullcontext(),
+    ):
+        return Worker(app, options, forks).run()
 
 
 def worker_options(app: CloudQ, target: Target, given: Given) -> WorkerOptions:

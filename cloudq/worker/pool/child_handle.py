@@ -17,7 +17,7 @@ from cloudq.execution.settlement import Settlement
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool import pipe
-from cloudq.worker.pool.fork_server import Forks
+from cloudq.worker.pool.fork_server import ForkServer
 from cloudq.worker.pool_kinds import command
 
 log = logging.getLogger("cloudq.worker")
@@ -36,7 +36,7 @@ class Child:
     def __init__(
         self,
         options: WorkerOptions,
-        forks: Forks,
+        forks: ForkServer,
         *,
         alone: bool = False,
         ready: Callable[[Child], None],

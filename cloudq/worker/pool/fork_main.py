@@ -1,4 +1,4 @@
-"""Loads the app in a process of one thread, and forks the children of a worker from it.
+"""The process that the children of a worker are forked from: it has loaded the app, in one thread.
 
 A fork copies memory and open files, but neither threads nor the other side of a connection. So an
 app whose import leaves any of these is not forked: its children are programs that import it anew.
@@ -11,123 +11,52 @@ import fcntl
 import gc
 import logging
 import os
-import pickle
 import select
 import socket
+import struct
 import sys
-from collections.abc import Sequence, Set
+import threading
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
+from enum import Enum
 from multiprocessing.connection import Connection
 
-from cloudq.worker.pool import pipe
-from cloudq.worker.pool.child_main import leave_signals, load, settle_in, tie_to_parent, work
-from cloudq.worker.pool.fork_server import ANSWER, FORK, Answer
+from cloudq.app import CloudQ
+from cloudq.worker.pool.child_main import leave_signals, settle_in, tie_to_parent, work
 
 log = logging.getLogger("cloudq.worker")
 
-_LONGEST = 1 << 20  # bytes of the set-up
+
+class Answer(Enum):
+    """Messages of this process, each with two numbers.
+
+    A child was started: its process id, with a descriptor of its process; none could be: the error
+    number; a child has ended: its process id and its exit code.
+    """
+
+    STARTED = b"s"
+    FAILED = b"f"
+    ENDED = b"e"
 
 
-def serve(descriptor: int) -> None:
-    """Serve the worker that holds the other end of this file descriptor, until it closes that."""
-    control = socket.socket(fileno=descriptor)
-    os.set_inheritable(descriptor, False)
-    setup: pipe.Setup = pickle.loads(control.recv(_LONGEST))
-    leave_signals()
-    tie_to_parent(setup.parent)
-    before = _open_files()
-    try:
-        app = load(setup)
-    except BaseException:  # a child that is started as a program shows the error
-        return
-    reason = _unfit(before)
-    if reason is not None:
-        log.info("importing the app %s: its processes are started anew, not forked", reason)
-        return
-    gc.freeze()
-    server, me = _Server(control), os.getpid()
-    given = server.run()
-    if given is not None:  # this is a child
-        connection = Connection(given)
-        options = settle_in(connection, parent=me).options
-        work(connection, options, app)
+ANSWER = struct.Struct("=cii")
+FORK = b"f"
+"""The one request, sent with the descriptor by which the child gets its jobs."""
 
 
-class _Server:
-    """Forks children for as long as the supervisor is there, and tells it of their ends."""
-
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
-        self._events = select.poll()
-        self._events.register(control, select.POLLIN)
-        self._children: dict[int, int] = {}  # process ids by their descriptors
-
-    def run(self) -> int | None:
-        """Return None at the end of the worker; in a child, the descriptor of its jobs."""
-        self._answer(Answer.READY)
-        while True:
-            for descriptor, _ in self._events.poll():
-                if descriptor in self._children:
-                    self._reap(descriptor)
-                    continue
-                request, descriptors, _, _ = socket.recv_fds(self._control, len(FORK), 1)
-                if request != FORK:
-                    return None
-                if self._fork(descriptors[0]):
-                    return descriptors[0]
-
-    def _answer(
-        self, kind: Answer, first: int = 0, second: int = 0, descriptors: Sequence[int] = ()
-    ) -> None:
-        answer = ANSWER.pack(kind.value, first, second)
-        with suppress(OSError):  # the worker is gone, which the next look shows
-            socket.send_fds(self._control, [answer], descriptors)
-
-    def _fork(self, given: int) -> bool:
-        """Fork a child; True in the child."""
-        try:
-            pid = os.fork()
-        except OSError as error:
-            self._answer(Answer.FAILED, error.errno or 0)
-            pid = -1
-        if pid == 0:
-            self._become_child()
-            return True
-        os.close(given)
-        if pid > 0:
-            child = os.pidfd_open(pid)
-            self._children[child] = pid
-            self._events.register(child, select.POLLIN)
-            self._answer(Answer.STARTED, pid, descriptors=[child])
-        return False
-
-    def _become_child(self) -> None:
-        """Give up what is the server's."""
-        self._control.close()
-        for descriptor in self._children:
-            os.close(descriptor)
-        # What the import wanted done at exit is done once, by the server: as multiprocessing has
-        # it. A child would delete what others use.
-        atexit._clear()  # pyright: ignore[reportPrivateUsage]
-        # As Python's own `random` does: else all children draw the same numbers.
-        numbers = sys.modules.get("numpy.random")
-        if numbers is not None:
-            numbers.seed()
-
-    def _reap(self, descriptor: int) -> None:
-        pid = self._children.pop(descriptor)
-        self._events.unregister(descriptor)
-        os.close(descriptor)
-        _, status = os.waitpid(pid, 0)
-        self._answer(Answer.ENDED, pid, os.waitstatus_to_exitcode(status))
+def open_files() -> Set[int]:
+    """Return the descriptors of all open files."""
+    names = os.listdir("/proc/self/fd")
+    # Without that of the list itself, which is closed by now.
+    return {int(name) for name in names if os.path.lexists(f"/proc/self/fd/{name}")}
 
 
-def _unfit(before: Set[int]) -> str | None:
-    """Return the reason why no child may be forked from this process."""
+def unfit(before: Set[int]) -> str | None:
+    """Return the reason why this process may not be forked. Files open `before` do not count."""
     threads = len(os.listdir("/proc/self/task")) - 1
     if threads:
         return f"starts {threads} thread{'s' if threads > 1 else ''}"
-    for descriptor in sorted(_open_files() - before):
+    for descriptor in sorted(open_files() - before):
         path = os.readlink(f"/proc/self/fd/{descriptor}")
         flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
         reads = flags & os.O_ACCMODE == os.O_RDONLY
@@ -138,7 +67,102 @@ def _unfit(before: Set[int]) -> str | None:
     return None
 
 
-def _open_files() -> Set[int]:
-    names = os.listdir("/proc/self/fd")
-    # Without that of the list itself, which is closed by now.
-    return {int(name) for name in names if os.path.lexists(f"/proc/self/fd/{name}")}
+def serve(app: CloudQ, control: socket.socket, parent: int) -> None:
+    """Fork children for as long as the parent holds the other end of `control`; never return."""
+    _to_its_end(_serve, app, control, parent)
+
+
+def _serve(app: CloudQ, control: socket.socket, parent: int) -> None:
+    leave_signals()
+    tie_to_parent(parent)
+    # What the import wanted done at exit is done once, by the supervisor, as `multiprocessing` has
+    # it. A child would delete what others use.
+    atexit._clear()  # pyright: ignore[reportPrivateUsage]
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    gc.freeze()
+    _Server(app, control).run()
+
+
+def _to_its_end(run: Callable[..., None], *given: object) -> None:
+    """Run something and end this process, as Python would: the stack below is not ours."""
+    code = 1
+    try:
+        run(*given)
+        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        log.exception("process %d cannot go on, and ends", os.getpid())
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # closed, or a pipe that nobody reads
+                stream.flush()
+        os._exit(code)
+
+
+class _Server:
+    def __init__(self, app: CloudQ, control: socket.socket) -> None:
+        self._app = app
+        self._control = control
+        self._events = select.poll()
+        self._events.register(control, select.POLLIN)
+        self._children: dict[int, int] = {}  # process ids by their descriptors
+        self._pid = os.getpid()
+
+    def run(self) -> None:
+        """Serve until the worker is gone."""
+        while True:
+            for descriptor, _ in self._events.poll():
+                if descriptor in self._children:
+                    self._reap(descriptor)
+                elif not self._serve():
+                    return
+
+    def _serve(self) -> bool:
+        """Do what was asked for; False when the other side has hung up."""
+        request, descriptors, _, _ = socket.recv_fds(self._control, len(FORK), 1)
+        if request != FORK:
+            return False
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.close(descriptors[0])
+            self._answer(Answer.FAILED, error.errno or 0)
+            return True
+        if pid == 0:
+            _to_its_end(self._be_child, descriptors[0])
+        os.close(descriptors[0])
+        child = os.pidfd_open(pid)
+        self._children[child] = pid
+        self._events.register(child, select.POLLIN)
+        self._answer(Answer.STARTED, pid, descriptors=[child])
+        return True
+
+    def _be_child(self, given: int) -> None:
+        self._control.close()
+        for descriptor in self._children:
+            os.close(descriptor)
+        # As Python's own `random` does: else all children draw the same numbers.
+        numbers = sys.modules.get("numpy.random")
+        if numbers is not None:
+            numbers.seed()
+        connection = Connection(given)
+        setup = settle_in(connection, parent=self._pid)
+        work(connection, setup.options, self._app)
+
+    def _answer(
+        self, kind: Answer, first: int = 0, second: int = 0, descriptors: Sequence[int] = ()
+    ) -> None:
+        answer = ANSWER.pack(kind.value, first, second)
+        with suppress(OSError):  # the worker is gone, which the next look shows
+            socket.send_fds(self._control, [answer], descriptors)
+
+    def _reap(self, descriptor: int) -> None:
+        pid = self._children.pop(descriptor)
+        self._events.unregister(descriptor)
+        os.close(descriptor)
+        _, status = os.waitpid(pid, 0)
+        self._answer(Answer.ENDED, pid, os.waitstatus_to_exitcode(status))

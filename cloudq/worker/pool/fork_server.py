@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import queue
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence, Set
 from contextlib import suppress
-from enum import Enum
+from types import TracebackType
+from typing import Self
 
+from cloudq.app import CloudQ
 from cloudq.worker.options import WorkerOptions
-from cloudq.worker.pool import pipe
+from cloudq.worker.pool.fork_main import ANSWER, FORK, Answer, serve, unfit
 from cloudq.worker.pool_kinds import PoolKind
 
 log = logging.getLogger("cloudq.worker")
@@ -26,38 +27,6 @@ log = logging.getLogger("cloudq.worker")
 _FORKING = 30.0
 # Seconds that the server may take to end, once its children have.
 _ENDING = 5.0
-
-_SERVER = (
-    "import gc; gc.disable(); "
-    "import sys; from cloudq.worker.pool.fork_main import serve; serve(int(sys.argv[1]))"
-)
-
-
-class Answer(Enum):
-    """Messages of the server, each with two numbers.
-
-    The app is loaded; a child was started: its process id, with a descriptor of its process; none
-    could be: the error number; a child has ended: its process id and its exit code.
-    """
-
-    READY = b"r"
-    STARTED = b"s"
-    FAILED = b"f"
-    ENDED = b"e"
-
-
-ANSWER = struct.Struct("=cii")
-FORK = b"f"
-"""The one request, sent with the descriptor by which the child gets its jobs."""
-
-
-class State(Enum):
-    """States of a fork server. One that is gone before it was ready cannot be used."""
-
-    LOADING = "loading"
-    READY = "ready"
-    LOST = "lost"
-    UNFIT = "unfit"
 
 
 class Forked:
@@ -95,57 +64,76 @@ class Forked:
 
 
 class ForkServer:
-    """A process that loads the app and does nothing else, so that children can be forked from it.
+    """A fork of this process that does nothing but fork, so that it never has a second thread.
 
-    A fork takes milliseconds and shares the app's memory. Create it in the main thread: on Linux
-    it dies with that, and its children with it. `changed` is called when it has loaded the app,
-    and when it is gone, in a thread of its own.
+    A child that is forked from it takes milliseconds and shares the app's memory. Create it when
+    the app is loaded and nothing is open yet, in the main thread: on Linux it dies with that, and
+    its children with it. Where the options, the system or the app do not allow forks, and when it
+    was killed, it starts none.
     """
 
-    def __init__(self, options: WorkerOptions, changed: Callable[[], None]) -> None:
-        self.state = State.LOADING
-        self._changed = changed
+    def __init__(self, app: CloudQ, options: WorkerOptions, before: Set[int] | None) -> None:
+        self._pid = 0
         self._children: dict[int, Forked] = {}
         self._answers: queue.SimpleQueue[Forked | OSError | None] = queue.SimpleQueue()
+        self._is_there = False
+        if before is None or not options.fork or options.pool is PoolKind.GEVENT:
+            return
+        reason = unfit(before)
+        if reason is not None:
+            log.info("importing the app %s: its processes are started anew, not forked", reason)
+            return
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent = os.getpid()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _SERVER, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
-        with suppress(OSError):  # it has ended, or the set-up is too long: its reader sees the end
-            self._socket.send(pickle.dumps(pipe.Setup(os.getpid(), sys.path, options)))
+            self._pid = os.fork()
+            if not self._pid:
+                self._socket.close()
+                serve(app, theirs, parent)
+        self._is_there = True
         self._reader = threading.Thread(target=self._read, name="fork-server", daemon=True)
         self._reader.start()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pid:
+            self._close()
+
     def start(self, descriptor: int) -> Forked | None:
-        """Fork a child that gets its jobs by a descriptor; None if the server is gone.
+        """Fork a child that gets its jobs by a descriptor; None where it must be a program.
 
         Raises `OSError` where no process can be made.
         """
-        if self.state is not State.READY:
+        if not self._is_there:
             return None
         try:
             socket.send_fds(self._socket, [FORK], [descriptor])
             answer = self._answers.get(timeout=_FORKING)
         except (OSError, queue.Empty) as error:
             log.warning("the process that children are forked from does not answer: %r", error)
-            self._process.kill()
+            self._is_there = False
+            os.kill(self._pid, signal.SIGKILL)
             return None
         if isinstance(answer, OSError):
             raise answer
         return answer
 
-    def close(self) -> None:
-        """End the server. Call when its children have ended."""
+    def _close(self) -> None:
+        """End it, with what children it has left."""
         with suppress(OSError):  # it is gone already
             self._socket.shutdown(socket.SHUT_RDWR)
-        try:
-            self._process.wait(_ENDING)
-        except subprocess.TimeoutExpired:  # something that the app registered with atexit
-            self._process.kill()
-            self._process.wait()
+        deadline = time.monotonic() + _ENDING
+        while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(self._pid, signal.SIGKILL)
+            time.sleep(0.005)
         self._reader.join()
         self._socket.close()
 
@@ -154,19 +142,17 @@ class ForkServer:
             while (received := socket.recv_fds(self._socket, ANSWER.size, 1))[0]:
                 kind, first, second = ANSWER.unpack(received[0])
                 self._take_in(Answer(kind), first, second, received[1])
-        self.state = State.UNFIT if self.state is State.LOADING else State.LOST
-        for child in [*self._children.values()]:  # they die with the server
+        if self._children:
+            log.warning("the process that children are forked from has died, and they with it")
+        self._is_there = False
+        for child in self._children.values():
             child.kill()
             child.end(-signal.SIGKILL)
         self._children.clear()
         self._answers.put(None)
-        self._changed()
 
     def _take_in(self, answer: Answer, first: int, second: int, descriptors: Sequence[int]) -> None:
         match answer:
-            case Answer.READY:
-                self.state = State.READY
-                self._changed()
             case Answer.STARTED:
                 os.set_inheritable(descriptors[0], False)
                 child = self._children[first] = Forked(first, descriptors[0])
@@ -177,48 +163,8 @@ class ForkServer:
                 self._children.pop(first).end(second)
 
 
-class Forks:
-    """The fork server of a worker, started again when it was lost. Use it from the main thread.
-
-    Without the option `fork`, and where the system or the app does not allow it, every child is a
-    program of its own.
-    """
-
-    def __init__(self, options: WorkerOptions, *, changed: Callable[[], None]) -> None:
-        self._options = options
-        self._changed = changed
-        self._can_fork = options.fork and options.pool is not PoolKind.GEVENT and _has_pidfd()
-        self._server: ForkServer | None = None
-
-    def prepare(self) -> bool:
-        """Start the server if there is none, and tell whether children can be started now."""
-        if not self._can_fork:
-            return True
-        if self._server is not None and self._server.state is State.LOST:
-            log.warning("the process that children are forked from has died: another is started")
-            self.close()
-        if self._server is None:
-            try:
-                self._server = ForkServer(self._options, self._changed)
-            except OSError as error:  # a child says more of it, if that cannot be started either
-                log.warning("no process to fork children from can be started: %s", error)
-                self._can_fork = False
-                return True
-        return self._server.state is not State.LOADING
-
-    def start(self, descriptor: int) -> Forked | None:
-        """Fork a child; None where it must be started as a program. Raises `OSError`."""
-        return None if self._server is None else self._server.start(descriptor)
-
-    def close(self) -> None:
-        """End the server, once no child is left."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
-
-
-def _has_pidfd() -> bool:
-    """Tell whether processes can be had by descriptors; Linux has them from 5.3 on."""
+def can_fork() -> bool:
+    """Tell whether the system has what forks need: descriptors of processes, as Linux from 5.3."""
     if sys.platform != "linux":
         return False
     try:

@@ -16,7 +16,7 @@ from cloudq.worker.pool.autoscale import Autoscale, memory_of
 from cloudq.worker.pool.child_handle import Child
 from cloudq.worker.pool.crashes import Crashes
 from cloudq.worker.pool.dispatcher import Dispatcher
-from cloudq.worker.pool.fork_server import Forks
+from cloudq.worker.pool.fork_server import ForkServer
 from cloudq.worker.pool.self_pipe import Shutdown
 from cloudq.worker.settler import Settler
 from cloudq.worker.slots import Slots
@@ -42,6 +42,7 @@ class ProcessPool:
     def __init__(
         self,
         options: WorkerOptions,
+        forks: ForkServer,
         *,
         processes: int,
         slots: Slots,
@@ -60,7 +61,7 @@ class ProcessPool:
         self._crashes = crashes
         self._shutdown = shutdown
         self._ready = ready
-        self._forks = Forks(options, changed=shutdown.wake)
+        self._forks = forks
         self._gone: list[Child] = []
         self._limits: dict[str, tuple[float | None, float | None]] = {}
         self._restarts = Backoff(0.2, _LONGEST_PAUSE, jitter=0.0)
@@ -75,10 +76,6 @@ class ProcessPool:
         """True while a child only ends what it runs, to leave then."""
         return any(child.retiring for child in self.children)
 
-    def prepare(self) -> bool:
-        """Load the app in a process to fork children from; True once children can be started."""
-        return self._forks.prepare()
-
     def fill(self) -> None:
         """Start children until as many as there should be take tasks, or will.
 
@@ -86,8 +83,6 @@ class ProcessPool:
         as many of these as of the others, so that memory has a bound. For suspects there is one
         child more, a new one for each.
         """
-        if not self.prepare():
-            return
         most = 2 * max(self.processes, self._options.processes)
         common = [child for child in self.children if not child.alone]
         missing = self.processes - sum(not child.retiring for child in common)
@@ -174,10 +169,6 @@ class ProcessPool:
         self._end()
         for child in self.children:
             self._dispatcher.remove_child(child)
-
-    def close(self) -> None:
-        """End the process that children were forked from, once they have ended."""
-        self._forks.close()
 
     def _between(self, most: int, fewest: int) -> Autoscale:
         idle, threads = self._options.autoscale_idle, self._options.threads
