@@ -32,7 +32,7 @@ def _leave(what: str) -> None:
     elif what == "a database":
         kept.append(sqlite3.connect(LEDGER.with_suffix(".db")))
         kept[-1].execute("CREATE TABLE IF NOT EXISTS t (n)")
-    elif what == "gRPC":
+    elif what == "grpc":
         sys.modules["grpc"] = ModuleType("grpc")  # to import the real one is left to Google's tests
     elif what == "a log file":
         kept.append(LEDGER.with_suffix(".log").open("a"))

@@ -49,7 +49,7 @@ def test_children_are_forked_from_a_process_that_has_loaded_the_app(
     assert not psutil.pid_exists(server)
 
 
-@pytest.mark.parametrize("leaves", ["a thread", "a connection", "a database", "gRPC"])
+@pytest.mark.parametrize("leaves", ["a thread", "a connection", "a database", "grpc"])
 def test_an_app_that_cannot_be_forked_is_imported_by_each_child(place: Place, leaves: str) -> None:
     place.environment["LEAVES"] = leaves
     worker = place.start(*ONE)

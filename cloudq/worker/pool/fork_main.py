@@ -27,6 +27,10 @@ from cloudq.worker.pool.child_main import leave_signals, settle_in, tie_to_paren
 log = logging.getLogger("cloudq.worker")
 
 
+# Libraries whose threads or event loops start with their first use, and cannot start anew.
+_BROKEN = ("grpc", "gevent", "eventlet")
+
+
 class Answer(Enum):
     """Messages of this process, each with two numbers.
 
@@ -62,9 +66,8 @@ def unfit(before: Set[int]) -> str | None:
         reads = flags & os.O_ACCMODE == os.O_RDONLY
         if not (reads or flags & os.O_APPEND or path == os.devnull):
             return f"leaves {path} open"
-    if "grpc" in sys.modules:
-        return "imports gRPC, which does not work in a fork"
-    return None
+    broken = next((name for name in _BROKEN if name in sys.modules), None)
+    return broken and f"imports {broken}, which a fork would break"
 
 
 def serve(app: CloudQ, control: socket.socket, parent: int) -> None:

@@ -165,7 +165,7 @@ class ForkServer:
 
 def can_fork() -> bool:
     """Tell whether the system has what forks need: descriptors of processes, as Linux from 5.3."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not os.path.isdir("/proc/self/fd"):
         return False
     try:
         os.close(os.pidfd_open(os.getpid()))
