@@ -86,6 +86,11 @@ class WorkerOptions:
             seconds(time, what, ConfigurationError)
 
     @property
+    def at_start(self) -> int:
+        """The number of processes at the start; with autoscaling the fewest."""
+        return self.autoscale[1] if self.autoscale else self.processes
+
+    @property
     def slots(self) -> int:
         """The number of tasks that run at a time."""
         return self.processes * self.threads

@@ -63,14 +63,12 @@ class Worker:
     def __init__(
         self, app: CloudQ, options: WorkerOptions, forks: ForkServer | None = None
     ) -> None:
-        # With autoscaling it begins with the fewest.
-        processes = options.autoscale[1] if options.autoscale else options.processes
         queues = [queue for queue, _ in options.queues]
         self._app = app
         self._options = options
         self._shutdown = Shutdown()
         self._flights = Flights()
-        self._slots = Slots(processes * options.threads, dict(options.queues))
+        self._slots = Slots(options.at_start * options.threads, dict(options.queues))
         executor = app.executor(hostname=options.hostname)
         counters = Counters(executor.tasks)
         self._leases = Leases(app.broker, self._flights, options.lease)
@@ -91,7 +89,6 @@ class Worker:
         self._pool = ProcessPool(
             options,
             forks or ForkServer(app, options, None),
-            processes=processes,
             slots=self._slots,
             dispatcher=self._dispatcher,
             settler=self._settler,

@@ -44,7 +44,6 @@ class ProcessPool:
         options: WorkerOptions,
         forks: ForkServer,
         *,
-        processes: int,
         slots: Slots,
         dispatcher: Dispatcher,
         settler: Settler,
@@ -53,7 +52,7 @@ class ProcessPool:
         ready: Callable[[], None],
     ) -> None:
         self.children: list[Child] = []
-        self.processes = processes  # how many there should be
+        self.processes = options.at_start  # how many there should be
         self._options = options
         self._slots = slots
         self._dispatcher = dispatcher
