@@ -187,7 +187,7 @@ READERS: dict[str, tuple[Key, Reads]] = {
     ),
     "names of events": (Key(NAMES, "t"), lambda app: Reader(backend_of(app)).names()),
     "heartbeat": (Key(PARTITION, "odd"), lambda app: Heartbeats(backend_of(app)).alive()),
-    "inspect": (Key(PARTITION, "odd"), lambda app: app.control.inspect().stats()),
+    "inspect": (Key(PARTITION, "odd"), lambda app: app.control.inspect(timeout=0.01).stats()),
     "permit": (permits_key("t", "k"), permit),
     "permits of a killed task": (
         permits_key("t", "k"),
