@@ -155,11 +155,11 @@ def test_errors_that_quote_a_url_show_no_secret() -> None:
         *("cookie: ", "?%41%41", "password: [", "&aaaaaaaaaaaaaaaaaaaaaaaaaaa", ":\\/\\/"),
     ],
 )
-def test_a_megabyte_is_masked_in_linear_time(part: str) -> None:
-    text = part * (1_000_000 // len(part))
+def test_a_long_text_is_masked_in_linear_time(part: str) -> None:
+    text = part * (500_000 // len(part))
     start = time.process_time()
     one_line(masked(text))
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 2
 
 
 def test_an_error_is_a_sentence() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +91,37 @@ def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "works.py").write_text("def open_broker(address): return address")
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
+
+
+def test_the_installed_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    class Finder(importlib.metadata.DistributionFinder):
+        """Counts how often Python asks it what is installed."""
+
+        def find_distributions(self, context: Any = None) -> Iterator[Any]:
+            nonlocal looks
+            looks += 1
+            return iter(())
+
+        def find_spec(self, *_: object) -> None:
+            return None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+    monkeypatch.setattr(sys, "path", [*sys.path, "/nowhere/to-be-found"])
+    for number in range(5):
+        open_broker(f"memory://looked-for-{number}").close()
+    assert looks == 1
+
+
+def test_what_is_installed_while_a_process_runs_is_found(adapter: Path) -> None:
+    info = adapter / "other_adapter-1.0.dist-info"
+    written = (info / "entry_points.txt").read_text()
+    (info / "entry_points.txt").write_text("")
+    with pytest.raises(ConfigurationError, match='no broker for "works://"'):
+        open_broker("works://here")
+    (info / "entry_points.txt").write_text(written)
+    assert str(open_broker("works://here").url) == "works://here"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,40 @@
 """Django's connections are cared for around each task, as around a request, and no others are.
 
-Each test is a program of its own, since Django is configured once in a process.
+Each test is a process of its own, since Django is configured once in a process: a fork of one
+that has imported Django and cloudq.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
+
+# Runs the programs that its lines name, each in a fork and a folder; tells how each has ended.
+FORKS = """
+import gc, json, os, sys, traceback
+import asgiref.sync, django, django.db, django.db.backends.sqlite3.base, django.test.utils
+import cloudq.contrib.celery, cloudq.testing, cloudq_local.memory
+gc.freeze()
+for line in sys.stdin:
+    request = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        try:
+            os.chdir(request["folder"])
+            exec(compile(request["program"], "program", "exec"), {"__name__": "__main__"})
+        except BaseException:
+            with open("failed", "w") as file:
+                traceback.print_exc(file=file)
+            os._exit(1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
 
 SETUP = """
 import asyncio
@@ -64,27 +89,43 @@ def run(*tasks, threads=1):
 """
 
 
-def program(folder: Path, text: str, *, age: object = 0, debug: bool = False) -> None:
-    """Run a program after Django's set-up; it fails by an assertion."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SETUP % (age, debug) + text],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+class Program(Protocol):
+    def __call__(self, folder: Path, text: str, *, age: object = 0, debug: bool = False) -> None:
+        """Run a program after Django's set-up; it fails by an assertion."""
+        ...
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    command = [sys.executable, "-W", "ignore", "-c", FORKS]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as forks:
+
+        def run(folder: Path, text: str, *, age: object = 0, debug: bool = False) -> None:
+            request = {"folder": str(folder), "program": SETUP % (age, debug) + text}
+            assert forks.stdin is not None
+            assert forks.stdout is not None
+            print(json.dumps(request), file=forks.stdin, flush=True)
+            code = forks.stdout.readline().strip()
+            failed = folder / "failed"
+            assert code == "0", failed.read_text() if failed.exists() else f"ended with {code}"
+
+        yield run
 
 
 @pytest.mark.parametrize(
     ("kind", "breaks"), [("query", "cut"), ("aquery", "acut"), ("aquery", "cut"), ("query", "acut")]
 )
-def test_a_connection_that_was_cut_is_opened_anew(tmp_path: Path, kind: str, breaks: str) -> None:
+def test_a_connection_that_was_cut_is_opened_anew(
+    tmp_path: Path, kind: str, breaks: str, program: Program
+) -> None:
     program(tmp_path, f"assert run({kind}, {breaks}, {kind}, {kind})[2:] == [1, 1]")
 
 
-def test_a_broken_one_is_closed_after_the_first_error_whatever_its_age(tmp_path: Path) -> None:
+def test_a_broken_one_is_closed_after_the_first_error_whatever_its_age(
+    tmp_path: Path, program: Program
+) -> None:
     text = """
 from django.db.backends.sqlite3.base import DatabaseWrapper
 
@@ -102,7 +143,7 @@ assert found[0] == 1 and isinstance(found[2], Exception) and found[3] == 1, foun
     program(tmp_path, text, age=None)
 
 
-def test_the_age_of_connections_is_heeded(tmp_path: Path) -> None:
+def test_the_age_of_connections_is_heeded(tmp_path: Path, program: Program) -> None:
     program(tmp_path, "assert run(query, opened) == [1, False]", age=0)
     program(tmp_path, "assert run(query, opened) == [1, True]", age=None)
     text = """
@@ -116,7 +157,9 @@ base.time.monotonic = lambda: clock() + 100
     program(tmp_path, text, age=50)
 
 
-def test_a_transaction_that_is_left_open_does_not_reach_the_next_task(tmp_path: Path) -> None:
+def test_a_transaction_that_is_left_open_does_not_reach_the_next_task(
+    tmp_path: Path, program: Program
+) -> None:
     text = """
 @app.task
 def leaves():
@@ -131,7 +174,7 @@ assert run(leaves, finds) == [None, True]
     program(tmp_path, text, age=None)
 
 
-def test_a_test_case_s_transaction_is_left_alone(tmp_path: Path) -> None:
+def test_a_test_case_s_transaction_is_left_alone(tmp_path: Path, program: Program) -> None:
     text = """
 with transaction.atomic():
     one()
@@ -150,7 +193,7 @@ with transaction.atomic():
     program(tmp_path, text)
 
 
-def test_an_eager_call_keeps_its_caller_s_connections(tmp_path: Path) -> None:
+def test_an_eager_call_keeps_its_caller_s_connections(tmp_path: Path, program: Program) -> None:
     text = """
 app.configure(task_always_eager=True)
 one()
@@ -173,7 +216,7 @@ asyncio.run(view())
     program(tmp_path, text)
 
 
-def test_coroutines_at_once_have_connections_of_their_own(tmp_path: Path) -> None:
+def test_coroutines_at_once_have_connections_of_their_own(tmp_path: Path, program: Program) -> None:
     text = """
 seen = []
 both = threading.Barrier(2, timeout=20)
@@ -198,7 +241,7 @@ assert len(set(seen)) == 2, seen
     program(tmp_path, text, age=None)
 
 
-def test_what_coroutines_have_opened_is_closed(tmp_path: Path) -> None:
+def test_what_coroutines_have_opened_is_closed(tmp_path: Path, program: Program) -> None:
     text = """
 kept = []
 
@@ -221,7 +264,7 @@ assert [each.connection for each in kept] == [None, None], kept
     program(tmp_path, text, age=None)
 
 
-def test_the_log_of_queries_does_not_grow(tmp_path: Path) -> None:
+def test_the_log_of_queries_does_not_grow(tmp_path: Path, program: Program) -> None:
     text = """
 @app.task
 def logged():
@@ -233,7 +276,7 @@ assert run(logged, logged, logged) == [1, 1, 1]
     program(tmp_path, text, age=None, debug=True)
 
 
-def test_caches_are_closed_after_each_task(tmp_path: Path) -> None:
+def test_caches_are_closed_after_each_task(tmp_path: Path, program: Program) -> None:
     text = """
 from django.core.cache import cache
 from django.core.cache.backends.locmem import LocMemCache
@@ -249,7 +292,9 @@ assert len(closed) == 2, closed
     program(tmp_path, text)
 
 
-def test_hooks_arguments_and_celery_s_names_find_working_connections(tmp_path: Path) -> None:
+def test_hooks_arguments_and_celery_s_names_find_working_connections(
+    tmp_path: Path, program: Program
+) -> None:
     text = """
 from cloudq.contrib.celery import Celery, Task
 after = []

@@ -61,8 +61,11 @@ def digest_of(contents: Contents) -> str:
     return whole.hexdigest()
 
 
-def write(contents: Contents, path: Path, limit: Limit) -> Package:
-    """Write the zip. Raises `ConfigurationError` for one that is too large for the cloud."""
+def write(contents: Contents, path: Path, limit: Limit, level: int = 6) -> Package:
+    """Write the zip, compressed so much (0 to 9).
+
+    Raises `ConfigurationError` for one that is too large for the cloud.
+    """
     parts = Counter[str]()
     for name, content in contents.items():
         parts[part_of(name)] += len(content)
@@ -77,7 +80,7 @@ def write(contents: Contents, path: Path, limit: Limit) -> Package:
     # Renamed into place when complete: builds may run at once, or be interrupted.
     with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".zip", delete=False) as file:
         try:
-            _write(contents, file)
+            _write(contents, file, level)
             file.close()
             Path(file.name).chmod(_MODE & 0o777)
             Path(file.name).replace(path)
@@ -94,14 +97,14 @@ def write(contents: Contents, path: Path, limit: Limit) -> Package:
     )
 
 
-def _write(contents: Contents, file: IO[bytes]) -> None:
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+def _write(contents: Contents, file: IO[bytes], level: int) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
         for name, content in sorted(contents.items()):
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.external_attr = _MODE << 16
             entry.create_system = 3  # Unix; otherwise it would depend on this machine
             entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, content)
+            archive.writestr(entry, content, compresslevel=level)
 
 
 def read(path: Path) -> Contents | None:

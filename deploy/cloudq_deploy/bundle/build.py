@@ -164,7 +164,7 @@ def dependencies(
         contents = _finished(stage, selection, layout)
     for old in kept.glob("wheels-*.zip"):
         old.unlink(missing_ok=True)
-    archive.write(contents, path, layout.limit)
+    archive.write(contents, path, layout.limit, level=1)  # stays here: time is worth more
     return contents
 
 

@@ -27,7 +27,8 @@ def install(pins: Pins, platform: Platform, folder: Path) -> None:
     lock.write_text("".join(f"{line}\n" for line in pins.values()))
     command = [
         *(_uv(), "pip", "install", "--quiet", "--no-deps"),
-        *("--target", str(folder), "--link-mode", "copy", "--requirements", str(lock)),
+        # Files are taken away from the folder, and added, but none is changed.
+        *("--target", str(folder), "--link-mode", "hardlink", "--requirements", str(lock)),
         *("--python-platform", platform.wheels, "--python-version", platform.python),
         *("--only-binary", ":all:", "--python", sys.executable),
     ]
