@@ -18,6 +18,9 @@ from localstack.servers import ROOT, Spec, UpError, taken
 from tests.localstack.test_localstack import members
 from tests.support.sharing import Host, asked
 
+# They start processes in threads too, which a quick run cannot skip.
+pytestmark = pytest.mark.slow
+
 # It answers nothing, but it listens, and it writes down that it was started.
 LISTEN = (
     "import pathlib, socket, sys, time;"
