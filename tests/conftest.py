@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,11 +14,11 @@ from cloudq.app.shared_task import APPS
 from localstack.aws import MINISTACK, REGION
 from localstack.azure import SERVICEBUS, TABLES
 from localstack.google import FIRESTORE, PUBSUB
-from localstack.servers import FOREIGN, Endpoint
+from localstack.servers import FOREIGN, Endpoint, Spec
 from tests.servers import serving
 from tests.support.models import read_once
 
-pytest_plugins = ["tests.quick", "tests.support.fixtures"]
+pytest_plugins = ["tests.quick", "tests.support.fixtures", "tests.support.sharing"]
 
 # How long an example takes says nothing on a machine that has other things to do.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -80,24 +80,21 @@ def aws(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 
 @pytest.fixture(scope="session")
-def pubsub(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+def pubsub(shared: Callable[[Spec], Endpoint]) -> Endpoint:
     """Google's own emulator of Pub/Sub."""
-    with serving(PUBSUB) as endpoint:
-        yield endpoint
+    return shared(PUBSUB)
 
 
 @pytest.fixture(scope="session")
-def firestore(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+def firestore(shared: Callable[[Spec], Endpoint]) -> Endpoint:
     """Google's own emulator of Firestore."""
-    with serving(FIRESTORE) as endpoint:
-        yield endpoint
+    return shared(FIRESTORE)
 
 
 @pytest.fixture(scope="session")
-def tables(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+def tables(shared: Callable[[Spec], Endpoint]) -> Endpoint:
     """Microsoft's own emulator of Table storage."""
-    with serving(TABLES) as endpoint:
-        yield endpoint
+    return shared(TABLES)
 
 
 @pytest.fixture(scope="session")

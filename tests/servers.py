@@ -1,4 +1,4 @@
-"""The servers that tests run against, started once for each test process."""
+"""The servers that tests run against, and names of their own for what tests make there."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from cloudq.messages.body import decode
 from cloudq.testing import eventually
 from localstack.servers import Endpoint
 from tests.docs.blocks import Block, Command, Shell, blocks, commands, section, session
+from tests.servers import unique
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -94,7 +95,9 @@ def _google(request: pytest.FixtureRequest) -> tuple[Words, Words]:
         "FIRESTORE_EMULATOR_HOST": f"127.0.0.1:{firestore.port}",
     }
     ports = (f"127.0.0.1:{port}" for port in (8085, 8086))
-    return hosts, dict(zip(ports, hosts.values(), strict=True))
+    project = unique("readme")  # other tests read the same page on the same servers
+    projects = {"my-project": project, "cloudq-local": project}
+    return hosts, projects | dict(zip(ports, hosts.values(), strict=True))
 
 
 def _azure(request: pytest.FixtureRequest) -> tuple[Words, Words]:
