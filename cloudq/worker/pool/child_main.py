@@ -40,7 +40,8 @@ log = logging.getLogger("cloudq.worker.child")
 _BATCH = 256
 _SMALL_STACK = 1 << 20
 _PR_SET_PDEATHSIG = 1
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""The signals that a supervisor heeds, and its children do not."""
 # In these pools a task that has its process to itself runs in the main thread, as signals and some
 # libraries need it.
 _PLAIN = (PoolKind.PROCESSES, PoolKind.THREADS, PoolKind.SOLO)
@@ -134,8 +135,8 @@ def settle_in(connection: Connection, *, parent: int | None = None) -> pipe.Setu
     leave_signals()
     # A signal that comes between a fork and the new handlers waits for these.
     os.register_at_fork(
-        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _SIGNALS),
-        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _SIGNALS),
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, SIGNALS),
+        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, SIGNALS),
         after_in_child=_heed_signals,
     )
     tie_to_parent(setup.parent if parent is None else parent)
@@ -216,7 +217,7 @@ def leave_signals() -> None:
     They get a handler that does nothing. Were they ignored, programs that tasks start would
     inherit that, and could not be terminated.
     """
-    for number in _SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, _leave_to_supervisor)
 
 
@@ -236,7 +237,7 @@ def _heed_signals() -> None:
     """Let signals end the processes that tasks fork."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def start(descriptor: int) -> None:

@@ -7,11 +7,13 @@ app whose import leaves any of these is not forked: its children are programs th
 from __future__ import annotations
 
 import atexit
+import errno
 import fcntl
 import gc
 import logging
 import os
 import select
+import signal
 import socket
 import struct
 import sys
@@ -22,7 +24,7 @@ from enum import Enum
 from multiprocessing.connection import Connection
 
 from cloudq.app import CloudQ
-from cloudq.worker.pool.child_main import leave_signals, settle_in, tie_to_parent, work
+from cloudq.worker.pool.child_main import SIGNALS, leave_signals, settle_in, tie_to_parent, work
 
 log = logging.getLogger("cloudq.worker")
 
@@ -77,6 +79,7 @@ def serve(app: CloudQ, control: socket.socket, parent: int) -> None:
 
 def _serve(app: CloudQ, control: socket.socket, parent: int) -> None:
     leave_signals()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     tie_to_parent(parent)
     # What the import wanted done at exit is done once, by the supervisor, as `multiprocessing` has
     # it. A child would delete what others use.
@@ -130,19 +133,30 @@ class _Server:
         if request != FORK:
             return False
         try:
-            pid = os.fork()
+            if not descriptors:  # this process may have no more files open
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self._fork(descriptors[0])
         except OSError as error:
-            os.close(descriptors[0])
             self._answer(Answer.FAILED, error.errno or 0)
-            return True
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _fork(self, given: int) -> None:
+        """Fork a child, and tell of it. Raises `OSError`, and then there is none."""
+        pid = os.fork()
         if pid == 0:
-            _to_its_end(self._be_child, descriptors[0])
-        os.close(descriptors[0])
-        child = os.pidfd_open(pid)
+            _to_its_end(self._be_child, given)
+        try:
+            child = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         self._children[child] = pid
         self._events.register(child, select.POLLIN)
         self._answer(Answer.STARTED, pid, descriptors=[child])
-        return True
 
     def _be_child(self, given: int) -> None:
         self._control.close()

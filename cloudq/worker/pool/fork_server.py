@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import queue
@@ -18,6 +19,7 @@ from typing import Self
 
 from cloudq.app import CloudQ
 from cloudq.worker.options import WorkerOptions
+from cloudq.worker.pool.child_main import SIGNALS
 from cloudq.worker.pool.fork_main import ANSWER, FORK, Answer, serve, unfit
 from cloudq.worker.pool_kinds import PoolKind
 
@@ -84,15 +86,26 @@ class ForkServer:
             log.info("importing the app %s: its processes are started anew, not forked", reason)
             return
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        parent = os.getpid()
         with theirs:
+            self._fork(app, theirs)
+        self._is_there = True
+        self._reader = threading.Thread(target=self._read, name="fork-server", daemon=True)
+        self._reader.start()
+
+    def _fork(self, app: CloudQ, theirs: socket.socket) -> None:
+        parent = os.getpid()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # closed, or none
+                stream.flush()  # else both would write what waits
+        # A signal that comes meanwhile waits for the handlers of each.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
             self._pid = os.fork()
             if not self._pid:
                 self._socket.close()
                 serve(app, theirs, parent)
-        self._is_there = True
-        self._reader = threading.Thread(target=self._read, name="fork-server", daemon=True)
-        self._reader.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def __enter__(self) -> Self:
         return self
@@ -153,6 +166,9 @@ class ForkServer:
 
     def _take_in(self, answer: Answer, first: int, second: int, descriptors: Sequence[int]) -> None:
         match answer:
+            case Answer.STARTED if not descriptors:  # this process has too many files open
+                os.kill(first, signal.SIGKILL)
+                self._answers.put(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
             case Answer.STARTED:
                 os.set_inheritable(descriptors[0], False)
                 child = self._children[first] = Forked(first, descriptors[0])
@@ -160,7 +176,9 @@ class ForkServer:
             case Answer.FAILED:
                 self._answers.put(OSError(first, os.strerror(first)))
             case Answer.ENDED:
-                self._children.pop(first).end(second)
+                child = self._children.pop(first, None)
+                if child is not None:
+                    child.end(second)
 
 
 def can_fork() -> bool:
