@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import psutil
@@ -122,3 +123,14 @@ def test_killed_with_the_supervisor(place: Place) -> None:
     worker.kill()
     psutil.wait_procs([server], timeout=PATIENCE)
     assert not server.is_running()
+
+
+def test_when_no_child_can_be_made_the_worker_says_why_and_ends(place: Place) -> None:
+    worker = place.start(*ONE)
+    server = _server(worker)
+    open_now = max(int(name) for name in os.listdir(f"/proc/{server.pid}/fd"))
+    server.rlimit(psutil.RLIMIT_NOFILE, (open_now, open_now))
+    place.app.send_task("forking_tasks.end_with_process")
+    assert worker.process.wait(PATIENCE) == 2
+    assert "a child process cannot be started: " in worker.log()
+    assert "Too many open files" in worker.log()
