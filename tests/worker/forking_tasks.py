@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import random
+import signal
 import socket
 import sqlite3
 import sys
+import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +38,17 @@ def _leave(what: str) -> None:
         kept[-1].execute("CREATE TABLE IF NOT EXISTS t (n)")
     elif what == "grpc":
         sys.modules["grpc"] = ModuleType("grpc")  # to import the real one is left to Google's tests
+    elif what == "a file to read":
+        kept.append(Path(__file__).open())  # noqa: SIM115
+    elif what == "a lock of processes":
+        kept.append(multiprocessing.Lock())
+    elif what == "a default timeout":
+        socket.setdefaulttimeout(0.3)
+    elif what == "children to nobody":
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    elif what == "a thread that has ended":
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(abs, range(4)))
     elif what == "a log file":
         kept.append(LEDGER.with_suffix(".log").open("a"))
     elif what == "an end":
@@ -47,6 +62,13 @@ _leave(os.environ.get("LEAVES", ""))
 def where() -> list[int]:
     """The process, its parent, and the process that has loaded the app."""
     return [os.getpid(), os.getppid(), LOADED]
+
+
+@app.task
+def make_folder() -> str:
+    """A folder that is deleted when this process ends."""
+    kept.append(tempfile.TemporaryDirectory())
+    return kept[-1].name
 
 
 @app.task

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,8 +28,12 @@ def place(sqlite_place: Place) -> Place:
     return sqlite_place
 
 
+def _run(place: Place, task: str) -> Any:
+    return place.app.send_task(f"forking_tasks.{task}").get(timeout=PATIENCE)
+
+
 def _where(place: Place) -> list[int]:
-    return place.app.send_task("forking_tasks.where").get(timeout=PATIENCE)
+    return _run(place, "where")
 
 
 def _server(worker: Worker) -> psutil.Process:
@@ -36,7 +42,10 @@ def _server(worker: Worker) -> psutil.Process:
     return server
 
 
-@pytest.mark.parametrize("leaves", ["", "a log file"])
+@pytest.mark.parametrize(
+    "leaves",
+    ["", "a log file", "a default timeout", "children to nobody", "a thread that has ended"],
+)
 def test_children_are_forked_from_a_process_that_has_loaded_the_app(
     place: Place, leaves: str
 ) -> None:
@@ -46,11 +55,15 @@ def test_children_are_forked_from_a_process_that_has_loaded_the_app(
     server = _server(worker).pid
     assert {(parent, loaded) for _, parent, loaded in seen} == {(server, worker.process.pid)}
     assert len({process for process, _, _ in seen}) == 3
+    assert "died" not in worker.log()
     assert worker.stop() == 0
     assert not psutil.pid_exists(server)
 
 
-@pytest.mark.parametrize("leaves", ["a thread", "a connection", "a database", "grpc"])
+@pytest.mark.parametrize(
+    "leaves",
+    ["a thread", "a connection", "a database", "a file to read", "a lock of processes", "grpc"],
+)
 def test_an_app_that_cannot_be_forked_is_imported_by_each_child(place: Place, leaves: str) -> None:
     place.environment["LEAVES"] = leaves
     worker = place.start(*ONE)
@@ -134,3 +147,21 @@ def test_when_no_child_can_be_made_the_worker_says_why_and_ends(place: Place) ->
     assert worker.process.wait(PATIENCE) == 2
     assert "a child process cannot be started: " in worker.log()
     assert "Too many open files" in worker.log()
+
+
+def test_what_a_task_wants_done_at_the_end_of_its_process_is_done(place: Place) -> None:
+    worker = place.start(*ONE, "--max-tasks-per-child", "1")
+    made = [Path(_run(place, "make_folder")) for _ in range(2)]
+    until(lambda: not any(folder.exists() for folder in made), what="the folders are deleted")
+    assert worker.stop() == 0
+
+
+def test_a_child_whose_end_nobody_tells_is_replaced(place: Place) -> None:
+    worker = place.start(*ONE)
+    server = _server(worker)
+    [child] = worker.children()
+    server.suspend()
+    child.kill()
+    until(lambda: "does not answer" in worker.log(), what="the stopped server is given up")
+    assert _where(place)[1] == worker.process.pid
+    assert worker.stop() == 0

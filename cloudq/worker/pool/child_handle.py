@@ -54,6 +54,8 @@ class Child:
         self._lock = threading.Lock()
         self._on_ready, self._on_settled, self._on_gone = ready, settled, gone
         self._socket, theirs = socket.socketpair()
+        for end in (self._socket, theirs):
+            end.settimeout(None)  # an app may have set another default
         with theirs:
             self.process = forks.start(theirs.fileno()) or subprocess.Popen(
                 command(options.pool, theirs.fileno()),
@@ -61,7 +63,8 @@ class Child:
                 pass_fds=[theirs.fileno()],
             )
         self._connection = Connection(os.dup(self._socket.fileno()))
-        self._connection.send(pipe.Setup(os.getpid(), sys.path, options))
+        with suppress(OSError):  # it has died already, which its reader sees
+            self._connection.send(pipe.Setup(os.getpid(), sys.path, options))
         self._reader = threading.Thread(target=self._read, name=f"child-{self.pid}", daemon=True)
         self._reader.start()
 

@@ -15,13 +15,19 @@ import os
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from enum import Enum
+from multiprocessing import process, util
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 from cloudq.app import CloudQ
 from cloudq.worker.pool.child_main import SIGNALS, leave_signals, settle_in, tie_to_parent, work
@@ -29,6 +35,8 @@ from cloudq.worker.pool.child_main import SIGNALS, leave_signals, settle_in, tie
 log = logging.getLogger("cloudq.worker")
 
 
+# Seconds that a thread which was joined may take to be gone.
+_ENDING = 0.1
 # Libraries whose threads or event loops start with their first use, and cannot start anew.
 _BROKEN = ("grpc", "gevent", "eventlet")
 
@@ -59,17 +67,32 @@ def open_files() -> Set[int]:
 
 def unfit(before: Set[int]) -> str | None:
     """Return the reason why this process may not be forked. Files open `before` do not count."""
-    threads = len(os.listdir("/proc/self/task")) - 1
+    ended = time.monotonic() + _ENDING
+    while (threads := _threads() - 1) and time.monotonic() < ended:
+        time.sleep(0.001)
     if threads:
         return f"starts {threads} thread{'s' if threads > 1 else ''}"
     for descriptor in sorted(open_files() - before):
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
-        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-        reads = flags & os.O_ACCMODE == os.O_RDONLY
-        if not (reads or flags & os.O_APPEND or path == os.devnull):
-            return f"leaves {path} open"
+        if not _may_be_shared(descriptor):
+            return f"leaves {os.readlink(f'/proc/self/fd/{descriptor}')} open"
+    if " rw-s " in Path("/proc/self/maps").read_text():
+        return "shares memory with other processes"
     broken = next((name for name in _BROKEN if name in sys.modules), None)
     return broken and f"imports {broken}, which a fork would break"
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def _may_be_shared(descriptor: int) -> bool:
+    """Tell whether processes may have one open file: neither a connection, nor a place in it."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    if flags & os.O_ACCMODE == os.O_RDONLY:
+        mode = os.fstat(descriptor).st_mode
+        return stat.S_ISCHR(mode) or stat.S_ISDIR(mode)
+    path = os.readlink(f"/proc/self/fd/{descriptor}")
+    return bool(flags & os.O_APPEND) or path == os.devnull
 
 
 def serve(app: CloudQ, control: socket.socket, parent: int) -> None:
@@ -81,13 +104,34 @@ def _serve(app: CloudQ, control: socket.socket, parent: int) -> None:
     leave_signals()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     tie_to_parent(parent)
-    # What the import wanted done at exit is done once, by the supervisor, as `multiprocessing` has
-    # it. A child would delete what others use.
-    atexit._clear()  # pyright: ignore[reportPrivateUsage]
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
+    reaping = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _forget_exits()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    if nothing:  # else it was closed
+        os.dup2(nothing, 0)
+        os.close(nothing)
     gc.freeze()
-    _Server(app, control).run()
+    if _threads() == 1:  # a hook of the app may have started one in this process
+        _Server(app, control, reaping).run()
+
+
+def _forget_exits() -> None:
+    """Forget what the import wanted done at exit: the supervisor does it, once.
+
+    `multiprocessing` has it so too. A child would delete what others use. What a task wants done
+    at the exit of its process is done.
+    """
+    exits: Any = atexit
+    finalize: Any = weakref.finalize
+    processes: Any = util
+    exits._clear()
+    finalize._registry.clear()
+    finalize._registered_with_atexit = False
+    processes._finalizer_registry.clear()
+    started: Any = process
+    started._children.clear()
+    atexit.register(logging.shutdown)
+    atexit.register(processes._exit_function)
 
 
 def _to_its_end(run: Callable[..., None], *given: object) -> None:
@@ -110,13 +154,14 @@ def _to_its_end(run: Callable[..., None], *given: object) -> None:
 
 
 class _Server:
-    def __init__(self, app: CloudQ, control: socket.socket) -> None:
+    def __init__(self, app: CloudQ, control: socket.socket, reaping: Any) -> None:
         self._app = app
         self._control = control
         self._events = select.poll()
         self._events.register(control, select.POLLIN)
         self._children: dict[int, int] = {}  # process ids by their descriptors
         self._pid = os.getpid()
+        self._reaping = reaping  # how the app handles SIGCHLD
 
     def run(self) -> None:
         """Serve until the worker is gone."""
@@ -159,6 +204,8 @@ class _Server:
         self._answer(Answer.STARTED, pid, descriptors=[child])
 
     def _be_child(self, given: int) -> None:
+        if self._reaping is not None:
+            signal.signal(signal.SIGCHLD, self._reaping)
         self._control.close()
         for descriptor in self._children:
             os.close(descriptor)

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import queue
+import select
 import signal
 import socket
 import subprocess
@@ -27,6 +28,8 @@ log = logging.getLogger("cloudq.worker")
 
 # Seconds that a fork may take: one that takes longer never ends.
 _FORKING = 30.0
+# Seconds after which a child is looked at whose end the server should tell.
+_STUCK = 5.0
 # Seconds that the server may take to end, once its children have.
 _ENDING = 5.0
 
@@ -47,9 +50,21 @@ class Forked:
 
     def wait(self, timeout: float | None = None) -> int:
         """Return the exit code; raises `subprocess.TimeoutExpired`."""
-        if not self._ended.wait(timeout):
-            raise subprocess.TimeoutExpired(f"child {self.pid}", timeout or 0.0)
+        while not self._ended.wait(_STUCK if timeout is None else timeout):
+            if self._is_dead():
+                self.end(-signal.SIGKILL)  # the server, which would tell how it ended, is stuck
+            elif timeout is not None:
+                raise subprocess.TimeoutExpired(f"child {self.pid}", timeout)
         return self.returncode or 0
+
+    def _is_dead(self) -> bool:
+        """Look at the process itself."""
+        with self._lock:
+            if self.returncode is not None:
+                return True
+            look = select.poll()
+            look.register(self._descriptor, select.POLLIN)
+            return bool(look.poll(0))
 
     def kill(self) -> None:
         """Kill it, unless it has ended."""
@@ -60,8 +75,9 @@ class Forked:
     def end(self, returncode: int) -> None:
         """Note that it has ended."""
         with self._lock:
-            self.returncode = returncode
-            os.close(self._descriptor)
+            if self.returncode is None:
+                self.returncode = returncode
+                os.close(self._descriptor)
         self._ended.set()
 
 
@@ -85,14 +101,19 @@ class ForkServer:
         if reason is not None:
             log.info("importing the app %s: its processes are started anew, not forked", reason)
             return
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._fork(app, theirs)
+        try:
+            self._fork(app)
+        except OSError as error:  # a child says more of it, if that cannot be started either
+            log.warning("no process to fork children from can be made: %s", error)
+            return
         self._is_there = True
         self._reader = threading.Thread(target=self._read, name="fork-server", daemon=True)
         self._reader.start()
 
-    def _fork(self, app: CloudQ, theirs: socket.socket) -> None:
+    def _fork(self, app: CloudQ) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._socket, theirs):
+            end.settimeout(None)  # an app may have set another default
         parent = os.getpid()
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):  # closed, or none
@@ -105,6 +126,7 @@ class ForkServer:
                 self._socket.close()
                 serve(app, theirs, parent)
         finally:
+            theirs.close()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def __enter__(self) -> Self:
@@ -143,18 +165,24 @@ class ForkServer:
         with suppress(OSError):  # it is gone already
             self._socket.shutdown(socket.SHUT_RDWR)
         deadline = time.monotonic() + _ENDING
-        while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
-            if time.monotonic() > deadline:
-                os.kill(self._pid, signal.SIGKILL)
-            time.sleep(0.005)
+        with suppress(ChildProcessError):  # the app has its own way of reaping
+            while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+                if time.monotonic() > deadline:
+                    os.kill(self._pid, signal.SIGKILL)
+                time.sleep(0.005)
         self._reader.join()
         self._socket.close()
 
     def _read(self) -> None:
-        with suppress(OSError):
-            while (received := socket.recv_fds(self._socket, ANSWER.size, 1))[0]:
-                kind, first, second = ANSWER.unpack(received[0])
-                self._take_in(Answer(kind), first, second, received[1])
+        try:
+            with suppress(OSError):
+                while (received := socket.recv_fds(self._socket, ANSWER.size, 1))[0]:
+                    kind, first, second = ANSWER.unpack(received[0])
+                    self._take_in(Answer(kind), first, second, received[1])
+        finally:
+            self._lose()
+
+    def _lose(self) -> None:
         if self._children:
             log.warning("the process that children are forked from has died, and they with it")
         self._is_there = False
@@ -167,7 +195,8 @@ class ForkServer:
     def _take_in(self, answer: Answer, first: int, second: int, descriptors: Sequence[int]) -> None:
         match answer:
             case Answer.STARTED if not descriptors:  # this process has too many files open
-                os.kill(first, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(first, signal.SIGKILL)
                 self._answers.put(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
             case Answer.STARTED:
                 os.set_inheritable(descriptors[0], False)
@@ -186,7 +215,11 @@ def can_fork() -> bool:
     if sys.platform != "linux" or not os.path.isdir("/proc/self/fd"):
         return False
     try:
-        os.close(os.pidfd_open(os.getpid()))
-    except OSError:  # also in a container that forbids it
+        descriptor = os.pidfd_open(os.getpid())
+        try:
+            signal.pidfd_send_signal(descriptor, 0)
+        finally:
+            os.close(descriptor)
+    except (OSError, AttributeError):  # a container forbids it, or Python was built without it
         return False
     return True
