@@ -98,6 +98,7 @@ class Chords(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.app = Bench(default_retry_delay=0.0, max_deliveries=10_000)
+        self.app.clock.stand_still()
         self.chords: list[Chord] = []
         self.bodies: list[str] = []
         self.ends: dict[str, Record] = {}

@@ -56,6 +56,7 @@ class Deliveries(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.app = Bench(default_retry_delay=0.0, max_deliveries=10_000)
+        self.app.clock.stand_still()
         self.kinds: dict[str, str] = {}
         self.revoked: set[str] = set()
         self.seen: dict[str, Record] = {}
