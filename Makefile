@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 # Many tests wait for a server: more processes than cores are of use.
-JOBS ?= 8
+JOBS ?= 6
 ARGS ?=
 # Another Python has an environment of its own: make quick PYTHON=python3.13 VENV=.state/venv-3.13
 VENV ?= .venv
@@ -34,7 +34,7 @@ demo: $(CORE) ## see it work on this machine: no account, no server, no docker
 quick: $(TEST) ## run the tests on memory and SQLite: no server, no process, under a minute
 	@$(BIN)/python -m pytest --quick -n 4 --dist worksteal -r fE $(ARGS)
 
-test: $(DEV) ## run all tests, drills shortened; ARGS="-k sqs" chooses, JOBS=8 processes
+test: $(DEV) ## run all tests, drills shortened; ARGS="-k sqs" chooses, JOBS=6 processes
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: $(DEV) ## format, lint, types, imports between rooms, and ceilings; changes nothing

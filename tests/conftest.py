@@ -18,7 +18,7 @@ from localstack.servers import FOREIGN, Endpoint, Spec
 from tests.servers import serving
 from tests.support.models import read_once
 
-pytest_plugins = ["tests.quick", "tests.support.fixtures", "tests.support.sharing", "tests.order"]
+pytest_plugins = ["tests.quick", "tests.support.fixtures", "tests.support.sharing"]
 
 # How long an example takes says nothing on a machine that has other things to do.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
