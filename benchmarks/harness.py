@@ -68,7 +68,7 @@ class BenchWorker:
     def family(self) -> list[psutil.Process]:
         """The supervisor and its children."""
         parent = psutil.Process(self.process.pid)
-        return [parent, *parent.children()]
+        return [parent, *parent.children(recursive=True)]
 
     def cpu(self) -> list[float]:
         """CPU seconds of each process so far."""
