@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -203,7 +203,7 @@ def _run(target: Target, given: Given, pidfile: Path | None) -> int:
     refuse_memory(app)
     options = worker_options(app, target, given)
     with (
-        ForkServer(app, options, before) as forks,
+        closing(ForkServer(app, options, before)) as forks,
         held(pidfile) if pidfile is not None else nullcontext(),
     ):
         return Worker(app, options, forks).run()

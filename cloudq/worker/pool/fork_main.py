@@ -169,10 +169,10 @@ class _Server:
             for descriptor, _ in self._events.poll():
                 if descriptor in self._children:
                     self._reap(descriptor)
-                elif not self._serve():
+                elif not self._do_as_asked():
                     return
 
-    def _serve(self) -> bool:
+    def _do_as_asked(self) -> bool:
         """Do what was asked for; False when the other side has hung up."""
         request, descriptors, _, _ = socket.recv_fds(self._control, len(FORK), 1)
         if request != FORK:

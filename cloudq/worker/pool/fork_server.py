@@ -15,8 +15,6 @@ import threading
 import time
 from collections.abc import Sequence, Set
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 from cloudq.app import CloudQ
 from cloudq.worker.options import WorkerOptions
@@ -129,18 +127,6 @@ class ForkServer:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._pid:
-            self._close()
-
     def start(self, descriptor: int) -> Forked | None:
         """Fork a child that gets its jobs by a descriptor; None where it must be a program.
 
@@ -160,8 +146,10 @@ class ForkServer:
             raise answer
         return answer
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """End it, with what children it has left."""
+        if not self._pid:
+            return
         with suppress(OSError):  # it is gone already
             self._socket.shutdown(socket.SHUT_RDWR)
         deadline = time.monotonic() + _ENDING
