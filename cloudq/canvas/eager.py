@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cloudq.canvas.freeze import flattened, trimmed
+from cloudq.canvas.freeze import flattened, joined_steps, trimmed
 from cloudq.errors import ChordError
 from cloudq.messages.ids import new_id
 from cloudq.results.groups import AnyResult, GroupResult
 from cloudq.results.record import Record, State
 from cloudq.results.result import AsyncResult, EagerResult
-from cloudq.tasks.signature import Node, Signature, chain, chord, is_group, joined
+from cloudq.tasks.signature import Node, Signature, chain, chord, is_group
 
 Run = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], EagerResult[Any]]
 """Runs one task: (name, args, kwargs, options)."""
@@ -27,7 +27,7 @@ def run_eagerly(
         result = run(node.task, args, node.kwargs, node.options)
         result.parent = parent
     elif isinstance(node, chain):
-        result = _chain(node, before, run, parent)
+        return _chain(node, before, run, parent)
     elif isinstance(node, chord):
         result = _chord(node, before, run, parent)
     else:
@@ -43,8 +43,7 @@ def _chain(
     node: chain[Any], before: Sequence[Any], run: Run, parent: AnyResult | None
 ) -> AnyResult:
     result = parent
-    simple = joined(node.tasks)
-    for step in trimmed(simple.tasks) if isinstance(simple, chain) else [simple]:
+    for step in trimmed(joined_steps(node.clone())):
         result = run_eagerly(step, before, run, result)
         if not result.successful():
             break
@@ -63,7 +62,8 @@ def _chord(
         error = ChordError(f"member {failed.id} failed: {failed.result!r}")
         record = Record(id=new_id(), state=State.FAILURE, error=str(error))
         result: EagerResult[Any] = EagerResult(record, error=error)
-        _call_back(node.body, result, run)
+        for first in joined_steps(chain(node.body.clone()))[0].first():
+            _call_back(first, result, run)
         return result
     return run_eagerly(node.body, (header.get(),), run, header)
 

@@ -54,7 +54,7 @@ def _frozen(node: Node[Any], *, in_slot: bool) -> Node[Any]:
 
 
 def _frozen_chain(node: chain[Any], *, in_slot: bool) -> Node[Any]:
-    steps = trimmed(_joined_steps(node))
+    steps = trimmed(joined_steps(node))
     if not steps:
         raise InvalidArguments(EMPTY)
     last = steps[-1]
@@ -67,11 +67,11 @@ def _frozen_chain(node: chain[Any], *, in_slot: bool) -> Node[Any]:
     return made
 
 
-def _joined_steps(node: chain[Any]) -> list[Node[Any]]:
+def joined_steps(node: chain[Any]) -> list[Node[Any]]:
     """Return the steps of a chain and of those in it, with its callbacks moved to its steps."""
     parts: list[Node[Any]] = []
     for step in node.tasks:
-        parts += _joined_steps(step) if isinstance(step, chain) else [_with_plain_body(step)]
+        parts += joined_steps(step) if isinstance(step, chain) else [_with_plain_body(step)]
     simple = joined(parts)
     steps: list[Node[Any]] = simple.tasks if isinstance(simple, chain) else [simple]
     if node.own and not steps:
@@ -87,9 +87,7 @@ def _with_plain_body(node: Node[Any]) -> Node[Any]:
     """Move the callbacks of a body that is a chain to its steps: it may end in a group."""
     if isinstance(node, chord):
         body = node.body
-        node.body = (
-            chain(_joined_steps(body)) if isinstance(body, chain) else _with_plain_body(body)
-        )
+        node.body = chain(joined_steps(body)) if isinstance(body, chain) else _with_plain_body(body)
     return node
 
 

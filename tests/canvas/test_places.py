@@ -286,9 +286,38 @@ def test_each_place_of_a_callback_is_a_call_of_its_own(name: str, eager: bool) -
     assert len(set(runs)) == count
 
 
-def test_an_errback_of_a_step_and_of_its_chain_is_called_once_as_in_celery(app: Bench, t: Tasks):
+ERRBACKS: dict[str, tuple[Any, int]] = {
+    "of a step and of its chain": (
+        lambda t, e: chain(t.same.s("N"), t.fail.s().on_error(e)).on_error(e),
+        1,
+    ),
+    "of a chain in a chain": (
+        lambda t, e: chain(t.same.s("N"), chain(t.same.s(), t.fail.si()).on_error(e)).on_error(e),
+        1,
+    ),
+    "of the chain after a chord": (
+        lambda t, e: chord([t.fail.s(), t.same.s("N")], chain(t.total.s(), t.same.s()).on_error(e)),
+        1,
+    ),
+    "of a group in a chain": (
+        lambda t, e: chain(t.same.s("N"), group(t.fail.si(), t.fail.si()).on_error(e)).on_error(e),
+        2,
+    ),
+    "of a step, and another of its chain": (
+        lambda t, e: chain(t.same.s("N"), t.fail.si().on_error(e)).on_error(t.told.si("other")),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["sent", "eager"])
+@pytest.mark.parametrize("name", ERRBACKS)
+def test_a_step_that_has_the_errback_of_its_chain_calls_it_once_as_in_celery(
+    app: Bench, t: Tasks, name: str, eager: bool
+) -> None:
     """So a chain whose steps have an errback each may have the same for all of them."""
-    told = t.told.s()
-    chain(t.same.s("N"), t.fail.s().on_error(told)).apply_async(link_error=told)
+    make, count = ERRBACKS[name]
+    node = make(t, t.told.s())
+    node.apply() if eager else node.delay()
     app.work()
-    assert [run[0] for run in t.runs] == ["same", "told"]
+    assert [run[0] for run in t.runs].count("told") == count
