@@ -24,6 +24,9 @@ _CROWDED = 256
 # The platform bounds the seconds of a wait; after this many the thread looks again.
 _LONGEST_WAIT = 86_400.0
 
+LIMITS = (SoftTimeLimitExceeded, TimeLimitExceeded)
+"""What alarms raise in tasks."""
+
 log = logging.getLogger("cloudq.execution")
 
 _set_async_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
@@ -143,14 +146,12 @@ def _greenlet_alarm(error: type[BaseException]) -> Alarm:
 
 
 def disarm(alarms: Sequence[Alarm]) -> None:
-    """Cancel all alarms, and swallow those that ring meanwhile: the task has ended."""
-    while True:
-        try:
-            for alarm in alarms:
-                alarm.cancel()
-        except (SoftTimeLimitExceeded, TimeLimitExceeded):
-            continue
-        return
+    """Cancel all alarms: the task has ended.
+
+    Raises one of `LIMITS`, at most once for each alarm, if one rings before this has ended.
+    """
+    for alarm in alarms:
+        alarm.cancel()
 
 
 class Interruptible:

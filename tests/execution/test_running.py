@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ from cloudq import (
     TimeLimitExceeded,
 )
 from cloudq.execution.executor import run_coroutine
-from cloudq.execution.interrupt import Alarm, Alarms, Interruptible, thread_alarm
+from cloudq.execution.interrupt import Alarm, Alarms, Interruptible, disarm, thread_alarm
 from cloudq.testing import eventually
 from tests.support.bench import Bench
 
@@ -338,6 +339,24 @@ def test_a_task_that_ends_in_time_is_left_alone(app: Bench) -> None:
     for _ in range(20):
         assert quick.apply().get() == 1
     spin(0.6)
+
+
+def test_a_limit_that_is_reached_as_a_task_ends_changes_nothing(app: Bench) -> None:
+    """It is raised where Python looks next: as the alarms begin to be cancelled."""
+    rung: list[str] = []
+
+    def ring(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is disarm.__code__:
+            rung.append("rung")
+            raise SoftTimeLimitExceeded  # and Python asks this function no more
+
+    @app.task(soft_time_limit=60.0, time_limit=90.0)
+    def ends() -> str:
+        sys.setprofile(ring)
+        return "done"
+
+    assert ends.apply().get() == "done"
+    assert rung == ["rung"]
 
 
 def test_an_alarm_that_is_cancelled_never_rings() -> None:
