@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from cloudq import ChordError, CloudQ, State, chord, group
+from cloudq.testing.waiting import PATIENCE
 from tests.canvas.workflow_cases import CASES
 from tests.servers import unique
 from tests.worker.conftest import make
 from tests.worker.flow_tasks import Tasks
 from tests.worker.harness import Place
-
-WAIT = 60.0
 
 
 class Running:
@@ -64,7 +63,7 @@ def running(
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_a_workflow_comes_to(running: Running, case: str) -> None:
-    assert running.started[case].get(timeout=WAIT) == CASES[case][1]
+    assert running.started[case].get(timeout=PATIENCE) == CASES[case][1]
 
 
 def test_a_failed_member_fails_the_body(running: Running) -> None:
@@ -72,7 +71,7 @@ def test_a_failed_member_fails_the_body(running: Running) -> None:
     inner = chord([t.fail.s(), t.add.s(1, 2)], t.total.s())
     result = chord([inner, t.add.s(1, 2)], t.total.s()).delay()
     with pytest.raises(ChordError, match="failed"):
-        result.get(timeout=WAIT)
+        result.get(timeout=PATIENCE)
     assert result.state is State.FAILURE
 
 
@@ -80,7 +79,7 @@ def test_what_follows_a_failed_step_is_not_waited_for(running: Running) -> None:
     t = running.tasks
     result = (t.fail.s() | group(t.same.s(), t.same.s())).delay()
     with pytest.raises(ValueError, match="on purpose"):
-        result.get(timeout=WAIT)
+        result.get(timeout=PATIENCE)
 
 
 def test_headers_and_origins_travel(running: Running) -> None:
@@ -88,7 +87,7 @@ def test_headers_and_origins_travel(running: Running) -> None:
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     first = t.look.s().set(headers={"traceparent": parent, "tenant": "a"})
     result = (first | group(t.look.si(), t.look.si()) | t.same.s()).delay()
-    members = result.get(timeout=WAIT)
+    members = result.get(timeout=PATIENCE)
     header = result.parent
     root = header.parent
     assert [m["id"] for m in members] == [leaf.id for leaf in header.leaves()]

@@ -233,7 +233,7 @@ def test_a_zipped_function_does_every_task_right(deploy: Callable[..., Deployed]
 def test_a_function_that_times_out_costs_only_the_task_that_hangs(
     deploy: Callable[..., Deployed],
 ) -> None:
-    deployed = deploy(timeout=5, lease=6)
+    deployed = deploy(timeout=8, lease=10)
     deployed.host.on_timeout = deployed.function.replace
     # Which messages share a batch is for the event source to say, so it may take a few tries.
     for number in range(5):
