@@ -35,13 +35,14 @@ from cloudq.driver import (
     StoreLimits,
 )
 from cloudq.errors import ConfigurationError
-from cloudq_aws.answers import told
+from cloudq_aws.answers import cut, told
 from cloudq_aws.client import Access, access
 from cloudq_aws.dynamodb_items import (
     EXPIRES,
     LONGEST_SORT,
     PARTITION,
     SORT,
+    expires_in,
     from_attributes,
     key_attributes,
     key_in,
@@ -126,13 +127,15 @@ class DynamoDB:
 
     def _write(self, wanted: _Wanted) -> set[Key]:
         # Returns the keys that DynamoDB did not write in any round.
-        requests = list(wanted.values())
+        requests, known = list(wanted.values()), {stored_key(key) for key in wanted}
         backoff = Backoff(_PAUSE, _LONGEST_PAUSE)
         while requests and backoff.failures < _ROUNDS:
             reply = self.client.batch_write_item(RequestItems={self._table: requests})
             left = cast(
                 "list[WriteRequestTypeDef]", told(reply, "UnprocessedItems").get(self._table, [])
             )
+            if not all(_key_of(request) in known for request in left):
+                raise cut("it has an item that was not sent")
             if len(left) < len(requests):
                 backoff.succeeded()
             if left:
@@ -150,14 +153,18 @@ class DynamoDB:
             request: KeysAndAttributesTypeDef = {"Keys": wanted, "ConsistentRead": consistent}
             reply = self.client.batch_get_item(RequestItems={self._table: request})
             now = time.time()
-            unread = reply.get("UnprocessedKeys", {}).get(self._table)
+            unread = told(reply, "UnprocessedKeys").get(self._table)
             answers = told(reply, "Responses")
             read = answers.get(self._table, []) if unread else told(answers, self._table)
             for attributes in read:
+                key = asked.get(key_in(attributes))
+                if key is None:
+                    raise cut("it has an item that was not asked for")
                 if not _expired(attributes, now):
-                    key = asked[key_in(attributes)]
                     found[key] = from_attributes(attributes, key)
-            left = unread["Keys"] if unread else []
+            left: list[Any] = told(unread, "Keys") if unread else []
+            if not all(key_in(each) in asked for each in left):
+                raise cut("it has a key that was not asked for")
             # 16 MB an answer leaves keys out too; only an answer without any item means throttling.
             if len(left) < len(wanted):
                 backoff.succeeded()
@@ -210,7 +217,10 @@ class DynamoDB:
             ReturnValuesOnConditionCheckFailure="ALL_OLD",
             **extra,
         )
-        return from_attributes(told(reply, "Attributes"), key)
+        attributes = told(reply, "Attributes")
+        if key_in(attributes) != stored_key(key):
+            raise cut("it is about another item")
+        return from_attributes(attributes, key)
 
     def _replace_expired(self, item: Item, now: float) -> bool:
         build = Expressions()
@@ -244,15 +254,18 @@ class DynamoDB:
                 request["ExclusiveStartKey"] = key_attributes(Key(partition, after))
             reply = self.client.query(**request)
             now = time.time()
+            read = told(reply, "Items")
+            if reply.get("Count", len(read)) != len(read):
+                raise cut(f"it has {len(read)} items and counts {reply.get('Count')}")
             items += [
                 from_attributes(found, Key(partition, key_in(found).sort))
-                for found in told(reply, "Items")
+                for found in read
                 if not _expired(found, now)
             ]
             last = reply.get("LastEvaluatedKey")
-            after = last[SORT].get("S") if last else None
+            after = key_in(last).sort if last else None
             # A page of 1 MB, or of expired items, ends early.
-            if after is None or len(items) == limit:
+            if after is None or len(items) >= limit:
                 return Page(items=items, next=after)
 
     def create_store(self) -> None:
@@ -300,8 +313,8 @@ def _standing(error: ClientError) -> Mapping[str, Any] | None:
 
 
 def _expired(attributes: Mapping[str, Any], now: float) -> bool:
-    expires = attributes.get(EXPIRES)
-    return expires is not None and float(expires["N"]) <= now
+    expires = expires_in(attributes)
+    return expires is not None and expires <= now
 
 
 def _too_large(item: Item) -> bool:
@@ -323,6 +336,5 @@ def _throttled(indexes: Iterable[int]) -> list[Failure]:
 
 
 def _key_of(request: WriteRequestTypeDef) -> Key:
-    put, delete = request.get("PutRequest"), request.get("DeleteRequest")
-    attributes = cast("Mapping[str, Any]", put["Item"] if put else delete["Key"] if delete else {})
-    return key_in(attributes)
+    put = request.get("PutRequest")
+    return key_in(told(put, "Item") if put else told(told(request, "DeleteRequest"), "Key"))

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from cloudq.driver import Item, Key, Value, fitting
+from cloudq_aws.answers import cut, told
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef
@@ -105,7 +106,13 @@ def _fits(value: int | float) -> bool:
 
 
 def _from_attribute(attribute: Mapping[str, Any], *, marked: bool) -> Value:
-    kind, value = next(iter(attribute.items()))
+    try:
+        return _valued(*next(iter(attribute.items())), marked=marked)
+    except (ValueError, LookupError, TypeError, StopIteration) as error:
+        raise cut(f"an attribute is {str(attribute)[:60]}") from error
+
+
+def _valued(kind: str, value: Any, *, marked: bool) -> Value:
     match kind:
         case "N":
             return float(value) if marked or not value.lstrip("-").isdigit() else int(value)
@@ -144,17 +151,22 @@ def from_attributes(attributes: Mapping[str, Any], key: Key | None = None) -> It
             continue
         value = _from_attribute(attribute, marked=_MARK + name in attributes)
         fields[name.removeprefix(_ESCAPE)] = value
-    expires = attributes.get(EXPIRES)
-    return Item(
-        key=key or key_in(attributes),
-        fields=fields,
-        expires=float(expires["N"]) if expires else None,
-    )
+    return Item(key=key or key_in(attributes), fields=fields, expires=expires_in(attributes))
+
+
+def expires_in(attributes: Mapping[str, Any]) -> float | None:
+    """Return when an item ends, in epoch seconds."""
+    if EXPIRES not in attributes:
+        return None
+    try:
+        return float(attributes[EXPIRES]["N"])
+    except (ValueError, LookupError) as error:
+        raise cut("the end of an item is no number") from error
 
 
 def key_in(attributes: Mapping[str, Any]) -> Key:
     """Return the key under which DynamoDB has an item."""
-    return Key(attributes[PARTITION]["S"], attributes[SORT]["S"])
+    return Key(*(told(told(attributes, name), "S") for name in (PARTITION, SORT)))
 
 
 def size(fields: Iterable[tuple[str, Value]]) -> int:

@@ -125,7 +125,7 @@ def entry_code(name: str, message: str, *, sender_fault: bool) -> Code:
 
 def _of_response(error: sdk.ClientError) -> Code:
     detail = error.response.get("Error", {})
-    found = _of_name(detail.get("Code", ""), detail.get("Message", ""))
+    found = _of_name(detail.get("Code", ""), str(detail.get("Message", "")))
     if found:
         return found
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

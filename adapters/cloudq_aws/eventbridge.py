@@ -129,7 +129,7 @@ class EventBridge(Terms):
             tags = self.client.list_tags_for_resource(ResourceArn=arn).get("Tags", [])
         except self.client.exceptions.ResourceNotFoundException:
             return None
-        return next((tag["Value"] for tag in tags if tag["Key"] == _TAG), "")
+        return next((told(tag, "Value") for tag in tags if told(tag, "Key") == _TAG), "")
 
     def fields(self, job: Job) -> Fields:
         """Return the job as the service shows it. Raises `ConfigurationError` without a role."""
@@ -141,7 +141,7 @@ class EventBridge(Terms):
         found: dict[str, Fields] = {}
         try:
             pages = self.client.get_paginator("list_schedules").paginate(GroupName=group)
-            names = [each.get("Name", "") for page in pages for each in told(page, "Schedules")]
+            names = [told(each, "Name") for page in pages for each in told(page, "Schedules")]
         except self.client.exceptions.ResourceNotFoundException:
             return found  # no group yet
         for name in names:
@@ -156,17 +156,20 @@ class EventBridge(Terms):
 
     def _create(self, group: str, name: str, owner: str, request: dict[str, Any]) -> None:
         try:
-            self.client.create_schedule(GroupName=group, Name=name, **request)
+            made = self.client.create_schedule(GroupName=group, Name=name, **request)
         except self.client.exceptions.ResourceNotFoundException:
             # Somebody else may be quicker.
             with suppress(self.client.exceptions.ConflictException):
                 self.client.create_schedule_group(Name=group, Tags=[{"Key": _TAG, "Value": owner}])
-            self.client.create_schedule(GroupName=group, Name=name, **request)
+            made = self.client.create_schedule(GroupName=group, Name=name, **request)
+        told(made, "ScheduleArn")
 
     def update(self, group: str, job: Job) -> None:
         """Replace a schedule entirely."""
         self._need_role()
-        self.client.update_schedule(GroupName=group, Name=job.name, **self._request(job))
+        request = self._request(job)
+        made = self.client.update_schedule(GroupName=group, Name=job.name, **request)
+        told(made, "ScheduleArn")
 
     def delete(self, group: str, name: str) -> None:
         """Delete a schedule; a missing one is no error."""
@@ -311,7 +314,7 @@ def _target(
 
 def flat(schedule: Mapping[str, Any]) -> Fields:
     """Return the parts of a schedule that `apply` sets, each as text."""
-    target = schedule["Target"]
+    target = told(schedule, "Target")
     window = schedule.get("FlexibleTimeWindow", {})
     retry = target.get("RetryPolicy", {})
     start: datetime | None = schedule.get("StartDate")
@@ -319,15 +322,15 @@ def flat(schedule: Mapping[str, Any]) -> Fields:
         start = None
     end: datetime | None = schedule.get("EndDate")
     parts = {
-        "expression": schedule["ScheduleExpression"],
+        "expression": told(schedule, "ScheduleExpression"),
         "timezone": schedule.get("ScheduleExpressionTimezone", "UTC"),
         "state": schedule.get("State", "ENABLED"),
         "start": start.astimezone(UTC).isoformat() if start else None,
         "end": end.astimezone(UTC).isoformat() if end else None,
         "window": window.get("MaximumWindowInMinutes"),
-        "queue": target["Arn"],
+        "queue": told(target, "Arn"),
         "group": target.get("SqsParameters", {}).get("MessageGroupId"),
-        "role": target["RoleArn"],
+        "role": told(target, "RoleArn"),
         "message": target.get("Input", ""),
         "retries": retry.get("MaximumRetryAttempts", 185),
         "max_age": retry.get("MaximumEventAgeInSeconds", 86_400),

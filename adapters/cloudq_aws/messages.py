@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,8 +11,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cloudq.driver import Code, Delivery, Failure, Outgoing, fitting
-from cloudq_aws.answers import told
-from cloudq_aws.errors import entry_code
+from cloudq_aws.answers import number, told
+from cloudq_aws.errors import AwsError, entry_code
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.literals import MessageSystemAttributeNameType
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
         MessageTypeDef,
         SendMessageBatchRequestEntryTypeDef,
     )
+
+log = logging.getLogger("cloudq.sqs")
 
 T = TypeVar("T")
 
@@ -135,11 +138,31 @@ def _copy(
     return entry
 
 
-def to_delivery(queue: str, message: MessageTypeDef, lease: float) -> Delivery:
-    """Convert a received message; one from another program has SQS's own id.
+def whole(reply: Mapping[str, Any]) -> list[MessageTypeDef]:
+    """Return the messages that were received, each once.
 
-    Raises `AwsError` for a message that lacks a part: taken as it is, it would be buried as empty.
+    One that lacks a part is left out, with a line in the log, and comes again after its lease:
+    taken as it is, it would be buried as empty. Raises `AwsError` if no message is whole.
     """
+    found: dict[str, MessageTypeDef] = {}
+    given: list[MessageTypeDef] = reply.get("Messages", [])
+    wrong: AwsError | None = None
+    for message in given:
+        try:
+            for name in ("MessageId", "Body"):
+                told(message, name)
+            number(told(message, "Attributes"), "ApproximateReceiveCount")
+            found[told(message, "ReceiptHandle")] = message
+        except AwsError as error:
+            wrong = error
+            log.warning("a received message is left for later: %s", error)
+    if wrong is not None and not found:
+        raise wrong
+    return list(found.values())
+
+
+def to_delivery(queue: str, message: MessageTypeDef, lease: float) -> Delivery:
+    """Convert a received message that is whole; one from another program has SQS's own id."""
     system = told(message, "Attributes")
     id = message_id(message)
     group = system.get("MessageGroupId")
@@ -148,7 +171,7 @@ def to_delivery(queue: str, message: MessageTypeDef, lease: float) -> Delivery:
         id=id,
         body=told(message, "Body").encode(),
         receipt=told(message, "ReceiptHandle"),
-        attempts=int(told(system, "ApproximateReceiveCount")),
+        attempts=number(system, "ApproximateReceiveCount"),
         lease=lease,
         group=None if group == key_text(id) else group,
         sent_at=sent_at(message),
@@ -169,7 +192,7 @@ def named(message: MessageTypeDef, attribute: str) -> str | None:
 def sent_at(message: MessageTypeDef) -> float | None:
     """Return the time when SQS took the message, in epoch seconds."""
     stamp = message.get("Attributes", {}).get("SentTimestamp")
-    return int(stamp) / 1000 if stamp else None
+    return int(stamp) / 1000 if stamp and stamp.isdecimal() else None
 
 
 def failures(

@@ -7,9 +7,11 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 
 from cloudq.errors import ConfigurationError
 from cloudq.monitoring.notifications import Failure
+from cloudq_aws.answers import cut, told
 
 # SNS takes messages of 256 KiB, and a traceback that long helps nobody.
 _LONGEST_TEXT = 100_000
@@ -34,8 +36,11 @@ class SNS:
         self._client = _client("sns", parts[3], endpoint_url)
 
     def __call__(self, failure: Failure) -> None:
-        self._client.publish(
-            TopicArn=self._topic, Subject=failure.subject, Message=failure.text[:_LONGEST_TEXT]
+        _send(
+            self._client.publish,
+            TopicArn=self._topic,
+            Subject=failure.subject,
+            Message=failure.text[:_LONGEST_TEXT],
         )
 
 
@@ -60,7 +65,8 @@ class SES:
         self._client = _client("ses", region, endpoint_url)
 
     def __call__(self, failure: Failure) -> None:
-        self._client.send_email(
+        _send(
+            self._client.send_email,
             Source=self._sender,
             Destination={"ToAddresses": self._to},
             Message={
@@ -68,6 +74,15 @@ class SES:
                 "Body": {"Text": {"Data": failure.text[:_LONGEST_TEXT], "Charset": "UTF-8"}},
             },
         )
+
+
+def _send(call: Any, **request: object) -> None:
+    """Make a request. Raises `AwsError` for an answer that confirms nothing, such as a page."""
+    try:
+        sent = call(**request)
+    except (LookupError, ResponseParserError) as error:  # the SDK reads any XML as its own
+        raise cut(f"it lacks {error}") from error
+    told(sent, "MessageId")
 
 
 def _client(service: Any, region: str | None, endpoint_url: str | None) -> Any:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cloudq.driver import ORDERED_SUFFIX, Code, is_ordered
-from cloudq_aws.answers import told
+from cloudq_aws.answers import cut, told
 from cloudq_aws.errors import AwsError
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ class Queues:
             QueueUrl=url, AttributeNames=["QueueArn", "RedrivePolicy"]
         )
         attributes = told(reply, "Attributes")
-        policy = cast("dict[str, str]", json.loads(attributes.get("RedrivePolicy", "{}")))
-        if "deadLetterTargetArn" not in policy:
+        told(attributes, "QueueArn")
+        if not (text := attributes.get("RedrivePolicy")):
             return None
-        *_, account, name = policy["deadLetterTargetArn"].split(":")
+        account, name = _target(text)
         try:
             found = self.client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)
         except self.client.exceptions.QueueDoesNotExist:
@@ -111,6 +111,18 @@ class Queues:
         """Look the queue up again next time."""
         self._urls.pop(queue, None)
         self._dead_urls.pop(queue, None)
+
+
+def _target(policy: str) -> tuple[str, str]:
+    """Return the account and the name of the queue that a redrive policy names."""
+    try:
+        arn: object = json.loads(policy)["deadLetterTargetArn"]
+    except (ValueError, LookupError, TypeError):
+        arn = None
+    if not isinstance(arn, str) or arn.count(":") < 2:
+        raise cut(f"its RedrivePolicy is {policy[:60]!r}")
+    *_, account, name = arn.split(":")
+    return account, name
 
 
 def no_dead_letters(queue: str) -> str:

@@ -45,6 +45,7 @@ from cloudq_aws.messages import (
     seconds,
     to_delivery,
     too_large,
+    whole,
 )
 from cloudq_aws.queues import Queues, no_dead_letters
 
@@ -159,7 +160,7 @@ class SQS:
             MessageAttributeNames=[ID],
             **more,
         )
-        return reply.get("Messages", ())
+        return whole(reply)
 
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Failure]:
         """Delete the messages. SQS may let a lost lease pass if nobody else has deleted."""

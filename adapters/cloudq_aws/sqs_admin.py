@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats, is_ordered
-from cloudq_aws.answers import told
+from cloudq_aws.answers import number, told
 from cloudq_aws.messages import (
     BATCH,
     REASON,
@@ -26,6 +26,7 @@ from cloudq_aws.messages import (
     revived_entry,
     seconds,
     sent_at,
+    whole,
 )
 from cloudq_aws.queues import Queues
 
@@ -115,7 +116,7 @@ def stats(queues: Queues, queue: str) -> QueueStats:
 
 def _counts(client: SQSClient, url: str) -> tuple[int, int, int]:
     reply = client.get_queue_attributes(QueueUrl=url, AttributeNames=_COUNTS)
-    ready, delayed, leased = (int(told(told(reply, "Attributes"), name)) for name in _COUNTS)
+    ready, delayed, leased = (number(told(reply, "Attributes"), name) for name in _COUNTS)
     return ready, delayed, leased
 
 
@@ -149,7 +150,7 @@ def _look(client: SQSClient, url: str, count: int) -> Iterator[dict[str, Message
             MessageSystemAttributeNames=SYSTEM,
             MessageAttributeNames=["All"],
         )
-        batch = {message.get("MessageId", ""): message for message in reply.get("Messages", ())}
+        batch = {message.get("MessageId", ""): message for message in whole(reply)}
         yield batch
         if batch.keys() <= known:  # the end, or so long a look that the first leases are over
             return

@@ -141,8 +141,9 @@ class SqsBatch(BatchProcessor):
 
     def run(self, record: SQSRecord) -> None:
         """Decide one message's settlement; run its task if it is to be run."""
-        opened = self._opened.get(record.receipt_handle)
-        if opened is None:  # the store is down: the whole batch is reported
+        opened = self._opened.pop(record.receipt_handle, None)
+        # The store is down: the whole batch is reported. Or this lease was there before.
+        if opened is None:
             return
         delivery = self._deliveries[record.receipt_handle]
         group = delivery.group if self._ordered else None

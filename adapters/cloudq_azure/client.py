@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from azure.core.credentials import TokenCredential
-from azure.core.pipeline.transport import RequestsTransport
 from azure.servicebus import ServiceBusClient, parse_connection_string
 from azure.servicebus.management import ServiceBusAdministrationClient
 
 from cloudq.driver import Address
 from cloudq.errors import ConfigurationError
+from cloudq_azure.answers import Believed, of_queues
 from cloudq_azure.identity import Identity
 
 _OPTIONS = ("admin", "emulator", "lock", "prefix", "tier")
@@ -71,16 +71,17 @@ class Access:
             "connection_timeout": ATTEMPT,
             "read_timeout": 4 * ATTEMPT,
         }
+        options["transport"] = Believed(of_queues)
         if self.connection is None:
             return ServiceBusAdministrationClient(self.host, self.credential(), **options)
         connection = self.connection
         if self.admin_host is not None:
             connection = _emulated(self.admin_host)
-            options["transport"] = _PlainTransport()
+            options["transport"] = _PlainTransport(of_queues)
         return ServiceBusAdministrationClient.from_connection_string(connection, **options)
 
 
-class _PlainTransport(RequestsTransport):
+class _PlainTransport(Believed):
     """Sends requests to an emulator's administration over http, where the SDK insists on https."""
 
     def send(self, request: Any, **kwargs: Any) -> Any:

@@ -124,6 +124,10 @@ _CLASSES: tuple[tuple[type[Exception], Code], ...] = (
 )
 
 
+SHAPELESS = (TypeError, LookupError, AttributeError, ValueError)
+"""What an SDK raises where a part of an answer is missing or of another type."""
+
+
 class AzureError(Refusal):
     """A refusal that needs no request, or that Azure spreads over several answers."""
 
@@ -159,7 +163,10 @@ def _of_answer(error: core.HttpResponseError) -> Code | None:
 
 
 def _of_status(status: int) -> Code:
-    return Code.UNREACHABLE if status >= 502 else _STATUSES.get(status, Code.UNKNOWN)
+    # A success that the SDK takes for an error is not the service's answer.
+    if status >= 502 or 200 <= status < 400:
+        return Code.UNREACHABLE
+    return _STATUSES.get(status, Code.UNKNOWN)
 
 
 def _of_words(error: bus.ServiceBusError) -> Code:
@@ -170,4 +177,6 @@ def _of_words(error: bus.ServiceBusError) -> Code:
         return Code.DENIED
     # The SDK wraps what it did not expect, a credential's or a socket's error for example.
     cause = error.inner_exception
+    if isinstance(cause, KeyError | IndexError | TypeError | AttributeError):
+        return Code.UNREACHABLE  # it has read an answer that lacks a part
     return error_code(cause) if isinstance(cause, Exception) else Code.UNKNOWN

@@ -11,6 +11,7 @@ Both need private parts of the SDK (7.15); no other file uses them.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +35,9 @@ from azure.servicebus.exceptions import (
 )
 
 from cloudq_azure.client import ATTEMPT
-from cloudq_azure.errors import incomplete
+from cloudq_azure.errors import SHAPELESS, incomplete
+
+log = logging.getLogger("cloudq.servicebus")
 
 Owner = TypeVar("Owner", ServiceBusSender, ServiceBusReceiver)
 
@@ -165,6 +168,32 @@ def pull(
     return [
         cast("ServiceBusReceivedMessage", receiver._build_received_message(each)) for each in found
     ]
+
+
+def whole(messages: Sequence[ServiceBusReceivedMessage]) -> list[ServiceBusReceivedMessage]:
+    """Return the messages that have a lock and a number, each lock once.
+
+    What is left out comes again when its lock ends: it could not be settled. Raises if all lack
+    one of them.
+    """
+    found = {
+        token: each
+        for each in messages
+        if (token := _token(each)) and each.sequence_number is not None
+    }
+    if messages and not found:
+        raise incomplete("a message's lock or number")
+    if len(found) < len(messages):
+        log.warning("%d received messages are left for later", len(messages) - len(found))
+    return list(found.values())
+
+
+def _token(message: ServiceBusReceivedMessage) -> uuid.UUID | None:
+    try:
+        token = message.lock_token
+    except SHAPELESS:
+        return None
+    return token if isinstance(token, uuid.UUID) else None
 
 
 def _pull(

@@ -22,7 +22,7 @@ from azure.servicebus import (
 )
 
 from cloudq_azure.client import Access
-from cloudq_azure.links import Link, Locks, close_link, guarded, pull
+from cloudq_azure.links import Link, Locks, close_link, guarded, pull, whole
 
 # A thread that finds so many others receiving from the same queue waits for one of them.
 _RECEIVERS = 32
@@ -145,7 +145,8 @@ class Queue:
             return [], self.lock.seconds
         try:
             with link.lock:
-                found = pull(link.receiver, count=count, wait=wait, stopped=lambda: self._closing)
+                got = pull(link.receiver, count=count, wait=wait, stopped=lambda: self._closing)
+                found = whole(got)
         finally:
             with self._changed:
                 self._idle.append(link)

@@ -26,6 +26,7 @@ from azure.servicebus.management import ServiceBusAdministrationClient
 
 from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats, is_ordered
 from cloudq_azure.client import Access
+from cloudq_azure.errors import incomplete
 from cloudq_azure.links import Link, accept, close_link, pull, settle
 from cloudq_azure.messages import BATCH, revived, to_peeked
 from cloudq_azure.queues import Queue
@@ -77,6 +78,13 @@ def names(client: ServiceBusAdministrationClient, ours: str, prefix: str) -> Seq
 def stats(client: ServiceBusAdministrationClient, queue: str, name: str) -> QueueStats:
     """The service's counts; it does not tell leased messages from ready ones."""
     found = client.get_queue_runtime_properties(name)
+    counts = (
+        found.active_message_count,
+        found.scheduled_message_count,
+        found.dead_letter_message_count,
+    )
+    if None in counts:
+        raise incomplete("the queue's counts")
     return QueueStats(
         queue=queue,
         ready=found.active_message_count,
@@ -109,7 +117,10 @@ def peek_dead(dead: Queue, count: int) -> Sequence[Peeked]:
         if not page:
             break
         found += [to_peeked(message) for message in page]
-        first = (page[-1].sequence_number or first) + 1
+        last = page[-1].sequence_number
+        if last is None or last < first:  # it would be asked for again, for ever
+            raise incomplete("the messages' numbers")
+        first = last + 1
     return found
 
 

@@ -120,7 +120,10 @@ def browse(queue: Queue, first: int = 1) -> Iterator[ServiceBusReceivedMessage]:
     """All messages of a queue in the order of their sequence numbers, asked for by pages."""
     while page := _page(queue, first):
         yield from page
-        first = (page[-1].sequence_number or first) + 1
+        last = page[-1].sequence_number
+        if last is None or last < first:  # it would be asked for again, for ever
+            raise incomplete("the messages' numbers")
+        first = last + 1
 
 
 def _page(queue: Queue, first: int) -> Sequence[ServiceBusReceivedMessage]:

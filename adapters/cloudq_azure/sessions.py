@@ -20,11 +20,13 @@ from threading import Condition, Thread
 
 from azure.servicebus import ServiceBusReceivedMessage, ServiceBusSession
 from azure.servicebus.exceptions import (
+    ServiceBusCommunicationError,
     ServiceBusConnectionError,
     ServiceBusError,
     SessionLockLostError,
 )
 
+from cloudq_azure.errors import SHAPELESS, AzureError
 from cloudq_azure.links import (
     Link,
     Locks,
@@ -34,6 +36,7 @@ from cloudq_azure.links import (
     pull,
     settle,
     usable,
+    whole,
 )
 from cloudq_azure.queues import LockLength, Namespace
 
@@ -149,8 +152,8 @@ class Sessions:
                 if usable(session.receiver):
                     if self._left(session) < self._lock.seconds / 2:
                         self._renew(session)
-                    found = pull(session.receiver, count=count, wait=wait)
-        except ServiceBusError as error:
+                    found = whole(pull(session.receiver, count=count, wait=wait))
+        except (ServiceBusError, AzureError) as error:
             # Somebody else may have the session now; the next one is asked for.
             log.debug("a session of %s is lost: %s", self._name, error)
         with self._changed:
@@ -273,7 +276,11 @@ class Sessions:
 
     def _renew(self, session: Session) -> None:
         start = time.monotonic()
-        session.sdk.renew_lock()
+        try:
+            session.sdk.renew_lock()
+        except SHAPELESS as error:  # it has no error for an answer without the end of the lock
+            text = "the answer is cut or not the service's: it lacks the end of the lock"
+            raise ServiceBusCommunicationError(message=text, error=error) from error
         self._locked(session, start, self._lock.seconds)
         self._locks.hold(session.out, self._lock.seconds)
 

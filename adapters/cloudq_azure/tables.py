@@ -39,7 +39,8 @@ from azure.identity import DefaultAzureCredential
 from cloudq.clock import Backoff
 from cloudq.driver import Address, Change, Code, Failure, Item, Key, Page, StoreLimits
 from cloudq.driver.conditional import apply
-from cloudq_azure.errors import AzureError, error_code, incomplete
+from cloudq_azure.answers import reading
+from cloudq_azure.errors import SHAPELESS, AzureError, error_code, incomplete
 from cloudq_azure.tables_client import connect
 from cloudq_azure.tables_items import (
     EXPIRES,
@@ -121,9 +122,12 @@ class Tables:
         mode = {"mode": UpdateMode.REPLACE} if operation == "upsert" else {}
         if len(group) > 1:
             try:
-                done = self.client.submit_transaction(
-                    (operation, entity, mode) for _, entity in group
-                )
+                with reading("a part for each entity"):
+                    done = self.client.submit_transaction(
+                        (operation, entity, mode) for _, entity in group
+                    )
+            except AzureError as error:
+                return [(index, error) for index, _ in group]
             except HttpResponseError as error:
                 # One entity fails a transaction as a whole: a missing one that is to be deleted,
                 # for example. The others are to be done all the same.
@@ -157,7 +161,8 @@ class Tables:
     def _read(self, key: Key) -> TableEntity | None:
         partition, row = partition_key(key.partition), row_key(key.sort)
         try:
-            found = self.client.get_entity(partition, row)
+            with reading("the entity"):
+                found = self.client.get_entity(partition, row)
         except ResourceNotFoundError as error:
             if _of_the_table(error):
                 raise
@@ -225,6 +230,8 @@ class Tables:
         items: list[Item] = []
         now = time.time()
         for entity in _entities(found):
+            if entity[PARTITION] != values["partition"]:
+                raise incomplete("what was asked for")
             item = from_entity(Key(partition, sort_key(entity[ROW])), entity)
             if not _expired(item, now):
                 items.append(item)
@@ -305,9 +312,9 @@ def _entities(found: Iterable[TableEntity]) -> Iterator[TableEntity]:
             entity = next(entities)
         except StopIteration:
             return
-        except TypeError as error:
+        except SHAPELESS as error:
             raise incomplete("the list of entities") from error
-        if PARTITION not in entity or ROW not in entity:
+        if not (isinstance(entity.get(PARTITION), str) and isinstance(entity.get(ROW), str)):
             raise incomplete("an entity's keys")
         yield entity
 

@@ -10,12 +10,12 @@ from typing import cast
 
 import requests
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential, TokenCredential
-from azure.core.pipeline.transport import RequestsTransport
 from azure.data.tables import TableClient
 from requests.adapters import HTTPAdapter
 
 from cloudq.driver import Address
 from cloudq.errors import ConfigurationError
+from cloudq_azure.answers import Believed, of_tables
 from cloudq_azure.identity import Identity
 
 _Credential = AzureNamedKeyCredential | AzureSasCredential | TokenCredential
@@ -60,7 +60,7 @@ def connect(address: Address) -> TableClient:
         endpoint,
         address.path,
         credential=credential,
-        transport=RequestsTransport(session=session),
+        transport=Believed(of_tables, session=session),
         connection_timeout=_CONNECT_TIMEOUT,
         read_timeout=_READ_TIMEOUT,
         retry_total=_RETRIES,

@@ -25,6 +25,7 @@ from typing import Any, cast
 from azure.data.tables import EdmType, EntityProperty
 
 from cloudq.driver import Item, Key, Value
+from cloudq_azure.answers import reading
 from cloudq_azure.tables_keys import partition_key, row_key
 
 PARTITION, ROW, EXPIRES = "PartitionKey", "RowKey", "expires"
@@ -63,7 +64,12 @@ def to_entity(item: Item) -> Entity:
 
 
 def from_entity(key: Key, entity: Mapping[str, Any]) -> Item:
-    """An item as Tables answers it."""
+    """An item as Tables answers it. Raises `AzureError` for an entity with parts of other types."""
+    with reading("a property's value"):
+        return _item(key, entity)
+
+
+def _item(key: Key, entity: Mapping[str, Any]) -> Item:
     parts: dict[tuple[str, str], dict[int, Any]] = {}
     for name, value in entity.items():
         if found := _NAME.fullmatch(name):
@@ -118,8 +124,10 @@ def _from_stored(kind: str, parts: list[Any]) -> Value:
             return cast("int", value.value)
         case _ if isinstance(value, bytes):
             return b"".join(parts)
+        case _ if isinstance(value, str | bool | int | float):
+            return value
         case _:
-            return cast("Value", value)
+            raise TypeError(f"a property that is a {type(value).__name__}")
 
 
 def _parts(value: str | bytes | bool | float | EntityProperty) -> Iterator[Any]:

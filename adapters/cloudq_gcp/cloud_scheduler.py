@@ -32,7 +32,7 @@ from cloudq.driver import Address, Code
 from cloudq.driver.schedulers import Fields, Job
 from cloudq.errors import ConfigurationError
 from cloudq_gcp.client import Channel, access, client
-from cloudq_gcp.errors import error_code
+from cloudq_gcp.errors import error_code, incomplete, named
 from cloudq_gcp.pubsub_requests import TIMEOUT
 from cloudq_gcp.queues import Queues
 
@@ -112,22 +112,28 @@ class CloudScheduler:
         )
         found: dict[str, Fields] = {}
         for job in pager:
-            name = job.name.rpartition("/")[2]
+            name = named(job, "job").name.rpartition("/")[2]
             if name.startswith(start):
+                if not (job.schedule and job.pubsub_target.topic_name):
+                    raise incomplete(f"the times or the topic of {name}")
                 found[name] = _flat(job, enabled=job.state != CloudJob.State.PAUSED)
         return found
 
     def create(self, group: str, job: Job) -> None:
         """Make a job, paused if it is not enabled."""
-        self._client.create_job(
+        made = self._client.create_job(
             parent=self._parent, job=self._job(job), retry=None, timeout=TIMEOUT
         )
+        named(made, "job")
         if not job.enabled:
             self._client.pause_job(name=self._full(job.name), retry=None, timeout=TIMEOUT)
 
     def update(self, group: str, job: Job) -> None:
         """Replace the content of a job, and pause or resume it."""
-        self._client.update_job(job=self._job(job), update_mask=_MASK, retry=None, timeout=TIMEOUT)
+        made = self._client.update_job(
+            job=self._job(job), update_mask=_MASK, retry=None, timeout=TIMEOUT
+        )
+        named(made, "job")
         turn = self._client.resume_job if job.enabled else self._client.pause_job
         # It may be so already.
         with suppress(sdk.FailedPrecondition):
@@ -169,7 +175,7 @@ def _flat(job: CloudJob, *, enabled: bool) -> Fields:
         "timezone": job.time_zone,
         "state": "ENABLED" if enabled else "PAUSED",
         "queue": job.pubsub_target.topic_name,
-        "message": job.pubsub_target.data.decode(),
+        "message": job.pubsub_target.data.decode(errors="replace"),
         "retries": str(job.retry_config.retry_count),
         "description": job.description,
     }

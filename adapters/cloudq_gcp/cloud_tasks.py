@@ -45,7 +45,7 @@ from google.cloud.tasks_v2.types import (
 from cloudq.driver import Code, Failure, Outgoing, Scheduled
 from cloudq.errors import ConfigurationError
 from cloudq_gcp.client import Access, Channel, client
-from cloudq_gcp.errors import error_code, incomplete
+from cloudq_gcp.errors import error_code, incomplete, named
 from cloudq_gcp.messages import ID, key_text, refused
 from cloudq_gcp.pubsub_requests import TIMEOUT, at_once, routed
 
@@ -122,7 +122,8 @@ class CloudTasks:
         requests = [CreateTaskRequest(parent=self._queue, task=tasks[place]) for place in good]
         replies = at_once(self._client.transport.create_task, requests, routed(parent=self._queue))
         made = [
-            each if isinstance(each, Exception) or each.name else _nameless() for each in replies
+            each if isinstance(each, Exception) or _is_whole(each) else _lacking()
+            for each in replies
         ]
         errors = [answer for answer in made if isinstance(answer, Exception)]
         if len(errors) == len(tasks):
@@ -175,7 +176,8 @@ class CloudTasks:
 
     def waiting(self, topic: str, count: int, after: str | None) -> list[Scheduled]:
         """The tasks of a topic in the order of their time. Each call reads the whole list."""
-        found = (_scheduled(task) for task in self._tasks(topic, Task.View.FULL))
+        read = (_scheduled(task) for task in self._tasks(topic, Task.View.FULL))
+        found = (message for message in read if message is not None)
         start = _place(after) if after is not None else (0.0, "")
         later = (message for message in found if _place(message.handle) > start)
         return heapq.nsmallest(count, later, key=lambda message: _place(message.handle))
@@ -189,6 +191,8 @@ class CloudTasks:
         request = ListTasksRequest(parent=self._queue, response_view=view, page_size=_PAGE)
         url = self._publish_url(topic)
         for task in self._client.list_tasks(request=request, retry=None, timeout=TIMEOUT):
+            if not _is_whole(task):
+                raise _lacking()
             if task.http_request.url == url:
                 yield task
 
@@ -201,12 +205,13 @@ class CloudTasks:
         )
         queue = Queue(name=self._queue, retry_config=retries)
         with suppress(sdk.AlreadyExists):
-            self._client.create_queue(
+            made = self._client.create_queue(
                 parent=self._queue.rpartition("/queues/")[0],
                 queue=queue,
                 retry=None,
                 timeout=TIMEOUT,
             )
+            named(made, "queue")
 
 
 def _too_large(index: int, task: Task) -> Failure | None:
@@ -221,8 +226,12 @@ def _refusal(index: int, error: Exception) -> Failure:
     return Failure(index=index, code=error_code(error), reason=str(error))
 
 
-def _nameless() -> Exception:
-    return incomplete("the task's name")
+def _is_whole(task: Task) -> bool:
+    return bool(task.name and task.schedule_time)
+
+
+def _lacking() -> Exception:
+    return incomplete("a task's name or time")
 
 
 def _raise_first(errors: Sequence[Exception]) -> None:
@@ -249,12 +258,18 @@ def _id(handle: str) -> str:
     return handle.rpartition("/")[2]
 
 
-def _scheduled(task: Task) -> Scheduled:
-    (message,) = json.loads(task.http_request.body)["messages"]
-    return Scheduled(
-        handle=_handle(task),
-        id=message["attributes"][ID],
-        body=base64.b64decode(message["data"]),
-        due=_due(task),
-        group=message.get("orderingKey"),
-    )
+def _scheduled(task: Task) -> Scheduled | None:
+    """Return the delayed message in a task; None for a task that somebody else has made."""
+    if not task.http_request.body:
+        raise incomplete("a task's request")
+    try:
+        (message,) = json.loads(task.http_request.body)["messages"]
+        return Scheduled(
+            handle=_handle(task),
+            id=message["attributes"][ID],
+            body=base64.b64decode(message["data"]),
+            due=_due(task),
+            group=message.get("orderingKey"),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None

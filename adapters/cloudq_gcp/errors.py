@@ -1,9 +1,15 @@
 """Classifies the errors of Google's client libraries."""
 
+# The SDK is typed in part only.
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
+
+from typing import Any
 
 from google.api_core import exceptions as sdk
 from google.auth import exceptions as auth
+from google.protobuf.json_format import ParseError
 
 from cloudq.driver import Code
 from cloudq.driver.conditional import Refusal
@@ -44,6 +50,7 @@ _CLASSES: tuple[tuple[type[Exception], Code], ...] = (
     (sdk.ServerError, Code.UNREACHABLE),  # UNAVAILABLE, DEADLINE_EXCEEDED, INTERNAL
     (auth.TransportError, Code.UNREACHABLE),
     (auth.GoogleAuthError, Code.CREDENTIALS),
+    (ParseError, Code.UNREACHABLE),  # an answer whose parts are of other types
     (OSError, Code.UNREACHABLE),
 )
 
@@ -57,6 +64,17 @@ def incomplete(lacks: str) -> GcpError:
     return GcpError(
         f"the answer is cut or not the service's: it lacks {lacks}", code=Code.UNREACHABLE
     )
+
+
+REQUEST_ERRORS = (sdk.GoogleAPICallError, auth.GoogleAuthError, ParseError, GcpError)
+"""What a request raises that has failed."""
+
+
+def named(reply: Any, what: str) -> Any:
+    """Return what was made or found. Raises `GcpError` for an answer that does not name it."""
+    if not reply.name:
+        raise incomplete(f"the name of the {what}")
+    return reply
 
 
 def error_code(error: Exception) -> Code:

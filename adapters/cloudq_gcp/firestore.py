@@ -162,7 +162,10 @@ class Firestore:
         )
         unanswered = set(names)
         for reply in replies:
-            unanswered.discard(reply.found.name or reply.missing)
+            name = reply.found.name or reply.missing
+            if name not in names:
+                raise incomplete("what was asked for")
+            unanswered.discard(name)
             if reply.found.name:
                 yield reply.found
         if unanswered:
@@ -189,6 +192,8 @@ class Firestore:
         raise GcpError(f"too many writers at {key}", code=Code.THROTTLED)
 
     def _replace(self, document: Document | None, written: Document) -> bool:
+        if document and not document.update_time:  # without it the write would have no condition
+            raise incomplete("the time of the document")
         unchanged = (
             Precondition(update_time=document.update_time)
             if document
@@ -221,6 +226,8 @@ class Firestore:
             found = self._range(start, behind, inclusive=after is None, limit=asked)
             now = time.time()
             for document in found:
+                if not document.name.startswith(first):
+                    raise incomplete("what was asked for")
                 after = sort_key(document.name)
                 item = from_document(Key(partition, after), document)
                 if not _expired(item, now):
@@ -245,9 +252,11 @@ class Firestore:
             timeout=_TIMEOUT,
         )
         answers = list(replies)
-        if not answers:  # also a query that finds nothing is answered
+        found = [reply.document for reply in answers if reply.document.name]
+        # A query that finds nothing is answered too.
+        if not found and not any(reply.read_time for reply in answers):
             raise incomplete("the time of the read")
-        return [reply.document for reply in answers if reply.document.name]
+        return found
 
     def create_store(self) -> None:
         """Set the collection's TTL policy and its exemptions; Firestore takes minutes to follow.

@@ -22,6 +22,7 @@ from google.cloud.firestore_v1.types import Value as Stored
 from google.protobuf.struct_pb2 import NULL_VALUE
 
 from cloudq.driver import Item, Key, Value, fitting
+from cloudq_gcp.errors import incomplete
 
 EXPIRES, FIELDS = "expires", "fields"
 # The longest id, in bytes.
@@ -81,6 +82,10 @@ def from_document(key: Key, document: Document) -> Item:
     """An item as Firestore answers it."""
     # The plain messages: the SDK's wrappers of them cost ten times as much to read.
     stored = cast("Mapping[str, Any]", cast("Any", Document).pb(document).fields)
+    if FIELDS not in stored or stored[FIELDS].WhichOneof("value_type") != "map_value":
+        raise incomplete("the fields of the document")
+    if EXPIRES in stored and stored[EXPIRES].WhichOneof("value_type") != "timestamp_value":
+        raise incomplete("the time when the document ends")
     fields = {
         name.removeprefix(_MARK): _from_value(value)
         for name, value in stored[FIELDS].map_value.fields.items()
@@ -131,16 +136,25 @@ def _to_value(value: Value) -> Stored:
 
 
 def _from_value(value: Any) -> Value:
-    kind = cast("str", value.WhichOneof("value_type"))
+    kind = cast("str | None", value.WhichOneof("value_type"))
     match kind:
+        case None:
+            raise incomplete("the value of a field")
         case "null_value":
             return None
         case "array_value":
             return frozenset(member.string_value for member in value.array_value.values)
         case "map_value":
-            return int(value.map_value.fields["int"].string_value)
+            return _large(value.map_value.fields["int"].string_value)
         case _:
             return cast("Value", getattr(value, kind))
+
+
+def _large(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise incomplete("the digits of a number") from error
 
 
 def _size(value: Value) -> int:

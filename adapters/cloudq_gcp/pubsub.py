@@ -33,8 +33,6 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import cast
 
-from google.api_core import exceptions as sdk
-
 from cloudq.driver import (
     Address,
     Code,
@@ -52,7 +50,7 @@ from cloudq.errors import ConfigurationError
 from cloudq_gcp import pubsub_admin as admin
 from cloudq_gcp.client import access
 from cloudq_gcp.cloud_tasks import MAX_DELAY, CloudTasks
-from cloudq_gcp.errors import error_code
+from cloudq_gcp.errors import REQUEST_ERRORS, error_code
 from cloudq_gcp.messages import (
     BATCH,
     MAX_BATCH,
@@ -317,7 +315,7 @@ class PubSubWithTasks(PubSub):
         prompt = {place: m for place, m in enumerate(messages) if place not in answers}
         try:
             refusals = self._send(queue, prompt)
-        except sdk.GoogleAPICallError as error:
+        except REQUEST_ERRORS as error:
             if not late:
                 raise
             refusals = self._failures(list(prompt), error)

@@ -28,7 +28,7 @@ from google.pubsub_v1.types import (
 )
 
 from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats, is_ordered
-from cloudq_gcp.errors import error_code, incomplete
+from cloudq_gcp.errors import error_code, incomplete, named
 from cloudq_gcp.messages import BATCH, Received, by_key, by_size, revived_copy, to_peeked
 from cloudq_gcp.pubsub_requests import TIMEOUT, Requests
 from cloudq_gcp.queues import Queues
@@ -79,7 +79,8 @@ def create(
     # The dead letters come first: a queue never exists without them.
     for name, made in ((dead, dead_subscription), (topic, subscription)):
         with suppress(sdk.AlreadyExists):
-            requests.publisher.create_topic(request=Topic(name=name), retry=None, timeout=TIMEOUT)
+            topic = Topic(name=name)
+            named(requests.publisher.create_topic(topic, retry=None, timeout=TIMEOUT), "topic")
         with suppress(sdk.AlreadyExists):
             _create_subscription(requests, made)
 
@@ -89,9 +90,10 @@ def _create_subscription(requests: Requests, wanted: Subscription) -> None:
     call = requests.subscriber.create_subscription
     longest, shorter = (Subscription(wanted, message_retention_duration=d) for d in _RETENTIONS)
     try:
-        call(request=longest, retry=None, timeout=TIMEOUT)
+        made = call(request=longest, retry=None, timeout=TIMEOUT)
     except sdk.InvalidArgument:
-        call(request=shorter, retry=None, timeout=TIMEOUT)
+        made = call(request=shorter, retry=None, timeout=TIMEOUT)
+    named(made, "subscription")
 
 
 def _within(value: float, span: tuple[int, int]) -> int:
@@ -115,14 +117,14 @@ def keeps(requests: Requests, queues: Queues, queue: str) -> bool:
 def check_topic(requests: Requests, topic: str) -> None:
     """Raise `NotFound` if there is no such topic; not if the credentials may not read it."""
     with suppress(sdk.Forbidden):
-        requests.publisher.get_topic(topic=topic, retry=None, timeout=TIMEOUT)
+        named(requests.publisher.get_topic(topic=topic, retry=None, timeout=TIMEOUT), "topic")
 
 
 def _subscription(requests: Requests, name: str) -> Subscription:
     found = requests.subscriber.get_subscription(subscription=name, retry=None, timeout=TIMEOUT)
-    if not found.name:
-        raise incomplete("the subscription's name")
-    return found
+    if not found.topic:
+        raise incomplete("the subscription's topic")
+    return named(found, "subscription")
 
 
 def delete(requests: Requests, queues: Queues, queue: str) -> None:
@@ -151,11 +153,11 @@ def names(requests: Requests, queues: Queues, prefix: str) -> Sequence[str]:
     """The topics whose subscription is there, dead letters left out: two lists of the project."""
     project = f"projects/{queues.project}"
     topics = requests.publisher.list_topics(project=project, retry=None, timeout=TIMEOUT)
-    found = {topic.name for topic in topics}
+    found = {named(topic, "topic").name for topic in topics}
     subscriptions = requests.subscriber.list_subscriptions(
         project=project, retry=None, timeout=TIMEOUT
     )
-    pairs = {(made.topic, made.name) for made in subscriptions}
+    pairs = {(made.topic, named(made, "subscription").name) for made in subscriptions}
     whole = {topic for topic in found if (topic, queues.subscribed(topic)) in pairs}
     living = whole - {queues.dead_queue(topic) for topic in whole}
     start = f"{project}/topics/{queues.prefix}"

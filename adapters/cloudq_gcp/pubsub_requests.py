@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +15,16 @@ from typing import Any, cast
 import grpc
 from google.api_core import exceptions as sdk
 from google.api_core.gapic_v1 import routing_header
-from google.auth.exceptions import GoogleAuthError
 from google.pubsub_v1 import PublisherClient, SubscriberClient
 from google.pubsub_v1.types import PublishRequest, PullRequest, PullResponse
 
 from cloudq.driver import Code, Failure
 from cloudq_gcp.client import Access, client
-from cloudq_gcp.errors import error_code, incomplete
+from cloudq_gcp.errors import REQUEST_ERRORS, error_code, incomplete
 from cloudq_gcp.messages import Message, Received
 from cloudq_gcp.rest import Rest
+
+log = logging.getLogger("cloudq.pubsub")
 
 TIMEOUT = 30.0
 """Seconds for one request. One that finds no server is told so within five."""
@@ -103,7 +105,7 @@ class Requests:
                 self._check_connection()
                 return ()
             self._connected = True
-            received = cast("Sequence[Received]", PullResponse.pb(reply).received_messages)
+            received = _whole(PullResponse.pb(reply).received_messages)
             left = end - time.monotonic()
             if received or left <= 0:
                 return received
@@ -184,7 +186,21 @@ def _published(reply: Any, messages: Sequence[Message]) -> Exception | None:
     """Return why messages do not count as published: an error, or an answer without their ids."""
     if isinstance(reply, Exception):
         return reply
-    return None if len(reply.message_ids) == len(messages) else incomplete("ids of messages")
+    ids = set(reply.message_ids) - {""}
+    return None if len(ids) == len(messages) else incomplete("an id of each message")
+
+
+def _whole(received: Sequence[Received]) -> Sequence[Received]:
+    """Return the messages that have all parts, each lease once. Raises if none of them has.
+
+    What is left out comes again: taken for a message, it would be buried as an empty one.
+    """
+    found = {each.ack_id: each for each in received if each.ack_id and each.message.message_id}
+    if received and not found:
+        raise incomplete("the id of a message or of its lease")
+    if len(found) < len(received):
+        log.warning("%d received messages are left for later", len(received) - len(found))
+    return list(found.values())
 
 
 def _outcome(future: Any) -> Any | Exception:
@@ -192,7 +208,7 @@ def _outcome(future: Any) -> Any | Exception:
         return future.result()
     except grpc.RpcError as error:
         return sdk.from_grpc_error(error)
-    except (sdk.GoogleAPICallError, GoogleAuthError) as error:
+    except REQUEST_ERRORS as error:
         return error
 
 

@@ -11,6 +11,7 @@ channels too. Google's APIs answer the same requests, in JSON, to clients that n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
@@ -28,6 +29,7 @@ _CONNECTIONS = 64
 _CONNECT, _MARGIN = 4.0, 1.0
 # This one the session answers itself, by another try with a fresh token.
 _UNAUTHORIZED = 401
+_IN_PARTS = (":batchGet", ":runQuery")
 _ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
 
 
@@ -78,9 +80,22 @@ class _Answers(HTTPAdapter):
             raise sdk.ServiceUnavailable(str(error)) from error
         if not response.ok and response.status_code != _UNAUTHORIZED:
             raise _error(response)
+        if response.ok and not _is_answer(text, str(request.url)):
+            raise sdk.ServiceUnavailable(
+                f"the answer is cut or not the service's: {text[:60]!r}", response=response
+            )
         # Of an answer in parts the SDK asks for each byte, and bears no line end behind the last.
         cast("Any", response).iter_content = partial(_whole, text)
         return response
+
+
+def _is_answer(text: str, url: str) -> bool:
+    """Tell whether a text is what all of Google's answers are; one in parts is a list."""
+    kind = list if url.partition("?")[0].endswith(_IN_PARTS) else dict
+    try:
+        return isinstance(json.loads(text), kind)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _whole(text: str, chunk_size: int = 1, decode_unicode: bool = False) -> Iterator[Any]:
@@ -91,8 +106,13 @@ def _whole(text: str, chunk_size: int = 1, decode_unicode: bool = False) -> Iter
 def _error(response: requests.Response) -> sdk.GoogleAPICallError:
     told = _told(response)
     text = str(told.get("message") or response.reason or "no reason was given")
-    details = cast("list[dict[str, Any]]", told.get("details") or [])
-    info = next((each for each in details if each.get("@type") == _ERROR_INFO), None)
+    given: Any = told.get("details")
+    details = (
+        [each for each in cast("list[Any]", given) if isinstance(each, dict)]
+        if (isinstance(given, list))
+        else []
+    )
+    info = next((each for each in details if _tells(each)), None)
     more: dict[str, Any] = {"details": details, "error_info": info, "response": response}
     status = grpc.StatusCode.__members__.get(str(told.get("status")))
     if not told and response.status_code == requests.codes.not_found:  # no such method
@@ -100,6 +120,11 @@ def _error(response: requests.Response) -> sdk.GoogleAPICallError:
     if status is None:  # of something in between
         return sdk.from_http_status(response.status_code, text, **more)
     return sdk.from_grpc_status(status, text, **more)
+
+
+def _tells(detail: dict[str, Any]) -> bool:
+    """Tell whether a detail of an error is about single leases of a batch."""
+    return detail.get("@type") == _ERROR_INFO and isinstance(detail.get("metadata", {}), dict)
 
 
 def _told(response: requests.Response) -> dict[str, Any]:

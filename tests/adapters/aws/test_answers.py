@@ -3,80 +3,22 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from cloudq import CloudQ, PublishError
-from cloudq.driver import Address, Change, Code, Delivery, Item, Key
+from cloudq.driver import Change, Code, Delivery, Item, Key
 from cloudq.testing import outgoing
-from cloudq_aws.dynamodb import DynamoDB, open_backend
-from cloudq_aws.sqs import SQS, open_broker
+from cloudq_aws.dynamodb import DynamoDB
+from cloudq_aws.sqs import SQS
+from tests.adapters.aws.liar import Liar
 
 PAGE = b"<html>please log in</html>"
 CUT = b'{"Successful": [{"Id": "0"'
 # Bodies in which a service says nothing at all.
 NOTHING = [b"", PAGE, CUT, b"[]", b"null"]
-
-
-class Liar(ThreadingHTTPServer):
-    """Answers each operation with the body that is set for it, and keeps what was asked."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.bodies: dict[str, bytes] = {}
-        self.asked: list[tuple[str, Any]] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-    def operations(self) -> list[str]:
-        return [name for name, _ in self.asked]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Liar
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        operation = self.headers["X-Amz-Target"].rpartition(".")[2]
-        self.server.asked.append((operation, request))
-        body = self.server.bodies.get(operation, b"")
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def liar() -> Iterator[Liar]:
-    server = Liar()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def sqs(liar: Liar) -> Iterator[SQS]:
-    with closing(open_broker(Address(scheme="sqs", options={"endpoint_url": liar.url}))) as driver:
-        yield driver
-
-
-@pytest.fixture
-def dynamodb(liar: Liar) -> Iterator[DynamoDB]:
-    address = Address(scheme="dynamodb", host="table", options={"endpoint_url": liar.url})
-    with closing(open_backend(address)) as driver:
-        yield driver
 
 
 def deliveries(queue: str, count: int) -> list[Delivery]:

@@ -288,7 +288,7 @@ class TestThrottling:
         found = [{"Responses": {"table": [to_attributes(item)]}} for item in ITEMS]
         unread = {"table": {"Keys": [key_attributes(ITEMS[1].key)]}}
         stubber.add_response("batch_get_item", {**found[0], "UnprocessedKeys": unread})
-        stubber.add_response("batch_get_item", found[1])
+        stubber.add_response("batch_get_item", {**found[1], "UnprocessedKeys": {}})
         keys = [item.key for item in ITEMS]
         assert driver.get(keys, consistent=True) == dict(zip(keys, ITEMS, strict=True))
 

@@ -17,11 +17,11 @@ from cloudq.driver import Address, Code, Delivery, Key
 from cloudq.testing import outgoing
 from cloudq.testing.waiting import PATIENCE
 from cloudq_gcp.client import GRPC
-from cloudq_gcp.firestore import open_backend
+from cloudq_gcp.firestore import _RETRY, open_backend
 from cloudq_gcp.pubsub import PubSub, PubSubWithTasks, open_broker
 from tests.servers import SOON
 
-_LOST = {
+_LOST: dict[str, Any] = {
     "error": {
         "code": 400,
         "message": "Some leases failed",
@@ -143,6 +143,60 @@ def test_a_refusal_has_the_code_that_grpc_would_have_given(
 ) -> None:
     service.refuse(status, body)
     assert _code(driver) is code
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("", "<html>please log in</html>", "[]", "null", "{}", '{"messageIds": ["1"'),
+        *('{"messageIds": {}}', '{"messageIds": "1"}', '{"messageIds": [1]}'),
+        '{"messageIds": [null]}',
+    ],
+)
+def test_what_is_no_answer_of_the_service_has_published_nothing(
+    driver: PubSub, service: Service, body: str
+) -> None:
+    service.refuse(200, body)
+    assert _code(driver) is Code.UNREACHABLE
+
+
+@pytest.mark.parametrize("body", ["", "<html>please log in</html>", "[]", '"x"'])
+def test_what_is_no_answer_of_the_service_has_deleted_nothing(
+    driver: PubSub, service: Service, body: str
+) -> None:
+    service.refuse(200, body)
+    delivery = Delivery(queue="q", id="a", body=b"", receipt="a", attempts=1, lease=1)
+    with pytest.raises(Exception, match="not the service's") as caught:
+        driver.ack([delivery])
+    assert driver.error_code(caught.value) is Code.UNREACHABLE
+
+
+@pytest.mark.parametrize("details", [{}, "x", ["x"], [{"@type": 1}], [None]])
+@pytest.mark.parametrize("metadata", [[], "a", None])
+def test_details_of_another_shape_are_none(
+    driver: PubSub, service: Service, details: Any, metadata: Any
+) -> None:
+    told = {**_LOST["error"], "details": details}
+    if details == [{"@type": 1}]:
+        told["details"] = [{**_LOST["error"]["details"][0], "metadata": metadata}]
+    service.refuse(400, {"error": told})
+    delivery = Delivery(queue="q", id="a", body=b"", receipt="a", attempts=1, lease=1)
+    with pytest.raises(Exception, match="Some leases failed") as caught:
+        driver.ack([delivery])
+    assert driver.error_code(caught.value) is Code.INVALID
+
+
+@pytest.mark.parametrize("body", ["", "<html>please log in</html>", "{}", "[", "[[]]", '[{"a"'])
+def test_what_is_no_answer_of_firestore_does_not_say_that_nothing_is_there(
+    service: Service, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.setattr("cloudq_gcp.firestore._RETRY", _RETRY.with_timeout(0.1))
+    service.refuse(200, body)
+    options = {"emulator": service.host}
+    address = Address(scheme="firestore", host="cloudq-tests", path="x", options=options)
+    with closing(open_backend(address)) as driver, pytest.raises(Exception) as caught:
+        driver.get([Key("a", "b")], consistent=True)
+    assert driver.error_code(caught.value) is Code.UNREACHABLE
 
 
 def test_the_reason_of_a_refusal_is_shown(driver: PubSub, service: Service) -> None:

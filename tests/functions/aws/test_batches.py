@@ -40,6 +40,20 @@ def test_what_returned_is_recorded_and_not_reported(app: CloudQ, source: EventSo
     assert source.count() == (0, 0, 10), "deleting is left to Lambda"
 
 
+def test_a_record_that_is_there_twice_is_run_once(app: CloudQ, source: EventSource) -> None:
+    runs: list[int] = []
+
+    @app.task
+    def once() -> None:
+        runs.append(1)
+
+    once.delay()
+    event = source.take(1)
+    event["Records"] *= 2
+    assert lambda_handler(app)(event, Context()) == NONE
+    assert runs == [1]
+
+
 def test_a_failure_for_good_is_recorded_and_not_reported(app: CloudQ, source: EventSource) -> None:
     @app.task(max_retries=0)
     def broken() -> None:

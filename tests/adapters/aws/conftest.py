@@ -1,0 +1,38 @@
+"""Drivers of AWS whose server lies."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from cloudq.driver import Address
+from cloudq_aws.dynamodb import DynamoDB, open_backend
+from cloudq_aws.sqs import SQS, open_broker
+from tests.adapters.aws.liar import Liar
+
+
+@pytest.fixture
+def liar() -> Iterator[Liar]:
+    server = Liar()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def sqs(liar: Liar) -> Iterator[SQS]:
+    with closing(open_broker(Address(scheme="sqs", options={"endpoint_url": liar.url}))) as driver:
+        yield driver
+
+
+@pytest.fixture
+def dynamodb(liar: Liar) -> Iterator[DynamoDB]:
+    address = Address(scheme="dynamodb", host="table", options={"endpoint_url": liar.url})
+    with closing(open_backend(address)) as driver:
+        yield driver
