@@ -37,7 +37,9 @@ class Eager:
     def apply(
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> EagerResult[R]:
-        """Run a call; retries follow at once."""
+        """Run a call and its callbacks; retries follow at once."""
+        if options.link or options.link_error:
+            return cast("EagerResult[R]", self.start(task.linked(options, args, kwargs)))
         message = self._builder.of_call(task, options, args, kwargs)
         while True:
             delivery = Delivery(

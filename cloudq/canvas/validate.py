@@ -138,9 +138,7 @@ def _parts(node: Node[Any]) -> Iterator[Part]:
         if path and isinstance(current, chain) and not current.tasks:
             raise InvalidArguments(_at(path) + EMPTY)
         if isinstance(current, Signature):
-            yield Part(
-                signature=current, path=path, given=visit.given, is_errback=visit.is_errback
-            )
+            yield Part(signature=current, path=path, given=visit.given, is_errback=visit.is_errback)
         inside = [*_inside(current, visit.given), *_callbacks(current)]
         stack += [visit.below(each, name, takes) for each, name, takes in reversed(inside)]
         errbacks = enumerate(current.link_errors, 1)

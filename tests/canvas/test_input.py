@@ -85,6 +85,20 @@ def test_arguments_that_do_not_fit_are_named_by_their_place(
     refused(app, make(t), InvalidArguments, place)
 
 
+class Bad:
+    """Makes signatures with wrong options, and good ones."""
+
+    def __init__(self, t: Tasks, options: Any) -> None:
+        self.t = t
+        self.options = options
+
+    def good(self) -> Signature[Any]:
+        return self.t.same.si(1)
+
+    def __call__(self) -> Signature[Any]:
+        return self.t.same.si(1).set(**self.options)
+
+
 WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"countdown": "5"}, "countdown is '5'"),
     ({"task_ids": ["a"]}, "there is no call option 'task_ids': did you mean task_id"),
@@ -112,15 +126,8 @@ WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
 def test_options_are_checked_at_every_place_before_anything_is_sent(
     app: Bench, t: Tasks, make: Any, place: str
 ) -> None:
-    class Bad:
-        def good(self) -> Signature[Any]:
-            return t.same.si(1)
-
-        def __call__(self) -> Signature[Any]:
-            return t.same.si(1).set(**options)
-
     for options, why in WRONG_OPTIONS:
-        refused(app, make(Bad()), InvalidArguments, place + ".*" + why)
+        refused(app, make(Bad(t, options)), InvalidArguments, place + ".*" + why)
 
 
 def test_an_option_that_no_queue_has_is_refused_at_a_later_place(app: Bench, t: Tasks) -> None:
