@@ -36,7 +36,9 @@ def with_tuples(value: object) -> object:
     if type(value) is dict:
         items = cast("dict[object, object]", value)
         return {key: with_tuples(item) for key, item in items.items()}
-    return TupleValue(map(with_tuples, value)) if type(value) is tuple else value
+    if type(value) is tuple:
+        return TupleValue(map(with_tuples, cast("tuple[object, ...]", value)))
+    return value
 
 
 def state_text(error: BaseException, members: Members | None = None) -> str | None:

@@ -107,8 +107,8 @@ def _others(sent: Any, read: Any) -> bool:
         return True
     other: dict[str, Any] = getattr(read, "__dict__", {})
     for name in mine.keys() - fields:
-        value, kind = mine[name], type(sent)
-        is_cached = isinstance(getattr(kind, name, None), cached_property)
+        value = mine[name]
+        is_cached = isinstance(getattr(_kind(sent), name, None), cached_property)
         if is_cached or type(value).__eq__ is object.__eq__:
             continue
         if name not in other or not came_back(value, other[name]):

@@ -113,8 +113,9 @@ def as_it_travels(hint: Any) -> Any:
     origin, inside = get_origin(hint) or hint, get_args(hint)
     if origin is Iterable or origin is Collection:
         (item,) = inside or (Any,)
-        sets = Annotated[set[item], Strict()] | Annotated[frozenset[item], Strict()]
-        return Annotated[sets | list[item], Field(union_mode="left_to_right")]
+        sets: Any = Annotated[set[item], Strict()], Annotated[frozenset[item], Strict()]
+        either: Any = Union[(*sets, list[item])]
+        return Annotated[either, Field(union_mode="left_to_right")]
     if origin is Union or origin is UnionType:
         return Union[tuple(map(as_it_travels, inside))]  # noqa: UP007
     return hint
