@@ -39,7 +39,8 @@ class Eager:
     ) -> EagerResult[R]:
         """Run a call and its callbacks; retries follow at once."""
         if options.link or options.link_error:
-            return cast("EagerResult[R]", self.start(task.linked(options, args, kwargs)))
+            linked: Any = self.start(task.linked(options, args, kwargs))
+            return linked
         message = self._builder.of_call(task, options, args, kwargs)
         while True:
             delivery = Delivery(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from cloudq.messages.values import TupleValue, dump_value, load_value
 from cloudq.tasks.came_back import came_back
@@ -29,16 +29,14 @@ def made_of(error: BaseException) -> Sequence[object]:
 Members = Sequence[Mapping[str, str | None]]
 
 
-def with_tuples(value: object) -> object:
+def with_tuples(value: Any) -> Any:
     """Return a value in which tuples stay tuples when it is written: their text has them."""
-    if type(value) is list:
-        return [with_tuples(item) for item in cast("list[object]", value)]
-    if type(value) is dict:
-        items = cast("dict[object, object]", value)
-        return {key: with_tuples(item) for key, item in items.items()}
-    if type(value) is tuple:
-        return TupleValue(map(with_tuples, cast("tuple[object, ...]", value)))
-    return value
+    kind: object = type(value)
+    if kind is list:
+        return [with_tuples(item) for item in value]
+    if kind is dict:
+        return {key: with_tuples(item) for key, item in value.items()}
+    return TupleValue(map(with_tuples, value)) if kind is tuple else value
 
 
 def state_text(error: BaseException, members: Members | None = None) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any
 
 from cloudq.driver import Item, Key, Value
 from cloudq.driver.immutable import immutable
@@ -259,13 +259,13 @@ def _made(kind: type[Exception], record: Record) -> Exception | None:
 
 
 def _plain_tuples(value: Any) -> Any:
-    if type(value) is TupleValue:
+    kind: object = type(value)
+    if kind is TupleValue:
         return tuple(map(_plain_tuples, value))
-    if type(value) is list:
-        return list(map(_plain_tuples, cast("list[Any]", value)))
-    if type(value) is dict:
-        items = cast("dict[Any, Any]", value).items()
-        return {key: _plain_tuples(item) for key, item in items}
+    if kind is list:
+        return [_plain_tuples(item) for item in value]
+    if kind is dict:
+        return {key: _plain_tuples(item) for key, item in value.items()}
     return value
 
 

@@ -116,9 +116,10 @@ def app_of(node: Callback) -> TaskApp | None:
 
 def callbacks(option: str, given: Any) -> Iterator[Any]:
     """Yield the nodes that `link` or `link_error` was given. Raises `InvalidArguments`."""
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable | Callback):
+    is_one = isinstance(given, Callback)
+    if not is_one and (type(given) in (str, bytes) or not hasattr(type(given), "__iter__")):
         raise InvalidArguments(f"{option} is {given!r}: give signatures, as task.s(...)")
-    for callback in cast("Iterable[Any]", [given] if isinstance(given, Callback) else given):
+    for callback in [given] if is_one else given:
         if not isinstance(callback, Callback):
             raise InvalidArguments(f"{option} has {callback!r}: give signatures, as task.s(...)")
         yield callback
