@@ -31,12 +31,11 @@ Members = Sequence[Mapping[str, str | None]]
 
 def with_tuples(value: Any) -> Any:
     """Return a value in which tuples stay tuples when it is written: their text has them."""
-    kind: object = type(value)
-    if kind is list:
+    if issubclass(type(value), list):
         return [with_tuples(item) for item in value]
-    if kind is dict:
+    if issubclass(type(value), dict):
         return {key: with_tuples(item) for key, item in value.items()}
-    return TupleValue(map(with_tuples, value)) if kind is tuple else value
+    return TupleValue(map(with_tuples, value)) if issubclass(type(value), tuple) else value
 
 
 def state_text(error: BaseException, members: Members | None = None) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 from cloudq.driver import Item, Key, Value
 from cloudq.driver.immutable import immutable
 from cloudq.errors import InvalidArguments, TaskFailure, TaskRevoked
-from cloudq.messages.values import TupleValue, dump_value, load_value
+from cloudq.messages.values import dump_value, load_value
 
 
 class State(StrEnum):
@@ -259,12 +259,11 @@ def _made(kind: type[Exception], record: Record) -> Exception | None:
 
 
 def _plain_tuples(value: Any) -> Any:
-    kind: object = type(value)
-    if kind is TupleValue:
+    if issubclass(type(value), tuple):
         return tuple(map(_plain_tuples, value))
-    if kind is list:
+    if issubclass(type(value), list):
         return [_plain_tuples(item) for item in value]
-    if kind is dict:
+    if issubclass(type(value), dict):
         return {key: _plain_tuples(item) for key, item in value.items()}
     return value
 

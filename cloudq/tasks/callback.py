@@ -117,7 +117,7 @@ def app_of(node: Callback) -> TaskApp | None:
 def callbacks(option: str, given: Any) -> Iterator[Any]:
     """Yield the nodes that `link` or `link_error` was given. Raises `InvalidArguments`."""
     is_one = isinstance(given, Callback)
-    if not is_one and (type(given) in (str, bytes) or not hasattr(type(given), "__iter__")):
+    if not is_one and (isinstance(given, str | bytes) or not hasattr(given, "__iter__")):
         raise InvalidArguments(f"{option} is {given!r}: give signatures, as task.s(...)")
     for callback in [given] if is_one else given:
         if not isinstance(callback, Callback):
