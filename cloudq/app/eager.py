@@ -37,7 +37,10 @@ class Eager:
     def apply(
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> EagerResult[R]:
-        """Run a call; retries follow at once."""
+        """Run a call and its callbacks; retries follow at once."""
+        if options.link or options.link_error:
+            linked: Any = self.start(task.linked(options, args, kwargs))
+            return linked
         message = self._builder.of_call(task, options, args, kwargs)
         while True:
             delivery = Delivery(

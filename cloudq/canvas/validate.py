@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloudq.canvas.freeze import EMPTY
-from cloudq.errors import EncodeError, InvalidArguments
+from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments
 from cloudq.messages.values import to_wire
+from cloudq.publishing.builder import MessageBuilder
 from cloudq.runtime import Runtime
 from cloudq.tasks.arguments import LATER
 from cloudq.tasks.signature import Node, Signature, chain, chord
@@ -21,14 +22,22 @@ MAX_NESTING = 100
 class Checks:
     """The checks of one app's workflows before they are sent. `tasks` may grow."""
 
-    def __init__(self, runtime: Runtime, tasks: Mapping[str, Task[..., Any]]) -> None:
+    def __init__(
+        self, runtime: Runtime, tasks: Mapping[str, Task[..., Any]], builder: MessageBuilder
+    ) -> None:
         self._runtime = runtime
         self._tasks = tasks
+        self._builder = builder
 
     def check(self, node: Node[Any]) -> None:
         """Check a whole workflow, which reads its generators. Raises `InvalidArguments`."""
         named: set[str] = set()
-        for count, part in enumerate(_parts(node), 1):
+        count = 0
+        for part in _parts(node):
+            self._check_options(part)
+            if part.is_errback:
+                continue
+            count += 1
             self.count(count)
             self._fit(part)
             id = part.signature.options.get("task_id") or part.signature.id
@@ -42,7 +51,8 @@ class Checks:
 
     def shape(self, node: Node[Any]) -> None:
         """Check only for cycles, depth and size, so that the workflow can be copied."""
-        for count, _ in enumerate(_parts(node), 1):
+        calls = (part for part in _parts(node) if not part.is_errback)
+        for count, _ in enumerate(calls, 1):
             self.count(count)
 
     def count(self, tasks: int) -> None:
@@ -53,6 +63,16 @@ class Checks:
                 f"the workflow has more than {most:,} tasks: does a loop not end? "
                 "the setting max_fan_out allows more"
             )
+
+    def _check_options(self, part: Part) -> None:
+        """Refuse what the part's own message would be refused for, when its turn comes."""
+        options: Any = part.signature.options
+        if options:
+            try:
+                self._builder.check_options(part.signature.task, options)
+            except (ConfigurationError, TypeError) as error:
+                kind = ConfigurationError if isinstance(error, ConfigurationError) else None
+                raise (kind or InvalidArguments)(f"{part.place}{error}") from error
 
     def _fit(self, part: Part) -> None:
         signature = part.signature
@@ -83,11 +103,15 @@ class Checks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A signature in a workflow: the path to it, and whether it gets a value first."""
+    """A signature in a workflow: the path to it, and whether it gets a value first.
+
+    What an error callback gets depends on its own signature.
+    """
 
     signature: Signature[Any]
     path: tuple[str, ...]
     given: bool
+    is_errback: bool
 
     @property
     def place(self) -> str:
@@ -96,7 +120,7 @@ class Part:
 
 
 def _parts(node: Node[Any]) -> Iterator[Part]:
-    """Yield the signatures of a workflow, but those of its error callbacks, which are walked only.
+    """Yield the signatures of a workflow, those of its callbacks and error callbacks too.
 
     Raises `InvalidArguments` for a cyclic or deep one.
     """
@@ -113,8 +137,8 @@ def _parts(node: Node[Any]) -> Iterator[Part]:
             )
         if path and isinstance(current, chain) and not current.tasks:
             raise InvalidArguments(_at(path) + EMPTY)
-        if isinstance(current, Signature) and not visit.is_errback:
-            yield Part(signature=current, path=path, given=visit.given)
+        if isinstance(current, Signature):
+            yield Part(signature=current, path=path, given=visit.given, is_errback=visit.is_errback)
         inside = [*_inside(current, visit.given), *_callbacks(current)]
         stack += [visit.below(each, name, takes) for each, name, takes in reversed(inside)]
         errbacks = enumerate(current.link_errors, 1)
@@ -153,7 +177,6 @@ def _inside(node: Node[Any], given: bool) -> Sequence[tuple[Node[Any], str, bool
 
 
 def _callbacks(node: Node[Any]) -> Sequence[tuple[Node[Any], str, bool]]:
-    # What an error callback gets depends on its own signature.
     return [(c, f"callback {n}", True) for n, c in enumerate(node.links, 1)]
 
 

@@ -58,7 +58,7 @@ class Workflows:
         self._runtime = runtime
         self._make = publisher.results.named
         self.planner = Planner(runtime, tasks, publisher.builder, publisher.marks)
-        self.checks = Checks(runtime, tasks)
+        self.checks = Checks(runtime, tasks, publisher.builder)
         self._joins = Joins(runtime, self.planner)
         self._starter = Starter(runtime, publisher, self.planner, self._joins, self.checks)
 
@@ -85,6 +85,7 @@ class Workflows:
                 "add_to_chord: the running task is no member of a chord's header: "
                 "call it inside one"
             )
+        self.checks.check(node)
         slot = Slot.from_wire(request.slot)
         place = self._starter.marked(node, self._place())
         made = frozen(node, in_slot=True)

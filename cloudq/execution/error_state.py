@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cloudq.messages.values import dump_value, load_value
+from cloudq.messages.values import TupleValue, dump_value, load_value
 from cloudq.tasks.came_back import came_back
 
 # With the other texts of an error, in bytes, less than an item of DynamoDB may have.
@@ -27,6 +27,15 @@ def made_of(error: BaseException) -> Sequence[object]:
 
 
 Members = Sequence[Mapping[str, str | None]]
+
+
+def with_tuples(value: Any) -> Any:
+    """Return a value in which tuples stay tuples when it is written: their text has them."""
+    if issubclass(type(value), list):
+        return [with_tuples(item) for item in value]
+    if issubclass(type(value), dict):
+        return {key: with_tuples(item) for key, item in value.items()}
+    return TupleValue(map(with_tuples, value)) if issubclass(type(value), tuple) else value
 
 
 def state_text(error: BaseException, members: Members | None = None) -> str | None:
@@ -58,7 +67,8 @@ def _state_text(
         if size <= left:
             kept[name] = value
             left -= size
-    return dump_value({"attributes": kept, "whole": len(kept) == len(state), **group})
+    written = with_tuples(kept)
+    return dump_value({"attributes": written, "whole": len(kept) == len(state), **group})
 
 
 def _size(name: object, value: Any) -> float:
@@ -66,7 +76,7 @@ def _size(name: object, value: Any) -> float:
     if not isinstance(name, str):
         return float("inf")
     try:
-        text = dump_value({name: value})
+        text = dump_value({name: with_tuples(value)})
         return len(text.encode()) if came_back({name: value}, load_value(text)) else float("inf")
     except Exception:  # of the user's own objects
         return float("inf")

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cloudq.execution.error_state import made_of, state_text
+from cloudq.execution.error_state import made_of, state_text, with_tuples
 from cloudq.messages.values import dump_value
 from cloudq.results.record import Record
 
@@ -78,7 +78,7 @@ def _members(error: BaseException, depth: int = 0) -> list[dict[str, str | None]
 def _dumped(args: Sequence[object]) -> str | None:
     """Write exception arguments as JSON text; None if they are not plain and short enough."""
     try:
-        text = dump_value(list(args))
+        text = dump_value([with_tuples(arg) for arg in args])
     except Exception:  # the arguments are the user's own objects, whose methods run here
         return None
     return text if len(text) <= _LONGEST else None

@@ -119,16 +119,25 @@ class MessageBuilder:
         **fields: Any,
     ) -> TaskMessage:
         """Build the message of a workflow's call; its id is fixed, so it cannot be `unique`."""
-        if options.get("unique_key") is not None:
-            raise InvalidArguments(
-                f"{name}: unique_key is for single calls: a workflow waits for each of its own"
-            )
+        _refuse_unique(name, options)
         task = self._tasks.get(name)
         if task is not None and task.policy.keys is not None:
             gathers = fields.get("gather") is not None
             options = {**options, **_group(task, args, kwargs, options, gathers=gathers)}
         routed = self.routed(name, args, kwargs, Options.of(options))
         return self.make(name, args, kwargs, routed, **fields)
+
+    def check_options(self, name: str, options: CallOptions) -> None:
+        """Refuse the options that the message of a workflow's later call would be refused for.
+
+        Raises `TypeError`, `InvalidArguments` and `ConfigurationError`. Routes are not asked, since
+        they are given the arguments, which are not known yet.
+        """
+        _refuse_unique(name, options)
+        checked = Options.of(options)
+        if self._runtime.conf.task_routes is not None:  # another queue may have that priority
+            checked = replace(checked, priority=None)
+        self._message(name, (), {}, checked, {})
 
     def routed(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options
@@ -177,6 +186,18 @@ class MessageBuilder:
 
         Raises `ConfigurationError` for a priority on a queue that has none.
         """
+        message = self._message(name, args, kwargs, options, fields)
+        tracing = open_tracing(self._runtime.conf.tracing)
+        return message if tracing is None else in_span(tracing, message)
+
+    def _message(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Options,
+        fields: dict[str, Any],
+    ) -> TaskMessage:
         now = self._runtime.clock()
         task = self._tasks.get(name)
         expires = task.policy.expires if task else None
@@ -199,7 +220,7 @@ class MessageBuilder:
         if options.expires is not None or expires is not None:
             fields["expires"] = options.expiry(now, expires, self._runtime.zone)
         try:
-            message = TaskMessage(
+            return TaskMessage(
                 id=options.task_id or new_id(),
                 task=name,
                 args=list(args),
@@ -212,8 +233,13 @@ class MessageBuilder:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise InvalidArguments(f"{name}: {place}: {first['msg']}") from error
-        tracing = open_tracing(conf.tracing)
-        return message if tracing is None else in_span(tracing, message)
+
+
+def _refuse_unique(name: str, options: CallOptions) -> None:
+    if options.get("unique_key") is not None:
+        raise InvalidArguments(
+            f"{name}: unique_key is for single calls: a workflow waits for each of its own"
+        )
 
 
 def depth_below(parent: Request | None, most: int) -> int:

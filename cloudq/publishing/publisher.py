@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from cloudq.broker.one_time import fires_at
 from cloudq.broker.retry import PublishPolicy
-from cloudq.errors import BackendError, ConfigurationError
+from cloudq.errors import BackendError, ConfigurationError, InvalidArguments
 from cloudq.messages.ids import new_id
 from cloudq.messages.message import TaskMessage
 from cloudq.publishing.builder import MessageBuilder
@@ -110,8 +110,13 @@ class Publisher:
     def send_many(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
         """Publish many calls in few requests. All are checked before the first is sent."""
         prepared = list(calls)
+        for call in prepared:
+            if not isinstance(call, Prepared):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InvalidArguments(f"publish was given {call!r}: give task.prepare(...)")
         if self._runtime.conf.task_always_eager:
             return [self._at_once(c.task, c.options, c.args, c.kwargs) for c in prepared]
+        for call in prepared:
+            _refuse_callbacks(call)
         messages = [self._marked(self.message_of(call), call.options) for call in prepared]
         options = [call.options for call in prepared]
         if any(message.unique_key is not None for message in messages):
@@ -243,6 +248,13 @@ class Publisher:
     def _unique_for(self, message: TaskMessage) -> float:
         task = self._tasks.get(message.task)
         return ((task and task.policy.throttle) or Throttle()).unique_for
+
+
+def _refuse_callbacks(call: Prepared[Any]) -> None:
+    if call.options.link or call.options.link_error:
+        raise InvalidArguments(
+            f"{call.task.name}: a prepared call has no link: start a group of signatures instead"
+        )
 
 
 def _keep_children(ids: Sequence[str]) -> None:

@@ -234,7 +234,9 @@ def _made(kind: type[Exception], record: Record) -> Exception | None:
     text = record.error
     attributes, whole = _attributes(record)
     try:
-        args: Sequence[Any] = load_value(record.error_args) if record.error_args else [text]
+        args: Sequence[Any] = [text]
+        if record.error_args:
+            args = _plain_tuples(load_value(record.error_args))
         if _is_group(kind):
             args = _group_args(record)
     except Exception:  # another program wrote them
@@ -254,6 +256,16 @@ def _made(kind: type[Exception], record: Record) -> Exception | None:
         return error if _says(error, text) else None
     except Exception:  # its text needs what its constructor sets
         return None
+
+
+def _plain_tuples(value: Any) -> Any:
+    if issubclass(type(value), tuple):
+        return tuple(map(_plain_tuples, value))
+    if issubclass(type(value), list):
+        return [_plain_tuples(item) for item in value]
+    if issubclass(type(value), dict):
+        return {key: _plain_tuples(item) for key, item in value.items()}
+    return value
 
 
 _OF_ERROR = ("error_type", "error", "error_args", "error_state")
@@ -280,7 +292,7 @@ def _attributes(record: Record) -> tuple[dict[str, Any], bool]:
     They are put into its dictionary, so that no method or property of its class runs.
     """
     try:
-        state: Any = load_value(record.error_state) if record.error_state else {}
+        state: Any = _plain_tuples(load_value(record.error_state or "{}"))
         found: Any = state.get("attributes", {})
         notes = found.pop("__notes__", None)
         attributes = {name: value for name, value in found.items() if isinstance(name, str)}

@@ -16,6 +16,7 @@ from cloudq.errors import ConfigurationError
 from cloudq.messages.values import from_wire, to_wire
 from cloudq.schedules import next_run as engine
 from cloudq.schedules.when import When, at, crontab, every, read_crontab, solar, when_of
+from cloudq.tasks.call_arguments import call_arguments
 from cloudq.tasks.signature import Signature
 
 CatchUp = Literal["skip", "last", "all"]
@@ -168,14 +169,15 @@ def entry_of(
     try:
         made = when_of(when)
         call = dict(options(call))
+        args, kwargs = call_arguments(given.get("args"), given.get("kwargs"))
     except (ConfigurationError, TypeError, ValueError) as error:
         raise ConfigurationError(f"schedule {name!r}: {error}") from error
     return Entry(
         name=name,
         task=task,
         when=made,
-        args=tuple(given.get("args") or ()),
-        kwargs=dict(given.get("kwargs") or {}),
+        args=tuple(args),
+        kwargs=dict(kwargs),
         options=call,
         timezone=given.get("timezone") or timezone,
         expires=expires.total_seconds() if isinstance(expires, timedelta) else expires,
@@ -365,6 +367,11 @@ def periodic_entry(
         raise ConfigurationError(
             f"add_periodic_task: {sig!r} is not a signature: give task.s(...); for a workflow, a "
             "task that starts it"
+        )
+    if sig.links or sig.link_errors:
+        raise ConfigurationError(
+            f"add_periodic_task: {sig!r} has callbacks, and a periodic call has none: schedule a "
+            "task that starts the workflow"
         )
     node = sig.clone(args, kwargs)
     own = {key: value for key, value in options.items() if key in EntryOptions.__annotations__}

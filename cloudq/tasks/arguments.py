@@ -21,7 +21,14 @@ from cloudq.errors import (
 from cloudq.messages.canonical import canonical
 from cloudq.messages.values import dump_value, from_wire, load_value, to_wire
 from cloudq.tasks.came_back import came_back, classes_of
-from cloudq.tasks.hints import carries_model, hints_of, is_typed_dict, signature_of
+from cloudq.tasks.hints import (
+    as_it_travels,
+    carries_model,
+    hints_of,
+    is_typed_dict,
+    of_result,
+    signature_of,
+)
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 # Hints of which each value comes back, so that none is tried.
@@ -270,12 +277,12 @@ class Arguments:
 
     @cached_property
     def _returned(self) -> TypeAdapter[Any] | None:
-        hint = self._hints.get("return")
+        hint = of_result(self._hints.get("return"))
         return self._adapter("return", hint) if carries_model(hint) else None
 
     def _adapter(self, name: str, hint: Any) -> TypeAdapter[Any]:
         try:
-            return TypeAdapter(hint)
+            return TypeAdapter(as_it_travels(hint))
         except (PydanticUserError, PydanticUndefinedAnnotation) as error:
             raise self._uncheckable(name, error) from error
 
@@ -342,5 +349,5 @@ def _changed(value: object, read: object) -> str:
         return f"is a {what} that would arrive as a {type(read).__qualname__}"
     return (
         f"is a {what} that would not arrive as it is: its own validation changes it, its hint "
-        "names another type that fits too, or its private attributes are not sent"
+        "names another type that fits too, or it has attributes that are not sent"
     )

@@ -33,7 +33,11 @@ def by_name(kwargs: Any) -> Mapping[str, Any]:
         raise InvalidArguments(
             f"keyword arguments must be a mapping, and not a {type(kwargs).__qualname__}"
         )
+    is_plain = True
     for name in kwargs:
+        if type(name) is str:
+            continue
         if not isinstance(name, str):
             raise InvalidArguments(f"keyword arguments have {name!r}: each name must be a text")
-    return kwargs
+        is_plain = False  # a member of a StrEnum, say
+    return kwargs if is_plain else {str.__str__(key): value for key, value in kwargs.items()}

@@ -88,6 +88,8 @@ def _copied(value: Any, above: tuple[int, ...]) -> Any:
         return copy.deepcopy(value)
     except RecursionError as error:
         raise EncodeError("the values of a signature nest too deep") from error
+    except Exception as error:  # of a value's own, or of a value that belongs to this process
+        raise EncodeError(f"a value of a signature cannot be copied: {error}") from error
 
 
 def app_of(node: Callback) -> TaskApp | None:
@@ -114,10 +116,20 @@ def app_of(node: Callback) -> TaskApp | None:
 
 def callbacks(option: str, given: Any) -> Iterator[Any]:
     """Yield the nodes that `link` or `link_error` was given. Raises `InvalidArguments`."""
-    for callback in [given] if isinstance(given, Callback) else given:
+    is_one = isinstance(given, Callback)
+    if not is_one and (isinstance(given, str | bytes) or not hasattr(given, "__iter__")):
+        raise InvalidArguments(f"{option} is {given!r}: give signatures, as task.s(...)")
+    for callback in [given] if is_one else given:
         if not isinstance(callback, Callback):
             raise InvalidArguments(f"{option} has {callback!r}: give signatures, as task.s(...)")
         yield callback
+
+
+def node_of(given: Any) -> Any:
+    """Return a node. Raises `InvalidArguments` for anything else."""
+    if not isinstance(given, Callback):
+        raise InvalidArguments(f"{given!r} is no signature: write task.s(...)")
+    return given
 
 
 def nodes_in(tasks: Sequence[Any]) -> Iterator[Any]:
@@ -125,7 +137,6 @@ def nodes_in(tasks: Sequence[Any]) -> Iterator[Any]:
     given: Iterable[Any] = tasks
     if len(tasks) == 1 and not isinstance(tasks[0], Callback):
         given = tasks[0]
+        given = given if isinstance(given, Iterable) else [given]  # pyright: ignore[reportUnnecessaryIsInstance]
     for node in given:
-        if not isinstance(node, Callback):
-            raise InvalidArguments(f"{node!r} is no signature: write task.s(...)")
-        yield node
+        yield node_of(node)

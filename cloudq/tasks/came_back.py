@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence, Set
 from datetime import datetime, time, tzinfo
 from enum import Enum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from pydantic import BaseModel, RootModel, TypeAdapter
@@ -70,7 +70,7 @@ def _models(sent: Any, read: Any, named: Classes) -> bool:
     mine, other = _attributes(sent), _attributes(read)
     if not all(name in other and came_back(mine[name], other[name], named) for name in mine):
         return False
-    return not isinstance(sent, BaseModel) or _privates(sent, read)
+    return _privates(sent, read) if isinstance(sent, BaseModel) else _others(sent, read)
 
 
 def _attributes(value: Any) -> Mapping[str, Any]:
@@ -92,6 +92,26 @@ def _privates(sent: BaseModel, read: BaseModel) -> bool:
         attribute = type(sent).__private_attributes__.get(name)
         make: Any = attribute.default_factory if attribute is not None else None
         if make is None or came_back(made, make()):  # the same for each object
+            return False
+    return True
+
+
+def _others(sent: Any, read: Any) -> bool:
+    """Say if what a dataclass has besides its fields, which is not sent, was made anew as it was.
+
+    That is what its `__post_init__` makes, of values that are no fields say, or what was set later.
+    """
+    mine: dict[str, Any] = getattr(sent, "__dict__", {})
+    fields = {field.name for field in dataclasses.fields(sent)}
+    if len(mine) == len(fields) and mine.keys() == fields:
+        return True
+    other: dict[str, Any] = getattr(read, "__dict__", {})
+    for name in mine.keys() - fields:
+        value = mine[name]
+        is_cached = isinstance(getattr(_kind(sent), name, None), cached_property)
+        if is_cached or type(value).__eq__ is object.__eq__:
+            continue
+        if name not in other or not came_back(value, other[name]):
             return False
     return True
 

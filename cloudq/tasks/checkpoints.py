@@ -64,18 +64,22 @@ def recall(backend: Backend, task_id: str, step: str) -> tuple[bool, Any]:
 def remember(backend: Backend, task_id: str, step: str, value: T) -> T:
     """Record the value of a step and return the value that counts: the first one recorded.
 
-    One request. Raises `BackendError`, and `EncodeError` for a value that cannot be kept.
+    It is the value as it is read, so that the first run goes on with what a later one would get:
+    a list for a tuple, a dict for a dataclass. One request. Raises `BackendError`, and
+    `EncodeError` for a value that cannot be kept.
     """
+    text = dump_value(value)
     change = Change(
-        set={"value": dump_value(value)},
+        set={"value": text},
         expires=_expires(backend),
         when=(Check(field="value", op=Op.ABSENT),),
     )
     try:
         backend.update(_step_key(task_id, step), change)
     except ConditionFailed as error:
-        return _value(error.current) if error.current else value
-    return value
+        if error.current:
+            return _value(error.current)
+    return load_value(text)
 
 
 def save(backend: Backend, task_id: str, fence: int, state: object) -> None:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import is_dataclass
 from enum import Enum
-from types import SimpleNamespace
-from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints, is_typeddict
+from types import SimpleNamespace, UnionType
+from typing import (
+    Annotated,
+    Any,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, Strict
 
 log = logging.getLogger("cloudq.app")
 
@@ -82,7 +92,9 @@ def _carries(hint: object, above: frozenset[int]) -> bool:
         return True
     # `type X = ...` and NewType have the hint that they stand for.
     named = getattr(hint, "__value__", None) or getattr(hint, "__supertype__", None)
-    inside = [part for part in (named, get_origin(hint), *get_args(hint)) if part is not None]
+    bounds = (hint.__bound__, *hint.__constraints__) if isinstance(hint, TypeVar) else ()
+    parts = (named, get_origin(hint), *get_args(hint), *bounds)
+    inside = [part for part in parts if part is not None]
     return any(_carries(part, above | {id(hint)}) for part in inside)
 
 
@@ -91,6 +103,30 @@ def _is_checkable(kind: type[object]) -> bool:
         return True
     # Pydantic can read typing.TypedDict from Python 3.12 on; before, the value stays a dict.
     return is_typed_dict(kind) and (sys.version_info >= (3, 12) or not is_typeddict(kind))
+
+
+def as_it_travels(hint: Any) -> Any:
+    """Return a hint for the containers that a message has, where it names any iterable.
+
+    Pydantic makes an iterator of an `Iterable`, and knows no `Collection`.
+    """
+    origin, inside = get_origin(hint) or hint, get_args(hint)
+    if origin is Iterable or origin is Collection:
+        (item,) = inside or (Any,)
+        sets: Any = Annotated[set[item], Strict()], Annotated[frozenset[item], Strict()]
+        either: Any = Union[(*sets, list[item])]
+        return Annotated[either, Field(union_mode="left_to_right")]
+    if origin is Union or origin is UnionType:
+        return Union[tuple(map(as_it_travels, inside))]  # noqa: UP007
+    return hint
+
+
+def of_result(hint: Any) -> Any:
+    """Return the hint of a task's value, where its function returns what is awaited for it."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if inside and isinstance(origin, type) and issubclass(origin, Awaitable):
+        return inside[-1]
+    return hint
 
 
 def is_typed_dict(kind: object) -> bool:

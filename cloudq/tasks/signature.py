@@ -16,7 +16,7 @@ from cloudq.messages.values import to_wire
 from cloudq.results.groups import GroupResult
 from cloudq.tasks.call_arguments import by_name, positional
 from cloudq.tasks.call_options import CallOptions
-from cloudq.tasks.callback import Callback, app_of, callbacks, nodes_in
+from cloudq.tasks.callback import Callback, app_of, callbacks, node_of, nodes_in
 from cloudq.tasks.members import Members
 from cloudq.tasks.steps import COLLECT, NESTED, Steps, steps_of
 from cloudq.tasks.task_app import TaskApp
@@ -38,7 +38,7 @@ class Node(Callback, Generic[R]):
 
     def __or__(self, other: Node[S]) -> Node[S]:
         try:
-            return joined([self, other])
+            return joined(nodes_in([self, other]))
         except RecursionError as error:
             raise InvalidArguments("the workflow contains itself, or is nested too deep") from error
 
@@ -67,14 +67,14 @@ class Node(Callback, Generic[R]):
 
         Callbacks in `link` and `link_error` belong to the whole node, as with the methods.
         """
-        given = self._linked(options)
+        given: Any = self._linked(options)
         for node in self.first():
             node.set(immutable=immutable, **given)
         return self
 
-    def _linked(self, options: CallOptions) -> CallOptions:
+    def _linked(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Add the callbacks among the options to this node, and return the other options."""
-        left = options.copy()
+        left = dict(options)
         self.call_back("links", callbacks("link", left.pop("link", ())))
         self.call_back("link_errors", callbacks("link_error", left.pop("link_error", ())))
         return left
@@ -95,7 +95,7 @@ class Node(Callback, Generic[R]):
 
     on_error = link_error
 
-    def delay(self, *args: Any, **kwargs: Any) -> Any:
+    def delay(self, /, *args: Any, **kwargs: Any) -> Any:
         """Start the node; arguments go before those of its first tasks."""
         return self.apply_async(args, kwargs)
 
@@ -115,7 +115,7 @@ class Node(Callback, Generic[R]):
         app = app_of(self)
         return self._empty_result() if app is None else app.start_eagerly(self, args, kwargs or {})
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Start the node, as Celery's `group(...)()` and `chain(...)()` do."""
         return self.delay(*args, **kwargs)
 
@@ -143,7 +143,7 @@ class Signature(Node[R]):
         self.task = task
         self.args = tuple(positional(args))
         self.kwargs = dict(by_name(kwargs))
-        self.options = dict(options or {})
+        self.options = dict(self._linked(options or {}))
         self.immutable = immutable
         self.app = app
 
@@ -288,7 +288,7 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
     ) -> None:
         super().__init__()
         self.header: group[Any] = header if is_group(header) else group(header)
-        self._body = body
+        self._body = body if body is None else node_of(body)
 
     def __repr__(self) -> str:
         return f"chord({self.header!r}, {self._body!r})"
@@ -302,7 +302,7 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
 
     @body.setter
     def body(self, body: Node[R]) -> None:
-        self._body = body
+        self._body = node_of(body)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._body is None and args and is_node(args[0]):

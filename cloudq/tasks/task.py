@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -137,19 +137,19 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         """The app that the task belongs to."""
         return self._app
 
-    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the bare function, without a subclass's own `__call__` around it."""
         return self.function(*((self, *args) if self.bind else args), **kwargs)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here; an `async def` one returns its coroutine, as it would bare."""
         return self.function(*((self, *args) if self.bind else args), **kwargs)
 
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+    def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send one call to the queue. Raises `InvalidArguments`, `EncodeError`, `BrokerError`."""
         return self._app.publisher.send(self, self._call_options, args, kwargs)
 
-    def delay_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+    def delay_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Call `delay` when Django's transaction commits, and never when it is rolled back.
 
         A task that is sent within a transaction may run before the rows it reads are committed. The
@@ -168,19 +168,20 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         made = self._merged(options)
         publisher = self._app.publisher
         promised = publisher.promised(self, made)
-        made = replace(made, task_id=promised.id)
+        callbacks = {"link": deepcopy(made.link), "link_error": deepcopy(made.link_error)}
+        made = replace(made, task_id=promised.id, **callbacks)
         given = publisher.copied(self, made, *call_arguments(args, kwargs))
         promised.promise = Promise()
         on_commit(partial(publisher.fulfil, promised, self, made, *given), promised.promise)
         return promised
 
-    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+    async def adelay(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send one call to the queue without blocking the event loop."""
         from asyncio import to_thread
 
         return await to_thread(_sent, self, args, kwargs)
 
-    def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
+    def prepare(self, /, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
         """Make the call without sending it; `app.publish` sends many of them in few requests."""
         return Prepared(task=self, options=self._call_options, args=args, kwargs=kwargs)
 
@@ -218,11 +219,11 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         """Return the result of one of this task's calls, by its id."""
         return self._app.publisher.result_of(self, task_id)
 
-    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+    def s(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
         """Make a signature: a call to be made later, with all or some of its arguments."""
         return Signature(self.name, args, kwargs, self._given(), app=self._app)
 
-    def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
+    def si(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
         """Make an immutable signature, which takes no value of the task before it."""
         return Signature(self.name, args, kwargs, self._given(), immutable=True, app=self._app)
 
@@ -243,18 +244,22 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
     def map(self, items: Iterable[Any]) -> Signature[list[R]]:
         """Make one call, in one message, that runs this task on each item."""
-        return Signature("cloudq.map", (self.name, list(items)), app=self._app)
+        return self._of_many("cloudq.map", list(items))
 
     def starmap(self, items: Iterable[Sequence[Any]]) -> Signature[list[R]]:
         """Make the same call as `map`, where each item is a list of arguments."""
         given = [list(positional(item)) for item in items]
-        return Signature("cloudq.starmap", (self.name, given), app=self._app)
+        return self._of_many("cloudq.starmap", given)
 
     def chunks(self, items: Iterable[Sequence[Any]], size: int) -> group[list[R]]:
         """Make a group of `starmap` calls over `size` items each, 1 at least."""
         count(size, "the size of chunks", least=1, most=_LARGEST)
         parts = iter(partial(_portion, iter(items), size), [])
         return group([self.starmap(part) for part in parts])
+
+    def _of_many(self, builtin: str, items: list[Any]) -> Signature[list[R]]:
+        given = (self.name, items)
+        return Signature(builtin, given, options=self._given(), immutable=True, app=self._app)
 
     def _given(self) -> dict[str, Any]:
         """Return the options that `options()` has set."""

@@ -13,11 +13,13 @@ import pytest
 from cloudq import (
     ChordError,
     CloudQ,
+    ConfigurationError,
     EncodeError,
     InvalidArguments,
     Node,
     PartlyStarted,
     PublishError,
+    Signature,
     State,
     chain,
     chord,
@@ -81,6 +83,73 @@ def test_arguments_that_do_not_fit_are_named_by_their_place(
     app: Bench, t: Tasks, make: Any, place: str
 ) -> None:
     refused(app, make(t), InvalidArguments, place)
+
+
+class Bad:
+    """Makes signatures with wrong options, and good ones."""
+
+    def __init__(self, t: Tasks, options: Any) -> None:
+        self.t = t
+        self.options = options
+
+    def good(self) -> Signature[Any]:
+        return self.t.same.si(1)
+
+    def __call__(self) -> Signature[Any]:
+        return self.t.same.si(1).set(**self.options)
+
+
+WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"countdown": "5"}, "countdown is '5'"),
+    ({"task_ids": ["a"]}, "there is no call option 'task_ids': did you mean task_id"),
+    ({"soft_time_limit": 5, "time_limit": 1}, "soft_time_limit .* must be below"),
+    ({"headers": {"n": 1}}, r"headers\.n: "),
+    ({"shadow": "a\nb"}, "shadow: "),
+    ({"unique_key": "a"}, "unique_key is for single calls"),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "place"),
+    [
+        (lambda bad: chain(bad(), bad.good()), r"step 1: "),
+        (lambda bad: chain(bad.good(), bad()), r"step 2: "),
+        (lambda bad: chain(bad.good(), group(bad.good(), bad())), r"step 2: member 2: "),
+        (lambda bad: chord([bad.good()], bad()), r"body: "),
+        (lambda bad: chord([bad()], bad.good()), r"member 1: "),
+        (lambda bad: group(chain(bad.good(), bad()), bad.good()), r"member 1: step 2: "),
+        (lambda bad: bad.good().link(bad()), r"callback 1: "),
+        (lambda bad: bad.good().link_error(bad()), r"error callback 1: "),
+        (lambda bad: chain(bad.good(), bad.good().link_error(bad())), r"step 2: error callback 1"),
+    ],
+)
+def test_options_are_checked_at_every_place_before_anything_is_sent(
+    app: Bench, t: Tasks, make: Any, place: str
+) -> None:
+    for options, why in WRONG_OPTIONS:
+        refused(app, make(Bad(t, options)), InvalidArguments, place + ".*" + why)
+
+
+def test_an_option_that_no_queue_has_is_refused_at_a_later_place(app: Bench, t: Tasks) -> None:
+    bad = t.same.s().set(priority=9)
+    refused(app, chain(t.same.s(1), bad), ConfigurationError, "step 2: .*priority")
+
+
+def test_a_member_that_is_added_to_a_chord_is_checked_as_one_from_the_start(app: Bench) -> None:
+    @app.task(name="same")
+    def same(value: int) -> int:
+        return value
+
+    @app.task(name="adds", bind=True)
+    def adds(self: Any) -> int:
+        for wrong in (same.s(), same.s(1).set(countdown="5"), same.s(1) | same.s(2)):
+            with pytest.raises(InvalidArguments):
+                self.add_to_chord(wrong)
+        return 1
+
+    result = chord([adds.s()], app.task(name="total")(sum).s()).delay()
+    app.work()
+    assert result.get(timeout=0) == 1
 
 
 def test_a_workflow_that_contains_itself_is_refused(app: Bench, t: Tasks) -> None:

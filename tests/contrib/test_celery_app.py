@@ -28,7 +28,7 @@ from cloudq.contrib.celery.pytest import (
 from cloudq.contrib.celery.rules import Fate, Rule
 from cloudq.contrib.celery.task import call_options
 from cloudq.results.record import State
-from cloudq.testing import Worker, eventually
+from cloudq.testing import Worker, drain, eventually
 from cloudq.testing.waiting import PATIENCE
 
 __all__ = [
@@ -107,6 +107,56 @@ def test_calls_take_celerys_options(celery_app: Celery, celery_worker: Worker) -
             None, {"a": 1, "b": 2}, countdown=None, expires=timedelta(hours=1), add_to_parent=False
         )
     assert result.get(timeout=PATIENCE) == 3
+
+
+WORKFLOWS: list[Any] = [
+    lambda call, good: call,
+    lambda call, good: chain(good, call),
+    lambda call, good: chain(call, good),
+    lambda call, good: group(good, call),
+    lambda call, good: chord([call], good),
+    lambda call, good: chord([good], call),
+    lambda call, good: good.clone().link(call),
+    lambda call, good: group(chain(good, group(call, good)), good),
+]
+
+
+@pytest.mark.filterwarnings("ignore::cloudq.contrib.celery.IgnoredByCloudQ")
+@pytest.mark.parametrize("eagerly", [False, True])
+@pytest.mark.parametrize("place", WORKFLOWS)
+def test_calls_take_celerys_options_at_every_place(
+    celery_app: Celery, place: Any, eagerly: bool
+) -> None:
+    ran: list[str] = []
+    other = celery_app.task(name="other")(lambda *values: ran.append("other"))
+    work = celery_app.task(name="work")(lambda *values: ran.append("work"))
+    given: Any = {"expires": timedelta(hours=1), "countdown": None, "delivery_mode": 1}
+    for call in (work.s().set(**given), work.signature((), **given), work.subtask(**given)):
+        ran.clear()
+        node = place(call, other.s())
+        node.apply() if eagerly else node.apply_async()
+        drain(celery_app)
+        assert ran.count("work") == 1
+    for wrong in ({"routing_key": "other"}, {"producer": "one"}):
+        node = place(work.s().set(**wrong), other.s())
+        with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+            node.apply() if eagerly else node.apply_async()
+        with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+            work.signature(**wrong)
+    assert drain(celery_app) == []
+
+
+@pytest.mark.filterwarnings("ignore::cloudq.contrib.celery.IgnoredByCloudQ")
+def test_options_of_a_workflow_may_be_celerys(celery_app: Celery) -> None:
+    ran: list[str] = []
+    work = celery_app.task(name="work")(lambda *values: ran.append("work"))
+    for node in (chain(work.s(), work.s()), group(work.s(), work.s()), chord([work.s()], work.s())):
+        ran.clear()
+        node.apply_async(expires=timedelta(hours=1), add_to_parent=False)
+        drain(celery_app)
+        assert ran == ["work", "work"]
+        with pytest.raises(ConfigurationError, match="routing_key"):
+            node.apply_async(routing_key="other")
 
 
 def test_fixtures_run_tasks_retries_and_chains(celery_app: Celery, celery_worker: Worker) -> None:

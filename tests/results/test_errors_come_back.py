@@ -92,6 +92,31 @@ def test_the_attributes_of_an_error_come_back(app: Bench) -> None:
     assert not hasattr(found, "lock")
 
 
+class Placed(Exception):
+    """Its text has a tuple that it keeps."""
+
+    def __init__(self, *, place: tuple[int, int]) -> None:
+        super().__init__(f"at {place}")
+        self.place = place
+
+
+def test_tuples_of_an_error_come_back_as_they_were(app: Bench) -> None:
+    for error in (
+        KeyError((1, "a")),
+        ValueError(()),
+        ValueError([1, (2, (3, [4, (5,)]))]),
+        LookupError({"a": (1,), "b": [{(1, 2): (3,)}]}, (1,)),
+        ExceptionGroup("two", [KeyError((1, 2)), ValueError([(1,)])]),
+    ):
+        found = came_back(app, error)
+        assert (type(found), repr(found)) == (type(error), repr(error))
+        if isinstance(error, KeyError):
+            assert type(found.args[0]) is tuple
+    found = came_back(app, Placed(place=(1, 2)))
+    assert (type(found), str(found), found.place) == (Placed, "at (1, 2)", (1, 2))
+    assert type(found.place) is tuple
+
+
 def test_an_error_whose_constructor_takes_something_else_comes_back(app: Bench) -> None:
     found = came_back(app, Refused(3, field="age"))
     assert (type(found), str(found), found.code, found.field) == (Refused, "age: 3", 3, "age")

@@ -331,3 +331,39 @@ def test_unnamed_periodic_tasks_of_one_call_are_refused(kind: type[CloudQ]) -> N
             "every(3600 s)",
             "every(10 s)",
         ]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"args": "ann"}, "arguments must be a list or tuple, and not a str"),
+        ({"args": {1, 2}}, "arguments must be a list or tuple, and not a set"),
+        ({"args": 5}, "arguments must be a list or tuple, and not a int"),
+        ({"args": b"ab"}, "arguments must be a list or tuple, and not a bytes"),
+        ({"kwargs": [1]}, "keyword arguments must be a mapping, and not a list"),
+        ({"kwargs": "ab"}, "keyword arguments must be a mapping, and not a str"),
+        ({"kwargs": {1: 2}}, "keyword arguments have 1: each name must be a text"),
+    ],
+)
+def test_arguments_of_a_schedule_are_those_of_a_call(app: CloudQ, given: Any, why: str) -> None:
+    add = add_to(app)
+    with pytest.raises(ConfigurationError, match="schedule 'daily': " + why):
+        app.schedules.add("daily", "add", every(5), **given)
+    with pytest.raises(ConfigurationError, match="schedule 'add': " + why):
+        app.periodic(every(5), **given)(add)
+    app.configure(beat_schedule={"set": {"task": "add", "schedule": 5, **given}})
+    with pytest.raises(ConfigurationError, match="schedule 'set': " + why):
+        app.schedules.declared()
+
+
+def test_a_periodic_call_with_callbacks_is_refused(app: CloudQ) -> None:
+    add = add_to(app)
+    celery = Celery("shop", broker="memory://declared")
+    for each in (app, celery):
+        for signature in (
+            add.s(1, 2).link(add.s(3)),
+            add.s(1, 2).link_error(add.si(3, 4)),
+            add.signature((1, 2), link=add.s(3)),
+        ):
+            with pytest.raises(ConfigurationError, match="has callbacks"):
+                each.add_periodic_task(5, signature)

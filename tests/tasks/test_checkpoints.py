@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -110,6 +111,32 @@ def test_values_come_back_as_they_were(app: Bench) -> None:
     task.delay()
     app.work()
     assert seen == [value, value]
+
+
+@dataclass
+class Receipt:
+    number: int
+
+
+@pytest.mark.parametrize(
+    "value", [Receipt(1), (1, (2,)), {"a": (1,)}, [Receipt(2)], bytearray(b"x")]
+)
+def test_the_first_run_gets_what_a_later_one_gets(app: Bench, value: object) -> None:
+    seen: list[object] = []
+
+    async def give() -> object:
+        return value
+
+    @app.task(name="t", bind=True, autoretry_for=[OSError])
+    async def task(this: Any) -> None:
+        seen.extend([this.once("one", lambda: value), await this.aonce("two", give)])
+        if len(seen) == 2:
+            raise OSError
+
+    task.delay()
+    app.work()
+    assert len(seen) == 4
+    assert {(type(each), repr(each)) for each in seen} == {(type(seen[3]), repr(seen[3]))}
 
 
 def test_what_can_be_no_step_fails_the_call(app: Bench) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from dataclasses import dataclass
+import typing
+from collections.abc import Awaitable, Collection, Coroutine, Iterable
+from dataclasses import InitVar, dataclass
 from enum import Enum, StrEnum
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, computed_field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from cloudq import CloudQ, EncodeError
+from cloudq import CloudQ, EncodeError, InvalidArguments
 from cloudq.testing import drain
 
 
@@ -107,7 +111,47 @@ def changed(**private: Any) -> Kept:
     return made
 
 
+Placed = TypeVar("Placed", bound=Point)
+Either = TypeVar("Either", Point, Pair)
+
+
+@dataclass
+class Scaled:
+    """Keeps what it makes of a value that is no field."""
+
+    x: int
+    factor: InitVar[int] = 2
+
+    def __post_init__(self, factor: int) -> None:
+        self.scaled = self.x * factor
+
+    @cached_property
+    def double(self) -> int:
+        return self.x * 2
+
+
+@pydantic_dataclass(config=ConfigDict(extra="allow"))
+class Loose:
+    x: int
+
+
+def with_more(value: Any, **more: Any) -> Any:
+    """Set attributes that are no fields."""
+    vars(value).update(more)
+    return value
+
+
 WHOLE: list[tuple[Any, Any]] = [
+    (Placed, Point(1)),
+    (list[Placed], [Point(1)]),  # type: ignore[valid-type]
+    (Either, Pair(1, 2)),
+    (Iterable[Point], [Point(1)]),
+    (Collection[Point], [Point(1), Point(2)]),
+    (Iterable[Point] | None, [Point(1)]),
+    (typing.Iterable[Color], {Color.RED}),
+    (Collection[Color] | None, frozenset({Color.RED})),
+    (Scaled, Scaled(2)),
+    (Scaled, with_more(Scaled(2), lock=threading.Lock(), double=4)),
     (Long | Short, Long(x=1, y=2)),
     (Short | Long, Long(x=1)),
     (list[Point | Spot], [Point(1), Spot(1)]),
@@ -154,6 +198,10 @@ def test_a_cached_property_is_no_field_where_no_hint_is(plain: CloudQ) -> None:
 
 
 OTHERS: list[tuple[Any, Any]] = [
+    (Scaled, Scaled(2, 5)),
+    (Scaled, with_more(Scaled(2), note="later")),
+    (list[Scaled], [Scaled(2), Scaled(2, 5)]),
+    (Loose, Loose(x=1, more=2)),  # type: ignore[call-arg]
     (Long | Short, Short(x=1)),
     (list[Spot | Point], [Spot(1), Point(1)]),
     (dict[str, Any] | Short, Short(x=1)),
@@ -195,3 +243,35 @@ def test_an_enum_that_equals_its_value_may_arrive_as_it(plain: CloudQ) -> None:
     result = take.delay(Status.OPEN)
     drain(plain)
     assert result.get(timeout=0) == Status.OPEN
+
+
+@pytest.mark.parametrize(
+    "hint", [Awaitable[Point], Coroutine[Any, Any, Point], asyncio.Future[Point], Point, None]
+)
+def test_the_hint_of_what_is_awaited_is_that_of_its_value(plain: CloudQ, hint: Any) -> None:
+    async def made() -> Point:
+        return Point(1)
+
+    def give():  # type: ignore[no-untyped-def]
+        return made()
+
+    if hint is not None:
+        give.__annotations__ = {"return": hint}
+    result = plain.task(name="give", max_retries=0)(give).delay()
+    drain(plain)
+    assert result.get(timeout=0) == (Point(1) if hint is not None else {"x": 1})
+
+
+@pytest.mark.parametrize("hint", [Iterable, Iterable[int], Collection[int], typing.Collection])
+def test_any_iterable_of_plain_values_may_be_checked(plain: CloudQ, hint: Any) -> None:
+    def take(items):  # type: ignore[no-untyped-def]
+        return items
+
+    take.__annotations__ = {"items": hint}
+    task = plain.task(name="take", pydantic=True)(take)
+    sent = [task.delay(items) for items in ([1, 2], (1, 2), {1, 2}, (n for n in [1, 2]))]
+    drain(plain)
+    assert [each.get(timeout=0) for each in sent] == [[1, 2], [1, 2], {1, 2}, [1, 2]]
+    for wrong in (5, "12", b"12"):
+        with pytest.raises(InvalidArguments, match="take: items"):
+            task.delay(wrong)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, ove
 from cloudq import app, settings
 from cloudq.contrib.celery.conf import Conf, check_name, read_source
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
-from cloudq.contrib.celery.task import Task, call_options, task_options
+from cloudq.contrib.celery.task import Task, call_options, task_options, translate
 from cloudq.errors import ConfigurationError
 from cloudq.results import groups as results
 from cloudq.results import result
@@ -20,6 +20,7 @@ from cloudq.schedules.entry import periodic_entry
 from cloudq.settings import Settings
 from cloudq.signals import Signal
 from cloudq.tasks import task
+from cloudq.tasks.signature import Node
 
 if TYPE_CHECKING:  # not loaded in programs that only publish
     from cloudq.execution.call import ExecutorOptions
@@ -221,6 +222,16 @@ class Celery(app.CloudQ):
             return known.apply_async(given, kwargs, **options)
         made = call_options(options, of=f"send_task({name!r})", warned=self.warned)
         return super().send_task(name, given, kwargs, **made)
+
+    def start(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Send a workflow, whose calls may have Celery's options."""
+        translate(node, self.warned)
+        return super().start(node, args, kwargs)
+
+    def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run a workflow here and now, whose calls may have Celery's options."""
+        translate(node, self.warned)
+        return super().start_eagerly(node, args, kwargs)
 
     def executor(self, **options: Unpack[ExecutorOptions]) -> Executor:
         """Make what runs this app's deliveries; no task waits for another, as in Celery."""

@@ -11,6 +11,7 @@ from cloudq.results.result import AsyncResult
 from cloudq.tasks import task
 from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.options import TaskOptions
+from cloudq.tasks.signature import Node, Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,6 +30,37 @@ class Task(task.Task[P, R]):
         warned: set[str] = vars(self._app).setdefault("warned", set())
         made = call_options(options, of=f"{self.name}.apply_async", warned=warned)
         return super().apply_async(() if args is None else args, kwargs, **made)
+
+    def signature(
+        self,
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        **options: Any,
+    ) -> Signature[R]:
+        """Make a signature with options. Raises `ConfigurationError` for a refused one."""
+        warned: set[str] = vars(self._app).setdefault("warned", set())
+        made = call_options(options, of=f"{self.name}.signature", warned=warned)
+        return super().signature(() if args is None else args, kwargs, immutable=immutable, **made)
+
+    subtask = signature
+
+
+def translate(node: Node[Any], warned: set[str]) -> None:
+    """Translate the call options at every place of a workflow. Raises `ConfigurationError`.
+
+    Members of a generator that is read as it is sent keep theirs.
+    """
+    waiting, seen = [node], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, Signature) and each.options:
+            each.options = call_options(each.options, of=each.task, warned=warned)
+        waiting += [*each.peek(), *each.links, *each.link_errors]
 
 
 def task_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
