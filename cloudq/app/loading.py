@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from cloudq.app import CloudQ
@@ -45,5 +46,18 @@ def load_app(path: str, overrides: Mapping[str, Any] | None = None) -> CloudQ:
 
 def _why(module: str, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-        return f"there is no module {error.name!r} here: is the current directory the project's?"
+        hint = _near_module(error.name or "") or "is the current directory the project's?"
+        return f"there is no module {error.name!r} here, in {Path.cwd()}: {hint}"
     return f"importing {module} failed: {type(error).__name__}: {error}"
+
+
+def _near_module(name: str) -> str | None:
+    """Ask whether a module of the current directory is meant, if one has nearly this name."""
+    from difflib import get_close_matches
+
+    here = Path.cwd()
+    modules = [path.stem for path in here.glob("*.py")]
+    packages = [path.parent.name for path in here.glob("*/__init__.py")]
+    names = [found for found in sorted((*modules, *packages)) if found.isidentifier()]
+    close = get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else None

@@ -64,7 +64,11 @@ def check_task_options(options: dict[str, Any]) -> TaskOptions:
     known = TaskOptions.__annotations__
     for option in options:
         if option not in known:
-            raise TypeError(f"there is no task option {option!r}; known: {', '.join(known)}")
+            import difflib
+
+            close = difflib.get_close_matches(option, known, n=1)
+            hint = f" did you mean {close[0]}?" if close else ""
+            raise TypeError(f"there is no task option {option!r}:{hint} known: {', '.join(known)}")
     return cast("TaskOptions", options)
 
 

@@ -206,18 +206,17 @@ def _place(error: BaseException | None) -> str:
     """Return the file and line of the user's code where an import failed, or nothing."""
     if error is None or isinstance(error, SyntaxError):
         return ""  # its message already names the place
-    import_files = (import_module.__code__.co_filename, "<frozen importlib._bootstrap>")
-    own = [
+    # What cloudq refuses is raised in cloudq, but mended where the user's code called it.
+    users = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename not in (*import_files, __file__, load_app.__code__.co_filename)
+        if frame.filename != import_module.__code__.co_filename
         and not frame.filename.startswith("<frozen")
+        and _CLOUDQ not in Path(frame.filename).parents
     ]
-    if not own:
+    if not users:  # no line of theirs is wrong: the message names the setting
         return ""
-    # What cloudq refuses is raised in cloudq, but mended where the user's code called it.
-    users = [frame for frame in own if _CLOUDQ not in Path(frame.filename).parents]
-    [*_, last] = users or own
+    last = users[-1]
     file = Path(last.filename)
     shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
     return f" ({shown}, line {last.lineno})"

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,6 +33,8 @@ COMMANDS = {
 }
 # Options of the program itself that are followed by a value.
 _WITH_VALUE = frozenset({"-A", "--app", "-b", "--broker", "--backend"})
+
+_HELP = ("-h", "--help")
 
 OK, FAILED, UNUSABLE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
@@ -64,7 +66,7 @@ def program(names: Iterable[str] = COMMANDS) -> typer.Typer:
         help=cloudq.__doc__,
         no_args_is_help=True,
         add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        context_settings={"help_option_names": list(_HELP), "max_content_width": 100},
         epilog="Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 130 interrupted.",
     )
     cli.callback()(root)
@@ -82,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         command = typer.main.get_command(_program_for(arguments))
+        _show_flags_as_such(command)
         if argv is None:
             # What is imported stays: the collector need not look through it, not at the end either.
             gc.freeze()
@@ -118,6 +121,16 @@ def _program_for(arguments: Sequence[str]) -> typer.Typer:
             f"`cloudq {name}` needs the deploy extra ({error.name}): {install_hint('deploy')}"
         ) from error
     return program([name])
+
+
+def _show_flags_as_such(command: Any) -> None:
+    """Keep typer's help from showing `<bool>` behind options that take no value."""
+    context = typer.Context(command, help_option_names=list(_HELP))
+    for option in command.get_params(context):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    for inner in getattr(command, "commands", {}).values():
+        _show_flags_as_such(inner)
 
 
 def _asked(arguments: Sequence[str]) -> str | None:

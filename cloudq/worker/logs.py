@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import cloudq
 from cloudq.app import CloudQ
+from cloudq.app.near import near_queue
 from cloudq.driver.adapters import declared
 from cloudq.text import block, describe, json_text, masked, one_line, text_of
 from cloudq.worker.options import WorkerOptions
@@ -112,6 +113,11 @@ def banner(app: CloudQ, options: WorkerOptions) -> Iterator[str]:
     yield f"broker   {masked(app.conf.broker)}"
     yield f"backend  {masked(app.conf.backend_url) or 'none: results are not kept'}"
     yield f"queues   {queues}"
+    own = {*app.queues(), *app.queues(priorities=False)}
+    for name, _ in options.queues:
+        meant = near_queue(name, own)
+        if meant is not None:
+            yield f"         no task has the queue {name}: is {meant} meant?"
     yield (
         f"slots    {_processes(options)} x {options.threads} threads"
         + (f", {options.pool}" if options.pool is not PoolKind.PROCESSES else "")

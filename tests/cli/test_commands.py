@@ -17,6 +17,7 @@ from cloudq import CloudQ
 from cloudq.cli import main
 from cloudq.driver import Outgoing
 from cloudq.driver.loader import open_broker, parse
+from cloudq.monitoring.heartbeats import Heartbeat
 from cloudq.tasks.bound import record_state
 from cloudq.testing.waiting import PATIENCE
 
@@ -118,6 +119,31 @@ def test_a_mistyped_queue_is_no_empty_one(command, args):
     assert "did you mean 'mail'?" in ran.err
     assert len(ran.err.splitlines()) == 1
     assert command("queues", "list", "-b", "sqlite:///q.db").lines == ["mail"]
+
+
+@pytest.mark.parametrize(
+    ("queue", "says"),
+    [
+        ("mial", "no task has the queue 'mial' and no live worker reads it: is 'mail' meant?\n"),
+        ("defualt", "is 'default' meant?\n"),
+        ("media", "the queue 'media' is new and no worker reads it: start one with -Q media\n"),
+        ("mail2", "the queue 'mail2' is new"),
+        ("mail", ""),
+        ("default", ""),
+        ("made", ""),
+        ("read", ""),
+    ],
+)
+def test_a_call_to_a_queue_that_nobody_reads_says_so(
+    command, project, queue: str, says: str
+) -> None:
+    command("queues", "create", *APP, "made")
+    reader = CloudQ("shop", broker=f"sqlite:///{project}/shop.db")
+    reader.control.heartbeats.beat(Heartbeat(hostname="w", seen=time.time(), queues=("read",)))
+    reader.close()
+    ran = command("call", *APP, "shop.add", "2", "3", "-Q", queue)
+    assert (ran.code, len(ran.lines)) == (0, 1)
+    assert says in ran.err if says else ran.err == ""
 
 
 def test_a_queue_that_was_used_or_is_configured_is_known(command):
@@ -293,6 +319,26 @@ def test_a_command_collects_garbage_but_not_in_what_was_imported(command, projec
     is_on, passed_over = command("call", "-A", "telling", "shop.add", "1", "2").out.split()[:2]
     assert is_on == "True"
     assert int(passed_over) > 10_000
+
+
+@pytest.mark.parametrize("words", [(), ("call",), ("worker",), ("queues",), ("queues", "purge")])
+def test_the_help_shows_flags_without_a_value(capsys, words):
+    assert main([*words, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--help" in shown
+    assert "bool" not in shown
+
+
+def test_the_longest_running_task_is_one_of_a_living_worker(command, project):
+    with CloudQ("shop", broker=f"sqlite:///{project}/shop.db") as app:
+        for name, age in (("dead", 3600), ("living", 0)):
+            seen = time.time() - age
+            task = (f"id-{name}", "shop.add", seen - 9)
+            heart = Heartbeat(hostname=name, seen=seen, every=60.0, longest=[task])
+            app.control.heartbeats.beat(heart)
+    ran = command("status", *APP)
+    assert (ran.code, len(ran.lines)) == (0, 3)
+    assert "longest running: shop.add id-living" in ran.err
 
 
 def test_a_mistyped_command_is_guessed_among_all(capsys):

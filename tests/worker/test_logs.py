@@ -138,3 +138,18 @@ def test_the_banner_shows_no_secret() -> None:
         lines = "\n".join(banner(app, options))
         assert "hunter2" not in f"{lines} {app!r} {app.conf!r}"
         assert "broker   sqlite:///x.db?password=***" in lines
+
+
+@pytest.mark.parametrize(
+    ("queue", "meant"),
+    [("defualt", "default"), ("mial", "mail"), ("mail2", None), ("media", None), ("mail", None)],
+)
+def test_the_banner_asks_about_a_queue_that_is_nearly_one_of_the_app(
+    queue: str, meant: str | None
+) -> None:
+    with CloudQ("shop", broker="memory://") as app:
+        app.task(name="send", queue="mail")(print)
+        options = WorkerOptions(app_path="x", queues=((queue, 2),), processes=1, threads=1)
+        asked = [line.strip() for line in banner(app, options) if "meant" in line]
+    line = f"no task has the queue {queue}: is {meant} meant?"
+    assert asked == ([] if meant is None else [line])

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from cloudq.app import CloudQ
+from cloudq.cli.commands.queues import unread
 from cloudq.cli.commands.result import as_json, outcome
 from cloudq.cli.options import JsonOption, Target, common, refuse_memory
 from cloudq.cli.output import complain, emit, emit_written, note, say
@@ -134,7 +135,10 @@ def call(
     options = {key: value for key, value in given.items() if value is not None}
     positional = arguments(args or (), args_json)
     with app:
+        remark = None if queue is None else unread(app, queue)
         sent = app.send_task(task, positional, _object("--kwargs", kwargs_json), **options)
+        if remark is not None:
+            note(remark)
         if wait is None:
             emit({"id": sent.id}, indent=False) if json else say(AsIs(sent.id))
             return 0

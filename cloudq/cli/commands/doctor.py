@@ -37,7 +37,11 @@ def doctor(
         return 1 if failed else 0
     fields((finding.status.value, _line(finding)) for finding in findings)
     say("")
-    say(f"{failed} failed, {warned} warnings" if failed or warned else "no problems found")
+    say(
+        f"{failed} failed, {warned} warning{'' if warned == 1 else 's'}"
+        if failed or warned
+        else "no problems found"
+    )
     return 1 if failed else 0
 
 

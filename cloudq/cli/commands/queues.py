@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cloudq.app import CloudQ
+from cloudq.app.near import near_queue
 from cloudq.broker.deliveries import queue_deliveries
 from cloudq.broker.purge import purge_delayed
 from cloudq.cli.messages import as_json, list_messages, read
@@ -217,6 +218,35 @@ def check_known(app: CloudQ, queue: str) -> None:
             '"cloudq queues list" shows all, "cloudq queues create NAME" makes one'
         )
         raise BrokerError(text, code=Code.NOT_FOUND)
+
+
+def unread(app: CloudQ, queue: str) -> str | None:
+    """Say that nobody reads this queue, as far as can be seen; None where somebody may.
+
+    An embedded broker makes a queue at its first message. The clouds refuse one that they do not
+    have.
+    """
+    own = {*app.queues(), *app.queues(priorities=False)}
+    if queue in own or app.broker.limits(queue).billed:
+        return None
+    with app.broker.asking("list the queues", "*") as admin:
+        used = admin.list()
+    read = _read_by_workers(app)
+    if queue in read:
+        return None
+    meant = near_queue(queue, own | read)
+    if meant is not None:
+        return f"no task has the queue {queue!r} and no live worker reads it: is {meant!r} meant?"
+    if queue in used:
+        return None
+    return f"the queue {queue!r} is new and no worker reads it: start one with -Q {queue}"
+
+
+def _read_by_workers(app: CloudQ) -> set[str]:
+    try:
+        return {queue for heart in app.control.heartbeats.alive() for queue in heart.queues}
+    except CloudQError:  # no store, or none that may be asked: a remark is not worth an error
+        return set()
 
 
 def looking(app: CloudQ) -> None:

@@ -25,21 +25,21 @@ def status(target: Target, json: JsonOption = False) -> int:
     with app:
         workers = app.control.heartbeats.all()
     now = time.time()
-    alive = sum(heart.alive(now) for heart in workers)
+    living = [heart for heart in workers if heart.alive(now)]
     if json:
         emit([{"alive": heart.alive(now), **asdict(heart)} for heart in workers])
-        return 0 if alive else 1
+        return 0 if living else 1
     if not workers:
         note(NOBODY)
         return 1
     columns = ["WORKER", "STATE", "SEEN", "UP", "RUNNING", "WAITING", "DONE", "FAILED", "QUEUES"]
     table(columns, [_row(heart, now) for heart in workers], empty="")
-    longest = sorted((task for heart in workers for task in heart.longest), key=itemgetter(2))
+    longest = sorted((task for heart in living for task in heart.longest), key=itemgetter(2))
     if longest:
         id, name, began = longest[0]
         note(f"longest running: {name} {id}, for {duration(now - began)}")
     note("cloud functions have no heartbeat and are not shown")
-    return 0 if alive else 1
+    return 0 if living else 1
 
 
 def _row(heart: Heartbeat, now: float) -> list[object]:
