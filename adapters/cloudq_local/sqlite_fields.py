@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import math
 from collections.abc import Mapping
 from typing import cast
@@ -15,6 +16,8 @@ from cloudq_local.items import Fields
 # A value is never a mapping, so a mapping of one key in its place is a tagged value. Inside a
 # JSON string its quote would be escaped, so these bytes are in a blob only where a tag is.
 _TAGGED = b':{"'
+
+log = logging.getLogger("cloudq.backend")
 
 
 def encode(fields: Mapping[str, Value]) -> bytes:
@@ -31,12 +34,33 @@ def encode(fields: Mapping[str, Value]) -> bytes:
 
 
 def decode(blob: bytes) -> Fields:
-    """Return the fields that `encode` wrote; an empty set is an absent field."""
-    fields = orjson.loads(blob)
-    if blob.find(_TAGGED) < 0:
-        return fields
-    plain = {name: _untag(value) for name, value in fields.items()}
-    return {name: value for name, value in plain.items() if value != frozenset()}
+    """Return the fields that `encode` wrote; an empty set is an absent field.
+
+    Of what another program has written, what cannot be read is absent too: one row must not keep
+    the others of its page from being read, nor itself from being written anew.
+    """
+    try:
+        fields = orjson.loads(blob)
+        if isinstance(fields, dict):
+            return _untagged(cast("Fields", fields)) if _TAGGED in blob else cast("Fields", fields)
+        why = "it is no object"
+    except (ValueError, TypeError) as error:
+        why = str(error)
+    log.warning("a row of the store counts as an item without fields: %s", why)
+    return {}
+
+
+def _untagged(fields: Fields) -> Fields:
+    plain: dict[str, Value] = {}
+    for name, tagged in fields.items():
+        try:
+            value = _untag(tagged)
+        except (ValueError, TypeError, AttributeError) as error:
+            log.warning("field %r of a row of the store is left out: %s", name, error)
+        else:
+            if value != frozenset():
+                plain[name] = value
+    return plain
 
 
 def _tag(value: object) -> dict[str, object]:

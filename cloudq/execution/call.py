@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextvars
+import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any, TypedDict, TypeVar
 
@@ -16,6 +18,8 @@ from cloudq.execution.interrupt import LIMITS, Alarms, Interruptible, disarm, th
 from cloudq.results.waiting import RUNNING_IN, Places
 from cloudq.tasks.request import Context
 from cloudq.tasks.task import Task, is_awaited
+
+log = logging.getLogger("cloudq.execution")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -90,7 +94,12 @@ class FunctionCall:
             return self._run_async(
                 self._surrounded(context, function(*args, **context.kwargs), alarms)
             )
-        value = self._plainly(function, args, context.kwargs, alarms)
+        pid = os.getpid()
+        try:
+            value = self._plainly(function, args, context.kwargs, alarms)
+        finally:
+            if not request.is_eager:  # else it is a copy of the caller's own program
+                _end_if_forked(pid)
         # A plain function around an `async def`, as many decorators make them, returns a coroutine.
         if not is_awaited(value):
             return value
@@ -128,16 +137,18 @@ class FunctionCall:
         alarms: Sequence[tuple[float, type[BaseException]]],
     ) -> Coroutine[Any, Any, Any]:
         """Return a coroutine that awaits one; under Django with connections of its own."""
-        awaited = self._awaited(given, alarms)
-        if context.request.is_eager or not _uses_django():
-            return awaited
-        return django.with_own_connections(awaited)
+        is_eager = context.request.is_eager
+        awaited = self._awaited(given, alarms, is_eager=is_eager)
+        return awaited if is_eager or not _uses_django() else django.with_own_connections(awaited)
 
     async def _awaited(
         self,
         given: Awaitable[Any],
         alarms: Sequence[tuple[float, type[BaseException]]],
+        *,
+        is_eager: bool,
     ) -> Any:
+        pid = os.getpid()
         with ExitStack() as stack:
             awaitable: Any = given
             for after, error in alarms:
@@ -145,7 +156,36 @@ class FunctionCall:
                 alarm = awaitable.alarm()
                 stack.callback(alarm.cancel)
                 self._alarms.set(after, alarm)
-            return await awaitable
+            try:
+                return await awaitable
+            finally:
+                if not is_eager:
+                    _end_if_forked(pid)
+
+
+def _end_if_forked(pid: int) -> None:
+    """End this process, unless it is the one with this id: a task has forked it and returns in it.
+
+    A copy has one thread of those of a worker, so it would wait for ever for what the others do,
+    and its parent for its end; and its outcome is none of the task's. It ends as a program does:
+    with the code of a `SystemExit`, with 1 for another exception, else with 0.
+    """
+    if os.getpid() == pid:
+        return
+    code = 1
+    try:
+        error = sys.exc_info()[1]
+        if error is None:
+            code = 0
+        elif isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        else:
+            log.error("process %d, which a task has forked, ends", os.getpid(), exc_info=error)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # closed, or a pipe that nobody reads
+                stream.flush()
+        os._exit(code & 0xFF)
 
 
 class Surroundings:

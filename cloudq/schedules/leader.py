@@ -8,10 +8,12 @@ itself before another can take over.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
-from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
+from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Key, Op, Value
+from cloudq.errors import BackendError
 from cloudq.results.backend import Backend
 
 log = logging.getLogger("cloudq.schedules")
@@ -85,6 +87,9 @@ class LeaderLease:
     def _contend(self, began: float) -> None:
         found = self._backend.get([self._key]).get(self._key)
         state = _state(found)
+        if found is not None and _is_odd(found):
+            self._clear()
+            return
         if state[0] is None:
             self._take(began, (Check(field="owner", op=Op.ABSENT),))
             return
@@ -115,8 +120,29 @@ class LeaderLease:
             # It is ours where the answer to the first try was lost.
             if _state(refused.current)[0] != self._owner:
                 return False
+        except BackendError as error:
+            if error.code is not Code.INVALID:
+                raise
+            self._clear()
+            return False
         self._until = began + _LEADS * self._length
         return True
+
+    def _clear(self) -> None:
+        """Delete an item that another program has spoilt, else nobody would ever lead again.
+
+        The next look of any contender takes the lead.
+        """
+        log.warning("the lease of the beats was written by another program, and is made anew")
+        self._backend.delete([self._key])
+
+
+def _is_odd(item: Item) -> bool:
+    """Tell whether an item is no lease: its owner is a name or not there, its beats are counted."""
+    owner, beats = item.fields.get("owner", ""), item.fields.get("beats", 0)
+    if isinstance(beats, bool) or not isinstance(beats, int | float):
+        return True
+    return not (isinstance(owner, str) and math.isfinite(beats))
 
 
 def _state(item: Item | None) -> tuple[Value, Value]:

@@ -6,17 +6,20 @@ the state of a schedule. Nothing in it expires.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
-from cloudq.errors import ConfigurationError
+from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Key, Op, Value
+from cloudq.errors import BackendError, ConfigurationError
 from cloudq.results.backend import Backend
 from cloudq.schedules.entry import Entry, dumps
 
 _ENTRY = "entry#"
 _LEADER = "leader"
 _PAGE = 200
+# A schedule that has no end counts on from its last run: Python's datetime ends with the year 9999.
+_LATEST = 253_402_300_799 - 366 * 86_400
 
 
 def partition(app: str) -> str:
@@ -90,7 +93,13 @@ class ScheduleStates:
         changed = {"last": last, "spec": entry.fingerprint}
         # Two beats may record this; the later time is kept.
         later = Check(field="last", op=Op.LT, value=last, or_absent=True)
-        self._change(entry, changed, increment=increment, when=(later,))
+        try:
+            self._change(entry, changed, increment=increment, when=(later,))
+        except BackendError as error:
+            if error.code is not Code.INVALID:
+                raise
+            # What another program has written can neither be compared nor counted on.
+            self._change(entry, {**changed, "runs": runs})
 
     def pause(self, entry: Entry) -> None:
         """Stop its runs until `resume`."""
@@ -145,11 +154,18 @@ class ScheduleStates:
 
 def _state_of(item: Item) -> ScheduleState:
     fields = item.fields
-    last, runs, text = fields.get("last"), fields.get("runs"), fields.get("entry")
+    last, runs, text = _number(fields.get("last")), fields.get("runs"), fields.get("entry")
     return ScheduleState(
-        last=float(last) if isinstance(last, int | float) else None,
+        last=last if last is not None and 0 <= last < _LATEST else None,
         spec=str(fields.get("spec", "")),
         paused=bool(fields.get("paused")),
-        runs=int(runs) if isinstance(runs, int | float) else 0,
+        runs=int(_number(runs) or 0),
         text=text if isinstance(text, str) else None,
     )
+
+
+def _number(value: Value) -> float | None:
+    """Return a number that can be counted on; None for what another program has written."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -189,6 +189,36 @@ def die_with_heir(seconds: float) -> None:
     os.kill(os.getpid(), 9)
 
 
+def _fork_and(end: str) -> int:
+    """Forks, ends in the copy in some way, and tells the copy's exit code."""
+    copy = os.fork()
+    if copy == 0:
+        if end == "raise":
+            raise ValueError("in the copy")
+        if end == "exit":
+            sys.exit(3)
+        return -1
+    return os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])
+
+
+@app.task
+def fork_and(end: str) -> int:
+    return _fork_and(end)
+
+
+@app.task
+async def async_fork_and(end: str) -> int:
+    return _fork_and(end)
+
+
+@app.task
+def stop_itself(name: str) -> str:
+    """Stops its process, of which nobody takes care."""
+    note(f"stop {name}")
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return "went on"
+
+
 @app.task
 def terminate_forked() -> int | None:
     """Stops a process that it has forked with SIGTERM, as `multiprocessing.Pool` does."""

@@ -13,7 +13,7 @@ from cloudq.execution.outcomes import Job
 from cloudq.messages.message import TaskMessage
 from cloudq.testing.waiting import PATIENCE
 from cloudq.worker.in_flight import Flight
-from cloudq.worker.pool.suspects import Suspects
+from cloudq.worker.pool.suspects import Suspects, has_room
 from tests.worker.drill_tasks import ENDS
 from tests.worker.harness import Place, Worker, until
 
@@ -274,3 +274,23 @@ def test_old_culprits_are_forgotten() -> None:
     for number in range(2_000):
         suspects.convict(flight(number))
     assert [suspects.knows(flight(n)) for n in (0, 999, 1_000, 1_999)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("begun", "slots", "room"),
+    [
+        ([], 1, True),
+        ([None], 16, False),
+        ([95.0], 16, False),
+        ([80.0], 16, True),
+        ([80.0, 95.0], 16, False),
+        ([80.0, None], 16, False),
+        ([60.0, 80.0], 16, True),
+        ([60.0, 80.0], 2, False),
+        ([60.0] * 8, 16, False),
+    ],
+)
+def test_a_suspect_that_takes_long_keeps_no_other_waiting(
+    begun: list[float | None], slots: int, room: bool
+) -> None:
+    assert has_room(begun, 100.0, slots) is room

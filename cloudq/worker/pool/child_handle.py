@@ -47,6 +47,7 @@ class Child:
         self.capacity = 1 if alone else options.threads
         self.flights: dict[int, Flight] = {}
         self.given = 0
+        self.given_at = 0.0  # monotonic seconds of the last job
         self.ready = False
         self.retiring = False
         self.stopped_at: float | None = None
@@ -92,6 +93,7 @@ class Child:
             flight.given_at = now
             self.flights[flight.number] = flight
         self.given += len(flights)
+        self.given_at = time.monotonic()
 
     def send(self, flights: Sequence[Flight]) -> None:
         """Write the jobs to the child. If it is dead they stay in `flights`, to be settled."""

@@ -17,7 +17,9 @@ from cloudq.worker.pool.child_handle import Child
 from cloudq.worker.pool.crashes import Crashes
 from cloudq.worker.pool.dispatcher import Dispatcher
 from cloudq.worker.pool.fork_server import ForkServer
+from cloudq.worker.pool.frozen import Frozen
 from cloudq.worker.pool.self_pipe import Shutdown
+from cloudq.worker.pool.suspects import has_room
 from cloudq.worker.settler import Settler
 from cloudq.worker.slots import Slots
 
@@ -65,6 +67,7 @@ class ProcessPool:
         self._limits: dict[str, tuple[float | None, float | None]] = {}
         self._restarts = Backoff(0.2, _LONGEST_PAUSE, jitter=0.0)
         self._weigh_at = 0.0
+        self._frozen = Frozen(options.lease)
         self._autoscale: Autoscale | None = None
         if options.autoscale is not None:
             self._autoscale = self._between(*options.autoscale)
@@ -80,17 +83,20 @@ class ProcessPool:
 
         A retiring child may take hours to end its last task, and is not waited for. There may be
         as many of these as of the others, so that memory has a bound. For suspects there is one
-        child more, a new one for each.
+        child more, a new one for each; several when their calls last.
         """
         most = 2 * max(self.processes, self._options.processes)
         common = [child for child in self.children if not child.alone]
         missing = self.processes - sum(not child.retiring for child in common)
         for _ in range(min(missing, most - len(common))):
             self._start()
-        if self._dispatcher.suspects and not any(
-            child.alone and not child.stopped for child in self.children
-        ):
+        if self._dispatcher.suspects and self._has_room_for_a_suspect():
             self._start(alone=True)
+
+    def _has_room_for_a_suspect(self) -> bool:
+        lone = [child for child in self.children if child.alone and not child.stopped]
+        begun = [child.given_at if child.flights else None for child in lone]
+        return has_room(begun, time.monotonic(), self.processes * self._options.threads)
 
     def _start(self, *, alone: bool = False) -> None:
         if self._shutdown.error is not None:
@@ -114,6 +120,7 @@ class ProcessPool:
         """Replace children that have died, and end those that have retired. Call now and then."""
         for child in self.children:
             child.check()
+        self._end_the_frozen()
         self._remove_the_dead()
         self._stop_the_retired()
 
@@ -228,6 +235,14 @@ class ProcessPool:
         self._shutdown.wake()
 
     # ---- children that end
+
+    def _end_the_frozen(self) -> None:
+        """Kill those that a signal has stopped for as long as a lease: they count as dead."""
+        frozen = self._frozen.look([child.pid for child in self.children], time.monotonic())
+        for child in self.children:
+            if child.pid in frozen:
+                log.error("child %d was stopped by a signal and does not go on", child.pid)
+                child.kill()
 
     def _stop_the_retired(self) -> None:
         self._dispatcher.retire_idle()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 from cloudq.worker.in_flight import Flight
@@ -12,10 +12,26 @@ from cloudq.worker.in_flight import Flight
 _MOST_RESTARTS = 3
 # So many calls that ended their process are remembered, by their ids.
 _REMEMBERED = 1_000
+# A suspect that has run for so many seconds keeps the others waiting no longer, and up to so many
+# run at a time then.
+_SLOW = 10.0
+_MOST = 8
+
+
+def has_room(begun: Sequence[float | None], now: float, slots: int) -> bool:
+    """Tell whether one more suspect may run, beside those that began then; None: not yet.
+
+    One runs at a time, so that most processes are those of the worker. But it may take hours, or
+    never end, and the others have done nothing wrong.
+    """
+    if not begun:
+        return True
+    slow = all(at is not None and now - at >= _SLOW for at in begun)
+    return slow and len(begun) < min(_MOST, slots)
 
 
 class Suspects:
-    """Calls that are to run one at a time, each in a process with nothing else in it.
+    """Calls that are to run one after the other, each in a process with nothing else in it.
 
     They are those that a process had begun when it died, and those that died alone in one before
     and were delivered again. Their leases are kept meanwhile, so that no broker counts a delivery.

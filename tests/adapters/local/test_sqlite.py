@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudq.driver import Address
+from cloudq.driver import Address, Change, Item, Key
 from cloudq.testing import (
     BackendContract,
     BrokerContract,
@@ -154,3 +154,41 @@ class TestSQLiteBackend(BackendFixtures, BackendContract):
 
 class TestSQLiteUpdate(BackendFixtures, UpdateContract):
     pass
+
+
+SPOILT = {
+    b"": {},
+    b"{": {},
+    b"null": {},
+    b"[1]": {},
+    b'"text"': {},
+    b"\xff": {},
+    b'{"a":"\\ud800"}': {},
+    b'{"a":' * 2000 + b"1" + b"}" * 2000: {},
+    "written as text": {},
+    5: {},
+    b'{"a":{"b":5},"n":1}': {"n": 1},
+    b'{"a":{"b":"a"},"n":1}': {"n": 1},
+    b'{"a":{"s":[[1]]},"n":1}': {"n": 1},
+    b'{"a":{"n":"x"},"n":1}': {"n": 1},
+    b'{"a":{"n":5},"n":1}': {"n": 1},
+    b'{"a":{"n":"1","b":""},"n":1}': {"n": 1},
+    b'{"a":{},"b":{"n":"2"}}': {"b": 2},
+}
+
+
+@pytest.mark.parametrize("blob", SPOILT, ids=lambda blob: repr(blob)[:30])
+def test_a_row_that_another_program_spoilt_blocks_no_other(
+    address: Address, blob: bytes | str | int
+) -> None:
+    key, other = Key("p", "a"), Key("p", "b")
+    with contextlib.closing(open_backend(address)) as backend:
+        backend.put([Item(key=key, fields={}), Item(key=other, fields={"n": 1})])
+        with contextlib.closing(sqlite3.connect(address.path, isolation_level=None)) as database:
+            database.execute("UPDATE items SET fields = ? WHERE sort = 'a'", (blob,))
+        assert backend.get([key], consistent=True)[key].fields == SPOILT[blob]
+        page = backend.query("p", after=None, limit=5)
+        assert [item.fields for item in page.items] == [SPOILT[blob], {"n": 1}]
+        written = backend.update(key, Change(set={"a": 1}))
+        assert written.fields == {**SPOILT[blob], "a": 1}
+        assert backend.get([key], consistent=True)[key].fields == written.fields

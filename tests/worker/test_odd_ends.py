@@ -1,0 +1,75 @@
+"""Tasks that fork their process or stop it: nothing hangs, and their neighbours run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import psutil
+import pytest
+
+from cloudq import State, WorkerLost, wait_for
+from cloudq.testing.waiting import PATIENCE
+from cloudq.worker.pool.frozen import Frozen
+from tests.worker.harness import Place, until
+
+
+@pytest.fixture(autouse=True)
+def few_deliveries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDQ_WORKER_POLL_WAIT", "1")
+    monkeypatch.setenv("CLOUDQ_MAX_DELIVERIES", "1")
+
+
+@pytest.mark.parametrize("threads", ["1", "4"])
+def test_a_copy_of_its_process_that_a_task_forks_ends_with_the_call(
+    sqlite_place: Place, threads: str
+) -> None:
+    worker = sqlite_place.start("-c", "1", "-t", threads)
+    ends = {"return": 0, "raise": 1, "exit": 3}
+    results = [
+        sqlite_place.app.send_task(f"drill_tasks.{task}", [end])
+        for task in ("fork_and", "async_fork_and")
+        for end in ends
+    ]
+    wait_for(results, timeout=PATIENCE)
+    assert [result.get() for result in results] == [*ends.values()] * 2
+    assert "ValueError: in the copy" in worker.log()
+    assert worker.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_a_task_has_stopped_is_as_a_dead_one(sqlite_place: Place) -> None:
+    worker = sqlite_place.start("-c", "1", "-t", "4", "--lease", "1")
+    innocent = [sqlite_place.app.send_task("drill_tasks.hold", [f"i{n}"]) for n in range(2)]
+    until(lambda: len(sqlite_place.entries()) == 2, what="the innocent have begun")
+    culprit = sqlite_place.app.send_task("drill_tasks.stop_itself", ["culprit"])
+    assert isinstance(culprit.get(timeout=PATIENCE, propagate=False), WorkerLost)
+    sqlite_place.let_go()
+    records = wait_for(innocent, timeout=PATIENCE)
+    assert [record.state for record in records] == [State.SUCCESS] * 2
+    assert "was stopped by a signal" in worker.log()
+    assert worker.stop() == 0
+
+
+def test_only_a_process_that_stays_stopped_is_found() -> None:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            seen = psutil.Process(process.pid)
+            frozen = Frozen(after=5.0)
+            assert not frozen.look([process.pid], 0.0)
+            process.send_signal(signal.SIGSTOP)
+            until(lambda: seen.status() == psutil.STATUS_STOPPED, what="it is stopped")
+            assert not frozen.look([process.pid, os.getpid()], 2.0)
+            assert not frozen.look([process.pid], 6.9)
+            process.send_signal(signal.SIGCONT)
+            until(lambda: seen.status() != psutil.STATUS_STOPPED, what="it goes on")
+            assert not frozen.look([process.pid], 8.0)
+            process.send_signal(signal.SIGSTOP)
+            until(lambda: seen.status() == psutil.STATUS_STOPPED, what="it is stopped again")
+            assert not frozen.look([process.pid], 9.0)
+            assert frozen.look([process.pid], 14.0) == {process.pid}
+            assert not frozen.look([process.pid], 14.5)
+        finally:
+            process.kill()
+    assert not frozen.look([process.pid], 30.0)
