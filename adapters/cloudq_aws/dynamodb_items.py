@@ -9,6 +9,7 @@ exactly, and cannot be compared or incremented.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +19,8 @@ from cloudq_aws.answers import cut, told
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef
+
+log = logging.getLogger("cloudq.backend")
 
 PARTITION, SORT, EXPIRES = "pk", "sk", "expires"
 _RESERVED = frozenset({PARTITION, SORT, EXPIRES})
@@ -106,16 +109,12 @@ def _fits(value: int | float) -> bool:
 
 
 def _from_attribute(attribute: Mapping[str, Any], *, marked: bool) -> Value:
-    try:
-        return _valued(*next(iter(attribute.items())), marked=marked)
-    except (ValueError, LookupError, TypeError, StopIteration) as error:
-        raise cut(f"an attribute is {str(attribute)[:60]}") from error
-
-
-def _valued(kind: str, value: Any, *, marked: bool) -> Value:
+    if not attribute:
+        raise cut("an attribute has no value")
+    kind, value = next(iter(attribute.items()))
     match kind:
         case "N":
-            return float(value) if marked or not value.lstrip("-").isdigit() else int(value)
+            return _read_number(value, marked=marked)
         case "NULL":
             return None
         case "SS":
@@ -125,8 +124,17 @@ def _valued(kind: str, value: Any, *, marked: bool) -> Value:
             return (float if name == "float" else int)(text["S"])
         case "B":
             return bytes(value)
+        case "S" | "BOOL":
+            return cast("Value", value)
         case _:
-            return cast("Value", value)  # S and BOOL
+            raise TypeError(f"a value of the type {kind}")
+
+
+def _read_number(text: str, *, marked: bool) -> int | float:
+    try:
+        return float(text) if marked or not text.lstrip("-").isdigit() else int(text)
+    except ValueError as error:
+        raise cut(f"a number is {text[:40]!r}") from error
 
 
 def to_attributes(item: Item) -> dict[str, AttributeValueTypeDef]:
@@ -149,19 +157,19 @@ def from_attributes(attributes: Mapping[str, Any], key: Key | None = None) -> It
     for name, attribute in attributes.items():
         if name in _RESERVED or name.startswith(_MARK):
             continue
-        value = _from_attribute(attribute, marked=_MARK + name in attributes)
-        fields[name.removeprefix(_ESCAPE)] = value
+        try:
+            value = _from_attribute(attribute, marked=_MARK + name in attributes)
+        except (TypeError, ValueError, LookupError) as error:  # another program wrote it
+            log.warning("field %r of an item is left out: %s", name, error)
+        else:
+            fields[name.removeprefix(_ESCAPE)] = value
     return Item(key=key or key_in(attributes), fields=fields, expires=expires_in(attributes))
 
 
 def expires_in(attributes: Mapping[str, Any]) -> float | None:
     """Return when an item ends, in epoch seconds."""
-    if EXPIRES not in attributes:
-        return None
-    try:
-        return float(attributes[EXPIRES]["N"])
-    except (ValueError, LookupError) as error:
-        raise cut("the end of an item is no number") from error
+    end = attributes.get(EXPIRES, {}).get("N")
+    return None if end is None else _read_number(end, marked=True)
 
 
 def key_in(attributes: Mapping[str, Any]) -> Key:

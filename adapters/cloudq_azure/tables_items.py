@@ -15,6 +15,7 @@ properties are identifiers, so that any other character of a field's name is wri
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ from azure.data.tables import EdmType, EntityProperty
 from cloudq.driver import Item, Key, Value
 from cloudq_azure.answers import reading
 from cloudq_azure.tables_keys import partition_key, row_key
+
+log = logging.getLogger("cloudq.backend")
 
 PARTITION, ROW, EXPIRES = "PartitionKey", "RowKey", "expires"
 # An entity's properties, without the three that are Tables' own.
@@ -75,14 +78,19 @@ def _item(key: Key, entity: Mapping[str, Any]) -> Item:
         if found := _NAME.fullmatch(name):
             place = (found["kind"], found["field"])
             parts.setdefault(place, {})[int(found["part"] or 0)] = value
-    fields = {
-        _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name): _from_stored(
-            kind, [value for _, value in sorted(numbered.items(), key=itemgetter(0))]
-        )
-        for (kind, name), numbered in parts.items()
-    }
-    expires = entity.get(EXPIRES)
-    return Item(key=key, fields=fields, expires=expires.timestamp() if expires else None)
+    fields: dict[str, Value] = {}
+    for (kind, name), numbered in parts.items():
+        values = [value for _, value in sorted(numbered.items(), key=itemgetter(0))]
+        if any(value is None or isinstance(value, list | dict) for value in values):
+            raise TypeError(f"the property {name!r} is none that Tables has")
+        try:
+            field = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name)
+            fields[field] = _from_stored(kind, values)
+        except (TypeError, ValueError, AttributeError) as error:  # another program wrote it
+            log.warning("property %r of an entity is left out: %s", name, error)
+    end = entity.get(EXPIRES)
+    ends = end.timestamp() if isinstance(end, datetime) else None
+    return Item(key=key, fields=fields, expires=ends)
 
 
 def size(entity: Entity) -> int:
@@ -116,7 +124,10 @@ def _from_stored(kind: str, parts: list[Any]) -> Value:
         case "t":
             return b"".join(parts).decode()
         case "s":
-            return frozenset(cast("list[str]", json.loads("".join(parts))))
+            members = json.loads("".join(parts))
+            if not all(isinstance(member, str) for member in members):
+                raise TypeError("its members are no texts")
+            return frozenset(cast("list[str]", members))
         case "n":
             text = "".join(parts)
             return int(text) if text.lstrip("-").isdigit() else float(text)

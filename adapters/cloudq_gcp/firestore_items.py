@@ -11,6 +11,7 @@ busy application would be written to the same place.
 
 from __future__ import annotations
 
+import logging
 import re
 import zlib
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from google.protobuf.struct_pb2 import NULL_VALUE
 
 from cloudq.driver import Item, Key, Value, fitting
 from cloudq_gcp.errors import incomplete
+
+log = logging.getLogger("cloudq.backend")
 
 EXPIRES, FIELDS = "expires", "fields"
 # The longest id, in bytes.
@@ -82,16 +85,16 @@ def from_document(key: Key, document: Document) -> Item:
     """An item as Firestore answers it."""
     # The plain messages: the SDK's wrappers of them cost ten times as much to read.
     stored = cast("Mapping[str, Any]", cast("Any", Document).pb(document).fields)
-    if FIELDS not in stored or stored[FIELDS].WhichOneof("value_type") != "map_value":
-        raise incomplete("the fields of the document")
-    if EXPIRES in stored and stored[EXPIRES].WhichOneof("value_type") != "timestamp_value":
-        raise incomplete("the time when the document ends")
-    fields = {
-        name.removeprefix(_MARK): _from_value(value)
-        for name, value in stored[FIELDS].map_value.fields.items()
-    }
-    end = stored[EXPIRES].timestamp_value if EXPIRES in stored else None
-    expires = end.seconds + end.nanos / 1e9 if end is not None else None
+    fields: dict[str, Value] = {}
+    for name, value in stored[FIELDS].map_value.fields.items() if FIELDS in stored else ():
+        try:
+            fields[name.removeprefix(_MARK)] = _from_value(value)
+        except (TypeError, ValueError) as error:  # another program wrote it
+            log.warning("field %r of a document is left out: %s", name, error)
+    expires: float | None = None
+    if EXPIRES in stored and stored[EXPIRES].WhichOneof("value_type") == "timestamp_value":
+        end = stored[EXPIRES].timestamp_value
+        expires = end.seconds + end.nanos / 1e9
     return Item(key=key, fields=fields, expires=expires)
 
 
@@ -143,18 +146,16 @@ def _from_value(value: Any) -> Value:
         case "null_value":
             return None
         case "array_value":
-            return frozenset(member.string_value for member in value.array_value.values)
+            members = value.array_value.values
+            if any(member.WhichOneof("value_type") != "string_value" for member in members):
+                raise TypeError("its members are no texts")
+            return frozenset(member.string_value for member in members)
         case "map_value":
-            return _large(value.map_value.fields["int"].string_value)
-        case _:
+            return int(value.map_value.fields["int"].string_value)
+        case "boolean_value" | "string_value" | "bytes_value" | "double_value" | "integer_value":
             return cast("Value", getattr(value, kind))
-
-
-def _large(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise incomplete("the digits of a number") from error
+        case _:
+            raise TypeError(f"a value of the type {kind}")
 
 
 def _size(value: Value) -> int:

@@ -76,8 +76,6 @@ DYNAMODB: list[tuple[str, Callable[[DynamoDB], object], Any]] = [
     ("BatchGetItem", got, row(a={"N": "one"})),
     ("BatchGetItem", got, row(a={"B": "&"})),
     ("BatchGetItem", got, row(a={"SS": "text"})),
-    ("BatchGetItem", got, row(a={"M": {}})),
-    ("BatchGetItem", got, row(expires={"S": "1"})),
     ("BatchGetItem", got, row(expires={"N": "soon"})),
     ("UpdateItem", updated, {"Attributes": None}),
     ("UpdateItem", updated, {"Attributes": {}}),
@@ -103,6 +101,25 @@ def test_a_part_of_an_answer_of_dynamodb_that_is_not_its_own_is_an_error(
     with pytest.raises(Exception, match="cut or not the service's") as error:
         call(dynamodb)
     assert dynamodb.error_code(error.value) is Code.UNREACHABLE
+
+
+FOREIGN: list[Any] = [
+    {"M": {}},
+    {"M": {"int": {"S": "x"}}},
+    {"M": {"int": {"L": []}, "b": {"S": "1"}}},
+    {"L": [{"S": "x"}]},
+    {"NS": ["1"]},
+    {"BS": ["AA=="]},
+]
+
+
+@pytest.mark.parametrize("value", FOREIGN)
+def test_what_another_program_wrote_into_an_item_is_left_out(
+    liar: Liar, dynamodb: DynamoDB, value: Any
+) -> None:
+    liar.bodies["BatchGetItem"] = json.dumps(row(b=value, expires={"S": "1"})).encode()
+    (item,) = dynamodb.get([KEY], consistent=True).values()
+    assert (item.fields, item.expires) == ({"a": 1}, None)
 
 
 def test_what_an_answer_has_besides_is_no_error(liar: Liar, dynamodb: DynamoDB) -> None:

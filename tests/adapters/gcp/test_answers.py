@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from google.cloud.firestore_v1.types import (
+    ArrayValue,
     BatchGetDocumentsResponse,
     BatchWriteResponse,
     CommitResponse,
@@ -279,11 +280,7 @@ def inside(**fields: Value) -> Document:
 
 DOCUMENTS: dict[str, Document] = {
     "of another item": document(f"{ROOT}other"),
-    "without fields": Document(name=NAME, update_time=NOW),
-    "fields that are no map": document(fields=Value(string_value="x")),
-    "an end that is no time": document(expires=Value(string_value="soon")),
     "a field without a value": inside(n=Value()),
-    "a number without digits": inside(n=Value(map_value=MapValue(fields={}))),
 }
 
 
@@ -300,6 +297,29 @@ def test_a_document_that_is_not_ours_or_not_whole_is_no_item(
     is_unreachable(firestore, lambda: firestore.update(KEY, Change(set={"n": 2})))
     is_unreachable(firestore, lambda: firestore.query("a", after=None, limit=2))
     assert "Commit" not in server.asked
+
+
+FOREIGN: dict[str, tuple[Document, dict[str, int]]] = {
+    "without fields": (Document(name=NAME, update_time=NOW), {}),
+    "fields that are no map": (document(fields=Value(string_value="x")), {}),
+    "an end that is no time": (document(expires=Value(string_value="soon")), {"n": 1}),
+    "a map of no number": (inside(m=Value(map_value=MapValue(fields={}))), {}),
+    "a list of numbers": (
+        inside(m=Value(array_value=ArrayValue(values=[Value(integer_value=1)]))),
+        {},
+    ),
+    "a reference": (inside(m=Value(reference_value=NAME), n=Value(integer_value=1)), {"n": 1}),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_what_another_program_wrote_into_a_document_is_left_out(
+    server: Canned, firestore: Firestore, case: str
+) -> None:
+    found, fields = FOREIGN[case]
+    server.give(BatchGetDocuments=[BatchGetDocumentsResponse(found=found)])
+    item = firestore.get([KEY], consistent=True)[KEY]
+    assert (item.fields, item.expires) == (fields, None)
 
 
 def test_answers_about_nothing_do_not_say_that_nothing_is_there(
