@@ -71,6 +71,11 @@ def access(address: Address, *, region: str = "", options: tuple[str, ...] = ())
             f"{address.scheme}:// has no option {unknown[0]!r}; it knows {', '.join(known)}"
         )
     given = region or address.options.get("region", "")
+    if "@" in f"{given}{address.host}":  # not quoted: a password may stand there
+        raise ConfigurationError(
+            f"{address.scheme}:// takes no user and no password: credentials come from the "
+            "environment, as the AWS CLI takes them"
+        )
     if given and not _REGION.fullmatch(given):
         raise ConfigurationError(
             f'"{given}" in {address.url or address.scheme} is not an AWS region such as eu-west-1'

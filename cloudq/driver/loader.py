@@ -28,9 +28,9 @@ def parse(url: str) -> Address:
             parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         )
     except ValueError as error:
-        raise ConfigurationError(f'"{url}" is not a URL: {error}') from error
+        raise ConfigurationError(f"{_quoted(url)} is not a URL: {error}") from error
     if not parts.scheme or "://" not in url:
-        raise ConfigurationError(f'"{url}" is not a URL such as sqlite:///cloudq.db')
+        raise ConfigurationError(f"{_quoted(url)} is not a URL such as sqlite:///cloudq.db")
     return Address(
         scheme=parts.scheme,
         host=unquote(parts.netloc),
@@ -38,6 +38,12 @@ def parse(url: str) -> Address:
         options=options,
         url=url,
     )
+
+
+def _quoted(url: str) -> str:
+    """Quote a text that is no URL, without what may be a user and a password in it."""
+    _, at, rest = unquote(url).rpartition("@")
+    return f'"***@{rest}"' if at else f'"{url}"'
 
 
 def open_broker(url: str) -> BrokerDriver:
@@ -70,6 +76,11 @@ def _open(kind: str, address: Address) -> Any:
     try:
         with _OPENING:
             return _load(kind, address.scheme)(address)
+    except ConfigurationError as error:
+        if "@" not in address.host:
+            raise
+        hidden = _quoted(address.host)[1:-1]
+        raise ConfigurationError(str(error).replace(address.host, hidden)) from None
     except CloudQError:
         raise
     except Exception as error:  # whatever a service's SDK raises before it has a driver

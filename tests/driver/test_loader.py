@@ -14,7 +14,8 @@ import pytest
 import cloudq
 from cloudq import CloudQ, ConfigurationError
 from cloudq.driver import Address
-from cloudq.driver.loader import installed, open_backend, open_broker, parse
+from cloudq.driver.loader import installed, open_backend, open_broker, open_scheduler, parse
+from cloudq.text import masked
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,34 @@ def test_a_url_is_taken_apart(url: str, address: Address) -> None:
 def test_what_is_no_url_is_said_so(url: str) -> None:
     with pytest.raises(ConfigurationError, match="is not a URL"):
         open_broker(url)
+
+
+SECRETS = [
+    "//u:sesame@h",
+    "u:sesame@h",
+    "sqs://[u:sesame@h",
+    "sqs://AKIA:sesame@",
+    "sqs://u:sesame@h:99999/",
+    "sqs://u%3Asesame%40h",
+    "sqs://?region=u:sesame@h",
+    "sqss://u:sesame@h",
+    "eventbridge://u:sesame@h",
+    "servicebus://u:sesame@h",
+    "tables://u:sesame@h/t",
+    "sqlite://u:sesame@h/a.db",
+    "dynamodb://u:sesame@h/t",
+    "dynamodb://u:sesame@h",
+    "pubsub://u:sesame@h?emulator=127.0.0.1:1",
+    "firestore://u:sesame@h?emulator=127.0.0.1:1",
+]
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_a_password_in_a_url_is_in_no_message(url: str) -> None:
+    for opens in (open_broker, open_backend, open_scheduler):
+        with pytest.raises(ConfigurationError) as refused:
+            opens(url)
+        assert "sesame" not in masked(str(refused.value))
 
 
 @pytest.mark.parametrize(("wrong", "near"), [("sqss", "sqs"), ("sqllite", "sqlite")])
