@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import inf
 from typing import Any, Literal
 
 from cloudq.errors import ConfigurationError
@@ -78,17 +79,19 @@ class Spec:
 
 def positive(word: str) -> int:
     """A whole number of one or more. Raises `ValueError`."""
-    number = int(word)
-    if number < 1:
-        raise ValueError(f"{word} is not 1 or more")
-    return number
+    if not (word.isdecimal() and len(word) < 10 and int(word) >= 1):
+        raise ValueError(f"{word!r} is not a whole number of 1 or more")
+    return int(word)
 
 
 def seconds(word: str) -> float:
     """A number of seconds above zero. Raises `ValueError`."""
-    number = float(word)
-    if not number > 0:
-        raise ValueError(f"{word} is not above 0")
+    try:
+        number = float(word)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < inf:
+        raise ValueError(f"{word!r} is not a number of seconds above 0")
     return number
 
 

@@ -208,7 +208,7 @@ class Worker:
             signals.worker_shutting_down.send(
                 self, sig=self._shutdown.signal_name, how="Warm", exitcode=0
             )
-        log.info("stopping: nothing more is received, %d tasks are to end", len(self._flights))
+        log.info("stopping: nothing more is received; tasks that still run: %d", len(self._flights))
         deadline = time.monotonic() + self._options.grace
         for poller in self._pollers:
             poller.stop()
