@@ -370,10 +370,10 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
             import difflib
 
             close = difflib.get_close_matches(name, Settings.model_fields, n=1)
-            hint = f" did you mean {close[0]}?" if close else ""
-            known = ", ".join(Settings.model_fields)
+            known = f"known: {', '.join(Settings.model_fields)}"
+            hint = f"did you mean {close[0]}?" if close else known
             origin = _origin(name, values)
-            lines.append(f"there is no setting {name!r}{origin}:{hint} known: {known}")
+            lines.append(f"there is no setting {name!r}{origin}: {hint}")
         else:
             origin = _origin(name, values)
             # Keys are never shown, nor their ids, which may be keys, nor all settings at once.
