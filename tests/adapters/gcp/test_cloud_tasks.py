@@ -133,9 +133,9 @@ class TestTasks:
         assert not driver.send(queue, [outgoing(delay=MAX_DELAY)])
 
     def test_one_that_fails_is_tried_again(
-        self, driver: PubSubWithTasks, server: CloudTasksServer, queue: str
+        self, pubsub: Endpoint, driver: PubSubWithTasks, server: CloudTasksServer, queue: str
     ) -> None:
-        reachable, server.rewrite = server.rewrite, {"https://": "http://127.0.0.1:9/"}
+        reachable, server.rewrite = server.rewrite, {pubsub.url: "http://127.0.0.1:9"}
         failed = len(server.failures)
         assert not driver.send(queue, [outgoing(delay=0.1)])
         eventually(lambda: len(server.failures) > failed)

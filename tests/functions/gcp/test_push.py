@@ -324,7 +324,8 @@ def test_a_task_is_interrupted_before_the_function_times_out(
     endpoint = PushEndpoint(app, verify=False, timeout=1.0)
     started = time.monotonic()
     status, text = endpoint.answer({}, wrapped(call(1)))
-    while "no time left" in text:  # on a busy machine its second is over before the call begins
+    while "interrupted" not in text and time.monotonic() - started < PATIENCE:
+        # On a busy machine half of its second is over before the call begins.
         status, text = endpoint.answer({}, wrapped(call(1)))
     assert time.monotonic() - started < PATIENCE, "left to itself it takes as long"
     assert (status, "interrupted" in text) == (503, True)
