@@ -125,7 +125,7 @@ _CLASSES: tuple[tuple[type[Exception], Code], ...] = (
 
 
 SHAPELESS = (TypeError, LookupError, AttributeError, ValueError)
-"""What an SDK raises where a part of an answer is missing or of another type."""
+"""Raised by the SDKs where a part of an answer is missing or of another type."""
 
 
 class AzureError(Refusal):

@@ -67,7 +67,7 @@ def incomplete(lacks: str) -> GcpError:
 
 
 REQUEST_ERRORS = (sdk.GoogleAPICallError, auth.GoogleAuthError, ParseError, GcpError)
-"""What a request raises that has failed."""
+"""Raised by a request that has failed."""
 
 
 def named(reply: Any, what: str) -> Any:

@@ -25,7 +25,7 @@ _CROWDED = 256
 _LONGEST_WAIT = 86_400.0
 
 LIMITS = (SoftTimeLimitExceeded, TimeLimitExceeded)
-"""What alarms raise in tasks."""
+"""Raised in tasks by their alarms."""
 
 log = logging.getLogger("cloudq.execution")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -12,17 +11,13 @@ from cloudq.driver import Address
 from cloudq_aws.dynamodb import DynamoDB, open_backend
 from cloudq_aws.sqs import SQS, open_broker
 from tests.adapters.aws.liar import Liar
+from tests.support.serving import serving
 
 
 @pytest.fixture
 def liar() -> Iterator[Liar]:
-    server = Liar()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Liar()) as server:
+        yield server
 
 
 @pytest.fixture

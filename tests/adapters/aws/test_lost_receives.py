@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -27,6 +26,7 @@ from cloudq_aws.partial import held_back
 from cloudq_aws.sqs import SQS, open_broker
 from localstack import servers
 from tests.servers import unique
+from tests.support.serving import serving
 
 LOST = (ClientError, BotoCoreError, AwsError)
 NONE = b'{"Messages": []}'
@@ -66,13 +66,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def service() -> Iterator[Service]:
-    server = Service()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Service()) as server:
+        yield server
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,6 +16,7 @@ from cloudq.driver import Address, Change, ConditionFailed, Key
 from cloudq.testing.waiting import PATIENCE
 from cloudq_aws.dynamodb import DynamoDB, open_backend
 from cloudq_aws.sqs import SQS, open_broker
+from tests.support.serving import serving
 
 WHOLE = b'{"Responses": {"table": []}, "UnprocessedKeys": {}, "Messages": []}'
 BROKEN = 500, "InternalServerError"
@@ -65,13 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def shaky() -> Iterator[Shaky]:
-    server = Shaky()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Shaky()) as server:
+        yield server
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from cloudq_azure.links import whole
 from cloudq_azure.servicebus import ServiceBus, open_broker
 from cloudq_azure.tables import Tables, open_backend
 from cloudq_azure.tables_keys import partition_key
+from tests.support.serving import serving
 
 ACCOUNT = "devstoreaccount1"
 PAGE = "<html>please log in</html>"
@@ -63,13 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def liar() -> Iterator[Liar]:
-    server = Liar()
-    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Liar()) as server:
+        yield server
 
 
 @pytest.fixture
