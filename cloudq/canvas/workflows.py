@@ -31,6 +31,7 @@ from cloudq.errors import (
     PublishError,
 )
 from cloudq.messages.ids import new_id
+from cloudq.messages.message import TaskMessage
 from cloudq.publishing.builder import depth_below
 from cloudq.publishing.publisher import Publisher
 from cloudq.results.backend import Backend
@@ -76,6 +77,14 @@ class Workflows:
         if parent is not None and result is not None:
             parent.children.append(outline_of(result))
         return result
+
+    def in_place_of(self, message: TaskMessage, node: Node[Any]) -> Plan:
+        """Plan the start of a workflow that replaces a running task, as `self.replace` asks.
+
+        Raises `InvalidArguments`, `ConfigurationError` and `EncodeError`, before anything is sent.
+        """
+        self.checks.check(node)
+        return self.planner.in_place_of(message, node)
 
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
         """Add a member to the header that the running task belongs to, and send it."""

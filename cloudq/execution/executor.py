@@ -84,9 +84,7 @@ class Executor:
         self._hostname = hostname
         self._is_eager = is_eager
         self._workflows = workflows
-        self._outcomes = Outcomes(
-            runtime, tasks, workflows.planner, hostname=hostname, is_eager=is_eager
-        )
+        self._outcomes = Outcomes(runtime, tasks, workflows, hostname=hostname, is_eager=is_eager)
         self._gate = Gate(lease=runtime.conf.lease)
         self._admission = Admission(runtime, tasks, self._outcomes, self._gate)
         self.tracing = open_tracing(runtime.conf.tracing)

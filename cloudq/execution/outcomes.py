@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from cloudq.amounts import count
-from cloudq.canvas.plan import Planner
 from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.canvas.tails import calls_of
+from cloudq.canvas.workflows import Workflows
 from cloudq.driver import Delivery, Limits
 from cloudq.driver.immutable import immutable
 from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
@@ -67,14 +67,14 @@ class Outcomes:
         self,
         runtime: Runtime,
         tasks: Mapping[str, Task[..., Any]],
-        planner: Planner,
+        workflows: Workflows,
         *,
         hostname: str,
         is_eager: bool = False,
     ) -> None:
         self._runtime = runtime
         self.clock = runtime.clock
-        self._planner = planner
+        self._workflows = workflows
         self._tasks = tasks
         self._hostname = hostname
         self._is_eager = is_eager
@@ -241,7 +241,7 @@ class Outcomes:
         """Settle a call that a workflow replaces."""
         if job.message.depth >= self._runtime.conf.max_depth:
             return self.failed(job, too_deep(self._runtime.conf.max_depth))
-        plan = self._planner.in_place_of(job.message, replaced.node)
+        plan = self._workflows.in_place_of(job.message, replaced.node)
         ended = unrecorded(job.message, Action.ACK, reason=str(replaced)[:1000])
         return replace(ended, starts=plan, error=replaced)
 
@@ -259,7 +259,7 @@ class Outcomes:
         message = job.message
         follows = message.chain or message.link or message.link_error
         return Settlement(
-            starts=self._planner.after(message, record) if follows else None,
+            starts=self._workflows.planner.after(message, record) if follows else None,
             member_result=member_result_of(message, record),
             action=action,
             task_id=job.message.id,

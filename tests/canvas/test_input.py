@@ -220,6 +220,26 @@ def test_a_bad_replacement_fails_the_task(app: Bench, t: Tasks) -> None:
         result.get(timeout=0)
 
 
+@pytest.mark.parametrize("wrong", ["later step", "callback", "member", "body"])
+def test_a_replacement_with_a_wrong_option_starts_nothing(app: Bench, t: Tasks, wrong: str) -> None:
+    odd = t.same.s().set(countdown="soon")
+    workflow = {
+        "later step": t.same.s(1) | odd,
+        "callback": t.same.s(1).on_error(odd),
+        "member": group(t.same.s(1), t.same.s(2) | odd),
+        "body": chord([t.same.s(1)], odd),
+    }[wrong]
+
+    def replaces(self: Any) -> None:
+        self.replace(workflow)
+
+    result = app.task(name="replaces", bind=True)(replaces).delay()
+    app.work()
+    with pytest.raises(InvalidArguments, match="countdown"):
+        result.get(timeout=0)
+    assert not t.runs
+
+
 def test_a_group_sent_in_part_says_what_was_sent(app: Bench, t: Tasks) -> None:
     members = [t.same.s(n).set(task_id=f"id-{n}") for n in range(4)]
     app.wire.refuse = lambda m: Code.INVALID if m.id == "id-2" else None
