@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from cloudq.execution.settlement import (
     copy_of,
     unrecorded,
 )
+from cloudq.execution.side_by_side import side_by_side
 from cloudq.messages.body import arguments
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, State
@@ -129,20 +130,45 @@ class Admission:
             settled = {id(delivery) for delivery, _ in opened.settled}
             opened.wait([job for job in read if id(job.delivery) not in settled], error)
             return opened
+        verdict_of = self._claiming(jobs, records)
         for job in jobs:
             if opened.waiting and opened.holds_back(job):
                 opened.waiting.append(job.delivery)
                 continue
-            try:
-                verdict = self._verdict(job, records.get(job.message.id))
-            except BackendError as error:
-                opened.wait([job], error)
-                continue
+            verdict = verdict_of(job)
             if isinstance(verdict, Job):
                 opened.jobs.append(verdict)
-            else:
+            elif isinstance(verdict, Settlement):
                 opened.settled.append((job.delivery, verdict))
+            else:
+                opened.wait([job], verdict)
         return opened
+
+    def _claiming(
+        self, jobs: Sequence[Job], records: Mapping[str, Record]
+    ) -> Callable[[Job], Job | Settlement | BackendError]:
+        """Return a function that judges a job. What is redelivered, in no order, is judged now.
+
+        Each of these takes a request, and several are made at a time.
+        """
+
+        def judge(job: Job) -> Job | Settlement | BackendError:
+            try:
+                return self._verdict(job, records.get(job.message.id))
+            except BackendError as error:
+                return error
+
+        backend = self._runtime.backend
+        again = [job for job in jobs if job.delivery.attempts > 1 and job.delivery.group is None]
+        if backend is None or len(again) < 2:
+            return judge
+        judged = side_by_side(judge, again, billed=backend.driver.limits.billed)
+        known = {id(job): verdict for job, verdict in zip(again, judged, strict=True)}
+
+        def judged_now(job: Job) -> Job | Settlement | BackendError:
+            return known.get(id(job)) or judge(job)
+
+        return judged_now
 
     def _opened(self, delivery: Delivery, now: float) -> Job | Settlement:
         """Read a delivery; one whose reading raises is dead-lettered, and no other with it."""

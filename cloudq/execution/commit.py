@@ -26,6 +26,7 @@ from cloudq.errors import (
 )
 from cloudq.execution.leaving import leave_joins
 from cloudq.execution.settlement import NEVER, Action, Batch, FailedSteps, Settled, happened
+from cloudq.execution.side_by_side import side_by_side
 from cloudq.execution.spoiled import (
     is_one_s_own,
     kept,
@@ -205,14 +206,17 @@ def _write_records(batch: Batch, backend: Backend) -> None:
     batch.ready = []
     if plain:
         _store(batch, plain, backend)
-    for pair in fenced:
-        try:
-            batch.ready.append(_advance(pair, backend))
-        except BackendError as error:
-            if error.code in NEVER:
-                batch.failed.append(smaller(pair, Code(error.code), str(error)))
-            else:
-                batch.fail([pair], error)
+    if not fenced:
+        return
+    advance = partial(_advanced, backend=backend)
+    written = side_by_side(advance, fenced, billed=backend.driver.limits.billed)
+    for pair, advanced in zip(fenced, written, strict=True):
+        if not isinstance(advanced, BackendError):
+            batch.ready.append(advanced)
+        elif advanced.code in NEVER:
+            batch.failed.append(smaller(pair, Code(advanced.code), str(advanced)))
+        else:
+            batch.fail([pair], advanced)
 
 
 def _store(batch: Batch, settled: list[Settled], backend: Backend) -> None:
@@ -252,6 +256,13 @@ def _take_back(batch: Batch, owners: Sequence[Settled], failures: Mapping[int, F
     lost = [failure for i, failure in failures.items() if i >= len(owners)]
     if lost:
         log.warning("%d events are not recorded: %s", len(lost), lost[0].reason)
+
+
+def _advanced(pair: Settled, backend: Backend) -> Settled | BackendError:
+    try:
+        return _advance(pair, backend)
+    except BackendError as error:
+        return error
 
 
 def _advance(pair: Settled, backend: Backend) -> Settled:

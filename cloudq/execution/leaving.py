@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import replace
 
 from cloudq.canvas.joins import JoinBusy, Joins
 from cloudq.canvas.slots import MemberResult
 from cloudq.errors import ServiceError
 from cloudq.execution.settlement import Action, Batch, Settled
-
-# Joins that are left side by side, where a request to the store is a round trip.
-_AT_ONCE = 8
+from cloudq.execution.side_by_side import side_by_side
 
 
 def leave_joins(batch: Batch, joins: Joins | None) -> None:
@@ -46,17 +42,14 @@ def leave_joins(batch: Batch, joins: Joins | None) -> None:
 
 def _left(results: Sequence[MemberResult], joins: Joins) -> Mapping[int, ServiceError]:
     """As `Joins.leave`, for several joins at a time: each takes some requests in turn."""
+    billed = joins.backend.driver.limits.billed
     places: dict[str, list[int]] = {}
     for at, result in enumerate(results):
-        places.setdefault(result.slot.join, []).append(at)
-    if len(places) == 1 or not joins.backend.driver.limits.billed:
-        return joins.leave(results)
-    wrong: dict[int, ServiceError] = {}
-    with ThreadPoolExecutor(min(len(places), _AT_ONCE), thread_name_prefix="leave") as pool:
-        parts = [
-            (own, pool.submit(copy_context().run, joins.leave, [results[at] for at in own]))
-            for own in places.values()
-        ]
-    for own, part in parts:
-        wrong |= {own[index]: problem for index, problem in part.result().items()}
-    return wrong
+        places.setdefault(result.slot.join if billed else "", []).append(at)
+
+    def leave(own: Sequence[int]) -> Mapping[int, ServiceError]:
+        wrong = joins.leave([results[at] for at in own])
+        return {own[index]: problem for index, problem in wrong.items()}
+
+    left = side_by_side(leave, list(places.values()), billed=billed)
+    return {at: problem for wrong in left for at, problem in wrong.items()}
