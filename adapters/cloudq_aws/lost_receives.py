@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from botocore.model import OperationModel
 
 # The lease of a receive, in seconds, for as long as this after an answer was lost.
-_SHORT = 10
+_SHORT = 5
 _WARY_FOR = 60.0
 # SQS forgets the id of a receive after this.
 _REPEATABLE_FOR = 300.0

@@ -16,7 +16,8 @@ class Flight:
     """One delivery that the worker holds. Times are monotonic seconds.
 
     After `lease_ends` others may get the message; `doubtful` is set once that moment may have
-    passed, and stays. `lost` says that the broker refused to extend its lease. `stop_at` is the
+    passed, and stays. `lost` says that the broker refused to extend its lease, `short` that it has
+    yet to be extended before the call may start. `stop_at` is the
     hard limit of the task while a child runs it. `restarts` counts how often its child died and
     another task was, or may have been, the cause; `death` is the number of the last death that it
     is suspected of. `given_at` is when a child got it, in epoch seconds; `revoked` is set by a
@@ -29,6 +30,7 @@ class Flight:
     job: Job | None = None
     doubtful: bool = False
     lost: bool = False
+    short: bool = False
     stop_at: float | None = None
     settling: bool = False
     restarts: int = 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cloudq.broker.broker import Broker
-from cloudq.driver import Code
+from cloudq.driver import Code, Delivery
 from cloudq.worker.in_flight import Flight, Flights
 
 log = logging.getLogger("cloudq.worker")
@@ -21,19 +21,44 @@ _SHORTEST = 5.0
 class Leases:
     """Extends each lease when a third of it has passed, in the supervisor's process.
 
-    It asks for `lease` seconds; a queue may give more or less.
+    It asks for `lease` seconds; a queue may give more or less. `wake` is called when messages
+    that were received with a much shorter lease have their full one.
     """
 
-    def __init__(self, broker: Broker, flights: Flights, lease: float) -> None:
+    def __init__(
+        self, broker: Broker, flights: Flights, lease: float, *, wake: Callable[[], None]
+    ) -> None:
         self._broker = broker
         self._flights = flights
         self._lease = lease
+        self._wake = wake
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
     def ends(self, lease: float) -> float:
         """Return when a lease of this length, given just now, ends at the earliest; monotonic."""
         return time.monotonic() + lease - _margin(lease)
+
+    def hold(self, deliveries: Sequence[Delivery]) -> list[Flight]:
+        """Hold what was just received, with much shorter leases extended to their full length.
+
+        SQS is asked for short leases while its answers are lost. No call starts in one: it could
+        end while the call runs, which would come twice. What cannot be extended at once is held
+        as `short`, and tried again.
+        """
+        if not deliveries:
+            return []
+        length = self._broker.lease(deliveries[0].queue, self._lease)
+        ends = self.ends(min(delivery.lease for delivery in deliveries))
+        flights = self._flights.add(deliveries, ends)
+        short = [flight for flight in flights if flight.delivery.lease * 2 <= length]
+        for flight in short:
+            flight.short = True
+        try:
+            self._extend(short, {deliveries[0].queue: length})
+        except Exception:
+            log.exception("could not extend %d short leases; trying again", len(short))
+        return flights
 
     def start(self) -> None:
         """Start the thread."""
@@ -69,6 +94,12 @@ class Leases:
             return length * 2 / 3 - _margin(length)
 
         due = [flight for flight in flights if flight.lease_ends - now < due_within(flight)]
+        short = [flight for flight in due if flight.short]
+        self._extend(due, lengths)
+        if not all(flight.short for flight in short):
+            self._wake()
+
+    def _extend(self, due: Sequence[Flight], lengths: Mapping[str, float]) -> None:
         if not due:
             return
         ends = {queue: self.ends(length) for queue, length in lengths.items()}
@@ -76,7 +107,7 @@ class Leases:
             id(refusal.delivery): refusal
             for refusal in self._broker.extend([f.delivery for f in due], lease=self._lease)
         }
-        answered = max(now, time.monotonic())
+        answered = time.monotonic()
         for flight in due:
             refusal = refused.get(id(flight.delivery))
             # With an old receipt SQS may extend a message that another worker has received since.
@@ -84,6 +115,7 @@ class Leases:
                 flight.doubtful = True
             if refusal is None:
                 flight.lease_ends = ends[flight.delivery.queue]
+                flight.short = False
             elif refusal.code is Code.LEASE_LOST:
                 self._lost(flight)
         passing = [refusal for refusal in refused.values() if refusal.code is not Code.LEASE_LOST]
@@ -92,7 +124,7 @@ class Leases:
 
     @staticmethod
     def _lost(flight: Flight) -> None:
-        flight.lost = True
+        flight.lost, flight.short = True, False
         if not flight.settling:  # a settled message is gone because it was just acked
             log.warning(
                 "lost the lease of message %s: it may run again elsewhere", flight.delivery.id

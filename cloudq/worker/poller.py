@@ -126,23 +126,23 @@ class Poller:
         limits = self._broker.limits(self.queue)
         linger = _LINGER if limits.billed else 0.0
         slots = self._slots.take(self.queue, limits.batch, linger=linger)
-        deliveries: Sequence[Delivery] = ()
+        flights: Sequence[Flight] = ()
         try:
             if slots:
                 self._asked_at = time.monotonic()
-                deliveries = self._receive(slots, 0.0)
+                flights = self._leases.hold(self._receive(slots, 0.0))
         finally:
             self._asked_at = None
-            self._slots.give(slots - len(deliveries))
-        self._accept(deliveries)
+            self._slots.give(slots - len(flights))
+        self._opener.open(flights)
         if self._backoff.failures == 1:
             return True
-        if not deliveries:
+        if not flights:
             self._slots.idle(self.queue)
-        elif limits.billed and len(deliveries) < min(slots, limits.batch):
+        elif limits.billed and len(flights) < min(slots, limits.batch):
             # The queue holds no more just now. Let some gather: a request costs the same for ten.
             self._stopping.wait(_LINGER)
-        return bool(deliveries)
+        return bool(flights)
 
     def _help(self) -> None:
         """Receive beside the poller for as long as one of its receives is late."""
@@ -162,21 +162,21 @@ class Poller:
 
     def _received_beside(self) -> bool:
         slots = self._slots.take_free(self.queue, self._broker.limits(self.queue).batch)
-        deliveries: Sequence[Delivery] = ()
+        flights: Sequence[Flight] = ()
         try:
             if slots:
-                deliveries = self._broker.receive(
-                    self.queue, count=slots, wait=0.0, lease=self._lease
+                flights = self._leases.hold(
+                    self._broker.receive(self.queue, count=slots, wait=0.0, lease=self._lease)
                 )
         finally:
-            self._slots.give(slots - len(deliveries))
-        self._accept(deliveries)
-        return bool(deliveries)
+            self._slots.give(slots - len(flights))
+        self._opener.open(flights)
+        return bool(flights)
 
     def _idle(self) -> bool:
         """Wait for the first message of an empty queue; False when none came."""
         deliveries = self._receive(1, self._wait)
-        flights = self._in_hand(deliveries)
+        flights = self._leases.hold(deliveries)
         if flights and not self._slots.take(self.queue, 1):
             self._flights.remove(flights)
             self._broker.release(deliveries)
@@ -207,11 +207,3 @@ class Poller:
             self._slots.remove(self.queue)
         else:
             self._shutdown.fail(error)
-
-    def _accept(self, deliveries: Sequence[Delivery]) -> None:
-        if deliveries:
-            self._opener.open(self._in_hand(deliveries))
-
-    def _in_hand(self, deliveries: Sequence[Delivery]) -> list[Flight]:
-        ends = self._leases.ends(min((d.lease for d in deliveries), default=0.0))
-        return self._flights.add(deliveries, ends)

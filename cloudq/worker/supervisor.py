@@ -71,7 +71,7 @@ class Worker:
         self._slots = Slots(options.at_start * options.threads, dict(options.queues))
         executor = app.executor(hostname=options.hostname)
         counters = Counters(executor.tasks)
-        self._leases = Leases(app.broker, self._flights, options.lease)
+        self._leases = Leases(app.broker, self._flights, options.lease, wake=self._shutdown.wake)
         self._settler = Settler(
             Consumer(executor, log=log),
             released=self._forget,
@@ -190,6 +190,7 @@ class Worker:
         timed = self._dispatcher.timed or self._pool.retiring
         self._shutdown.sleep(_TICK if timed else _PATIENCE)
         self._check_children()
+        self._dispatcher.pump()
         self._pool.adapt(len(self._flights))
         if self._shutdown.error is None:
             self._pool.fill()

@@ -221,7 +221,7 @@ def test_a_lease_that_was_extended_too_late_stays_doubtful(app: CloudQ) -> None:
     flights = Flights()
     in_time, late = flights.add([f.delivery for f in in_hand(app, 2)], time.monotonic() + 10)
     late.lease_ends = time.monotonic() - 1
-    leases = Leases(app.broker, flights, 60.0)
+    leases = Leases(app.broker, flights, 60.0, wake=lambda: None)
     leases.extend(time.monotonic())
     assert (in_time.doubtful, late.doubtful) == (False, True)
     leases.extend(time.monotonic())

@@ -38,6 +38,7 @@ class Dispatcher:
         self._children: list[Child] = []
         self._lone_children: list[Child] = []
         self._ready: deque[Flight] = deque()
+        self._short: list[Flight] = []  # until their leases are extended
         self._suspects = Suspects()
         # The later messages of each ordered group of which one is at work, by queue and group.
         self._lanes: dict[tuple[str, str], deque[Flight]] = {}
@@ -135,6 +136,8 @@ class Dispatcher:
         lost: list[Flight] = []
         revoked: list[Flight] = []
         with self._lock:
+            if self._short:
+                self._line_up_extended()
             while (found := self._next(lost, revoked)) is not None:
                 child, flight = found
                 self._time(flight)
@@ -177,7 +180,16 @@ class Dispatcher:
 
     def _line_up(self, flight: Flight) -> None:
         """Let a flight wait for a child: for one of its own, if it has ended its process before."""
-        (self._suspects.waiting if self._suspects.knows(flight) else self._ready).append(flight)
+        if flight.short:
+            self._short.append(flight)
+        else:
+            (self._suspects.waiting if self._suspects.knows(flight) else self._ready).append(flight)
+
+    def _line_up_extended(self) -> None:
+        """Line up again what waited for its lease; what has still a short one waits on."""
+        waiting, self._short = self._short, []
+        for flight in waiting:
+            self._line_up(flight)
 
     def _end(self, flights: Sequence[Flight]) -> None:
         """Settle what was revoked before its start."""
@@ -207,9 +219,10 @@ class Dispatcher:
         """Release everything that has not started, and start nothing more."""
         with self._lock:
             self._closed = True
-            held = (self._ready, self._suspects.waiting, *self._lanes.values())
+            held = (self._ready, self._short, self._suspects.waiting, *self._lanes.values())
             waiting = [flight for line in held for flight in line]
             self._ready.clear()
+            self._short.clear()
             self._suspects.waiting.clear()
             self._lanes.clear()
         if waiting:
