@@ -1,4 +1,4 @@
-"""Members of several chords leave their joins side by side, each with an answer of its own."""
+"""Joins are left, records claimed and written side by side, each with an answer of its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import pytest
 from cloudq import CloudQ
 from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.driver import Delivery
+from cloudq.execution.commit import commit
 from cloudq.execution.leaving import leave_joins
 from cloudq.execution.settlement import Action, Batch, Settled, Settlement
+from cloudq.messages.body import encode
+from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, State
 from cloudq.testing import FaultProxy
 from cloudq.testing.kit.proxy import _Handler  # pyright: ignore[reportPrivateUsage]
@@ -24,7 +27,7 @@ from tests.servers import unique
 
 
 class Together(_Handler):
-    """Lets the first requests for some joins pass together, and refuses others."""
+    """Lets the first requests for some items pass together, and refuses others."""
 
     meeting: ClassVar[threading.Barrier]
     met: ClassVar[set[str]]
@@ -32,11 +35,11 @@ class Together(_Handler):
 
     def _passed_on(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         request = json.loads(body)
-        join = request.get("Key", {}).get("pk", {}).get("S", "").removeprefix("join#")
-        if join and join not in Together.met:
-            Together.met.add(join)
+        item = request.get("Key", {}).get("pk", {}).get("S", "").partition("#")[2]
+        if item and item not in Together.met:
+            Together.met.add(item)
             self.meeting.wait(PATIENCE)
-        if join and join == self.refused:
+        if item and item == self.refused:
             return 400, {}, b'{"__type": "AccessDeniedException", "message": "on purpose"}'
         return super()._passed_on(body)
 
@@ -82,3 +85,40 @@ def test_the_failure_of_one_join_is_that_of_its_own_members(app: CloudQ) -> None
     assert [s.task_id for _, s in batch.ready] == ["a-0", "c-0", "d-0"]
     assert batch.error is not None
     assert "on purpose" in str(batch.error)
+
+
+def delivered(app: CloudQ, id: str) -> Delivery:
+    body = encode(TaskMessage(id=id, task="t", queue="default"))
+    return Delivery(queue="default", id=id, body=body, receipt=None, attempts=2, lease=60.0)
+
+
+def test_what_is_redelivered_is_claimed_side_by_side(app: CloudQ) -> None:
+    app.task(name="t")(print)
+    Together.meeting = threading.Barrier(3)
+    Together.refused = "b"
+    opened = app.executor().sort([delivered(app, id) for id in ("a", "b", "c")])
+    assert Together.met == {"a", "b", "c"}
+    assert [job.message.id for job in opened.jobs] == ["a", "c"]
+    assert all(job.fenced for job in opened.jobs)
+    ended = [*opened.settled, *((delivery, None) for delivery in opened.waiting)]
+    assert [delivery.id for delivery, _ in ended] == ["b"]
+
+
+def test_records_that_are_fenced_are_written_side_by_side(app: CloudQ) -> None:
+    app.task(name="t")(print)
+    Together.meeting = threading.Barrier(3)
+    Together.refused = "b"
+    settled: list[Settled] = []
+    for id in ("a", "b", "c"):
+        record = Record(id=id, state=State.SUCCESS, value="1", fence=1)
+        done = Settlement(action=Action.ACK, task_id=id, record=record, fenced=True)
+        settled.append((delivered(app, id), done))
+    batch = commit(settled, app.broker, app.backend)
+    assert Together.met == {"a", "b", "c"}
+    assert app.backend is not None
+    records = app.backend.records(["a", "b", "c"])
+    assert {id: record.state for id, record in records.items()} == {
+        "a": State.SUCCESS,
+        "c": State.SUCCESS,
+    }
+    assert {s.task_id for _, s in batch.ready} >= {"a", "c"}
