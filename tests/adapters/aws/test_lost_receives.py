@@ -116,9 +116,9 @@ def test_leases_are_short_for_a_minute_after_an_answer_was_lost(
     service.answer = lambda: lost
     receive(service, sqs)
     service.answer = lambda: (200, NONE)
-    assert leases(receive(service, sqs)) == {10}
+    assert leases(receive(service, sqs)) == {5}
     now[0] += 59
-    assert leases(receive(service, sqs)) == {10}
+    assert leases(receive(service, sqs)) == {5}
     now[0] += 2
     assert leases(receive(service, sqs)) == {60}
 
@@ -128,7 +128,7 @@ def test_a_try_that_the_sdk_repeats_counts_as_a_loss_too(service: Service, sqs: 
     service.answer = lambda: next(answers)
     assert len(receive(service, sqs)) == 2
     service.answer = lambda: (200, NONE)
-    assert leases(receive(service, sqs)) == {10}
+    assert leases(receive(service, sqs)) == {5}
 
 
 def test_the_lost_answer_of_another_request_is_a_warning(service: Service, sqs: SQS) -> None:
@@ -136,7 +136,7 @@ def test_the_lost_answer_of_another_request_is_a_warning(service: Service, sqs: 
     with pytest.raises(LOST):
         sqs.send(f"{service.url}/000000000000/default", [outgoing()])
     service.answer = lambda: (200, NONE)
-    assert leases(receive(service, sqs)) == {10}
+    assert leases(receive(service, sqs)) == {5}
 
 
 def test_a_lease_that_is_shorter_already_stays(service: Service, sqs: SQS) -> None:
