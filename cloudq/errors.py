@@ -186,9 +186,12 @@ class Replaced(CloudQError):
     """Raised by a task (through `self.replace`) to have a workflow run in its place."""
 
     def __init__(self, node: Any) -> None:
-        super().__init__(f"replaced by {node!r}")
+        super().__init__(node)
         # A `Node`, whose module imports this one.
         self.node: Any = node
+
+    def __str__(self) -> str:
+        return f"replaced by {self.node!r}"
 
 
 class Ignore(CloudQError):

@@ -26,6 +26,7 @@ from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.raised import settle_raised
 from cloudq.execution.settlement import NEVER, Settled, Settlement
 from cloudq.execution.unstarted import unstarted
+from cloudq.execution.worker_death import Died
 from cloudq.messages.body import arguments as arguments_of
 from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
@@ -47,9 +48,6 @@ log = logging.getLogger("cloudq.execution")
 
 # How long a call waits while an equal call runs, in seconds.
 _BUSY_AFTER = 5.0
-
-# What code of the user's raises, be it `sys.exit`; the test kit's death of a worker is none of it.
-_USERS = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
 
 _Enter = Callable[[Job, Task[..., Any], Sequence[Any], Mapping[str, Any]], Wait | None]
 
@@ -211,7 +209,9 @@ class Executor:
             if error.code in NEVER:  # its key, say, is longer than the store allows
                 return self._unrun(job, task, error, started)
             return unstarted(self._outcomes, job, self.backend, error)
-        except _USERS as error:  # also what the user's validators and key function raise
+        except Died:
+            raise
+        except BaseException as error:  # also what the user's validators and key function raise
             return self._unrun(job, task, error, started)
         if isinstance(claimed, Settlement):
             return claimed
@@ -280,7 +280,9 @@ class Executor:
             return settle_raised(self._outcomes, job, task, asked[0], started), asked[0]
         try:
             return self._outcomes.succeeded(job, self._written(job, task, value), started), value
-        except _USERS as error:  # also what the value's own methods raise
+        except Died:
+            raise
+        except BaseException as error:  # also what the value's own methods raise
             return self._outcomes.failed(job, error, started), error
 
     def _written(self, job: Job, task: Task[..., Any], value: object) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloudq import signals
 from cloudq.errors import Reject, Retry
+from cloudq.execution.worker_death import Died
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import State
 from cloudq.tasks.hooks import ExceptionInfo
@@ -20,9 +21,6 @@ if TYPE_CHECKING:  # not loaded in programs that only publish
     from cloudq.tasks.task import Task
 
 log = logging.getLogger("cloudq.execution")
-
-# What ends a process where nothing catches it; in the code of a task it ends the task alone.
-_LEAVING = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
 def is_watched(task: Task[..., Any]) -> bool:
@@ -140,14 +138,18 @@ def _tell(signal: signals.Signal, sender: object, **named: Any) -> None:
     """Call a signal's receivers. One that calls `sys.exit` ends neither a task nor a thread."""
     try:
         signal.send(sender, **named)
-    except _LEAVING:
+    except Died:
+        raise
+    except BaseException:
         log.exception("a receiver of %s tried to end the process", signal.name)
 
 
 def _hook(hook: Callable[..., None], *given: Any) -> None:
     try:
         hook(*given)
-    except (Exception, *_LEAVING):  # the user's code, after the end: the outcome stands
+    except Died:
+        raise
+    except BaseException:  # the user's code, after the end: the outcome stands
         log.exception("a hook raised: %r", hook)
 
 

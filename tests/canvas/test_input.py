@@ -220,6 +220,23 @@ def test_a_bad_replacement_fails_the_task(app: Bench, t: Tasks) -> None:
         result.get(timeout=0)
 
 
+@pytest.mark.parametrize("depth", [400, 20_000])
+def test_a_replacement_whose_arguments_are_too_deep_is_refused_with_our_error(
+    app: Bench, t: Tasks, depth: int
+) -> None:
+    deep: Any = 1
+    for _ in range(depth):
+        deep = [deep]
+
+    def replaces(self: Any) -> None:
+        self.replace(t.same.s(deep))
+
+    result = app.task(name="replaces", bind=True)(replaces).delay()
+    app.work()
+    with pytest.raises(EncodeError, match="deep"):
+        result.get(timeout=0)
+
+
 @pytest.mark.parametrize("wrong", ["later step", "callback", "member", "body"])
 def test_a_replacement_with_a_wrong_option_starts_nothing(app: Bench, t: Tasks, wrong: str) -> None:
     odd = t.same.s().set(countdown="soon")

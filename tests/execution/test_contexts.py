@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -30,9 +31,24 @@ class Told(Exception):
         return f"told {self.name}"
 
 
-class Leaving(Task[..., Any]):
-    def on_success(self, *args: Any) -> None:
-        sys.exit(9)
+class Own(BaseException):
+    """What a library raises past `except Exception`, as gevent's timeouts and pytest's ends."""
+
+
+LEAVING = [SystemExit(9), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(), Own()]
+
+
+def leaving(error: BaseException) -> type[Task[..., Any]]:
+    class Leaving(Task[..., Any]):
+        def on_success(self, *args: Any) -> None:
+            raise error
+
+    return Leaving
+
+
+@pytest.fixture(params=LEAVING, ids=repr)
+def error(request: pytest.FixtureRequest) -> BaseException:
+    return request.param
 
 
 def test_what_a_call_sets_no_other_sees(plain: CloudQ) -> None:
@@ -102,8 +118,10 @@ def test_who_leaves_in_the_test_kit_has_failed(plain: CloudQ, kind: type[BaseExc
         assert last.get(timeout=PATIENCE) == 1
 
 
-def test_a_hook_that_leaves_is_logged(plain: CloudQ, caplog: pytest.LogCaptureFixture) -> None:
-    @plain.task(name="work", base=Leaving)
+def test_a_hook_that_leaves_is_logged(
+    plain: CloudQ, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    @plain.task(name="work", base=leaving(error))
     def work() -> str:
         return "value"
 
@@ -113,11 +131,31 @@ def test_a_hook_that_leaves_is_logged(plain: CloudQ, caplog: pytest.LogCaptureFi
     assert "a hook raised" in caplog.text
 
 
-def test_a_receiver_that_leaves_is_logged(plain: CloudQ, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_key_or_a_value_that_leaves_fails_its_call(plain: CloudQ, error: BaseException) -> None:
+    def raises(*args: Any) -> Any:
+        raise error
+
+    @dataclass
+    class Value:
+        a: int
+
+        def __getattribute__(self, name: str) -> Any:
+            return raises() if name == "a" else super().__getattribute__(name)
+
+    plain.task(name="keyed", idempotent=raises)(lambda: 1)
+    plain.task(name="valued")(lambda: Value(1))
+    ends = [plain.send_task(name) for name in ("keyed", "valued")]
+    drain(plain)
+    assert [end.state for end in ends] == [State.FAILURE, State.FAILURE]
+
+
+def test_a_receiver_that_leaves_is_logged(
+    plain: CloudQ, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
     task: Any = plain.task(name="work")(lambda: "value")
 
     def leave(**told: Any) -> None:
-        sys.exit(9)
+        raise error
 
     for signal in (signals.task_received, signals.task_success, signals.task_postrun):
         signal.connect(leave)

@@ -13,10 +13,11 @@ from cloudq.errors import ServiceError
 from cloudq.execution.consume import Consumer
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Settled, Settlement
+from cloudq.execution.worker_death import Died
 from cloudq.results.waiting import Places
 from cloudq.testing.kit.faults import FaultPlan
 from cloudq.testing.kit.in_memory import in_memory_services
-from cloudq.testing.kit.plan import Died, Unit
+from cloudq.testing.kit.plan import Unit
 
 log = logging.getLogger("cloudq.testing")
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Self
 
 from cloudq.driver import Code
 from cloudq.errors import ConfigurationError
+from cloudq.execution.worker_death import Died
 
 BROKER_CALLS = ("send", "receive", "ack", "release", "extend", "dead_letter")
 STORE_CALLS = ("put", "get", "update", "query", "delete")
@@ -27,10 +28,6 @@ class Kind(StrEnum):
     LOST = "response lost"
     THROTTLED = "throttled"
     DOWN = "down"
-
-
-class Died(BaseException):
-    """The end of a worker as SIGKILL makes it: nothing that it would do afterwards happens."""
 
 
 class Outage(Exception):
