@@ -11,13 +11,10 @@ import pytest
 from cloudq import ChordError, Ignore, State
 from cloudq.execution.commit import commit, dispose
 from cloudq.execution.settlement import Action
+from cloudq.execution.worker_death import Died
 from cloudq.tasks.signature import chord, group
 from tests.support.bench import Bench
 from tests.worker.flow_tasks import Tasks
-
-
-class Died(BaseException):
-    """The process is gone."""
 
 
 class Mortal:

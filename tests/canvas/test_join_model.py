@@ -25,11 +25,11 @@ from cloudq.canvas.joins import Joins
 from cloudq.driver import Delivery
 from cloudq.execution.commit import commit, dispose
 from cloudq.execution.settlement import Settlement
+from cloudq.execution.worker_death import Died
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record
 from cloudq.runtime import Runtime
 from cloudq.testing.waiting import PATIENCE
-from tests.canvas.test_crashes import Died
 from tests.support.bench import Bench
 
 # CLOUDQ_DRILL=full looks at 2,000 runs.

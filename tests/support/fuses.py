@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloudq.driver import Limits
+from cloudq.execution.worker_death import Died
 
 # The calls that change something, or give a lease.
 CALLS = (
@@ -22,7 +23,7 @@ CALLS = (
 )
 
 
-class Killed(BaseException):
+class Killed(Died):
     """Stands for a SIGKILL: the program does nothing after it."""
 
 
