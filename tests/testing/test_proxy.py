@@ -138,7 +138,7 @@ def test_members_that_are_added_through_lost_answers_are_counted_once(
 ) -> None:
     backend = Backend(table, url="dynamodb://", expires=60.0)
     table.put([Item(key=join_key("j"), fields={"follows": "{}", "count": 2})])
-    proxy.chances = {Fault.RESET_AFTER: 0.2, Fault.CUT: 0.1}
+    proxy.chances = {Fault.RESET_AFTER: 0.1, Fault.CUT: 0.05}
     with ThreadPoolExecutor(4) as threads:
         places = list(threads.map(lambda n: count_member("j", f"late-{n}", backend), range(24)))
     proxy.chances = {}
