@@ -32,7 +32,7 @@ class Told(Exception):
 
 
 class Own(BaseException):
-    """What a library raises past `except Exception`, as gevent's timeouts and pytest's ends."""
+    """An error of a library past `except Exception`, as gevent's timeouts and pytest's ends are."""
 
 
 LEAVING = [SystemExit(9), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(), Own()]
