@@ -34,9 +34,10 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from cloudq.monitoring.task_logger import get_task_logger
+    from cloudq.results.eager import EagerResult
     from cloudq.results.groups import GroupResult, ResultSet
     from cloudq.results.record import State
-    from cloudq.results.result import AsyncResult, EagerResult, wait_for
+    from cloudq.results.result import AsyncResult, wait_for
     from cloudq.results.waiting import allow_join_result
     from cloudq.schedules.when import at, crontab, every, solar
     from cloudq.tasks.request import Call, Context, Middleware, Request, current_request
@@ -99,7 +100,7 @@ __all__ = [
 ]
 
 # Names are loaded when they are first used: a driver that needs only cloudq.driver, or a program
-# that looks at errors, does not pay for pydantic and the settings (150 ms of CPU).
+# that looks at errors, does not pay for the settings and all that an app needs.
 _HOMES = {
     "AsyncResult": "cloudq.results.result",
     "BackendError": "cloudq.errors",
@@ -111,7 +112,7 @@ _HOMES = {
     "ConfigurationError": "cloudq.errors",
     "Context": "cloudq.tasks.request",
     "DecodeError": "cloudq.errors",
-    "EagerResult": "cloudq.results.result",
+    "EagerResult": "cloudq.results.eager",
     "EncodeError": "cloudq.errors",
     "GroupResult": "cloudq.results.groups",
     "Ignore": "cloudq.errors",

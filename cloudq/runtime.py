@@ -8,19 +8,24 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from functools import cache, partial
 from threading import RLock
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING
 
-from cloudq.broker.broker import Broker
-from cloudq.broker.delayed import DelayedStore
-from cloudq.broker.one_time import OneTimeSchedules
 from cloudq.clock import Clock, real_time
 from cloudq.driver import BackendDriver, BrokerDriver
-from cloudq.driver.forks import renew_after_fork
+from cloudq.driver.billing import Meter, meter_of
+from cloudq.driver.forks import imported, renew_after_fork
 from cloudq.driver.loader import open_backend, open_broker, open_scheduler
 from cloudq.messages.codec import Codec
+from cloudq.messages.message import new_id
 from cloudq.results.backend import Backend
 from cloudq.results.events import History
 from cloudq.settings import Level, Settings
+
+if TYPE_CHECKING:  # an app that sends and runs nothing starts without them
+    from zoneinfo import ZoneInfo
+
+    from cloudq.broker.broker import Broker
+    from cloudq.broker.one_time import OneTimeSchedules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +109,19 @@ class Runtime:
                 self._backend = self._open_backend(url)
             return self._backend
 
+    def new_id(self) -> str:
+        """Return the id of a call that is made now. Opens nothing."""
+        opened = self._backend
+        return new_id() if opened is None else opened.new_id()
+
+    @property
+    def keeps_events(self) -> bool:
+        """True where events of tasks are recorded. Opens nothing."""
+        opened = self._backend
+        if opened is not None:
+            return opened.history is not None
+        return self.conf.task_events is not Level.NONE
+
     @property
     def scheduler(self) -> OneTimeSchedules | None:
         """The one-time schedules of long-delayed calls; None where their queue re-sends them."""
@@ -112,6 +130,8 @@ class Runtime:
             return None
         with self.lock:
             if self._scheduler is None:
+                from cloudq.broker.one_time import OneTimeSchedules
+
                 self._scheduler = OneTimeSchedules(
                     partial(self.services.open_scheduler, conf.scheduler),
                     url=conf.scheduler,
@@ -119,6 +139,12 @@ class Runtime:
                     after=conf.scheduler_eta,
                 )
             return self._scheduler
+
+    def meters(self) -> list[Meter]:
+        """Return the meters of the drivers that are open in this process and have one."""
+        parts = (self._broker, self._backend, self._scheduler)
+        opened = [each.opened for each in parts if each is not None]
+        return [meter for driver in opened if (meter := meter_of(driver)) is not None]
 
     def close(self) -> None:
         """Close what is open; a later use opens it again."""
@@ -133,6 +159,10 @@ class Runtime:
             self._broker = self._backend = None
 
     def _open_broker(self) -> Broker:
+        imported("cloudq.broker.broker")  # no fork cuts that short
+        from cloudq.broker.broker import Broker
+        from cloudq.broker.delayed import DelayedStore
+
         conf = self.conf
         return Broker(
             self.services.open_broker(conf.broker),
@@ -143,6 +173,7 @@ class Runtime:
             codec=self.codec,
             clock=self.clock,
             sleep=self.services.sleep,
+            bundle_bytes=conf.bundle_bytes,
         )
 
     def _store(self) -> Backend:
@@ -177,4 +208,6 @@ class Runtime:
 @cache
 def zone_of(name: str) -> ZoneInfo:
     """The time zone of this name."""
+    from zoneinfo import ZoneInfo
+
     return ZoneInfo(name)

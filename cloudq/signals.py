@@ -12,7 +12,6 @@ are called all the same, and the message is not lost.
 from __future__ import annotations
 
 import inspect
-import logging
 import threading
 import weakref
 from collections.abc import Callable, Hashable
@@ -20,7 +19,9 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import Any, TypeVar, cast, overload
 
-log = logging.getLogger("cloudq.signals")
+from cloudq.driver.log import Log
+
+log = Log("cloudq.signals")
 
 Receiver = Callable[..., Any]
 F = TypeVar("F", bound=Receiver)

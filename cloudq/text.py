@@ -40,23 +40,26 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 _WORDS = (
     r"secret|passw(?:or)?d|passphrase|pwd|credential|token|signature|authorization|cookie|sig(?=[_=])"
-    r"|(?:api|access|account|shared|private|encryption|master|auth)[_-]?key|signing[_-]?keys"
+    r"|passcode|(?:api|access|account|shared|private|encryption|master|auth|session|license|ssh|hmac"
+    r"|fernet|webhook)[_-]?key|signing[_-]?keys?"
 )
 # Names of values that are secret: client_secret, X-Amz-Signature, db_pass, AWS_SECRET_ACCESS_KEY.
 _NAME = (
-    rf"(?i){_WORDS}|(?:^|[_-])(?:pass|auth|sig|sas)$|(?:functions|subscription)-key$"
+    rf"(?i){_WORDS}|(?:^|[_-])(?:pass|pw|auth|sig|sas|jwt|otp)$|(?:functions|subscription)-key$"
     r"|connection[_-]?string"
 )
 # Those that are followed by a colon in YAML, in headers and in prose; "token: " begins a reason.
 _NAMED = (
     r"passw(?:or)?d|passphrase|pwd|(?<![a-z0-9])pass|(?:client|consumer)[_-]?secret"
-    r"|(?:api|access|account|shared|functions|subscription)[_-]?key|signing[_-]?keys"
+    r"|(?:api|access|account|shared|private|encryption|functions|subscription)[_-]?key"
+    r"|signing[_-]?keys"
 )
 # The quoted value, what stands in brackets, or up to what ends a parameter. A quote at the end
-# belongs to who quotes it. What stands for a value in advice is shown:
-# `servicebus://NAME?key=KEY`.
+# belongs to who quotes it. What stands for a value in advice is shown, `servicebus://NAME?key=KEY`,
+# and what our own messages say of a setting or an option after its name.
 _VALUE = (
     r"(?!(?:KEY|NAME|SECRET|TOKEN|PASSWORD|VALUE|\.\.\.|…|\*\*\*)(?![\w.*-]))"
+    r"(?!(?:did you mean|known:|it takes|they come|(?:Input|Keys|Value) should) )"
     r"(?:'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\"|\\\"[^\"\\]{0,512}\\\""
     r"|[\[({][^\])}]{0,512}[\])}]|(?:(?![\"'](?:[\s,;)}\]]|$))[^&;\s])+)"
 )
@@ -95,13 +98,17 @@ _SECRETS = (
     ),
     ("code=", r"(?i)([?&]code=)[\w%~+/=-]{20,}"),  # a key of an Azure function
     # An assignment, in a connection string and in a repr; an entry of a dict or of JSON.
-    ("=", rf"(?i)((?:{_WORDS}|(?<![a-z0-9])pass)[\w.-]{{0,64}}\s?=\s?){_VALUE}"),
+    ("=", rf"(?i)((?:{_WORDS}|(?<![a-z0-9])pass)[\w.-]{{0,64}}\s{{0,8}}=\s{{0,8}}){_VALUE}"),
     (":", rf"(?i)((?:{_WORDS}|(?<![a-z0-9])pass)[\w.-]{{0,64}}\\?[\"']\s?:\s?){_VALUE}"),
-    (": ", rf"(?i)((?:{_NAMED}):\s){_VALUE}"),
+    (":", rf"(?i)((?:{_NAMED}):\s{{1,8}}){_VALUE}"),
+    # An address that is a secret as a whole, since who has it may post.
+    ("hooks", r"(?i)(//hooks\.slack\.com/[a-z]{1,16}/|/api/webhooks/\d{1,32}/)[\w/.-]+"),
     ("</", rf"(?i)(<\w{{0,64}}(?:{_WORDS})\w{{0,64}}>)[^<]+"),
 )
 # What every secret that is found has in or before it.
 _SOME = re.compile(r"[=:<]|earer|%3|PRIVATE KEY|eyJ")
+# Entries that name the value beside them, as those of a container's environment do.
+_NAMES = ("name", "key")
 # A parameter whose name is percent-encoded, in part or as a whole.
 _QUOTED_NAME = rf"([?&;]([\w.-]{{0,64}}%[\w.%-]{{1,128}})=){_VALUE}"
 
@@ -269,11 +276,15 @@ class _Plain:
 
     def _pairs(self, pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        is_named = False  # as a secret, by the entry before: {"name": "DB_PASSWORD", "value": "x"}
         for key, value in pairs:
             name = self._key(key)
             while name in found:
                 name += "_"
-            found[name] = self._hidden(value) if self._is_secret(name) else self.of(value)
+            is_secret = self._is_secret(name) or (is_named and name.lower() == "value")
+            found[name] = self._hidden(value) if is_secret else self.of(value)
+            if name.lower() in _NAMES and isinstance(value, str):
+                is_named = self._is_secret(value)
             if self._left == 0:
                 break
         return found

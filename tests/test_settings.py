@@ -47,6 +47,16 @@ def test_the_constructor_wins_over_object_environment_and_file(
     assert (conf.task_default_queue, conf.max_deliveries, conf.worker_threads) == ("env", 4, 16)
 
 
+def test_a_wrong_setting_is_told_without_the_error_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for code, variable in (({"brokr": "memory://"}, "5"), ({}, "abc")):
+        monkeypatch.setenv("CLOUDQ_LEASE", variable)
+        with pytest.raises(ConfigurationError) as caught:
+            CloudQ("x", **code)
+        assert "ValidationError" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_configure_wins_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUDQ_BROKER", "memory://env")
     app = CloudQ(broker="memory://constructor")
@@ -268,3 +278,39 @@ def test_the_settings_show_no_secret() -> None:
     assert "hunter2" not in f"{app!r} {app.conf!r} {app.conf}"
     assert "'k1'" in repr(app.conf)
     assert "hunter2" not in repr(parse("sqs://user:hunter2@eu?key=hunter2"))
+
+
+@pytest.mark.parametrize("content", [b'broker = "x', b'a = "\xff"'])
+def test_a_file_that_is_no_toml_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    file = tmp_path / "shop.toml"
+    file.write_bytes(content)
+    monkeypatch.setenv("CLOUDQ_CONFIG", str(file))
+    with pytest.raises(ConfigurationError, match=r"shop\.toml, which has to be TOML"):
+        CloudQ("x")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("", "config_from_object: '' is no module's name: give one such as shop.mail"),
+        (".x", "is no module's name"),
+        ("shop:app", "is no module's name"),
+        ({1: 2}, "settings have names, which are texts: 1 is none"),
+    ],
+)
+def test_what_is_no_config_is_refused_with_a_sentence(source: object, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        CloudQ("x").config_from_object(source)
+
+
+@pytest.mark.parametrize("name", ["", ".x", "a..b", "a b"])
+def test_what_is_no_module_to_include_is_refused_with_a_sentence(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"include: .* is no module's name"):
+        CloudQ("x", include=[name]).load()
+
+
+def test_the_words_after_the_name_of_a_secret_setting_are_shown() -> None:
+    with pytest.raises(ConfigurationError, match="no setting 'password': known: broker"):
+        CloudQ("x", password="hunter2")

@@ -186,7 +186,7 @@ def test_a_refused_publish_is_not_said_to_be_out(plain: CloudQ, told: Told) -> N
 
 def test_of_a_partly_refused_publish_only_the_rest_is_said_to_be_out(plain: CloudQ) -> None:
     wire = FaultyBroker(plain.broker.driver)
-    wire.refuse = lambda message: Code.DENIED if b"bad" in message.body else None
+    wire.refuse = lambda message: Code.DENIED if b'"bad"' in message.body else None
     out: list[str] = []
 
     def sent(**said: Any) -> None:

@@ -96,9 +96,17 @@ def test_a_block_keeps_its_lines_and_nothing_else() -> None:
             "-----BEGIN RSA PRIVATE KEY-----***-----END RSA PRIVATE KEY-----",
         ),
         ("got eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln of it", "got *** of it"),
+        ("https://hooks.slack.com/services/T0/B0/x", "https://hooks.slack.com/services/***"),
+        ("https://discord.com/api/webhooks/1/a-b", "https://discord.com/api/webhooks/1/***"),
+        ("password  =  pw, x", "password  =  *** x"),
+        ("private_key:   pw", "private_key:   ***"),
+        ("Signing_key=pw hmac-key=pw passcode=pw", "Signing_key=*** hmac-key=*** passcode=***"),
         # What is no secret.
         ("?code=404 GET /x?code=retry", "?code=404 GET /x?code=retry"),
         ("token: Input should be valid", "token: Input should be valid"),
+        ("no setting 'password': did you mean a?", "no setting 'password': did you mean a?"),
+        ("no user and no password: they come from", "no user and no password: they come from"),
+        ("'signing_keys': Keys should match", "'signing_keys': Keys should match"),
         ("bad signature: it has expired", "bad signature: it has expired"),
         ("https%3A%2F%2Fh%3A8080%2Fa%40b", "https%3A%2F%2Fh%3A8080%2Fa%40b"),
         ("http://h:8080/a@b", "http://h:8080/a@b"),
@@ -126,6 +134,7 @@ def test_secrets_are_masked_at_every_depth_by_their_names() -> None:
         "urls": {"x": "amqp://u:p@h"},
         "api_key": None,
         "keys": {"name": "kept"},
+        "environment": [{"name": "DB_PASSWORD", "value": "p"}, {"Key": "a", "Value": "kept"}],
     }
     assert masked(value) == {
         "a": [{"db_password": "***"}, ["Authorization", "***"], {"host": "h", "password": "***"}],
@@ -133,6 +142,7 @@ def test_secrets_are_masked_at_every_depth_by_their_names() -> None:
         "urls": {"x": "amqp://***@h"},
         "api_key": None,
         "keys": {"name": "kept"},
+        "environment": [{"name": "DB_PASSWORD", "value": "***"}, {"Key": "a", "Value": "kept"}],
     }
     assert json.loads(json_text({"password": AsIs("p"), "b": AsIs({"password": "p"})})) == {
         "password": "p",

@@ -1,61 +1,55 @@
-"""Makes boto3 clients from a broker's or a backend's URL."""
+"""Makes clients of AWS from a broker's or a backend's URL."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
-
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from typing import TYPE_CHECKING
 
 from cloudq.driver import Address
 from cloudq.errors import ConfigurationError
-from cloudq_aws.answers import guard
-from cloudq_aws.retries import Retries
+from cloudq_aws.lean.early import Early
+from cloudq_aws.lean.services import SERVICES, endpoint_of
+from cloudq_aws.lean.surroundings import Keys, keys_here
 
 if TYPE_CHECKING:
-    from botocore.client import BaseClient
-
-# One thread a request in flight; boto3's own 10 would make a worker's threads queue for a socket,
-# and log a warning for each one that it throws away.
-_CONNECTIONS = 64
-# A long poll of SQS is silent for up to 20 s.
-_READ_TIMEOUT = 30
-_CONNECT_TIMEOUT = 3
-# Tries of one request, the first included, by the SDK's rules and pauses.
-_ATTEMPTS = 3
+    from botocore.session import Session
 
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]+")
 _COMMON = ("endpoint_url", "profile", "region")
+_CLIENTS = {"": True, "lean": True, "boto3": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """Access to AWS: a session with its credentials, and the endpoint of requests."""
+    """Access to AWS: where requests go, and how they are signed.
 
-    session: boto3.Session
+    `session` is botocore's. Without one, `keys` are the credentials, and frequent calls need no
+    botocore; it is loaded for the others.
+    """
+
     region: str
     endpoint_url: str | None
-    config: Config
+    session: Session | None = None
+    keys: Keys | None = None
+    is_lean: bool = True
 
     def client(self, service: str) -> object:
         """A client of the service, safe from many threads; the caller knows its type."""
-        # The stubs know a client by an overload for each of 400 services, most not installed.
-        make = cast("Callable[..., object]", getattr(self.session, "client"))  # noqa: B009
-        made = make(
-            service,
-            region_name=self.region,
-            endpoint_url=self.endpoint_url,
-            config=self.config,
-        )
-        client = cast("BaseClient", made)
-        guard(client)
-        Retries(_ATTEMPTS).watch(client)
-        return made
+        known = SERVICES.get(service)
+        url = known and endpoint_of(service, self.region, self.endpoint_url)
+        if known is None or not url or self.keys is None:
+            return self.sdk_client(service)
+        return Early(known, self.keys, self.region, url, self.sdk_client)
+
+    def sdk_client(self, service: str) -> object:
+        """A client of botocore, made now."""
+        # To load botocore takes half of a function's cold start, and most never need it.
+        from cloudq_aws.sdk import client_of, session_for
+
+        session = self.session or session_for(self.region)
+        return client_of(session, service, self.region, self.endpoint_url, is_lean=self.is_lean)
 
 
 def access(address: Address, *, region: str = "", options: tuple[str, ...] = ()) -> Access:
@@ -80,33 +74,25 @@ def access(address: Address, *, region: str = "", options: tuple[str, ...] = ())
         raise ConfigurationError(
             f'"{given}" in {address.url or address.scheme} is not an AWS region such as eu-west-1'
         )
-    try:
-        return _find(address, given)
-    except BotoCoreError as error:  # an unknown profile, a shared file that does not parse
-        raise ConfigurationError(f"{address.scheme}://: {error}") from error
+    if (client := address.options.get("client", "")) not in _CLIENTS:
+        raise ConfigurationError(f"client={client[:40]} in {address.scheme}:// is lean or boto3")
+    return _find(address, given, is_lean=_CLIENTS[client])
 
 
-def _find(address: Address, given: str) -> Access:
-    session = boto3.Session(profile_name=address.options.get("profile") or None)
+def _find(address: Address, given: str, *, is_lean: bool) -> Access:
+    profile = address.options.get("profile") or None
+    endpoint_url = address.options.get("endpoint_url") or None
+    keys = keys_here() if is_lean and profile is None else None
     # boto3 itself reads AWS_DEFAULT_REGION only; every other SDK, and Lambda, says AWS_REGION.
-    region = given or os.environ.get("AWS_REGION") or session.region_name
-    if not region:
-        raise ConfigurationError(
-            f"no AWS region for {address.scheme}://: add ?region=eu-west-1, or set AWS_REGION"
-        )
-    if session.get_credentials() is None:
-        raise ConfigurationError(
-            f"no AWS credentials for {address.scheme}://: set AWS_PROFILE, or AWS_ACCESS_KEY_ID"
-            " and AWS_SECRET_ACCESS_KEY, or give the machine or function a role"
-        )
+    region = given or os.environ.get("AWS_REGION", "")
+    if keys is not None and region:
+        return Access(region=region, endpoint_url=endpoint_url, keys=keys)
+    from cloudq_aws.sdk import session_with_region
+
+    session, region = session_with_region(address, region)
     return Access(
-        session=session,
         region=region,
-        endpoint_url=address.options.get("endpoint_url") or None,
-        config=Config(
-            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-            connect_timeout=_CONNECT_TIMEOUT,
-            read_timeout=_READ_TIMEOUT,
-            max_pool_connections=_CONNECTIONS,
-        ),
+        endpoint_url=endpoint_url,
+        session=session,
+        is_lean=is_lean,
     )

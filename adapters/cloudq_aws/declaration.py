@@ -20,11 +20,18 @@ SQS = Adapter(
     peek_cost="SQS shows a message by leasing it for a moment: each look counts as a delivery, "
     "hides the message meanwhile, and may miss some",
     loggers=_LOGGERS,
+    tariff="cloudq_aws.prices:SQS",
 )
 DYNAMODB = Adapter(
     extra="aws",
     sample="dynamodb://cloudq?region=us-east-1",
     environment=_NOBODY,
     loggers=_LOGGERS,
+    tariff="cloudq_aws.prices:DYNAMODB",
 )
-EVENTBRIDGE = Adapter(extra="aws", example="eventbridge://REGION?role=ARN", loggers=_LOGGERS)
+EVENTBRIDGE = Adapter(
+    extra="aws",
+    example="eventbridge://REGION?role=ARN",
+    loggers=_LOGGERS,
+    tariff="cloudq_aws.prices:EVENTBRIDGE",
+)

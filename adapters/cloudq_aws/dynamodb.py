@@ -1,4 +1,6 @@
-"""The result store on DynamoDB: `dynamodb://table?region=&endpoint_url=&profile=&consistent=`.
+"""The result store on DynamoDB.
+
+Its URL is `dynamodb://table?region=&endpoint_url=&profile=&client=&consistent=`.
 
 One table holds everything. Its layout, which is the same for every release of the format:
 
@@ -19,8 +21,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
-
-from botocore.exceptions import ClientError
 
 from cloudq.clock import Backoff
 from cloudq.driver import (
@@ -52,7 +52,8 @@ from cloudq_aws.dynamodb_items import (
     to_attributes,
 )
 from cloudq_aws.dynamodb_update import Expressions, holds_on_nothing, made_of_nothing
-from cloudq_aws.errors import AwsError, error_code
+from cloudq_aws.errors import AwsError, advice, error_code, response_of
+from cloudq_aws.metering import meter_dynamodb
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -70,6 +71,7 @@ _ROUNDS = 8
 _PAUSE, _LONGEST_PAUSE = 0.05, 6.4
 # Each round of an update that meets an expired item means that another writer got ahead.
 _RACES = 20
+_REFUSED = "ConditionalCheckFailedException"
 _BOOLEANS = {"true": True, "false": False, "": True}
 
 _Wanted = Mapping[Key, "WriteRequestTypeDef"]
@@ -81,7 +83,7 @@ def open_backend(address: Address) -> DynamoDB:
         raise ConfigurationError(
             f"{address.url} has a path: a table is written dynamodb://{address.host or 'cloudq'}"
         )
-    reach = access(address, options=("consistent",))
+    reach = access(address, options=("client", "consistent"))
     consistent = _BOOLEANS.get(address.options.get("consistent", ""))
     if consistent is None:
         raise ConfigurationError(f"consistent in {address.url} is true or false")
@@ -91,10 +93,11 @@ def open_backend(address: Address) -> DynamoDB:
 class DynamoDB:
     """A `BackendDriver` and `StoreAdmin` on one table."""
 
-    limits = StoreLimits(put=25, get=100, item=_ITEM)
+    limits = StoreLimits(put=25, get=100, item=_ITEM, bills_kilobytes=True)
 
     def __init__(self, reach: Access, *, table: str, consistent: bool = True) -> None:
         self.client = cast("DynamoDBClient", reach.client("dynamodb"))
+        self.meter = meter_dynamodb(self.client)
         self._table = table
         self._consistent = consistent
 
@@ -127,50 +130,61 @@ class DynamoDB:
 
     def _write(self, wanted: _Wanted) -> set[Key]:
         # Returns the keys that DynamoDB did not write in any round.
-        requests, known = list(wanted.values()), {stored_key(key) for key in wanted}
+        requests: dict[Key, Any] = {stored_key(key): request for key, request in wanted.items()}
         backoff = Backoff(_PAUSE, _LONGEST_PAUSE)
         while requests and backoff.failures < _ROUNDS:
-            reply = self.client.batch_write_item(RequestItems={self._table: requests})
-            left = cast(
-                "list[WriteRequestTypeDef]", told(reply, "UnprocessedItems").get(self._table, [])
+            reply = self.client.batch_write_item(
+                RequestItems={self._table: list(requests.values())}
             )
-            if not all(_key_of(request) in known for request in left):
+            unwritten: list[WriteRequestTypeDef] = self._own(told(reply, "UnprocessedItems")) or []
+            left = {_key_of(request) for request in unwritten}
+            if left - requests.keys():
                 raise cut("it has an item that was not sent")
             if len(left) < len(requests):
                 backoff.succeeded()
             if left:
                 time.sleep(backoff.failed())
-            requests = left
-        return {_key_of(request) for request in requests}
+            # Sent again is what the caller gave, not what the answer shows.
+            requests = {key: request for key, request in requests.items() if key in left}
+        return set(requests)
+
+    def _own(self, tables: Mapping[str, Any]) -> Any:
+        """Return what an answer says of the table, if anything. Raises for another one."""
+        if tables.keys() - {self._table}:
+            raise cut("it is about another table")
+        return tables.get(self._table)
 
     def get(self, keys: Sequence[Key], *, consistent: bool) -> Mapping[Key, Item]:
         """Read items in one batch; raises when DynamoDB leaves some out in every round."""
         asked = {stored_key(key): key for key in keys}
-        wanted: list[Any] = [key_attributes(key) for key in asked.values()]
+        wanted: dict[Key, Any] = {name: key_attributes(key) for name, key in asked.items()}
         found: dict[Key, Item] = {}
         backoff = Backoff(_PAUSE, _LONGEST_PAUSE)
         while wanted and backoff.failures < _ROUNDS:
-            request: KeysAndAttributesTypeDef = {"Keys": wanted, "ConsistentRead": consistent}
+            request: KeysAndAttributesTypeDef = {
+                "Keys": list(wanted.values()),
+                "ConsistentRead": consistent,
+            }
             reply = self.client.batch_get_item(RequestItems={self._table: request})
             now = time.time()
-            unread = told(reply, "UnprocessedKeys").get(self._table)
+            unread = self._own(told(reply, "UnprocessedKeys"))
             answers = told(reply, "Responses")
-            read = answers.get(self._table, []) if unread else told(answers, self._table)
+            read: list[Any] = self._own(answers) or [] if unread else told(answers, self._table)
             for attributes in read:
                 key = asked.get(key_in(attributes))
                 if key is None:
                     raise cut("it has an item that was not asked for")
                 if not _expired(attributes, now):
                     found[key] = from_attributes(attributes, key)
-            left: list[Any] = told(unread, "Keys") if unread else []
-            if not all(key_in(each) in asked for each in left):
+            left = set(map(key_in, told(unread, "Keys"))) if unread else set[Key]()
+            if left - wanted.keys():
                 raise cut("it has a key that was not asked for")
             # 16 MB an answer leaves keys out too; only an answer without any item means throttling.
             if len(left) < len(wanted):
                 backoff.succeeded()
             else:
                 time.sleep(backoff.failed())
-            wanted = left
+            wanted = {name: key for name, key in wanted.items() if name in left}
         if wanted:
             raise AwsError(f"DynamoDB left {len(wanted)} keys unread", code=Code.THROTTLED)
         return found
@@ -190,8 +204,10 @@ class DynamoDB:
             now = time.time()
             try:
                 return self._update_alive(key, change, now)
-            except ClientError as error:
+            except Exception as error:
                 standing = _standing(error)
+            if standing and key_in(standing) != stored_key(key):
+                raise cut("it is about another item")
             if not standing or not _expired(standing, now):
                 raise ConditionFailed(from_attributes(standing, key) if standing else None)
             if not all(map(holds_on_nothing, change.when)):
@@ -233,7 +249,7 @@ class DynamoDB:
                 ExpressionAttributeNames=build.names,
                 ExpressionAttributeValues=build.values,
             )
-        except ClientError as error:
+        except Exception as error:
             _standing(error)
             return False
         return True
@@ -255,15 +271,14 @@ class DynamoDB:
             reply = self.client.query(**request)
             now = time.time()
             read = told(reply, "Items")
-            if reply.get("Count", len(read)) != len(read):
-                raise cut(f"it has {len(read)} items and counts {reply.get('Count')}")
+            if told(reply, "Count") != len(read):
+                raise cut(f"it has {len(read)} items and counts {reply['Count']}")
+            after = _end(reply, Key(partition_text(partition), after or ""))
             items += [
                 from_attributes(found, Key(partition, key_in(found).sort))
                 for found in read
                 if not _expired(found, now)
             ]
-            last = reply.get("LastEvaluatedKey")
-            after = key_in(last).sort if last else None
             # A page of 1 MB, or of expired items, ends early.
             if after is None or len(items) >= limit:
                 return Page(items=items, next=after)
@@ -300,16 +315,39 @@ class DynamoDB:
         """Return the code of an error of this driver."""
         return error_code(error)
 
+    def advice(self, error: Exception) -> str | None:
+        """Return what to do about an error; None for the advice that goes by its code."""
+        return advice(error)
+
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
 
 
-def _standing(error: ClientError) -> Mapping[str, Any] | None:
+def _standing(error: Exception) -> Mapping[str, Any] | None:
     # The item on which a condition failed; every other error is raised again.
-    if error.response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
+    response = response_of(error)
+    if response is None or response.get("Error", {}).get("Code") != _REFUSED:
         raise error
-    return cast("Mapping[str, Any] | None", error.response.get("Item"))
+    return cast("Mapping[str, Any] | None", response.get("Item"))
+
+
+def _end(reply: Mapping[str, Any], start: Key) -> str | None:
+    """Return the sort key where a page says that it ends; None if it is the last one.
+
+    Raises for a page that is not behind `start`, and in order: a query would never end.
+    """
+    last, behind = reply.get("LastEvaluatedKey"), start.sort
+    for key in map(key_in, reply["Items"]):
+        if key.partition != start.partition or key.sort <= behind:
+            raise cut("it has an item that was not asked for")
+        behind = key.sort
+    if not last:
+        return None
+    end = key_in(last)
+    if end.partition != start.partition or not start.sort < end.sort >= behind:
+        raise cut("its end is none of what was asked for")
+    return end.sort
 
 
 def _expired(attributes: Mapping[str, Any], now: float) -> bool:

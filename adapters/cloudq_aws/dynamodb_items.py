@@ -9,24 +9,26 @@ exactly, and cannot be compared or incremented.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from cloudq.driver import Item, Key, Value, fitting
+from cloudq.driver.log import Log
 from cloudq_aws.answers import cut, told
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef
 
-log = logging.getLogger("cloudq.backend")
+log = Log("cloudq.backend")
 
 PARTITION, SORT, EXPIRES = "pk", "sk", "expires"
 _RESERVED = frozenset({PARTITION, SORT, EXPIRES})
 _MARK = "float:"
 _ESCAPE = "field:"
 _DIGITS = 38
+_TOO_LONG = 10**_DIGITS
 # DynamoDB takes magnitudes from 1E-130 to 9.99E+125; a float in here has at most 17 digits.
 _SMALLEST, _LARGEST = 1e-130, 9e125
 # A type descriptor and an element of a set or a map, as DynamoDB counts an item's size.
@@ -35,6 +37,7 @@ _OVERHEAD = 3
 LONGEST_PARTITION, LONGEST_SORT = 2048, 1024
 
 
+@lru_cache(maxsize=1024)
 def attribute_name(field: str) -> str:
     """The attribute that holds a field: its own name, unless the table's layout needs that."""
     if field in _RESERVED or field.startswith((_ESCAPE, _MARK)):
@@ -102,7 +105,7 @@ def _number(value: int | float) -> AttributeValueTypeDef:
 
 def _fits(value: int | float) -> bool:
     if isinstance(value, int):
-        return abs(value) < 10**_DIGITS
+        return abs(value) < _TOO_LONG
     if not value:
         return math.copysign(1.0, value) > 0
     return _SMALLEST < abs(value) < _LARGEST
@@ -143,6 +146,9 @@ def to_attributes(item: Item) -> dict[str, AttributeValueTypeDef]:
     if item.expires is not None:
         attributes[EXPIRES] = expiry(item.expires)
     for field, value in item.fields.items():
+        if type(value) is str:  # as most are
+            attributes[attribute_name(field)] = {"S": value}
+            continue
         if value == frozenset():
             continue
         attributes[attribute_name(field)] = to_attribute(value)
@@ -179,13 +185,23 @@ def key_in(attributes: Mapping[str, Any]) -> Key:
 
 def size(fields: Iterable[tuple[str, Value]]) -> int:
     """Return the bytes of fields as DynamoDB counts them, rather too many than too few."""
-    return sum(len(name.encode()) + _size(value) + _OVERHEAD for name, value in fields)
+    total = 0
+    for name, value in fields:
+        if type(value) is str and value.isascii():  # as most are
+            total += _length(name) + len(value) + _OVERHEAD
+        else:
+            total += _length(name) + _size(value) + _OVERHEAD
+    return total
+
+
+def _length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _size(value: Value) -> int:
     match value:
         case str():
-            return len(value.encode())
+            return _length(value)
         case bytes():
             return len(value)
         case frozenset():

@@ -1,8 +1,13 @@
-"""Classifies the errors of botocore, SQS and DynamoDB."""
+"""Classifies the errors of botocore, SQS and DynamoDB.
+
+botocore is not loaded for it: an error can be one of its own only where it is loaded already.
+"""
 
 from __future__ import annotations
 
-import botocore.exceptions as sdk
+import sys
+from types import ModuleType
+from typing import Any, cast
 
 from cloudq.driver import Code
 
@@ -33,6 +38,9 @@ _CODES = {
     "InvalidSignatureException": Code.CREDENTIALS,
     "MissingAuthenticationToken": Code.CREDENTIALS,
     "MissingAuthenticationTokenException": Code.CREDENTIALS,
+    "RequestExpired": Code.CREDENTIALS,
+    "RequestSkewed": Code.CREDENTIALS,
+    "RequestTimeTooSkewed": Code.CREDENTIALS,
     "SignatureDoesNotMatch": Code.CREDENTIALS,
     "UnrecognizedClientException": Code.CREDENTIALS,
     "AWS.SimpleQueueService.PurgeQueueInProgress": Code.THROTTLED,
@@ -61,6 +69,7 @@ _CODES = {
     "AWS.SimpleQueueService.BatchRequestTooLong": Code.TOO_LARGE,
     "BatchRequestTooLong": Code.TOO_LARGE,
     "ItemCollectionSizeLimitExceededException": Code.TOO_LARGE,
+    "RequestEntityTooLarge": Code.TOO_LARGE,
     "AWS.SimpleQueueService.MessageNotInflight": Code.LEASE_LOST,
     "MessageNotInflight": Code.LEASE_LOST,
     "ReceiptHandleIsInvalid": Code.LEASE_LOST,
@@ -87,17 +96,24 @@ _WORDS = {
     "security token": Code.CREDENTIALS,
 }
 
-# The order matters: the first that fits.
-_CLASSES: tuple[tuple[type[Exception], Code], ...] = (
-    (sdk.NoCredentialsError, Code.CREDENTIALS),
-    (sdk.PartialCredentialsError, Code.CREDENTIALS),
-    (sdk.CredentialRetrievalError, Code.CREDENTIALS),
-    (sdk.TokenRetrievalError, Code.CREDENTIALS),
-    (sdk.SSOError, Code.CREDENTIALS),
-    (sdk.ParamValidationError, Code.INVALID),
-    (sdk.HTTPClientError, Code.UNREACHABLE),  # refused, timed out, cut off, no such host
-    (sdk.ConnectionError, Code.UNREACHABLE),
+# A request is signed with the time, which may be some minutes off. Of a signature that is wrong for
+# that, SQS and DynamoDB tell it in words.
+_SKEWED = frozenset({"RequestExpired", "RequestSkewed", "RequestTimeTooSkewed"})
+_SKEWED_WORDS = ("Signature expired", "Signature not yet current")
+_SET_CLOCK = "this machine's clock is minutes off the service's: set it, then try again"
+
+# The names of botocore's classes. The order matters: the first that fits.
+_CLASSES: tuple[tuple[str, Code], ...] = (
+    ("NoCredentialsError", Code.CREDENTIALS),
+    ("PartialCredentialsError", Code.CREDENTIALS),
+    ("CredentialRetrievalError", Code.CREDENTIALS),
+    ("TokenRetrievalError", Code.CREDENTIALS),
+    ("SSOError", Code.CREDENTIALS),
+    ("ParamValidationError", Code.INVALID),
+    ("HTTPClientError", Code.UNREACHABLE),  # refused, timed out, cut off, no such host
+    ("ConnectionError", Code.UNREACHABLE),
 )
+_ROOTS = ("ClientError", "BotoCoreError")
 
 
 class AwsError(Exception):
@@ -112,9 +128,47 @@ def error_code(error: Exception) -> Code:
     """Return the code of an error of boto3."""
     if isinstance(error, AwsError):
         return error.code
-    if isinstance(error, sdk.ClientError):
-        return _of_response(error)
-    return next((code for kind, code in _CLASSES if isinstance(error, kind)), Code.UNKNOWN)
+    if (response := response_of(error)) is not None:
+        return _of_response(response)
+    sdk = _sdk()
+    if sdk is None:
+        return Code.UNKNOWN
+    found = (code for name, code in _CLASSES if isinstance(error, getattr(sdk, name)))
+    return next(found, Code.UNKNOWN)
+
+
+def is_of_service(error: Exception) -> bool:
+    """Tell whether an error is boto3's or this adapter's, and not one of the program."""
+    sdk = _sdk()
+    roots = tuple(getattr(sdk, name) for name in _ROOTS) if sdk is not None else ()
+    return isinstance(error, (AwsError, *roots))
+
+
+def response_of(error: Exception) -> dict[str, Any] | None:
+    """Return the service's answer in an error of boto3; None in errors that have none."""
+    sdk = _sdk()
+    if sdk is None or not isinstance(error, sdk.ClientError):
+        return None
+    return cast("dict[str, Any]", cast("Any", error).response)
+
+
+def _sdk() -> ModuleType | None:
+    if "botocore.exceptions" not in sys.modules:
+        return None
+    import botocore.exceptions as sdk  # another thread may be at it: this waits for the whole
+
+    return sdk
+
+
+def advice(error: Exception) -> str | None:
+    """Return what to do about an error of boto3 of which its code tells too little."""
+    response = response_of(error)
+    if response is None:
+        return None
+    detail = response.get("Error", {})
+    words = str(detail.get("Message", ""))
+    is_skewed = detail.get("Code") in _SKEWED or any(each in words for each in _SKEWED_WORDS)
+    return _SET_CLOCK if is_skewed else None
 
 
 def entry_code(name: str, message: str, *, sender_fault: bool) -> Code:
@@ -123,12 +177,12 @@ def entry_code(name: str, message: str, *, sender_fault: bool) -> Code:
     return _of_name(name, message) or fallback
 
 
-def _of_response(error: sdk.ClientError) -> Code:
-    detail = error.response.get("Error", {})
+def _of_response(response: dict[str, Any]) -> Code:
+    detail = response.get("Error", {})
     found = _of_name(detail.get("Code", ""), str(detail.get("Message", "")))
     if found:
         return found
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return Code.UNREACHABLE if status >= 500 else Code.UNKNOWN
 
 

@@ -31,12 +31,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from cloudq.driver import Address, Code, OneTimeEntry, is_ordered
+from cloudq.driver.billing import SCHEDULE, Meter
 from cloudq.driver.schedulers import Fields, Job
 from cloudq.errors import ConfigurationError
 from cloudq_aws.answers import told
 from cloudq_aws.client import Access, access
-from cloudq_aws.errors import error_code
+from cloudq_aws.errors import advice, error_code
 from cloudq_aws.messages import key_text
+from cloudq_aws.prices import EVENTBRIDGE
 from cloudq_aws.queues import Queues
 
 if TYPE_CHECKING:
@@ -113,6 +115,7 @@ class EventBridge(Terms):
         group: str | None = None,
     ) -> None:
         self.group = group
+        self.meter = Meter(EVENTBRIDGE)
         self.client = cast("EventBridgeSchedulerClient", reach.client("scheduler"))
         self._sqs = cast("SQSClient", reach.client("sqs"))
         self._queues = Queues(self._sqs, prefix=prefix)
@@ -203,6 +206,7 @@ class EventBridge(Terms):
         }
         with suppress(self.client.exceptions.ConflictException):
             self._create(group, entry.name, entry.owner, request)
+            self.meter.count(SCHEDULE, entry.queue, items=1)
 
     def forget(self, group: str, name: str) -> bool:
         """Delete a schedule; False if there is none (any more)."""
@@ -215,6 +219,10 @@ class EventBridge(Terms):
     def error_code(self, error: Exception) -> Code:
         """Return the code of an error of this driver."""
         return error_code(error)
+
+    def advice(self, error: Exception) -> str | None:
+        """Return what to do about an error; None for the advice that goes by its code."""
+        return advice(error)
 
     def close(self) -> None:
         """Close the connections."""

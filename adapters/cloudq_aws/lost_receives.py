@@ -14,15 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-import botocore.exceptions as sdk
-from botocore.exceptions import ClientError
-
 from cloudq.clock import Clock
 from cloudq.driver import Code
 from cloudq_aws.errors import error_code
+from cloudq_aws.lean.early import listen
 
 if TYPE_CHECKING:
-    from botocore.client import BaseClient
     from botocore.model import OperationModel
 
 # The lease of a receive, in seconds, for as long as this after an answer was lost.
@@ -30,8 +27,6 @@ _SHORT = 5
 _WARY_FOR = 60.0
 # SQS forgets the id of a receive after this.
 _REPEATABLE_FOR = 300.0
-# Without a connection the service has not seen the request.
-_NEVER_SENT = (sdk.EndpointConnectionError, sdk.ConnectTimeoutError, sdk.ProxyConnectionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +47,12 @@ class LostReceives:
         self._lock = threading.Lock()
         self._unanswered: dict[str, Attempt] = {}  # by queue
 
-    def watch(self, client: BaseClient) -> None:
+    def watch(self, client: object) -> None:
         """Look at every try of a request, those that the SDK repeats included.
 
         Where answers of sends and acks are lost, those of receives are next.
         """
-        # The stubs know no handler that answers.
-        client.meta.events.register("needs-retry.sqs", cast("Any", self._tried))
+        listen(client, "needs-retry.sqs", self._tried)
 
     def lease(self, wanted: int) -> int:
         """Return the seconds of the lease that the next receive asks for."""
@@ -95,10 +89,21 @@ class LostReceives:
         caught_exception: Exception | None,
         **_: object,
     ) -> None:
+        if caught_exception is None and (response is None or "Error" not in response[1]):
+            return
+        # This is called by botocore alone, and a function that needs none does not load it.
+        import botocore.exceptions as sdk
+
+        # Without a connection the service has not seen the request.
+        never_sent = (
+            sdk.EndpointConnectionError,
+            sdk.ConnectTimeoutError,
+            sdk.ProxyConnectionError,
+        )
         error = caught_exception
         if response is not None and "Error" in response[1]:
-            error = ClientError(cast("Any", response[1]), operation.name)
-        if error is None or isinstance(error, _NEVER_SENT):
+            error = sdk.ClientError(cast("Any", response[1]), operation.name)
+        if error is None or isinstance(error, never_sent):
             return
         if error_code(error) is Code.UNREACHABLE:
             self._lost_at = self._now()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cloudq.driver import Code, Delivery, Failure, Outgoing, fitting
+from cloudq.driver.log import Log
 from cloudq_aws.answers import number, told
 from cloudq_aws.errors import AwsError, entry_code
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         SendMessageBatchRequestEntryTypeDef,
     )
 
-log = logging.getLogger("cloudq.sqs")
+log = Log("cloudq.sqs")
 
 T = TypeVar("T")
 

@@ -1,4 +1,6 @@
-"""The broker on Amazon SQS, standard and FIFO: `sqs://region?endpoint_url=&profile=&prefix=&dead=`.
+"""The broker on Amazon SQS, standard and FIFO.
+
+Its URL is `sqs://region?endpoint_url=&profile=&client=&prefix=&dead=`.
 
 A queue is a name, looked up once, or a full URL, never looked up. Nothing here lists or creates
 queues unless an operator asks for it, so that producers and workers need few rights.
@@ -28,7 +30,7 @@ from cloudq.driver import (
 from cloudq.errors import ConfigurationError
 from cloudq_aws import sqs_admin as admin
 from cloudq_aws.client import Access, access
-from cloudq_aws.errors import error_code
+from cloudq_aws.errors import advice, error_code, is_of_service
 from cloudq_aws.lost_receives import LostReceives
 from cloudq_aws.messages import (
     BATCH,
@@ -47,6 +49,7 @@ from cloudq_aws.messages import (
     too_large,
     whole,
 )
+from cloudq_aws.metering import meter_sqs
 from cloudq_aws.queues import Queues, no_dead_letters
 
 if TYPE_CHECKING:
@@ -61,6 +64,7 @@ _STANDARD = Limits(
     max_lease=MAX_LEASE,
     max_wait=20,
     min_wait=1,
+    polls_outlive_callers=True,
 )
 _FIFO = Limits(
     batch=BATCH,
@@ -72,6 +76,7 @@ _FIFO = Limits(
     min_wait=1,
     ordered=True,
     dedup_window=300,
+    polls_outlive_callers=True,
 )
 # Seconds of a lease in which a message moves to the dead letters, and to no other worker.
 _MOVING = 60
@@ -81,7 +86,7 @@ def open_broker(address: Address) -> SQS:
     """The driver of an `sqs://` URL. Raises `ConfigurationError`."""
     if address.path:
         raise ConfigurationError(f"{address.url} has a path: the region is all, as sqs://eu-west-1")
-    reach = access(address, region=address.host, options=("prefix", "dead"))
+    reach = access(address, region=address.host, options=("client", "prefix", "dead"))
     dead = address.options.get("dead")
     if dead is not None and "{queue}" not in dead:
         raise ConfigurationError(f"dead={dead} has no {{queue}} in it, as {{queue}}-dead has")
@@ -96,6 +101,7 @@ class SQS:
         self._queues = Queues(self.client, prefix=prefix, dead=dead)
         self._lost = LostReceives()
         self._lost.watch(self.client)
+        self.meter = meter_sqs(self.client, prefix=prefix)
 
     def limits(self, queue: str) -> Limits:
         """Return the limits of the queue, of the kind that its name tells."""
@@ -208,20 +214,22 @@ class SQS:
         lost = {failure.index for failure in failed}
         held = [index for index in range(len(deliveries)) if index not in lost]
         for part in by_size(held, lambda index: len(deliveries[index].body)):
-            failed += self._bury(url, deliveries, part, reason)
+            try:
+                failed += self._bury(url, deliveries, part, reason)
+            except Exception as error:
+                if part[0] == held[0] or not is_of_service(error):
+                    raise
+                # What has moved already is not to be moved once more.
+                code, why = error_code(error), str(error)
+                rest = held[held.index(part[0]) :]
+                failed += [Failure(index=index, code=code, reason=why) for index in rest]
+                break
         return sorted(failed, key=attrgetter("index"))
 
     def _bury(
         self, url: str, deliveries: Sequence[Delivery], indexes: list[int], reason: str
     ) -> list[Failure]:
-        source = self._queues.full_name(deliveries[0].queue)
-        fifo = is_ordered(url)
-        entries = [
-            dead_entry(place, deliveries[index], reason=reason, source=source, fifo=fifo)
-            for place, index in enumerate(indexes)
-        ]
-        reply = self.client.send_message_batch(QueueUrl=url, Entries=entries)
-        unsent = failures(reply, range(len(indexes)), indexes)
+        unsent = self._copy(url, deliveries, indexes, reason)
         left = {failure.index for failure in unsent}
         sent = [index for index in indexes if index not in left]
         if not sent:
@@ -235,9 +243,38 @@ class SQS:
             ),
         ]
 
+    def copy_to_dead(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
+        """Send new messages to the dead-letter queue, with the reason."""
+        queue = deliveries[0].queue
+        url = self._queues.dead_url(queue)
+        if url is None:
+            why = no_dead_letters(queue)
+            places = range(len(deliveries))
+            return [Failure(index=index, code=Code.NOT_FOUND, reason=why) for index in places]
+        failed: list[Failure] = []
+        for part in by_size(range(len(deliveries)), lambda index: len(deliveries[index].body)):
+            failed += self._copy(url, deliveries, part, reason)
+        return failed
+
+    def _copy(
+        self, url: str, deliveries: Sequence[Delivery], indexes: list[int], reason: str
+    ) -> list[Failure]:
+        source = self._queues.full_name(deliveries[0].queue)
+        fifo = is_ordered(url)
+        entries = [
+            dead_entry(place, deliveries[index], reason=reason, source=source, fifo=fifo)
+            for place, index in enumerate(indexes)
+        ]
+        reply = self.client.send_message_batch(QueueUrl=url, Entries=entries)
+        return failures(reply, range(len(indexes)), indexes)
+
     def error_code(self, error: Exception) -> Code:
         """Return the code of an error of this driver."""
         return error_code(error)
+
+    def advice(self, error: Exception) -> str | None:
+        """Return what to do about an error; None for the advice that goes by its code."""
+        return advice(error)
 
     def close(self) -> None:
         """Close the connections."""

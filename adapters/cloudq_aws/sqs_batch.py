@@ -1,50 +1,43 @@
 """Runs one batch of SQS messages in a Lambda, and answers message by message.
 
-The batch processor of Powertools makes the partial batch response; its content is decided here.
-Lambda deletes every message that is not reported, so a message is reported until its outcome is
-durable.
+Lambda deletes every message that its answer, a partial batch response, does not name, so a message
+is named until its outcome is durable.
 """
-
-# Powertools is typed in part only.
-# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
-import logging
-import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import isfinite
-from threading import RLock, Timer
+from threading import RLock, Thread
 from typing import Any, cast
 
-from aws_lambda_powertools.utilities.batch import (
-    BatchProcessor,
-    EventType,
-    ExceptionInfo,
-    FailureResponse,
-)
-from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
-
 from cloudq.driver import Delivery
+from cloudq.driver.log import Log
 from cloudq.errors import BackendError
+from cloudq.execution.bundles import in_order, whole_of, wholes
 from cloudq.execution.commit import dispose
 from cloudq.execution.deadline import released
-from cloudq.execution.invocation import KEPT, Invocation, NotSettled
+from cloudq.execution.interrupt import Alarm
+from cloudq.execution.invocation import KEPT, Invocation
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, Settled, Settlement
 from cloudq_aws.messages import ID, receipt_of
 
-log = logging.getLogger("cloudq.lambda")
+log = Log("cloudq.lambda")
 
+Record = Mapping[str, Any]
+"""One message in Lambda's event."""
 
 # What a record raises that lacks its receipt, queue or body, or has others than texts there.
 _LACKING = (KeyError, TypeError, AttributeError)
+# No count and no time of SQS has more digits.
+_DIGITS = 18
 
 
-class SqsBatch(BatchProcessor):
-    """Runs the tasks of one event. Use as `with batch(records=..., handler=batch.run)`.
+class SqsBatch:
+    """Runs the tasks of one event, given as its `records`.
 
     `threads` tasks run at a time, on queues without order; `prefix` is that of the broker.
     """
@@ -52,35 +45,50 @@ class SqsBatch(BatchProcessor):
     def __init__(
         self,
         invocation: Invocation,
+        records: Sequence[Record],
         *,
         threads: int = 1,
         prefix: str = "",
     ) -> None:
-        super().__init__(EventType.SQS, raise_on_entire_batch_failure=False)
         self._invocation = invocation
+        self._records = records
         self._executor = invocation.executor
         self._deadline = invocation.deadline
         self._threads = threads
         self._prefix = prefix
         self._deliveries: dict[str, Delivery] = {}  # by receipt
         self._odd: dict[int, str] = {}  # reasons, by the identity of a record
-        self._opened: dict[str, Job | Settlement] = {}  # by receipt
+        # What a record has: one call, or those of a bundle; by receipt.
+        self._opened: dict[str, deque[tuple[Delivery, Job | Settlement]]] = {}
         self._pending: deque[Settled] = deque()
         self._reported: dict[str, str] = {}  # reasons, by receipt
         self._settling = RLock()
-        self._watch: Timer | None = None
+        self._watch: Alarm | None = None
         self._late = False
         self._ordered = False
         self._blocked: set[str] = set()  # groups with a message that stays
-        self._unsure: set[str] = set()  # groups with a message that is not settled yet
+        self._unsure: dict[str, Delivery] = {}  # the last message not settled yet, by group
 
-    # ---- the life of a batch, as Powertools calls it
+    # ---- the life of a batch
 
-    def _prepare(self) -> None:
-        super()._prepare()
+    def answer(self) -> dict[str, Any]:
+        """Run the batch, and return the response that names the messages to be kept."""
+        self._open()
+        try:
+            self._run_all()
+        finally:
+            if self._watch is not None:
+                self._watch.cancel()
+            self._settle()
+        # One without an id brings the whole batch back: else Lambda would delete it.
+        kept = [record.get("messageId") or "" for record in self._records if self._stays(record)]
+        return {"batchItemFailures": [{"itemIdentifier": id} for id in kept]}
+
+    def _open(self) -> None:
+        lease = self._deadline.remaining()
         for record in self._records:
             try:
-                delivery = to_delivery(SQSRecord(record), self._prefix, self._deadline.remaining())
+                delivery = to_delivery(record, self._prefix, lease)
             except _LACKING as error:
                 named = f"{type(error).__name__}: {error}"
                 self._odd[id(record)] = f"its record is none that SQS makes ({named})"
@@ -89,71 +97,79 @@ class SqsBatch(BatchProcessor):
             self._deliveries[receipt_of(delivery)] = delivery
         deliveries = list(self._deliveries.values())
         broker = self._invocation.broker
-        self._ordered = any(broker.limits(delivery.queue).ordered for delivery in deliveries)
+        queues = {delivery.queue for delivery in deliveries}
+        self._ordered = any(broker.limits(queue).ordered for queue in queues)
         try:
             jobs, settled = self._executor.open(deliveries)
         except BackendError as down:
             log.error("all %d messages of a batch stay: %s", len(deliveries), down)
             self._reported = dict.fromkeys(self._deliveries, str(down))
             return
-        self._opened |= {receipt_of(job.delivery): job for job in jobs}
-        self._opened |= {receipt_of(delivery): settlement for delivery, settlement in settled}
+        for delivery, opened in in_order([*((job.delivery, job) for job in jobs), *settled]):
+            self._opened.setdefault(receipt_of(delivery), deque()).append((delivery, opened))
         until = self._deadline.until_late()
         if isfinite(until):
-            self._watch = Timer(until, self._run_late)
-            self._watch.daemon = True
-            self._watch.start()
+            self._watch = Alarm(self._start_late)
+            self._executor.alarms.set(until, self._watch)
 
-    def process(self) -> list[tuple[Any, ...]]:
+    def _run_all(self) -> None:
         """Run the batch: one by one on ordered queues, else several at a time."""
-        records = [record for record in self._records if id(record) not in self._odd]
+        whole = filter(self._is_whole, self._records)
+        # A bundle is processed as often as it has calls, so that the threads share them.
+        records = (record for record in whole for _ in range(self._calls_of(record)))
         if self._threads == 1 or self._ordered:
-            return [self._process_record(record) for record in records]
+            for record in records:
+                self._run(record)
+            return
         with ThreadPoolExecutor(self._threads, thread_name_prefix="cloudq") as pool:
-            return list(pool.map(self._process_record, records))
+            list(pool.map(self._run, records))
 
-    def _clean(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        self._settle()
-        for record in self._records:
-            odd = self._odd.get(id(record))
-            reason = odd or self._reported.get(record["receiptHandle"])
-            if reason is not None:
-                error = NotSettled(reason)
-                # One without an id brings the whole batch back: else Lambda would delete it.
-                named = {**record, "messageId": record.get("messageId") or ""}
-                super().failure_handler(SQSRecord(named), (NotSettled, error, None))
-        super()._clean()
+    def _calls_of(self, record: Record) -> int:
+        return len(self._opened.get(record["receiptHandle"], ()))
 
-    def failure_handler(self, record: SQSRecord, exception: ExceptionInfo) -> FailureResponse:
-        """Report a message whose handling failed, in cloudq or in a task's key function."""
-        log.error("message %s could not be run", record.message_id, exc_info=exception[1])
-        reason = f"{exception[0]}: {exception[1]}"
-        self._report(self._deliveries[record.receipt_handle], reason)
-        return "fail", reason, record
+    def _is_whole(self, record: Record) -> bool:
+        """Tell whether a record can be run; where it cannot, the later ones of its group wait."""
+        if id(record) not in self._odd:
+            return True
+        group = _text(_inside(record, "attributes").get("MessageGroupId"))
+        if group is not None:
+            self._blocked.add(group)
+        return False
 
-    @property
-    def _records(self) -> Sequence[dict[str, Any]]:
-        return cast("Sequence[dict[str, Any]]", self.records)
+    def _stays(self, record: Record) -> bool:
+        return id(record) in self._odd or record["receiptHandle"] in self._reported
 
     # ---- one message
 
-    def run(self, record: SQSRecord) -> None:
-        """Decide one message's settlement; run its task if it is to be run."""
-        opened = self._opened.pop(record.receipt_handle, None)
-        # The store is down: the whole batch is reported. Or this lease was there before.
-        if opened is None:
+    def _run(self, record: Record) -> None:
+        """Run the next call of a message, or report it if its handling fails.
+
+        It may fail in cloudq, or in a key function.
+        """
+        receipt = record["receiptHandle"]
+        try:
+            self._handle(receipt)
+        except Exception as error:
+            log.error("message %s could not be run", record["messageId"], exc_info=error)
+            self._report(self._deliveries[receipt], f"{type(error)}: {error}")
+
+    def _handle(self, receipt: str) -> None:
+        """Decide the settlement of a message's next call; run its task if it is to be run."""
+        try:
+            delivery, opened = self._opened[receipt].popleft()
+        except (KeyError, IndexError):  # the store is down, or this lease was there before
             return
-        delivery = self._deliveries[record.receipt_handle]
         group = delivery.group if self._ordered else None
-        if group is not None and (group in self._unsure or self._late):
+        whole = whole_of(delivery)
+        if group is not None and (self._unsure.get(group, whole) is not whole or self._late):
             # Should its predecessor not settle after all, this one must not have run.
             self._settle()
         settlement = self._settlement(opened, group)
         self._pending.append((delivery, settlement))
-        if group is not None:
-            (self._blocked if settlement.action in KEPT else self._unsure).add(group)
+        if group is not None and settlement.action in KEPT:
+            self._blocked.add(group)
+        elif group is not None:
+            self._unsure[group] = whole
         if self._late:
             self._settle(delete=True)
 
@@ -165,6 +181,10 @@ class SqsBatch(BatchProcessor):
         return self._invocation.run_job(opened)
 
     # ---- what is done about them
+
+    def _start_late(self) -> None:
+        # In a thread of its own: it takes requests, and other alarms must ring meanwhile.
+        Thread(target=self._run_late, name="late", daemon=True).start()
 
     def _run_late(self) -> None:
         # A task that cannot be interrupted may take the whole invocation down. What has finished
@@ -181,11 +201,14 @@ class SqsBatch(BatchProcessor):
                 return
             batch = self._invocation.commit(pairs)
             for delivery, _ in batch.failed:
-                self._report(delivery, f"not recorded: {batch.error}")
-            for delivery, settlement in batch.ready:
+                self._report(whole_of(delivery), f"not recorded: {batch.error}")
+            ready, refused = wholes(batch.ready, self._invocation.broker)
+            for each in refused:
+                self._report(whole_of(each.delivery), each.reason)
+            for delivery, settlement in ready:
                 if settlement.action in KEPT:
                     self._report(delivery, settlement.reason)
-            self._dispose(batch.ready, delete=delete)
+            self._dispose(ready, delete=delete)
 
     def _dispose(self, ready: Sequence[Settled], *, delete: bool) -> None:
         acked = {receipt_of(delivery) for delivery, s in ready if s.action is Action.ACK}
@@ -202,19 +225,22 @@ class SqsBatch(BatchProcessor):
             self._blocked.add(delivery.group)
 
 
-def to_delivery(record: SQSRecord, prefix: str, lease: float) -> Delivery:
+def to_delivery(record: Record, prefix: str, lease: float) -> Delivery:
     """Return a record of the event as the SQS driver would have received it."""
-    fields = cast("Mapping[str, object]", record.raw_event)
-    if fields.get("eventSource") != "aws:sqs":
+    if record.get("eventSource") != "aws:sqs":
         raise TypeError("its eventSource is not aws:sqs")
-    id = _text(_inside(_inside(fields, "messageAttributes"), ID).get("stringValue"))
-    attributes = _inside(fields, "attributes")
+    receipt = _text(record["receiptHandle"])
+    # Of two messages with no receipt one would be taken for the other, and be deleted unrun.
+    if not receipt:
+        raise TypeError("its receiptHandle is no text")
+    id = _text(_inside(_inside(record, "messageAttributes"), ID).get("stringValue"))
+    attributes = _inside(record, "attributes")
     sent = _number(attributes.get("SentTimestamp"))
     return Delivery(
-        queue=record.event_source_arn.rpartition(":")[2].removeprefix(prefix),
-        id=id or record.message_id,
-        body=record.body.encode(errors="replace"),
-        receipt=record.receipt_handle,
+        queue=record["eventSourceARN"].rpartition(":")[2].removeprefix(prefix),
+        id=id or record["messageId"],
+        body=record["body"].encode(errors="replace"),
+        receipt=receipt,
         attempts=max(1, _number(attributes.get("ApproximateReceiveCount")) or 1),
         lease=lease,
         group=_text(attributes.get("MessageGroupId")),
@@ -222,9 +248,14 @@ def to_delivery(record: SQSRecord, prefix: str, lease: float) -> Delivery:
     )
 
 
-def _inside(fields: Mapping[str, object], name: str) -> Mapping[str, object]:
+_NOTHING: Record = {}
+
+
+def _inside(fields: Record, name: str) -> Record:
     inside = fields.get(name)
-    return cast("Mapping[str, object]", inside) if isinstance(inside, Mapping) else {}
+    # Most are dicts, which is told in less time than that they are mappings.
+    is_known = type(inside) is dict or isinstance(inside, Mapping)
+    return cast("Record", inside) if is_known else _NOTHING
 
 
 def _text(value: object) -> str | None:
@@ -233,7 +264,9 @@ def _text(value: object) -> str | None:
 
 def _number(value: object) -> int | None:
     """Read a number that SQS sends as text; None where there is none."""
-    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value) else None
+    if not isinstance(value, str) or not (value.isascii() and value.isdecimal()):
+        return None
+    return int(value) if len(value) <= _DIGITS else None
 
 
 def _drained(pending: deque[Settled]) -> list[Settled]:

@@ -61,15 +61,24 @@ def _read(body: bytes) -> dict[str, Any] | None:
 class Believed(RequestsTransport):
     """Sends requests; raises, in place of an answer that is not the service's, what a cut one does.
 
-    So the SDK tries again where it does so for a cut one.
+    So the SDK tries again where it does so for a cut one. `sent` is told of each request.
     """
 
-    def __init__(self, is_answer: Callable[[Response], bool], **options: Any) -> None:
+    def __init__(
+        self,
+        is_answer: Callable[[Response], bool],
+        *,
+        sent: Callable[[Any], None] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        self._sent = sent
         self._is_answer = is_answer
 
     def send(self, request: Any, **kwargs: Any) -> Any:
         """Send a request. Raises `ServiceResponseError`."""
+        if self._sent is not None:
+            self._sent(request)
         response = cast("Any", super().send(request, **kwargs))
         answer: Response = response.internal_response
         try:

@@ -16,11 +16,13 @@ SERVICE_BUS = Adapter(
     suggested_backend="aztables://ACCOUNT/cloudq",
     no_scheduler=_NO_SCHEDULER,
     loggers=_LOGGERS,
+    tariff="cloudq_azure.prices:SERVICE_BUS",
 )
 TABLES = Adapter(
     extra="azure",
     sample="aztables://devstoreaccount1/cloudq",
     loggers=_LOGGERS,
+    tariff="cloudq_azure.prices:TABLES",
 )
 # Names under which people look for a scheduler there.
 FUNCTIONS = Adapter(extra="azure", no_scheduler=_NO_SCHEDULER, loggers=_LOGGERS)

@@ -9,7 +9,6 @@ returns for, and abandons what it raises for, a whole batch at a time.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import time
@@ -25,15 +24,16 @@ from azure.functions.timer import TimerRequest
 from cloudq.app import CloudQ
 from cloudq.driver import Delivery, is_ordered
 from cloudq.driver.loader import parse
+from cloudq.driver.log import Log
 from cloudq.errors import CloudQError, ConfigurationError
 from cloudq.execution.deadline import Deadline
 from cloudq.execution.direct_call import firing_id, once
 from cloudq.execution.executor import Executor
 from cloudq.execution.invocation import Invocation, NotSettled
-from cloudq.messages.ids import new_id
+from cloudq.messages.message import new_id
 from cloudq.tasks.priorities import queues_for
 
-log = logging.getLogger("cloudq.functions")
+log = Log("cloudq.functions")
 
 Cardinality = Literal["one", "many"]
 

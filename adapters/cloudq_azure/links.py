@@ -1,24 +1,20 @@
-"""Receives, settles and renews whole batches over the SDK's links, and leaves no credit behind.
+"""Opens the SDK's links, and settles and renews whole batches over them.
 
-The SDK's `receive_messages` leaves credit on the link, by which an idle receiver takes messages
-that nobody asked for, and it waits 0.2 s for more messages. So credit is given and drained here,
-and what a pull did not get stays in the queue. Locks are settled and renewed by their tokens, over
-any link to the queue, in one request a batch; the SDK's own methods make one for each message.
-Both need private parts of the SDK (7.15); no other file uses them.
+Locks are settled and renewed by their tokens, over any link to the queue, in one request a batch;
+the SDK's own methods make one for each message. This needs private parts of the SDK (7.15); only
+`pulls` uses them beside this file.
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
-import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from queue import Empty
 from socket import SHUT_RDWR
 from threading import Lock, Timer
 from typing import Any, Literal, TypeVar, cast
@@ -35,9 +31,7 @@ from azure.servicebus.exceptions import (
 )
 
 from cloudq_azure.client import ATTEMPT
-from cloudq_azure.errors import SHAPELESS, incomplete
-
-log = logging.getLogger("cloudq.servicebus")
+from cloudq_azure.errors import incomplete
 
 Owner = TypeVar("Owner", ServiceBusSender, ServiceBusReceiver)
 
@@ -49,16 +43,11 @@ LOST = (MessageLockLostError, SessionLockLostError, MessageAlreadySettled, Messa
 
 # Seconds within which a connection must be open; there is one more try.
 _GREETING = 3.0
-# Seconds to wait for the answer to a drain; without one the link is closed.
-_DRAIN = 3.0
 # Messages to ask for in one peek; the service returns as many as fit into an answer.
 _MOST_PEEKED = 250
 
 # Locks to remember before those that have ended are removed.
 _CROWD = 10_000
-
-# Fields of the AMQP frame `flow`.
-_COUNT, _CREDIT, _DRAINED = 5, 6, 8
 
 
 @dataclass(slots=True, eq=False)
@@ -124,6 +113,9 @@ def guarded(owner: Owner) -> Owner:
 
 
 def _open_in_time(handler: Any, open: Callable[..., None], **options: Any) -> None:
+    if handler._session:  # it is open: the SDK calls this before each message that it sends
+        return
+
     def cut() -> None:
         with suppress(OSError, AttributeError):
             handler._connection._transport.sock.shutdown(SHUT_RDWR)
@@ -143,86 +135,14 @@ def close_link(link: Link) -> None:
         link.receiver.close()
 
 
-def _never() -> bool:
+def never() -> bool:
+    """Return False: nothing stops it."""
     return False
 
 
-def pull(
-    receiver: ServiceBusReceiver,
-    *,
-    count: int,
-    wait: float,
-    stopped: Callable[[], bool] = _never,
-) -> list[ServiceBusReceivedMessage]:
-    """Receive up to `count` messages, waiting up to `wait` s for the first; leave no credit."""
-    deadline = time.monotonic() + wait
-    found: list[Any] = []
-    try:
-        receiver._do_retryable_operation(
-            partial(_pull, receiver, found, count=count, deadline=deadline, stopped=stopped)
-        )
-    except Exception:
-        # What came before the connection broke is locked for us, whatever link it came by.
-        if not found:
-            raise
-    return [
-        cast("ServiceBusReceivedMessage", receiver._build_received_message(each)) for each in found
-    ]
-
-
-def whole(messages: Sequence[ServiceBusReceivedMessage]) -> list[ServiceBusReceivedMessage]:
-    """Return the messages that have a lock and a number, each lock once.
-
-    What is left out comes again when its lock ends: it could not be settled. Raises if all lack
-    one of them.
-    """
-    found = {
-        token: each
-        for each in messages
-        if (token := _token(each)) and each.sequence_number is not None
-    }
-    if messages and not found:
-        raise incomplete("a message's lock or number")
-    if len(found) < len(messages):
-        log.warning("%d received messages are left for later", len(messages) - len(found))
-    return list(found.values())
-
-
-def _token(message: ServiceBusReceivedMessage) -> uuid.UUID | None:
-    try:
-        token = message.lock_token
-    except SHAPELESS:
-        return None
-    return token if isinstance(token, uuid.UUID) else None
-
-
-def _pull(
-    receiver: ServiceBusReceiver,
-    found: list[Any],
-    *,
-    count: int,
-    deadline: float,
-    stopped: Callable[[], bool],
-) -> None:
-    if not _open(receiver, ATTEMPT, stopped):
-        return
-    handler = cast("Any", receiver._handler)
-    link, arrived = handler._link, handler._received_messages
-    drained = _on_drained(link)
-    # Outside of such a context the SDK gives back at once what comes.
-    receiver._receive_context.set()
-    try:
-        link.flow(link_credit=count)
-        while not arrived.qsize() and time.monotonic() < deadline and not stopped():
-            _listen(handler)
-        if link.current_link_credit > 0:
-            _drain(receiver, handler, drained)
-    finally:
-        receiver._receive_context.clear()
-        _take(arrived, found)
-
-
-def _open(receiver: ServiceBusReceiver, patience: float, stopped: Callable[[], bool]) -> bool:
+def opened(
+    receiver: ServiceBusReceiver, patience: float, stopped: Callable[[], bool] = never
+) -> bool:
     """Open the link, unless it is open; False if it is to be stopped.
 
     The SDK's own way sleeps for 50 ms after each frame, half a second in all, and cannot be
@@ -250,58 +170,13 @@ def _open(receiver: ServiceBusReceiver, patience: float, stopped: Callable[[], b
     return True
 
 
-def _drain(receiver: ServiceBusReceiver, handler: Any, drained: list[bool]) -> None:
-    link = handler._link
-    drained.clear()
-    link.flow(link_credit=link.current_link_credit, drain=True)
-    deadline = time.monotonic() + _DRAIN
-    while not drained and link.current_link_credit > 0:
-        if time.monotonic() > deadline:
-            # Closing gives back what is under way.
-            receiver._close_handler()
-            return
-        _listen(handler)
-
-
-def _listen(handler: Any) -> None:
-    # Renews the token when it is time, and raises what has ended the link. One frame at a time:
-    # for each further one that is asked for, and does not come, the SDK would wait 0.2 s.
-    if handler.client_ready():
-        handler._connection.listen(wait=handler._socket_timeout)
-
-
-def _on_drained(link: Any) -> list[bool]:
-    """Return a list that gets an element when the peer has used up, or dropped, all credit."""
-    drained: list[bool] = []
-
-    def flow(frame: Sequence[Any]) -> None:
-        # The SDK takes no notice of this frame. But the credit that the peer has dropped counts
-        # as delivered: the next grant would be too small by as much.
-        if frame[_COUNT] is not None and frame[_DRAINED]:
-            link.delivery_count = frame[_COUNT]
-            link.current_link_credit = frame[_CREDIT] or 0
-            drained.append(True)
-
-    link._incoming_flow = flow
-    return drained
-
-
-def _take(arrived: Any, found: list[Any]) -> None:
-    while True:
-        try:
-            found.append(arrived.get_nowait())
-        except Empty:
-            return
-        arrived.task_done()
-
-
-def accept(receiver: ServiceBusReceiver, wait: float, stopped: Callable[[], bool] = _never) -> bool:
+def accept(receiver: ServiceBusReceiver, wait: float, stopped: Callable[[], bool] = never) -> bool:
     """Lock a session that has messages, waiting up to `wait` s for one; False if none came."""
     try:
-        opened = receiver._do_retryable_operation(partial(_open, receiver, wait + ATTEMPT, stopped))
+        done = receiver._do_retryable_operation(partial(opened, receiver, wait + ATTEMPT, stopped))
     except OperationTimeoutError:
         return False
-    return bool(opened)
+    return bool(done)
 
 
 def settle(
@@ -320,7 +195,7 @@ def settle(
     details = {"deadletter-reason": reason, "deadletter-description": description}
 
     def attempt(part: Sequence[uuid.UUID]) -> None:
-        _open(receiver, ATTEMPT, _never)
+        opened(receiver, ATTEMPT)
         receiver._settle_message_via_mgmt_link(
             settlement,
             cast("Any", part),
@@ -342,7 +217,7 @@ def renew(receiver: ServiceBusReceiver, tokens: Sequence[str]) -> dict[int, Exce
     """Renew the locks from now; return the errors of lost ones."""
 
     def request(part: Sequence[str]) -> None:
-        receiver._do_retryable_operation(partial(_open, receiver, ATTEMPT, _never))
+        receiver._do_retryable_operation(partial(opened, receiver, ATTEMPT))
         reply = receiver._renew_locks(
             *(cast("Any", uuid.UUID(token)) for token in part), timeout=2 * ATTEMPT
         )

@@ -17,6 +17,8 @@ from cloudq.driver import Code, Delivery, Failure, Outgoing, Peeked, Scheduled, 
 
 BATCH = 100
 ID, ATTEMPTS = "cloudq-id", "cloudq-attempts"
+BURY = "cloudq-bury"
+"""Says of a message for which reason who receives it is to dead-letter it."""
 # What the service itself adds to a dead letter.
 _BURIED = ("DeadLetterReason", "DeadLetterErrorDescription")
 
@@ -95,11 +97,29 @@ def later(delivery: Delivery, after: float) -> ServiceBusMessage:
     )
 
 
+def to_bury(delivery: Delivery, reason: str, *, fifo: bool) -> ServiceBusMessage:
+    """Make the message that is dead-lettered when it is received, since none can be sent there."""
+    return ServiceBusMessage(
+        delivery.body,
+        message_id=uuid.uuid4().hex,
+        application_properties={ID: delivery.id, BURY: burial(reason)[0]},
+        session_id=key_text(delivery.group or delivery.id) if fifo else None,
+    )
+
+
+def reason_to_bury(delivery: Delivery) -> str | None:
+    """Return why a received message is to be dead-lettered; None for any other."""
+    properties = receipt_of(delivery).properties
+    reason = properties.get(BURY) if properties else None
+    return str(reason) if reason is not None else None
+
+
 def revived(message: ServiceBusReceivedMessage, *, fifo: bool) -> ServiceBusMessage:
     """The copy of a dead letter that goes back to its queue."""
     properties = properties_of(message)
     id = id_of(message, properties)
-    kept = {name: value for name, value in properties.items() if name not in (*_BURIED, ATTEMPTS)}
+    dropped = (*_BURIED, ATTEMPTS, BURY)
+    kept = {name: value for name, value in properties.items() if name not in dropped}
     return ServiceBusMessage(
         body_of(message),
         # Another than the first send's, and the same if this is tried again.

@@ -22,7 +22,8 @@ from azure.servicebus import (
 )
 
 from cloudq_azure.client import Access
-from cloudq_azure.links import Link, Locks, close_link, guarded, pull, whole
+from cloudq_azure.links import Link, Locks, close_link, guarded
+from cloudq_azure.pulls import pull, whole
 
 # A thread that finds so many others receiving from the same queue waits for one of them.
 _RECEIVERS = 32
@@ -118,7 +119,7 @@ class Queue:
         self._changed = Condition()
         self._idle: list[Link] = []
         self._receivers: set[Link] = set()
-        self._closing = False
+        self._closing = self._ending = False
         self._sender: ServiceBusSender | None = None
         self._sending = Lock()
         self._settler: Link | None = None
@@ -145,7 +146,7 @@ class Queue:
             return [], self.lock.seconds
         try:
             with link.lock:
-                got = pull(link.receiver, count=count, wait=wait, stopped=lambda: self._closing)
+                got = pull(link.receiver, count=count, wait=wait, stopped=self._is_over)
                 found = whole(got)
         finally:
             with self._changed:
@@ -155,12 +156,21 @@ class Queue:
         self.locks.hold((str(message.lock_token) for message in found), lease)
         return found, lease
 
+    def end_receives(self) -> None:
+        """Have the receives that wait end, and later ones wait for nothing."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+
+    def _is_over(self) -> bool:
+        return self._closing or self._ending
+
     def _borrow(self, wait: float) -> Link | None:
         deadline = time.monotonic() + wait
         with self._changed:
             while not self._idle and len(self._receivers) >= _RECEIVERS:
                 left = deadline - time.monotonic()
-                if left <= 0 or self._closing:
+                if left <= 0 or self._is_over():
                     return None
                 self._changed.wait(left)
             if self._idle:

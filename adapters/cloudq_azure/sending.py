@@ -68,7 +68,9 @@ def _send(sender: ServiceBusSender, messages: Mapping[int, ServiceBusMessage]) -
 def _fill(
     sender: ServiceBusSender, messages: Mapping[int, ServiceBusMessage]
 ) -> tuple[Part, list[int]]:
-    """The first messages that go into one batch, or the first alone if it fits into none."""
+    """The first messages that go into one batch, or one alone: the only one, or a large one."""
+    if len(messages) == 1:
+        return next(iter(messages.values())), [*messages]
     batch = sender.create_message_batch()
     indexes: list[int] = []
     for index, message in messages.items():

@@ -29,6 +29,8 @@ from cloudq.driver import (
     Scheduled,
     is_ordered,
 )
+from cloudq.driver.billing import ACK, EXTEND, POLL, RECEIVE, SEND, Meter
+from cloudq.driver.log import Log
 from cloudq_azure import servicebus_admin as admin
 from cloudq_azure import servicebus_scheduled as delayed
 from cloudq_azure.client import Access, access
@@ -41,13 +43,18 @@ from cloudq_azure.messages import (
     burial,
     later,
     outgoing,
+    reason_to_bury,
     receipt_of,
+    to_bury,
     to_delivery,
     too_large,
 )
+from cloudq_azure.prices import SERVICE_BUS
 from cloudq_azure.queues import Namespace, Queue
 from cloudq_azure.sending import failures, send_all
 from cloudq_azure.sessions import Sessions
+
+log = Log("cloudq.servicebus")
 
 _STANDARD = Limits(
     batch=BATCH,
@@ -73,11 +80,12 @@ def open_broker(address: Address) -> ServiceBus:
 
 
 class ServiceBus:
-    """A `BrokerDriver`, `Scheduling` and `QueueAdmin` on one namespace."""
+    """A `BrokerDriver`, `Scheduling`, `EndsReceives` and `QueueAdmin` on one namespace."""
 
     def __init__(self, reach: Access) -> None:
         self._access = reach
         self._namespace = Namespace(reach)
+        self.meter = Meter(SERVICE_BUS)
         self._admin = reach.admin()
         self._closers = ThreadPoolExecutor(_CLOSERS, thread_name_prefix="servicebus-close")
         self._mutex = Lock()
@@ -109,6 +117,8 @@ class ServiceBus:
             for index, message in enumerate(messages)
             if index not in large
         }
+        size = sum(len(messages[index].body) for index in fit)
+        self.meter.count(SEND, queue, items=len(fit), size=size)
         return [*refused, *send_all(self._queue(queue), fit)]
 
     def receive(self, queue: str, *, count: int, wait: float, lease: float) -> Sequence[Delivery]:
@@ -119,7 +129,37 @@ class ServiceBus:
             found, length, session = self._sessions_of(queue).receive(count, wait)
         else:
             found, length = self._queue(queue).receive(count, wait)
-        return [to_delivery(queue, message, lease=length, session=session) for message in found]
+        got = [to_delivery(queue, message, lease=length, session=session) for message in found]
+        size = sum(len(delivery.body) for delivery in got)
+        self.meter.count(RECEIVE if got else POLL, queue, items=len(got), size=size)
+        return self._unburied(got)
+
+    def end_receives(self) -> None:
+        """Have the receives that wait give their credit back, and return what has come."""
+        with self._mutex:
+            waiting = [*self._queues.values(), *self._sessions.values()]
+        for each in waiting:
+            each.end_receives()
+
+    def _unburied(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Dead-letter those that are sent for that; return the others."""
+        left: list[Delivery] = []
+        for delivery in deliveries:
+            reason = reason_to_bury(delivery)
+            if reason is None:
+                left.append(delivery)
+                continue
+            for failure in self.dead_letter([delivery], reason=reason):
+                # Its lock ends, and who receives it then tries again.
+                log.warning("%s cannot be dead-lettered yet: %s", delivery.id, failure.reason)
+        return left
+
+    def copy_to_dead(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
+        """Send messages that are dead-lettered when they are received: there is no other way."""
+        queue = deliveries[0].queue
+        fifo = is_ordered(queue)
+        marked = {at: to_bury(each, reason, fifo=fifo) for at, each in enumerate(deliveries)}
+        return send_all(self._queue(queue), marked)
 
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Failure]:
         """Complete the messages."""
@@ -146,6 +186,7 @@ class ServiceBus:
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Failure]:
         """Lock the messages, or their sessions, anew for the queue's own lock duration."""
         queue = deliveries[0].queue
+        self.meter.count(EXTEND, queue, items=len(deliveries))
         if is_ordered(queue):
             return self._by_session(deliveries, self._sessions_of(queue).renew)
         known = self._queue(queue)
@@ -184,6 +225,7 @@ class ServiceBus:
     ) -> Sequence[Failure]:
         reason, description = burial(why)
         queue = deliveries[0].queue
+        self.meter.count(ACK, queue, items=len(deliveries))
         if is_ordered(queue):
             sessions = self._sessions_of(queue)
             return self._by_session(
@@ -236,6 +278,8 @@ class ServiceBus:
     def schedule(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[str | Failure]:
         """Schedule messages, those of one delay in one request; handles are sequence numbers."""
         most = self.limits(queue).body
+        size = sum(len(message.body) for message in messages)
+        self.meter.count(SEND, queue, items=len(messages), size=size)
         return delayed.schedule(self._queue(queue), messages, most=most, fifo=is_ordered(queue))
 
     def unschedule(self, queue: str, handles: Sequence[str]) -> Sequence[Failure]:

@@ -27,8 +27,9 @@ from azure.servicebus.management import ServiceBusAdministrationClient
 from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats, is_ordered
 from cloudq_azure.client import Access
 from cloudq_azure.errors import incomplete
-from cloudq_azure.links import Link, accept, close_link, pull, settle
+from cloudq_azure.links import Link, accept, close_link, settle
 from cloudq_azure.messages import BATCH, revived, to_peeked
+from cloudq_azure.pulls import pull
 from cloudq_azure.queues import Queue
 from cloudq_azure.sending import send_all
 from cloudq_azure.servicebus_scheduled import browse

@@ -9,7 +9,6 @@ the next receive may want its next messages, and is then left to others.
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from azure.servicebus.exceptions import (
     SessionLockLostError,
 )
 
+from cloudq.driver.log import Log
 from cloudq_azure.errors import SHAPELESS, AzureError
 from cloudq_azure.links import (
     Link,
@@ -33,14 +33,13 @@ from cloudq_azure.links import (
     Settlement,
     accept,
     close_link,
-    pull,
     settle,
     usable,
-    whole,
 )
+from cloudq_azure.pulls import pull, whole
 from cloudq_azure.queues import LockLength, Namespace
 
-log = logging.getLogger("cloudq.servicebus")
+log = Log("cloudq.servicebus")
 
 # How long a session without anything in hand waits for another receive.
 _LINGER = 0.5
@@ -93,7 +92,7 @@ class Sessions:
         self._numbers = itertools.count()
         # Keys of other processes, and of earlier lives of this one, are none of ours.
         self._own = uuid.uuid4().hex
-        self._closing = False
+        self._closing = self._ending = False
         self._watch: Thread | None = None
 
     # ---- receiving
@@ -112,6 +111,10 @@ class Sessions:
         found = self._from(session, count, _PROMPT)
         return found, self._lease(session), session.key if found else None
 
+    def end_receives(self) -> None:
+        """Have the receives that wait for a session end, and later ones wait for none."""
+        self._ending = True
+
     def _free(self) -> Session | None:
         """A session with nothing in hand, marked busy."""
         with self._changed:
@@ -126,7 +129,7 @@ class Sessions:
         receiver = self._namespace.receiver(self._name, session_wait=patience)
         opened = False
         try:
-            opened = accept(receiver, patience, lambda: self._closing)
+            opened = accept(receiver, patience, lambda: self._closing or self._ending)
         finally:
             if not opened:
                 self._close_later(Link(receiver))

@@ -27,17 +27,19 @@ from functools import partial
 from typing import Any, TypeVar
 
 from azure.core import MatchConditions
+from azure.core.exceptions import AzureError as SdkError
 from azure.core.exceptions import (
-    HttpResponseError,
     ResourceExistsError,
     ResourceModifiedError,
     ResourceNotFoundError,
 )
+from azure.core.paging import ItemPaged
 from azure.data.tables import TableClient, TableEntity, UpdateMode
 from azure.identity import DefaultAzureCredential
 
 from cloudq.clock import Backoff
 from cloudq.driver import Address, Change, Code, Failure, Item, Key, Page, StoreLimits
+from cloudq.driver.billing import Meter
 from cloudq.driver.conditional import apply
 from cloudq_azure.answers import reading
 from cloudq_azure.errors import SHAPELESS, AzureError, error_code, incomplete
@@ -74,7 +76,7 @@ _Indexed = tuple[int, Entity]
 
 def open_backend(address: Address) -> Tables:
     """The driver of an `aztables://` URL. Raises `ConfigurationError`."""
-    return Tables(connect(address))
+    return Tables(*connect(address))
 
 
 class Tables:
@@ -82,7 +84,8 @@ class Tables:
 
     limits = StoreLimits(put=_BATCH, get=_BATCH, item=_ITEM)
 
-    def __init__(self, client: TableClient) -> None:
+    def __init__(self, client: TableClient, meter: Meter | None = None) -> None:
+        self.meter = meter
         # Safe from many threads, as all of the SDK's clients over HTTP are.
         self.client = client
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="cloudq-tables")
@@ -128,7 +131,7 @@ class Tables:
                     )
             except AzureError as error:
                 return [(index, error) for index, _ in group]
-            except HttpResponseError as error:
+            except SdkError as error:
                 # One entity fails a transaction as a whole: a missing one that is to be deleted,
                 # for example. The others are to be done all the same.
                 if _of_the_table(error) or error_code(error) not in _OF_ONE:
@@ -143,7 +146,7 @@ class Tables:
                     self.client.upsert_entity(entity, UpdateMode.REPLACE)
                 else:
                     self.client.delete_entity(entity)
-            except HttpResponseError as error:
+            except SdkError as error:  # a connection that broke is no reason to leave the others
                 refused.append((index, error))
         return refused
 
@@ -229,10 +232,13 @@ class Tables:
         )
         items: list[Item] = []
         now = time.time()
+        behind: str | None = values.get("after")
         for entity in _entities(found):
-            if entity[PARTITION] != values["partition"]:
+            row = str(entity[ROW])
+            if entity[PARTITION] != values["partition"] or (behind is not None and row <= behind):
                 raise incomplete("what was asked for")
-            item = from_entity(Key(partition, sort_key(entity[ROW])), entity)
+            behind = row
+            item = from_entity(Key(partition, sort_key(row)), entity)
             if not _expired(item, now):
                 items.append(item)
             if len(items) == limit:
@@ -304,22 +310,31 @@ def _groups(wanted: Iterable[_Indexed]) -> Iterator[list[_Indexed]]:
         yield group
 
 
-def _entities(found: Iterable[TableEntity]) -> Iterator[TableEntity]:
-    """Iterate over a query's entities; the SDK has no error for an answer without a list."""
-    entities = iter(found)
+def _entities(found: ItemPaged[TableEntity]) -> Iterator[TableEntity]:
+    """Iterate over a query's entities; the SDK has no error for an answer without a list.
+
+    Raises for a page that is said to follow twice: a query would never end.
+    """
+    pages: Any = found.by_page()
+    told: set[str] = set()
     while True:
         try:
-            entity = next(entities)
+            page: list[TableEntity] = list(next(pages))
         except StopIteration:
             return
         except SHAPELESS as error:
             raise incomplete("the list of entities") from error
-        if not (isinstance(entity.get(PARTITION), str) and isinstance(entity.get(ROW), str)):
-            raise incomplete("an entity's keys")
-        yield entity
+        for entity in page:
+            if not (isinstance(entity.get(PARTITION), str) and isinstance(entity.get(ROW), str)):
+                raise incomplete("an entity's keys")
+            yield entity
+        following = repr(pages.continuation_token)
+        if following in told:
+            raise incomplete("the page behind the last one")
+        told.add(following)
 
 
-def _of_the_table(error: HttpResponseError) -> bool:
+def _of_the_table(error: SdkError) -> bool:
     """Tell whether the table is missing, and not an entity."""
     return getattr(error, "error_code", None) == "TableNotFound"
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import os
 import re
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import requests
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential, TokenCredential
@@ -14,13 +15,18 @@ from azure.data.tables import TableClient
 from requests.adapters import HTTPAdapter
 
 from cloudq.driver import Address
+from cloudq.driver.billing import DELETE, GET, PUT, QUERY, Meter
 from cloudq.errors import ConfigurationError
 from cloudq_azure.answers import Believed, of_tables
 from cloudq_azure.identity import Identity
+from cloudq_azure.prices import TABLES
 
 _Credential = AzureNamedKeyCredential | AzureSasCredential | TokenCredential
 
 _OPTIONS = ("endpoint",)
+# The kind of item, which stands behind the hash in a `PartitionKey`.
+_ENTITY = re.compile(r"PartitionKey='[0-9a-f]{4}(?::|%3A)([A-Za-z]*)")
+_CALLS = {"GET": GET, "DELETE": DELETE}
 _ACCOUNT = re.compile(r"[a-z0-9][a-z0-9-]{2,43}")  # with dashes on Cosmos DB
 _TABLE = re.compile(r"[A-Za-z][A-Za-z0-9]{2,62}")
 # Microsoft's emulator has this account, and one key that is in every SDK.
@@ -35,8 +41,11 @@ _CONNECT_TIMEOUT, _READ_TIMEOUT = 3, 10
 _RETRIES, _CONNECT_RETRIES = 2, 1
 
 
-def connect(address: Address) -> TableClient:
-    """Read the URL and find credentials. Raises `ConfigurationError`; sends no request."""
+def connect(address: Address) -> tuple[TableClient, Meter]:
+    """Read the URL and find credentials; return a client, and the meter of its requests.
+
+    Raises `ConfigurationError`; sends no request.
+    """
     unknown = [name for name in address.options if name not in _OPTIONS]
     if unknown:
         raise ConfigurationError(
@@ -56,11 +65,12 @@ def connect(address: Address) -> TableClient:
     for prefix in ("http://", "https://"):
         session.mount(prefix, HTTPAdapter(pool_maxsize=_CONNECTIONS))
     # A session from the start: the SDK's own is made by the first request, of two threads perhaps.
-    return TableClient(
+    meter = Meter(TABLES)
+    client = TableClient(
         endpoint,
         address.path,
         credential=credential,
-        transport=Believed(of_tables, session=session),
+        transport=Believed(of_tables, sent=partial(_count, meter), session=session),
         connection_timeout=_CONNECT_TIMEOUT,
         read_timeout=_READ_TIMEOUT,
         retry_total=_RETRIES,
@@ -68,6 +78,16 @@ def connect(address: Address) -> TableClient:
         retry_backoff_factor=0.2,
         retry_backoff_max=1,
     )
+    return client, meter
+
+
+def _count(meter: Meter, request: Any) -> None:
+    """Count a request, or a try of one, by the kind of its entity where the URL names that."""
+    found = _ENTITY.search(request.url)
+    call = _CALLS.get(request.method, PUT)
+    if call == GET and found is None:
+        call = QUERY
+    meter.count(call, found[1] if found else "", items=1)
 
 
 def _reach(address: Address) -> tuple[str, _Credential]:

@@ -15,7 +15,6 @@ properties are identifiers, so that any other character of a field's name is wri
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -26,10 +25,11 @@ from typing import Any, cast
 from azure.data.tables import EdmType, EntityProperty
 
 from cloudq.driver import Item, Key, Value
+from cloudq.driver.log import Log
 from cloudq_azure.answers import reading
 from cloudq_azure.tables_keys import partition_key, row_key
 
-log = logging.getLogger("cloudq.backend")
+log = Log("cloudq.backend")
 
 PARTITION, ROW, EXPIRES = "PartitionKey", "RowKey", "expires"
 # An entity's properties, without the three that are Tables' own.

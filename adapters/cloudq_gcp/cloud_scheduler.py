@@ -31,9 +31,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from cloudq.driver import Address, Code
 from cloudq.driver.schedulers import Fields, Job
 from cloudq.errors import ConfigurationError
+from cloudq_gcp.calls import TIMEOUT
 from cloudq_gcp.client import Channel, access, client
-from cloudq_gcp.errors import error_code, incomplete, named
-from cloudq_gcp.pubsub_requests import TIMEOUT
+from cloudq_gcp.errors import error_code, incomplete, listed, named
 from cloudq_gcp.queues import Queues
 
 _LOCATION = re.compile(r"[a-z]+-[a-z]+[0-9]+")
@@ -111,7 +111,7 @@ class CloudScheduler:
             request={"parent": self._parent, "page_size": 500}, retry=None, timeout=TIMEOUT
         )
         found: dict[str, Fields] = {}
-        for job in pager:
+        for job in listed(pager, "jobs"):
             name = named(job, "job").name.rpartition("/")[2]
             if name.startswith(start):
                 if not (job.schedule and job.pubsub_target.topic_name):

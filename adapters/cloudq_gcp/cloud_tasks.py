@@ -44,10 +44,10 @@ from google.cloud.tasks_v2.types import (
 
 from cloudq.driver import Code, Failure, Outgoing, Scheduled
 from cloudq.errors import ConfigurationError
+from cloudq_gcp.calls import TIMEOUT, at_once, routed
 from cloudq_gcp.client import Access, Channel, client
-from cloudq_gcp.errors import error_code, incomplete, named
+from cloudq_gcp.errors import error_code, incomplete, listed, named
 from cloudq_gcp.messages import ID, key_text, refused
-from cloudq_gcp.pubsub_requests import TIMEOUT, at_once, routed
 
 # Cloud Tasks takes 30 days from its own now; the clocks may differ.
 MAX_DELAY = 30 * 86_400.0 - 300.0
@@ -120,7 +120,9 @@ class CloudTasks:
                 answers[place] = wrong
         good = [place for place in range(len(tasks)) if place not in answers]
         requests = [CreateTaskRequest(parent=self._queue, task=tasks[place]) for place in good]
-        replies = at_once(self._client.transport.create_task, requests, routed(parent=self._queue))
+        replies = at_once(
+            self._client.transport.create_task, requests, routed("parent", self._queue)
+        )
         made = [
             each if isinstance(each, Exception) or _is_whole(each) else _lacking()
             for each in replies
@@ -160,7 +162,7 @@ class CloudTasks:
         requests = [
             DeleteTaskRequest(name=f"{self._queue}/tasks/{_id(handles[place])}") for place in good
         ]
-        answers = at_once(self._client.transport.delete_task, requests, routed(name=self._queue))
+        answers = at_once(self._client.transport.delete_task, requests, routed("name", self._queue))
         errors = [answer for answer in answers if isinstance(answer, Exception)]
         if len(errors) == len(handles) and not any(isinstance(e, sdk.NotFound) for e in errors):
             _raise_first(errors)
@@ -190,7 +192,8 @@ class CloudTasks:
     def _tasks(self, topic: str, view: Task.View) -> Iterator[Task]:
         request = ListTasksRequest(parent=self._queue, response_view=view, page_size=_PAGE)
         url = self._publish_url(topic)
-        for task in self._client.list_tasks(request=request, retry=None, timeout=TIMEOUT):
+        pager = self._client.list_tasks(request=request, retry=None, timeout=TIMEOUT)
+        for task in listed(pager, "tasks"):
             if not _is_whole(task):
                 raise _lacking()
             if task.http_request.url == url:

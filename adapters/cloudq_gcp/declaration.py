@@ -13,11 +13,13 @@ PUBSUB = Adapter(
     peek_cost="Pub/Sub shows a message by leasing it for a moment: each look counts as a delivery, "
     "hides the message meanwhile, and may miss some",
     loggers=_LOGGERS,
+    tariff="cloudq_gcp.prices:PUBSUB",
 )
 FIRESTORE = Adapter(
     extra="gcp",
     sample="firestore://project/cloudq?emulator=127.0.0.1:1",
     loggers=_LOGGERS,
+    tariff="cloudq_gcp.prices:FIRESTORE",
 )
 CLOUD_SCHEDULER = Adapter(
     extra="gcp", example="cloudscheduler://PROJECT/LOCATION", loggers=_LOGGERS

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from google.api_core import exceptions as sdk
@@ -75,6 +76,19 @@ def named(reply: Any, what: str) -> Any:
     if not reply.name:
         raise incomplete(f"the name of the {what}")
     return reply
+
+
+def listed(pager: Any, name: str) -> Iterator[Any]:
+    """Iterate over the members of a list's pages, which have them under this name.
+
+    Raises `GcpError` for a page that is said to follow twice: the list would never end.
+    """
+    told: set[str] = set()
+    for page in pager.pages:
+        yield from getattr(page, name)
+        if page.next_page_token in told:
+            raise incomplete("the page behind the last one")
+        told.add(page.next_page_token)
 
 
 def error_code(error: Exception) -> Code:

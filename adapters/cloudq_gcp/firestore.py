@@ -36,6 +36,7 @@ from google.cloud.firestore_v1.types.query import Cursor
 
 from cloudq.clock import Backoff
 from cloudq.driver import Address, Change, Code, Failure, Item, Key, Page, StoreLimits
+from cloudq.driver.billing import DELETE, GET, PUT, QUERY, Meter
 from cloudq.driver.conditional import apply
 from cloudq_gcp.errors import GcpError, error_code, incomplete
 from cloudq_gcp.firestore_client import Place, connect
@@ -45,11 +46,13 @@ from cloudq_gcp.firestore_items import (
     LONGEST_ID,
     document_id,
     from_document,
+    kind_of,
     partition_ids,
     size,
     sort_key,
     to_document,
 )
+from cloudq_gcp.prices import FIRESTORE
 
 _ITEM = 1 << 20
 # Of the documents in one request. Firestore takes 10 MiB, but its emulator 4; writes are billed one
@@ -87,6 +90,7 @@ class Firestore:
     def __init__(self, place: Place) -> None:
         self.client = place.client()
         self._place = place
+        self.meter = Meter(FIRESTORE)
         self._documents = f"{place.database}/documents"
 
     def put(self, items: Sequence[Item]) -> Sequence[Failure]:
@@ -133,10 +137,15 @@ class Firestore:
             retry=_RETRY,
             timeout=_TIMEOUT,
         )
+        call = DELETE if batch[0].delete else PUT
+        kind = kind_of(batch[0].delete or batch[0].update.name)
+        self.meter.count(call, kind, items=len(batch))
         if len(reply.status) != len(batch):
             raise incomplete("a status of each write")
         return {
-            write.update.name or write.delete: sdk.from_grpc_status(status.code, status.message)
+            write.update.name or write.delete: sdk.from_grpc_status(
+                status.code, status.message or f"gRPC status {status.code}"
+            )
             for write, status in zip(batch, reply.status, strict=True)
             if status.code
         }
@@ -160,6 +169,7 @@ class Firestore:
             retry=_RETRY,
             timeout=_TIMEOUT,
         )
+        self.meter.count(GET, kind_of(names[0]), items=len(names))
         unanswered = set(names)
         for reply in replies:
             name = reply.found.name or reply.missing
@@ -167,7 +177,7 @@ class Firestore:
                 raise incomplete("what was asked for")
             unanswered.discard(name)
             if reply.found.name:
-                yield reply.found
+                yield _timed(reply.found)
         if unanswered:
             raise incomplete(f"{len(unanswered)} of {len(names)} documents, there or not")
 
@@ -192,8 +202,6 @@ class Firestore:
         raise GcpError(f"too many writers at {key}", code=Code.THROTTLED)
 
     def _replace(self, document: Document | None, written: Document) -> bool:
-        if document and not document.update_time:  # without it the write would have no condition
-            raise incomplete("the time of the document")
         unchanged = (
             Precondition(update_time=document.update_time)
             if document
@@ -212,6 +220,7 @@ class Firestore:
             )
         except _OVERTAKEN:
             return False
+        self.meter.count(PUT, kind_of(written.name), items=1)
         if len(reply.write_results) != 1:
             raise incomplete("the write's result")
         return True
@@ -225,10 +234,14 @@ class Firestore:
             asked = limit - len(items)
             found = self._range(start, behind, inclusive=after is None, limit=asked)
             now = time.time()
+            if len(found) > asked:
+                raise incomplete("the limit that was asked for")
             for document in found:
-                if not document.name.startswith(first):
+                # Without this order a query might never end.
+                behind_start = document.name > start or (document.name == start and after is None)
+                if not document.name.startswith(first) or not behind_start:
                     raise incomplete("what was asked for")
-                after = sort_key(document.name)
+                start, after = document.name, sort_key(document.name)
                 item = from_document(Key(partition, after), document)
                 if not _expired(item, now):
                     items.append(item)
@@ -252,7 +265,8 @@ class Firestore:
             timeout=_TIMEOUT,
         )
         answers = list(replies)
-        found = [reply.document for reply in answers if reply.document.name]
+        found = [_timed(reply.document) for reply in answers if reply.document.name]
+        self.meter.count(QUERY, kind_of(start), items=len(found))
         # A query that finds nothing is answered too.
         if not found and not any(reply.read_time for reply in answers):
             raise incomplete("the time of the read")
@@ -296,6 +310,13 @@ class Firestore:
 
     def _path(self, id: str) -> str:
         return f"{self._documents}/{self._place.collection}/{id}"
+
+
+def _timed(document: Document) -> Document:
+    # Firestore always sends the time; without it a write would have no condition.
+    if not document.update_time:
+        raise incomplete("the time of the document")
+    return document
 
 
 def _pauses(rounds: int) -> Iterator[float]:

@@ -11,7 +11,6 @@ busy application would be written to the same place.
 
 from __future__ import annotations
 
-import logging
 import re
 import zlib
 from collections.abc import Mapping
@@ -23,9 +22,10 @@ from google.cloud.firestore_v1.types import Value as Stored
 from google.protobuf.struct_pb2 import NULL_VALUE
 
 from cloudq.driver import Item, Key, Value, fitting
+from cloudq.driver.log import Log
 from cloudq_gcp.errors import incomplete
 
-log = logging.getLogger("cloudq.backend")
+log = Log("cloudq.backend")
 
 EXPIRES, FIELDS = "expires", "fields"
 # The longest id, in bytes.
@@ -37,6 +37,7 @@ _SEPARATOR, _BEHIND = "|", "}"  # the character behind the separator ends the pa
 _PARTITION = str.maketrans({"%": "%25", "/": "%2F", _SEPARATOR: "%7C"})
 # An id has no slash. "." and "/" are neighbours, so that this keeps every order.
 _SORT = str.maketrans({".": ".0", "/": ".1"})
+_KIND = re.compile(r"[^A-Za-z]")
 _ESCAPED = re.compile(r"\.[01]")
 _UNESCAPED = {".0": ".", ".1": "/"}
 _MARK = "field:"
@@ -65,6 +66,11 @@ def sort_key(name: str) -> str:
     """The sort key in a document's name."""
     id = name.rpartition("/")[2]
     return _ESCAPED.sub(lambda found: _UNESCAPED[found[0]], id.partition(_SEPARATOR)[2])
+
+
+def kind_of(name: str) -> str:
+    """The kind of item that a document is, of the partition in its name."""
+    return _KIND.split(name.rpartition("/")[2].partition(":")[2], maxsplit=1)[0]
 
 
 def to_document(name: str, item: Item) -> Document:

@@ -6,7 +6,6 @@ the requests of a push subscription, under functions-framework or any web framew
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from google.auth.exceptions import TransportError
 
 from cloudq.app import CloudQ
 from cloudq.driver import loader as plugins
+from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError
 from cloudq.execution.deadline import Deadline
 from cloudq.execution.invocation import Invocation, NotSettled
@@ -31,7 +31,7 @@ from cloudq_gcp.push import (
 )
 from cloudq_gcp.queues import QUEUE
 
-log = logging.getLogger("cloudq.functions")
+log = Log("cloudq.functions")
 
 # Cloud Run allows five minutes where it sets no time; Pub/Sub redelivers sooner.
 _TIMEOUT = 60.0

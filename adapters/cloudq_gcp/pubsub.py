@@ -3,8 +3,9 @@
 A queue is a topic and a subscription, both of the queue's name; its dead letters are such a pair
 too, named `{queue}-dead`. Nothing here lists or creates them unless an operator asks for it: a
 producer needs `roles/pubsub.publisher` on the topic, a worker this too, for retries, and
-`roles/pubsub.subscriber` on the subscription and `roles/pubsub.publisher` on the topic for dead
-letters. A topic without a subscription forgets what is published, so `create` makes all four.
+`roles/pubsub.subscriber` on the subscription (and `roles/pubsub.viewer`, which saves a request for
+each receive) and `roles/pubsub.publisher` on the topic for dead letters. A topic without a
+subscription forgets what is published, so `create` makes all four.
 
     emulator       HOST:PORT of Google's emulator, else `PUBSUB_EMULATOR_HOST`
     endpoint       a regional one, such as us-east1-pubsub.googleapis.com: publishers must use the
@@ -46,6 +47,7 @@ from cloudq.driver import (
     Scheduled,
     is_ordered,
 )
+from cloudq.driver.billing import SCHEDULE
 from cloudq.errors import ConfigurationError
 from cloudq_gcp import pubsub_admin as admin
 from cloudq_gcp.client import access
@@ -64,6 +66,7 @@ from cloudq_gcp.messages import (
     seconds,
     to_delivery,
 )
+from cloudq_gcp.pubsub_leases import Leasing
 from cloudq_gcp.pubsub_requests import Requests
 from cloudq_gcp.queues import QUEUE, Queues
 
@@ -104,7 +107,7 @@ def open_broker(address: Address) -> PubSub:
     if queues.dead == QUEUE:
         raise ConfigurationError(f"dead={QUEUE} is the queue itself")
     tasks = CloudTasks.of(reach, options)
-    requests, once = Requests(reach), _TRUTHS[exactly_once]
+    requests, once = Requests(reach, queues), _TRUTHS[exactly_once]
     if tasks is None:
         return PubSub(requests, queues, exactly_once=once)
     return PubSubWithTasks(requests, queues, exactly_once=once, tasks=tasks)
@@ -115,8 +118,10 @@ class PubSub:
 
     def __init__(self, requests: Requests, queues: Queues, *, exactly_once: bool = False) -> None:
         self._requests = requests
+        self.meter = requests.meter
         self._queues = queues
         self._exactly_once = exactly_once
+        self._leasing = Leasing(requests)
         self._with_dead_letters: set[str] = set()
 
     def limits(self, queue: str) -> Limits:
@@ -149,18 +154,10 @@ class PubSub:
     # ---- leases
 
     def receive(self, queue: str, *, count: int, wait: float, lease: float) -> Sequence[Delivery]:
-        """Lease messages: a pull gives the subscription's own lease, a second request this one."""
+        """Lease messages, in whole seconds; `Leasing.pull` says in how many requests."""
         subscription, leased = self._queues.subscribed(queue), seconds(lease)
-        received = self._requests.pull(subscription, count, wait)
-        if not received:
-            return []
-        ids = [message.ack_id for message in received]
-        lost = {failure.index for failure in self._requests.modify(subscription, ids, leased)}
-        return [
-            to_delivery(queue, message, leased)
-            for index, message in enumerate(received)
-            if index not in lost
-        ]
+        received = self._leasing.pull(subscription, count, wait, leased)
+        return [to_delivery(queue, message, leased) for message in received]
 
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Failure]:
         """Delete the messages. Only exactly-once subscriptions tell that a lease was lost."""
@@ -189,17 +186,36 @@ class PubSub:
         held = [index for index in range(len(deliveries)) if index not in lost]
         for part in by_size(held, lambda index: len(deliveries[index].body)):
             moved = [deliveries[index] for index in part]
-            self._copy_to_dead(moved, reason)
-            failed += [replace(failure, index=part[failure.index]) for failure in self.ack(moved)]
+            try:
+                self._copy_to_dead(moved, reason)
+                unsettled = self.ack(moved)
+            except REQUEST_ERRORS as error:
+                if part[0] == held[0]:
+                    raise
+                # What has moved already is not to be moved once more.
+                failed += self._failures(held[held.index(part[0]) :], error)
+                break
+            failed += [replace(failure, index=part[failure.index]) for failure in unsettled]
         return sorted(failed, key=attrgetter("index"))
 
     def bury(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
         """Publish messages pushed to a function to the dead letters; the function's return acks."""
         if not self._has_dead_letters(deliveries[0].queue):
             return _undying(deliveries)
-        for part in by_size(deliveries, lambda delivery: len(delivery.body)):
-            self._copy_to_dead(part, reason)
+        places = range(len(deliveries))
+        for part in by_size(places, lambda index: len(deliveries[index].body)):
+            try:
+                self._copy_to_dead([deliveries[index] for index in part], reason)
+            except REQUEST_ERRORS as error:
+                if part[0] == 0:
+                    raise
+                # What is copied already is not to be copied once more.
+                return self._failures(places[part[0] :], error)
         return []
+
+    def copy_to_dead(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
+        """Publish new messages to the dead letters, with the reason."""
+        return self.bury(deliveries, reason=reason)
 
     def _copy_to_dead(self, deliveries: Sequence[Delivery], reason: str) -> None:
         queue = deliveries[0].queue
@@ -229,6 +245,7 @@ class PubSub:
 
     def create(self, queue: str, *, lease: float, max_deliveries: int) -> None:
         """Make the queue and its dead letters, as `pubsub_admin.create` says."""
+        self._leasing.forget(self._queues.subscribed(queue))
         admin.create(
             self._requests,
             self._queues,
@@ -241,6 +258,7 @@ class PubSub:
     def delete(self, queue: str) -> None:
         """Delete the queue's topic and subscription, and those of its dead letters."""
         self._with_dead_letters.discard(queue)
+        self._leasing.forget(self._queues.subscribed(queue))
         admin.delete(self._requests, self._queues, queue)
 
     def list(self, prefix: str = "") -> Sequence[str]:
@@ -309,6 +327,8 @@ class PubSubWithTasks(PubSub):
         if late:
             # Its topic is looked for now: nobody would see the task fail.
             topic = self._existing(queue)
+            size = sum(len(messages[place].body) for place in late)
+            self.meter.count(SCHEDULE, queue, requests=len(late), items=len(late), size=size)
             answers |= zip(
                 late, self._tasks.add(topic, [messages[place] for place in late]), strict=True
             )

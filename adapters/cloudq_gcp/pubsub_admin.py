@@ -28,9 +28,10 @@ from google.pubsub_v1.types import (
 )
 
 from cloudq.driver import Code, Failure, Peeked, Purged, QueueStats, is_ordered
-from cloudq_gcp.errors import error_code, incomplete, named
+from cloudq_gcp.calls import TIMEOUT
+from cloudq_gcp.errors import error_code, incomplete, listed, named
 from cloudq_gcp.messages import BATCH, Received, by_key, by_size, revived_copy, to_peeked
-from cloudq_gcp.pubsub_requests import TIMEOUT, Requests
+from cloudq_gcp.pubsub_requests import Requests
 from cloudq_gcp.queues import Queues
 
 # The longest that a subscription keeps a message, and what it once was: the emulator's limit.
@@ -153,11 +154,14 @@ def names(requests: Requests, queues: Queues, prefix: str) -> Sequence[str]:
     """The topics whose subscription is there, dead letters left out: two lists of the project."""
     project = f"projects/{queues.project}"
     topics = requests.publisher.list_topics(project=project, retry=None, timeout=TIMEOUT)
-    found = {named(topic, "topic").name for topic in topics}
+    found = {named(topic, "topic").name for topic in listed(topics, "topics")}
     subscriptions = requests.subscriber.list_subscriptions(
         project=project, retry=None, timeout=TIMEOUT
     )
-    pairs = {(made.topic, named(made, "subscription").name) for made in subscriptions}
+    pairs = {
+        (made.topic, named(made, "subscription").name)
+        for made in listed(subscriptions, "subscriptions")
+    }
     whole = {topic for topic in found if (topic, queues.subscribed(topic)) in pairs}
     living = whole - {queues.dead_queue(topic) for topic in whole}
     start = f"{project}/topics/{queues.prefix}"

@@ -6,28 +6,36 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import grpc
 from google.api_core import exceptions as sdk
-from google.api_core.gapic_v1 import routing_header
+from google.protobuf.empty_pb2 import Empty
 from google.pubsub_v1 import PublisherClient, SubscriberClient
-from google.pubsub_v1.types import PublishRequest, PullRequest, PullResponse
+from google.pubsub_v1.types import (
+    AcknowledgeRequest,
+    ModifyAckDeadlineRequest,
+    PublishRequest,
+    PublishResponse,
+    PullRequest,
+    PullResponse,
+)
 
 from cloudq.driver import Code, Failure
+from cloudq.driver.billing import ACK, EXTEND, POLL, RECEIVE, SEND, Meter
+from cloudq.driver.log import Log
+from cloudq_gcp.calls import TIMEOUT, Method, at_once, call, routed
 from cloudq_gcp.client import Access, client
-from cloudq_gcp.errors import REQUEST_ERRORS, error_code, incomplete
+from cloudq_gcp.errors import error_code, incomplete
 from cloudq_gcp.messages import Message, Received
+from cloudq_gcp.prices import PUBSUB
+from cloudq_gcp.queues import Queues
 from cloudq_gcp.rest import Rest
 
-log = logging.getLogger("cloudq.pubsub")
+log = Log("cloudq.pubsub")
 
-TIMEOUT = 30.0
-"""Seconds for one request. One that finds no server is told so within five."""
 # How much longer than the wait a pull's deadline is, and the shortest one. See `Requests.pull`.
 _MARGIN, _SHORTEST = 1.0, 5.0
 _PAUSE = 0.1
@@ -35,15 +43,22 @@ _PAUSE = 0.1
 # Bytes of the leases' ids in one request: it may have 512 KiB.
 _MAX_IDS = 480_000
 _CONNECT = 4.0
-# Publishes of one send under way at a time: a connection bears a hundred.
-_AT_ONCE = 64
-_THREADS = 16
+# Bytes of a message besides its body that Pub/Sub bills: its attribute, its time and its id.
+_REST = 81
 
 # What an exactly-once subscription says about one lease of a batch.
 _LOST = "PERMANENT_FAILURE_INVALID_ACK_ID"
 _PASSING = "TRANSIENT_"
 
-_Request = cast("Callable[..., Any]", PublishRequest.pb())
+_PUBLISH = Method("/google.pubsub.v1.Publisher/Publish", PublishResponse.pb())
+_PULL = Method("/google.pubsub.v1.Subscriber/Pull", PullResponse.pb())
+_ACKNOWLEDGE = Method("/google.pubsub.v1.Subscriber/Acknowledge", Empty)
+_MODIFY = Method("/google.pubsub.v1.Subscriber/ModifyAckDeadline", Empty)
+# The classes of protobuf, as those of the SDK wrap them.
+_Publish: Any = PublishRequest.pb()
+_Pull: Any = PullRequest.pb()
+_Acknowledge: Any = AcknowledgeRequest.pb()
+_Modify: Any = ModifyAckDeadlineRequest.pb()
 
 
 class Requests:
@@ -52,15 +67,25 @@ class Requests:
     The SDK's own retries would go on for up to ten minutes, so each call is told to have none.
     """
 
-    def __init__(self, reach: Access) -> None:
+    def __init__(self, reach: Access, queues: Queues | None = None) -> None:
+        self._queues = queues or Queues(project=reach.project)
+        self.meter = Meter(PUBSUB)
         host = reach.emulator or reach.endpoint or PublisherClient.DEFAULT_ENDPOINT
-        self._channel = reach.channel(host, plain=reach.emulator is not None)
-        self.publisher = client(PublisherClient, self._channel, host)
-        self.subscriber = client(SubscriberClient, self._channel, host)
+        channel = self._channel = reach.channel(host, plain=reach.emulator is not None)
+        self.publisher = client(PublisherClient, channel, host)
+        self.subscriber = client(SubscriberClient, channel, host)
+        topics, subscriptions = self.publisher.transport, self.subscriber.transport
+        self._publish = call(channel, _PUBLISH, topics.publish, PublishRequest)
+        self._pull = call(channel, _PULL, subscriptions.pull, PullRequest)
+        self._acknowledge = call(
+            channel, _ACKNOWLEDGE, subscriptions.acknowledge, AcknowledgeRequest
+        )
+        self._modify = call(
+            channel, _MODIFY, subscriptions.modify_ack_deadline, ModifyAckDeadlineRequest
+        )
         # By HTTP/1.1 the emulator does not see that a caller has gone, and leases messages to it.
-        self._impatient = reach.emulator is not None and isinstance(self._channel, Rest)
+        self._impatient = reach.emulator is not None and isinstance(channel, Rest)
         self.shortest_pull = 0.0 if reach.emulator else _SHORTEST
-        self._connected = False
 
     def close(self) -> None:
         """Close the connection; requests under way are cancelled."""
@@ -70,15 +95,16 @@ class Requests:
 
     def publish(self, topic: str, batches: Sequence[Sequence[Message]]) -> list[Exception | None]:
         """Publish each batch in a request; return each outcome. Raises if all fail alike."""
-        requests = [
-            PublishRequest.wrap(_Request(topic=topic, messages=messages)) for messages in batches
-        ]
+        for messages in batches:
+            self._count(SEND, topic, messages)
+        requests = [_Publish(topic=topic, messages=messages) for messages in batches]
+        metadata = routed("topic", topic)
         if len(requests) == 1:
-            reply = self.publisher.publish(request=requests[0], retry=None, timeout=TIMEOUT)
+            reply = self._publish(requests[0], timeout=TIMEOUT, metadata=metadata)
             if wrong := _published(reply, batches[0]):
                 raise wrong
             return [None]
-        replies = at_once(self.publisher.transport.publish, requests, routed(topic=topic))
+        replies = at_once(self._publish, requests, metadata)
         outcomes = [_published(*pair) for pair in zip(replies, batches, strict=True)]
         if outcomes and outcomes[0] is not None and all(outcomes):
             raise outcomes[0]
@@ -95,91 +121,76 @@ class Requests:
         So the deadline is a second later than the wait, and on the service not so short that it
         cuts often: there a wait for nothing can take five seconds, whatever is asked.
         """
+        metadata = routed("subscription", subscription)
+        # The SDK's own client warns that this is not for the service.
+        request = _Pull(
+            subscription=subscription, max_messages=count, return_immediately=self._impatient
+        )
         end = time.monotonic() + wait
         left = wait
         while True:
             timeout = max(left + _MARGIN, self.shortest_pull)
             try:
-                reply = self._pull(subscription, count, timeout)
+                reply = self._pull(request, timeout=timeout, metadata=metadata)
             except sdk.DeadlineExceeded:
                 self._check_connection()
-                return ()
-            self._connected = True
-            received = _whole(PullResponse.pb(reply).received_messages)
+                received: Sequence[Received] = ()
+            else:
+                received = _whole(reply.received_messages)
+            found = [each.message for each in received]
+            self._count(RECEIVE if found else POLL, subscription, found)
             left = end - time.monotonic()
             if received or left <= 0:
                 return received
             time.sleep(min(left, _PAUSE))  # an early answer; asking again must be no hot loop
 
-    def _pull(self, subscription: str, count: int, timeout: float) -> PullResponse:
-        request = PullRequest(subscription=subscription, max_messages=count)
-        if not self._impatient:
-            return self.subscriber.pull(request=request, retry=None, timeout=timeout)
-        # The client's own method warns that this is not for the service.
-        request.return_immediately = True
-        return cast("Any", self.subscriber.transport).pull(request, timeout=timeout)
-
     def acknowledge(self, subscription: str, ids: Sequence[str]) -> list[Failure]:
         """Delete leased messages."""
+        metadata = routed("subscription", subscription)
 
-        def call(part: Sequence[str]) -> None:
-            request = {"subscription": subscription, "ack_ids": part}
-            self.subscriber.acknowledge(request=request, retry=None, timeout=TIMEOUT)
+        def ask(part: Sequence[str]) -> None:
+            request = _Acknowledge(subscription=subscription, ack_ids=part)
+            self.meter.count(ACK, self._queues.queue_of(subscription), items=len(part))
+            self._acknowledge(request, timeout=TIMEOUT, metadata=metadata)
 
-        return _by_leases(ids, call)
+        return _by_leases(ids, ask)
 
     def modify(self, subscription: str, ids: Sequence[str], deadline: int) -> list[Failure]:
         """Make the leases end `deadline` seconds from now; 0 gives the messages back."""
+        metadata = routed("subscription", subscription)
 
-        def call(part: Sequence[str]) -> None:
-            self.subscriber.modify_ack_deadline(
-                request={
-                    "subscription": subscription,
-                    "ack_ids": part,
-                    "ack_deadline_seconds": deadline,
-                },
-                retry=None,
-                timeout=TIMEOUT,
+        def ask(part: Sequence[str]) -> None:
+            self.meter.count(EXTEND, self._queues.queue_of(subscription), items=len(part))
+            request = _Modify(
+                subscription=subscription, ack_ids=part, ack_deadline_seconds=deadline
             )
+            self._modify(request, timeout=TIMEOUT, metadata=metadata)
 
-        return _by_leases(ids, call)
+        return _by_leases(ids, ask)
+
+    def ack_deadline(self, subscription: str, patience: float) -> int:
+        """The seconds for which a pull from the subscription leases messages."""
+        found = self.subscriber.get_subscription(
+            subscription=subscription, retry=None, timeout=patience
+        )
+        if not found.name or not found.ack_deadline_seconds:
+            raise incomplete("the name or the ack deadline of the subscription")
+        return int(found.ack_deadline_seconds)
+
+    def _count(self, call: str, name: str, messages: Sequence[Message]) -> None:
+        size = sum(len(message.data) + _REST for message in messages)
+        self.meter.count(call, self._queues.queue_of(name), items=len(messages), size=size)
 
     def _check_connection(self) -> None:
         # A deadline that passes is how a wait for nothing ends, but also how a host is met that
-        # never answers: it must not look like an empty queue.
-        if self._connected or isinstance(self._channel, Rest):
+        # never answers, or no longer: it must not look like an empty queue. gRPC finds a connection
+        # lost by the pings that it sends meanwhile.
+        if isinstance(self._channel, Rest):
             return
         try:
             grpc.channel_ready_future(self._channel).result(timeout=_CONNECT)
         except grpc.FutureTimeoutError:
             raise sdk.ServiceUnavailable("no connection within some seconds") from None
-        self._connected = True
-
-
-def routed(**names: str) -> Sequence[tuple[str, str]]:
-    """The metadata by which Google routes a request, as the SDK's clients add it."""
-    return (routing_header.to_grpc_metadata(tuple(names.items())),)
-
-
-def at_once(
-    call: Any, requests: Sequence[Any], metadata: Sequence[tuple[str, str]]
-) -> list[Any | Exception]:
-    """Make many requests at a time; return each one's answer or error."""
-    answers: list[Any | Exception] = []
-    if not hasattr(call, "future"):  # not of gRPC, which needs no threads for it
-        with ThreadPoolExecutor(min(len(requests), _THREADS) or 1) as pool:
-            made = [
-                pool.submit(call, request, timeout=TIMEOUT, metadata=metadata)
-                for request in requests
-            ]
-            return [_outcome(future) for future in made]
-    for start in range(0, len(requests), _AT_ONCE):
-        futures = [
-            call.future(request, timeout=TIMEOUT, metadata=metadata)
-            for request in requests[start : start + _AT_ONCE]
-        ]
-        answers += [_outcome(future) for future in futures]
-    return answers
 
 
 def _published(reply: Any, messages: Sequence[Message]) -> Exception | None:
@@ -203,17 +214,8 @@ def _whole(received: Sequence[Received]) -> Sequence[Received]:
     return list(found.values())
 
 
-def _outcome(future: Any) -> Any | Exception:
-    try:
-        return future.result()
-    except grpc.RpcError as error:
-        return sdk.from_grpc_error(error)
-    except REQUEST_ERRORS as error:
-        return error
-
-
-def _by_leases(ids: Sequence[str], call: Callable[[Sequence[str]], None]) -> list[Failure]:
-    """Call with as many ids as fit in a request; return refusals, raise the first call's error.
+def _by_leases(ids: Sequence[str], ask: Callable[[Sequence[str]], None]) -> list[Failure]:
+    """Ask with as many ids as fit in a request; return refusals, raise the first call's error.
 
     An exactly-once subscription answers with one error for the batch, and names in its details
     the leases that it is about; all others are settled. Other subscriptions refuse none.
@@ -221,7 +223,7 @@ def _by_leases(ids: Sequence[str], call: Callable[[Sequence[str]], None]) -> lis
     failed: list[Failure] = []
     for part in _parts(ids):
         try:
-            call([ids[index] for index in part])
+            ask([ids[index] for index in part])
         except sdk.GoogleAPICallError as error:
             told = cast("Mapping[str, str]", error.metadata or {})
             refused = [_failure(index, told[ids[index]]) for index in part if ids[index] in told]

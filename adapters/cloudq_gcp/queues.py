@@ -43,6 +43,14 @@ class Queues:
         project, name = self._parts(queue)
         return f"projects/{project}/topics/{self.dead.replace(QUEUE, name)}"
 
+    def queue_of(self, name: str) -> str:
+        """The queue of the full name of a topic or a subscription; dead letters are one too."""
+        short = name.rpartition("/")[2]
+        if "/subscriptions/" in name:
+            before, _, behind = self.subscription.partition(QUEUE)
+            short = short.removeprefix(before).removesuffix(behind)
+        return short.removeprefix(self.prefix)
+
     def _parts(self, queue: str) -> tuple[str, str]:
         full = _FULL.fullmatch(queue)
         return (full[1], full[2]) if full else (self.project, self.prefix + queue)

@@ -139,6 +139,12 @@ class MemoryBroker:
         """Move to the queue's dead letters, with the reason."""
         return _lost(self._queues.get(d.queue).dead_letter(d, reason) for d in deliveries)
 
+    def copy_to_dead(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
+        """Put new messages among the dead letters, with the reason."""
+        for delivery in deliveries:
+            self._queues.get(delivery.queue).add_dead(delivery, reason)
+        return []
+
     def keep_time(self, clock: Callable[[], float]) -> None:
         """Use this clock from now on, for all that share the queues."""
         self._queues.keep_time(clock)

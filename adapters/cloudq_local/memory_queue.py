@@ -134,6 +134,21 @@ class MemoryQueue:
                 self._bury(message, reason)
             return message is not None
 
+    def add_dead(self, delivery: Delivery, reason: str) -> None:
+        """Put a new message among the dead letters."""
+        with self.changed:
+            now = self.clock()
+            outgoing = Outgoing(id=delivery.id, body=delivery.body, group=delivery.group)
+            seq = next(self.numbers)
+            self.dead[seq] = _Message(
+                seq=seq,
+                outgoing=outgoing,
+                sent_at=now,
+                visible_at=math.inf,
+                attempts=delivery.attempts,
+                reason=reason,
+            )
+
     def stats(self) -> QueueStats:
         """Count the messages."""
         with self.changed:

@@ -7,7 +7,8 @@ from cloudq.errors import ConfigurationError
 from cloudq_local.options import check_options, choice, seconds
 from cloudq_local.sqlite_backend import SQLiteBackend
 from cloudq_local.sqlite_broker import SQLiteBroker
-from cloudq_local.sqlite_file import Database, database_file
+from cloudq_local.sqlite_file import Database
+from cloudq_local.sqlite_paths import database_file
 from cloudq_local.wake import Bell
 
 OPTIONS = ("synchronous", "busy_timeout")

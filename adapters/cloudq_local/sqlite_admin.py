@@ -61,10 +61,9 @@ def names(database: Database) -> Sequence[str]:
 
 
 def max_deliveries(database: Database, queue: str) -> int:
-    """Return how often a message may be received, 0 for any number. Needs a transaction."""
-    sql = "SELECT max_deliveries FROM queues WHERE name = ?"
-    row = database.execute(sql, (queue,)).fetchone()
-    return row[0] if row else 0
+    """Return how often a message may be received, 0 for any number."""
+    rows = database.read("SELECT max_deliveries FROM queues WHERE name = ?", (queue,))
+    return rows[0][0] if rows else 0
 
 
 def stats(database: Database, queue: str, now: float) -> QueueStats:

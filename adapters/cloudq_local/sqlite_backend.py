@@ -18,8 +18,9 @@ from cloudq.driver import (
     Watcher,
 )
 from cloudq_local.items import Refusal, changed, holds
+from cloudq_local.sqlite_errors import advice, error_code
 from cloudq_local.sqlite_fields import decode, encode
-from cloudq_local.sqlite_file import Database, advice, error_code
+from cloudq_local.sqlite_file import Database
 from cloudq_local.wake import Bell
 
 LIMITS = StoreLimits(put=256, get=256, item=16 << 20, billed=False)
@@ -49,16 +50,19 @@ _SWEEP = (
     " (SELECT partition, sort FROM items WHERE expires <= ? LIMIT ?)"
 )
 
+Row = tuple[str, str, float | None, bytes]
+"""Partition, sort key, expiry and fields of an item."""
+
 
 class SQLiteBackend:
-    """A `BackendDriver`, `Watch` and `StoreAdmin` over one file."""
+    """A `BackendDriver`, `ManyUpdates`, `Watch` and `StoreAdmin` over one file."""
 
     limits = LIMITS
 
     def __init__(
         self, database: Database, bell: Bell, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self._database = database
+        self.database = database
         self._bell = bell
         self._clock = clock
         self._unswept = 0
@@ -66,7 +70,16 @@ class SQLiteBackend:
 
     def put(self, items: Sequence[Item]) -> Sequence[Failure]:
         """Write whole items in one transaction; one that is over the limit is a `Failure`."""
-        rows: list[tuple[str, str, float | None, bytes]] = []
+        rows, failures = self.rows(items)
+        if rows:
+            with self.database as database:
+                self.write(database, rows)
+            self._bell.ring(TOPIC)
+        return failures
+
+    def rows(self, items: Sequence[Item]) -> tuple[list[Row], list[Failure]]:
+        """Make the rows of items, and the failures of those that are over the limit."""
+        rows: list[Row] = []
         failures: list[Failure] = []
         for index, item in enumerate(items):
             blob = encode(item.fields)
@@ -75,12 +88,12 @@ class SQLiteBackend:
                 failures.append(Failure(index=index, code=Code.TOO_LARGE, reason=reason))
                 continue
             rows.append((item.key.partition, item.key.sort, item.expires, blob))
-        if rows:
-            with self._database as database:
-                database.executemany(_PUT, rows)
-                self._sweep(len(rows))
-            self._bell.ring(TOPIC)
-        return failures
+        return rows, failures
+
+    def write(self, database: Database, rows: Sequence[Row]) -> None:
+        """Write rows by this connection to the file. Needs a transaction; rings nobody."""
+        database.executemany(_PUT, rows)
+        self._sweep(database, len(rows))
 
     def get(self, keys: Sequence[Key], *, consistent: bool) -> Mapping[Key, Item]:
         """Read items, always as they are now."""
@@ -88,27 +101,45 @@ class SQLiteBackend:
             return {}
         now = self._clock()
         found: dict[Key, Item] = {}
-        for key, row in zip(keys, self._database.read_each(_GET, keys), strict=True):
+        for key, row in zip(keys, self.database.read_each(_GET, keys), strict=True):
             if row is not None and (row[0] is None or row[0] > now):
                 found[key] = Item(key=key, fields=decode(row[1]), expires=row[0])
         return found
 
     def update(self, key: Key, change: Change) -> Item:
         """Change one item atomically and return it as it now is. Raises `ConditionFailed`."""
-        with self._database as database:
-            current = self._item(key, database.execute(_GET, key).fetchone())
-            fields: Mapping[str, Value] = current.fields if current else {}
-            if not all(holds(check, fields) for check in change.when):
-                raise ConditionFailed(current)
-            after = changed(fields, change)
-            blob = encode(after)
-            if len(blob) > LIMITS.item:
-                raise Refusal(f"an item of {len(blob)} bytes", code=Code.TOO_LARGE)
-            kept = current.expires if current else None
-            expires = kept if change.keep_expires else change.expires
-            database.execute(_PUT, (*key, expires, blob))
-            self._sweep(1)
+        with self.database as database:
+            item = self._changed(database, key, change)
+            self._sweep(database, 1)
         self._bell.ring(TOPIC)
+        return item
+
+    def update_all(self, changes: Sequence[tuple[Key, Change]]) -> Sequence[Item | None]:
+        """Change items in one transaction; None where a check did not hold."""
+        items: list[Item | None] = []
+        with self.database as database:
+            for key, change in changes:
+                try:
+                    items.append(self._changed(database, key, change))
+                except ConditionFailed:
+                    items.append(None)
+            self._sweep(database, len(changes))
+        self._bell.ring(TOPIC)
+        return items
+
+    def _changed(self, database: Database, key: Key, change: Change) -> Item:
+        """Change one item, in a transaction. Raises `ConditionFailed`, having written nothing."""
+        current = self._item(key, database.execute(_GET, key).fetchone())
+        fields: Mapping[str, Value] = current.fields if current else {}
+        if not all(holds(check, fields) for check in change.when):
+            raise ConditionFailed(current)
+        after = changed(fields, change)
+        blob = encode(after)
+        if len(blob) > LIMITS.item:
+            raise Refusal(f"an item of {len(blob)} bytes", code=Code.TOO_LARGE)
+        kept = current.expires if current else None
+        expires = kept if change.keep_expires else change.expires
+        database.execute(_PUT, (*key, expires, blob))
         return Item(key=key, fields=after, expires=expires)
 
     def query(self, partition: str, *, after: str | None, limit: int) -> Page:
@@ -116,7 +147,7 @@ class SQLiteBackend:
         values = (partition, after or "", self._clock(), limit + 1)
         items = [
             Item(key=Key(partition, sort), fields=decode(blob), expires=expires)
-            for sort, expires, blob in self._database.read(_QUERY, values)
+            for sort, expires, blob in self.database.read(_QUERY, values)
         ]
         if len(items) <= limit:
             return Page(items=items)
@@ -124,7 +155,7 @@ class SQLiteBackend:
 
     def delete(self, keys: Sequence[Key]) -> Sequence[Failure]:
         """Delete items in one transaction; one that is not there is deleted already."""
-        with self._database as database:
+        with self.database as database:
             database.executemany(_DELETE, keys)
         return ()
 
@@ -138,7 +169,7 @@ class SQLiteBackend:
 
     def close(self) -> None:
         """Close the file."""
-        self._database.close()
+        self.database.close()
         self._bell.close()
 
     def watch(self) -> Watcher:
@@ -150,21 +181,21 @@ class SQLiteBackend:
 
     def check_store(self) -> None:
         """Raise SQLite's error when the file cannot be read."""
-        self._database.read("SELECT 1 FROM items LIMIT 1")
+        self.database.read("SELECT 1 FROM items LIMIT 1")
 
     def _item(self, key: Key, row: tuple[float | None, bytes] | None) -> Item | None:
         if row is None or (row[0] is not None and row[0] <= self._clock()):
             return None
         return Item(key=key, fields=decode(row[1]), expires=row[0])
 
-    def _sweep(self, written: int) -> None:
+    def _sweep(self, database: Database, written: int) -> None:
         self._unswept += written
         now = time.monotonic()
         is_time = now >= self._swept_at + _SWEEP_EVERY
         if self._unswept < SWEEP and not is_time:
             return
         most = max(_SWEPT if is_time else 0, 2 * self._unswept)
-        gone = self._database.execute(_SWEEP, (self._clock(), most)).rowcount
+        gone = database.execute(_SWEEP, (self._clock(), most)).rowcount
         self._unswept = 0
         if is_time and gone < most:  # else more are left for the next write
             self._swept_at = now

@@ -9,9 +9,11 @@ from typing import Any, cast
 
 from cloudq.driver import (
     FOREVER,
+    BackendDriver,
     Code,
     Delivery,
     Failure,
+    Item,
     Limits,
     Outgoing,
     Peeked,
@@ -21,8 +23,11 @@ from cloudq.driver import (
 )
 from cloudq_local import sqlite_admin as admin
 from cloudq_local import sqlite_delayed as delayed
+from cloudq_local import sqlite_statements as sql
+from cloudq_local.sqlite_backend import TOPIC, SQLiteBackend
 from cloudq_local.sqlite_clock import Times
-from cloudq_local.sqlite_file import BLOCKED, Database, advice, error_code
+from cloudq_local.sqlite_errors import advice, error_code
+from cloudq_local.sqlite_file import Database
 from cloudq_local.wake import LONGEST_WAIT, Bell
 
 LIMITS = Limits(
@@ -37,48 +42,7 @@ LIMITS = Limits(
     billed=False,
 )
 
-_KNOW = "INSERT OR IGNORE INTO queues VALUES (?, 0)"
-_SEND = (
-    "INSERT INTO messages (queue, visible_at, due, sent_at, id, grp, body)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?)"
-)
-_SEND_GROUPED = (
-    "INSERT INTO messages (queue, visible_at, due, sent_at, id, grp, body) SELECT v.queue,"
-    " iif(EXISTS (SELECT 1 FROM messages m WHERE m.queue = v.queue AND m.grp = v.grp),"
-    f" {BLOCKED}, v.visible_at), v.due, v.sent_at, v.id, v.grp, v.body FROM"
-    " (SELECT ? queue, ? visible_at, ? due, ? sent_at, ? id, ? grp, ? body) v"
-)
-_SEEN = (
-    "INSERT INTO dedup VALUES (?, ?, ?)"
-    " ON CONFLICT DO UPDATE SET until = excluded.until WHERE until <= ?"
-)
-_FORGET = (
-    "DELETE FROM dedup WHERE (queue, key) IN"
-    " (SELECT queue, key FROM dedup WHERE until <= ? LIMIT 16)"
-)
-_FIRST = "SELECT visible_at FROM messages WHERE queue = ? ORDER BY visible_at LIMIT 1"
-_TAKE = (
-    "UPDATE messages SET visible_at = ?, token = ?, attempts = attempts + 1 WHERE seq IN"
-    " (SELECT seq FROM messages WHERE queue = ? AND visible_at <= ?"
-    " ORDER BY visible_at, seq LIMIT ?)"
-    " RETURNING seq, id, body, attempts, grp, sent_at"
-)
-_ACK = "DELETE FROM messages WHERE seq = ? AND token = ?"
-_RELEASE = "UPDATE messages SET visible_at = ?, token = 0 WHERE seq = ? AND token = ?"
-_EXTEND = "UPDATE messages SET visible_at = ? WHERE seq = ? AND token = ?"
-_UNCOUNT = "UPDATE messages SET attempts = attempts - 1 WHERE seq = ? AND token = ?"
-_BURY = (
-    "INSERT INTO dead (queue, id, body, grp, attempts, sent_at, died_at, reason)"
-    " SELECT queue, id, body, grp, attempts, sent_at, ?, ? FROM messages"
-    " WHERE seq = ? AND token = ?"
-)
-_UNBLOCK = (
-    "UPDATE messages SET visible_at = due WHERE seq ="
-    " (SELECT min(seq) FROM messages WHERE queue = ? AND grp = ?)"
-    f" AND visible_at = {BLOCKED}"
-)
-
-_Row = tuple[int, str, bytes, int, str | None, float]  # what _TAKE returns
+_Row = tuple[int, str, bytes, int, str | None, float]  # what sql.TAKE returns
 _Statements = Sequence[tuple[str, tuple[Any, ...]]]
 
 
@@ -93,6 +57,7 @@ class SQLiteBroker:
         self._times = Times(database, clock)
         self._known: set[str] = set()
         self._openings = database.openings
+        self._quiet: set[str] = set()  # queues in which there was nothing to take a moment ago
 
     def limits(self, queue: str) -> Limits:
         """Return the same limits for every queue."""
@@ -100,17 +65,21 @@ class SQLiteBroker:
 
     def send(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[Failure]:
         """Add messages in one transaction; one whose body is over the limit is a `Failure`."""
+        now = self._times.now()
+        if len(messages) == 1 and self._is_plain(queue, messages[0], now):
+            self._database.write(sql.SEND, _row(queue, messages[0], now))
+            self._bell.ring(queue)
+            return ()
         failures = _too_large(messages)
         if failures:
             messages = [m for m in messages if len(m.body) <= LIMITS.body]
-        now = self._times.now()
         with self._database as database:
             self._know(queue)
             self._times.note(now)
             fresh = [m for m in messages if m.dedup is None or self._is_new(queue, m.dedup, now)]
             grouped = any(m.group is not None for m in fresh)
             # The ungrouped statement cannot tell; the grouped one is a third slower.
-            statement = _SEND_GROUPED if grouped else _SEND
+            statement = sql.SEND_GROUPED if grouped else sql.SEND
             database.executemany(statement, [_row(queue, m, now) for m in fresh])
         self._bell.ring(queue)
         return failures
@@ -126,7 +95,7 @@ class SQLiteBroker:
                 if index in refused:
                     sent.append(refused[index])
                 elif m.dedup is None or self._is_new(queue, m.dedup, now):
-                    seq = database.execute(_SEND_GROUPED, _row(queue, m, now)).lastrowid
+                    seq = database.execute(sql.SEND_GROUPED, _row(queue, m, now)).lastrowid
                     sent.append(delayed.handle(seq or 0, m.id))
                 else:
                     sent.append(delayed.handle(0, m.id))
@@ -149,43 +118,85 @@ class SQLiteBroker:
     def receive(self, queue: str, *, count: int, wait: float, lease: float) -> Sequence[Delivery]:
         """Lease up to `count` messages for `lease` s; with none there, wait up to `wait` s."""
         deadline = time.monotonic() + wait
-        taken = self._take(queue, count, lease)
-        if taken or wait <= 0:
-            return taken
+        if wait <= 0 or queue not in self._quiet:
+            taken, _ = self._take(queue, count, lease)
+            if taken or wait <= 0:
+                return taken
         with self._bell.listen(queue) as ear:
             # Listen first and look then: what is sent in between rings.
-            while not (taken := self._take(queue, count, lease)):
+            while True:
+                taken, first = self._take(queue, count, lease)
                 left = deadline - time.monotonic()
-                if left <= 0:
-                    break
-                ear.wait(min(left, LONGEST_WAIT, self._first(queue) - self._times.now()))
-        return taken
+                if taken or left <= 0:
+                    return taken
+                ear.wait(min(left, LONGEST_WAIT, first - self._times.now()))
 
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Failure]:
         """Delete for good; a lease lost to someone else is a `Failure`."""
-        failures = self._settle(deliveries, [(_ACK, ())], gone=True)
+        failures = self._settle(deliveries, [(sql.ACK, ())], gone=True)
         self._ring(delivery.queue for delivery in deliveries if delivery.group is not None)
         return failures
 
+    def is_beside(self, store: BackendDriver) -> bool:
+        """Tell whether a store is in the same file, and as durable."""
+        if not isinstance(store, SQLiteBackend):
+            return False
+        ours, theirs = self._database, store.database
+        return (ours.path, ours.synchronous) == (theirs.path, theirs.synchronous)
+
+    def settle(
+        self, store: BackendDriver, items: Sequence[Item], deliveries: Sequence[Delivery]
+    ) -> bool:
+        """Write items to the store beside and ack, in one transaction: all, or False and nothing.
+
+        It is False where an item is over the limit, or a lease was lost.
+        """
+        assert isinstance(store, SQLiteBackend)
+        rows, failures = store.rows(items)
+        if failures:
+            return False
+        receipts = _receipts(deliveries)
+        with self._database as database:
+            if self._apply([(sql.ACK, ())], receipts) != len(receipts):
+                database.undo()
+                return False
+            self._unblock((delivery.queue, delivery.group) for delivery in deliveries)
+            store.write(database, rows)
+        self._bell.ring(TOPIC)
+        self._ring(delivery.queue for delivery in deliveries if delivery.group is not None)
+        return True
+
     def release(self, deliveries: Sequence[Delivery], *, after: float) -> Sequence[Failure]:
         """End the leases: the messages can be received again `after` seconds from now."""
-        failures = self._settle(deliveries, [(_RELEASE, (self._times.now() + after,))])
+        failures = self._settle(deliveries, [(sql.RELEASE, (self._times.now() + after,))])
         self._ring(delivery.queue for delivery in deliveries)
         return failures
 
     def extend(self, deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Failure]:
         """Make the leases end `lease` seconds from now."""
-        failures = self._settle(deliveries, [(_EXTEND, (self._times.now() + lease,))])
+        extend = (sql.EXTEND, (self._times.now() + lease,))
+        failures = self._settle(deliveries, [extend], synced=False)
         # A waiter sleeps until the lease's old end, which may be the later one.
         self._ring(delivery.queue for delivery in deliveries)
         return failures
 
     def dead_letter(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
         """Move to the queue's dead letters, with the reason, in one transaction."""
-        statements = [(_BURY, (self._times.now(), reason)), (_ACK, ())]
+        statements = [(sql.BURY, (self._times.now(), reason)), (sql.ACK, ())]
         failures = self._settle(deliveries, statements, gone=True)
         self._ring(delivery.queue for delivery in deliveries if delivery.group is not None)
         return failures
+
+    def copy_to_dead(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
+        """Put new messages among the dead letters, with the reason."""
+        now = self._times.now()
+        rows = [
+            (d.queue, d.id, d.body, d.group, d.attempts, d.sent_at or now, now, reason)
+            for d in deliveries
+        ]
+        with self._database as database:
+            database.executemany(sql.ADD_DEAD, rows)
+        return []
 
     def error_code(self, error: Exception) -> Code:
         """Return the code of SQLite's errors."""
@@ -243,39 +254,64 @@ class SQLiteBroker:
         """Delete every dead letter."""
         return admin.purge_dead(self._database, queue)
 
-    def _know(self, queue: str) -> None:
+    def _is_known(self, queue: str) -> bool:
+        """Tell whether the file surely has the queue: a new one knows none."""
         if self._openings != self._database.openings:
             self._known.clear()
             self._openings = self._database.openings
-        if queue not in self._known:
-            self._database.execute(_KNOW, (queue,))
+        return queue in self._known
+
+    def _is_plain(self, queue: str, message: Outgoing, now: float) -> bool:
+        """Tell whether one statement sends the message."""
+        return (
+            message.group is None
+            and message.dedup is None
+            and len(message.body) <= LIMITS.body
+            and self._openings == self._database.openings
+            and queue in self._known
+            and not self._times.notes(now)
+        )
+
+    def _know(self, queue: str) -> None:
+        if not self._is_known(queue):
+            self._database.execute(sql.KNOW, (queue,))
             self._known.add(queue)
 
     def _is_new(self, queue: str, key: str, now: float) -> bool:
-        self._database.execute(_FORGET, (now,))
+        self._database.execute(sql.FORGET, (now,))
         values = (queue, key, now + LIMITS.dedup_window, now)
-        return self._database.execute(_SEEN, values).rowcount == 1
+        return self._database.execute(sql.SEEN, values).rowcount == 1
 
-    def _first(self, queue: str) -> float:
+    def _look(self, queue: str, now: float) -> float:
         """Return the time from which on the queue's next message can be received."""
-        rows = self._database.read(_FIRST, (queue,))
-        return rows[0][0] if rows else BLOCKED
+        ((first, latest),) = self._database.read(sql.LOOK, (queue,))
+        if first > now and self._times.check(now, latest):
+            ((first, latest),) = self._database.read(sql.LOOK, (queue,))
+        return first
 
-    def _take(self, queue: str, count: int, lease: float) -> Sequence[Delivery]:
+    def _take(self, queue: str, count: int, lease: float) -> tuple[Sequence[Delivery], float]:
+        """Lease messages; also tell the time from which on the next can be received, if none."""
         now = self._times.now()
         # A look takes no write lock, so that idle receivers are in nobody's way.
-        if queue in self._known and self._first(queue) > now and not self._times.check(now):
-            return ()
+        if queue in self._known and (first := self._look(queue, now)) > now:
+            self._quiet.add(queue)
+            return (), first
+        self._quiet.discard(queue)
         token = secrets.randbits(62) + 1
-        with self._database as database:
-            self._know(queue)
-            self._times.note(now)
-            values = (now + lease, token, queue, now, count)
-            rows: list[_Row] = database.execute(_TAKE, values).fetchall()
-            if any(row[3] > 1 for row in rows):
-                rows = self._bury_worn(queue, rows, token)
+        values = (now + lease, token, queue, now, count)
+        # After a power loss nobody works on what was leased, so a lease needs no sync.
+        rows: list[_Row]
+        if self._is_known(queue) and not self._times.notes(now):
+            rows = self._database.write(sql.TAKE, values, synced=False)
+        else:
+            with self._database.unsynced() as database:
+                self._know(queue)
+                self._times.note(now)
+                rows = database.execute(sql.TAKE, values).fetchall()
+        if any(row[3] > 1 for row in rows):
+            rows = self._bury_worn(queue, rows, token)
         rows.sort()
-        return [
+        taken = [
             Delivery(
                 queue=queue,
                 id=id,
@@ -288,23 +324,33 @@ class SQLiteBroker:
             )
             for seq, id, body, attempts, group, sent_at in rows
         ]
+        return taken, now
 
     def _bury_worn(self, queue: str, rows: list[_Row], token: int) -> list[_Row]:
         """Dead-letter messages that were received too often, and return the others."""
         limit = admin.max_deliveries(self._database, queue)
         worn = [row for row in rows if limit and row[3] > limit]
-        bury = (_BURY, (self._times.now(), f"received {limit} times"))
-        self._apply([(_UNCOUNT, ()), bury, (_ACK, ())], [(row[0], token) for row in worn])
-        self._unblock((queue, row[4]) for row in worn)
+        if worn:
+            bury = (sql.BURY, (self._times.now(), f"received {limit} times"))
+            with self._database:
+                self._apply(
+                    [(sql.UNCOUNT, ()), bury, (sql.ACK, ())], [(row[0], token) for row in worn]
+                )
+                self._unblock((queue, row[4]) for row in worn)
         return [row for row in rows if row not in worn]
 
     def _settle(
-        self, deliveries: Sequence[Delivery], statements: _Statements, *, gone: bool = False
+        self,
+        deliveries: Sequence[Delivery],
+        statements: _Statements,
+        *,
+        gone: bool = False,
+        synced: bool = True,
     ) -> list[Failure]:
         """Apply the statements to each delivery's message; the last counts what it changed."""
-        receipts = [cast("tuple[int, int]", delivery.receipt) for delivery in deliveries]
+        receipts = _receipts(deliveries)
         lost: list[int] = []
-        with self._database as database:
+        with self._database if synced else self._database.unsynced() as database:
             if self._apply(statements, receipts) != len(receipts):
                 # Some leases were lost: once more, one by one, to know which.
                 database.restart()
@@ -320,20 +366,24 @@ class SQLiteBroker:
 
     def _apply(self, statements: _Statements, receipts: Sequence[tuple[int, int]]) -> int:
         changed = 0
-        for sql, values in statements:
+        for statement, values in statements:
             rows = [(*values, *receipt) for receipt in receipts] if values else receipts
-            changed = self._database.executemany(sql, rows).rowcount
+            changed = self._database.executemany(statement, rows).rowcount
         return changed
 
     def _unblock(self, groups: Iterable[tuple[str, str | None]]) -> None:
         """Let each group's next message, if it has one, be received at its own time."""
         ends = {end for end in groups if end[1] is not None}
         if ends:
-            self._database.executemany(_UNBLOCK, list(ends))
+            self._database.executemany(sql.UNBLOCK, list(ends))
 
     def _ring(self, queues: Iterable[str]) -> None:
         for queue in set(queues):
             self._bell.ring(queue)
+
+
+def _receipts(deliveries: Sequence[Delivery]) -> list[tuple[int, int]]:
+    return [cast("tuple[int, int]", delivery.receipt) for delivery in deliveries]
 
 
 def _too_large(messages: Sequence[Outgoing]) -> list[Failure]:

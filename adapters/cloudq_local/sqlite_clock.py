@@ -15,10 +15,13 @@ _NOTE = (
     "INSERT INTO clock VALUES (1, ?)"
     " ON CONFLICT (one) DO UPDATE SET latest = max(latest, excluded.latest)"
 )
-_LATEST = (
-    "SELECT max(coalesce((SELECT latest FROM clock), 0),"
+LATEST = (
+    "max(coalesce((SELECT latest FROM clock), 0),"
     " coalesce((SELECT sent_at FROM messages ORDER BY seq DESC LIMIT 1), 0))"
 )
+"""The latest time that the file knows of, as an expression of SQL."""
+
+_LATEST = f"SELECT {LATEST}"
 _MOVE = (
     "UPDATE messages SET due = due - ?, sent_at = sent_at - ?,"
     f" visible_at = iif(visible_at = {BLOCKED}, visible_at, visible_at - ?)"
@@ -48,15 +51,24 @@ class Times:
         self._latest = now
         return now
 
+    def notes(self, now: float) -> bool:
+        """Tell whether the time is to be noted again."""
+        return abs(now - self._noted) > _NOTED_EVERY
+
     def note(self, now: float) -> None:
         """Note the time in the file, once a second. Needs a transaction."""
-        if abs(now - self._noted) > _NOTED_EVERY:
+        if self.notes(now):
             self._database.execute(_NOTE, (now,))
             self._noted = now
 
-    def check(self, now: float) -> bool:
-        """Move all times back as far as the clock was; False if it was not."""
-        if self._behind(now, self._database.read(_LATEST)[0][0]) is None:
+    def check(self, now: float, latest: float | None = None) -> bool:
+        """Move all times back as far as the clock was; False if it was not.
+
+        `latest` is that of the file, read by the caller already.
+        """
+        if latest is None:
+            latest = float(self._database.read(_LATEST)[0][0])
+        if self._behind(now, latest) is None:
             return False
         with self._database as database:
             by = self._behind(now, database.execute(_LATEST).fetchone()[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import logging
 import math
 from collections.abc import Mapping
 from typing import cast
@@ -11,13 +10,14 @@ from typing import cast
 import orjson
 
 from cloudq.driver import Value
+from cloudq.driver.log import Log
 from cloudq_local.items import Fields
 
 # A value is never a mapping, so a mapping of one key in its place is a tagged value. Inside a
 # JSON string its quote would be escaped, so these bytes are in a blob only where a tag is.
 _TAGGED = b':{"'
 
-log = logging.getLogger("cloudq.backend")
+log = Log("cloudq.backend")
 
 
 def encode(fields: Mapping[str, Value]) -> bytes:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import logging
 import os
 import sqlite3
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -18,10 +16,13 @@ from typing import Any
 from cloudq.clock import Backoff
 from cloudq.driver import Code
 from cloudq.driver.forks import HOLD, hold_while_forking, renew_after_fork
+from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError
 from cloudq_local.items import Refusal
+from cloudq_local.sqlite_errors import error_code, errorcode, unopened
+from cloudq_local.sqlite_paths import identity, made, make_room
 
-log = logging.getLogger("cloudq.sqlite")
+log = Log("cloudq.sqlite")
 
 VERSION = 1
 
@@ -79,100 +80,49 @@ _CLOCK = "CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY, latest REAL
 
 _PRAGMAS = (
     "journal_mode=WAL",
-    "wal_autocheckpoint=4000",
+    "wal_autocheckpoint=1000",
     "cache_size=-16000",
     "temp_store=MEMORY",
 )
 
-_CODES = {
-    sqlite3.SQLITE_AUTH: Code.DENIED,
-    sqlite3.SQLITE_BUSY: Code.THROTTLED,
-    sqlite3.SQLITE_CANTOPEN: Code.NOT_FOUND,
-    sqlite3.SQLITE_CONSTRAINT: Code.INVALID,
-    sqlite3.SQLITE_CORRUPT: Code.UNREACHABLE,
-    sqlite3.SQLITE_FULL: Code.UNREACHABLE,
-    sqlite3.SQLITE_IOERR: Code.UNREACHABLE,
-    sqlite3.SQLITE_LOCKED: Code.THROTTLED,
-    sqlite3.SQLITE_MISMATCH: Code.INVALID,
-    sqlite3.SQLITE_MISUSE: Code.INVALID,
-    sqlite3.SQLITE_NOMEM: Code.UNREACHABLE,
-    sqlite3.SQLITE_NOTADB: Code.INVALID,
-    sqlite3.SQLITE_PERM: Code.DENIED,
-    sqlite3.SQLITE_READONLY: Code.DENIED,
-    sqlite3.SQLITE_TOOBIG: Code.TOO_LARGE,
-}
 
-
-def error_code(error: Exception) -> Code:
-    """Return the code of an error that SQLite or these drivers raised."""
-    if isinstance(error, Refusal):
-        return error.code
-    if isinstance(error, sqlite3.Error):
-        # The low byte is the primary code; the others tell its kinds apart.
-        return _CODES.get(_errorcode(error) & 0xFF, Code.UNKNOWN)
-    return Code.UNKNOWN
-
-
-# What to do, by SQLite's own codes: `Code` puts a full disk and a damaged file together.
-_ADVICE = {
-    sqlite3.SQLITE_AUTH: "this user may not do that with the file",
-    sqlite3.SQLITE_BUSY: "another process keeps the file locked: try again, or raise busy_timeout",
-    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened: check its folder, and this user's rights",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a copy, or move it away and begin anew",
-    sqlite3.SQLITE_FULL: "its disk is full: free some space, then try again",
-    sqlite3.SQLITE_IOERR: "the file cannot be read or written: is its disk full or ill?",
-    sqlite3.SQLITE_LOCKED: "another statement keeps the file locked: try again",
-    sqlite3.SQLITE_NOMEM: "this process has no memory left",
-    sqlite3.SQLITE_NOTADB: "the file is not a SQLite database: name another",
-    sqlite3.SQLITE_PERM: "this user may not write to the file or its folder",
-    sqlite3.SQLITE_READONLY: "this user may not write to the file or its folder",
-    sqlite3.SQLITE_TOOBIG: "it is larger than SQLite stores in one row",
-}
-
-
-def advice(error: Exception) -> str | None:
-    """Return what to do about an error of SQLite; all its advice is about one local file."""
-    if not isinstance(error, sqlite3.Error):
-        return None
-    return _ADVICE.get(_errorcode(error) & 0xFF, "SQLite refused it")
-
-
-def _errorcode(error: sqlite3.Error) -> int:
-    # Errors of the Python module itself (a closed connection) carry no code.
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
+# Where each commit is synced, the log is made as long as it gets after so many of them. To write
+# over a part of a file is synced four times as fast as to append to it, which changes its size too.
+_WORTH_ROOM = 8
 
 
 class Database:
     """A connection to the file, shared by threads behind a lock.
 
-    `with database:` is a write transaction; `read` is one statement on its own. Both wait up to
-    `busy_timeout` seconds for another process, asking in shorter steps than SQLite's
-    own handler (1 ms and more), because a transaction here takes about 0.1 ms.
+    `with database:` is a write transaction, `write` one of a single statement, `read` one
+    statement that writes nothing. All wait up to `busy_timeout` seconds for another process, asking
+    in shorter steps than SQLite's own handler (1 ms and more), because a transaction here takes
+    about 0.1 ms.
+
+    `unsynced` writes survive the death of every process, but not a power loss: what it takes away
+    is what was written since the last synced one. They save the disk's time where `synchronous`
+    is `full`.
 
     In a process that was forked, and where the file was deleted or replaced, it opens the file
     anew.
     """
 
     def __init__(self, file: Path, *, synchronous: str, busy_timeout: float) -> None:
-        if not file.parent.is_dir():
-            raise ConfigurationError(f"no directory {file.parent} for {file.name}: create it first")
-        if file.is_dir():
-            raise ConfigurationError(
-                f"{file} is a directory: name a file, such as {file}/cloudq.db"
-            )
         self._busy_timeout = busy_timeout
         self._file = file
         self._path = os.fspath(file)
+        self.synchronous = synchronous
         self._pragmas = (*_PRAGMAS, f"synchronous={synchronous}")
         self._lock = Lock()
         self._is_held = False  # for a fork: no thread is in SQLite then
         self.openings = 0  # counts how often the file was opened: a new one knows nothing
         try:
+            if not file.parent.is_dir():
+                missing = f"no directory {file.parent} for {file.name}: create it first"
+                raise ConfigurationError(missing)
             self._open()
-        except (sqlite3.OperationalError, OSError) as error:
-            raise ConfigurationError(
-                f"cannot open {file}: {error}: may this user write to it and to {file.parent}?"
-            ) from error
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigurationError(unopened(file, error)) from error
         hold_while_forking(self, Database._hold, Database._let_go)
         renew_after_fork(self, Database._in_child)
 
@@ -186,7 +136,7 @@ class Database:
                 self._connection.close()
 
     def _open(self) -> None:
-        identity = _made(self._file)
+        there = made(self._file)
         self._connection = sqlite3.connect(
             self._file,
             timeout=0,
@@ -196,6 +146,8 @@ class Database:
         )
         self.execute = self._connection.execute
         self.executemany = self._connection.executemany
+        self._is_synced = True
+        self._syncs = 0
         try:
             for pragma in self._pragmas:
                 self._patiently(f"PRAGMA {pragma}")
@@ -203,7 +155,7 @@ class Database:
         except BaseException:
             self._connection.close()
             raise
-        self._identity = identity
+        self._identity = there
         self.openings += 1
 
     def _hold(self) -> bool:
@@ -233,7 +185,7 @@ class Database:
 
         The connection to a deleted file works on, and nobody else sees what it writes.
         """
-        before, there = self._identity, _identity(self._path)
+        before, there = self._identity, identity(self._path)
         if before is not None and there == before:
             return
         if before is not None:
@@ -252,11 +204,27 @@ class Database:
             self._open()
         except (ConfigurationError, OSError) as error:
             raise Refusal(f"cannot open {self._file}: {error}", code=Code.NOT_FOUND) from error
+        except sqlite3.Error as error:
+            raise Refusal(f"cannot open {self._file}: {error}", code=error_code(error)) from error
+
+    @property
+    def path(self) -> str:
+        """The absolute path of the file."""
+        return self._path
+
+    def unsynced(self) -> _Unsynced:
+        """Return the surroundings of a write transaction of which a power loss may take all."""
+        return _Unsynced(self)
 
     def __enter__(self) -> Database:
+        return self.begin()
+
+    def begin(self, *, synced: bool = True) -> Database:
+        """Begin a write transaction, which `__exit__` ends."""
         self._lock.acquire()
         try:
             self._check()
+            self._sync(synced)
             self._patiently("BEGIN IMMEDIATE")
         except BaseException:
             self._lock.release()
@@ -270,10 +238,8 @@ class Database:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None:
-                self.execute("COMMIT")
-            elif self._connection.in_transaction:
-                self.execute("ROLLBACK")
+            if self._connection.in_transaction:
+                self.execute("COMMIT" if kind is None else "ROLLBACK")
         except BaseException:
             if self._connection.in_transaction:
                 self.execute("ROLLBACK")
@@ -281,10 +247,38 @@ class Database:
         finally:
             self._lock.release()
 
+    def undo(self) -> None:
+        """Undo what the present transaction did; its end then writes nothing."""
+        self.execute("ROLLBACK")
+
     def restart(self) -> None:
         """Undo what the present transaction did, and begin again."""
-        self.execute("ROLLBACK")
+        self.undo()
         self._patiently("BEGIN IMMEDIATE")
+
+    def write(self, sql: str, values: Sequence[Any] = (), *, synced: bool = True) -> list[Any]:
+        """Run one statement as a write transaction, and return its rows."""
+        with self._lock:
+            self._check()
+            self._sync(synced)
+            return self._patiently(sql, values).fetchall()
+
+    def _sync(self, wanted: bool) -> None:
+        """Have the commits from now on synced, or not. Needs the lock, and no transaction."""
+        if self.synchronous != "full":
+            return
+        if wanted is not self._is_synced:
+            # A pragma takes effect when it is compiled, which a cached statement is not again.
+            self._connection.executescript(f"PRAGMA synchronous={'full' if wanted else 'normal'}")
+            self._is_synced = wanted
+        if wanted and self._syncs < _WORTH_ROOM:
+            self._syncs += 1
+            if self._syncs == _WORTH_ROOM:
+                self._patiently("BEGIN IMMEDIATE")  # nobody else appends to the log meanwhile
+                try:
+                    make_room(f"{self._path}-wal")
+                finally:
+                    self.execute("COMMIT")
 
     def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of one statement outside of a transaction."""
@@ -318,7 +312,7 @@ class Database:
             except sqlite3.OperationalError as error:
                 now = time.monotonic()
                 deadline = deadline or now + self._busy_timeout
-                if _errorcode(error) & 0xFF != sqlite3.SQLITE_BUSY or now > deadline:
+                if errorcode(error) & 0xFF != sqlite3.SQLITE_BUSY or now > deadline:
                     raise
             backoff = backoff or Backoff(0.00005, 0.005, factor=1.5, jitter=0.0)
             time.sleep(backoff.failed())
@@ -335,7 +329,7 @@ class Database:
         version = self._version()
         if version != VERSION:
             raise ConfigurationError(
-                f"the file has schema {version} and this release reads schema {VERSION}: "
+                f"{self._file} has schema {version} and this release reads schema {VERSION}: "
                 "upgrade cloudq, or use another file"
             )
         self._patiently(_CLOCK)
@@ -344,49 +338,28 @@ class Database:
         there = "SELECT 1 FROM sqlite_master WHERE name = 'cloudq_schema'"
         if self._patiently(there).fetchone() is None:
             return None
-        return self._patiently("SELECT version FROM cloudq_schema").fetchone()[0]
+        row = self._patiently("SELECT version FROM cloudq_schema").fetchone()
+        return row[0] if row else 0
 
 
-def _made(file: Path) -> tuple[int, int] | None:
-    """Make the file, readable by this user alone, unless it is there; return its identity.
+class _Unsynced:
+    """The surroundings of a write transaction that is not synced."""
 
-    SQLite would make it readable by all, and gives its two companions the mode that it has. Those
-    of an earlier file that was moved away would be taken for the new one's, so they are deleted.
-    """
-    if _identity(file) is None:
-        with _alone_in(file.parent):
-            if _identity(file) is None:
-                for companion in ("-wal", "-shm"):
-                    file.with_name(file.name + companion).unlink(missing_ok=True)
-                os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
-    return _identity(file)
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
+    def __enter__(self) -> Database:
+        return self._database.begin(synced=False)
 
-@contextmanager
-def _alone_in(folder: Path) -> Generator[None]:
-    """Keep other processes that make a file in this folder waiting."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(opened)
-
-
-def _identity(file: Path | str) -> tuple[int, int] | None:
-    """Return the file system and the number of the file of this name; None if there is none."""
-    try:
-        status = os.stat(file)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._database.__exit__(kind, error, trace)
 
 
 def _keep_for_ever(connection: sqlite3.Connection) -> None:
     """Keep a connection from being closed, even when the process ends."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-
-
-def database_file(path: str) -> Path:
-    """Return the absolute path of the file that an address names."""
-    return Path(os.path.abspath(path))

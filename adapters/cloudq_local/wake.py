@@ -16,9 +16,11 @@ import select
 import socket
 import stat
 import tempfile
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 
+from cloudq.driver.forks import renew_after_fork
 from cloudq.errors import ConfigurationError
 
 LONGEST_WAIT = 1.0
@@ -31,6 +33,9 @@ def _digest(text: str, size: int) -> str:
 
 # How often a listener tries again to make its socket in a directory that others have removed.
 _TRIES = 100
+# Sockets that are kept for the next listeners of this process, and how their names begin
+# meanwhile: with that no topic's does, so that nobody rings them.
+_KEPT, _RESTING = 8, "-"
 
 
 def _private_root() -> Path:
@@ -65,7 +70,8 @@ class Bell:
     """Wakes all listeners to a topic of one database file, in any process of this user.
 
     Each listener is a socket in a directory named by the file's real path. The names are hashes
-    because a socket's path has room for about 100 bytes.
+    because a socket's path has room for about 100 bytes. To rename a socket costs a fifth of what
+    it costs to make one, so those of listeners that have ended are kept for the next.
     """
 
     def __init__(self, file: Path) -> None:
@@ -73,17 +79,37 @@ class Bell:
         self._path = os.fspath(self._folder)  # a sender reads it each time
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
+        self._prefixes: dict[str, str] = {}
+        self._resting: deque[_Bound] = deque()
+        self._is_closed = False
+        self._is_deserted = False  # there was no directory when it was read last
+        renew_after_fork(self, Bell._in_child)
+
+    def _in_child(self) -> None:
+        """Leave the kept sockets to the parent: each would take the other's wake-ups."""
+        self._resting.clear()
 
     def ring(self, topic: str) -> None:
         """Wake every listener of the topic; costs one directory read when there is none."""
+        # To ask for a directory that is not there costs a third of what the failed read does.
+        if self._is_deserted and not os.access(self._path, os.F_OK):
+            return
         try:
             names = os.listdir(self._path)
         except OSError:  # nobody listens, or where this user cannot see
+            self._is_deserted = True
             return
-        prefix = _digest(topic, 4) if names else ""
+        self._is_deserted = False
+        prefix = self._prefix(topic) if names else ""
         for name in names:
             if name.startswith(prefix):
-                self._ring(f"{self._folder}/{name}")
+                self._ring(f"{self._path}/{name}")
+
+    def _prefix(self, topic: str) -> str:
+        prefix = self._prefixes.get(topic)
+        if prefix is None:
+            prefix = self._prefixes[topic] = _digest(topic, 4)
+        return prefix
 
     def _ring(self, path: str) -> None:
         try:
@@ -102,37 +128,113 @@ class Bell:
 
         Where it cannot listen it hears none, and its waits end by themselves.
         """
-        ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        ear.setblocking(False)
-        path = f"{self._folder}/{_digest(topic, 4)}{secrets.token_hex(4)}"
+        prefix = self._prefix(topic)
+        while self._resting:
+            with contextlib.suppress(IndexError):  # another thread has taken the last
+                bound = self._resting.pop()
+                if bound.rename(f"{self._path}/{prefix}{bound.name}"):
+                    bound.drain()
+                    return Ear(self, bound)
+        return Ear(self, self._bound(prefix))
+
+    def _bound(self, prefix: str) -> _Bound:
+        """Make a socket that listens; one without a path where that cannot be."""
+        bound = _Bound()
         for _ in range(_TRIES):
             try:
                 _private_root()  # somebody may have cleaned up
                 self._folder.mkdir(mode=0o700, exist_ok=True)
-                ear.bind(path)
+                self._clean_up()
+                bound.bind(f"{self._path}/{prefix}{bound.name}")
             except FileNotFoundError:
                 # The last listener of another process has just removed the directory.
                 continue
             except (OSError, ConfigurationError):
                 break
-            return Ear(ear, path)
-        return Ear(ear, "")
+            return bound
+        return bound
+
+    def _clean_up(self) -> None:
+        """Delete the names that processes left behind when they were killed, which nobody rings."""
+        for name in os.listdir(self._path):
+            if name.startswith(_RESTING):
+                self._ring(f"{self._path}/{name}")
+
+    def rest(self, bound: _Bound) -> None:
+        """Keep the socket of a listener that has ended for the next, if there are few."""
+        if (
+            self._is_closed
+            or len(self._resting) >= _KEPT
+            or not bound.rename(f"{self._path}/{_RESTING}{bound.name}")
+        ):
+            bound.close()
+        else:
+            self._resting.append(bound)
 
     def close(self) -> None:
         """Remove the directory too, when nobody listens any more."""
+        self._is_closed = True
+        while self._resting:
+            self._resting.pop().close()
         self._socket.close()
         with contextlib.suppress(OSError):
             self._folder.rmdir()
 
 
-class Ear:
-    """One listener: a bound socket that keeps a wake-up until `wait` takes it."""
+class _Bound:
+    """A socket with a path in the directory of wake-ups, "" if it has none."""
 
-    def __init__(self, ear: socket.socket, path: str) -> None:
-        self._socket = ear
-        self.path = path
+    def __init__(self) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        self.name = secrets.token_hex(4)
+        self.path = ""
         self._poll = select.poll()
-        self._poll.register(ear, select.POLLIN)
+        self._poll.register(self.socket, select.POLLIN)
+
+    def bind(self, path: str) -> None:
+        self.socket.bind(path)
+        self.path = path
+
+    def rename(self, path: str) -> bool:
+        """Give it another path; where its own is gone close it, and return False."""
+        try:
+            os.rename(self.path, path)
+        except OSError:
+            self.close()
+            return False
+        self.path = path
+        return True
+
+    def is_rung(self, timeout: float) -> bool:
+        return bool(self._poll.poll(math.ceil(max(timeout, 0.0) * 1000)))
+
+    def drain(self) -> None:
+        """Take the wake-ups that came."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.socket.recv(16)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            if self.path:
+                os.unlink(self.path)
+        self.path = ""
+        self.socket.close()
+
+
+class Ear:
+    """One listener: a socket that keeps a wake-up until `wait` takes it."""
+
+    def __init__(self, bell: Bell, bound: _Bound) -> None:
+        self._bell = bell
+        self._bound = bound
+        self._is_closed = False
+
+    @property
+    def path(self) -> str:
+        """The path of the socket, "" where it cannot listen."""
+        return self._bound.path
 
     def __enter__(self) -> Ear:
         return self
@@ -147,26 +249,26 @@ class Ear:
 
     def wait(self, timeout: float) -> bool:
         """Block until a wake-up comes, or came since the last wait; False after `timeout`."""
-        if not self._poll.poll(math.ceil(max(timeout, 0.0) * 1000)):
+        if not self._bound.is_rung(timeout):
             return False
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self._socket.recv(16)
+        self._bound.drain()
         return True
 
     def wake(self) -> None:
         """End the wait of another thread, or the next one."""
         with contextlib.suppress(OSError):
-            if self.path:
-                self._socket.sendto(b"!", self.path)
+            if self.path and not self._is_closed:
+                self._bound.socket.sendto(b"!", self.path)
 
     def fileno(self) -> int:
         """Return the socket's descriptor, readable once it was rung."""
-        return self._socket.fileno()
+        return self._bound.socket.fileno()
 
     def close(self) -> None:
         """Stop listening."""
-        with contextlib.suppress(OSError):
-            if self.path:
-                os.unlink(self.path)
-        self._socket.close()
+        if not self._is_closed:
+            self._is_closed = True
+            if self._bound.path:
+                self._bell.rest(self._bound)
+            else:
+                self._bound.close()

@@ -18,14 +18,15 @@ from cloudq.app.registration import (
     register,
 )
 from cloudq.app.shared_task import APPS
-from cloudq.broker.broker import Broker
 from cloudq.canvas.builtin_tasks import builtin_tasks
 from cloudq.errors import ConfigurationError
+from cloudq.publishing.batch import Batch
 from cloudq.publishing.builder import MessageBuilder
 from cloudq.publishing.publisher import Publisher
 from cloudq.publishing.results import ResultFactory
 from cloudq.results.backend import Backend
-from cloudq.results.result import AsyncResult, EagerResult
+from cloudq.results.eager import EagerResult
+from cloudq.results.result import AsyncResult
 from cloudq.results.terminate import Termination
 from cloudq.runtime import Runtime
 from cloudq.settings import Settings
@@ -40,6 +41,7 @@ from cloudq.text import masked
 
 if TYPE_CHECKING:  # what only workers or only workflows need is loaded at its first use
     from cloudq.app.eager import Eager
+    from cloudq.broker.broker import Broker
     from cloudq.canvas.workflows import Workflows
     from cloudq.execution.call import ExecutorOptions
     from cloudq.execution.executor import Executor
@@ -235,8 +237,6 @@ class CloudQ:
         named_priorities = self.conf.priority_queues
         return queues_for(names, named_priorities) if priorities and named_priorities else names
 
-    # ---- periodic tasks
-
     @cached_property
     def schedules(self) -> Schedules:
         """The schedules of this app: lists them, and adds, pauses and runs them at run time."""
@@ -280,15 +280,19 @@ class CloudQ:
         given = cast("EntryOptions", {**entry, "name": name or repr(node)})
         return self.schedules.declare(node.task, schedule, given, cloud=False)
 
-    # ---- publishing
-
-    def publish(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
+    def publish(
+        self, calls: Iterable[Prepared[R]], *, bundle: int | None = None
+    ) -> list[AsyncResult[R]]:
         """Publish many calls, made by `task.prepare`, in as few requests as the broker allows.
 
-        All are checked before the first is sent. Raises the errors of `task.delay`, and
-        `PublishError` that names the calls which the broker refused.
+        All are checked before the first is sent. With `bundle` up to so many are one message.
+        Raises as `task.delay`, and `PublishError` that names the calls that were refused.
         """
-        return self.publisher.send_many(calls)
+        return self.publisher.send_many(calls, bundle)
+
+    def batch(self, *, bundle: int | None = None) -> Batch:
+        """Collect the calls of a block, `with app.batch():`, and send them together: a `Batch`."""
+        return self.publisher.batch(bundle)
 
     def send_task(
         self,
@@ -306,8 +310,6 @@ class CloudQ:
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 (Celery's name)
         """The result of a task by its id."""
         return self._results.untyped(id)
-
-    # ---- workflows, results and workers
 
     def signature(
         self,

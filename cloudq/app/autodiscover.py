@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from cloudq.errors import ConfigurationError
+from cloudq.settings.sources import check_module
 
 Packages = Iterable[str] | Callable[[], Iterable[str]] | None
 
@@ -68,6 +69,7 @@ def _installed_apps() -> Iterable[str]:
 def include(modules: Iterable[str]) -> None:
     """Import the modules of the setting `include`. Raises `ConfigurationError`."""
     for module in modules:
+        check_module(module, "include")
         try:
             import_module(module)
         except ModuleNotFoundError as error:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from cloudq.canvas.eager import run_eagerly
+from cloudq.canvas.eager import EagerWorkflows
 from cloudq.driver import Delivery
 from cloudq.errors import ConfigurationError, Replaced
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action
-from cloudq.messages.ids import new_id
-from cloudq.messages.values import dump_value
+from cloudq.messages.body import encode
 from cloudq.publishing.builder import MessageBuilder
+from cloudq.results.eager import EagerResult
 from cloudq.results.groups import AnyResult
-from cloudq.results.record import Record, State
-from cloudq.results.result import EagerResult
+from cloudq.results.record import IGNORED, Record, State, as_ignored
 from cloudq.tasks.call_options import CallOptions, Options
 from cloudq.tasks.signature import Node
 from cloudq.tasks.task import Task
@@ -33,6 +32,7 @@ class Eager:
         self._executor = executor
         self._tasks = tasks
         self._builder = builder
+        self._workflows = EagerWorkflows(tasks, self._run)
 
     def apply(
         self, task: Task[..., R], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -42,34 +42,38 @@ class Eager:
             linked: Any = self.start(task.linked(options, args, kwargs))
             return linked
         message = self._builder.of_call(task, options, args, kwargs)
+        encode(message)  # refuses what no message can hold, as `send` does
         while True:
             delivery = Delivery(
                 queue=message.queue, id=message.id, body=b"", receipt=None, attempts=1, lease=0.0
             )
             settlement = self._executor.run(Job(delivery=delivery, message=message))
             if isinstance(settlement.error, Replaced):
-                return self._in_place_of(settlement.error)
+                in_its_place: Any = self._workflows.in_place_of(message.id, settlement.error.node)
+                return in_its_place
             if settlement.resend is None or settlement.state is not State.RETRY:
                 break
             message = settlement.resend
         ended = State.SUCCESS if settlement.action is Action.ACK else State.REJECTED
         record = settlement.record or Record(
-            id=message.id, state=settlement.state or ended, error=settlement.reason or None
+            id=message.id,
+            state=settlement.state or ended,
+            task=message.task,
+            error=settlement.reason or None,
         )
-        if settlement.error is not None:
-            return EagerResult(record, error=settlement.error)
-        return EagerResult(record, restore=task.arguments.restore)
+        if settlement.error is not None and record.state is not State.REJECTED:
+            return EagerResult(record, error=settlement.error, message=message)
+        is_ignored = settlement.record is None and settlement.reason == IGNORED
+        return EagerResult(
+            record,
+            restore=task.arguments.restore,
+            because=as_ignored(record) if is_ignored else None,
+            message=message,
+        )
 
     def start(self, node: Node[Any]) -> AnyResult:
         """Run a workflow; its result, which has ended."""
-        return run_eagerly(node, (), self._run)
-
-    def _in_place_of(self, replaced: Replaced) -> EagerResult[Any]:
-        result = self.start(replaced.node)
-        if isinstance(result, EagerResult):
-            return result
-        value = dump_value(result.get())
-        return EagerResult(Record(id=new_id(), state=State.SUCCESS, value=value))
+        return self._workflows.start(node)
 
     def _run(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
@@ -77,4 +81,6 @@ class Eager:
         task = self._tasks.get(name)
         if task is None:
             raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
-        return self.apply(task, Options.of(cast("CallOptions", options)), args, kwargs)
+        # What follows gets the value of a call whose result is ignored, as from a worker.
+        given = {**options, "ignore_result": False}
+        return self.apply(task, Options.of(cast("CallOptions", given)), args, kwargs)

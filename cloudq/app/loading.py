@@ -9,6 +9,8 @@ from typing import Any
 
 from cloudq.app import CloudQ
 from cloudq.errors import ConfigurationError
+from cloudq.settings.sources import WrongSource
+from cloudq.text import text_of
 
 
 def load_app(path: str, overrides: Mapping[str, Any] | None = None) -> CloudQ:
@@ -20,7 +22,9 @@ def load_app(path: str, overrides: Mapping[str, Any] | None = None) -> CloudQ:
     module_name, _, attribute = path.partition(":")
     try:
         module = import_module(module_name)
-    except Exception as error:  # the user's code runs at import
+    except (KeyboardInterrupt, WrongSource):  # of the latter the module is right
+        raise
+    except BaseException as error:  # the user's code runs at import, and may call sys.exit
         raise ConfigurationError(_why(module_name, error)) from error
     apps = {name: value for name, value in vars(module).items() if isinstance(value, CloudQ)}
     if attribute:
@@ -44,11 +48,21 @@ def load_app(path: str, overrides: Mapping[str, Any] | None = None) -> CloudQ:
     return app
 
 
-def _why(module: str, error: Exception) -> str:
+def failed(error: BaseException) -> str:
+    """Return how the import of a user's module failed, as the end of a sentence."""
+    if isinstance(error, SystemExit):
+        return (
+            f"it ends the program (SystemExit: {error.code}): leave that to what stands under "
+            'if __name__ == "__main__"'
+        )
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
+def _why(module: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
         hint = _near_module(error.name or "") or "is the current directory the project's?"
         return f"there is no module {error.name!r} here, in {Path.cwd()}: {hint}"
-    return f"importing {module} failed: {type(error).__name__}: {error}"
+    return f"importing {module} failed: {failed(error)}"
 
 
 def _near_module(name: str) -> str | None:

@@ -5,20 +5,35 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from math import inf
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from cloudq import signals
 from cloudq.broker import publish_signals
+from cloudq.broker.company import Companies
 from cloudq.broker.delayed import DelayedStore
+from cloudq.broker.deliveries import Refused
 from cloudq.broker.one_time import OneTimeSchedules
 from cloudq.broker.retry import PublishPolicy
-from cloudq.broker.sending import WORTH_A_HANDLE, Answer, Attempts, Lot, Way, fitted
+from cloudq.broker.sending import (
+    WORTH_A_HANDLE,
+    Answer,
+    Attempts,
+    Lot,
+    Sorter,
+    Tried,
+    Way,
+    fitted,
+    tell,
+)
 from cloudq.clock import Clock, real_time
 from cloudq.driver import (
     BrokerDriver,
     Code,
+    DeadLetterCopies,
     Delivery,
     Failure,
     Limits,
@@ -29,14 +44,7 @@ from cloudq.driver import (
 )
 from cloudq.driver.advice import explain
 from cloudq.driver.forks import Driven
-from cloudq.errors import (
-    BrokerError,
-    CloudQError,
-    ConfigurationError,
-    PublishError,
-    Rejected,
-    ServiceError,
-)
+from cloudq.errors import BrokerError, CloudQError, ConfigurationError, ServiceError
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import TaskMessage
 
@@ -48,25 +56,17 @@ _NO_QUEUE = (
     "or check the name, the region and the account"
 )
 
-# Retries of a call that asks for some, in an app whose calls have none.
-_RETRIES = 3
+_RETRIES = 3  # of a call that asks for some, in an app whose calls have none
 _NONE: Mapping[str, PublishPolicy] = {}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """One delivery that a batched call did not settle, with the reason."""
-
-    delivery: Delivery
-    code: Code
-    reason: str
+_NO_HANDLES: Mapping[str, str] = MappingProxyType({})
 
 
 class Broker(Driven[BrokerDriver]):
     """Sends and receives task messages on one queue service. Safe to use from many threads.
 
-    `delayed_store` keeps delayed messages for queues that cannot delay. `reopen` gives another
-    driver, for a process that was forked from the driver's.
+    `delayed_store` keeps delayed messages for queues that cannot delay. The body of a bundle has
+    at most `bundle_bytes`. `reopen` gives another driver, for a process that was forked from the
+    driver's.
     Every method raises `BrokerError` when the service refuses the call as a whole.
     """
 
@@ -80,6 +80,7 @@ class Broker(Driven[BrokerDriver]):
         codec: Codec | None = None,
         clock: Clock = real_time,
         sleep: Callable[[float], None] = time.sleep,
+        bundle_bytes: int = 65_536,
         reopen: Callable[[], BrokerDriver] | None = None,
     ) -> None:
         super().__init__(driver, reopen)
@@ -90,6 +91,8 @@ class Broker(Driven[BrokerDriver]):
         self._delayed_store = delayed_store
         self.clock = clock
         self._sleep = sleep
+        self._bundle_bytes = bundle_bytes
+        self._companies = Companies(lambda: self.driver)
 
     def limits(self, queue: str) -> Limits:
         return self.driver.limits(queue)
@@ -128,16 +131,28 @@ class Broker(Driven[BrokerDriver]):
         more. Raises `MessageTooLarge` and `ConfigurationError` before anything is sent, and
         `PublishError` for messages that the service refused.
         """
-        messages = publish_signals.announced(messages)
-        lots = self._lots(messages, one_time)
+        if signals.before_task_publish.connections:
+            messages = publish_signals.announced(messages)
+        first: Tried | None = None
+        if one_time is None and len(messages) == 1 and messages[0].not_before is None:
+            first = self._tried_alone(messages[0])
+            if first is None:
+                if signals.after_task_publish.connections:
+                    publish_signals.published(messages)
+                return _NO_HANDLES
+        lots = [first.lot] if first else self._sorter.lots(messages, one_time, self.clock())
         answers: dict[int, Answer] = {}
         for lot in lots:
             own = {place: self._policy(policies.get(messages[place].id)) for place in lot.messages}
-            attempts = Attempts(lot, self.driver.limits(lot.queue), own, sleep=self._sleep)
+            limits, began = self.driver.limits(lot.queue), first and first.began
+            attempts = Attempts(lot, limits, own, sleep=self._sleep, began=began)
             for batch in attempts:
                 outgoing = lot.batch(batch)
+                tried, first = first, None
                 try:
-                    if lot.way is Way.ONE_TIME and one_time is not None:
+                    if tried is not None:
+                        answered = tried.answered
+                    elif lot.way is Way.ONE_TIME and one_time is not None:
                         answered = one_time.send(lot.queue, outgoing, lot.due)
                     else:
                         answered = self.try_send(lot.queue, outgoing, lot.way)
@@ -145,8 +160,8 @@ class Broker(Driven[BrokerDriver]):
                     attempts.lost(error)
                 else:
                     attempts.answered(batch, answered)
-            answers |= attempts.answers
-        self._tell(messages, answers)
+            answers |= lot.of_all(attempts.answers) if lot.members else attempts.answers
+        tell(messages, answers)
         return {
             messages[place].id: answer
             for lot in lots
@@ -155,6 +170,27 @@ class Broker(Driven[BrokerDriver]):
             and isinstance(answer := answers[place], str)
             and answer
         }
+
+    def _tried_alone(self, message: TaskMessage) -> Tried | None:
+        """Send one message that is not delayed, once; None if it was sent. Raises as `send`."""
+        driver, queue = self.driver, message.queue
+        limits = driver.limits(queue)
+        body, stores = self.codec.encode(message), self._delayed_store is not None
+        outgoing = fitted(message, body, limits, 0.0, url=self.url, stores_delayed=stores)
+        began = time.monotonic()
+        try:
+            failures = (self._companies if limits.billed else driver).send(queue, (outgoing,))
+            if not failures:
+                return None
+            outcome = failures[0]
+        except Exception as error:
+            try:
+                self.ended("send to", queue, error)
+                raise
+            except ServiceError as refused:
+                outcome = refused
+        lot = Lot(queue=queue, way=Way.PLAIN, messages={0: outgoing})
+        return Tried(lot=lot, began=began, outcome=outcome)
 
     def try_send(self, queue: str, messages: Sequence[Outgoing], way: Way) -> Sequence[Answer]:
         """Send one batch in one request, by the way that `way_of` chose for its messages.
@@ -166,7 +202,8 @@ class Broker(Driven[BrokerDriver]):
                 return self._delayed_store.keep(queue, messages)
             if way is Way.SCHEDULED:
                 return self._scheduling().schedule(queue, messages)
-            refused = {failure.index: failure for failure in self.driver.send(queue, messages)}
+            sender = self._companies if self.driver.limits(queue).billed else self.driver
+            refused = {failure.index: failure for failure in sender.send(queue, messages)}
             return [refused.get(place, "") for place in range(len(messages))]
 
     def way_of(self, queue: str, message: Outgoing) -> Way:
@@ -178,57 +215,15 @@ class Broker(Driven[BrokerDriver]):
                 return Way.SCHEDULED
         return Way.PLAIN
 
-    def _lots(
-        self, messages: Sequence[TaskMessage], one_time: OneTimeSchedules | None
-    ) -> list[Lot]:
-        """Encode messages, fit them to their queues, and group them by queue and way."""
-        now = self.clock()
-        lots: dict[tuple[str, Way], dict[int, Outgoing]] = {}
-        for place, message in enumerate(messages):
-            queue = message.queue
-            limits = self.driver.limits(queue)
-            outgoing = fitted(
-                message,
-                self.codec.encode(message),
-                limits,
-                now,
-                url=self.url,
-                stores_delayed=self._delayed_store is not None,
-            )
-            way = self.way_of(queue, outgoing)
-            if one_time is not None and one_time.takes(message, outgoing.body, limits, now):
-                way = Way.ONE_TIME
-            lots.setdefault((queue, way), {})[place] = outgoing
-        return [
-            Lot(
-                queue=queue,
-                way=way,
-                messages=some,
-                due={each.id: messages[place].not_before or 0.0 for place, each in some.items()}
-                if way is Way.ONE_TIME
-                else {},
-            )
-            for (queue, way), some in lots.items()
-        ]
-
-    def _tell(self, messages: Sequence[TaskMessage], answers: Mapping[int, Answer]) -> None:
-        """Send the signals of published messages; raise `PublishError` if any was refused."""
-        rejected = [
-            Rejected(index=place, id=messages[place].id, code=failure.code, reason=failure.reason)
-            for place, failure in sorted(answers.items())
-            if isinstance(failure, Failure)
-        ]
-        if not rejected:
-            publish_signals.published(messages)
-            return
-        refused = {each.index for each in rejected}
-        publish_signals.published([m for place, m in enumerate(messages) if place not in refused])
-        first = rejected[0]
-        raise PublishError(
-            f"{len(rejected)} of {len(messages)} messages were not sent: "
-            f"{first.reason} ({first.code})",
-            code=first.code,
-            rejected=rejected,
+    @cached_property
+    def _sorter(self) -> Sorter:
+        return Sorter(
+            codec=self.codec,
+            limits=self.limits,
+            way_of=self.way_of,
+            url=self.url,
+            stores_delayed=self._delayed_store is not None,
+            bundle_bytes=self._bundle_bytes,
         )
 
     def _policy(self, own: PublishPolicy | None) -> PublishPolicy:
@@ -357,6 +352,15 @@ class Broker(Driven[BrokerDriver]):
         if isinstance(driver, PlatformDeadLetters):
             return self._settle("dead-letter on", deliveries, partial(driver.bury, reason=reason))
         why = f"{self.url} cannot dead-letter what it has not received itself ({reason})"
+        return [Refused(delivery=d, code=Code.UNSUPPORTED, reason=why) for d in deliveries]
+
+    def copy_to_dead(self, deliveries: Sequence[Delivery], *, reason: str) -> list[Refused]:
+        """Put new messages among the dead letters of their queue, with the reason."""
+        driver = self.driver
+        if isinstance(driver, DeadLetterCopies):
+            call = partial(driver.copy_to_dead, reason=reason)
+            return self._settle("dead-letter on", deliveries, call)
+        why = f"{self.url} takes no copies for its dead letters ({reason})"
         return [Refused(delivery=d, code=Code.UNSUPPORTED, reason=why) for d in deliveries]
 
     def _settle(

@@ -25,7 +25,7 @@ from cloudq.driver import (
     Scheduled,
 )
 from cloudq.driver.forks import renew_after_fork
-from cloudq.messages.ids import new_id
+from cloudq.messages.message import new_id
 from cloudq.results.backend import Backend
 from cloudq.results.stored import readable, reading, typed
 

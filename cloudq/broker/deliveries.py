@@ -1,6 +1,10 @@
-"""Limits on how often one message is delivered."""
+"""Deliveries: the limits on how often one message is delivered, and those that stay unsettled."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cloudq.driver import Code, Delivery
 
 # A retry of an ordered group puts the messages received along with it back, so that many
 # deliveries of one message are no deaths of workers there.
@@ -19,3 +23,12 @@ def queue_deliveries(most: int, *, ordered: bool) -> int:
     More than the app allows, so that the app records a failure before the message is gone.
     """
     return allowed_deliveries(most, ordered=ordered) + _SPARE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """One delivery that a batched call did not settle, with the reason."""
+
+    delivery: Delivery
+    code: Code
+    reason: str

@@ -22,16 +22,16 @@ from cloudq.text import describe, masked
 if TYPE_CHECKING:
     from cloudq.driver import OneTimeScheduler
 
-_GROUP = re.compile(r"[^0-9A-Za-z_.-]+")
+_GROUP = r"[^0-9A-Za-z_.-]+"
 # Characters that a tag's value may not contain.
-_OWNER = re.compile(r"[^\w .:/=+@-]")
-_PLAIN = re.compile(r"[0-9A-Za-z_-]{1,40}")
-_HANDLE = re.compile(r"once:([0-9A-Za-z_-]+\.([0-9]+))")
+_OWNER = r"[^\w .:/=+@-]"
+_PLAIN = r"[0-9A-Za-z_-]{1,40}"
+_HANDLE = r"once:([0-9A-Za-z_-]+\.([0-9]+))"
 
 
 def group_of(app: str) -> str:
     """Return the name of the group of an app's schedules."""
-    return _GROUP.sub("-", f"cloudq-{app}")[:64]
+    return re.sub(_GROUP, "-", f"cloudq-{app}")[:64]
 
 
 def one_time_group_of(app: str) -> str:
@@ -41,12 +41,12 @@ def one_time_group_of(app: str) -> str:
 
 def owner_of(app: str) -> str:
     """Return the app's name in the form in which a group's tag can hold it."""
-    return _OWNER.sub("-", app)[:256]
+    return re.sub(_OWNER, "-", app)[:256]
 
 
 def fires_at(handle: str) -> float | None:
     """Return the epoch seconds at which a handle's entry fires; None for any other handle."""
-    read = _HANDLE.fullmatch(handle)
+    read = re.fullmatch(_HANDLE, handle)
     return None if read is None else float(read[2])
 
 
@@ -72,6 +72,11 @@ class OneTimeSchedules:
         self._lock = Lock()
         leave_to_parent(self._opened)
         self._opened = None
+
+    @property
+    def opened(self) -> OneTimeScheduler | None:
+        """The driver of this process if it is open."""
+        return self._opened
 
     def takes(self, message: TaskMessage, body: bytes, limits: Limits, now: float) -> bool:
         """Tell whether this message goes to the scheduler. Raises `ConfigurationError`.
@@ -122,7 +127,7 @@ class OneTimeSchedules:
 
     def take_back(self, handle: str) -> bool:
         """Delete the entry of a handle; False where it has fired. Raises `ServiceError`."""
-        read = _HANDLE.fullmatch(handle)
+        read = re.fullmatch(_HANDLE, handle)
         assert read is not None  # the caller has looked
         driver = self._driver
         try:
@@ -158,7 +163,7 @@ class OneTimeSchedules:
 
 def _word(id: str) -> str:
     """Return an id in a form that every service accepts in a name."""
-    if _PLAIN.fullmatch(id):
+    if re.fullmatch(_PLAIN, id):
         return id
     import hashlib  # loads OpenSSL, which few processes need
 

@@ -14,16 +14,13 @@ def announced(messages: Sequence[TaskMessage]) -> Sequence[TaskMessage]:
 
     Returns the messages to publish.
     """
-    if not signals.before_task_publish.connections:  # asked for each publish
-        return messages
     return [_announced(message) for message in messages]
 
 
 def published(messages: Sequence[TaskMessage]) -> None:
     """Send `after_task_publish` for each message."""
-    if signals.after_task_publish.connections:
-        for message in messages:
-            signals.after_task_publish.send(message.task, **_fields(message))
+    for message in messages:
+        signals.after_task_publish.send(message.task, **_fields(message))
 
 
 def _announced(message: TaskMessage) -> TaskMessage:

@@ -1,18 +1,29 @@
-"""The ways, batches and retries of one publish."""
+"""The ways, lots, batches and retries of one publish; calls of one bundle are one message."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import count
 from math import inf
 
+from cloudq import signals
+from cloudq.broker import publish_signals
+from cloudq.broker.one_time import OneTimeSchedules
 from cloudq.broker.retry import PublishPolicy
 from cloudq.driver import ORDERED_SUFFIX, Code, Failure, Limits, Outgoing
-from cloudq.errors import ConfigurationError, MessageTooLarge, ServiceError
-from cloudq.messages.message import TaskMessage
+from cloudq.errors import (
+    ConfigurationError,
+    MessageTooLarge,
+    PublishError,
+    Rejected,
+    ServiceError,
+)
+from cloudq.messages.codec import Codec
+from cloudq.messages.ids import place_of
+from cloudq.messages.message import TaskMessage, new_id
 
 Answer = str | Failure
 """A sent message's handle ("" if it has none), or the reason of its refusal."""
@@ -39,22 +50,50 @@ class Way(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lot:
-    """Messages for one queue that are sent in the same way, by their places in the publish."""
+    """Messages for one queue that are sent in the same way, by their places in the publish.
+
+    `due` says when the `ONE_TIME` ones are due, by their ids, in epoch seconds. `members` has the
+    places of the calls in a bundle, by that of the first.
+    """
 
     queue: str
     way: Way
-    messages: Mapping[int, Outgoing]
-    due: Mapping[str, float] = field(default_factory=dict[str, float])
-    """When the `ONE_TIME` ones are due, by their ids, in epoch seconds."""
+    messages: dict[int, Outgoing] = field(default_factory=dict[int, Outgoing])
+    due: dict[str, float] = field(default_factory=dict[str, float])
+    members: dict[int, Sequence[int]] = field(default_factory=dict[int, "Sequence[int]"])
+
+    def of_all(self, answers: Mapping[int, Answer]) -> dict[int, Answer]:
+        """Give each call of a bundle the answer to its message."""
+        all_answers = dict(answers)
+        for place, members in self.members.items():
+            all_answers |= dict.fromkeys(members, answers[place])
+        return all_answers
 
     def batch(self, places: Sequence[int]) -> list[Outgoing]:
         return [self.messages[place] for place in places]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """The first try of a lot of one message; `began` is its time by the monotonic clock."""
+
+    lot: Lot
+    began: float
+    outcome: Answer | ServiceError
+
+    @property
+    def answered(self) -> Sequence[Answer]:
+        """The answer. Raises the error that the request failed with."""
+        if isinstance(self.outcome, ServiceError):
+            raise self.outcome
+        return [self.outcome]
 
 
 class Attempts:
     """Iterates over the batches of a lot, then over those to retry, with pauses in between.
 
     Call `answered` or `lost` for each batch. At the end `answers` has each message's outcome.
+    `began` is when the request of the first batch was made, if it was made before.
     """
 
     def __init__(
@@ -65,8 +104,10 @@ class Attempts:
         *,
         again: Set[Code] = BUSY,
         sleep: Callable[[float], None] = time.sleep,
+        began: float | None = None,
     ) -> None:
         self.answers: dict[int, Answer] = {}
+        self._began = began
         self._lot = lot
         self._limits = limits
         self._policies = policies
@@ -83,7 +124,8 @@ class Attempts:
                 self._sleep(max(self._policies[place].pause(attempt - 1) for place in waiting))
             in_a_row = 0
             for batch in batches(waiting, self._lot.messages, self._limits):
-                started = time.monotonic()
+                started = time.monotonic() if self._began is None else self._began
+                self._began = None
                 yield batch
                 if self._lost is None:
                     in_a_row = 0
@@ -125,6 +167,27 @@ class Attempts:
             return False
         most = self._policies[place].most
         return most is None or attempt < most
+
+
+def tell(messages: Sequence[TaskMessage], answers: Mapping[int, Answer]) -> None:
+    """Send the signals of published messages; raise `PublishError` if any was refused."""
+    rejected = [
+        Rejected(index=place, id=messages[place].id, code=failure.code, reason=failure.reason)
+        for place, failure in sorted(answers.items())
+        if isinstance(failure, Failure)
+    ]
+    if signals.after_task_publish.connections:
+        refused = {each.index for each in rejected}
+        sent = [message for place, message in enumerate(messages) if place not in refused]
+        publish_signals.published(sent)
+    if not rejected:
+        return
+    first = rejected[0]
+    raise PublishError(
+        f"{len(rejected)} of {len(messages)} messages were not sent: {first.reason} ({first.code})",
+        code=first.code,
+        rejected=rejected,
+    )
 
 
 def fitted(
@@ -179,3 +242,106 @@ def batches(
         size += length
     if batch:
         yield batch
+
+
+# ---- lots
+
+_BundleKey = tuple[str, str, str | None, str | None]
+"""The bundle, the queue, the ordering key and the compression of calls that go in one message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sorter:
+    """Sorts messages for one broker; a bundle has a body of at most `bundle_bytes`."""
+
+    codec: Codec
+    limits: Callable[[str], Limits]
+    way_of: Callable[[str, Outgoing], Way]
+    url: str
+    stores_delayed: bool
+    bundle_bytes: int
+
+    def lots(
+        self, messages: Sequence[TaskMessage], one_time: OneTimeSchedules | None, now: float
+    ) -> list[Lot]:
+        """Encode messages, fit them to their queues, and group them by queue and way.
+
+        Raises `EncodeError`, `MessageTooLarge` and `ConfigurationError`.
+        """
+        lots: dict[tuple[str, Way], Lot] = {}
+        bundles: dict[_BundleKey, list[int]] = {}
+        for place, message in enumerate(messages):
+            key = _bundle_of(message) if len(messages) > 1 else None
+            if key is not None:
+                together = bundles.setdefault(key, [])
+                if not together:  # at the place of the first of them, for the order
+                    _lot(lots, message.queue, Way.PLAIN).messages[place] = _LATER
+                together.append(place)
+                continue
+            outgoing = self._fitted(message, self.codec.encode(message), now)
+            way = self.way_of(message.queue, outgoing)
+            if one_time is not None and one_time.takes(
+                message, outgoing.body, self.limits(message.queue), now
+            ):
+                way = Way.ONE_TIME
+            lot = _lot(lots, message.queue, way)
+            lot.messages[place] = outgoing
+            if way is Way.ONE_TIME:
+                lot.due[outgoing.id] = message.not_before or 0.0
+        for places in bundles.values():
+            lot = lots[messages[places[0]].queue, Way.PLAIN]
+            self._bundle(lot, messages, places, now)
+        return [replace(lot, messages=dict(sorted(lot.messages.items()))) for lot in lots.values()]
+
+    def _bundle(
+        self, lot: Lot, messages: Sequence[TaskMessage], places: Sequence[int], now: float
+    ) -> None:
+        """Put calls into as few messages as their size allows."""
+        first = messages[places[0]]
+        if len(places) == 1:
+            lot.messages[places[0]] = self._fitted(first, self.codec.encode(first), now)
+            return
+        body = self.codec.encode_bundle([messages[place] for place in places])
+        if len(body) > min(self.limits(first.queue).body, self.bundle_bytes):
+            half = len(places) // 2
+            self._bundle(lot, messages, places[:half], now)
+            self._bundle(lot, messages, places[half:], now)
+            return
+        # Another message than the one that these calls may have been in before.
+        lot.messages[places[0]] = replace(self._fitted(first, body, now), id=new_id())
+        lot.members[places[0]] = places
+
+    def _fitted(self, message: TaskMessage, body: bytes, now: float) -> Outgoing:
+        return fitted(
+            message,
+            body,
+            self.limits(message.queue),
+            now,
+            url=self.url,
+            stores_delayed=self.stores_delayed,
+        )
+
+
+_LATER = Outgoing(id="", body=b"")
+
+
+def _lot(lots: dict[tuple[str, Way], Lot], queue: str, way: Way) -> Lot:
+    found = lots.get((queue, way))
+    if found is None:
+        found = lots[queue, way] = Lot(queue=queue, way=way)
+    return found
+
+
+def _bundle_of(message: TaskMessage) -> _BundleKey | None:
+    """Return what calls have in common that go in one message; None for a call that goes alone.
+
+    So does one that is tried again, put off, or taken out of its bundle.
+    """
+    place = place_of(message.id)
+    if place is None or message.not_before is not None or message.dedup_key is not None:
+        return None
+    if message.retries or message.waits or message.replaced or message.continued:
+        return None
+    if message.protocol is not None or message.serializer is not None:
+        return None
+    return place.bundle, message.queue, message.group_key, message.compression

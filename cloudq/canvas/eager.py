@@ -1,78 +1,114 @@
-"""Runs workflows in this process, one task after the other."""
+"""Runs workflows in this process, one task after the other, to the ends that workers come to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cloudq.canvas.freeze import flattened, joined_steps, trimmed
+from cloudq.canvas.errbacks import CHORD_ERROR, errback_values, member_failed
+from cloudq.canvas.freeze import end_of, errbacks_of, final_id, frozen, last, result_of
 from cloudq.errors import ChordError
-from cloudq.messages.ids import new_id
+from cloudq.messages.message import TaskMessage
+from cloudq.results.eager import EagerResult
 from cloudq.results.groups import AnyResult, GroupResult
 from cloudq.results.record import Record, State
-from cloudq.results.result import AsyncResult, EagerResult
-from cloudq.tasks.signature import Node, Signature, chain, chord, is_group
+from cloudq.tasks.signature import Node, Signature, chain, chord
+from cloudq.tasks.task import Task
 
 Run = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], EagerResult[Any]]
 """Runs one task: (name, args, kwargs, options)."""
 
 
-def run_eagerly(
-    node: Node[Any], before: Sequence[Any], run: Run, parent: AnyResult | None = None
-) -> AnyResult:
-    """Run a node with `before` as its first arguments, and return its finished result."""
-    result: AnyResult
-    if isinstance(node, Signature):
+class EagerWorkflows:
+    """Runs workflows by a function that runs one call. `tasks` may grow."""
+
+    def __init__(self, tasks: Mapping[str, Task[..., Any]], run: Run) -> None:
+        self._tasks = tasks
+        self._run = run
+
+    def start(self, node: Node[Any]) -> AnyResult:
+        """Run a workflow; its result, which has ended."""
+        return self._started(frozen(node), (), None)
+
+    def in_place_of(self, id: str, node: Node[Any]) -> AnyResult:
+        """Run a workflow that replaces a call: its last task gets the call's id."""
+        made = frozen(node, in_slot=True)
+        end_of(made).id = id
+        return self._started(made, (), None)
+
+    def _started(
+        self, node: Node[Any], before: Sequence[Any], parent: AnyResult | None
+    ) -> AnyResult:
+        """Run a frozen node with `before` as its first arguments."""
+        if isinstance(node, Signature):
+            return self._called(node, before, parent)
+        if isinstance(node, chain):
+            return self._chain(node, before, parent)
+        if isinstance(node, chord):
+            return self._chord(node, before, parent)
+        return self._group(str(node.id), node, before, parent)
+
+    def _called(
+        self, node: Signature[Any], before: Sequence[Any], parent: AnyResult | None
+    ) -> AnyResult:
         args = (() if node.immutable else tuple(before)) + node.args
-        result = run(node.task, args, node.kwargs, node.options)
+        result = self._run(node.task, args, node.kwargs, {"task_id": node.id, **node.options})
         result.parent = parent
-    elif isinstance(node, chain):
-        return _chain(node, before, run, parent)
-    elif isinstance(node, chord):
-        result = _chord(node, before, run, parent)
-    else:
-        members = flattened(node.stream() if is_group(node) else node.parts())
-        result = GroupResult(
-            new_id(), [run_eagerly(member, before, run) for member in members], parent=parent
-        )
-    _call_back(node, result, run)
-    return result
-
-
-def _chain(
-    node: chain[Any], before: Sequence[Any], run: Run, parent: AnyResult | None
-) -> AnyResult:
-    result = parent
-    for step in trimmed(joined_steps(node.clone())):
-        result = run_eagerly(step, before, run, result)
-        if not result.successful():
-            break
-        before = (result.get(),)
-    assert result is not None
-    return result
-
-
-def _chord(
-    node: chord[Any], before: Sequence[Any], run: Run, parent: AnyResult | None
-) -> AnyResult:
-    header = run_eagerly(node.header, before, run, parent)
-    assert isinstance(header, GroupResult)
-    if not header.successful():
-        failed = next(leaf for leaf in header.leaves() if not leaf.successful())
-        error = ChordError(f"member {failed.id} failed: {failed.result!r}")
-        record = Record(id=new_id(), state=State.FAILURE, error=str(error))
-        result: EagerResult[Any] = EagerResult(record, error=error)
-        for first in joined_steps(chain(node.body.clone()))[0].first():
-            _call_back(first, result, run)
+        if result.unsuccessful is None:
+            for callback in node.links:
+                self._started(callback, (result.get(),), None)
+        elif not result.ignored:
+            self._call_errbacks(node.link_errors, result.record, result.message)
         return result
-    return run_eagerly(node.body, (header.get(),), run, header)
+
+    def _group(
+        self, id: str, members: Node[Any], before: Sequence[Any], parent: AnyResult | None
+    ) -> GroupResult[Any]:
+        results = [self._started(member, before, None) for member in members.parts()]
+        return GroupResult(id, results, parent=parent)
+
+    def _chain(
+        self, node: chain[Any], before: Sequence[Any], parent: AnyResult | None
+    ) -> AnyResult:
+        first, *later = node.tasks
+        result = self._started(first, before, parent)
+        for step in later:
+            ended = _unsuccessful(result)
+            if ended is None:
+                result = self._started(step, (result.get(),), result)
+            else:
+                result = result_of(step, ended.unstarted, result)
+        return result
+
+    def _chord(
+        self, node: chord[Any], before: Sequence[Any], parent: AnyResult | None
+    ) -> AnyResult:
+        header = self._group(str(node.id), node.header, before, parent)
+        ended = _unsuccessful(header)
+        if ended is None or ended.unsuccessful is None:
+            return self._started(node.body, (header.get(),), header)
+        error = ChordError(member_failed(ended.unsuccessful))
+        id = final_id(node.body)
+        record = Record(
+            id=id,
+            state=State.FAILURE,
+            task=next((call.task for call in last(node.body) if call.id == id), ""),
+            error_type=CHORD_ERROR,
+            error=str(error),
+        )
+        self._call_errbacks(errbacks_of(node.body), record, None)
+        return result_of(node.body, EagerResult[Any](record, error=error).unstarted, header)
+
+    def _call_errbacks(
+        self, errbacks: Sequence[Node[Any]], failed: Record, message: TaskMessage | None
+    ) -> None:
+        for errback in errbacks:
+            made = frozen(errback)
+            self._started(made, errback_values(made, failed, message, self._tasks), None)
 
 
-def _call_back(node: Node[Any], result: AnyResult, run: Run) -> None:
-    if result.successful():
-        for callback in node.links:
-            run_eagerly(callback, (result.get(),), run)
-        return
-    if isinstance(result, AsyncResult):
-        for errback in node.link_errors:
-            run_eagerly(errback, (result.id,), run)
+def _unsuccessful(result: AnyResult) -> EagerResult[Any] | None:
+    """Return the first call of a result after which nothing starts; None if all succeeded."""
+    leaves = result.leaves() if isinstance(result, GroupResult) else [result]
+    ended = (leaf for leaf in leaves if isinstance(leaf, EagerResult))
+    return next((leaf for leaf in ended if leaf.unsuccessful is not None), None)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cloudq.errors import InvalidArguments
-from cloudq.messages.ids import new_id
+from cloudq.messages.message import new_id
+from cloudq.publishing.numbers import Numbers
 from cloudq.results.groups import AnyResult, GroupResult, Make
 from cloudq.results.outline import Outline, add_row
 from cloudq.tasks.signature import (
@@ -26,42 +27,60 @@ EMPTY = "the chain is empty: give it a task"
 """Said of a chain without tasks where a task must be."""
 
 
-def frozen(node: Node[Any], *, in_slot: bool = False) -> Node[Any]:
+def frozen(
+    node: Node[Any],
+    *,
+    in_slot: bool = False,
+    numbers: Numbers | None = None,
+    is_member: bool = False,
+) -> Node[Any]:
     """Copy a node in its simplest form, and give every task and group an id.
 
     With `in_slot` the value goes to a join, so a group at the end is collected into one value.
+    `numbers` gives the members of groups, and with `is_member` the node itself, ids in bundles.
     """
-    return _frozen(node.clone(), in_slot=in_slot)
+    node = node.clone()
+    return _frozen(
+        _numbered(node, numbers) if is_member else node, in_slot=in_slot, numbers=numbers
+    )
 
 
-def _frozen(node: Node[Any], *, in_slot: bool) -> Node[Any]:
+def _numbered(member: Node[Any], numbers: Numbers | None) -> Node[Any]:
+    if numbers is not None and isinstance(member, Signature):
+        numbers.number(member)
+    return member
+
+
+def _frozen(node: Node[Any], *, in_slot: bool, numbers: Numbers | None) -> Node[Any]:
     if isinstance(node, Signature):
         node.id = node.options.pop("task_id", None) or node.id or new_id()
         node.links = [frozen(callback) for callback in node.links]
         return node
     if isinstance(node, chain):
-        return _frozen_chain(node, in_slot=in_slot)
+        return _frozen_chain(node, in_slot=in_slot, numbers=numbers)
     if isinstance(node, chord):
-        return _frozen_chord(node, in_slot=in_slot)
+        return _frozen_chord(node, in_slot=in_slot, numbers=numbers)
     if isinstance(node, StoredSteps):
         raise InvalidArguments(f"{node!r} is part of a message: start the whole workflow anew")
     if in_slot:
-        return _frozen_chord(chord(node, Signature(COLLECT, app=node.app)), in_slot=True)
-    flat = group([_frozen(member, in_slot=False) for member in flattened(node.parts())])
+        collected: chord[Any] = chord(node, Signature[Any](COLLECT, app=node.app))
+        return _frozen_chord(collected, in_slot=True, numbers=numbers)
+    members = [_numbered(member, numbers) for member in flattened(node.parts())]
+    flat = group([_frozen(member, in_slot=False, numbers=numbers) for member in members])
     flat.id = node.id or new_id()
     flat.app = node.app
     return flat
 
 
-def _frozen_chain(node: chain[Any], *, in_slot: bool) -> Node[Any]:
+def _frozen_chain(node: chain[Any], *, in_slot: bool, numbers: Numbers | None) -> Node[Any]:
     steps = trimmed(joined_steps(node))
     if not steps:
         raise InvalidArguments(EMPTY)
     last = steps[-1]
     if len(steps) == 1:
-        return _frozen(last, in_slot=in_slot)
+        return _frozen(last, in_slot=in_slot, numbers=numbers)
     made: chain[Any] = chain(
-        [_frozen(step, in_slot=in_slot and step is last) for step in steps],
+        [_frozen(step, in_slot=in_slot and step is last, numbers=numbers) for step in steps],
     )
     made.app = node.app
     return made
@@ -98,9 +117,11 @@ def trimmed(steps: list[Node[Any]]) -> list[Node[Any]]:
     return steps
 
 
-def _frozen_chord(node: chord[Any], *, in_slot: bool) -> Node[Any]:
-    members = [_frozen(member, in_slot=True) for member in flattened(node.header.tasks)]
-    made: chord[Any] = chord(group(members), _frozen(node.body, in_slot=in_slot))
+def _frozen_chord(node: chord[Any], *, in_slot: bool, numbers: Numbers | None) -> Node[Any]:
+    header = [_numbered(member, numbers) for member in flattened(node.header.tasks)]
+    members = [_frozen(member, in_slot=True, numbers=numbers) for member in header]
+    body = _frozen(node.body, in_slot=in_slot, numbers=numbers)
+    made: chord[Any] = chord(group(members), body)
     made.id = node.id or new_id()
     made.app = node.app
     return made
@@ -131,13 +152,21 @@ def has_given_ids(node: Node[Any]) -> bool:
     )
 
 
-def mark(result: Any, call: str) -> None:
-    """Give the results of a workflow the mark of its calls."""
+def outside_headers(node: Node[Any]) -> Iterator[Signature[Any]]:
+    """Yield the calls of a node that are in no chord's header, whose members always answer."""
+    if isinstance(node, Signature):
+        yield node
+    for part in (node.body,) if isinstance(node, chord) else node.parts():
+        yield from outside_headers(part)
+
+
+def results_in(result: Any) -> Iterator[Any]:
+    """Yield the results of the tasks of a workflow."""
     waiting: list[Any] = [result]
     while waiting:
         each = waiting.pop()
         if each.member_tuples() is None:
-            each.call = call
+            yield each
         else:
             waiting += each.results
         if each.parent is not None:
@@ -169,6 +198,14 @@ def last(node: Node[Any]) -> list[Signature[Any]]:
     if isinstance(node, Signature):
         return [node]
     return [call for member in node.parts() for call in last(member)]
+
+
+def errbacks_of(node: Node[Any]) -> list[Node[Any]]:
+    """Return the error callbacks that run when a node fails before any task of it starts."""
+    if isinstance(node, Signature):
+        return node.link_errors
+    parts = node.tasks[:1] if isinstance(node, chain) else node.parts()
+    return [errback for part in parts for errback in errbacks_of(part)]
 
 
 def outline(node: Node[Any]) -> Outline:

@@ -8,7 +8,6 @@ redelivery does what is missing.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +15,8 @@ from typing import Any
 
 import orjson
 
-from cloudq.canvas.freeze import last
+from cloudq.canvas.errbacks import CHORD_ERROR, member_failed
+from cloudq.canvas.freeze import errbacks_of, last
 from cloudq.canvas.join_items import (
     ADDED,
     EXPIRED,
@@ -25,10 +25,11 @@ from cloudq.canvas.join_items import (
     number_in,
     store_joins,
 )
-from cloudq.canvas.plan import CHORD_ERROR, Before, Place, Plan, Planner
+from cloudq.canvas.plan import Before, Place, Plan, Planner
 from cloudq.canvas.slots import SHARD, MemberResult, Slot, join_key, shard_key
 from cloudq.canvas.tails import StepsLost, Tails, calls_of, record_all
 from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Op, Value
+from cloudq.driver.log import Log
 from cloudq.errors import (
     BackendError,
     BrokerError,
@@ -39,8 +40,8 @@ from cloudq.errors import (
     InvalidArguments,
     ServiceError,
 )
-from cloudq.messages.ids import new_id
 from cloudq.messages.json_text import json_text
+from cloudq.messages.message import new_id
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record, State
@@ -48,7 +49,7 @@ from cloudq.results.stored import reading
 from cloudq.runtime import Runtime
 from cloudq.tasks.signature_json import from_dict
 
-log = logging.getLogger("cloudq.canvas")
+log = Log("cloudq.canvas")
 
 # How long a process that dies while it sends a body keeps others from it, in seconds.
 _CLAIM = 15.0
@@ -151,9 +152,7 @@ class Joins:
             root = self.backend.update(join_key(slot.join), change).fields
         except ConditionFailed:
             return  # another member has failed before, or the join is gone
-        named = f"member {record.id}" + (f" ({record.task})" if record.task else "")
-        why = f"{named} failed: {record.error_type or record.state}: {record.error}"
-        self._fail(slot.join, root, why)
+        self._fail(slot.join, root, member_failed(record))
 
     def _discard(self, join: str, number: int, indices: Sequence[int]) -> frozenset[str] | None:
         """Take members out of a shard; return those that are left, None if it is gone."""
@@ -317,8 +316,7 @@ class Joins:
             log.error("join %s: nothing is sent of what it names: %s", join, forged)
             return
         failed = replace(body, task=next((task for id, task in inside if id == body.id), ""))
-        errbacks = [errback for first in node.first() for errback in first.link_errors]
-        self._start(self._planner.errbacks(errbacks, failed, place))
+        self._start(self._planner.errbacks(errbacks_of(node), failed, place))
         if place.slot is not None:
             self._failed(place.slot, failed)
 

@@ -15,6 +15,7 @@ from uuid import NAMESPACE_URL, uuid5
 import orjson
 
 from cloudq.broker.retry import PublishPolicy, publish_policy
+from cloudq.canvas.errbacks import errback_values
 from cloudq.canvas.freeze import end_of, final_id, frozen, has_given_ids, outline, walk
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
 from cloudq.canvas.tails import CARRIED, Tails
@@ -33,9 +34,6 @@ from cloudq.tasks.signature import Node, Signature, chain, chord
 from cloudq.tasks.signature_json import from_dict
 from cloudq.tasks.stored_steps import StoredSteps
 from cloudq.tasks.task import Task
-
-CHORD_ERROR = "cloudq.errors.ChordError"
-"""The error type of a chord's body after a member has failed."""
 
 Wire = dict[str, Any]
 
@@ -176,27 +174,16 @@ class Planner:
         place: Place,
         message: TaskMessage | None = None,
     ) -> Plan:
-        """Plan the start of error callbacks, whose ids are derived from the failed task's id."""
-        plan = Plan()
-        request = _request(failed, message)
+        """Plan the start of error callbacks, whose ids are derived from the failed task's id.
+
+        They stand beside the failed workflow: nothing of what follows that place follows them.
+        """
+        plan, place = Plan(), replace(place, rest=(), slot=None, group=None)
         for number, errback in enumerate(errbacks):
             node = _named(frozen(errback), failed.id, number)
-            takes = all(
-                isinstance(first, Signature) and self._takes_request(first.task)
-                for first in node.first()
-            )
-            error = f"{failed.error_type}: {failed.error}"
-            values = (request, error, failed.traceback) if takes else (failed.id,)
+            values = errback_values(node, failed, message, self._tasks)
             self._begin(plan, node, Before(values=values), place)
         return plan
-
-    def _takes_request(self, name: str) -> bool:
-        """Tell which of Celery's two kinds of error callback a task is.
-
-        One kind takes the request, the error and the traceback, the other the failed id alone.
-        """
-        task = self._tasks.get(name)
-        return task is not None and task.arguments.takes(2)
 
     def _start(self, plan: Plan, node: Node[Any], before: Before, place: Place) -> None:
         if isinstance(node, Signature):
@@ -346,15 +333,6 @@ def _options(node: Signature[Any], place: Place) -> CallOptions:
     if place.headers:
         options["headers"] = {**place.headers, **(node.options.get("headers") or {})}
     return options
-
-
-def _request(failed: Record, message: TaskMessage | None) -> Wire:
-    """Describe the failed call for an error callback."""
-    request: Wire = {"id": failed.id, "task": failed.task, "retries": failed.retries}
-    if message is not None:
-        named = {"args": message.args, "kwargs": message.kwargs, "queue": message.queue}
-        request |= {**named, "root_id": message.root or message.id, "parent_id": message.parent}
-    return request
 
 
 def _named(node: Node[Any], failed: str, number: int) -> Node[Any]:

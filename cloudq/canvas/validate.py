@@ -12,6 +12,7 @@ from cloudq.messages.values import to_wire
 from cloudq.publishing.builder import MessageBuilder
 from cloudq.runtime import Runtime
 from cloudq.tasks.arguments import LATER
+from cloudq.tasks.callback import CALLBACKS
 from cloudq.tasks.signature import Node, Signature, chain, chord
 from cloudq.tasks.task import Task
 
@@ -137,6 +138,11 @@ def _parts(node: Node[Any]) -> Iterator[Part]:
             )
         if path and isinstance(current, chain) and not current.tasks:
             raise InvalidArguments(_at(path) + EMPTY)
+        callbacks = max(len(current.links), len(current.link_errors))
+        if callbacks > CALLBACKS:
+            raise InvalidArguments(
+                f"{_at(path)}{callbacks:,} callbacks of one kind: {CALLBACKS:,} at most"
+            )
         if isinstance(current, Signature):
             yield Part(signature=current, path=path, given=visit.given, is_errback=visit.is_errback)
         inside = [*_inside(current, visit.given), *_callbacks(current)]

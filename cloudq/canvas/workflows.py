@@ -13,9 +13,9 @@ from cloudq.canvas.freeze import (
     flattened,
     frozen,
     has_given_ids,
-    last,
-    mark,
+    outside_headers,
     result_of,
+    results_in,
 )
 from cloudq.canvas.join_items import store_joins
 from cloudq.canvas.joins import Joins
@@ -30,8 +30,7 @@ from cloudq.errors import (
     PartlyStarted,
     PublishError,
 )
-from cloudq.messages.ids import new_id
-from cloudq.messages.message import TaskMessage
+from cloudq.messages.message import TaskMessage, new_id
 from cloudq.publishing.builder import depth_below
 from cloudq.publishing.publisher import Publisher
 from cloudq.results.backend import Backend
@@ -39,7 +38,7 @@ from cloudq.results.groups import AnyResult, GroupResult, outline_of
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
 from cloudq.tasks.request import current_request
-from cloudq.tasks.signature import Node, chain, chord, group, is_group
+from cloudq.tasks.signature import Node, Signature, chain, chord, group, is_group
 from cloudq.tasks.task import Task
 
 _NO_STORE = (
@@ -158,9 +157,32 @@ class Starter:
             whole = whole.clone(args, kwargs)
         self._checks.check(whole)
         place = self.marked(whole, place)
-        made = frozen(whole)
-        self.carry_out(self._planned(whole, made, place))
+        made = frozen(whole, numbers=self._publisher.numbers())
+        plan = self._planned(whole, made, place)
+        key = self._publisher.builder.unique_key(whole) if isinstance(whole, Signature) else None
+        if key is None:
+            self.carry_out(plan)
+        else:
+            self._send_unique(plan, key)
         return self._result(made, place.call)
+
+    def _send_unique(self, plan: Plan, key: str) -> None:
+        """Send a call with callbacks of a `unique` task; refuse it while an equal one counts."""
+        [message] = plan.messages
+        message = message.model_copy(update={"unique_key": key})
+        plan.messages = [message]
+
+        def send(fresh: Sequence[TaskMessage]) -> None:
+            if fresh:
+                self.carry_out(plan)
+
+        sent = self._publisher.send_if_new(message, send)
+        if sent.id != message.id:
+            raise ConfigurationError(
+                f"{message.task}: the equal call {sent.id} is queued or runs already, and its "
+                "callbacks cannot be changed: make this call without link and link_error to get "
+                "that one's result, or when it has ended"
+            )
 
     def _planned(self, node: Node[Any], made: Node[Any], place: Place) -> Plan:
         try:
@@ -192,15 +214,20 @@ class Starter:
         """Mark the place of a node in which the caller gave ids: its calls are new ones."""
         return replace(place, call=self._publisher.marks.new()) if has_given_ids(node) else place
 
-    def _result(self, made: Node[Any], call: str | None) -> AnyResult:
+    def _result(
+        self, made: Node[Any], call: str | None, header: GroupResult[Any] | None = None
+    ) -> AnyResult:
         """Return the result of a node that is in no slot, and say what will not be recorded."""
-        result = result_of(made, self._make)
-        leaves = result.leaves() if isinstance(result, GroupResult) else [result]
-        for leaf, one in zip(leaves, last(made), strict=True):
-            ignores = self._publisher.results.ignores
-            leaf.ignored = ignores(one.task, one.options.get("ignore_result"))
-        if call is not None:
-            mark(result, call)
+        result = result_of(made, self._make, header)
+        ignores = self._publisher.results.ignores
+        unrecorded = {
+            one.id
+            for one in outside_headers(made)
+            if ignores(one.task, one.options.get("ignore_result"))
+        }
+        for each in results_in(result) if unrecorded or call is not None else ():
+            each.ignored = each.id in unrecorded
+            each.call = call
         return result
 
     def _store(self) -> Backend:
@@ -210,15 +237,16 @@ class Starter:
         return backend
 
     def _stream(self, members: group[Any], place: Place) -> GroupResult[Any]:
-        id = new_id()
+        id = members.id or new_id()
         results: list[Any] = []
+        numbers = self._publisher.numbers()
         with _partly_started(results):
             for portion in self._portions(members):
                 plan = Plan()
                 sending: list[Any] = []
                 for member in portion:
                     inside = self.marked(member, replace(place, group=id))
-                    made = frozen(member)
+                    made = frozen(member, numbers=numbers, is_member=True)
                     started = self._planned(member, made, inside)
                     plan.items += started.items
                     plan.messages += started.messages
@@ -258,17 +286,15 @@ class Starter:
             closed = refused.current
         if closed is not None and not closed.fields.get("shards"):
             self._joins.go_on(join, closed.fields)
-        result = result_of(body, self._make, GroupResult(join, results))
-        if place.call is not None:
-            mark(result, place.call)
-        return result
+        return self._result(body, place.call, GroupResult(join, results))
 
     def _stream_members(
         self, join: str, portion: Sequence[Node[Any]], results: list[Any], place: Place
     ) -> None:
         first = len(results)
         places = [self.marked(member, place) for member in portion]
-        made = [frozen(member, in_slot=True) for member in portion]
+        numbers = self._publisher.numbers()
+        made = [frozen(member, in_slot=True, numbers=numbers, is_member=True) for member in portion]
         plan, sending = Plan(), list[Any]()
         for index, member in enumerate(made, start=first):
             where = places[index - first]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 _INTERRUPTED = 130
 
@@ -12,6 +14,12 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Without `argv` the process is its own."""
+    if (sys.argv[1:] if argv is None else argv) == ["--version"]:
+        from cloudq import __version__
+
+        with suppress(BrokenPipeError):  # the program knows what to do then
+            print(f"cloudq {__version__}", flush=True)  # noqa: T201 (nothing of others is in it)
+            return 0
     if argv is None:
         # Nothing that an import makes is garbage: the collector is on again when all is imported.
         gc.disable()

@@ -29,7 +29,7 @@ from cloudq.driver.loader import parse
 from cloudq.errors import CloudQError
 from cloudq.results.backend import Backend
 from cloudq.results.record import key
-from cloudq.settings import Settings
+from cloudq.settings import DECLARED, Settings
 from cloudq.settings.sources import unknown_variables
 from cloudq.text import describe, masked, one_line
 
@@ -93,8 +93,8 @@ def _extras() -> dict[str, set[str]]:
     """Return the extras that installed adapters declare, by the name of their distribution."""
     found: dict[str, set[str]] = {}
     for entry, adapter in declared():
-        if entry.dist is not None:
-            extras = found.setdefault(entry.dist.name, set())
+        if entry.distribution is not None:
+            extras = found.setdefault(entry.distribution, set())
             if adapter.extra is not None:
                 extras.add(adapter.extra)
     return found
@@ -127,7 +127,18 @@ def application(target: Target) -> tuple[CloudQ | None, list[Finding]]:
             )
         ]
     names = ", ".join(sorted(app.tasks))
-    return app, [ok("app", f"{target.path}: {len(app.tasks)} tasks: {names}")]
+    return app, [ok("app", f"{target.path}: {len(app.tasks)} tasks: {names}"), *_schedules(app)]
+
+
+def _schedules(app: CloudQ) -> Iterator[Finding]:
+    """Check the schedules of the code and of the settings, if there are any."""
+    try:
+        declared = app.schedules.declared()
+    except CloudQError as error:
+        yield fail("schedules", error)
+        return
+    if declared:
+        yield ok("schedules", f"{len(declared)}: {', '.join(sorted(declared))}")
 
 
 def configuration(app: CloudQ, target: Target) -> Iterator[Finding]:
@@ -135,14 +146,14 @@ def configuration(app: CloudQ, target: Target) -> Iterator[Finding]:
     file = Path(os.environ.get("CLOUDQ_CONFIG") or "cloudq.toml")
     in_file = tomllib.loads(file.read_text()) if file.is_file() else {}
     outside = settings.load({})
-    for name in Settings.model_fields:
+    for name, field in DECLARED.items():
         value: Any = getattr(app.conf, name)
-        if name in ("broker", "backend") or value != Settings.model_fields[name].default:
+        if name in ("broker", "backend") or value != field.default:
             yield ok(
                 f"setting {name}",
                 f"{_shown(name, value)}, {_source(app, target, outside, name, in_file)}",
             )
-    for variable, meant in unknown_variables(Settings.model_fields).items():
+    for variable, meant in unknown_variables(DECLARED).items():
         todo = f"is {meant} meant?" if meant else "no setting has this name: see the page Settings"
         yield warn(f"variable {one_line(variable)}", "not read", todo)
     if app.conf.backend is None and app.conf.backend_url:
@@ -283,11 +294,15 @@ def _directory(what: str, url: str) -> Iterator[Finding]:
     if address.scheme != "sqlite" or not address.path:
         return
     file = Path(address.path).absolute()
-    if not file.parent.is_dir():
+    try:
+        has_folder, is_there = file.parent.is_dir(), file.exists()
+    except OSError:  # of a name that is too long, or a loop of links
+        return  # as above
+    if not has_folder:
         yield fail(
             f"{what} file", f"folder {file.parent} does not exist: create it, or change {url}"
         )
-    elif not os.access(file.parent, os.W_OK) or (file.exists() and not os.access(file, os.W_OK)):
+    elif not os.access(file.parent, os.W_OK) or (is_there and not os.access(file, os.W_OK)):
         yield fail(f"{what} file", f"{file} or its folder is not writable by this user")
     else:
         yield _space(f"{what} file", file)
@@ -316,7 +331,7 @@ def _source(
 ) -> str:
     if name in target.overrides:
         return "from the command line"
-    if name not in app.conf.model_fields_set:
+    if name not in app.conf.given:
         return "the default"
     if getattr(app.conf, name) != getattr(outside, name):
         return "set by the app"

@@ -10,6 +10,7 @@ from cloudq.cli.output import safe, shorten, since, table
 from cloudq.driver import Peeked
 from cloudq.driver.adapters import adapter
 from cloudq.errors import DecodeError
+from cloudq.messages.bundle import Bundle, Unread
 from cloudq.messages.message import TaskMessage
 from cloudq.text import AsIs, describe, json_text, masked
 
@@ -18,41 +19,59 @@ _ARGS = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A peeked message, decoded, or with the reason why it cannot be decoded."""
+    """A peeked message, decoded, or with the reason why it cannot be decoded.
+
+    `message` is its call, None for one with the calls of a bundle; `calls` are those that can be
+    read.
+    """
 
     peeked: Peeked
     message: TaskMessage | None = None
+    calls: Sequence[TaskMessage] = ()
     problem: str | None = None
 
     @property
     def id(self) -> str:
-        """The id of the task, or of the message if it could not be decoded."""
+        """The id of the task, or of the message if it has not one call."""
         return self.message.id if self.message else self.peeked.id
 
     @property
     def task(self) -> str:
-        return self.message.task if self.message else ""
+        """The name of the task, or the names of those in the bundle."""
+        return ", ".join(self.tasks)
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        return list(dict.fromkeys(call.task for call in self.calls))
 
     def goes_by(self, id: str) -> bool:
-        """Tell whether `id` names this message."""
+        """Tell whether `id` names this message, or a call in it."""
         # An id with control characters is shown, and so copied, with them escaped.
-        return id in (self.id, self.peeked.id, safe(self.id), safe(self.peeked.id))
+        names = (self.peeked.id, *(call.id for call in self.calls))
+        return any(id in (name, safe(name)) for name in names)
 
 
 def read(peeked: Peeked, app: CloudQ, queue: str) -> Seen:
     """Decode a message of a queue, or keep the reason why that fails."""
     try:
-        return Seen(
-            peeked=peeked,
-            message=app.runtime.codec.decode(peeked.body, queue=queue, limit=app.conf.max_body),
-        )
+        found = app.runtime.codec.read(peeked.body, queue=queue, limit=app.conf.max_body)
     except DecodeError as error:
         return Seen(peeked=peeked, problem=describe(error))
+    if not isinstance(found, Bundle):
+        return Seen(peeked=peeked, message=found, calls=[found])
+    calls = [call for call in found.calls if not isinstance(call, Unread)]
+    unread = [call.reason for call in found.calls if isinstance(call, Unread)]
+    problem = f"{len(unread)} calls cannot be read: {unread[0]}" if unread else None
+    return Seen(peeked=peeked, calls=calls, problem=problem)
 
 
 def as_json(seen: Seen) -> dict[str, object]:
-    """Return a message as plain JSON: `message` as on the wire, or `body` if unreadable."""
-    message = seen.message.model_dump(exclude_defaults=True) if seen.message else None
+    """Return a message as plain JSON: `message` as on the wire, or `body` if unreadable.
+
+    One with the calls of a bundle has them in `calls`.
+    """
+    message = seen.message.changed() if seen.message else None
+    bundle = {} if message or not seen.calls else {"calls": AsIs(dumped(seen))}
     return {
         "id": seen.id,
         "message_id": seen.peeked.id,
@@ -61,8 +80,14 @@ def as_json(seen: Seen) -> dict[str, object]:
         "reason": seen.peeked.reason,
         "message": AsIs(message),
         "problem": seen.problem,
-        "body": None if message else AsIs(seen.peeked.body.decode(errors="backslashreplace")),
+        "body": None if seen.calls else AsIs(seen.peeked.body.decode(errors="backslashreplace")),
+        **bundle,
     }
+
+
+def dumped(seen: Seen) -> list[dict[str, object]]:
+    """Return the calls of a message as on the wire."""
+    return [call.changed() for call in seen.calls]
 
 
 def list_messages(messages: Sequence[Seen], *, dead: bool, empty: str) -> None:
@@ -89,12 +114,15 @@ def brief_arguments(message: TaskMessage, length: int = _ARGS) -> str:
 def _row(seen: Seen, *, dead: bool) -> tuple[object, ...]:
     reason = seen.peeked.reason or "-"
     age = since(seen.peeked.sent_at)
-    if seen.message is None:
+    if not seen.calls:
         body = shorten(seen.peeked.body.decode(errors="backslashreplace"), _ARGS)
         last = reason if dead else "-"
         # The reason of a dead letter already says why it could not be decoded.
         task = "?" if dead and seen.peeked.reason else f"? {seen.problem}"
         return seen.id, task, body, age, seen.peeked.attempts, last
-    last = reason if dead else seen.message.retries
-    shown = brief_arguments(seen.message)
-    return seen.id, seen.message.task, shown, age, seen.peeked.attempts, last
+    first = seen.calls[0]
+    last = reason if dead else first.retries
+    shown = brief_arguments(first)
+    if seen.message is None:
+        shown = shorten(f"{len(seen.calls)} calls: {shown}, ...", _ARGS)
+    return seen.id, seen.task, shown, age, seen.peeked.attempts, last

@@ -11,13 +11,14 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
 from cloudq.amounts import shown
 from cloudq.app import CloudQ
-from cloudq.app.loading import load_app
+from cloudq.app.loading import failed, load_app
 from cloudq.clock import patience
 from cloudq.errors import ConfigurationError
 
@@ -82,6 +83,12 @@ class Target:
         return self.app or os.environ.get("CLOUDQ_APP") or None
 
     @property
+    def words(self) -> str:
+        """The options that name this target, with a space before each, for advice to copy."""
+        given = {"-A": self.app, "-b": self.broker, "--backend": self.backend}
+        return "".join(f" {name} {quote(value)}" for name, value in given.items() if value)
+
+    @property
     def overrides(self) -> dict[str, str]:
         """The settings that override the app's own."""
         given = {"broker": self.broker, "backend": self.backend}
@@ -107,9 +114,11 @@ class Target:
         except ConfigurationError as error:
             place = _place(error.__cause__)
             raise ConfigurationError(f"{error}{place}") from (error.__cause__ or error)
-        except Exception as error:  # of the user's modules, those in `include` too
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of the user's modules, those in `include` too
             raise ConfigurationError(
-                f"loading {self.path} failed: {type(error).__name__}: {error}{_place(error)}"
+                f"loading {self.path} failed: {failed(error)}{_place(error)}"
             ) from error
 
 

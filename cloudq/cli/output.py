@@ -6,16 +6,15 @@ ids, errors) reaches none with its control characters, and no secret does either
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING, TextIO
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from cloudq.errors import ConfigurationError
 from cloudq.text import AsIs, block, json_text, masked, one_line, safe_json, text_of
@@ -23,6 +22,13 @@ from cloudq.text import AsIs, block, json_text, masked, one_line, safe_json, tex
 # A pipe has no width, and its reader wants whole lines.
 _PIPE_WIDTH = 400
 _INDENT = "  "
+# By these rich takes what is no terminal for one.
+_TERMINALS = frozenset({"FORCE_COLOR", "TTY_COMPATIBLE"})
+
+if TYPE_CHECKING:  # loaded where something is drawn: that takes longer than most commands
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -30,6 +36,8 @@ def console(*, stderr: bool = False) -> Console:
 
     What it is given must be safe already: `safe` makes it so.
     """
+    from rich.console import Console
+
     stream = sys.stderr if stderr else sys.stdout
     return Console(width=None if stream.isatty() else _PIPE_WIDTH, highlight=False, stderr=stderr)
 
@@ -57,25 +65,40 @@ def emit_written(text: str) -> None:
 def complain(message: str, *, kind: str = "error") -> None:
     """Print one line on standard error."""
     sys.stdout.flush()
-    text = Text.assemble((f"{safe(kind)}: ", "bold red"), safe(" ".join(message.split())))
-    _errors().print(text, soft_wrap=True)
+    begin, rest = f"{safe(kind)}: ", safe(" ".join(message.split()))
+    if _is_plain(sys.stderr):
+        typer.echo(begin + rest, err=True)
+        return
+    from rich.text import Text
+
+    _errors().print(Text.assemble((begin, "bold red"), rest), soft_wrap=True)
 
 
 def complain_of(error: BaseException) -> None:
     """Print the traceback of an error on standard error."""
     sys.stdout.flush()
     lines = "".join(traceback.format_exception(error)).rstrip()
-    _errors().print(Text(block(masked(lines), indent=_INDENT)), soft_wrap=True)
+    typer.echo(block(masked(lines), indent=_INDENT), err=True)
 
 
 def note(message: str) -> None:
     """Print a remark on standard error, apart from the result on standard output."""
     sys.stdout.flush()
+    if _is_plain(sys.stderr):
+        typer.echo(safe(message), err=True)
+        return
+    from rich.text import Text
+
     _errors().print(Text(safe(message), "dim"), soft_wrap=True)
 
 
 def say(message: object, *, style: str = "") -> None:
     """Print one line on standard output."""
+    if _is_plain(sys.stdout):
+        _write(safe(message))
+        return
+    from rich.text import Text
+
     console().print(Text(safe(message), style), soft_wrap=True)
 
 
@@ -91,6 +114,8 @@ def say_trace(text: str) -> None:
 
 def styled(*parts: str | tuple[str, str]) -> Text:
     """Return a cell of parts, each plain or with a style."""
+    from rich.text import Text
+
     return Text.assemble(
         *(safe(part) if isinstance(part, str) else (safe(part[0]), part[1]) for part in parts)
     )
@@ -102,6 +127,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
     if not listed:
         say(empty)
         return
+    from rich.table import Table
+
     grid = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for place, column in enumerate(columns):
         numeric = all(_is_number(row[place].plain) for row in listed)
@@ -110,7 +137,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
         grid.add_column(
             column,
             justify="right" if numeric else "left",
-            no_wrap=fixed,
+            # A number on two lines would be read as two.
+            no_wrap=fixed or numeric,
             overflow="ignore" if fixed else "fold",
         )
     for row in listed:
@@ -120,6 +148,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
 
 def fields(pairs: Iterable[tuple[str, object]]) -> None:
     """Print names and values, one pair per line; values of None are left out."""
+    from rich.table import Table
+
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -196,10 +226,19 @@ def _write(text: str) -> None:
 
 
 def _errors() -> Console:
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False)
 
 
+def _is_plain(stream: TextIO) -> bool:
+    """Tell whether rich would write lines there as they are: without colour, and unwrapped."""
+    return not stream.isatty() and _TERMINALS.isdisjoint(os.environ)
+
+
 def _cell(value: object) -> Text:
+    from rich.text import Text
+
     if isinstance(value, Text):
         return value
     return Text("-" if value is None else safe(value))

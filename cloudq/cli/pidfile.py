@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError
 
-log = logging.getLogger("cloudq.worker")
+log = Log("cloudq.worker")
 
 # Bytes of a process id and its line break, with room to spare.
 _LONGEST = 32

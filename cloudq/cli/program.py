@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import cloudq
+from cloudq.cli.coercion import spare_pydantic
 from cloudq.cli.options import AppOption, BackendOption, BrokerOption, DebugOption, Target
 from cloudq.cli.output import complain, complain_of, say, say_block
 from cloudq.errors import CloudQError, ConfigurationError, install_hint
@@ -24,8 +25,8 @@ COMMANDS = {
         name: f"cloudq.cli.commands.{name}"
         for name in (
             *("worker", "beat", "schedules", "multi", "call", "result", "graph", "queues", "dead"),
-            *("inspect", "control", "status", "events", "tasks", "migrate", "sweep", "brokers"),
-            *("doctor", "demo"),
+            *("inspect", "control", "status", "cost", "events", "tasks", "migrate", "sweep"),
+            *("brokers", "doctor", "demo"),
         )
     },
     "deploy": "cloudq_deploy.command",
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         command = typer.main.get_command(_program_for(arguments))
-        _show_flags_as_such(command)
+        _prepare(command)
         if argv is None:
             # What is imported stays: the collector need not look through it, not at the end either.
             gc.freeze()
@@ -123,14 +124,15 @@ def _program_for(arguments: Sequence[str]) -> typer.Typer:
     return program([name])
 
 
-def _show_flags_as_such(command: Any) -> None:
-    """Keep typer's help from showing `<bool>` behind options that take no value."""
+def _prepare(command: Any) -> None:
+    """Have options read without pydantic, and no `<bool>` shown behind those without a value."""
     context = typer.Context(command, help_option_names=list(_HELP))
     for option in command.get_params(context):
         if getattr(option, "is_flag", False):
             option.metavar = ""
+        spare_pydantic(option)
     for inner in getattr(command, "commands", {}).values():
-        _show_flags_as_such(inner)
+        _prepare(inner)
 
 
 def _asked(arguments: Sequence[str]) -> str | None:

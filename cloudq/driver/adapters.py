@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from operator import attrgetter
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from cloudq.driver.entry_points import EntryPoint, entry_points
+
+if TYPE_CHECKING:
+    from cloudq.driver.billing import Tariff
 
 _GROUP = "cloudq.adapters"
 
@@ -50,11 +55,21 @@ class Adapter:
     loggers: Sequence[str] = ()
     """The SDK's loggers, of which only warnings and errors are shown."""
 
+    tariff: str | None = None
+    """The `cloudq.driver.billing.Tariff` of its calls, as `module:name`; None: they are free."""
+
     def to_install(self, entry: EntryPoint) -> str | None:
         """Return the argument of `pip install` that brings the SDK of an entry point's adapter."""
-        if self.extra is None or entry.dist is None:
+        if self.extra is None or entry.distribution is None:
             return None
-        return f'"{entry.dist.name}[{self.extra}]"'
+        return f'"{entry.distribution}[{self.extra}]"'
+
+    def load_tariff(self) -> Tariff | None:
+        """Return the tariff; the module that has it is imported now."""
+        if self.tariff is None:
+            return None
+        module, _, name = self.tariff.partition(":")
+        return getattr(import_module(module), name)
 
 
 _NOTHING = Adapter()
@@ -67,7 +82,7 @@ def adapter(url: str) -> Adapter:
 
 def declared() -> Iterator[tuple[EntryPoint, Adapter]]:
     """Yield the declarations of all installed adapters, each with its entry point."""
-    for entry in sorted(entry_points(group=_GROUP), key=attrgetter("name")):
+    for entry in entry_points(_GROUP):
         yield entry, _read(entry)
 
 
@@ -80,8 +95,9 @@ def default_backend(broker: str) -> str | None:
 # Asked for each publish; what is installed does not change while a process runs.
 @cache
 def _of(scheme: str) -> Adapter:
-    for entry in entry_points(group=_GROUP, name=scheme):
-        return _read(entry)
+    for entry in entry_points(_GROUP):
+        if entry.name == scheme:
+            return _read(entry)
     return _NOTHING
 
 

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -105,6 +106,15 @@ class Whole:
         self._changed.release()
 
 
+_IMPORTING = Whole()
+
+
+def imported(module: str) -> Any:
+    """Import a module that few processes need, when it is needed; no fork cuts that short."""
+    with _IMPORTING:
+        return import_module(module)
+
+
 class _Driver(Protocol):
     def close(self) -> None: ...
 
@@ -156,6 +166,11 @@ class Driven(Generic[D]):
     @driver.setter
     def driver(self, driver: D) -> None:
         self._driver, self._reopen = driver, None
+
+    @property
+    def opened(self) -> D | None:
+        """The driver of this process if it is open."""
+        return self._driver
 
     def close(self) -> None:
         """Close the driver."""

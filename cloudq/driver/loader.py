@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
-from operator import attrgetter
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cloudq.driver import Address, BackendDriver, BrokerDriver
 from cloudq.driver.adapters import adapter
+from cloudq.driver.entry_points import EntryPoint, entry_points, forget
 from cloudq.driver.forks import Whole
 from cloudq.errors import CloudQError, ConfigurationError
 from cloudq.text import describe
@@ -63,19 +60,13 @@ def open_scheduler(url: str) -> object:
 
 def installed(kind: str) -> Sequence[EntryPoint]:
     """Return the entry points of a kind, "broker", "backend", "scheduler" or "format", by name."""
-    return _installed(kind, tuple(sys.path))
-
-
-# Reads a file of each installed distribution, which takes 10 ms or more.
-@lru_cache(maxsize=32)
-def _installed(kind: str, _path: tuple[str, ...]) -> Sequence[EntryPoint]:
-    return sorted(entry_points(group=f"cloudq.{kind}s"), key=attrgetter("name"))
+    return entry_points(f"cloudq.{kind}s")
 
 
 def _open(kind: str, address: Address) -> Any:
     try:
         with _OPENING:
-            return _load(kind, address.scheme)(address)
+            return _opened(kind, address)
     except ConfigurationError as error:
         if "@" not in address.host:
             raise
@@ -89,10 +80,23 @@ def _open(kind: str, address: Address) -> Any:
         ) from error
 
 
-def _load(kind: str, scheme: str) -> Callable[[Address], Any]:
+def _opened(kind: str, address: Address) -> Any:
+    """Load an adapter and open it; it may import the SDK of its service as late as then."""
+    entry = _find(kind, address.scheme)
+    try:
+        return entry.load()(address)
+    except ModuleNotFoundError as error:
+        package = adapter(address.scheme).to_install(entry) or error.name
+        raise ConfigurationError(
+            f'the {kind} "{address.scheme}://" needs the package {error.name}: '
+            f"pip install {package}"
+        ) from error
+
+
+def _find(kind: str, scheme: str) -> EntryPoint:
     found = {entry.name: entry for entry in installed(kind)}
     if scheme not in found:
-        _installed.cache_clear()  # it may have been installed since, as in a notebook
+        forget()  # it may have been installed since, as in a notebook
         found = {entry.name: entry for entry in installed(kind)}
     if scheme not in found:
         import difflib
@@ -102,10 +106,4 @@ def _load(kind: str, scheme: str) -> Callable[[Address], Any]:
         raise ConfigurationError(
             f'no {kind} for "{scheme}://":{hint} installed: {", ".join(found)}'
         )
-    try:
-        return found[scheme].load()
-    except ModuleNotFoundError as error:
-        package = adapter(scheme).to_install(found[scheme]) or error.name
-        raise ConfigurationError(
-            f'the {kind} "{scheme}://" needs the package {error.name}: pip install {package}'
-        ) from error
+    return found[scheme]

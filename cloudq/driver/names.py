@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-_PLAIN = re.compile(r"[^0-9A-Za-z_.:#-]+")
+_PLAIN = r"[^0-9A-Za-z_.:#-]+"
 # The readable part of what does not fit.
 _PREFIX = 40
 
@@ -26,4 +26,4 @@ def fitting(key: str, fits: Callable[[str], bool]) -> str:
 
     # A half of a surrogate pair is no text, and yet a key.
     digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
-    return f"{_PLAIN.sub('_', key)[:_PREFIX]}~{digest}"
+    return f"{re.sub(_PLAIN, '_', key)[:_PREFIX]}~{digest}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from cloudq.driver.immutable import immutable
+from cloudq.driver.store import BackendDriver, Item
 from cloudq.driver.values import Code, Failure
 
 ORDERED_SUFFIX = ".fifo"
@@ -50,6 +51,15 @@ class Limits:
     dedup_window: float = 0.0  # how long a `dedup` key keeps a second message out
     # Requests cost money or a network round trip, so batches are worth a short linger.
     billed: bool = True
+    # A receive whose caller has gone waits on, and takes what comes: with a lease of nobody's.
+    polls_outlive_callers: bool = False
+
+    def keeps_place(self, group: str | None) -> bool:
+        """Say if a message of this group must be tried again itself: a copy would lose its place.
+
+        An ordered queue may also be unable to delay a copy, with or without a group.
+        """
+        return self.ordered and (group is not None or not self.max_delay)
 
 
 @immutable
@@ -127,6 +137,45 @@ class PlatformDeadLetters(Protocol):
 
         `receipt` is the platform's handle on the lease, None where it gives none. The platform
         acks afterwards, and must not fail when it finds the message gone.
+        """
+        ...
+
+
+@runtime_checkable
+class DeadLetterCopies(Protocol):
+    """Dead-lettering of a part of a message; a driver may implement it."""
+
+    def copy_to_dead(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
+        """Put new messages among the dead letters of their queue, with the reason.
+
+        The leases are those of other messages, and stay as they are.
+        """
+        ...
+
+
+@runtime_checkable
+class EndsReceives(Protocol):
+    """Receives that can end early and leave nothing leased; a driver may implement it."""
+
+    def end_receives(self) -> None:
+        """Have the receives under way return what they have; later ones wait for nothing."""
+        ...
+
+
+@runtime_checkable
+class StoreBeside(Protocol):
+    """A broker whose queues may lie in one database with a store; a driver may implement it."""
+
+    def is_beside(self, store: BackendDriver) -> bool:
+        """Tell whether one transaction can write to the queues and to this store."""
+        ...
+
+    def settle(
+        self, store: BackendDriver, items: Sequence[Item], deliveries: Sequence[Delivery]
+    ) -> bool:
+        """Write whole items to the store beside and ack the deliveries, of any number and queues.
+
+        All in one transaction; False where one of them is refused, and then nothing is written.
         """
         ...
 

@@ -87,12 +87,17 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLimits:
-    """The limits of a store: items per `put` or `delete`, keys per `get`, bytes per item."""
+    """The limits of a store: items per `put` or `delete`, keys per `get`, bytes per item.
+
+    `bills_kilobytes` says that a write of a few bytes costs as much as one of a kilobyte, and more
+    than reads do: small records of calls made at one time are then written together.
+    """
 
     put: int
     get: int
     item: int
     billed: bool = True
+    bills_kilobytes: bool = False
 
 
 class BackendDriver(Protocol):
@@ -119,6 +124,18 @@ class BackendDriver(Protocol):
     def error_code(self, error: Exception) -> Code: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class ManyUpdates(Protocol):
+    """A store that changes many items at the price of one; a backend driver may implement it."""
+
+    def update_all(self, changes: Sequence[tuple[Key, Change]]) -> Sequence[Item | None]:
+        """Change each item as `update` does, up to `limits.put`; None where a check did not hold.
+
+        The changes of an error are not made, none of them.
+        """
+        ...
 
 
 @runtime_checkable

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from cloudq import signals
 from cloudq.broker.deliveries import allowed_deliveries
 from cloudq.driver import Delivery
+from cloudq.driver.ends import pass_ends
+from cloudq.driver.log import Log
 from cloudq.errors import (
     BackendError,
     CloudQError,
@@ -19,8 +20,9 @@ from cloudq.errors import (
     WorkerLost,
 )
 from cloudq.execution import lifecycle
+from cloudq.execution.bundles import Parcel, Part, alone, body_of
 from cloudq.execution.error_text import reason_of
-from cloudq.execution.outcomes import Job, Outcomes, failed_steps_of, member_result_of
+from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.salvage import salvage, without_parts
 from cloudq.execution.settlement import (
     NEVER,
@@ -31,42 +33,23 @@ from cloudq.execution.settlement import (
     unrecorded,
 )
 from cloudq.execution.side_by_side import side_by_side
-from cloudq.messages.body import arguments
+from cloudq.execution.unpacking import Opened, find_first, parted, unpacked
+from cloudq.execution.unstarted import already_done, own_word
+from cloudq.messages.bundle import Bundle, Unread
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, State
 from cloudq.runtime import Runtime
 from cloudq.schedules.run_id import SCHEDULE, resolved
 from cloudq.tasks.limits.gate import Gate
-from cloudq.tasks.request import Request
 from cloudq.tasks.task import Task
 from cloudq.tasks.wire_parts import check_parts
 
-log = logging.getLogger("cloudq.execution")
+log = Log("cloudq.execution")
 
 # Services round delays to a second, so a message may be this early.
 _EARLY = 1.0
 # Tries in a row in which the store refuses everything, until that counts as an outage.
 _TRIES = 3
-
-
-@dataclass(slots=True, kw_only=True)
-class Opened:
-    """Deliveries sorted into jobs and settlements; the store has refused those that wait."""
-
-    jobs: list[Job] = field(default_factory=list[Job])
-    settled: list[Settled] = field(default_factory=list[Settled])
-    waiting: list[Delivery] = field(default_factory=list[Delivery])
-    error: BackendError | None = None
-
-    def wait(self, jobs: Sequence[Job], error: BackendError) -> None:
-        """Let jobs wait, because of this error."""
-        self.waiting += [job.delivery for job in jobs]
-        self.error = error
-
-    def holds_back(self, job: Job) -> bool:
-        """Tell whether an earlier message of the job's group waits."""
-        place = (job.delivery.queue, job.delivery.group)
-        return place[1] is not None and any((d.queue, d.group) == place for d in self.waiting)
 
 
 class Admission:
@@ -118,18 +101,26 @@ class Admission:
         read: list[Job] = []
         opened = Opened(jobs=[], settled=[], waiting=[])
         now = self._runtime.clock()
+        parcels: list[Parcel] = []
         for delivery in deliveries:
             found = self._opened(delivery, now)
-            if isinstance(found, Job):
+            if isinstance(found, Parcel):
+                parcels.append(found)
+            elif isinstance(found, Job):
                 read.append(found)
             else:
                 opened.settled.append((delivery, found))
+        for parcel in parcels:
+            parts = [(part, self._opened(part, now)) for part in parcel.parts]
+            read += unpacked(parcel, parts, opened, self._outcomes, self._runtime.backend)
         try:
             jobs, records = self._known(read, opened.settled)
         except BackendError as error:
             settled = {id(delivery) for delivery, _ in opened.settled}
             opened.wait([job for job in read if id(job.delivery) not in settled], error)
             return opened
+        if parcels:
+            find_first(jobs, records)
         verdict_of = self._claiming(jobs, records)
         for job in jobs:
             if opened.waiting and opened.holds_back(job):
@@ -170,12 +161,20 @@ class Admission:
 
         return judged_now
 
-    def _opened(self, delivery: Delivery, now: float) -> Job | Settlement:
+    def _opened(self, delivery: Delivery, now: float) -> Job | Settlement | Parcel:
         """Read a delivery; one whose reading raises is dead-lettered, and no other with it."""
         try:
-            message = self._codec.decode(
-                delivery.body, queue=delivery.queue, limit=self._runtime.conf.max_body
-            )
+            if isinstance(delivery, Part):
+                if isinstance(delivery.call, Unread):
+                    raise DecodeError(delivery.call.reason)
+                message = delivery.call
+            else:
+                read = self._codec.read(
+                    delivery.body, queue=delivery.queue, limit=self._runtime.conf.max_body
+                )
+                if isinstance(read, Bundle):
+                    return Parcel(delivery, read)
+                message = read
         except DecodeError as error:
             return self._undecodable(delivery, error)
         except Exception as error:  # whatever the libraries raise for it
@@ -187,31 +186,32 @@ class Admission:
             return self._decoded(delivery, message, now)
         except ServiceError:
             raise
-        except Exception as error:
+        except BaseException as error:
+            pass_ends(error)
             if isinstance(error, DecodeError) and signals.task_rejected:
-                lifecycle.rejected(delivery.body, error)
+                lifecycle.rejected(body_of(delivery), error)
             return self._spoiled(delivery, message, error)
 
     def _undecodable(self, delivery: Delivery, error: DecodeError) -> Settlement:
         if signals.task_rejected:
-            lifecycle.rejected(delivery.body, error)
+            lifecycle.rejected(body_of(delivery), error)
         if not self._codec.signed_only:
-            member = salvage(delivery.body, queue=delivery.queue)
+            member = salvage(body_of(delivery), queue=delivery.queue)
             if member is not None:
                 return self._outcomes.unrunnable(delivery, member, error)
         return Settlement(action=Action.DEAD_LETTER, reason=_line(str(error)))
 
-    def _spoiled(self, delivery: Delivery, message: TaskMessage, error: Exception) -> Settlement:
+    def _spoiled(self, delivery: Delivery, message: TaskMessage, why: BaseException) -> Settlement:
         """Fail the call of a message that cannot be judged, and dead-letter it."""
-        if not isinstance(error, CloudQError):
+        if not isinstance(why, CloudQError):
             log.error(
-                "message %s on %s cannot be judged", delivery.id, delivery.queue, exc_info=error
+                "message %s on %s cannot be judged", delivery.id, delivery.queue, exc_info=why
             )
-            error = DecodeError(_reason(error))
+            why = DecodeError(_reason(why))
         try:
-            return self._outcomes.unrunnable(delivery, message, error)
+            return self._outcomes.unrunnable(delivery, message, why)
         except Exception:  # what follows it is what cannot be read
-            return self._outcomes.unrunnable(delivery, without_parts(message), error)
+            return self._outcomes.unrunnable(delivery, without_parts(message), why)
 
     def _verdict(self, job: Job, record: Record | None) -> Job | Settlement:
         """Judge one job; what raises, and is no outage, concerns this one alone."""
@@ -221,7 +221,7 @@ class Admission:
                 verdict = self._paced(verdict)
             if isinstance(verdict, Job) and signals.task_received.connections:
                 task = self._tasks[verdict.message.task]
-                lifecycle.received(task, bare(verdict.message))
+                lifecycle.received(task, lifecycle.bare(verdict.message))
             return verdict
         except ServiceError as error:
             if error.code not in NEVER:
@@ -275,11 +275,20 @@ class Admission:
             return {}
         # Only an earlier delivery can have left a record that must not be missed.
         consistent = any(job.delivery.attempts > 1 for job in jobs)
-        return backend.records([job.message.id for job in jobs], consistent=consistent)
+        found: dict[str, Record] = {}
+        if any(isinstance(job.delivery, Part) for job in jobs):
+            parts, jobs = parted(jobs, self._outcomes)
+            bundles = {job.delivery.parcel.name for job in parts if isinstance(job.delivery, Part)}
+            ids = [job.message.id for job in parts]
+            found = backend.bundles.of_bundles(bundles, ids, consistent=consistent)
+        return found | backend.records(
+            [j.message.id for j in jobs], consistent=consistent, own=True
+        )
 
     def _judged(self, job: Job, record: Record | None) -> Job | Settlement:
         """Return the job to run, or its settlement where its record or message forbids that."""
-        record = own_word(record, job.message)
+        if record is not None:
+            record = own_word(record, job.message)
         if record is not None and record.dead_lettered:
             if job.delivery.attempts > 1:  # dead-lettering it was interrupted
                 reason = record.error or "dead-lettered"
@@ -300,20 +309,23 @@ class Admission:
         if message.not_before is not None and message.not_before > self._runtime.clock() + _EARLY:
             # The delay is longer than the service allows, so it is re-sent in hops.
             return unrecorded(message, Action.ACK, resend=copy_of(message), reason="not due yet")
+        part = job.delivery if isinstance(job.delivery, Part) else None
+        if part is not None and part.parcel.is_too_often and not in_place:
+            return alone(part, message)
         allowed = allowed_deliveries(self._runtime.conf.max_deliveries, ordered=in_place)
-        if attempts > allowed:
+        if attempts > allowed and (part is None or part.parcel.first is part):
             lost = WorkerLost(
                 f"delivered {attempts} times and never finished: "
                 "its process died, it ran out of time, or it was put back each time"
             )
-            lifecycle.failed(self._tasks[message.task], bare(message), lost)
+            lifecycle.failed(self._tasks[message.task], lifecycle.bare(message), lost)
             return self._outcomes.failed(job, lost, bury=True)
         return self._claimed(job, record) if attempts > 1 else job
 
     def revoked(self, job: Job, reason: str) -> Settlement:
         """Settle a job that is not run, and send `task_revoked`."""
         if signals.task_revoked:
-            task, request = self._tasks[job.message.task], bare(job.message)
+            task, request = self._tasks[job.message.task], lifecycle.bare(job.message)
             lifecycle.revoked(task, request, expired=reason == "expired")
         return self._outcomes.revoked(job, reason)
 
@@ -329,7 +341,7 @@ class Admission:
         """Reset the record of a task whose dead letter an operator has sent again."""
         backend = self._runtime.backend
         if backend is not None:
-            backend.store([self._outcomes.record(job, State.PENDING)])
+            backend.reopen(self._outcomes.record(job, State.PENDING))
 
     def _with_retries(self, job: Job, record: Record | None) -> Job:
         """Add the number of retries to a message that stays in place, whose body does not change.
@@ -348,38 +360,17 @@ class Admission:
         backend = self._runtime.backend
         if backend is None or self._outcomes.ignores_result(job.message):
             return job
+        if isinstance(job.delivery, Part):  # the bundle is claimed as a whole
+            return replace(job, fenced=True)
         state = record.state if record else State.PENDING
         standing = backend.advance(replace(self._outcomes.record(job, state), worker=None))
-        if standing is None:
-            return replace(job, fenced=True)
-        if standing.call != job.message.call:  # its record is kept by another call of its id
+        if standing is None:  # the end may have been written, with others, since the look
+            standing = backend.series.end_of(job.message.id)
+        if standing is None or standing.call != job.message.call:  # that of its id's other call
             return replace(job, fenced=True)
         if standing.terminal:
             return already_done(job.message, standing)
         return unrecorded(job.message, Action.NOTHING, reason="a later delivery has it")
-
-
-def own_word(record: Record | None, message: TaskMessage) -> Record | None:
-    """Return what a record says of this call, None if it is of another call of the same id.
-
-    A revocation is of the id: it concerns each call that has not ended.
-    """
-    if record is None or record.call == message.call:
-        return record
-    is_revoked = record.revoked and not record.terminal
-    return Record(id=record.id, state=State.PENDING, revoked=True) if is_revoked else None
-
-
-def already_done(message: TaskMessage, record: Record) -> Settlement:
-    """Settle a message whose task has ended, or been retried, with what its end may still lack."""
-    ended = record.terminal
-    return unrecorded(
-        message,
-        Action.ACK,
-        reason="already done",
-        member_result=member_result_of(message, record) if ended else None,
-        failed_steps=failed_steps_of(message, record) if ended else None,
-    )
 
 
 def _reason(error: BaseException) -> str:
@@ -389,12 +380,3 @@ def _reason(error: BaseException) -> str:
 def _line(text: str) -> str:
     """Return a reason as one printable line, as long as a dead letter may have it."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:1000])
-
-
-def bare(message: TaskMessage) -> Request:
-    """Make the request that signals carry for a call that does not run here."""
-    try:
-        args, kwargs = arguments(message)
-    except DecodeError:  # the call will fail with it when it runs
-        args, kwargs = message.args, message.kwargs
-    return lifecycle.plain(message, args, kwargs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -12,6 +11,7 @@ from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any, TypedDict, TypeVar
 
+from cloudq.driver.log import Log
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
 from cloudq.execution import django
 from cloudq.execution.interrupt import LIMITS, Alarms, Interruptible, disarm, thread_alarm
@@ -19,7 +19,7 @@ from cloudq.results.waiting import RUNNING_IN, Places
 from cloudq.tasks.request import Context
 from cloudq.tasks.task import Task, is_awaited
 
-log = logging.getLogger("cloudq.execution")
+log = Log("cloudq.execution")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -72,7 +72,8 @@ class FunctionCall:
         self._stop_at_hard_limit = stop_at_hard_limit
 
     @cached_property
-    def _alarms(self) -> Alarms:
+    def alarms(self) -> Alarms:
+        """The alarms of running calls, whose thread starts with the first of them."""
         return Alarms()  # most tasks have no time limit
 
     def __call__(self, context: Context) -> object:
@@ -117,7 +118,7 @@ class FunctionCall:
         set_alarms = [thread_alarm(error) for _, error in alarms]
         try:
             for alarm, (after, _) in zip(set_alarms, alarms, strict=True):
-                self._alarms.set(after, alarm)
+                self.alarms.set(after, alarm)
             return function(*args, **kwargs)
         finally:
             # Two alarms ring at most, before `disarm` begins or in it. No loop: Python also looks
@@ -155,7 +156,7 @@ class FunctionCall:
                 awaitable = Interruptible(awaitable, error)
                 alarm = awaitable.alarm()
                 stack.callback(alarm.cancel)
-                self._alarms.set(after, alarm)
+                self.alarms.set(after, alarm)
             try:
                 return await awaitable
             finally:
@@ -202,13 +203,12 @@ class Surroundings:
         if self._places is None:
             return call(given)
         RUNNING_IN.set((self._places, object()))
-        if _uses_django():
-            django.before_call()
+        in_transaction = django.before_call() if _uses_django() else ()
         try:
             return call(given)
         finally:
             if _uses_django():  # it may have set it up itself
-                django.after_call()
+                django.after_call(in_transaction)
 
 
 def _uses_django() -> bool:

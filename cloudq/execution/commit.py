@@ -6,41 +6,41 @@ the records. In this order a crash at any point repeats work and loses none.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 from cloudq.broker.broker import Broker, Refused
-from cloudq.canvas.join_items import store_joins
 from cloudq.canvas.joins import Joins
 from cloudq.canvas.tails import StepsLost, calls_of, record_all
 from cloudq.driver import Code, Delivery, Failure, Item
-from cloudq.errors import (
-    BackendError,
-    BrokerError,
-    CloudQError,
-    ConfigurationError,
-    EncodeError,
-    PublishError,
-)
+from cloudq.driver.log import Log
+from cloudq.errors import BackendError
+from cloudq.execution.bundles import Part, body_of, by_parcel, dispose_parts
+from cloudq.execution.idempotency import end_claim
 from cloudq.execution.leaving import leave_joins
-from cloudq.execution.settlement import NEVER, Action, Batch, FailedSteps, Settled, happened
+from cloudq.execution.outgoing import send_outgoing, store_new_joins
+from cloudq.execution.settlement import NEVER, Action, Batch, FailedSteps, Settled
+from cloudq.execution.sharing import (
+    add_to_bundle,
+    add_to_series,
+    events_of,
+    let_stand,
+    sharing,
+    too_late,
+)
 from cloudq.execution.side_by_side import side_by_side
 from cloudq.execution.spoiled import (
     is_one_s_own,
-    kept,
     replace_record,
     smaller,
     spoiled,
-    unsendable,
 )
+from cloudq.messages.ids import IS_PLACED, place_of
 from cloudq.results.backend import Backend
-from cloudq.results.events import History
-from cloudq.results.record import State, to_item
+from cloudq.results.record import to_item
 from cloudq.tasks.limits.unique import free_key
 
-log = logging.getLogger("cloudq.execution")
+log = Log("cloudq.execution")
 
 
 def commit(
@@ -59,10 +59,12 @@ def commit(
     batch = Batch(ready=list(settled), failed=[])
     if any(s.starts or s.resend for _, s in batch.ready):
         if backend is not None:
-            each(batch, partial(_store_joins, backend=backend))
-        each(batch, partial(_send, broker=broker))
+            each(batch, partial(store_new_joins, backend=backend))
+        each(batch, partial(send_outgoing, broker=broker))
     if backend is not None:
         each(batch, partial(_write_records, backend=backend))
+        if any(s.drop for _, s in batch.ready):
+            each(batch, partial(_end_claims, backend=backend), recorded=True)
         if any(s.failed_steps or s.member_result or s.unique_claim for _, s in batch.ready):
             each(batch, partial(_fail_steps, backend=backend, joins=joins), recorded=True)
             each(batch, partial(leave_joins, joins=joins), recorded=True)
@@ -124,88 +126,26 @@ def _given_up(pair: Settled, why: BaseException, phase: _Phase) -> Batch:
     return Batch(ready=[replace_record(failed, None)])
 
 
-# ---- before the record: joins, then messages
-
-
-def _store_joins(batch: Batch, backend: Backend) -> None:
-    """Store new joins before their members are sent."""
-    waiting: list[Settled] = []
-    items: list[Item] = []
-    for pair in batch.ready:
-        plan = pair[1].starts
-        if plan is not None and plan.items:
-            waiting.append(pair)
-            items += plan.items
-    if not waiting:
-        return
-    try:
-        store_joins(items, backend)
-    except BackendError as error:
-        batch.fail(waiting, error)
-
-
-def _send(batch: Batch, broker: Broker) -> None:
-    """Send copies, and the messages that an end starts."""
-    sending = [
-        pair for pair in batch.ready if pair[1].resend is not None or pair[1].starts is not None
-    ]
-    messages = [message for _, settlement in sending for message in settlement.outgoing]
-    if not messages:
-        return
-    refused: set[int] = set()
-    error: CloudQError | None = None
-    try:
-        broker.send(messages)
-    except PublishError as partly:
-        error = partly
-        refused = {id(messages[rejected.index]) for rejected in partly.rejected}
-        never = {id(messages[r.index]): r for r in partly.rejected if r.code in NEVER}
-        batch.ready = [unsendable(pair, never) for pair in batch.ready] if never else batch.ready
-        sending = [pair for pair in batch.ready if pair[1].outgoing]
-    except BrokerError as whole:
-        error = whole
-        refused = {id(message) for message in messages}
-    except (EncodeError, ConfigurationError) as never:
-        # Nothing was sent, since one message can never be: a retry is too long for the queue, say.
-        if len(batch.ready) == 1:
-            batch.ready = [kept(batch.ready[0], never, broker.clock())]
-        else:
-            _send_singly(batch, broker)
-        return
-    unsent = [pair for pair in sending if any(id(m) in refused for m in pair[1].outgoing)]
-    if unsent:
-        batch.fail(unsent, error)
-    batch.ready = [_without_messages(pair) for pair in batch.ready]
-
-
-def _send_singly(batch: Batch, broker: Broker) -> None:
-    """Send one outcome's messages at a time, so that the one at fault stops no other."""
-    pairs, batch.ready = batch.ready, []
-    for pair in pairs:
-        single = Batch(ready=[pair])
-        _send(single, broker)
-        batch.ready += single.ready
-        batch.failed += single.failed
-        batch.error = batch.error or single.error
-
-
-def _without_messages(pair: Settled) -> Settled:
-    delivery, settlement = pair
-    if not settlement.outgoing:
-        return pair
-    return delivery, replace(settlement, resend=None, starts=None)
-
-
 # ---- the record
 
 
 def _write_records(batch: Batch, backend: Backend) -> None:
     """Write records: in one batch, but those that are `fenced` one by one, conditionally."""
-    fenced = [pair for pair in batch.ready if pair[1].fenced]
-    plain = [pair for pair in batch.ready if not pair[1].fenced] if fenced else batch.ready
+    bundled = [pair for pair in batch.ready if isinstance(pair[0], Part) and _ends(pair)]
+    if bundled:
+        done = {id(pair) for pair in bundled}
+        batch.ready = [pair for pair in batch.ready if id(pair) not in done]
+    fenced = [pair for pair in batch.ready if pair[1].fenced or _ends_in_bundle(pair)]
+    if fenced:
+        conditional = {id(pair) for pair in fenced}
+        plain = [pair for pair in batch.ready if id(pair) not in conditional]
+    else:
+        plain = batch.ready
     batch.ready = []
     if plain:
         _store(batch, plain, backend)
+    for pairs in by_parcel(bundled) if bundled else ():
+        add_to_bundle(batch, pairs, backend)
     if not fenced:
         return
     advance = partial(_advanced, backend=backend)
@@ -219,37 +159,81 @@ def _write_records(batch: Batch, backend: Backend) -> None:
             batch.fail([pair], advanced)
 
 
+def _ends(pair: Settled) -> bool:
+    record = pair[1].record
+    return record is not None and record.terminal
+
+
+def _ends_in_bundle(pair: Settled) -> bool:
+    """Tell whether this is the end of a call of a bundle that came by itself."""
+    record = pair[1].record
+    if record is None or not record.terminal or record.id[IS_PLACED] != "8":
+        return False
+    return place_of(record.id) is not None
+
+
 def _store(batch: Batch, settled: list[Settled], backend: Backend) -> None:
-    """Write records over what is there."""
-    expires = backend.clock() + backend.expires
-    items: list[Item] = []
-    owners: list[Settled] = []
-    dropped = [settlement.drop for _, settlement in settled if settlement.drop is not None]
-    for pair in settled:
-        settlement = pair[1]
-        if settlement.record is not None:
-            items.append(to_item(settlement.record, expires))
-            owners.append(pair)
-        if settlement.extra is not None:
-            items.append(settlement.extra)
-            owners.append(pair)
+    """Write records over what is there; small ends of one series as one."""
+    together = sharing(settled) if backend.driver.limits.bills_kilobytes else []
+    alone = settled
+    if together:
+        shared = {id(pair) for calls in together for pair in calls.settled}
+        alone = [pair for pair in settled if id(pair) not in shared]
+    items, owners = _owned_items(alone, backend)
+    for calls in together:
+        if calls.is_whole:
+            items.append(backend.series.item(calls.series, calls.ends))
+            owners.append(calls.settled)
     if backend.history is not None:
-        items += _events(settled, backend.history)
+        items += events_of(settled, backend.history)
     try:
         failures = backend.put(items) if items else {}
-        if dropped:
-            backend.delete(dropped)
     except BackendError as error:
         batch.fail(settled, error)
         return
     batch.ready = settled
     if failures:
         _take_back(batch, owners, failures)
+    if together:
+        add_to_series(batch, [calls for calls in together if not calls.is_whole], backend)
 
 
-def _take_back(batch: Batch, owners: Sequence[Settled], failures: Mapping[int, Failure]) -> None:
+def items_of(settled: Sequence[Settled], backend: Backend) -> list[Item]:
+    """Make the items of outcomes, and of their events."""
+    items, _ = _owned_items(settled, backend)
+    if backend.history is not None:
+        items += events_of(settled, backend.history)
+    return items
+
+
+def _owned_items(
+    settled: Sequence[Settled], backend: Backend
+) -> tuple[list[Item], list[Sequence[Settled]]]:
+    """Make the items of outcomes, with the owners of each."""
+    expires = backend.clock() + backend.expires
+    items: list[Item] = []
+    owners: list[Sequence[Settled]] = []
+    for pair in settled:
+        settlement = pair[1]
+        if settlement.record is not None:
+            items.append(to_item(settlement.record, expires))
+            owners.append((pair,))
+        if settlement.extra is not None:
+            items.append(settlement.extra)
+            owners.append((pair,))
+    return items, owners
+
+
+def _take_back(
+    batch: Batch, owners: Sequence[Sequence[Settled]], failures: Mapping[int, Failure]
+) -> None:
     """Fail the owners of items that the store has refused."""
-    refused = {id(owners[i]): (owners[i], f) for i, f in failures.items() if i < len(owners)}
+    refused = {
+        id(pair): (pair, failure)
+        for i, failure in failures.items()
+        if i < len(owners)
+        for pair in owners[i]
+    }
     batch.ready = [pair for pair in batch.ready if id(pair) not in refused]
     batch.failed += [smaller(pair, f.code, f.reason) for pair, f in refused.values()]
     # Events stand behind all other items; nothing waits for those that are refused.
@@ -269,14 +253,13 @@ def _advance(pair: Settled, backend: Backend) -> Settled:
     """Write a record only if no later delivery and no end is recorded."""
     delivery, settlement = pair
     if settlement.extra is not None:
-        backend.put([settlement.extra])
-    if settlement.drop is not None:
-        backend.delete([settlement.drop])
+        for failure in backend.put([settlement.extra]).values():
+            raise BackendError(failure.reason, code=failure.code)
     if settlement.record is None:
         return pair
     standing = backend.advance(settlement.record)
     if standing is None:
-        backend.note(settlement.record, delivery.body)
+        backend.note(settlement.record, body_of(delivery))
         return pair
     if standing.call != settlement.record.call:  # a later call of its id keeps the record
         log.info(
@@ -284,35 +267,9 @@ def _advance(pair: Settled, backend: Backend) -> Settled:
             settlement.task_id,
             settlement.state,
         )
-        backend.note(settlement.record, delivery.body)
+        backend.note(settlement.record, body_of(delivery))
         return pair
-    if standing.terminal:  # the recorded end counts, also for the task's chord
-        member_result = settlement.member_result and replace(
-            settlement.member_result, record=standing
-        )
-        failed_steps = settlement.failed_steps
-        if failed_steps is not None:
-            ended = standing.state is State.SUCCESS
-            failed_steps = None if ended else replace(failed_steps, because=standing)
-        return delivery, replace(settlement, member_result=member_result, failed_steps=failed_steps)
-    log.warning(
-        "task %s: its lease was lost while it ran, so its late %s is not recorded",
-        settlement.task_id,
-        settlement.state,
-    )
-    return delivery, replace(settlement, action=Action.NOTHING)
-
-
-def _events(settled: Sequence[Settled], history: History) -> list[Item]:
-    made: list[Item] = []
-    for delivery, settlement in settled:
-        if not history.keeps(settlement.state):
-            continue
-        try:
-            made += history.items(happened(delivery, settlement, history.clock()), delivery.body)
-        except Exception as error:  # nothing waits for an event
-            log.warning("an event of task %s is not recorded: %s", settlement.task_id, error)
-    return made
+    return let_stand(pair, standing) if standing.terminal else too_late(pair)
 
 
 # ---- after the record
@@ -345,6 +302,18 @@ def _stored_calls(steps: FailedSteps, joins: Joins | None) -> Sequence[tuple[str
         return ()
 
 
+def _end_claims(batch: Batch, backend: Backend) -> None:
+    """End the claims of idempotent calls that have not succeeded; a later delivery's stay."""
+    for pair in batch.ready:
+        settlement = pair[1]
+        if settlement.drop is None or settlement.action is Action.NOTHING:
+            continue
+        try:
+            end_claim(backend, settlement.drop, settlement.task_id, settlement.claim_fence)
+        except BackendError as error:
+            batch.fail([pair], error)
+
+
 def _end_unique_claims(batch: Batch, backend: Backend) -> None:
     """End the claims of unique calls that have ended."""
     for pair in batch.ready:
@@ -362,6 +331,15 @@ def _end_unique_claims(batch: Batch, backend: Backend) -> None:
 
 def dispose(settled: Sequence[Settled], broker: Broker) -> list[Refused]:
     """Ack, release and dead-letter in batches, and return what the broker refused."""
+    parts = [pair for pair in settled if isinstance(pair[0], Part)]
+    if not parts:
+        return _dispose(settled, broker)
+    done = dispose_parts(parts, broker, broker.clock())
+    others = [pair for pair in settled if not isinstance(pair[0], Part)]
+    return done.told(_dispose([*others, *done.wholes], broker))
+
+
+def _dispose(settled: Sequence[Settled], broker: Broker) -> list[Refused]:
     acks: list[Delivery] = []
     releases: dict[float, list[Delivery]] = {}
     burials: dict[str, list[Delivery]] = {}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from operator import itemgetter
 
 from cloudq.broker.broker import Broker, Refused
-from cloudq.driver import Code, Delivery
+from cloudq.driver import Code, Delivery, StoreBeside
+from cloudq.driver.log import Log
 from cloudq.errors import BrokerError, ServiceError
-from cloudq.execution.commit import commit, dispose
+from cloudq.execution.bundles import Held, Part, is_revoked
+from cloudq.execution.commit import commit, dispose, items_of
+from cloudq.execution.deadline import released
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
-from cloudq.execution.settlement import Action, Batch, Settled, Settlement
+from cloudq.execution.settlement import ENDS, Action, Batch, Settled, Settlement
+from cloudq.messages.ids import place_of
 from cloudq.results.backend import Backend
 from cloudq.results.record import FAILED, State
 
@@ -33,7 +38,7 @@ class Consumer:
         self,
         executor: Executor,
         *,
-        log: logging.Logger,
+        log: Log,
         heard: Callable[[Settlement], None] | None = None,
         tries: int = 1,
         again: Collection[Code] = _AGAIN,
@@ -45,6 +50,7 @@ class Consumer:
         self._tries = tries
         self._again = again
         self._tracebacks = tracebacks
+        self._at_once = AtOnce(log)
 
     @property
     def broker(self) -> Broker:
@@ -63,10 +69,47 @@ class Consumer:
         not finished come back when their leases end.
         """
         jobs, settled = self.open(deliveries)
+        if any(isinstance(delivery, Part) for delivery in _of(jobs, settled)):
+            return self._consume_bundled(jobs, settled)
         done = self.finish(settled) if settled else []
         for job in jobs:
             done += self.finish([(job.delivery, self.run_job(job))])
         return done
+
+    def _consume_bundled(self, jobs: Sequence[Job], settled: Sequence[Settled]) -> list[Settled]:
+        """Do as `consume` with calls of which some come in bundles, and are finished together.
+
+        Where one of an ordered group stays, the later ones of its group are not run.
+        """
+        held = Held[Settled](itemgetter(0))
+        done = self.finish(held.ready(settled)) if settled else []
+        stays = self._staying(settled) | self._staying(done)
+        for job in jobs:
+            if stays and self._group(job.delivery) in stays:
+                outcome = released(job, "an earlier message of its group comes first")
+            elif is_revoked(job.delivery):
+                outcome = self.executor.revoked(job, "revoked")
+            else:
+                outcome = self.run_job(job)
+            ended = [(job.delivery, outcome)]
+            stays |= self._staying(ended)
+            ready = held.ready(ended)
+            if ready:
+                ended = self.finish(ready)
+                stays |= self._staying(ended)
+                done += ended
+        left = held.left()
+        return done + self.finish(left) if left else done
+
+    def _staying(self, pairs: Iterable[Settled]) -> set[tuple[str, str]]:
+        """Return the ordered groups of which a message stays in its queue."""
+        groups = (self._group(delivery) for delivery, each in pairs if each.action not in ENDS)
+        return {group for group in groups if group is not None}
+
+    def _group(self, delivery: Delivery) -> tuple[str, str] | None:
+        if delivery.group is None or not self.broker.limits(delivery.queue).ordered:
+            return None
+        return delivery.queue, delivery.group
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
         """Sort deliveries into jobs to run, and outcomes of those that are not run.
@@ -101,11 +144,25 @@ class Consumer:
             batch = self._committed(batch.failed)
             batch.ready[:0] = done
             tries += 1
-        for _, settlement in batch.ready:
-            log_outcome(self.log, settlement, traceback=self._tracebacks)
+        self._tell(batch.ready)
+        return batch
+
+    def settle_at_once(self, pairs: Sequence[Settled]) -> list[Settled]:
+        """Commit and dispose of plain outcomes in one transaction, where one can do both.
+
+        Returns those that are settled; the others, maybe all, are left to `commit`.
+        """
+        done = self._at_once.settle(pairs, self.broker, self.backend)
+        self._tell(done)
+        return done
+
+    def _tell(self, pairs: Sequence[Settled]) -> None:
+        tells_all = self.log.isEnabledFor(logging.DEBUG)
+        for _, settlement in pairs:
+            if tells_all or settlement.reason or settlement.error is not None:
+                log_outcome(self.log, settlement, traceback=self._tracebacks)
             if self._heard is not None:
                 self._heard(settlement)
-        return batch
 
     def _committed(self, pairs: Sequence[Settled]) -> Batch:
         needed = any(each.member_result or each.failed_steps for _, each in pairs)
@@ -131,7 +188,69 @@ class Consumer:
         return refused
 
 
-def log_outcome(log: logging.Logger, settlement: Settlement, *, traceback: bool = False) -> None:
+def _of(jobs: Sequence[Job], settled: Sequence[Settled]) -> list[Delivery]:
+    return [job.delivery for job in jobs] + [delivery for delivery, _ in settled]
+
+
+class AtOnce:
+    """Records and acks outcomes in one transaction, where the queues lie beside the store.
+
+    It does what `commit` and `dispose` do one after the other, and no less: all of it or nothing.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._asked: tuple[object, object] = (None, None)
+        self._driver: StoreBeside | None = None
+
+    def settle(
+        self, settled: Sequence[Settled], broker: Broker, backend: Backend | None
+    ) -> list[Settled]:
+        """Settle the outcomes of which nothing else follows; return those that were settled.
+
+        Where anything is refused, or fails, none is, and the usual way finds out what and why.
+        """
+        if backend is None or (driver := self._beside(broker, backend)) is None:
+            return []
+        plain = [pair for pair in settled if _is_plain(pair)]
+        if not plain:
+            return []
+        try:
+            items = items_of(plain, backend)
+            is_done = driver.settle(backend.driver, items, [delivery for delivery, _ in plain])
+        except Exception as error:
+            self._log.debug("outcomes are not recorded and acked at once", exc_info=error)
+            return []
+        return plain if is_done else []
+
+    def _beside(self, broker: Broker, backend: Backend) -> StoreBeside | None:
+        """Return the broker's driver if the store lies beside its queues."""
+        driver, store = broker.driver, backend.driver
+        if self._asked != (driver, store):
+            self._driver = None
+            if isinstance(driver, StoreBeside) and driver.is_beside(store):
+                self._driver = driver
+            self._asked = driver, store
+        return self._driver
+
+
+def _is_plain(pair: Settled) -> bool:
+    """Tell whether all there is to do is to write a record over what is there, and to ack."""
+    delivery, settlement = pair
+    if isinstance(delivery, Part) or place_of(settlement.task_id) is not None:
+        return False  # its end lies with those of its bundle
+    return settlement.action is Action.ACK and not (
+        settlement.fenced
+        or settlement.resend
+        or settlement.starts
+        or settlement.drop
+        or settlement.member_result
+        or settlement.unique_claim
+        or settlement.failed_steps
+    )
+
+
+def log_outcome(log: Log, settlement: Settlement, *, traceback: bool = False) -> None:
     """Log one line for one outcome, with the task's name, id and state as fields.
 
     A failure is a warning, or with `traceback` an error. Another outcome with a reason is

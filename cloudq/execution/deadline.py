@@ -70,19 +70,25 @@ class Deadline:
         remaining = self.remaining()
         our_soft = max(_SHORTEST, remaining - 3 * self._margin)
         our_hard = max(_SHORTEST, remaining - 2 * self._margin)
+        progress = Progress(time.monotonic() + our_soft)
+        limited = Job(
+            delivery=job.delivery,
+            message=job.message,
+            fenced=job.fenced,
+            limits=(
+                our_soft if soft is None else min(soft, our_soft),
+                our_hard if hard is None else min(hard, our_hard),
+            ),
+            progress=progress,
+        )
+        settlement = executor.run(limited)
+        if settlement.state is not State.FAILURE:
+            return settlement
         ours: dict[type[BaseException | None], bool] = {
             SoftTimeLimitExceeded: soft is None or our_soft < soft,
             TimeLimitExceeded: hard is None or our_hard < hard,
         }
-        limits = {
-            "soft_time_limit": our_soft if soft is None else min(soft, our_soft),
-            "time_limit": our_hard if hard is None else min(hard, our_hard),
-        }
-        progress = Progress(time.monotonic() + our_soft)
-        message = job.message.model_copy(update=limits)
-        limited = replace(job, message=message, progress=progress)
-        settlement = _unlimited(executor.run(limited), job)
-        if settlement.state is State.FAILURE and ours.get(type(settlement.error), False):
+        if ours.get(type(settlement.error), False):
             # Its saved work is kept, so this is no failed try.
             return executor.continued(job) if progress.saved else _interrupted(settlement)
         return settlement
@@ -90,15 +96,6 @@ class Deadline:
 
 def _until(ends: float) -> float:
     return ends - time.monotonic()
-
-
-def _unlimited(settlement: Settlement, job: Job) -> Settlement:
-    """Give the copy to send its own time limits again, in place of the invocation's."""
-    if settlement.resend is None:
-        return settlement
-    message = job.message
-    own = {"soft_time_limit": message.soft_time_limit, "time_limit": message.time_limit}
-    return replace(settlement, resend=settlement.resend.model_copy(update=own))
 
 
 def _interrupted(settlement: Settlement) -> Settlement:

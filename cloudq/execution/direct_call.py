@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any, TypeGuard, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
 from cloudq.driver import Delivery, Key
+from cloudq.driver.log import Log
 from cloudq.errors import DecodeError, Retry, UnknownTask
 from cloudq.execution import idempotency
 from cloudq.execution.invocation import Invocation
@@ -21,7 +21,7 @@ from cloudq.results.backend import Backend
 from cloudq.results.record import Record, State
 from cloudq.tasks.call_options import NO_OPTIONS
 
-log = logging.getLogger("cloudq.invocation")
+log = Log("cloudq.invocation")
 
 T = TypeVar("T")
 

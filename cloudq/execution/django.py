@@ -5,33 +5,44 @@ It is called where the program has configured Django, which it imports only then
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from importlib import import_module
 from typing import Any
 
-log = logging.getLogger("cloudq.execution")
+from cloudq.driver.log import Log
+
+log = Log("cloudq.execution")
 
 
-def before_call() -> None:
-    """Close connections of this thread that are broken or too old, and forget logged queries."""
-    try:
-        database: Any = import_module("django.db")
-        database.reset_queries()
-        _close_old(database)
-    except Exception:  # the task would say it better, if it uses the database at all
-        log.exception("Django's connections could not be looked after")
+def before_call() -> Sequence[object]:
+    """Close connections of this thread that are broken or too old, and forget logged queries.
 
-
-def after_call() -> None:
-    """Close connections of this thread that are broken or too old, to databases and caches.
-
-    One within a transaction stays as it is, such as that of a test case.
+    Returns those that are within a transaction, such as that of a test case; `after_call` takes
+    them.
     """
     try:
         database: Any = import_module("django.db")
-        _close_old(database)
+        database.reset_queries()
+        return _close_old(database)
+    except Exception:  # the task would say it better, if it uses the database at all
+        log.exception("Django's connections could not be looked after")
+        return ()
+
+
+def after_call(in_transaction: Sequence[object]) -> None:
+    """Close connections of this thread that are broken or too old, to databases and caches.
+
+    One within a transaction stays as it is if it was so before the call. Else the call has left
+    the transaction open: it is rolled back, or it would be that of the next call too.
+    """
+    try:
+        database: Any = import_module("django.db")
+        for connection in _close_old(database):
+            if connection not in in_transaction:
+                log.warning("a task has left a transaction open, which is rolled back")
+                connection.close()
+                del database.connections[connection.alias]  # it would still count as within it
         cache: Any = sys.modules.get("django.core.cache")
         if cache is not None:
             cache.close_caches()
@@ -39,11 +50,20 @@ def after_call() -> None:
         log.exception("Django's connections could not be looked after")
 
 
-def _close_old(database: Any) -> None:
-    """Close what is broken or too old; within a transaction Django would break that."""
+def _close_old(database: Any) -> Sequence[Any]:
+    """Close what is broken or too old; return those within a transaction, which that would break.
+
+    One that an error may have broken is closed too: not every database can be asked whether it is.
+    """
+    in_transaction: list[Any] = []
     for connection in database.connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
+        if connection.in_atomic_block:
+            in_transaction.append(connection)
+        elif connection.errors_occurred:
+            connection.close()
+        else:
             connection.close_if_unusable_or_obsolete()
+    return in_transaction
 
 
 async def with_own_connections(call: Awaitable[Any]) -> Any:

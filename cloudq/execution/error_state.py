@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cloudq.driver.ends import Died
 from cloudq.messages.values import TupleValue, dump_value, load_value
 from cloudq.tasks.came_back import came_back
 
@@ -46,7 +47,9 @@ def state_text(error: BaseException, members: Members | None = None) -> str | No
     """
     try:
         return _state_text(error, _state(error), members)
-    except Exception:  # methods of the user's own classes run in here
+    except Died:
+        raise
+    except BaseException:  # methods of the user's own classes run in here
         return None
 
 
@@ -78,7 +81,9 @@ def _size(name: object, value: Any) -> float:
     try:
         text = dump_value({name: with_tuples(value)})
         return len(text.encode()) if came_back({name: value}, load_value(text)) else float("inf")
-    except Exception:  # of the user's own objects
+    except Died:
+        raise
+    except BaseException:  # of the user's own objects
         return float("inf")
 
 
@@ -106,7 +111,9 @@ def _own_reduction(error: BaseException) -> tuple[Sequence[object], object] | No
         return None
     try:
         reduced: Any = error.__reduce__()
-    except Exception:  # of the user's own
+    except Died:
+        raise
+    except BaseException:  # of the user's own
         return None
     if not issubclass(type(reduced), tuple):
         return None

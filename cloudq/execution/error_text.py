@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 
+from cloudq.driver.ends import Died
 from cloudq.execution.error_state import made_of, state_text, with_tuples
 from cloudq.messages.values import dump_value
 from cloudq.results.record import Record
@@ -22,7 +23,7 @@ def with_error(record: Record, error: BaseException) -> Record:
         record,
         error_type=name_of(error),
         error=error_text(error),
-        error_args=_dumped(made_of(error)),
+        error_args=_dumped(error),
         error_state=state_text(error, _members(error)),
         traceback=utf8("".join(traceback.format_exception(error)))[-_LONGEST:],
     )
@@ -32,7 +33,7 @@ def name_of(error: BaseException) -> str:
     """Return the qualified name of the class of an exception."""
     kind = type(error)
     name = kind.__qualname__
-    return name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}"
+    return utf8(name if kind.__module__ == "builtins" else f"{kind.__module__}.{name}")
 
 
 def error_text(error: BaseException) -> str:
@@ -42,7 +43,12 @@ def error_text(error: BaseException) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Return the name and the text of an error, as long as a reason may be."""
-    return f"{type(error).__qualname__}: {_text(error)}"[:_LONGEST_REASON]
+    try:
+        return utf8(f"{type(error).__qualname__}: {_text(error)}"[:_LONGEST_REASON])
+    except Died:
+        raise
+    except BaseException:  # of the user's own metaclass
+        return "an exception that cannot be described"
 
 
 def utf8(text: str) -> str:
@@ -53,7 +59,9 @@ def utf8(text: str) -> str:
 def _text(error: BaseException) -> str:
     try:
         return utf8(str(error))
-    except Exception as broken:  # the user's own __str__
+    except Died:
+        raise
+    except BaseException as broken:  # the user's own __str__
         return f"<its __str__ raised {type(broken).__name__}>"
 
 
@@ -68,17 +76,19 @@ def _members(error: BaseException, depth: int = 0) -> list[dict[str, str | None]
         {
             "error_type": name_of(each),
             "error": error_text(each),
-            "error_args": _dumped(made_of(each)),
+            "error_args": _dumped(each),
             "error_state": state_text(each, _members(each, depth + 1)),
         }
         for each in inside
     ]
 
 
-def _dumped(args: Sequence[object]) -> str | None:
+def _dumped(error: BaseException) -> str | None:
     """Write exception arguments as JSON text; None if they are not plain and short enough."""
     try:
-        text = dump_value([with_tuples(arg) for arg in args])
-    except Exception:  # the arguments are the user's own objects, whose methods run here
+        text = dump_value([with_tuples(arg) for arg in made_of(error)])
+    except Died:
+        raise
+    except BaseException:  # the arguments are the user's own objects, whose methods run here
         return None
     return text if len(text) <= _LONGEST else None

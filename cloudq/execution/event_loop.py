@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Self
 
+from cloudq.driver.log import Log
+
 if TYPE_CHECKING:  # a process without coroutines does not load it
     import asyncio
 
-log = logging.getLogger("cloudq.execution")
+log = Log("cloudq.execution")
 
 # Seconds that the thread of a loop has to end.
 _LAST = 10.0

@@ -7,30 +7,32 @@ the test kit call these two.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from cloudq import signals
 from cloudq.canvas.joins import Joins
 from cloudq.canvas.workflows import Workflows
 from cloudq.driver import Delivery
+from cloudq.driver.ends import Died
+from cloudq.driver.log import Log
 from cloudq.errors import ServiceError, UnknownTask
 from cloudq.execution import idempotency, lifecycle
-from cloudq.execution.admission import Admission, Opened, bare
+from cloudq.execution.admission import Admission
 from cloudq.execution.call import FunctionCall, RunAsync, Surroundings, run_coroutine
+from cloudq.execution.equal_calls import EqualCalls
+from cloudq.execution.interrupt import Alarms
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.raised import settle_raised
 from cloudq.execution.settlement import NEVER, Settled, Settlement
+from cloudq.execution.unpacking import Opened
 from cloudq.execution.unstarted import unstarted
-from cloudq.execution.worker_death import Died
 from cloudq.messages.body import arguments as arguments_of
 from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.values import dump_value
 from cloudq.publishing.tracing import open_tracing
 from cloudq.results.backend import Backend
 from cloudq.results.outline import Outline, brief
@@ -44,10 +46,7 @@ from cloudq.tasks.limits.unique import begin, pause
 from cloudq.tasks.request import Call, Context, Middleware, current_request, onion
 from cloudq.tasks.task import Task
 
-log = logging.getLogger("cloudq.execution")
-
-# How long a call waits while an equal call runs, in seconds.
-_BUSY_AFTER = 5.0
+log = Log("cloudq.execution")
 
 _Enter = Callable[[Job, Task[..., Any], Sequence[Any], Mapping[str, Any]], Wait | None]
 
@@ -74,8 +73,6 @@ class Executor:
         is_eager: bool = False,
         places: Places | None = None,
     ) -> None:
-        if not TaskMessage.__pydantic_complete__:
-            TaskMessage.model_rebuild()  # now, and not while the first message waits
         self.runtime = runtime
         self.clock = runtime.clock
         self.tasks = tasks
@@ -88,6 +85,7 @@ class Executor:
         self.tracing = open_tracing(runtime.conf.tracing)
         interrupts = stop_at_hard_limit or is_eager
         calling = FunctionCall(tasks, run_async or run_coroutine, stop_at_hard_limit=interrupts)
+        self._calling = calling
         self._surroundings = Surroundings(None if is_eager else places or Places(1))
         self._call: Call = onion(middleware, calling) if middleware else calling
 
@@ -95,6 +93,15 @@ class Executor:
     def backend(self) -> Backend | None:
         """The result store; None without one, and for calls that run in the caller's thread."""
         return None if self._is_eager else self.runtime.backend
+
+    @cached_property
+    def _equal_calls(self) -> EqualCalls:
+        return EqualCalls(self.runtime, self._outcomes, self._gate)  # most tasks need none
+
+    @property
+    def alarms(self) -> Alarms:
+        """The alarms of this executor's calls, for others of the same invocation too."""
+        return self._calling.alarms
 
     @property
     def joins(self) -> Joins | None:
@@ -108,15 +115,17 @@ class Executor:
     def stopped(self, job: Job, error: BaseException) -> Settlement:
         """Settle a job whose process was stopped from outside. Never raises."""
         try:
-            lifecycle.failed(self.tasks[job.message.task], bare(job.message), error)
+            lifecycle.failed(self.tasks[job.message.task], lifecycle.bare(job.message), error)
             self._free(job)
             return self._outcomes.failed(job, error)
-        except Exception as broken:  # its job would never be settled
+        except Died:
+            raise
+        except BaseException as broken:  # its job would never be settled
             return self.spoiled(job, broken)
 
     def spoiled(self, job: Job, error: BaseException) -> Settlement:
         """Fail a job whose settlement cannot be made, or cannot be handed on. Never raises."""
-        log.error("the outcome of task %s cannot be made", job.message.id, exc_info=error)
+        lifecycle.unmade(job.message.id, error)
         return self._outcomes.spoiled(job, error)
 
     def continued(self, job: Job) -> Settlement:
@@ -128,7 +137,9 @@ class Executor:
         try:
             self._free(job)
             return self._admission.revoked(job, reason)
-        except Exception as error:
+        except Died:
+            raise
+        except BaseException as error:
             return self.spoiled(job, error)
 
     def change_time_limit(self, task: str, soft: float | None, hard: float | None) -> None:
@@ -170,7 +181,9 @@ class Executor:
         """
         try:
             return copy_context().run(self._surroundings.run, self._traced, job)
-        except Exception as error:  # else the job would keep its lease and its slot
+        except Died:
+            raise
+        except BaseException as error:  # else the job would keep its lease and its slot
             return self.spoiled(job, error)
 
     def _traced(self, job: Job) -> Settlement:
@@ -204,7 +217,11 @@ class Executor:
             wait = enter(job, task, args, kwargs) if enter is not None else None
             if wait is not None:
                 return self._outcomes.over_limit(job, wait)
-            claimed = self._claim(job, task, args, kwargs)
+            claim = None
+            if job.message.idempotency_key is not None or task.policy.idempotent:
+                claim = self._equal_calls.claim(
+                    self.backend, job, task, args, kwargs, self._name(job)
+                )
         except ServiceError as error:
             if error.code in NEVER:  # its key, say, is longer than the store allows
                 return self._unrun(job, task, error, started)
@@ -213,18 +230,32 @@ class Executor:
             raise
         except BaseException as error:  # also what the user's validators and key function raise
             return self._unrun(job, task, error, started)
-        if isinstance(claimed, Settlement):
-            return claimed
+        if isinstance(claim, Settlement):
+            return claim
+        if claim is None:
+            return self._begun(job, task, args, kwargs, started)
+        with claim:
+            settlement = self._begun(job, task, args, kwargs, started)
+        return self._equal_calls.settled(settlement, job.message, claim)
+
+    def _begun(
+        self,
+        job: Job,
+        task: Task[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        started: float,
+    ) -> Settlement:
+        """Call a task that its limits and its equal calls let run, and settle it."""
         unique = self.backend if job.message.unique_key is not None else None
         if unique is not None and (why := begin(unique, job.message)):
-            settlement = self._admission.revoked(job, why)
-            return self._with_claim(settlement, claimed) if claimed else settlement
+            return self._admission.revoked(job, why)
         self._tell_started(job, task, started)
         context = Context(
             request=lifecycle.request_of(
                 job,
                 (task.name, args, kwargs),
-                self._outcomes.limits(job.message),
+                self._outcomes.limits_of(job),
                 hostname=self._hostname,
                 is_eager=self._is_eager,
             ),
@@ -236,7 +267,7 @@ class Executor:
         settlement = _with_children(settlement, context.request.children)
         if unique is not None and settlement.unique_claim is None:
             pause(unique, job.message)
-        return self._with_claim(settlement, claimed) if claimed else settlement
+        return settlement
 
     def _unrun(
         self, job: Job, task: Task[..., Any], error: BaseException, started: float
@@ -244,7 +275,7 @@ class Executor:
         """Settle a call that failed before its function was called."""
         settlement = self._outcomes.failed(job, error, started)
         if lifecycle.is_watched(task):
-            request = bare(job.message)
+            request = lifecycle.bare(job.message)
             context = Context(request=request, args=request.args, kwargs=request.kwargs)
             lifecycle.after(task, context, settlement, error, self.clock() - started)
         return settlement
@@ -256,7 +287,9 @@ class Executor:
         try:
             try:
                 settlement, value = self._attempt(job, task, context, started)
-            except Exception as error:  # a retry with a countdown like "soon", say
+            except Died:
+                raise
+            except BaseException as error:  # a retry with a countdown like "soon", say
                 settlement, value = self._outcomes.failed(job, error, started), error
             if lifecycle.is_watched(task):
                 lifecycle.after(task, context, settlement, value, self.clock() - started)
@@ -279,24 +312,28 @@ class Executor:
         if asked:
             return settle_raised(self._outcomes, job, task, asked[0], started), asked[0]
         try:
-            return self._outcomes.succeeded(job, self._written(job, task, value), started), value
+            settlement = self._outcomes.succeeded(job, self._written(job, task, value), started)
+            if settlement.record is None:
+                settlement = idempotency.keep(settlement, job.message, task, value)
+            return settlement, value
         except Died:
             raise
         except BaseException as error:  # also what the value's own methods raise
             return self._outcomes.failed(job, error, started), error
 
     def _written(self, job: Job, task: Task[..., Any], value: object) -> str:
-        """Write a value as JSON text; one that is kept must come back as its type hint says."""
-        message = job.message
-        is_unread = self._outcomes.ignores_result(message) and not (message.chain or message.link)
-        return dump_value(value) if is_unread else task.arguments.written_result(value)
+        """Write a value as JSON text: it must come back as its type hint says, if it is kept."""
+        is_unread = self._outcomes.is_unread(job.message)
+        return "null" if is_unread else task.arguments.written_result(value)
 
     def _tell_started(self, job: Job, task: Task[..., Any], started: float) -> None:
         """Record that a call has started, where the task or the event log keeps that."""
+        is_tracked = self._outcomes.tracks(task) and not self._outcomes.ignores_result(job.message)
+        if not (is_tracked or self.runtime.keeps_events):
+            return  # and the store is not opened for it: that loads a cloud's SDK
         backend = self.backend
         if backend is None:
             return
-        is_tracked = self._outcomes.tracks(task) and not self._outcomes.ignores_result(job.message)
         history = backend.history
         is_kept = history is not None and history.keeps(State.STARTED)
         if not (is_tracked or is_kept):
@@ -324,7 +361,7 @@ class Executor:
             message=job.message,
             request=PermitRequest(owner=job.message.id, fence=job.fence, delivery=self._name(job)),
             again=job.fenced or job.delivery.attempts > 1,
-            hard=self._outcomes.limits(job.message)[1],
+            hard=self._outcomes.limits_of(job)[1],
         )
         return visit.enter(self.backend, throttle, caller, task.arguments, args, kwargs)
 
@@ -337,7 +374,9 @@ class Executor:
             args, kwargs = task.arguments.read(*arguments_of(job.message))
             throttle, arguments = task.policy.throttle, task.arguments
             self._gate.stopped(self.backend, throttle, job.message, arguments, args, kwargs)
-        except Exception as error:  # also what the user's key function raises
+        except Died:
+            raise
+        except BaseException as error:  # also what the user's key function raises
             log.warning(
                 "task %s may keep its concurrency key for its lease: %s", job.message.id, error
             )
@@ -345,36 +384,6 @@ class Executor:
     def _name(self, job: Job) -> str:
         """Return a name of one delivery; in a child the receipt is its number there."""
         return f"{self._hostname} {job.delivery.id} {job.delivery.receipt}"
-
-    # ---- equal calls
-
-    def _claim(
-        self, job: Job, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> idempotency.Claimed | Settlement | None:
-        if job.message.idempotency_key is None and not task.policy.idempotent:
-            return None
-        key = idempotency.key_of(job.message, task, args, kwargs)
-        if key is None or self.backend is None:
-            return None
-        hard = self._outcomes.limits(job.message)[1]
-        claimant = idempotency.Claimant(
-            owner=job.message.id,
-            fence=job.fence,
-            delivery=self._name(job),
-            call=job.message.call,
-        )
-        claim = idempotency.claim(self.backend, key, claimant, hard)
-        if isinstance(claim, idempotency.Busy):
-            return self._outcomes.later(
-                job, _BUSY_AFTER, f"an equal call, {claim.owner}, is running"
-            )
-        if isinstance(claim, idempotency.Done):
-            return self._outcomes.succeeded(job, claim.value, None)
-        return claim
-
-    def _with_claim(self, settlement: Settlement, claim: idempotency.Claimed) -> Settlement:
-        expires = self.clock() + self.runtime.conf.idempotency_expires
-        return idempotency.settled(settlement, claim, expires)
 
 
 def _with_children(settlement: Settlement, called: Sequence[Outline]) -> Settlement:

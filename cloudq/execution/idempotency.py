@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
-from cloudq.errors import BackendError, InvalidArguments
-from cloudq.execution.settlement import NEVER, Settlement
+from cloudq.driver.ends import Died
+from cloudq.errors import BackendError, EncodeError, InvalidArguments
+from cloudq.execution.error_text import reason_of
+from cloudq.execution.outcomes import Job, Outcomes
+from cloudq.execution.settlement import NEVER, Action, Settlement
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
 from cloudq.results.record import State
 from cloudq.tasks.limits.templates import text_of
 from cloudq.tasks.task import Task
-
-# The length of a running call's claim where the call has no time limit, in seconds.
-_IN_PROGRESS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +27,16 @@ class Claimed:
     """A claim that succeeded: run the task, then complete or drop the claim."""
 
     key: Key
+    fence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """An equal call that has succeeded, with its value as JSON text."""
+    """An equal call that has succeeded, with its value as JSON text, or why that was not kept."""
 
     owner: str
     value: str | None
+    unkept: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,19 +85,18 @@ class ClaimInDoubt(BackendError):
     """
 
 
-def claim(
-    backend: Backend, key: Key, claimant: Claimant, time_limit: float | None
-) -> Claimed | Done | Busy:
-    """Claim a key, in one request if the key is free.
+def claim(backend: Backend, key: Key, claimant: Claimant, lease: float) -> Claimed | Done | Busy:
+    """Claim a key for `lease` seconds, in one request if the key is free.
 
     The claim of a call that has ended without completing it, say since its process was stopped, is
     taken over; if it succeeded its value counts. One more read if another call has the claim.
 
     Raises `BackendError`, of which `ClaimInDoubt` alone leaves a claim behind.
     """
-    current = _write_claim(backend, key, claimant, time_limit, when=_ABSENT)
+    current = _write_claim(backend, key, claimant, lease, when=_ABSENT)
+    claimed = Claimed(key=key, fence=claimant.fence)
     if current is None:
-        return Claimed(key=key)
+        return claimed
     ended = None
     if not current.get("done") and not _is_of(current, claimant):
         found = backend.record(str(current.get("owner")))
@@ -105,16 +106,22 @@ def claim(
         return Done(owner=ended.id, value=ended.value)
     if ended is not None or _is_ours(current, claimant):
         unchanged = tuple(_still(name, current) for name in ("owner", "done", "fence", "delivery"))
-        current = _write_claim(backend, key, claimant, time_limit, when=unchanged)
+        current = _write_claim(backend, key, claimant, lease, when=unchanged)
         if current is None or _is_made(current, claimant):
-            return Claimed(key=key)
+            return claimed
     other = str(current.get("owner"))
     if not current.get("done"):
         return Busy(owner=other)
-    value = current.get("value")
-    return Done(owner=other, value=value if isinstance(value, str) else None)
+    return Done(owner=other, value=_text(current, "value"), unkept=_text(current, "unkept"))
 
 
+def _text(current: Mapping[str, Value], name: str) -> str | None:
+    found = current.get(name)
+    return found if isinstance(found, str) else None
+
+
+_FIELDS = frozenset({"owner", "fence", "delivery", "done", "value", "unkept", "call"})
+_VALUE = frozenset({"value", "unkept"})
 _ABSENT = (Check(field="owner", op=Op.ABSENT),)
 
 
@@ -122,7 +129,7 @@ def _write_claim(
     backend: Backend,
     key: Key,
     claimant: Claimant,
-    time_limit: float | None,
+    lease: float,
     *,
     when: tuple[Check, ...],
 ) -> Mapping[str, Value] | None:
@@ -137,8 +144,8 @@ def _write_claim(
         fields["call"] = claimant.call
     change = Change(
         set=fields,
-        remove=frozenset({"value", "call"} if claimant.call is None else {"value"}),
-        expires=backend.clock() + (time_limit or _IN_PROGRESS),
+        remove=_VALUE | {"call"} if claimant.call is None else _VALUE,
+        expires=backend.clock() + lease,
         when=when,
     )
     try:
@@ -155,14 +162,9 @@ def _write_claim(
 def _unclaim(backend: Backend, key: Key, claimant: Claimant, why: BackendError) -> None:
     """Free a claim that may have been made although the store refused it."""
     change = Change(
-        remove=frozenset({"owner", "fence", "delivery", "done"}),
+        remove=_FIELDS,
         keep_expires=True,
-        when=(
-            Check(field="owner", op=Op.EQ, value=claimant.owner),
-            Check(field="fence", op=Op.EQ, value=claimant.fence),
-            Check(field="delivery", op=Op.EQ, value=claimant.delivery),
-            Check(field="done", op=Op.EQ, value=False),
-        ),
+        when=_running(claimant),
     )
     try:
         backend.insist(key, change)
@@ -170,6 +172,29 @@ def _unclaim(backend: Backend, key: Key, claimant: Claimant, why: BackendError) 
         return
     except BackendError as error:
         raise ClaimInDoubt(f"{why}; and: {error}", code=error.code) from error
+
+
+def _running(claimant: Claimant) -> tuple[Check, ...]:
+    return (
+        Check(field="owner", op=Op.EQ, value=claimant.owner),
+        Check(field="fence", op=Op.EQ, value=claimant.fence),
+        Check(field="delivery", op=Op.EQ, value=claimant.delivery),
+        Check(field="done", op=Op.EQ, value=False),
+    )
+
+
+def renew(backend: Backend, key: Key, claimant: Claimant, lease: float) -> bool:
+    """Have a claim last for `lease` seconds from now; return False if it is not this call's.
+
+    Raises `BackendError`.
+    """
+    until = backend.clock() + lease
+    change = Change(set={"done": False}, expires=until, when=_running(claimant))
+    try:
+        backend.update(key, change)
+    except ConditionFailed:
+        return False
+    return True
 
 
 def _still(name: str, current: Mapping[str, Value]) -> Check:
@@ -198,16 +223,82 @@ def _is_made(current: Mapping[str, Value], claimant: Claimant) -> bool:
 
 
 def settled(settlement: Settlement, claim: Claimed, expires: float) -> Settlement:
-    """Complete the claim after a success, keep it for a retry, drop it after anything else."""
-    if settlement.state is State.RETRY or settlement.resend is not None:
+    """Complete the claim after a success, drop it after another end; a call that goes on keeps it.
+
+    A message that is released, or that a later delivery has, is still this call's.
+    """
+    goes_on = settlement.action in (Action.RELEASE, Action.NOTHING)
+    if goes_on or settlement.state is State.RETRY or settlement.resend is not None:
         return settlement
+    settlement = replace(settlement, claim_fence=claim.fence)
     if settlement.state is not State.SUCCESS:
         return replace(settlement, drop=claim.key)
     value = settlement.record.value if settlement.record else None
-    done = completed(claim.key, settlement.task_id, value, expires)
-    return replace(settlement, extra=done)
+    done = completed(claim.key, settlement.task_id, value, expires, fence=claim.fence)
+    if settlement.kept is not None:
+        done = replace(done, fields={**done.fields, **settlement.kept})
+    return replace(settlement, extra=done, kept=None)
 
 
-def completed(key: Key, owner: str, value: str | None, expires: float) -> Item:
+def keep(
+    settlement: Settlement, message: TaskMessage, task: Task[..., Any], value: object
+) -> Settlement:
+    """Keep the value of an idempotent call that records nothing, for equal calls that ask for it.
+
+    One that cannot be written is no failure of the call, which does not ask for it.
+    """
+    if message.idempotency_key is None and not task.policy.idempotent:
+        return settlement
+    try:
+        text = task.arguments.written_result(value)
+    except Died:
+        raise
+    except BaseException as error:  # also what the value's own methods raise
+        return replace(settlement, kept={"value": None, "unkept": reason_of(error)})
+    return replace(settlement, kept={"value": None if text == "null" else text})
+
+
+def without_value(done: Item, why: str) -> Item:
+    """Leave the value out of a completed claim, and say why."""
+    return replace(done, fields={**done.fields, "value": None, "unkept": why})
+
+
+def answered(outcomes: Outcomes, job: Job, done: Done) -> Settlement:
+    """Settle a call with the value of an equal one; fail it if it asks for what was not kept."""
+    if done.unkept is None or outcomes.is_unread(job.message):
+        return outcomes.succeeded(job, done.value, None)
+    why = (
+        f"the equal call {done.owner} has run, and ignored its result, which was not kept "
+        f"({done.unkept}): make both calls with ignore_result, or none"
+    )
+    return outcomes.failed(job, EncodeError(why))
+
+
+def end_claim(backend: Backend, key: Key, owner: str, fence: int) -> None:
+    """Make a claim free, unless another call or a later delivery has it. Raises `BackendError`."""
+    change = Change(
+        remove=_FIELDS,
+        keep_expires=True,
+        when=(
+            Check(field="owner", op=Op.EQ, value=owner),
+            Check(field="fence", op=Op.LE, value=fence),
+        ),
+    )
+    try:
+        backend.update(key, change)
+    except ConditionFailed:
+        return
+
+
+def completed(key: Key, owner: str, value: str | None, expires: float, *, fence: int = 0) -> Item:
     """Make the item that gives equal calls the value."""
-    return Item(key=key, fields={"owner": owner, "done": True, "value": value}, expires=expires)
+    fields = {"owner": owner, "fence": fence, "done": True, "value": value}
+    return Item(key=key, fields=fields, expires=expires)
+
+
+def kept(key: Key, owner: str, call: str | None, expires: float, *, fence: int) -> Item:
+    """Make the item of a claim whose call goes on elsewhere, until the end of it is recorded."""
+    fields: dict[str, Value] = {"owner": owner, "fence": fence, "delivery": "", "done": False}
+    if call is not None:
+        fields["call"] = call
+    return Item(key=key, fields=fields, expires=expires)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import heapq
 import itertools
-import logging
 import sys
 import threading
 import time
@@ -13,7 +12,9 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cloudq.driver.ends import pass_ends
 from cloudq.driver.forks import renew_after_fork
+from cloudq.driver.log import Log
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
 
 if TYPE_CHECKING:  # a process without coroutines does not load it
@@ -27,7 +28,7 @@ _LONGEST_WAIT = 86_400.0
 LIMITS = (SoftTimeLimitExceeded, TimeLimitExceeded)
 """Raised in tasks by their alarms."""
 
-log = logging.getLogger("cloudq.execution")
+log = Log("cloudq.execution")
 
 _set_async_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
@@ -82,16 +83,20 @@ class Alarms:
         self._thread = None
 
     def set(self, after: float, alarm: Alarm) -> None:
+        """Have an alarm ring after so many seconds, unless it is cancelled before."""
+        due = time.monotonic() + after
         with self._changed:
+            is_first = not self._due or due < self._due[0][0]
             if len(self._due) >= self._crowded:
                 self._due = [entry for entry in self._due if not entry[2].over]
                 heapq.heapify(self._due)
                 self._crowded = max(_CROWDED, 2 * len(self._due))
-            heapq.heappush(self._due, (time.monotonic() + after, next(self._numbers), alarm))
+            heapq.heappush(self._due, (due, next(self._numbers), alarm))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            if is_first:  # else the thread wakes in time, and need not be told
+                self._changed.notify()
 
     def _run(self) -> None:
         while True:
@@ -102,7 +107,8 @@ class Alarms:
                 alarm = heapq.heappop(self._due)[2]
             try:
                 alarm.ring()
-            except Exception:  # without this thread no limit would hold in this process
+            except BaseException as error:  # without this thread no limit would hold here
+                pass_ends(error)
                 log.exception("a task could not be interrupted")
 
 

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from cloudq.broker.broker import Refused
-from cloudq.driver import Delivery
-from cloudq.errors import BackendError, CloudQError, DecodeError
+from cloudq.driver import Code, Delivery, PlatformDeadLetters
+from cloudq.driver.log import Log
+from cloudq.errors import BackendError, BrokerError, CloudQError, DecodeError
+from cloudq.execution.bundles import Part, bury
 from cloudq.execution.consume import Consumer
 from cloudq.execution.deadline import Deadline, released
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
-from cloudq.execution.settlement import Action, Batch, Settled, Settlement, copy_of
+from cloudq.execution.settlement import (
+    DELIVERED,
+    Action,
+    Batch,
+    Settled,
+    Settlement,
+    come_back,
+    delivered_before,
+)
+from cloudq.messages.bundle import Bundle, Unread
 from cloudq.messages.codec import Codec
-from cloudq.messages.message import MOST, TaskMessage
+from cloudq.messages.message import TaskMessage
 
 KEPT = frozenset({Action.RELEASE, Action.NOTHING})
 """The actions that leave a message with its platform, unacked."""
 
-# The header of a copy with the number of deliveries of its original.
-_DELIVERED = "cloudq-delivered"
-# The start of a plain body, in which headers can be searched as text.
-_PLAIN = b'{"v":1,'
+# The starts of plain bodies, in which headers can be searched as text.
+_PLAIN = (b'{"v":1,', b'{"v":3,')
 # The shortest time between two looks for delayed messages, in seconds.
 _DELAYED_EVERY = 5.0
 # Delayed messages are sent only if this much time is left, in seconds.
@@ -48,7 +56,7 @@ class Invocation(Consumer):
         executor: Executor,
         *,
         deadline: Deadline,
-        log: logging.Logger,
+        log: Log,
         heard: Callable[[Settlement], None] | None = None,
     ) -> None:
         super().__init__(executor, log=log, heard=heard, tries=2)
@@ -82,12 +90,29 @@ class Invocation(Consumer):
         The platform may ack all others: dead letters are moved by then. Never raises
         `ServiceError`.
         """
-        kept = [pair for pair in self.consume(deliveries) if pair[1].action in KEPT]
+        done = self._wholes(self.consume(deliveries))
+        kept = [pair for pair in done if pair[1].action in KEPT]
         for delivery, settlement in kept:
             self.log.warning(
                 "message %s stays in %s: %s", delivery.id, delivery.queue, settlement.reason
             )
         return kept
+
+    def _wholes(self, pairs: Sequence[Settled]) -> list[Settled]:
+        """Put in place of the calls of a bundle what becomes of its message."""
+        done: list[Settled] = []
+        for pair in pairs:
+            part, settlement = pair
+            if not isinstance(part, Part):
+                done.append(pair)
+            elif part.parcel.settled(part, settlement):
+                whole = part.parcel.whole
+                try:
+                    done.append((whole, part.parcel.end(self.broker, self.executor.clock())))
+                except BrokerError as error:
+                    reason = f"the rest of its bundle cannot be sent on: {error}"
+                    done.append((whole, Settlement(action=Action.RELEASE, reason=reason)))
+        return done
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
         """Sort deliveries into jobs and outcomes; release all of them when the store is down."""
@@ -113,9 +138,23 @@ class Invocation(Consumer):
             delivery, settlement = pair
             refused: Sequence[Refused] = ()
             if settlement.action is Action.DEAD_LETTER:
-                refused = self.broker.bury([delivery], reason=settlement.reason)
+                if isinstance(delivery, Part):
+                    refused = self._bury(delivery, settlement.reason)
+                else:
+                    refused = self.broker.bury([delivery], reason=settlement.reason)
             ended.append(_back(pair, refused[0].reason) if refused else pair)
         return ended
+
+    def _bury(self, part: Part, reason: str) -> list[Refused]:
+        """Put a call of a bundle among the dead letters, or let it come alone, to end up there."""
+        call = part.call
+        if isinstance(call, Unread) or isinstance(self.broker.driver, PlatformDeadLetters):
+            return bury([part], reason, self.broker)
+        try:
+            self.broker.send([come_back(call, part.attempts, queue=part.queue)])
+        except BrokerError as error:
+            return [Refused(delivery=part, code=Code(error.code), reason=str(error))]
+        return []
 
     def commit(self, pairs: Sequence[Settled]) -> Batch:
         """Make outcomes durable, and log those that are."""
@@ -131,7 +170,7 @@ class Invocation(Consumer):
         """
         ours = [pair for pair in kept if pair[1].action is Action.RELEASE]
         codec, now = self.broker.codec, self.executor.clock()
-        copies = [_copy(delivery, settlement, codec, now) for delivery, settlement in ours]
+        copies = [copy for pair in ours for copy in _copies(*pair, codec, now)]
         if copies:
             self.broker.send(copies)
 
@@ -141,30 +180,54 @@ def _back(pair: Settled, reason: str) -> Settled:
     return delivery, replace(settlement, action=Action.RELEASE, after=0.0, reason=reason)
 
 
-def _copy(delivery: Delivery, settlement: Settlement, codec: Codec, now: float) -> TaskMessage:
+def _copies(
+    delivery: Delivery, settlement: Settlement, codec: Codec, now: float
+) -> list[TaskMessage]:
+    """Copy the call of a delivery, or the calls of a bundle."""
     try:
-        message = codec.decode(delivery.body, queue=delivery.queue, limit=codec.limit)
+        calls = _calls(delivery, codec)
     except DecodeError as error:
         raise NotSettled(f"{settlement.reason}; it cannot be copied: {error}") from error
-    headers = {**message.headers, _DELIVERED: str(delivery.attempts)}
-    due = now + settlement.after if settlement.after else message.not_before
-    return copy_of(message, queue=delivery.queue, headers=headers, not_before=due)
+    copies: list[TaskMessage] = []
+    for message in calls:
+        due = now + settlement.after if settlement.after else message.not_before
+        attempts = delivery.attempts
+        copies.append(come_back(message, attempts, queue=delivery.queue, not_before=due))
+    return copies
+
+
+def _calls(delivery: Delivery, codec: Codec) -> list[TaskMessage]:
+    """Read the calls of a delivery, all of them. Raises `DecodeError`."""
+    read = codec.read(delivery.body, queue=delivery.queue, limit=codec.limit)
+    if not isinstance(read, Bundle):
+        return [read]
+    calls: list[TaskMessage] = []
+    for call in read.calls:
+        if isinstance(call, Unread):
+            raise DecodeError(call.reason)
+        calls.append(call)
+    return calls
 
 
 def _counted(delivery: Delivery, codec: Codec) -> Delivery:
     """Add the deliveries of the message that a copy replaces to those of the copy."""
-    if delivery.body.startswith(_PLAIN) and _DELIVERED.encode() not in delivery.body:
+    if delivery.body.startswith(_PLAIN) and DELIVERED.encode() not in delivery.body:
         return delivery
     try:
-        message = codec.decode(delivery.body, queue=delivery.queue, limit=codec.limit)
-        before = int(message.headers.get(_DELIVERED, "0"))
-    except (DecodeError, ValueError):  # the executor reports what is wrong with it
+        calls = _calls(delivery, codec)
+    except DecodeError:  # the executor reports what is wrong with it
         return delivery
-    if _DELIVERED not in message.headers:
+    before = delivered_before(calls[0])
+    if DELIVERED not in calls[0].headers:
         return delivery  # unchanged, so that a dead letter keeps the original bytes
-    headers = {name: value for name, value in message.headers.items() if name != _DELIVERED}
+    plain = [
+        call.model_copy(
+            update={"headers": {k: v for k, v in call.headers.items() if k != DELIVERED}}
+        )
+        for call in calls
+    ]
     try:
-        body = codec.encode(message.model_copy(update={"headers": headers}))
+        body = codec.encode(plain[0]) if len(plain) == 1 else codec.encode_bundle(plain)
     except CloudQError:  # it stays as it is; the executor tells what is wrong with it
         body = delivery.body
-    return replace(delivery, body=body, attempts=delivery.attempts + min(max(0, before), MOST))
+    return replace(delivery, body=body, attempts=delivery.attempts + before)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cloudq import signals
-from cloudq.errors import Reject, Retry
-from cloudq.execution.worker_death import Died
+from cloudq.driver.ends import Died
+from cloudq.driver.log import Log
+from cloudq.errors import DecodeError, Reject, Retry
+from cloudq.execution.error_text import error_text
+from cloudq.messages.body import arguments
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import State
 from cloudq.tasks.hooks import ExceptionInfo
@@ -20,7 +22,7 @@ if TYPE_CHECKING:  # not loaded in programs that only publish
     from cloudq.execution.settlement import Settlement
     from cloudq.tasks.task import Task
 
-log = logging.getLogger("cloudq.execution")
+log = Log("cloudq.execution")
 
 
 def is_watched(task: Task[..., Any]) -> bool:
@@ -66,7 +68,8 @@ def after(
         if signals.task_success:
             _tell(signals.task_success, task, result=value, runtime=took)
     elif state == State.RETRY:
-        reason = value if isinstance(value, Retry) else Retry(str(value), cause=error)
+        text = error_text(value) if isinstance(value, BaseException) else str(value)
+        reason = value if isinstance(value, Retry) else Retry(text, cause=error)
         einfo = ExceptionInfo(error or reason)
         _hook(task.on_retry, reason.cause, request.id, args, kwargs, einfo)
         if signals.task_retry:
@@ -128,6 +131,16 @@ def unknown(message: TaskMessage, error: BaseException) -> None:
     _tell(signals.task_unknown, None, message=message, exc=error, name=message.task, id=message.id)
 
 
+def unmade(id: str, error: BaseException) -> None:
+    """Log that the outcome of a call cannot be made; a handler calls methods of the error."""
+    try:
+        log.error("the outcome of task %s cannot be made", id, exc_info=error)
+    except Died:
+        raise
+    except BaseException:
+        log.error("the outcome of task %s cannot be made, nor its error be shown", id)
+
+
 def _state(settlement: Settlement, value: object) -> str:
     if settlement.state is not None:
         return settlement.state
@@ -169,6 +182,15 @@ def plain(message: TaskMessage, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         shadow=message.shadow,
         call=message.call,
     )
+
+
+def bare(message: TaskMessage) -> Request:
+    """Make the request that signals carry for a call that does not run here."""
+    try:
+        args, kwargs = arguments(message)
+    except DecodeError:  # the call will fail with it when it runs
+        args, kwargs = message.args, message.kwargs
+    return plain(message, args, kwargs)
 
 
 def request_of(

@@ -10,14 +10,22 @@ from cloudq.amounts import count
 from cloudq.canvas.slots import MemberResult, Slot
 from cloudq.canvas.tails import calls_of
 from cloudq.canvas.workflows import Workflows
-from cloudq.driver import Delivery, Limits
+from cloudq.driver import Delivery
 from cloudq.driver.immutable import immutable
 from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
 from cloudq.execution.error_text import error_text, reason_of, utf8, with_error
-from cloudq.execution.settlement import Action, FailedSteps, Settlement, copy_of, unrecorded
+from cloudq.execution.settlement import (
+    EAGER,
+    Action,
+    FailedSteps,
+    Settlement,
+    copy_of,
+    delivered_before,
+    unrecorded,
+)
 from cloudq.messages.message import TaskMessage
 from cloudq.publishing.builder import too_deep
-from cloudq.results.record import TERMINAL, Record, State, fence
+from cloudq.results.record import IGNORED, TERMINAL, Record, State, as_ignored, fence
 from cloudq.runtime import Runtime
 from cloudq.tasks.call_options import LONGEST_WAIT, checked_countdown
 from cloudq.tasks.checkpoints import Progress
@@ -29,23 +37,17 @@ from cloudq.tasks.task import Task
 _REQUEUED_AFTER = 1.0
 
 
-# The queue of calls that run in their caller's thread: there is none.
-EAGER = Limits(
-    batch=1, body=0, batch_body=0, max_delay=float("inf"), max_lease=0.0, max_wait=0.0, billed=False
-)
-
-
 @immutable
 class Job:
     """A delivery to run.
 
-    `fenced` means that another process has run it, or may be running it. `progress` is set where
-    the time of the run is short.
+    `fenced`: another process may have run it. `limits` and `progress` are of a run in short time.
     """
 
     delivery: Delivery
     message: TaskMessage
     fenced: bool = False
+    limits: tuple[float | None, float | None] | None = None
     progress: Progress | None = None
 
     @property
@@ -57,7 +59,8 @@ class Job:
     def fence(self) -> int:
         message = self.message
         sent = message.retries + message.replaced + message.continued
-        return fence(sent, self.delivery.attempts)
+        before = delivered_before(message) if message.headers else 0
+        return fence(sent, self.delivery.attempts + before)
 
 
 class Outcomes:
@@ -147,14 +150,11 @@ class Outcomes:
 
     def ignored(self, job: Job) -> Settlement:
         """Settle a call whose task raised `Ignore`: without a record, and its chord fails."""
-        reason = "ignored by the task"
-        ended = replace(
-            self.record(job, State.FAILURE), error_type="cloudq.errors.Ignore", error=reason
-        )
+        ended = as_ignored(self.record(job, State.FAILURE))
         return unrecorded(
             job.message,
             Action.ACK,
-            reason=reason,
+            reason=IGNORED,
             member_result=member_result_of(job.message, ended),
             failed_steps=failed_steps_of(job.message, ended),
         )
@@ -324,12 +324,9 @@ class Outcomes:
         return unrecorded(message, Action.ACK, resend=copy, reason=reason)
 
     def stays_in_place(self, delivery: Delivery) -> bool:
-        """Say if a retry must be the same message, since a copy would lose its place in its group.
-
-        An ordered queue may also be unable to delay a copy, with or without a group.
-        """
+        """Say if a retry must be the same message, since a copy would lose its place."""
         limits = EAGER if self._is_eager else self._runtime.broker.limits(delivery.queue)
-        return limits.ordered and (delivery.group is not None or not limits.max_delay)
+        return limits.keeps_place(delivery.group)
 
     def retries(self, task: Task[..., Any]) -> int | None:
         """Return the number of retries that the task allows; None means no limit."""
@@ -360,21 +357,24 @@ class Outcomes:
             return False
         if message.ignore_result is not None:
             return message.ignore_result
-        try:
-            ignored = self._tasks[message.task].policy.ignore_result
-        except KeyError:  # only another app has the task
-            ignored = None
+        task = self._tasks.get(message.task)  # None: only another app has it
+        ignored = task.policy.ignore_result if task is not None else None
         return self._runtime.conf.task_ignore_result if ignored is None else ignored
+
+    def is_unread(self, message: TaskMessage) -> bool:
+        """Say if neither a record nor what follows has the value of a call."""
+        return self.ignores_result(message) and not (message.chain or message.link)
 
     def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:
         """Return the soft and the hard time limit of a call: its own, the task's, or the app's."""
         policy, conf = self._tasks[message.task].policy, self._runtime.conf
-        own = policy.soft_time_limit, policy.time_limit
-        if self.time_limits:
-            own = self.time_limits.get(message.task, own)
+        own = self.time_limits.get(message.task, (policy.soft_time_limit, policy.time_limit))
         soft = message.soft_time_limit or own[0] or conf.task_soft_time_limit
-        hard = message.time_limit or own[1] or conf.task_time_limit
-        return soft, hard
+        return soft, message.time_limit or own[1] or conf.task_time_limit
+
+    def limits_of(self, job: Job) -> tuple[float | None, float | None]:
+        """Return the soft and the hard time limit of a run."""
+        return job.limits or self.limits(job.message)
 
 
 def autoretried(task: Task[..., Any], error: BaseException) -> bool:

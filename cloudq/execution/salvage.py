@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 import orjson
-from pydantic import ValidationError
 
 from cloudq.errors import DecodeError
-from cloudq.messages.message import VERSION, TaskMessage
+from cloudq.messages.message import VERSION, TaskMessage, WrongField
 from cloudq.tasks.wire_parts import check_parts
 
 # The fields that identify a chord member. Any other field may be the broken one.
@@ -33,7 +32,7 @@ def salvage(body: bytes, *, queue: str) -> TaskMessage | None:
     known = {name: fields[name] for name in _NAMES if name in fields}
     try:
         message = TaskMessage(**known, queue=queue)
-    except ValidationError:
+    except WrongField:
         return None
     if not isinstance(fields.get("chain"), list):
         return message

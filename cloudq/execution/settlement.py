@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult
-from cloudq.driver import Code, Delivery, Item, Key
+from cloudq.driver import Code, Delivery, Item, Key, Limits, Value
 from cloudq.driver.immutable import immutable
 from cloudq.errors import CloudQError, InvalidArguments
 from cloudq.messages.message import MOST, TaskMessage
 from cloudq.results.record import Record, State
 from cloudq.tasks.limits.unique import unique_key
+
+# The queue of calls that run in their caller's thread: there is none.
+EAGER = Limits(
+    batch=1, body=0, batch_body=0, max_delay=float("inf"), max_lease=0.0, max_wait=0.0, billed=False
+)
 
 NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
 """The codes of requests that a service will never accept: they are no outage."""
@@ -51,9 +56,11 @@ class Settlement:
     """The outcome of one delivery.
 
     `state` is the new state of the task, None if it does not change. `record` is written whole,
-    or, when `fenced`, only if no later delivery and no end is recorded; `extra` is stored and
-    `drop` deleted along with it. `starts` is the workflow that follows, sent before the record is
-    written. After the record, `member_result` is reported to the task's chord, `unique_claim`, the
+    or, when `fenced`, only if no later delivery and no end is recorded; `extra` is stored along
+    with it, and `kept`, before that, has the fields of the value in it, if the record has none.
+    `starts` is the workflow that follows, sent before the record is written. After the
+    record, `drop`, the claim of an idempotent call, is ended, unless a later delivery than that of
+    `claim_fence` has it; `member_result` is reported to the task's chord, `unique_claim`, the
     claim of a unique call, is ended, and `failed_steps`, the steps of its chain that will never
     run, are recorded with the same end. `error` stays in this process. `name` is that of the
     task where `task` is another name for it in logs.
@@ -69,7 +76,9 @@ class Settlement:
     record: Record | None = None
     fenced: bool = False
     extra: Item | None = None
+    kept: Mapping[str, Value] | None = None
     drop: Key | None = None
+    claim_fence: int = 0
     starts: Plan | None = None
     member_result: MemberResult | None = None
     unique_claim: Key | None = None
@@ -122,7 +131,8 @@ class Batch:
         self.error = self.error or other.error
 
 
-_ENDS = frozenset({Action.ACK, Action.DEAD_LETTER})
+ENDS = frozenset({Action.ACK, Action.DEAD_LETTER})
+"""The actions after which a message is no longer in its queue."""
 
 
 def unrecorded(
@@ -136,7 +146,7 @@ def unrecorded(
     failed_steps: FailedSteps | None = None,
 ) -> Settlement:
     """Make a settlement without a record."""
-    ends = action in _ENDS and resend is None
+    ends = action in ENDS and resend is None
     return Settlement(
         action=action,
         task_id=message.id,
@@ -162,6 +172,27 @@ def copy_of(message: TaskMessage, **changes: Any) -> TaskMessage:
         if name in changes and changes[name] > MOST:
             raise InvalidArguments(f"{message.task}: {name} is above {MOST:,}")
     return message.model_copy(update={"dedup_key": None, **changes})
+
+
+_DIGITS = 10  # more than any number of deliveries has
+
+DELIVERED = "cloudq-delivered"
+"""The header of a copy with the number of deliveries of the message that it replaces."""
+
+
+def delivered_before(message: TaskMessage) -> int:
+    """Return how often the messages were delivered that a message is a copy of."""
+    text = message.headers.get(DELIVERED, "")
+    return int(text) if text.isdecimal() and len(text) < _DIGITS else 0
+
+
+def come_back(message: TaskMessage, attempts: int, **changes: Any) -> TaskMessage:
+    """Copy a message to send in place of one that was delivered so often, and has not ended.
+
+    What an earlier delivery has claimed is then known to be the same call's.
+    """
+    headers = {**message.headers, DELIVERED: str(delivered_before(message) + attempts)}
+    return copy_of(message, headers=headers, **changes)
 
 
 def happened(delivery: Delivery, settlement: Settlement, now: float) -> Record:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
 from cloudq.driver import Code
+from cloudq.driver.log import Log
 from cloudq.errors import CloudQError, Rejected, ServiceError
 from cloudq.execution.error_text import reason_of
+from cloudq.execution.idempotency import without_value
 from cloudq.execution.outcomes import failed_steps_of, member_result_of
 from cloudq.execution.settlement import NEVER, Action, Settled, Settlement
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, State, fence
 from cloudq.tasks.limits.unique import unique_key
 
-log = logging.getLogger("cloudq.execution")
+log = Log("cloudq.execution")
 
 _TYPE = "cloudq.errors.EncodeError"
 # What a driver raises, wrapped, for a value that cannot be written: no service is asked then.
@@ -38,6 +39,11 @@ def smaller(pair: Settled, code: Code, reason: str) -> Settled:
     record = settlement.record
     if code not in NEVER:
         return pair
+    done = settlement.extra
+    if record is None and done is not None and done.fields.get("value") is not None:
+        # Nobody reads the value of this call; an equal one that does is told why it has none.
+        why = f"it could not be stored: {reason}"
+        return delivery, replace(settlement, extra=without_value(done, why))
     if record is None or record.error_type == _TYPE:
         return spoiled(replace_record(pair, None), reason)
     small = _failure(record, f"the result could not be stored: {reason}")

@@ -1,16 +1,17 @@
-"""Puts off a call that the store has refused to start."""
+"""Settles calls that are not to start: one has ended before, or the store is down."""
 
 from __future__ import annotations
 
-import logging
-
+from cloudq.driver.log import Log
 from cloudq.errors import ServiceError
 from cloudq.execution.idempotency import ClaimInDoubt
-from cloudq.execution.outcomes import Job, Outcomes
+from cloudq.execution.outcomes import Job, Outcomes, failed_steps_of, member_result_of
 from cloudq.execution.settlement import Action, Settlement, unrecorded
+from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
+from cloudq.results.record import Record, State
 
-log = logging.getLogger("cloudq.execution")
+log = Log("cloudq.execution")
 
 # The pause of a call that something else than the store has refused, in seconds.
 _PAUSE = 5.0
@@ -30,3 +31,26 @@ def unstarted(
     if isinstance(error, ClaimInDoubt):
         return unrecorded(job.message, Action.RELEASE, after=after, reason=reason)
     return outcomes.later(job, after, reason)
+
+
+def own_word(record: Record | None, message: TaskMessage) -> Record | None:
+    """Return what a record says of this call, None if it is of another call of the same id.
+
+    A revocation is of the id: it concerns each call that has not ended.
+    """
+    if record is None or record.call == message.call:
+        return record
+    is_revoked = record.revoked and not record.terminal
+    return Record(id=record.id, state=State.PENDING, revoked=True) if is_revoked else None
+
+
+def already_done(message: TaskMessage, record: Record) -> Settlement:
+    """Settle a message whose task has ended, or been retried, with what its end may still lack."""
+    ended = record.terminal
+    return unrecorded(
+        message,
+        Action.ACK,
+        reason="already done",
+        member_result=member_result_of(message, record) if ended else None,
+        failed_steps=failed_steps_of(message, record) if ended else None,
+    )

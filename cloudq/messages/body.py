@@ -1,43 +1,83 @@
-"""Plain bodies: the JSON of a `TaskMessage`, and the Python values of its arguments."""
+"""Plain bodies: the fields and the JSON of a `TaskMessage`, and the values of its arguments."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
 
+from cloudq.driver.forks import imported
 from cloudq.errors import DecodeError
-from cloudq.messages.message import DEFAULTS, VERSION, TaskMessage
+from cloudq.messages.json_text import has_unusual
+from cloudq.messages.message import (
+    DEFAULTS,
+    END_OF_TIME,
+    VERSION,
+    TaskMessage,
+    WrongField,
+    from_object,
+)
 from cloudq.messages.serializers import PICKLE, unpickled
 from cloudq.messages.size import MOST_CONTAINERS, check_text, check_written
 from cloudq.messages.values import (
+    MAX_DEPTH,
     check_depth,
     from_wire,
-    has_unusual,
     is_object,
     json_bytes,
     plain_numbers,
 )
 
+_MOST_SETS = 500
+# Levels that pydantic's parser of JSON reads.
+_DEEPEST = 200
+
 _NO_VERSION = "foreign message: no cloudq version in it"
 
 _OPTIONAL = [item for item in DEFAULTS.items() if item[0] != "v"]
+# The optional fields of messages that were given the same ones.
+_GIVEN: dict[frozenset[str], list[tuple[str, Any]]] = {}
+
+
+def is_time(value: object) -> bool:
+    """Tell whether a message takes a value for a `Time` as it is."""
+    return type(value) is float and 0 <= value < END_OF_TIME
 
 
 def encode(message: TaskMessage) -> bytes:
     """Write a message as compact JSON, defaults left out. Raises `EncodeError`."""
     fields: dict[str, object] = {"v": message.v, "id": message.id, "task": message.task}
-    values, given = message.__dict__, message.model_fields_set
-    fields |= {
-        name: value
-        for name, default in _OPTIONAL
-        if name in given and (value := values[name]) != default
-    }
+    _add_given(fields, message)
     body = json_bytes(fields)
     if len(body) > MOST_CONTAINERS:
         check_written(body)
     return body
+
+
+def fields_to_send(message: TaskMessage) -> dict[str, object]:
+    """Return the fields of a message but its version and its id, defaults left out."""
+    fields: dict[str, object] = {"task": message.task}
+    _add_given(fields, message)
+    return fields
+
+
+def _add_given(fields: dict[str, object], message: TaskMessage) -> None:
+    values = message.__dict__
+    for name, default in _given(message):
+        value = values[name]
+        if value != default:
+            fields[name] = value
+
+
+def _given(message: TaskMessage) -> list[tuple[str, Any]]:
+    """Return the optional fields that a message was given, in their order, and their defaults."""
+    given = message.model_fields_set
+    found = _GIVEN.get(given)
+    if found is None:
+        found = [item for item in _OPTIONAL if item[0] in given]
+        if len(_GIVEN) < _MOST_SETS:
+            _GIVEN[given] = found
+    return found
 
 
 def decode(body: bytes, *, limit: int) -> TaskMessage:
@@ -49,21 +89,43 @@ def decode(body: bytes, *, limit: int) -> TaskMessage:
         raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
     if len(body) > MOST_CONTAINERS:
         check_text(body)
-    try:
-        message = TaskMessage.model_validate_json(body)
-    except ValidationError as error:
-        raise DecodeError(_reason(body, error)) from error
+    unusual, levels = has_unusual(body), _most_levels(body)
+    message = None if unusual or levels > _DEEPEST else _plain(body)
+    if message is None:
+        try:
+            message = _judged(body)
+        except WrongField as error:
+            raise DecodeError(_reason(body, error)) from error
     if "v" not in message.model_fields_set:
         raise DecodeError(_NO_VERSION)
     if message.v != VERSION:
-        raise DecodeError(_unknown_version(message.v))
-    for given in (message.args, message.kwargs):
-        if given:
-            check_depth(given)
-    return _writable(message) if has_unusual(body) else message
+        raise DecodeError(unknown_version(message.v))
+    if levels > MAX_DEPTH:
+        check_depth(message.args)
+        check_depth(message.kwargs)
+    return writable(message) if unusual else message
 
 
-def _writable(message: TaskMessage) -> TaskMessage:
+def _most_levels(body: bytes) -> int:
+    """Return how deep a text nests at most: pydantic's parser stops where another would not."""
+    return body.count(b"{") + body.count(b"[")
+
+
+def _plain(body: bytes) -> TaskMessage | None:
+    """Read a message that is plainly right; None for any other."""
+    try:
+        return from_object(orjson.loads(body))
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _judged(body: bytes) -> TaskMessage:
+    """Have pydantic read a message. Raises `WrongField`."""
+    message: TaskMessage = imported("cloudq.messages.model").read_json(body)
+    return message
+
+
+def writable(message: TaskMessage) -> TaskMessage:
     """Tag the numbers that JSON's writers would change or refuse. Raises `DecodeError`."""
     changed = {
         name: plain_numbers(value)
@@ -85,27 +147,36 @@ def arguments(message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
     return from_wire(message.args), {key: from_wire(item) for key, item in message.kwargs.items()}
 
 
-def _unknown_version(version: object) -> str:
+def version_of(body: bytes) -> object:
+    """Return the version that a plain body says; None for what is no JSON object."""
+    try:
+        plain: object = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return plain.get("v") if is_object(plain) else None
+
+
+def unknown_version(version: object) -> str:
+    """Say why a body of another version is not read."""
     shown = str(version)[:32] if isinstance(version, str | int | float) else "of no known form"
     return f"unknown version {shown}: this release reads version {VERSION}, upgrade the worker"
 
 
-def _reason(body: bytes, error: ValidationError) -> str:
+def _reason(body: bytes, error: WrongField) -> str:
     """Says why a body is no message of this version."""
     try:
         plain: object = orjson.loads(body)
     except orjson.JSONDecodeError:  # it is stricter about numbers
-        return _at_fault(error)
+        return at_fault(error)
     if not is_object(plain):
         return "foreign message: JSON, but not an object"
     if "v" not in plain:
         return _NO_VERSION
     if plain["v"] != VERSION:
-        return _unknown_version(plain["v"])
-    return _at_fault(error)
+        return unknown_version(plain["v"])
+    return at_fault(error)
 
 
-def _at_fault(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = [".".join(map(str, first["loc"]))] if first["loc"] else []
-    return ": ".join(["undecodable", *place, first["msg"]])
+def at_fault(error: WrongField) -> str:
+    """Say which field of a body is wrong."""
+    return f"undecodable: {error}"

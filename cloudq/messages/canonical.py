@@ -9,6 +9,7 @@ from typing import Any
 
 from cloudq.errors import DecodeError
 from cloudq.messages.values import from_wire, is_list, is_object, to_wire
+from cloudq.messages.zones import write_time
 
 
 def canonical(value: object) -> str:
@@ -61,8 +62,8 @@ def _tagged(content: Any, tag: str) -> str:
         shown = _decimal(value)
     elif isinstance(value, datetime):
         shown = _moment(value)
-    elif isinstance(value, time) and (offset := value.utcoffset()) is not None:
-        shown = f"UTC {_since_midnight(value) - offset}"
+    elif isinstance(value, time):
+        shown = _text(clock_text(value))
     else:
         shown = _text(content)
     return f"{tag[1:]}({shown})"
@@ -86,9 +87,13 @@ def _moment(value: datetime) -> str:
         return value.isoformat()
 
 
-def _since_midnight(value: time) -> timedelta:
+def clock_text(value: time) -> str:
+    """Write a time of day as a text that equal times share. Raises `EncodeError`."""
+    offset = value.utcoffset()
+    if offset is None:  # equal times may differ in their fold
+        return write_time(value.replace(fold=0))
     parts = {"hours": value.hour, "minutes": value.minute, "seconds": value.second}
-    return timedelta(**parts, microseconds=value.microsecond)
+    return f"UTC {timedelta(**parts, microseconds=value.microsecond) - offset}"
 
 
 def _tuple(items: Iterable[Any], tag: str) -> str:

@@ -11,25 +11,28 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import orjson
-from pydantic_core import from_json
 
 from cloudq.clock import Clock, real_time
+from cloudq.driver.ends import pass_ends
+from cloudq.driver.forks import imported
 from cloudq.errors import DecodeError, EncodeError
-from cloudq.messages.body import decode, encode
+from cloudq.messages.body import decode, encode, version_of
+from cloudq.messages.bundle import BUNDLE_VERSION, START, Bundle, Unread, read_bundle, write_bundle
 from cloudq.messages.compression import COMPRESSIONS, compress, expand
 from cloudq.messages.formats import MessageFormat, find_format, installed_formats
-from cloudq.messages.json_text import json_text
+from cloudq.messages.json_text import has_unusual, json_text
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.optional import library
 from cloudq.messages.serializers import PICKLE, SERIALIZERS, plain_json, written
 from cloudq.messages.signing import Keyring
 from cloudq.messages.size import check_text
-from cloudq.messages.values import check_depth, has_unusual, plain_numbers
+from cloudq.messages.values import check_depth, plain_numbers
 from cloudq.settings import Settings, format_names
+from cloudq.text import describe
 
 _SEALED = b'{"v":2,'
 _PLAIN = (None, None, None)
@@ -95,6 +98,16 @@ class Codec:
             return plain
         return self._sealed(message, serializer, plain)
 
+    def encode_bundle(self, messages: Sequence[TaskMessage]) -> bytes:
+        """Write the body of a message with calls of one bundle, in the form of the first.
+
+        Raises `EncodeError`.
+        """
+        plain = write_bundle(messages)
+        if messages[0].compression is None and self.keyring.signs is None:
+            return plain
+        return self._sealed(messages[0], "json", plain)
+
     def _sealed(self, message: TaskMessage, serializer: str, plain: bytes) -> bytes:
         data = written(serializer, plain)
         zipped = None
@@ -125,8 +138,24 @@ class Codec:
         """Read a body, found in `queue`, that is and opens to at most `limit` bytes.
 
         A signature is checked before anything else is read. Raises `DecodeError` with the reason
-        for which the message is dead-lettered.
+        for which the message is dead-lettered, also for a bundle.
         """
+        read = self.read(body, queue=queue, limit=limit)
+        if isinstance(read, Bundle):
+            raise DecodeError(f"a bundle of {len(read.calls)} calls, where one call is expected")
+        return read
+
+    def read(self, body: bytes, *, queue: str, limit: int) -> TaskMessage | Bundle:
+        """Read a body as `decode`, one with many calls too."""
+        try:
+            return self._decoded(body, queue, limit)
+        except Exception:
+            raise
+        except BaseException as error:  # the panic of a library in Rust
+            pass_ends(error)
+            raise DecodeError(f"undecodable: {describe(error)}") from error
+
+    def _decoded(self, body: bytes, queue: str, limit: int) -> TaskMessage | Bundle:
         if body.startswith(_SEALED):
             if len(body) > limit * 4 // 3 + 4096:
                 raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
@@ -138,7 +167,26 @@ class Codec:
                     return self._checked(message, signed=False)
         if self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
-        return self._checked(decode(body, limit=limit), signed=False)
+        return self._plain(body, limit, signed=False)
+
+    def _plain(self, body: bytes, limit: int, *, signed: bool) -> TaskMessage | Bundle:
+        if not body.startswith(START):
+            try:
+                return self._checked(decode(body, limit=limit), signed=signed)
+            except DecodeError:
+                if version_of(body) != BUNDLE_VERSION:  # another may write its keys in any order
+                    raise
+        bundle = read_bundle(body, limit=limit)
+        return replace(bundle, calls=[self._call(call, signed=signed) for call in bundle.calls])
+
+    def _call(self, call: TaskMessage | Unread, *, signed: bool) -> TaskMessage | Unread:
+        """Refuse a call of a bundle as `_checked`, and no other with it."""
+        if isinstance(call, Unread):
+            return call
+        try:
+            return self._checked(call, signed=signed)
+        except DecodeError as error:
+            return Unread(body=encode(call), reason=str(error))
 
     # ---- what is stored to be sent later
 
@@ -168,14 +216,18 @@ class Codec:
             if found is not None:  # cloudq's own is none
                 yield found
 
-    def _opened(self, body: bytes, queue: str, limit: int) -> TaskMessage:
+    def _opened(self, body: bytes, queue: str, limit: int) -> TaskMessage | Bundle:
         signed = self.keyring.verified(body)
         if not signed and self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
         check_text(body)
         try:
             # orjson makes floats of large whole numbers; the other parser is slower.
-            fields: dict[str, Any] = from_json(body) if has_unusual(body) else orjson.loads(body)
+            fields: dict[str, Any] = (
+                imported("pydantic_core").from_json(body)
+                if has_unusual(body)
+                else orjson.loads(body)
+            )
         except ValueError as error:
             raise DecodeError(f"undecodable: {error}") from error
         if signed:
@@ -185,10 +237,11 @@ class Codec:
         data = _data(fields, serializer)
         if "zip" in fields:
             data = expand(str(fields["zip"]), data, limit=limit)
-        message = decode(plain_json(serializer, data), limit=limit)
-        if (message.serializer or "json") != serializer:
-            raise DecodeError(f"undecodable: {serializer} around {message.serializer or 'json'}")
-        return self._checked(message, signed=signed)
+        read = self._plain(plain_json(serializer, data), limit, signed=signed)
+        own = "json" if isinstance(read, Bundle) else read.serializer or "json"
+        if own != serializer:
+            raise DecodeError(f"undecodable: {serializer} around {own}")
+        return read
 
     def _check_signed(self, fields: Mapping[str, Any], queue: str) -> None:
         app, place, until = fields.get("app"), fields.get("queue"), fields.get("until")

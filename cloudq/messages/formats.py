@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint
 
+from cloudq.driver.entry_points import EntryPoint
 from cloudq.driver.loader import installed
 from cloudq.errors import ConfigurationError
 from cloudq.messages.message import TaskMessage

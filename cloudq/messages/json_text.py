@@ -15,6 +15,10 @@ from cloudq.errors import EncodeError
 MAX_LEVELS = 250
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _MANY = (list, tuple)
+# What JSON has no word for, and what orjson writes as `null` or refuses.
+# It is looked for in the text with every digit as 0: a third of a regular expression's time.
+_SHAPES = bytes.maketrans(b"123456789EI", b"000000000eN")
+_LONG = b"0" * 19
 
 
 def is_list(value: object) -> TypeGuard[list[Any]]:
@@ -35,6 +39,13 @@ def json_text(
     `default` makes a string of what JSON does not have; `option` is orjson's.
     """
     check_levels(value)
+    return flat_json_text(value, default=default, option=option)
+
+
+def flat_json_text(
+    value: object, *, default: Callable[[Any], Any] | None = None, option: int = 0
+) -> bytes:
+    """Write as `json_text` does a value that is known not to nest deep."""
     try:
         return orjson.dumps(value, default, option)
     except (TypeError, ValueError) as error:
@@ -64,3 +75,22 @@ def _inside(value: Any) -> Iterable[object]:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
     return ()
+
+
+def has_unusual(body: bytes) -> bool:
+    """Tell whether a JSON text may hold numbers that JSON's writers cannot write again."""
+    shape = body.translate(_SHAPES, b"+")
+    # One in thirteen ids looks like it: 1324e954 is no number within a text.
+    return _is_odd(shape) and _is_odd(_outside_texts(shape))
+
+
+def _is_odd(shape: bytes) -> bool:
+    if shape.find(_LONG) >= 0 or shape.find(b"0e000") >= 0:  # `in` costs an exception each
+        return True
+    return shape.find(b"N") >= 0 and (b"NaN" in shape or b"Nnfinity" in shape)
+
+
+def _outside_texts(body: bytes) -> bytes:
+    """Return what of JSON is in no text; all of it where a text does not end."""
+    pieces = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+    return b" ".join(pieces[::2]) if len(pieces) % 2 else body

@@ -13,13 +13,13 @@ _DIGITS = 4300
 _LARGEST = 10**_DIGITS - 1
 # The exponents of IEEE 754's decimal128. To make a whole number of a larger one takes seconds.
 _EXPONENT = 6144
-_INTEGER = re.compile(r"[+-]?[0-9]{1,4300}")
+_INTEGER = r"[+-]?[0-9]{1,4300}"
 _FLOATS = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 
 def integer_of(text: Any) -> int:
     """Read a whole number. Raises `ValueError`."""
-    if not isinstance(text, str) or _INTEGER.fullmatch(text) is None:
+    if not isinstance(text, str) or re.fullmatch(_INTEGER, text) is None:
         raise ValueError(f"not a whole number of at most {_DIGITS} digits")
     return int(text)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from cloudq.driver.ends import pass_ends
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.json_text import json_text
 from cloudq.messages.optional import library
@@ -20,21 +21,22 @@ from cloudq.messages.values import (
     plain_numbers,
     to_wire,
 )
+from cloudq.text import describe
 
 PICKLE = "pickle"
 _PICKLED = "$pickle"
 # The message itself and the containers of its arguments are levels too.
 _DEEPEST = MAX_DEPTH + 8
 # What YAML takes for the end of a line, or for its beginning; PyYAML escapes it only with the rest.
-_YAML_BREAKS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]|\xef\xbb\xbf")
+_YAML_BREAKS = rb"\xc2\x85|\xe2\x80[\xa8\xa9]|\xef\xbb\xbf"
 # The reader takes some 10 microseconds for each; lists and objects count twice.
 _MOST_EVENTS = 100_000
 # Scalars of YAML 1.1 for which a reader makes numbers: of how many characters they are looked at,
 # which are whole numbers beyond 64 bits, how many of those there may be, and how long one is.
 _HUGE = 19
-_YAML_HUGE = re.compile(r"[-+]?(?:[0-9_]+|0x[0-9a-fA-F_]+|0b[01_]+)")
+_YAML_HUGE = r"[-+]?(?:[0-9_]+|0x[0-9a-fA-F_]+|0b[01_]+)"
 _MOST_HUGE = 500
-_YAML_BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
+_YAML_BASE_60 = r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?"
 _LONG = 100
 _YAML_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _AS_THEY_ARE = (str, int, float, bool, type(None))
@@ -70,7 +72,7 @@ def load_msgpack(data: bytes) -> Any:
 
 def _yaml_write(plain: bytes) -> bytes:
     yaml: Any = library("yaml", extra="yaml")
-    raw = _YAML_BREAKS.search(plain) is None
+    raw = re.search(_YAML_BREAKS, plain) is None
     data = yaml.safe_dump(orjson.loads(plain), allow_unicode=raw, sort_keys=False).encode()
     if len(data) > _MOST_EVENTS:
         try:
@@ -123,9 +125,9 @@ def _is_huge(event: Any) -> bool:
     is_number = event.tag in _YAML_NUMBERS
     if not (is_number or event.implicit[0]):
         return False
-    if len(event.value) > _LONG and (is_number or _YAML_BASE_60.fullmatch(event.value)):
+    if len(event.value) > _LONG and (is_number or re.fullmatch(_YAML_BASE_60, event.value)):
         raise DecodeError("malformed yaml: a number that is too long")
-    return _YAML_HUGE.fullmatch(event.value) is not None
+    return re.fullmatch(_YAML_HUGE, event.value) is not None
 
 
 def _json_of(load: Callable[[bytes], Any]) -> Callable[[bytes], bytes]:
@@ -166,6 +168,11 @@ def unpickled(value: Any, otherwise: Callable[[Any], Any]) -> Any:
         return pickle.loads(base64.b64decode(value[_PICKLED], validate=True))
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
         raise DecodeError(f"malformed pickle: {error}") from error
+    except Exception:
+        raise
+    except BaseException as error:  # of a class's own, or the panic of a library in Rust
+        pass_ends(error)
+        raise DecodeError(f"an argument cannot be unpickled: {describe(error)}") from error
 
 
 def _same(data: bytes) -> bytes:

@@ -11,7 +11,7 @@ from cloudq.errors import DecodeError
 
 KEY_ID = r"[A-Za-z0-9._-]{1,64}"
 SHORTEST_KEY = 32  # characters, as long as the hash of HMAC-SHA256
-_SIGNED = re.compile(rb'\{"v":2,"key":"(' + KEY_ID.encode() + rb')","sig":"([A-Za-z0-9_-]{43})",')
+_SIGNED = rb'\{"v":2,"key":"(' + KEY_ID.encode() + rb')","sig":"([A-Za-z0-9_-]{43})",'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Keyring:
 
         Reads nothing of the content. Raises `DecodeError` for a wrong signature.
         """
-        found = _SIGNED.match(body)
+        found = re.match(_SIGNED, body)
         if found is None:
             return False
         name, signature = found[1].decode(), found[2]

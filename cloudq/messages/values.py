@@ -9,26 +9,26 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, RootModel
 
+from cloudq.driver.forks import imported
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.json_text import is_list, is_object, json_text
-from cloudq.messages.models import fields_of
+from cloudq.messages.model_classes import is_model, is_root_model
 from cloudq.messages.numbers import decimal_of, decimal_text, float_of, integer_of, integer_text
 from cloudq.messages.size import spread, spread_pairs
 from cloudq.messages.zones import read_datetime, read_time, write_datetime, write_time
 
+if TYPE_CHECKING:
+    from pydantic import RootModel
+
 MAX_DEPTH = 100
 _INT64 = 2**63
 _SCALARS = frozenset({str, bool, type(None)})
-# What JSON has no word for, and what orjson writes as `null` or refuses.
-# It is looked for in the text with every digit as 0: a third of a regular expression's time.
-_SHAPES = bytes.maketrans(b"123456789EI", b"000000000eN")
-_LONG = b"0" * 19
 _READ_AS_THEY_ARE = frozenset({str, int, float, bool, type(None)})
 
 
@@ -109,7 +109,7 @@ def _hashable(value: Any, depth: int) -> Any:
         raise _too_deep()
     if isinstance(value, Enum):
         return _hashable(value.value, depth + 1)
-    if issubclass(type(value), RootModel):
+    if is_root_model(value):
         return _hashable(value.root, depth + 1)
     if issubclass(type(value), tuple):
         return {"$tuple": [_hashable(item, depth + 2) for item in value]}
@@ -172,10 +172,10 @@ def _other(value: object, depth: int) -> object:
     if isinstance(value, Enum):
         # A tuple stays one, since the members of the class are found by their values.
         return _hashable(value.value, depth + 1)
-    if isinstance(value, RootModel):
+    if is_root_model(value):
         return to_wire(cast("RootModel[object]", value).root, depth + 1)
-    if isinstance(value, BaseModel):
-        return to_wire(fields_of(value), depth)
+    if is_model(value):
+        return to_wire(_models().fields_of(value), depth)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_wire(_dataclass_fields(value), depth)
     for base, plain in _BASES:
@@ -185,6 +185,11 @@ def _other(value: object, depth: int) -> object:
         f"a {type(value).__module__}.{type(value).__qualname__} cannot be sent: "
         "pass plain values, dataclasses, pydantic models or an id to look it up by"
     )
+
+
+@cache
+def _models() -> Any:
+    return imported("cloudq.messages.models")
 
 
 def _dataclass_fields(value: Any) -> dict[str, object]:
@@ -356,23 +361,13 @@ def json_bytes(value: object) -> bytes:
     return body
 
 
-def has_unusual(body: bytes) -> bool:
-    """Tell whether a JSON text may hold numbers that JSON's writers cannot write again."""
-    shape = body.translate(_SHAPES, b"+")
-    if shape.find(_LONG) >= 0 or shape.find(b"0e000") >= 0:  # `in` costs an exception each
-        return True
-    return shape.find(b"N") >= 0 and (b"NaN" in body or b"Infinity" in body)
-
-
 def plain_numbers(value: Any) -> Any:
     """Tag the numbers of read JSON that cannot be written as JSON again, as `to_wire` does."""
     if is_list(value):
         return [plain_numbers(item) for item in value]
     if is_object(value):
         return {key: plain_numbers(item) for key, item in value.items()}
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return _WRITERS[type(value)](value, 0)
-    return value
+    return _WRITERS[type(value)](value, 0) if type(value) in (int, float) else value
 
 
 _NESTED = (dict, list)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, time, timezone, tzinfo
-from zoneinfo import ZoneInfo
+from functools import cache
+from typing import TYPE_CHECKING
 
+from cloudq.driver.forks import imported
 from cloudq.errors import EncodeError
+
+if TYPE_CHECKING:  # few messages have a zone
+    from zoneinfo import ZoneInfo
 
 # RFC 9557 leaves keys that start with _ to the program.
 _FOLD = "_fold=1"
@@ -17,8 +22,8 @@ def write_datetime(value: datetime) -> str:
     if (zone is None or type(zone) is timezone) and not value.fold:
         return datetime.isoformat(value)
     name = zone_name(zone)
-    if name is not None and not isinstance(zone, ZoneInfo):
-        value = value.astimezone(ZoneInfo(name))  # the library's own rules may differ
+    if name is not None and not isinstance(zone, _zone_info()):
+        value = value.astimezone(_zone_info()(name))  # the library's own rules may differ
     return datetime.isoformat(value) + _suffix(name, value.fold)
 
 
@@ -97,8 +102,14 @@ def _parts(text: str) -> tuple[str, ZoneInfo | None, int]:
     return clock, zone, fold
 
 
+@cache
+def _zone_info() -> type[ZoneInfo]:
+    found: type[ZoneInfo] = imported("zoneinfo").ZoneInfo
+    return found
+
+
 def _zone(name: str) -> ZoneInfo:
     try:
-        return ZoneInfo(name)
+        return _zone_info()(name)
     except (KeyError, ValueError, OSError) as error:  # OSError: a folder of zones
         raise ValueError(f"there is no time zone {name[:60]!r} here") from error

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cloudq.errors import ConfigurationError
-from cloudq.messages.message import LONGEST_LIMIT, Name, QueueName
+from cloudq.messages.message import LONGEST_LIMIT
+from cloudq.messages.model import Name, QueueName
 from cloudq.tasks.limits.rules import rate_of
 
 # No machine runs so many, and a slip of the keyboard must not start them.

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter
 
 from cloudq.driver import Code, Item, Key
 from cloudq.errors import BackendError, ConfigurationError, EncodeError
-from cloudq.messages.ids import new_id
-from cloudq.messages.json_text import json_text
+from cloudq.messages.json_text import is_object, json_text
+from cloudq.messages.message import new_id
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.results.backend import Backend
 from cloudq.results.looker import LOOK_EVERY
@@ -62,12 +61,27 @@ class Command:
     def of(cls, text: str) -> Command | None:
         """Parse a command from JSON; None if it is none, or a newer release wrote it otherwise."""
         try:
-            return _COMMAND.validate_json(text, strict=True)
-        except ValueError:
+            read: object = orjson.loads(text)
+        except orjson.JSONDecodeError:
             return None
+        given = (
+            {key: value for key, value in read.items() if key in _KINDS} if is_object(read) else {}
+        )
+        if not {"id", "name"} <= given.keys():
+            return None
+        if not all(type(value) in _KINDS[key] for key, value in given.items()):
+            return None
+        return cls(**given)
 
 
-_COMMAND = TypeAdapter(Command)
+_KINDS: Mapping[str, Sequence[type[Any]]] = {
+    "id": (str,),
+    "name": (str,),
+    "arguments": (dict,),
+    "sent": (float, int),
+    "expires": (float, int),
+    "reply": (bool,),
+}
 
 
 def send(heartbeats: Heartbeats, workers: Sequence[Heartbeat], command: Command) -> list[Heartbeat]:

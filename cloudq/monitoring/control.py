@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from cloudq.amounts import seconds
 from cloudq.broker.purge import purge_queues
+from cloudq.driver.forks import imported
 from cloudq.errors import ConfigurationError
 from cloudq.monitoring import commands
-from cloudq.monitoring.command_arguments import checked
 from cloudq.monitoring.command_registry import Args, CommandRegistry, Kind, Run
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.publishing.results import ResultFactory
@@ -118,7 +118,8 @@ class Control:
         if spec.run is not None or spec.kind == "inspect":
             spec.check(arguments)
         if spec.run is None:
-            arguments = checked(name, arguments)
+            check = imported("cloudq.monitoring.command_arguments").checked
+            arguments = dict(check(name, arguments))
         backend, heartbeats = self.backend, self.heartbeats
         workers = _chosen(heartbeats.alive(), destination)
         patience = timeout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,12 @@ PARTITION = "workers"
 
 # A worker counts as dead after this many missed beats and some seconds for its requests.
 _MISSED, _SLACK = 3, 5.0
-# Seconds that the item of a dead worker stays, for an operator to see.
+# Seconds that the item of a dead worker is shown to an operator, and that its counts are kept.
 _KEPT = 900.0
+_COUNTED = 86_400.0
 _PAGE = 100
 _LISTS = ("queues", "longest")
+_USAGE = "usage"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,31 +84,78 @@ class Heartbeats:
 
         The `first` beat removes the commands for an earlier worker of the same name.
         """
+        return self.exchange(heart, handled=handled, first=first)[0]
+
+    def exchange(
+        self,
+        heart: Heartbeat,
+        *,
+        handled: Iterable[str] = (),
+        first: bool = False,
+        usage: bytes = b"",
+    ) -> tuple[frozenset[str], bytes]:
+        """Store a heartbeat as `beat` does, with the counts of the worker's requests.
+
+        Returns waiting commands, and the counts that are stored now. The first beat leaves those
+        of an earlier worker of its name, which are returned then.
+        """
         done = frozenset(handled)
+        counted: dict[str, Value] = {} if first or not usage else {_USAGE: usage}
+        kept = _COUNTED if usage else _KEPT
         change = Change(
-            set=heart.to_fields(),
+            set=heart.to_fields() | counted,
             remove=frozenset({"commands"}) if first else frozenset(),
             discard={} if first or not done else {"commands": done},
-            expires=time.time() + max(_KEPT, _MISSED * heart.every + _SLACK),
+            expires=time.time() + max(kept, _MISSED * heart.every + _SLACK),
         )
         item = self._backend.update(_key(heart.hostname), change)
         waiting = item.fields.get("commands")
-        return waiting if isinstance(waiting, frozenset) else frozenset()
+        found = item.fields.get(_USAGE)
+        return (
+            waiting if isinstance(waiting, frozenset) else frozenset(),
+            found if isinstance(found, bytes) else b"",
+        )
 
-    def leave(self, hostname: str) -> None:
-        """Delete the item of a worker that has stopped."""
-        self._backend.delete([_key(hostname)])
+    def leave(self, hostname: str, usage: bytes = b"") -> None:
+        """Delete the item of a worker that has stopped, all but its counts, which stay for a day.
+
+        One request.
+        """
+        if not usage:
+            self._backend.delete([_key(hostname)])
+            return
+        change = Change(
+            set={_USAGE: usage},
+            remove=frozenset({*_NAMES, "commands"}),
+            expires=time.time() + _COUNTED,
+        )
+        self._backend.update(_key(hostname), change)
 
     def all(self) -> list[Heartbeat]:
         """Return all heartbeats by name, of dead workers too. One query for each hundred."""
-        found: list[Heartbeat] = []
+        beats = [item for item in self._items() if "seen" in item.fields]
+        counting = {item.key.sort for item in beats if _USAGE in item.fields}
+        now = time.time()
+        # Counts keep an item for longer than a dead worker is shown.
+        return [
+            heart
+            for heart in readable(beats, _heartbeat_of)
+            if heart.hostname not in counting or now - heart.seen <= _KEPT or heart.alive(now)
+        ]
+
+    def usages(self) -> list[bytes]:
+        """Return the counts of the workers of the last day, as each of them wrote them."""
+        found = (item.fields.get(_USAGE) for item in self._items())
+        return [usage for usage in found if isinstance(usage, bytes)]
+
+    def _items(self) -> Iterator[Item]:
         after: str | None = None
         while True:
             page = self._backend.query(PARTITION, after=after, limit=_PAGE)
-            found += readable((i for i in page.items if "seen" in i.fields), _heartbeat_of)
+            yield from page.items
             after = page.next
             if after is None:
-                return found
+                return
 
     def alive(self) -> list[Heartbeat]:
         """Return the heartbeats of the live workers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import smtplib
 import socket
 import ssl
@@ -16,11 +15,12 @@ from typing import Literal
 
 from cloudq.amounts import seconds
 from cloudq.driver.forks import renew_after_fork
+from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError, Ignore, Reject, Replaced
 from cloudq.tasks.request import Call, Context, Middleware
 from cloudq.text import block, masked, one_line, text_of
 
-log = logging.getLogger("cloudq.notifications")
+log = Log("cloudq.notifications")
 
 _LONGEST_SUBJECT = 100
 

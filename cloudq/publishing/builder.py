@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from cloudq.errors import InvalidArguments
-from cloudq.messages.body import arguments, decode, encode
-from cloudq.messages.ids import new_id
-from cloudq.messages.message import CELERY, TaskMessage
+from cloudq.messages.body import arguments, decode, encode, is_time
+from cloudq.messages.message import CELERY, TaskMessage, WrongField, from_given_fields
 from cloudq.messages.serializers import PICKLE, pickled
 from cloudq.messages.values import from_wire, to_wire
-from cloudq.publishing.routing import Router
+from cloudq.publishing.numbers import Numbers
+from cloudq.publishing.routing import Router, own_options
 from cloudq.publishing.tracing import in_span, open_tracing
 from cloudq.runtime import Runtime
 from cloudq.settings import Settings
@@ -27,11 +25,15 @@ from cloudq.tasks.call_options import (
 )
 from cloudq.tasks.limits.keys import Later
 from cloudq.tasks.limits.rules import key_text
+from cloudq.tasks.options import Policy
 from cloudq.tasks.priorities import queue_for
 from cloudq.tasks.request import Request, current_request
+from cloudq.tasks.signature import Signature
 from cloudq.tasks.task import Task
 
 _PLAIN = ("json", "cloudq")
+_NAMES = {str}
+_PLAIN_FIELDS = frozenset({"id", "task", "args", "kwargs", "queue", "sent_at"})
 
 
 class MessageBuilder:
@@ -41,6 +43,7 @@ class MessageBuilder:
         self._runtime = runtime
         self._tasks = tasks
         self._router = Router(None, ())
+        self._plain: dict[str, tuple[Policy, str]] = {}
 
     @property
     def router(self) -> Router:
@@ -51,19 +54,96 @@ class MessageBuilder:
         return self._router
 
     def of_call(
-        self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self,
+        task: Task[..., Any],
+        options: Options,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        numbers: Numbers | None = None,
     ) -> TaskMessage:
-        """Build the message of a registered task's call. Raises as `arguments.check`."""
+        """Build the message of a registered task's call, in a bundle as `numbers` say.
+
+        Raises as `arguments.check`.
+        """
+        plain = self._of_plain(task, args, kwargs, numbers) if options is NO_OPTIONS else None
+        if plain is not None:
+            return plain
         args, kwargs = self._checked(task, options, args, kwargs)
-        throttle = task.policy.throttle
-        if throttle is not None and throttle.unique and options.unique_key is None:
-            key = key_text(throttle.unique, task.arguments, args, kwargs)
+        if options.unique_key is None and (key := _unique_key(task, args, kwargs)) is not None:
             options = replace(options, unique_key=key)
         keys = task.policy.keys
         if keys is not None:
             own = {"group_key": options.group_key, "dedup_key": options.dedup_key}
             options = replace(options, **keys.missing(task.arguments, own, args, kwargs))
-        return self.of_name(task.name, options, args, kwargs)
+        message = self.of_name(task.name, options, args, kwargs)
+        return message if numbers is None else numbers.numbered(message, options)
+
+    def _of_plain(
+        self,
+        task: Task[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        numbers: Numbers | None,
+    ) -> TaskMessage | None:
+        """Build the message of a call of which nothing but its arguments is special.
+
+        Its fields are those of the first such call, but for arguments, id and time; those are
+        checked or made here, so that nothing is left to validate. None for other calls.
+        """
+        conf, policy, name = self._runtime.conf, task.policy, task.name
+        queue = policy.queue or conf.task_default_queue
+        if (
+            current_request.get() is not None
+            or conf.task_routes is not None
+            or conf.tracing
+            or conf.queue_produce
+            or conf.task_serializer not in _PLAIN
+            or conf.task_compression
+        ):
+            return None
+        known = self._plain.get(name)
+        if known is None or known[0] is not policy or known[1] != queue:
+            first = self._first_plain(task, queue, args, kwargs)
+            return first if first is None or numbers is None else numbers.numbered(first)
+        args, kwargs = task.arguments.sendable(args, kwargs)
+        now = round(self._runtime.clock(), 3)
+        if not is_time(now) or (kwargs and set(map(type, kwargs)) != _NAMES):
+            return None
+        id = None if numbers is None else numbers.id_of(name, (queue, None))
+        return from_given_fields(
+            {
+                "id": id or self._runtime.new_id(),
+                "task": name,
+                "args": [to_wire(arg) for arg in args],
+                "kwargs": {key: to_wire(value) for key, value in kwargs.items()} if kwargs else {},
+                "queue": queue,
+                "sent_at": now,
+            }
+        )
+
+    def _first_plain(
+        self, task: Task[..., Any], queue: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> TaskMessage | None:
+        """Build and validate the first message of plain calls; None for a task of other calls."""
+        policy, name = task.policy, task.name
+        special = (policy.throttle, policy.keys, policy.expires, policy.priority)
+        special = (*special, policy.compression, policy.serializer)
+        if any(part is not None for part in special) or self._tasks.get(name) is not task:
+            return None
+        args, kwargs = task.arguments.sendable(args, kwargs)
+        message = self.of_name(name, NO_OPTIONS, args, kwargs)
+        if message.model_fields_set == _PLAIN_FIELDS and message.queue == queue:
+            self._plain[name] = policy, queue
+        return message
+
+    def unique_key(self, call: Signature[Any]) -> str | None:
+        """Make the key of a call of a `unique` task; None for another's. Raises as `of_call`."""
+        task = self._tasks.get(call.task)
+        if task is None or task.policy.throttle is None:
+            return None
+        options: Any = call.options
+        checked = self._checked(task, Options.of(options), call.args, call.kwargs)
+        return _unique_key(task, *checked)
 
     def _checked(
         self, task: Task[..., Any], options: Options, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -148,7 +228,7 @@ class MessageBuilder:
         task = self._tasks.get(name)
         given: dict[str, Any] = {**options.given()}
         if task is not None:
-            given = {**_own_options(task), **given}
+            given = {**own_options(task), **given}
         return Options(**{**self.router.route(name, args, kwargs, given, task), **given})
 
     def queue_of(
@@ -221,7 +301,7 @@ class MessageBuilder:
             fields["expires"] = options.expiry(now, expires, self._runtime.zone)
         try:
             return TaskMessage(
-                id=options.task_id or new_id(),
+                id=options.task_id or self._runtime.new_id(),
                 task=name,
                 args=list(args),
                 kwargs=dict(kwargs),
@@ -229,10 +309,15 @@ class MessageBuilder:
                 sent_at=round(now, 3),
                 **fields,
             )
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise InvalidArguments(f"{name}: {place}: {first['msg']}") from error
+        except WrongField as error:
+            raise InvalidArguments(f"{name}: {error.place}: {error.why}") from error
+
+
+def _unique_key(task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    throttle = task.policy.throttle
+    if throttle is None or not throttle.unique:
+        return None
+    return key_text(throttle.unique, task.arguments, args, kwargs)
 
 
 def _refuse_unique(name: str, options: CallOptions) -> None:
@@ -284,17 +369,6 @@ def _form(
         "protocol": options.protocol or conf.queue_produce.get(queue),
     }
     return {key: value for key, value in form.items() if value and value not in _PLAIN}
-
-
-def _own_options(task: Task[..., Any]) -> dict[str, Any]:
-    """Return the options of a task itself that stand above those of a route."""
-    policy = task.policy
-    own = {
-        "queue": policy.queue,
-        "serializer": policy.serializer,
-        "compression": policy.compression,
-    }
-    return {name: value for name, value in own.items() if value is not None}
 
 
 def _group(

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from cloudq.broker.one_time import fires_at
 from cloudq.broker.retry import PublishPolicy
+from cloudq.driver.log import Log
 from cloudq.errors import BackendError, ConfigurationError, InvalidArguments
-from cloudq.messages.ids import new_id
-from cloudq.messages.message import TaskMessage
+from cloudq.messages.message import TaskMessage, new_id
+from cloudq.publishing.batch import OPEN, Batch, checked_bundle
 from cloudq.publishing.builder import MessageBuilder
+from cloudq.publishing.numbers import Numbers
 from cloudq.publishing.results import ResultFactory
 from cloudq.results.call_marks import Marks
+from cloudq.results.delayed_calls import note_named, note_scheduled
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
 from cloudq.tasks.call_arguments import call_arguments
-from cloudq.tasks.call_options import Options
+from cloudq.tasks.call_options import NO_OPTIONS, Options
 from cloudq.tasks.limits.rules import Throttle, need_store
-from cloudq.tasks.limits.unique import Sent, Uniques
+from cloudq.tasks.limits.unique import Send, Sent, Uniques
 from cloudq.tasks.request import current_request
 from cloudq.tasks.task import Prepared, Task
 
-log = logging.getLogger("cloudq.app")
+log = Log("cloudq.app")
 
 R = TypeVar("R")
 
@@ -40,7 +42,7 @@ class Publisher:
         results: ResultFactory,
     ) -> None:
         self._runtime = runtime
-        self._tasks = tasks
+        self.tasks = tasks
         self.builder = builder
         self.results = results
         self.marks = Marks(runtime.clock)
@@ -57,18 +59,24 @@ class Publisher:
             return task.app.start(task.linked(options, args, kwargs), (), {})
         if self._runtime.conf.task_always_eager:
             return self._at_once(task, options, args, kwargs)
-        message = self._marked(self.builder.of_call(task, options, args, kwargs), options)
+        message = self.builder.of_call(task, options, args, kwargs)
+        if options.task_id is not None:
+            message = self._marked(message, options)
+        batch = OPEN.get()
+        if batch is not None and batch.owner is self and message.unique_key is None:
+            return self._collected(batch, message, options, task)
         if message.unique_key is not None:
             [sent] = self._send_unique([message], [options])
             _keep_children([sent.id])
             return self.results.called(sent, task)
         if options.retry is None and options.retry_policy is None and message.not_before is None:
             if task.policy.throttle is not None:
-                self._refuse_unkept(message)
+                self._refuse_unkept(message.task)
             self._runtime.broker.send((message,))
         else:
             self._send_all([message], [options])
-        _keep_children([message.id])
+        if current_request.get() is not None:
+            _keep_children([message.id])
         return self.results.called(message, task)
 
     def copied(
@@ -107,17 +115,52 @@ class Publisher:
         promised.id, promised.call = sent.id, sent.call
         promised.ignored, promised.final = sent.ignored, sent.final
 
-    def send_many(self, calls: Iterable[Prepared[R]]) -> list[AsyncResult[R]]:
-        """Publish many calls in few requests. All are checked before the first is sent."""
-        prepared = list(calls)
-        for call in prepared:
+    def _collected(
+        self, batch: Batch, message: TaskMessage, options: Options, task: Task[..., R]
+    ) -> AsyncResult[R]:
+        """Leave a call to a batch."""
+        self._refuse_unkept(message.task)
+        message = batch.numbers.numbered(message, options)
+        result = self.results.called(message, task)
+        batch.take(message, options.publish_policy, result, named=options.task_id is not None)
+        _keep_children([message.id])
+        return result
+
+    def numbers(self, bundle: int | None = None) -> Numbers:
+        """Return what numbers the calls of one publish, in bundles of the open batch's size."""
+        batch = OPEN.get()
+        if bundle is None and batch is not None and batch.owner is self:
+            bundle = batch.numbers.size
+        return Numbers(self.tasks, bundle)
+
+    def batch(self, bundle: int | None) -> Batch:
+        """Return a batch that collects calls. Raises `ConfigurationError`."""
+        return Batch(self, self.post, Numbers(self.tasks, checked_bundle(bundle)))
+
+    def send_many(
+        self, calls: Iterable[Prepared[R]], bundle: int | None = None
+    ) -> list[AsyncResult[R]]:
+        """Publish many calls in few requests. All are checked before the first is sent.
+
+        With `bundle` up to so many of them go in one message. Raises `ConfigurationError` as well.
+        """
+        numbers = self.numbers(checked_bundle(bundle))
+        is_eager = self._runtime.conf.task_always_eager
+        ended: list[AsyncResult[R]] = []
+        prepared: list[Prepared[R]] = []
+        messages: list[TaskMessage] = []
+        for call in calls:  # written as they come, for their maker may go on with its list
             if not isinstance(call, Prepared):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidArguments(f"publish was given {call!r}: give task.prepare(...)")
-        if self._runtime.conf.task_always_eager:
-            return [self._at_once(c.task, c.options, c.args, c.kwargs) for c in prepared]
-        for call in prepared:
+            if is_eager:
+                ended.append(self._at_once(call.task, call.options, call.args, call.kwargs))
+                continue
             _refuse_callbacks(call)
-        messages = [self._marked(self.message_of(call), call.options) for call in prepared]
+            prepared.append(call)
+            message = self.message_of(call, numbers)
+            messages.append(self._marked(message, call.options))
+        if is_eager:
+            return ended
         options = [call.options for call in prepared]
         if any(message.unique_key is not None for message in messages):
             sent: Sequence[Sent | TaskMessage] = self._send_unique(messages, options)
@@ -156,9 +199,9 @@ class Publisher:
         is_ours = message.protocol is None
         return message.model_copy(update={"call": self.marks.new()}) if is_ours else message
 
-    def message_of(self, call: Prepared[Any]) -> TaskMessage:
+    def message_of(self, call: Prepared[Any], numbers: Numbers | None = None) -> TaskMessage:
         """Make the message of a call as it would be sent now. Raises as `task.delay`."""
-        return self.builder.of_call(call.task, call.options, call.args, call.kwargs)
+        return self.builder.of_call(call.task, call.options, call.args, call.kwargs, numbers)
 
     def result_of(self, task: Task[..., R], task_id: str) -> AsyncResult[R]:
         """Return the result of a call of this task."""
@@ -177,8 +220,8 @@ class Publisher:
         those only the ones that wait in the cloud's scheduler are noted, a write each.
         `policies` has, by message id, how often calls that say so are sent again.
         """
-        for message in messages:
-            self._refuse_unkept(message)
+        for name in {message.task for message in messages}:
+            self._refuse_unkept(name)
         runtime = self._runtime
         handles = runtime.broker.send(messages, policies, runtime.scheduler)
         if named:
@@ -197,10 +240,8 @@ class Publisher:
             if message.id in handles
         }
         try:
-            if named:
-                backend.note_named(places)
-            else:
-                backend.note_scheduled(places)
+            note = note_named if named else note_scheduled
+            note(backend, places)
         except BackendError as error:
             # They are sent: revoked ones will be dropped when they arrive, which is late.
             log.warning("delayed messages cannot be taken back before they are due: %s", error)
@@ -209,10 +250,15 @@ class Publisher:
         policies = {
             message.id: policy
             for message, each in zip(messages, options, strict=True)
-            if (policy := each.publish_policy) is not None
+            if each is not NO_OPTIONS and (policy := each.publish_policy) is not None
         }
         named = any(each.task_id is not None for each in options)
         self.post(messages, policies, named=named)
+
+    def send_if_new(self, message: TaskMessage, send: Send) -> Sent:
+        """Call `send` for a unique message, unless an equal call is queued or runs."""
+        [sent] = Uniques(self._runtime.backend, self._unique_for).send([message], send)
+        return sent
 
     def _send_unique(
         self, messages: Sequence[TaskMessage], options: Sequence[Options]
@@ -237,16 +283,16 @@ class Publisher:
             result.get()
         return result
 
-    def _refuse_unkept(self, message: TaskMessage) -> None:
+    def _refuse_unkept(self, name: str) -> None:
         """Raise `ConfigurationError` for limits that only a result store can keep."""
-        task = self._tasks.get(message.task)
+        task = self.tasks.get(name)
         if task is None or task.policy.throttle is None:
             return
         if self._runtime.conf.backend_url is None:
-            need_store(message.task, task.policy.throttle)
+            need_store(name, task.policy.throttle)
 
     def _unique_for(self, message: TaskMessage) -> float:
-        task = self._tasks.get(message.task)
+        task = self.tasks.get(message.task)
         return ((task and task.policy.throttle) or Throttle()).unique_for
 
 

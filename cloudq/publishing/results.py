@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloudq.broker.one_time import fires_at
+from cloudq.driver.log import Log
 from cloudq.errors import BackendError, ConfigurationError, ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import DelayedMessage, Record, State
@@ -19,7 +19,7 @@ from cloudq.tasks.task import Task
 if TYPE_CHECKING:  # loaded at its first use
     from cloudq.results.groups import GroupResult
 
-log = logging.getLogger("cloudq.app")
+log = Log("cloudq.app")
 
 R = TypeVar("R")
 

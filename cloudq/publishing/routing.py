@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any, TypeGuard
 
 from cloudq.errors import ConfigurationError
+from cloudq.tasks.task import Task
 
 Route = Mapping[str, Any]
 """Options of a call: its queue, and more if need be."""
@@ -176,3 +177,14 @@ def _imported(path: str) -> Callable[..., Any]:
     if not callable(found):
         raise ConfigurationError(f"task_routes: {path} is not a function")
     return found
+
+
+def own_options(task: Task[..., Any]) -> dict[str, Any]:
+    """Return the options of a task itself that stand above those of a route."""
+    policy = task.policy
+    own = {
+        "queue": policy.queue,
+        "serializer": policy.serializer,
+        "compression": policy.compression,
+    }
+    return {name: value for name, value in own.items() if value is not None}

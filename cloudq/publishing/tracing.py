@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from cloudq.driver.log import Log
 from cloudq.errors import install_hint
 from cloudq.messages.message import TaskMessage
 
 if TYPE_CHECKING:  # loaded only where `tracing` is set
     from cloudq.publishing.opentelemetry import Spans
 
-log = logging.getLogger("cloudq.tracing")
+log = Log("cloudq.tracing")
 
 
 @cache

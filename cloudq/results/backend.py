@@ -2,45 +2,44 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 
 from cloudq.clock import Clock, real_time
 from cloudq.driver import (
     BackendDriver,
     Change,
-    Check,
     Code,
     ConditionFailed,
     Failure,
     Item,
     Key,
-    Op,
+    ManyUpdates,
     Page,
     Watch,
     Watcher,
 )
 from cloudq.driver.advice import explain
 from cloudq.driver.forks import Driven, renew_after_fork
+from cloudq.driver.log import Log
 from cloudq.errors import BackendError, CloudQError
-from cloudq.results.call_marks import is_older
-from cloudq.results.events import History
-from cloudq.results.looker import Looker, polling
-from cloudq.results.record import (
-    RECORD_FIELDS,
-    TERMINAL,
-    DelayedMessage,
-    Record,
-    State,
-    from_item,
-    key,
-    to_fields,
-    to_item,
+from cloudq.messages.ids import (
+    IS_PLACED,
+    Place,
+    SeriesIds,
+    place_in_series,
+    place_of,
 )
+from cloudq.messages.message import new_id
+from cloudq.results.bundles import BundleStore
+from cloudq.results.call_marks import is_older
+from cloudq.results.changes import advance, replacement, revocation
+from cloudq.results.events import History
+from cloudq.results.looker import LOOK_EVERY, Looker
+from cloudq.results.pauses import Pauses, Poller, UsualTimes
+from cloudq.results.record import Record, State, from_item, key, to_item
+from cloudq.results.series import SeriesStore
 
-log = logging.getLogger("cloudq.backend")
+log = Log("cloudq.backend")
 
 _NO_TABLE = (
     'there is no such table: "cloudq queues create --store" makes it, '
@@ -48,14 +47,14 @@ _NO_TABLE = (
 )
 
 _OUTAGES = frozenset({Code.THROTTLED, Code.UNREACHABLE})
-# What belongs to one state and not to the next, say how far a try had come.
-_OF_A_STATE = frozenset({"custom", "meta"})
-# A revocation is kept for longer than any message waits without being looked at.
-_REVOKED = 31 * 86_400.0
+LONGEST_MARK = 31 * 86_400.0
+"""Seconds for which a revocation is kept: no message waits for longer without being looked at."""
 # How often a record that changes meanwhile is looked at again before it is replaced.
 _RACES = 10
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 _TRIES = 3
+# The first pause between looks for what comes with a heartbeat, say the reply to a command.
+_SOON = 0.05
 _NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
 
 
@@ -82,13 +81,20 @@ class Backend(Driven[BackendDriver]):
         self.url = url
         self.expires = expires
         self._failing_since: float | None = None
-        self.looker = Looker(self.records, self._wakened)
+        self.usual = UsualTimes()
+        self.bundles = BundleStore(self)
+        self.series = SeriesStore(self)
+        self._ids = SeriesIds()
+        self.new_id = self._ids.next if driver.limits.bills_kilobytes else new_id
+        """Makes the id of a call whose end will be recorded here."""
+        self._known_watch: tuple[BackendDriver | None, Callable[[], Watcher] | None] = None, None
+        self.looker = Looker(self._looked_at, self._wakened)
         renew_after_fork(self, Backend._in_child)
 
     def _in_child(self) -> None:
         """Open a driver anew, and forget the thread that looks for coroutines."""
         self._drop()
-        self.looker = Looker(self.records, self._wakened)
+        self.looker = Looker(self._looked_at, self._wakened)
 
     @property
     def pause(self) -> float:
@@ -102,22 +108,59 @@ class Backend(Driven[BackendDriver]):
 
     # ---- records
 
-    def records(self, ids: Sequence[str], *, consistent: bool = True) -> dict[str, Record]:
-        """Return the stored records of these tasks, read in batches."""
+    def records(
+        self, ids: Sequence[str], *, consistent: bool = True, own: bool = False
+    ) -> dict[str, Record]:
+        """Return the stored records of these tasks, read in batches.
+
+        Of a call in a bundle or series, the end; with `own`, also what it has recorded while it
+        runs, and of a call whose id another had before it.
+        """
+        self._ids.until = 0.0
+        placed = [id for id in ids if id[IS_PLACED] == "8"]
+        if not placed:
+            return self._records_apart(ids, consistent=consistent)
+        bundled = {id: place for id in placed if (place := place_of(id))}
+        series = {id: place for id in placed if (place := place_in_series(id))}
+        if not bundled:
+            return self.series.records(ids, series, consistent=consistent, own=own)
+        others = [id for id in ids if id not in series]
+        found = self.bundles.records(others, bundled, consistent=consistent, own=own)
+        if series:
+            found |= self.series.records([*series], series, consistent=consistent, own=own)
+        return found
+
+    def _records_apart(self, ids: Sequence[str], *, consistent: bool) -> dict[str, Record]:
         found = self.get([key(task_id) for task_id in ids], consistent=consistent)
         return {
             item_key.partition.removeprefix("task#"): from_item(item)
             for item_key, item in found.items()
         }
 
+    def _looked_at(self, ids: Sequence[str], own: bool) -> dict[str, Record]:
+        """Read records for those who look again: what was just written may come with the next."""
+        return self.records(ids, consistent=False, own=own)
+
     def record(self, task_id: str) -> Record | None:
-        return self.records([task_id]).get(task_id)
+        return self.records([task_id], own=True).get(task_id)
 
     def store(self, records: Sequence[Record]) -> dict[str, Failure]:
         """Write records whole, in batches, over whatever was there; the refused ones by task id.
 
         For deliveries whose lease is known to hold: nobody else can be writing.
         """
+        loose = [record for record in records if not self._ends_in_bundle(record)]
+        return self.store_apart(loose)
+
+    def _ends_in_bundle(self, record: Record) -> bool:
+        """Record the end of a call in a bundle there; return False for any other record."""
+        if not record.terminal or (place := place_of(record.id)) is None:
+            return False
+        self.bundles.end(place, record)
+        return True
+
+    def store_apart(self, records: Sequence[Record]) -> dict[str, Failure]:
+        """Do as `store`, with an item for each."""
         expires = self.clock() + self.expires
         items = [to_item(record, expires) for record in records]
         return {records[i].id: failure for i, failure in self.put(items).items()}
@@ -129,24 +172,19 @@ class Backend(Driven[BackendDriver]):
         replaced, whatever its state. Returns None when it was written, else the record that
         stands in the way.
         """
-        fields = to_fields(record)
-        own = [] if record.call is None else [_no_later_call(record.call)]
-        change = Change(
-            set=fields,
-            # What an earlier state has left, say a retry's error, is not part of the end.
-            remove=(RECORD_FIELDS if record.terminal else _OF_A_STATE) - fields.keys(),
-            expires=self.clock() + self.expires,
-            when=(
-                *own,
-                Check(field="fence", op=Op.LE, value=record.fence, or_absent=True),
-                *(
-                    Check(field="state", op=Op.NE, value=str(state), or_absent=True)
-                    for state in sorted(TERMINAL)
-                ),
-            ),
-        )
+        place = place_of(record.id) if record.terminal else None
+        if place is None:
+            # One in a series has no mark, so it is not in the way of a later call of its id.
+            is_end = record.terminal and record.call is None
+            ended = self.series.end_of(record.id) if is_end else None
+            return ended or self.advance_apart(record)
+        claim = Record(id=record.id, state=State.STARTED, fence=record.fence, task=record.task)
+        return self.advance_apart(claim) or self.bundles.end(place, record)
+
+    def advance_apart(self, record: Record) -> Record | None:
+        """Do as `advance`, with an item for the record."""
         try:
-            self.update(key(record.id), change)
+            self.update(key(record.id), advance(record, self.clock() + self.expires))
         except ConditionFailed as error:
             # A store that does not say what is there is not proof that the record was written.
             standing = error.current or Item(key=key(record.id), fields={})
@@ -155,17 +193,11 @@ class Backend(Driven[BackendDriver]):
 
     def _replace_older(self, record: Record, standing: Item) -> Record | None:
         """Write a record over one of an earlier call, as long as that is what stands there."""
-        fields = to_fields(record)
         for _ in range(_RACES):
             if not standing.fields or not is_older(from_item(standing), record.call):
                 break
-            change = Change(
-                set=fields,
-                remove=RECORD_FIELDS - fields.keys(),
-                expires=self.clock() + self.expires,
-                when=tuple(_unchanged(standing, name) for name in ("state", "fence", "call")),
-            )
             try:
+                change = replacement(record, standing, self.clock() + self.expires)
                 self.update(key(record.id), change)
                 return None
             except ConditionFailed as error:
@@ -177,19 +209,63 @@ class Backend(Driven[BackendDriver]):
 
         The mark is kept for a month, or for a month after it is `due` (epoch seconds).
         """
-        change = Change(
-            set={"revoked": True},
-            # It may wait for its time much longer than results are kept; its end replaces this.
-            expires=max(self.clock(), due) + max(self.expires, _REVOKED),
-            when=tuple(
-                Check(field="state", op=Op.NE, value=str(state), or_absent=True)
-                for state in sorted(TERMINAL)
-            ),
-        )
+        if (place := place_of(task_id)) is not None:
+            return self._revoke_bundled(task_id, place)
+        known = self.record(task_id) if place_in_series(task_id) is not None else None
+        return None if known is not None and known.terminal else self._revoke(task_id, due)
+
+    def _revoke_bundled(self, task_id: str, place: Place) -> Record | None:
+        """Mark a call in its bundle, and where its end lies apart, there."""
+        keep = max(self.expires, LONGEST_MARK)
+        standing = self.bundles.revoke(place.bundle, place.number, keep=keep)
+        known = standing.record(place.number)
+        if known is not None and known.terminal:
+            return None
+        return self._revoke(task_id, 0.0) if standing.is_apart(place.number) else known
+
+    def _revoke(self, task_id: str, due: float) -> Record | None:
         try:
-            return from_item(self.update(key(task_id), change))
+            return from_item(self.update(key(task_id), self._revocation(due)))
         except ConditionFailed:
             return None
+
+    def revoke_together(self, task_ids: Sequence[str]) -> dict[str, Record]:
+        """Mark tasks as `revoke` does, at the price of one where the store can; those it marked.
+
+        Where it cannot, none: they are to be revoked one by one.
+        """
+        marked: dict[str, Record] = {}
+        if any(id[IS_PLACED] == "8" and (place_of(id) or place_in_series(id)) for id in task_ids):
+            return marked
+        driver, change = self.driver, self._revocation(0.0)
+        if isinstance(driver, ManyUpdates):
+            for start in range(0, len(task_ids), driver.limits.put):
+                batch = task_ids[start : start + driver.limits.put]
+                with self.trying("write", batch[0]):
+                    items = driver.update_all([(key(id), change) for id in batch])
+                marked |= {
+                    id: from_item(item) for id, item in zip(batch, items, strict=True) if item
+                }
+        return marked
+
+    def _revocation(self, due: float) -> Change:
+        # It may wait for its time much longer than results are kept; its end replaces this.
+        return revocation(max(self.clock(), due) + max(self.expires, LONGEST_MARK))
+
+    def reopen(self, record: Record) -> None:
+        """Replace the end of a task that is to run again by this record, of no end."""
+        if (place := place_of(record.id)) is not None:
+            self.bundles.forget(place.bundle, place.number)
+        self.store([record])
+
+    def forget(self, task_id: str) -> None:
+        """Delete the record of a task."""
+        if (place := place_of(task_id)) is not None:
+            self.bundles.forget(place.bundle, place.number)
+        elif (place := place_in_series(task_id)) is not None:
+            self.series.forget(task_id, place)
+            return
+        self.delete([key(task_id)])
 
     def note(self, record: Record, body: bytes = b"") -> None:
         """Record an event, if events of its state are recorded; a failure is only logged."""
@@ -204,46 +280,6 @@ class Backend(Driven[BackendDriver]):
         if failures:
             reason = next(iter(failures.values())).reason
             log.warning("an event of task %s is not recorded: %s", record.id, reason)
-
-    def note_scheduled(self, places: Mapping[str, tuple[str, str, str, float]]) -> None:
-        """Remember where delayed messages wait: task id -> task, queue, handle, due (epoch s).
-
-        The tasks must be new: nothing may be recorded of them yet.
-        """
-        items = [
-            to_item(
-                Record(
-                    id=id,
-                    state=State.PENDING,
-                    task=task,
-                    queue=queue,
-                    scheduled=DelayedMessage(queue=queue, handle=handle),
-                ),
-                due + self.expires,
-            )
-            for id, (task, queue, handle, due) in places.items()
-        ]
-        failures = self.put(items)
-        if failures:
-            first = next(iter(failures.values()))
-            raise BackendError(f"{len(failures)} records: {first.reason}", code=first.code)
-
-    def note_named(self, places: Mapping[str, tuple[str, str, str, float]]) -> None:
-        """As `note_scheduled`, for tasks that may have a record; a run's record stays."""
-        for id, (task, queue, handle, due) in places.items():
-            change = Change(
-                set={
-                    "state": str(State.PENDING),
-                    "task": task,
-                    "queue": queue,
-                    "scheduled": DelayedMessage(queue=queue, handle=handle).to_text(),
-                },
-                # A revocation may be there, and must be when it is due.
-                expires=due + max(self.expires, _REVOKED),
-                when=(Check(field="state", op=Op.EQ, value=str(State.PENDING), or_absent=True),),
-            )
-            with suppress(ConditionFailed):
-                self.update(key(id), change)
 
     # ---- items
 
@@ -322,7 +358,7 @@ class Backend(Driven[BackendDriver]):
     @property
     def wakes(self) -> bool:
         """Tell whether the store wakes its readers."""
-        return isinstance(self.driver, Watch)
+        return self._watch is not None
 
     def watch(self) -> Watcher:
         """Return a waiter for changes: the driver's own, else one that polls ever slower.
@@ -330,12 +366,22 @@ class Backend(Driven[BackendDriver]):
         A wake-up is a hint. Who waits looks every `LOOK_EVERY` seconds besides, since the writer
         may be where it cannot wake anybody: in another container, or with another TMPDIR.
         """
-        return self._wakened() or _Clock()
+        return self._wakened() or Poller(Pauses(_SOON, _SOON, LOOK_EVERY))
 
     def _wakened(self) -> Watcher | None:
         """Return the driver's own waiter, None where the store wakes nobody."""
+        watch = self._watch
+        return None if watch is None else watch()
+
+    @property
+    def _watch(self) -> Callable[[], Watcher] | None:
+        """The driver's way to wake readers. Its type is looked at once: that is slow (20 us)."""
         driver = self.driver
-        return driver.watch() if isinstance(driver, Watch) else None
+        known, watch = self._known_watch
+        if known is not driver:
+            watch = driver.watch if isinstance(driver, Watch) else None
+            self._known_watch = driver, watch
+        return watch
 
     def ended(self, verb: str, name: str, error: BaseException | None) -> None:
         """Note how a request ended. Raises `BackendError` in place of what the driver raised."""
@@ -348,31 +394,3 @@ class Backend(Driven[BackendDriver]):
             tried = f"{verb} {name!r} in {self.url}"
             text = explain(tried, code, error, missing=_NO_TABLE, driver=self.driver)
             raise BackendError(text, code=code) from error
-
-
-def _no_later_call(call: str) -> Check:
-    return Check(field="call", op=Op.LE, value=call, or_absent=True)
-
-
-def _unchanged(item: Item, name: str) -> Check:
-    value = item.fields.get(name)
-    if value is None:
-        return Check(field=name, op=Op.ABSENT)
-    return Check(field=name, op=Op.EQ, value=value)
-
-
-class _Clock:
-    """Polls at growing intervals, for stores that cannot notify."""
-
-    def __init__(self) -> None:
-        self._backoff = polling()
-
-    def wait(self, timeout: float) -> bool:
-        time.sleep(max(0.0, min(self._backoff.failed(), timeout)))
-        return True
-
-    def wake(self) -> None:
-        """Do nothing: the next look is soon."""
-
-    def close(self) -> None:
-        """Do nothing: a poller holds nothing open."""

@@ -10,8 +10,9 @@ from cloudq.errors import BackendError, InvalidArguments
 from cloudq.messages.json_text import json_text
 from cloudq.results.backend import Backend
 from cloudq.results.lineage import paired, parents_of, revoked_of
+from cloudq.results.looks import read_all
 from cloudq.results.outline import Outline, add_row, checked, from_json, outlines_in, to_json
-from cloudq.results.record import State, failure
+from cloudq.results.record import Record, State, failure
 from cloudq.results.result import AsyncResult, wait_for
 from cloudq.results.stored import json_in, reading
 from cloudq.results.terminate import Signal, Termination, actions_of
@@ -142,7 +143,7 @@ class ResultSet(Generic[R]):
         leaves = self.leaves()
         open_ones = [leaf for leaf in leaves if leaf.final is None]
         if open_ones:
-            records = open_ones[0].backend.records([leaf.id for leaf in open_ones])
+            records = read_all(open_ones[0].backend, open_ones)
             for leaf in open_ones:
                 leaf.keep(records.get(leaf.id))
         return [leaf.final is not None for leaf in leaves]
@@ -186,7 +187,7 @@ class GroupResult(ResultSet[R]):
         """Revoke the members and the parents that have not ended, without telling workers."""
         return revoked_of(self)
 
-    def revoke_own(self) -> list[str]:
+    def revoke_own(self, marked: Record | None = None) -> list[str]:
         """Revoke the members alone; return the ids of those that had not ended."""
         return super().revoke_all()
 

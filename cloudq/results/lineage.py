@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, cast
 
@@ -11,6 +11,8 @@ from cloudq.results.record import Record, State
 
 # The results before one that a look asks for: those of a chain end one after the other.
 _AHEAD = 10
+# Those of a chain that are revoked at a time, where a store takes many changes at once.
+_TOGETHER = 256
 
 
 def parents_of(result: Any) -> list[Any]:
@@ -35,12 +37,25 @@ def revoked_of(result: Any) -> list[str]:
     What is before a task that has ended has ended too.
     """
     revoked: list[str] = []
-    for each in [result, *parents_of(result)]:
-        own = each.revoke_own()
+    line = [result, *parents_of(result)]
+    for each, marked in zip(line, _marks(line), strict=True):
+        own = each.revoke_own(marked)
         if own is None:
             break
         revoked += own
     return revoked
+
+
+def _marks(line: list[Any]) -> Iterator[Record | None]:
+    """Mark results as revoked, some at a time as they are asked for; None for the others."""
+    for start in range(0, len(line), _TOGETHER):
+        part = line[start : start + _TOGETHER]
+        marks: dict[str, Record] = {}
+        single = [one for one in part if one.member_tuples() is None and one.final is None]
+        if len(single) > 1:
+            marks = single[0].backend.revoke_together([one.id for one in single])
+        for one in part:
+            yield marks.get(one.id)
 
 
 def failed_of(results: Iterable[Any]) -> Record | None:

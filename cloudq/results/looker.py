@@ -6,32 +6,25 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from cloudq.clock import Backoff
 from cloudq.driver import Watcher
 from cloudq.results.call_marks import is_before
+from cloudq.results.pauses import Pauses
 from cloudq.results.record import Record
 
 LOOK_EVERY = 1.0
 """The longest pause, in seconds, between two looks at a store that wakes its readers."""
 
-# The first and the longest pause between two looks at a store that cannot wake its readers.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 # Those that are due as soon as this are looked at along with the others, in one read.
 _TOGETHER = 0.02
-
-
-def polling() -> Backoff:
-    """Return the pauses between looks at a store that wakes nobody."""
-    return Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, factor=1.5, jitter=0.0)
 
 
 class _Waiter:
     """A coroutine that waits for one of some tasks to end. `due` is when the next look is."""
 
-    def __init__(self, calls: Mapping[str, str | None]) -> None:
+    def __init__(self, calls: Mapping[str, str | None], pauses: Pauses) -> None:
         self.calls = calls
-        self.due = 0.0  # monotonic: at once
-        self._pauses = polling()
+        self.due = time.monotonic() + pauses.next()
+        self._pauses = pauses
         from asyncio import Future, get_running_loop
 
         self._loop = get_running_loop()
@@ -42,7 +35,7 @@ class _Waiter:
 
     def pause(self, *, is_woken: bool) -> None:
         """Put off the next look."""
-        self.due = time.monotonic() + (LOOK_EVERY if is_woken else self._pauses.failed())
+        self.due = time.monotonic() + (LOOK_EVERY if is_woken else self._pauses.next())
 
     def tell(self, found: Mapping[str, Record] | Exception) -> bool:
         """Hand over what was found, from the thread; False where its loop has ended."""
@@ -65,12 +58,13 @@ class Looker:
     """Looks at records for coroutines, in batched reads. Safe to use from many threads.
 
     Its thread lives while somebody waits, and no other thread is held. `read` returns the records
-    of tasks; `watch` a new watcher of their store, or None where the store wakes nobody.
+    of tasks, with True also of calls whose ids others had before; `watch` a new watcher of their
+    store, or None where the store wakes nobody.
     """
 
     def __init__(
         self,
-        read: Callable[[Sequence[str]], Mapping[str, Record]],
+        read: Callable[[Sequence[str], bool], Mapping[str, Record]],
         watch: Callable[[], Watcher | None],
     ) -> None:
         self._read = read
@@ -80,14 +74,15 @@ class Looker:
         self._is_running = False
         self._watcher: Watcher | None = None
 
-    async def ended(self, calls: Mapping[str, str | None]) -> Mapping[str, Record]:
+    async def ended(self, calls: Mapping[str, str | None], pauses: Pauses) -> Mapping[str, Record]:
         """Wait until one of these tasks has ended; the records of those that have.
 
-        An id may have the mark of its call, to which no earlier one's end is an answer.
+        An id may have the mark of its call, to which no earlier one's end is an answer. `pauses`
+        says when to look where the store wakes nobody.
 
         Raises `BackendError`. Nothing is left behind when it is cancelled.
         """
-        waiter = _Waiter(calls)
+        waiter = _Waiter(calls, pauses)
         with self._changed:
             self._waiters.add(waiter)
             self._wake()
@@ -143,7 +138,8 @@ class Looker:
         with self._changed:
             due = [waiter for waiter in self._waiters if waiter.due <= by]
         ids = list(dict.fromkeys(id for waiter in due for id in waiter.calls))
-        ended = {id: record for id, record in self._read(ids).items() if record.terminal}
+        marked = any(call for waiter in due for call in waiter.calls.values())
+        ended = {id: record for id, record in self._read(ids, marked).items() if record.terminal}
         for waiter in due:
             found = {
                 id: ended[id]

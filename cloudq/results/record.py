@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from operator import attrgetter
 from typing import Any
@@ -122,6 +122,12 @@ _KINDS: Mapping[str, frozenset[type]] = {
 """The types that the fields have in a store."""
 _NO_KINDS: frozenset[type] = frozenset()
 _values = attrgetter(*_NAMES)
+# The fields that most records have, and the others.
+_USUAL = ("state", "task", "value", "retries", "fence", "queue", "worker")
+_USUAL_TIMES = ("started_at", "finished_at")
+_SELDOM = tuple(name for name in _NAMES if name not in (*_USUAL, *_USUAL_TIMES))
+_seldom = attrgetter(*_SELDOM)
+_NO_SELDOM = tuple(_DEFAULTS[_NAMES.index(name)] for name in _SELDOM)
 
 
 def key(task_id: str) -> Key:
@@ -131,6 +137,8 @@ def key(task_id: str) -> Key:
 
 def to_fields(record: Record) -> dict[str, Value]:
     """A record's fields as they are stored: a field that has its default is left out."""
+    if _seldom(record) == _NO_SELDOM:
+        return _usual_fields(record)
     stored = {
         name: value
         for name, value, default in zip(_NAMES, _values(record), _DEFAULTS, strict=True)
@@ -143,27 +151,52 @@ def to_fields(record: Record) -> dict[str, Value]:
     return stored
 
 
+def _usual_fields(record: Record) -> dict[str, Value]:
+    """Do as `to_fields` for a record that has none but the usual fields, as most have."""
+    stored: dict[str, Value] = {"state": str(record.state)}
+    if record.task:
+        stored["task"] = record.task
+    if record.value is not None:
+        stored["value"] = record.value
+    if record.retries:
+        stored["retries"] = record.retries
+    if record.fence:
+        stored["fence"] = record.fence
+    if record.queue is not None:
+        stored["queue"] = record.queue
+    if record.worker is not None:
+        stored["worker"] = record.worker
+    if record.started_at is not None:
+        stored["started_at"] = record.started_at
+    if record.finished_at is not None:
+        stored["finished_at"] = record.finished_at
+    return stored
+
+
 def to_item(record: Record, expires: float | None) -> Item:
     return Item(key=key(record.id), fields=to_fields(record), expires=expires)
 
 
 def from_item(item: Item) -> Record:
     """Return the record in an item. Fields of newer releases, or of no fit type, are ignored."""
-    fields = {
-        name: value
-        for name, value in item.fields.items()
-        if type(value) in _KINDS.get(name, _NO_KINDS)
+    return from_fields(item.key.partition.removeprefix("task#"), usable(item.fields))
+
+
+def usable(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a record that have a fit type."""
+    return {
+        name: value for name, value in fields.items() if type(value) in _KINDS.get(name, _NO_KINDS)
     }
-    return from_fields(item.key.partition.removeprefix("task#"), fields)
 
 
 def from_fields(task_id: str, fields: Mapping[str, Any]) -> Record:
     """The record of a task that has these fields stored, as `from_item`."""
+    state = _STATES.get(fields.get("state"), State.PENDING)
     if fields.keys() <= RECORD_FIELDS:
-        values = {**fields}
+        values: dict[str, Any] = {**fields, "state": state}
     else:
         values = {name: value for name, value in fields.items() if name in RECORD_FIELDS}
-    values["state"] = _STATES.get(values.get("state"), State.PENDING)
+        values["state"] = state
     if values.get("scheduled") is not None:
         values["scheduled"] = DelayedMessage.from_text(str(values["scheduled"]))
     return Record(id=task_id, **values)
@@ -200,6 +233,15 @@ def own_state(task_id: str, fence: int, state: str, meta: Any, call: str | None 
         fence=fence,
         call=call,
     )
+
+
+IGNORED = "ignored by the task"
+"""The reason of a call whose task raised `Ignore`."""
+
+
+def as_ignored(record: Record) -> Record:
+    """Return the end that what follows an ignored call gets; the call itself has none."""
+    return replace(record, state=State.FAILURE, error_type="cloudq.errors.Ignore", error=IGNORED)
 
 
 # ---- the exception of a task that failed

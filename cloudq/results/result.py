@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
@@ -12,14 +11,13 @@ from typing import Any, Generic, TypeVar, cast
 
 from cloudq.amounts import seconds
 from cloudq.clock import patience
-from cloudq.errors import ConfigurationError, ResultTimeout
+from cloudq.errors import ConfigurationError
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
 from cloudq.results.call_marks import is_before
 from cloudq.results.lineage import failed_of, paired, revoked_of
-from cloudq.results.looker import LOOK_EVERY
-from cloudq.results.looks import ended_of, lost, unended
-from cloudq.results.record import TERMINAL, Record, State, failure, key
+from cloudq.results.looks import ended_of, wait_for_all
+from cloudq.results.record import TERMINAL, Record, State, failure
 from cloudq.results.terminate import ResultActions, Signal, Termination, actions_of
 from cloudq.results.waiting import ALLOWED, RUNNING_IN, Promise, Wait, refuse_vain
 
@@ -251,9 +249,12 @@ class AsyncResult(Generic[R]):
         """Revoke it and its parents without telling workers; return the ids that had not ended."""
         return revoked_of(self)
 
-    def revoke_own(self) -> list[str] | None:
-        """Revoke this call alone; return its id, None if it has ended."""
-        record = self.backend.revoke(self.id) or self._revoked_anew()
+    def revoke_own(self, marked: Record | None = None) -> list[str] | None:
+        """Revoke this call alone; return its id, None if it has ended.
+
+        `marked` is its record where it has been marked as revoked already.
+        """
+        record = marked or self.backend.revoke(self.id) or self._revoked_anew()
         if record is None:
             return None
         waiting = record.scheduled
@@ -278,37 +279,8 @@ class AsyncResult(Generic[R]):
 
     def forget(self) -> None:
         """Delete the record."""
-        self.backend.delete([key(self.id)])
+        self.backend.forget(self.id)
         self.final = None
-
-
-class EagerResult(AsyncResult[R]):
-    """The result of an eager task; it never reads a result store."""
-
-    def __init__(
-        self,
-        record: Record,
-        *,
-        restore: Callable[[Any], R] = _as_is,
-        error: BaseException | None = None,
-    ) -> None:
-        super().__init__(record.id, None, restore=restore, task=record.task)
-        self.final = record
-        self._error = error
-
-    def get(
-        self,
-        timeout: float | None = None,
-        propagate: bool = True,
-        interval: float | None = None,
-        *,
-        disable_sync_subtasks: bool = True,
-    ) -> R:
-        if self._error is None:
-            return super().get(timeout, propagate, interval)
-        if propagate:
-            raise self._error
-        return cast("R", self._error)
 
 
 def wait_for(
@@ -329,36 +301,15 @@ def wait_for(
     waiting = deque(result for result in results if result.id not in ended)
     if not waiting:
         return [ended[result.id] for result in results]
-    backend = waiting[0].backend
     for result in waiting:
         if result.ignored or result.promise is not None:
             refuse_vain(result)
     promised = [result for result in waiting if result.promise is not None]
     timeout = patience(timeout)
-    pause = None if interval is None else seconds(interval, "interval")
+    longest = inf if interval is None else seconds(interval, "interval")
     wait = _wait_of(allowed=not disable_sync_subtasks, ends=timeout is not None)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    longest = pause or (LOOK_EVERY if backend.wakes else inf)
-    watcher = backend.watch()
-    try:
-        while True:
-            while _advance(waiting, ended, backend):
-                if not waiting:
-                    return [ended[result.id] for result in results]
-            if before and lost(waiting, before, ended, backend):
-                continue
-            for result in promised:
-                refuse_vain(result)
-            left = inf if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise ResultTimeout(unended(waiting[0].id, len(waiting), len(results), timeout))
-            if wait is not None:
-                wait.begin()
-            watcher.wait(min(left, longest))
-    finally:
-        watcher.close()
-        if wait is not None:
-            wait.end()
+    wait_for_all(waiting, before, ended, promised, timeout=timeout, longest=longest, wait=wait)
+    return [ended[result.id] for result in results]
 
 
 def _before(result: AsyncResult[Any]) -> deque[AsyncResult[Any]]:
@@ -370,24 +321,6 @@ def _before(result: AsyncResult[Any]) -> deque[AsyncResult[Any]]:
             found.appendleft(cast("AsyncResult[Any]", parent))
         parent = parent.parent or parent.upstream
     return found
-
-
-def _advance(waiting: deque[AsyncResult[Any]], ended: dict[str, Record], backend: Backend) -> bool:
-    """Look at the first that are waited for, as many as one read takes; whether all had ended.
-
-    The others need no look before these have ended, so that a look costs the same for any number.
-    """
-    front = [waiting.popleft() for _ in range(min(len(waiting), backend.driver.limits.get))]
-    records = backend.records([result.id for result in front])
-    left: list[AsyncResult[Any]] = []
-    for result in front:
-        record = result.keep(records.get(result.id))
-        if record.terminal:
-            ended[result.id] = record
-        else:
-            left.append(result)
-    waiting.extendleft(reversed(left))
-    return not left
 
 
 def _wait_of(*, allowed: bool, ends: bool = False) -> Wait | None:

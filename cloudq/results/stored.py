@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -10,11 +9,12 @@ from typing import Any, TypeVar
 import orjson
 
 from cloudq.driver import Code, Item, Key
+from cloudq.driver.log import Log
 from cloudq.errors import BackendError, DecodeError
 
 T = TypeVar("T")
 
-log = logging.getLogger("cloudq.backend")
+log = Log("cloudq.backend")
 
 
 class OddItem(BackendError):

@@ -113,11 +113,22 @@ class Wait:
             self._is_counted = False
 
 
-class Promise:
-    """The sending of a call that waits for a transaction to commit, made by the thread it is in."""
+_ROLLED_BACK = "{id} was not sent: its transaction was rolled back, or its send failed"
+_UNCOMMITTED = (
+    "{id} is sent when the transaction of this thread commits: get() before that would wait in vain"
+)
 
-    def __init__(self) -> None:
+
+class Promise:
+    """The sending of a call that waits for a transaction to commit, or for the end of a batch.
+
+    It is made by the thread that sends. `early` and `dropped` are the texts of the errors of who
+    waits too early, or for what is not sent.
+    """
+
+    def __init__(self, *, early: str = _UNCOMMITTED, dropped: str = _ROLLED_BACK) -> None:
         self.is_dropped = False
+        self._early, self._dropped = early, dropped
         self._thread = threading.get_ident()
 
     def drop(self) -> None:
@@ -127,14 +138,9 @@ class Promise:
     def check(self, id: str) -> None:
         """Raise where nothing will be sent, or not while the present thread waits."""
         if self.is_dropped:
-            raise TaskRevoked(
-                f"{id} was not sent: its transaction was rolled back, or its send failed"
-            )
+            raise TaskRevoked(self._dropped.format(id=id))
         if self._thread == threading.get_ident():
-            raise ConfigurationError(
-                f"{id} is sent when the transaction of this thread commits: "
-                "get() before that would wait in vain"
-            )
+            raise ConfigurationError(self._early.format(id=id))
 
 
 def refuse_vain(result: Any) -> None:

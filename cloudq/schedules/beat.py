@@ -6,7 +6,6 @@ of losing it. Both messages have the same id and idempotency key, so workers run
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
@@ -18,6 +17,8 @@ from typing import Any
 
 from cloudq.amounts import seconds
 from cloudq.clock import Backoff
+from cloudq.driver.ends import pass_ends
+from cloudq.driver.log import Log
 from cloudq.errors import (
     BackendError,
     CloudQError,
@@ -30,7 +31,7 @@ from cloudq.schedules.leader import LeaderLease
 from cloudq.schedules.schedules import Schedule, Schedules
 from cloudq.schedules.state import leader_key
 
-log = logging.getLogger("cloudq.schedules")
+log = Log("cloudq.schedules")
 
 # Seconds. A run that is no later than this counts as in time, whatever its catch_up, since another
 # leader takes over, and a short outage of the broker ends, in less. At least two leases.
@@ -308,7 +309,8 @@ class BeatThread:
             wait = self.beat.tick()
         except CloudQError as error:
             log.warning("the beat failed and tries again after a pause: %s", error)
-        except Exception:  # if this thread ended, nothing would be sent any more
+        except BaseException as error:  # if this thread ended, nothing would be sent any more
+            pass_ends(error)
             log.exception("the beat failed unexpectedly and tries again after a pause")
         else:
             self._backoff.succeeded()

@@ -139,8 +139,9 @@ def _number(kind: Kind, given: object, *, in_range: bool = False) -> int:
         return _SUNDAY if in_range else 0
     if not kind.first <= number <= kind.last:
         shown = number if abs(number) < 10**9 else "a number of many digits"  # too long for str()
+        last = _SUNDAY if kind is DAY_OF_WEEK else kind.last
         raise ConfigurationError(
-            f"crontab: {kind.name} has {shown}: it goes from {kind.first} to {kind.last}"
+            f"crontab: {kind.name} has {shown}: it goes from {kind.first} to {last}"
         )
     return number
 

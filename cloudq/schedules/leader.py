@@ -7,16 +7,16 @@ itself before another can take over.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable
 
 from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Key, Op, Value
+from cloudq.driver.log import Log
 from cloudq.errors import BackendError
 from cloudq.results.backend import Backend
 
-log = logging.getLogger("cloudq.schedules")
+log = Log("cloudq.schedules")
 
 # Fractions of the lease's length. A contender first reads the last number of a dead leader up to
 # `_LOOK` after it was written and then waits for `_WAIT`, which together is less than 1. The leader

@@ -7,17 +7,18 @@ the time; for others the worker computes it from the crontab and the time the me
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from cloudq.driver import Delivery
+from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError
 from cloudq.messages.message import TaskMessage
 from cloudq.schedules import next_run as engine
 from cloudq.schedules.when import every, read_crontab
 
-log = logging.getLogger("cloudq.schedules")
+log = Log("cloudq.schedules")
 
 SCHEDULE = "cloudq-schedule"
 """Header: the entry's name."""
@@ -59,13 +60,13 @@ def resolved(message: TaskMessage, delivery: Delivery) -> TaskMessage:
         if run_time.startswith(_UNFILLED):
             run_time = _reckoned(headers[CRON], delivery)
         due = datetime.fromisoformat(run_time)
-        changes: dict[str, object] = {"sent_at": due.timestamp()}
+        changes: dict[str, Any] = {"sent_at": due.timestamp()}
         if message.expires is None and EXPIRES in headers:
             changes["expires"] = due.timestamp() + float(headers[EXPIRES])
         kept = {key: value for key, value in headers.items() if key not in (EXPIRES, CRON)}
         id = id_of_run(name, run_time)
         changes |= {"id": id, "idempotency_key": id, "headers": {**kept, SLOT: run_time}}
-        TaskMessage.model_validate({"task": message.task, **changes})  # a copy checks nothing
+        TaskMessage(task=message.task, **changes)  # a copy checks nothing
     except (ConfigurationError, ValueError, LookupError, ArithmeticError, OSError) as error:
         log.warning(
             "a scheduled message keeps its id, since its due time cannot be computed: %s", error

@@ -5,25 +5,25 @@ Lists in the environment are names with commas between them, or JSON; tables are
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeGuard, get_args, get_origin
+from typing import Any, TypeGuard
 
 import orjson
-from pydantic.fields import FieldInfo
 
+from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError
-from cloudq.text import masked, one_line
+from cloudq.settings.fields import Setting
+from cloudq.text import describe, masked, one_line
 
 PREFIX = "CLOUDQ_"
 # Variables that are no settings: the command's app, the file of settings, the test kit's patience.
 _OTHERS = frozenset({"CLOUDQ_APP", "CLOUDQ_CONFIG", "CLOUDQ_PATIENCE"})
 
-log = logging.getLogger("cloudq.settings")
+log = Log("cloudq.settings")
 
 CELERY_NAMES: Mapping[str, str] = {
     "broker_url": "broker",
@@ -41,6 +41,7 @@ EXAMPLES: Mapping[str, str] = {
     "signing_keys": '{"2026-11": "a key of 32 characters, or of more"}',
     "queue_accept": '{"orders": ["celery"]}',
     "queue_produce": '{"orders": "celery"}',
+    "prices": '{"NAME": 0.4}',
     "task_routes": '{"shop.mail.*": "mail"}',
     "task_annotations": '{"shop.mail.send": {"rate_limit": "10/s"}}',
     "beat_schedule": '{"nightly": {"task": "shop.report", "schedule": 86400}}',
@@ -51,9 +52,12 @@ EXAMPLES: Mapping[str, str] = {
 _TEXTS = frozenset({"task_routes"})
 _SECRET = frozenset({"signing_keys"})
 # A name that needs quotes or spaces is written as JSON.
-_NAME = re.compile(r"[^\s,;\[\]{}\"']+")
-_LISTS = (list, tuple, set, frozenset)
+_NAME = r"[^\s,;\[\]{}\"']+"
 _SHOWN = 60
+
+
+class WrongSource(ConfigurationError):
+    """Raised for a setting of a variable or a file that cannot be: the program is right."""
 
 
 def plain_names(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,10 +65,18 @@ def plain_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return {CELERY_NAMES.get(name, name): value for name, value in values.items()}
 
 
+def check_module(name: str, source: str) -> None:
+    """Raise `ConfigurationError` for a text that cannot be the dotted name of a module."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigurationError(
+            f"{source}: {name!r} is no module's name: give one such as shop.mail"
+        )
+
+
 # ---- the environment
 
 
-def environment(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
+def environment(fields: Mapping[str, Setting]) -> dict[str, Any]:
     """Return the settings in the variables `CLOUDQ_...`, in upper or lower case.
 
     An empty list or table counts as not given. Raises `ConfigurationError`, which names the
@@ -78,7 +90,7 @@ def environment(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, text in (plain_names(given) | given).items():  # our name stands above Celery's
         field = fields.get(name)
-        value = _value(name, field.annotation, text) if field is not None else None
+        value = _value(name, field.kind, text) if field is not None else None
         if value is not None:
             found[name] = value
     for variable, meant in unknown_variables(fields).items():
@@ -87,7 +99,7 @@ def environment(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
     return found
 
 
-def unknown_variables(fields: Mapping[str, FieldInfo]) -> dict[str, str | None]:
+def unknown_variables(fields: Mapping[str, Setting]) -> dict[str, str | None]:
     """Return the variables `CLOUDQ_...` that nothing reads, each with the one that is meant."""
     known = {f"{PREFIX}{name.upper()}" for name in (*fields, *CELERY_NAMES)} | _OTHERS
     unknown = [name for name in os.environ if name.upper().startswith(PREFIX)]
@@ -115,32 +127,18 @@ def variable_of(setting: str) -> str | None:
     return next((variable for variable in variables if variable in present), None)
 
 
-def _value(name: str, annotation: Any, text: str) -> Any:
-    """Return the value of a variable, as the settings' model takes it."""
-    kind = _kind(annotation)
-    if kind is None:
+def _value(name: str, kind: str, text: str) -> Any:
+    """Return the value of a variable, as the settings take it."""
+    if kind not in ("list", "dict", "Any"):
         return text
     text = text.strip()
     if not text:
         return None
-    if kind is list:
+    if kind == "list":
         return _list(name, text)
     if name in _TEXTS and text[0] not in "[{":
         return text
-    return _table(name, text, lists=kind is object)
-
-
-def _kind(annotation: Any) -> type[Any] | None:
-    """Return `list`, `dict`, or `object` for any Python value; None for what is one value."""
-    if annotation is Any:
-        return object
-    origin = get_origin(annotation) or annotation
-    if origin in _LISTS:
-        return list
-    if origin in (dict, Mapping):
-        return dict
-    kinds = {_kind(each) for each in get_args(annotation) if each is not type(None)}
-    return kinds.pop() if len(kinds) == 1 and origin not in _LISTS else None
+    return _table(name, text, lists=kind == "Any")
 
 
 def _list(setting: str, text: str) -> list[str]:
@@ -151,7 +149,7 @@ def _list(setting: str, text: str) -> list[str]:
             return [str(each) for each in found]
     elif found is None and text != "null":
         names = [name for name in map(str.strip, text.split(",")) if name]
-        if names and all(map(_NAME.fullmatch, names)):
+        if names and all(map(re.compile(_NAME).fullmatch, names)):
             return names
     raise _unread(setting, text, "names with commas between them or a JSON list of texts")
 
@@ -180,12 +178,12 @@ def _is_mapping(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
 
 
-def _unread(setting: str, text: str, wanted: str) -> ConfigurationError:
+def _unread(setting: str, text: str, wanted: str) -> WrongSource:
     got = ""
     if setting not in _SECRET:  # a key is never shown
         shown = one_line(masked(text))
         got = f" (got {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'})"
-    return ConfigurationError(
+    return WrongSource(
         f"{PREFIX}{setting.upper()} has to be {wanted}, for example {EXAMPLES[setting]}{got}"
     )
 
@@ -197,18 +195,20 @@ def config_file() -> Path:
     """Return the path of the TOML file, which need not exist. Raises `ConfigurationError`."""
     named = os.environ.get(f"{PREFIX}CONFIG")
     if named and not Path(named).is_file():
-        raise ConfigurationError(
-            f"CLOUDQ_CONFIG names {named}, which is not a file: correct the path"
-        )
+        raise WrongSource(f"CLOUDQ_CONFIG names {named}, which is not a file: correct the path")
     return Path(named or "cloudq.toml")
 
 
 def in_file() -> dict[str, Any]:
-    """Return the settings in the TOML file. Raises `ValueError`, `OSError`."""
+    """Return the settings in the TOML file. Raises `ConfigurationError`, `OSError`."""
     path = config_file()
     if not path.is_file():
         return {}
     import tomllib
 
-    with path.open("rb") as file:
-        return plain_names(tomllib.load(file))
+    try:
+        with path.open("rb") as file:
+            return plain_names(tomllib.load(file))
+    except ValueError as error:  # also of a text that is not UTF-8
+        said = f"cannot read the settings: {describe(error)}, in {path}, which has to be TOML"
+        raise WrongSource(said) from error

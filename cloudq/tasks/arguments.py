@@ -5,32 +5,24 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
-from typing import Any, Unpack, get_args, get_origin
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Unpack, get_args, get_origin, get_type_hints
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUndefinedAnnotation
-
-from cloudq.errors import (
-    CloudQError,
-    ConfigurationError,
-    DecodeError,
-    EncodeError,
-    InvalidArguments,
-)
+from cloudq.driver.forks import imported
+from cloudq.driver.log import Log
+from cloudq.errors import EncodeError, InvalidArguments
 from cloudq.messages.canonical import canonical
-from cloudq.messages.values import dump_value, from_wire, load_value, to_wire
-from cloudq.tasks.came_back import came_back, classes_of
-from cloudq.tasks.hints import (
-    as_it_travels,
-    carries_model,
-    hints_of,
-    is_typed_dict,
-    of_result,
-    signature_of,
-)
+from cloudq.messages.values import dump_value
+from cloudq.tasks.hints import carries_model, hints_of, is_typed_dict, of_result, signature_of
+
+if TYPE_CHECKING:  # loaded for tasks with models in their hints
+    from pydantic import TypeAdapter
+
+log = Log("cloudq.app")
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+# A function of any keywords can be called in more forms than are worth remembering.
+_MOST_FORMS = 64
 # Hints of which each value comes back, so that none is tried.
 _SURE = (str, int, float, bool, bytes, type(None))
 
@@ -41,7 +33,7 @@ class Later:
 
 LATER = Later()
 
-Validate = Callable[[str, TypeAdapter[Any], Any], Any]
+Validate = Callable[[str, "TypeAdapter[Any]", Any], Any]
 
 
 class Arguments:
@@ -64,6 +56,8 @@ class Arguments:
         plain = [p for p in parameters if p.kind in _POSITIONAL]
         self._most = len(plain) if len(plain) == len(parameters) else -1
         self._least = sum(p.default is p.empty for p in plain)
+        self._fitting: set[tuple[int, *tuple[str, ...]]] = set()  # forms of calls that fit
+        self._is_bare = False  # it is known that no hint asks for a check
 
     def check(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -78,6 +72,13 @@ class Arguments:
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Do as `check`, and raise `EncodeError` for a value that would not come back as it is."""
+        if self._is_bare:
+            if kwargs:
+                fits = (len(args), *kwargs) in self._fitting
+            else:
+                fits = self._least <= len(args) <= self._most
+            if fits:
+                return args, kwargs
         return self._each(self._tried, args, kwargs)
 
     def read(
@@ -85,6 +86,17 @@ class Arguments:
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """Return arguments that were read from a message, whole. Raises as `check`."""
         return self._each(self._restored, args, kwargs)
+
+    def prepare(self) -> bool:
+        """Load pydantic if a call or its result may need it, so that a fork need not; say if so."""
+        try:
+            hints = get_type_hints(self._function, include_extras=True)
+            if not (self._everything or any(map(carries_model, hints.values()))):
+                return False
+        except Exception:  # of a name that is not there; the first call tells of it
+            log.debug("the hints of %s are looked at when it is called", self.name)
+        _validation()
+        return True
 
     def takes(self, count: int) -> bool:
         """Say if the function takes at least `count` positional arguments."""
@@ -99,7 +111,7 @@ class Arguments:
         found = dict(bound.arguments)
         for parameter in self._signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
-                found |= found.pop(parameter.name, {})
+                found = found[parameter.name] | found  # a parameter's name stands above a keyword
         return found
 
     def key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -143,36 +155,25 @@ class Arguments:
         """Convert a stored result to the function's return type, if its hint carries a model."""
         if self._returned is None:
             return value
-        try:
-            return _read(self._returned, value)
-        except ValidationError as error:
-            raise DecodeError(
-                f"the result of {self.name} does not fit its type: {error}"
-            ) from error
+        return _validation().restored_result(self.name, self._returned, value)
 
     def written_result(self, value: Any) -> str:
         """Write a result as JSON text. Raises `EncodeError` for one that would not come back."""
-        text = dump_value(value)
         if self._returned is None:
-            return text
-        try:
-            read = self.restore(load_value(text))
-        except DecodeError as error:
-            raise EncodeError(str(error)) from error
-        try:
-            whole = self._returned.validate_python(value)
-        except ValidationError:  # plain already, as a strict type would be read
-            return text
-        if not came_back(whole, read, classes_of(self._returned)):
-            raise EncodeError(f"the result of {self.name} {_changed(whole, read)}")
-        return text
+            return dump_value(value)
+        return _validation().written_result(self.name, self._returned, value)
 
     def fit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise `InvalidArguments` if the arguments do not fit the signature."""
+        form = (len(args), *kwargs)
+        if form in self._fitting:
+            return
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise InvalidArguments(f"{self.name}{self._signature}: {error}") from error
+        if len(self._fitting) < _MOST_FORMS:
+            self._fitting.add(form)
 
     def _each(
         self, validate: Validate, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -181,6 +182,7 @@ class Arguments:
         if kwargs or not self._least <= len(args) <= self._most:
             self.fit(args, kwargs)
         if not self._adapters:
+            self._is_bare = True
             return args, kwargs
         bound = self._signature.bind(*args, **kwargs)
         given = bound.arguments
@@ -203,40 +205,18 @@ class Arguments:
     def _validated(self, name: str, adapter: TypeAdapter[Any], value: Any) -> Any:
         if value is LATER:
             return value
-        try:
-            return adapter.validate_python(value)
-        except ValidationError as error:
-            raise self._invalid(name, error) from error
-        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
-            raise self._uncheckable(name, error) from error
+        return _validation().validated(self.name, name, adapter, value)
 
     def _restored(self, name: str, adapter: TypeAdapter[Any], value: Any) -> Any:
-        try:
-            return _read(adapter, value)
-        except ValidationError as error:
-            raise self._invalid(name, error) from error
+        return _validation().restored(self.name, name, adapter, value)
 
     def _tried(self, name: str, adapter: TypeAdapter[Any], value: Any) -> Any:
         """Validate a value, and try whether the receiver reads it as it is."""
         value = self._validated(name, adapter, value)
         if value is LATER or (adapter in self._sure and type(value) in _SURE):
             return value
-        try:
-            read = _read(adapter, from_wire(to_wire(value)))
-        except ValidationError as error:
-            place, why = _first(name, error)
-            raise EncodeError(
-                f"{self.name}: {place} would arrive as what its own type refuses: {why}"
-            ) from error
-        except CloudQError as error:
-            raise EncodeError(f"{self.name}: {name}: {error}") from error
-        if not came_back(value, read, classes_of(adapter)):
-            raise EncodeError(f"{self.name}: {name} {_changed(value, read)}")
+        _validation().check_comes_back(self.name, name, adapter, value)
         return value
-
-    def _invalid(self, name: str, error: ValidationError) -> InvalidArguments:
-        place, why = _first(name, error)
-        return InvalidArguments(f"{self.name}: {place}: {why}")
 
     # Hints are read at the first call: a forward reference may not be defined before.
     @cached_property
@@ -281,17 +261,12 @@ class Arguments:
         return self._adapter("return", hint) if carries_model(hint) else None
 
     def _adapter(self, name: str, hint: Any) -> TypeAdapter[Any]:
-        try:
-            return TypeAdapter(as_it_travels(hint))
-        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
-            raise self._uncheckable(name, error) from error
+        return _validation().adapter(self.name, name, hint)
 
-    def _uncheckable(
-        self, name: str, error: PydanticUserError | PydanticUndefinedAnnotation
-    ) -> ConfigurationError:
-        return ConfigurationError(
-            f"{self.name}: pydantic cannot check the type hint of {name!r}: {error.message}"
-        )
+
+@cache
+def _validation() -> Any:
+    return imported("cloudq.tasks.validation")
 
 
 def _of_each(hint: Any) -> Any:
@@ -317,37 +292,3 @@ def _has_later(given: Iterable[Any]) -> bool:
 
 def _is_spec(hint: Any) -> bool:
     return type(hint).__name__ in ("ParamSpecArgs", "ParamSpecKwargs")
-
-
-def _read(adapter: TypeAdapter[Any], value: Any) -> Any:
-    """Validate what was read from JSON.
-
-    A strict type refuses the list that its tuple has become, and the value of its enum. So what
-    is refused is taken as a lax type would, if it would be written just so. Raises
-    `ValidationError`.
-    """
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        try:
-            made = adapter.validate_python(value, strict=False)
-            if to_wire(made) == to_wire(value):
-                return made
-        except (ValidationError, EncodeError):
-            pass
-        raise error
-
-
-def _first(name: str, error: ValidationError) -> tuple[str, str]:
-    first = error.errors()[0]
-    return ".".join([name, *map(str, first["loc"])]), first["msg"]
-
-
-def _changed(value: object, read: object) -> str:
-    what = type(value).__qualname__
-    if type(value) is not type(read):
-        return f"is a {what} that would arrive as a {type(read).__qualname__}"
-    return (
-        f"is a {what} that would not arrive as it is: its own validation changes it, its hint "
-        "names another type that fits too, or it has attributes that are not sent"
-    )

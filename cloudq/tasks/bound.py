@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NoReturn, TypeVar
 
 from cloudq.amounts import count
+from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError, InvalidArguments, MaxRetriesExceeded, Replaced, Retry
 from cloudq.messages.values import to_wire
 from cloudq.results.backend import Backend
@@ -24,7 +24,7 @@ from cloudq.tasks.request import Request, current_request
 from cloudq.tasks.signature import Node
 from cloudq.tasks.task_app import TaskApp
 
-log = logging.getLogger("cloudq.app")
+log = Log("cloudq.app")
 
 T = TypeVar("T")
 
@@ -146,8 +146,14 @@ class BoundTask:
         """End this call and run a workflow in its place: its value is this task's value.
 
         Always raises. What follows this task follows the workflow, and its id becomes that of
-        the workflow's last task.
+        the workflow's last task. Raises `InvalidArguments` for what is no signature.
         """
+        if not isinstance(node, Node):  # pyright: ignore[reportUnnecessaryIsInstance]
+            kind = type(node).__name__
+            raise InvalidArguments(
+                f"{self.name}: replace() takes a signature or a workflow, not a {kind}: "
+                "give other_task.s(...), or return the value"
+            )
         raise Replaced(node)
 
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments
 from cloudq.messages.values import to_wire
 from cloudq.tasks.members import Members
 from cloudq.tasks.steps import Steps
 from cloudq.tasks.task_app import TaskApp
+
+Called = Literal["links", "link_errors"]
+CALLBACKS = 1000
+"""The most callbacks of one part: they are compared with each other, which costs their square."""
+
+_PLAIN = frozenset({str, int})
 
 
 class Callback:
@@ -25,10 +31,23 @@ class Callback:
         self.links: list[Any] = []
         self.link_errors: list[Any] = []
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Callback) or _differ(self, other):
+            return False
+        return self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
     @property
     def own(self) -> bool:
         """Tell whether the node has callbacks or options, so that its parts cannot stand alone."""
         return bool(self.links or self.link_errors or self.options)
+
+    def take_id(self, id: str) -> None:
+        """Give the node's result this id. Raises `InvalidArguments` for what is none."""
+        if not isinstance(id, str) or not id:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidArguments(f"task_id is {id!r}: give a text, or leave it out")
+        self.id = id
 
     def to_dict(self) -> dict[str, Any]:
         """Return the node as JSON values, which `app.signature` turns into a node again."""
@@ -71,6 +90,18 @@ class Callback:
             if name != "app":
                 setattr(made, name, _copied(value, above))
         return made
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Tell of calls that surely differ without writing them as JSON values; False says nothing."""
+    if not one.is_call or not other.is_call:
+        return False
+    if one.task != other.task or len(one.args) != len(other.args):
+        return True
+    return any(
+        type(a) in _PLAIN and type(b) in _PLAIN and a != b
+        for a, b in zip(one.args, other.args, strict=True)
+    )
 
 
 def _copied(value: Any, above: tuple[int, ...]) -> Any:
@@ -123,6 +154,20 @@ def callbacks(option: str, given: Any) -> Iterator[Any]:
         if not isinstance(callback, Callback):
             raise InvalidArguments(f"{option} has {callback!r}: give signatures, as task.s(...)")
         yield callback
+
+
+def extend(node: Callback, kind: Called, given: Sequence[Any], again: bool) -> None:
+    """Add callbacks to a node itself, not those that are there unless `again`.
+
+    Raises `InvalidArguments` for more than a message may have.
+    """
+    there: list[Any] = getattr(node, kind)
+    made = [each for each in given if again or each not in there]
+    count = len(there) + len(made)
+    if count > CALLBACKS:
+        many = f"{count:,} callbacks of one kind: {CALLBACKS:,} at most"
+        raise InvalidArguments(f"{node!r:.200}: {many}")
+    there += made
 
 
 def node_of(given: Any) -> Any:

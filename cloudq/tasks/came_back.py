@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence, Set
 from datetime import datetime, time, tzinfo
+from decimal import Decimal
 from enum import Enum
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, RootModel, TypeAdapter
+from cloudq.driver.forks import imported
+from cloudq.messages.model_classes import is_model, is_model_class, is_root_model
 
-from cloudq.messages.models import own_fields
+if TYPE_CHECKING:
+    from pydantic import BaseModel, TypeAdapter
 
 Classes = Set[type[Any]]
 
@@ -27,6 +30,8 @@ def classes_of(adapter: TypeAdapter[Any]) -> Classes:
             # Models, dataclasses and enums have a class; named tuples are called.
             classes = [part.get("cls"), part.get("function")]
             found.update(kind for kind in classes if isinstance(kind, type))
+            if part.get("type") == "literal":
+                found.update(_kind(each) for each in part["expected"] if isinstance(each, Enum))
             waiting.extend(part.values())
         elif issubclass(_kind(part), list | tuple):
             waiting.extend(part)
@@ -38,19 +43,21 @@ def came_back(sent: Any, read: Any, named: Classes = frozenset()) -> bool:
 
     What travels as plain values may have stayed so where no hint says what to build: a tuple as a
     list, an enum as its value, a model or a dataclass as a dict. What is of a class that the hint
-    names is of that class again.
+    names is of that class again, and a model or a dataclass never becomes one of another class.
     """
     kind, other = _kind(sent), _kind(read)
     if kind in named and other is not kind:
         # A StrEnum where the hint takes a str too, which it is equal to.
-        return issubclass(kind, Enum) and bool(sent == read)
+        return issubclass(kind, Enum) and not issubclass(other, Enum) and bool(sent == read)
     if issubclass(kind, Enum):
         is_plain = not issubclass(other, Enum)
         return sent == read or (is_plain and came_back(sent.value, read, named))
-    if issubclass(kind, RootModel) and not issubclass(other, RootModel):
+    if is_root_model(sent) and not is_root_model(read):
         return came_back(sent.root, read, named)
-    if issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind):
-        return issubclass(other, dict) or (issubclass(kind, other) and _models(sent, read, named))
+    if is_model_class(kind) or dataclasses.is_dataclass(kind):
+        if issubclass(other, dict):
+            return True
+        return _declared(sent) is _declared(read) and _models(sent, read, named)
     if issubclass(kind, dict):
         return issubclass(other, Mapping) and _mappings(sent, read, named)
     if issubclass(kind, list | tuple):
@@ -59,6 +66,8 @@ def came_back(sent: Any, read: Any, named: Classes = frozenset()) -> bool:
         return sent == read or (issubclass(other, set | frozenset) and _members(sent, read, named))
     if issubclass(kind, datetime | time):
         return issubclass(other, datetime | time) and _times(sent, read)
+    if issubclass(kind, Decimal) and sent.is_snan():  # to compare it raises an error
+        return issubclass(other, Decimal) and str(sent) == str(read)
     return bool(sent == read) or (sent != sent and read != read)  # not a number
 
 
@@ -66,16 +75,24 @@ def _kind(value: object) -> type[Any]:
     return type(value)
 
 
+def _declared(value: object) -> object:
+    """Return a class as it was declared: a generic model is the same class for each parameter."""
+    kind = type(value)
+    generic: Mapping[str, Any] = getattr(kind, "__pydantic_generic_metadata__", {})
+    return generic.get("origin") or kind
+
+
 def _models(sent: Any, read: Any, named: Classes) -> bool:
     mine, other = _attributes(sent), _attributes(read)
     if not all(name in other and came_back(mine[name], other[name], named) for name in mine):
         return False
-    return _privates(sent, read) if isinstance(sent, BaseModel) else _others(sent, read)
+    return _privates(sent, read) if is_model(sent) else _others(sent, read)
 
 
 def _attributes(value: Any) -> Mapping[str, Any]:
-    if isinstance(value, BaseModel):
-        return own_fields(value)
+    if is_model(value):
+        own: Mapping[str, Any] = imported("cloudq.messages.models").own_fields(value)
+        return own
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from cloudq.amounts import count
 from cloudq.errors import ConfigurationError
 
-_VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_VARIABLE = r"[A-Za-z][A-Za-z0-9_]*"
 _NUMBERS = {
     "memory": (1, "MB"),
     "timeout": (1, "seconds"),
@@ -67,7 +67,7 @@ def _variables(given: object) -> dict[str, str]:
         raise ConfigurationError(f'env is {given!r}: it must be a mapping such as {{"MODE": "x"}}')
     variables = cast("Mapping[object, object]", given)
     for name, value in variables.items():
-        if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+        if not isinstance(name, str) or not re.fullmatch(_VARIABLE, name):
             raise ConfigurationError(
                 f"env has {name!r}: the name of a variable is letters, digits and _, "
                 "and starts with a letter"

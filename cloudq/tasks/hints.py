@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import is_dataclass
 from enum import Enum
-from types import SimpleNamespace, UnionType
+from types import SimpleNamespace
 from typing import (
     Annotated,
     Any,
     TypeVar,
-    Union,
     cast,
     get_args,
     get_origin,
@@ -21,9 +19,10 @@ from typing import (
     is_typeddict,
 )
 
-from pydantic import BaseModel, Field, Strict
+from cloudq.driver.log import Log
+from cloudq.messages.model_classes import is_model_class
 
-log = logging.getLogger("cloudq.app")
+log = Log("cloudq.app")
 
 
 def signature_of(function: Callable[..., object]) -> inspect.Signature:
@@ -87,7 +86,12 @@ def _carries(hint: object, above: frozenset[int]) -> bool:
         return False
     if isinstance(hint, type) and not get_args(hint):
         kind = cast("type[object]", hint)
-        return issubclass(kind, BaseModel | Enum) or is_dataclass(kind) or _is_checkable(kind)
+        return (
+            is_model_class(kind)
+            or issubclass(kind, Enum)
+            or is_dataclass(kind)
+            or _is_checkable(kind)
+        )
     if get_origin(hint) is Annotated or isinstance(hint, Enum):  # a member in a Literal
         return True
     # `type X = ...` and NewType have the hint that they stand for.
@@ -103,22 +107,6 @@ def _is_checkable(kind: type[object]) -> bool:
         return True
     # Pydantic can read typing.TypedDict from Python 3.12 on; before, the value stays a dict.
     return is_typed_dict(kind) and (sys.version_info >= (3, 12) or not is_typeddict(kind))
-
-
-def as_it_travels(hint: Any) -> Any:
-    """Return a hint for the containers that a message has, where it names any iterable.
-
-    Pydantic makes an iterator of an `Iterable`, and knows no `Collection`.
-    """
-    origin, inside = get_origin(hint) or hint, get_args(hint)
-    if origin is Iterable or origin is Collection:
-        (item,) = inside or (Any,)
-        sets: Any = Annotated[set[item], Strict()], Annotated[frozenset[item], Strict()]
-        either: Any = Union[(*sets, list[item])]
-        return Annotated[either, Field(union_mode="left_to_right")]
-    if origin is Union or origin is UnionType:
-        return Union[tuple(map(as_it_travels, inside))]  # noqa: UP007
-    return hint
 
 
 def of_result(hint: Any) -> Any:

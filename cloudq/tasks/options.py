@@ -11,6 +11,7 @@ from cloudq.amounts import CENTURY, count, seconds
 from cloudq.clock import grown
 from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.messages.codec import unknown_form
+from cloudq.messages.ids import MOST_OF_A_BUNDLE
 from cloudq.tasks.call_options import LONGEST_WAIT, checked_countdown
 from cloudq.tasks.function_hints import FunctionHints, function_hints_of
 from cloudq.tasks.hooks import Hooks
@@ -54,6 +55,7 @@ class TaskOptions(TypedDict, total=False):
     retry_kwargs: Mapping[str, Any]
     serializer: str
     compression: str
+    bundle: int | None
     # Of the function that runs it: see `FunctionHints`. (`concurrency` is of the task, everywhere.)
     memory: int | None
     timeout: int | None
@@ -74,7 +76,8 @@ class Policy:
     equal calls once: True compares all arguments, a function of the arguments names the key.
     `dead_letter` keeps the message of a finally failed call in the dead letters. `throttle` has
     the limits: rates, calls at a time, calls queued. `keys` makes the keys of ordered queues.
-    `function_hints` has the hints for a deployment.
+    `function_hints` has the hints for a deployment. `bundle` is the most calls in one message,
+    where many are published together.
     """
 
     queue: str | None = None
@@ -100,6 +103,7 @@ class Policy:
     retry_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     serializer: str | None = None
     compression: str | None = None
+    bundle: int | None = None
 
     def retries(self, default: int) -> int | None:
         """Return the number of retries that a call may have; None for no limit."""
@@ -174,6 +178,10 @@ def _check_numbers(name: str, values: dict[str, Any]) -> None:
     if not isinstance(first, bool):
         first = seconds(first, f"{where}retry_backoff", ConfigurationError, most=LONGEST_WAIT)
     values["retry_backoff"] = float(first)
+    if values.get("bundle") is not None:
+        count(
+            values["bundle"], f"{where}bundle", ConfigurationError, least=1, most=MOST_OF_A_BUNDLE
+        )
     given = values.get("retry_kwargs", {})
     for options, place in ((values, where), (given, f"{where}retry_kwargs: ")):
         if options.get("max_retries") is not None:

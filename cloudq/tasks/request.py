@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Any
 
+from cloudq.driver.immutable import immutable
 from cloudq.tasks.checkpoints import Progress
 
 
@@ -19,7 +20,7 @@ def _never(error: BaseException) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Request:
     """The call of a running task, as the task sees it; with Celery's names where it has them."""
 
@@ -89,7 +90,7 @@ class Request:
         return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Context:
     """One call about to be made, as middleware gets it."""
 

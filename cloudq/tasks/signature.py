@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, Self, TypeGuard, TypeVar, Unpack
+from typing import Any, Generic, Self, TypeGuard, TypeVar, Unpack
 
 from cloudq.errors import InvalidArguments
-from cloudq.messages.ids import new_id
+from cloudq.messages.message import new_id
 from cloudq.messages.values import to_wire
 from cloudq.results.groups import GroupResult
 from cloudq.tasks.call_arguments import by_name, positional
 from cloudq.tasks.call_options import CallOptions
-from cloudq.tasks.callback import Callback, app_of, callbacks, node_of, nodes_in
+from cloudq.tasks.callback import Callback, Called, app_of, callbacks, extend, node_of, nodes_in
 from cloudq.tasks.members import Members
 from cloudq.tasks.steps import COLLECT, NESTED, Steps, steps_of
 from cloudq.tasks.task_app import TaskApp
 
-Called = Literal["links", "link_errors"]
 R = TypeVar("R")
 S = TypeVar("S")
 
@@ -42,11 +41,6 @@ class Node(Callback, Generic[R]):
         except RecursionError as error:
             raise InvalidArguments("the workflow contains itself, or is nested too deep") from error
 
-    def __eq__(self, other: object) -> bool:
-        return is_node(other) and self.to_dict() == other.to_dict()
-
-    __hash__ = None  # type: ignore[assignment]
-
     def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Self:
         """Copy this node deeply, with arguments put before its own."""
         made = copy.deepcopy(self)
@@ -65,14 +59,16 @@ class Node(Callback, Generic[R]):
     def set(self, *, immutable: bool | None = None, **options: Unpack[CallOptions]) -> Self:
         """Set call options of the first tasks; `immutable` ones take no value of earlier tasks.
 
-        Callbacks in `link` and `link_error` belong to the whole node, as with the methods.
+        `link` and `link_error` are of the whole node; so is `task_id`, the id of its result.
         """
         given: Any = self._linked(options)
+        if (id := given.pop("task_id", None)) is not None:
+            self.take_id(id)
         for node in self.first():
             node.set(immutable=immutable, **given)
         return self
 
-    def _linked(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _linked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Add the callbacks among the options to this node, and return the other options."""
         left = dict(options)
         self.call_back("links", callbacks("link", left.pop("link", ())))
@@ -81,8 +77,7 @@ class Node(Callback, Generic[R]):
 
     def call_back(self, kind: Called, given: Iterable[Node[Any]], again: bool = False) -> Self:
         """Add callbacks, not those that are there unless `again`; one given twice is two calls."""
-        there: list[Node[Any]] = getattr(self, kind)
-        there += [each for each in given if not is_empty(each) and (again or each not in there)]
+        extend(self, kind, [each for each in given if not is_empty(each)], again)
         return self
 
     def link(self, callback: Node[Any]) -> Self:
@@ -90,7 +85,7 @@ class Node(Callback, Generic[R]):
         return self.call_back("links", [callback])
 
     def link_error(self, errback: Node[Any]) -> Self:
-        """Run a callback once a task of this node has failed; the guide lists its arguments."""
+        """Run a callback once a task of this node has failed, of a group for each that fails."""
         return self.call_back("link_errors", [errback])
 
     on_error = link_error
@@ -186,8 +181,11 @@ class chain(Node[R]):  # noqa: N801 (Celery's name)
         super().__init__()
         steps: list[Node[Any]] = []
         for node in nodes_in(tasks):
-            if not is_empty(node):
-                steps += node.steps.copied() if isinstance(node, chain) and not node.own else [node]
+            opened = isinstance(node, chain) and not node.own
+            inside: list[Any] = node.steps.copied() if opened else [node]
+            while inside and is_empty(inside[-1]):
+                inside.pop()
+            steps += inside
         self.steps = Steps[Node[Any]](steps)
 
     def __repr__(self) -> str:
@@ -205,6 +203,10 @@ class chain(Node[R]):  # noqa: N801 (Celery's name)
     def first(self) -> Sequence[Node[Any]]:
         return self.steps.first
 
+    def take_id(self, id: str) -> None:
+        for step in self.steps.last:
+            step.set(task_id=id)
+
     def parts(self) -> Sequence[Node[Any]]:
         return self.tasks
 
@@ -221,7 +223,8 @@ class group(Node[list[R]]):  # noqa: N801 (Celery's name)
     def __init__(self, *tasks: Node[R] | Iterable[Node[R]]) -> None:
         super().__init__()
         lazy = len(tasks) == 1 and isinstance(tasks[0], Iterator)
-        given: Any = (node for node in nodes_in(tasks) if not is_empty(node) or is_group(node))
+        nodes = nodes_in(tasks)
+        given: Any = (n for n in nodes if (is_group(n) and n.is_stream) or not is_empty(n))
         self._members = Members[Node[R]](given, lazy=lazy)
 
     def __repr__(self) -> str:
@@ -251,12 +254,6 @@ class group(Node[list[R]]):  # noqa: N801 (Celery's name)
     def link(self, callback: Node[Any]) -> Self:
         """Run a callback, without a value, once the first member has succeeded."""
         return super().link(callback)
-
-    def link_error(self, errback: Node[Any]) -> Self:
-        """Run a callback for each member that fails."""
-        return super().link_error(errback)
-
-    on_error = link_error
 
     @property
     def tasks(self) -> list[Node[R]]:
@@ -311,6 +308,9 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
 
     def first(self) -> Sequence[Node[Any]]:
         return self.header.tasks
+
+    def take_id(self, id: str) -> None:
+        self.body.set(task_id=id)
 
     def parts(self) -> Sequence[Node[Any]]:
         return self.header, self.body

@@ -12,7 +12,8 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from cloudq.amounts import count
 from cloudq.errors import MaxRetriesExceeded
-from cloudq.results.result import AsyncResult, EagerResult
+from cloudq.results.eager import EagerResult
+from cloudq.results.result import AsyncResult
 from cloudq.results.waiting import Promise
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.bound import BoundTask
@@ -205,7 +206,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         throw: bool = False,
         **options: Unpack[CallOptions],
     ) -> EagerResult[R]:
-        """Run one call in this process as a worker would: with retries, limits and middleware.
+        """Run one call in this process as a worker would: with retries, time limits and middleware.
 
         With `throw` a failure is raised here and not only by the result.
         """

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from cloudq.results.result import AsyncResult, EagerResult
+from cloudq.results.eager import EagerResult
+from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
 
 

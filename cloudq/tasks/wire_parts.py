@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from cloudq.errors import CloudQError, DecodeError
-from cloudq.messages.message import TaskMessage
+from cloudq.messages.message import TaskMessage, WrongField
 from cloudq.messages.values import from_wire, is_list, is_object
 from cloudq.tasks.call_options import CallOptions, Options
+from cloudq.tasks.callback import CALLBACKS
 
 _PLACES = ("chain", "link", "link_error")
 # Each level is two levels of JSON at least, of which its parser takes 200.
 _DEEPEST = 100
-# Callbacks of one part. They are compared with each other, which costs the square of their number.
-_CALLBACKS = 1000
 # Steps of a chain in one message: each is recorded when the chain fails. A message of this release
 # carries few, and the others are in the store.
 _STEPS = 10_000
@@ -49,10 +46,8 @@ def check_parts(message: TaskMessage, now: float) -> None:
                 continue
             inside = list(_inside(part))
             _check_call(part, now)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            raise DecodeError(f"undecodable: {path}: {name}: {first['msg']}") from error
+        except WrongField as error:
+            raise DecodeError(f"undecodable: {path}: {error.place}: {error.why}") from error
         except (CloudQError, ValueError, TypeError, ArithmeticError) as error:
             raise DecodeError(f"undecodable: {path}: {error}") from error
         stack += [(each, f"{path}.{name}", depth + 1) for each, name in inside]
@@ -98,8 +93,8 @@ def _named(parts: list[Any], place: str) -> Iterator[tuple[Any, str]]:
 def _count(callbacks: Any, place: str) -> None:
     if not is_list(callbacks):
         raise DecodeError(f"undecodable: {place} is no list")
-    if len(callbacks) > _CALLBACKS:
-        raise DecodeError(f"undecodable: {len(callbacks):,} callbacks: {_CALLBACKS:,} at most")
+    if len(callbacks) > CALLBACKS:
+        raise DecodeError(f"undecodable: {len(callbacks):,} callbacks: {CALLBACKS:,} at most")
 
 
 def _check_call(part: Mapping[str, Any], now: float) -> None:

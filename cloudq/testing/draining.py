@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
@@ -12,11 +11,12 @@ from typing import Any
 
 from cloudq.app import CloudQ
 from cloudq.clock import patience
+from cloudq.driver.log import Log
 from cloudq.execution.consume import Consumer
 from cloudq.execution.event_loop import Loop
 from cloudq.execution.settlement import Settlement
 
-log = logging.getLogger("cloudq.testing")
+log = Log("cloudq.testing")
 
 # A result over the store's limit is recorded as a failure at the second try.
 _TRIES = 3

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Sequence
 
 from cloudq.broker.broker import Broker
 from cloudq.clock import Backoff
+from cloudq.driver.ends import pass_ends
+from cloudq.driver.log import Log
 from cloudq.errors import CloudQError
 
-log = logging.getLogger("cloudq.worker")
+log = Log("cloudq.worker")
 
 _LONGEST_PAUSE = 60.0
 
@@ -58,7 +59,8 @@ class DelayedSender:
             except CloudQError as error:
                 log.warning("could not send due messages; trying again: %s", error)
                 pause = self._backoff.failed()
-            except Exception:  # if the thread ended, they would wait for ever
+            except BaseException as error:  # if the thread ended, they would wait for ever
+                pass_ends(error)
                 log.exception("could not send due messages; trying again")
                 pause = self._backoff.failed()
             else:

@@ -15,19 +15,22 @@ from cloudq.execution.settlement import Action, Settlement
 class Flight:
     """One delivery that the worker holds. Times are monotonic seconds.
 
-    After `lease_ends` others may get the message; `doubtful` is set once that moment may have
+    After `lease_ends` others may get the message; `extended` says that its lease is no longer the
+    one that it was received with. `doubtful` is set once that moment may have
     passed, and stays. `lost` says that the broker refused to extend its lease, `short` that it has
     yet to be extended before the call may start. `stop_at` is the
     hard limit of the task while a child runs it. `restarts` counts how often its child died and
     another task was, or may have been, the cause; `death` is the number of the last death that it
-    is suspected of. `given_at` is when a child got it, in epoch seconds; `revoked` is set by a
-    command that ends it.
+    is suspected of. `lined_up_at` is when it began to wait for a child, `given_at` when one got it,
+    in epoch seconds, and `took` are the seconds that it ran there. `revoked` is set by a command
+    that ends it. `asked_at` is when its lease was asked for that has no answer yet, else 0.
     """
 
     number: int
     delivery: Delivery
     lease_ends: float
     job: Job | None = None
+    extended: bool = False
     doubtful: bool = False
     lost: bool = False
     short: bool = False
@@ -35,8 +38,11 @@ class Flight:
     settling: bool = False
     restarts: int = 0
     death: int = 0
+    lined_up_at: float = 0.0
     given_at: float = 0.0
+    took: float = 0.0
     revoked: bool = False
+    asked_at: float = 0.0
 
     def restart(self) -> None:
         """Note that its child died and that it is to run again, within the same delivery."""
@@ -77,6 +83,27 @@ class Flights:
                 self._all[self._next] = flight
                 added.append(flight)
             return added
+
+    def split(self, flight: Flight, parts: Iterable[Delivery]) -> list[Flight]:
+        """Hold the parts of a bundle in place of its message."""
+        with self._lock:
+            del self._all[flight.number]
+            made: list[Flight] = []
+            for part in parts:
+                self._next += 1
+                own = Flight(
+                    number=self._next,
+                    delivery=part,
+                    lease_ends=flight.lease_ends,
+                    extended=flight.extended,
+                    doubtful=flight.doubtful,
+                    lost=flight.lost,
+                    short=flight.short,
+                    revoked=flight.revoked,
+                )
+                self._all[self._next] = own
+                made.append(own)
+            return made
 
     def remove(self, flights: Iterable[Flight]) -> None:
         """Forget these, which are settled or given back."""

@@ -10,6 +10,7 @@ import cloudq
 from cloudq.app import CloudQ
 from cloudq.app.near import near_queue
 from cloudq.driver.adapters import declared
+from cloudq.driver.ends import pass_ends
 from cloudq.text import block, describe, json_text, masked, one_line, text_of
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool_kinds import PoolKind
@@ -70,7 +71,8 @@ def _message(record: logging.LogRecord) -> str:
     """Return the record's message; one that cannot be formatted with what was formatted."""
     try:
         return record.getMessage()
-    except Exception as error:  # `log.info("%d", "x")`, or a repr of the user's
+    except BaseException as error:  # `log.info("%d", "x")`, or a repr of the user's
+        pass_ends(error)
         said = f"{text_of(record.msg)} {text_of(record.args)}"
         return f"{said} (the message cannot be formatted: {describe(error)})"
 
@@ -79,7 +81,8 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     assert record.exc_info  # both callers have looked
     try:
         return formatter.formatException(record.exc_info)
-    except Exception as error:  # an exception of the user's that cannot be shown
+    except BaseException as error:  # an exception of the user's that cannot be shown
+        pass_ends(error)
         kind = record.exc_info[0]
         name = kind.__name__ if kind is not None else "an error"
         return f"{name}: its traceback cannot be made: {describe(error)}"

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import logging
-import queue
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from cloudq.broker.broker import Broker
+from cloudq.driver.ends import pass_ends
+from cloudq.driver.log import Log
 from cloudq.errors import CloudQError
+from cloudq.execution.bundles import Part
 from cloudq.execution.error_text import reason_of
 from cloudq.execution.executor import Executor
 from cloudq.execution.settlement import Action, Settlement
-from cloudq.worker.in_flight import Flight
+from cloudq.execution.unpacking import Opened
+from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.pool.dispatcher import Dispatcher
 from cloudq.worker.settler import Settler
-from cloudq.worker.work_off import work_off
+from cloudq.worker.slots import Slots
+from cloudq.worker.work_off import Crew
 
-log = logging.getLogger("cloudq.worker")
+log = Log("cloudq.worker")
 
 # What could not be opened for a reason that may pass is not hot meanwhile.
 _RELEASED_FOR = 5.0
-# Threads for messages without order. One request that is slow, or tried again, holds one of them.
-_THREADS = 4
 # Messages that are opened together at most: a store reads about so many at once.
 _MOST = 100
-
-
-@dataclass(slots=True)
-class _Line:
-    """Flights that wait to be opened, and the number of threads that do it."""
-
-    threads: int
-    flights: queue.SimpleQueue[Sequence[Flight] | None] = field(
-        default_factory=queue.SimpleQueue[Sequence[Flight] | None]
-    )
-    started: bool = False
+# Threads for messages without order that help where a request to the store is slow.
+_HELPERS = 3
 
 
 class Opener:
@@ -49,15 +40,25 @@ class Opener:
     """
 
     def __init__(
-        self, executor: Executor, broker: Broker, dispatcher: Dispatcher, settler: Settler
+        self,
+        executor: Executor,
+        broker: Broker,
+        dispatcher: Dispatcher,
+        settler: Settler,
+        flights: Flights,
+        slots: Slots,
     ) -> None:
         self._executor = executor
         self._broker = broker
         self._dispatcher = dispatcher
         self._settler = settler
+        self._flights = flights
+        self._slots = slots
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._loose, self._ordered = _Line(_THREADS), _Line(1)
+        self._loose = Crew(self._tried, name="open", full=_MOST)
+        self._ordered = Crew(self._tried, name="open", full=_MOST)
+        self._started: set[Crew[Flight]] = set()
 
     def open(self, flights: Sequence[Flight]) -> None:
         """Sort these, now or soon; after `stop` they are released."""
@@ -67,7 +68,7 @@ class Opener:
         line = self._loose
         if self._broker.limits(flights[0].delivery.queue).ordered:
             line = self._ordered
-        if backend is None or not (backend.driver.limits.billed or line.started):
+        if backend is None or not (backend.driver.limits.billed or line in self._started):
             flights = self._tried(flights)
         if flights and not self._put(line, flights):
             self._tried(flights)
@@ -76,29 +77,25 @@ class Opener:
         """Release what is not opened yet, and all that comes from now on."""
         with self._lock:
             self._stopping.set()
-            for line in (self._loose, self._ordered):
-                for _ in range(line.threads if line.started else 0):
-                    line.flights.put(None)
+            for line in self._started:
+                line.end()
 
-    def _put(self, line: _Line, flights: Sequence[Flight]) -> bool:
+    def _put(self, line: Crew[Flight], flights: Sequence[Flight]) -> bool:
         with self._lock:
             if self._stopping.is_set():
                 return False
-            line.flights.put(flights)
-            threads = 0 if line.started else line.threads
-            line.started = True
-        for _ in range(threads):
-            threading.Thread(target=self._run, args=(line,), name="open", daemon=True).start()
+            if line not in self._started:
+                self._started.add(line)
+                line.start(_HELPERS if line is self._loose else 0)
+            line.put(flights)
         return True
-
-    def _run(self, line: _Line) -> None:
-        work_off(line.flights, self._tried, most=_MOST, hurries=self._stopping.is_set)
 
     def _tried(self, flights: Sequence[Flight]) -> list[Flight]:
         """As `_opened`, whatever raises: without its thread all that comes would wait for ever."""
         try:
             return self._opened(flights)
-        except Exception:
+        except BaseException as error:
+            pass_ends(error)
             log.exception("%d messages wait to be opened", len(flights))
             return [flight for flight in flights if flight.job is None and not flight.settling]
 
@@ -114,8 +111,10 @@ class Opener:
             log.exception("%d messages could not be opened", len(flights))
             self._settler.release(flights, "it could not be opened", _RELEASED_FOR)
             return []
-        except Exception as error:  # else they would keep their leases and slots for ever
+        except BaseException as error:  # else they would keep their leases and slots for ever
+            pass_ends(error)
             return self._opened_singly(flights, error)
+        self._unbundle(opened, by_delivery)
         if opened.settled:
             self._settler.settle(
                 [(by_delivery[id(delivery)], done) for delivery, done in opened.settled]
@@ -131,7 +130,19 @@ class Opener:
             log.warning("%d messages wait for the store: %s", len(opened.waiting), opened.error)
         return [by_delivery[id(delivery)] for delivery in opened.waiting]
 
-    def _opened_singly(self, flights: Sequence[Flight], error: Exception) -> list[Flight]:
+    def _unbundle(self, opened: Opened, flights: dict[int, Flight]) -> None:
+        """Hold the calls of a bundle, each with a slot of its own, in place of their message."""
+        found = [job.delivery for job in opened.jobs]
+        found += [delivery for delivery, _ in opened.settled]
+        for part in (*found, *opened.waiting):
+            if not isinstance(part, Part) or id(part) in flights:
+                continue
+            whole = flights.pop(id(part.parcel.whole))
+            parts = self._flights.split(whole, part.parcel.parts)
+            self._slots.overdraw(part.queue, len(parts) - 1)
+            flights |= {id(flight.delivery): flight for flight in parts}
+
+    def _opened_singly(self, flights: Sequence[Flight], error: BaseException) -> list[Flight]:
         """Sort flights of which one made the sorting of all fail; put that one alone away."""
         if len(flights) > 1:
             for index, flight in enumerate(flights):

@@ -23,7 +23,8 @@ class WorkerOptions:
 
     `app_path` is `module:attribute`, imported apart from the supervisor. `queues` are names and
     weights. `processes` times `threads` tasks run at a time. `poll_wait` is the longest wait of
-    one receive. `max_memory_per_child` is in KiB. With `fork` a process that has loaded the app
+    one receive; what the worker does in about `prefetch` seconds it may hold beyond its slots.
+    `max_memory_per_child` is in KiB. With `fork` a process that has loaded the app
     is forked for each child, if it can be. `autoscale` is the most and the fewest
     processes; one leaves when it was not needed for `autoscale_idle`. `overrides` are settings
     that override the app's own, also in the children. With `beat` the worker sends periodic tasks
@@ -43,6 +44,7 @@ class WorkerOptions:
     lease: float = 60.0
     grace: float = 30.0
     poll_wait: float = 20.0
+    prefetch: float = 0.0
     hostname: str = field(default_factory=_hostname)
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     log_level: str = "info"
@@ -81,6 +83,7 @@ class WorkerOptions:
             ("lease", self.lease),
             ("grace", self.grace),
             ("poll_wait", self.poll_wait),
+            ("prefetch", self.prefetch),
             ("autoscale_idle", self.autoscale_idle),
         ):
             seconds(time, what, ConfigurationError)

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from cloudq.driver import Code, Delivery
+from cloudq.driver.ends import pass_ends
+from cloudq.driver.log import Log
+from cloudq.execution.bundles import Held, Part, whole_of
 from cloudq.execution.consume import Consumer
-from cloudq.execution.settlement import Settled, Settlement
+from cloudq.execution.settlement import Action, Settled, Settlement
 from cloudq.execution.spoiled import replace_record, spoiled
 from cloudq.worker.control.counters import Counters
 from cloudq.worker.in_flight import Flight
-from cloudq.worker.work_off import drain, work_off
+from cloudq.worker.work_off import Crew
 
-log = logging.getLogger("cloudq.worker")
+log = Log("cloudq.worker")
 
 Pair = tuple[Flight, Settlement]
 
+# Outcomes that are committed together at most, where a request is no round trip.
 _BATCH = 256
 # How long acks wait for company where requests are billed.
 _LINGER = 0.05
-# Threads of each kind where a request is a round trip: one that is slow, or that an SDK tries
-# again, holds one of them.
-_THREADS = 4
-# Where each thread that commits has been at it for as long as this, in seconds, so many more help.
-_LATE = 0.2
-_HELPERS = 4
+# Threads that help where a request is a round trip: where enough waits for a full one, or where one
+# is slow, or is tried again by an SDK.
+_COMMIT_HELPERS, _DISPOSE_HELPERS = 7, 5
+# How often it is looked for outcomes that have waited long enough for their bundle, in seconds.
+_HELD = 0.25
 # A message that cannot be dead-lettered is looked at again after this, so that it is not hot.
 _UNBURIED_AFTER = 900.0
+# Seconds that the threads of each kind get to end.
+_ENDING = 5.0
 
 
 class Settler:
     """Makes outcomes durable in some threads, and settles the messages in others.
 
     Results are recorded at once. Acks may wait a moment to fill a batch, since nobody waits for
-    them. What the store or the broker refuses is kept, with its lease extended, and tried again:
-    at once after a try in which something passed, else after growing pauses.
-    `released` is called with the flights whose messages are settled; `starved` says whether every
-    slot is taken.
+    them, unless a queue is `starved`: it waits for slots that are taken. What the store or the
+    broker refuses is kept, with its lease extended, and tried again: at once after a try in which
+    something passed, else after growing pauses.
+    `released` is called with the flights whose messages are settled.
     """
 
     def __init__(
@@ -56,45 +58,73 @@ class Settler:
         self._consumer = consumer
         self._counters = counters or Counters()
         self._released = released
-        self._starved = starved
-        self._outcomes: queue.SimpleQueue[Sequence[Pair] | None] = queue.SimpleQueue()
-        self._messages: queue.SimpleQueue[Sequence[Pair] | None] = queue.SimpleQueue()
-        self._batches: queue.SimpleQueue[Sequence[Pair] | None] = queue.SimpleQueue()
-        self._commits: list[threading.Thread] = []
-        self._began: dict[int, float] = {}  # when a thread of these began its commit, by its id
-        self._helpers: list[threading.Thread] = []
+        self._outcomes: Crew[Pair] = Crew(self._commit, name="commit", full=_BATCH)
+        self._messages: Crew[Pair] = Crew(
+            self._dispose, name="dispose", full=_BATCH, linger=_LINGER, hurries=starved
+        )
+        # A bundle's outcomes are one request.
+        self._bundles: Crew[Sequence[Pair]] = Crew(self._commit_bundle, name="bundle", full=1)
+        self._held = Held[Pair](lambda pair: pair[0].delivery)
+        self._holding = threading.Event()
         self._ended = threading.Event()
-        self._gathers: list[threading.Thread] = []
-        self._disposes: list[threading.Thread] = []
+        self._lets_go = threading.Thread(target=self._let_go, name="held", daemon=True)
 
     def start(self) -> None:
+        """Start the threads."""
         backend = self._consumer.backend
-        billed = backend is not None and backend.driver.limits.billed
-        self._commits = _started(self._commit_all, "commit", _THREADS if billed else 1)
-        self._helpers = _started(self._help, "late-commit", _HELPERS if billed else 0)
-        self._gathers = _started(self._gather_all, "gather", 1)
-        self._disposes = _started(self._dispose_all, "dispose", _THREADS)
+        if backend is not None and backend.driver.limits.billed:
+            self._outcomes.full = backend.driver.limits.put
+            self._outcomes.start(_COMMIT_HELPERS)
+            self._bundles.start(_COMMIT_HELPERS)
+        else:
+            self._outcomes.start()
+            self._bundles.start()
+        self._messages.start(_DISPOSE_HELPERS)
+        self._lets_go.start()
 
     def stop(self) -> None:
         """End the threads; what is queued is still done if the services are up."""
         self._ended.set()
-        _end(self._outcomes, self._commits)
-        for helper in self._helpers:
-            helper.join(5.0)
-        _end(self._messages, self._gathers)
-        _end(self._batches, self._disposes)
+        self._holding.set()
+        self._pass_on(self._held.left())
+        self._bundles.end(_ENDING)
+        self._outcomes.end(_ENDING)
+        self._messages.end(_ENDING)
 
     def settle(self, pairs: Iterable[Pair]) -> None:
         """Count these outcomes and carry them out."""
         pairs = list(pairs)
-        self._counters.add([settlement for _, settlement in pairs])
+        self._counters.add([(flight.delivery, settlement) for flight, settlement in pairs])
         for flight, _ in pairs:
             flight.settling = True
-        if len(self._commits) == 1:
-            self._outcomes.put(pairs)
-            return
-        for pair in pairs:  # so that the threads share them
-            self._outcomes.put([pair])
+        self._pass_on(self._held.ready(pairs))
+        if self._held:
+            self._holding.set()
+
+    def _pass_on(self, pairs: Sequence[Pair]) -> None:
+        """Give outcomes to the threads that commit; those of one bundle together."""
+        parcels: dict[int, list[Pair]] = {}
+        others: list[Pair] = []
+        for pair in pairs:
+            part = pair[0].delivery
+            if isinstance(part, Part):
+                parcels.setdefault(id(part.parcel), []).append(pair)
+            else:
+                others.append(pair)
+        if parcels:
+            self._bundles.put(list(parcels.values()))
+        if others and all(_is_bare(s) for _, s in others) and self._may_skip(others):
+            self._commit(others)
+        elif others:
+            self._outcomes.put(others)
+
+    def _let_go(self) -> None:
+        """Pass on what was held for long enough for its bundle to be whole."""
+        while self._holding.wait() and not self._ended.wait(_HELD):
+            self._holding.clear()
+            self._pass_on(self._held.overdue())
+            if self._held:
+                self._holding.set()
 
     def release(self, flights: Iterable[Flight], reason: str, after: float = 0.0) -> None:
         """Put these back in their queues, due after this many seconds."""
@@ -102,36 +132,12 @@ class Settler:
 
     # ---- outcomes
 
-    def _commit_all(self) -> None:
-        work_off(self._outcomes, self._timed, most=_BATCH)
-
-    def _timed(self, pairs: Sequence[Pair]) -> list[Pair]:
-        thread = threading.get_ident()
-        self._began[thread] = time.monotonic()
-        try:
-            return self._commit(pairs)
-        finally:
-            del self._began[thread]
-
-    def _help(self) -> None:
-        """Commit for as long as all others are late: what comes meanwhile would wait for them.
-
-        Where the store is down they pause, and are not late.
-        """
-        while not self._ended.wait(_LATE):
-            while self._all_late():
-                pairs, ended = drain(self._outcomes, 0.0, _BATCH)
-                left = self._commit(pairs) if pairs else []
-                if left:
-                    self._outcomes.put(left)
-                if ended:  # this one was meant for another thread
-                    self._outcomes.put(None)
-                if left or not pairs:
-                    break
-
-    def _all_late(self) -> bool:
-        began = list(self._began.values())
-        return len(began) == len(self._commits) and time.monotonic() - max(began) >= _LATE
+    def _may_skip(self, pairs: Sequence[Pair]) -> bool:
+        """Tell whether these, of which nothing is to be made durable, need no thread for that."""
+        backend = self._consumer.backend
+        if backend is not None and backend.history is not None:
+            return False
+        return self._consumer.broker.limits(pairs[0][0].delivery.queue).billed
 
     def _commit(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Commit outcomes, and return those to try again."""
@@ -139,8 +145,16 @@ class Settler:
         now = time.monotonic()
         settled = [(flight.delivery, _guarded(flight, s, now)) for flight, s in pairs]
         try:
+            if done := self._consumer.settle_at_once(settled):
+                self._released([flights[id(delivery)] for delivery, _ in done])
+                gone = {id(delivery) for delivery, _ in done}
+                pairs = [pair for pair in pairs if id(pair[0].delivery) not in gone]
+                settled = [pair for pair in settled if id(pair[0]) not in gone]
+                if not settled:
+                    return []
             result = self._consumer.commit(settled)
-        except Exception as error:  # without this thread nothing would ever be settled again
+        except BaseException as error:  # without this thread nothing would ever be settled again
+            pass_ends(error)
             if len(settled) > 1:
                 return [left for pair in pairs for left in self._commit([pair])]
             log.exception("an outcome cannot be carried out")
@@ -149,55 +163,48 @@ class Settler:
             self._messages.put([(flights[id(delivery)], settled)])
             return []
         ready = [(flights[id(delivery)], settlement) for delivery, settlement in result.ready]
-        if ready and not self._consumer.broker.limits(ready[0][0].delivery.queue).billed:
-            ready = self._dispose(ready)  # no batch to wait for, so no thread to hand it to
-        for pair in ready:
-            self._messages.put([pair])
+        ready = self._of_whole_messages(ready)
+        if ready:
+            limits = self._consumer.broker.limits(ready[0][0].delivery.queue)
+            if not limits.billed:
+                ready = self._dispose(ready)  # no batch to wait for, so no thread to hand it to
+            self._messages.full = limits.batch
+            if ready:
+                self._messages.put(ready)
         if result.failed:
             log.warning("%d outcomes wait to be recorded: %s", len(result.failed), result.error)
         return [(flights[id(delivery)], settlement) for delivery, settlement in result.failed]
 
+    def _commit_bundle(self, pairs: Sequence[Sequence[Pair]]) -> list[Sequence[Pair]]:
+        left = [self._commit(together) for together in pairs]
+        return [each for each in left if each]
+
+    def _of_whole_messages(self, pairs: list[Pair]) -> list[Pair]:
+        """Leave out the parts of bundles with which nothing is to be done but to count them."""
+        left: list[Pair] = []
+        done: list[Flight] = []
+        for flight, settlement in pairs:
+            part = flight.delivery
+            if (
+                not isinstance(part, Part)
+                or settlement.action is not Action.ACK
+                or part.parcel.settled(part, settlement)
+            ):
+                left.append((flight, settlement))
+            else:
+                done.append(flight)
+        if done:
+            self._released(done)
+        return left
+
     # ---- messages
-
-    def _gather_all(self) -> None:
-        """Hand on messages in full batches, or those that have waited long enough."""
-        waiting: list[Pair] = []
-        full_by = 0.0
-        while True:
-            patience = max(0.0, full_by - time.monotonic()) if waiting else None
-            fresh, ended = drain(self._messages, patience, _BATCH)
-            if fresh and not waiting:
-                full_by = time.monotonic() + _LINGER
-            waiting += fresh
-            batch, waiting = self._split(waiting, whole=ended or time.monotonic() >= full_by)
-            if batch:
-                size = self._consumer.broker.limits(batch[0][0].delivery.queue).batch
-                share = -(-len(batch) // (_THREADS * size)) * size
-                for start in range(0, len(batch), share):
-                    self._batches.put(batch[start : start + share])
-            if ended:
-                return
-
-    def _dispose_all(self) -> None:
-        work_off(self._batches, self._dispose, most=1)  # a batch at a time
-
-    def _split(self, waiting: list[Pair], *, whole: bool) -> tuple[list[Pair], list[Pair]]:
-        """Split messages into those to settle now and those to hold until their batch is full.
-
-        Full batches cost the least. Nothing is held while every slot is taken, since the worker
-        could not receive then.
-        """
-        if not waiting or whole or self._starved():
-            return waiting, []
-        size = self._consumer.broker.limits(waiting[0][0].delivery.queue).batch
-        full = len(waiting) - len(waiting) % size
-        return waiting[:full], waiting[full:]
 
     def _dispose(self, pairs: Sequence[Pair]) -> list[Pair]:
         settled: list[Settled] = [(flight.delivery, s) for flight, s in pairs]
         try:
             refused = {id(r.delivery): r for r in self._consumer.dispose(settled)}
-        except Exception:  # as above
+        except BaseException as error:  # as above
+            pass_ends(error)
             log.exception("%d messages wait to be settled", len(settled))
             return list(pairs)
         again: list[Pair] = []
@@ -223,7 +230,21 @@ class Settler:
             settlement.action,
             reason,
         )
-        self._consumer.broker.release([delivery], after=_UNBURIED_AFTER)
+        self._consumer.broker.release([whole_of(delivery)], after=_UNBURIED_AFTER)
+
+
+def _is_bare(settlement: Settlement) -> bool:
+    """Tell whether all there is to do is to settle the message."""
+    return (
+        settlement.record is None
+        and settlement.resend is None
+        and settlement.starts is None
+        and settlement.extra is None
+        and settlement.drop is None
+        and settlement.member_result is None
+        and settlement.unique_claim is None
+        and settlement.failed_steps is None
+    )
 
 
 def _guarded(flight: Flight, settlement: Settlement, now: float) -> Settlement:
@@ -231,19 +252,3 @@ def _guarded(flight: Flight, settlement: Settlement, now: float) -> Settlement:
     if flight.lost or flight.doubtful or now > flight.lease_ends:
         return replace(settlement, fenced=True)
     return settlement
-
-
-def _started(work: Callable[[], None], name: str, count: int) -> list[threading.Thread]:
-    threads = [threading.Thread(target=work, name=name, daemon=True) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    return threads
-
-
-def _end(source: queue.SimpleQueue[Any], threads: Sequence[threading.Thread]) -> None:
-    """End the threads that take from a queue, waiting some seconds for what is queued."""
-    ends = time.monotonic() + 5.0
-    for _ in threads:
-        source.put(None)
-    for thread in threads:
-        thread.join(max(0.0, ends - time.monotonic()))

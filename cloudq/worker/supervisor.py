@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import gc
-import logging
 import signal
 import time
 from collections.abc import Sequence
 
 from cloudq import signals
 from cloudq.app import CloudQ
-from cloudq.driver import Code
+from cloudq.driver import Code, EndsReceives
+from cloudq.driver.ends import pass_ends
+from cloudq.driver.log import Log
 from cloudq.errors import BackendError
 from cloudq.execution.consume import Consumer
+from cloudq.execution.executor import Executor
 from cloudq.schedules.beat import Beat, BeatThread
 from cloudq.worker.control.actions import Actions
 from cloudq.worker.control.commands import WorkerCommands
 from cloudq.worker.control.counters import Counters
 from cloudq.worker.control.heartbeat import HeartbeatSender
+from cloudq.worker.control.ledger import Ledger
 from cloudq.worker.control.metrics import MetricsServer
 from cloudq.worker.delayed import DelayedSender
 from cloudq.worker.in_flight import Flight, Flights
@@ -25,6 +28,7 @@ from cloudq.worker.leases import Leases
 from cloudq.worker.logs import banner
 from cloudq.worker.opener import Opener
 from cloudq.worker.options import WorkerOptions
+from cloudq.worker.pace import Pace
 from cloudq.worker.poller import Poller, WorkerParts
 from cloudq.worker.pool.crashes import Crashes
 from cloudq.worker.pool.dispatcher import Dispatcher
@@ -34,13 +38,17 @@ from cloudq.worker.pool.self_pipe import Shutdown
 from cloudq.worker.settler import Settler
 from cloudq.worker.slots import Slots
 
-log = logging.getLogger("cloudq.worker")
+log = Log("cloudq.worker")
 
 # The garbage collector runs less often: messages come by the thousand and form no cycles.
 _COLLECTED = 10_000
 # Seconds between two looks at the children, while a task has a limit or a child retires, and else.
 _TICK = 0.05
 _PATIENCE = 0.2
+# Seconds from a stop in which a receive under way comes back, if no task runs for longer.
+_PARTING = 2.5
+# Seconds that what was taken ahead waits for a child at least, until it is given back.
+_STALLED = 5.0
 
 
 def _beat_thread(app: CloudQ, options: WorkerOptions) -> BeatThread | None:
@@ -64,25 +72,27 @@ class Worker:
         self, app: CloudQ, options: WorkerOptions, forks: ForkServer | None = None
     ) -> None:
         queues = [queue for queue, _ in options.queues]
-        self._app = app
-        self._options = options
+        self._app, self._options = app, options
         self._shutdown = Shutdown()
         self._flights = Flights()
-        self._slots = Slots(options.at_start * options.threads, dict(options.queues))
+        weights = dict(options.queues)
+        self._pace = Pace(options.prefetch)
+        self._slots = Slots(options.at_start * options.threads, weights, self._pace)
         executor = app.executor(hostname=options.hostname)
-        counters = Counters(executor.tasks)
+        ledger = Ledger(app.runtime, Counters(executor.tasks))
         self._leases = Leases(app.broker, self._flights, options.lease, wake=self._shutdown.wake)
         self._settler = Settler(
             Consumer(executor, log=log),
             released=self._forget,
-            starved=self._slots.all_taken,
-            counters=counters,
+            starved=self._slots.starved,
+            counters=ledger.counters,
         )
         self._dispatcher = Dispatcher(
             executor=executor,
             broker=app.broker,
             settler=self._settler,
             max_tasks_per_child=options.max_tasks_per_child,
+            weights=weights,
         )
         self._crashes = Crashes(executor, self._dispatcher, self._settler)
         self._delayed = DelayedSender(app.broker, queues, poll=app.conf.worker_parked_poll)
@@ -90,35 +100,43 @@ class Worker:
             options,
             forks or ForkServer(app, options, None),
             slots=self._slots,
+            pace=self._pace,
             dispatcher=self._dispatcher,
             settler=self._settler,
             crashes=self._crashes,
             shutdown=self._shutdown,
             ready=self._on_ready,
+            ledger=ledger,
         )
-        self._opener = Opener(executor, app.broker, self._dispatcher, self._settler)
-        parts = WorkerParts(
-            app=app,
-            options=options,
-            executor=executor,
-            flights=self._flights,
-            slots=self._slots,
-            leases=self._leases,
-            dispatcher=self._dispatcher,
-            settler=self._settler,
-            opener=self._opener,
-            counters=counters,
-            shutdown=self._shutdown,
+        self._opener = Opener(
+            executor, app.broker, self._dispatcher, self._settler, self._flights, self._slots
         )
+        parts = self._parts(executor, ledger)
         self._pollers = [Poller(queue, parts) for queue in queues]
         self._actions = Actions(
             parts, pool=self._pool, delayed=self._delayed, pollers=self._pollers
         )
         commands = WorkerCommands(self._actions)
         self._heartbeat = HeartbeatSender(
-            heart=commands.heart, run=commands.run, every=app.conf.worker_heartbeat
+            heart=commands.heart, run=commands.run, every=app.conf.worker_heartbeat, ledger=ledger
         )
         self._beat = _beat_thread(app, options)
+
+    def _parts(self, executor: Executor, ledger: Ledger) -> WorkerParts:
+        return WorkerParts(
+            app=self._app,
+            options=self._options,
+            executor=executor,
+            flights=self._flights,
+            slots=self._slots,
+            pace=self._pace,
+            leases=self._leases,
+            dispatcher=self._dispatcher,
+            settler=self._settler,
+            opener=self._opener,
+            ledger=ledger,
+            shutdown=self._shutdown,
+        )
 
     def run(self) -> int:
         """Work until stopped, and return the exit code: 0 after a warm stop, 1 after a cold one.
@@ -191,9 +209,16 @@ class Worker:
         self._shutdown.sleep(_TICK if timed else _PATIENCE)
         self._check_children()
         self._dispatcher.pump()
+        self._give_back()
         self._pool.adapt(len(self._flights))
         if self._shutdown.error is None:
             self._pool.fill()
+
+    def _give_back(self) -> None:
+        """Leave to other workers what was taken ahead of tasks that took longer than before."""
+        if seconds := self._pace.seconds:
+            before = time.monotonic() - max(_STALLED, 2 * seconds)
+            self._dispatcher.give_back(self._slots.total + self._pace.latest(), before)
 
     def _check_children(self) -> None:
         self._actions.run_waiting()
@@ -210,29 +235,27 @@ class Worker:
                 self, sig=self._shutdown.signal_name, how="Warm", exitcode=0
             )
         log.info("stopping: nothing more is received; tasks that still run: %d", len(self._flights))
-        deadline = time.monotonic() + self._options.grace
+        began = time.monotonic()
+        deadline = began + self._options.grace
         for poller in self._pollers:
             poller.stop()
         self._delayed.stop()
         self._slots.close()
         self._opener.stop()
         self._dispatcher.close()
-        told = False
-        while self._flights or self._receiving():
-            if self._shutdown.requests > max(asked, 1) or time.monotonic() > deadline:
-                if not self._flights:
-                    log.warning(
-                        "left a receive under way: a message that it gets comes back by its lease"
-                    )
-                    break
-                return self._stop_cold()
-            if not self._flights and not told:
-                told = True
+        while (receiving := self._receiving()) or self._flights:
+            now = time.monotonic()
+            is_urgent = self._shutdown.requests > max(asked, 1) or now > deadline
+            is_over = now > began + _PARTING and all(poller.is_idle for poller in receiving)
+            if not self._flights and (is_urgent or is_over):
                 log.info(
-                    "waiting for the receive under way on %s, up to %g s; stop again to leave now",
-                    ", ".join(self._receiving()),
-                    self._options.poll_wait,
+                    "left the receive under way on %s: what it may get comes again by its lease",
+                    ", ".join(poller.queue for poller in receiving),
                 )
+                break
+            if is_urgent:
+                return self._stop_cold()
+            self._end_receives()
             self._shutdown.sleep(_TICK)
             self._check_children()
         self._pool.stop()
@@ -241,9 +264,19 @@ class Worker:
         log.info("stopped")
         return True
 
-    def _receiving(self) -> list[str]:
-        """Return the queues with a receive that has not come back yet."""
-        return [poller.queue for poller in self._pollers if poller.receiving]
+    def _receiving(self) -> list[Poller]:
+        """Return those with a receive that has not come back yet."""
+        return [poller for poller in self._pollers if poller.receiving]
+
+    def _end_receives(self) -> None:
+        """End the receives that wait, where the service can; ask again for those just begun."""
+        driver = self._app.broker.driver
+        try:
+            if isinstance(driver, EndsReceives):
+                driver.end_receives()
+        except BaseException as error:
+            pass_ends(error)
+            log.exception("the receives under way could not be ended, and are waited for")
 
     def _stop_cold(self) -> bool:
         log.warning("stopping cold: %d tasks go back to their queues", len(self._flights))

@@ -15,7 +15,7 @@ import pytest
 from cloudq import CloudQ, ConfigurationError, Retry, State, every, group, solar
 from cloudq.errors import CloudQError, InvalidArguments, ResultTimeout
 from cloudq.execution.deadline import Deadline
-from cloudq.settings import Settings
+from cloudq.settings.model import model
 from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.options import TaskOptions
 from cloudq.testing import drain, worker
@@ -201,7 +201,7 @@ def test_the_numbers_of_schedules_are_refused(app: Bench, bad: Any):
     "name",
     [
         name
-        for name, field in Settings.model_fields.items()
+        for name, field in model().model_fields.items()
         if field.annotation in (int, float, int | None, float | None)
     ],
 )

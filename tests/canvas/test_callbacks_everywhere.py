@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cloudq import CloudQ, EncodeError, InvalidArguments, chain, chord, group
+from cloudq.tasks.signature import Signature
 from cloudq.testing import drain
 
 Named = StrEnum("Named", {"VALUE": "value"})
@@ -194,3 +195,71 @@ def test_a_parameter_may_be_named_self(plain: CloudQ) -> None:
     drain(plain)
     assert [each.get(timeout=0) for each in sent] == [{"self": 1}] * 2 + [{}] + [{"self": 1}] * 2
     assert take(self=1) == {"self": 1}
+
+
+UNSTARTED: list[Callable[[Tasks, Any], Any]] = [
+    lambda t, call: call.on_error(t.after.s()),
+    lambda t, call: chord([t.one.s()], call).on_error(t.after.s()),
+    lambda t, call: chain(chord([t.one.s()], call), t.one.s()).on_error(t.after.s()),
+    lambda t, call: chord([t.one.s()], chord([t.one.s()], call)).on_error(t.after.s()),
+    lambda t, call: group([chord([t.one.s()], call)]).on_error(t.after.s()),
+]
+
+
+@pytest.mark.parametrize("body", UNSTARTED)
+@pytest.mark.parametrize("start", ["delay", "apply"])
+def test_the_error_callback_of_a_body_runs_whatever_the_body_is(
+    t: Tasks, body: Callable[[Tasks, Any], Any], start: str
+) -> None:
+    node = chord([t.fails.s(), t.one.s()], body(t, t.one.s()))
+    getattr(node, start)()
+    drain(t.app)
+    assert [name for name, _ in t.ran].count("after") == 1
+
+
+@pytest.mark.parametrize("kind", ["link", "link_error"])
+def test_more_callbacks_than_a_message_may_have_are_refused_at_the_call(
+    t: Tasks, kind: Any
+) -> None:
+    call = t.one.s().set(**{kind: [t.after.s() for _ in range(1000)]})
+    add = call.link if kind == "link" else call.on_error
+    add(t.after.s())  # it is there
+    refused = r"one\(\): 1,001 callbacks of one kind: 1,000 at most"
+    for more in (lambda: add(t.after.s(1)), lambda: call.set(**{kind: [t.after.s(1)]})):
+        with pytest.raises(InvalidArguments, match=refused):
+            more()
+    read = call.to_dict()
+    read[kind].append(t.after.s(1).to_dict())
+    with pytest.raises(InvalidArguments, match="1,001 callbacks of one kind: 1,000 at most"):
+        t.app.signature(read).delay()
+    with pytest.raises(InvalidArguments, match="step 2: 1,001 callbacks of one kind"):
+        chain(t.one.s(), t.app.signature(read)).delay()
+    assert drain(t.app) == []
+
+
+def test_calls_that_differ_in_a_value_are_not_written_to_compare_them(
+    t: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Any] = []
+    to_dict = Signature.to_dict
+    monkeypatch.setattr(Signature, "to_dict", lambda self: written.append(self) or to_dict(self))
+    call = t.one.s()
+    for number in range(50):
+        call.link(t.after.s(number)).link(t.after.s(str(number)))
+    assert len(call.links) == 100
+    assert len(written) < 3000  # those of number and text; comparing all would be near 10,000
+    call.link(t.after.s(0)).link(t.after.s(True)).link(t.after.s(1.0))
+    assert len(call.links) == 100
+
+
+@pytest.mark.parametrize("start", ["delay", "apply"])
+def test_what_follows_gets_the_value_of_a_call_whose_result_is_ignored(
+    t: Tasks, start: str
+) -> None:
+    ignored = t.one.s(5).set(ignore_result=True)
+    getattr(chain(ignored.clone().link(t.after.s()), t.one.s()), start)()
+    getattr(chord([ignored], t.one.s()), start)()
+    drain(t.app)
+    assert t.ran.count(("one", 5)) == 3
+    assert ("after", 5) in t.ran
+    assert ("one", [5]) in t.ran

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from cloudq import ChordError, Ignore, State
+from cloudq.driver.ends import Died
 from cloudq.execution.commit import commit, dispose
 from cloudq.execution.settlement import Action
-from cloudq.execution.worker_death import Died
 from cloudq.tasks.signature import chord, group
 from tests.support.bench import Bench
 from tests.worker.flow_tasks import Tasks

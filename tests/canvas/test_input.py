@@ -220,6 +220,18 @@ def test_a_bad_replacement_fails_the_task(app: Bench, t: Tasks) -> None:
         result.get(timeout=0)
 
 
+@pytest.mark.parametrize("given", ["ok", None, 3], ids=str)
+def test_a_replacement_that_is_no_signature_is_refused(app: Bench, given: Any) -> None:
+    def done(self: Any) -> None:
+        self.replace(given)
+
+    result = app.task(name="done", bind=True)(done).delay()
+    app.work()
+    kind = type(given).__name__
+    with pytest.raises(InvalidArguments, match=rf"^done: replace\(\) takes .*, not a {kind}: give"):
+        result.get(timeout=0)
+
+
 @pytest.mark.parametrize("depth", [400, 20_000])
 def test_a_replacement_whose_arguments_are_too_deep_is_refused_with_our_error(
     app: Bench, t: Tasks, depth: int

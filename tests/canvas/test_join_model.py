@@ -23,9 +23,9 @@ from cloudq import ChordError, State, chord, group
 from cloudq.broker.broker import Broker
 from cloudq.canvas.joins import Joins
 from cloudq.driver import Delivery
+from cloudq.driver.ends import Died
 from cloudq.execution.commit import commit, dispose
 from cloudq.execution.settlement import Settlement
-from cloudq.execution.worker_death import Died
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record
 from cloudq.runtime import Runtime

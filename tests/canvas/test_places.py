@@ -147,6 +147,17 @@ EMPTY: dict[str, tuple[Any, Any]] = {
         lambda t: group(node for node in (chain(), t.same.s(1))),
         [1],
     ),
+    "chain(one | group(), same)": (lambda t: chain(t.same.s(1) | group(), t.same.s()), 1),
+    "chain(one | same | group(), group(same))": (
+        lambda t: chain(t.same.s(1) | t.same.s() | group(), group(t.same.s(), t.same.s())),
+        [1, 1],
+    ),
+    "chain(one, group(group()), same)": (
+        lambda t: chain(t.same.s(1), group(group()), t.same.s()),
+        1,
+    ),
+    "one | group(group())": (lambda t: t.same.s(1) | group(group()), 1),
+    "group(group()) | same": (lambda t: group(group()) | t.same.s(), []),
     "chain(chain(chain()), one)": (lambda t: chain(chain(chain()), t.same.s(1)), 1),
 }
 

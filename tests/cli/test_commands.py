@@ -49,6 +49,7 @@ def test_a_failed_call_is_told_and_its_letter_sent_again(command, worker):
     ran = command("call", *APP, "shop.fail", "no [stock]", "--wait")
     assert (ran.code, ran.out) == (1, "")
     assert "ValueError: no [stock]" in ran.err
+    assert "cloudq result -A shop:app --traceback " in ran.err
     dead = command("dead", "list", *APP, "default", "--json").json
     assert [(letter["message"]["task"], letter["reason"]) for letter in dead] == [
         ("shop.fail", "ValueError: no [stock]")
@@ -97,6 +98,29 @@ def test_what_cannot_be_read_is_shown_as_such(command, project, monkeypatch):
     assert "foreign" in ran.out
     assert "? undecodable" in ran.out
     assert "hello [bold]" in ran.out
+
+
+def test_a_bundle_is_one_message_with_its_calls(command, project, monkeypatch):
+    monkeypatch.chdir(project)
+    with CloudQ("shop", broker="sqlite:///shop.db") as app:
+        task = app.task(name="shop.add")(lambda x, y: x + y)
+        results = app.publish([task.prepare(n, 1) for n in range(3)], bundle=3)
+        ran = command("queues", "peek", *APP, "default")
+        assert "shop.add" in ran.out
+        assert "3 calls: 0, 1, ..." in ran.out
+        [seen] = command("queues", "peek", *APP, "default", "--json").json
+        assert seen["message"] is None
+        assert [call["id"] for call in seen["calls"]] == [result.id for result in results]
+        [delivery] = app.broker.receive("default", count=1, wait=0.0, lease=5)
+        app.broker.dead_letter([delivery], reason="the service gave it up")
+    ran = command("dead", "show", *APP, "default", results[1].id)
+    assert ran.code == 0
+    assert results[2].id in ran.out
+    [dead] = command("dead", "list", *APP, "default", "--task", "shop.*", "--json").json
+    assert len(dead["calls"]) == 3
+    assert command("dead", "redrive", *APP, "default", results[1].id, "--yes").code == 0
+    [stats] = [s for s in command("queues", "stats", *APP, "--json").json if s["ready"]]
+    assert stats["ready"] == 1
 
 
 MISTYPED = [
@@ -238,6 +262,17 @@ def test_doctor_says_what_is_wrong(command, project):
     assert command("doctor", "-A", "gone").code == 1
     (project / "cloudq.toml").write_text("lease = 7.0\n")
     assert "7.0, from the configuration file" in command("doctor").out
+
+
+def test_doctor_finds_a_schedule_that_cannot_be_sent(command, project):
+    text = "from cloudq import CloudQ, every\napp = CloudQ()\n"
+    text += "@app.periodic(every(60), args={})\n@app.task(name='add')\ndef add(x: int): ...\n"
+    (project / "timed.py").write_text(text.format("(1, 2)"))
+    ran = command("doctor", "-A", "timed:app")
+    assert ran.code == 1
+    assert "schedule 'add': add(x: int): too many positional arguments" in ran.out
+    (project / "timed.py").write_text(text.format("(1,)"))
+    assert "ok    schedules: 1: add" in command("doctor", "-A", "timed:app").out
 
 
 def test_options_may_stand_before_the_command(command):

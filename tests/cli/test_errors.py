@@ -106,12 +106,17 @@ def test_a_bad_input_is_one_line_that_says_what_to_do(command, args, says):
         ("from cloudq import CloudQ\napp = CloudQ(include=['gone'])", "No module named 'gone'\n"),
         ("from cloudq import CloudQ\napp = CloudQ(include=['bad'])", "(bad.py, line 1)"),
         ("from cloudq import crontab\ncrontab(minute=61)", "0 to 59 (broken.py, line 2)"),
+        ("import sys\nsys.exit()", "it ends the program (SystemExit: None)"),
+        ("import sys\nsys.exit('x\\ny')", "(broken.py, line 2)"),
+        ("class Odd(BaseException): ...\nraise Odd(1)", "Odd: 1 (broken.py, line 2)"),
+        ("from cloudq import CloudQ\napp = CloudQ(include=['ends'])", "(ends.py, line 1)"),
         ("from cloudq import CloudQ\napp = CloudQ()", "app 'cloudq' has no tasks"),
     ],
 )
 def test_an_app_that_cannot_be_loaded_says_where_and_why(command, project, source, says):
     (project / "broken.py").write_text(source)
     (project / "bad.py").write_text("1 / 0\n")
+    (project / "ends.py").write_text("raise SystemExit(0)\n")
     ran = command("call", "-A", "broken", "task")
     assert (ran.code, is_one_line(ran.err)) == (2, True)
     assert says in ran.err
@@ -139,6 +144,29 @@ def test_debug_shows_the_traceback_of_the_cause(command, project):
 @pytest.mark.parametrize(
     ("env", "says"),
     [
+        ({"CLOUDQ_LEASE": "abc"}, "setting 'lease' from CLOUDQ_LEASE: Input should be a valid"),
+        ({"CLOUDQ_INCLUDE": "[1]"}, "CLOUDQ_INCLUDE"),
+        ({"CLOUDQ_LEASE": "1", "CLOUDQ_CONFIG": "none.toml"}, "none.toml"),
+    ],
+)
+def test_a_setting_from_outside_is_not_told_as_an_error_of_the_program(command, project, env, says):
+    (project / "right.py").write_text("from cloudq import CloudQ\n\napp = CloudQ('x')\n")
+    ran = command("call", "-A", "right", "task", env=env)
+    assert (ran.code, is_one_line(ran.err)) == (2, True)
+    assert says in ran.err
+    assert "right" not in ran.err
+
+
+def test_a_setting_of_the_program_is_told_with_its_place(command, project):
+    (project / "wrong.py").write_text("from cloudq import CloudQ\n\napp = CloudQ('x', brokr='y')\n")
+    ran = command("call", "-A", "wrong", "task", env={"CLOUDQ_LEASE": "5"})
+    assert "importing wrong failed: ConfigurationError: there is no setting 'brokr'" in ran.err
+    assert ran.err.endswith("did you mean broker? (wrong.py, line 3)\n")
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
         (
             {"CLOUDQ_LEASE": "long"},
             "setting 'lease' from CLOUDQ_LEASE: Input should be a valid number",
@@ -155,11 +183,11 @@ def test_a_bad_environment_is_one_line_too(command, env, says):
 
 
 def test_a_missing_extra_names_what_to_install(command, tmp_path: Path):
-    gone = "raise ModuleNotFoundError('No module named boto3', name='boto3')"
-    (tmp_path / "boto3.py").write_text(gone)
+    gone = "raise ModuleNotFoundError('No module named botocore', name='botocore')"
+    (tmp_path / "botocore.py").write_text(gone)
     ran = command("queues", "list", "-b", "sqs://eu-west-1", env={"PYTHONPATH": str(tmp_path)})
     assert (ran.code, is_one_line(ran.err)) == (2, True)
-    assert 'needs the package boto3: pip install "cloudq-tasks[aws]"' in ran.err
+    assert 'needs the package botocore: pip install "cloudq-tasks[aws]"' in ran.err
 
 
 def test_no_credentials_says_where_they_are_looked_for(command):
@@ -179,9 +207,9 @@ def test_no_region_says_how_one_is_given(command):
 def test_arguments_over_the_limit_are_refused_before_sending(command, project):
     (project / "big.py").write_text(
         "from shop import app\n"
-        "import sys\n"
+        "import os\n"
         "from cloudq.cli import main\n"
-        "sys.exit(main(['call', '-A', 'shop', 'shop.send', 'x' * (17 << 20)]))\n"
+        "os._exit(main(['call', '-A', 'shop', 'shop.send', 'x' * (17 << 20)]))\n"
     )
     ran = command("call", "-A", "big", "x")
     assert (ran.code, is_one_line(ran.err)) == (2, True)

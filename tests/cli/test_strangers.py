@@ -251,7 +251,12 @@ WRITES = re.compile(
     r"|sys\.__?(stdout|stderr)(__)?\.(buffer\.)?write(lines)?|sys\.std(out|err)\.\w*write\w*"
     r"|(rich\.text\.)?Text(\.\w+)?|Console|logging\.(StreamHandler|basicConfig)|faulthandler\.\w+"
 )
-PLACES = {"cloudq/cli/output.py", "cloudq/worker/logs.py"}
+PLACES = {
+    "cloudq/cli/__init__.py",
+    "cloudq/cli/output.py",
+    "cloudq/driver/log.py",
+    "cloudq/worker/logs.py",
+}
 
 
 def _writes(file: Path) -> Iterator[str]:

@@ -19,7 +19,7 @@ from cloudq.driver import Outgoing
 from cloudq.errors import DecodeError, EncodeError, InvalidArguments
 from cloudq.messages.body import arguments
 from cloudq.messages.codec import Codec
-from cloudq.messages.message import TaskMessage
+from cloudq.messages.message import FIELDS, TaskMessage
 from cloudq.messages.values import to_wire
 from cloudq.testing import drain
 from tests.servers import unique
@@ -152,7 +152,8 @@ def test_everything_that_celery_can_say_goes_there_and_back() -> None:
     )  # fmt: skip
     again = read(CODEC.encode(message))
     dropped = {"chain", "link", "link_error"}
-    assert again.model_dump(exclude=dropped) == message.model_dump(exclude=dropped)
+    kept = FIELDS.keys() - dropped
+    assert [getattr(again, name) for name in kept] == [getattr(message, name) for name in kept]
     for name in dropped:
         [there], [back] = getattr(message, name), getattr(again, name)
         assert {k: v for k, v in there.items() if v} == {k: v for k, v in back.items() if v}

@@ -17,7 +17,7 @@ from cloudq.contrib.celery import Celery, IgnoredByCloudQ, crontab
 from cloudq.contrib.celery.conf import is_setting
 from cloudq.contrib.celery.rules import Fate, Rule, Table, carried, ignored, refused
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
-from cloudq.settings import Settings
+from cloudq.settings import DECLARED
 
 # All settings of Celery 5.7.
 NAMES = (Path(__file__).parent / "celery_settings.txt").read_text().split()
@@ -25,7 +25,7 @@ OLD_NAMES = dict(
     line.split()
     for line in (Path(__file__).parent / "celery_old_names.txt").read_text().splitlines()
 )
-CARRIED = [r for r in SETTINGS.rules if r.fate is Fate.CARRIED and r.to in Settings.model_fields]
+CARRIED = [r for r in SETTINGS.rules if r.fate is Fate.CARRIED and r.to in DECLARED]
 REFUSED = [r for r in SETTINGS.rules if r.fate is Fate.REFUSED]
 IGNORED = [r for r in SETTINGS.rules if r.fate is Fate.IGNORED]
 
@@ -119,7 +119,7 @@ def test_what_happens_here_anyway_is_taken_without_a_word(
     ("values", "part"),
     [
         ({"task_acks_late": False}, "idempotent=True"),
-        ({"worker_prefetch_multiplier": 4}, "nothing ahead"),
+        ({"worker_prefetch_multiplier": 4}, "what its free places can run"),
         ({"broker_transport_options": {"visibility_timeout": 60}}, "visibility_timeout is lease"),
         ({"broker_url": "redis://localhost/0"}, "no broker for redis"),
         ({"broker_url": ["sqs://", "sqs://"]}, "one broker"),

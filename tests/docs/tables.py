@@ -25,8 +25,9 @@ from cloudq.contrib.celery.rules import Fate, Table
 from cloudq.contrib.celery.settings_table import SETTINGS
 from cloudq.driver import Limits, StoreLimits
 from cloudq.driver import loader as plugins
-from cloudq.messages.message import TaskMessage, schema
-from cloudq.settings import Settings
+from cloudq.messages.message import FIELDS
+from cloudq.messages.model import schema
+from cloudq.settings.model import model
 from tests.docs.rooms import picture
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -63,7 +64,7 @@ def settings() -> Iterator[str]:
     """Every setting with its type, default and meaning."""
     yield "| setting | type | default | meaning |"
     yield "|---|---|---|---|"
-    for name, field in Settings.model_fields.items():
+    for name, field in model().model_fields.items():
         default = "" if field.default is PydanticUndefined else f"`{_literal(field.default)}`"
         yield f"| `{name}` | {_kind(field.annotation)} | {default} | {field.description or ''} |"
 
@@ -73,14 +74,10 @@ def keys() -> Iterator[str]:
     yield "| key | type | absent | meaning |"
     yield "|---|---|---|---|"
     properties = schema()["properties"]
-    for name, field in TaskMessage.model_fields.items():
+    for name, field in FIELDS.items():
         kinds = properties[name].get("anyOf", [properties[name]])
         kind = next(each.get("type", "integer") for each in kinds if each.get("type") != "null")
-        absent = (
-            "required"
-            if field.is_required() or name == "v"
-            else _JSON[repr(field.get_default(call_default_factory=True))]
-        )
+        absent = "required" if field.is_required or name == "v" else _JSON[repr(field.fresh())]
         meaning = field.description or "the version of the format, 1"
         yield f"| `{name}` | {kind} | {absent} | {meaning} |"
 

@@ -17,6 +17,8 @@ from cloudq.driver import QueueAdmin
 from cloudq.driver import loader as plugins
 from cloudq.errors import ConfigurationError
 from cloudq.messages.body import decode
+from cloudq.messages.bundle import read_bundle, write_bundle
+from cloudq.messages.message import TaskMessage
 from cloudq.testing import eventually
 from localstack.servers import Endpoint
 from tests.docs.blocks import Block, Command, Shell, blocks, commands, section, session
@@ -199,9 +201,15 @@ def test_json_blocks_of_the_wire_page_are_messages() -> None:
     found = [b for b in blocks(page) if b.language == "json"]
     assert found
     for block in found:
+        if block.text.startswith('{"v":3,'):
+            read = read_bundle(block.text.strip().encode(), limit=1 << 20)
+            assert write_bundle([c for c in read.calls if isinstance(c, TaskMessage)]).decode() == (
+                block.text.strip()
+            )
+            continue
         message = decode(block.text.encode(), limit=1 << 20)
         fields = json.loads(block.text)
-        assert message.model_dump(include=set(fields)) == fields
+        assert {name: getattr(message, name) for name in fields} == fields
 
 
 def _read(shell: Shell, read: Iterable[Block], instead: Words | None = None) -> None:

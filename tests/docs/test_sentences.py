@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import BaseModel, SecretStr
+from typing_extensions import TypedDict
 
 from cloudq import CloudQ, State
 from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments
@@ -41,6 +42,14 @@ class Wide(Base):
     b: int = 2
 
 
+@dataclass(frozen=True)
+class Same(Base): ...
+
+
+class Row(TypedDict):
+    a: int
+
+
 class Secret(BaseModel):
     word: SecretStr
 
@@ -54,6 +63,9 @@ def _echo(value: Any = None) -> Any:
 
 
 def _takes_base(value: Base) -> None: ...
+
+
+def _takes_rows(rows: list[Row]) -> None: ...
 
 
 def _takes_color(value: str | Color) -> str:
@@ -178,9 +190,16 @@ def _(app: CloudQ) -> None:
     _is_refused(app, {Plain.RED: 1, "red": 2})
 
 
-@says("a subclass where the hint names its base and has fewer fields")
+@says("a subclass where the hint names its base, with the same fields too")
 def _(app: CloudQ) -> None:
     _is_refused(app, Wide(1), _takes_base)
+    _is_refused(app, Same(1), _takes_base)
+
+
+@says("A key that a typed dict does not have is refused, at any depth")
+def _(app: CloudQ) -> None:
+    with pytest.raises(InvalidArguments, match="Extra inputs"):
+        app.task(name="rows")(_takes_rows).delay([{"a": 1}, {"a": 1, "x": 2}])
 
 
 @says("(`str | Color`; a `StrEnum` arrives as the equal text)")

@@ -36,4 +36,4 @@ def test_the_reference_shows_no_plumbing() -> None:
     text = (DOCS / "reference" / "python-api.md").read_text()
     entry = text.partition("**`CloudQ`**")[2].partition("- **`")[0]
     assert [name for name in PLUMBING if re.search(rf"- `{name}\b", entry)] == []
-    assert "`publish(calls)`" in entry
+    assert "`publish(calls, *, bundle=None)`" in entry

@@ -156,7 +156,7 @@ def test_what_is_installed_while_a_process_runs_is_found(adapter: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "package", "extra"),
     [
-        ("sqs://eu-west-1", "boto3", "aws"),
+        ("sqs://eu-west-1", "botocore.exceptions", "aws"),
         ("pubsub://project", "google.pubsub_v1.types", "gcp"),
         ("servicebus://namespace", "azure.servicebus", "azure"),
     ],

@@ -149,6 +149,52 @@ def test_a_key_or_a_value_that_leaves_fails_its_call(plain: CloudQ, error: BaseE
     assert [end.state for end in ends] == [State.FAILURE, State.FAILURE]
 
 
+@pytest.mark.parametrize("method", ["__str__", "__reduce__", "__getstate__", "__cause__", "args"])
+def test_an_exception_whose_own_methods_leave_fails_its_call(
+    plain: CloudQ, method: str, error: BaseException
+) -> None:
+    def leave(*given: Any) -> Any:
+        raise error
+
+    own: Any = leave if method in ("__str__", "__reduce__", "__getstate__") else property(leave)
+    odd = type("Odd", (Exception,), {method: own})
+
+    @plain.task(name="odd")
+    def raises() -> None:
+        raise odd
+
+    plain.task(name="work")(lambda: 1)
+    ends = [plain.send_task(name) for name in ("odd", "work")]
+    drain(plain)
+    assert [end.state for end in ends] == [State.FAILURE, State.SUCCESS]
+
+
+def test_an_exception_without_a_text_is_tried_again_although_its_retry_is_told(
+    plain: CloudQ,
+) -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    told: list[str] = []
+
+    class Telling(Task[..., Any]):
+        def on_retry(self, *args: Any) -> None:
+            told.append("retry")
+
+    options: Any = {"max_retries": 1, "default_retry_delay": 0.0}
+
+    @plain.task(name="odd", base=Telling, bind=True, autoretry_for=[Odd], **options)
+    def once(self: Any) -> int:
+        if not self.request.retries:
+            raise Odd
+        return 2
+
+    result = once.delay()
+    drain(plain)
+    assert (result.get(timeout=0), told) == (2, ["retry"])
+
+
 def test_a_receiver_that_leaves_is_logged(
     plain: CloudQ, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:

@@ -174,6 +174,39 @@ assert run(leaves, finds) == [None, True]
     program(tmp_path, text, age=None)
 
 
+@pytest.mark.parametrize("end", ["return", "raise ValueError", "connection.connection.close()"])
+def test_an_atomic_block_that_is_left_open_does_not_reach_the_next_task(
+    tmp_path: Path, end: str, program: Program
+) -> None:
+    text = f"""
+@app.task
+def leaves():
+    transaction.atomic().__enter__()
+    with connection.cursor() as cursor:
+        cursor.execute("create table begun (id int)")
+    {end}
+
+@app.task
+def finds():
+    tables = connection.introspection.table_names()
+    return connection.in_atomic_block, transaction.get_autocommit(), tables
+
+found = run(leaves, finds, query)
+assert found[1:] == [[False, True, []], 1], found
+"""
+    program(tmp_path, text, age=None)
+
+
+def test_a_cut_connection_that_calls_itself_usable_costs_one_task(
+    tmp_path: Path, program: Program
+) -> None:
+    text = """
+found = run(query, cut, query, query)
+assert found[0] == 1 and isinstance(found[2], Exception) and found[3] == 1, found
+"""
+    program(tmp_path, text, age=None)
+
+
 def test_a_test_case_s_transaction_is_left_alone(tmp_path: Path, program: Program) -> None:
     text = """
 with transaction.atomic():

@@ -351,15 +351,15 @@ def test_an_outcome_that_is_refused_for_now_is_committed_again(app: Bench) -> No
     task = task_of(app)
     results = [task.delay() for _ in range(3)]
     settled = [(delivery, app.settle(delivery)) for delivery in app.receive()]
-    app.store.refuse = lambda item: Code.THROTTLED if results[1].id in str(item.key) else None
+    app.store.refuse = lambda item: Code.THROTTLED if results[0].id in str(item.key) else None
     committed = commit(settled, app.broker, app.backend)
-    assert [d.id for d, _ in committed.failed] == [results[1].id]
-    assert [d.id for d, _ in committed.ready] == [results[0].id, results[2].id]
+    assert [d.id for d, _ in committed.failed] == [results[0].id]
+    assert [d.id for d, _ in committed.ready] == [results[1].id, results[2].id]
     assert committed.error is not None
     app.store.refuse = lambda item: None
     again = commit(committed.failed, app.broker, app.backend)
     assert not again.failed
-    assert app.state(results[1]) is State.SUCCESS
+    assert app.state(results[0]) is State.SUCCESS
 
 
 def test_with_the_broker_down_no_retry_is_lost_and_none_sent_twice(app: Bench) -> None:

@@ -17,6 +17,7 @@ from cloudq.execution.commit import commit
 from cloudq.execution.settlement import Settled
 from cloudq.messages import body
 from cloudq.results.looker import Looker
+from cloudq.results.pauses import Pauses
 from cloudq.results.record import Record, State, key
 from cloudq.testing import in_memory, run_until_idle, worker
 
@@ -398,12 +399,14 @@ def test_an_older_call_does_not_take_the_record_of_one_that_runs(shop: Shop) -> 
 
 def test_who_waits_is_not_woken_by_the_end_of_an_earlier_call() -> None:
     ended = Record(id="mine", state=State.SUCCESS, call="a")
-    looker = Looker(lambda _: {"mine": ended}, lambda: None)
+    looker = Looker(lambda _, own: {"mine": ended}, lambda: None)
 
     async def wait() -> None:
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(looker.ended({"mine": "b"}), 0.3)
+            await asyncio.wait_for(looker.ended({"mine": "b"}, Pauses(0.0)), 0.3)
         for call in ("a", "0", None):
-            assert await asyncio.wait_for(looker.ended({"mine": call}), 10) == {"mine": ended}
+            assert await asyncio.wait_for(looker.ended({"mine": call}, Pauses(0.0)), 10) == {
+                "mine": ended
+            }
 
     asyncio.run(wait())

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from cloudq import State, TimeLimitExceeded
+from cloudq import (
+    CloudQ,
+    ConfigurationError,
+    EncodeError,
+    Reject,
+    State,
+    Task,
+    TimeLimitExceeded,
+    chain,
+)
 from cloudq.execution.commit import commit
 from cloudq.execution.settlement import Action
+from cloudq.worker.pool import pipe
 from tests.support.bench import Bench
 
 
@@ -115,7 +126,7 @@ def test_waiting_for_an_equal_call_does_not_count_as_deaths(
     app: Bench, charge: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app.configure_deliveries(3)
-    monkeypatch.setattr("cloudq.execution.executor._BUSY_AFTER", 0.0)
+    monkeypatch.setattr("cloudq.execution.equal_calls._BUSY_AFTER", 0.0)
     charge.delay(1)
     second = charge.delay(1)
     running = app.one()
@@ -271,6 +282,35 @@ def test_a_later_delivery_takes_the_claim_over(app: Bench, charge: Any) -> None:
     assert len(charge.runs) == 2
 
 
+@pytest.mark.parametrize("end", ["fails", "is superseded", "is put back"])
+def test_the_late_end_of_an_earlier_delivery_leaves_the_claim_of_the_one_that_runs(
+    app: Bench, end: str
+) -> None:
+    """An equal call would run beside that one."""
+    runs: list[int] = []
+
+    @app.task(name="t", bind=True, idempotent=True)
+    def task(self: Task[..., int]) -> int:
+        runs.append(self.request.attempts)
+        if len(runs) == 1:
+            app.lose_leases()
+            app.runner.run(app.job(app.one()))  # a later delivery, which has yet to be settled
+            if end == "is put back":
+                raise Reject("later", requeue=True)
+            if end == "fails":
+                raise ValueError
+        self.checkpoint("begun")
+        return len(runs)
+
+    task.delay()
+    first = app.one()
+    late = app.runner.run(app.job(first))
+    commit([(first, replace(late, fenced=True))], app.broker, app.backend)
+    task.delay()
+    assert "is running" in app.runner.run(app.job(app.one())).reason
+    assert runs == [1, 2]
+
+
 def test_an_earlier_delivery_does_not_take_it_back(app: Bench, charge: Any) -> None:
     charge.delay(1)
     early = app.job(app.one())
@@ -313,3 +353,266 @@ def test_a_success_that_was_recorded_without_its_claim_counts(app: Bench, charge
     second = charge.delay(1)
     app.work()
     assert (second.get(timeout=0), len(charge.runs)) == (1, 1)
+
+
+@pytest.mark.parametrize("options", [{"idempotent": True}, {}])
+@pytest.mark.parametrize("value", [7, None, {"a": [1]}])
+def test_an_equal_call_gets_the_value_of_one_that_ignored_its_own(
+    app: Bench, options: dict[str, Any], value: object
+) -> None:
+    runs: list[int] = []
+
+    @app.task(name="pay", **options)
+    def pay(order: int) -> Any:
+        runs.append(order)
+        return value
+
+    key: Any = {} if options else {"idempotency_key": "k"}
+    first = pay.apply_async([1], ignore_result=True, **key)
+    app.work()
+    second = pay.apply_async([1], **key)
+    app.work()
+    assert (second.get(timeout=0), runs) == (value, [1])
+    with pytest.raises(ConfigurationError):
+        first.get(timeout=0)
+    assert app.results.record(first.id) is None
+
+
+def test_it_comes_from_a_call_with_a_callback_as_well(app: Bench) -> None:
+    told: list[int] = []
+    pay, tell = app.task(name="pay", idempotent=True)(_seven), app.task(name="tell")(told.append)
+    pay.apply_async(ignore_result=True, link=tell.s())
+    app.work()
+    second = pay.delay()
+    app.work()
+    assert (second.get(timeout=0), told) == (7, [7])
+
+
+def _seven() -> int:
+    return 7
+
+
+def test_what_could_not_be_kept_is_an_error_for_those_who_ask(app: Bench) -> None:
+    runs: list[int] = []
+
+    @app.task(name="open", idempotent=True)
+    def open_it() -> Any:
+        runs.append(1)
+        return object()
+
+    first = open_it.apply_async(ignore_result=True)
+    assert app.step().state is State.SUCCESS
+    second = open_it.delay()
+    app.work()
+    with pytest.raises(EncodeError, match=rf"the equal call {first.id} has run.*object cannot be"):
+        second.get(timeout=0)
+    open_it.apply_async(ignore_result=True)
+    assert app.step().state is State.SUCCESS
+    assert runs == [1]
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_value_that_is_ignored_may_be_too_large_to_be_kept(app: Bench, conditional: bool) -> None:
+    runs: list[int] = []
+
+    @app.task(name="large", idempotent=True)
+    def large() -> str:
+        runs.append(1)
+        return "x" * 500_000
+
+    given: Any = {"task_id": "mine"} if conditional else {}
+    large.apply_async(ignore_result=True, **given)
+    delivery = app.one()
+    settlement = app.settle(delivery)
+    assert settlement.fenced == conditional
+    smaller = commit([(delivery, settlement)], app.broker, app.backend).failed[0][1]
+    assert app.finish(delivery, smaller).state is State.SUCCESS
+    second = large.delay()
+    app.work()
+    with pytest.raises(EncodeError, match="it could not be stored"):
+        second.get(timeout=0)
+    assert runs == [1]
+
+
+def test_a_value_that_is_kept_comes_from_the_child(app: Bench) -> None:
+    pay = app.task(name="pay", idempotent=True)(_seven)
+    pay.apply_async(ignore_result=True)
+    settlement = app.settle(app.one())
+    assert settlement.extra is not None
+    assert pipe.unpack_settlement(pipe.pack_settlement(3, settlement)) == settlement
+
+
+def test_a_key_function_with_the_parameters_of_the_task_makes_one_key(app: Bench) -> None:
+    runs: list[int] = []
+
+    @app.task(name="pay", idempotent=lambda order, copies=1: f"{order} {copies}")
+    def pay(order: int, copies: int = 1) -> None:
+        runs.append(order)
+
+    for args, kwargs in (([1], {}), ([], {"order": 1}), ([1, 1], {}), ([1], {"copies": 1})):
+        pay.apply_async(args, kwargs)
+    app.work()
+    assert runs == [1]
+
+
+def test_equal_calls_of_an_eager_app_run_each() -> None:
+    runs: list[int] = []
+    app = CloudQ("eager", broker="memory://eager-equal", task_always_eager=True)
+
+    @app.task(name="pay", idempotent=True, unique=True, global_rate_limit="1/d")
+    def pay(order: int) -> int:
+        runs.append(order)
+        return len(runs)
+
+    assert [pay.delay(1).get(), pay.delay(1).get()] == [1, 2]
+    app.close()
+
+
+def test_the_claim_of_a_call_lasts_as_long_as_it_runs(
+    app: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ran for over an hour, and an equal call ran beside it."""
+    monkeypatch.setattr("cloudq.execution.equal_calls._LEASE", 0.6)
+    runs: list[int] = []
+    seen: list[str] = []
+
+    @app.task(name="t", idempotent=True)
+    def task() -> int:
+        runs.append(1)
+        if len(runs) == 1:
+            time.sleep(0.9)
+            seen.append(app.step().reason)
+        return len(runs)
+
+    first, second = task.delay(), task.delay()
+    app.work()
+    assert "is running" in seen[0]
+    assert (runs, first.get(timeout=0), second.get(timeout=0)) == ([1], 1, 1)
+
+
+def test_the_claim_of_a_long_call_ends_an_hour_after_its_worker_has_died(app: Bench) -> None:
+    runs: list[int] = []
+
+    @app.task(name="t", idempotent=True, time_limit=86_000.0)
+    def task() -> None:
+        runs.append(1)
+
+    task.delay()
+    dead = app.one()
+    app.settle(dead)
+    app.broker.ack([dead])
+    task.delay()
+    app.clock.ahead += 3500
+    assert "is running" in app.step().reason
+    app.clock.ahead += 200
+    app.step()
+    assert runs == [1, 1]
+
+
+def test_a_claim_is_not_renewed_once_another_delivery_has_it(
+    app: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloudq.execution.equal_calls._LEASE", 0.3)
+
+    @app.task(name="t", idempotent=True)
+    def task() -> None:
+        time.sleep(0.5)
+
+    task.delay()
+    app.runner.run(app.job(app.one()))
+    before = app.store.calls["update"]
+    time.sleep(0.4)
+    assert app.store.calls["update"] == before, "its call has ended"
+
+
+def replacing(app: Bench, **options: Any) -> tuple[Any, list[int]]:
+    """A task that is replaced by another, and the runs of that one."""
+    runs: list[int] = []
+
+    @app.task(name="effect", **options)
+    def effect(number: int) -> int:
+        runs.append(number)
+        if number < 0 and len(runs) == 1:
+            raise ValueError(number)
+        return number * 2
+
+    @app.task(name="swap", bind=True, idempotent=True)
+    def swap(self: Task[..., int], number: int) -> None:
+        self.replace(effect.s(number))
+
+    return swap, runs
+
+
+def test_a_call_that_is_replaced_keeps_its_claim_and_equal_calls_get_the_value_it_comes_to(
+    app: Bench,
+) -> None:
+    swap, runs = replacing(app)
+    first = swap.delay(4)
+    app.step()
+    second = swap.delay(4)
+    replacement, waiting = app.receive(2)
+    assert f"an equal call, {first.id}, is running" in app.settle(waiting).reason
+    app.finish(waiting, app.settle(waiting))
+    app.finish(replacement, app.settle(replacement))
+    app.work()
+    third = swap.delay(4)
+    app.work()
+    values = [result.get(timeout=0) for result in (first, second, third)]
+    assert (values, runs) == ([8, 8, 8], [4])
+
+
+def test_a_replacement_that_fails_frees_the_claim_of_its_call(app: Bench) -> None:
+    swap, runs = replacing(app)
+    first, second = swap.delay(-1), swap.delay(-1)
+    app.work()
+    assert (first.state, second.get(timeout=0), runs) == (State.FAILURE, -2, [-1, -1])
+
+
+def test_the_claim_of_a_replaced_call_lasts_no_longer_than_its_record(app: Bench) -> None:
+    swap, runs = replacing(app)
+    app.results.expires = 500.0
+    swap.delay(4)
+    app.work()
+    app.clock.ahead += 501
+    swap.delay(4)
+    assert "is running" not in app.step().reason
+    app.work()
+    assert runs == [4, 4]
+
+
+def test_a_replacement_without_a_record_is_no_reason_to_wait(app: Bench) -> None:
+    swap, runs = replacing(app, ignore_result=True)
+    first, second = swap.delay(4), swap.delay(4)
+    app.step()
+    assert app.step().state is State.SUCCESS
+    app.work()
+    assert (runs, second.get(timeout=0)) == ([4], None)
+    assert app.state(first) is State.PENDING
+
+
+def test_the_replacement_of_a_call_may_be_an_equal_call(app: Bench) -> None:
+    runs: list[int] = []
+
+    @app.task(name="poll", bind=True, idempotent=True)
+    def poll(self: Task[..., int]) -> int:
+        runs.append(1)
+        if len(runs) < 3:
+            self.replace(poll.s())
+        return len(runs)
+
+    first, second = poll.delay(), poll.delay()
+    app.work()
+    assert (first.get(timeout=0), second.get(timeout=0), len(runs)) == (3, 3, 3)
+
+
+def test_a_replacement_with_ids_of_its_caller_has_another_mark(app: Bench) -> None:
+    _, runs = replacing(app)
+
+    @app.task(name="chained", bind=True, idempotent=True)
+    def chained(self: Task[..., int], number: int) -> None:
+        effect = app.tasks["effect"]
+        self.replace(chain(effect.s(number).set(task_id="given"), effect.s()))
+
+    first, second = chained.delay(1), chained.delay(1)
+    app.work()
+    assert (first.get(timeout=0), second.get(timeout=0), runs) == (4, 4, [1, 2])

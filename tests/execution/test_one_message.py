@@ -15,6 +15,7 @@ from cloudq.execution.commit import commit
 from cloudq.execution.interrupt import Alarm, Alarms
 from cloudq.execution.outcomes import Outcomes
 from cloudq.execution.settlement import Action, Settled, copy_of
+from cloudq.messages.bundle import Bundle
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import MOST, TaskMessage
 from cloudq.results.record import key
@@ -82,14 +83,14 @@ def test_a_part_that_cannot_be_read_fails_its_own_call_alone(
 def test_a_body_whose_reading_raises_is_dead_lettered_alone(
     app: Bench, runs: list[Any], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    decode = Codec.decode
+    read = Codec.read
 
-    def unlucky(self: Codec, body: bytes, *, queue: str, limit: int) -> TaskMessage:
+    def unlucky(self: Codec, body: bytes, *, queue: str, limit: int) -> TaskMessage | Bundle:
         if b'"bad"' in body:
             raise error
-        return decode(self, body, queue=queue, limit=limit)
+        return read(self, body, queue=queue, limit=limit)
 
-    monkeypatch.setattr(Codec, "decode", unlucky)
+    monkeypatch.setattr(Codec, "read", unlucky)
     for id in ("a", "bad", "b"):
         put(app, id)
     ids, settled = opened(app)
@@ -111,10 +112,10 @@ def test_an_id_that_no_store_can_have_is_its_own_message_s_trouble(
 ) -> None:
     records = app.results.records
 
-    def refusing(ids: Any, *, consistent: bool = True) -> Any:
+    def refusing(ids: Any, *, consistent: bool = True, own: bool = False) -> Any:
         if "bad" in ids:
             raise BackendError("a key that cannot be", code=Code.INVALID)
-        return records(ids, consistent=consistent)
+        return records(ids, consistent=consistent, own=own)
 
     monkeypatch.setattr(app.results, "records", refusing)
     for id in ("a", "bad", "b"):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from cloudq import CloudQ, chord
+from cloudq import CloudQ, Task, chord
 from cloudq.driver import Delivery
+from cloudq.driver.log import Log
 from cloudq.errors import Ignore, Reject
 from cloudq.execution.deadline import Deadline
 from cloudq.execution.direct_call import firing_id, once
@@ -19,7 +21,7 @@ from cloudq.results.record import State
 from cloudq.testing import eventually
 from cloudq.testing.waiting import PATIENCE
 
-log = logging.getLogger("cloudq.functions")
+log = Log("cloudq.functions")
 
 
 def invocation(app: CloudQ, seconds: float = 60.0, reserve: float = 0.0) -> Invocation:
@@ -281,3 +283,77 @@ def test_a_chord_is_joined_and_a_batch_that_is_handed_out_twice_counts_once(app:
     assert invocation(app).run(handed_out(app)) == []
     assert result.get(timeout=PATIENCE) == 6
     assert bodies == [[0, 2, 4]]
+
+
+def test_the_calls_of_a_bundle_run_in_one_invocation(app: CloudQ) -> None:
+    @app.task(bind=True, max_retries=1, autoretry_for=(OSError,))
+    def mixed(self: Task[..., int], x: int) -> int:
+        if x == 1:
+            raise ValueError("no")
+        if x == 2 and not self.request.retries:
+            raise OSError("not yet")
+        return x
+
+    results = app.publish([mixed.prepare(x) for x in range(5)], bundle=5)
+    assert invocation(app).run(handed_out(app)) == []
+    assert invocation(app).run(handed_out(app)) == [], "the retry, by itself"
+    states = [result.state for result in results]
+    assert states == [State.SUCCESS, State.FAILURE, *[State.SUCCESS] * 3]
+
+
+def test_what_is_put_back_of_a_bundle_is_a_smaller_one(app: CloudQ) -> None:
+    busy = {1, 3}
+
+    @app.task
+    def work(x: int) -> int:
+        if x in busy:
+            raise Reject("busy", requeue=True)
+        return x
+
+    results = app.publish([work.prepare(x) for x in range(5)], bundle=5)
+    assert invocation(app).run(handed_out(app)) == []
+    busy.clear()
+    for _ in range(2):
+        eventually(lambda: app.broker.admin.stats("orders").ready)
+        assert invocation(app).run(handed_out(app)) == []
+    assert [result.get(timeout=1) for result in results] == [0, 1, 2, 3, 4]
+
+
+def test_no_time_is_left_for_the_rest_of_a_bundle(app: CloudQ) -> None:
+    ran: list[int] = []
+
+    @app.task(time_limit=5000)
+    def work(x: int) -> int:
+        ran.append(x)
+        return x
+
+    results = app.publish([work.prepare(x) for x in range(6)], bundle=6)
+    executor = app.executor(stop_at_hard_limit=True)
+    for ended in (3, 6):
+        start = len(ran)
+        deadline = Deadline(lambda start=start: 1000 - 200 * (len(ran) - start), reserve=0)
+        assert Invocation(executor, deadline=deadline, log=log).run(handed_out(app)) == []
+        assert ran == list(range(ended))
+    assert [result.get(timeout=1) for result in results] == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_ordered_bundle_stays_from_its_retry_on(make_app: Callable[..., CloudQ]) -> None:
+    app = make_app(task_default_queue="orders.fifo")
+    ran: list[int] = []
+
+    @app.task(bind=True, max_retries=2, autoretry_for=(OSError,))
+    def step(self: Task[..., int], x: int) -> int:
+        ran.append(x)
+        if x == 2 and not self.request.retries:
+            raise OSError("not yet")
+        return x
+
+    results = app.publish([step.options(group_key="a").prepare(x) for x in range(5)], bundle=5)
+    [message] = handed_out(app)
+    message = replace(message, group="a")
+    kept = invocation(app).run([message])
+    assert [settlement.action for _, settlement in kept] == [Action.RELEASE]
+    assert ran == [0, 1, 2]
+    assert invocation(app).run([replace(again(message), group="a")]) == []
+    assert ran == [0, 1, 2, 2, 3, 4]
+    assert [result.get(timeout=1) for result in results] == [0, 1, 2, 3, 4]

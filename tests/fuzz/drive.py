@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import resource
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any
 
 from cloudq import CloudQ, State
 from cloudq.driver import Delivery, Outgoing
+from cloudq.driver.log import Log
 from cloudq.execution.consume import Consumer
 from cloudq.execution.settlement import Settled
 from cloudq.messages.body import encode
@@ -117,7 +117,7 @@ class Drive:
         """Take bodies through an app of their own, in batches beside calls that must succeed."""
         self._apps += 1
         with make_app(f"fuzz-{self._apps}-{id(self)}") as app:
-            consumer = Consumer(app.executor(), log=logging.getLogger("tests.fuzz"))
+            consumer = Consumer(app.executor(), log=Log("tests.fuzz"))
             for start in range(0, len(bodies), 9):
                 self._batch(app, consumer, bodies[start : start + 9], f"good-{start}")
 

@@ -14,7 +14,8 @@ import pytest
 
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import arguments, decode, encode
-from cloudq.messages.message import TaskMessage, schema
+from cloudq.messages.message import FIELDS, TaskMessage, from_given_fields
+from cloudq.messages.model import schema
 
 LIMIT = 1 << 20
 GOLDEN = Path(__file__).parent / "golden"
@@ -126,7 +127,7 @@ def test_golden_envelopes_are_read_as_they_were_meant(name: str) -> None:
 def test_every_field_of_the_message_is_in_a_golden_envelope() -> None:
     whole = ("v1-everything", "v1-workflow", "v1-shadow", "v1-limited", "v1-form", "v1-given-id")
     names = {name for each in whole for name in json.loads(golden(each))}
-    assert names == set(TaskMessage.model_fields)
+    assert names == set(FIELDS)
 
 
 def test_golden_values_come_back_as_they_were() -> None:
@@ -315,4 +316,4 @@ def test_a_body_has_no_characters_that_sqs_refuses() -> None:
 
 def test_a_lone_surrogate_is_refused_at_the_sender() -> None:
     with pytest.raises(EncodeError, match="cannot be written as JSON"):
-        encode(TaskMessage.model_construct(id="a", task="t", args=["\udce4"]))
+        encode(from_given_fields({"id": "a", "task": "t", "args": ["\udce4"]}))

@@ -9,6 +9,7 @@ import pytest
 
 from cloudq import ConfigurationError, State
 from cloudq.driver import Code
+from cloudq.driver.log import Log
 from cloudq.execution.commit import commit
 from cloudq.execution.deadline import Deadline
 from cloudq.execution.invocation import Invocation
@@ -238,7 +239,7 @@ def test_functions_record_events_and_honour_revocations_with_one_read(app: Bench
     invocation = Invocation(
         app.executor(stop_at_hard_limit=True),
         deadline=Deadline.after(60.0, reserve=0.0),
-        log=logging.getLogger("test"),
+        log=Log("test"),
     )
     with invocation:
         assert invocation.run(deliveries) == []

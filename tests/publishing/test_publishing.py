@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +43,22 @@ def test_many_calls_are_published_in_few_sends(app: Bench, task: Any) -> None:
     assert [result.get(timeout=0) for result in results] == list(range(25))
 
 
+@pytest.mark.parametrize("eager", [False, True])
+def test_calls_are_written_as_a_generator_gives_them(app: Bench, task: Any, eager: bool) -> None:
+    app.conf.task_always_eager = eager
+    rows: list[int] = []
+
+    def calls() -> Iterator[Any]:
+        for number in range(3):
+            rows.append(number)
+            yield task.prepare(rows)
+            rows.clear()
+
+    results = app.publish(calls())
+    app.work()
+    assert [result.get(timeout=0) for result in results] == [[0], [1], [2]]
+
+
 def test_batches_keep_to_the_services_bytes(app: Bench, task: Any) -> None:
     app.wire.change_limits = small
     app.publish(task.prepare("x" * 1500) for _ in range(6))
@@ -69,7 +86,7 @@ def test_all_calls_are_checked_before_the_first_is_sent(app: Bench, task: Any) -
 
 
 def test_refused_calls_are_named_and_the_others_sent(app: Bench, task: Any) -> None:
-    app.wire.refuse = lambda message: Code.DENIED if b"bad" in message.body else None
+    app.wire.refuse = lambda message: Code.DENIED if b'"bad"' in message.body else None
     calls = [task.options(task_id=f"id-{n}").prepare("bad" if n % 3 == 1 else n) for n in range(7)]
     with pytest.raises(
         PublishError, match="2 of 7 messages were not sent: refused on pur"

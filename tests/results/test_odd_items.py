@@ -166,7 +166,7 @@ def permit(app: CloudQ) -> object:
 
 
 def once(app: CloudQ) -> object:
-    return claim(backend_of(app), Key("once#odd"), Claimant(owner="me"), None)
+    return claim(backend_of(app), Key("once#odd"), Claimant(owner="me"), 60.0)
 
 
 Reads = Callable[[CloudQ], object]

@@ -131,7 +131,7 @@ def test_waiting_for_many_is_one_batched_read_a_look(app: Bench) -> None:
     app.store.calls.clear()
     records = wait_for(results, timeout=0)
     assert [record.value for record in records] == [str(n) for n in range(40)]
-    assert app.store.calls == {"get": 1}
+    assert app.store.calls == {"get": 2}  # the items of series, then those of the calls
 
 
 def test_waiting_for_more_than_a_read_takes_reads_each_batch_once(app: Bench) -> None:
@@ -141,7 +141,7 @@ def test_waiting_for_more_than_a_read_takes_reads_each_batch_once(app: Bench) ->
     app.work()
     app.store.calls.clear()
     assert len(wait_for(results, timeout=0)) == 40
-    assert app.store.calls == {"get": 4}
+    assert app.store.calls == {"get": 2 * 4}
 
 
 def test_waiting_for_many_says_how_many_are_missing(app: Bench) -> None:
@@ -432,3 +432,36 @@ def test_a_store_that_does_not_say_what_stands_there_has_not_taken_the_record(ap
     standing = app.results.advance(Record(id="x", state=State.SUCCESS))
     assert standing is not None
     assert not standing.terminal
+
+
+class Refused(Exception):
+    """An exception that cannot be made anew from its arguments."""
+
+    def __init__(self, *, code: int) -> None:
+        super().__init__("refused")
+        self.code = code
+
+
+def test_an_eager_result_raises_the_same_whoever_asks_and_can_be_revoked_and_forgotten() -> None:
+    app = CloudQ("eager", broker="memory://eager-results", task_always_eager=True, max_retries=0)
+
+    @app.task
+    def refuses() -> None:
+        raise Refused(code=4)
+
+    async def waits() -> None:
+        await result
+
+    result = refuses.delay()
+    with pytest.raises(Refused) as got:
+        result.get()
+    with pytest.raises(Refused) as awaited:
+        asyncio.run(waits())
+    assert awaited.value is got.value
+    assert awaited.value.code == 4
+    assert not result.revoke()
+    assert not result.revoke(terminate=True)
+    with pytest.raises(ConfigurationError):
+        result.revoke(terminate=True, signal="SIGNONE")
+    result.forget()
+    assert result.failed()

@@ -20,6 +20,7 @@ import pytest
 from cloudq import CloudQ, ConfigurationError, State, TaskFailure, chain, wait_for
 from cloudq.driver import Item, Key, StoreLimits
 from cloudq.errors import BackendError
+from cloudq.results.pauses import Pauses
 from cloudq.results.record import Record
 from cloudq.testing import drain
 from cloudq.testing.waiting import PATIENCE, eventually
@@ -218,18 +219,17 @@ class TestInCoroutines:
 
         asyncio.run(main())
 
-    def test_one_who_comes_later_is_not_kept_waiting_by_the_others(
-        self, app: Bench, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_one_who_comes_later_is_not_kept_waiting_by_the_others(self, app: Bench) -> None:
         """The store wakes nobody, and the others' pauses are long."""
-        for pause in ("_FIRST_PAUSE", "_LONGEST_PAUSE"):
-            monkeypatch.setattr(f"cloudq.results.looker.{pause}", 2 * PATIENCE)
+        long = 2 * PATIENCE
+        looker = app.results.looker
         task: Any = app.task(lambda: 42)
         done = task.delay()
         app.work()
 
         async def main() -> None:
-            other = asyncio.ensure_future(_of(app, "never"))
+            others = looker.ended({"never": None}, Pauses(long, long, long))
+            other = asyncio.ensure_future(others)
             await asyncio.sleep(0.6)
             start = time.monotonic()
             assert await asyncio.wait_for(done, PATIENCE) == 42
@@ -263,8 +263,9 @@ class TestInCoroutines:
             assert await values == list(range(40))
 
         asyncio.run(main())
-        # The first read is that of the first, the second that of all others.
-        assert app.store.calls["get"] <= 2
+        # The first read is that of the first, then come those of all others: of what lies
+        # together, and of what lies apart.
+        assert app.store.calls["get"] <= 3
 
     def test_waiting_on_two_loops_at_once(self, file_app: CloudQ) -> None:
         results = [file_app.tasks["double"].delay(n) for n in range(2)]

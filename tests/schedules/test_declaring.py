@@ -68,6 +68,8 @@ def test_two_fields_of_days_mean_both_by_name_and_either_in_a_line() -> None:
         ({"day_of_month": 30, "month_of_year": 2}, "day 30 is never in FEB"),
         ({"day_of_month": 31, "month_of_year": "apr,jun"}, "day 31 is never in APR,JUN"),
         ({"minute": 60}, "minute has 60: it goes from 0 to 59"),
+        ({"day_of_week": 8}, "day_of_week has 8: it goes from 0 to 7"),
+        ({"day_of_week": "1-9"}, "day_of_week has 9: it goes from 0 to 7"),
         ({"hour": "24"}, "hour has 24"),
         ({"minute": "5/15"}, "'5-59/15'"),
         ({"minute": "*/0"}, "a step is 1 or more"),

@@ -12,6 +12,7 @@ from cloudq.driver import (
     BrokerDriver,
     Change,
     Code,
+    DeadLetterCopies,
     Delivery,
     Failure,
     Item,
@@ -48,6 +49,11 @@ class FaultyBroker:
 
     def limits(self, queue: str) -> Limits:
         return self.change_limits(self.inner.limits(queue))
+
+    def copy_to_dead(self, deliveries: Sequence[Delivery], *, reason: str) -> Sequence[Failure]:
+        self._called("send")
+        assert isinstance(self.inner, DeadLetterCopies)
+        return self.inner.copy_to_dead(deliveries, reason=reason)
 
     def send(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[Failure]:
         self._called("send")
@@ -98,7 +104,9 @@ class FaultyStore:
     """
 
     inner: BackendDriver
-    limits: StoreLimits = field(default_factory=lambda: StoreLimits(put=25, get=100, item=400_000))
+    limits: StoreLimits = field(
+        default_factory=lambda: StoreLimits(put=25, get=100, item=400_000, bills_kilobytes=True)
+    )
     calls: Counter[str] = field(default_factory=Counter)
     down: set[str] = field(default_factory=set)
     refuse: Callable[[Item], Code | None] = lambda item: None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloudq.driver import Limits
-from cloudq.execution.worker_death import Died
+from cloudq.driver.ends import Died
 
 # The calls that change something, or give a lease.
 CALLS = (

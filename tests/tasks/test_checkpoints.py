@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from cloudq import CloudQ, ConfigurationError, EncodeError, InvalidArguments, State
+from cloudq.driver.log import Log
 from cloudq.execution.deadline import Deadline
 from cloudq.execution.invocation import Invocation
 from cloudq.execution.outcomes import Job
@@ -271,7 +271,7 @@ def test_a_function_goes_on_in_the_next_invocation(app: Bench) -> None:
         invocation = Invocation(
             app.executor(stop_at_hard_limit=True),
             deadline=Deadline.after(1.0, reserve=0.0),
-            log=logging.getLogger("cloudq.functions"),
+            log=Log("cloudq.functions"),
         )
         assert invocation.run([delivery]) == []
         app.broker.ack([delivery])
@@ -291,7 +291,7 @@ def test_the_rest_of_a_call_is_the_same_call(app: Bench) -> None:
     assert settlement.action is Action.ACK
     assert settlement.resend is not None
     assert settlement.drop is None
-    after = settlement.resend.model_dump(exclude_defaults=True, exclude={"v"})
+    after = settlement.resend.changed()
     assert after == {k: v for k, v in before.items() if k != "v"} | {"continued": 1}
     app.finish(job.delivery, settlement)
     app.work()

@@ -9,15 +9,17 @@ from collections.abc import Awaitable, Collection, Coroutine, Iterable
 from dataclasses import InitVar, dataclass
 from enum import Enum, StrEnum
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, computed_field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from cloudq import CloudQ, EncodeError, InvalidArguments
+from cloudq import CloudQ, EncodeError, InvalidArguments, chain
 from cloudq.testing import drain
+
+T = TypeVar("T")
 
 
 class Color(Enum):
@@ -41,6 +43,21 @@ class Long(BaseModel):
 @dataclass
 class Point:
     x: int
+
+
+@dataclass
+class Same(Point):
+    """Has the fields of its base, and is not equal to it."""
+
+
+class SameShort(Short): ...
+
+
+class Box(BaseModel, Generic[T]):
+    item: T
+
+
+class SameBox(Box[int]): ...
 
 
 @dataclass
@@ -163,6 +180,10 @@ WHOLE: list[tuple[Any, Any]] = [
     (Closed, read(Closed(x=1))),
     (Open, read(Open(x=1, other="a"))),  # type: ignore[call-arg]
     (Kept, Kept(x=1)),
+    (Same, Same(1)),
+    (Same | Point, Same(1)),
+    (Box[int], Box[int](item=1)),
+    (Box, Box(item=1)),
 ]
 
 
@@ -198,6 +219,11 @@ def test_a_cached_property_is_no_field_where_no_hint_is(plain: CloudQ) -> None:
 
 
 OTHERS: list[tuple[Any, Any]] = [
+    (Point, Same(1)),
+    (Short, SameShort(x=1)),
+    (Box[int], SameBox(item=1)),
+    (dict[str, list[Point]], {"a": [Point(1), Same(2)]}),
+    (Box[Point], Box[Point](item=Same(1))),
     (Scaled, Scaled(2, 5)),
     (Scaled, with_more(Scaled(2), note="later")),
     (list[Scaled], [Scaled(2), Scaled(2, 5)]),
@@ -233,6 +259,15 @@ def test_what_would_be_of_another_class_or_less_is_refused(
     assert len(drain(plain)) == 1
     with pytest.raises(EncodeError, match="would"):
         result.get(timeout=0)
+
+
+def test_a_subclass_in_a_chain_is_refused(plain: CloudQ) -> None:
+    @plain.task(name="take")
+    def take(value: Point) -> None: ...
+
+    with pytest.raises(EncodeError, match="step 2: take: value is a Same"):
+        chain(take.s(Point(1)), take.si(Same(1))).delay()
+    assert drain(plain) == []
 
 
 def test_an_enum_that_equals_its_value_may_arrive_as_it(plain: CloudQ) -> None:

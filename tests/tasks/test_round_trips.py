@@ -6,9 +6,10 @@ import logging
 from collections import namedtuple
 from dataclasses import InitVar, dataclass, field
 from datetime import datetime, time, timedelta
+from decimal import Decimal
 from enum import Enum, Flag, IntEnum, auto
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NewType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NewType
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -43,6 +44,14 @@ class Kind(Enum):
 
 class Size(IntEnum):
     BIG = 3
+
+
+class Letter(str, Enum):  # noqa: UP042
+    A = "a"
+
+
+class Sign(str, Enum):  # noqa: UP042
+    A = "a"
 
 
 class Right(Flag):
@@ -197,6 +206,10 @@ LESS: list[tuple[Any, Any]] = [
     (Made, Made(1, 2)),
     (Annotated[int, AfterValidator(lambda number: number + 1)], 1),
     (Order, Order.model_construct(id="none")),
+    (Literal["a", Kind.A], Kind.A),
+    (Letter | Sign, Sign.A),
+    (Any, "\ud800"),
+    (Any, {"\ud800": [1]}),
     (Any, {Spot(1)}),
     (Any, {Spot(1): 1}),
     (Any, {Kind.A: 1, "a": 2}),
@@ -271,6 +284,30 @@ def test_a_result_that_nobody_reads_need_not_fit(plain: CloudQ) -> None:
     result = give.delay()
     assert len(drain(plain)) == 1
     assert seen == [result.id]
+
+
+def test_a_result_that_nobody_reads_may_be_of_any_class(plain: CloudQ) -> None:
+    seen: list[int] = []
+
+    @plain.task(ignore_result=True, idempotent=True)
+    def pay(order: int) -> object:
+        seen.append(order)
+        return object()
+
+    for _ in range(2):
+        pay.delay(7)
+        assert [str(each.state) for each in drain(plain)] == ["SUCCESS"]
+    assert seen == [7]
+
+
+def test_a_number_that_cannot_be_compared_comes_back(plain: CloudQ) -> None:
+    @plain.task
+    def give(value: Annotated[Decimal, Field(allow_inf_nan=True)]) -> list[Any]:
+        return [type(value).__name__, str(value), value]
+
+    result = give.delay(Decimal("-sNaN12"))
+    drain(plain)
+    assert list(map(str, result.get(timeout=0))) == ["Decimal", "-sNaN12", "-sNaN12"]
 
 
 # ---- hints

@@ -66,9 +66,7 @@ BAD: list[tuple[Any, str]] = [
 
 
 def message(place: str, part: Any) -> TaskMessage:
-    return TaskMessage.model_construct(
-        **{**TaskMessage(id="a", task="t").model_dump(), place: [STEP, part]}
-    )
+    return TaskMessage(id="a", task="t").model_copy(update={place: [STEP, part]})
 
 
 @pytest.mark.parametrize("place", ["chain", "link", "link_error"])

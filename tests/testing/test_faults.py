@@ -364,3 +364,13 @@ def test_no_plan_loses_a_task(faults: list[tuple[tuple[Any, ...], int]]) -> None
         assert [app.AsyncResult(id).state for id in ids] == [State.SUCCESS] * 5
         assert clock.next_due == float("inf")
         assert set(seen) == set(range(5))
+
+
+def test_a_plan_knows_the_task_of_a_bundle(app: CloudQ, plan: FaultPlan) -> None:
+    seen = ran(app)
+    plan.deliver_twice(task="t")
+    results = app.publish([app.tasks["t"].prepare(n) for n in range(4)], bundle=4)
+    run_until_idle(app)
+    assert sorted(set(seen)) == [0, 1, 2, 3]
+    assert [result.state for result in results] == [State.SUCCESS] * 4
+    plan.assert_all_happened()

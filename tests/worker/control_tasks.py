@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from drill_tasks import app  # found through PYTHONPATH, as a user's module is
@@ -21,6 +22,8 @@ def set_level(state: Any, level: int = 1) -> dict[str, int]:
     """Set a level, kept in the worker."""
     if level > 9:
         raise ValueError(f"level {level} is above 9")
+    if level == 0:
+        sys.exit("level 0 is none")
     LEVELS[state.hostname] = level
     return {"ok": level}
 

@@ -212,6 +212,22 @@ async def async_fork_and(end: str) -> int:
 
 
 @app.task
+def pause_and_note(name: str) -> None:
+    time.sleep(1)
+    note(name)
+
+
+@app.task
+def fork_and_pause() -> int:
+    """Forks, waits in the copy, and tells the copy's exit code."""
+    copy = os.fork()
+    if copy == 0:
+        time.sleep(2)
+        os._exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])
+
+
+@app.task
 def stop_itself(name: str) -> str:
     """Stops its process, of which nobody takes care."""
     note(f"stop {name}")
@@ -284,3 +300,30 @@ def walk(this: Task[..., int], steps: int, rest: int) -> int:
         this.checkpoint(step + 1)
         note(f"step {step}")
     return steps
+
+
+@app.task
+def raise_later_here(after: float) -> None:
+    """Have an exception raised in this thread after so many seconds, as libraries for limits do."""
+    thread = ctypes.c_ulong(threading.get_ident())
+
+    def raise_it() -> None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(KeyboardInterrupt))
+        note("raised")
+
+    threading.Timer(after, raise_it).start()
+
+
+@app.task
+def close_files() -> None:
+    """Close files that are not its own, the connection to the supervisor among them."""
+    os.closerange(3, 64)
+
+
+@app.task
+def raise_in(name: str) -> None:
+    """Have an exception raised in another thread of this process."""
+    for thread in threading.enumerate():
+        if thread.name == name and thread.ident is not None:
+            ident = ctypes.c_ulong(thread.ident)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(KeyboardInterrupt))

@@ -21,8 +21,8 @@ WORKER = ("--processes", "2", "--threads", "8", "--lease", "3")
 KILL = "kill"
 
 
-def start(place: Place, chords: int) -> list[AsyncResult[list[int]]]:
-    square = place.app.task(name="square")(flow_tasks.square.function)
+def start(place: Place, chords: int, bundle: int) -> list[AsyncResult[list[int]]]:
+    square = place.app.task(name="square", bundle=bundle)(flow_tasks.square.function)
     body = place.app.task(name="body", bind=True)(flow_tasks.body.function)
     return [
         chord([square.s(number + n) for n in range(MEMBERS)], body.s(number)).delay()
@@ -55,13 +55,14 @@ def audit(place: Place, chords: int) -> int:
     return sum(len(entries) - 1 for entries in runs.values())
 
 
+@pytest.mark.parametrize("bundle", [1, 20])
 @pytest.mark.timeout(1800)
-def test_killed_at_random_every_body_runs_once(place: Place) -> None:
+def test_killed_at_random_every_body_runs_once(place: Place, bundle: int) -> None:
     place.tasks = "flow_tasks:app"
     place.environment["CLOUDQ_TASK_DEFAULT_QUEUE"] = place.queue
     chords, kills = (1000, 20) if FULL else (40, 3)
     dice = random.Random(5)
-    results = start(place, chords)
+    results = start(place, chords, bundle)
     worker = place.start(*WORKER)
     for number in range(kills):
         reached = chords * number // (kills + 1) + 1
@@ -83,7 +84,8 @@ def test_killed_at_random_every_body_runs_once(place: Place) -> None:
         assert result.get(timeout=0) == [number, squares, MEMBERS]
     repeated = audit(place, chords)
     print(
-        f"{place.broker.split(':')[0]}: {chords} chords of {MEMBERS}, {kills} kills: "
+        f"{place.broker.split(':')[0]}: {chords} chords of {MEMBERS} in bundles of {bundle}, "
+        f"{kills} kills: "
         f"0 bodies lost, {repeated} repeated by a death"
     )
     assert place.app.broker.admin.peek_dead(place.queue, count=10) == []

@@ -230,6 +230,8 @@ def test_the_command_line_asks_and_tells(pair: Place, cloudq: Cloudq) -> None:
     high = cloudq(pair, "control", *app, "set_level", "12", "-d", "two")
     assert high.returncode == 1
     assert "level 12 is above 9" in high.stderr
+    none = cloudq(pair, "control", *app, "set_level", "0", "-d", "two")
+    assert (none.returncode, "level 0 is none" in none.stderr) == (1, True)
     bad = cloudq(pair, "control", *app, "set_level", "high")
     assert bad.returncode == 2
     assert "level: invalid literal" in bad.stderr
@@ -271,6 +273,9 @@ def test_a_new_worker_obeys_no_command_of_an_earlier_one(sqlite_place: Place) ->
     stale = json.dumps({"id": "1", "name": "shutdown", "expires": time.time() + 600})
     backend.update(Key("workers", "again"), Change(set={"commands": frozenset({stale})}))
     worker = sqlite_place.start(*POOL, "-n", "again")
+    # What is sent before its first heartbeat counts as a command for the earlier one.
+    heartbeats = sqlite_place.app.control.heartbeats
+    until(lambda: [heart.hostname for heart in heartbeats.all()] == ["again"], what="a heartbeat")
     assert sqlite_place.app.control.ping(destination=["again"], timeout=PATIENCE) == [
         {"again": {"ok": "pong"}}
     ]

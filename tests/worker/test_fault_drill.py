@@ -58,8 +58,11 @@ def again(call: Callable[[], T], until: float) -> T:
 class Load:
     """The calls and chords of one run, whose numbers begin at `first`."""
 
-    def __init__(self, app: CloudQ, first: int, *, calls: int, chords: int) -> None:
+    def __init__(
+        self, app: CloudQ, first: int, *, calls: int, chords: int, bundle: int = 1
+    ) -> None:
         self.app = app
+        self.bundle = bundle
         self.began = time.monotonic()
         self.until = self.began + HUNG
         self.sent_after = 0.0
@@ -74,7 +77,8 @@ class Load:
     def run(self) -> dict[int, Record]:
         """Send all at once, wait for all, and return the records by the number of each."""
         with ThreadPoolExecutor(SENDERS) as pool:
-            calls = list(pool.map(self._call, self.numbers))
+            lots = pool.map(self._calls, self.numbers[:: self.bundle])
+            calls = [call for lot in lots for call in lot]
             chords = list(pool.map(self._chord, self.firsts))
         self.sent_after = time.monotonic() - self.began
         results = dict(
@@ -88,8 +92,12 @@ class Load:
             time.sleep(0.5)
         return found
 
-    def _call(self, number: int) -> AsyncResult[int]:
-        return again(lambda: self.charge.delay(number), self.until)
+    def _calls(self, first: int) -> list[AsyncResult[int]]:
+        if self.bundle == 1:
+            return [again(lambda: self.charge.delay(first), self.until)]
+        numbers = range(first, min(first + self.bundle, self.numbers.stop))
+        calls = [self.charge.prepare(number) for number in numbers]
+        return again(lambda: self.app.publish(calls, bundle=self.bundle), self.until)
 
     def _chord(self, first: int) -> AsyncResult[list[int]]:
         members = [self.square.s(first + n) for n in range(MEMBERS)]
@@ -144,11 +152,13 @@ class Drill:
         self.worker = worker
         self._first = 0
 
-    def run(self, chances: Mapping[Fault, float], *, calls: int, chords: int) -> float:
+    def run(
+        self, chances: Mapping[Fault, float], *, calls: int, chords: int, bundle: int = 1
+    ) -> float:
         """Run a load with these chances of faults, audit it, show its figures; its seconds."""
         self.proxy.chances = dict(chances)
         requests, faults = self.proxy.requests, self.proxy.counts.copy()
-        load = Load(self.place.app, self._first, calls=calls, chords=chords)
+        load = Load(self.place.app, self._first, calls=calls, chords=chords, bundle=bundle)
         self._first += 100_000
         records = load.run()
         took = time.monotonic() - load.began
@@ -200,6 +210,15 @@ def test_with_every_fault_at_once_nothing_is_lost_doubled_or_wrong(
 ) -> None:
     with drilled(aws, tmp_path) as drill:
         drill.compare(dict.fromkeys(Fault, CHANCE), calls=CALLS, chords=CHORDS)
+
+
+@pytest.mark.timeout(3600)
+def test_with_every_fault_at_once_nothing_of_bundles_is_lost_doubled_or_wrong(
+    aws: Endpoint, tmp_path: Path
+) -> None:
+    with drilled(aws, tmp_path) as drill:
+        calls, chords = (CALLS, CHORDS) if FULL else (200, 4)
+        drill.run(dict.fromkeys(Fault, CHANCE), calls=calls, chords=chords, bundle=20)
 
 
 @pytest.mark.skipif(not FULL, reason="CLOUDQ_DRILL=full runs it")

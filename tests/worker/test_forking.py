@@ -60,6 +60,21 @@ def test_children_are_forked_from_a_process_that_has_loaded_the_app(
     assert not psutil.pid_exists(server)
 
 
+def test_a_child_opens_no_store_and_loads_no_pydantic_before_it_needs_them(place: Place) -> None:
+    worker = place.start(*ONE)
+    assert _run(place, "loaded") == []
+    assert _server(worker)
+
+
+def test_what_tasks_with_models_need_is_loaded_once_before_children_are_forked(
+    place: Place,
+) -> None:
+    place.environment["LEAVES"] = "a model"
+    worker = place.start(*ONE)
+    assert {"pydantic", "cloudq.tasks.validation"} <= set(_run(place, "loaded"))
+    assert _server(worker)
+
+
 @pytest.mark.parametrize(
     "leaves",
     ["a thread", "a connection", "a database", "a file to read", "a lock of processes", "grpc"],

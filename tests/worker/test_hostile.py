@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cloudq import SoftTimeLimitExceeded, State
-from cloudq.driver import Outgoing
+from cloudq.driver import Delivery, Outgoing
 from cloudq.execution.settlement import Action, Settlement
 from cloudq.testing.waiting import PATIENCE
 from cloudq.worker.control.counters import UNREGISTERED, Counters
@@ -73,13 +73,11 @@ def test_a_soft_limit_still_holds_after_them(sqlite_place: Place) -> None:
 
 def test_only_registered_tasks_are_counted_by_name() -> None:
     counters = Counters({"known"})
+    delivery = Delivery(queue="q", id="1", body=b"{}", receipt=None, attempts=1, lease=60)
     for number in range(1000):
         for name in ("known", f"gone-{number}"):
-            counters.add(
-                [
-                    Settlement(
-                        action=Action.ACK, task=f"shadow {number}", name=name, state=State.SUCCESS
-                    )
-                ]
+            settlement = Settlement(
+                action=Action.ACK, task=f"shadow {number}", name=name, state=State.SUCCESS
             )
+            counters.add([(delivery, settlement)])
     assert counters.ends() == {("known", "SUCCESS"): 1000, (UNREGISTERED, "SUCCESS"): 1000}

@@ -38,6 +38,47 @@ def test_a_copy_of_its_process_that_a_task_forks_ends_with_the_call(
     assert worker.stop() == 0
 
 
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_an_exception_that_comes_while_no_task_runs_costs_no_task(
+    sqlite_place: Place, threads: str
+) -> None:
+    worker = sqlite_place.start("-c", "1", "-t", threads)
+    run = sqlite_place.app.send_task
+    run("drill_tasks.raise_later_here", [0.2]).get(timeout=PATIENCE)
+    until(lambda: "raised" in sqlite_place.entries(), what="it is raised at the next call")
+    later = [run("drill_tasks.work", [number, 0.0]) for number in range(3)]
+    wait_for(later, timeout=PATIENCE)
+    assert [result.get() for result in later] == [0, 2, 4]
+    assert "interrupted between two of them" in worker.log()
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize(("task", "args"), [("close_files", []), ("raise_in", ["report"])])
+def test_a_process_that_can_hand_in_no_outcome_any_more_ends(
+    sqlite_place: Place, task: str, args: list[str]
+) -> None:
+    worker = sqlite_place.start("-c", "1", "-t", "2")
+    culprit = sqlite_place.app.send_task(f"drill_tasks.{task}", args)
+    assert isinstance(culprit.get(timeout=PATIENCE, propagate=False), WorkerLost)
+    assert sqlite_place.app.send_task("drill_tasks.work", [1, 0.0]).get(timeout=PATIENCE) == 2
+    assert worker.stop() == 0
+
+
+def test_greenlets_do_not_go_on_in_a_process_that_one_of_them_has_forked(
+    sqlite_place: Place,
+) -> None:
+    pytest.importorskip("gevent")
+    worker = sqlite_place.start("-P", "gevent")
+    neighbours = [
+        sqlite_place.app.send_task("drill_tasks.pause_and_note", [f"n{n}"]) for n in range(3)
+    ]
+    forks = sqlite_place.app.send_task("drill_tasks.fork_and_pause")
+    wait_for([*neighbours, forks], timeout=PATIENCE)
+    assert forks.get() == 7
+    assert sorted(sqlite_place.entries()) == ["n0", "n1", "n2"]
+    assert worker.stop() == 0
+
+
 @pytest.mark.slow
 def test_a_process_that_a_task_has_stopped_is_as_a_dead_one(sqlite_place: Place) -> None:
     worker = sqlite_place.start("-c", "1", "-t", "4", "--lease", "1")

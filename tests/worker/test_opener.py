@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.driver import BackendDriver, BrokerDriver, Code, Delivery, Item, Key, Limits, loader
+from cloudq.driver.log import Log
 from cloudq.execution.consume import Consumer
 from cloudq.execution.settlement import Action, Settlement
 from cloudq.messages.body import encode
@@ -27,6 +27,7 @@ from cloudq.worker.in_flight import Flight, Flights
 from cloudq.worker.opener import Opener
 from cloudq.worker.pool.dispatcher import Dispatcher
 from cloudq.worker.settler import Settler
+from cloudq.worker.slots import Slots
 
 ORDERED = "lane.fifo"
 
@@ -45,7 +46,7 @@ class Rig:
         self.out: list[Flight] = []
         self.flights = Flights()
         executor = self.app.executor()
-        consumer = Consumer(executor, log=logging.getLogger("test"))
+        consumer = Consumer(executor, log=Log("test"))
         self.settler = Settler(consumer, released=self._forget, starved=lambda: False)
         self.dispatcher = Dispatcher(
             executor=executor,
@@ -53,7 +54,14 @@ class Rig:
             settler=self.settler,
             max_tasks_per_child=None,
         )
-        self.opener = Opener(executor, self.app.broker, self.dispatcher, self.settler)
+        self.opener = Opener(
+            executor,
+            self.app.broker,
+            self.dispatcher,
+            self.settler,
+            self.flights,
+            Slots(8, {"default": 1}),
+        )
         self.settler.start()
 
     def _broker(self, url: str) -> BrokerDriver:
@@ -109,7 +117,7 @@ def _answer() -> int:
 
 
 def threads(name: str) -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == name]
+    return [each for each in threading.enumerate() if each.name.removeprefix("late-") == name]
 
 
 @pytest.fixture
@@ -198,9 +206,13 @@ def test_an_outage_that_ends_is_seen_by_all_that_waits(rigs: Any) -> None:
     assert len({flight.number for flight in flights}) == 20
 
 
-@pytest.mark.parametrize("error", [ValueError, MemoryError])
+class Panic(BaseException):
+    """The panic of a library in Rust."""
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError, Panic, SystemExit])
 def test_what_raises_while_it_is_opened_ends_no_thread(
-    rigs: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    rigs: Any, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     rig: Rig = rigs(FaultPlan())
     whole = rig.app.runtime.services.clock

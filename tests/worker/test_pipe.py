@@ -34,6 +34,7 @@ FULL = Settlement(
     fenced=True,
     extra=ITEM,
     drop=Key("a", "b"),
+    claim_fence=7,
     unique_claim=Key("c"),
     failed_steps=FailedSteps(because=RECORD, calls=[("2", "t")], stored=[{"more": "a", "at": 0}]),
     starts=Plan(items=[ITEM], messages=[MESSAGE]),

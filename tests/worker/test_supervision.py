@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from uuid import uuid4
 
 import pytest
 
 from cloudq import CloudQ, State, TaskFailure, TimeLimitExceeded, wait_for
+from cloudq.broker.broker import Refused
+from cloudq.driver import Delivery
+from cloudq.driver.log import Log
 from cloudq.execution.consume import Consumer
 from cloudq.execution.settlement import Action, Settlement
 from cloudq.messages.body import encode
@@ -205,7 +208,7 @@ def test_what_was_handed_over_before_the_stop_is_still_settled(app: CloudQ) -> N
     out: list[Flight] = []
     consumer = Consumer(
         app.executor(),
-        log=logging.getLogger("test"),
+        log=Log("test"),
     )
     settler = Settler(consumer, released=out.extend, starved=lambda: False)
     flights = in_hand(app, 3)
@@ -227,3 +230,40 @@ def test_a_lease_that_was_extended_too_late_stays_doubtful(app: CloudQ) -> None:
     leases.extend(time.monotonic())
     assert late.doubtful
     assert late.lease_ends > time.monotonic()
+
+
+def test_a_lease_that_gets_no_answer_is_asked_for_again_by_the_other_thread(
+    app: CloudQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flights = Flights()
+    now = time.monotonic()
+    [flight] = flights.add([f.delivery for f in in_hand(app, 1)], now + 10)
+    leases = Leases(app.broker, flights, 60.0, wake=lambda: None)
+    extend, asked, answer = app.broker.extend, list[int](), threading.Event()
+
+    def slow(deliveries: Sequence[Delivery], *, lease: float) -> Sequence[Refused]:
+        asked.append(len(deliveries))
+        if len(asked) == 1:  # over a connection that has died in silence
+            assert answer.wait(PATIENCE)
+        return extend(deliveries, lease=lease)
+
+    monkeypatch.setattr(app.broker, "extend", slow)
+    first = threading.Thread(target=leases.extend, args=[now])
+    first.start()
+    until(lambda: bool(asked), what="the first asks")
+    leases.extend(now + 1.0)
+    assert len(asked) == 1, "it was asked for a moment ago"
+    leases.extend(now + 2.5)
+    assert flight.lease_ends > now + 50
+    answer.set()
+    first.join(PATIENCE)
+    assert (flight.doubtful, flight.asked_at) == (False, 0.0)
+    assert flight.lease_ends > now + 50
+
+
+def test_the_parts_of_a_bundle_know_that_its_lease_was_extended(app: CloudQ) -> None:
+    flights = Flights()
+    [whole] = flights.add([f.delivery for f in in_hand(app, 1)], time.monotonic() + 10)
+    whole.extended = True
+    [part] = flights.split(whole, [whole.delivery])
+    assert part.extended

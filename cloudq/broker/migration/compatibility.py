@@ -10,6 +10,7 @@ from cloudq.broker.migration.journal import Entry
 from cloudq.driver import Limits, Outgoing
 from cloudq.errors import DecodeError
 from cloudq.messages.body import decode
+from cloudq.messages.bundle import START, Bundle, Unread
 from cloudq.messages.codec import Codec, form_of
 from cloudq.messages.message import TaskMessage
 
@@ -17,6 +18,7 @@ from cloudq.messages.message import TaskMessage
 _MAX_BODY = 64 << 20
 # A message that is due within so many seconds is sent without a delay.
 _DUE = 0.5
+_PLAIN = Codec()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +73,20 @@ class Compatibility:
         )
 
     def read(self, body: bytes) -> TaskMessage | str:
-        """Decode the task message in a body, or return the reason why it cannot be read."""
+        """Decode the task message in a body, or return the reason why it cannot be read.
+
+        Of the calls of a bundle it is the first that can be read: they have one ordering key, and
+        none is delayed.
+        """
         try:
-            if self.codec is None:
+            if self.codec is None and not body.startswith(START):
                 return decode(body, limit=_MAX_BODY)
-            return self.codec.decode(body, queue=self.queue, limit=_MAX_BODY)
+            read = (self.codec or _PLAIN).read(body, queue=self.queue, limit=_MAX_BODY)
+            calls = read.calls if isinstance(read, Bundle) else [read]
+            for call in calls:
+                if not isinstance(call, Unread):
+                    return call
+            return "none of the calls of its bundle can be read: --raw moves it as it is"
         except DecodeError as error:
             why = str(error)
         form = form_of(body)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from cloudq.driver import Change, Check, ConditionFailed, Op, Scheduled
+from cloudq.driver.log import Log
 from cloudq.errors import BackendError
 from cloudq.results.backend import Backend
 from cloudq.results.record import DelayedMessage, key
 
-log = logging.getLogger("cloudq.migration")
+log = Log("cloudq.migration")
 
 
 def note_handles(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,10 +13,11 @@ import typer
 from cloudq.cli.commands.worker import FormatOption, Level, LevelOption, LogFormat
 from cloudq.cli.options import Target, common, refuse_memory
 from cloudq.cli.pidfile import held
+from cloudq.driver.log import Log
 from cloudq.schedules.beat import Beat, BeatThread
 from cloudq.worker.logs import configure
 
-log = logging.getLogger("cloudq.schedules")
+log = Log("cloudq.schedules")
 
 
 @common

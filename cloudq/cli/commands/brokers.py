@@ -6,7 +6,6 @@ import os
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import EntryPoint
 from tempfile import TemporaryDirectory
 
 import typer
@@ -16,6 +15,7 @@ from cloudq.cli.output import duration, emit, note, say, table
 from cloudq.driver import FOREVER, ORDERED_SUFFIX, Limits, QueueAdmin, StoreLimits
 from cloudq.driver import loader as plugins
 from cloudq.driver.adapters import adapter
+from cloudq.driver.entry_points import EntryPoint
 from cloudq.errors import CloudQError
 
 

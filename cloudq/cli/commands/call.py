@@ -146,19 +146,20 @@ def call(
         try:
             [record] = wait_for([sent], timeout=timeout)
         except KeyboardInterrupt:
-            note(f"the task is not stopped; its result: cloudq result {sent.id}")
+            note(f"the task is not stopped; its result: cloudq result{target.words} {sent.id}")
             raise
-    return _print_end(record, json=json)
+    return _print_end(record, target, json=json)
 
 
-def _print_end(record: Record, *, json: bool) -> int:
+def _print_end(record: Record, target: Target, *, json: bool) -> int:
     """Print the result or the error; return the exit code."""
     if json:
         emit(as_json(record), indent=False)
     elif record.state == State.SUCCESS:
         emit_written(record.value or "null")
     else:
-        complain(f"{outcome(record)} - cloudq result --traceback {record.id}", kind=record.state)
+        advice = f"cloudq result{target.words} --traceback {record.id}"
+        complain(f"{outcome(record)} - {advice}", kind=record.state)
     return 0 if record.state == State.SUCCESS else 1
 
 

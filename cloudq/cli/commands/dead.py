@@ -10,7 +10,7 @@ import typer
 
 from cloudq.app import CloudQ
 from cloudq.cli.commands.queues import QueueArgument, check_known, look, looking, tell_purged
-from cloudq.cli.messages import Seen, as_json, list_messages, read
+from cloudq.cli.messages import Seen, as_json, dumped, list_messages, read
 from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq.cli.output import complain, confirm, emit, fields, local, note, say, since
 from cloudq.driver import Failure
@@ -71,7 +71,9 @@ def show(
     if json:
         emit(as_json(seen))
         return
-    content = seen.message.model_dump(exclude_defaults=True) if seen.message else None
+    content: object = seen.message.changed() if seen.message else None
+    if content is None and seen.calls:
+        content = dumped(seen)
     sent = local(seen.peeked.sent_at)
     fields(
         (
@@ -183,7 +185,7 @@ def _select(found: Sequence[Seen], ids: Sequence[str], task: str | None) -> list
         seen
         for seen in found
         if (not ids or any(seen.goes_by(id) for id in ids))
-        and (task is None or fnmatchcase(seen.task, task))
+        and (task is None or any(fnmatchcase(name, task) for name in seen.tasks))
     ]
 
 

@@ -24,6 +24,9 @@ from cloudq.worker.pool.fork_main import open_files
 from cloudq.worker.pool.fork_server import ForkServer, can_fork
 from cloudq.worker.pool_kinds import PoolKind, check, sizes
 
+# The longest wait of a receive, in seconds; and that of a worker which a person has started.
+POLL_WAIT, _AT_A_TERMINAL = 20.0, 2.0
+
 
 class Level(StrEnum):
     """The least severe log records that are written."""
@@ -98,6 +101,12 @@ Grace = Annotated[
     float | None,
     typer.Option(min=0, metavar="SECONDS", help="Time for running tasks to finish at shutdown."),
 ]
+Prefetch = Annotated[
+    float | None,
+    typer.Option(
+        min=0, metavar="SECONDS", help="Hold as much work in hand as is done in this time; 0: none."
+    ),
+]
 Hostname = Annotated[
     str | None, typer.Option("-n", "--hostname", metavar="NAME", help="Name of this worker.")
 ]
@@ -141,6 +150,7 @@ class Given:
     max_tasks_per_child: int | None
     lease: float | None
     grace: float | None
+    prefetch: float | None
     hostname: str | None
     beat: bool
     metrics_port: int | None
@@ -164,6 +174,7 @@ def worker(
     max_tasks_per_child: MaxTasks = None,
     lease: Lease = None,
     grace: Grace = None,
+    prefetch: Prefetch = None,
     hostname: Hostname = None,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = "127.0.0.1",
@@ -186,6 +197,7 @@ def worker(
         max_tasks_per_child=max_tasks_per_child,
         lease=lease,
         grace=grace,
+        prefetch=prefetch,
         hostname=hostname,
         beat=beat,
         metrics_port=metrics_port,
@@ -237,8 +249,9 @@ def worker_options(app: CloudQ, target: Target, given: Given) -> WorkerOptions:
         max_memory_per_child=given.max_memory_per_child or conf.worker_max_memory_per_child,
         max_tasks_per_child=given.max_tasks_per_child or conf.worker_max_tasks_per_child,
         lease=conf.lease if given.lease is None else given.lease,
-        poll_wait=conf.worker_poll_wait,
+        poll_wait=poll_wait(conf.worker_poll_wait),
         grace=conf.worker_grace if given.grace is None else given.grace,
+        prefetch=conf.worker_prefetch_seconds if given.prefetch is None else given.prefetch,
         overrides=target.overrides,
         log_level=given.log_level.value,
         log_format=given.log_format.value,
@@ -247,6 +260,17 @@ def worker_options(app: CloudQ, target: Target, given: Given) -> WorkerOptions:
         metrics_host=given.metrics_host,
     )
     return options if given.hostname is None else replace(options, hostname=given.hostname)
+
+
+def poll_wait(given: float | None) -> float:
+    """Return the longest wait of a receive, in seconds.
+
+    A person at a terminal stops a worker, and starts it again, within the time of one long poll:
+    on SQS that would get the first message sent after that.
+    """
+    if given is not None:
+        return given
+    return _AT_A_TERMINAL if sys.stdin is not None and sys.stdin.isatty() else POLL_WAIT
 
 
 def limits(text: str) -> tuple[int, int]:

@@ -35,10 +35,10 @@ from cloudq.contrib.celery.exceptions import (
 from cloudq.contrib.celery.rules import IgnoredByCloudQ
 from cloudq.contrib.celery.schedules import crontab, schedule, solar
 from cloudq.contrib.celery.task import Task, shared_task
-from cloudq.messages.ids import new_id as uuid
+from cloudq.messages.message import new_id as uuid
 from cloudq.monitoring.task_logger import get_task_logger
+from cloudq.results.eager import EagerResult
 from cloudq.results.groups import ResultSet
-from cloudq.results.result import EagerResult
 from cloudq.tasks.signature import Signature, chain, chord, group
 
 __all__ = [

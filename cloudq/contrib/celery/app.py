@@ -17,7 +17,7 @@ from cloudq.results import groups as results
 from cloudq.results import result
 from cloudq.results.waiting import Places
 from cloudq.schedules.entry import periodic_entry
-from cloudq.settings import Settings
+from cloudq.settings import DECLARED, Settings
 from cloudq.signals import Signal
 from cloudq.tasks import task
 from cloudq.tasks.signature import Node
@@ -113,8 +113,8 @@ class Celery(app.CloudQ):
     def _settings(self, given: Mapping[str, Any]) -> Settings:
         """Read the settings, with Celery's defaults for those that are not set."""
         found = super()._settings(given)
-        missing = DEFAULTS.keys() - found.model_fields_set
-        return found.model_copy(update={name: DEFAULTS[name] for name in missing})
+        missing = DEFAULTS.keys() - found.given
+        return found.replaced({name: DEFAULTS[name] for name in missing})
 
     def config_from_object(
         self,
@@ -170,10 +170,8 @@ class Celery(app.CloudQ):
             check_name(name)
         kept = {name for name in values if name in KEPT}
         settings = {name: value for name, value in values.items() if name not in kept}
-        made = SETTINGS.apply(
-            settings, of=self._name, ours=Settings.model_fields, warned=self.warned
-        )
-        own = {name for name in made if name not in Settings.model_fields}
+        made = SETTINGS.apply(settings, of=self._name, ours=DECLARED, warned=self.warned)
+        own = {name for name in made if name not in DECLARED}
         taken = {name: value for name, value in made.items() if name not in own}
         return taken | {name: values[name] for name in kept}
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from cloudq.contrib.celery.rules import Fate
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.errors import ConfigurationError
-from cloudq.settings import Settings
+from cloudq.settings import DECLARED, Settings
 
 _OWN = ("_settings", "_given", "_update")
 
@@ -122,7 +122,7 @@ def read_source(source: object, namespace: str | None, *, silent: bool) -> dict[
 def is_setting(name: str) -> bool:
     """Say if Celery or cloudq has a setting of this name, old names included."""
     plain = modern(name)
-    return plain in KEPT or plain in Settings.model_fields or SETTINGS.find(plain) is not None
+    return plain in KEPT or plain in DECLARED or SETTINGS.find(plain) is not None
 
 
 def check_name(name: str) -> None:
@@ -132,7 +132,7 @@ def check_name(name: str) -> None:
     """
     if is_setting(name):
         return
-    known = [*SETTINGS.names(), *Settings.model_fields, *KEPT]
+    known = [*SETTINGS.names(), *DECLARED, *KEPT]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
     if close:
         raise ConfigurationError(f"there is no setting {name!r}: did you mean {close[0]}?")

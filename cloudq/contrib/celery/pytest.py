@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from cloudq.contrib.celery.app import Celery
-from cloudq.messages.ids import new_id
+from cloudq.messages.message import new_id
 from cloudq.testing.kit.workers import Worker
 
 

@@ -254,13 +254,13 @@ SETTINGS = Table(
         carried("worker_pool", read=values.pool),
         carried("worker_send_task_events", "task_events", read=values.events),
         *refused(
-            "a worker takes what its free places can run and nothing ahead, as Celery does "
-            "with 1 and task_acks_late",
+            "a worker takes what its free places can run, and of short tasks what it does in "
+            "worker_prefetch_seconds",
             "worker_prefetch_multiplier",
             fine=(1,),
         ),
         *ignored(
-            "a worker takes what its free places can run",
+            "a worker takes what its free places can run, and see worker_prefetch_seconds",
             "worker_disable_prefetch worker_enable_prefetch_count_reduction "
             "worker_eta_task_limit worker_pool_putlocks",
         ),

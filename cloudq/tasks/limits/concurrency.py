@@ -9,20 +9,18 @@ call's message.
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
-import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 
 from cloudq.driver import Change, Check, ConditionFailed, Key, Op, Value
-from cloudq.driver.forks import renew_after_fork
-from cloudq.errors import ServiceError
+from cloudq.driver.log import Log
 from cloudq.results.backend import Backend
+from cloudq.tasks.limits.renewer import Held
 
-log = logging.getLogger("cloudq.throttling")
+log = Log("cloudq.throttling")
 
 # The store deletes an unused item after these seconds, which is longer than any lease.
 _KEPT = 7200.0
@@ -77,8 +75,10 @@ class StoredPermit:
         return cls(until=float(until), fence=int(fence), mark=mark, owner=owner)
 
 
-class Permit:
+class Permit(Held):
     """A permit of a key, held until `release`. Safe to use from many threads."""
+
+    kind = "permit"
 
     def __init__(
         self,
@@ -89,11 +89,9 @@ class Permit:
         request: PermitRequest,
         lease: float,
     ) -> None:
-        self.key = key
+        super().__init__(key, lease)
         self.field = field
         self.request = request
-        self.lease = lease
-        self.renew_at = 0.0  # monotonic
         self._backend = backend
         self._text = text  # the stored text, the end of the lease included
         self._lock = threading.Lock()
@@ -233,56 +231,3 @@ def _choice(
         else:
             taken.append(NoPermit(owner=there.owner, until=there.until))
     return free[0] if free else min(taken, key=attrgetter("until"))
-
-
-class LeaseRenewer:
-    """Renews each lease after a third of its time, in a thread that the first `add` starts."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._permits: list[Permit] = []
-        self._woken = threading.Event()
-        self._started = False
-        renew_after_fork(self, LeaseRenewer._in_child)
-
-    def _in_child(self) -> None:
-        """Begin with no permit: the parent renews its own."""
-        self._lock, self._woken = threading.Lock(), threading.Event()
-        self._permits.clear()
-        self._started = False
-
-    def add(self, permit: Permit) -> None:
-        """Renew the lease of a permit until `remove`."""
-        permit.renew_at = time.monotonic() + permit.lease / 3
-        with self._lock:
-            self._permits.append(permit)
-            start, self._started = not self._started, True
-        if start:
-            threading.Thread(target=self._run, name="permits", daemon=True).start()
-        self._woken.set()
-
-    def remove(self, permit: Permit) -> None:
-        """Stop renewing the lease of a permit."""
-        with self._lock:
-            if permit in self._permits:
-                self._permits.remove(permit)
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                due = min((permit.renew_at for permit in self._permits), default=None)
-            self._woken.wait(None if due is None else max(0.0, due - time.monotonic()))
-            self._woken.clear()
-            now = time.monotonic()
-            with self._lock:
-                late = [permit for permit in self._permits if permit.renew_at <= now]
-            for permit in late:
-                self._renew(permit)
-
-    def _renew(self, permit: Permit) -> None:
-        try:
-            if not permit.renew():
-                self.remove(permit)
-        except ServiceError as error:
-            log.warning("cannot renew the permit of %s: %s", permit.key.partition, error)
-        permit.renew_at = time.monotonic() + permit.lease / 3

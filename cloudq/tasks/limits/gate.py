@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from typing import Any, Self
 
 from cloudq.clock import grown
 from cloudq.driver import Key
+from cloudq.driver.log import Log
 from cloudq.errors import ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.limits.concurrency import (
-    LeaseRenewer,
     NoPermit,
     Permit,
     PermitRequest,
@@ -26,10 +25,11 @@ from cloudq.tasks.limits.concurrency import (
     release,
 )
 from cloudq.tasks.limits.global_rate import GlobalRates, has_come
+from cloudq.tasks.limits.renewer import LeaseRenewer
 from cloudq.tasks.limits.rules import Rate, Throttle, key_text, need_store
 from cloudq.tasks.limits.worker_rate import FARTHEST, WorkerRates
 
-log = logging.getLogger("cloudq.throttling")
+log = Log("cloudq.throttling")
 
 # A call that gets no permit tries again after about this many seconds, longer each time.
 _FIRST_LOOK, _LONGEST_LOOK = 1.0, 60.0
@@ -83,7 +83,8 @@ class Gate:
         return GlobalRates()
 
     @cached_property
-    def _renewer(self) -> LeaseRenewer:
+    def renewer(self) -> LeaseRenewer:
+        """The renewer of what this process's calls hold."""
         return LeaseRenewer()
 
     def change_rate(self, task: str, rate: Rate | None) -> None:
@@ -118,7 +119,7 @@ class Gate:
 
     def visit(self) -> Visit:
         """Make the visit of one call, which lasts while the call runs."""
-        return Visit(self.lease, self._global_rates, self._renewer)
+        return Visit(self.lease, self._global_rates, self.renewer)
 
 
 class Visit:

@@ -18,7 +18,7 @@ from cloudq.tasks.limits.templates import filled, text_of
 KeyRule = str | Callable[..., str]
 """Makes the key of a call: a template over its arguments by name, or a function of them."""
 
-_RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/([smhd]))?")
+_RATE = r"(\d+(?:\.\d+)?)(?:/([smhd]))?"
 _PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 # Each permit is a field of one item, and Azure's tables take 252 of them.
 _MOST = 200
@@ -95,7 +95,7 @@ def rate_of(given: object, name: str = "rate_limit") -> Rate | None:
     """
     if given is None:
         return None
-    found = _RATE.fullmatch(_rate_text(given))
+    found = re.fullmatch(_RATE, _rate_text(given))
     if found is None:
         raise ConfigurationError(
             f'{name} is {shown(given)}: it must be like "10/s", "100/m", "5/h" or "1/d", '
@@ -219,9 +219,19 @@ def key_text(
     if callable(rule):
         text = text_of(rule(*args, **kwargs))
     else:
-        text = filled(str(rule), arguments.named(args, kwargs))
+        text = _filled(str(rule), arguments.named(args, kwargs))
     if len(text.encode()) > _LONGEST_KEY:
         raise InvalidArguments(
             f"the key {text[:40]!r}... has {len(text.encode())} bytes: at most {_LONGEST_KEY}"
         )
     return text
+
+
+def _filled(rule: str, named: Mapping[str, Any]) -> str:
+    """Fill a template. Raises `InvalidArguments` where a call lacks what the template names."""
+    try:
+        return filled(rule, named)
+    except (LookupError, AttributeError, ValueError, TypeError) as error:
+        raise InvalidArguments(
+            f"the key {rule!r} cannot be made of these arguments: {type(error).__name__}: {error}"
+        ) from error

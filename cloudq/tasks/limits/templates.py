@@ -12,15 +12,14 @@ from enum import Enum
 from typing import Any, cast
 from uuid import UUID
 
-from pydantic import BaseModel
-
 from cloudq.errors import InvalidArguments
-from cloudq.messages.canonical import canonical
+from cloudq.messages.canonical import canonical, clock_text
+from cloudq.messages.model_classes import is_model, model_class
 
 _PLAIN = frozenset({str, int, bool, type(None)})
 # Decimals of more zeros than this are written with an exponent.
 _WRITTEN_OUT = 40
-_CONTAINERS = frozenset({dict, list, tuple, set, frozenset, bytearray})
+_CONTAINERS = (dict, list, tuple, set, frozenset)
 _SCALARS = (str, int, float, Decimal, UUID, date, time, timedelta, bytes)
 
 
@@ -50,7 +49,12 @@ class _Formatter(string.Formatter):
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
         """Convert by `!r` or `!s`."""
-        return super().convert_field(_plain(value), conversion)
+        plain = _plain(value)
+        if conversion in ("r", "a") and _is(plain, Decimal) and plain.is_finite():
+            plain = Decimal(_digits(plain))
+        elif conversion is not None:
+            plain = _even(plain)
+        return super().convert_field(plain, conversion)
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """Format by what follows the colon."""
@@ -69,14 +73,21 @@ class _Text(str):
 
 def _even(value: Any) -> Any:
     """Return what equal numbers share, and in UTC what equal moments share."""
-    if type(value) is float:
+    if _is(value, float):
         return value + 0.0  # -0.0 is 0.0
-    if type(value) is Decimal and value.is_finite():
+    if _is(value, Decimal) and value.is_finite():
         return _Text(_digits(value))
-    if type(value) is datetime and value.utcoffset() is not None:
+    if _is(value, datetime) and value.utcoffset() is not None:
         with suppress(OverflowError):  # within a day of the first year or the last
             return value.astimezone(UTC)
+    if _is(value, time) and value.tzinfo is not None:
+        return _Text(clock_text(value))
     return value
+
+
+def _is(value: object, kind: type[object]) -> bool:
+    """Tell whether a value is of a class, or of one that shows it as that does."""
+    return isinstance(value, kind) and type(value).__str__ is kind.__str__
 
 
 def _digits(value: Decimal) -> str:
@@ -100,8 +111,10 @@ def _plain(value: Any) -> Any:
         return (
             value if kind.__str__ not in (Enum.__str__, str.__str__, int.__str__) else value.value
         )
-    own = kind.__str__ not in (object.__str__, BaseModel.__str__)
-    model = isinstance(value, BaseModel) or (dataclasses.is_dataclass(value) and kind is not type)
-    if kind in _CONTAINERS or (model and not own):
+    own = kind.__str__ not in (object.__str__, getattr(model_class(), "__str__", None))
+    model = is_model(value) or (dataclasses.is_dataclass(value) and kind is not type)
+    if isinstance(value, bytearray):
+        return bytes(value)
+    if (issubclass(kind, _CONTAINERS) or model) and not own:
         return _Text(canonical(value))
     return value

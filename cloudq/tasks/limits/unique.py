@@ -9,17 +9,17 @@ then on none of these counts, and where another call has the claim already, it d
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
+from cloudq.driver.log import Log
 from cloudq.errors import BackendError, ConfigurationError, PublishError, ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
 from cloudq.results.call_marks import is_before
 
-log = logging.getLogger("cloudq.throttling")
+log = Log("cloudq.throttling")
 
 # The seconds that a claim lasts before its message is known to be sent.
 _SENDING = 60.0

@@ -15,6 +15,7 @@ from cloudq.driver import (
     ConditionFailed,
     Item,
     Key,
+    ManyUpdates,
     Op,
     Value,
 )
@@ -279,3 +280,27 @@ class UpdateContract:
         assert at_once(8, work).count(True) == 1
         assert self.read(driver, key) == {}
         assert dict(driver.update(key, Change(discard={"slots": frozenset("1")})).fields) == {}
+
+    def test_many_updates_are_each_as_one(
+        self, driver: BackendDriver, another: BackendDriver, key: Key
+    ) -> None:
+        if not isinstance(driver, ManyUpdates):
+            pytest.skip("the store changes one item at a time")
+        keys = [Key(key.partition, sort) for sort in ("first", "ended", "last")]
+        driver.update(keys[1], Change(set={"state": "ended"}))
+        driver.update(keys[2], Change(set={"n": 1}))
+        change = Change(
+            set={"mark": True},
+            increment={"n": 1},
+            when=(Check(field="state", op=Op.NE, value="ended", or_absent=True),),
+        )
+        items = driver.update_all([(each, change) for each in keys])
+        expected = [{"mark": True, "n": 1}, None, {"mark": True, "n": 2}]
+        assert [item and dict(item.fields) for item in items] == expected
+        assert [item and item.key for item in items] == [keys[0], None, keys[2]]
+        found = [{"mark": True, "n": 1}, {"state": "ended"}, {"mark": True, "n": 2}]
+        assert [self.read(another, each) for each in keys] == found
+        # An item that is changed twice is changed by the second as the first has left it.
+        items = driver.update_all([(keys[0], change)] * 2)
+        assert [item and item.fields["n"] for item in items] == [2, 3]
+        assert driver.update_all([]) == []

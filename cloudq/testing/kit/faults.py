@@ -22,6 +22,8 @@ from cloudq.driver import (
 )
 from cloudq.errors import DecodeError
 from cloudq.messages.body import decode
+from cloudq.messages.bundle import START, Unread, read_bundle
+from cloudq.messages.message import TaskMessage
 from cloudq.testing.kit.plan import Kind, Outage, Rules, Unit
 from cloudq.testing.kit.wrapping import wrapped
 
@@ -194,12 +196,20 @@ class _FaultyBroker:
 
     def _unit(self, queue: str, body: bytes) -> Unit:
         try:
-            message = decode(body, limit=len(body))
+            calls = _calls(body)
         except DecodeError:
             return Unit(queue)
-        unit = Unit(queue, message.task)
-        self._plan.learn(message.id, unit)
-        return unit
+        for call in reversed(calls):
+            self._plan.learn(call.id, Unit(queue, call.task))
+        return Unit(queue, calls[0].task) if calls else Unit(queue)
+
+
+def _calls(body: bytes) -> Sequence[TaskMessage]:
+    """Read the calls in a body: one, or those of a bundle. Raises `DecodeError`."""
+    if not body.startswith(START):
+        return [decode(body, limit=len(body))]
+    read = read_bundle(body, limit=len(body))
+    return [call for call in read.calls if not isinstance(call, Unread)]
 
 
 class _FaultyStore:

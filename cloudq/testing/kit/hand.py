@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from cloudq.app import CloudQ
 from cloudq.driver import Code, Delivery
+from cloudq.driver.ends import Died
+from cloudq.driver.log import Log
 from cloudq.errors import ServiceError
 from cloudq.execution.consume import Consumer
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Settled, Settlement
-from cloudq.execution.worker_death import Died
 from cloudq.results.waiting import Places
 from cloudq.testing.kit.faults import FaultPlan
 from cloudq.testing.kit.in_memory import in_memory_services
 from cloudq.testing.kit.plan import Unit
 
-log = logging.getLogger("cloudq.testing")
+log = Log("cloudq.testing")
 
 T = TypeVar("T")
 

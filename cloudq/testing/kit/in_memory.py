@@ -12,9 +12,8 @@ from cloudq.app import CloudQ
 from cloudq.driver import BackendDriver, BrokerDriver, VirtualTime
 from cloudq.driver import loader as plugins
 from cloudq.errors import ConfigurationError
-from cloudq.messages.ids import new_id
+from cloudq.messages.message import new_id
 from cloudq.runtime import Services
-from cloudq.settings import Settings
 from cloudq.testing.kit.clock import VirtualClock
 from cloudq.testing.kit.faults import FaultPlan
 
@@ -53,7 +52,7 @@ def in_memory(
     services, conf = runtime.services, runtime.conf
     backend = "none" if conf.backend_url is None else url
     given: dict[str, Any] = {"broker": url, "backend": backend, **settings.plain_names(values)}
-    inside = settings.load(_values(conf) | given)
+    inside = settings.load(conf.values() | given)
     opened: list[VirtualTime] = []
     app.close()
     runtime.conf = inside
@@ -66,11 +65,6 @@ def in_memory(
             for driver in opened:
                 clock.leave(driver)
         runtime.services, runtime.conf = services, conf
-
-
-def _values(conf: Settings) -> dict[str, Any]:
-    """Return the settings as objects; a dump would turn schedules into dictionaries."""
-    return dict(conf.model_copy())
 
 
 def _no_sleep(seconds: float) -> None:

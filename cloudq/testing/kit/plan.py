@@ -11,8 +11,8 @@ from random import Random
 from typing import Any, NoReturn, Self
 
 from cloudq.driver import Code
+from cloudq.driver.ends import Died
 from cloudq.errors import ConfigurationError
-from cloudq.execution.worker_death import Died
 
 BROKER_CALLS = ("send", "receive", "ack", "release", "extend", "dead_letter")
 STORE_CALLS = ("put", "get", "update", "query", "delete")

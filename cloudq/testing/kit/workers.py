@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -12,6 +11,7 @@ from typing import Self
 
 from cloudq.amounts import seconds
 from cloudq.app import CloudQ
+from cloudq.driver.log import Log
 from cloudq.execution.event_loop import Loop
 from cloudq.execution.settlement import Settlement
 from cloudq.results.record import State
@@ -21,7 +21,7 @@ from cloudq.testing.kit.faults import FaultPlan
 from cloudq.testing.kit.hand import Hand
 from cloudq.testing.kit.in_memory import in_memory, in_memory_services
 
-log = logging.getLogger("cloudq.testing")
+log = Log("cloudq.testing")
 
 # How long an idle thread looks away, in seconds. Asking a queue in memory costs some microseconds.
 _GLANCE = 0.01

@@ -40,7 +40,8 @@ class Actions:
     ) -> None:
         self.app = parts.app
         self.options = parts.options
-        self.counters = parts.counters
+        self.ledger = parts.ledger
+        self.counters = parts.ledger.counters
         self._parts = parts
         self._pool = pool
         self._delayed = delayed

@@ -13,14 +13,14 @@ import psutil
 
 import cloudq
 from cloudq.driver import Scheduled
+from cloudq.driver.forks import imported
 from cloudq.errors import ConfigurationError, DecodeError
 from cloudq.messages.body import decode
 from cloudq.messages.message import TaskMessage
-from cloudq.monitoring.command_arguments import checked
 from cloudq.monitoring.commands import Command
 from cloudq.monitoring.heartbeats import Heartbeat
 from cloudq.results.record import State
-from cloudq.text import describe, json_text, masked, text_of
+from cloudq.text import describe, json_text, masked
 from cloudq.worker.control.actions import Actions
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.pool.child_handle import Child
@@ -71,7 +71,10 @@ class WorkerCommands:
         """Carry out a command and return its reply. An error is a reply too."""
         built_in = self._built_in.get(command.name)
         if built_in is not None:
-            return built_in(**checked(command.name, command.arguments))
+            given = imported("cloudq.monitoring.command_arguments").checked(
+                command.name, command.arguments
+            )
+            return built_in(**given)
         spec = self.app.control.registry.find(command.name)
         if spec.run is None:
             raise ConfigurationError(f"this worker does not know the command {command.name!r}")
@@ -167,8 +170,7 @@ class WorkerCommands:
         }
 
     def _conf(self) -> dict[str, Any]:
-        # Routes may be functions and classes, which are no JSON.
-        return masked(self.app.conf.model_dump(mode="json", fallback=text_of))
+        return masked(self.app.conf.as_json())
 
     def _active_queues(self) -> list[dict[str, Any]]:
         return [

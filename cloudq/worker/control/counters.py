@@ -6,9 +6,12 @@ import threading
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cloudq.execution.settlement import Settlement
+from cloudq.driver import Delivery
+from cloudq.execution.bundles import Part
+from cloudq.execution.settlement import Settled, Settlement
+from cloudq.monitoring.costs.sheet import Called, Handled
 from cloudq.results.record import State
 
 # The number of revoked tasks that are remembered.
@@ -25,6 +28,9 @@ class Runtimes:
     total: float = 0.0
 
 
+# Bytes of a record besides its value: ids, times, names.
+_RECORD = 300
+
 UNREGISTERED = "(unregistered)"
 """The name under which all tasks are counted that the app does not have."""
 
@@ -38,25 +44,43 @@ class Counters:
     def __init__(self, registered: Container[str] = ()) -> None:
         self._registered = registered
         self._lock = threading.Lock()
-        self._ends: Counter[tuple[str, str]] = Counter()
+        self._ends: dict[tuple[str, State], int] = {}
         self._runtimes: dict[str, Runtimes] = {}
+        self._handled: dict[tuple[str, str], Handled] = {}
         self._revoked: deque[str] = deque(maxlen=_REVOKED)
 
-    def add(self, settlements: Iterable[Settlement]) -> None:
+    def add(self, pairs: Iterable[Settled]) -> None:
         """Count outcomes; those without a state, such as releases, are passed over."""
         with self._lock:
-            for settled in settlements:
-                if settled.state is None:
+            for delivery, settled in pairs:
+                state = settled.state
+                if state is None:
                     continue
-                name = settled.task_name
+                name = settled.name or settled.task
                 if name not in self._registered:
                     name = UNREGISTERED
-                self._ends[name, str(settled.state)] += 1
-                if settled.state is State.REVOKED:
+                self._ends[name, state] = self._ends.get((name, state), 0) + 1
+                if state is State.REVOKED:
                     self._revoked.append(settled.task_id)
+                self._handle(delivery, settled, name)
                 record = settled.record
                 if record is not None and record.started_at and record.finished_at:
                     self._time(name, record.finished_at - record.started_at)
+
+    def _handle(self, delivery: Delivery, settled: Settlement, task: str) -> None:
+        called = (delivery.queue, task)
+        row = self._handled.get(called)
+        if row is None:
+            row = self._handled[called] = Handled()
+        row.tasks += settled.state is not State.RETRY
+        # The calls of a bundle share its message.
+        share = 1 / len(delivery.parcel.parts) if isinstance(delivery, Part) else 1
+        row.messages += share
+        row.size += share * len(delivery.body)
+        record = settled.record
+        if record is not None:
+            row.records += 1
+            row.stored += _RECORD + len(record.value or "") + len(record.traceback or "")
 
     def _time(self, task: str, took: float) -> None:
         kept = self._runtimes.get(task)
@@ -68,12 +92,20 @@ class Counters:
     def ends(self) -> dict[tuple[str, str], int]:
         """Return how often each task ended in each state; each RETRY counts."""
         with self._lock:
-            return dict(self._ends)
+            return {(task, str(state)): count for (task, state), count in self._ends.items()}
 
     def runtimes(self) -> dict[str, tuple[Sequence[int], float]]:
         """Return, by task, how many ran up to each bound and above the last, and their seconds."""
         with self._lock:
             return {task: (tuple(r.counts), r.total) for task, r in self._runtimes.items()}
+
+    def handled(self) -> dict[Called, Handled]:
+        """Return what was settled of each task on each queue, for its share of the bill."""
+        with self._lock:
+            return {
+                Called(short_name(queue), task): replace(row)
+                for (queue, task), row in self._handled.items()
+            }
 
     def revoked(self) -> list[str]:
         """Return the ids of the latest revoked tasks that came here, the oldest first."""
@@ -86,3 +118,8 @@ class Counters:
         for (_, state), count in self.ends().items():
             totals[state] += count
         return totals
+
+
+def short_name(queue: str) -> str:
+    """Return the name of a queue that is given as a URL or a path; another one as it is."""
+    return queue.rpartition("/")[2]

@@ -5,7 +5,6 @@ It has a thread of its own, so that a store that is down keeps nothing else wait
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -13,13 +12,16 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from cloudq.clock import Backoff
+from cloudq.driver.ends import pass_ends
+from cloudq.driver.log import Log
 from cloudq.errors import BackendError
 from cloudq.monitoring.commands import Command, answer
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
 from cloudq.results.backend import Backend
 from cloudq.text import describe
+from cloudq.worker.control.ledger import Ledger
 
-log = logging.getLogger("cloudq.worker")
+log = Log("cloudq.worker")
 
 # After a command there is often another: for a while the pauses are short.
 _LIVELY, _LIVELY_FOR = 1.0, 15.0
@@ -35,7 +37,8 @@ _LEAVING = 2.0
 class HeartbeatSender:
     """Sends a heartbeat every `every` seconds, in a thread; none for 0.
 
-    `heart` makes the heartbeat, `run` carries out a command and returns its reply.
+    `heart` makes the heartbeat, `run` carries out a command and returns its reply. `ledger` has
+    the counts of requests that go along.
     """
 
     def __init__(
@@ -44,10 +47,12 @@ class HeartbeatSender:
         heart: Callable[[float], Heartbeat],
         run: Callable[[Command], object],
         every: float,
+        ledger: Ledger | None = None,
     ) -> None:
         self._heartbeat_of = heart
         self._run_command = run
         self._every = every
+        self._ledger = ledger
         self._lively_until = 0.0
         self._first = True
         # Commands that were run, and may still be in the item.
@@ -81,7 +86,8 @@ class HeartbeatSender:
                 if not backoff.failures:
                     log.warning("no heartbeat, so nobody sees or commands this worker: %s", error)
                 pause = backoff.failed()
-            except Exception:  # without this thread the worker would seem dead
+            except BaseException as error:  # without this thread the worker would seem dead
+                pass_ends(error)
                 log.exception("the heartbeat failed, and is tried again")
                 pause = backoff.failed()
             else:
@@ -100,7 +106,11 @@ class HeartbeatSender:
 
     def _beat(self, heartbeats: Heartbeats, backend: Backend) -> None:
         heart = self._heartbeat_of(self._every)
-        waiting = heartbeats.beat(heart, handled=self._handled, first=self._first)
+        waiting, earlier = heartbeats.exchange(
+            heart, handled=self._handled, first=self._first, usage=self._usage()
+        )
+        if self._first and earlier and self._ledger is not None:
+            self._ledger.adopt(earlier)
         self._first = False
         # Commands that were run can still be there: an earlier update arrived late.
         fresh = waiting - self._handled
@@ -112,6 +122,9 @@ class HeartbeatSender:
         for command in sorted(found, key=attrgetter("sent", "id")):
             self._obey(command, backend, heart.hostname)
 
+    def _usage(self) -> bytes:
+        return self._ledger.usage() if self._ledger is not None else b""
+
     def _obey(self, command: Command, backend: Backend, hostname: str) -> None:
         if command.expires < time.time():
             log.warning("command %s has expired and is not run", command.name)
@@ -119,7 +132,7 @@ class HeartbeatSender:
         log.info("running command %s", command.name)
         try:
             reply = self._run_command(command)
-        except Exception as error:  # also what the app's own commands raise
+        except BaseException as error:  # also what the app's own commands raise, `sys.exit` say
             log.warning("command %s failed: %s", command.name, describe(error))
             reply = {"error": describe(error)}
         if not command.reply:
@@ -133,6 +146,6 @@ class HeartbeatSender:
         if self._first:
             return
         try:
-            heartbeats.leave(self._heartbeat_of(self._every).hostname)
+            heartbeats.leave(self._heartbeat_of(self._every).hostname, self._usage())
         except Exception as error:  # the app may be closed by now
             log.debug("the heartbeat stays in the store until it expires: %s", error)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
+from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError, install_hint
+from cloudq.monitoring.costs.prices import PriceTable, by_service
 from cloudq.worker.control.actions import Actions
 from cloudq.worker.control.counters import BUCKETS
 
-log = logging.getLogger("cloudq.worker")
+log = Log("cloudq.worker")
 
 
 class MetricsServer:
@@ -61,12 +62,38 @@ class MetricsServer:
         for task, (counts, total) in worker.counters.runtimes().items():
             times.add_metric([task], _cumulated(counts), sum_value=total)
         yield times
+        yield from self._bill()
         for name, text, value in (
             ("cloudq_tasks_running", "Tasks that run now.", len(worker.running())),
             ("cloudq_tasks_waiting", "Tasks received that wait.", len(worker.waiting())),
             ("cloudq_processes", "Child processes wanted.", worker.processes),
         ):
             yield core.GaugeMetricFamily(name, text, value=value)
+
+    def _bill(self) -> Iterable[Any]:
+        """Make the counters of requests; the app's prices are the list's, or its setting's."""
+        core, ledger = self._core, self._worker.ledger
+        labels = ["service", "call", "queue"]
+        made = [
+            core.CounterMetricFamily(f"cloudq_{name}", text, labels=labels)
+            for name, text in (
+                ("requests", "Requests to a service, of this worker and its processes."),
+                ("billed_units", "Units that the requests are billed as."),
+                ("cost_dollars", "Their cost by list prices, without free tiers."),
+            )
+        ]
+        sheet = ledger.totals()
+        prices = PriceTable(ledger.tariffs(), self._worker.app.conf.prices)
+        for (service, call, place), (spent, dollars) in by_service(sheet, prices).items():
+            for family, value in zip(made, (spent.requests, spent.units, dollars), strict=True):
+                family.add_metric([service, call, place], value)
+        yield from made
+        messages = core.CounterMetricFamily(
+            "cloudq_task_messages", "Messages settled of a task.", labels=["queue", "task"]
+        )
+        for called, handled in sheet.handled.items():
+            messages.add_metric([*called], handled.messages)
+        yield messages
 
     def close(self) -> None:
         """Stop serving and free the port."""

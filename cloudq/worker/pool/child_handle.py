@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import subprocess
@@ -13,6 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from cloudq.driver.ends import pass_ends
+from cloudq.driver.log import Log
 from cloudq.execution.settlement import Settlement
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.options import WorkerOptions
@@ -20,7 +21,7 @@ from cloudq.worker.pool import pipe
 from cloudq.worker.pool.fork_server import ForkServer
 from cloudq.worker.pool_kinds import command
 
-log = logging.getLogger("cloudq.worker")
+log = Log("cloudq.worker")
 
 # Seconds that a child that was told to leave, or has hung up, may take to end.
 _LEAVING = 5.0
@@ -42,6 +43,7 @@ class Child:
         ready: Callable[[Child], None],
         settled: Callable[[Child, Sequence[tuple[Flight, Settlement]]], None],
         gone: Callable[[Child], None],
+        spent: Callable[[Sequence[pipe.Requests]], None],
     ) -> None:
         self.alone = alone
         self.capacity = 1 if alone else options.threads
@@ -54,6 +56,7 @@ class Child:
         self.killed_for: list[Flight] = []
         self._lock = threading.Lock()
         self._on_ready, self._on_settled, self._on_gone = ready, settled, gone
+        self._on_spent = spent
         self._socket, theirs = socket.socketpair()
         for end in (self._socket, theirs):
             end.settimeout(None)  # an app may have set another default
@@ -86,13 +89,11 @@ class Child:
             return 0
         return self.capacity - len(self.flights)
 
-    def take(self, flights: Sequence[Flight]) -> None:
-        """Note that these are the child's. Call under the dispatcher's lock."""
-        now = time.time()
-        for flight in flights:
-            flight.given_at = now
-            self.flights[flight.number] = flight
-        self.given += len(flights)
+    def take(self, flight: Flight) -> None:
+        """Note that this one is the child's. Call under the dispatcher's lock."""
+        flight.given_at = time.time()
+        self.flights[flight.number] = flight
+        self.given += 1
         self.given_at = time.monotonic()
 
     def send(self, flights: Sequence[Flight]) -> None:
@@ -140,7 +141,8 @@ class Child:
                 self._take_in(pipe.receive(self._connection))
         except (EOFError, OSError):
             log.debug("child %d has hung up", self.pid)
-        except Exception:  # without this reader its tasks would never be settled
+        except BaseException as error:  # without this reader its tasks would never be settled
+            pass_ends(error)
             log.exception("child %d sent what cannot be read: it is replaced", self.pid)
             self.kill()
         try:
@@ -150,24 +152,31 @@ class Child:
         self._on_gone(self)
 
     def _take_in(self, batch: Sequence[pipe.Message]) -> None:
-        done: list[tuple[Flight, Settlement]] = []
+        done: dict[int, tuple[Flight, Settlement]] = {}
+        made: list[pipe.Requests] = []
         for message in batch:
             if isinstance(message, pipe.Ready):
                 self.ready = True
                 self._on_ready(self)
             elif isinstance(message, pipe.PackedSettlement):
                 flight = self.flights.get(message.number)
-                if flight is not None:
-                    done.append((flight, self._unpacked(message)))
+                if flight is not None and message.number not in done:
+                    flight.took = message.took
+                    done[message.number] = flight, self._unpacked(message)
+            elif isinstance(message, pipe.Requests):
+                made.append(message)
+        if made:
+            self._on_spent(made)
         if done:
-            self._on_settled(self, done)
+            self._on_settled(self, list(done.values()))
 
     @staticmethod
     def _unpacked(packed: pipe.PackedSettlement) -> Settlement:
         """Read an outcome; one that cannot be read is that of its own task alone."""
         try:
             return pipe.unpack_settlement(packed)
-        except Exception as error:
+        except BaseException as error:
+            pass_ends(error)
             log.exception("the outcome of task %s cannot be read", packed.task_id)
             return pipe.spoiled(packed, error)
 

@@ -8,34 +8,41 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import logging
 import os
 import queue
 import select
 import signal
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from importlib import import_module
+from itertools import islice
 from multiprocessing.connection import Connection
 from types import FrameType
+from typing import Any
 
 from cloudq import signals
 from cloudq.app import CloudQ
 from cloudq.app.loading import load_app
+from cloudq.driver.billing import Readings
+from cloudq.driver.log import Log
 from cloudq.errors import UnknownTask
 from cloudq.execution.event_loop import Loop
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Settlement
+from cloudq.monitoring.costs.sheet import spent_rows
 from cloudq.results.waiting import Places
 from cloudq.worker.logs import configure
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool import pipe
 from cloudq.worker.pool_kinds import PoolKind
 
-log = logging.getLogger("cloudq.worker.child")
+log = Log("cloudq.worker.child")
 
 _BATCH = 256
 _SMALL_STACK = 1 << 20
@@ -47,10 +54,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PLAIN = (PoolKind.PROCESSES, PoolKind.THREADS, PoolKind.SOLO)
 
 
+# Calls that come together are run by one thread as long as it does so many a second,
+# else by as many as there are calls. That is looked at so many seconds after they came, and again.
+_FAST, _LOOK = 8_000, 0.001
+# On a machine that does much else one thread does fewer though its calls are short. So where three
+# quarters of the latest took less than this, in seconds, it is enough that any end in so long.
+_SHORT, _MOSTLY, _STUCK = 1 / _FAST, 0.75, 0.005
+
+
 class Pool:
     """Threads that run jobs: up to `most`, each started when it is first needed.
 
-    With `in_main` the thread that calls `work` is the only one.
+    With `in_main` the thread that calls `work` is the only one. One thread alone submits.
     """
 
     def __init__(
@@ -59,19 +74,51 @@ class Pool:
         self._executor = executor
         self._most = 0 if in_main else most
         self._connection = connection
-        self._jobs: queue.SimpleQueue[tuple[int, Job] | None] = queue.SimpleQueue()
+        self._jobs: deque[tuple[int, Job] | None] = deque()
         self._done: queue.SimpleQueue[pipe.PackedSettlement] = queue.SimpleQueue()
-        self._idle: deque[None] = deque()  # one for each thread that waits; a semaphore is slower
+        self._parked: deque[queue.SimpleQueue[None]] = deque()  # the threads that wait for jobs
+        self._open: deque[None] = deque()  # one for each job that has not ended
         self._threads = 0
-        threading.Thread(target=self._report, name="report", daemon=True).start()
+        self._short = 0.0  # the share of short ones among the latest jobs
+        # Without this thread no outcome would leave this process.
+        threading.Thread(target=_or_exit, args=[self._report], name="report", daemon=True).start()
 
-    def submit(self, number: int, job: Job) -> None:
-        """Run a job in the next free thread."""
+    def submit(self, jobs: Sequence[tuple[int, Job]], *, in_turn: bool = False) -> None:
+        """Run each of these jobs in a free thread, or `in_turn` in one as long as that is fast."""
+        for job in jobs:
+            self._open.append(None)
+            self._jobs.append(job)
+            if not in_turn:
+                self._wake()
+        if in_turn:
+            self._wake()
+
+    def help_until(self, connection: Connection) -> None:
+        """Give each job that waits a thread of its own, if jobs are not run fast enough.
+
+        Returns when orders have come, or none of the jobs waits.
+        """
+        if not self._jobs or self._most < 2:
+            return
+        orders = select.poll()
+        orders.register(connection.fileno(), select.POLLIN)
+        while before := len(self._jobs):
+            wait = _STUCK if self._short > _MOSTLY else _LOOK
+            began = time.monotonic()
+            if orders.poll(wait * 1000):
+                return
+            left = len(self._jobs)
+            if before - left < (1 if wait == _STUCK else (time.monotonic() - began) * _FAST):
+                for _ in range(left):
+                    self._wake()
+
+    def _wake(self) -> None:
+        """Have one more thread look for a job."""
         try:
-            self._idle.pop()
-        except IndexError:
-            self._grow()
-        self._jobs.put((number, job))
+            self._parked.pop().put(None)
+        except IndexError:  # those that are about to wait look once more before they do
+            if len(self._open) > self._threads:
+                self._grow()
 
     def _grow(self) -> None:
         if self._threads < self._most:
@@ -81,36 +128,78 @@ class Pool:
 
     def end(self) -> None:
         """Let the thread that calls `work` return, once it has run what was submitted before."""
-        self._jobs.put(None)
+        self._jobs.append(None)
+        self._wake()
 
     def work(self) -> None:
         """Run jobs until the end, whatever they raise."""
         held: list[tuple[int, Job]] = []  # the job of which no outcome is handed in yet
+        begun: list[int] = []  # the number of the last one that was run
+        woken: queue.SimpleQueue[None] = queue.SimpleQueue()
         while True:
             try:
-                return self._work_on(held)
+                return self._work_on(held, begun, woken)
             except BaseException as error:  # an exception that a task has set on its own thread
                 log.exception("a thread of tasks was interrupted between two of them, and goes on")
-                if held:
+                with suppress(ValueError):  # it does not wait now: who wakes it would wake nobody
+                    self._parked.remove(woken)
+                if held and begun == [held[0][0]]:
                     self._hand_in(held, self._executor.spoiled(held[0][1], error))
 
-    def _work_on(self, held: list[tuple[int, Job]]) -> None:
-        while (order := self._jobs.get()) is not None:
-            held.append(order)
-            self._hand_in(held, self._executor.run(order[1]))
+    def _work_on(
+        self,
+        held: list[tuple[int, Job]],
+        begun: list[int],
+        woken: queue.SimpleQueue[None],
+    ) -> None:
+        orders = iter(self._jobs.popleft, None)
+        while True:
+            # An exception that was set while this waits is raised after the next call. In a single
+            # call the order is taken and held, so that it is not lost then.
+            if not held:
+                try:
+                    held.extend(islice(orders, 1))
+                except IndexError:
+                    self._await_jobs(woken)
+                    continue
+            if not held:
+                return
+            number, job = held[0]
+            begun[:] = [number]
+            began = time.monotonic()
+            settlement = self._executor.run(job)
+            took = time.monotonic() - began
+            self._short += ((took < _SHORT) - self._short) / 16
+            self._hand_in(held, settlement, took)
 
-    def _hand_in(self, held: list[tuple[int, Job]], settlement: Settlement) -> None:
+    def _await_jobs(self, woken: queue.SimpleQueue[None]) -> None:
+        """Wait until this thread is woken, unless a job has come meanwhile."""
+        self._parked.append(woken)
+        if self._jobs:
+            with suppress(ValueError):  # it is woken just now
+                self._parked.remove(woken)
+                return
+        woken.get()
+
+    def _hand_in(
+        self, held: list[tuple[int, Job]], settlement: Settlement, took: float = 0.0
+    ) -> None:
         number, job = held[0]
         try:
-            packed = pipe.pack_settlement(number, settlement)
+            packed = pipe.pack_settlement(number, settlement, took)
         except BaseException as error:  # else the job would never be settled
             packed = pipe.pack_settlement(number, self._executor.spoiled(job, error))
-        self._idle.append(None)
+        with suppress(IndexError):  # one that was interrupted here hands in again
+            self._open.pop()
         self._done.put(packed)
         held.clear()
 
     def _report(self) -> None:
-        """Send outcomes; while one batch is being written the next gathers."""
+        """Send outcomes; while one batch is being written the next gathers.
+
+        The requests that were made for them go first, so that none is left out of the bill.
+        """
+        readings, runtime = Readings(), self._executor.runtime
         while True:
             batch = [self._done.get()]
             while len(batch) < _BATCH:
@@ -119,9 +208,12 @@ class Pool:
                 except queue.Empty:
                     break
             try:
+                if grown := readings.grown(runtime.meters()):
+                    made = [pipe.Requests(*row) for row in spent_rows(grown)]
+                    pipe.send(self._connection, made)
                 pipe.send(self._connection, batch)
-            except OSError:  # the supervisor is gone; the main thread is leaving
-                return
+            except OSError:  # the supervisor is gone, or a task has closed what is not its own
+                os._exit(1)  # the thread that takes orders may not notice it
             except Exception:  # without this thread no outcome would leave this process
                 log.exception("outcomes cannot be sent to the supervisor: this process ends")
                 os._exit(1)
@@ -160,6 +252,8 @@ def work(connection: Connection, options: WorkerOptions, app: CloudQ) -> None:
     if options.pool is PoolKind.ASYNCIO:
         # A thread waits for each coroutine and does nothing else, so a small stack will do.
         threading.stack_size(_SMALL_STACK)
+    if options.pool is PoolKind.GEVENT:
+        os.register_at_fork(after_in_child=_leave_greenlets)
     places = Places(options.threads)
     executor = app.executor(hostname=options.hostname, run_async=Loop().run, places=places)
     in_main = options.threads == 1 and options.pool in _PLAIN
@@ -177,10 +271,10 @@ def work(connection: Connection, options: WorkerOptions, app: CloudQ) -> None:
 
 
 def _or_exit(run: Callable[[], None]) -> None:
-    """Run one of two threads that need each other; if it raises, end the process."""
+    """Run one of the threads that need each other; if it raises, end the process."""
     try:
         run()
-    except BaseException:  # while the other waits, no job would be run, or none settled
+    except BaseException:  # while the others wait, no job would be run, or none settled
         log.exception("this process cannot go on, and ends")
         os._exit(1)
 
@@ -191,13 +285,18 @@ def _take_orders(executor: Executor, pool: Pool, connection: Connection, is_gree
         try:
             if is_green:  # a read would stop all greenlets, this does not
                 select.select([connection.fileno()], [], [])
+            else:
+                pool.help_until(connection)
             batch = pipe.receive(connection)
         except (EOFError, OSError):
             os._exit(1)  # the supervisor died: the jobs come back when their leases end
+        jobs = [(m.number, pipe.unpack_job(m)) for m in batch if isinstance(m, pipe.PackedJob)]
+        if jobs:
+            in_turn = not is_green
+            pool.submit(jobs, in_turn=in_turn)
+            continue
         for message in batch:
-            if isinstance(message, pipe.PackedJob):
-                pool.submit(message.number, pipe.unpack_job(message))
-            elif isinstance(message, pipe.TimeLimits):
+            if isinstance(message, pipe.TimeLimits):
                 _limit(executor, message)
             elif isinstance(message, pipe.Stop):
                 pool.end()
@@ -238,6 +337,20 @@ def _heed_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _leave_greenlets() -> None:
+    """Leave the greenlets of the parent to it, in a process that one of them has forked.
+
+    They are copied, unlike threads, and would all go on here: each neighbour of the task that
+    forked would do everything twice. They wait for the event loop, so this process gets another.
+    """
+    local: Any = import_module("gevent._hub_local")
+    hub = local.get_hub_if_exists()
+    if hub is not None:
+        local.set_loop(None)
+        hub.loop.destroy()  # only now can the new one be the default, which starts programs
+        local.set_hub(None)
 
 
 def start(descriptor: int) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 
+from cloudq.driver.log import Log
 from cloudq.errors import TimeLimitExceeded
 from cloudq.execution.executor import Executor
 from cloudq.execution.settlement import Settlement
@@ -14,7 +14,7 @@ from cloudq.worker.pool.child_handle import Child
 from cloudq.worker.pool.dispatcher import Dispatcher
 from cloudq.worker.settler import Settler
 
-log = logging.getLogger("cloudq.worker")
+log = Log("cloudq.worker")
 
 # Seconds until a message whose child died may be received again.
 _LOST_AFTER = 1.0

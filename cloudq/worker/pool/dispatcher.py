@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cloudq.broker.broker import Broker
+from cloudq.execution.bundles import is_revoked
 from cloudq.execution.executor import Executor
 from cloudq.execution.settlement import Action, Settlement
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.pool.child_handle import Child
 from cloudq.worker.pool.suspects import Suspects
 from cloudq.worker.settler import Settler
+from cloudq.worker.shares import ReadyLine
 
 
 class Dispatcher:
@@ -29,6 +31,7 @@ class Dispatcher:
         broker: Broker,
         settler: Settler,
         max_tasks_per_child: int | None,
+        weights: Mapping[str, int] | None = None,
     ) -> None:
         self._executor = executor
         self._broker = broker
@@ -37,7 +40,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._children: list[Child] = []
         self._lone_children: list[Child] = []
-        self._ready: deque[Flight] = deque()
+        self._ready = ReadyLine(weights or {})
         self._short: list[Flight] = []  # until their leases are extended
         self._suspects = Suspects()
         # The later messages of each ordered group of which one is at work, by queue and group.
@@ -96,7 +99,7 @@ class Dispatcher:
         with self._lock:
             closed = self._closed
             if not closed:
-                self._ready.extendleft(reversed(flights))
+                self._ready.put_first(flights)
         if closed:
             self._settler.release(flights, "the worker stops")
         self.pump()
@@ -134,23 +137,33 @@ class Dispatcher:
         """Give the children as much as they have room for."""
         orders: dict[Child, list[Flight]] = {}
         lost: list[Flight] = []
-        revoked: list[Flight] = []
+        vain: list[tuple[Flight, str]] = []
         with self._lock:
             if self._short:
                 self._line_up_extended()
-            while (found := self._next(lost, revoked)) is not None:
-                child, flight = found
-                self._time(flight)
-                child.take([flight])
-                orders.setdefault(child, []).append(flight)
-                if child.alone or (self._max_tasks is not None and child.given >= self._max_tasks):
-                    child.retiring = True
+            if not self._closed:
+                self._hand_out(self._ready, self._children, orders, lost, vain)
+                self._hand_out(self._suspects, self._lone_children, orders, lost, vain)
         for child, flights in orders.items():
             child.send(flights)
         if lost:
             self._settler.release(lost, "its lease was lost before it was started")
-        if revoked:
-            self._end(revoked)
+        if vain:
+            self._end(vain)
+
+    def give_back(self, keep: int, before: float) -> None:
+        """Release what the children have no room for, but for the first `keep` in hand.
+
+        Only of queues whose first message waits since that time, in monotonic seconds: what runs
+        takes long, and another worker may be idle.
+        """
+        with self._lock:
+            if not self._children or _roomiest(self._children) is not None:
+                return
+            held = len(self._ready) + sum(len(child.flights) for child in self._children)
+            back = self._ready.give_up(held - keep, before)
+        if back:
+            self._settler.release(back, "other tasks take long in this worker")
 
     def retire_idle(self) -> None:
         """Retire the children that wait for a suspect when there is none."""
@@ -158,28 +171,54 @@ class Dispatcher:
             for child in () if self._suspects.waiting else self._lone_children:
                 child.retiring = True
 
-    def _next(self, lost: list[Flight], revoked: list[Flight]) -> tuple[Child, Flight] | None:
-        """Take a flight that a child has room for; put aside those that are not to start."""
-        for line, children in (
-            (self._ready, self._children),
-            (self._suspects.waiting, self._lone_children),
-        ):
-            while line and not self._closed:
-                if line[0].revoked:
-                    revoked.append(line.popleft())
-                    continue
-                if line[0].lost:  # another worker has the message by now
-                    flight = line.popleft()
-                    lost += [flight, *self._close_lane(flight)]
-                    continue
-                child = _roomiest(children)
-                if child is None:
-                    break
-                return child, line.popleft()
-        return None
+    def _hand_out(
+        self,
+        line: ReadyLine | Suspects,
+        children: Sequence[Child],
+        orders: dict[Child, list[Flight]],
+        lost: list[Flight],
+        vain: list[tuple[Flight, str]],
+    ) -> None:
+        """Give the flights of a line to children with room; put aside those not to start."""
+        if not line:
+            return
+        room = {child: child.free for child in children}
+        while line:
+            flight = line.first
+            if self._is_vain(flight, lost, vain):
+                line.popleft()
+                continue
+            child = max(room, key=room.__getitem__, default=None)
+            if child is None or room[child] <= 0:
+                return
+            line.popleft()
+            self._time(flight)
+            child.take(flight)
+            orders.setdefault(child, []).append(flight)
+            room[child] -= 1
+            if child.alone or (self._max_tasks is not None and child.given >= self._max_tasks):
+                child.retiring = True
+                room[child] = 0
+
+    def _is_vain(self, flight: Flight, lost: list[Flight], vain: list[tuple[Flight, str]]) -> bool:
+        """Tell whether a flight is not to start, and put it where those are that are not."""
+        if flight.revoked or is_revoked(flight.delivery):
+            vain.append((flight, "revoked"))
+        elif flight.lost:  # another worker has the message by now
+            lost += [flight, *self._close_lane(flight)]
+        elif self._has_expired(flight):
+            vain.append((flight, "expired"))
+        else:
+            return False
+        return True
+
+    def _has_expired(self, flight: Flight) -> bool:
+        expires = flight.job.message.expires if flight.job is not None else None
+        return expires is not None and expires <= self._executor.clock()
 
     def _line_up(self, flight: Flight) -> None:
         """Let a flight wait for a child: for one of its own, if it has ended its process before."""
+        flight.lined_up_at = time.monotonic()
         if flight.short:
             self._short.append(flight)
         else:
@@ -191,9 +230,9 @@ class Dispatcher:
         for flight in waiting:
             self._line_up(flight)
 
-    def _end(self, flights: Sequence[Flight]) -> None:
-        """Settle what was revoked before its start."""
-        done = [(f, self._executor.revoked(f.job, "revoked")) for f in flights if f.job]
+    def _end(self, flights: Sequence[tuple[Flight, str]]) -> None:
+        """Settle what was revoked, or has expired, before its start."""
+        done = [(f, self._executor.revoked(f.job, why)) for f, why in flights if f.job]
         self._settler.settle(done)
         self.finished(None, done)
 

@@ -30,9 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from cloudq.app import CloudQ
+from cloudq.driver.log import Log
 from cloudq.worker.pool.child_main import SIGNALS, leave_signals, settle_in, tie_to_parent, work
 
-log = logging.getLogger("cloudq.worker")
+log = Log("cloudq.worker")
 
 
 # Seconds that a thread which was joined may take to be gone.
@@ -110,6 +111,7 @@ def _serve(app: CloudQ, control: socket.socket, parent: int) -> None:
     if nothing:  # else it was closed
         os.dup2(nothing, 0)
         os.close(nothing)
+    any(task.arguments.prepare() for task in app.tasks.values())
     gc.freeze()
     if _threads() == 1:  # a hook of the app may have started one in this process
         _Server(app, control, reaping).run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import queue
 import select
@@ -17,12 +16,13 @@ from collections.abc import Sequence, Set
 from contextlib import suppress
 
 from cloudq.app import CloudQ
+from cloudq.driver.log import Log
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool.child_main import SIGNALS
 from cloudq.worker.pool.fork_main import ANSWER, FORK, Answer, serve, unfit
 from cloudq.worker.pool_kinds import PoolKind
 
-log = logging.getLogger("cloudq.worker")
+log = Log("cloudq.worker")
 
 # Seconds that a fork may take: one that takes longer never ends.
 _FORKING = 30.0

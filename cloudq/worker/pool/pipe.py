@@ -53,7 +53,7 @@ class PackedJob(NamedTuple):
 
 
 class PackedSettlement(NamedTuple):
-    """The outcome of the job of this number, on its way back.
+    """The outcome of the job of this number, which ran for `took` seconds, on its way back.
 
     `resend` and the second part of `starts` are encoded messages, the first part items to store.
     `member_result` is the slot of a chord's member and the fields of its record.
@@ -71,11 +71,13 @@ class PackedSettlement(NamedTuple):
     fenced: bool
     extra: PackedItem | None
     drop: tuple[str, ...] | None
+    claim_fence: int
     unique_claim: tuple[str, ...] | None
     failed_steps: PackedSteps | None
     starts: tuple[Sequence[PackedItem], Sequence[bytes]] | None
     member_result: tuple[str, Fields] | None
     name: str | None
+    took: float
 
 
 class TimeLimits(NamedTuple):
@@ -90,17 +92,29 @@ class Stop(NamedTuple):
     """Tells a child to leave."""
 
 
+class Requests(NamedTuple):
+    """Requests that a child has made since it last told: see `Spot` and `Spent`."""
+
+    call: str
+    place: str
+    price: str
+    requests: float
+    items: float
+    units: float
+
+
 class Ready(NamedTuple):
     """Tells the supervisor that a child takes jobs."""
 
 
-Message = PackedJob | PackedSettlement | TimeLimits | Stop | Ready
+Message = PackedJob | PackedSettlement | TimeLimits | Stop | Requests | Ready
 
 _SHAPES: Mapping[str, type[Message]] = {
     "jobs": PackedJob,
     "settlements": PackedSettlement,
     "limits": TimeLimits,
     "stop": Stop,
+    "requests": Requests,
     "ready": Ready,
 }
 _NAMES = {shape: name for name, shape in _SHAPES.items()}
@@ -150,8 +164,8 @@ def unpack_job(packed: PackedJob) -> Job:
     return Job(delivery=delivery, message=message, fenced=packed.fenced)
 
 
-def pack_settlement(number: int, settled: Settlement) -> PackedSettlement:
-    """Pack the outcome of the job of this number."""
+def pack_settlement(number: int, settled: Settlement, took: float = 0.0) -> PackedSettlement:
+    """Pack the outcome of the job of this number, which ran for `took` seconds."""
     starts, member = settled.starts, settled.member_result
     return PackedSettlement(
         number,
@@ -166,11 +180,13 @@ def pack_settlement(number: int, settled: Settlement) -> PackedSettlement:
         settled.fenced,
         _pack_item(settled.extra) if settled.extra else None,
         tuple(settled.drop) if settled.drop else None,
+        settled.claim_fence,
         tuple(settled.unique_claim) if settled.unique_claim else None,
         _pack_steps(settled.failed_steps) if settled.failed_steps else None,
         _pack_plan(starts) if starts else None,
         (member.slot.to_wire(), to_fields(member.record)) if member else None,
         settled.name,
+        took,
     )
 
 
@@ -189,6 +205,7 @@ def unpack_settlement(packed: PackedSettlement) -> Settlement:
         fenced=packed.fenced,
         extra=_unpack_item(packed.extra) if packed.extra else None,
         drop=Key(*packed.drop) if packed.drop else None,
+        claim_fence=packed.claim_fence,
         unique_claim=Key(*packed.unique_claim) if packed.unique_claim else None,
         failed_steps=_unpack_steps(task_id, *packed.failed_steps) if packed.failed_steps else None,
         starts=_unpack_plan(*packed.starts) if packed.starts else None,
@@ -199,7 +216,7 @@ def unpack_settlement(packed: PackedSettlement) -> Settlement:
     )
 
 
-def spoiled(packed: PackedSettlement, error: Exception) -> Settlement:
+def spoiled(packed: PackedSettlement, error: BaseException) -> Settlement:
     """Fail the task of an outcome that `unpack_settlement` cannot read."""
     reason = f"its outcome could not be read: {reason_of(error)}"
     record = Record(

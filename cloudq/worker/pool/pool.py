@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from cloudq.clock import Backoff
+from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError
-from cloudq.execution.settlement import Settlement
+from cloudq.execution.settlement import Action, Settlement
+from cloudq.worker.control.ledger import Ledger
 from cloudq.worker.in_flight import Flight
 from cloudq.worker.options import WorkerOptions
+from cloudq.worker.pace import Pace
 from cloudq.worker.pool.autoscale import Autoscale, memory_of
 from cloudq.worker.pool.child_handle import Child
 from cloudq.worker.pool.crashes import Crashes
@@ -23,7 +25,7 @@ from cloudq.worker.pool.suspects import has_room
 from cloudq.worker.settler import Settler
 from cloudq.worker.slots import Slots
 
-log = logging.getLogger("cloudq.worker")
+log = Log("cloudq.worker")
 
 # After this many children in a row that died before they were ready, the worker gives up.
 _MOST_YOUNG_DEATHS = 5
@@ -47,21 +49,25 @@ class ProcessPool:
         forks: ForkServer,
         *,
         slots: Slots,
+        pace: Pace,
         dispatcher: Dispatcher,
         settler: Settler,
         crashes: Crashes,
         shutdown: Shutdown,
         ready: Callable[[], None],
+        ledger: Ledger,
     ) -> None:
         self.children: list[Child] = []
         self.processes = options.at_start  # how many there should be
         self._options = options
         self._slots = slots
+        self._pace = pace
         self._dispatcher = dispatcher
         self._settler = settler
         self._crashes = crashes
         self._shutdown = shutdown
         self._ready = ready
+        self._ledger = ledger
         self._forks = forks
         self._gone: list[Child] = []
         self._limits: dict[str, tuple[float | None, float | None]] = {}
@@ -109,6 +115,7 @@ class ProcessPool:
                 ready=self._on_ready,
                 settled=self._on_settled,
                 gone=self._on_gone,
+                spent=self._ledger.take_in,
             )
         except OSError as error:  # no memory, no file descriptors: what runs may still end
             failure = ConfigurationError(f"a child process cannot be started: {error}")
@@ -227,6 +234,8 @@ class ProcessPool:
         self._ready()
 
     def _on_settled(self, child: Child, done: Sequence[tuple[Flight, Settlement]]) -> None:
+        self._pace.did(flight for flight, end in done if end.action is not Action.RELEASE)
+        self._slots.ran()
         self._settler.settle(done)
         self._dispatcher.finished(child, done)
 

@@ -43,6 +43,18 @@ class Suspects:
         self._culprits: OrderedDict[str, None] = OrderedDict()
         self._deaths = 0
 
+    def __bool__(self) -> bool:
+        return bool(self.waiting)
+
+    @property
+    def first(self) -> Flight:
+        """The next one."""
+        return self.waiting[0]
+
+    def popleft(self) -> Flight:
+        """Take the next one."""
+        return self.waiting.popleft()
+
     def knows(self, flight: Flight) -> bool:
         """Tell whether an earlier delivery of this call has ended its process."""
         if not self._culprits or flight.job is None:

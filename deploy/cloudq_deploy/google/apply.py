@@ -33,8 +33,9 @@ from google.pubsub_v1.types import (
 from cloudq.errors import ConfigurationError, ServiceError
 from cloudq_deploy.google.plan import Plan, Queue
 from cloudq_deploy.google.planner import ownership
+from cloudq_gcp.calls import TIMEOUT
 from cloudq_gcp.errors import error_code
-from cloudq_gcp.pubsub_requests import TIMEOUT, Requests
+from cloudq_gcp.pubsub_requests import Requests
 
 Kind = Literal["topic", "subscription"]
 Request = (

@@ -8,8 +8,9 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
-from cloudq.driver import Address, Change, Code, Item, Key, Peeked
+from cloudq.driver import Address, Change, Code, Delivery, Item, Key, Peeked
 from cloudq.driver.schedulers import Job
 from cloudq.monitoring.notifications import Failure as Told
 from cloudq.testing import outgoing
@@ -23,6 +24,7 @@ from tests.adapters.aws.liar import Liar
 KEY = Key("task#1", "-")
 ROW = {"pk": {"S": "task#1"}, "sk": {"S": "-"}, "a": {"N": "1"}}
 STRANGE = {**ROW, "pk": {"S": "task#2"}}
+NAMED = {name: ROW[name] for name in ("pk", "sk")}
 ARN = "arn:aws:sqs:us-east-1:000000000000:default"
 MESSAGE: dict[str, Any] = {
     "MessageId": "1",
@@ -34,6 +36,10 @@ MESSAGE: dict[str, Any] = {
 
 def put(driver: DynamoDB) -> object:
     return driver.put([Item(key=KEY, fields={"a": 1})])
+
+
+def deleted(driver: DynamoDB) -> object:
+    return driver.delete([KEY])
 
 
 def got(driver: DynamoDB) -> object:
@@ -62,7 +68,10 @@ DYNAMODB: list[tuple[str, Callable[[DynamoDB], object], Any]] = [
     ("BatchWriteItem", put, {"UnprocessedItems": {"table": [None]}}),
     ("BatchWriteItem", put, {"UnprocessedItems": {"table": [{}]}}),
     ("BatchWriteItem", put, {"UnprocessedItems": {"table": [{"PutRequest": {"Item": STRANGE}}]}}),
+    ("BatchWriteItem", put, {"UnprocessedItems": {"other": [{"PutRequest": {"Item": ROW}}]}}),
+    ("BatchWriteItem", deleted, {"UnprocessedItems": {"other": [{"DeleteRequest": {"Key": ROW}}]}}),
     ("BatchGetItem", got, read(UnprocessedKeys=None)),
+    ("BatchGetItem", got, read(UnprocessedKeys={"other": {"Keys": [NAMED]}})),
     ("BatchGetItem", got, read(UnprocessedKeys={"table": {"Keys": [{"pk": {"S": "x"}}]}})),
     ("BatchGetItem", got, read(UnprocessedKeys={"table": {"ConsistentRead": True}})),
     ("BatchGetItem", got, read(Responses=None)),
@@ -84,8 +93,15 @@ DYNAMODB: list[tuple[str, Callable[[DynamoDB], object], Any]] = [
     ("Query", queried, {"Items": None, "Count": 0}),
     ("Query", queried, {"Items": {}, "Count": 0}),
     ("Query", queried, {"Items": [ROW], "Count": 2}),
+    ("Query", queried, {"Items": []}),
+    ("Query", queried, {"Items": [ROW]}),
     ("Query", queried, {"Items": [{"a": {"N": "1"}}], "Count": 1}),
     ("Query", queried, {"Items": [], "Count": 0, "LastEvaluatedKey": {"pk": {"S": "task#1"}}}),
+    ("Query", queried, {"Items": [STRANGE], "Count": 1}),
+    ("Query", queried, {"Items": [ROW, ROW], "Count": 2}),
+    ("Query", queried, {"Items": [{**ROW, "sk": {"S": "a"}}, ROW], "Count": 2}),
+    ("Query", queried, {"Items": [], "Count": 0, "LastEvaluatedKey": NAMED}),  # for ever
+    ("Query", queried, {"Items": [], "Count": 0, "LastEvaluatedKey": {**NAMED, "pk": {"S": "b"}}}),
 ]
 
 
@@ -101,6 +117,23 @@ def test_a_part_of_an_answer_of_dynamodb_that_is_not_its_own_is_an_error(
     with pytest.raises(Exception, match="cut or not the service's") as error:
         call(dynamodb)
     assert dynamodb.error_code(error.value) is Code.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [{"DeleteRequest": {"Key": NAMED}}, {"PutRequest": {"Item": {**ROW, "a": {"N": "9"}}}}],
+)
+def test_what_is_left_of_a_batch_is_sent_again_once_and_as_it_was(
+    liar: Liar, dynamodb: DynamoDB, monkeypatch: pytest.MonkeyPatch, shown: Any
+) -> None:
+    monkeypatch.setattr("cloudq_aws.dynamodb._ROUNDS", 2)
+    liar.bodies["BatchWriteItem"] = json.dumps(
+        {"UnprocessedItems": {"table": [shown] * 2}}
+    ).encode()
+    (failure,) = dynamodb.put([Item(key=KEY, fields={"a": 1})])
+    assert failure.code is Code.THROTTLED
+    first, second = (text for _, text in liar.asked)
+    assert first == second
 
 
 FOREIGN: list[Any] = [
@@ -260,6 +293,40 @@ def test_a_dead_letter_that_is_not_whole_is_neither_redriven_nor_deleted(
     assert not {"SendMessageBatch", "DeleteMessageBatch"} & set(liar.operations())
 
 
+def test_what_has_moved_to_the_dead_letters_is_not_told_as_refused(liar: Liar, sqs: SQS) -> None:
+    target = json.dumps({"deadLetterTargetArn": f"{ARN}-dead", "maxReceiveCount": 5})
+    done = b'{"Successful": [{"Id": "0"}, {"Id": "1"}, {"Id": "2"}]}'
+    liar.bodies = {
+        "GetQueueAttributes": json.dumps(policy(target)).encode(),
+        "GetQueueUrl": json.dumps({"QueueUrl": f"{liar.url}/q/dead"}).encode(),
+        "ChangeMessageVisibilityBatch": done,
+        "DeleteMessageBatch": done,
+        "SendMessageBatch": done,
+    }
+
+    def fail_later(**_: object) -> None:
+        if "DeleteMessageBatch" in liar.operations():
+            raise EndpointConnectionError(endpoint_url=liar.url)
+
+    sqs.client.meta.events.register("before-send.sqs.SendMessageBatch", fail_later)
+    deliveries = [
+        Delivery(
+            queue=f"{liar.url}/q/default",
+            id=id,
+            body=b"x" * 600_000,
+            receipt=id,
+            attempts=1,
+            lease=9,
+        )
+        for id in "abc"
+    ]
+    refused = sqs.dead_letter(deliveries, reason="test")
+    assert [(each.index, each.code) for each in refused] == [
+        (1, Code.UNREACHABLE),
+        (2, Code.UNREACHABLE),
+    ]
+
+
 ERRORS = [b"[]", b'"no"', b"null", b"1", b'{"__type": 7}', b'{"__type": null, "message": []}']
 
 
@@ -274,7 +341,9 @@ def test_an_error_of_another_shape_is_an_error_still(
     assert sqs.error_code(error.value) is Code.UNREACHABLE
 
 
-@pytest.mark.parametrize("item", ["text", [], {"a": "text"}, {"a": {"N": 1}}, {"a": {"N": "x"}}])
+@pytest.mark.parametrize(
+    "item", ["text", [], STRANGE, {"a": "text"}, {"a": {"N": 1}}, {"a": {"N": "x"}}]
+)
 def test_an_item_on_which_a_condition_failed_is_looked_at(
     liar: Liar, dynamodb: DynamoDB, item: Any
 ) -> None:

@@ -11,6 +11,7 @@ from botocore.stub import Stubber
 from moto import mock_aws
 
 from cloudq.driver import Address, Change, Check, Code, ConditionFailed, Item, Key, Op
+from cloudq.driver.advice import explain
 from cloudq.errors import ConfigurationError
 from cloudq.testing import BackendContract, UpdateContract
 from cloudq.testing.waiting import at_once
@@ -249,13 +250,15 @@ class TestThrottling:
     ) -> None:
         driver, stubber = stubbed
         one, two = ({"PutRequest": {"Item": to_attributes(item)}} for item in ITEMS)
+        told = {"ReturnConsumedCapacity": "TOTAL"}  # for the bill
         stubber.add_response(
             "batch_write_item",
             {"UnprocessedItems": {"table": [two]}},
-            {"RequestItems": {"table": [one, two]}},
+            {"RequestItems": {"table": [one, two]}, **told},
         )
         done = {"UnprocessedItems": {}}
-        stubber.add_response("batch_write_item", done, {"RequestItems": {"table": [two]}})
+        rest = {"RequestItems": {"table": [two]}, **told}
+        stubber.add_response("batch_write_item", done, rest)
         assert not driver.put(ITEMS)
 
     def test_a_batch_of_which_a_part_passes_each_time_is_never_given_up(
@@ -298,6 +301,9 @@ class TestThrottling:
             ("AccessDeniedException", Code.DENIED),
             ("ProvisionedThroughputExceededException", Code.THROTTLED),
             ("UnrecognizedClientException", Code.CREDENTIALS),
+            ("RequestTimeTooSkewed", Code.CREDENTIALS),
+            ("RequestSkewed", Code.CREDENTIALS),
+            ("RequestEntityTooLarge", Code.TOO_LARGE),
             ("InternalServerError", Code.UNREACHABLE),
             ("SomethingNew", Code.UNKNOWN),
         ],
@@ -311,6 +317,25 @@ class TestThrottling:
             driver.check_store()
         assert driver.error_code(caught.value) is code
 
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("RequestTimeTooSkewed", "The difference is too large."),
+            ("InvalidSignatureException", "Signature expired: 1 is now earlier than 2"),
+        ],
+    )
+    def test_a_clock_that_is_off_is_to_be_set(
+        self, stubbed: tuple[DynamoDB, Stubber], name: str, message: str
+    ) -> None:
+        driver, stubber = stubbed
+        stubber.add_client_error("get_item", name, message, http_status_code=403)
+        with pytest.raises(ClientError) as caught:
+            driver.check_store()
+        code = driver.error_code(caught.value)
+        told = explain("read", code, caught.value, missing="", driver=driver)
+        assert told.startswith("cannot read: this machine's clock is minutes off the service's")
+        assert driver.advice(TimeoutError()) is None
+
 
 ITEMS = [Item(key=Key("a", str(number)), fields={"n": number}) for number in range(2)]
 
@@ -320,7 +345,10 @@ ITEMS = [Item(key=Key("a", str(number)), fields={"n": number}) for number in ran
     [
         (Address(scheme="dynamodb", path="x", url="dynamodb:///x"), "written dynamodb://cloudq"),
         (Address(scheme="dynamodb", options={"consistent": "maybe"}), "true or false"),
-        (Address(scheme="dynamodb", options={"ttl": "1"}), "no option 'ttl'; it knows consistent,"),
+        (
+            Address(scheme="dynamodb", options={"ttl": "1"}),
+            "no option 'ttl'; it knows client, consistent,",
+        ),
     ],
 )
 def test_a_wrong_url_says_what_is_right(address: Address, message: str) -> None:

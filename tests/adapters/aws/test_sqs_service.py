@@ -353,7 +353,7 @@ class TestSetUp:
         [
             (
                 Address(scheme="sqs", options={"regoin": "x"}),
-                "no option 'regoin'; it knows dead, e",
+                "no option 'regoin'; it knows client, dead, e",
             ),
             (Address(scheme="sqs", host="default"), '"default" in sqs is not an AWS region'),
             (Address(scheme="sqs", path="default", url="sqs:///default"), "the region is all"),

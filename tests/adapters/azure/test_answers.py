@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from azure.servicebus import ServiceBusReceivedMessage
@@ -16,7 +17,7 @@ from azure.servicebus.exceptions import ServiceBusError
 
 from cloudq.driver import Address, Change, Code, Item, Key
 from cloudq_azure.errors import AzureError, error_code
-from cloudq_azure.links import whole
+from cloudq_azure.pulls import whole
 from cloudq_azure.servicebus import ServiceBus, open_broker
 from cloudq_azure.tables import Tables, open_backend
 from cloudq_azure.tables_keys import partition_key
@@ -35,6 +36,8 @@ class Liar(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.status, self.body = 200, b""
         self.asked: list[str] = []
+        self.headers: dict[str, str] = {}
+        self.cut = ""  # requests for paths with this are not answered
         self.host = f"127.0.0.1:{self.server_port}"
 
     def give(self, status: int, body: Any) -> None:
@@ -49,9 +52,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.asked.append(self.command)
+        if self.server.cut and self.server.cut in unquote(self.path):
+            self.close_connection = True
+            return
         self.send_response(self.server.status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(self.server.body)))
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(self.server.body)
 
@@ -192,6 +200,41 @@ def test_a_list_of_other_things_is_no_list_of_entities(
 ) -> None:
     liar.give(200, {"value": value})
     is_unreachable(lambda: CALLS["query"](tables))
+
+
+@pytest.mark.parametrize("rows", ["aa", "ba", "b0", "0"])
+def test_entities_that_are_not_behind_the_last_one_are_no_answer(
+    liar: Liar, tables: Tables, rows: str
+) -> None:
+    liar.give(200, {"value": [WHOLE | {"RowKey": row} for row in rows]})
+    is_unreachable(lambda: tables.query("a", after="1", limit=5))
+
+
+@pytest.mark.parametrize("call", ["query", "sweep"])
+def test_a_page_that_is_said_to_follow_itself_is_no_answer(
+    liar: Liar, tables: Tables, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The query never ended."""
+    name = "x-ms-continuation-NextPartitionKey"
+    monkeypatch.setattr(liar, "headers", {name: "1!4!YQ--"})
+    liar.give(200, {"value": []})
+    liar.asked.clear()
+    is_unreachable(lambda: CALLS[call](tables))
+    assert len(liar.asked) == 2
+
+
+@pytest.mark.parametrize("call", ["put", "delete"])
+def test_a_connection_that_breaks_fails_its_own_items_alone(
+    liar: Liar, tables: Tables, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar.give(204, "")
+    monkeypatch.setattr(liar, "cut", partition_key("b"))
+    keys = [Key("a", "-"), Key("b", "-"), Key("c", "-")]
+    if call == "put":
+        refused = tables.put([Item(key=key, fields={"n": 1}) for key in keys])
+    else:
+        refused = tables.delete(keys)
+    assert [(failure.index, failure.code) for failure in refused] == [(1, Code.UNREACHABLE)]
 
 
 def test_the_services_own_answers_are_believed(liar: Liar, tables: Tables) -> None:

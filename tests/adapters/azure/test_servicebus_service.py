@@ -10,6 +10,8 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -160,6 +162,58 @@ class TestRequests:
         assert "deliveries" not in sent
         assert len(collect(driver, plain, 5)) == 5
         another.close()
+
+    def test_a_receive_that_waits_ends_when_told_and_leaves_nothing_locked(
+        self, peer: Peer, driver: ServiceBus, queue: str
+    ) -> None:
+        group = "g" if queue.endswith(".fifo") else None
+        with ThreadPoolExecutor() as pool, closing(open_broker(peer.address())) as another:
+            waits = pool.submit(driver.receive, queue, count=10, wait=3600.0, lease=HELD)
+            while not waits.done():  # told until it ends, as it may only just begin
+                driver.end_receives()
+                time.sleep(0.05)
+            assert list(waits.result()) == []
+            another.send(queue, [outgoing(group=group)])
+            (found,) = another.receive(queue, count=10, wait=PATIENCE, lease=HELD)
+            assert found.attempts == 1
+            assert not another.ack([found])
+
+    def test_each_receive_of_a_full_queue_is_full(self, driver: ServiceBus, plain: str) -> None:
+        """The answer to the last drain ended the next receive after its first message."""
+        driver.send(plain, [outgoing() for _ in range(64)])
+        counts = [len(driver.receive(plain, count=16, wait=1, lease=HELD)) for _ in range(4)]
+        assert counts == [16] * 4
+
+    def test_nothing_is_locked_but_what_was_received(
+        self, peer: Peer, driver: ServiceBus, plain: str
+    ) -> None:
+        driver.send(plain, [outgoing() for _ in range(60)])
+        found: list[Delivery] = []
+
+        def receive() -> None:
+            for count in (7, 9, 1, 20, 3):
+                found.extend(driver.receive(plain, count=count, wait=1, lease=HELD))
+
+        assert peer.counted(receive)["deliveries"] == len(found) == 40
+        assert len(driver.receive(plain, count=30, wait=1, lease=HELD)) == 20
+
+    def test_a_link_remembers_no_message_that_it_has_brought(
+        self, driver: ServiceBus, plain: str
+    ) -> None:
+        driver.send(plain, [outgoing() for _ in range(20)])
+        assert not driver.ack(driver.receive(plain, count=20, wait=1, lease=HELD))
+        queue: Any = driver._queue(plain)  # pyright: ignore[reportPrivateUsage]
+        (link,) = queue._receivers
+        assert not link.receiver._handler._link._received_delivery_tags
+
+    def test_an_open_link_starts_no_thread_for_a_message(
+        self, driver: ServiceBus, plain: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        driver.send(plain, [outgoing()])
+        started: list[object] = []
+        monkeypatch.setattr(threading.Thread, "start", started.append)
+        driver.send(plain, [outgoing()])
+        assert not started
 
     def test_a_message_wakes_a_receive_for_many_at_once(
         self, driver: ServiceBus, plain: str

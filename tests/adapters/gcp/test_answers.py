@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,7 +38,7 @@ from google.pubsub_v1.types import (
 )
 from google.rpc.status_pb2 import Status
 
-from cloudq.driver import Address, Change, Code, Failure, Item, Key, Peeked
+from cloudq.driver import Address, Change, Code, Delivery, Failure, Item, Key, Peeked
 from cloudq.driver.schedulers import Job
 from cloudq.testing import outgoing
 from cloudq_gcp.cloud_scheduler import CloudScheduler, open_scheduler
@@ -50,28 +53,41 @@ _STREAMS = ("BatchGetDocuments", "RunQuery")
 
 
 class Canned(grpc.GenericRpcHandler):
-    """A server that answers each call with what is set for its name, else with an empty answer."""
+    """A server that answers each call with what is set for its name, else with an empty answer.
+
+    An answer that is a list is a stream of several parts.
+    """
 
     def __init__(self) -> None:
-        self.answers: dict[str, list[bytes]] = {}
+        self.answers: dict[str, list[list[bytes]]] = {}
+        self.refusals: dict[str, grpc.StatusCode] = {}
         self.asked: list[str] = []
         self.port = 0
 
     def service(self, details: Any) -> grpc.RpcMethodHandler:
         name = details.method.rpartition("/")[2]
 
-        def call(_: bytes, context: grpc.ServicerContext) -> bytes:
+        def call(_: bytes, context: grpc.ServicerContext) -> list[bytes]:
             self.asked.append(name)
-            answers = self.answers.get(name, [b""])
+            if name in self.refusals:
+                context.abort(self.refusals[name], "refused")
+            answers = self.answers.get(name, [[b""]])
             return answers.pop(0) if len(answers) > 1 else answers[0]
 
         if name in _STREAMS:
-            return grpc.unary_stream_rpc_method_handler(lambda *given: iter([call(*given)]))
-        return grpc.unary_unary_rpc_method_handler(call)
+            return grpc.unary_stream_rpc_method_handler(lambda *given: iter(call(*given)))
+        return grpc.unary_unary_rpc_method_handler(lambda *given: call(*given)[0])
 
     def give(self, **answers: Any) -> None:
         self.answers = {
-            name: [type(each).serialize(each) for each in given] for name, given in answers.items()
+            name: [
+                [
+                    type(part).serialize(part)
+                    for part in (each if isinstance(each, list) else [each])
+                ]
+                for each in given
+            ]
+            for name, given in answers.items()
         }
         self.asked.clear()
 
@@ -79,7 +95,8 @@ class Canned(grpc.GenericRpcHandler):
 @pytest.fixture(scope="module")
 def server() -> Iterator[Canned]:
     canned = Canned()
-    running = grpc.server(ThreadPoolExecutor(4), handlers=[canned])
+    unlimited = [("grpc.max_receive_message_length", -1)]
+    running = grpc.server(ThreadPoolExecutor(4), handlers=[canned], options=unlimited)
     canned.port = running.add_insecure_port("127.0.0.1:0")
     running.start()
     yield canned
@@ -145,12 +162,98 @@ def test_messages_without_ids_of_their_own_are_not_published(
     is_unreachable(pubsub, lambda: pubsub.send("q", [outgoing(), outgoing()]))
 
 
+def test_what_has_moved_to_the_dead_letters_is_not_told_as_refused(
+    server: Canned, pubsub: PubSubWithTasks
+) -> None:
+    pubsub._with_dead_letters.add("q")
+    deliveries = [
+        Delivery(queue="q", id=id, body=b"x" * 6_000_000, receipt=id, attempts=1, lease=9)
+        for id in "abc"
+    ]
+    server.give(Publish=[*ids("1"), *ids()])
+    refused = pubsub.dead_letter(deliveries, reason="test")
+    assert [each.index for each in refused] == [1, 2]
+    assert server.asked.count("Acknowledge") == 1
+
+
+def test_a_deadline_that_the_service_tells_at_once_is_no_hot_loop(
+    server: Canned, pubsub: PubSubWithTasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.give()
+    monkeypatch.setattr(server, "refusals", {"Pull": grpc.StatusCode.DEADLINE_EXCEEDED})
+    began = time.monotonic()
+    assert pubsub.receive("q", count=1, wait=0.5, lease=9.0) == []
+    assert time.monotonic() - began >= 0.5
+    assert len(server.asked) <= 6
+
+
 def test_a_group_whose_publish_was_not_answered_fails_alone(
     server: Canned, pubsub: PubSubWithTasks
 ) -> None:
     server.give(Publish=[*ids("1"), *ids()])
     refused = pubsub.send("q.fifo", [outgoing(group="a"), outgoing(group="b")])
     assert [failure.code for failure in refused] == [Code.UNREACHABLE]
+
+
+class Tunnel:
+    """A proxy to a port. Once it is cut, new connections are taken, and nothing is forwarded."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._ends: list[socket.socket] = []
+        self._is_cut = False
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listening.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                near, _ = self._listening.accept()
+                self._ends.append(near)
+                if not self._is_cut:
+                    far = socket.create_connection(("127.0.0.1", self._port))
+                    self._ends.append(far)
+                    for pair in ((near, far), (far, near)):
+                        threading.Thread(target=self._forward, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _forward(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):  # cut
+            while data := source.recv(65_536):
+                target.sendall(data)
+
+    def cut(self) -> None:
+        self._is_cut = True
+        self._shut()
+
+    def _shut(self) -> None:
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self._ends.clear()
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._shut()
+
+
+def test_a_host_that_no_longer_answers_is_no_empty_queue(server: Canned) -> None:
+    """After one good pull it was."""
+    server.give()
+    with closing(Tunnel(server.port)) as tunnel:
+        address = Address(scheme="pubsub", host=PROJECT, options={"emulator": tunnel.host})
+        with closing(open_broker(address)) as driver:
+            assert driver.receive("q", count=1, wait=0.0, lease=9.0) == []
+            tunnel.cut()
+            end = time.monotonic() + 8.0
+            while time.monotonic() < end:
+                with pytest.raises(Exception) as error:
+                    driver.receive("q", count=1, wait=0.0, lease=9.0)
+                assert driver.error_code(error.value) is Code.UNREACHABLE
+                time.sleep(0.1)
 
 
 PULLS: list[list[PullResponse]] = [
@@ -215,6 +318,59 @@ def test_a_queue_that_an_answer_does_not_name_is_neither_made_nor_seen(
     call, answers = ADMIN[case]
     server.give(**answers)
     is_unreachable(pubsub, lambda: call(pubsub))
+
+
+LISTS: dict[str, tuple[str, Any]] = {
+    "topics": ("ListTopics", ListTopicsResponse(next_page_token="a")),
+    "subscriptions": ("ListSubscriptions", ListSubscriptionsResponse(next_page_token="a")),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_a_page_of_queues_that_is_said_to_follow_itself_is_no_answer(
+    server: Canned, pubsub: PubSubWithTasks, case: str
+) -> None:
+    """The list never ended."""
+    name, answer = LISTS[case]
+    server.give(**{name: [answer]})
+    is_unreachable(pubsub, pubsub.list)
+    assert server.asked.count(name) == 2
+
+
+def test_pages_are_followed_to_the_last(server: Canned, pubsub: PubSubWithTasks) -> None:
+    server.give(
+        ListTopics=[
+            ListTopicsResponse(next_page_token="a"),
+            ListTopicsResponse(topics=[Topic(name=TOPIC)], next_page_token="b"),
+            ListTopicsResponse(),
+        ],
+        ListSubscriptions=[
+            ListSubscriptionsResponse(
+                subscriptions=[
+                    Subscription(name=f"projects/{PROJECT}/subscriptions/q", topic=TOPIC)
+                ]
+            )
+        ],
+    )
+    assert pubsub.list() == ["q"]
+
+
+def test_what_is_copied_of_pushed_messages_is_not_told_as_refused(
+    server: Canned, pubsub: PubSubWithTasks
+) -> None:
+    pubsub._with_dead_letters.add("q")
+    deliveries = [
+        Delivery(queue="q", id=id, body=b"x" * 6_000_000, receipt=None, attempts=1, lease=9)
+        for id in "abc"
+    ]
+    server.give(Publish=[*ids("1"), *ids()])
+    refused = pubsub.bury(deliveries, reason="test")
+    assert [(each.index, each.code) for each in refused] == [
+        (1, Code.UNREACHABLE),
+        (2, Code.UNREACHABLE),
+    ]
+    server.give(Publish=ids())
+    is_unreachable(pubsub, lambda: pubsub.bury(deliveries, reason="test"))
 
 
 # ---- Cloud Tasks
@@ -299,6 +455,32 @@ def test_a_document_that_is_not_ours_or_not_whole_is_no_item(
     assert "Commit" not in server.asked
 
 
+def page(*sorts: str, ended: bool = False) -> list[RunQueryResponse]:
+    fields = {"expires": Value(timestamp_value=NOW)} if ended else {}
+    return [
+        RunQueryResponse(document=document(NAME[:-1] + sort, **fields), read_time=NOW)
+        for sort in sorts
+    ]
+
+
+@pytest.mark.parametrize(
+    ("after", "answer"),
+    [
+        (None, page("b", "a")),
+        (None, page("a", "a")),
+        (None, page("a", "b", "c")),
+        ("b", page("a")),
+        ("b", page("b")),
+        (None, page("a", "b", ended=True)),  # for ever
+    ],
+)
+def test_documents_out_of_order_or_beyond_the_limit_are_no_page(
+    server: Canned, firestore: Firestore, after: str | None, answer: list[RunQueryResponse]
+) -> None:
+    server.give(RunQuery=[answer])
+    is_unreachable(firestore, lambda: firestore.query("a", after=after, limit=2))
+
+
 FOREIGN: dict[str, tuple[Document, dict[str, int]]] = {
     "without fields": (Document(name=NAME, update_time=NOW), {}),
     "fields that are no map": (document(fields=Value(string_value="x")), {}),
@@ -371,3 +553,12 @@ def test_a_job_that_an_answer_does_not_name_is_neither_made_nor_seen(
         is_unreachable(scheduler, lambda: scheduler.current("g"))
     server.give(ListJobs=[ListJobsResponse(jobs=[CloudJob(**WHOLE)])])
     assert list(scheduler.current("g")) == ["g-job"]
+    server.give(ListJobs=[ListJobsResponse(next_page_token="a")])
+    is_unreachable(scheduler, lambda: scheduler.current("g"))
+
+
+def test_a_page_of_delayed_messages_that_is_said_to_follow_itself_is_no_answer(
+    server: Canned, pubsub: PubSubWithTasks
+) -> None:
+    server.give(GetTopic=[Topic(name=TOPIC)], ListTasks=[ListTasksResponse(next_page_token="a")])
+    is_unreachable(pubsub, lambda: pubsub.scheduled("q", count=9))

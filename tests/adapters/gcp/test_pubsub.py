@@ -14,6 +14,7 @@ from cloudq.testing import (
     QueueAdminContract,
     SchedulingContract,
 )
+from cloudq.testing.waiting import HELD
 from cloudq_gcp.client import GRPC
 from cloudq_gcp.pubsub import PubSub, PubSubWithTasks, open_broker
 from localstack.servers import Endpoint
@@ -49,6 +50,7 @@ def address(pubsub: Endpoint, request: pytest.FixtureRequest) -> Address:
 
 class BrokerFixtures:
     suffix: ClassVar[str] = ""
+    own_lease: ClassVar[float] = 30
     options: ClassVar[Mapping[str, str]] = {}
 
     @pytest.fixture
@@ -72,7 +74,7 @@ class BrokerFixtures:
     @pytest.fixture
     def queue(self, driver: PubSub) -> Iterator[str]:
         name = unique() + self.suffix
-        driver.create(name, lease=30, max_deliveries=10)
+        driver.create(name, lease=self.own_lease, max_deliveries=10)
         yield name
         driver.delete(name)
 
@@ -96,6 +98,18 @@ class TestStandard(BrokerFixtures, BrokerContract):
     reports_lost_leases = False
 
 
+class TestStandardWithOwnLeases(BrokerFixtures, BrokerContract):
+    """A pull leases for as long as most tests want."""
+
+    own_lease = HELD
+    reports_lost_leases = False
+
+
+class TestExactlyOnceWithOwnLeases(BrokerFixtures, BrokerContract):
+    own_lease = HELD
+    options: ClassVar[Mapping[str, str]] = {"exactly_once": "true"}
+
+
 class TestExactlyOnce(BrokerFixtures, BrokerContract):
     options: ClassVar[Mapping[str, str]] = {"exactly_once": "true"}
 
@@ -106,6 +120,7 @@ class TestFifo(BrokerFixtures, BrokerContract):
 
 
 class TestFifoOrdering(BrokerFixtures, OrderingContract):
+    own_lease = HELD
     suffix = ".fifo"
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +19,12 @@ from cloudq.driver import Address, Change, Item, Key
 from cloudq.errors import BrokerError, ConfigurationError
 from cloudq.testing import outgoing
 from cloudq_local import sqlite_backend, wake
+from cloudq_local.items import Refusal
 from cloudq_local.memory_queue import MemoryQueue
 from cloudq_local.sqlite import open_backend, open_broker
 from cloudq_local.sqlite_broker import SQLiteBroker
-from cloudq_local.sqlite_file import Database, advice
+from cloudq_local.sqlite_errors import advice
+from cloudq_local.sqlite_file import Database
 from cloudq_local.wake import Bell
 
 HOUR = 3600.0
@@ -112,7 +114,7 @@ def test_without_its_folder_every_call_says_so_until_it_is_back(tmp_path: Path) 
         app.broker.driver.send("q", [outgoing()])
         shutil.rmtree(folder)
         for _ in range(2):
-            with pytest.raises(BrokerError, match=r"cannot open .*q\.db"):
+            with pytest.raises(BrokerError, match=r"its folder back, .* cannot open .*q\.db"):
                 app.broker.receive("q", count=1, wait=0.0, lease=1.0)
         folder.mkdir()
         assert not app.broker.receive("q", count=1, wait=0.0, lease=1.0)
@@ -262,7 +264,7 @@ def test_an_idle_store_is_rid_of_what_has_expired(
         for first in range(0, 2560, 256):
             old = [Item(key=Key(f"{first + n}"), fields={}, expires=9e9) for n in range(256)]
             store.put(old)
-        database = store._database  # pyright: ignore[reportPrivateUsage]
+        database = store.database
         with database:
             database.execute("UPDATE items SET expires = 1.0")
         for beat in range(3):
@@ -306,3 +308,85 @@ def test_a_folder_of_another_user_is_refused(
     os.chown(root, 12345, 12345)
     with pytest.raises(ConfigurationError, match="belongs to user 12345"):
         Bell(tmp_path / "queue.db")
+
+
+# ---- what is no file of ours
+
+
+def _a_pipe(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def _a_folder(file: Path) -> None:
+    file.mkdir()
+
+
+def _a_device(file: Path) -> None:
+    file.symlink_to("/dev/null")
+
+
+def _a_text(file: Path) -> None:
+    file.write_text("no database " * 100)
+
+
+def _a_loop(file: Path) -> None:
+    file.symlink_to(file)
+
+
+def _of_another_program(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("CREATE TABLE queues (x)")
+
+
+def _without_a_version(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("CREATE TABLE cloudq_schema (version)")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (_a_pipe, "is no regular file: name another"),
+        (_a_folder, "is a directory: name a file"),
+        (_a_device, "is no regular file: name another"),
+        (_a_text, "the file is not a SQLite database: name another"),
+        (_a_loop, "Too many levels of symbolic links: may this user write to it"),
+        (_of_another_program, "SQLite refused it - table queues already exists"),
+        (_without_a_version, "has schema 0 and this release reads schema 1"),
+    ],
+)
+def test_what_is_no_file_of_ours_is_refused_with_its_name_and_advice(
+    file: Path, address: Address, make: Callable[[Path], None], says: str
+) -> None:
+    make(file)
+    with pytest.raises(ConfigurationError, match=says) as refused:
+        open_broker(address)
+    assert str(file) in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot open .*File name too long|NUL in it"):
+        open_broker(Address(scheme="sqlite", path=f"{tmp_path}/{name}", options={}))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [(_a_folder, "is a directory"), (_a_pipe, "no regular file"), (_a_text, "not a database")],
+)
+def test_a_file_that_gave_way_to_something_else_is_a_refusal_of_the_driver(
+    broker: SQLiteBroker, file: Path, make: Callable[[Path], None], says: str
+) -> None:
+    broker.send("q", [outgoing()])
+    remove(file)
+    make(file)
+    with pytest.raises(Refusal, match=rf"cannot open .*{says}"):
+        broker.stats("q")
+
+
+def test_a_name_with_half_of_a_character_is_refused_with_a_sentence(file: Path) -> None:
+    with (
+        CloudQ("x", broker=f"sqlite:///{file}", backend=None) as app,
+        pytest.raises(BrokerError, match="half of a character"),
+    ):
+        app.broker.receive("\udcff", count=1, wait=0.0, lease=1.0)

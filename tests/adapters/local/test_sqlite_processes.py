@@ -261,7 +261,7 @@ def test_a_wrong_address_says_what_to_do(change: dict[str, object], message: str
 
 def test_a_file_that_is_no_database_is_invalid(tmp_path: Path, address: Address) -> None:
     Path(address.path).write_bytes(b"not a database, but long enough to be one" * 10)
-    with pytest.raises(sqlite3.DatabaseError):
+    with pytest.raises(ConfigurationError, match="not a SQLite database: name another"):
         open_broker(address)
 
 

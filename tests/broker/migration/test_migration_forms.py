@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from cloudq import CloudQ
+from cloudq.broker.migration.compatibility import Compatibility
+from cloudq.broker.migration.journal import Entry
 from cloudq.driver import Limits, Outgoing
 from cloudq.messages.message import TaskMessage
 from cloudq.testing import drain
@@ -136,3 +138,29 @@ def test_keys_and_times_inside_of_a_sealed_body_count(tmp_path: Path) -> None:
         assert ground.inside(1) == {"late": 1}
         with CloudQ("target", broker=other, backend="none") as target:
             assert target.broker.admin.stats("q").delayed == 1  # by the time in its body
+
+
+@pytest.mark.parametrize("has_app", [True, False])
+def test_a_bundle_moves_as_it_is(tmp_path: Path, has_app: bool) -> None:
+    first, second = (f"sqlite:///{tmp_path}/{unique('m')}.db" for _ in range(2))
+    app, _ = shop(first, {})
+    with app:
+        task = app.tasks["pack"]
+        app.publish([task.prepare("a", n) for n in range(4)], bundle=4)
+        [peeked] = app.broker.admin.peek("q", count=2)
+        fit = Compatibility(
+            queue="q",
+            limits=app.broker.limits("q"),
+            stores_delayed=True,
+            raw=False,
+            token="t",
+            codec=app.runtime.codec if has_app else None,
+        )
+        sent = fit.judge(Entry(peeked.id, b"", None), peeked.body, group=None)
+    assert isinstance(sent, Outgoing)
+    assert sent.body == peeked.body
+    other, seen = shop(second, {})
+    with other:
+        other.broker.driver.send("q", [sent])
+        drain(other, ["q"])
+    assert seen == [("a", n) for n in range(4)]

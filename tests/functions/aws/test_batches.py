@@ -12,6 +12,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.errors import ConfigurationError, Ignore, Reject
+from cloudq.messages import ids
 from cloudq.results.record import Record, State, fence
 from cloudq.testing import eventually
 from cloudq.testing.waiting import PATIENCE
@@ -229,6 +230,21 @@ def test_a_retry_that_cannot_be_sent_is_reported_alone(app: CloudQ, source: Even
     assert good.get(timeout=PATIENCE) == 1
 
 
+def test_records_without_receipts_are_not_taken_for_one(app: CloudQ, source: EventSource) -> None:
+    @app.task
+    def note(x: int) -> None:
+        pass
+
+    results = [note.delay(i) for i in range(3)]
+    event = source.take(3)
+    for record in event["Records"][:2]:
+        record["receiptHandle"] = ""
+    response = lambda_handler(app)(event, Context())
+    left = [record["messageId"] for record in event["Records"][:2]]
+    assert [each["itemIdentifier"] for each in response["batchItemFailures"]] == left
+    assert [state(app, result.id) for result in results].count(State.SUCCESS) == 1
+
+
 @pytest.mark.parametrize("attempts", [1, 2])
 def test_a_result_too_large_to_keep_is_a_failure_and_not_reported(
     app: CloudQ, source: EventSource, attempts: int
@@ -307,8 +323,11 @@ def test_a_prefix_of_the_broker_is_not_part_of_the_queue(
     eventually(lambda: source.count() == (1, 0, 0))
 
 
-def test_the_time_of_a_batch_is_not_wasted(app: CloudQ, source: EventSource) -> None:
+def test_the_time_of_a_batch_is_not_wasted(
+    app: CloudQ, source: EventSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One look at the store and one write for a whole batch, whatever its size."""
+    monkeypatch.setattr(ids, "_SHORTLY", 0.0)  # each has an item of its own in the store
     calls: list[str] = []
 
     @app.task
@@ -369,6 +388,8 @@ def test_a_record_without_its_attributes_is_run(
         {"body": "left out"},
         {"body": {"v": 1}},
         {"receiptHandle": "left out"},
+        {"receiptHandle": None},
+        {"receiptHandle": {}},
         {"eventSourceARN": "left out"},
         {"eventSourceARN": 5},
         {"eventSource": "left out"},

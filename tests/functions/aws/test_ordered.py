@@ -75,6 +75,25 @@ def test_what_follows_a_message_that_stays_stays(
     assert other.get(timeout=PATIENCE) is None
 
 
+def test_what_follows_a_record_that_is_none_stays(
+    app: CloudQ, fifo: EventSource, ran: list[tuple[str, int]]
+) -> None:
+    @app.task(queue=fifo.queue)
+    def step(group: str, number: int) -> None:
+        ran.append((group, number))
+
+    for number in range(3):
+        step.options(group_key="a").delay("a", number)
+    step.options(group_key="b").delay("b", 0)
+    event = fifo.take(4)
+    group = [record for record in event["Records"] if '"a"' in record["body"]]
+    del group[1]["body"]
+    response = lambda_handler(app)(event, Context())
+    reported = {each["itemIdentifier"] for each in response["batchItemFailures"]}
+    assert reported == {record["messageId"] for record in group[1:]}
+    assert sorted(ran) == [("a", 0), ("b", 0)]
+
+
 def test_an_unrecorded_success_keeps_its_group_back(
     app: CloudQ, fifo: EventSource, ran: list[tuple[str, int]]
 ) -> None:

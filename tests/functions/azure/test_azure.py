@@ -241,6 +241,49 @@ def test_a_redelivery_of_what_is_done_does_not_run(
     assert ran == [1]
 
 
+@pytest.mark.parametrize("cardinality", ["one", "many"])
+def test_the_calls_of_a_bundle_end_each_in_its_own_way(
+    tasks: CloudQ, host: Callable[..., QueueHost], cardinality: str
+) -> None:
+    names = {"double": (21,), "shaky": (), "broken": ()}
+    calls = [tasks.tasks[name].prepare(*args) for name, args in names.items()]
+    double, shaky, broken = tasks.publish(calls, bundle=3)
+    one = host(cardinality=cardinality)
+    for _ in range(3):
+        one.pump()
+        assert one.error is None
+    assert double.get(timeout=1) == 42
+    assert shaky.get(timeout=1) == 2
+    assert broken.state is State.FAILURE
+    assert waiting(one) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("cardinality", ["one", "many"])
+def test_what_is_put_back_of_a_bundle_comes_without_the_rest(
+    tasks: CloudQ, host: Callable[..., QueueHost], ran: list[int], cardinality: str
+) -> None:
+    calls = [tasks.tasks["double"].prepare(1), tasks.tasks["busy"].prepare()]
+    tasks.publish(calls, bundle=2)
+    one = host(cardinality=cardinality)
+    one.pump()
+    assert one.error is None
+    one.pump()
+    assert ran == [1, -1, -2], "a copy says how often its call came before"
+
+
+def test_a_bundle_of_which_all_come_back_counts_its_deliveries(
+    tasks: CloudQ, host: Callable[..., QueueHost], ran: list[int]
+) -> None:
+    """In a batch of many each comes as a copy, which says how often it came before."""
+    tasks.publish([tasks.tasks["busy"].prepare() for _ in range(2)], bundle=2)
+    many = host(cardinality="many")
+    many.pump()
+    many.pump()
+    many.pump()
+    assert many.error is None
+    assert ran == [-1, -1, -2, -2]
+
+
 def test_a_task_is_interrupted_before_the_host_gives_up(
     tasks: CloudQ, host: Callable[..., QueueHost]
 ) -> None:

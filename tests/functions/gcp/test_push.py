@@ -15,6 +15,7 @@ from flask import Flask, request
 from cloudq import CloudQ
 from cloudq.errors import ConfigurationError, Reject
 from cloudq.messages.body import encode
+from cloudq.messages.ids import bundled_id, new_bundle
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import State
 from cloudq.testing.waiting import PATIENCE
@@ -75,6 +76,36 @@ def test_a_request_with_googles_token_runs_its_task(
     assert endpoint.answer(bearer(GOOGLE.token()), wrapped(call(21))) == (204, "")
     assert ran == [21]
     assert app.AsyncResult("call-1").get(timeout=1) == 42
+
+
+def test_a_bundle_is_answered_when_each_of_its_calls_has_an_end(
+    app: CloudQ, endpoint: PushEndpoint, ran: list[int]
+) -> None:
+    name = new_bundle()
+    calls = [TaskMessage(id=bundled_id(name, n), task="work", args=[n]) for n in (2, 1, 0)]
+    body = app.runtime.codec.encode_bundle(calls)
+    for _ in range(2):  # a push may come twice
+        assert endpoint.answer(bearer(GOOGLE.token()), wrapped(body)) == (204, "")
+    assert ran == [2, 1, 0]
+    assert [app.AsyncResult(call.id).get(timeout=1) for call in calls] == [4, 2, 0]
+
+
+def test_what_is_put_back_of_a_bundle_goes_to_its_queue(
+    app: CloudQ, endpoint: PushEndpoint, ran: list[int]
+) -> None:
+    name = new_bundle()
+    calls = [
+        TaskMessage(id=bundled_id(name, n), task="work", args=[n - 1], queue="orders")
+        for n in range(2)
+    ]
+    body = app.runtime.codec.encode_bundle(calls)
+    assert endpoint.answer(bearer(GOOGLE.token()), wrapped(body)) == (204, "")
+    assert ran == [-1, 0]
+    stats = app.broker.admin.stats("orders")
+    assert (stats.ready or 0) + (stats.delayed or 0) == 1
+    kept = app.runtime.codec.encode_bundle(calls[:1])
+    status, _ = endpoint.answer(bearer(GOOGLE.token()), wrapped(kept))
+    assert status >= 500, "all of it comes back by the subscription"
 
 
 WRONG = {

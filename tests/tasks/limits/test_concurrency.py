@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from cloudq import CloudQ, ConfigurationError, State
+from cloudq import CloudQ, ConfigurationError, InvalidArguments, State
 from cloudq.driver import Delivery
 from cloudq.errors import TimeLimitExceeded
 from cloudq.execution.settlement import Action, Settlement
 from cloudq.tasks.limits.concurrency import (
-    LeaseRenewer,
     NoPermit,
     Permit,
     PermitRequest,
     acquire,
     permits_key,
 )
+from cloudq.tasks.limits.renewer import LeaseRenewer
 from cloudq.testing import eventually
 from tests.support.bench import Bench
 
@@ -126,7 +126,7 @@ def test_a_task_that_takes_any_keyword_may_be_keyed_by_one(app: Bench) -> None:
     missing = task.delay(other=3)
     app.work()
     assert result.get(timeout=0) == 3
-    with pytest.raises(KeyError, match="user"):
+    with pytest.raises(InvalidArguments, match=r"KeyError: .user."):
         missing.get(timeout=0)
 
 
@@ -290,6 +290,26 @@ def test_a_store_that_is_down_does_not_end_the_renewing(app: Bench) -> None:
     threading.Event().wait(3.2)
     assert isinstance(_acquire(app, "other"), NoPermit)
     renewer.remove(permit)
+
+
+def test_the_thread_that_renews_ends_when_nothing_is_held_and_begins_again(
+    app: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloudq.tasks.limits.renewer._IDLE", 0.05)
+    before = set(threading.enumerate())
+    renewer = LeaseRenewer()
+
+    def renewing() -> list[threading.Thread]:
+        new = set(threading.enumerate()) - before
+        return [thread for thread in new if thread.name == "leases of calls"]
+
+    for _ in range(3):
+        permit = _acquire(app, "one", lease=60.0)
+        assert isinstance(permit, Permit)
+        renewer.add(permit)
+        assert len(renewing()) == 1
+        renewer.remove(permit)
+        eventually(lambda: not renewing())
 
 
 def test_who_lost_the_place_does_not_free_that_of_its_successor(app: Bench) -> None:

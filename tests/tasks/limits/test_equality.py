@@ -6,6 +6,7 @@ import enum
 import os
 import subprocess
 import sys
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
@@ -13,6 +14,7 @@ from decimal import Decimal
 from itertools import combinations
 from typing import Any, NamedTuple
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -56,6 +58,7 @@ class Pair(NamedTuple):
 
 WRITTEN = "aea27d7f6c47d2ec6a1c1ed20fa100ae0f28eb6e7b3a3c7ec61de9f4173f3e40"
 PLUS_ONE = timezone(timedelta(hours=1))
+VIENNA = ZoneInfo("Europe/Vienna")
 
 SAME: list[tuple[Any, Any]] = [
     ({"a": 1, "b": [2]}, {"b": [2], "a": 1}),
@@ -70,6 +73,8 @@ SAME: list[tuple[Any, Any]] = [
     (-0.0, 0.0),
     (datetime(2026, 1, 1, 12, tzinfo=UTC), datetime(2026, 1, 1, 13, tzinfo=PLUS_ONE)),
     (time(12, tzinfo=UTC), time(13, tzinfo=PLUS_ONE)),
+    (time(12), time(12, fold=1)),
+    (time(12, tzinfo=VIENNA), time(12, tzinfo=VIENNA, fold=1)),
     (Colour.RED, "red"),
     (Level.LOW, 1),
     (Point(1), {"y": 0, "x": 1}),
@@ -85,7 +90,15 @@ APART: list[Any] = [
     *("a", b"a", "[a]", "a, b", ["a, b"], ["a", "b"], ["a', 'b"], [["a"], "b"], ["a", ["b"]]),
     *({"a": 1}, [["a", 1]], "{'a': 1}", {"$set": [1]}, {"$dict": [["a", 1]]}, {("a", 1)}),
     *(date(2026, 1, 1), datetime(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC), "2026-01-01"),  # noqa: DTZ001
-    *(time(1), time(1, tzinfo=UTC), timedelta(1), timedelta(seconds=1), [1, 0, 0], 86400),
+    *(
+        time(1),
+        time(1, tzinfo=UTC),
+        time(1, tzinfo=VIENNA),
+        timedelta(1),
+        timedelta(seconds=1),
+        [1, 0, 0],
+        86400,
+    ),
     *(UUID(int=1), str(UUID(int=1)), Decimal("0.1"), 0.1, Decimal("NaN"), float("nan"), "NaN"),
     *(10**30, str(10**30), float("inf"), 2**63, 2.0**63, -1, "-1", "é", "e\u0301", "\\xe9"),
 ]
@@ -259,6 +272,13 @@ def test_keys_are_the_same_in_every_process() -> None:
 # ---- templates and functions
 
 
+class Names(set[str]):
+    """A set of its own class."""
+
+
+MOMENT = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
 def unique_key(app: CloudQ, rule: Any, *args: Any) -> str | None:
     def task(order: Any, amount: Any = 1) -> None: ...
 
@@ -274,10 +294,46 @@ def test_a_template_writes_equal_arguments_alike(app: Bench) -> None:
             (Point(1), {"y": 0, "x": 1}),
             (Colour.RED, "red"),
             ((1, 2), [1, 2]),
+            (Pair(1, 2), [1, 2]),
+            (OrderedDict(b=1, a=2), {"a": 2, "b": 1}),
+            (Counter("aab"), {"b": 1, "a": 2}),
+            (Names("xyz"), {"z", "y", "x"}),
+            (bytearray(b"a"), b"a"),
+            (time(12, tzinfo=UTC), time(13, tzinfo=PLUS_ONE)),
+            (Decimal("1.0"), Decimal("1.00")),
+            (MOMENT, MOMENT.astimezone(PLUS_ONE)),
+            (0.0, -0.0),
         ):
             if rule == "{order!r}" and one is Colour.RED:
                 continue  # the text in quotes, and without
             assert unique_key(app, rule, one) == unique_key(app, rule, other)
+
+
+def test_values_that_differ_make_keys_that_differ(app: Bench) -> None:
+    times = [time(12), time(12, tzinfo=UTC), time(12, tzinfo=VIENNA)]
+    assert len({unique_key(app, "{order}", each) for each in times}) == 3
+    assert unique_key(app, "{order!r}", Decimal("1.0")) != unique_key(app, "{order!r}", 1)
+
+
+@pytest.mark.parametrize(
+    "rule", ["{more}", "{order.id}", "{order[id]}", "{order[0]}", "{order:%d}"]
+)
+def test_a_call_that_lacks_what_its_template_names_is_refused(app: Bench, rule: str) -> None:
+    def task(order: Any, **others: Any) -> None: ...
+
+    made = app.task(name="t", unique=rule)(task)
+    with pytest.raises(InvalidArguments, match="cannot be made of these arguments"):
+        made.delay("" if "[0]" in rule else "a")
+    assert not app.left()
+
+
+def test_a_parameter_stands_above_a_keyword_of_its_name(app: Bench) -> None:
+    def task(order: int, /, **others: int) -> None: ...
+
+    made = app.task(name="t", unique="{order}:{others}")(task)
+    calls = [made.prepare(1, order=5), made.prepare(2, order=5), made.prepare(1, b=2, a=1)]
+    keys = [app.publisher.message_of(call).unique_key for call in calls]
+    assert keys == ["1:{'order': 5}", "2:{'order': 5}", "1:{'a': 1, 'b': 2}"]
 
 
 def test_a_template_still_reads_attributes_items_and_formats(app: Bench) -> None:

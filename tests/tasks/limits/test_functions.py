@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
 
+from cloudq.driver.log import Log
 from cloudq.execution.deadline import Deadline
 from cloudq.execution.direct_call import DirectCall, run_call
 from cloudq.execution.invocation import Invocation
@@ -19,7 +19,7 @@ def invoke(app: Bench) -> Invocation:
     return Invocation(
         app.executor(stop_at_hard_limit=True),
         deadline=Deadline.after(60.0, reserve=0.0),
-        log=logging.getLogger("cloudq.functions"),
+        log=Log("cloudq.functions"),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from cloudq import (
     BackendError,
@@ -22,6 +23,10 @@ from cloudq.driver import Code
 from cloudq.execution.settlement import Action
 from cloudq.worker.pool import pipe
 from tests.support.bench import Bench
+
+
+class Order(BaseModel):
+    id: int
 
 
 @pytest.fixture
@@ -296,3 +301,59 @@ def test_one_that_ends_while_its_publisher_is_slow_leaves_no_key(app: Bench) -> 
     first = task.delay()
     assert app.left() == 0
     assert task.delay() != first
+
+
+def test_a_call_with_callbacks_holds_its_key(app: Bench, unique: Any) -> None:
+    told: list[int] = []
+
+    @app.task(name="tell")
+    def tell(value: int) -> None:
+        told.append(value)
+
+    first = unique.apply_async([1, 5], link=tell.s())
+    assert unique.delay(1, 6) == first
+    for again in (
+        lambda: unique.apply_async([1], link=tell.s()),
+        lambda: unique.apply_async([1], link_error=tell.si(0)),
+        lambda: unique.s(1).set(link=tell.s()).delay(),
+    ):
+        with pytest.raises(ConfigurationError, match=f"t: the equal call {first.id} is queued"):
+            again()
+    assert len(app.sent()) == 1
+    other = unique.apply_async([2, 7], link=tell.s())
+    app.work()
+    assert (first.get(timeout=0), other.get(timeout=0), told) == (5, 7, [5, 7])
+    assert unique.apply_async([1, 8], link=tell.s()) != first
+    app.work()
+    assert told == [5, 7, 8]
+
+
+def test_callbacks_are_not_added_to_a_call_that_waits(app: Bench, unique: Any) -> None:
+    first = unique.delay(1, 5)
+    with pytest.raises(ConfigurationError, match="without link and link_error"):
+        unique.apply_async([1], link=unique.si(2))
+    app.work()
+    assert first.get(timeout=0) == 5
+    assert app.sent() == []
+
+
+def test_a_call_with_callbacks_that_the_broker_does_not_take_frees_its_key(
+    app: Bench, unique: Any
+) -> None:
+    app.wire.down.add("send")
+    with pytest.raises(BrokerError):
+        unique.apply_async([1], link=unique.si(2))
+    app.wire.down.clear()
+    result = unique.apply_async([1, 4], link=unique.si(2))
+    app.work()
+    assert result.get(timeout=0) == 4
+
+
+def test_the_arguments_of_a_call_with_callbacks_make_the_same_key(app: Bench) -> None:
+    @app.task(name="pay", unique=True)
+    def pay(order: Order, amount: int = 1) -> int:
+        return amount
+
+    first = pay.delay(Order(id=1))
+    with pytest.raises(ConfigurationError, match=first.id):
+        pay.apply_async((), {"amount": 1, "order": {"id": 1}}, link=pay.si(Order(id=2)))

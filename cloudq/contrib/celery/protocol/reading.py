@@ -13,13 +13,12 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import orjson
-from pydantic import ValidationError
 
 from cloudq.canvas.freeze import frozen, walk
 from cloudq.contrib.celery.protocol.values import aware, mapped, our_node, ours
 from cloudq.errors import CloudQError, DecodeError
 from cloudq.messages.compression import expand
-from cloudq.messages.message import CELERY, TaskMessage
+from cloudq.messages.message import CELERY, TaskMessage, WrongField
 from cloudq.messages.serializers import load_msgpack, load_yaml
 from cloudq.messages.size import check_text
 from cloudq.messages.values import check_depth, is_object
@@ -81,11 +80,9 @@ def read(body: bytes, queue: str, limit: int, accept: Collection[str]) -> TaskMe
             "Celery's workers can run it; start the chord from cloudq"
         )
     try:
-        return TaskMessage.model_validate(_fields(headers, args, kwargs, embed, queue))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DecodeError(f"undecodable Celery message: {place}: {first['msg']}") from error
+        return TaskMessage(**_fields(headers, args, kwargs, embed, queue))
+    except WrongField as error:
+        raise DecodeError(f"undecodable Celery message: {error}") from error
     except (CloudQError, *_MALFORMED) as error:
         raise DecodeError(f"undecodable Celery message: {error}") from error
 

@@ -77,7 +77,7 @@ def _call(message: TaskMessage) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 def _headers(message: TaskMessage, task: str) -> dict[str, Any]:
-    plain = message.model_dump(include=set(KEPT_FIELDS), exclude_defaults=True)
+    plain = {name: value for name, value in message.changed().items() if name in KEPT_FIELDS}
     return {
         **message.headers,
         "lang": "py",

@@ -1,0 +1,82 @@
+"""Makes the files of a SQLite database, and tells one file of a name from another."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cloudq.errors import ConfigurationError
+
+# The bytes of a log in which SQLite begins anew: it does after 1,000 pages of 4 KB, and what the
+# last transaction wrote beyond.
+_ROOM = 4_400_000
+
+
+def made(file: Path) -> tuple[int, int] | None:
+    """Make the file, readable by this user alone, unless it is there; return its identity.
+
+    SQLite would make it readable by all, and gives its two companions the mode that it has. Those
+    of an earlier file that was moved away would be taken for the new one's, so they are deleted.
+    """
+    if identity(file) is None:
+        with _alone_in(file.parent):
+            if identity(file) is None:
+                for companion in ("-wal", "-shm"):
+                    file.with_name(file.name + companion).unlink(missing_ok=True)
+                os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    if file.is_dir():
+        raise ConfigurationError(f"{file} is a directory: name a file, such as {file}/cloudq.db")
+    if not file.is_file():
+        raise ConfigurationError(f"{file} is no regular file: name another")
+    return identity(file)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Generator[None]:
+    """Keep other processes that make a file in this folder waiting."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def identity(file: Path | str) -> tuple[int, int] | None:
+    """Return the file system and the number of the file of this name; None if there is none."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def make_room(log: str) -> None:
+    """Make a write-ahead log as long as it gets, with zeros, which SQLite takes for its end.
+
+    Needs the lock of a writer. Where it cannot be, the log grows as it would have.
+    """
+    try:
+        opened = os.open(log, os.O_RDWR)
+    except OSError:
+        return
+    try:
+        size = os.fstat(opened).st_size
+        try:
+            if size < _ROOM:
+                os.pwrite(opened, bytes(_ROOM - size), size)
+                os.fdatasync(opened)
+        except OSError:  # the disk may be full: what is left of it is for messages
+            os.ftruncate(opened, size)
+    finally:
+        os.close(opened)
+
+
+def database_file(path: str) -> Path:
+    """Return the absolute path of the file that an address names."""
+    if "\0" in path:
+        raise ConfigurationError(f"{path!r} is no path: it has a NUL in it")
+    return Path(os.path.abspath(path))

@@ -1,0 +1,146 @@
+"""Writes the ends that share an item of the store: those of a bundle, and of a series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from cloudq.driver import Item
+from cloudq.driver.log import Log
+from cloudq.errors import BackendError
+from cloudq.execution.bundles import Part, body_of
+from cloudq.execution.settlement import Action, Batch, Settled, happened
+from cloudq.execution.side_by_side import side_by_side
+from cloudq.messages.ids import IS_PLACED, SERIES, place_in_series, place_of
+from cloudq.results.backend import Backend
+from cloudq.results.bundle_item import is_same
+from cloudq.results.events import History
+from cloudq.results.record import Record, State
+from cloudq.results.series import is_small
+
+log = Log("cloudq.execution")
+
+
+@dataclass(slots=True)
+class Together:
+    """Calls of one series whose ends are written as one."""
+
+    series: str
+    settled: list[Settled] = field(default_factory=list[Settled])
+    ends: dict[int, Record] = field(default_factory=dict[int, Record])
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.ends) == SERIES
+
+
+def sharing(settled: Sequence[Settled]) -> list[Together]:
+    """Find the outcomes whose records may be written with another's."""
+    found: dict[str, Together] = {}
+    for pair in settled:
+        record = pair[1].record
+        if record is None or record.id[IS_PLACED] != "8" or pair[1].extra is not None:
+            continue
+        place = place_in_series(record.id)
+        if place is None or not is_small(record):
+            continue
+        calls = found.get(place.bundle)
+        if calls is None:
+            calls = found[place.bundle] = Together(place.bundle)
+        if place.number not in calls.ends:
+            calls.settled.append(pair)
+            calls.ends[place.number] = record
+    return [calls for calls in found.values() if len(calls.ends) > 1]
+
+
+def add_to_series(batch: Batch, together: Sequence[Together], backend: Backend) -> None:
+    """Add ends to those of their series that others have written, or may write."""
+
+    def add(calls: Together) -> BackendError | None:
+        try:
+            backend.series.add(calls.series, calls.ends)
+        except BackendError as error:
+            return error
+        return None
+
+    errors = side_by_side(add, together, billed=True)
+    for calls, error in zip(together, errors, strict=True):
+        if error is not None:
+            batch.fail(calls.settled, error)
+
+
+def add_to_bundle(batch: Batch, settled: list[Settled], backend: Backend) -> None:
+    """Write the ends of calls of one bundle, in one request; an end that stands there counts."""
+    first = settled[0][0]
+    assert isinstance(first, Part)
+    placed = [_placed(pair, first.parcel.name) for pair in settled]
+    records = dict(placed)
+    extras = [pair[1].extra for pair in settled if pair[1].extra is not None]
+    if backend.history is not None:
+        extras += events_of(settled, backend.history)
+    try:
+        for failure in (backend.put(extras) if extras else {}).values():
+            raise BackendError(failure.reason, code=failure.code)
+        fenced = any(pair[1].fenced for pair in settled)
+        parcel = first.parcel
+        standing = backend.bundles.add(parcel.name, records, parcel.delivered, fenced=fenced)
+    except BackendError as error:
+        batch.fail(settled, error)
+        return
+    if standing is not None:
+        parcel.revoked = standing.revoked
+    for pair, (number, record) in zip(settled, placed, strict=True):
+        found = None if standing is None else standing.record(number)
+        if standing is None:
+            batch.ready.append(too_late(pair))
+        elif found is None or found is record or is_same(found, record):
+            batch.ready.append(pair)
+        else:
+            batch.ready.append(let_stand(pair, found))
+
+
+def _placed(pair: Settled, bundle: str) -> tuple[int, Record]:
+    """Return the end of a call with its place in this bundle."""
+    part, record = pair[0], pair[1].record
+    assert record is not None
+    if isinstance(part, Part) and part.name == record.id and record.id.startswith(bundle):
+        return int(record.id[len(bundle) :], 16), record  # an id that was made of its place
+    place = place_of(record.id)
+    assert place is not None
+    return place.number, record
+
+
+def let_stand(pair: Settled, standing: Record) -> Settled:
+    """Let the end that is recorded count, also for the task's chord."""
+    delivery, settlement = pair
+    member_result = settlement.member_result and replace(settlement.member_result, record=standing)
+    failed_steps = settlement.failed_steps
+    if failed_steps is not None:
+        ended = standing.state is State.SUCCESS
+        failed_steps = None if ended else replace(failed_steps, because=standing)
+    return delivery, replace(settlement, member_result=member_result, failed_steps=failed_steps)
+
+
+def too_late(pair: Settled) -> Settled:
+    """Leave out the late outcome of a delivery whose lease was lost."""
+    delivery, settlement = pair
+    log.warning(
+        "task %s: its lease was lost while it ran, so its late %s is not recorded",
+        settlement.task_id,
+        settlement.state,
+    )
+    return delivery, replace(settlement, action=Action.NOTHING)
+
+
+def events_of(settled: Sequence[Settled], history: History) -> list[Item]:
+    """Make the items of events that are recorded; one that cannot be made is only logged."""
+    made: list[Item] = []
+    for delivery, settlement in settled:
+        if not history.keeps(settlement.state):
+            continue
+        try:
+            body = body_of(delivery)
+            made += history.items(happened(delivery, settlement, history.clock()), body)
+        except Exception as error:  # nothing waits for an event
+            log.warning("an event of task %s is not recorded: %s", settlement.task_id, error)
+    return made

@@ -1,0 +1,189 @@
+"""Bundles: many calls in one message, format version 3.
+
+`{"v":3,"id":..,"all":{..},"calls":[{"n":0,..},..]}`: `all` has the fields that all calls share,
+each call the others, and in `n` its place. The id of a call is that of the bundle and its place
+(see `cloudq.messages.ids`); `v` and `id` of the calls are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from cloudq.driver.forks import imported
+from cloudq.driver.immutable import immutable
+from cloudq.errors import DecodeError
+from cloudq.messages.body import at_fault, fields_to_send, unknown_version, writable
+from cloudq.messages.ids import MOST_OF_A_BUNDLE, bundled_id, is_bundle
+from cloudq.messages.json_text import has_unusual, is_list, is_object
+from cloudq.messages.message import (
+    VERSION,
+    TaskMessage,
+    WrongField,
+    from_given_fields,
+    given_fields,
+)
+from cloudq.messages.size import MOST_CONTAINERS, check_text, check_written
+from cloudq.messages.values import check_depth, json_bytes, plain_numbers
+
+BUNDLE_VERSION = 3
+START = b'{"v":3,'
+"""The start of the body of a bundle."""
+
+# Fields in which calls that are sent together hardly differ, so that all get those of the first.
+_OF_THE_FIRST = ("sent_at",)
+
+
+@immutable
+class Unread:
+    """A call of a bundle that cannot be read: its body as a message of its own, and the reason."""
+
+    body: bytes
+    reason: str
+
+
+@immutable
+class Bundle:
+    """The calls of a message, in their order; those that cannot be read are `Unread`."""
+
+    name: str
+    calls: Sequence[TaskMessage | Unread]
+
+
+def write_bundle(messages: Sequence[TaskMessage]) -> bytes:
+    """Write calls of one bundle as the body of a message. Raises `EncodeError`."""
+    rows = [fields_to_send(message) for message in messages]
+    shared = {
+        name: value
+        for name, value in rows[0].items()
+        if name in _OF_THE_FIRST or [row.get(name) for row in rows].count(value) == len(rows)
+    }
+    name = messages[0].id[: -len("0000")]
+    assert is_bundle(name), "calls of no bundle"
+    calls: list[dict[str, object]] = []
+    for message, row in zip(messages, rows, strict=True):
+        for same in shared:
+            row.pop(same, None)
+        calls.append({"n": int(message.id[len(name) :], 16), **row})
+    body = json_bytes({"v": BUNDLE_VERSION, "id": name, "all": shared, "calls": calls})
+    if len(body) > MOST_CONTAINERS:
+        check_written(body)
+    return body
+
+
+def read_bundle(body: bytes, *, limit: int) -> Bundle:
+    """Read a body of at most `limit` bytes.
+
+    Raises `DecodeError` with the reason for which the message is dead-lettered as a whole.
+    """
+    if len(body) > limit:
+        raise DecodeError(f"oversized: {len(body):,} bytes, this app accepts {limit:,}")
+    if len(body) > MOST_CONTAINERS:
+        check_text(body)
+    unusual = has_unusual(body)
+    try:
+        # orjson makes floats of large whole numbers; the other parser is slower.
+        fields: object = (
+            imported("pydantic_core").from_json(body) if unusual else orjson.loads(body)
+        )
+    except ValueError as error:
+        raise DecodeError(f"undecodable: {error}") from error
+    if not is_object(fields) or type(fields.get("v")) is not int:
+        raise DecodeError("foreign message: no cloudq version in it")
+    if fields["v"] != BUNDLE_VERSION:
+        raise DecodeError(unknown_version(fields["v"]))
+    name, shared, calls = fields.get("id"), fields.get("all", {}), fields.get("calls")
+    if not isinstance(name, str) or not is_bundle(name):
+        raise DecodeError("undecodable: id: not the name of a bundle")
+    if not is_object(shared) or not is_list(calls) or not calls:
+        raise DecodeError("undecodable: a bundle needs an object in all, and calls")
+    if len(calls) > MOST_OF_A_BUNDLE:
+        raise DecodeError(
+            f"oversized: a bundle of {len(calls):,} calls, at most {MOST_OF_A_BUNDLE:,} are read"
+        )
+    reader = _Reader(name, shared, unusual=unusual)
+    return Bundle(name=name, calls=[reader.call(call) for call in calls])
+
+
+class _Reader:
+    """Reads the calls of one bundle. What they share is checked with the first, and not again."""
+
+    def __init__(self, name: str, shared: dict[str, Any], *, unusual: bool) -> None:
+        self._name = name
+        self._shared = shared
+        self._unusual = unusual
+        self._places: set[int] = set()
+        self._checked: dict[str, Any] | None = None
+
+    def call(self, call: object) -> TaskMessage | Unread:
+        """Read the next call."""
+        if not is_object(call):
+            return _unread(call, "undecodable: a call that is no object")
+        number = call.get("n")
+        if type(number) is not int or not 0 <= number < 1 << 16 or number in self._places:
+            return _unread(call, "undecodable: n: not a place of its own in the bundle")
+        self._places.add(number)
+        if self._checked is not None and (plain := self._plain(self._checked, call, number)):
+            return plain
+        own = {key: value for key, value in call.items() if key != "n"}
+        own["id"] = bundled_id(self._name, number)
+        fields = {**self._shared, **own, "v": VERSION}
+        try:
+            return self._message(own, fields)
+        except WrongField as error:
+            reason = at_fault(error)
+        except DecodeError as error:
+            reason = str(error)
+        return _unread(fields, reason)
+
+    def _plain(
+        self, checked: dict[str, Any], call: dict[str, Any], number: int
+    ) -> TaskMessage | None:
+        """Read a call that has nothing but arguments of its own, which hold no list or object."""
+        args, kwargs = call.get("args"), call.get("kwargs")
+        fields = {**checked, "id": bundled_id(self._name, number)}
+        seen = 1
+        if is_list(args) and _SCALARS.issuperset(map(type, args)):
+            fields["args"] = args
+            seen += 1
+        if is_object(kwargs) and _SCALARS.issuperset(map(type, kwargs.values())):
+            fields["kwargs"] = kwargs
+            seen += 1
+        if seen != len(call):  # there is more in it
+            return None
+        return writable(from_given_fields(fields)) if self._unusual else from_given_fields(fields)
+
+    def _message(self, own: dict[str, Any], fields: dict[str, Any]) -> TaskMessage:
+        args, kwargs = own.get("args", _NO_ARGS), own.get("kwargs", _NO_KWARGS)
+        if (
+            self._checked is not None
+            and own.keys() <= _PLAIN
+            and type(args) is list
+            and type(kwargs) is dict
+        ):
+            message = from_given_fields({**self._checked, **own})
+        else:
+            message = TaskMessage(**fields)
+            if own.keys() <= _PLAIN:
+                given = given_fields(message)
+                shared = {key: given[key] for key in given if key not in own}
+                # What a task may change must not be its neighbours' too.
+                is_plain = not any(isinstance(value, dict | list) for value in shared.values())
+                self._checked = shared if is_plain else None
+        for given in (message.args, message.kwargs):
+            if given:
+                check_depth(given)
+        return writable(message) if self._unusual else message
+
+
+_PLAIN = frozenset({"id", "args", "kwargs"})
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_NO_ARGS: list[Any] = []
+_NO_KWARGS: dict[str, Any] = {}
+
+
+def _unread(call: object, reason: str) -> Unread:
+    """Write a call as the body of a message of its own, which cannot be read either."""
+    return Unread(body=json_bytes(plain_numbers(call)), reason=reason)

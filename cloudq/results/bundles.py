@@ -1,0 +1,338 @@
+"""The ends of a bundle's calls, which lie together in one item of the store.
+
+Each write adds a part: the compressed JSON of some records. A write counts on the number of parts
+that are there, so two workers that have the same bundle never write over each other, and the end
+that is written first stays. A call that has left its bundle, to be tried again say, ends here too.
+Parts that have become many are written anew as one. A record that is too large for company, or for
+which there is no room left, lies apart, as that of any call, and a part says so; so do the states
+of a call that has not ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Protocol
+
+from cloudq.clock import Clock
+from cloudq.driver import Change, Code, ConditionFailed, Failure, Item, Key
+from cloudq.errors import BackendError
+from cloudq.messages.ids import Place, place_of
+from cloudq.results.bundle_item import (
+    PARTS,
+    REVOKED,
+    BundleRecords,
+    Delivered,
+    bundle_key,
+    is_same,
+    marked,
+    part_of,
+    read_item,
+    unchanged,
+)
+from cloudq.results.record import Record, from_item, key
+
+# More parts than this are made one: a store has items of so many fields, and bills their size.
+_MOST_PARTS = 32
+# How often an item that changes meanwhile is read again before the write is given up.
+_RACES = 20
+# Seconds for which an end that was read is given again without a look, and of how many bundles.
+_FRESH, _MOST_SEEN = 5.0, 32
+
+
+_NO_TEXTS = (None, None, None, None)
+_NOTHING = (0.0, BundleRecords(bundle=""))
+
+
+class Items(Protocol):
+    """The part of the result store that records which lie together need."""
+
+    driver: Any
+    expires: float
+
+    @property
+    def clock(self) -> Clock: ...
+
+    def get(self, keys: Sequence[Key], *, consistent: bool = True) -> Mapping[Key, Item]: ...
+
+    def update(self, key: Key, change: Change) -> Item: ...
+
+    def delete(self, keys: Sequence[Key]) -> None: ...
+
+    def store_apart(self, records: Sequence[Record]) -> dict[str, Failure]: ...
+
+    def advance_apart(self, record: Record) -> Record | None: ...
+
+
+class BundleStore:
+    """Writes and reads the items of bundles. Every method raises `BackendError` too."""
+
+    def __init__(self, backend: Items) -> None:
+        self._backend = backend
+        # What was read of late: results that are fetched one by one are often of one bundle.
+        self._seen: OrderedDict[str, tuple[float, BundleRecords]] = OrderedDict()
+
+    def records(
+        self, ids: Sequence[str], places: Mapping[str, Place], *, consistent: bool, own: bool
+    ) -> dict[str, Record]:
+        """Return the stored records of tasks, of which these have places in bundles.
+
+        With `own` the records that lie apart are read in the same request, also of running calls.
+        """
+        ended = {} if own else self._ended(places)
+        left = {id: place for id, place in places.items() if id not in ended}
+        alone = [id for id in ids if own or id not in places]
+        bundles = dict.fromkeys(place.bundle for place in left.values())
+        keys = [key(id) for id in alone] + [bundle_key(bundle) for bundle in bundles]
+        items = self._backend.get(keys, consistent=consistent)
+        found = {b: read_item(b, items.get(bundle_key(b))) for b in bundles}
+        self._keep(found)
+        apart: Mapping[Key, Item] = {}
+        if not own:
+            apart = self._apart(left, found, consistent=consistent)
+        items = {**items, **apart}
+        asked = ids if apart else alone
+        records = {id: from_item(item) for id in asked if (item := items.get(key(id))) is not None}
+        return _in_bundles(records, left, found) | ended
+
+    def of_bundles(
+        self, bundles: Collection[str], ids: Sequence[str], *, consistent: bool
+    ) -> dict[str, Record]:
+        """Return the stored ends and marks of tasks, which are all of these bundles."""
+        found = self.read(bundles, consistent=consistent)
+        if not any(each.is_known for each in found.values()):
+            return {}
+        self._keep(found)
+        places = {id: place for id in ids if (place := place_of(id)) is not None}
+        items = self._apart(places, found, consistent=consistent)
+        asked = places if items else ()
+        records = {id: from_item(item) for id in asked if (item := items.get(key(id))) is not None}
+        return _in_bundles(records, places, found)
+
+    def _apart(
+        self, places: Mapping[str, Place], found: Mapping[str, BundleRecords], *, consistent: bool
+    ) -> Mapping[Key, Item]:
+        """Read the records that lie apart."""
+        apart = [id for id, place in places.items() if found[place.bundle].is_apart(place.number)]
+        if not apart:
+            return {}
+        return self._backend.get([key(id) for id in apart], consistent=consistent)
+
+    def _ended(self, places: Mapping[str, Place]) -> dict[str, Record]:
+        """Return the ends that were read a moment ago; an end does not change."""
+        if not self._seen:
+            return {}
+        oldest = time.monotonic() - _FRESH
+        ended: dict[str, Record] = {}
+        for id, (bundle, number) in places.items():
+            read_at, seen = self._seen.get(bundle) or _NOTHING
+            record = seen.records.get(number) if read_at > oldest else None
+            if record is not None and record.terminal:
+                ended[id] = record
+        return ended
+
+    def forget_seen(self) -> None:
+        """Read everything anew from now on."""
+        self._seen.clear()
+
+    def _keep(self, found: Mapping[str, BundleRecords]) -> None:
+        now = time.monotonic()
+        for bundle, records in found.items():
+            if records.records:
+                self._seen[bundle] = now, records
+        while len(self._seen) > _MOST_SEEN:
+            with suppress(KeyError):  # another thread was faster
+                self._seen.popitem(last=False)
+
+    def add(
+        self,
+        bundle: str,
+        records: Mapping[int, Record],
+        delivery: Delivered | None = None,
+        *,
+        fenced: bool = False,
+    ) -> BundleRecords | None:
+        """Add records of calls that have ended.
+
+        `delivery` is that of the bundle, None for a call that came by itself; `fenced` means that
+        another may have the bundle by now. Returns what stands in the item, with these where
+        nothing was there before; None if a later delivery of its message has claimed it.
+        """
+        room = self._backend.driver.limits.item // 4
+        small = self._put_apart(records, room, fenced=fenced)
+        standing = BundleRecords(bundle=bundle)
+        for _ in range(_RACES):
+            fresh = {
+                number: record
+                for number, record in small.items()
+                if number not in standing.records and number not in standing.apart
+            }
+            if not fresh:
+                return standing
+            if standing.size > room:
+                fresh = self._put_apart({n: records[n] for n in fresh}, 0, fenced=fenced)
+            try:
+                standing.revoked |= self._write(standing, fresh, delivery)
+            except ConditionFailed as error:
+                standing = self._current(bundle, error.current)
+                if delivery is not None and delivery.is_late(standing):
+                    return None
+                continue
+            standing.records |= {number: records[number] for number in fresh}
+            return standing
+        raise self._busy(bundle)
+
+    def end(self, place: Place, record: Record) -> Record | None:
+        """Add the end of a call; return another that is there already, else None."""
+        standing = self.add(place.bundle, {place.number: record})
+        found = standing.record(place.number) if standing is not None else None
+        return None if found is None or is_same(found, record) else found
+
+    def _put_apart(
+        self, records: Mapping[int, Record], room: int, *, fenced: bool
+    ) -> dict[int, Record | None]:
+        """Store those records apart for which there is no room; None stands for these."""
+        sizes = {number: _size(record) for number, record in records.items()}
+        small: dict[int, Record | None] = dict(records)
+        if sum(sizes.values()) <= room:
+            return small
+        for number in sorted(sizes, key=sizes.__getitem__):
+            room -= sizes[number]
+            if room < 0:
+                small[number] = None
+        large = [record for number, record in records.items() if small[number] is None]
+        if fenced:
+            for record in large:
+                self._backend.advance_apart(record)
+        elif large:
+            for failure in self._backend.store_apart(large).values():
+                raise BackendError(failure.reason, code=failure.code)
+        return small
+
+    def _write(
+        self,
+        standing: BundleRecords,
+        fresh: Mapping[int, Record | None],
+        delivery: Delivered | None,
+    ) -> set[int]:
+        """Write a part; return the places of those that are marked as revoked."""
+        stale: list[str] = []
+        if len(standing.kept) >= _MOST_PARTS:
+            stale = standing.kept
+            fresh = {**dict.fromkeys(standing.apart), **standing.records, **fresh}
+        change = Change(
+            set={
+                f"p{standing.parts}": part_of(fresh),
+                PARTS: standing.parts + 1,
+                **({} if delivery is None else delivery.claim()),
+            },
+            remove=frozenset(stale),
+            expires=self._expires(),
+            when=(unchanged(standing), *(() if delivery is None else delivery.checks())),
+        )
+        written = self._backend.update(bundle_key(standing.bundle), change)
+        return marked(written.fields.get(REVOKED))
+
+    def claim(self, bundle: str, delivery: Delivered) -> BundleRecords | None:
+        """Note a delivery of the bundle, so that an earlier one can write no more.
+
+        Returns what is recorded, None if a later delivery has the message.
+        """
+        change = Change(set=delivery.claim(), expires=self._expires(), when=delivery.checks())
+        try:
+            return read_item(bundle, self._backend.update(bundle_key(bundle), change))
+        except ConditionFailed:
+            return None
+
+    def revoke(self, bundle: str, number: int, *, keep: float) -> BundleRecords:
+        """Mark a call as not to be started, unless it has ended; return what is recorded.
+
+        The mark is kept for `keep` seconds.
+        """
+        standing = self.read([bundle])[bundle]
+        for _ in range(_RACES):
+            if number in standing.records:
+                return standing
+            change = Change(
+                add={REVOKED: frozenset({str(number)})},
+                expires=self._backend.clock() + keep,
+                when=(unchanged(standing),),
+            )
+            try:
+                return read_item(bundle, self._backend.update(bundle_key(bundle), change))
+            except ConditionFailed as error:
+                standing = self._current(bundle, error.current)
+        raise self._busy(bundle)
+
+    def forget(self, bundle: str, number: int) -> None:
+        """Remove what is recorded of a call."""
+        self._seen.pop(bundle, None)
+        for _ in range(_RACES):
+            standing = self.read([bundle])[bundle]
+            known = standing.records.keys() | standing.revoked | standing.apart
+            if number not in known:
+                return
+            kept: dict[int, Record | None] = dict.fromkeys(standing.apart)
+            kept |= {n: record for n, record in standing.records.items() if n != number}
+            kept.pop(number, None)
+            change = Change(
+                set={f"p{standing.parts}": part_of(kept), PARTS: standing.parts + 1},
+                discard={REVOKED: frozenset({str(number)})},
+                remove=frozenset(standing.kept),
+                keep_expires=True,
+                when=(unchanged(standing),),
+            )
+            try:
+                self._backend.update(bundle_key(bundle), change)
+                return
+            except ConditionFailed:
+                continue
+        raise self._busy(bundle)
+
+    def read(
+        self, bundles: Collection[str], *, consistent: bool = True
+    ) -> dict[str, BundleRecords]:
+        """Read the items of bundles; one of which nothing is recorded is empty."""
+        keys = {bundle: bundle_key(bundle) for bundle in bundles}
+        items = self._backend.get(list(keys.values()), consistent=consistent)
+        return {bundle: read_item(bundle, items.get(key)) for bundle, key in keys.items()}
+
+    def _current(self, bundle: str, current: Item | None) -> BundleRecords:
+        """Read what stands in the way of a write; a store need not say it."""
+        return self.read([bundle])[bundle] if current is None else read_item(bundle, current)
+
+    def _expires(self) -> float:
+        return self._backend.clock() + self._backend.expires
+
+    @staticmethod
+    def _busy(bundle: str) -> BackendError:
+        return BackendError(f"the item of bundle {bundle} changes too often", code=Code.THROTTLED)
+
+
+def _in_bundles(
+    records: dict[str, Record], places: Mapping[str, Place], found: Mapping[str, BundleRecords]
+) -> dict[str, Record]:
+    """Add to records that lie apart what the items of bundles have."""
+    for id, place in places.items():
+        known = found[place.bundle].record(place.number)
+        if known is not None and not known.terminal:
+            known = with_mark(records.get(id), known)
+        if known is not None:
+            records[id] = known
+    return records
+
+
+def _size(record: Record) -> int:
+    size = 200 + len(record.value or "") + len(record.children or "")
+    texts = (record.error, record.traceback, record.error_args, record.error_state)
+    return size if texts == _NO_TEXTS else size + sum(len(text) for text in texts if text)
+
+
+def with_mark(record: Record | None, mark: Record | None) -> Record | None:
+    """Return the record of a call that left its bundle, revoked if its mark in the bundle is."""
+    if mark is None or (record is not None and record.terminal):
+        return record
+    return mark if record is None else replace(record, revoked=True)

@@ -1,0 +1,183 @@
+"""The ends of a bundle's calls in one item: few requests, and the first end stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudq import State
+from cloudq.driver import Item, Value
+from cloudq.messages.ids import bundled_id, new_bundle
+from cloudq.messages.message import new_id
+from cloudq.results.bundle_item import Delivered, bundle_key, is_same, part_of, read_item
+from cloudq.results.record import Record
+from tests.support.bench import Bench
+
+
+@pytest.fixture
+def bundle() -> str:
+    return new_bundle()
+
+
+def nth(delivery: int) -> Delivered:
+    """A delivery of the one message with calls of the bundle."""
+    return Delivered("message", delivery)
+
+
+def ended(bundle: str, number: int, value: object = None, **fields: Any) -> Record:
+    fields = {"state": State.SUCCESS, "task": "t", "fence": 1, "finished_at": 5.0, **fields}
+    return Record(id=bundled_id(bundle, number), value=str(value or number), **fields)
+
+
+def ends(bundle: str, *numbers: int) -> dict[int, Record]:
+    return {number: ended(bundle, number) for number in numbers}
+
+
+def found(app: Bench, bundle: str, *numbers: int) -> dict[int, Record]:
+    app.results.bundles.forget_seen()
+    records = app.results.records([bundled_id(bundle, number) for number in numbers])
+    return {int(id[-4:], 16): record for id, record in records.items()}
+
+
+def test_many_ends_are_one_write_and_one_read(app: Bench, bundle: str) -> None:
+    records = ends(bundle, *range(100))
+    app.results.bundles.add(bundle, records, nth(1))
+    assert app.store.calls == {"update": 1}
+    assert found(app, bundle, *range(100)) == records
+    assert app.store.calls == {"update": 1, "get": 1}
+
+
+def test_ends_that_were_read_a_moment_ago_are_not_read_again(app: Bench, bundle: str) -> None:
+    app.results.bundles.add(bundle, ends(bundle, 0, 1), nth(1))
+    for number in (0, 1, 0):
+        assert app.results.records([bundled_id(bundle, number)])
+    assert app.store.calls["get"] == 1
+    app.results.forget(bundled_id(bundle, 0))
+    assert not app.results.records([bundled_id(bundle, 0)])
+
+
+def test_the_first_end_stays(app: Bench, bundle: str) -> None:
+    first = ends(bundle, 0, 1)
+    app.results.bundles.add(bundle, first, nth(1))
+    second = {1: ended(bundle, 1, "other"), 2: ended(bundle, 2)}
+    standing = app.results.bundles.add(bundle, second, nth(1))
+    assert standing is not None
+    assert standing.record(1) == first[1]
+    assert found(app, bundle, 0, 1, 2) == {**first, 2: second[2]}
+
+
+def test_an_earlier_delivery_cannot_write_once_a_later_one_has_claimed(
+    app: Bench, bundle: str
+) -> None:
+    app.results.bundles.add(bundle, ends(bundle, 0), nth(1))
+    claimed = app.results.bundles.claim(bundle, nth(2))
+    assert claimed is not None
+    assert claimed.record(0) == ended(bundle, 0)
+    assert app.results.bundles.add(bundle, ends(bundle, 1), nth(1)) is None
+    assert app.results.bundles.claim(bundle, nth(1)) is None
+    assert app.results.bundles.add(bundle, ends(bundle, 1), nth(2)) is not None
+    assert set(found(app, bundle, 0, 1)) == {0, 1}
+
+
+def test_a_call_that_came_by_itself_ends_there_too(app: Bench, bundle: str) -> None:
+    app.results.bundles.claim(bundle, nth(3))
+    record = ended(bundle, 4, retries=1)
+    assert app.results.advance(record) is None
+    assert app.results.advance(ended(bundle, 4, "late", retries=1)) == record
+    assert app.results.store([ended(bundle, 5)]) == {}
+    assert set(found(app, bundle, 4, 5)) == {4, 5}
+
+
+def test_an_end_under_an_older_fence_is_refused(app: Bench, bundle: str) -> None:
+    id = bundled_id(bundle, 0)
+    assert app.results.advance(Record(id=id, state=State.STARTED, fence=2)) is None
+    standing = app.results.advance(ended(bundle, 0, fence=1))
+    assert standing is not None
+    assert not standing.terminal
+    assert not found(app, bundle, 0)
+
+
+def test_what_a_call_records_while_it_runs_lies_apart(app: Bench, bundle: str) -> None:
+    id = bundled_id(bundle, 0)
+    app.results.advance(Record(id=id, state=State.STARTED, custom="PROGRESS"))
+    assert app.results.records([id]) == {}
+    record = app.results.record(id)
+    assert record is not None
+    assert record.shown == "PROGRESS"
+    app.results.bundles.add(bundle, ends(bundle, 0), nth(1))
+    record = app.results.record(id)
+    assert record is not None
+    assert record.state is State.SUCCESS
+
+
+def test_a_revoked_call_is_known_to_be(app: Bench, bundle: str) -> None:
+    revoked = app.results.revoke(bundled_id(bundle, 3))
+    assert revoked is not None
+    assert found(app, bundle, 2, 3)[3].revoked
+    app.results.bundles.add(bundle, ends(bundle, 3, 4), nth(1))
+    assert app.results.revoke(bundled_id(bundle, 4)) is None
+    assert found(app, bundle, 3, 4)[3].state is State.SUCCESS
+
+
+def test_a_forgotten_call_is_gone_and_its_neighbours_stay(app: Bench, bundle: str) -> None:
+    for number in range(4):
+        app.results.bundles.add(bundle, ends(bundle, number), nth(1))
+    app.results.forget(bundled_id(bundle, 2))
+    app.results.forget(bundled_id(bundle, 9))
+    assert set(found(app, bundle, 0, 1, 2, 3)) == {0, 1, 3}
+    app.results.bundles.add(bundle, ends(bundle, 2), nth(1))
+    assert set(found(app, bundle, 0, 1, 2, 3)) == {0, 1, 2, 3}
+
+
+def test_large_values_lie_apart_and_small_ones_together(app: Bench, bundle: str) -> None:
+    large = "x" * (app.store.limits.item // 3)
+    records = {**ends(bundle, 0, 1), 2: ended(bundle, 2, large)}
+    app.results.bundles.add(bundle, records, nth(1))
+    assert found(app, bundle, 0, 1, 2) == records
+    item = app.store.get([bundle_key(bundle)], consistent=True)[bundle_key(bundle)]
+    assert sum(len(part) for part in item.fields.values() if isinstance(part, bytes)) < 1000
+
+
+def test_two_who_write_at_once_lose_nothing(app: Bench, bundle: str) -> None:
+    """Each finds that the other was faster, some times over."""
+    stores = [app.results.bundles, app.results.bundles]
+    for number in range(20):
+        assert stores[number % 2].add(bundle, ends(bundle, number), nth(1)) is not None
+    assert len(found(app, bundle, *range(20))) == 20
+
+
+def test_an_answer_that_was_lost_is_no_other_s_end(app: Bench, bundle: str) -> None:
+    records = ends(bundle, 0, 1)
+    app.results.bundles.add(bundle, records, nth(1))
+    standing = app.results.bundles.add(bundle, records, nth(1))
+    assert standing is not None
+    assert all(is_same(standing.records[number], record) for number, record in records.items())
+
+
+VALUES: st.SearchStrategy[Value] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 5),
+    st.text(max_size=5),
+    st.binary(max_size=40),
+    st.just(part_of({0: None, 1: ended("a" * 32, 1)})),
+    st.just(part_of({1: ended("a" * 32, 1)})[:-7]),
+)
+
+
+@given(st.dictionaries(st.sampled_from(["parts", "fence", "p0", "p1", "x1", "xx", "p-1"]), VALUES))
+def test_an_item_of_another_program_is_read_for_what_it_has(fields: dict[str, Value]) -> None:
+    bundle = new_bundle()
+    found = read_item(bundle, Item(key=bundle_key(bundle), fields=fields))
+    assert set(found.records) <= {1}
+
+
+def test_ids_without_a_bundle_cost_what_they_did(app: Bench) -> None:
+    ids = [new_id() for _ in range(3)]
+    app.results.store([Record(id=id, state=State.SUCCESS) for id in ids])
+    assert app.store.calls == {"put": 1}
+    assert set(app.results.records(ids)) == set(ids)
+    assert app.store.calls == {"put": 1, "get": 1}
