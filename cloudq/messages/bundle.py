@@ -116,6 +116,7 @@ class _Reader:
         self._unusual = unusual
         self._places: set[int] = set()
         self._checked: dict[str, Any] | None = None
+        self._changeable: tuple[str, ...] = ()  # those of what was checked that hold a list or dict
 
     def call(self, call: object) -> TaskMessage | Unread:
         """Read the next call."""
@@ -144,6 +145,8 @@ class _Reader:
         """Read a call that has nothing but arguments of its own, which hold no list or object."""
         args, kwargs = call.get("args"), call.get("kwargs")
         fields = {**checked, "id": bundled_id(self._name, number)}
+        for name in self._changeable:
+            fields[name] = _copied(fields[name])
         seen = 1
         if is_list(args) and _SCALARS.issuperset(map(type, args)):
             fields["args"] = args
@@ -163,25 +166,44 @@ class _Reader:
             and type(args) is list
             and type(kwargs) is dict
         ):
-            message = from_given_fields({**self._checked, **own})
+            copies = {name: _copied(self._checked[name]) for name in self._changeable}
+            message = from_given_fields({**self._checked, **copies, **own})
         else:
             message = TaskMessage(**fields)
-            if own.keys() <= _PLAIN:
-                given = given_fields(message)
-                shared = {key: given[key] for key in given if key not in own}
-                # What a task may change must not be its neighbours' too.
-                is_plain = not any(isinstance(value, dict | list) for value in shared.values())
-                self._checked = shared if is_plain else None
         for given in (message.args, message.kwargs):
             if given:
                 check_depth(given)
+        if self._checked is None and own.keys() <= _PLAIN:
+            self._share(message, own)
         return writable(message) if self._unusual else message
+
+    def _share(self, message: TaskMessage, own: dict[str, Any]) -> None:
+        """Keep what the other calls need not have checked; a list or object is copied for each."""
+        given = given_fields(message)
+        shared = {key: given[key] for key in given if key not in own}
+        changeable = {key for key, value in shared.items() if isinstance(value, dict | list)}
+        if changeable <= _COPIED:
+            self._changeable = tuple(changeable)
+            self._checked = {key: _copied(value) for key, value in shared.items()}
 
 
 _PLAIN = frozenset({"id", "args", "kwargs"})
+# What a task may change must not be its neighbours' too. What follows a call is checked each time.
+_COPIED = frozenset({"args", "kwargs", "headers"})
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _NO_ARGS: list[Any] = []
 _NO_KWARGS: dict[str, Any] = {}
+
+
+def _copied(value: Any) -> Any:
+    """Copy a value of JSON, in which nothing is shared with the original that can change."""
+    if is_object(value):
+        if _SCALARS.issuperset(map(type, value.values())):
+            return value.copy()
+        return {key: _copied(each) for key, each in value.items()}
+    if is_list(value):
+        return [_copied(each) for each in value]
+    return value
 
 
 def _unread(call: object, reason: str) -> Unread:

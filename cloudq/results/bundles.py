@@ -10,15 +10,10 @@ of a call that has not ended.
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol
 
-from cloudq.clock import Clock
-from cloudq.driver import Change, Code, ConditionFailed, Failure, Item, Key
+from cloudq.driver import Change, ConditionFailed, Item, Key
 from cloudq.errors import BackendError
 from cloudq.messages.ids import Place, place_of
 from cloudq.results.bundle_item import (
@@ -34,37 +29,15 @@ from cloudq.results.bundle_item import (
     unchanged,
 )
 from cloudq.results.record import Record, from_item, key
+from cloudq.results.shared_items import RACES, Items, Seen, busy
 
 # More parts than this are made one: a store has items of so many fields, and bills their size.
 _MOST_PARTS = 32
-# How often an item that changes meanwhile is read again before the write is given up.
-_RACES = 20
-# Seconds for which an end that was read is given again without a look, and of how many bundles.
-_FRESH, _MOST_SEEN = 5.0, 32
+# Of how many bundles ends that were read are kept for a moment.
+_MOST_SEEN = 32
 
 
 _NO_TEXTS = (None, None, None, None)
-_NOTHING = (0.0, BundleRecords(bundle=""))
-
-
-class Items(Protocol):
-    """The part of the result store that records which lie together need."""
-
-    driver: Any
-    expires: float
-
-    @property
-    def clock(self) -> Clock: ...
-
-    def get(self, keys: Sequence[Key], *, consistent: bool = True) -> Mapping[Key, Item]: ...
-
-    def update(self, key: Key, change: Change) -> Item: ...
-
-    def delete(self, keys: Sequence[Key]) -> None: ...
-
-    def store_apart(self, records: Sequence[Record]) -> dict[str, Failure]: ...
-
-    def advance_apart(self, record: Record) -> Record | None: ...
 
 
 class BundleStore:
@@ -72,8 +45,7 @@ class BundleStore:
 
     def __init__(self, backend: Items) -> None:
         self._backend = backend
-        # What was read of late: results that are fetched one by one are often of one bundle.
-        self._seen: OrderedDict[str, tuple[float, BundleRecords]] = OrderedDict()
+        self.seen = Seen(_MOST_SEEN)
 
     def records(
         self, ids: Sequence[str], places: Mapping[str, Place], *, consistent: bool, own: bool
@@ -82,7 +54,7 @@ class BundleStore:
 
         With `own` the records that lie apart are read in the same request, also of running calls.
         """
-        ended = {} if own else self._ended(places)
+        ended = {} if own else self.seen.ended(places)
         left = {id: place for id, place in places.items() if id not in ended}
         alone = [id for id in ids if own or id not in places]
         bundles = dict.fromkeys(place.bundle for place in left.values())
@@ -121,31 +93,9 @@ class BundleStore:
             return {}
         return self._backend.get([key(id) for id in apart], consistent=consistent)
 
-    def _ended(self, places: Mapping[str, Place]) -> dict[str, Record]:
-        """Return the ends that were read a moment ago; an end does not change."""
-        if not self._seen:
-            return {}
-        oldest = time.monotonic() - _FRESH
-        ended: dict[str, Record] = {}
-        for id, (bundle, number) in places.items():
-            read_at, seen = self._seen.get(bundle) or _NOTHING
-            record = seen.records.get(number) if read_at > oldest else None
-            if record is not None and record.terminal:
-                ended[id] = record
-        return ended
-
-    def forget_seen(self) -> None:
-        """Read everything anew from now on."""
-        self._seen.clear()
-
     def _keep(self, found: Mapping[str, BundleRecords]) -> None:
-        now = time.monotonic()
         for bundle, records in found.items():
-            if records.records:
-                self._seen[bundle] = now, records
-        while len(self._seen) > _MOST_SEEN:
-            with suppress(KeyError):  # another thread was faster
-                self._seen.popitem(last=False)
+            self.seen.keep(bundle, records.records)
 
     def add(
         self,
@@ -164,7 +114,7 @@ class BundleStore:
         room = self._backend.driver.limits.item // 4
         small = self._put_apart(records, room, fenced=fenced)
         standing = BundleRecords(bundle=bundle)
-        for _ in range(_RACES):
+        for _ in range(RACES):
             fresh = {
                 number: record
                 for number, record in small.items()
@@ -183,7 +133,7 @@ class BundleStore:
                 continue
             standing.records |= {number: records[number] for number in fresh}
             return standing
-        raise self._busy(bundle)
+        raise busy("bundle", bundle)
 
     def end(self, place: Place, record: Record) -> Record | None:
         """Add the end of a call; return another that is there already, else None."""
@@ -253,7 +203,7 @@ class BundleStore:
         The mark is kept for `keep` seconds.
         """
         standing = self.read([bundle])[bundle]
-        for _ in range(_RACES):
+        for _ in range(RACES):
             if number in standing.records:
                 return standing
             change = Change(
@@ -265,12 +215,12 @@ class BundleStore:
                 return read_item(bundle, self._backend.update(bundle_key(bundle), change))
             except ConditionFailed as error:
                 standing = self._current(bundle, error.current)
-        raise self._busy(bundle)
+        raise busy("bundle", bundle)
 
     def forget(self, bundle: str, number: int) -> None:
         """Remove what is recorded of a call."""
-        self._seen.pop(bundle, None)
-        for _ in range(_RACES):
+        self.seen.forget(bundle)
+        for _ in range(RACES):
             standing = self.read([bundle])[bundle]
             known = standing.records.keys() | standing.revoked | standing.apart
             if number not in known:
@@ -290,7 +240,7 @@ class BundleStore:
                 return
             except ConditionFailed:
                 continue
-        raise self._busy(bundle)
+        raise busy("bundle", bundle)
 
     def read(
         self, bundles: Collection[str], *, consistent: bool = True
@@ -306,10 +256,6 @@ class BundleStore:
 
     def _expires(self) -> float:
         return self._backend.clock() + self._backend.expires
-
-    @staticmethod
-    def _busy(bundle: str) -> BackendError:
-        return BackendError(f"the item of bundle {bundle} changes too often", code=Code.THROTTLED)
 
 
 def _in_bundles(

@@ -13,27 +13,20 @@ delivery of the call has written apart.
 from __future__ import annotations
 
 import os
-import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
-from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Key, Op, Value
-from cloudq.errors import BackendError
+from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
 from cloudq.messages.ids import Place, place_in_series
 from cloudq.results.bundle_item import opened, part_of
-from cloudq.results.bundles import Items
 from cloudq.results.record import Record, State, from_item, key
+from cloudq.results.shared_items import RACES, Items, Seen, busy
 
 # The field that counts how often ends were taken out, and that with the time until which they stay.
 _FORGOTTEN, _UNTIL = "forgotten", "until"
-_RACES = 20
 # The longest text of a value that is small, in characters.
 _SMALL = 100
-# Seconds for which an end that was read is given again without a look, and of how many series.
-_FRESH, _MOST_SEEN = 5.0, 256
-
-_NOTHING: tuple[float, dict[int, Record]] = (0.0, {})
+# Of how many series ends that were read are kept for a moment.
+_MOST_SEEN = 256
 
 
 def series_key(series: str) -> Key:
@@ -59,8 +52,7 @@ class SeriesStore:
 
     def __init__(self, backend: Items) -> None:
         self._backend = backend
-        # What was read of late: results that are fetched one by one are often of one series.
-        self._seen: OrderedDict[str, tuple[float, dict[int, Record]]] = OrderedDict()
+        self.seen = Seen(_MOST_SEEN)
 
     def item(self, series: str, ends: Mapping[int, Record]) -> Item:
         """Return the item of a series of which all calls end now."""
@@ -70,16 +62,21 @@ class SeriesStore:
 
     def add(self, series: str, ends: Mapping[int, Record]) -> None:
         """Add the ends of some calls of a series to what is recorded of others."""
-        expires, part = self._expires(), {_part_name(): part_of(ends, exact=True)}
-        change = Change(
-            set={**part, _UNTIL: expires},
-            expires=expires,
-            when=(Check(field=_UNTIL, op=Op.LE, value=expires, or_absent=True),),
-        )
-        try:
-            self._backend.update(series_key(series), change)
-        except ConditionFailed:  # another app keeps its results for longer
-            self._backend.update(series_key(series), Change(set=part, keep_expires=True))
+        part, expires = {_part_name(): part_of(ends, exact=True)}, self._expires()
+        is_known = True
+        for _ in range(RACES):
+            longest = Check(field=_UNTIL, op=Op.LE, value=expires, or_absent=True)
+            change = Change(
+                set={**part, _UNTIL: expires}, expires=expires, when=(longest,) if is_known else ()
+            )
+            try:
+                self._backend.update(series_key(series), change)
+                return
+            except ConditionFailed as error:  # another app keeps its results for longer
+                theirs = error.current.fields.get(_UNTIL) if error.current else expires
+                if is_known := isinstance(theirs, int | float):  # else strangers wrote it
+                    expires = max(expires, theirs)
+        raise busy("series", series)
 
     def records(
         self, ids: Sequence[str], places: Mapping[str, Place], *, consistent: bool, own: bool
@@ -89,7 +86,7 @@ class SeriesStore:
         With `own` the items of the tasks themselves are read in any case: one may have the record
         of a later call that was given the same id.
         """
-        records = {} if own else self._ended(places)
+        records = {} if own else self.seen.ended(places)
         left = [id for id in ids if id not in records]
         series = dict.fromkeys(places[id].bundle for id in left if id in places)
         shared = [series_key(name) for name in series]
@@ -98,7 +95,8 @@ class SeriesStore:
         alone = [id for id in left if not first or id not in places]
         items = self._items([key(id) for id in alone] + shared, consistent=consistent)
         ends = {name: _ends(name, items.get(series_key(name))) for name in series}
-        self._keep(ends)
+        for name, known in ends.items():
+            self.seen.keep(name, known)
         found = {id: ends[p.bundle].get(p.number) for id in left if (p := places.get(id))}
         if first:
             rest = [key(id) for id, end in found.items() if end is None]
@@ -127,9 +125,9 @@ class SeriesStore:
 
     def forget(self, task_id: str, place: Place) -> None:
         """Remove what is recorded of a call, in its series and apart."""
-        self._seen.pop(place.bundle, None)
+        self.seen.forget(place.bundle)
         shared, own = series_key(place.bundle), key(task_id)
-        for _ in range(_RACES):
+        for _ in range(RACES):
             items = self._backend.get([shared, own])
             if own in items:
                 self._backend.delete([own])
@@ -141,34 +139,7 @@ class SeriesStore:
                 return
             except ConditionFailed:
                 continue
-        raise BackendError(
-            f"the item of series {place.bundle} changes too often", code=Code.THROTTLED
-        )
-
-    def _ended(self, places: Mapping[str, Place]) -> dict[str, Record]:
-        """Return the ends that were read a moment ago; an end does not change."""
-        if not self._seen:
-            return {}
-        oldest = time.monotonic() - _FRESH
-        ended: dict[str, Record] = {}
-        for id, (series, number) in places.items():
-            read_at, seen = self._seen.get(series) or _NOTHING
-            if read_at > oldest and number in seen:
-                ended[id] = seen[number]
-        return ended
-
-    def forget_seen(self) -> None:
-        """Read everything anew from now on."""
-        self._seen.clear()
-
-    def _keep(self, found: Mapping[str, dict[int, Record]]) -> None:
-        now = time.monotonic()
-        for series, ends in found.items():
-            if ends:
-                self._seen[series] = now, ends
-        while len(self._seen) > _MOST_SEEN:
-            with suppress(KeyError):  # another thread was faster
-                self._seen.popitem(last=False)
+        raise busy("series", place.bundle)
 
     def _expires(self) -> float:
         return self._backend.clock() + self._backend.expires

@@ -207,7 +207,7 @@ class Bundles(RuleBasedStateMachine):
 
     def look(self) -> dict[str, Record]:
         down, self.app.store.down = self.app.store.down, set()
-        self.app.results.bundles.forget_seen()
+        self.app.results.bundles.seen.forget()
         records = self.app.results.records(list(self.kinds))
         self.app.store.down = down
         return {task_id: record for task_id, record in records.items() if record.terminal}

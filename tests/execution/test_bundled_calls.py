@@ -223,7 +223,7 @@ def test_a_dead_letter_of_one_is_retried_alone(app: CloudQ) -> None:
     poison.clear()
     app.broker.admin.redrive("default", [dead])
     drain(app)
-    app.backend.bundles.forget_seen()  # type: ignore[union-attr]
+    app.backend.bundles.seen.forget()  # type: ignore[union-attr]
     assert [app.AsyncResult(result.id).get(timeout=1) for result in results] == [0, 1, 2]
 
 

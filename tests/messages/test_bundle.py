@@ -185,6 +185,27 @@ def test_calls_do_not_share_what_a_task_may_change() -> None:
     assert call_of(found, 2).headers == {"a": "b"}
 
 
+def test_calls_do_not_share_what_lies_within_what_they_share() -> None:
+    shared = {"kwargs": {"rows": [[1], {"a": [2]}]}, "headers": {"a": "b"}}
+    found = read(write_bundle(calls(3, **shared)))
+    for at in range(3):
+        call = call_of(found, at)
+        assert (call.kwargs, call.headers, call.args) == (*shared.values(), [at])
+        call.kwargs["rows"][0].append("changed")
+        call.kwargs["rows"][1]["a"].append("changed")
+        call.headers["a"] = "changed"
+
+
+def test_shared_arguments_that_nest_too_deep_concern_each_call() -> None:
+    deep: Any = 1
+    for _ in range(200):
+        deep = [deep]
+    body = write_bundle(calls(3, kwargs={"a": 1})).replace(
+        b'{"a":1}', json.dumps({"a": deep}).encode()
+    )
+    assert all(isinstance(call, Unread) and "deeper" in call.reason for call in read(body).calls)
+
+
 def test_calls_do_not_share_what_none_was_given() -> None:
     found = read(write_bundle(calls(3)))
     changed, other = call_of(found, 1), call_of(found, 2)

@@ -64,7 +64,7 @@ def end(bundle: str, number: int, value: str = "1") -> Record:
 
 
 def found(backend: Backend, bundle: str, numbers: int) -> dict[int, str | None]:
-    backend.bundles.forget_seen()
+    backend.bundles.seen.forget()
     records = backend.records([bundled_id(bundle, number) for number in range(numbers)])
     return {int(id[-4:], 16): record.value for id, record in records.items()}
 
@@ -119,7 +119,7 @@ def test_every_store_takes_what_a_bundle_may_have(backend: Backend) -> None:
     assert backend.record(bundled_id(bundle, 905)) is None
     large = end(bundle, 960, "x" * 300_000)
     assert backend.bundles.add(bundle, {960: large}, Delivered("message-1", 2)) is not None
-    backend.bundles.forget_seen()
+    backend.bundles.seen.forget()
     record = backend.record(bundled_id(bundle, 960))
     assert record is not None
     assert record.value == large.value

@@ -37,7 +37,7 @@ def ends(bundle: str, *numbers: int) -> dict[int, Record]:
 
 
 def found(app: Bench, bundle: str, *numbers: int) -> dict[int, Record]:
-    app.results.bundles.forget_seen()
+    app.results.bundles.seen.forget()
     records = app.results.records([bundled_id(bundle, number) for number in numbers])
     return {int(id[-4:], 16): record for id, record in records.items()}
 

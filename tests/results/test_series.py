@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudq import State, wait_for
-from cloudq.driver import Code, Delivery, Item, Key, StoreAdmin
+from cloudq.driver import Code, ConditionFailed, Delivery, Item, Key, StoreAdmin
 from cloudq.driver.loader import open_backend
 from cloudq.driver.store import StoreLimits
 from cloudq.errors import BackendError
@@ -282,6 +282,43 @@ def test_results_that_are_kept_for_longer_are_not_cut_short(app: Bench) -> None:
     assert app.results.records(ids).keys() == {*ids}
 
 
+@pytest.mark.parametrize("until", ["text", None])
+def test_a_part_is_added_though_strangers_have_changed_the_time(app: Bench, until: Any) -> None:
+    ids = series_of(4)
+    place = place_in_series(ids[0])
+    assert place is not None
+    record(app.results, [end(id) for id in ids[:2]])
+    item = app.results.get([series_key(place.bundle)])[series_key(place.bundle)]
+    fields = {**item.fields, "until": until}
+    app.results.put([replace(item, fields={k: v for k, v in fields.items() if v is not None})])
+    record(app.results, [end(id) for id in ids[2:]])
+    assert app.results.records(ids).keys() == {*ids}
+
+
+def test_a_part_that_is_added_as_the_item_expires_will_expire_itself(app: Bench) -> None:
+    ids = series_of(4)
+    place = place_in_series(ids[0])
+    assert place is not None
+    shared = series_key(place.bundle)
+    record(Backend(app.store, url="faulty://", expires=9e4), [end(id) for id in ids[:2]])
+    inner, gone = app.store.inner.update, list[Key]()
+
+    def update(key: Key, change: Any) -> Item:
+        try:
+            return inner(key, change)
+        except ConditionFailed:
+            app.store.inner.delete([shared])
+            gone.append(key)
+            raise
+
+    app.store.inner.update = update
+    record(app.results, [end(id) for id in ids[2:]])
+    item = app.results.get([shared])[shared]
+    assert item.expires is not None
+    assert gone == [shared]
+    assert app.results.records(ids).keys() == {*ids[2:]}
+
+
 def test_who_waits_learns_how_long_a_call_of_a_series_takes() -> None:
     waited = Waited(series_of(1)[0], "t")
     assert waited.called_at == pytest.approx(time.time(), abs=60.0)
@@ -385,6 +422,6 @@ def _do(backend: Backend, deed: str, ids: Sequence[str], step: int) -> None:
 
 
 def _shown(backend: Backend, ids: Sequence[str], *, own: bool) -> list[Record | None]:
-    backend.series.forget_seen()
+    backend.series.seen.forget()
     found = backend.records(ids, own=own)
     return [replace(one, id="") if (one := found.get(id)) else None for id in ids]

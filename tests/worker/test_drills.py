@@ -50,7 +50,7 @@ def ran_unrecorded(place: Place, results: list[AsyncResult[int]]) -> int:
     A supervisor has the ends of calls whose bundle has not ended, for a second.
     """
     assert place.app.backend is not None
-    place.app.backend.bundles.forget_seen()
+    place.app.backend.bundles.seen.forget()
     records = place.app.backend.records([result.id for result in results])
     ended = {id for id, record in records.items() if record.terminal}
     return sum(results[int(entry)].id not in ended for entry in place.entries())

@@ -27,7 +27,7 @@ def calls_in(event: dict[str, object]) -> list[int]:
 
 def states(app: CloudQ, ids: list[str]) -> list[State | None]:
     assert app.backend is not None
-    app.backend.bundles.forget_seen()
+    app.backend.bundles.seen.forget()
     records = app.backend.records(ids)
     return [records[id].state if id in records else None for id in ids]
 
