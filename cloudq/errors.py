@@ -48,7 +48,12 @@ class MessageTooLarge(EncodeError):
 
 
 class DecodeError(CloudQError):
-    """A body is not a message this release can read."""
+    """A body is not a message this release can read.
+
+    `fields` are those of the call, unchecked, where the body says whose it is and may be believed.
+    """
+
+    fields: Mapping[str, Any] | None = None
 
 
 class ServiceError(CloudQError):

@@ -166,7 +166,7 @@ class Admission:
         try:
             if isinstance(delivery, Part):
                 if isinstance(delivery.call, Unread):
-                    raise DecodeError(delivery.call.reason)
+                    raise delivery.unread(delivery.call)
                 message = delivery.call
             else:
                 read = self._codec.read(
@@ -195,11 +195,12 @@ class Admission:
     def _undecodable(self, delivery: Delivery, error: DecodeError) -> Settlement:
         if signals.task_rejected:
             lifecycle.rejected(body_of(delivery), error)
-        if not self._codec.signed_only:
-            member = salvage(body_of(delivery), queue=delivery.queue)
-            if member is not None:
-                return self._outcomes.unrunnable(delivery, member, error)
-        return Settlement(action=Action.DEAD_LETTER, reason=_line(str(error)))
+        reason = _line(str(error))
+        known = error.fields
+        call = salvage(known, queue=delivery.queue) if known is not None else None
+        if call is not None:
+            return replace(self._outcomes.unrunnable(delivery, call, error), reason=reason)
+        return Settlement(action=Action.DEAD_LETTER, reason=reason)
 
     def _spoiled(self, delivery: Delivery, message: TaskMessage, why: BaseException) -> Settlement:
         """Fail the call of a message that cannot be judged, and dead-letter it."""

@@ -17,9 +17,9 @@ from typing import Any, Generic, TypeVar
 
 from cloudq.broker.broker import Broker, Refused
 from cloudq.driver import Code, Delivery
-from cloudq.errors import BrokerError, CloudQError, PublishError
+from cloudq.errors import BrokerError, CloudQError, DecodeError, PublishError
 from cloudq.execution.settlement import Action, Settled, Settlement, come_back, unrecorded
-from cloudq.messages.body import encode
+from cloudq.messages.body import encode, fields_of
 from cloudq.messages.bundle import Bundle, Unread
 from cloudq.messages.ids import place_of
 from cloudq.messages.message import TaskMessage
@@ -61,6 +61,14 @@ class Part(Delivery):
         """The id of the call; of one that cannot be read, one of its own."""
         call = self.call
         return f"{self.id}.{self.number}" if isinstance(call, Unread) else call.id
+
+    def unread(self, call: Unread) -> DecodeError:
+        """Return the error of a call that cannot be read."""
+        error, fields = DecodeError(call.reason), fields_of(call.body)
+        place = place_of(str(fields.get("id"))) if fields else None
+        if place is not None and place.bundle == self.parcel.name:  # else it tells another's id
+            error.fields = fields
+        return error
 
     __hash__ = object.__hash__
 

@@ -119,7 +119,7 @@ def _run(invocation: Invocation, call: DirectCall) -> dict[str, Any]:
     )
     jobs, settled = executor.open([delivery])
     settlement = invocation.deadline.run(executor, jobs[0]) if jobs else settled[0][1]
-    if not jobs and isinstance(settlement.error, UnknownTask):
+    if not jobs and isinstance(settlement.error, UnknownTask | DecodeError):
         raise settlement.error
     if settlement.action is Action.DEAD_LETTER and settlement.state is None:
         raise DecodeError(settlement.reason)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cloudq.driver.ends import Died
+from cloudq.errors import MaxRetriesExceeded, Retry
 from cloudq.execution.error_state import made_of, state_text, with_tuples
 from cloudq.messages.values import dump_value
 from cloudq.results.record import Record
@@ -49,6 +50,12 @@ def reason_of(error: BaseException) -> str:
         raise
     except BaseException:  # of the user's own metaclass
         return "an exception that cannot be described"
+
+
+def spent(cause: BaseException, task: str) -> BaseException:
+    """Return the error of a call that was tried too often: its cause, if its retry named one."""
+    no_cause = isinstance(cause, Retry)
+    return MaxRetriesExceeded(f"{task} may not be retried again") if no_cause else cause
 
 
 def utf8(text: str) -> str:

@@ -13,7 +13,7 @@ from cloudq.canvas.workflows import Workflows
 from cloudq.driver import Delivery
 from cloudq.driver.immutable import immutable
 from cloudq.errors import CloudQError, ConfigurationError, Reject, Replaced, Retry
-from cloudq.execution.error_text import error_text, reason_of, utf8, with_error
+from cloudq.execution.error_text import error_text, reason_of, spent, utf8, with_error
 from cloudq.execution.settlement import (
     EAGER,
     Action,
@@ -187,7 +187,7 @@ class Outcomes:
         if max_retries is not None:
             allowed = count(max_retries, "max_retries of a retry")
         if allowed is not None and message.retries >= allowed:
-            return self.failed(job, cause, started)
+            return self.failed(job, spent(cause, message.task), started)
         if countdown is not None:
             delay = checked_countdown(countdown)
         else:

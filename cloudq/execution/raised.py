@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloudq.errors import Ignore, MaxRetriesExceeded, Reject, Replaced, Retry
+from cloudq.errors import Ignore, Reject, Replaced, Retry
 from cloudq.execution.outcomes import Job, Outcomes, autoretried
 from cloudq.execution.settlement import Action, Settlement, unrecorded
 from cloudq.tasks.checkpoints import Continued, Superseded
@@ -26,7 +26,7 @@ def settle_raised(
     if isinstance(error, Retry):
         return outcomes.retry(
             job,
-            error.cause or MaxRetriesExceeded(f"{job.message.task} may not be retried again"),
+            error.cause or error,
             started,
             max_retries=error.max_retries,
             countdown=error.countdown,

@@ -1,47 +1,45 @@
-"""Salvages the chord slot of an undecodable message, so that its chord can fail."""
+"""Salvages the call of a message that cannot be read, so that who waits for its end gets one."""
 
 from __future__ import annotations
 
-from typing import Any, cast
-
-import orjson
+from collections.abc import Mapping
+from typing import Any
 
 from cloudq.errors import DecodeError
-from cloudq.messages.message import VERSION, TaskMessage, WrongField
+from cloudq.messages.body import writable
+from cloudq.messages.message import TaskMessage, WrongField
 from cloudq.tasks.wire_parts import check_parts
 
-# The fields that identify a chord member. Any other field may be the broken one.
-_NAMES = ("id", "task", "slot", "root", "parent", "group", "retries")
+# The fields that tell whose call it is, what waits for it, and what follows an end that is no
+# success. Any of them may be the broken one.
+_NAMES = (
+    *("task", "slot", "root", "parent", "group", "retries"),
+    *("call", "unique_key", "ignore_result", "chain", "link_error"),
+)
+# A name for the task of a message that tells none.
+_NO_NAME = "?"
 
 
-def salvage(body: bytes, *, queue: str) -> TaskMessage | None:
-    """Read the call in a plain body without its arguments; None if it is no chord member's.
+def salvage(fields: Mapping[str, Any], *, queue: str) -> TaskMessage | None:
+    """Read the call of these unchecked fields without its arguments; None if it has no id."""
+    known = {"task": _NO_NAME, "queue": queue, "id": fields.get("id")}
+    message = _made(known)
+    for name in _NAMES if message is not None else ():
+        more = {**known, name: fields[name]} if name in fields else known
+        if more is not known and (made := _made(more)) is not None:
+            known, message = more, made
+    return message
 
-    Do not call this in apps that require signatures: anyone who can write to the queue could
-    then fail any chord. Other versions and sealed bodies are not read.
-    """
+
+def _made(fields: Mapping[str, Any]) -> TaskMessage | None:
+    """Make a message of these fields; None where one of them is wrong."""
     try:
-        parsed: object = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        message = TaskMessage(**fields)
+        if message.chain or message.link_error:
+            check_parts(message, 0.0)
+        return writable(message)
+    except (WrongField, DecodeError):
         return None
-    if not isinstance(parsed, dict):
-        return None
-    fields = cast("dict[str, Any]", parsed)
-    if fields.get("v") != VERSION or not isinstance(fields.get("slot"), str):
-        return None
-    known = {name: fields[name] for name in _NAMES if name in fields}
-    try:
-        message = TaskMessage(**known, queue=queue)
-    except WrongField:
-        return None
-    if not isinstance(fields.get("chain"), list):
-        return message
-    chained = message.model_copy(update={"chain": fields["chain"]})
-    try:
-        check_parts(chained, 0.0)
-    except DecodeError:  # the remaining steps may be the broken field
-        return message
-    return chained
 
 
 def without_parts(message: TaskMessage) -> TaskMessage:

@@ -147,6 +147,18 @@ def arguments(message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
     return from_wire(message.args), {key: from_wire(item) for key, item in message.kwargs.items()}
 
 
+def fields_of(body: bytes) -> dict[str, Any] | None:
+    """Return the fields of a plain body of this version, unchecked; None for any other."""
+    try:
+        check_text(body)
+        plain: object = (
+            imported("pydantic_core").from_json(body) if has_unusual(body) else orjson.loads(body)
+        )
+    except (ValueError, DecodeError):
+        return None
+    return plain if is_object(plain) and plain.get("v") == VERSION else None
+
+
 def version_of(body: bytes) -> object:
     """Return the version that a plain body says; None for what is no JSON object."""
     try:

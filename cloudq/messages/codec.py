@@ -20,7 +20,7 @@ from cloudq.clock import Clock, real_time
 from cloudq.driver.ends import pass_ends
 from cloudq.driver.forks import imported
 from cloudq.errors import DecodeError, EncodeError
-from cloudq.messages.body import decode, encode, version_of
+from cloudq.messages.body import decode, encode, fields_of, version_of
 from cloudq.messages.bundle import BUNDLE_VERSION, START, Bundle, Unread, read_bundle, write_bundle
 from cloudq.messages.compression import COMPRESSIONS, compress, expand
 from cloudq.messages.formats import MessageFormat, find_format, installed_formats
@@ -162,9 +162,13 @@ class Codec:
             return self._opened(body, queue, limit)
         if self.formats:
             for foreign in self._foreign(queue):
-                message = foreign.read(body, queue, limit, self.accept)
-                if message is not None:
-                    return self._checked(message, signed=False)
+                try:
+                    message = foreign.read(body, queue, limit, self.accept)
+                    if message is not None:
+                        return self._checked(message, signed=False)
+                except DecodeError as error:
+                    error.fields = None if self.signed_only else foreign.fields(body)
+                    raise
         if self.signed_only:
             raise DecodeError("unsigned: this app accepts only what one of its keys has signed")
         return self._plain(body, limit, signed=False)
@@ -173,8 +177,9 @@ class Codec:
         if not body.startswith(START):
             try:
                 return self._checked(decode(body, limit=limit), signed=signed)
-            except DecodeError:
+            except DecodeError as error:
                 if version_of(body) != BUNDLE_VERSION:  # another may write its keys in any order
+                    error.fields = fields_of(body)
                     raise
         bundle = read_bundle(body, limit=limit)
         return replace(bundle, calls=[self._call(call, signed=signed) for call in bundle.calls])

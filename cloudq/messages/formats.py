@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from cloudq.driver.entry_points import EntryPoint
 from cloudq.driver.loader import installed
@@ -20,6 +21,8 @@ class MessageFormat:
     `queue`, or None for a body that is not of this format; `accept` are the serializers that the
     app reads. It raises `DecodeError` for a call that cannot be run here. `write(message)` gives
     the body of a message, and raises `EncodeError` for a message that the format cannot express.
+    `fields(body)` gives what of a body that cannot be read tells whose call it is, as unchecked
+    fields of a `TaskMessage`, or None.
     `title` is the other program's name in error messages.
     """
 
@@ -28,6 +31,7 @@ class MessageFormat:
     read: Callable[[bytes, str, int, Collection[str]], TaskMessage | None]
     write: Callable[[TaskMessage], bytes]
     recognizes: Callable[[bytes], bool]
+    fields: Callable[[bytes], Mapping[str, Any] | None] = lambda body: None
 
 
 def find_format(name: str) -> MessageFormat | None:

@@ -1,4 +1,4 @@
-"""What the stores of bundles and of series have in common: items with the ends of many calls."""
+"""Items with the ends of many calls: the common parts of the stores of bundles and of series."""
 
 from __future__ import annotations
 

@@ -21,7 +21,6 @@ from cloudq import (
 )
 from cloudq.driver import Outgoing
 from cloudq.execution.commit import commit
-from cloudq.execution.salvage import salvage
 from cloudq.testing import drain
 from tests.support.bench import Bench
 
@@ -195,14 +194,17 @@ def test_an_oversized_member_fails_its_chord(app: Bench, runs: list[Any]) -> Non
         b"not json",
         b"[1]",
         b'{"v":3,"id":"a","task":"t","slot":"0@j"}',
-        b'{"v":1,"id":"a","task":"t"}',
-        b'{"v":1,"id":"a","task":"t","slot":"x@j"}',
         b'{"v":1,"id":5,"task":"t","slot":"0@j"}',
-        b'{"v":2,"body":{"v":1,"id":"a","task":"t","slot":"0@j"}}',
+        b'{"v":1,"task":"t","args":5}',
+        b'{"v":2,"body":{"v":5,"id":"a","task":"t","slot":"0@j"}}',
+        b'{"v":1,"id":"a\\u0007","task":"t","args":5}',
     ],
 )
-def test_what_names_no_member_is_left_alone(body: bytes) -> None:
-    assert salvage(body, queue="q") is None
+def test_what_names_no_call_is_buried_without_a_record(app: Bench, body: bytes) -> None:
+    app.memory.send("default", [_outgoing("a", body)])
+    app.work()
+    assert len(app.dead()) == 1
+    assert app.state(AsyncResult("a", backend=app.backend)) is State.PENDING
 
 
 def test_nobody_without_a_key_fails_a_chord() -> None:

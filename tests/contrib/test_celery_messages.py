@@ -288,6 +288,16 @@ def test_a_retry_of_a_celery_message_is_one_again(app: CloudQ) -> None:
     assert app.runtime.codec.decode(waiting.body, queue="default", limit=LIMIT).args == [5]
 
 
+def test_a_message_of_celery_that_cannot_be_read_fails_under_its_id(app: CloudQ) -> None:
+    app.task(name="t")(lambda value: value)
+    bodies = [celery_body(headers={"id": "a", "retries": -1}), celery_body(7, headers={"id": "b"})]
+    app.broker.driver.send("default", [Outgoing(id="x", body=body) for body in bodies])
+    drain(app)
+    for id in ("a", "b"):
+        with pytest.raises(DecodeError):
+            app.AsyncResult(id).get(timeout=0)
+
+
 def test_protocol_and_queue_produce_say_what_is_written(app: CloudQ) -> None:
     app.conf.queue_produce["legacy"] = "celery"
     app.send_task("t", queue="legacy")

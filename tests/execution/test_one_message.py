@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from cloudq import BackendError, State
+from cloudq import BackendError, CloudQ, DecodeError, State
 from cloudq.driver import Code, Delivery, Item, Outgoing
 from cloudq.execution.commit import commit
 from cloudq.execution.interrupt import Alarm, Alarms
@@ -18,7 +20,10 @@ from cloudq.execution.settlement import Action, Settled, copy_of
 from cloudq.messages.bundle import Bundle
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import MOST, TaskMessage
+from cloudq.messages.optional import library
 from cloudq.results.record import key
+from cloudq.testing import drain
+from tests.servers import unique
 from tests.support.bench import Bench
 from tests.support.faults import Outage
 
@@ -77,6 +82,62 @@ def test_a_part_that_cannot_be_read_fails_its_own_call_alone(
     assert found is not None
     assert found[0] is State.FAILURE
     assert found[1].startswith("undecodable: ")
+
+
+UNREADABLE: list[dict[str, Any]] = [
+    {"args": 5},
+    {"slot": "nobody's"},
+    {"retries": int("9" * 4300)},
+    {"serializer": "pickle"},
+    {"kwargs": {"deep": json.loads("[" * 150 + "]" * 150)}},
+    {"task": 5},
+    {"not_before": "soon", "chain": [5], "link_error": 7, "root": [], "unique_key": 1},
+]
+
+
+@pytest.mark.parametrize("form", ["plain", "signed", "zlib", "msgpack"])
+@pytest.mark.parametrize("fields", UNREADABLE, ids=lambda fields: next(iter(fields)))
+def test_a_call_that_cannot_be_read_fails_under_its_id(fields: dict[str, Any], form: str) -> None:
+    keys = {"signing_keys": {"k": "x" * 32}} if form == "signed" else {}
+    kinds = ["json", "msgpack"]
+    with CloudQ("shop", broker=f"memory://{unique()}", accept_content=kinds, **keys) as app:
+        app.task(name="t")(lambda value: value)
+        read = {"v": 1, "id": "bad", "task": "t", "args": ["bad"], **fields}
+        body = json.dumps(read).encode()
+        codec = app.broker.codec
+        if form == "signed":
+            rest = b'"app":"shop","queue":"default","body":%b}' % body
+            body = codec.keyring.signed(rest)
+        elif form == "zlib":
+            text = base64.b64encode(zlib.compress(body)).decode()
+            body = b'{"v":2,"zip":"zlib","body":"%b"}' % text.encode()
+        elif form == "msgpack":
+            if "retries" in fields or "kwargs" in fields:  # what msgpack itself cannot have
+                read |= {"retries": -1, "kwargs": {}}
+            text = base64.b64encode(library("msgpack", extra="msgpack").packb(read)).decode()
+            body = b'{"v":2,"type":"msgpack","body":"%b"}' % text.encode()
+        app.broker.driver.send("default", [Outgoing(id="bad", body=body)])
+        good = app.tasks["t"].delay("good")
+        drain(app)
+        assert good.get(timeout=0) == "good"
+        bad: Any = app.AsyncResult("bad")
+        assert bad.state == State.FAILURE
+        with pytest.raises(DecodeError):
+            bad.get(timeout=0)
+        [dead] = app.broker.admin.peek_dead("default", count=2)
+        assert not str(dead.reason).startswith("bad signature"), dead.reason
+
+
+def test_a_unique_call_that_cannot_be_read_holds_no_key(app: Bench) -> None:
+    task: Any = app.task(name="t", unique=True)(lambda value: value)
+    call = task.delay(1)
+    [delivery] = app.receive()
+    app.broker.ack([delivery])
+    body = json.dumps({**json.loads(delivery.body), "args": 5}).encode()
+    app.memory.send("default", [Outgoing(id="x", body=body)])
+    app.work()
+    assert app.state(call) is State.FAILURE
+    assert task.delay(1).id != call.id
 
 
 @pytest.mark.parametrize("error", [RecursionError("deep"), RuntimeError("?"), KeyError("k")])

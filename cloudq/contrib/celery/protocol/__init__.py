@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from cloudq.contrib.celery.protocol.reading import is_celery, read
+from cloudq.contrib.celery.protocol.reading import fields, is_celery, read
 from cloudq.contrib.celery.protocol.writing import write
 from cloudq.messages.formats import MessageFormat
 from cloudq.messages.message import CELERY
 
-FORMAT = MessageFormat(name=CELERY, title="Celery", read=read, write=write, recognizes=is_celery)
+FORMAT = MessageFormat(
+    name=CELERY, title="Celery", read=read, write=write, recognizes=is_celery, fields=fields
+)

@@ -87,6 +87,17 @@ def read(body: bytes, queue: str, limit: int, accept: Collection[str]) -> TaskMe
         raise DecodeError(f"undecodable Celery message: {error}") from error
 
 
+def fields(body: bytes) -> Wire | None:
+    """Return what of a message that cannot be read tells whose call it is."""
+    outer = _outer(body)
+    if outer is None:
+        return None
+    headers = outer["headers"]
+    names = {"id": "id", "task": "task", "root_id": "root", "parent_id": "parent", "group": "group"}
+    known = {ours: headers.get(theirs) for theirs, ours in names.items()}
+    return known | {"ignore_result": headers.get("ignore_result")}
+
+
 def is_celery(body: bytes) -> bool:
     """Tell whether a body has the form of Celery's messages."""
     return _outer(body) is not None
