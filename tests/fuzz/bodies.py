@@ -16,9 +16,14 @@ KEYS = {"k1": b"k" * 32}
 _KEYRING = Keyring(keys=KEYS, signs="k1")
 QUEUE = "default"
 
-_DEEP: list[Any] = []
-for _ in range(150):
-    _DEEP = [_DEEP]
+
+def _nested(levels: int) -> list[Any]:
+    made: list[Any] = []
+    for _ in range(levels):
+        made = [made]
+    return made
+
+
 _SIGNATURE = {"task": "echo", "args": [1], "id": "next"}
 
 # Values that somebody has to look at before they are used.
@@ -69,7 +74,8 @@ HOSTILE: Sequence[Any] = (
     {},
     [[]],
     [None],
-    _DEEP,
+    _nested(150),
+    _nested(300),
     [_SIGNATURE] * 30,
     [{"chain": []}],
     [{"group": [_SIGNATURE, {"group": []}]}],
@@ -128,6 +134,8 @@ _NAMES = (
 _TASKS = ("echo", "boom", "again", "typed", "order", "limited", "once", "many", "awaited")
 
 Wire = dict[str, Any]
+GOOD = 65_535
+"""The place of a call in a bundle that is to succeed, unless what all calls share was changed."""
 
 
 class Bodies:
@@ -142,6 +150,7 @@ class Bodies:
             *[self._signed] * 2,
             self._zipped,
             self._noise,
+            *[self._bundle] * 2,
         )
 
     def next(self) -> bytes:
@@ -206,6 +215,26 @@ class Bodies:
         embed = {"callbacks": [step], "errbacks": [step], "chain": [chord, step], "chord": None}
         args = [1, {"__type__": "decimal", "__value__": "1.5"}]
         return [args, {}, embed if self._random.random() < 0.5 else {}]
+
+    def _bundle(self) -> bytes:
+        """Make a bundle, plain or sealed; mostly the call at `GOOD` is to succeed all the same."""
+        pick, number = self._random.random(), self._number
+        name = f"{number:08x}-83bd-890f-bedc-cbda"
+        name += f"{zlib.crc32(name.encode()) & 0xFFFF:04x}"
+        calls: list[Any] = [{"n": n, **self._message()} for n in range(self._random.randrange(4))]
+        for call in calls:
+            del call["v"], call["id"]
+        calls = self._changed(calls) if calls else [copy.deepcopy(self._random.choice(HOSTILE))]
+        calls.insert(self._random.randrange(len(calls) + 1), {"n": GOOD, "args": [name]})
+        bundle: Wire = {"v": 3, "id": name, "all": {"task": "echo"}, "calls": calls}
+        if pick < 0.3:
+            bundle["all"] |= {"headers": {"a": "b"}, "kwargs": {"a": [1, {"b": 2}]}}
+        elif pick > 0.8:
+            bundle = self._changed(bundle)
+        body = json.dumps(bundle, separators=(",", ":")).encode()
+        if 0.3 < pick < 0.4:
+            return b'{"v":2,"zip":"zlib","body":"%b"}' % base64.b64encode(zlib.compress(body))
+        return body
 
     def _noise(self) -> bytes:
         return self._spoilt(_json(self._message()))

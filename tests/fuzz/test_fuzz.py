@@ -35,6 +35,7 @@ def test_no_body_stops_a_worker_or_its_neighbours() -> None:
     print(drive.found.bodies, drive.found.ends, drive.found.slowest, drive.found.memory)
     assert drive.found.memory - first < _MEMORY
     assert {"SUCCESS", "FAILURE", "RETRY", "dead-letter"} <= set(drive.found.ends)
+    assert drive.found.bundled, "no bundle was taken apart"
     alarms = [thread for thread in threading.enumerate() if thread.name == "alarms"]
     assert alarms, "no time limit was ever set"
 
