@@ -1,6 +1,6 @@
 """Makes text that others wrote fit to be shown: one line, no control characters, no secrets.
 
-All that a worker logs and all that the command line prints passes through here. Task names, ids,
+All that cloudq logs and all that the command line prints passes through here. Task names, ids,
 errors and arguments come from whoever can send a message. A terminal obeys escape sequences in
 them, a line break forges a line of a log, and a bidirectional override reverses what is read.
 """
