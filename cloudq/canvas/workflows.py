@@ -19,7 +19,7 @@ from cloudq.canvas.freeze import (
 )
 from cloudq.canvas.join_items import store_joins
 from cloudq.canvas.joins import Joins
-from cloudq.canvas.plan import Before, Place, Plan, Planner, trace_of
+from cloudq.canvas.plan import Before, Place, Plan, Planner, ends_of, trace_of
 from cloudq.canvas.slots import SHARD, Slot, join_key
 from cloudq.canvas.validate import Checks
 from cloudq.driver import Change, Check, ConditionFailed, Op
@@ -264,11 +264,11 @@ class Starter:
         plan = Plan()
         root = self._planner.root_item(plan, join, body, place, frozenset({"open"}), 0)
         store_joins([*plan.items, root], self._store())
-        key, results = join_key(join), list[Any]()
+        key, results, ends = join_key(join), list[Any](), ends_of(body, place)
         try:
             with _partly_started(results):
                 for portion in self._portions(node.header):
-                    self._stream_members(join, portion, results, place)
+                    self._stream_members(join, portion, results, place, ends)
         except BaseException as error:
             self._joins.abandon(
                 join, f"only a part of its header was sent: {type(error).__name__}: {error}"
@@ -289,7 +289,12 @@ class Starter:
         return self._result(body, place.call, GroupResult(join, results))
 
     def _stream_members(
-        self, join: str, portion: Sequence[Node[Any]], results: list[Any], place: Place
+        self,
+        join: str,
+        portion: Sequence[Node[Any]],
+        results: list[Any],
+        place: Place,
+        ends: str,
     ) -> None:
         first = len(results)
         places = [self.marked(member, place) for member in portion]
@@ -305,7 +310,7 @@ class Starter:
             plan.publishing |= started.publishing
             sending.append(result_of(member, self._make))
         ids = [final_id(member) for member in made]
-        plan.items += self._planner.shard_items(join, ids, first=first)
+        plan.items += self._planner.shard_items(join, ids, first=first, ends=ends)
         numbers = frozenset(str((first + n) // SHARD) for n in range(0, len(ids), SHARD))
         opened = Change(add={"shards": numbers}, keep_expires=True)
         self._store().update(join_key(join), opened)
