@@ -152,7 +152,8 @@ def masked_url(url: str) -> str:
     A user and a password may stand where no URL has them, as in `user:password@host`.
     """
     text = _masked_text(url)
-    *_, last = (None, *_compiled(_AT).finditer(text))
+    ends = list(_compiled(_AT).finditer(text))
+    last = ends[-1] if ends else None
     if last is not None:
         before = unquote(unquote(text[: last.start()]))
         if len(before) > _LONGEST_URL or _compiled(_HARMLESS).fullmatch(before) is None:

@@ -25,7 +25,6 @@ from cloudq.canvas.join_items import (
     is_gone,
     number_in,
     store_joins,
-    values_in,
 )
 from cloudq.canvas.plan import Before, Plan, Planner, place_in
 from cloudq.canvas.slots import SHARD, MemberResult, Slot, join_key, shard_key
@@ -44,6 +43,7 @@ from cloudq.errors import (
 from cloudq.messages.json_text import json_text
 from cloudq.messages.message import new_id
 from cloudq.results.backend import Backend
+from cloudq.results.call_marks import is_before
 from cloudq.results.record import Record, State
 from cloudq.results.stored import reading
 from cloudq.runtime import Runtime
@@ -295,16 +295,17 @@ class Joins:
     def _lost(self, join: str) -> None:
         """Fail the body of a join without its root item, if it has no record yet.
 
-        A body that is sent already finds its values gone, and fails by itself. Who waits is named
-        by the join's first shard; what else the root had, as error callbacks, is lost.
+        A body that was sent finds its values gone, and fails by itself. The join's first shard
+        names who waits; what else the root had, such as error callbacks, is lost.
         """
         why = f"{EXPIRED.format(join)}; or it was deleted"
         ends = ends_in(join, self.backend)
         if ends is None:
             log.error("%s, and nothing of it tells which body waits for it", why)
             return
-        body, *_ = ids = list(map(str, ends["ids"]))
-        if self.backend.records([body]):
+        body, *rest = map(str, ends["ids"])
+        call, known = ends.get("call"), self.backend.records([body]).get(body)
+        if known is not None and not (call and is_before(known, call)):
             log.warning("%s; its body, %s, has been started", why, body)
             return
         log.error("%s: its body, %s, fails", why, body)
@@ -314,10 +315,10 @@ class Joins:
             error_type=CHORD_ERROR,
             error=why,
             finished_at=self.backend.clock(),
-            call=ends.get("call"),
+            call=call,
             join=join,
         )
-        record_all([failed, *(replace(failed, id=id, join=None) for id in ids[1:])], self.backend)
+        record_all([failed, *(replace(failed, id=id, join=None) for id in rest)], self.backend)
         if "slot" in ends:
             with reading(shard_key(join, 0)):
                 outer = Slot.from_wire(ends["slot"])
@@ -390,10 +391,6 @@ class Joins:
         )
         self.backend.insist(join_key(slot.join), more)
         return Slot(join=slot.join, index=index)
-
-    def values(self, join: str) -> list[Any]:
-        """Return the values of a chord's members, in order. Raises `ChordError` if one is gone."""
-        return values_in(join, self.backend)
 
 
 def _no_queue(error: BrokerError) -> bool:

@@ -17,7 +17,7 @@ from cloudq.canvas.freeze import (
     result_of,
     results_in,
 )
-from cloudq.canvas.join_items import store_joins
+from cloudq.canvas.join_items import store_joins, values_in
 from cloudq.canvas.joins import Joins
 from cloudq.canvas.plan import Before, Place, Plan, Planner, ends_of, trace_of
 from cloudq.canvas.slots import SHARD, Slot, join_key
@@ -107,7 +107,7 @@ class Workflows:
         joins = self.joins
         if joins is None:
             raise ConfigurationError(_NO_STORE)
-        return joins.values(join)
+        return values_in(join, joins.backend)
 
     def _place(self) -> Place:
         parent = current_request.get()
@@ -160,11 +160,25 @@ class Starter:
         made = frozen(whole, numbers=self._publisher.numbers())
         plan = self._planned(whole, made, place)
         key = self._publisher.builder.unique_key(whole) if isinstance(whole, Signature) else None
-        if key is None:
-            self.carry_out(plan)
-        else:
-            self._send_unique(plan, key)
+        with self._blaming(whole):
+            if key is None:
+                self.carry_out(plan)
+            else:
+                self._send_unique(plan, key)
         return self._result(made, place.call)
+
+    @contextmanager
+    def _blaming(self, *nodes: Node[Any], first: int | None = None) -> Generator[None]:
+        """Name the part that cannot be written; nodes of a header are members from `first` on."""
+        try:
+            yield
+        except EncodeError as error:
+            for number, node in enumerate(nodes, (first or 0) + 1):
+                blamed = self._checks.blame(node, error)
+                if blamed is not error:
+                    place = "" if first is None else f"member {number}: "
+                    raise EncodeError(f"{place}{blamed}") from error
+            raise
 
     def _send_unique(self, plan: Plan, key: str) -> None:
         """Send a call with callbacks of a `unique` task; refuse it while an equal one counts."""
@@ -185,10 +199,8 @@ class Starter:
             )
 
     def _planned(self, node: Node[Any], made: Node[Any], place: Place) -> Plan:
-        try:
+        with self._blaming(node):
             return self._planner.start(made, Before(), place)
-        except EncodeError as error:
-            raise self._checks.blame(node, error) from error
 
     def carry_out(self, plan: Plan, before: Sequence[str] = ()) -> None:
         """Store the joins of a plan, then send its messages; `before` has the ids sent already."""
@@ -252,7 +264,8 @@ class Starter:
                     plan.messages += started.messages
                     plan.publishing |= started.publishing
                     sending.append(self._result(made, inside.call))
-                self.carry_out(plan, _ids(results))
+                with self._blaming(*portion, first=len(results)):
+                    self.carry_out(plan, _ids(results))
                 results += sending
         return GroupResult(id, results)
 
@@ -314,7 +327,8 @@ class Starter:
         numbers = frozenset(str((first + n) // SHARD) for n in range(0, len(ids), SHARD))
         opened = Change(add={"shards": numbers}, keep_expires=True)
         self._store().update(join_key(join), opened)
-        self.carry_out(plan, _ids(results))
+        with self._blaming(*portion, first=first):
+            self.carry_out(plan, _ids(results))
         results += sending
 
     def _portions(self, members: group[Any]) -> Iterator[list[Node[Any]]]:

@@ -59,6 +59,11 @@ def open_scheduler(url: str) -> object:
     return _open("scheduler", parse(url))
 
 
+def check_scheme(kind: str, url: str) -> None:
+    """Refuse a URL that no adapter is installed for. Raises `ConfigurationError`."""
+    _find(kind, parse(url).scheme)
+
+
 def installed(kind: str) -> Sequence[EntryPoint]:
     """Return the entry points of a kind, "broker", "backend", "scheduler" or "format", by name."""
     return entry_points(f"cloudq.{kind}s")

@@ -38,8 +38,8 @@ class Log(logging.LoggerAdapter[logging.Logger]):
             if self.logger.isEnabledFor(level):
                 # This method is not the place that logs, its caller is.
                 more["stacklevel"] = more.get("stacklevel", 1) + 1
-                extra = more.get("extra")
-                if isinstance(extra, Mapping):
+                extra: Mapping[str, object] | None = more.get("extra")
+                if extra:
                     more["extra"] = {name: _field(extra[name]) for name in extra}
                 # With arguments the message is a format of ours.
                 self.logger.log(level, msg if args else _safe(msg), *map(_safe, args), **more)
