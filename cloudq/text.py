@@ -1,6 +1,6 @@
 """Makes text that others wrote fit to be shown: one line, no control characters, no secrets.
 
-All that a worker logs and all that the command line prints passes through here. Task names, ids,
+All that cloudq logs and all that the command line prints passes through here. Task names, ids,
 errors and arguments come from whoever can send a message. A terminal obeys escape sequences in
 them, a line break forges a line of a log, and a bidirectional override reverses what is read.
 """
@@ -63,7 +63,8 @@ _VALUE = (
     r"(?:'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\"|\\\"[^\"\\]{0,512}\\\""
     r"|[\[({][^\])}]{0,512}[\])}]|(?:(?![\"'](?:[\s,;)}\]]|$))[^&;\s])+)"
 )
-_FIRST = r"(?:[?&;]|%3F|%26)"  # before a parameter; a URL may be quoted as one of another
+# Before a parameter; a URL may be quoted as one of another.
+_FIRST = r"(?:[?&;#]|%3F|%26|%23)"
 # A text and the pattern that is tried where it is found; any, if it is empty.
 # Every repetition is bounded or starts at a fixed word: an error of a megabyte takes linear time.
 _SECRETS = (
@@ -109,8 +110,19 @@ _SECRETS = (
 _SOME = re.compile(r"[=:<]|earer|%3|PRIVATE KEY|eyJ")
 # Entries that name the value beside them, as those of a container's environment do.
 _NAMES = ("name", "key")
+# Settings that are URLs, here and in Celery.
+_URLS = frozenset({"broker", "backend", "scheduler", "broker_url", "backend_url", "result_backend"})
+_LONGEST_URL = 2000
+_AT = r"(?i)@|%(?:25)*40"
+# Before an "@" that ends no user and no password: what is hidden already, a file's path, and the
+# start of a parameter's value, as in `?owner=me@example.com`.
+_HARMLESS = (
+    r"[\w+.-]+://(?:\*\*\*|/[^:?#]*"
+    r"|(?:\*\*\*@)?[^\s@:?#]*(?::\d{1,5})?(?:/[^\s@:?#]*)?"
+    r"\?(?:[^\s@#]*://\*\*\*|(?:[^\s@#]*&)?[\w.-]+=[^\s@:/&=#]*))"
+)
 # A parameter whose name is percent-encoded, in part or as a whole.
-_QUOTED_NAME = rf"([?&;]([\w.-]{{0,64}}%[\w.%-]{{1,128}})=){_VALUE}"
+_QUOTED_NAME = rf"([?&;#]([\w.-]{{0,64}}%[\w.%-]{{1,128}})=){_VALUE}"
 
 
 # At the first use: a start takes a tenth longer that compiles all, of which most need none.
@@ -132,6 +144,24 @@ def masked(value: Any) -> Any:
     Mappings and sequences come back as dicts and lists, masked at every depth.
     """
     return _masked_text(value) if isinstance(value, str) else _Plain(mask=True).of(value)
+
+
+def masked_url(url: str) -> str:
+    """Return what is meant as a URL with `***` for what may be secret in it, however it is written.
+
+    A user and a password may stand where no URL has them, as in `user:password@host`.
+    """
+    text = _masked_text(url)
+    ends = list(_compiled(_AT).finditer(text))
+    last = ends[-1] if ends else None
+    if last is not None:
+        before = unquote(unquote(text[: last.start()]))
+        if len(before) > _LONGEST_URL or _compiled(_HARMLESS).fullmatch(before) is None:
+            scheme = _compiled(r"[\w+.-]+://").match(text)
+            start = scheme[0] if scheme and scheme.end() <= last.start() else ""
+            text = f"{start}{_HIDDEN}@{text[last.end() :]}"
+    shown, sign, _ = text.partition("#")
+    return f"{shown}{sign}{_HIDDEN}" if sign else shown
 
 
 def _masked_text(text: str) -> str:
@@ -282,7 +312,12 @@ class _Plain:
             while name in found:
                 name += "_"
             is_secret = self._is_secret(name) or (is_named and name.lower() == "value")
-            found[name] = self._hidden(value) if is_secret else self.of(value)
+            if is_secret:
+                found[name] = self._hidden(value)
+            elif self._mask and name in _URLS and type(value) is str:
+                found[name] = self._text(masked_url(value))
+            else:
+                found[name] = self.of(value)
             if name.lower() in _NAMES and isinstance(value, str):
                 is_named = self._is_secret(value)
             if self._left == 0:

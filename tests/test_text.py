@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from cloudq.errors import BrokerError, ConfigurationError
-from cloudq.text import AsIs, block, describe, json_text, masked, one_line
+from cloudq.text import AsIs, block, describe, json_text, masked, masked_url, one_line
 
 DANGEROUS = [
     *map(chr, range(0x20)),
@@ -258,3 +258,66 @@ def test_any_value_is_one_safe_line_of_json(value: Any) -> None:
     line = json_text(value)
     json.loads(line)
     assert one_line(line) == line
+
+
+PW = "hunter2"
+# No URLs, or not those that were meant: each with a user and a password, or a key.
+MALFORMED = [
+    f"u:{PW}@host",
+    f"{PW}@host",
+    f"sqs:u:{PW}@r",
+    f"sqs:/u:{PW}@r",
+    f"sqs//u:{PW}@r",
+    f"//u:{PW}@r",
+    f" sqs://u:{PW}@r",
+    f"sqs:// u:{PW}@x",
+    f"sqs://u:{PW} x@h",
+    f"sqs://u:{PW}@",
+    f"sqs://u:x/{PW}@h",
+    f"u:x?{PW}@h",
+    f"u:x#{PW}@h",
+    f"u:{PW}@{PW}@h",
+    f"sqs://h?k=a@b@{PW}@d",
+    f"sqs://eu?x=u:{PW}@h",
+    f"u:{PW}%40h",
+    f"u%3A{PW}%40h",
+    f"u%253A{PW}%2540h",
+    f"sqs://eu?endpoint_url=http%3A%2F%2Fu%3A{PW}%40h",
+    f"sqs://u:{PW * 300}@h",
+    f"sqs://eu-west-1#key={PW}",
+    f"sqs://eu-west-1#{PW}",
+    f"sqs://eu-west-1?a=b#%6Bey={PW}",
+    f"sqs://eu-west-1?%6Bey={PW}",
+]
+
+
+@pytest.mark.parametrize("url", MALFORMED)
+def test_a_setting_that_is_meant_as_a_url_shows_no_password(url: str) -> None:
+    shown = masked_url(url)
+    assert PW not in shown
+    assert masked_url(shown) == shown
+    for name in ("broker", "backend", "scheduler"):
+        assert PW not in repr(masked({name: url}))
+        assert PW not in json_text({name: url})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqs://eu-west-1",
+        "none",
+        "sqlite:///home/a@b/q.db",
+        "sqlite:///C:/x/q.db",
+        "sqs://eu-west-1?prefix=a@b&endpoint_url=http://localhost:4566",
+        "cloudscheduler://P/L?service_account=me@p.iam.gserviceaccount.com",
+    ],
+)
+def test_a_url_without_a_secret_is_shown_as_it_is(url: str) -> None:
+    assert masked_url(url) == url
+
+
+def test_a_megabyte_of_signs_takes_no_time() -> None:
+    start = time.perf_counter()
+    for text in ("@" * 10**6, "x://" + "/@" * 10**6, "a=b&" * 10**6 + "@", "%40" * 10**6):
+        masked_url(text)
+    assert time.perf_counter() - start < 20

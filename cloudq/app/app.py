@@ -37,7 +37,7 @@ from cloudq.tasks.request import Middleware
 from cloudq.tasks.signature import Node, Signature
 from cloudq.tasks.signature_json import from_dict
 from cloudq.tasks.task import KnownTasks, Prepared, Task
-from cloudq.text import masked
+from cloudq.text import masked_url
 
 if TYPE_CHECKING:  # what only workers or only workflows need is loaded at its first use
     from cloudq.app.eager import Eager
@@ -98,7 +98,7 @@ class CloudQ:
         APPS.add(self)
 
     def __repr__(self) -> str:
-        return f"<CloudQ {self.name} on {masked(self.conf.broker)}>"
+        return f"<CloudQ {self.name} on {masked_url(self.conf.broker)}>"
 
     def __enter__(self) -> Self:
         return self

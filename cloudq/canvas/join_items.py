@@ -9,7 +9,10 @@ from typing import Any
 from cloudq.canvas.slots import SHARD, join_key, shard_key
 from cloudq.driver import Change, Check, ConditionFailed, Item, Op, Value
 from cloudq.errors import BackendError, ChordError
+from cloudq.messages.json_text import is_object
+from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
+from cloudq.results.record import Record, State
 from cloudq.results.stored import OddItem, is_list, json_in
 
 ADDED = 5_000_000
@@ -75,6 +78,47 @@ def count_member(join: str, id: str, backend: Backend) -> int:
             added = int(number_in(fields.get("added")))
         else:
             return added + 1
+
+
+def values_in(join: str, backend: Backend) -> list[Any]:
+    """Return the values of a chord's members, in order. Raises `ChordError` if one is gone."""
+    root = backend.get([join_key(join)]).get(join_key(join))
+    if root is None:
+        raise ChordError(EXPIRED.format(join))
+    ids, count = members_in(join, root, backend), int(number_in(root.fields.get("count")))
+    if len(ids) != count:
+        raise ChordError(
+            f"the join {join} has {count} members, of which the store shows {len(ids)}: "
+            "a part of it was deleted, or has expired"
+        )
+    records = backend.records(ids)
+    missing = next((id for id in ids if _unusable(records.get(id))), None)
+    if missing is not None:
+        raise ChordError(
+            f"the value of member {missing} has expired: raise the setting result_expires"
+        )
+    return [load_value(value) if (value := records[id].value) else None for id in ids]
+
+
+def _unusable(record: Record | None) -> bool:
+    return record is None or record.state is not State.SUCCESS
+
+
+def ends_in(join: str, backend: Backend) -> dict[str, Any] | None:
+    """Return who waits for a chord's body, as its first shard has it; None if that is gone too."""
+    first = shard_key(join, 0)
+    shard = backend.get([first]).get(first)
+    if shard is None or "ends" not in shard.fields:
+        return None
+    ends: Any = json_in(shard, "ends")
+    if not is_object(ends) or not is_list(ends.get("ids")) or not ends["ids"]:
+        raise OddItem(shard.key, "its ends name no body")
+    return ends
+
+
+def is_gone(refused: ConditionFailed) -> bool:
+    """Tell whether a change was refused since there is no root item of a join."""
+    return refused.current is None or "follows" not in refused.current.fields
 
 
 def number_in(value: Value) -> float:

@@ -21,11 +21,12 @@ from cloudq.canvas.join_items import (
     ADDED,
     EXPIRED,
     count_member,
-    members_in,
+    ends_in,
+    is_gone,
     number_in,
     store_joins,
 )
-from cloudq.canvas.plan import Before, Place, Plan, Planner
+from cloudq.canvas.plan import Before, Plan, Planner, place_in
 from cloudq.canvas.slots import SHARD, MemberResult, Slot, join_key, shard_key
 from cloudq.canvas.tails import StepsLost, Tails, calls_of, record_all
 from cloudq.driver import Change, Check, Code, ConditionFailed, Item, Op, Value
@@ -33,7 +34,6 @@ from cloudq.driver.log import Log
 from cloudq.errors import (
     BackendError,
     BrokerError,
-    ChordError,
     ConfigurationError,
     DecodeError,
     EncodeError,
@@ -42,8 +42,8 @@ from cloudq.errors import (
 )
 from cloudq.messages.json_text import json_text
 from cloudq.messages.message import new_id
-from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
+from cloudq.results.call_marks import is_before
 from cloudq.results.record import Record, State
 from cloudq.results.stored import reading
 from cloudq.runtime import Runtime
@@ -150,8 +150,10 @@ class Joins:
         )
         try:
             root = self.backend.update(join_key(slot.join), change).fields
-        except ConditionFailed:
-            return  # another member has failed before, or the join is gone
+        except ConditionFailed as refused:
+            if is_gone(refused):
+                self._lost(slot.join)
+            return  # else another member has failed before
         self._fail(slot.join, root, member_failed(record))
 
     def _discard(self, join: str, number: int, indices: Sequence[int]) -> frozenset[str] | None:
@@ -178,6 +180,7 @@ class Joins:
         try:
             return self.backend.update(join_key(join), change).fields
         except ConditionFailed:
+            self._lost(join)
             return None
 
     def go_on(self, join: str, root: Mapping[str, Value]) -> None:
@@ -193,7 +196,7 @@ class Joins:
         try:
             follows = self._follows(join, root)
             with reading(join_key(join)):
-                node, place = from_dict(follows["node"]), _place(follows)
+                node, place = from_dict(follows["node"]), place_in(follows)
             self._start(self._planner.start(node, Before(gather=join), place))
         except (DecodeError, EncodeError, ConfigurationError, InvalidArguments) as never:
             self._give_up(join, claim, root, never)
@@ -281,16 +284,50 @@ class Joins:
         )
         try:
             root = self.backend.update(join_key(join), change).fields
-        except ConditionFailed:
+        except ConditionFailed as refused:
+            if is_gone(refused):
+                self._lost(join)
             return
         self._fail(join, root, why)
         # Until then the next member that finds the header in parts fails the body again.
         self.backend.insist(join_key(join), Change(set={"told": True}, keep_expires=True))
 
+    def _lost(self, join: str) -> None:
+        """Fail the body of a join without its root item, if it has no record yet.
+
+        A body that was sent finds its values gone, and fails by itself. The join's first shard
+        names who waits; what else the root had, such as error callbacks, is lost.
+        """
+        why = f"{EXPIRED.format(join)}; or it was deleted"
+        ends = ends_in(join, self.backend)
+        if ends is None:
+            log.error("%s, and nothing of it tells which body waits for it", why)
+            return
+        body, *rest = map(str, ends["ids"])
+        call, known = ends.get("call"), self.backend.records([body]).get(body)
+        if known is not None and not (call and is_before(known, call)):
+            log.warning("%s; its body, %s, has been started", why, body)
+            return
+        log.error("%s: its body, %s, fails", why, body)
+        failed = Record(
+            id=body,
+            state=State.FAILURE,
+            error_type=CHORD_ERROR,
+            error=why,
+            finished_at=self.backend.clock(),
+            call=call,
+            join=join,
+        )
+        record_all([failed, *(replace(failed, id=id, join=None) for id in rest)], self.backend)
+        if "slot" in ends:
+            with reading(shard_key(join, 0)):
+                outer = Slot.from_wire(ends["slot"])
+            self._failed(outer, failed)
+
     def _fail(self, join: str, root: Mapping[str, Value], why: str) -> None:
         with reading(join_key(join)):
             follows = orjson.loads(str(root["follows"]))
-            node, place = from_dict(follows["node"]), _place(follows)
+            node, place = from_dict(follows["node"]), place_in(follows)
         body = Record(
             id=str(follows["body"]),
             state=State.FAILURE,
@@ -355,44 +392,7 @@ class Joins:
         self.backend.insist(join_key(slot.join), more)
         return Slot(join=slot.join, index=index)
 
-    def values(self, join: str) -> list[Any]:
-        """Return the values of a chord's members, in order. Raises `ChordError` if one is gone."""
-        root = self.backend.get([join_key(join)]).get(join_key(join))
-        if root is None:
-            raise ChordError(EXPIRED.format(join))
-        ids, count = members_in(join, root, self.backend), int(number_in(root.fields.get("count")))
-        if len(ids) != count:
-            raise ChordError(
-                f"the join {join} has {count} members, of which the store shows {len(ids)}: "
-                "a part of it was deleted, or has expired"
-            )
-        records = self.backend.records(ids)
-        missing = next((id for id in ids if _unusable(records.get(id))), None)
-        if missing is not None:
-            raise ChordError(
-                f"the value of member {missing} has expired: raise the setting result_expires"
-            )
-        return [load_value(value) if (value := records[id].value) else None for id in ids]
-
 
 def _no_queue(error: BrokerError) -> bool:
     """Say if the queue of a message does not exist: one chord must not hold up a worker."""
     return error.code == Code.NOT_FOUND
-
-
-def _unusable(record: Record | None) -> bool:
-    return record is None or record.state is not State.SUCCESS
-
-
-def _place(follows: Mapping[str, Any]) -> Place:
-    slot = follows.get("slot")
-    return Place(
-        rest=tuple(follows["rest"]),
-        slot=Slot.from_wire(slot) if slot is not None else None,
-        root=follows.get("root"),
-        parent=follows.get("parent"),
-        group=follows.get("group"),
-        depth=follows.get("depth", 0),
-        headers=follows.get("headers", {}),
-        call=follows.get("call"),
-    )

@@ -18,7 +18,7 @@ from cloudq.broker.retry import PublishPolicy, publish_policy
 from cloudq.canvas.errbacks import errback_values
 from cloudq.canvas.freeze import end_of, final_id, frozen, has_given_ids, outline, walk
 from cloudq.canvas.slots import SHARD, Slot, join_key, shard_key
-from cloudq.canvas.tails import CARRIED, Tails
+from cloudq.canvas.tails import CARRIED, Tails, calls_of
 from cloudq.driver import Item, Value
 from cloudq.errors import InvalidArguments
 from cloudq.messages.json_text import json_text
@@ -223,18 +223,25 @@ class Planner:
     ) -> list[Item]:
         """Make the items of a join: its body, and in shards the slots of unfinished members."""
         join = str(node.id)
-        shards = self.shard_items(join, ids)
+        shards = self.shard_items(join, ids, ends=ends_of(node.body, place))
         numbers = frozenset(str(number) for number in range(len(shards)))
         return [*shards, self.root_item(plan, join, node.body, place, numbers, len(ids))]
 
-    def shard_items(self, join: str, ids: Sequence[str], *, first: int = 0) -> list[Item]:
-        """Make the shards of members with these ids, from slot `first` on, which starts a shard."""
+    def shard_items(
+        self, join: str, ids: Sequence[str], *, ends: str, first: int = 0
+    ) -> list[Item]:
+        """Make the shards of members with these ids, from slot `first` on, which starts a shard.
+
+        The first of all has `ends` (see `ends_of`).
+        """
         expires = self._runtime.clock() + self._runtime.conf.result_expires
         shards: list[Item] = []
         for start in range(0, len(ids), SHARD):
             part = ids[start : start + SHARD]
             left = frozenset(str(first + start + n) for n in range(len(part)))
             fields: dict[str, Value] = {"left": left, "ids": json_text(list(part)).decode()}
+            if first + start == 0:
+                fields["ends"] = ends
             key = shard_key(join, (first + start) // SHARD)
             shards.append(Item(key=key, fields=fields, expires=expires))
         return shards
@@ -315,6 +322,32 @@ class Planner:
             whole = self.tails.whole(message.chain, plan.items)
             message = message.model_copy(update={"chain": whole})
         return message
+
+
+def place_in(follows: Mapping[str, Any]) -> Place:
+    """Read the place from what follows a join."""
+    slot = follows.get("slot")
+    return Place(
+        rest=tuple(follows["rest"]),
+        slot=Slot.from_wire(slot) if slot is not None else None,
+        root=follows.get("root"),
+        parent=follows.get("parent"),
+        group=follows.get("group"),
+        depth=follows.get("depth", 0),
+        headers=follows.get("headers", {}),
+        call=follows.get("call"),
+    )
+
+
+def ends_of(body: Node[Any], place: Place) -> str:
+    """Write who waits for a chord's body, which is to end though the join's root item is lost."""
+    ids = [final_id(body), *(id for id, _ in calls_of(place.rest)[0])]
+    ends: Wire = {"ids": ids if len(ids) <= CARRIED else [*ids[:CARRIED], ids[-1]]}
+    if place.slot is not None:
+        ends["slot"] = place.slot.to_wire()
+    if place.call is not None:
+        ends["call"] = place.call
+    return json_text(ends).decode()
 
 
 def _outlast(plan: Plan, now: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cloudq.canvas.freeze import EMPTY
 from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments
-from cloudq.messages.values import to_wire
+from cloudq.messages.values import json_bytes, to_wire
 from cloudq.publishing.builder import MessageBuilder
 from cloudq.runtime import Runtime
 from cloudq.tasks.arguments import LATER
@@ -94,7 +94,7 @@ class Checks:
             named = [*enumerate(part.signature.args, 1), *part.signature.kwargs.items()]
             for name, value in named:
                 try:
-                    to_wire(value)
+                    json_bytes(to_wire(value))
                 except EncodeError as wrong:
                     return EncodeError(
                         f"{part.place}{part.signature.task}: argument {name}: {wrong}"

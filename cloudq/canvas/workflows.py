@@ -17,9 +17,9 @@ from cloudq.canvas.freeze import (
     result_of,
     results_in,
 )
-from cloudq.canvas.join_items import store_joins
+from cloudq.canvas.join_items import store_joins, values_in
 from cloudq.canvas.joins import Joins
-from cloudq.canvas.plan import Before, Place, Plan, Planner, trace_of
+from cloudq.canvas.plan import Before, Place, Plan, Planner, ends_of, trace_of
 from cloudq.canvas.slots import SHARD, Slot, join_key
 from cloudq.canvas.validate import Checks
 from cloudq.driver import Change, Check, ConditionFailed, Op
@@ -107,7 +107,7 @@ class Workflows:
         joins = self.joins
         if joins is None:
             raise ConfigurationError(_NO_STORE)
-        return joins.values(join)
+        return values_in(join, joins.backend)
 
     def _place(self) -> Place:
         parent = current_request.get()
@@ -160,11 +160,25 @@ class Starter:
         made = frozen(whole, numbers=self._publisher.numbers())
         plan = self._planned(whole, made, place)
         key = self._publisher.builder.unique_key(whole) if isinstance(whole, Signature) else None
-        if key is None:
-            self.carry_out(plan)
-        else:
-            self._send_unique(plan, key)
+        with self._blaming(whole):
+            if key is None:
+                self.carry_out(plan)
+            else:
+                self._send_unique(plan, key)
         return self._result(made, place.call)
+
+    @contextmanager
+    def _blaming(self, *nodes: Node[Any], first: int | None = None) -> Generator[None]:
+        """Name the part that cannot be written; nodes of a header are members from `first` on."""
+        try:
+            yield
+        except EncodeError as error:
+            for number, node in enumerate(nodes, (first or 0) + 1):
+                blamed = self._checks.blame(node, error)
+                if blamed is not error:
+                    place = "" if first is None else f"member {number}: "
+                    raise EncodeError(f"{place}{blamed}") from error
+            raise
 
     def _send_unique(self, plan: Plan, key: str) -> None:
         """Send a call with callbacks of a `unique` task; refuse it while an equal one counts."""
@@ -185,10 +199,8 @@ class Starter:
             )
 
     def _planned(self, node: Node[Any], made: Node[Any], place: Place) -> Plan:
-        try:
+        with self._blaming(node):
             return self._planner.start(made, Before(), place)
-        except EncodeError as error:
-            raise self._checks.blame(node, error) from error
 
     def carry_out(self, plan: Plan, before: Sequence[str] = ()) -> None:
         """Store the joins of a plan, then send its messages; `before` has the ids sent already."""
@@ -252,7 +264,8 @@ class Starter:
                     plan.messages += started.messages
                     plan.publishing |= started.publishing
                     sending.append(self._result(made, inside.call))
-                self.carry_out(plan, _ids(results))
+                with self._blaming(*portion, first=len(results)):
+                    self.carry_out(plan, _ids(results))
                 results += sending
         return GroupResult(id, results)
 
@@ -264,11 +277,11 @@ class Starter:
         plan = Plan()
         root = self._planner.root_item(plan, join, body, place, frozenset({"open"}), 0)
         store_joins([*plan.items, root], self._store())
-        key, results = join_key(join), list[Any]()
+        key, results, ends = join_key(join), list[Any](), ends_of(body, place)
         try:
             with _partly_started(results):
                 for portion in self._portions(node.header):
-                    self._stream_members(join, portion, results, place)
+                    self._stream_members(join, portion, results, place, ends)
         except BaseException as error:
             self._joins.abandon(
                 join, f"only a part of its header was sent: {type(error).__name__}: {error}"
@@ -289,7 +302,12 @@ class Starter:
         return self._result(body, place.call, GroupResult(join, results))
 
     def _stream_members(
-        self, join: str, portion: Sequence[Node[Any]], results: list[Any], place: Place
+        self,
+        join: str,
+        portion: Sequence[Node[Any]],
+        results: list[Any],
+        place: Place,
+        ends: str,
     ) -> None:
         first = len(results)
         places = [self.marked(member, place) for member in portion]
@@ -305,11 +323,12 @@ class Starter:
             plan.publishing |= started.publishing
             sending.append(result_of(member, self._make))
         ids = [final_id(member) for member in made]
-        plan.items += self._planner.shard_items(join, ids, first=first)
+        plan.items += self._planner.shard_items(join, ids, first=first, ends=ends)
         numbers = frozenset(str((first + n) // SHARD) for n in range(0, len(ids), SHARD))
         opened = Change(add={"shards": numbers}, keep_expires=True)
         self._store().update(join_key(join), opened)
-        self.carry_out(plan, _ids(results))
+        with self._blaming(*portion, first=first):
+            self.carry_out(plan, _ids(results))
         results += sending
 
     def _portions(self, members: group[Any]) -> Iterator[list[Node[Any]]]:

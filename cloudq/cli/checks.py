@@ -31,7 +31,7 @@ from cloudq.results.backend import Backend
 from cloudq.results.record import key
 from cloudq.settings import DECLARED, Settings
 from cloudq.settings.sources import unknown_variables
-from cloudq.text import describe, masked, one_line
+from cloudq.text import describe, masked, masked_url, one_line
 
 _EXTRA = re.compile(r"([\w.-]+).*extra == ['\"](\w+)['\"]")
 # Extras that belong to no adapter.
@@ -157,7 +157,7 @@ def configuration(app: CloudQ, target: Target) -> Iterator[Finding]:
         todo = f"is {meant} meant?" if meant else "no setting has this name: see the page Settings"
         yield warn(f"variable {one_line(variable)}", "not read", todo)
     if app.conf.backend is None and app.conf.backend_url:
-        yield ok("results", f"stored with the broker, in {app.conf.backend_url}")
+        yield ok("results", f"stored with the broker, in {masked_url(app.conf.backend_url)}")
 
 
 def broker(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
@@ -169,7 +169,7 @@ def broker(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
         yield fail("broker", error)
         return
     except Exception as error:  # of an SDK or of SQLite, raised while opening
-        yield fail("broker", f"cannot open {app.conf.broker}: {describe(error)}")
+        yield fail("broker", f"cannot open {masked_url(app.conf.broker)}: {describe(error)}")
         return
     for queue in queues or app.queues():
         yield from _queue(opened, queue)
@@ -194,12 +194,12 @@ def backend(app: CloudQ) -> Iterator[Finding]:
         yield fail("backend", error)
         return
     except Exception as error:  # as for the broker
-        yield fail("backend", f"cannot open {url}: {describe(error)}")
+        yield fail("backend", f"cannot open {masked_url(url)}: {describe(error)}")
         return
     assert opened is not None
     try:
         opened.record("cloudq-doctor")
-        yield ok("backend read", f"{url} exists and can be read")
+        yield ok("backend read", f"{masked_url(url)} exists and can be read")
     except CloudQError as error:
         yield fail("backend read", error)
         return

@@ -154,12 +154,17 @@ def common(function: Callable[Concatenate[Target, P], Any]) -> Callable[..., Any
     return run
 
 
+# Options that are fractions of numbers and not of seconds.
+_COUNTS = frozenset({"reads"})
+
+
 def _check_number(name: str, value: Any) -> None:
     """Refuse the numbers that typer lets through and that no command can use."""
     option = f"--{name.replace('_', '-')}"
     if isinstance(value, float):
         if patience(value, option) is None and name != "wait":
-            raise ConfigurationError(f"{option} is {value:g}: give seconds, a century at most")
+            asked = "a number" if name in _COUNTS else "seconds, a century at most"
+            raise ConfigurationError(f"{option} is {value:g}: give {asked}")
     elif isinstance(value, int) and value > _MOST:
         raise ConfigurationError(f"{option} is {shown(value)}: it must be {_MOST:,} at most")
 

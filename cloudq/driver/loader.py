@@ -11,7 +11,7 @@ from cloudq.driver.adapters import adapter
 from cloudq.driver.entry_points import EntryPoint, entry_points, forget
 from cloudq.driver.forks import Whole
 from cloudq.errors import CloudQError, ConfigurationError
-from cloudq.text import describe
+from cloudq.text import describe, masked_url
 
 # An adapter's first use imports its service's SDK, which takes a second or two.
 _OPENING = Whole()
@@ -26,8 +26,10 @@ def parse(url: str) -> Address:
         )
     except ValueError as error:
         raise ConfigurationError(f"{_quoted(url)} is not a URL: {error}") from error
-    if not parts.scheme or "://" not in url:
+    if not parts.scheme or "://" not in url or " " in parts.netloc:
         raise ConfigurationError(f"{_quoted(url)} is not a URL such as sqlite:///cloudq.db")
+    if "#" in url:  # what follows would be left out, be it of a file's name or of a password
+        raise ConfigurationError(f'{_quoted(url)} has a "#": write it as %23')
     return Address(
         scheme=parts.scheme,
         host=unquote(parts.netloc),
@@ -39,8 +41,7 @@ def parse(url: str) -> Address:
 
 def _quoted(url: str) -> str:
     """Quote a text that is no URL, without what may be a user and a password in it."""
-    _, at, rest = unquote(url).rpartition("@")
-    return f'"***@{rest}"' if at else f'"{url}"'
+    return f'"{masked_url(url)}"'
 
 
 def open_broker(url: str) -> BrokerDriver:
@@ -56,6 +57,11 @@ def open_backend(url: str) -> BackendDriver:
 def open_scheduler(url: str) -> object:
     """Open the `cloudq.driver.schedulers.SchedulerDriver` of a URL. Raises `ConfigurationError`."""
     return _open("scheduler", parse(url))
+
+
+def check_scheme(kind: str, url: str) -> None:
+    """Refuse a URL that no adapter is installed for. Raises `ConfigurationError`."""
+    _find(kind, parse(url).scheme)
 
 
 def installed(kind: str) -> Sequence[EntryPoint]:
@@ -76,7 +82,7 @@ def _open(kind: str, address: Address) -> Any:
         raise
     except Exception as error:  # whatever a service's SDK raises before it has a driver
         raise ConfigurationError(
-            f"cannot open the {kind} {address.url}: {describe(error)}"
+            f"cannot open the {kind} {masked_url(address.url)}: {describe(error)}"
         ) from error
 
 

@@ -1,15 +1,16 @@
-"""Writes cloudq's own log, in which what the user's handlers raise stops nothing."""
+"""Writes cloudq's own log: its texts are safe to show, and what handlers raise stops nothing."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from cloudq.driver.ends import pass_ends
 from cloudq.errors import SoftTimeLimitExceeded, TimeLimitExceeded
-from cloudq.text import masked, one_line
+from cloudq.text import block, masked, one_line, text_of
 
 # The kinds of errors that this process has told of.
 _told: set[str] = set()
@@ -21,10 +22,15 @@ class Log(logging.LoggerAdapter[logging.Logger]):
     Handlers, filters, formatters and record factories are the user's. Were their errors raised
     where cloudq logs, they would end its threads, and make it do again what is done. The first
     of each kind is told on standard error. A task's time limit passes.
+
+    The formatters are the user's too, or those of a function's platform. So the texts in a record
+    are one line each, without control characters and secrets, before any of them sees it; the
+    lines of a traceback are indented, so that none passes for a record.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(logging.getLogger(name), {})
+        self.logger.addFilter(_TRACES)  # adding it again has no effect
 
     def log(self, level: int, msg: object, *args: object, **more: Any) -> None:
         """Log a record, as all other methods do through this one."""
@@ -32,12 +38,63 @@ class Log(logging.LoggerAdapter[logging.Logger]):
             if self.logger.isEnabledFor(level):
                 # This method is not the place that logs, its caller is.
                 more["stacklevel"] = more.get("stacklevel", 1) + 1
-                self.logger.log(level, msg, *args, **more)
+                extra: Mapping[str, object] | None = more.get("extra")
+                if extra:
+                    more["extra"] = {name: _field(extra[name]) for name in extra}
+                # With arguments the message is a format of ours.
+                self.logger.log(level, msg if args else _safe(msg), *map(_safe, args), **more)
         except (SoftTimeLimitExceeded, TimeLimitExceeded):
             raise
         except BaseException as error:
             pass_ends(error)
             _tell(error)
+
+
+class _Shown:
+    """A value in a record, whose text and repr are made safe when a handler asks for them."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return _line(text_of(self.value))
+
+    def __repr__(self) -> str:
+        return _line(repr(self.value))
+
+
+def _line(text: str) -> str:
+    return one_line(masked(text))
+
+
+def _safe(value: object) -> object:
+    """Return what is to stand in a record for a value: numbers and safe texts are themselves."""
+    if isinstance(value, int | float) or value is None:
+        return value
+    return value if type(value) is str and _line(value) == value else _Shown(value)
+
+
+def _field(value: object) -> object:
+    return _line(value) if isinstance(value, str) else value
+
+
+class _Traces(logging.Filter):
+    """Gives a record the text of its traceback, which formatters show in place of their own."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and not record.exc_text:
+            try:
+                text = logging.Formatter().formatException(record.exc_info)
+            except BaseException as error:  # one of the user's that cannot be shown
+                pass_ends(error)
+                text = f"a traceback that cannot be made: {type(error).__name__}"
+            record.exc_text = block(masked(text), indent="  ")
+        return True
+
+
+_TRACES = _Traces()
 
 
 def _tell(error: BaseException) -> None:

@@ -14,11 +14,12 @@ import orjson
 
 from cloudq.driver.forks import imported
 from cloudq.driver.immutable import immutable
-from cloudq.errors import DecodeError
+from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import at_fault, fields_to_send, unknown_version, writable
 from cloudq.messages.ids import MOST_OF_A_BUNDLE, bundled_id, is_bundle
-from cloudq.messages.json_text import has_unusual, is_list, is_object
+from cloudq.messages.json_text import MAX_LEVELS, check_levels, has_unusual, is_list, is_object
 from cloudq.messages.message import (
+    DEFAULTS,
     VERSION,
     TaskMessage,
     WrongField,
@@ -32,6 +33,8 @@ BUNDLE_VERSION = 3
 START = b'{"v":3,'
 """The start of the body of a bundle."""
 
+# Levels of the calls that follow one: within a bundle there is room for no more of them.
+_DEEPEST = MAX_LEVELS - 6
 # Fields in which calls that are sent together hardly differ, so that all get those of the first.
 _OF_THE_FIRST = ("sent_at",)
 
@@ -173,6 +176,10 @@ class _Reader:
         for given in (message.args, message.kwargs):
             if given:
                 check_depth(given)
+        for calls in (message.chain, message.link, message.link_error):
+            if calls:
+                # Deeper ones could be sent on in no message, and be put among no dead letters.
+                check_depth(calls, _DEEPEST, what="the calls that follow it")
         if self._checked is None and own.keys() <= _PLAIN:
             self._share(message, own)
         return writable(message) if self._unusual else message
@@ -207,5 +214,27 @@ def _copied(value: Any) -> Any:
 
 
 def _unread(call: object, reason: str) -> Unread:
-    """Write a call as the body of a message of its own, which cannot be read either."""
-    return Unread(body=json_bytes(plain_numbers(call)), reason=reason)
+    """Write a call as the body of a message of its own, which cannot be read either.
+
+    A field that no body has room for has in its place why it is left out. No reader takes that
+    for the field, so that a call is never run without some of its arguments.
+    """
+    try:
+        return Unread(body=_written(call), reason=reason)
+    except EncodeError:
+        fields = call if is_object(call) else {}
+    kept: dict[str, object] = {} if is_object(call) else {"unread": reason}
+    for name, value in fields.items():
+        try:
+            _written({name: value})
+            kept[name] = value
+        except EncodeError as error:
+            text = f"left out: {error}"
+            kept[name] = text if isinstance(DEFAULTS.get(name), list | dict) else [text]
+    return Unread(body=_written(kept), reason=reason)
+
+
+def _written(value: object) -> bytes:
+    """Write read JSON again. Raises `EncodeError`."""
+    check_levels(value)  # before what recurses
+    return json_bytes(plain_numbers(value))

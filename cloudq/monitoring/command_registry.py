@@ -79,7 +79,7 @@ class Spec:
 
 def positive(word: str) -> int:
     """A whole number of one or more. Raises `ValueError`."""
-    if not (word.isdecimal() and len(word) < 10 and int(word) >= 1):
+    if not (word.isascii() and word.isdecimal() and len(word) < 10 and int(word) >= 1):
         raise ValueError(f"{word!r} is not a whole number of 1 or more")
     return int(word)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from cloudq.driver import Item, Key
@@ -79,6 +79,17 @@ class ResultSet(Generic[R]):
         return [result.get(0, propagate, disable_sync_subtasks=given) for result in self.results]
 
     join = get
+
+    def __await__(self) -> Generator[Any, None, list[Any]]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> list[Any]:
+        """Wait for all, without blocking the event loop; their values in their order, or raise."""
+        from asyncio import gather
+
+        # Those that wait at the same time are looked at in the same reads.
+        await gather(*self.leaves(), return_exceptions=True)
+        return [await result for result in self.results]
 
     def ready(self) -> bool:
         """True when all have ended."""

@@ -165,7 +165,11 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
             lines.append(f"there is no setting {name!r}{origin}: {hint}")
         else:
             # Keys are never shown, nor their ids, which may be keys, nor all settings at once.
-            got = f" (got {masked(item['input'])!r})" if item["loc"] and not is_secret else ""
+            got = (
+                f" (got {masked({name: item['input']})[name]!r})"
+                if item["loc"] and not is_secret
+                else ""
+            )
             said = item["msg"].removeprefix("Value error, ")
             of_one = f"setting {name!r}{origin}: " if item["loc"] else ""
             lines.append(f"{of_one}{said}{got}")

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from cloudq.errors import InvalidArguments
+
+T = TypeVar("T")
+
+
+async def in_thread(delay: Callable[..., T], args: Sequence[Any], kwargs: Mapping[str, Any]) -> T:
+    """Send a call in a thread of its own, so that no event loop waits for it."""
+    from asyncio import to_thread
+
+    def sent() -> T:
+        try:
+            return delay(*args, **kwargs)
+        except StopIteration as error:  # of the user's code, which no future takes
+            raise RuntimeError("the call was not sent: StopIteration was raised") from error
+
+    return await to_thread(sent)
 
 
 def call_arguments(args: Any, kwargs: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:

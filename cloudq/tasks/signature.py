@@ -1,7 +1,6 @@
 """Workflow nodes: signatures of single calls, and the chains, groups and chords made of them.
 
-The names and the rules of composition are Celery's (its user guide, "Canvas"). Each node writes
-itself as JSON values; `cloudq.tasks.signature_json` reads them.
+Names and rules are Celery's (its user guide, "Canvas"); `signature_json` reads written nodes.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from cloudq.errors import InvalidArguments
 from cloudq.messages.message import new_id
 from cloudq.messages.values import to_wire
 from cloudq.results.groups import GroupResult
-from cloudq.tasks.call_arguments import by_name, positional
+from cloudq.tasks.call_arguments import by_name, in_thread, positional
 from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.callback import Callback, Called, app_of, callbacks, extend, node_of, nodes_in
 from cloudq.tasks.members import Members
@@ -94,6 +93,10 @@ class Node(Callback, Generic[R]):
         """Start the node; arguments go before those of its first tasks."""
         return self.apply_async(args, kwargs)
 
+    async def adelay(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Start the node without blocking the event loop."""
+        return await in_thread(self.delay, args, kwargs)
+
     def apply_async(
         self,
         args: Sequence[Any] = (),
@@ -110,12 +113,9 @@ class Node(Callback, Generic[R]):
         app = app_of(self)
         return self._empty_result() if app is None else app.start_eagerly(self, args, kwargs or {})
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Start the node, as Celery's `group(...)()` and `chain(...)()` do."""
-        return self.delay(*args, **kwargs)
+    __call__ = delay  # `group(...)()` and `chain(...)()` start in Celery
 
     def _empty_result(self) -> GroupResult[Any] | None:
-        """Return the result of a node that has no task in it."""
         return None if isinstance(self, chain) else GroupResult[Any](new_id(), [])
 
 

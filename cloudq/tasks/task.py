@@ -17,7 +17,7 @@ from cloudq.results.result import AsyncResult
 from cloudq.results.waiting import Promise
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.bound import BoundTask
-from cloudq.tasks.call_arguments import call_arguments, positional
+from cloudq.tasks.call_arguments import call_arguments, in_thread, positional
 from cloudq.tasks.call_options import NO_OPTIONS, CallOptions, Options, check_names
 from cloudq.tasks.hooks import HOOKS, Hooks
 from cloudq.tasks.on_commit import on_commit
@@ -36,14 +36,6 @@ _LARGEST = 1_000_000_000
 
 def _portion(source: Iterator[Sequence[Any]], size: int) -> list[Sequence[Any]]:
     return list(islice(source, size))
-
-
-def _sent(task: Task[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]) -> AsyncResult[R]:
-    """Send a call. A StopIteration of the user's code is an error that a future takes."""
-    try:
-        return task.delay(*args, **kwargs)
-    except StopIteration as error:
-        raise RuntimeError("the call was not sent: StopIteration was raised") from error
 
 
 def _call_of(kind: type[Any]) -> object:
@@ -178,9 +170,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
     async def adelay(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send one call to the queue without blocking the event loop."""
-        from asyncio import to_thread
-
-        return await to_thread(_sent, self, args, kwargs)
+        return await in_thread(self.delay, args, kwargs)
 
     def prepare(self, /, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
         """Make the call without sending it; `app.publish` sends many of them in few requests."""

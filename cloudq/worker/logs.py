@@ -11,7 +11,7 @@ from cloudq.app import CloudQ
 from cloudq.app.near import near_queue
 from cloudq.driver.adapters import declared
 from cloudq.driver.ends import pass_ends
-from cloudq.text import block, describe, json_text, masked, one_line, text_of
+from cloudq.text import block, describe, json_text, masked, masked_url, one_line, text_of
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool_kinds import PoolKind
 
@@ -113,8 +113,9 @@ def banner(app: CloudQ, options: WorkerOptions) -> Iterator[str]:
     )
     recycled = options.max_tasks_per_child
     yield f"cloudq {cloudq.__version__}, worker {options.hostname} of {app.name}"
-    yield f"broker   {masked(app.conf.broker)}"
-    yield f"backend  {masked(app.conf.backend_url) or 'none: results are not kept'}"
+    yield f"broker   {masked_url(app.conf.broker)}"
+    kept = app.conf.backend_url
+    yield f"backend  {masked_url(kept) if kept else 'none: results are not kept'}"
     yield f"queues   {queues}"
     own = {*app.queues(), *app.queues(priorities=False)}
     for name, _ in options.queues:

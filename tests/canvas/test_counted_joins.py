@@ -82,3 +82,59 @@ def test_a_redelivered_member_of_a_join_that_has_gone_on_changes_nothing(
     app.results.delete([shard_key(join, 0)])
     app.workflows.joins.abandon(join, "too late")  # type: ignore[union-attr]
     assert result.get(timeout=0) == 3
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("count", [2, 150])
+def test_a_join_whose_root_is_gone_fails_its_body(
+    app: Bench, t: Tasks, count: int, is_stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = (t.same.s(n) for n in range(count))
+    result = (chord(members if is_stream else list(members), t.total.s()) | t.add.s(1)).delay()
+    app.results.delete([join_key(result.parent.parent.id)])
+    app.work()
+    failed(result.parent, "has expired.*or it was deleted")
+    failed(result, "has expired.*or it was deleted")
+    assert f"its body, {result.parent.id}, fails" in caplog.text
+    assert not any(run[0] == "total" for run in t.runs)
+
+
+def test_a_failed_member_of_a_join_whose_root_is_gone_fails_the_body(app: Bench, t: Tasks) -> None:
+    result = chord([t.fail.s(), t.same.s(1)], t.total.s()).delay()
+    app.results.delete([join_key(result.parent.id)])
+    app.work()
+    failed(result, "has expired")
+
+
+def test_a_chord_within_a_chord_whose_root_is_gone_fails_both(app: Bench, t: Tasks) -> None:
+    inner = chord([t.same.s(1), t.same.s(2)], t.total.s())
+    result = chord([inner, t.same.s(3)], t.total.s()).delay()
+    [within] = [each for each in result.parent.results if each.parent is not None]
+    app.results.delete([join_key(within.parent.id)])
+    app.work()
+    failed(within, "has expired")
+    failed(result, "member")
+
+
+def test_a_join_of_which_nothing_is_left_is_logged(
+    app: Bench, t: Tasks, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = chord([t.same.s(1), t.same.s(2)], t.total.s()).delay()
+    join = result.parent.id
+    app.results.delete([join_key(join), shard_key(join, 0)])
+    app.work()
+    assert result.state is State.PENDING
+    assert "nothing of it tells which body waits" in caplog.text
+
+
+def test_a_redelivered_member_of_a_lost_join_leaves_a_body_that_has_ended(
+    app: Bench, t: Tasks
+) -> None:
+    result = chord([t.same.s(1), t.same.s(2)], t.total.s()).delay()
+    first = app.one()
+    outcome = app.settle(first)
+    app.finish(first, outcome)
+    app.work()
+    app.results.delete([join_key(result.parent.id)])
+    app.workflows.joins.leave([outcome.member_result])  # type: ignore[union-attr, list-item]
+    assert result.get(timeout=0) == 3

@@ -71,6 +71,28 @@ def test_what_cannot_be_sent_is_named_by_its_place(
 @pytest.mark.parametrize(
     ("make", "place"),
     [
+        (
+            lambda t, x: group(t.same.s(1), chain(t.same.s(x), t.same.s())),
+            r"^member 2: step 1: same",
+        ),
+        (lambda t, x: chord([t.same.s(1), t.same.s(value=[x])], t.total.s()), r"^member 2: same"),
+        (lambda t, x: chord([t.same.s(1)], t.same.si(x)), r"^body: same: argument 1: "),
+        (lambda t, x: t.same.s(1).link(t.same.si({x: 1})), r"^callback 1: same: argument 1: "),
+        (lambda t, x: group(t.same.s(v) for v in (1, 2, x)), r"^member 3: same: argument 1: "),
+        (lambda t, x: chord((t.same.s(v) for v in (1, x)), t.total.s()), r"^member 2: same: "),
+    ],
+)
+def test_a_text_that_is_no_unicode_is_named_by_its_place(
+    app: Bench, t: Tasks, make: Any, place: str
+) -> None:
+    with pytest.raises(EncodeError, match=place + ".*surrogates"):
+        make(t, "a\ud800").delay()
+    assert app.left() == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "place"),
+    [
         (lambda t: t.add.s(1, 2) | t.add.s(3, 4), r"step 2: add.*too many positional"),
         (lambda t: t.add.s(1, 2) | t.add.s(), r"step 2: add.*missing a required argument"),
         (lambda t: group(t.same.s(1), t.add.s(1)), r"member 2: add.*missing a required"),

@@ -85,3 +85,18 @@ def test_errors_of_sqlite_advise_about_a_file(tmp_path: Path) -> None:
 
 
 def _add(x: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "url", ["u:hunter2@h", "sqs:// u:hunter2@x", "sqs://eu-west-1#key=hunter2"]
+)
+@pytest.mark.parametrize("name", ["BROKER", "BACKEND", "SCHEDULER"])
+def test_no_password_of_a_malformed_url_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, url: str
+) -> None:
+    monkeypatch.setenv("CLOUDQ_BROKER", "memory://shown")
+    monkeypatch.setenv(f"CLOUDQ_{name}", url)
+    main(["doctor"])
+    said = "".join(capsys.readouterr())
+    assert f"setting {name.lower()}" in said
+    assert "hunter2" not in said

@@ -241,3 +241,12 @@ def test_every_public_name_is_there() -> None:
     assert sorted(cloudq.__all__) == sorted(set(cloudq.__all__))
     for name in cloudq.__all__:
         assert hasattr(cloudq, name)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///a#b.db", "sqs://eu-west-1#key=hunter2", "sqs://h#hunter2"]
+)
+def test_what_stands_after_a_number_sign_is_not_left_out_silently(url: str) -> None:
+    with pytest.raises(ConfigurationError, match='has a "#": write it as %23') as raised:
+        parse(url)
+    assert "hunter2" not in str(raised.value)

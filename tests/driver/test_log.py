@@ -121,9 +121,72 @@ def test_a_record_names_the_place_that_logs(caplog: pytest.LogCaptureFixture) ->
     assert record.exc_info[0] is ValueError
 
 
+EVIL = "E\x1b[31m\n[INFO]\ttask pay x: SUCCESS \u202e\u2028 postgres://bob:hunter2@db/x"
+SAFE = r"E\x1b[31m\n[INFO]\ttask pay x: SUCCESS \u202e\u2028 postgres://***@db/x"
+
+
+class Lines(logging.Handler):
+    """A handler of the user's, with the format that comes with Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(levelname)s %(message)s %(task_id)s"))
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+@pytest.fixture
+def lines() -> Iterator[tuple[Log, Lines]]:
+    """Make a log whose records any program's own formatter writes."""
+    log, handler = Log(f"cloudq.{uuid4().hex}"), Lines()
+    log.logger.propagate = False
+    log.logger.addHandler(handler)
+    yield log, handler
+    log.logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("value", [EVIL, Exception(EVIL)])
+def test_texts_are_one_safe_line_under_any_formatter(
+    lines: tuple[Log, Lines], value: object
+) -> None:
+    log, handler = lines
+    log.error("task %s ended after %d", value, 3, extra={"task_id": EVIL})
+    log.error(value, extra={"task_id": "i"})
+    assert handler.lines == [f"ERROR task {SAFE} ended after 3 {SAFE}", f"ERROR {SAFE} i"]
+
+
+def test_the_repr_of_a_text_is_escaped_once(lines: tuple[Log, Lines]) -> None:
+    log, handler = lines
+    log.error("field %r", "a\nb", extra={"task_id": "i"})
+    assert handler.lines == [r"ERROR field 'a\nb' i"]
+
+
+def test_no_line_of_a_traceback_passes_for_a_record(lines: tuple[Log, Lines]) -> None:
+    log, handler = lines
+    log.error("it failed", exc_info=ValueError(EVIL), extra={"task_id": "i"})
+    log.error("it failed", exc_info=Spiteful(), extra={"task_id": "i"})
+    first, *more = handler.lines[0].split("\n")
+    assert first == "ERROR it failed i"
+    assert len(more) == 2
+    assert all(line.startswith("  ") for line in more)
+    assert not {"\x1b", "\u2028", "\u202e"} & set(handler.lines[0])
+    assert "hunter2" not in handler.lines[0]
+    assert "Spiteful" in handler.lines[1]
+
+
+def test_no_text_is_made_of_what_is_not_logged() -> None:
+    log = Log(f"cloudq.{uuid4().hex}")
+    log.logger.setLevel(logging.WARNING)
+    log.info("%s", Spiteful())  # its text ends the test
+
+
 def test_no_module_logs_past_it() -> None:
     root = Path(__file__).parents[2]
-    plain = re.compile(r'logging\.getLogger\("cloudq')
+    plain = re.compile(
+        r'getLogger\((?:"cloudq|__name__|\))|logging\.(?:debug|info|warning|error|exception)\('
+    )
     files = [*(root / "cloudq").rglob("*.py"), *(root / "adapters").rglob("*.py")]
     assert len(files) > 200
     assert [str(file) for file in files if plain.search(file.read_text())] == []

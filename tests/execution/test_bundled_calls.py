@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from cloudq import AsyncResult, CloudQ, Reject, State, Task, chord, group
+from cloudq.driver import Outgoing
 from cloudq.driver.log import Log
 from cloudq.execution import bundles
 from cloudq.execution.bundles import LONGEST_HOLD
 from cloudq.execution.commit import commit, dispose
 from cloudq.execution.consume import Consumer
+from cloudq.messages.ids import bundled_id, new_bundle
 from cloudq.testing import drain
 from tests.support.bench import Bench
 
@@ -312,3 +314,23 @@ def bench() -> Iterator[Bench]:
     app = Bench(default_retry_delay=0.0)
     yield app
     app.close()
+
+
+@pytest.mark.parametrize("levels", [254, 700])
+def test_one_that_nests_too_deep_fails_alone(app: CloudQ, levels: int) -> None:
+    @app.task(name="t")
+    def work(n: int) -> int:
+        return n
+
+    bundle = new_bundle()
+    body = (
+        f'{{"v":3,"id":"{bundle}","all":{{"task":"t","queue":"default"}},"calls":['
+        f'{{"n":0,"args":{"[" * levels}{"]" * levels}}},{{"n":1,"args":[7]}}]}}'
+    )
+    app.broker.driver.send("default", [Outgoing(id="x", body=body.encode())])
+    drain(app)
+    deep, beside = (app.AsyncResult(bundled_id(bundle, number)) for number in range(2))
+    assert beside.get(timeout=1) == 7
+    assert deep.state == State.FAILURE
+    [dead] = app.broker.admin.peek_dead("default", count=10)
+    assert "nest deeper" in (dead.reason or "")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudq.errors import DecodeError
+from cloudq.messages.body import encode
 from cloudq.messages.bundle import Bundle, Unread, read_bundle, write_bundle
 from cloudq.messages.codec import Codec
 from cloudq.messages.ids import BundleIds, bundled_id, is_bundle, new_bundle, place_of
@@ -167,6 +168,55 @@ def test_a_call_that_cannot_be_read_harms_no_neighbour(bad: object) -> None:
     plain = {"v": 3, "id": new_bundle(), "all": {"task": "t"}, "calls": rows}
     found = read(json.dumps(plain).encode())
     assert [type(call) for call in found.calls] == [TaskMessage, Unread, TaskMessage]
+
+
+def nested(levels: int, inner: object = 1) -> Any:
+    for _ in range(levels):
+        inner = [inner]
+    return inner
+
+
+@pytest.mark.parametrize("levels", [110, 250, 251, 600, 900])
+@pytest.mark.parametrize("name", ["args", "kwargs", "headers", "chain", "link", "root", "odd"])
+def test_a_call_that_nests_too_deep_harms_no_neighbour(name: str, levels: int) -> None:
+    bundle = new_bundle()
+    deep: Any = nested(levels)
+    value = deep if name in ("args", "root", "odd") else {"x": deep}
+    bad = {"n": 0, "task": "t", name: [value] if name in ("chain", "link") else value}
+    found = read(json.dumps({"v": 3, "id": bundle, "calls": [bad, {"n": 1, "task": "t"}]}).encode())
+    assert call_of(found, 1).task == "t"
+    if name == "odd" or (name in ("chain", "link") and levels < 200):
+        assert call_of(found, 0).task == "t"
+        return
+    unread = found.calls[0]
+    assert isinstance(unread, Unread)
+    assert json.loads(unread.body)["id"] == bundled_id(bundle, 0)
+    with pytest.raises(DecodeError):  # it is not run without what is left out
+        Codec().decode(unread.body, queue="default", limit=LIMIT)
+
+
+@given(
+    where=st.sampled_from(["all", "call", "bare"]), levels=st.integers(0, 1000), fields=st.data()
+)
+def test_no_call_raises_out_of_the_bundle_whatever_its_shape_and_depth(
+    where: str, levels: int, fields: Any
+) -> None:
+    names = st.sampled_from([*DEFAULTS, "id", "task", "n", "odd"])
+    inner = fields.draw(st.none() | st.just({}) | st.just({"n": 0}))
+    forged = fields.draw(
+        st.dictionaries(names, st.sampled_from([nested(levels, inner), [nested(levels)], {"x": 1}]))
+    )
+    shared = forged if where == "all" else {}
+    bad = nested(levels, inner) if where == "bare" else forged if where == "call" else {"n": 0}
+    rows = [bad, {"n": 1, "task": "t", "args": [7]}]
+    body = {"v": 3, "id": new_bundle(), "all": shared, "calls": rows}
+    found = read(json.dumps(body).encode())
+    assert len(found.calls) == 2
+    for call in found.calls:
+        written = call.body if isinstance(call, Unread) else encode(call)
+        json.loads(written)
+    if where != "all":
+        assert call_of(found, 1).args == [7]
 
 
 def test_a_mistake_that_all_share_makes_all_unreadable() -> None:

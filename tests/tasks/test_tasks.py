@@ -23,8 +23,11 @@ from cloudq import (
     InvalidArguments,
     State,
     Task,
+    chord,
+    group,
 )
 from cloudq.testing import drain
+from cloudq.testing.waiting import PATIENCE
 from tests.support.bench import Bench
 
 
@@ -486,6 +489,46 @@ def test_adelay_and_await_in_asyncio(plain: CloudQ) -> None:
         return await result
 
     assert asyncio.run(main()) == 8
+
+
+def test_workflows_are_sent_and_awaited_in_asyncio(plain: CloudQ) -> None:
+    task = plain.task(name="add")(add)
+
+    async def main() -> list[Any]:
+        sums = await group(task.s(n, c=1) for n in range(3)).adelay()
+        nested = await group(task.s(1), task.s(2) | group(task.s(3), task.s(4))).adelay()
+        single, empty = await task.s(1).adelay(), await group().adelay()
+        joined = await chord([task.s(1), task.s(2)], plain.signature("total")).adelay()
+        await asyncio.to_thread(drain, plain)
+        return [await each for each in (sums, nested, single, empty, joined)]
+
+    plain.task(name="total")(lambda values: sum(values))
+    sums, nested, single, empty, joined = asyncio.run(main())
+    assert sums == [add(n, c=1) for n in range(3)]
+    assert nested == [add(1), [add(add(2), 3), add(add(2), 4)]]
+    assert (single, empty, joined) == (add(1), [], add(1) + add(2))
+
+
+def test_a_group_is_awaited_to_its_end_and_raises_its_first_failure(plain: CloudQ) -> None:
+    @plain.task(name="odd")
+    def odd(n: int) -> int:
+        if n % 2:
+            raise ValueError(n)
+        return n
+
+    async def main() -> None:
+        result = await group(odd.s(n) for n in range(4)).adelay()
+        waits = asyncio.create_task(_value(result))
+        await asyncio.to_thread(drain, plain)
+        with pytest.raises(ValueError, match="1"):
+            await asyncio.wait_for(waits, PATIENCE)
+        assert result.ready()
+
+    asyncio.run(main())
+
+
+async def _value(result: Any) -> Any:
+    return await result
 
 
 def test_an_async_task_runs_in_a_worker(app: Bench) -> None:

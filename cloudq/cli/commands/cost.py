@@ -25,6 +25,7 @@ from cloudq.cli.output import note
 from cloudq.driver import is_ordered
 from cloudq.driver.adapters import adapter
 from cloudq.driver.billing import Tariff
+from cloudq.driver.loader import check_scheme
 from cloudq.errors import CloudQError, ConfigurationError
 from cloudq.monitoring.costs.bill import bill
 from cloudq.monitoring.costs.plan import Plan, measured, parts, tasks_a_day
@@ -245,6 +246,9 @@ def _prices(app: CloudQ, file: Path | None, given: Sequence[str]) -> _Prices:
         own |= prices_in_file(file)
     own |= checked_prices(dict(map(_pair, given)), "--price")
     store = app.conf.backend_url
+    check_scheme("broker", app.conf.broker)
+    if store is not None:
+        check_scheme("backend", store)
     return _Prices(
         broker=adapter(app.conf.broker).load_tariff(),
         store=adapter(store).load_tariff() if store is not None else None,
@@ -255,6 +259,8 @@ def _prices(app: CloudQ, file: Path | None, given: Sequence[str]) -> _Prices:
 def _pair(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     try:
+        if not value.isascii():  # Python reads the digits of every script
+            raise ValueError
         return name.strip(), float(value)
     except ValueError:
         shown = value if equals else "missing"

@@ -193,7 +193,7 @@ def since_of(given: str | None) -> float:
     """Read a moment as epoch seconds; 0 for none. Raises `ConfigurationError`."""
     if given is None:
         return 0.0
-    span = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", given.strip())
+    span = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", given.strip())
     if span is not None:
         return time.time() - float(span[1]) * _UNITS[span[2]]
     try:

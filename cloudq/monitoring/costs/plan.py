@@ -43,7 +43,9 @@ _TIMES = {
     "month": MONTH_DAYS * DAY,
 }
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
-_RATE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgb]?)\s*(?:/|per)\s*([a-z]+)", re.IGNORECASE)
+_RATE = re.compile(
+    r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kmgb]?)\s*(?:/|per)\s*([a-z]+)", re.IGNORECASE
+)
 _MOST = 10**15
 
 
