@@ -199,7 +199,7 @@ class Admission:
         known = error.fields
         call = salvage(known, queue=delivery.queue) if known is not None else None
         if call is not None:
-            return replace(self._outcomes.unrunnable(delivery, call, error), reason=reason)
+            return replace(self._unrunnable(delivery, call, error), reason=reason)
         return Settlement(action=Action.DEAD_LETTER, reason=reason)
 
     def _spoiled(self, delivery: Delivery, message: TaskMessage, why: BaseException) -> Settlement:
@@ -209,6 +209,9 @@ class Admission:
                 "message %s on %s cannot be judged", delivery.id, delivery.queue, exc_info=why
             )
             why = DecodeError(_reason(why))
+        return self._unrunnable(delivery, message, why)
+
+    def _unrunnable(self, delivery: Delivery, message: TaskMessage, why: CloudQError) -> Settlement:
         try:
             return self._outcomes.unrunnable(delivery, message, why)
         except Exception:  # what follows it is what cannot be read

@@ -91,6 +91,7 @@ UNREADABLE: list[dict[str, Any]] = [
     {"serializer": "pickle"},
     {"kwargs": {"deep": json.loads("[" * 150 + "]" * 150)}},
     {"task": 5},
+    {"link_error": [{"task": "t", "options": {"priority": 3}}], "args": 5},
     {"not_before": "soon", "chain": [5], "link_error": 7, "root": [], "unique_key": 1},
 ]
 

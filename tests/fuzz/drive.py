@@ -187,8 +187,9 @@ class Drive:
         if not isinstance(delivery, Part) or not isinstance(delivery.call, TaskMessage):
             return
         call, name = delivery.call, delivery.parcel.name
-        is_good = call.id == bundled_id(name, GOOD) and call.args == [name]
-        if is_good and call.task == "echo" and settlement.state is not State.SUCCESS:
+        is_good = call.id == bundled_id(name, GOOD) and (call.task, call.args) == ("echo", [name])
+        is_plain = call.model_fields_set <= {"id", "task", "queue", "args", "kwargs", "headers"}
+        if is_good and is_plain and settlement.state is not State.SUCCESS:
             self._wrong(f"an innocent call of a bundle: {settlement.reason}", delivery)
 
     def _wrong(self, what: str, delivery: Delivery) -> None:
