@@ -130,12 +130,12 @@ def _given_up(pair: Settled, why: BaseException, phase: _Phase) -> Batch:
 
 
 def _write_records(batch: Batch, backend: Backend) -> None:
-    """Write records: in one batch, but those that are `fenced` one by one, conditionally."""
+    """Write records: plain ends in one batch, all others one by one, conditionally."""
     bundled = [pair for pair in batch.ready if isinstance(pair[0], Part) and _ends(pair)]
     if bundled:
         done = {id(pair) for pair in bundled}
         batch.ready = [pair for pair in batch.ready if id(pair) not in done]
-    fenced = [pair for pair in batch.ready if pair[1].fenced or _ends_in_bundle(pair)]
+    fenced = [pair for pair in batch.ready if _is_conditional(pair)]
     if fenced:
         conditional = {id(pair) for pair in fenced}
         plain = [pair for pair in batch.ready if id(pair) not in conditional]
@@ -164,12 +164,18 @@ def _ends(pair: Settled) -> bool:
     return record is not None and record.terminal
 
 
-def _ends_in_bundle(pair: Settled) -> bool:
-    """Tell whether this is the end of a call of a bundle that came by itself."""
-    record = pair[1].record
-    if record is None or not record.terminal or record.id[IS_PLACED] != "8":
-        return False
-    return place_of(record.id) is not None
+def _is_conditional(pair: Settled) -> bool:
+    """Tell whether what is recorded already must be heeded.
+
+    What is no end is written beside a mark of revocation, which concerns the next try. The end of
+    a call of a bundle that came by itself lies with those of its bundle, and a call that was given
+    its id may have taken that of another.
+    """
+    settlement = pair[1]
+    record = settlement.record
+    if record is None or settlement.fenced or not record.terminal or record.call is not None:
+        return settlement.fenced or record is not None
+    return record.id[IS_PLACED] == "8" and place_of(record.id) is not None
 
 
 def _store(batch: Batch, settled: list[Settled], backend: Backend) -> None:
@@ -250,7 +256,10 @@ def _advanced(pair: Settled, backend: Backend) -> Settled | BackendError:
 
 
 def _advance(pair: Settled, backend: Backend) -> Settled:
-    """Write a record only if no later delivery and no end is recorded."""
+    """Write a record only if no later delivery and no end is recorded.
+
+    A later try may have started: the copy for it is sent before the retry is recorded.
+    """
     delivery, settlement = pair
     if settlement.extra is not None:
         for failure in backend.put([settlement.extra]).values():
@@ -269,7 +278,12 @@ def _advance(pair: Settled, backend: Backend) -> Settled:
         )
         backend.note(settlement.record, body_of(delivery))
         return pair
-    return let_stand(pair, standing) if standing.terminal else too_late(pair)
+    if standing.terminal:
+        return let_stand(pair, standing)
+    if settlement.action is Action.ACK and not settlement.record.terminal:  # its copy has started
+        backend.note(settlement.record, body_of(delivery))
+        return pair
+    return too_late(pair)
 
 
 # ---- after the record

@@ -88,7 +88,7 @@ def add_to_bundle(batch: Batch, settled: list[Settled], backend: Backend) -> Non
         batch.fail(settled, error)
         return
     if standing is not None:
-        parcel.revoked = standing.revoked
+        parcel.revoked = standing.revoked - standing.records.keys()
     for pair, (number, record) in zip(settled, placed, strict=True):
         found = None if standing is None else standing.record(number)
         if standing is None:

@@ -10,6 +10,7 @@ from cloudq.errors import BackendError
 from cloudq.execution.bundles import Parcel, Part
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.settlement import Action, Settled, Settlement, unrecorded
+from cloudq.execution.unstarted import own_word
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record
 
@@ -68,14 +69,16 @@ def unpacked(
 def parted(jobs: Sequence[Job], outcomes: Outcomes) -> tuple[list[Job], list[Job]]:
     """Part the calls that come in their bundle, of which nothing but an end can be recorded.
 
-    One that is tried again in its place is not among them: its states are recorded apart.
+    One that is tried again in its place is not among them: its states are recorded apart. Nor is
+    one whose caller gave ids: what is recorded of it before its end, say that it is revoked, is
+    apart from the end of an earlier call of its id.
     """
     parts: list[Job] = []
     others: list[Job] = []
     stays: dict[Parcel, bool] = {}
     for job in jobs:
         part = job.delivery
-        if not isinstance(part, Part):
+        if not isinstance(part, Part) or job.message.call is not None:
             others.append(job)
             continue
         if part.parcel not in stays:
@@ -87,7 +90,7 @@ def parted(jobs: Sequence[Job], outcomes: Outcomes) -> tuple[list[Job], list[Job
 def find_first(jobs: Sequence[Job], records: Mapping[str, Record]) -> None:
     """Note for each bundle the first call without an end."""
     for job in jobs:
-        record = records.get(job.message.id)
+        record = own_word(records.get(job.message.id), job.message)
         part = job.delivery
         if isinstance(part, Part) and part.parcel.first is None:
             part.parcel.first = None if record is not None and record.terminal else part

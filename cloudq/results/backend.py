@@ -32,11 +32,11 @@ from cloudq.messages.ids import (
 from cloudq.messages.message import new_id
 from cloudq.results.bundles import BundleStore
 from cloudq.results.call_marks import is_older
-from cloudq.results.changes import advance, replacement, revocation
+from cloudq.results.changes import advance, claim_of, make, replacement, revocation
 from cloudq.results.events import History
 from cloudq.results.looker import LOOK_EVERY, Looker
 from cloudq.results.pauses import Pauses, Poller, UsualTimes
-from cloudq.results.record import Record, State, from_item, key, to_item
+from cloudq.results.record import Record, from_item, key, to_item
 from cloudq.results.series import SeriesStore
 
 log = Log("cloudq.backend")
@@ -150,6 +150,7 @@ class Backend(Driven[BackendDriver]):
         For deliveries whose lease is known to hold: nobody else can be writing.
         """
         loose = [record for record in records if not self._ends_in_bundle(record)]
+        self.series.leave(loose)
         return self.store_apart(loose)
 
     def _ends_in_bundle(self, record: Record) -> bool:
@@ -177,14 +178,14 @@ class Backend(Driven[BackendDriver]):
             # One in a series has no mark, so it is not in the way of a later call of its id.
             is_end = record.terminal and record.call is None
             ended = self.series.end_of(record.id) if is_end else None
+            self.series.leave([record])
             return ended or self.advance_apart(record)
-        claim = Record(id=record.id, state=State.STARTED, fence=record.fence, task=record.task)
-        return self.advance_apart(claim) or self.bundles.end(place, record)
+        return self.advance_apart(claim_of(record)) or self.bundles.end(place, record)
 
     def advance_apart(self, record: Record) -> Record | None:
         """Do as `advance`, with an item for the record."""
         try:
-            self.update(key(record.id), advance(record, self.clock() + self.expires))
+            make(self, key(record.id), advance(record, self.clock() + self.expires))
         except ConditionFailed as error:
             # A store that does not say what is there is not proof that the record was written.
             standing = error.current or Item(key=key(record.id), fields={})
@@ -216,16 +217,17 @@ class Backend(Driven[BackendDriver]):
 
     def _revoke_bundled(self, task_id: str, place: Place) -> Record | None:
         """Mark a call in its bundle, and where its end lies apart, there."""
-        keep = max(self.expires, LONGEST_MARK)
-        standing = self.bundles.revoke(place.bundle, place.number, keep=keep)
+        standing, own = self.bundles.with_own(task_id, place)
+        standing = self.bundles.revoke(standing, place.number, keep=max(self.expires, LONGEST_MARK))
         known = standing.record(place.number)
         if known is not None and known.terminal:
-            return None
+            is_later = own is not None and is_older(known, own.call)
+            return self._revoke(task_id, 0.0) if is_later else None
         return self._revoke(task_id, 0.0) if standing.is_apart(place.number) else known
 
     def _revoke(self, task_id: str, due: float) -> Record | None:
         try:
-            return from_item(self.update(key(task_id), self._revocation(due)))
+            return from_item(make(self, key(task_id), self._revocation(due)))
         except ConditionFailed:
             return None
 

@@ -13,10 +13,12 @@ import orjson
 from cloudq.driver import Check, Item, Key, Op, Value
 from cloudq.messages.ids import bundled_id
 from cloudq.messages.json_text import flat_json_text, is_list, is_object
+from cloudq.results.call_marks import is_older
 from cloudq.results.record import Record, State, from_fields, to_fields, usable
 
-PARTS, REVOKED = "parts", "revoked"
-"""The fields with the number of parts that were written, and with the places of revoked calls."""
+PARTS, REVOKED, UNTIL = "parts", "revoked", "until"
+"""The fields with the number of parts that were written, with the places of revoked calls, and with
+the time until which these marks are kept, which no write makes shorter."""
 
 # No part opens to more than this: what a store has may be damaged.
 _MOST_BYTES = 64 * 1024 * 1024
@@ -36,7 +38,7 @@ class BundleRecords:
     `apart` are the places of calls whose ends lie apart, `revoked` of those not to be started.
     `parts` is the number of writes, `stamp` that as the item has it; `kept` has the names of the
     parts that are there, `size` their bytes. `fences` has the latest delivery that has claimed each
-    message, by its field.
+    message, by its field, and `until` is the time until which the marks are kept.
     """
 
     bundle: str
@@ -48,6 +50,7 @@ class BundleRecords:
     kept: list[str] = field(default_factory=list[str])
     size: int = 0
     fences: dict[str, int] = field(default_factory=dict[str, int])
+    until: float = 0.0
 
     @property
     def is_known(self) -> bool:
@@ -71,8 +74,9 @@ def read_item(bundle: str, item: Item | None) -> BundleRecords:
     found = BundleRecords(bundle=bundle)
     if item is None:
         return found
-    parts = item.fields.get(PARTS)
+    parts, until = item.fields.get(PARTS), item.fields.get(UNTIL)
     found.parts, found.stamp = parts if type(parts) is int else 0, parts
+    found.until = until if isinstance(until, int | float) else 0.0
     for name, value in item.fields.items():
         if name[:1] == "p" and isinstance(value, bytes) and name[1:].isdecimal():
             found.kept.append(name)
@@ -99,8 +103,9 @@ def _read_part(found: BundleRecords, part: bytes) -> None:
     for number, record in opened(found.bundle, part):
         if record is None:
             found.apart.add(number)
-        elif number not in found.records:  # the first end stays
-            found.records[number] = record
+            found.records.pop(number, None)  # that of an earlier call of the id
+        elif number not in found.records or is_older(found.records[number], record.call):
+            found.records[number] = record  # else the first end stays
 
 
 def opened(bundle: str, part: bytes) -> Iterator[tuple[int, Record | None]]:
@@ -184,6 +189,11 @@ class Delivered:
 def is_same(one: Record, other: Record) -> bool:
     """Tell whether two records are of one end: an answer that was lost is written again."""
     return _fields(one) == _fields(other)
+
+
+def unmarked_after(expires: float) -> Check:
+    """Return the check that no mark of revocation is to be kept for longer than this."""
+    return Check(field=UNTIL, op=Op.LE, value=expires, or_absent=True)
 
 
 def unchanged(standing: BundleRecords) -> Check:

@@ -2,10 +2,11 @@
 
 Each write adds a part: the compressed JSON of some records. A write counts on the number of parts
 that are there, so two workers that have the same bundle never write over each other, and the end
-that is written first stays. A call that has left its bundle, to be tried again say, ends here too.
-Parts that have become many are written anew as one. A record that is too large for company, or for
-which there is no room left, lies apart, as that of any call, and a part says so; so do the states
-of a call that has not ended.
+that is written first stays. A call that has left its bundle, to be tried again say, ends here too;
+so does a later call that was given the id of one, and its end is the one that counts then. Parts
+that have become many are written anew as one. A record that is too large for company, or for which
+there is no room left, lies apart, as that of any call, and a part says so; so do the states of a
+call that has not ended.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cloudq.messages.ids import Place, place_of
 from cloudq.results.bundle_item import (
     PARTS,
     REVOKED,
+    UNTIL,
     BundleRecords,
     Delivered,
     bundle_key,
@@ -27,7 +29,9 @@ from cloudq.results.bundle_item import (
     part_of,
     read_item,
     unchanged,
+    unmarked_after,
 )
+from cloudq.results.call_marks import is_older
 from cloudq.results.record import Record, from_item, key
 from cloudq.results.shared_items import RACES, Items, Seen, busy
 
@@ -115,11 +119,10 @@ class BundleStore:
         small = self._put_apart(records, room, fenced=fenced)
         standing = BundleRecords(bundle=bundle)
         for _ in range(RACES):
-            fresh = {
-                number: record
-                for number, record in small.items()
-                if number not in standing.records and number not in standing.apart
-            }
+            fresh = small
+            if standing.parts:
+                fresh = {n: one for n, one in small.items() if _is_new(records[n], n, standing)}
+                self._end_apart(records, standing)
             if not fresh:
                 return standing
             if standing.size > room:
@@ -131,15 +134,24 @@ class BundleStore:
                 if delivery is not None and delivery.is_late(standing):
                     return None
                 continue
+            if not standing.records.keys().isdisjoint(fresh):
+                self.seen.forget(bundle)
             standing.records |= {number: records[number] for number in fresh}
             return standing
         raise busy("bundle", bundle)
 
     def end(self, place: Place, record: Record) -> Record | None:
         """Add the end of a call; return another that is there already, else None."""
-        standing = self.add(place.bundle, {place.number: record})
+        fenced = record.call is not None  # a still later call may have ended
+        standing = self.add(place.bundle, {place.number: record}, fenced=fenced)
         found = standing.record(place.number) if standing is not None else None
         return None if found is None or is_same(found, record) else found
+
+    def _end_apart(self, records: Mapping[int, Record], standing: BundleRecords) -> None:
+        """Store the ends of later calls of an id where that of an earlier one lies apart."""
+        for number, record in records.items():
+            if record.call is not None and standing.is_apart(number):
+                self._backend.advance_apart(record)
 
     def _put_apart(
         self, records: Mapping[int, Record], room: int, *, fenced: bool
@@ -173,6 +185,7 @@ class BundleStore:
         if len(standing.kept) >= _MOST_PARTS:
             stale = standing.kept
             fresh = {**dict.fromkeys(standing.apart), **standing.records, **fresh}
+        expires = max(self._expires(), standing.until)
         change = Change(
             set={
                 f"p{standing.parts}": part_of(fresh),
@@ -180,8 +193,12 @@ class BundleStore:
                 **({} if delivery is None else delivery.claim()),
             },
             remove=frozenset(stale),
-            expires=self._expires(),
-            when=(unchanged(standing), *(() if delivery is None else delivery.checks())),
+            expires=expires,
+            when=(
+                unchanged(standing),
+                unmarked_after(expires),
+                *(() if delivery is None else delivery.checks()),
+            ),
         )
         written = self._backend.update(bundle_key(standing.bundle), change)
         return marked(written.fields.get(REVOKED))
@@ -191,25 +208,42 @@ class BundleStore:
 
         Returns what is recorded, None if a later delivery has the message.
         """
-        change = Change(set=delivery.claim(), expires=self._expires(), when=delivery.checks())
-        try:
-            return read_item(bundle, self._backend.update(bundle_key(bundle), change))
-        except ConditionFailed:
-            return None
+        expires = self._expires()
+        for _ in range(RACES):
+            when = (*delivery.checks(), unmarked_after(expires))
+            change = Change(set=delivery.claim(), expires=expires, when=when)
+            try:
+                return read_item(bundle, self._backend.update(bundle_key(bundle), change))
+            except ConditionFailed as error:
+                standing = self._current(bundle, error.current)
+                if delivery.is_late(standing):
+                    return None
+                expires = max(expires, standing.until)
+        raise busy("bundle", bundle)
 
-    def revoke(self, bundle: str, number: int, *, keep: float) -> BundleRecords:
+    def with_own(self, task_id: str, place: Place) -> tuple[BundleRecords, Record | None]:
+        """Read the item of a call's bundle, and the record of the call that lies apart."""
+        keys = [bundle_key(place.bundle), key(task_id)]
+        items = self._backend.get(keys)
+        own = items.get(keys[1])
+        standing = read_item(place.bundle, items.get(keys[0]))
+        return standing, None if own is None else from_item(own)
+
+    def revoke(self, standing: BundleRecords, number: int, *, keep: float) -> BundleRecords:
         """Mark a call as not to be started, unless it has ended; return what is recorded.
 
-        The mark is kept for `keep` seconds.
+        The mark is kept for `keep` seconds, or for as long as those that are there.
         """
-        standing = self.read([bundle])[bundle]
+        bundle = standing.bundle
         for _ in range(RACES):
-            if number in standing.records:
+            if number in standing.records or standing.is_apart(number):
                 return standing
+            until = max(self._backend.clock() + keep, standing.until)
             change = Change(
                 add={REVOKED: frozenset({str(number)})},
-                expires=self._backend.clock() + keep,
-                when=(unchanged(standing),),
+                set={UNTIL: until},
+                expires=until,
+                when=(unchanged(standing), unmarked_after(until)),
             )
             try:
                 return read_item(bundle, self._backend.update(bundle_key(bundle), change))
@@ -261,14 +295,27 @@ class BundleStore:
 def _in_bundles(
     records: dict[str, Record], places: Mapping[str, Place], found: Mapping[str, BundleRecords]
 ) -> dict[str, Record]:
-    """Add to records that lie apart what the items of bundles have."""
+    """Add to records that lie apart what the items of bundles have.
+
+    The end of an earlier call of an id is no word about the later one that lies apart.
+    """
     for id, place in places.items():
-        known = found[place.bundle].record(place.number)
+        known, own = found[place.bundle].record(place.number), records.get(id)
         if known is not None and not known.terminal:
-            known = with_mark(records.get(id), known)
+            known = with_mark(own, known)
+        elif known is not None and own is not None and is_older(known, own.call):
+            continue
         if known is not None:
             records[id] = known
     return records
+
+
+def _is_new(record: Record, number: int, standing: BundleRecords) -> bool:
+    """Tell whether the end of a call, or of an earlier one of its id, is not there yet."""
+    there = standing.records.get(number)
+    if there is None:
+        return number not in standing.apart
+    return is_older(there, record.call)
 
 
 def _size(record: Record) -> int:

@@ -7,13 +7,14 @@ reader looks at both, in one request.
 
 Each write adds a part under a name of its own, over nothing. So two workers that have calls of
 one series do not stand in each other's way. An end that lies there counts, and not what another
-delivery of the call has written apart.
+delivery of the call has written apart. A later call that was given the id of one takes the end of
+that out before its own is written, always apart: then all readers find the later one's.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
 from cloudq.messages.ids import Place, place_in_series
@@ -84,7 +85,8 @@ class SeriesStore:
         """Return the stored records of tasks, of which these have places in series.
 
         With `own` the items of the tasks themselves are read in any case: one may have the record
-        of a later call that was given the same id.
+        of a later call that was given the same id, also before its end. Without it, an end that was
+        read a few seconds ago may be given again.
         """
         records = {} if own else self.seen.ended(places)
         left = [id for id in ids if id not in records]
@@ -108,6 +110,8 @@ class SeriesStore:
             # a later call of the id, whose ends all lie apart.
             if end is not None and (record is None or record.call is None):
                 record = end
+            elif end is not None:
+                self.seen.forget(places[id].bundle)
             if record is not None:
                 records[id] = record
         return records
@@ -123,13 +127,25 @@ class SeriesStore:
         item = self._backend.get([series_key(place.bundle)]).get(series_key(place.bundle))
         return _ends(place.bundle, item).get(place.number)
 
+    def leave(self, records: Iterable[Record]) -> None:
+        """Take the ends of earlier calls, whose ids calls that have ended were given, out."""
+        for record in records:
+            if record.call is not None and record.terminal:
+                place = place_in_series(record.id)
+                if place is not None:
+                    self._take_out(place, None)
+
     def forget(self, task_id: str, place: Place) -> None:
         """Remove what is recorded of a call, in its series and apart."""
+        self._take_out(place, key(task_id))
+
+    def _take_out(self, place: Place, own: Key | None) -> None:
+        """Take the end of a call out of its series; its own item, if it is told, is deleted."""
         self.seen.forget(place.bundle)
-        shared, own = series_key(place.bundle), key(task_id)
+        shared = series_key(place.bundle)
         for _ in range(RACES):
-            items = self._backend.get([shared, own])
-            if own in items:
+            items = self._backend.get([shared] if own is None else [shared, own])
+            if own is not None and own in items:
                 self._backend.delete([own])
             item = items.get(shared)
             if item is None or place.number not in _ends(place.bundle, item):

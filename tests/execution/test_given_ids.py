@@ -410,3 +410,114 @@ def test_who_waits_is_not_woken_by_the_end_of_an_earlier_call() -> None:
             }
 
     asyncio.run(wait())
+
+
+# ---- ids of calls of a bundle
+
+LARGE = "x" * 150_000
+"""More than may lie with the ends of others in one item."""
+
+
+@pytest.mark.parametrize("first", [1, LARGE])
+@pytest.mark.parametrize("second", [2, LARGE[1:]])
+def test_a_later_call_has_the_id_of_one_in_a_bundle_for_its_own(
+    shop: Shop, first: Any, second: Any
+) -> None:
+    results = shop.app.publish([shop.note.prepare(what) for what in (first, 0)], bundle=2)
+    run_until_idle(shop.app)
+    id = results[0].id
+    assert [shop.app.AsyncResult(each.id).get(timeout=0) for each in results] == [first, 0]
+    for what in (second, 3, LARGE[2:]):
+        later = shop.note.apply_async((what,), task_id=id)
+        assert later.state is State.PENDING
+        run_until_idle(shop.app)
+        assert later.get(timeout=1) == what
+        assert shop.app.AsyncResult(id).get(timeout=1) == what
+        assert shop.record(id).value is not None
+        assert shop.app.AsyncResult(results[1].id).get(timeout=0) == 0
+    assert shop.ran == [first, 0, second, 3, LARGE[2:]]
+
+
+@pytest.mark.parametrize("first", [1, LARGE])
+def test_a_later_call_of_one_in_a_bundle_is_revoked_and_forgotten_by_itself(
+    shop: Shop, first: Any
+) -> None:
+    results = shop.app.publish([shop.note.prepare(what) for what in (first, 0)], bundle=2)
+    run_until_idle(shop.app)
+    id = results[0].id
+    later = shop.note.apply_async((2,), task_id=id)
+    assert later.revoke()
+    run_until_idle(shop.app)
+    assert shop.ran == [first, 0]
+    assert later.state is shop.app.AsyncResult(id).state is State.REVOKED
+    assert not shop.app.AsyncResult(id).revoke()
+    after = shop.note.apply_async((3,), task_id=id)
+    run_until_idle(shop.app)
+    assert after.get(timeout=1) == 3
+    after.forget()
+    assert after.state is shop.app.AsyncResult(id).state is State.PENDING
+    last = shop.again.apply_async((4,), task_id=id)
+    run_until_idle(shop.app)
+    assert last.get(timeout=1) == shop.app.AsyncResult(id).get(timeout=1) == 4
+
+
+def test_a_later_call_runs_where_the_first_was_revoked_in_its_bundle(shop: Shop) -> None:
+    revoked, _ = shop.app.publish([shop.steps.prepare(what) for what in range(2)], bundle=2)
+    revoked.revoke()
+    run_until_idle(shop.app)
+    for task in (shop.steps, shop.again):  # with states before the end, and tries
+        later = task.apply_async((5,), task_id=revoked.id)
+        run_until_idle(shop.app)
+        assert later.get(timeout=1) == shop.app.AsyncResult(revoked.id).get(timeout=1) == 5
+    body_ = shop.sent(shop.note, revoked.id, 6)
+    shop.deliver(body_)  # it has come before, and ended its process
+    assert shop.record(revoked.id).value == "6"
+
+
+def test_a_revocation_in_a_bundle_goes_by_the_id_until_an_end_comes(shop: Shop) -> None:
+    first, _ = shop.app.publish([shop.note.prepare(what) for what in range(2)], bundle=2)
+    bundle = shop.app.broker.receive("default", count=1, wait=0.0, lease=30.0)
+    first.revoke()
+    second = shop.note.apply_async((2,), task_id=first.id)
+    run_until_idle(shop.app)
+    assert second.state is State.REVOKED
+    third = shop.again.apply_async((3,), task_id=first.id)
+    run_until_idle(shop.app)
+    assert third.get(timeout=1) == 3
+    shop.app.broker.release(bundle, after=0.0)
+    run_until_idle(shop.app)  # what comes now is the oldest call
+    assert shop.app.AsyncResult(first.id).get(timeout=1) == 3
+
+
+def test_later_calls_of_a_bundle_may_share_one_too(shop: Shop) -> None:
+    firsts = shop.app.publish([shop.note.prepare(what) for what in range(3)], bundle=3)
+    firsts[2].revoke()
+    run_until_idle(shop.app)
+    calls = [
+        shop.note.options(task_id=first.id).prepare(10 + what) for what, first in enumerate(firsts)
+    ]
+    seconds = shop.app.publish(calls, bundle=3)
+    assert seconds[1].revoke()
+    run_until_idle(shop.app)
+    assert shop.ran == [0, 1, 10, 12]
+    ends = [State.SUCCESS, State.REVOKED, State.SUCCESS]
+    assert [each.state for each in seconds] == ends
+    assert [shop.app.AsyncResult(each.id).state for each in firsts] == ends
+
+
+def test_a_caller_is_told_the_end_of_the_later_call_though_it_read_the_first_s() -> None:
+    """An end that was read a moment ago is given again, but not in place of a later one."""
+    with in_memory(CloudQ("given", broker="memory://")) as app:
+
+        @app.task
+        def note(what: int) -> int:
+            return what
+
+        results = app.publish([note.prepare(what) for what in range(2)], bundle=2)
+        run_until_idle(app)
+        id = results[0].id
+        assert app.AsyncResult(id).get(timeout=0) == 0
+        later = note.apply_async((7,), task_id=id)
+        run_until_idle(app)
+        assert app.AsyncResult(id).get(timeout=0) == 7
+        assert later.get(timeout=0) == 7

@@ -178,8 +178,21 @@ def test_a_later_call_of_an_id_has_its_own_record(backend: Backend) -> None:
     record(backend, [end(id) for id in ids])
     assert backend.records(ids)
     record(backend, [end(id, value="9", call="later") for id in ids[:2]])
-    values = [backend.records(ids, own=True)[id].value for id in ids]
-    assert values == ["9", "9", "1", "1"]
+    for own in (True, False):
+        found = backend.records(ids, own=own)
+        assert [found[id].value for id in ids] == ["9", "9", "1", "1"]
+
+
+def test_its_own_state_is_no_word_of_the_first_to_who_knows_it(backend: Backend) -> None:
+    ids = series_of(4)
+    record(backend, [end(id) for id in ids])
+    assert backend.records(ids)
+    started = Record(id=ids[0], state=State.STARTED, call="later")
+    assert backend.advance(started) is None
+    assert backend.records(ids, own=True)[ids[0]] == started
+    assert backend.records(ids)[ids[0]].value == "1"
+    backend.store([end(ids[1], value="9", call="later")])
+    assert backend.records(ids)[ids[1]].value == "9"
 
 
 # ---- the calls
@@ -369,7 +382,7 @@ def test_what_strangers_wrote_into_the_item_of_a_series_is_passed_over(app: Benc
 
 
 _DEEDS = st.sampled_from(
-    ["commit", "advance", "revoke", "forget", "large", "fail", "start", "again"]
+    ["commit", "advance", "revoke", "forget", "large", "fail", "start", "retry", "again"]
 )
 
 
@@ -385,9 +398,7 @@ def test_records_in_series_are_as_those_of_their_own(
         for step, (deed, numbers) in enumerate(deeds):
             for ids in rows:
                 _do(app.results, deed, [ids[number] for number in sorted(numbers)], step)
-            # Who waits for a later call of an id asks for its own record.
-            is_reused = any(deed == "again" for deed, _ in deeds)
-            for own in (True,) if is_reused else (True, False):
+            for own in (True, False):
                 one, other = (_shown(app.results, ids, own=own) for ids in rows)
                 assert one == other
 
@@ -411,6 +422,10 @@ def _do(backend: Backend, deed: str, ids: Sequence[str], step: int) -> None:
         case "start":
             for id in ids:
                 backend.advance(Record(id=id, state=State.STARTED, task="t", fence=2))
+        case "retry":
+            for id in ids:
+                again = Record(id=id, state=State.RETRY, task="t", fence=2, retries=1)
+                record(backend, [again])
         case "again":
             record(backend, [end(id, value="again", call=f"{step:03}") for id in ids])
         case "revoke":
