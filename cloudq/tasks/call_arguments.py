@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
 
 from cloudq.errors import InvalidArguments
+
+T = TypeVar("T")
 
 
 def call_arguments(args: Any, kwargs: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
@@ -41,3 +44,20 @@ def by_name(kwargs: Any) -> Mapping[str, Any]:
             raise InvalidArguments(f"keyword arguments have {name!r}: each name must be a text")
         is_plain = False  # a member of a StrEnum, say
     return kwargs if is_plain else {str.__str__(key): value for key, value in kwargs.items()}
+
+
+def id_text(given: Any) -> str:
+    """Return the id of a task, a UUID as its text. Raises `InvalidArguments` for what is none."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, UUID):
+        return str(given)
+    raise InvalidArguments(f"the id of a task is {given!r:.100}: give a text, as result.id")
+
+
+def each_of(given: Iterable[T], what: str) -> Iterator[T]:
+    """Go through many values that were given. Raises `InvalidArguments` if they are not many."""
+    try:
+        return iter(given)
+    except TypeError as error:
+        raise InvalidArguments(f"{what}, and not {given!r:.100}") from error
