@@ -15,6 +15,7 @@ from cloudq.app.registration import (
     PeriodicDecorator,
     annotate,
     check_task_options,
+    middleware_of,
     register,
 )
 from cloudq.app.shared_task import APPS
@@ -82,7 +83,7 @@ class CloudQ:
     ) -> None:
         self.task_cls = task_cls
         self.tasks: dict[str, Task[..., Any]] = {}
-        self.middleware = list(middleware)
+        self.middleware = middleware_of(middleware)
         given = {"broker": broker, "backend": backend, "include": include}
         self._given = settings.plain_names(values) | {
             key: value for key, value in given.items() if value is not None
@@ -302,10 +303,7 @@ class CloudQ:
         **options: Unpack[CallOptions],
     ) -> AsyncResult[Any]:
         """Publish a call by its task's name; arguments are checked if that is registered here."""
-        task = self.tasks.get(name)
-        if task is not None:
-            return task.apply_async(args, kwargs, **options)
-        return self.publisher.send_by_name(name, Options.of(options), args, kwargs)
+        return self.publisher.send_by_name(name, args, kwargs, options)
 
     def AsyncResult(self, id: str) -> AsyncResult[Any]:  # noqa: N802 (Celery's name)
         """The result of a task by its id."""

@@ -14,6 +14,7 @@ from cloudq.tasks.hooks import HOOKS, Hooks
 from cloudq.tasks.limits.keys import check_keys
 from cloudq.tasks.limits.rules import check_templates
 from cloudq.tasks.options import TaskOptions, policy
+from cloudq.tasks.request import Middleware
 from cloudq.tasks.task import Task
 from cloudq.tasks.task_app import TaskApp
 
@@ -94,7 +95,7 @@ def register(
         )
     function = as_function(function, options.get("name"), bind=bind)
     default = f"{module_of(function)}.{function.__qualname__.replace('.<locals>', '')}"
-    name = options.get("name") or default
+    name = _text(options.get("name") or default, "the name of a task")
     existing = tasks.get(name)
     if existing is not None and not same(existing.function, function):
         raise ConfigurationError(
@@ -108,8 +109,6 @@ def register(
     parameters, is_open = arguments.parameters
     check_templates(name, made.throttle, parameters, open=is_open)
     check_keys(name, made.keys, parameters, open=is_open)
-    if made.idempotent is True or (made.throttle and made.throttle.unique is True):
-        _ = arguments.default_texts  # as they are now: a function may change one
     task: Task[..., Any] = base.made(
         function,
         name=name,
@@ -123,12 +122,37 @@ def register(
     annotations = app.runtime.conf.task_annotations
     if annotations is not None:
         annotate(task, annotations)
-    for known in (name, *options.get("aliases", ())):
+    made = task.policy
+    if made.idempotent or made.throttle or made.keys:
+        _ = arguments.sent_defaults  # as they are now: a function may change one
+    for known in (name, *_aliases(name, options.get("aliases"))):
         taken = tasks.get(known)
         if taken is not None and not same(taken.function, function):
             raise ConfigurationError(f"task {name}: its alias {known!r} is another task's name")
         tasks[known] = task
     return task
+
+
+def _aliases(name: str, given: Any) -> Sequence[str]:
+    if given is None:
+        return ()
+    if isinstance(given, str | bytes) or not hasattr(given, "__iter__"):
+        raise ConfigurationError(f"task {name}: aliases is {given!r}: give a list of names")
+    return [_text(each, f"task {name}: an alias") for each in given]
+
+
+def _text(given: Any, what: str) -> str:
+    if not isinstance(given, str):
+        raise ConfigurationError(f"{what} is {given!r}: give a text")
+    return given
+
+
+def middleware_of(given: Any) -> list[Middleware]:
+    """Return the middleware of an app. Raises `ConfigurationError` for what is no list of it."""
+    found: list[Any] = list(given) if hasattr(given, "__iter__") else [None]
+    if not all(map(callable, found)):
+        raise ConfigurationError(f"middleware is {given!r}: give a list of functions")
+    return found
 
 
 def _check_hooks(task: Task[..., Any]) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 from cloudq.driver.ends import Died
 from cloudq.messages.values import TupleValue, dump_value, load_value
+from cloudq.results.builtin_errors import coded, is_written, own_fields
 from cloudq.tasks.came_back import came_back
 
 # With the other texts of an error, in bytes, less than an item of DynamoDB may have.
 _LARGEST = 12_000
 _MOST = 100
-_HEAP_TYPE = 1 << 9
 _NOTES = "__notes__"
 
 
@@ -21,9 +21,13 @@ def made_of(error: BaseException) -> Sequence[object]:
     own = _own_reduction(error)
     if own is not None:
         return own[0]
-    # An OSError takes its file name as an argument and does not keep it as one.
-    if isinstance(error, OSError) and isinstance(error.filename, str):
-        return (*error.args, error.filename)
+    # An OSError takes its file names as arguments and does not keep them as such.
+    if isinstance(error, OSError) and error.filename is not None and len(error.args) == 2:
+        named = (*error.args, error.filename)
+        return named if error.filename2 is None else (*named, None, error.filename2)
+    if isinstance(error, UnicodeError):
+        whole: object = getattr(error, "object", error)
+        return [coded(error, arg) if arg is whole else arg for arg in error.args]
     return error.args
 
 
@@ -99,6 +103,7 @@ def _state(error: BaseException) -> Mapping[str, Any]:
     else:
         state = vars(error)
     found: dict[str, Any] = dict(state) if issubclass(type(state), dict) else {}
+    found |= own_fields(error)
     found.pop(_NOTES, None)
     return {**found, _NOTES: list(notes)} if notes else found
 
@@ -125,4 +130,4 @@ def _own_reduction(error: BaseException) -> tuple[Sequence[object], object] | No
 
 def _has_own(method: str, kind: type) -> bool:
     """Tell whether a class written in Python has a method: it is no type of the interpreter's."""
-    return any(method in vars(each) for each in kind.__mro__ if each.__flags__ & _HEAP_TYPE)
+    return any(method in vars(each) for each in kind.__mro__ if is_written(each))

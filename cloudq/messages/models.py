@@ -10,6 +10,8 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import AliasChoices, AliasPath, BaseModel, EncodedBytes, EncodedStr, Json
 from pydantic.fields import FieldInfo
 
+from cloudq.errors import EncodeError
+
 Path = tuple[str | int, ...]
 
 # Types that a model reads from text; they have no form of their own in a message.
@@ -54,14 +56,24 @@ def own_fields(model: BaseModel) -> dict[str, Any]:
 
 def _dumped(model: BaseModel, form: _Form) -> dict[str, Any]:
     """Return the fields that pydantic itself writes, in Python values or as JSON has them."""
-    made: dict[str, Any] = {}
-    if form.encoded:
-        made |= model.model_dump(include=set(form.encoded), round_trip=True, warnings=False)
-    if form.texts:
-        made |= model.model_dump(
-            include=set(form.texts), mode="json", round_trip=True, warnings=False
-        )
-    return made
+    return _written(model, form.encoded, "python") | _written(model, form.texts, "json")
+
+
+def _written(model: BaseModel, names: frozenset[str], mode: str) -> dict[str, Any]:
+    """Have pydantic write fields. Raises `EncodeError`, which names the first that it cannot."""
+    if not names:
+        return {}
+    try:
+        return model.model_dump(include=set(names), mode=mode, round_trip=True, warnings=False)
+    except Exception as error:  # also of a serializer of the user's own
+        if len(names) > 1:
+            for name in sorted(names):
+                _written(model, frozenset({name}), mode)
+        place = f"{type(model).__qualname__}.{min(names)}" if len(names) == 1 else "its fields"
+        raise EncodeError(
+            f"a {type(model).__module__}.{type(model).__qualname__} cannot be sent, for pydantic "
+            f"cannot write {place}: {type(error).__name__}: {error}"
+        ) from error
 
 
 @lru_cache(maxsize=4096)

@@ -67,7 +67,10 @@ def to_wire(value: object, depth: int = 0) -> Any:
 
 
 def _too_deep() -> EncodeError:
-    return EncodeError(f"arguments nest deeper than {MAX_DEPTH} levels")
+    return EncodeError(
+        f"arguments nest deeper than {MAX_DEPTH} levels: a dict with other keys than texts counts "
+        "as three of them, a set, and a tuple in one or in a key, as two"
+    )
 
 
 def _integer(number: int, depth: int) -> object:
@@ -120,6 +123,8 @@ def _check_distinct(what: str, given: Collection[object], written: Sequence[Any]
     """Refuse keys or members that could not be read, or of which two would be read as one."""
     if all(type(item) in _DISTINCT for item in given):
         return
+    # Numbers that are none differ for Python, and would be one where they are read.
+    is_one = len(set(map(repr, written))) < len(given)
     read: set[object] = set()
     for item, wire in zip(given, written, strict=True):
         try:
@@ -129,7 +134,7 @@ def _check_distinct(what: str, given: Collection[object], written: Sequence[Any]
                 f"a {type(item).__qualname__} cannot be sent as {what}, for it would arrive as "
                 "plain values that are not hashable: use a text, a number or a tuple of those"
             ) from error
-    if len(read) < len(given):
+    if is_one or len(read) < len(given):
         raise EncodeError(f"two values cannot both be sent as {what}: they would arrive as one")
 
 
@@ -164,8 +169,8 @@ _TAGGED: Mapping[type, tuple[str, Callable[[Any], object]]] = {
     bytes: ("$bytes", _base64_text),
     bytearray: ("$bytes", _base64_text),
 }
-# Keys and members of these types come back equal and hashable.
-_DISTINCT = _SCALARS | {int, float} | (_TAGGED.keys() - {bytearray})
+# Keys and members of these types come back equal and hashable; floats may be none (NaN).
+_DISTINCT = _SCALARS | {int} | (_TAGGED.keys() - {bytearray, Decimal})
 
 
 def _other(value: object, depth: int) -> object:

@@ -174,7 +174,7 @@ class Control:
         REVOKED, and other tasks of that process are run again. A cloud function does not stop
         a running task.
         """
-        ids = [task_id] if isinstance(task_id, str) else list(task_id)
+        ids = self._results.ids(task_id)
         name = signal_name(signal)
         for each in ids:
             self._results.untyped(each).revoke()

@@ -19,8 +19,8 @@ from cloudq.results.call_marks import Marks
 from cloudq.results.delayed_calls import note_named, note_scheduled
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
-from cloudq.tasks.call_arguments import call_arguments
-from cloudq.tasks.call_options import NO_OPTIONS, Options
+from cloudq.tasks.call_arguments import call_arguments, each_of, id_text
+from cloudq.tasks.call_options import NO_OPTIONS, CallOptions, Options
 from cloudq.tasks.limits.rules import Throttle, need_store
 from cloudq.tasks.limits.unique import Send, Sent, Uniques
 from cloudq.tasks.request import current_request
@@ -29,6 +29,8 @@ from cloudq.tasks.task import Prepared, Task
 log = Log("cloudq.app")
 
 R = TypeVar("R")
+
+_PREPARED = "publish takes a list of calls, as [task.prepare(...)]"
 
 
 class Publisher:
@@ -149,7 +151,8 @@ class Publisher:
         ended: list[AsyncResult[R]] = []
         prepared: list[Prepared[R]] = []
         messages: list[TaskMessage] = []
-        for call in calls:  # written as they come, for their maker may go on with its list
+        # Written as they come, for their maker may go on with its list.
+        for call in each_of(calls, _PREPARED):
             if not isinstance(call, Prepared):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidArguments(f"publish was given {call!r}: give task.prepare(...)")
             if is_eager:
@@ -172,9 +175,18 @@ class Publisher:
         return [self.results.called(each, call.task) for each, call in pairs]
 
     def send_by_name(
-        self, name: str, options: Options, args: Sequence[Any], kwargs: Mapping[str, Any] | None
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any] | None, given: CallOptions
     ) -> AsyncResult[Any]:
-        """Publish a call of a task that is not registered here; its arguments are not checked."""
+        """Publish a call of a task, whose arguments are not checked if it is not registered here.
+
+        Raises as `send`.
+        """
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidArguments(f"send_task was given {name!r:.100}: give the name of a task")
+        task = self.tasks.get(name)
+        if task is not None:
+            return task.apply_async(args, kwargs, **given)
+        options = Options.of(given)
         if self._runtime.conf.task_always_eager:
             raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
         message = self.builder.of_name(name, options, *call_arguments(args, kwargs))
@@ -205,7 +217,7 @@ class Publisher:
 
     def result_of(self, task: Task[..., R], task_id: str) -> AsyncResult[R]:
         """Return the result of a call of this task."""
-        return self.results.of(task_id, task)
+        return self.results.of(id_text(task_id), task)
 
     def post(
         self,

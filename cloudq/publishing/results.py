@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
 from cloudq.broker.one_time import fires_at
 from cloudq.driver.log import Log
-from cloudq.errors import BackendError, ConfigurationError, ServiceError
+from cloudq.errors import BackendError, ConfigurationError, InvalidArguments, ServiceError
 from cloudq.messages.message import TaskMessage
 from cloudq.results.record import DelayedMessage, Record, State
 from cloudq.results.result import AsyncResult
 from cloudq.results.terminate import ResultActions, Termination
 from cloudq.runtime import Runtime
+from cloudq.tasks.call_arguments import each_of, id_text
 from cloudq.tasks.limits.unique import Sent
 from cloudq.tasks.task import Task
 
@@ -81,12 +83,23 @@ class ResultFactory:
             log.warning("task %s: its end is not recorded: %s", promised.id, error)
 
     def untyped(self, task_id: str) -> AsyncResult[Any]:
-        """Return the result of a call of which only the id is known."""
+        """Return the result of a call of which only the id is known.
+
+        Raises `InvalidArguments` for what is no id.
+        """
         return AsyncResult(
-            task_id,
+            id_text(task_id),
             self._runtime.backend,
             actions=self._actions,
         )
+
+    def ids(self, given: str | Iterable[str]) -> list[str]:
+        """Return one id, or many, as a list. Raises `InvalidArguments` for what is neither."""
+        if isinstance(given, str | UUID):
+            return [id_text(given)]
+        if isinstance(given, bytes):
+            raise InvalidArguments(f"the id of a task is {given!r}: give a text, as result.id")
+        return [id_text(each) for each in each_of(given, "give the id of a task, or a list of ids")]
 
     def named(self, task_id: str, name: str) -> AsyncResult[Any]:
         """Return the result of a call by its task's name, which need not be registered."""
@@ -97,6 +110,7 @@ class ResultFactory:
         """Return the results of a saved group; None if it was never saved or has expired."""
         from cloudq.results.groups import restore_group
 
+        id = id_text(id)
         return restore_group(id, self.untyped(id).backend, self.named)
 
     def _take_back(self, task_id: str, message: DelayedMessage) -> bool:

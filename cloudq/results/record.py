@@ -14,6 +14,7 @@ from cloudq.driver import Item, Key, Value
 from cloudq.driver.immutable import immutable
 from cloudq.errors import InvalidArguments, TaskFailure, TaskRevoked
 from cloudq.messages.values import dump_value, load_value
+from cloudq.results.builtin_errors import Shown, builtin_of, decoded, put_attributes
 
 
 class State(StrEnum):
@@ -281,21 +282,28 @@ def _made(kind: type[Exception], record: Record) -> Exception | None:
             args = _plain_tuples(load_value(record.error_args))
         if _is_group(kind):
             args = _group_args(record)
+        if issubclass(kind, UnicodeEncodeError | UnicodeTranslateError):
+            args = [decoded(arg) for arg in args]
     except Exception:  # another program wrote them
         return None
     try:
         error = kind(*args)
-        vars(error).update(attributes)
+        put_attributes(error, attributes)
         if _says(error, text):
             return error
     except Exception:  # a constructor of the user's own, with a signature of its own
         if not whole:
             return None
+    base: Any = builtin_of(kind)
     try:
         error = kind.__new__(kind, *args)
-        error.args = tuple(args)
-        vars(error).update(attributes)
-        return error if _says(error, text) else None
+        base.__init__(error, *args)  # its fields have what its text is made of
+        put_attributes(error, attributes)
+        if _says(error, text):
+            return error
+        # Its arguments could not be stored: a key that is an object, say.
+        error = base(Shown(text)) if kind is base else None
+        return error if error is not None and _says(error, text) else None
     except Exception:  # its text needs what its constructor sets
         return None
 

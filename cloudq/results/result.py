@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from cloudq.amounts import seconds
 from cloudq.clock import patience
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
 from cloudq.results.call_marks import is_before
@@ -283,6 +283,10 @@ class AsyncResult(Generic[R]):
         self.final = None
 
 
+def _is_result(given: object) -> bool:
+    return isinstance(given, AsyncResult)
+
+
 def wait_for(
     results: Sequence[AsyncResult[Any]],
     *,
@@ -292,10 +296,15 @@ def wait_for(
 ) -> list[Record]:
     """Wait until all have ended; their records in the same order.
 
-    Raises `ResultTimeout`, and as `AsyncResult.get` `WaitInTask`.
+    Raises `ResultTimeout`, and as `AsyncResult.get` `WaitInTask`; `InvalidArguments` for ids.
     Any number of results costs one batched read a look. Where the store wakes its readers a look
     is taken when something was written, and each second besides.
     """
+    given: Any = results
+    if not hasattr(given, "__iter__") or not all(map(_is_result, given)):
+        raise InvalidArguments(
+            f"wait_for was given {given!r:.100}: give results, as [task.delay()]"
+        )
     ended = {result.id: result.final for result in results if result.final is not None}
     before = {result.id: found for result in results if (found := _before(result))}
     waiting = deque(result for result in results if result.id not in ended)

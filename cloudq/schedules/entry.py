@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import MAXYEAR, UTC, datetime, timedelta, tzinfo
 from typing import Any, Literal, TypedDict, cast
 from zoneinfo import ZoneInfo
 
@@ -15,6 +15,7 @@ from cloudq.amounts import seconds
 from cloudq.errors import ConfigurationError
 from cloudq.messages.values import from_wire, to_wire
 from cloudq.schedules import next_run as engine
+from cloudq.schedules import when as times
 from cloudq.schedules.when import When, at, crontab, every, read_crontab, solar, when_of
 from cloudq.tasks.call_arguments import call_arguments
 from cloudq.tasks.signature import Signature
@@ -190,8 +191,15 @@ def entry_of(
     )
 
 
+def check_name(name: object) -> None:
+    """Raise `ConfigurationError` for a name that is no text."""
+    if not isinstance(name, str):
+        raise ConfigurationError(f"the name of a schedule is {name!r}: give a text")
+
+
 def check_cloud_name(name: str) -> None:
     """Raise `ConfigurationError` for a name that EventBridge Scheduler would not take."""
+    check_name(name)
     if not _CLOUD_NAME.fullmatch(name):
         raise ConfigurationError(
             f"schedule {name!r} ({len(name)} characters): the clouds' schedulers take names of 1 "
@@ -213,6 +221,7 @@ def _check_options(name: str, call: Mapping[str, Any]) -> None:
 
 
 def _check(entry: Entry) -> None:
+    check_name(entry.name)
     where = f"schedule {entry.name!r}"
     if not entry.name or len(entry.name) > _LONGEST_NAME:
         raise ConfigurationError(
@@ -234,8 +243,12 @@ def _check(entry: Entry) -> None:
             seconds(value, f"{where}: {what}", ConfigurationError)
     for what in ("start", "end"):
         value = getattr(entry, what)
-        if value is not None and not isinstance(value, datetime):
+        if value is None:
+            continue
+        if not isinstance(value, datetime):
             raise ConfigurationError(f"{where}: {what} is {value!r}: give a datetime")
+        last = times.LAST_YEAR if what == "start" else MAXYEAR
+        times.check_year(value, f"{where}: {what}", last)
     start, end = entry.bound(entry.start), entry.bound(entry.end)
     if start is not None and end is not None and end <= start:
         raise ConfigurationError(f"{where}: it ends ({end}) before it starts ({start})")

@@ -71,8 +71,14 @@ def last_run(
 
 
 def moment_of(time: datetime, zone: tzinfo) -> datetime:
-    """Convert to UTC. `zone` applies to naive times, by the rule for local times above."""
-    return time.astimezone(UTC) if time.tzinfo is not None else _resolved(time, zone)
+    """Convert to UTC. `zone` applies to naive times, by the rule for local times above.
+
+    The last moment of all stands for a time that has none, as `datetime.max` west of Greenwich.
+    """
+    try:
+        return time.astimezone(UTC) if time.tzinfo is not None else _resolved(time, zone)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def _periods(period: float, after: datetime, start: datetime | None) -> Iterator[datetime]:

@@ -19,6 +19,7 @@ from cloudq.schedules.entry import (
     EntryOptions,
     RunOptions,
     check_cloud_name,
+    check_name,
     entry_of,
     loads,
     of_beat_schedule,
@@ -167,6 +168,7 @@ class Schedules:
 
     def get(self, name: str) -> Schedule:
         """The schedule of this name. Raises `ConfigurationError` if there is none."""
+        check_name(name)
         code = self.declared()
         state = self.states.one(name) if self.runtime.backend is not None else None
         if name in code:
@@ -197,12 +199,18 @@ class Schedules:
 
         Raises `ConfigurationError`, `EncodeError`.
         """
-        task = task if isinstance(task, str) else task.name
         check_cloud_name(name)
+        named = task if isinstance(task, str) else getattr(task, "name", None)
+        if not isinstance(named, str):
+            raise ConfigurationError(
+                f"schedule {name!r}: its task is {task!r}: give a task, or the name of one"
+            )
         if name in self.declared():
             raise ConfigurationError(f"schedule {name!r} is in the code: change it there")
         zone = self.runtime.conf.timezone
-        entry = entry_of(name, task, when, given, timezone=zone, options=self._options, stored=True)
+        entry = entry_of(
+            name, named, when, given, timezone=zone, options=self._options, stored=True
+        )
         self._check_task(entry)
         now = self.runtime.clock()
         if next(entry.runs(utc(now)), None) is None:
@@ -212,6 +220,7 @@ class Schedules:
 
     def delete(self, name: str) -> None:
         """Delete a schedule that was made at run time. Raises `ConfigurationError` for others."""
+        check_name(name)
         if name in self.declared():
             raise ConfigurationError(
                 f"schedule {name!r} is in the code: delete it there, or pause it"

@@ -165,6 +165,18 @@ class every:  # noqa: N801 (beside crontab)
         return f"every({self.seconds:g} s)"
 
 
+# The runs before and after a time, in any zone, are times too.
+_FIRST_YEAR, LAST_YEAR = 1900, 9900
+
+
+def check_year(time: datetime, what: str, last: int = LAST_YEAR) -> None:
+    """Raise `ConfigurationError` for a time near the ends of the calendar."""
+    if not _FIRST_YEAR <= time.year <= last:
+        raise ConfigurationError(
+            f"{what} is {time}: give a time of the years {_FIRST_YEAR} to {last}, or leave it out"
+        )
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class at:  # noqa: N801 (beside crontab)
     """A single time; the entry's time zone applies to naive datetimes."""
@@ -174,6 +186,7 @@ class at:  # noqa: N801 (beside crontab)
     def __init__(self, time: datetime) -> None:
         if not isinstance(time, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"at({time!r}): give a datetime")
+        check_year(time, "at")
         object.__setattr__(self, "time", time)
 
     def __str__(self) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Unpack, get_args, get_origin, get_type_hi
 
 from cloudq.driver.forks import imported
 from cloudq.driver.log import Log
-from cloudq.errors import EncodeError, InvalidArguments
-from cloudq.messages.canonical import canonical
-from cloudq.messages.values import dump_value
+from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments
+from cloudq.messages.canonical import canonical, canonical_text
+from cloudq.messages.values import dump_value, from_wire, to_wire
 from cloudq.tasks.hints import carries_model, hints_of, is_typed_dict, of_result, signature_of
 
 if TYPE_CHECKING:  # loaded for tasks with models in their hints
@@ -51,7 +51,9 @@ class Arguments:
         self._function = function
         self._everything = everything
         signature = signature_of(function)
-        parameters = list(signature.parameters.values())[1 if bound else 0 :]
+        parameters = list(signature.parameters.values())
+        if bound:
+            parameters = _without_self(name, parameters)
         self._signature = signature.replace(parameters=parameters)
         plain = [p for p in parameters if p.kind in _POSITIONAL]
         self._most = len(plain) if len(plain) == len(parameters) else -1
@@ -107,8 +109,11 @@ class Arguments:
     def named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the arguments of a call by name, defaults included."""
         bound = self._signature.bind(*args, **kwargs)
+        given = dict(bound.arguments)
         bound.apply_defaults()
-        found = dict(bound.arguments)
+        found = bound.arguments | {
+            name: value for name, value in self._read_defaults.items() if name not in given
+        }
         for parameter in self._signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
                 found = found[parameter.name] | found  # a parameter's name stands above a keyword
@@ -122,13 +127,13 @@ class Arguments:
         import hashlib  # loads OpenSSL, which few processes need
 
         given = self._signature.bind(*args, **kwargs).arguments
-        texts = {**self.default_texts, **{name: canonical(item) for name, item in given.items()}}
+        texts = {**self._default_texts, **{name: canonical(item) for name, item in given.items()}}
         lines = "\n".join(f"{name}={texts[name]}" for name in sorted(texts))
         return hashlib.sha256(lines.encode()).hexdigest()
 
     @cached_property
-    def default_texts(self) -> Mapping[str, str]:
-        """The canonical text of each default; without those that no call can send, say `object()`.
+    def sent_defaults(self) -> Mapping[str, Any]:
+        """Each default as it would be sent; without those that no call can send, say `object()`.
 
         Read it when the task is made: a function may change a default that is a list.
         """
@@ -136,12 +141,35 @@ class Arguments:
             inspect.Parameter.VAR_POSITIONAL: (),
             inspect.Parameter.VAR_KEYWORD: {},
         }
-        texts: dict[str, str] = {}
+        sent: dict[str, Any] = {}
         for name, parameter in self._signature.parameters.items():
             default = empty.get(parameter.kind, parameter.default)
             if default is not parameter.empty:
                 with suppress(EncodeError):
-                    texts[name] = canonical(default)
+                    sent[name] = to_wire(default)
+        return sent
+
+    @cached_property
+    def _read_defaults(self) -> Mapping[str, Any]:
+        """The defaults that a hint asks to be validated, as they would be if they were given.
+
+        One that its hint does not take stays as it is.
+        """
+        found: dict[str, Any] = {}
+        for name, adapter in self._adapters.items():
+            if name in self.sent_defaults and name not in (self._star, self._stars):
+                with suppress(Exception):  # of a validator of the user's own, say
+                    found[name] = self._restored(name, adapter, from_wire(self.sent_defaults[name]))
+        return found
+
+    @cached_property
+    def _default_texts(self) -> Mapping[str, str]:
+        texts: dict[str, str] = {}
+        for name, sent in self.sent_defaults.items():
+            try:
+                texts[name] = canonical(self._read_defaults[name])
+            except (KeyError, EncodeError):
+                texts[name] = canonical_text(sent)
         return texts
 
     @property
@@ -267,6 +295,22 @@ class Arguments:
 @cache
 def _validation() -> Any:
     return imported("cloudq.tasks.validation")
+
+
+def _without_self(name: str, parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    """Return a bound function's parameters without the one that takes the task.
+
+    Raises `ConfigurationError` if none does.
+    """
+    first = parameters[0] if parameters else None
+    if first is not None and first.kind in _POSITIONAL:
+        return parameters[1:]
+    if first is not None and first.kind is first.VAR_POSITIONAL:  # the task is one of its values
+        return parameters
+    raise ConfigurationError(
+        f"task {name}: with bind=True its function gets the task first: write def f(self, ...), "
+        "or leave bind out"
+    )
 
 
 def _of_each(hint: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
+from uuid import UUID
 
 from cloudq.errors import InvalidArguments
 
@@ -56,3 +57,20 @@ def by_name(kwargs: Any) -> Mapping[str, Any]:
             raise InvalidArguments(f"keyword arguments have {name!r}: each name must be a text")
         is_plain = False  # a member of a StrEnum, say
     return kwargs if is_plain else {str.__str__(key): value for key, value in kwargs.items()}
+
+
+def id_text(given: Any) -> str:
+    """Return the id of a task, a UUID as its text. Raises `InvalidArguments` for what is none."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, UUID):
+        return str(given)
+    raise InvalidArguments(f"the id of a task is {given!r:.100}: give a text, as result.id")
+
+
+def each_of(given: Iterable[T], what: str) -> Iterator[T]:
+    """Go through many values that were given. Raises `InvalidArguments` if they are not many."""
+    try:
+        return iter(given)
+    except TypeError as error:
+        raise InvalidArguments(f"{what}, and not {given!r:.100}") from error

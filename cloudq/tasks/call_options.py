@@ -101,7 +101,7 @@ class Options:
             raise InvalidArguments("countdown and eta exclude each other: give one of them")
         for name in ("countdown", "time_limit", "soft_time_limit", "expires"):
             value = getattr(self, name)
-            if value is None or isinstance(value, datetime):
+            if value is None or (name == "expires" and isinstance(value, datetime)):
                 continue
             seconds(value, name)
         if self.eta is not None and not isinstance(self.eta, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -111,8 +111,11 @@ class Options:
         if self.retry is not None or self.retry_policy is not None:
             publish_policy(self.retry, self.retry_policy)
         for name in ("task_id", "queue", "group_key", "dedup_key", "idempotency_key", "unique_key"):
-            if getattr(self, name) == "":
+            value = getattr(self, name)
+            if value == "":
                 raise InvalidArguments(f"{name} is empty: leave it out, or name one")
+            if value is not None and not isinstance(value, str):
+                raise InvalidArguments(f"{name} is {shown(value)}: give a text")
 
     @property
     def publish_policy(self) -> PublishPolicy | None:

@@ -130,7 +130,9 @@ def policy(name: str, options: TaskOptions) -> Policy:
             f"task {name}: retry_kwargs takes max_retries and countdown, not {min(unknown)!r}"
         )
     for key in ("autoretry_for", "dont_autoretry_for"):
-        values[key] = tuple(values.get(key, ()))
+        values[key] = _exceptions(f"task {name}: {key}", values.get(key, ()))
+    if not isinstance(values.get("queue", ""), str | None):
+        raise ConfigurationError(f"task {name}: queue is {values['queue']!r}: give a text")
     try:
         values["throttle"] = throttle_of(values)
         values["keys"] = keys_of(values)
@@ -156,6 +158,15 @@ def policy(name: str, options: TaskOptions) -> Policy:
             f"task {name}: soft_time_limit ({soft:g} s) must be below time_limit ({hard:g} s)"
         )
     return made
+
+
+def _exceptions(what: str, given: Any) -> Exceptions:
+    kinds: tuple[Any, ...] = tuple(given) if hasattr(given, "__iter__") else (None,)
+    if all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds):
+        return kinds
+    raise ConfigurationError(
+        f"{what} is {given!r}: give a list of exception classes, as (OSError,)"
+    )
 
 
 _SECONDS = {

@@ -17,7 +17,7 @@ from cloudq.results.result import AsyncResult
 from cloudq.results.waiting import Promise
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.bound import BoundTask
-from cloudq.tasks.call_arguments import call_arguments, in_thread, positional
+from cloudq.tasks.call_arguments import call_arguments, each_of, in_thread, positional
 from cloudq.tasks.call_options import NO_OPTIONS, CallOptions, Options, check_names
 from cloudq.tasks.hooks import HOOKS, Hooks
 from cloudq.tasks.on_commit import on_commit
@@ -30,6 +30,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
+_MANY = "map, starmap and chunks take a list of items"
 # A chunk is a message, and no message is as large.
 _LARGEST = 1_000_000_000
 
@@ -235,17 +236,17 @@ class Task(BoundTask, Hooks, Generic[P, R]):
 
     def map(self, items: Iterable[Any]) -> Signature[list[R]]:
         """Make one call, in one message, that runs this task on each item."""
-        return self._of_many("cloudq.map", list(items))
+        return self._of_many("cloudq.map", list(each_of(items, _MANY)))
 
     def starmap(self, items: Iterable[Sequence[Any]]) -> Signature[list[R]]:
         """Make the same call as `map`, where each item is a list of arguments."""
-        given = [list(positional(item)) for item in items]
+        given = [list(positional(item)) for item in each_of(items, _MANY)]
         return self._of_many("cloudq.starmap", given)
 
     def chunks(self, items: Iterable[Sequence[Any]], size: int) -> group[list[R]]:
         """Make a group of `starmap` calls over `size` items each, 1 at least."""
         count(size, "the size of chunks", least=1, most=_LARGEST)
-        parts = iter(partial(_portion, iter(items), size), [])
+        parts = iter(partial(_portion, each_of(items, _MANY), size), [])
         return group([self.starmap(part) for part in parts])
 
     def _of_many(self, builtin: str, items: list[Any]) -> Signature[list[R]]:

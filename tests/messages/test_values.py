@@ -263,3 +263,42 @@ def test_a_text_with_a_tag_in_it_stays_a_text() -> None:
     value = ['{"$uuid": "5"}', {"a": '"$int"'}]
     assert load_value(dump_value(value)) == value
     assert orjson.loads(dump_value(value)) == value
+
+
+def nan() -> float:
+    return float("nan")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {nan(): 1, nan(): 2},
+        {nan(), nan()},
+        frozenset({nan(), 1.5, nan()}),
+        [{"a": {nan(), nan()}}],
+        dict.fromkeys([(1, nan()), (1, nan())]),
+        {Decimal("nan"), Decimal("nan")},
+        {(Decimal("nan"),), (Decimal("nan"),)},
+    ],
+)
+def test_two_keys_or_members_that_are_no_numbers_are_refused(value: object) -> None:
+    with pytest.raises(EncodeError, match="they would arrive as one"):
+        to_wire(value)
+
+
+def test_one_that_is_no_number_is_sent() -> None:
+    [key] = from_wire(to_wire({nan(): 1}))
+    assert math.isnan(key)
+    assert len(from_wire(to_wire({nan(), 1.0, Decimal(2)}))) == 3
+
+
+@pytest.mark.parametrize(
+    ("wrap", "most"), [(lambda inner: {1: inner}, 33), (lambda inner: frozenset({inner}), 50)]
+)
+def test_what_nests_too_deep_is_told_how_levels_count(wrap: Any, most: int) -> None:
+    value: Any = 1
+    for _ in range(most):
+        value = wrap(value)
+    to_wire(value)
+    with pytest.raises(EncodeError, match="100 levels: a dict with other keys than texts counts"):
+        to_wire(wrap(wrap(value)))

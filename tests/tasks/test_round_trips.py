@@ -9,6 +9,7 @@ from datetime import datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, Flag, IntEnum, auto
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NewType
 from zoneinfo import ZoneInfo
 
@@ -26,10 +27,12 @@ from pydantic import (
     RootModel,
     SecretStr,
     StrictInt,
+    field_serializer,
 )
 
 from cloudq import CloudQ, EncodeError, InvalidArguments, chain, group
 from cloudq.testing import drain
+from tests.support.bench import Bench
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -493,3 +496,45 @@ def test_a_calls_soft_limit_is_below_its_hard_one(plain: CloudQ) -> None:
             chain(slow.si(), slow.si()).set(**options).delay()  # type: ignore[arg-type]
     slow.apply_async(time_limit=30, soft_time_limit=20)
     assert len(drain(plain)) == 1
+
+
+class Places(BaseModel):
+    number: int = 1
+    places: list[Path | bytes] = []
+
+
+class Anything(BaseModel):
+    inside: dict[str, Any] | Path = {}
+
+
+class Raising(BaseModel):
+    place: Path = Path("a")
+
+    @field_serializer("place")
+    def write(self, place: Path) -> str:
+        raise RuntimeError("no such place")
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        (Places(places=[Path("a"), b"\xff"]), "Places.places: UnicodeDecodeError"),
+        (Anything(inside={"a": object()}), "Anything.inside: PydanticSerializationError"),
+        (Raising(), "Raising.place: PydanticSerializationError: .*no such place"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_field_that_pydantic_cannot_write_is_named(
+    app: Bench, value: BaseModel, field: str
+) -> None:
+    def given(value: Any) -> None: ...
+    def returned() -> Any:
+        return value
+
+    given.__annotations__["value"] = returned.__annotations__["return"] = type(value)
+    with pytest.raises(EncodeError, match=f"cannot be sent, for pydantic cannot write {field}"):
+        app.task(name="given")(given).delay(value)
+    result = app.task(name="returned")(returned).delay()
+    app.work()
+    with pytest.raises(EncodeError, match=field):
+        result.get(timeout=0)

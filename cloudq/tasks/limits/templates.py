@@ -107,10 +107,8 @@ def _digits(value: Decimal) -> str:
 def _plain(value: Any) -> Any:
     """Return the value of an enum, the canonical text of a container, other values as they are."""
     kind = cast("type[Any]", type(value))
-    if isinstance(value, Enum):
-        return (
-            value if kind.__str__ not in (Enum.__str__, str.__str__, int.__str__) else value.value
-        )
+    if isinstance(value, Enum):  # whatever its own `__str__` says, for the worker has its value
+        return _plain(value.value)
     own = kind.__str__ not in (object.__str__, getattr(model_class(), "__str__", None))
     model = is_model(value) or (dataclasses.is_dataclass(value) and kind is not type)
     if isinstance(value, bytearray):
