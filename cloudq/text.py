@@ -249,6 +249,11 @@ def _json_escape(found: re.Match[str]) -> str:
     return json.dumps(found[0])[1:-1]
 
 
+def _like_url(text: str) -> bool:
+    """Tell whether a text may be meant as a URL, and is no sentence of a user's."""
+    return ":" in text or len(text.split()) == 1
+
+
 class _Plain:
     """Turns a value into dicts, lists and scalars that every JSON encoder takes."""
 
@@ -314,7 +319,7 @@ class _Plain:
             is_secret = self._is_secret(name) or (is_named and name.lower() == "value")
             if is_secret:
                 found[name] = self._hidden(value)
-            elif self._mask and name in _URLS and type(value) is str:
+            elif self._mask and name in _URLS and type(value) is str and _like_url(value):
                 found[name] = self._text(masked_url(value))
             else:
                 found[name] = self.of(value)

@@ -12,6 +12,7 @@ from cloudq.errors import BackendError, ChordError
 from cloudq.messages.json_text import is_object
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
+from cloudq.results.call_marks import is_before
 from cloudq.results.record import Record, State
 from cloudq.results.stored import OddItem, is_list, json_in
 
@@ -132,3 +133,10 @@ def _ids(shard: Item | None) -> Sequence[str]:
     if not is_list(ids):
         raise OddItem(shard.key, "its ids are no list")
     return [str(id) for id in ids]
+
+
+def has_begun(body: Record, call: Any, why: str) -> bool:
+    """Tell whether this record of a body is more than a mark, and not the failure for `why`."""
+    if body.state is State.PENDING or (call and is_before(body, call)):
+        return False
+    return (body.state, body.error) != (State.FAILURE, why)

@@ -22,6 +22,7 @@ from cloudq.canvas.join_items import (
     EXPIRED,
     count_member,
     ends_in,
+    has_begun,
     is_gone,
     number_in,
     store_joins,
@@ -43,7 +44,6 @@ from cloudq.errors import (
 from cloudq.messages.json_text import json_text
 from cloudq.messages.message import new_id
 from cloudq.results.backend import Backend
-from cloudq.results.call_marks import is_before
 from cloudq.results.record import Record, State
 from cloudq.results.stored import reading
 from cloudq.runtime import Runtime
@@ -305,7 +305,7 @@ class Joins:
             return
         body, *rest = map(str, ends["ids"])
         call, known = ends.get("call"), self.backend.records([body]).get(body)
-        if known is not None and not (call and is_before(known, call)):
+        if known is not None and has_begun(known, call, why):
             log.warning("%s; its body, %s, has been started", why, body)
             return
         log.error("%s: its body, %s, fails", why, body)

@@ -14,6 +14,8 @@ from cloudq.text import block, masked, one_line, text_of
 
 # The kinds of errors that this process has told of.
 _told: set[str] = set()
+# The longest text in a record, in characters.
+_LONGEST = 100_000
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):
@@ -53,19 +55,24 @@ class Log(logging.LoggerAdapter[logging.Logger]):
 class _Shown:
     """A value in a record, whose text and repr are made safe when a handler asks for them."""
 
-    __slots__ = ("value",)
+    __slots__ = ("text", "value")
 
-    def __init__(self, value: object) -> None:
+    def __init__(self, value: object, text: str | None = None) -> None:
         self.value = value
+        self.text = text  # made once, for however many handlers
 
     def __str__(self) -> str:
-        return _line(text_of(self.value))
+        if self.text is None:
+            self.text = _line(text_of(self.value))
+        return self.text
 
     def __repr__(self) -> str:
         return _line(repr(self.value))
 
 
 def _line(text: str) -> str:
+    if len(text) > _LONGEST:  # to look for secrets in a megabyte takes a second
+        text = f"{text[:_LONGEST]} ... ({len(text):,} characters)"
     return one_line(masked(text))
 
 
@@ -73,7 +80,10 @@ def _safe(value: object) -> object:
     """Return what is to stand in a record for a value: numbers and safe texts are themselves."""
     if isinstance(value, int | float) or value is None:
         return value
-    return value if type(value) is str and _line(value) == value else _Shown(value)
+    if type(value) is not str:
+        return _Shown(value)
+    line = _line(value)
+    return value if line == value else _Shown(value, line)
 
 
 def _field(value: object) -> object:

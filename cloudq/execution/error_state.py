@@ -22,9 +22,12 @@ def made_of(error: BaseException) -> Sequence[object]:
     if own is not None:
         return own[0]
     # An OSError takes its file names as arguments and does not keep them as such.
-    if isinstance(error, OSError) and error.filename is not None and len(error.args) == 2:
-        named = (*error.args, error.filename)
-        return named if error.filename2 is None else (*named, None, error.filename2)
+    if isinstance(error, OSError) and error.filename is not None:
+        if len(error.args) == 2:
+            named = (*error.args, error.filename)
+            return named if error.filename2 is None else (*named, None, error.filename2)
+        if isinstance(error.filename, str):  # a class with a constructor of its own
+            return (*error.args, error.filename)
     if isinstance(error, UnicodeError):
         whole: object = getattr(error, "object", error)
         return [coded(error, arg) if arg is whole else arg for arg in error.args]

@@ -216,7 +216,7 @@ class Outcomes:
             record = replace(
                 self.record(job, State.RETRY, started),
                 retries=number,
-                fence=fence(number, 0),
+                fence=fence(number + message.replaced + message.continued, 0),
                 error=error_text(cause),
             )
         settled = Settlement(

@@ -180,7 +180,8 @@ class _Reader:
             if calls:
                 # Deeper ones could be sent on in no message, and be put among no dead letters.
                 check_depth(calls, _DEEPEST, what="the calls that follow it")
-        if self._checked is None and own.keys() <= _PLAIN:
+        takes_all = self._shared.keys().isdisjoint(own.keys() - {"id"})
+        if self._checked is None and takes_all and own.keys() <= _PLAIN:
             self._share(message, own)
         return writable(message) if self._unusual else message
 

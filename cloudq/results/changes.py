@@ -44,6 +44,8 @@ def advance(record: Record, expires: float) -> Change:
     own = [] if record.call is None else [_no_later_call(record.call)]
     if not record.terminal:
         own.append(_NO_MARK)
+        if record.call is None:  # a call with a mark is a later one of this id
+            own.append(Check(field="call", op=Op.ABSENT))
     return Change(
         set=fields,
         # What an earlier state has left, say a retry's error, is not part of the end.

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import MAXYEAR, UTC, datetime, timedelta, tzinfo
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta, tzinfo
 from typing import Any, Literal, TypedDict, cast
 from zoneinfo import ZoneInfo
 
@@ -248,7 +248,7 @@ def _check(entry: Entry) -> None:
         if not isinstance(value, datetime):
             raise ConfigurationError(f"{where}: {what} is {value!r}: give a datetime")
         last = times.LAST_YEAR if what == "start" else MAXYEAR
-        times.check_year(value, f"{where}: {what}", last)
+        times.check_year(value, f"{where}: {what}", first=MINYEAR + 1, last=last)
     start, end = entry.bound(entry.start), entry.bound(entry.end)
     if start is not None and end is not None and end <= start:
         raise ConfigurationError(f"{where}: it ends ({end}) before it starts ({start})")

@@ -169,11 +169,13 @@ class every:  # noqa: N801 (beside crontab)
 _FIRST_YEAR, LAST_YEAR = 1900, 9900
 
 
-def check_year(time: datetime, what: str, last: int = LAST_YEAR) -> None:
+def check_year(
+    time: datetime, what: str, *, first: int = _FIRST_YEAR, last: int = LAST_YEAR
+) -> None:
     """Raise `ConfigurationError` for a time near the ends of the calendar."""
-    if not _FIRST_YEAR <= time.year <= last:
+    if not first <= time.year <= last:
         raise ConfigurationError(
-            f"{what} is {time}: give a time of the years {_FIRST_YEAR} to {last}, or leave it out"
+            f"{what} is {time}: give a time of the years {first} to {last}, or leave it out"
         )
 
 

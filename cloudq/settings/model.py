@@ -166,7 +166,7 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
         else:
             # Keys are never shown, nor their ids, which may be keys, nor all settings at once.
             got = (
-                f" (got {masked({name: item['input']})[name]!r})"
+                f" (got {next(iter(masked({name: item['input']}).values()))!r})"
                 if item["loc"] and not is_secret
                 else ""
             )

@@ -53,7 +53,7 @@ class Arguments:
         signature = signature_of(function)
         parameters = list(signature.parameters.values())
         if bound:
-            parameters = _without_self(name, parameters)
+            parameters = _without_self(name, function, parameters)
         self._signature = signature.replace(parameters=parameters)
         plain = [p for p in parameters if p.kind in _POSITIONAL]
         self._most = len(plain) if len(plain) == len(parameters) else -1
@@ -145,7 +145,7 @@ class Arguments:
         for name, parameter in self._signature.parameters.items():
             default = empty.get(parameter.kind, parameter.default)
             if default is not parameter.empty:
-                with suppress(EncodeError):
+                with suppress(Exception):  # a lazy object may raise whatever it likes
                     sent[name] = to_wire(default)
         return sent
 
@@ -297,7 +297,9 @@ def _validation() -> Any:
     return imported("cloudq.tasks.validation")
 
 
-def _without_self(name: str, parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+def _without_self(
+    name: str, function: Callable[..., Any], parameters: list[inspect.Parameter]
+) -> list[inspect.Parameter]:
     """Return a bound function's parameters without the one that takes the task.
 
     Raises `ConfigurationError` if none does.
@@ -307,6 +309,9 @@ def _without_self(name: str, parameters: list[inspect.Parameter]) -> list[inspec
         return parameters[1:]
     if first is not None and first.kind is first.VAR_POSITIONAL:  # the task is one of its values
         return parameters
+    own = inspect.signature(function, follow_wrapped=False).parameters.values()
+    if any(each.kind in (*_POSITIONAL, each.VAR_POSITIONAL) for each in own):
+        return parameters  # a decorator takes the task, and does not pass it on
     raise ConfigurationError(
         f"task {name}: with bind=True its function gets the task first: write def f(self, ...), "
         "or leave bind out"

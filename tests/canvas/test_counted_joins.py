@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from cloudq import ChordError, State, chord
+from cloudq import BackendError, ChordError, State, chord
+from cloudq.canvas.joins import Joins
 from cloudq.canvas.slots import join_key, shard_key
-from cloudq.driver import Change
+from cloudq.driver import Change, Code
 from tests.support.bench import Bench
 from tests.worker.flow_tasks import Tasks
 
@@ -112,6 +114,38 @@ def test_a_chord_within_a_chord_whose_root_is_gone_fails_both(app: Bench, t: Tas
     [within] = [each for each in result.parent.results if each.parent is not None]
     app.results.delete([join_key(within.parent.id)])
     app.work()
+    failed(within, "has expired")
+    failed(result, "member")
+
+
+def test_a_body_that_was_revoked_fails_with_its_lost_join(app: Bench, t: Tasks) -> None:
+    result = chord([t.same.s(1), t.same.s(2)], t.total.s()).delay()
+    assert result.revoke()
+    app.results.delete([join_key(result.parent.id)])
+    app.work()
+    assert result.state in (State.FAILURE, State.REVOKED)
+
+
+def test_an_outer_chord_hears_of_a_lost_join_though_the_store_fails_meanwhile(
+    app: Bench, t: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = chord([t.same.s(1), t.same.s(2)], t.total.s())
+    result = chord([inner, t.same.s(3)], t.total.s()).delay()
+    [within] = [each for each in result.parent.results if each.parent is not None]
+    app.results.delete([join_key(within.parent.id)])
+    fail, tries = Joins._failed, list[int]()
+
+    def unlucky(self: Joins, *args: Any) -> None:
+        tries.append(1)
+        if len(tries) == 2:  # the outer chord's, after the inner body's failure is recorded
+            raise BackendError("down", code=Code.UNREACHABLE)
+        fail(self, *args)
+
+    monkeypatch.setattr(Joins, "_failed", unlucky)
+    for _ in range(3):
+        with suppress(BackendError):
+            app.work()
+        app.lose_leases()
     failed(within, "has expired")
     failed(result, "member")
 

@@ -13,6 +13,7 @@ from cloudq.execution.settlement import Action
 from cloudq.messages.ids import place_of
 from cloudq.results.record import Record, fence, key
 from cloudq.testing import VirtualClock, worker
+from cloudq.testing.waiting import PATIENCE
 from tests.support.bench import Bench
 
 DAY = 86_400.0
@@ -212,6 +213,35 @@ def test_a_later_call_that_starts_as_its_id_is_revoked_stays_revoked(bench: Benc
     found = bench.results.record("mine")
     assert found is not None
     assert not found.revoked
+
+
+def test_a_retry_in_place_after_a_replacement_is_counted(app: CloudQ) -> None:
+    """Its record counts how often the task was sent, as that of its start does."""
+    runs: list[int] = []
+
+    def inner(self: Task[..., Any]) -> None:
+        runs.append(self.request.retries)
+        raise self.retry(countdown=0)
+
+    def outer(self: Task[..., Any]) -> None:
+        raise self.replace(again.s())
+
+    again: Any = app.task(name="inner", bind=True, max_retries=2, queue="kept.fifo")(inner)
+    first: Any = app.task(name="outer", bind=True, queue="kept.fifo")(outer)
+    with worker(app):
+        result = first.delay()
+        result.get(timeout=PATIENCE, propagate=False)
+        assert (runs, result.state) == ([0, 1, 2], State.FAILURE)
+
+
+def test_the_retry_of_an_earlier_call_leaves_the_record_of_a_later_one(bench: Bench) -> None:
+    bench.results.advance(Record(id="mine", state=State.STARTED, fence=1, call="2"))
+    refused = bench.results.advance(Record(id="mine", state=State.RETRY, fence=fence(1, 0)))
+    assert refused is not None
+    bench.results.advance(Record(id="mine", state=State.SUCCESS, fence=1, call="2"))
+    found = bench.results.record("mine")
+    assert found is not None
+    assert (found.state, found.call) == (State.SUCCESS, "2")
 
 
 def life(bench: Bench, partition: str) -> float:

@@ -256,6 +256,14 @@ def test_shared_arguments_that_nest_too_deep_concern_each_call() -> None:
     assert all(isinstance(call, Unread) and "deeper" in call.reason for call in read(body).calls)
 
 
+def test_what_the_first_call_has_of_its_own_is_shared_by_the_others() -> None:
+    rows = [{"n": 0, "args": ["own"]}, {"n": 1}, {"n": 2, "args": []}]
+    shared = {"task": "t", "args": ["shared"]}
+    body = json.dumps({"v": 3, "id": new_bundle(), "all": shared, "calls": rows}).encode()
+    found = read(body)
+    assert [call_of(found, at).args for at in range(3)] == [["own"], ["shared"], []]
+
+
 def test_calls_do_not_share_what_none_was_given() -> None:
     found = read(write_bundle(calls(3)))
     changed, other = call_of(found, 1), call_of(found, 2)
