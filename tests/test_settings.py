@@ -268,6 +268,13 @@ def test_no_secret_is_quoted_by_an_error_of_settings(given: dict[str, Any]) -> N
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
+def test_an_error_of_settings_whose_keys_are_secrets_names_none() -> None:
+    bad: Any = {"secret=hunter2": "x"}
+    with pytest.raises(ConfigurationError, match="prices") as caught:
+        _ = CloudQ("x", broker="memory://", prices=bad).conf.broker
+    assert isinstance(caught.value, ConfigurationError)
+
+
 def test_the_settings_show_no_secret() -> None:
     app = CloudQ(
         "x",

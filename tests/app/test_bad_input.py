@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import wraps
 from typing import Any
 from uuid import uuid4
 from zoneinfo import ZoneInfo
@@ -160,3 +161,33 @@ def test_a_bound_task_takes_itself(app: Bench) -> None:
     sent = star.delay(1)
     app.work()
     assert sent.get(timeout=0) == star(1) == 2
+
+
+def test_a_decorator_may_take_the_task_for_a_function_without_it(app: Bench) -> None:
+    def zero() -> int:
+        return 1
+
+    @wraps(zero)
+    def with_task(self: Any, *args: Any) -> tuple[bool, int]:
+        return self.request.id is not None, zero(*args)
+
+    assert app.task(name="zero", bind=True)(with_task).apply().get() == [True, 1]
+
+
+def test_a_default_that_cannot_be_looked_at_hinders_no_task(app: Bench) -> None:
+    class Broken(list[int]):
+        def __iter__(self) -> Any:
+            raise RuntimeError("the apps are not loaded")
+
+    def task(n: int, rows: list[int] = Broken()) -> int:  # noqa: B008
+        return n
+
+    made: Any = app.task(name="lazy", rate_limit="100/s", idempotent=True)(task)
+    result = made.delay(3, [1])
+    app.work()
+    assert result.get(timeout=0) == 3
+
+
+def test_a_schedule_may_start_long_ago(app: Bench, t: Any) -> None:
+    app.schedules.add("a", "t", every(5), start=datetime(2, 1, 1, tzinfo=UTC))
+    assert app.schedules.next("a")

@@ -7,6 +7,7 @@ import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 
@@ -94,6 +95,7 @@ _RAISED: list[Exception] = [
     ImportError("x", name="a", path="b"),
     StopIteration(5),
     BlockingIOError(11, "x", 7),
+    URLError("down", "a.txt"),
 ]
 
 
