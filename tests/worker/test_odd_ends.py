@@ -46,9 +46,10 @@ def test_an_exception_that_comes_while_no_task_runs_costs_no_task(
     run = sqlite_place.app.send_task
     run("drill_tasks.raise_later_here", [0.2]).get(timeout=PATIENCE)
     until(lambda: "raised" in sqlite_place.entries(), what="it is raised at the next call")
-    later = [run("drill_tasks.work", [number, 0.0]) for number in range(3)]
+    # They take a while, so that no thread runs all of them.
+    later = [run("drill_tasks.work", [number, 0.2]) for number in range(4)]
     wait_for(later, timeout=PATIENCE)
-    assert [result.get() for result in later] == [0, 2, 4]
+    assert [result.get() for result in later] == [0, 2, 4, 6]
     assert "interrupted between two of them" in worker.log()
     assert worker.stop() == 0
 
