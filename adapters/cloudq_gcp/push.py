@@ -231,9 +231,7 @@ class Tokens:
         """
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise Unproven(
-                "no bearer token was sent: the push subscription must authenticate", status=401
-            )
+            raise Unproven("no token was sent: the push subscription must authenticate", status=401)
         if len(token) > _LONGEST_TOKEN:
             raise Unproven(f"a token of {len(token):,} characters is none of Google's", status=401)
         claims = self._claims(token.strip())
