@@ -11,7 +11,7 @@ from cloudq.canvas.freeze import last
 from cloudq.errors import Replaced
 from cloudq.execution import idempotency
 from cloudq.execution.outcomes import Job, Outcomes
-from cloudq.execution.settlement import Settlement
+from cloudq.execution.settlement import Settlement, delivered_before
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
 from cloudq.runtime import Runtime
@@ -93,8 +93,14 @@ class EqualCalls:
         if key is None or backend is None:
             return None
         hard = self._outcomes.limits_of(job)[1]
+        sent_at = job.delivery.sent_at
         claimant = idempotency.Claimant(
-            owner=job.message.id, fence=job.fence, delivery=delivery, call=job.message.call
+            owner=job.message.id,
+            fence=job.fence,
+            delivery=delivery,
+            call=job.message.call,
+            sent=None if sent_at is None else round(sent_at * 1000),
+            stands_in=delivered_before(job.message) > 0,
         )
         is_short = hard is not None and hard + _AFTER_LIMIT <= _LEASE
         lease = hard + _AFTER_LIMIT if hard is not None and is_short else _LEASE

@@ -17,7 +17,7 @@ from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.settlement import NEVER, Action, Settlement
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
-from cloudq.results.record import State
+from cloudq.results.record import State, is_same_try
 from cloudq.tasks.limits.templates import text_of
 from cloudq.tasks.task import Task
 
@@ -69,13 +69,17 @@ class Claimant:
     """The owner of a claim: a task's id, its delivery's fence and name, and its call's mark.
 
     A later delivery takes over the claim of an earlier one, and the same delivery may claim
-    again. Another copy of the same message, delivered at the same time, may not.
+    again. Another copy of the same message may not, however often it was delivered: a message is
+    known by the time at which it was `sent`, in epoch milliseconds. One that was sent in place
+    of others (`stands_in`) is a later delivery of these.
     """
 
     owner: str
     fence: int = 0
     delivery: str = ""
     call: str | None = None
+    sent: int | None = None
+    stands_in: bool = False
 
 
 class ClaimInDoubt(BackendError):
@@ -120,8 +124,7 @@ def _text(current: Mapping[str, Value], name: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-_FIELDS = frozenset({"owner", "fence", "delivery", "done", "value", "unkept", "call"})
-_VALUE = frozenset({"value", "unkept"})
+_FIELDS = frozenset({"owner", "fence", "delivery", "done", "value", "unkept", "call", "sent"})
 _ABSENT = (Check(field="owner", op=Op.ABSENT),)
 
 
@@ -142,9 +145,11 @@ def _write_claim(
     }
     if claimant.call is not None:
         fields["call"] = claimant.call
+    if claimant.sent is not None:
+        fields["sent"] = claimant.sent
     change = Change(
         set=fields,
-        remove=_VALUE | {"call"} if claimant.call is None else _VALUE,
+        remove=_FIELDS - fields.keys(),
         expires=backend.clock() + lease,
         when=when,
     )
@@ -211,9 +216,13 @@ def _is_of(current: Mapping[str, Value], claimant: Claimant) -> bool:
 def _is_ours(current: Mapping[str, Value], claimant: Claimant) -> bool:
     if not _is_of(current, claimant) or current.get("done"):
         return False
-    fence = current.get("fence")
-    earlier = isinstance(fence, int) and fence < claimant.fence
-    return earlier or current.get("delivery") == claimant.delivery
+    if current.get("delivery") == claimant.delivery:
+        return True
+    fence, sent = current.get("fence"), current.get("sent")
+    if not isinstance(fence, int) or fence >= claimant.fence:
+        return False
+    is_copy = None not in (sent, claimant.sent) and sent != claimant.sent
+    return not is_copy or claimant.stands_in or not is_same_try(fence, claimant.fence)
 
 
 def _is_made(current: Mapping[str, Value], claimant: Claimant) -> bool:

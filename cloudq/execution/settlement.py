@@ -161,6 +161,7 @@ def unrecorded(
 
 
 _COUNTS = ("retries", "replaced", "continued", "waits")
+_NEW_TRY = frozenset({"retries", "replaced", "continued"})
 
 
 def copy_of(message: TaskMessage, **changes: Any) -> TaskMessage:
@@ -171,6 +172,9 @@ def copy_of(message: TaskMessage, **changes: Any) -> TaskMessage:
     for name in _COUNTS:
         if name in changes and changes[name] > MOST:
             raise InvalidArguments(f"{message.task}: {name} is above {MOST:,}")
+    if DELIVERED in message.headers and not _NEW_TRY.isdisjoint(changes):
+        rest = {name: text for name, text in message.headers.items() if name != DELIVERED}
+        changes = {"headers": rest, **changes}  # no earlier delivery was of this try
     return message.model_copy(update={"dedup_key": None, **changes})
 
 

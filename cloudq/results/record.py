@@ -44,6 +44,11 @@ def fence(retries: int, attempts: int) -> int:
     return retries * _RETRY_WEIGHT + min(attempts, _RETRY_WEIGHT - 1)
 
 
+def is_same_try(one: int, other: int) -> bool:
+    """Tell whether two fences are those of deliveries of one try."""
+    return one // _RETRY_WEIGHT == other // _RETRY_WEIGHT
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DelayedMessage:
     """A delayed message: its queue, and the handle that cancels it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -11,7 +12,14 @@ import pytest
 from cloudq import Task
 from cloudq.driver import Change, Check, ConditionFailed, Key, Op, Outgoing
 from cloudq.errors import BackendError, ConfigurationError
-from cloudq.execution.settlement import Action
+from cloudq.execution.settlement import (
+    Action,
+    Settlement,
+    come_back,
+    copy_of,
+    delivered_before,
+)
+from cloudq.messages.message import TaskMessage
 from cloudq.schedules.when import every
 from cloudq.tasks.limits.concurrency import Permit, PermitRequest, acquire
 from tests.support.bench import Bench
@@ -174,3 +182,36 @@ def test_a_schedule_whose_answer_is_lost_does_not_exist_already(app: Bench) -> N
     assert app.schedules.entry("x").when == every(5)
     with pytest.raises(ConfigurationError, match="already: delete it, or replace it"):
         app.schedules.add("x", "note", every(6))
+
+
+@pytest.mark.parametrize("later", [1.0, 0.0], ids=["another copy", "the same message"])
+def test_another_copy_of_a_message_takes_no_claim_over_however_often_it_came(later: float) -> None:
+    with Bench() as app:
+        runs: list[int] = []
+        meanwhile: list[Settlement] = []
+
+        @app.task(name="charge", idempotent=True)
+        def charge(number: int) -> int:
+            runs.append(number)
+            if len(runs) == 1:
+                [job], _ = app.runner.open([again])
+                meanwhile.append(app.runner.run(job))
+            return number
+
+        charge.delay(4)
+        [first] = app.receive()
+        assert first.sent_at is not None
+        again = replace(first, attempts=2, sent_at=first.sent_at + later, receipt="another")
+        [job], _ = app.runner.open([first])
+        app.runner.run(job)
+        assert len(runs) == (1 if later else 2)  # the same message came again: its process died
+        assert ("is running" in meanwhile[0].reason) == bool(later)
+
+
+def test_a_copy_in_place_of_a_message_takes_its_claim_over_but_no_copy_of_its_next_try() -> None:
+    message = TaskMessage(id="a", task="t", headers={"a": "b"})
+    copy = come_back(message, 3)
+    assert (delivered_before(copy), copy.headers["a"]) == (3, "b")
+    assert delivered_before(copy_of(copy, waits=1)) == 3
+    tried = copy_of(copy, retries=1)
+    assert (delivered_before(tried), tried.headers) == (0, {"a": "b"})

@@ -48,6 +48,7 @@ class PackedJob(NamedTuple):
     id: str
     attempts: int
     group: str | None
+    sent_at: float | None
     fields: dict[str, Any]
     fenced: bool
 
@@ -144,6 +145,7 @@ def pack_job(number: int, job: Job) -> PackedJob:
         delivery.id,
         delivery.attempts,
         delivery.group,
+        delivery.sent_at,
         given_fields(job.message),
         job.fenced,
     )
@@ -159,6 +161,7 @@ def unpack_job(packed: PackedJob) -> Job:
         attempts=packed.attempts,
         lease=0.0,
         group=packed.group,
+        sent_at=packed.sent_at,
     )
     message = from_given_fields(packed.fields)
     return Job(delivery=delivery, message=message, fenced=packed.fenced)
