@@ -15,7 +15,7 @@ from cloudq.messages.ids import Place
 from cloudq.results.record import Record
 
 RACES = 20
-"""How often an item that changes meanwhile is read again before a write is given up."""
+"""The most times that an item which changes meanwhile is read again, before a write is given up."""
 # Seconds for which an end that was read is given again without a look.
 _FRESH = 5.0
 _NOTHING: tuple[float, Mapping[int, Record]] = (0.0, {})
