@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from socketserver import BaseRequestHandler, ThreadingTCPServer
@@ -75,7 +76,20 @@ class Scripted(ThreadingTCPServer):
         self.answer: Any = {}
         self.asked: list[Asked] = []
         self.connections = 0
+        self._closing = 0
+        self._closed = threading.Condition()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def closing(self, by: int) -> None:
+        """Count the connections that are to be closed after what is being sent."""
+        with self._closed:
+            self._closing += by
+            self._closed.notify_all()
+
+    def settle(self) -> None:
+        """Wait until those connections are closed: a client sees that at its next request then."""
+        with self._closed:
+            assert self._closed.wait_for(lambda: not self._closing, 30)
 
     def good(self, asked: Asked) -> Answer:
         """The answer to a request for which the script has nothing."""
@@ -116,9 +130,17 @@ class _Handler(BaseRequestHandler):
 
     def _send(self, answer: Answer) -> bool:
         """Send an answer; tell whether another request may follow."""
-        step = answer.step or len(answer.data) or 1
-        for start in range(0, len(answer.data), step):
-            self.request.sendall(answer.data[start : start + step])
+        if answer.end == "close":
+            self.server.closing(1)
+        try:
+            step = answer.step or len(answer.data) or 1
+            for start in range(0, len(answer.data), step):
+                self.request.sendall(answer.data[start : start + step])
+            if answer.end == "close":
+                self.request.shutdown(socket.SHUT_RDWR)
+        finally:
+            if answer.end == "close":
+                self.server.closing(-1)
         if answer.end == "stall":
             self.request.recv(1)
         if answer.end == "reset":

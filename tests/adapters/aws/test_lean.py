@@ -272,10 +272,14 @@ def server() -> Iterator[Scripted]:
 
 
 @pytest.fixture(autouse=True)
-def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries wait up to seconds, by chance, and clients for silent servers: here for nothing."""
-    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
-    monkeypatch.setattr("cloudq_aws.dynamodb.time.sleep", lambda _: None)
+def no_waits(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries wait up to seconds, by chance: here until the server has closed what it will close.
+
+    Whether a client notices that a connection was closed before it sends, or after, would else
+    depend on which is faster.
+    """
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: server.settle())
+    monkeypatch.setattr("cloudq_aws.dynamodb.time.sleep", lambda _: server.settle())
 
 
 # What differs from one request to the next.
@@ -333,6 +337,7 @@ def told(server: Scripted, kind: str, name: str, script: list[Answer], first: bo
         tries = [shown(asked) for asked in server.asked]
         ids = [asked.headers["amz-sdk-invocation-id"] for asked in server.asked]
         used = [ids.index(id) for id in ids]
+        server.settle()
         server.script = [*before]
         server.asked.clear()
         outcome.append(outcome_of(call, driver))
