@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from cloudq.driver import (
-    FOREVER,
     BackendDriver,
     Code,
     Delivery,
@@ -28,19 +27,9 @@ from cloudq_local.sqlite_backend import TOPIC, SQLiteBackend
 from cloudq_local.sqlite_clock import Times
 from cloudq_local.sqlite_errors import advice, error_code
 from cloudq_local.sqlite_file import Database
+from cloudq_local.sqlite_inbox import Inbox
+from cloudq_local.sqlite_messages import LIMITS, row, too_large
 from cloudq_local.wake import LONGEST_WAIT, Bell
-
-LIMITS = Limits(
-    batch=256,
-    body=16 << 20,
-    batch_body=64 << 20,
-    max_delay=FOREVER,
-    max_lease=FOREVER,
-    max_wait=3_600.0,
-    ordered=True,
-    dedup_window=300.0,
-    billed=False,
-)
 
 _Row = tuple[int, str, bytes, int, str | None, float]  # what sql.TAKE returns
 _Statements = Sequence[tuple[str, tuple[Any, ...]]]
@@ -54,7 +43,8 @@ class SQLiteBroker:
     ) -> None:
         self._database = database
         self._bell = bell
-        self._times = Times(database, clock)
+        self._inbox = Inbox(database)
+        self._times = Times(database, clock, self._inbox.transaction)
         self._known: set[str] = set()
         self._openings = database.openings
         self._quiet: set[str] = set()  # queues in which there was nothing to take a moment ago
@@ -67,35 +57,37 @@ class SQLiteBroker:
         """Add messages in one transaction; one whose body is over the limit is a `Failure`."""
         now = self._times.now()
         if len(messages) == 1 and self._is_plain(queue, messages[0], now):
-            self._database.write(sql.SEND, _row(queue, messages[0], now))
+            message = messages[0]
+            if message.delay or not self._inbox.append(queue, message, now):
+                self._whole().write(sql.SEND, row(queue, message, now))
             self._bell.ring(queue)
             return ()
-        failures = _too_large(messages)
+        failures = too_large(messages)
         if failures:
             messages = [m for m in messages if len(m.body) <= LIMITS.body]
-        with self._database as database:
+        with self._whole() as database:
             self._know(queue)
             self._times.note(now)
             fresh = [m for m in messages if m.dedup is None or self._is_new(queue, m.dedup, now)]
             grouped = any(m.group is not None for m in fresh)
             # The ungrouped statement cannot tell; the grouped one is a third slower.
             statement = sql.SEND_GROUPED if grouped else sql.SEND
-            database.executemany(statement, [_row(queue, m, now) for m in fresh])
+            database.executemany(statement, [row(queue, m, now) for m in fresh])
         self._bell.ring(queue)
         return failures
 
     def schedule(self, queue: str, messages: Sequence[Outgoing]) -> Sequence[str | Failure]:
         """Add messages; the handle of each, which names none if its dedup key kept it out."""
-        refused = {failure.index: failure for failure in _too_large(messages)}
+        refused = {failure.index: failure for failure in too_large(messages)}
         now = self._times.now()
         sent: list[str | Failure] = []
-        with self._database as database:
+        with self._whole() as database:
             self._know(queue)
             for index, m in enumerate(messages):
                 if index in refused:
                     sent.append(refused[index])
                 elif m.dedup is None or self._is_new(queue, m.dedup, now):
-                    seq = database.execute(sql.SEND_GROUPED, _row(queue, m, now)).lastrowid
+                    seq = database.execute(sql.SEND_GROUPED, row(queue, m, now)).lastrowid
                     sent.append(delayed.handle(seq or 0, m.id))
                 else:
                     sent.append(delayed.handle(0, m.id))
@@ -208,6 +200,7 @@ class SQLiteBroker:
 
     def close(self) -> None:
         """Close the file."""
+        self._inbox.close()
         self._database.close()
         self._bell.close()
 
@@ -217,24 +210,24 @@ class SQLiteBroker:
 
     def delete(self, queue: str) -> None:
         """Delete the queue and its dead letters."""
-        admin.delete(self._database, queue)
+        admin.delete(self._whole(), queue)
         self._known.discard(queue)
 
     def list(self, prefix: str = "") -> Sequence[str]:
         """Return the names of the queues in use."""
-        return [name for name in admin.names(self._database) if name.startswith(prefix)]
+        return [name for name in admin.names(self._whole()) if name.startswith(prefix)]
 
     def stats(self, queue: str) -> QueueStats:
         """Count the queue's messages, exactly; the age is that of the next one to receive."""
-        return admin.stats(self._database, queue, self._times.now())
+        return admin.stats(self._whole(), queue, self._times.now())
 
     def peek(self, queue: str, *, count: int) -> Sequence[Peeked]:
         """Look at waiting messages without taking them."""
-        return admin.peek(self._database, queue, count, self._times.now())
+        return admin.peek(self._whole(), queue, count, self._times.now())
 
     def purge(self, queue: str) -> Purged:
         """Delete every message, also the leased ones."""
-        return admin.purge(self._database, queue)
+        return admin.purge(self._whole(), queue)
 
     def peek_dead(self, queue: str, *, count: int) -> Sequence[Peeked]:
         """Look at dead letters."""
@@ -253,6 +246,11 @@ class SQLiteBroker:
     def purge_dead(self, queue: str) -> Purged:
         """Delete every dead letter."""
         return admin.purge_dead(self._database, queue)
+
+    def _whole(self) -> Database:
+        """Return the file, after all that was appended to its inbox is in it."""
+        self._inbox.take_in()
+        return self._database
 
     def _is_known(self, queue: str) -> bool:
         """Tell whether the file surely has the queue: a new one knows none."""
@@ -293,20 +291,23 @@ class SQLiteBroker:
         """Lease messages; also tell the time from which on the next can be received, if none."""
         now = self._times.now()
         # A look takes no write lock, so that idle receivers are in nobody's way.
-        if queue in self._known and (first := self._look(queue, now)) > now:
+        waits = self._inbox.waits()
+        if not waits and queue in self._known and (first := self._look(queue, now)) > now:
             self._quiet.add(queue)
             return (), first
         self._quiet.discard(queue)
         token = secrets.randbits(62) + 1
-        values = (now + lease, token, queue, now, count)
         # After a power loss nobody works on what was leased, so a lease needs no sync.
         rows: list[_Row]
-        if self._is_known(queue) and not self._times.notes(now):
+        if not waits and self._is_known(queue) and not self._times.notes(now):
+            values = (now + lease, token, queue, now, count)
             rows = self._database.write(sql.TAKE, values, synced=False)
         else:
-            with self._database.unsynced() as database:
+            with self._inbox.transaction() as database:
+                now = self._times.later(now)  # than what was appended meanwhile was sent
                 self._know(queue)
                 self._times.note(now)
+                values = (now + lease, token, queue, now, count)
                 rows = database.execute(sql.TAKE, values).fetchall()
         if any(row[3] > 1 for row in rows):
             rows = self._bury_worn(queue, rows, token)
@@ -384,16 +385,3 @@ class SQLiteBroker:
 
 def _receipts(deliveries: Sequence[Delivery]) -> list[tuple[int, int]]:
     return [cast("tuple[int, int]", delivery.receipt) for delivery in deliveries]
-
-
-def _too_large(messages: Sequence[Outgoing]) -> list[Failure]:
-    return [
-        Failure(index=i, code=Code.TOO_LARGE, reason=f"{len(m.body)} bytes in one body")
-        for i, m in enumerate(messages)
-        if len(m.body) > LIMITS.body
-    ]
-
-
-def _row(queue: str, message: Outgoing, now: float) -> tuple[Any, ...]:
-    due = now + message.delay
-    return queue, due, due, now, message.id, message.group, message.body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from cloudq_local.sqlite_file import BLOCKED, Database
 
@@ -37,8 +38,14 @@ class Times:
     asks the file too: another process may have noted a later time.
     """
 
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float],
+        transaction: Callable[[], AbstractContextManager[Database]],
+    ) -> None:
         self._database = database
+        self._transaction = transaction
         self._clock = clock
         self._latest = 0.0
         self._noted = 0.0
@@ -50,6 +57,10 @@ class Times:
             self.check(now)
         self._latest = now
         return now
+
+    def later(self, now: float) -> float:
+        """Return the time once more; `now` if the clock was set back meanwhile."""
+        return max(now, self._clock())
 
     def notes(self, now: float) -> bool:
         """Tell whether the time is to be noted again."""
@@ -70,7 +81,7 @@ class Times:
             latest = float(self._database.read(_LATEST)[0][0])
         if self._behind(now, latest) is None:
             return False
-        with self._database as database:
+        with self._transaction() as database:
             by = self._behind(now, database.execute(_LATEST).fetchone()[0])
             if by is None:  # another process was faster
                 return True

@@ -75,8 +75,13 @@ CREATE TABLE items (
 CREATE INDEX items_expires ON items (expires) WHERE expires IS NOT NULL;
 """
 
-# Earlier releases made files without it, and do not mind it.
-_CLOCK = "CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY, latest REAL NOT NULL)"
+# Earlier releases made files without these, and do not mind them.
+_LATER = (
+    "CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY, latest REAL NOT NULL)",
+    # Of the inbox that was taken in last: the name of this database in it, and how far.
+    "CREATE TABLE IF NOT EXISTS inbox (one INTEGER PRIMARY KEY, name BLOB NOT NULL,"
+    " generation BLOB NOT NULL, position INTEGER NOT NULL)",
+)
 
 _PRAGMAS = (
     "journal_mode=WAL",
@@ -108,12 +113,12 @@ class Database:
     """
 
     def __init__(self, file: Path, *, synchronous: str, busy_timeout: float) -> None:
-        self._busy_timeout = busy_timeout
+        self.busy_timeout = busy_timeout
         self._file = file
         self._path = os.fspath(file)
         self.synchronous = synchronous
         self._pragmas = (*_PRAGMAS, f"synchronous={synchronous}")
-        self._lock = Lock()
+        self.lock = Lock()
         self._is_held = False  # for a fork: no thread is in SQLite then
         self.openings = 0  # counts how often the file was opened: a new one knows nothing
         try:
@@ -150,7 +155,7 @@ class Database:
         self._syncs = 0
         try:
             for pragma in self._pragmas:
-                self._patiently(f"PRAGMA {pragma}")
+                self.patiently(f"PRAGMA {pragma}")
             self._make()
         except BaseException:
             self._connection.close()
@@ -159,12 +164,12 @@ class Database:
         self.openings += 1
 
     def _hold(self) -> bool:
-        self._is_held = self._lock.acquire(timeout=HOLD)
+        self._is_held = self.lock.acquire(timeout=HOLD)
         return self._is_held
 
     def _let_go(self) -> None:
         self._is_held = False
-        self._lock.release()
+        self.lock.release()
 
     def _in_child(self) -> None:
         """Give up the parent's connection, and open another at the next use.
@@ -172,7 +177,7 @@ class Database:
         SQLite knows the locks that its process has on a file by the file. A second connection
         beside the parent's would count locks as its own that this process does not have.
         """
-        self._lock = Lock()
+        self.lock = Lock()
         if self._is_held:
             self._connection.close()
         else:  # a thread of the parent was in SQLite, whose own locks may be taken for ever
@@ -180,7 +185,7 @@ class Database:
         self._is_held = False
         self._identity = None
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Open the file that is there now, if it is another. Needs the lock.
 
         The connection to a deleted file works on, and nobody else sees what it writes.
@@ -221,13 +226,13 @@ class Database:
 
     def begin(self, *, synced: bool = True) -> Database:
         """Begin a write transaction, which `__exit__` ends."""
-        self._lock.acquire()
+        self.lock.acquire()
         try:
-            self._check()
+            self.check()
             self._sync(synced)
-            self._patiently("BEGIN IMMEDIATE")
+            self.patiently("BEGIN IMMEDIATE")
         except BaseException:
-            self._lock.release()
+            self.lock.release()
             raise
         return self
 
@@ -245,7 +250,11 @@ class Database:
                 self.execute("ROLLBACK")
             raise
         finally:
-            self._lock.release()
+            self.lock.release()
+
+    def commit(self) -> None:
+        """Commit what the present transaction did; its end then writes nothing."""
+        self.execute("COMMIT")
 
     def undo(self) -> None:
         """Undo what the present transaction did; its end then writes nothing."""
@@ -254,14 +263,14 @@ class Database:
     def restart(self) -> None:
         """Undo what the present transaction did, and begin again."""
         self.undo()
-        self._patiently("BEGIN IMMEDIATE")
+        self.patiently("BEGIN IMMEDIATE")
 
     def write(self, sql: str, values: Sequence[Any] = (), *, synced: bool = True) -> list[Any]:
         """Run one statement as a write transaction, and return its rows."""
-        with self._lock:
-            self._check()
+        with self.lock:
+            self.check()
             self._sync(synced)
-            return self._patiently(sql, values).fetchall()
+            return self.patiently(sql, values).fetchall()
 
     def _sync(self, wanted: bool) -> None:
         """Have the commits from now on synced, or not. Needs the lock, and no transaction."""
@@ -274,7 +283,7 @@ class Database:
         if wanted and self._syncs < _WORTH_ROOM:
             self._syncs += 1
             if self._syncs == _WORTH_ROOM:
-                self._patiently("BEGIN IMMEDIATE")  # nobody else appends to the log meanwhile
+                self.patiently("BEGIN IMMEDIATE")  # nobody else appends to the log meanwhile
                 try:
                     make_room(f"{self._path}-wal")
                 finally:
@@ -282,18 +291,18 @@ class Database:
 
     def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of one statement outside of a transaction."""
-        with self._lock:
-            self._check()
-            return self._patiently(sql, values).fetchall()
+        with self.lock:
+            self.check()
+            return self.patiently(sql, values).fetchall()
 
     def read_each(self, sql: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
         """Return the first row (or None) of the statement for each of `rows`, of one moment."""
-        with self._lock:
-            self._check()
+        with self.lock:
+            self.check()
             if len(rows) == 1:
-                return [self._patiently(sql, rows[0]).fetchone()]
+                return [self.patiently(sql, rows[0]).fetchone()]
             # One read transaction, so that each statement needs no file locks of its own.
-            self._patiently("BEGIN")
+            self.patiently("BEGIN")
             try:
                 return [self.execute(sql, values).fetchone() for values in rows]
             finally:
@@ -301,17 +310,18 @@ class Database:
 
     def close(self) -> None:
         """Close the connection, when no thread uses it any more."""
-        with self._lock:
+        with self.lock:
             self._connection.close()
 
-    def _patiently(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+    def patiently(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run one statement, and wait while another process writes. Needs the lock."""
         deadline, backoff = 0.0, None
         while True:
             try:
                 return self.execute(sql, values)
             except sqlite3.OperationalError as error:
                 now = time.monotonic()
-                deadline = deadline or now + self._busy_timeout
+                deadline = deadline or now + self.busy_timeout
                 if errorcode(error) & 0xFF != sqlite3.SQLITE_BUSY or now > deadline:
                     raise
             backoff = backoff or Backoff(0.00005, 0.005, factor=1.5, jitter=0.0)
@@ -320,7 +330,7 @@ class Database:
     def _make(self) -> None:
         """Make the tables unless they are there; raises when a newer release made them."""
         if self._version() is None:
-            self._patiently("BEGIN IMMEDIATE")
+            self.patiently("BEGIN IMMEDIATE")
             if self._version() is None:
                 for statement in _SCHEMA.split(";"):
                     self.execute(statement)
@@ -332,13 +342,14 @@ class Database:
                 f"{self._file} has schema {version} and this release reads schema {VERSION}: "
                 "upgrade cloudq, or use another file"
             )
-        self._patiently(_CLOCK)
+        for statement in _LATER:
+            self.patiently(statement)
 
     def _version(self) -> int | None:
         there = "SELECT 1 FROM sqlite_master WHERE name = 'cloudq_schema'"
-        if self._patiently(there).fetchone() is None:
+        if self.patiently(there).fetchone() is None:
             return None
-        row = self._patiently("SELECT version FROM cloudq_schema").fetchone()
+        row = self.patiently("SELECT version FROM cloudq_schema").fetchone()
         return row[0] if row else 0
 
 

@@ -10,6 +10,11 @@ from pathlib import Path
 
 from cloudq.errors import ConfigurationError
 
+INBOX = "-inbox"
+"""The end of the name of the file to which messages are appended."""
+
+_COMPANIONS = ("-wal", "-shm", INBOX)
+
 # The bytes of a log in which SQLite begins anew: it does after 1,000 pages of 4 KB, and what the
 # last transaction wrote beyond.
 _ROOM = 4_400_000
@@ -18,13 +23,13 @@ _ROOM = 4_400_000
 def made(file: Path) -> tuple[int, int] | None:
     """Make the file, readable by this user alone, unless it is there; return its identity.
 
-    SQLite would make it readable by all, and gives its two companions the mode that it has. Those
+    SQLite would make it readable by all, and gives its companions the mode that it has. Those
     of an earlier file that was moved away would be taken for the new one's, so they are deleted.
     """
     if identity(file) is None:
         with _alone_in(file.parent):
             if identity(file) is None:
-                for companion in ("-wal", "-shm"):
+                for companion in _COMPANIONS:
                     file.with_name(file.name + companion).unlink(missing_ok=True)
                 os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
     if file.is_dir():

@@ -54,7 +54,7 @@ def flat_json_text(
 
 def check_levels(value: object) -> None:
     """Refuse what is nested too deep, with a loop. Raises `EncodeError`."""
-    if type(value) in _SCALARS:
+    if type(value) in _SCALARS or _is_shallow(value):
         return
     level: list[object] = [value]
     for _ in range(MAX_LEVELS):
@@ -62,6 +62,23 @@ def check_levels(value: object) -> None:
         if not level:
             return
     raise EncodeError(f"cannot be written as JSON: it nests deeper than {MAX_LEVELS} levels")
+
+
+def _is_shallow(value: Any) -> bool:
+    """Tell whether a value is seen at once to nest no deeper than most messages do."""
+    if type(value) is not dict:
+        return False
+    items: Iterable[Any] = value.values()
+    for item in items:
+        kind = type(item)
+        if kind in _SCALARS:
+            continue
+        if kind is not dict and kind is not list:
+            return False
+        inner: Iterable[Any] = item.values() if kind is dict else item
+        if not _SCALARS.issuperset(map(type, inner)):
+            return False
+    return True
 
 
 def _inside(value: Any) -> Iterable[object]:

@@ -371,9 +371,9 @@ def from_given_fields(fields: dict[str, Any]) -> TaskMessage:
 
 def _fill(message: TaskMessage, fields: dict[str, Any]) -> None:
     # The lists and objects among the defaults: each message has its own.
-    lists: Named = {"args": [], "chain": [], "link": [], "link_error": []}
-    own: Named = {**lists, "kwargs": {}, "headers": {}}
-    _set(message, "__dict__", DEFAULTS | own | fields)
+    calls: Named = {"chain": [], "link": [], "link_error": []}
+    own: Named = {**DEFAULTS, "args": [], "kwargs": {}, "headers": {}, **calls, **fields}
+    _set(message, "__dict__", own)
     _set(message, "_given", frozenset(fields))
 
 
