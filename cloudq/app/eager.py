@@ -63,13 +63,11 @@ class Eager:
         )
         if settlement.error is not None and record.state is not State.REJECTED:
             return EagerResult(record, error=settlement.error, message=message)
-        is_ignored = settlement.record is None and settlement.reason == IGNORED
-        return EagerResult(
-            record,
-            restore=task.arguments.restore,
-            because=as_ignored(record) if is_ignored else None,
-            message=message,
-        )
+        if settlement.record is None:  # nothing is kept of its value
+            because = as_ignored(record) if settlement.reason == IGNORED else None
+            return EagerResult(record, because=because, message=message)
+        restore = task.arguments.results(args, kwargs).restore
+        return EagerResult(record, restore=restore, message=message)
 
     def start(self, node: Node[Any]) -> AnyResult:
         """Run a workflow; its result, which has ended."""

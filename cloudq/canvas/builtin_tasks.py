@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cloudq.errors import UnknownTask
-from cloudq.tasks.arguments import Arguments
+from cloudq.tasks.arguments import Arguments, EachResult
 from cloudq.tasks.options import Policy
 from cloudq.tasks.steps import COLLECT
 from cloudq.tasks.task import Task, is_awaited
@@ -30,17 +30,30 @@ def builtin_tasks(app: TaskApp, tasks: Mapping[str, Task[..., Any]]) -> dict[str
         run = _found(tasks, task)
         return _values([_run(run, item) for item in items])
 
-    functions: dict[str, Callable[..., Any]] = {COLLECT: collect, MAP: map_, STARMAP: starmap}
-    return {
-        name: Task(
-            function,
-            name=name,
-            app=app,
-            policy=Policy(),
-            arguments=Arguments(name, function, bound=False, everything=False),
-        )
-        for name, function in functions.items()
+    functions: dict[str, tuple[Callable[..., Any], Arguments]] = {
+        COLLECT: (collect, Arguments(COLLECT, collect, bound=False, everything=False)),
+        MAP: (map_, _OfMany(MAP, map_, tasks)),
+        STARMAP: (starmap, _OfMany(STARMAP, starmap, tasks)),
     }
+    return {
+        name: Task(function, name=name, app=app, policy=Policy(), arguments=arguments)
+        for name, (function, arguments) in functions.items()
+    }
+
+
+class _OfMany(Arguments):
+    """The arguments of a task that runs another one, whose values are of that one's type."""
+
+    def __init__(
+        self, name: str, function: Callable[..., Any], tasks: Mapping[str, Task[..., Any]]
+    ) -> None:
+        super().__init__(name, function, bound=False, everything=False)
+        self._tasks = tasks
+
+    def results(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments | EachResult:
+        name = args[0] if args else kwargs.get("task")
+        task = self._tasks.get(name) if isinstance(name, str) else None
+        return self if task is None else EachResult(task.arguments)
 
 
 def _run(task: Task[..., Any], given: Sequence[Any]) -> Any:

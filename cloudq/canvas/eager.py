@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from cloudq.canvas.errbacks import CHORD_ERROR, errback_values, member_failed
-from cloudq.canvas.freeze import end_of, errbacks_of, final_id, frozen, last, result_of
+from cloudq.canvas.freeze import collected, end_of, errbacks_of, final_id, frozen, last, result_of
 from cloudq.errors import ChordError
 from cloudq.messages.message import TaskMessage
 from cloudq.results.eager import EagerResult
@@ -77,7 +78,7 @@ class EagerWorkflows:
             if ended is None:
                 result = self._started(step, (result.get(),), result)
             else:
-                result = result_of(step, ended.unstarted, result)
+                result = result_of(step, partial(_unstarted, ended), result)
         return result
 
     def _chord(
@@ -86,7 +87,8 @@ class EagerWorkflows:
         header = self._group(str(node.id), node.header, before, parent)
         ended = _unsuccessful(header)
         if ended is None or ended.unsuccessful is None:
-            return self._started(node.body, (header.get(),), header)
+            result = self._started(node.body, (header.get(),), header)
+            return collected(node, header, result)
         error = ChordError(member_failed(ended.unsuccessful))
         id = final_id(node.body)
         record = Record(
@@ -97,7 +99,8 @@ class EagerWorkflows:
             error=str(error),
         )
         self._call_errbacks(errbacks_of(node.body), record, None)
-        return result_of(node.body, EagerResult[Any](record, error=error).unstarted, header)
+        failed = EagerResult[Any](record, error=error)
+        return result_of(node.body, partial(_unstarted, failed), header)
 
     def _call_errbacks(
         self, errbacks: Sequence[Node[Any]], failed: Record, message: TaskMessage | None
@@ -105,6 +108,10 @@ class EagerWorkflows:
         for errback in errbacks:
             made = frozen(errback)
             self._started(made, errback_values(made, failed, message, self._tasks), None)
+
+
+def _unstarted(before: EagerResult[Any], node: Node[Any]) -> EagerResult[Any]:
+    return before.unstarted(str(node.id), node.task if isinstance(node, Signature) else "")
 
 
 def _unsuccessful(result: AnyResult) -> EagerResult[Any] | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from cloudq.errors import InvalidArguments
 from cloudq.messages.message import new_id
 from cloudq.publishing.numbers import Numbers
-from cloudq.results.groups import AnyResult, GroupResult, Make
+from cloudq.results.groups import AnyResult, GroupResult
 from cloudq.results.outline import Outline, add_row
+from cloudq.results.result import AsyncResult
 from cloudq.tasks.signature import (
     Node,
     Signature,
@@ -241,12 +243,30 @@ def result_of(node: Node[Any], make: Make, parent: AnyResult | None = None) -> A
         return result_of(end, make, parent)
     if isinstance(node, chord):
         header = _group_result(node.id, node.header, make, parent)
-        return result_of(node.body, make, header)
+        return collected(node, header, result_of(node.body, make, header))
     if is_group(node):
         return _group_result(node.id, node, make, parent)
-    made = make(str(node.id), node.task if isinstance(node, Signature) else "")
+    made = make(node)
     made.parent = parent
     return made
+
+
+def collected(node: chord[Any], header: GroupResult[Any], result: AnyResult) -> AnyResult:
+    """Let the one value of a group, in the place of a chord, be restored as its members' are."""
+    body = node.body
+    if isinstance(body, Signature) and body.task == COLLECT and isinstance(result, AsyncResult):
+        result.restore = partial(_restored, header)
+    return result
+
+
+def _restored(header: GroupResult[Any], values: Sequence[Any]) -> list[Any]:
+    """Restore stored values of a header; those of members that were added stay as they are."""
+    known = [each.restore(value) for each, value in zip(header.leaves(), values, strict=False)]
+    return [*known, *values[len(known) :]]
+
+
+Make = Callable[[Node[Any]], AsyncResult[Any]]
+"""Makes the result of a call in a workflow, which has its id."""
 
 
 def _group_result(

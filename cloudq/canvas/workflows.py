@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from cloudq.canvas.freeze import (
+    end_of,
     final_id,
     flattened,
     frozen,
@@ -56,7 +57,7 @@ class Workflows:
         self, runtime: Runtime, tasks: Mapping[str, Task[..., Any]], publisher: Publisher
     ) -> None:
         self._runtime = runtime
-        self._make = publisher.results.named
+        self._make = publisher.results.planned
         self.planner = Planner(runtime, tasks, publisher.builder, publisher.marks)
         self.checks = Checks(runtime, tasks, publisher.builder)
         self._joins = Joins(runtime, self.planner)
@@ -100,7 +101,7 @@ class Workflows:
         added = joins.add(slot, final_id(made))
         place = replace(place, slot=added, group=slot.join)
         self._starter.carry_out(self.planner.start(made, Before(), place))
-        return self._make(final_id(made), "")
+        return self._make(end_of(made))
 
     def gather(self, join: str) -> list[Any]:
         """Return the values of a join's members."""
@@ -132,7 +133,7 @@ class Starter:
     ) -> None:
         self._runtime = runtime
         self._publisher = publisher
-        self._make = publisher.results.named
+        self._make = publisher.results.planned
         self._planner = planner
         self._joins = joins
         self._checks = checks

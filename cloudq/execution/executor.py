@@ -312,19 +312,17 @@ class Executor:
         if asked:
             return settle_raised(self._outcomes, job, task, asked[0], started), asked[0]
         try:
-            settlement = self._outcomes.succeeded(job, self._written(job, task, value), started)
+            results = task.arguments.results(context.args, context.kwargs)
+            is_unread = self._outcomes.is_unread(job.message)
+            text = "null" if is_unread else results.written_result(value)
+            settlement = self._outcomes.succeeded(job, text, started)
             if settlement.record is None:
-                settlement = idempotency.keep(settlement, job.message, task, value)
+                settlement = idempotency.keep(settlement, job.message, task, results, value)
             return settlement, value
         except Died:
             raise
         except BaseException as error:  # also what the value's own methods raise
             return self._outcomes.failed(job, error, started), error
-
-    def _written(self, job: Job, task: Task[..., Any], value: object) -> str:
-        """Write a value as JSON text: it must come back as its type hint says, if it is kept."""
-        is_unread = self._outcomes.is_unread(job.message)
-        return "null" if is_unread else task.arguments.written_result(value)
 
     def _tell_started(self, job: Job, task: Task[..., Any], started: float) -> None:
         """Record that a call has started, where the task or the event log keeps that."""

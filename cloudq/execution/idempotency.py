@@ -18,6 +18,7 @@ from cloudq.execution.settlement import NEVER, Action, Settlement
 from cloudq.messages.message import TaskMessage
 from cloudq.results.backend import Backend
 from cloudq.results.record import State, is_same_try
+from cloudq.tasks.arguments import Arguments, EachResult
 from cloudq.tasks.limits.templates import text_of
 from cloudq.tasks.task import Task
 
@@ -250,16 +251,21 @@ def settled(settlement: Settlement, claim: Claimed, expires: float) -> Settlemen
 
 
 def keep(
-    settlement: Settlement, message: TaskMessage, task: Task[..., Any], value: object
+    settlement: Settlement,
+    message: TaskMessage,
+    task: Task[..., Any],
+    results: Arguments | EachResult,
+    value: object,
 ) -> Settlement:
     """Keep the value of an idempotent call that records nothing, for equal calls that ask for it.
 
-    One that cannot be written is no failure of the call, which does not ask for it.
+    `results` writes it. A value that cannot be written is no failure of the call, which does not
+    ask for it.
     """
     if message.idempotency_key is None and not task.policy.idempotent:
         return settlement
     try:
-        text = task.arguments.written_result(value)
+        text = results.written_result(value)
     except Died:
         raise
     except BaseException as error:  # also what the value's own methods raise

@@ -197,8 +197,9 @@ class Publisher:
             sent = message
             self._send_all([message], [options])
         _keep_children([sent.id])
-        result = self.results.untyped(sent.id)
-        result.ignored, result.call = bool(sent.ignore_result), sent.call
+        result = self.results.named(sent.id, name, args, kwargs or {})
+        result.ignored = self.results.ignores(name, sent.ignore_result)
+        result.call = sent.call
         return result
 
     def _marked(self, message: TaskMessage, options: Options) -> TaskMessage:

@@ -16,6 +16,7 @@ from cloudq.results.terminate import ResultActions, Termination
 from cloudq.runtime import Runtime
 from cloudq.tasks.call_arguments import each_of, id_text
 from cloudq.tasks.limits.unique import Sent
+from cloudq.tasks.signature import Node, Signature
 from cloudq.tasks.task import Task
 
 if TYPE_CHECKING:  # loaded at its first use
@@ -27,7 +28,10 @@ R = TypeVar("R")
 
 
 class ResultFactory:
-    """Makes results that read one app's store and take delayed messages out of its queues."""
+    """Makes results that read one app's store and take delayed messages out of its queues.
+
+    `tasks` are those of the app, the built-in ones among them.
+    """
 
     def __init__(
         self,
@@ -101,17 +105,32 @@ class ResultFactory:
             raise InvalidArguments(f"the id of a task is {given!r}: give a text, as result.id")
         return [id_text(each) for each in each_of(given, "give the id of a task, or a list of ids")]
 
-    def named(self, task_id: str, name: str) -> AsyncResult[Any]:
-        """Return the result of a call by its task's name, which need not be registered."""
+    def named(
+        self, task_id: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        """Return the result of a call by its task's name, which need not be registered.
+
+        Of its arguments those of a map name the task whose values it gives.
+        """
         task = self._tasks.get(name)
-        return self.untyped(task_id) if task is None else self.of(task_id, task)
+        if task is None:
+            return self.untyped(task_id)
+        result = self.of(task_id, task)
+        result.restore = task.arguments.results(args, kwargs).restore
+        return result
+
+    def planned(self, node: Node[Any]) -> AsyncResult[Any]:
+        """Return the result of a call in a workflow, which has its id."""
+        if not isinstance(node, Signature):
+            return self.untyped(str(node.id))
+        return self.named(str(node.id), node.task, node.args, node.kwargs)
 
     def group(self, id: str) -> GroupResult[Any] | None:
         """Return the results of a saved group; None if it was never saved or has expired."""
         from cloudq.results.groups import restore_group
 
         id = id_text(id)
-        return restore_group(id, self.untyped(id).backend, self.named)
+        return restore_group(id, self.untyped(id).backend, self.untyped)
 
     def _take_back(self, task_id: str, message: DelayedMessage) -> bool:
         """Take a delayed message out of its queue; False where it has left already."""
@@ -134,4 +153,4 @@ class ResultFactory:
     def _children(self, outlines: str) -> list[Any]:
         from cloudq.results.groups import restored
 
-        return restored(outlines, self.named)
+        return restored(outlines, self.untyped)

@@ -261,14 +261,14 @@ def _restored(rows: Outline, make: Make) -> AnyResult:
         if members is not None:
             made.append(GroupResult(id, [made[one] for one in members], parent=parent))
             continue
-        result = make(id, "")
+        result = make(id)
         result.parent = parent
         made.append(result)
     return made[-1]
 
 
-Make = Callable[[str, str], AsyncResult[Any]]
-"""Makes the result of a task: (id, task name)."""
+Make = Callable[[str], AsyncResult[Any]]
+"""Makes the result of a task, by its id."""
 
 AnyResult = AsyncResult[Any] | GroupResult[Any]
 

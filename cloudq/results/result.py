@@ -57,7 +57,7 @@ class AsyncResult(Generic[R]):
         self.task = task
         self._backend = backend
         self.actions = actions
-        self._restore = restore
+        self.restore = restore
         self.final: Record | None = None
 
     def __repr__(self) -> str:
@@ -116,7 +116,7 @@ class AsyncResult(Generic[R]):
     def _given(self, record: Record, propagate: bool) -> R:
         """Return the value of the record of its end; raise or return its exception."""
         if record.state == State.SUCCESS:
-            return self._restore(load_value(record.value) if record.value else None)
+            return self.restore(load_value(record.value) if record.value else None)
         error = failure(record)
         if propagate:
             raise error

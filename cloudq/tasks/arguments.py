@@ -191,6 +191,22 @@ class Arguments:
             return dump_value(value)
         return _validation().written_result(self.name, self._returned, value)
 
+    def restore_each(self, values: Any) -> Any:
+        """Convert the stored results of calls that ran as one: each as `restore` does."""
+        if self._returned is None:
+            return values
+        return _validation().restored_results(self.name, self._returned, values)
+
+    def written_results(self, values: Any) -> str:
+        """Write the results of calls that ran as one. Raises as `written_result` of each."""
+        if self._returned is None:
+            return dump_value(values)
+        return _validation().written_results(self.name, self._returned, values)
+
+    def results(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments | EachResult:
+        """Return what writes and restores the result of a call with these arguments."""
+        return self
+
     def fit(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise `InvalidArguments` if the arguments do not fit the signature."""
         form = (len(args), *kwargs)
@@ -290,6 +306,21 @@ class Arguments:
 
     def _adapter(self, name: str, hint: Any) -> TypeAdapter[Any]:
         return _validation().adapter(self.name, name, hint)
+
+
+class EachResult:
+    """Writes and restores the result of a call that runs a task on many items."""
+
+    def __init__(self, of: Arguments) -> None:
+        self._of = of
+
+    def restore(self, values: Any) -> Any:
+        """Convert each value to the return type of the task."""
+        return self._of.restore_each(values)
+
+    def written_result(self, values: Any) -> str:
+        """Write the values as JSON text. Raises `EncodeError` for one that would not come back."""
+        return self._of.written_results(values)
 
 
 @cache

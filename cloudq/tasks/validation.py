@@ -16,6 +16,7 @@ from cloudq.errors import (
     EncodeError,
     InvalidArguments,
 )
+from cloudq.messages.json_text import is_list
 from cloudq.messages.values import dump_value, from_wire, load_value, to_wire
 from cloudq.tasks import typed_dicts
 from cloudq.tasks.came_back import came_back, classes_of
@@ -73,14 +74,47 @@ def restored_result(task: str, of: TypeAdapter[Any], value: Any) -> Any:
 def written_result(task: str, of: TypeAdapter[Any], value: Any) -> str:
     """Write a result as JSON text. Raises `EncodeError` for one that would not come back."""
     text = dump_value(value)
+    _check_result(task, of, value, load_value(text))
+    return text
+
+
+def restored_results(task: str, of: TypeAdapter[Any], values: Any) -> list[Any]:
+    """Validate each of many results that were read from the store. Raises `DecodeError`."""
+    if not is_list(values):
+        raise DecodeError(_no_list(task, values))
+    read = enumerate(values, 1)
+    return [restored_result(_numbered(task, n), of, value) for n, value in read]
+
+
+def written_results(task: str, of: TypeAdapter[Any], values: Any) -> str:
+    """Write many results as JSON text. Raises `EncodeError` for one that would not come back."""
+    if not issubclass(type(values), list | tuple):
+        raise EncodeError(_no_list(task, values))
+    text = dump_value(values)
+    pairs = zip(values, load_value(text), strict=True)
+    for number, (value, plain) in enumerate(pairs, 1):
+        _check_result(_numbered(task, number), of, value, plain)
+    return text
+
+
+def _numbered(task: str, number: int) -> str:
+    return f"{task} for item {number}"
+
+
+def _no_list(task: str, values: object) -> str:
+    return f"the result of {task} for many items is no list: {values!r:.100}"
+
+
+def _check_result(task: str, of: TypeAdapter[Any], value: Any, plain: Any) -> None:
+    """Raise `EncodeError` for a result that would not come back of what was written, `plain`."""
     try:
-        read = restored_result(task, of, load_value(text))
+        read = restored_result(task, of, plain)
     except DecodeError as error:
         raise EncodeError(str(error)) from error
     try:
         whole = of.validate_python(value)
     except ValidationError:  # plain already, as a strict type would be read
-        return text
+        return
     if (closed := typed_dicts.closed_of(of)) is not None:
         try:
             closed.validate_python(value)
@@ -89,7 +123,6 @@ def written_result(task: str, of: TypeAdapter[Any], value: Any) -> str:
             raise EncodeError(f"the result of {task}: {place}: {why}") from error
     if not came_back(whole, read, classes_of(of)):
         raise EncodeError(f"the result of {task} {_changed(whole, read)}")
-    return text
 
 
 def as_it_travels(hint: Any) -> Any:

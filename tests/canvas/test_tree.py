@@ -251,7 +251,7 @@ def test_children_are_what_as_tuple_gives(app: Bench, t: Tasks) -> None:
     pairs = orjson.loads(result.get(timeout=0))
     assert orjson.loads(orjson.dumps(child.as_tuple())) == pairs
     # Records of before had the pairs themselves.
-    [old] = restored(orjson.dumps([pairs]).decode(), app.publisher.results.named)
+    [old] = restored(orjson.dumps([pairs]).decode(), app.publisher.results.untyped)
     assert old.as_tuple() == child.as_tuple()
 
 
