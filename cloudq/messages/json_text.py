@@ -64,19 +64,16 @@ def check_levels(value: object) -> None:
     raise EncodeError(f"cannot be written as JSON: it nests deeper than {MAX_LEVELS} levels")
 
 
-def _is_shallow(value: Any) -> bool:
+def _is_shallow(value: object) -> bool:
     """Tell whether a value is seen at once to nest no deeper than most messages do."""
-    if type(value) is not dict:
+    if not is_object(value):
         return False
-    items: Iterable[Any] = value.values()
-    for item in items:
-        kind = type(item)
-        if kind in _SCALARS:
+    for item in value.values():
+        if type(item) in _SCALARS:
             continue
-        if kind is not dict and kind is not list:
+        if not is_object(item) and not is_list(item):
             return False
-        inner: Iterable[Any] = item.values() if kind is dict else item
-        if not _SCALARS.issuperset(map(type, inner)):
+        if not _SCALARS.issuperset(map(type, item.values() if is_object(item) else item)):
             return False
     return True
 
