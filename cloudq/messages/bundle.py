@@ -26,6 +26,7 @@ from cloudq.messages.message import (
     from_given_fields,
     given_fields,
 )
+from cloudq.messages.plain_calls import PlainCalls, changeable, copied, plain_row
 from cloudq.messages.size import MOST_CONTAINERS, check_text, check_written
 from cloudq.messages.values import check_depth, json_bytes, plain_numbers
 
@@ -49,7 +50,10 @@ class Unread:
 
 @immutable
 class Bundle:
-    """The calls of a message, in their order; those that cannot be read are `Unread`."""
+    """The calls of a message, in their order; those that cannot be read are `Unread`.
+
+    They are `PlainCalls` where they differ in nothing but plain arguments.
+    """
 
     name: str
     calls: Sequence[TaskMessage | Unread]
@@ -107,6 +111,8 @@ def read_bundle(body: bytes, *, limit: int) -> Bundle:
             f"oversized: a bundle of {len(calls):,} calls, at most {MOST_OF_A_BUNDLE:,} are read"
         )
     reader = _Reader(name, shared, unusual=unusual)
+    if not unusual and (plain := reader.plain_calls(calls)):
+        return Bundle(name=name, calls=plain)
     return Bundle(name=name, calls=[reader.call(call) for call in calls])
 
 
@@ -129,7 +135,7 @@ class _Reader:
         if type(number) is not int or not 0 <= number < 1 << 16 or number in self._places:
             return _unread(call, "undecodable: n: not a place of its own in the bundle")
         self._places.add(number)
-        if self._checked is not None and (plain := self._plain(self._checked, call, number)):
+        if self._checked is not None and (plain := self._plain(self._checked, call)):
             return plain
         own = {key: value for key, value in call.items() if key != "n"}
         own["id"] = bundled_id(self._name, number)
@@ -142,24 +148,23 @@ class _Reader:
             reason = str(error)
         return _unread(fields, reason)
 
-    def _plain(
-        self, checked: dict[str, Any], call: dict[str, Any], number: int
-    ) -> TaskMessage | None:
-        """Read a call that has nothing but arguments of its own, which hold no list or object."""
-        args, kwargs = call.get("args"), call.get("kwargs")
-        fields = {**checked, "id": bundled_id(self._name, number)}
-        for name in self._changeable:
-            fields[name] = _copied(fields[name])
-        seen = 1
-        if is_list(args) and _SCALARS.issuperset(map(type, args)):
-            fields["args"] = args
-            seen += 1
-        if is_object(kwargs) and _SCALARS.issuperset(map(type, kwargs.values())):
-            fields["kwargs"] = kwargs
-            seen += 1
-        if seen != len(call):  # there is more in it
+    def plain_calls(self, calls: Sequence[object]) -> PlainCalls | None:
+        """Read calls that have nothing but plain arguments of their own, all of them or none."""
+        rows = [row for call in calls if (row := plain_row(call)) is not None]
+        if len(rows) < len(calls) or len({row[0] for row in rows}) < len(rows):
             return None
-        return writable(from_given_fields(fields)) if self._unusual else from_given_fields(fields)
+        if self._checked is None:
+            self.call(calls[0])
+            self._places.clear()
+        return None if self._checked is None else PlainCalls(self._name, self._checked, rows)
+
+    def _plain(self, checked: dict[str, Any], call: object) -> TaskMessage | None:
+        """Read a call that has nothing but arguments of its own."""
+        row = plain_row(call)
+        if row is None:
+            return None
+        plain = PlainCalls(self._name, checked, [row])[0]
+        return writable(plain) if self._unusual else plain
 
     def _message(self, own: dict[str, Any], fields: dict[str, Any]) -> TaskMessage:
         args, kwargs = own.get("args", _NO_ARGS), own.get("kwargs", _NO_KWARGS)
@@ -169,7 +174,7 @@ class _Reader:
             and type(args) is list
             and type(kwargs) is dict
         ):
-            copies = {name: _copied(self._checked[name]) for name in self._changeable}
+            copies = {name: copied(self._checked[name]) for name in self._changeable}
             message = from_given_fields({**self._checked, **copies, **own})
         else:
             message = TaskMessage(**fields)
@@ -189,29 +194,17 @@ class _Reader:
         """Keep what the other calls need not have checked; a list or object is copied for each."""
         given = given_fields(message)
         shared = {key: given[key] for key in given if key not in own}
-        changeable = {key for key, value in shared.items() if isinstance(value, dict | list)}
-        if changeable <= _COPIED:
-            self._changeable = tuple(changeable)
-            self._checked = {key: _copied(value) for key, value in shared.items()}
+        names = changeable(shared)
+        if _COPIED.issuperset(names):
+            self._changeable = names
+            self._checked = {key: copied(value) for key, value in shared.items()}
 
 
 _PLAIN = frozenset({"id", "args", "kwargs"})
 # What a task may change must not be its neighbours' too. What follows a call is checked each time.
 _COPIED = frozenset({"args", "kwargs", "headers"})
-_SCALARS = frozenset({str, int, float, bool, type(None)})
 _NO_ARGS: list[Any] = []
 _NO_KWARGS: dict[str, Any] = {}
-
-
-def _copied(value: Any) -> Any:
-    """Copy a value of JSON, in which nothing is shared with the original that can change."""
-    if is_object(value):
-        if _SCALARS.issuperset(map(type, value.values())):
-            return value.copy()
-        return {key: _copied(each) for key, each in value.items()}
-    if is_list(value):
-        return [_copied(each) for each in value]
-    return value
 
 
 def _unread(call: object, reason: str) -> Unread:

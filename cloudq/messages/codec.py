@@ -27,6 +27,7 @@ from cloudq.messages.formats import MessageFormat, find_format, installed_format
 from cloudq.messages.json_text import has_unusual, json_text
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.optional import library
+from cloudq.messages.plain_calls import PlainCalls
 from cloudq.messages.serializers import PICKLE, SERIALIZERS, plain_json, written
 from cloudq.messages.signing import Keyring
 from cloudq.messages.size import check_text
@@ -182,6 +183,9 @@ class Codec:
                     error.fields = fields_of(body)
                     raise
         bundle = read_bundle(body, limit=limit)
+        calls = bundle.calls
+        if isinstance(calls, PlainCalls) and self._call(calls[0], signed=signed) is calls[0]:
+            return bundle  # what is true of one is true of all
         return replace(bundle, calls=[self._call(call, signed=signed) for call in bundle.calls])
 
     def _call(self, call: TaskMessage | Unread, *, signed: bool) -> TaskMessage | Unread:
