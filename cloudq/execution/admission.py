@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from cloudq import signals
@@ -23,6 +24,7 @@ from cloudq.execution import lifecycle
 from cloudq.execution.bundles import Parcel, Part, alone, body_of
 from cloudq.execution.error_text import reason_of
 from cloudq.execution.outcomes import Job, Outcomes
+from cloudq.execution.plain_bundles import PlainBundles
 from cloudq.execution.salvage import salvage, without_parts
 from cloudq.execution.settlement import (
     NEVER,
@@ -71,6 +73,10 @@ class Admission:
         self._outcomes = outcomes
         self._gate = gate
 
+    @cached_property
+    def _plain(self) -> PlainBundles:
+        return PlainBundles(self._runtime, self._tasks, self._outcomes, self._gate)
+
     def open_all(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
         """Sort deliveries, and try again at once what the store refuses.
 
@@ -93,10 +99,11 @@ class Admission:
         back = Settlement(action=Action.RELEASE, reason=f"it waits for the store: {whole.error}")
         return whole.jobs, [*whole.settled, *((delivery, back) for delivery in waiting)]
 
-    def open(self, deliveries: Sequence[Delivery]) -> Opened:
+    def open(self, deliveries: Sequence[Delivery], *, plain: bool = False) -> Opened:
         """Sort deliveries into jobs and settlements, with one batched read of the store.
 
-        Those that the store refuses wait, and with them the later ones of their groups.
+        Those that the store refuses wait, and with them the later ones of their groups. With
+        `plain`, bundles of plain calls are set aside, as what they are.
         """
         read: list[Job] = []
         opened = Opened(jobs=[], settled=[], waiting=[])
@@ -110,6 +117,8 @@ class Admission:
                 read.append(found)
             else:
                 opened.settled.append((delivery, found))
+        if plain and parcels:
+            opened.plain, parcels = self._plain.taken(parcels, among_others=bool(read))
         for parcel in parcels:
             parts = [(part, self._opened(part, now)) for part in parcel.parts]
             read += unpacked(parcel, parts, opened, self._outcomes, self._runtime.backend)

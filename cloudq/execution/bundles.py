@@ -86,18 +86,31 @@ class Parcel:
     def __init__(self, whole: Delivery, bundle: Bundle) -> None:
         self.whole = whole
         self.name = bundle.name
-        self.parts = [Part(self, call, number) for number, call in enumerate(bundle.calls)]
+        self.calls = bundle.calls
         self.lost = False
         self.revoked: Collection[int] = ()
         # On an ordered queue the first that has no end is the one that may end its process.
         self.first: Part | None = None
         self._lock = threading.Lock()
-        self._unknown = {id(part) for part in self.parts}
+        self._parts: dict[int, Part] = {}
+        self._unknown = set(range(len(self.calls)))
         self._held: list[Any] = []
         self._held_since = 0.0
-        self._left = {id(part) for part in self.parts}
+        self._left = self._unknown.copy()
         self._back: dict[int, Settlement] = {}
         self._rest: Sequence[TaskMessage] | None = None
+
+    @property
+    def parts(self) -> list[Part]:
+        """All of its parts, in their order."""
+        return [self.part(number) for number in range(len(self.calls))]
+
+    def part(self, number: int) -> Part:
+        """Return a part; it is made when it is first asked for."""
+        made = self._parts.get(number)
+        if made is None:
+            made = self._parts.setdefault(number, Part(self, self.calls[number], number))
+        return made
 
     @property
     def is_too_often(self) -> bool:
@@ -111,14 +124,13 @@ class Parcel:
 
     # ---- outcomes
 
-    def hold(self, outcomes: Sequence[tuple[Part, object]]) -> list[Any]:
-        """Hold outcomes of parts back; return all that are held when the last one has come."""
+    def hold(self, numbers: Iterable[int], outcomes: Iterable[object]) -> list[Any]:
+        """Hold outcomes of these parts back; return all that are held when the last has come."""
         with self._lock:
             if not self._held:
                 self._held_since = time.monotonic()
-            for part, outcome in outcomes:
-                self._unknown.discard(id(part))
-                self._held.append(outcome)
+            self._unknown.difference_update(numbers)
+            self._held += outcomes
             return self._take() if not self._unknown else []
 
     @property
@@ -140,11 +152,17 @@ class Parcel:
     def settled(self, part: Part, settlement: Settlement) -> bool:
         """Note that a part is settled; tell whether all are."""
         with self._lock:
-            self._left.discard(id(part))
+            self._left.discard(part.number)
             if settlement.action is Action.NOTHING:
                 self.lost = True
             elif settlement.action is Action.RELEASE:
-                self._back[id(part)] = settlement
+                self._back[part.number] = settlement
+            return not self._left
+
+    def done(self, numbers: Iterable[int]) -> bool:
+        """Note that parts have ended, and that this is recorded; tell whether all are settled."""
+        with self._lock:
+            self._left.difference_update(numbers)
             return not self._left
 
     def end(self, broker: Broker, now: float) -> Settlement:
@@ -154,12 +172,12 @@ class Parcel:
         """
         if self.lost:
             return Settlement(action=Action.NOTHING)
-        back = [part for part in self.parts if id(part) in self._back]
-        if not back:
+        if not self._back:
             return Settlement(action=Action.ACK)
-        given = [self._back[id(part)] for part in back]
+        back = [self.part(number) for number in sorted(self._back)]
+        given = [self._back[part.number] for part in back]
         keeps_place = broker.limits(self.whole.queue).keeps_place(self.whole.group)
-        in_place = keeps_place or len(back) == len(self.parts)
+        in_place = keeps_place or len(back) == len(self.calls)
         if not in_place:
             if self._rest is None:
                 self._rest = [
@@ -225,11 +243,19 @@ class Held(Generic[T]):
             else:
                 ready.append(outcome)
         for parcel, together in came.items():
-            ready += parcel.hold(together)
-            with self._lock:
-                if parcel.holds:
-                    self._parcels[id(parcel)] = parcel
+            numbers = [part.number for part, _ in together]
+            ready += self.added(parcel, numbers, [outcome for _, outcome in together])
         return ready + self.overdue() if self._parcels else ready
+
+    def added(self, parcel: Parcel, numbers: Iterable[int], outcomes: Iterable[T]) -> list[T]:
+        """Take in outcomes of a parcel's parts, and return those of it to commit now."""
+        ready: list[T] = parcel.hold(numbers, outcomes)
+        with self._lock:
+            if parcel.holds:
+                self._parcels[id(parcel)] = parcel
+            else:
+                self._parcels.pop(id(parcel), None)
+        return ready
 
     def overdue(self) -> list[T]:
         """Return those that have been held for long enough."""

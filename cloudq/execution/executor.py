@@ -26,16 +26,16 @@ from cloudq.execution.call import FunctionCall, RunAsync, Surroundings, run_coro
 from cloudq.execution.equal_calls import EqualCalls
 from cloudq.execution.interrupt import Alarms
 from cloudq.execution.outcomes import Job, Outcomes
+from cloudq.execution.plain_run import PlainRun
 from cloudq.execution.raised import settle_raised
 from cloudq.execution.settlement import NEVER, Settled, Settlement
 from cloudq.execution.unpacking import Opened
 from cloudq.execution.unstarted import unstarted
 from cloudq.messages.body import arguments as arguments_of
-from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
+from cloudq.messages.plain_calls import PlainCalls
 from cloudq.publishing.tracing import open_tracing
 from cloudq.results.backend import Backend
-from cloudq.results.outline import Outline, brief
 from cloudq.results.record import State
 from cloudq.results.waiting import Places
 from cloudq.runtime import Runtime
@@ -56,8 +56,7 @@ class Executor:
 
     `run_async` runs a coroutine to its end and gives its value. `stop_at_hard_limit` raises
     `TimeLimitExceeded` inside a task at its hard limit, for places where no supervisor can stop
-    the process. `places` are those of the process, for this one and others like it; left out,
-    one.
+    the process. `places` are those of the process, for it and others like it; left out, one.
     """
 
     def __init__(
@@ -167,8 +166,8 @@ class Executor:
         return self._gate.rate(task, self.tasks[task].policy.throttle)
 
     def sort(self, deliveries: Sequence[Delivery]) -> Opened:
-        """Sort deliveries, with one batched read of the store; what it refuses waits."""
-        return self._admission.open(deliveries)
+        """Sort deliveries, and bundles of plain calls apart; what the store refuses waits."""
+        return self._admission.open(deliveries, plain=True)
 
     def open(self, deliveries: Sequence[Delivery]) -> tuple[list[Job], list[Settled]]:
         """Sort deliveries as `Admission.open_all` does. Raises `BackendError`."""
@@ -185,6 +184,21 @@ class Executor:
             raise
         except BaseException as error:  # else the job would keep its lease and its slot
             return self.spoiled(job, error)
+
+    def plain_run(self, calls: PlainCalls, delivery: Delivery) -> PlainRun:
+        """Return what runs plain calls of one task, which this delivery has brought."""
+        is_told = self.tracing is not None or self.runtime.keeps_events
+        return PlainRun(
+            calls,
+            delivery,
+            task=None if is_told else self.tasks.get(calls[0].task),
+            outcomes=self._outcomes,
+            call=self._call,
+            surroundings=self._surroundings,
+            hostname=self._hostname,
+            ordinary=self.run,
+            spoiled=self.spoiled,
+        )
 
     def _traced(self, job: Job) -> Settlement:
         if (spans := self.tracing) is None:
@@ -264,7 +278,7 @@ class Executor:
             retried=partial(self._outcomes.is_retried, job, task),
         )
         settlement = self._outcome(job, task, context, started)
-        settlement = _with_children(settlement, context.request.children)
+        settlement = lifecycle.with_children(settlement, context.request.children)
         if unique is not None and settlement.unique_claim is None:
             pause(unique, job.message)
         return settlement
@@ -382,14 +396,3 @@ class Executor:
     def _name(self, job: Job) -> str:
         """Return a name of one delivery; in a child the receipt is its number there."""
         return f"{self._hostname} {job.delivery.id} {job.delivery.receipt}"
-
-
-def _with_children(settlement: Settlement, called: Sequence[Outline]) -> Settlement:
-    """Add the ids of the calls that the task made, and of those that its end starts."""
-    if not called and settlement.starts is None:
-        return settlement
-    started = [*called, *(settlement.starts.outlines if settlement.starts is not None else ())]
-    if not started or settlement.record is None:
-        return settlement
-    children = json_text(brief(started)).decode()
-    return replace(settlement, record=replace(settlement.record, children=children))

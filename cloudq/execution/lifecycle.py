@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,9 @@ from cloudq.driver.log import Log
 from cloudq.errors import DecodeError, Reject, Retry
 from cloudq.execution.error_text import error_text
 from cloudq.messages.body import arguments
+from cloudq.messages.json_text import json_text
 from cloudq.messages.message import TaskMessage
+from cloudq.results.outline import Outline, brief
 from cloudq.results.record import State
 from cloudq.tasks.hooks import ExceptionInfo
 from cloudq.tasks.request import Context, Request
@@ -233,6 +236,17 @@ def request_of(
         hostname=hostname,
         is_eager=is_eager,
     )
+
+
+def with_children(settlement: Settlement, called: Sequence[Outline]) -> Settlement:
+    """Add the ids of the calls that the task made, and of those that its end starts."""
+    if not called and settlement.starts is None:
+        return settlement
+    started = [*called, *(settlement.starts.outlines if settlement.starts is not None else ())]
+    if not started or settlement.record is None:
+        return settlement
+    children = json_text(brief(started)).decode()
+    return replace(settlement, record=replace(settlement.record, children=children))
 
 
 def _datetime(at: float | None) -> datetime | None:

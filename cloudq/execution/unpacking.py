@@ -9,6 +9,7 @@ from cloudq.driver import Delivery
 from cloudq.errors import BackendError
 from cloudq.execution.bundles import Parcel, Part
 from cloudq.execution.outcomes import Job, Outcomes
+from cloudq.execution.plain_bundles import PlainParcel
 from cloudq.execution.settlement import Action, Settled, Settlement, unrecorded
 from cloudq.execution.unstarted import own_word
 from cloudq.results.backend import Backend
@@ -17,11 +18,15 @@ from cloudq.results.record import Record
 
 @dataclass(slots=True, kw_only=True)
 class Opened:
-    """Deliveries sorted into jobs and settlements; the store has refused those that wait."""
+    """Deliveries sorted into jobs and settlements; the store has refused those that wait.
+
+    `plain` are bundles of which all calls may run, where these were asked for.
+    """
 
     jobs: list[Job] = field(default_factory=list[Job])
     settled: list[Settled] = field(default_factory=list[Settled])
     waiting: list[Delivery] = field(default_factory=list[Delivery])
+    plain: list[PlainParcel] = field(default_factory=list[PlainParcel])
     error: BackendError | None = None
 
     def wait(self, jobs: Sequence[Job], error: BackendError) -> None:

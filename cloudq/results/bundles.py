@@ -23,10 +23,12 @@ from cloudq.results.bundle_item import (
     UNTIL,
     BundleRecords,
     Delivered,
+    PlainEnd,
     bundle_key,
     is_same,
     marked,
     part_of,
+    plain_part,
     read_item,
     unchanged,
     unmarked_after,
@@ -42,6 +44,7 @@ _MOST_SEEN = 32
 
 
 _NO_TEXTS = (None, None, None, None)
+_LEAST = 200  # bytes of a record, but for its texts
 
 
 class BundleStore:
@@ -140,6 +143,23 @@ class BundleStore:
             return standing
         raise busy("bundle", bundle)
 
+    def add_plain(
+        self, bundle: str, shared: Record, ends: Sequence[PlainEnd], delivery: Delivered
+    ) -> set[int] | None:
+        """Add the first ends of a bundle, which differ in nothing but their values and times.
+
+        Returns the places of calls that are marked as revoked; None where these are not the first,
+        or are large, so that `add` has to tell what is to be written.
+        """
+        size = sum(_LEAST + len(value or "") for _, value, _, _ in ends)
+        if size > self._backend.driver.limits.item // 4:
+            return None
+        standing = BundleRecords(bundle=bundle)
+        try:
+            return self._put(standing, plain_part(shared, ends), [], delivery)
+        except ConditionFailed:
+            return None
+
     def end(self, place: Place, record: Record) -> Record | None:
         """Add the end of a call; return another that is there already, else None."""
         fenced = record.call is not None  # a still later call may have ended
@@ -185,10 +205,20 @@ class BundleStore:
         if len(standing.kept) >= _MOST_PARTS:
             stale = standing.kept
             fresh = {**dict.fromkeys(standing.apart), **standing.records, **fresh}
+        return self._put(standing, part_of(fresh), stale, delivery)
+
+    def _put(
+        self,
+        standing: BundleRecords,
+        part: bytes,
+        stale: Sequence[str],
+        delivery: Delivered | None,
+    ) -> set[int]:
+        """Put a part in the place of stale ones; return the places that are marked as revoked."""
         expires = max(self._expires(), standing.until)
         change = Change(
             set={
-                f"p{standing.parts}": part_of(fresh),
+                f"p{standing.parts}": part,
                 PARTS: standing.parts + 1,
                 **({} if delivery is None else delivery.claim()),
             },
@@ -319,7 +349,7 @@ def _is_new(record: Record, number: int, standing: BundleRecords) -> bool:
 
 
 def _size(record: Record) -> int:
-    size = 200 + len(record.value or "") + len(record.children or "")
+    size = _LEAST + len(record.value or "") + len(record.children or "")
     texts = (record.error, record.traceback, record.error_args, record.error_state)
     return size if texts == _NO_TEXTS else size + sum(len(text) for text in texts if text)
 

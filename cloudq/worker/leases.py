@@ -174,6 +174,8 @@ class Leases:
         flight.lost, flight.short = True, False
         if isinstance(flight.delivery, Part):
             flight.delivery.parcel.lost = True
+        elif flight.tray is not None:
+            flight.tray.parcel.lost = True
         if not flight.settling:  # a settled message is gone because it was just acked
             log.warning(
                 "lost the lease of message %s: it may run again elsewhere", flight.delivery.id

@@ -97,7 +97,11 @@ class Opener:
         except BaseException as error:
             pass_ends(error)
             log.exception("%d messages wait to be opened", len(flights))
-            return [flight for flight in flights if flight.job is None and not flight.settling]
+            return [
+                flight
+                for flight in flights
+                if flight.job is None and flight.tray is None and not flight.settling
+            ]
 
     def _opened(self, flights: Sequence[Flight]) -> list[Flight]:
         """Sort flights, and return those that the store has refused."""
@@ -119,7 +123,7 @@ class Opener:
             self._settler.settle(
                 [(by_delivery[id(delivery)], done) for delivery, done in opened.settled]
             )
-        ready: list[Flight] = []
+        ready = self._on_trays(opened, by_delivery)
         for job in opened.jobs:
             flight = by_delivery[id(job.delivery)]
             flight.job = job
@@ -129,6 +133,14 @@ class Opener:
         if opened.waiting:
             log.warning("%d messages wait for the store: %s", len(opened.waiting), opened.error)
         return [by_delivery[id(delivery)] for delivery in opened.waiting]
+
+    def _on_trays(self, opened: Opened, flights: dict[int, Flight]) -> list[Flight]:
+        """Hold the calls of plain bundles, each with a slot of its own, in their messages."""
+        trays = [flights[id(plain.parcel.whole)] for plain in opened.plain]
+        for flight, plain in zip(trays, opened.plain, strict=True):
+            self._flights.hold_plain(flight, plain)
+            self._slots.overdraw(flight.delivery.queue, len(plain.calls) - 1)
+        return trays
 
     def _unbundle(self, opened: Opened, flights: dict[int, Flight]) -> None:
         """Hold the calls of a bundle, each with a slot of its own, in place of their message."""

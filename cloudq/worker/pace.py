@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from cloudq.worker.in_flight import Flight
 
@@ -64,13 +64,17 @@ class Pace:
 
     def did(self, flights: Iterable[Flight]) -> None:
         """Note what children have run, each in `took` seconds."""
+        times: dict[str, list[float]] = {}
+        for flight in flights:
+            times.setdefault(flight.delivery.queue, []).append(flight.took)
+        self.took(times)
+
+    def took(self, times: Mapping[str, Sequence[float]]) -> None:
+        """Note the seconds that calls have taken, by queue."""
         if not self.seconds:
             return
         now = time.monotonic()
         with self._lock:
-            times: dict[str, list[float]] = {}
-            for flight in flights:
-                times.setdefault(flight.delivery.queue, []).append(flight.took)
             count = 0
             for queue, each in times.items():
                 count += len(each)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,17 +11,20 @@ from dataclasses import replace
 from cloudq.driver import Code, Delivery
 from cloudq.driver.ends import pass_ends
 from cloudq.driver.log import Log
+from cloudq.errors import BackendError
 from cloudq.execution.bundles import Held, Part, whole_of
 from cloudq.execution.consume import Consumer
-from cloudq.execution.settlement import Action, Settled, Settlement
+from cloudq.execution.settlement import NEVER, Action, Settled, Settlement
 from cloudq.execution.spoiled import replace_record, spoiled
 from cloudq.worker.control.counters import Counters
-from cloudq.worker.in_flight import Flight
+from cloudq.worker.in_flight import Ends, Flight, Tray
 from cloudq.worker.work_off import Crew
 
 log = Log("cloudq.worker")
 
 Pair = tuple[Flight, Settlement]
+Bundled = Sequence[Pair] | Ends
+"""Outcomes of calls of one bundle."""
 
 # Outcomes that are committed together at most, where a request is no round trip.
 _BATCH = 256
@@ -44,7 +48,8 @@ class Settler:
     them, unless a queue is `starved`: it waits for slots that are taken. What the store or the
     broker refuses is kept, with its lease extended, and tried again: at once after a try in which
     something passed, else after growing pauses.
-    `released` is called with the flights whose messages are settled.
+    `released` is called with the flights whose messages are settled, `ended` with the tray and the
+    number of plain calls that need no more.
     """
 
     def __init__(
@@ -53,18 +58,20 @@ class Settler:
         *,
         released: Callable[[Sequence[Flight]], None],
         starved: Callable[[], bool],
+        ended: Callable[[Tray, int], None] | None = None,
         counters: Counters | None = None,
     ) -> None:
         self._consumer = consumer
         self._counters = counters or Counters()
         self._released = released
+        self._ended_plainly = ended
         self._outcomes: Crew[Pair] = Crew(self._commit, name="commit", full=_BATCH)
         self._messages: Crew[Pair] = Crew(
             self._dispose, name="dispose", full=_BATCH, linger=_LINGER, hurries=starved
         )
         # A bundle's outcomes are one request.
-        self._bundles: Crew[Sequence[Pair]] = Crew(self._commit_bundle, name="bundle", full=1)
-        self._held = Held[Pair](lambda pair: pair[0].delivery)
+        self._bundles: Crew[Bundled] = Crew(self._commit_bundle, name="bundle", full=1)
+        self._held = Held[Pair | Ends](_delivery)
         self._holding = threading.Event()
         self._ended = threading.Event()
         self._lets_go = threading.Thread(target=self._let_go, name="held", daemon=True)
@@ -101,18 +108,27 @@ class Settler:
         if self._held:
             self._holding.set()
 
-    def _pass_on(self, pairs: Sequence[Pair]) -> None:
+    def settle_plain(self, ended: Sequence[Ends]) -> None:
+        """Count plain calls that have succeeded, and carry that out."""
+        for each in ended:
+            self._counters.add_plain(each)
+            self._pass_on(self._held.added(each.tray.parcel, each.numbers, [each]))
+        if self._held:
+            self._holding.set()
+
+    def _pass_on(self, outcomes: Sequence[Pair | Ends]) -> None:
         """Give outcomes to the threads that commit; those of one bundle together."""
-        parcels: dict[int, list[Pair]] = {}
+        parcels: dict[int, list[Pair | Ends]] = {}
         others: list[Pair] = []
-        for pair in pairs:
-            part = pair[0].delivery
-            if isinstance(part, Part):
-                parcels.setdefault(id(part.parcel), []).append(pair)
+        for outcome in outcomes:
+            if isinstance(outcome, Ends):
+                parcels.setdefault(id(outcome.tray.parcel), []).append(outcome)
+            elif isinstance(part := outcome[0].delivery, Part):
+                parcels.setdefault(id(part.parcel), []).append(outcome)
             else:
-                others.append(pair)
+                others.append(outcome)
         if parcels:
-            self._bundles.put(list(parcels.values()))
+            self._bundles.put([_together(each) for each in parcels.values()])
         if others and all(_is_bare(s) for _, s in others) and self._may_skip(others):
             self._commit(others)
         elif others:
@@ -164,20 +180,54 @@ class Settler:
             return []
         ready = [(flights[id(delivery)], settlement) for delivery, settlement in result.ready]
         ready = self._of_whole_messages(ready)
-        if ready:
-            limits = self._consumer.broker.limits(ready[0][0].delivery.queue)
-            if not limits.billed:
-                ready = self._dispose(ready)  # no batch to wait for, so no thread to hand it to
-            self._messages.full = limits.batch
-            if ready:
-                self._messages.put(ready)
+        self._messages_of(ready)
         if result.failed:
             log.warning("%d outcomes wait to be recorded: %s", len(result.failed), result.error)
         return [(flights[id(delivery)], settlement) for delivery, settlement in result.failed]
 
-    def _commit_bundle(self, pairs: Sequence[Sequence[Pair]]) -> list[Sequence[Pair]]:
-        left = [self._commit(together) for together in pairs]
+    def _messages_of(self, ready: list[Pair]) -> None:
+        """Settle the messages of outcomes that are durable."""
+        if not ready:
+            return
+        limits = self._consumer.broker.limits(ready[0][0].delivery.queue)
+        if not limits.billed:
+            ready = self._dispose(ready)  # no batch to wait for, so no thread to hand it to
+        self._messages.full = limits.batch
+        if ready:
+            self._messages.put(ready)
+
+    def _commit_bundle(self, bundles: Sequence[Bundled]) -> list[Bundled]:
+        left = [
+            self._commit_plain(each) if isinstance(each, Ends) else self._commit(each)
+            for each in bundles
+        ]
         return [each for each in left if each]
+
+    def _commit_plain(self, ended: Ends) -> Bundled:
+        """Record plain ends as one; return those to try again."""
+        tray, ends = ended.tray, ended.ends
+        parcel, backend = tray.parcel, self._consumer.backend
+        revoked: set[int] | None = None
+        placed = tray.placed(ends)
+        try:
+            if backend is not None and not self._consumer.log.isEnabledFor(logging.DEBUG):
+                revoked = backend.bundles.add_plain(parcel.name, tray.end, placed, parcel.delivered)
+        except Exception as error:
+            if isinstance(error, BackendError) and error.code not in NEVER:
+                log.warning("%d outcomes wait to be recorded: %s", len(ends), error)
+                return ended
+            log.debug("plain ends are not recorded together", exc_info=error)
+        if revoked is None:
+            return self._commit(tray.pairs(ends))
+        parcel.revoked = revoked.difference(place for place, *_ in placed)
+        numbers = ended.numbers
+        if parcel.done(numbers):
+            tray.flight.settling = True
+            self._messages_of(tray.pairs([ends[-1]]))
+            numbers.pop()
+        if numbers and self._ended_plainly is not None:
+            self._ended_plainly(tray, len(numbers))
+        return []
 
     def _of_whole_messages(self, pairs: list[Pair]) -> list[Pair]:
         """Leave out the parts of bundles with which nothing is to be done but to count them."""
@@ -231,6 +281,19 @@ class Settler:
             reason,
         )
         self._consumer.broker.release([whole_of(delivery)], after=_UNBURIED_AFTER)
+
+
+def _delivery(outcome: Pair | Ends) -> Delivery:
+    return outcome.part if isinstance(outcome, Ends) else outcome[0].delivery
+
+
+def _together(outcomes: Sequence[Pair | Ends]) -> Bundled:
+    """Return the plain ends of one bundle as one; all as outcomes of flights where some are."""
+    plain = [each for each in outcomes if isinstance(each, Ends)]
+    if len(plain) == len(outcomes):
+        return Ends(tray=plain[0].tray, ends=[end for each in plain for end in each.ends])
+    pairs = [each for each in outcomes if not isinstance(each, Ends)]
+    return pairs + [pair for each in plain for pair in each.tray.pairs(each.ends)]
 
 
 def _is_bare(settlement: Settlement) -> bool:

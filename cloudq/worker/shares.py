@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from cloudq.execution.bundles import Part
-from cloudq.worker.in_flight import Flight
+from cloudq.worker.in_flight import Cut, Flight, Tray
 
 # A message that was delivered as often as this is not given back because others take long.
 _MOST_DELIVERIES = 3
@@ -55,7 +55,7 @@ class ReadyLine:
         return bool(self._again or self._by_queue)
 
     def __len__(self) -> int:
-        return len(self._again) + sum(map(len, self._by_queue.values()))
+        return calls_of(self)
 
     def __iter__(self) -> Iterator[Flight]:
         yield from self._again
@@ -86,11 +86,31 @@ class ReadyLine:
             return self._again.popleft()
         queue = self._turn()
         self._shares.serve(queue, 1)
+        return self._next_of(queue)
+
+    def _next_of(self, queue: str) -> Flight:
         line = self._by_queue[queue]
         flight = line.popleft()
         if not line:
             del self._by_queue[queue]
         return flight
+
+    def cut(self, tray: Tray, count: int, given_at: float) -> Cut:
+        """Take calls from the tray that is next; it stays so while others of it wait."""
+        queue = tray.flight.delivery.queue
+        self._shares.serve(queue, count)
+        cut = tray.cut(count, given_at)
+        if not tray.waiting:
+            self._next_of(queue)
+        return cut
+
+    def take_apart(self) -> None:
+        """Put the calls that wait on trays into their places."""
+        for line in self._by_queue.values():
+            if any(flight.tray is not None for flight in line):
+                flights = list(line)
+                line.clear()
+                line.extend(singly(flights))
 
     def _turn(self) -> str:
         by_queue = self._by_queue
@@ -117,9 +137,26 @@ class ReadyLine:
         self._by_queue.clear()
 
 
+def calls_of(flights: Iterable[Flight]) -> int:
+    """Count calls: of a tray, those that wait."""
+    return sum(1 if (tray := each.whole_tray) is None else tray.waiting for each in flights)
+
+
+def singly(flights: Iterable[Flight]) -> list[Flight]:
+    """Return flights with those of single calls in the place of trays."""
+    found: list[Flight] = []
+    for flight in flights:
+        tray = flight.whole_tray
+        if tray is None:
+            found.append(flight)
+        else:
+            found += tray.take_waiting()
+    return found
+
+
 def may_go_back(flight: Flight) -> bool:
     """Tell whether a flight that waits may be given back: none of an ordered group or a bundle."""
     delivery = flight.delivery
-    if delivery.group is not None or isinstance(delivery, Part):
+    if delivery.group is not None or isinstance(delivery, Part) or flight.tray is not None:
         return False
     return delivery.attempts < _MOST_DELIVERIES

@@ -23,7 +23,7 @@ from cloudq.worker.control.heartbeat import HeartbeatSender
 from cloudq.worker.control.ledger import Ledger
 from cloudq.worker.control.metrics import MetricsServer
 from cloudq.worker.delayed import DelayedSender
-from cloudq.worker.in_flight import Flight, Flights
+from cloudq.worker.in_flight import Flight, Flights, Tray
 from cloudq.worker.leases import Leases
 from cloudq.worker.logs import banner
 from cloudq.worker.opener import Opener
@@ -84,6 +84,7 @@ class Worker:
         self._settler = Settler(
             Consumer(executor, log=log),
             released=self._forget,
+            ended=self._forget_plain,
             starved=self._slots.starved,
             counters=ledger.counters,
         )
@@ -281,7 +282,11 @@ class Worker:
     def _stop_cold(self) -> bool:
         log.warning("stopping cold: %d tasks go back to their queues", len(self._flights))
         self._pool.kill()
-        back = [flight for flight in self._flights.all() if not flight.settling]
+        back = [
+            flight
+            for flight in self._flights.all()
+            if not flight.settling and flight.whole_tray is None  # a tray has what has ended
+        ]
         self._settler.release(back, "the worker was stopped")
         deadline = time.monotonic() + 3.0
         while self._flights and time.monotonic() < deadline:
@@ -304,5 +309,12 @@ class Worker:
         """Free the slots of what is settled."""
         self._flights.remove(flights)
         self._slots.give(len(flights))
+        if self._shutdown.requests:
+            self._shutdown.wake()
+
+    def _forget_plain(self, tray: Tray, count: int) -> None:
+        """Free the slots of plain calls that have ended."""
+        self._flights.remove_plain(tray, count)
+        self._slots.give(count)
         if self._shutdown.requests:
             self._shutdown.wake()

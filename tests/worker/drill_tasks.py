@@ -179,6 +179,14 @@ def retry_large(self: Task[..., None], text: str) -> None:
 
 
 @app.task
+def maybe_die(number: int, dies: bool) -> int:
+    note(number)
+    if dies:
+        os._exit(1)
+    return number
+
+
+@app.task
 def die_with_heir(seconds: float) -> None:
     """Dies while a process that it has forked holds on to everything that was open."""
     heir = os.fork()

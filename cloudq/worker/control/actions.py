@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 from cloudq.errors import ConfigurationError
 from cloudq.worker.delayed import DelayedSender
-from cloudq.worker.in_flight import Flight
+from cloudq.worker.in_flight import Begun, Flight
 from cloudq.worker.poller import Poller, WorkerParts
 from cloudq.worker.pool.child_handle import Child
 from cloudq.worker.pool.pool import ProcessPool
@@ -64,6 +64,15 @@ class Actions:
         """Return the process ids of the children."""
         return [child.pid for child in self._pool.children]
 
+    def at_work(self) -> tuple[int, list[Begun]]:
+        """Count the tasks that children run, and return those that run for longest first."""
+        return self._parts.dispatcher.at_work()
+
+    @property
+    def in_hand(self) -> int:
+        """The number of tasks that were received and that no child has been given."""
+        return self._parts.dispatcher.waiting
+
     def running(self) -> list[tuple[Child, Flight]]:
         """Return the tasks that children run, with the child of each."""
         given = self._parts.dispatcher.running()
@@ -85,6 +94,7 @@ class Actions:
         return self._in_main_thread(self._revoke, set(ids))
 
     def _revoke(self, wanted: set[str]) -> list[str]:
+        self._parts.dispatcher.take_apart()
         for flight in self._parts.flights.all():
             if flight.job and flight.job.message.id in wanted:
                 flight.revoked = True  # from here on no child gets it

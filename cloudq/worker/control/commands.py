@@ -83,8 +83,7 @@ class WorkerCommands:
 
     def heart(self, every: float) -> Heartbeat:
         """Make the next heartbeat; the one after follows in `every` seconds."""
-        running = self.worker.running()
-        flights = sorted((flight for _, flight in running), key=attrgetter("given_at"))
+        running, begun = self.worker.at_work()
         states, options = self.worker.counters.states(), self.worker.options
         return Heartbeat(
             hostname=self.hostname,
@@ -97,14 +96,13 @@ class WorkerCommands:
             processes=self.worker.processes,
             threads=options.threads,
             queues=list(self.worker.weights),
-            running=len(flights),
-            waiting=len(self.worker.waiting()),
+            running=running,
+            waiting=self.worker.in_hand,
             done=sum(count for state, count in states.items() if state != State.RETRY),
             failed=states[str(State.FAILURE)],
             longest=[
-                [flight.job.message.id, flight.job.message.task, round(flight.given_at, 3)]
-                for flight in flights[:_LONGEST]
-                if flight.job is not None
+                [each.message.id, each.message.task, round(each.given_at, 3)]
+                for each in begun[:_LONGEST]
             ],
         )
 

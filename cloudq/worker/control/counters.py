@@ -13,6 +13,7 @@ from cloudq.execution.bundles import Part
 from cloudq.execution.settlement import Settled, Settlement
 from cloudq.monitoring.costs.sheet import Called, Handled
 from cloudq.results.record import State
+from cloudq.worker.in_flight import Ends
 
 # The number of revoked tasks that are remembered.
 _REVOKED = 1000
@@ -67,14 +68,33 @@ class Counters:
                 if record is not None and record.started_at and record.finished_at:
                     self._time(name, record.finished_at - record.started_at)
 
-    def _handle(self, delivery: Delivery, settled: Settlement, task: str) -> None:
-        called = (delivery.queue, task)
-        row = self._handled.get(called)
+    def add_plain(self, ended: Ends) -> None:
+        """Count plain calls that have succeeded."""
+        tray, ends = ended.tray, ended.ends
+        name, whole = tray.message.task, tray.parcel.whole
+        share = len(ends) / len(tray.calls)
+        with self._lock:
+            self._ends[name, State.SUCCESS] = self._ends.get((name, State.SUCCESS), 0) + len(ends)
+            row = self._row(whole.queue, name)
+            row.tasks += len(ends)
+            row.messages += share
+            row.size += share * len(whole.body)
+            row.records += len(ends)
+            row.stored += sum(_RECORD + len(end[1] or "") for end in ends)
+            for _, _, started, finished, _ in ends:
+                self._time(name, finished - started)
+
+    def _row(self, queue: str, task: str) -> Handled:
+        row = self._handled.get((queue, task))
         if row is None:
-            row = self._handled[called] = Handled()
+            row = self._handled[queue, task] = Handled()
+        return row
+
+    def _handle(self, delivery: Delivery, settled: Settlement, task: str) -> None:
+        row = self._row(delivery.queue, task)
         row.tasks += settled.state is not State.RETRY
         # The calls of a bundle share its message.
-        share = 1 / len(delivery.parcel.parts) if isinstance(delivery, Part) else 1
+        share = 1 / len(delivery.parcel.calls) if isinstance(delivery, Part) else 1
         row.messages += share
         row.size += share * len(delivery.body)
         record = settled.record

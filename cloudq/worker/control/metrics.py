@@ -64,8 +64,8 @@ class MetricsServer:
         yield times
         yield from self._bill()
         for name, text, value in (
-            ("cloudq_tasks_running", "Tasks that run now.", len(worker.running())),
-            ("cloudq_tasks_waiting", "Tasks received that wait.", len(worker.waiting())),
+            ("cloudq_tasks_running", "Tasks that run now.", worker.at_work()[0]),
+            ("cloudq_tasks_waiting", "Tasks received that wait.", worker.in_hand),
             ("cloudq_processes", "Child processes wanted.", worker.processes),
         ):
             yield core.GaugeMetricFamily(name, text, value=value)

@@ -33,13 +33,21 @@ from cloudq.driver.log import Log
 from cloudq.errors import UnknownTask
 from cloudq.execution.event_loop import Loop
 from cloudq.execution.executor import Executor
-from cloudq.execution.outcomes import Job
+from cloudq.execution.plain_run import PlainSuccess
 from cloudq.execution.settlement import Settlement
 from cloudq.monitoring.costs.sheet import spent_rows
 from cloudq.results.waiting import Places
 from cloudq.worker.logs import configure
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool import pipe
+from cloudq.worker.pool.plain_jobs import (
+    Numbered,
+    Outcome,
+    PlainJobs,
+    by_shape,
+    job_of,
+    jobs_in,
+)
 from cloudq.worker.pool_kinds import PoolKind
 
 log = Log("cloudq.worker.child")
@@ -74,8 +82,8 @@ class Pool:
         self._executor = executor
         self._most = 0 if in_main else most
         self._connection = connection
-        self._jobs: deque[tuple[int, Job] | None] = deque()
-        self._done: queue.SimpleQueue[pipe.PackedSettlement] = queue.SimpleQueue()
+        self._jobs: deque[Numbered | None] = deque()
+        self._done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._parked: deque[queue.SimpleQueue[None]] = deque()  # the threads that wait for jobs
         self._open: deque[None] = deque()  # one for each job that has not ended
         self._threads = 0
@@ -83,7 +91,7 @@ class Pool:
         # Without this thread no outcome would leave this process.
         threading.Thread(target=_or_exit, args=[self._report], name="report", daemon=True).start()
 
-    def submit(self, jobs: Sequence[tuple[int, Job]], *, in_turn: bool = False) -> None:
+    def submit(self, jobs: Sequence[Numbered], *, in_turn: bool = False) -> None:
         """Run each of these jobs in a free thread, or `in_turn` in one as long as that is fast."""
         for job in jobs:
             self._open.append(None)
@@ -133,7 +141,7 @@ class Pool:
 
     def work(self) -> None:
         """Run jobs until the end, whatever they raise."""
-        held: list[tuple[int, Job]] = []  # the job of which no outcome is handed in yet
+        held: list[Numbered] = []  # the job of which no outcome is handed in yet
         begun: list[int] = []  # the number of the last one that was run
         woken: queue.SimpleQueue[None] = queue.SimpleQueue()
         while True:
@@ -144,11 +152,11 @@ class Pool:
                 with suppress(ValueError):  # it does not wait now: who wakes it would wake nobody
                     self._parked.remove(woken)
                 if held and begun == [held[0][0]]:
-                    self._hand_in(held, self._executor.spoiled(held[0][1], error))
+                    self._hand_in(held, self._executor.spoiled(job_of(held[0]), error))
 
     def _work_on(
         self,
-        held: list[tuple[int, Job]],
+        held: list[Numbered],
         begun: list[int],
         woken: queue.SimpleQueue[None],
     ) -> None:
@@ -167,7 +175,8 @@ class Pool:
             number, job = held[0]
             begun[:] = [number]
             began = time.monotonic()
-            settlement = self._executor.run(job)
+            is_plain = isinstance(job, PlainJobs)
+            settlement = job.run(number) if is_plain else self._executor.run(job)
             took = time.monotonic() - began
             self._short += ((took < _SHORT) - self._short) / 16
             self._hand_in(held, settlement, took)
@@ -182,13 +191,18 @@ class Pool:
         woken.get()
 
     def _hand_in(
-        self, held: list[tuple[int, Job]], settlement: Settlement, took: float = 0.0
+        self, held: list[Numbered], settlement: Settlement | PlainSuccess, took: float = 0.0
     ) -> None:
         number, job = held[0]
+        packed: Outcome
         try:
-            packed = pipe.pack_settlement(number, settlement, took)
+            if isinstance(settlement, Settlement):
+                packed = pipe.pack_settlement(number, settlement, took)
+            else:
+                assert isinstance(job, PlainJobs)
+                packed = job, (number - job.first, *settlement, took)
         except BaseException as error:  # else the job would never be settled
-            packed = pipe.pack_settlement(number, self._executor.spoiled(job, error))
+            packed = pipe.pack_settlement(number, self._executor.spoiled(job_of(held[0]), error))
         with suppress(IndexError):  # one that was interrupted here hands in again
             self._open.pop()
         self._done.put(packed)
@@ -211,7 +225,8 @@ class Pool:
                 if grown := readings.grown(runtime.meters()):
                     made = [pipe.Requests(*row) for row in spent_rows(grown)]
                     pipe.send(self._connection, made)
-                pipe.send(self._connection, batch)
+                for outcomes in by_shape(batch):
+                    pipe.send(self._connection, outcomes)
             except OSError:  # the supervisor is gone, or a task has closed what is not its own
                 os._exit(1)  # the thread that takes orders may not notice it
             except Exception:  # without this thread no outcome would leave this process
@@ -290,7 +305,7 @@ def _take_orders(executor: Executor, pool: Pool, connection: Connection, is_gree
             batch = pipe.receive(connection)
         except (EOFError, OSError):
             os._exit(1)  # the supervisor died: the jobs come back when their leases end
-        jobs = [(m.number, pipe.unpack_job(m)) for m in batch if isinstance(m, pipe.PackedJob)]
+        jobs = jobs_in(batch, executor)
         if jobs:
             in_turn = not is_green
             pool.submit(jobs, in_turn=in_turn)

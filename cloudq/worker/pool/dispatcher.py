@@ -6,16 +6,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from cloudq.broker.broker import Broker
 from cloudq.execution.bundles import is_revoked
 from cloudq.execution.executor import Executor
 from cloudq.execution.settlement import Action, Settlement
-from cloudq.worker.in_flight import Flight
+from cloudq.worker.in_flight import Begun, Cut, Ends, Flight, Tray
 from cloudq.worker.pool.child_handle import Child
+from cloudq.worker.pool.pipe import PackedEnds
 from cloudq.worker.pool.suspects import Suspects
 from cloudq.worker.settler import Settler
-from cloudq.worker.shares import ReadyLine
+from cloudq.worker.shares import ReadyLine, calls_of, singly
 
 
 class Dispatcher:
@@ -69,6 +71,7 @@ class Dispatcher:
             for children in (self._children, self._lone_children):
                 if child in children:
                     children.remove(child)
+            child.take_apart()
             left = list(child.flights.values())
             child.flights.clear()
             for flight in left:
@@ -80,6 +83,8 @@ class Dispatcher:
         flights = list(flights)
         with self._lock:
             closed = self._closed
+            if closed or self._max_tasks is not None:
+                flights = singly(flights)
             for flight in () if closed else flights:
                 lane = self._lane(flight)
                 if lane is None:
@@ -133,9 +138,39 @@ class Dispatcher:
             self._settler.release(back, "an earlier message of its group is to be retried")
         self.pump()
 
+    def ended(
+        self, child: Child, batch: Sequence[PackedEnds]
+    ) -> tuple[list[Ends], list[tuple[Flight, Settlement]]]:
+        """Free the child's places of plain calls that have succeeded.
+
+        Those that have flights of their own by now are returned apart, and keep their places.
+        """
+        plain: list[Ends] = []
+        single: list[tuple[Flight, Settlement]] = []
+        with self._lock:
+            for packed in batch:
+                kept, apart = child.ended(packed)
+                if kept is not None:
+                    plain.append(kept)
+                single += apart
+        return plain, single
+
+    def flight(self, child: Child, number: int) -> Flight | None:
+        """Return the flight of this number that a child was given; from here on it has one."""
+        with self._lock:
+            return child.flight(number)
+
+    def take_apart(self) -> None:
+        """Hold each call that was not begun, or has not ended, as a flight of its own."""
+        with self._lock:
+            self._ready.take_apart()
+            self._short = singly(self._short)
+            for child in (*self._children, *self._lone_children):
+                child.take_apart()
+
     def pump(self) -> None:
         """Give the children as much as they have room for."""
-        orders: dict[Child, list[Flight]] = {}
+        orders: dict[Child, list[Flight | Cut]] = {}
         lost: list[Flight] = []
         vain: list[tuple[Flight, str]] = []
         with self._lock:
@@ -144,8 +179,8 @@ class Dispatcher:
             if not self._closed:
                 self._hand_out(self._ready, self._children, orders, lost, vain)
                 self._hand_out(self._suspects, self._lone_children, orders, lost, vain)
-        for child, flights in orders.items():
-            child.send(flights)
+        for child, given in orders.items():
+            child.send(given)
         if lost:
             self._settler.release(lost, "its lease was lost before it was started")
         if vain:
@@ -160,7 +195,7 @@ class Dispatcher:
         with self._lock:
             if not self._children or _roomiest(self._children) is not None:
                 return
-            held = len(self._ready) + sum(len(child.flights) for child in self._children)
+            held = len(self._ready) + sum(child.busy for child in self._children)
             back = self._ready.give_up(held - keep, before)
         if back:
             self._settler.release(back, "other tasks take long in this worker")
@@ -175,7 +210,7 @@ class Dispatcher:
         self,
         line: ReadyLine | Suspects,
         children: Sequence[Child],
-        orders: dict[Child, list[Flight]],
+        orders: dict[Child, list[Flight | Cut]],
         lost: list[Flight],
         vain: list[tuple[Flight, str]],
     ) -> None:
@@ -185,12 +220,22 @@ class Dispatcher:
         room = {child: child.free for child in children}
         while line:
             flight = line.first
+            tray = flight.whole_tray
+            if tray is not None and self._is_mixed(tray):
+                self._ready.take_apart()
+                continue
             if self._is_vain(flight, lost, vain):
                 line.popleft()
                 continue
             child = max(room, key=room.__getitem__, default=None)
             if child is None or room[child] <= 0:
                 return
+            if tray is not None:
+                cut = self._ready.cut(tray, min(room[child], tray.waiting), time.time())
+                child.take_cut(cut)
+                orders.setdefault(child, []).append(cut)
+                room[child] -= len(cut.left)
+                continue
             line.popleft()
             self._time(flight)
             child.take(flight)
@@ -199,6 +244,14 @@ class Dispatcher:
             if child.alone or (self._max_tasks is not None and child.given >= self._max_tasks):
                 child.retiring = True
                 room[child] = 0
+
+    def _is_mixed(self, tray: Tray) -> bool:
+        """Tell whether something concerns some calls of a tray, or each of them alone, by now."""
+        return (
+            tray.flight.lost
+            or bool(tray.parcel.revoked)
+            or self._executor.limits(tray.message)[1] is not None
+        )
 
     def _is_vain(self, flight: Flight, lost: list[Flight], vain: list[tuple[Flight, str]]) -> bool:
         """Tell whether a flight is not to start, and put it where those are that are not."""
@@ -237,10 +290,26 @@ class Dispatcher:
         self.finished(None, done)
 
     def running(self) -> list[tuple[Child, Flight]]:
-        """Return what the children have been given, with the child of each."""
+        """Return what the children have been given, with the child of each, and no trays."""
+        self.take_apart()
         with self._lock:
             children = [*self._children, *self._lone_children]
             return [(child, f) for child in children for f in child.flights.values()]
+
+    def at_work(self) -> tuple[int, list[Begun]]:
+        """Count the calls that the children run, and return those that run for longest."""
+        with self._lock:
+            children = [*self._children, *self._lone_children]
+            running = [begun for child in children for begun in child.at_work()]
+        running.sort(key=attrgetter("given_at"))
+        return sum(begun.count for begun in running), running
+
+    @property
+    def waiting(self) -> int:
+        """The number of calls that no child has been given."""
+        with self._lock:
+            held = (self._short, self._suspects.waiting, *self._lanes.values())
+            return len(self._ready) + sum(map(calls_of, held))
 
     def overdue(self, now: float) -> list[tuple[Child, Flight]]:
         """Return the flights past their hard limit, with the children that run them."""
@@ -259,7 +328,7 @@ class Dispatcher:
         with self._lock:
             self._closed = True
             held = (self._ready, self._short, self._suspects.waiting, *self._lanes.values())
-            waiting = [flight for line in held for flight in line]
+            waiting = singly(flight for line in held for flight in line)
             self._ready.clear()
             self._short.clear()
             self._suspects.waiting.clear()

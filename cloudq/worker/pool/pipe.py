@@ -19,7 +19,9 @@ from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action, FailedSteps, Settlement
 from cloudq.messages.body import decode, encode
 from cloudq.messages.message import TaskMessage, from_given_fields, given_fields
+from cloudq.messages.plain_calls import PlainRow
 from cloudq.results.record import Record, State, from_fields, to_fields
+from cloudq.worker.in_flight import Cut, Ended
 from cloudq.worker.options import WorkerOptions
 
 Fields = Mapping[str, Any]
@@ -81,6 +83,31 @@ class PackedSettlement(NamedTuple):
     took: float
 
 
+class PackedCut(NamedTuple):
+    """Plain calls of one bundle on their way to a child.
+
+    Their own parts are `rows`, of which the first is that of the call `start`; call 0 has the
+    number `first` in the supervisor. `fields` have what their messages share.
+    """
+
+    first: int
+    start: int
+    queue: str
+    id: str
+    sent_at: float | None
+    bundle: str
+    fields: dict[str, Any]
+    rows: Sequence[PlainRow]
+
+
+class PackedEnds(NamedTuple):
+    """Plain calls of a cut that have succeeded, on their way back."""
+
+    first: int
+    start: int
+    ends: list[Ended]
+
+
 class TimeLimits(NamedTuple):
     """New time limits of a task, in seconds, for calls that start from now on."""
 
@@ -108,11 +135,15 @@ class Ready(NamedTuple):
     """Tells the supervisor that a child takes jobs."""
 
 
-Message = PackedJob | PackedSettlement | TimeLimits | Stop | Requests | Ready
+Message = (
+    PackedJob | PackedCut | PackedSettlement | PackedEnds | TimeLimits | Stop | Requests | Ready
+)
 
 _SHAPES: Mapping[str, type[Message]] = {
     "jobs": PackedJob,
+    "cuts": PackedCut,
     "settlements": PackedSettlement,
+    "ends": PackedEnds,
     "limits": TimeLimits,
     "stop": Stop,
     "requests": Requests,
@@ -148,6 +179,22 @@ def pack_job(number: int, job: Job) -> PackedJob:
         delivery.sent_at,
         given_fields(job.message),
         job.fenced,
+    )
+
+
+def pack_cut(cut: Cut) -> PackedCut:
+    """Pack plain calls that come for the first time."""
+    tray = cut.tray
+    whole, calls = tray.parcel.whole, tray.calls
+    return PackedCut(
+        tray.first,
+        cut.start,
+        whole.queue,
+        whole.id,
+        whole.sent_at,
+        calls.bundle,
+        calls.fields,
+        calls.rows[cut.start : cut.stop],
     )
 
 

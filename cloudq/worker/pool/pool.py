@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 from cloudq.clock import Backoff
 from cloudq.driver.log import Log
@@ -20,6 +21,7 @@ from cloudq.worker.pool.crashes import Crashes
 from cloudq.worker.pool.dispatcher import Dispatcher
 from cloudq.worker.pool.fork_server import ForkServer
 from cloudq.worker.pool.frozen import Frozen
+from cloudq.worker.pool.pipe import PackedEnds
 from cloudq.worker.pool.self_pipe import Shutdown
 from cloudq.worker.pool.suspects import has_room
 from cloudq.worker.settler import Settler
@@ -114,6 +116,8 @@ class ProcessPool:
                 alone=alone,
                 ready=self._on_ready,
                 settled=self._on_settled,
+                ended=self._on_ended,
+                flight=self._dispatcher.flight,
                 gone=self._on_gone,
                 spent=self._ledger.take_in,
             )
@@ -156,7 +160,7 @@ class ProcessPool:
         self._is_elastic = True
         taking = sorted(
             (c for c in self.children if not (c.retiring or c.stopped or c.alone)),
-            key=lambda child: len(child.flights),
+            key=attrgetter("busy"),
         )
         for child in taking[: max(0, len(taking) - processes)]:
             child.retiring = True
@@ -239,6 +243,16 @@ class ProcessPool:
         self._settler.settle(done)
         self._dispatcher.finished(child, done)
 
+    def _on_ended(self, child: Child, batch: Sequence[PackedEnds]) -> None:
+        plain, single = self._dispatcher.ended(child, batch)
+        times: dict[str, list[float]] = {}
+        for each in plain:
+            queue = each.tray.parcel.whole.queue
+            times.setdefault(queue, []).extend([end[4] for end in each.ends])
+        self._pace.took(times)
+        self._settler.settle_plain(plain)
+        self._on_settled(child, single)
+
     def _on_gone(self, child: Child) -> None:
         self._gone.append(child)
         self._shutdown.wake()
@@ -256,7 +270,7 @@ class ProcessPool:
     def _stop_the_retired(self) -> None:
         self._dispatcher.retire_idle()
         for child in self.children:
-            if child.retiring and not child.flights and not child.stopped:
+            if child.retiring and not child.busy and not child.stopped:
                 log.info("child %d leaves after %d tasks", child.pid, child.given)
                 child.stop()
 
