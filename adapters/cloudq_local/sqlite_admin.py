@@ -43,13 +43,13 @@ _DELETE_DEAD = "DELETE FROM dead WHERE queue = ? AND seq = ?"
 
 def create(database: Database, queue: str, max_deliveries: int) -> None:
     """Make the queue; an existing one is left as it is."""
-    with database:
+    with database.lock, database:
         database.execute("INSERT OR IGNORE INTO queues VALUES (?, ?)", (queue, max_deliveries))
 
 
 def delete(database: Database, queue: str) -> None:
     """Delete the queue, its messages and its dead letters."""
-    with database:
+    with database.lock, database:
         database.execute("DELETE FROM queues WHERE name = ?", (queue,))
         for table in ("messages", "dead", "dedup"):
             database.execute(f"DELETE FROM {table} WHERE queue = ?", (queue,))
@@ -87,7 +87,7 @@ def peek(database: Database, queue: str, count: int, now: float) -> Sequence[Pee
 
 def purge(database: Database, queue: str) -> Purged:
     """Delete every message, leased or not."""
-    with database:
+    with database.lock, database:
         return Purged(
             count=database.execute("DELETE FROM messages WHERE queue = ?", (queue,)).rowcount
         )
@@ -103,7 +103,7 @@ def take_dead(
 ) -> Sequence[Failure]:
     """Delete the dead letters, after sending them again when `redrive_at` is a time."""
     failures: list[Failure] = []
-    with database:
+    with database.lock, database:
         for index, message in enumerate(messages):
             if redrive_at is not None:
                 database.execute(_REDRIVE, (redrive_at, queue, message.handle))
@@ -115,7 +115,7 @@ def take_dead(
 
 def purge_dead(database: Database, queue: str) -> Purged:
     """Delete every dead letter."""
-    with database:
+    with database.lock, database:
         return Purged(count=database.execute("DELETE FROM dead WHERE queue = ?", (queue,)).rowcount)
 
 

@@ -72,7 +72,7 @@ class SQLiteBackend:
         """Write whole items in one transaction; one that is over the limit is a `Failure`."""
         rows, failures = self.rows(items)
         if rows:
-            with self.database as database:
+            with self.database.lock, self.database as database:
                 self.write(database, rows)
             self._bell.ring(TOPIC)
         return failures
@@ -108,7 +108,7 @@ class SQLiteBackend:
 
     def update(self, key: Key, change: Change) -> Item:
         """Change one item atomically and return it as it now is. Raises `ConditionFailed`."""
-        with self.database as database:
+        with self.database.lock, self.database as database:
             item = self._changed(database, key, change)
             self._sweep(database, 1)
         self._bell.ring(TOPIC)
@@ -117,7 +117,7 @@ class SQLiteBackend:
     def update_all(self, changes: Sequence[tuple[Key, Change]]) -> Sequence[Item | None]:
         """Change items in one transaction; None where a check did not hold."""
         items: list[Item | None] = []
-        with self.database as database:
+        with self.database.lock, self.database as database:
             for key, change in changes:
                 try:
                     items.append(self._changed(database, key, change))
@@ -155,7 +155,7 @@ class SQLiteBackend:
 
     def delete(self, keys: Sequence[Key]) -> Sequence[Failure]:
         """Delete items in one transaction; one that is not there is deleted already."""
-        with self.database as database:
+        with self.database.lock, self.database as database:
             database.executemany(_DELETE, keys)
         return ()
 

@@ -65,7 +65,7 @@ class SQLiteBroker:
         failures = too_large(messages)
         if failures:
             messages = [m for m in messages if len(m.body) <= LIMITS.body]
-        with self._whole() as database:
+        with self._whole().lock, self._database as database:
             self._know(queue)
             self._times.note(now)
             fresh = [m for m in messages if m.dedup is None or self._is_new(queue, m.dedup, now)]
@@ -81,7 +81,7 @@ class SQLiteBroker:
         refused = {failure.index: failure for failure in too_large(messages)}
         now = self._times.now()
         sent: list[str | Failure] = []
-        with self._whole() as database:
+        with self._whole().lock, self._database as database:
             self._know(queue)
             for index, m in enumerate(messages):
                 if index in refused:
@@ -96,8 +96,9 @@ class SQLiteBroker:
 
     def unschedule(self, queue: str, handles: Sequence[str]) -> Sequence[Failure]:
         """Take messages back whose times have not come, in one transaction."""
-        with self._database as database:
-            failures, groups = delayed.take(database, queue, handles, self._times.now())
+        now = self._times.now()
+        with self._database.lock, self._database as database:
+            failures, groups = delayed.take(database, queue, handles, now)
             self._unblock((queue, group) for group in groups)
         if groups:
             self._bell.ring(queue)
@@ -148,7 +149,7 @@ class SQLiteBroker:
         if failures:
             return False
         receipts = _receipts(deliveries)
-        with self._database as database:
+        with self._database.lock, self._database as database:
             if self._apply([(sql.ACK, ())], receipts) != len(receipts):
                 database.undo()
                 return False
@@ -186,7 +187,7 @@ class SQLiteBroker:
             (d.queue, d.id, d.body, d.group, d.attempts, d.sent_at or now, now, reason)
             for d in deliveries
         ]
-        with self._database as database:
+        with self._database.lock, self._database as database:
             database.executemany(sql.ADD_DEAD, rows)
         return []
 
@@ -303,7 +304,7 @@ class SQLiteBroker:
             values = (now + lease, token, queue, now, count)
             rows = self._database.write(sql.TAKE, values, synced=False)
         else:
-            with self._inbox.transaction() as database:
+            with self._database.lock, self._inbox.transaction() as database:
                 now = self._times.later(now)  # than what was appended meanwhile was sent
                 self._know(queue)
                 self._times.note(now)
@@ -333,7 +334,7 @@ class SQLiteBroker:
         worn = [row for row in rows if limit and row[3] > limit]
         if worn:
             bury = (sql.BURY, (self._times.now(), f"received {limit} times"))
-            with self._database:
+            with self._database.lock, self._database:
                 self._apply(
                     [(sql.UNCOUNT, ()), bury, (sql.ACK, ())], [(row[0], token) for row in worn]
                 )
@@ -351,7 +352,8 @@ class SQLiteBroker:
         """Apply the statements to each delivery's message; the last counts what it changed."""
         receipts = _receipts(deliveries)
         lost: list[int] = []
-        with self._database if synced else self._database.unsynced() as database:
+        transaction = self._database if synced else self._database.unsynced()
+        with self._database.lock, transaction as database:
             if self._apply(statements, receipts) != len(receipts):
                 # Some leases were lost: once more, one by one, to know which.
                 database.restart()

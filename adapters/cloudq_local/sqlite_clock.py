@@ -81,7 +81,7 @@ class Times:
             latest = float(self._database.read(_LATEST)[0][0])
         if self._behind(now, latest) is None:
             return False
-        with self._transaction() as database:
+        with self._database.lock, self._transaction() as database:
             by = self._behind(now, database.execute(_LATEST).fetchone()[0])
             if by is None:  # another process was faster
                 return True

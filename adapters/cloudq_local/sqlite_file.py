@@ -99,10 +99,14 @@ _WORTH_ROOM = 8
 class Database:
     """A connection to the file, shared by threads behind a lock.
 
-    `with database:` is a write transaction, `write` one of a single statement, `read` one
-    statement that writes nothing. All wait up to `busy_timeout` seconds for another process, asking
-    in shorter steps than SQLite's own handler (1 ms and more), because a transaction here takes
-    about 0.1 ms.
+    `with database.lock, database:` is a write transaction, `write` one of a single statement,
+    `read` one statement that writes nothing. All wait up to `busy_timeout` seconds for another
+    process, asking in shorter steps than SQLite's own handler (1 ms and more), because a
+    transaction here takes about 0.1 ms.
+
+    A time limit may raise in a thread between any two bytecodes. No lock is lost to it where the
+    interpreter itself takes it, in a `with`; a transaction whose end it cut off is undone by
+    `check`.
 
     `unsynced` writes survive the death of every process, but not a power loss: what it takes away
     is what was written since the last synced one. They save the disk's time where `synchronous`
@@ -161,6 +165,7 @@ class Database:
             self._connection.close()
             raise
         self._identity = there
+        self.real_path = os.path.realpath(self._path)  # SQLite's own files are beside that too
         self.openings += 1
 
     def _hold(self) -> bool:
@@ -191,9 +196,11 @@ class Database:
         The connection to a deleted file works on, and nobody else sees what it writes.
         """
         before, there = self._identity, identity(self._path)
-        if before is not None and there == before:
-            return
         if before is not None:
+            if self._connection.in_transaction:  # its thread was interrupted as it ended it
+                self.undo()
+            if there == before:
+                return
             log.warning(
                 "%s was %s while it was in use: it is opened anew, and what was in it is gone",
                 self._file,
@@ -212,6 +219,10 @@ class Database:
         except sqlite3.Error as error:
             raise Refusal(f"cannot open {self._file}: {error}", code=error_code(error)) from error
 
+    def is_current(self) -> bool:
+        """Tell whether the file that is open is still the one of its name."""
+        return identity(self._path) == self._identity
+
     @property
     def path(self) -> str:
         """The absolute path of the file."""
@@ -225,14 +236,14 @@ class Database:
         return self.begin()
 
     def begin(self, *, synced: bool = True) -> Database:
-        """Begin a write transaction, which `__exit__` ends."""
-        self.lock.acquire()
+        """Begin a write transaction, which `__exit__` ends. Needs the lock."""
+        self.check()
+        self._sync(synced)
         try:
-            self.check()
-            self._sync(synced)
             self.patiently("BEGIN IMMEDIATE")
         except BaseException:
-            self.lock.release()
+            if self._connection.in_transaction:
+                self.undo()
             raise
         return self
 
@@ -249,12 +260,6 @@ class Database:
             if self._connection.in_transaction:
                 self.execute("ROLLBACK")
             raise
-        finally:
-            self.lock.release()
-
-    def commit(self) -> None:
-        """Commit what the present transaction did; its end then writes nothing."""
-        self.execute("COMMIT")
 
     def undo(self) -> None:
         """Undo what the present transaction did; its end then writes nothing."""

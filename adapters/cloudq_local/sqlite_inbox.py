@@ -7,9 +7,7 @@ order, no deduplication, no delay; and for files whose commits are not synced, s
 The inbox begins with a head: a mark, the database that it belongs to, the boot of the machine, and
 its generation, a random name. Then comes how far it is known to be taken in, and of which
 generation that was said. The database itself says the same in the table `inbox`, which is what
-counts. Records follow: a mark, a checksum, the length of the body, the time of sending, the lengths
-of the names of queue and message, these two, the body. A record that a dying process left
-half-written fails its checksum, and the search goes on at the next mark.
+counts. Records follow.
 
 Whoever writes or reads records has the inbox locked, so that half a record is nobody's who lives.
 When all is taken in and that is committed, a long inbox begins anew, with another generation. One
@@ -23,13 +21,13 @@ import errno
 import fcntl
 import os
 import secrets
+import sqlite3
 import stat
 import struct
 import time
 import uuid
-import zlib
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from types import TracebackType
 from typing import NamedTuple
 
 from cloudq.clock import Backoff
@@ -38,8 +36,8 @@ from cloudq.driver.forks import renew_after_fork
 from cloudq.driver.log import Log
 from cloudq_local.items import Refusal
 from cloudq_local.sqlite_file import Database
-from cloudq_local.sqlite_messages import Row
 from cloudq_local.sqlite_paths import INBOX
+from cloudq_local.sqlite_records import record, rows
 from cloudq_local.sqlite_statements import SEND
 
 log = Log("cloudq.sqlite")
@@ -57,9 +55,6 @@ _HEAD = struct.Struct("<8s16s16s16s")
 _KNOWN = struct.Struct("<16sQ")
 _FIRST = _HEAD.size + _KNOWN.size  # where records begin
 
-_RECORD_MARK = b"\x00\xffq\n"
-_START = struct.Struct("<4sI")
-_FIELDS = struct.Struct("<IdHH")
 _LONGEST_NAME = 1 << 12
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -91,7 +86,7 @@ class Inbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._path = f"{database.path}{INBOX}"
+        self._path = ""
         self._boot = _boot()
         self._file: int | None = None
         self._name = b""
@@ -107,8 +102,10 @@ class Inbox:
             return False
         name = self._queues.get(queue) or self._queue(queue)
         try:
-            length = self._append(_record(name, message.id.encode(), message.body, now))
+            length = self._append(record(name, message.id.encode(), message.body, now))
         except (OSError, Refusal) as error:  # a disk may be full: then SQLite will tell
+            if not _is_raised_here(error):
+                raise
             log.debug("%s cannot be written to", self._path, exc_info=error)
             return False
         if not length or length > _FULL:
@@ -125,12 +122,12 @@ class Inbox:
             self._database.check()
             while True:
                 file = self._file
-                if not self._is_fit or self._opening != self._database.openings:
+                if file is None or not self._is_fit or self._opening != self._database.openings:
                     file = self._open(makes=True)
                 if file is None or not self._is_fit:
                     return 0
-                self._lock(file)
                 try:
+                    self._lock(file)
                     status = os.fstat(file)
                     if status.st_nlink:
                         size = status.st_size
@@ -144,9 +141,11 @@ class Inbox:
 
     def _take_in_now(self) -> None:
         try:
-            with self.transaction():
+            with self._database.lock, self.transaction():
                 pass
         except Exception as error:  # what is sent is sent: who looks for it tries again
+            if not _is_raised_here(error):
+                raise
             log.debug("%s is not taken in", self._path, exc_info=error)
 
     def waits(self) -> bool:
@@ -154,7 +153,7 @@ class Inbox:
         with self._database.lock:
             if self._file is None:
                 self._database.check()
-            file = self._there()
+            file = self.there()
             if file is None:
                 return False
             length = os.fstat(file).st_size
@@ -167,23 +166,15 @@ class Inbox:
     def take_in(self) -> None:
         """Take in what was appended so far."""
         if self.waits():
-            with self.transaction():
+            with self._database.lock, self.transaction():
                 pass
 
-    @contextmanager
-    def transaction(self) -> Generator[Database]:
-        """Begin a write transaction, not synced, that has first taken in what was appended."""
-        with self._database.unsynced() as database:
-            file = self._there()
-            taken = self._take_in(file) if file is not None else None
-            try:
-                yield database
-                if file is not None and taken is not None:
-                    database.commit()
-                    self._say(file, taken)
-            finally:
-                if file is not None and taken is not None and taken.ends:
-                    fcntl.flock(file, fcntl.LOCK_UN)
+    def transaction(self) -> _Transaction:
+        """Return the surroundings of a write transaction that first takes in what was appended.
+
+        It is not synced, and needs the database's lock.
+        """
+        return _Transaction(self, self._database)
 
     def close(self) -> None:
         """Close it; what this process may have appended is taken in before."""
@@ -200,7 +191,7 @@ class Inbox:
 
     # ---- the file; all of this needs the database's lock
 
-    def _there(self) -> int | None:
+    def there(self) -> int | None:
         """Return the inbox, open, if there is one."""
         file = self._file
         if (
@@ -209,11 +200,12 @@ class Inbox:
             and os.fstat(file).st_nlink
         ):
             return file
-        return self._open(makes=False) if self._boot is not None else None
+        return self._open(makes=False)
 
     def _open(self, *, makes: bool) -> int | None:
         """Open the inbox of the database, and if `makes` make it; None if there is none."""
         self._close()
+        self._path = f"{self._database.real_path}{INBOX}"  # whatever name it was opened by
         try:
             file = os.open(self._path, _FLAGS | os.O_CREAT if makes else _FLAGS, 0o600)
         except FileNotFoundError:
@@ -224,7 +216,7 @@ class Inbox:
         is_ours = False
         try:
             self._name = self._database_name(makes=makes)
-            is_ours = bool(self._name) and self._is_ours(file, makes=makes)
+            is_ours = bool(self._name) and self._belongs(file, makes=makes)
         finally:
             if not is_ours:
                 os.close(file)
@@ -240,24 +232,29 @@ class Inbox:
             row = self._database.patiently(_NAME).fetchone()
         return row[0] if row is not None else b""
 
-    def _is_ours(self, file: int, *, makes: bool) -> bool:
+    def _belongs(self, file: int, *, makes: bool) -> bool:
         """Tell whether an inbox is this database's; if `makes`, make it so.
 
         Raises `Refusal` for one of another release.
         """
-        self._lock(file)
         try:
+            self._lock(file)
             if makes and not os.fstat(file).st_size:
-                os.fchmod(file, stat.S_IMODE(os.stat(self._database.path).st_mode))
+                status = os.stat(self._database.path)
+                if not os.geteuid():  # as SQLite does: the file's own user needs it too
+                    os.fchown(file, status.st_uid, status.st_gid)
+                os.fchmod(file, stat.S_IMODE(status.st_mode))
             head = os.pread(file, _HEAD.size, 0)
             self._is_fit = len(head) < _HEAD.size
             if self._is_fit:
                 return True
             mark, name, boot, _ = _HEAD.unpack(head)
+            if not any(head):  # a power loss took it
+                return True
             if mark != _MARK:
                 reason = f"{self._path} is of another release of cloudq: upgrade this one"
                 raise Refusal(reason, code=Code.INVALID)
-            if name != self._name and makes:
+            if name != self._name and makes and self._database.is_current():
                 log.warning("%s was that of another database, and begins anew", self._path)
                 self._begin(file)
                 return True
@@ -269,7 +266,7 @@ class Inbox:
     def _begin(self, file: int) -> int:
         """Empty an inbox, give it a head, and return its length. Needs it locked."""
         os.ftruncate(file, 0)
-        head = _HEAD.pack(_MARK, self._name, self._boot, secrets.token_bytes(16))
+        head = _HEAD.pack(_MARK, self._name, self._boot or b"", secrets.token_bytes(16))
         _write(file, head + bytes(_KNOWN.size), 0)
         self._is_fit = True
         return _FIRST
@@ -291,50 +288,99 @@ class Inbox:
             backoff = backoff or Backoff(0.00005, 0.005, factor=1.5, jitter=0.0)
             time.sleep(backoff.failed())
 
-    def _take_in(self, file: int) -> _Taken | None:
+    def insert(self, file: int) -> _Taken | None:
         """Insert what was appended and is not in the database yet. Needs a transaction."""
         database = self._database
         known: tuple[bytes, int] = database.execute(_TAKEN).fetchone()
         taken, data = self._read(file, *known)
         if taken is None or known == taken[:2]:
             return taken
-        try:
-            database.executemany(SEND, _rows(data, self._path))
-            database.execute(_TAKE, taken[:2])
-        except BaseException:
-            if taken.ends:
-                fcntl.flock(file, fcntl.LOCK_UN)
-            raise
+        database.executemany(SEND, rows(data, self._path))
+        database.execute(_TAKE, taken[:2])
         return taken
 
     def _read(self, file: int, known: bytes, position: int) -> tuple[_Taken | None, bytes]:
         """Read what was appended since; an inbox that is to begin anew is left locked."""
         ends = False
-        self._lock(file)
         try:
+            self._lock(file)
             length = os.fstat(file).st_size
             head = os.pread(file, _HEAD.size, 0)
             if length < _FIRST:
                 return None, b""
-            _, _, boot, generation = _HEAD.unpack(head)
+            mark, name, boot, generation = _HEAD.unpack(head)
+            if (mark, name) != (_MARK, self._name) and any(head):  # another file has come meanwhile
+                self._opening = 0
+                return None, b""
             start = position if generation == known else _FIRST
             data = os.pread(file, length - start, start) if length > start else b""
-            ends = length > _LONG or boot != self._boot
+            ends = length > _LONG or self._boot not in (None, boot)
             return _Taken(generation, length, ends), data
         finally:
             if not ends:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
-    def _say(self, file: int, taken: _Taken) -> None:
+    def say(self, file: int, taken: _Taken) -> None:
         """Say in the inbox itself that all is taken in, or begin it anew, after that is committed.
 
-        Who looks need not ask the database then. It is no loss if it cannot be said.
+        Who looks need not ask the database then. It is no loss if it cannot be said, or if another
+        has the inbox locked: who looks next says it. Since that was committed, another may have
+        begun it anew, or not have come that far.
         """
-        with suppress(OSError):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if taken.ends:
                 self._begin(file)
-            else:
+            elif os.pread(file, _HEAD.size, 0)[-len(taken.generation) :] == taken.generation:
                 os.pwrite(file, _KNOWN.pack(taken.generation, taken.position), _HEAD.size)
+        except OSError as error:
+            if not _is_raised_here(error):
+                raise
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+class _Transaction:
+    """The surroundings of a write transaction that has taken in what was appended."""
+
+    def __init__(self, inbox: Inbox, database: Database) -> None:
+        self._inbox = inbox
+        self._database = database
+        self._file: int | None = None
+        self._taken: _Taken | None = None
+
+    def __enter__(self) -> Database:
+        self._database.begin(synced=False)
+        try:
+            self._file = self._inbox.there()
+            if self._file is not None:
+                self._taken = self._inbox.insert(self._file)
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self._database
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        file, taken = self._file, self._taken
+        try:
+            self._database.__exit__(kind, error, trace)
+            if kind is None and file is not None and taken is not None:
+                self._inbox.say(file, taken)
+        finally:
+            if file is not None and (taken is None or taken.ends):
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _is_raised_here(error: Exception) -> bool:
+    """Tell whether what was done here raised it, and no handler of a signal and no time limit."""
+    if isinstance(error, OSError):
+        return error.errno is not None
+    return isinstance(error, (Refusal, sqlite3.Error))
 
 
 def _write(file: int, data: bytes, at: int) -> None:
@@ -342,40 +388,3 @@ def _write(file: int, data: bytes, at: int) -> None:
     if os.pwrite(file, data, at) != len(data):
         os.ftruncate(file, at)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _record(queue: bytes, id: bytes, body: bytes, now: float) -> bytes:
-    fields = _FIELDS.pack(len(body), now, len(queue), len(id)) + queue + id + body
-    return _START.pack(_RECORD_MARK, zlib.crc32(fields)) + fields
-
-
-def _rows(data: bytes, path: str) -> list[Row]:
-    """Return the messages of records; what is none is left out, and told of."""
-    rows: list[Row] = []
-    at = 0
-    while 0 <= at < len(data):
-        found = _row(data, at)
-        if found is None:
-            log.warning("%s: part of a message is left out: its sender died meanwhile", path)
-            at = data.find(_RECORD_MARK, at + 1)
-        else:
-            row, at = found
-            rows.append(row)
-    return rows
-
-
-def _row(data: bytes, at: int) -> tuple[Row, int] | None:
-    """Return the message of the record that begins there, and where the next one begins."""
-    begin = at + _START.size
-    names = begin + _FIELDS.size
-    if names > len(data):
-        return None
-    mark, checksum = _START.unpack_from(data, at)
-    body_length, sent_at, queue_length, id_length = _FIELDS.unpack_from(data, begin)
-    id_at = names + queue_length
-    body_at = id_at + id_length
-    end = body_at + body_length
-    if mark != _RECORD_MARK or end > len(data) or zlib.crc32(data[begin:end]) != checksum:
-        return None
-    queue, id = data[names:id_at].decode(), data[id_at:body_at].decode()
-    return (queue, sent_at, sent_at, sent_at, id, None, data[body_at:end]), end

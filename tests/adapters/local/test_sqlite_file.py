@@ -228,9 +228,10 @@ def test_errors_end_in_advice_for_a_file(file: Path) -> None:
         assert "slow down" not in str(busy.value)
         held = app.broker.driver
         assert isinstance(held, SQLiteBroker)
-        with held._database as database:  # pyright: ignore[reportPrivateUsage]
+        database = held._database  # pyright: ignore[reportPrivateUsage]
+        with database.lock, database:
             pages = database.execute("PRAGMA page_count").fetchone()[0]
-        held._database.read(f"PRAGMA max_page_count={pages}")  # pyright: ignore[reportPrivateUsage]
+        database.read(f"PRAGMA max_page_count={pages}")
         with pytest.raises(BrokerError, match="its disk is full: free some space") as full:
             app.send_task("f", ["x" * 100_000])
         assert "region" not in str(full.value)
@@ -265,7 +266,7 @@ def test_an_idle_store_is_rid_of_what_has_expired(
             old = [Item(key=Key(f"{first + n}"), fields={}, expires=9e9) for n in range(256)]
             store.put(old)
         database = store.database
-        with database:
+        with database.lock, database:
             database.execute("UPDATE items SET expires = 1.0")
         for beat in range(3):
             store.put([Item(key=Key("worker#1"), fields={"beat": beat}, expires=9e9)])

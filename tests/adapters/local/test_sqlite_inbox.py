@@ -140,7 +140,7 @@ def test_a_sender_that_closes_leaves_a_whole_database(
 
 def test_what_was_rolled_back_is_taken_in_again(driver: SQLiteBroker) -> None:
     ids = sent(driver, 3)
-    with pytest.raises(ZeroDivisionError), driver._inbox.transaction():
+    with pytest.raises(ZeroDivisionError), driver._database.lock, driver._inbox.transaction():
         raise ZeroDivisionError
     assert received(driver) == ids
 
@@ -174,7 +174,7 @@ def test_a_death_between_the_commit_and_the_new_beginning_repeats_nothing(
     ids = sent(driver, 50)
     with monkeypatch.context() as patch:
         patch.setattr(sqlite_inbox, "_LONG", 0)
-        patch.setattr(driver._inbox, "_say", lambda *_: None)  # what a dead process says
+        patch.setattr(driver._inbox, "say", lambda *_: None)  # what a dead process says
         assert received(driver) == ids
     before = inbox.stat().st_size
     assert received(another) == []
