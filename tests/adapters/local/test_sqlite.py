@@ -149,7 +149,14 @@ class BackendFixtures:
 
 
 class TestSQLiteBackend(BackendFixtures, BackendContract):
-    pass
+    def test_a_check_tells_of_a_file_that_cannot_be_read(
+        self, driver: SQLiteBackend, address: Address
+    ) -> None:
+        driver.check_store()
+        with contextlib.closing(sqlite3.connect(address.path)) as database:
+            database.execute("DROP TABLE items")
+        with pytest.raises(sqlite3.Error, match="no such table"):
+            driver.check_store()
 
 
 class TestSQLiteUpdate(BackendFixtures, UpdateContract):
