@@ -12,9 +12,10 @@ call that has not ended.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from cloudq.driver import Change, ConditionFailed, Item, Key
+from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op
 from cloudq.errors import BackendError
 from cloudq.messages.ids import Place, place_of
 from cloudq.results.bundle_item import (
@@ -165,7 +166,21 @@ class BundleStore:
         fenced = record.call is not None  # a still later call may have ended
         standing = self.add(place.bundle, {place.number: record}, fenced=fenced)
         found = standing.record(place.number) if standing is not None else None
-        return None if found is None or is_same(found, record) else found
+        if found is not None and not is_same(found, record):
+            return found
+        if record.call is not None:
+            self._unmark(record.id, record.call)
+        return None
+
+    def _unmark(self, task_id: str, call: str) -> None:
+        """Take the mark of revocation off the record that lies apart, as the call has ended.
+
+        It is no word about a later call of this id.
+        """
+        is_its = Check(field="call", op=Op.EQ, value=call)
+        change = Change(remove=frozenset({"revoked"}), keep_expires=True, when=(is_its,))
+        with suppress(ConditionFailed):  # there is none, or that of a later call
+            self._backend.update(key(task_id), change)
 
     def _end_apart(self, records: Mapping[int, Record], standing: BundleRecords) -> None:
         """Store the ends of later calls of an id where that of an earlier one lies apart."""

@@ -332,6 +332,20 @@ def test_no_call_of_a_bundle_is_lost_and_no_end_changes_in_any_order_of_steps(
     )
 
 
+@pytest.mark.parametrize("tracked", [True, False])
+@pytest.mark.parametrize("kind", ["fine", "flaky"])
+def test_a_revocation_is_spent_by_the_end_of_its_call(tracked: bool, kind: str) -> None:
+    machine = Bundles(tracked=tracked)
+    machine.publish(kinds=["fine", "fine"], size=4)
+    machine.quiet_hours()
+    machine.give_the_id_again(kind="fine", pick=0)
+    machine.revoke(pick=0)
+    machine.quiet_hours()
+    machine.ends_are_right_and_never_change()
+    machine.give_the_id_again(kind=kind, pick=0)
+    machine.teardown()
+
+
 def test_the_model_has_bundles() -> None:
     machine = Bundles()
     machine.publish(["fine", "fails", "flaky", "rejects"], 4)
