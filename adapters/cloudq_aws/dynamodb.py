@@ -81,7 +81,8 @@ def open_backend(address: Address) -> DynamoDB:
     """The driver of a `dynamodb://` URL. Raises `ConfigurationError`."""
     if address.path:
         raise ConfigurationError(
-            f"{address.url} has a path: a table is written dynamodb://{address.host or 'cloudq'}"
+            f"{address.url} has a path: write the table's name first, and its region as an option,"
+            f" dynamodb://{address.path.strip('/') or 'cloudq'}?region=eu-west-1"
         )
     reach = access(address, options=("client", "consistent"))
     consistent = _BOOLEANS.get(address.options.get("consistent", ""))

@@ -252,7 +252,10 @@ class Inbox:
             if not any(head):  # a power loss took it
                 return True
             if mark != _MARK:
-                reason = f"{self._path} is of another release of cloudq: upgrade this one"
+                reason = (
+                    f"{self._path} is damaged, or of another release of cloudq: upgrade this one,"
+                    " or move that file away"
+                )
                 raise Refusal(reason, code=Code.INVALID)
             if name != self._name and makes and self._database.is_current():
                 log.warning("%s was that of another database, and begins anew", self._path)

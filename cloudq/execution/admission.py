@@ -245,7 +245,10 @@ class Admission:
 
     def _decoded(self, delivery: Delivery, message: TaskMessage, now: float) -> Job | Settlement:
         if message.task not in self._tasks:
-            reason = f"unknown task {message.task!r}: is its module in the app's include?"
+            reason = (
+                f"unknown task {message.task!r}: is its module in the app's include, and was this"
+                " worker started after it was written?"
+            )
             if signals.task_unknown:
                 lifecycle.unknown(message, UnknownTask(reason))
             failed = self._outcomes.unrunnable(delivery, message, UnknownTask(reason))

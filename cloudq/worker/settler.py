@@ -37,6 +37,8 @@ _COMMIT_HELPERS, _DISPOSE_HELPERS = 7, 5
 _HELD = 0.25
 # A message that cannot be dead-lettered is looked at again after this, so that it is not hot.
 _UNBURIED_AFTER = 900.0
+# Of as many tasks as this that go back together each has a line in the log.
+_FEW = 3
 # Seconds that the threads of each kind get to end.
 _ENDING = 5.0
 
@@ -143,8 +145,15 @@ class Settler:
                 self._holding.set()
 
     def release(self, flights: Iterable[Flight], reason: str, after: float = 0.0) -> None:
-        """Put these back in their queues, due after this many seconds."""
-        self.settle([(flight, flight.released(reason, after)) for flight in flights])
+        """Put these back in their queues, due after this many seconds.
+
+        Of many one line says why, and one for each is for debugging.
+        """
+        back = list(flights)
+        if len(back) > _FEW:
+            log.info("%d tasks go back to their queues: %s", len(back), reason)
+            reason = ""
+        self.settle([(flight, flight.released(reason, after)) for flight in back])
 
     # ---- outcomes
 

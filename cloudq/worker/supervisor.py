@@ -235,7 +235,12 @@ class Worker:
             signals.worker_shutting_down.send(
                 self, sig=self._shutdown.signal_name, how="Warm", exitcode=0
             )
-        log.info("stopping: nothing more is received; tasks that still run: %d", len(self._flights))
+        log.info(
+            "stopping: nothing more is received; tasks that still run: %d, for up to %g s (once"
+            " more ends them at once)",
+            self._dispatcher.at_work()[0],
+            self._options.grace,
+        )
         began = time.monotonic()
         deadline = began + self._options.grace
         for poller in self._pollers:

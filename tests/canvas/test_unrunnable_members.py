@@ -147,7 +147,8 @@ def test_a_call_by_itself_ends_too_and_runs_when_it_is_sent_again(app: Bench) ->
             result.get(timeout=0)
     assert app.AsyncResult(ignored.id).state is State.PENDING
     assert [dead.reason for dead in app.dead()] == [
-        "unknown task 'gone': is its module in the app's include?"
+        "unknown task 'gone': is its module in the app's include, and was this worker started after"
+        " it was written?"
     ] * 3
 
     app.task(name="gone")(lambda: "there")

@@ -180,7 +180,9 @@ def _read(app: CloudQ, queue: str, count: int) -> list[Seen]:
 def _select(found: Sequence[Seen], ids: Sequence[str], task: str | None) -> list[Seen]:
     missing = [id for id in ids if not any(seen.goes_by(id) for seen in found)]
     if missing:
-        raise ConfigurationError(f"no dead letter {', '.join(missing)}: see `cloudq dead list`")
+        raise ConfigurationError(
+            f"no dead letter {', '.join(missing)}: see `cloudq dead list QUEUE`"
+        )
     return [
         seen
         for seen in found

@@ -343,7 +343,7 @@ ITEMS = [Item(key=Key("a", str(number)), fields={"n": number}) for number in ran
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        (Address(scheme="dynamodb", path="x", url="dynamodb:///x"), "written dynamodb://cloudq"),
+        (Address(scheme="dynamodb", path="x", url="dynamodb:///x"), "as an option, dynamodb://"),
         (Address(scheme="dynamodb", options={"consistent": "maybe"}), "true or false"),
         (
             Address(scheme="dynamodb", options={"ttl": "1"}),

@@ -269,7 +269,7 @@ def test_a_file_of_another_release_is_refused(
     data = inbox.read_bytes()
     inbox.write_bytes(b"cloudq Z" + data[8:])
     with closing(open_broker(address)) as reader:
-        with pytest.raises(Refusal, match="another release of cloudq: upgrade this one"):
+        with pytest.raises(Refusal, match="damaged, or of another release of cloudq"):
             reader.receive(QUEUE, count=1, wait=0, lease=1)
         assert reader.error_code(Refusal("", code=Code.INVALID)) == Code.INVALID
 
