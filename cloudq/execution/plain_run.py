@@ -137,7 +137,8 @@ class PlainRun:
             value = raised = request.asked[0]
         try:
             if raised is None:
-                text = task.arguments.written_result(value)
+                results = task.arguments.results(context.args, context.kwargs)
+                text = results.written_result(value)
                 if not request.children and not lifecycle.is_watched(task):
                     return (None if text == "null" else text), started, self._clock()
                 settlement = self._outcomes.succeeded(self.job(index), text, started)

@@ -239,7 +239,8 @@ class Flights:
         self._plain = 0  # calls on trays that have no flight, without one for each tray
 
     def __len__(self) -> int:
-        return len(self._all) + self._plain
+        with self._lock:  # both change together
+            return len(self._all) + self._plain
 
     def add(self, deliveries: Iterable[Delivery], lease_ends: float) -> list[Flight]:
         """Number these and hold them."""

@@ -221,7 +221,8 @@ class Settler:
         try:
             if backend is not None and not self._consumer.log.isEnabledFor(logging.DEBUG):
                 revoked = backend.bundles.add_plain(parcel.name, tray.end, placed, parcel.delivered)
-        except Exception as error:
+        except BaseException as error:  # as above
+            pass_ends(error)
             if isinstance(error, BackendError) and error.code not in NEVER:
                 log.warning("%d outcomes wait to be recorded: %s", len(ends), error)
                 return ended

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from cloudq import CloudQ, Ignore, Reject, Task, signals
 from cloudq.driver import Delivery, Item
@@ -241,6 +242,31 @@ def test_a_plain_call_ends_as_any_other(
     finally:
         signals.task_postrun.disconnect(heard)
     assert bool(seen) == watched
+
+
+class Whole(BaseModel):
+    n: int
+
+
+def give_what_does_not_fit(n: int) -> Whole:
+    return {"n": n or "none"}  # type: ignore[return-value]
+
+
+def test_values_of_a_task_on_many_items_are_checked_by_its_hint(app: CloudQ) -> None:
+    """A group of chunks is a bundle of such calls."""
+    app.task(give_what_does_not_fit, name="work")
+    fields = {"task": "cloudq.starmap", "queue": "default", "sent_at": 1.0}
+    calls = PlainCalls(
+        new_bundle(), fields, [(0, ["work", [[1], [2]]], None), (1, ["work", [[1], [0]]], None)]
+    )
+    delivery = Delivery(
+        queue="default", id="m", body=b"", receipt=1, attempts=1, lease=60.0, group=None, sent_at=0
+    )
+    run = app.executor(hostname=HOST).plain_run(calls, delivery)
+    assert isinstance(run.run(0), tuple)
+    failed = run.run(1)
+    assert isinstance(failed, Settlement)
+    assert (failed.state, "for item 2 does not fit" in failed.reason) == (State.FAILURE, True)
 
 
 # ---- how their ends are recorded

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from cloudq import AsyncResult, CloudQ, State
+from cloudq.driver import Change, Item, Key
 from cloudq.driver.log import Log
 from cloudq.execution.bundles import Held
 from cloudq.execution.consume import Consumer
 from cloudq.execution.settlement import Action
 from cloudq.results.bundle_item import Delivered
 from cloudq.testing import drain, eventually
+from cloudq.testing.kit.wrapping import wrapped
 from cloudq.worker.control.counters import Counters
 from cloudq.worker.in_flight import Ended, Ends, Flight, Flights, Tray
+from cloudq.worker.pool import pipe
+from cloudq.worker.pool.dispatcher import Dispatcher
+from cloudq.worker.pool.plain_jobs import PlainJobs, by_shape
 from cloudq.worker.settler import Settler
 from cloudq.worker.shares import ReadyLine, calls_of, singly
 
@@ -188,3 +196,120 @@ def test_what_is_held_of_a_bundle_comes_as_one(hands: Hands) -> None:
     assert held.added(tray.parcel, range(3), [7]) == []
     assert held.added(tray.parcel, range(2, COUNT), [8, 9]) == [7, 8, 9]
     assert not held
+
+
+def test_their_number_is_never_less_than_none(hands: Hands) -> None:
+    hands.app.publish([hands.task.prepare(n, 1) for n in range(3)], bundle=3)
+    [delivery] = hands.app.broker.receive("default", count=1, wait=0.0, lease=60)
+    [plain] = hands.executor.sort([delivery]).plain
+    flights, done = Flights(), threading.Event()
+    raised: list[ValueError] = []
+
+    def look() -> None:
+        while not done.is_set():
+            try:
+                len(flights)
+            except ValueError as error:
+                raised.append(error)
+
+    looker = threading.Thread(target=look)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        looker.start()
+        for _ in range(3_000):
+            tray = flights.hold_plain(flights.add([delivery], 0.0)[0], plain)
+            last = tray.take_out([2])
+            flights.remove_plain(tray, 2)
+            flights.remove(last)
+    finally:
+        sys.setswitchinterval(before)
+        done.set()
+        looker.join()
+    assert raised == []
+    assert not flights
+
+
+class LostMeanwhile(Flight):
+    """A flight whose lease is lost just after it was looked at."""
+
+    looks = 0
+
+    @property
+    def lost(self) -> bool:
+        self.looks += 1
+        return self.looks > 1
+
+    @lost.setter
+    def lost(self, value: bool) -> None: ...
+
+
+def dispatcher_of(hands: Hands) -> Dispatcher:
+    return Dispatcher(
+        executor=hands.executor,
+        broker=hands.app.broker,
+        settler=hands.settler,
+        max_tasks_per_child=None,
+    )
+
+
+def test_a_tray_whose_lease_is_lost_as_it_is_handed_out_is_not_settled_as_one_call(
+    hands: Hands,
+) -> None:
+    _, tray = hands.receive()
+    whole = tray.flight
+    tray.flight = LostMeanwhile(
+        number=whole.number, delivery=whole.delivery, lease_ends=whole.lease_ends, tray=tray
+    )
+    dispatcher = dispatcher_of(hands)
+    dispatcher.submit([tray.flight])
+    assert (dispatcher.waiting, tray.waiting) == (COUNT, COUNT)
+    dispatcher.close()
+    eventually(lambda: not hands.flights)
+    assert hands.flights.all() == []
+
+
+def test_a_call_that_has_ended_its_process_comes_again_as_a_suspect(hands: Hands) -> None:
+    """Each delivery is the first where they are not counted."""
+    _, tray = hands.receive()
+    culprit, *others = tray.take_waiting()
+    dispatcher = dispatcher_of(hands)
+    dispatcher.convict(culprit)
+    hands.settler.release([culprit, *others], "its process died")
+    eventually(lambda: not hands.flights)
+    [again] = hands.app.broker.receive("default", count=1, wait=0.0, lease=60)
+    [flight] = hands.flights.add([replace(again, attempts=1)], float("inf"))
+    [plain] = hands.executor.sort([flight.delivery]).plain
+    hands.flights.hold_plain(flight, plain)
+    dispatcher.submit([flight])
+    assert (dispatcher.suspects, dispatcher.waiting) == (1, COUNT)
+
+
+def test_what_raises_in_the_store_s_library_ends_no_thread(hands: Hands) -> None:
+    """The panic of a library in Rust is no `Exception`."""
+    backend = hands.app.backend
+    assert backend is not None
+    driver, panics = backend.driver, ["as planned"]
+
+    def update(key: Key, change: Change) -> Item:
+        if panics:
+            raise BaseException(panics.pop())
+        return driver.update(key, change)
+
+    backend.driver = wrapped(driver, {"update": update})
+    results, tray = hands.receive()
+    hands.settler.settle_plain([hands.ends(tray, *range(COUNT))])
+    eventually(lambda: not hands.flights)
+    assert (panics, hands.states(results)) == ([], [State.SUCCESS] * COUNT)
+
+
+def test_of_two_outcomes_of_a_call_its_success_is_sent_first(hands: Hands) -> None:
+    """It is handed in again, as failed, if its thread is interrupted just then."""
+    _, tray = hands.receive()
+    jobs = PlainJobs(pipe.pack_cut(tray.cut(COUNT, 1.0)), hands.executor)
+    number = jobs.first + 2
+    failed = hands.executor.spoiled(jobs.job(number), RuntimeError("interrupted"))
+    first, second = by_shape(
+        [(jobs, (2, "3", 1.0, 2.0, 1.0)), pipe.pack_settlement(number, failed)]
+    )
+    assert [type(each[0]) for each in (first, second)] == [pipe.PackedEnds, pipe.PackedSettlement]

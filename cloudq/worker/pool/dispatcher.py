@@ -224,7 +224,7 @@ class Dispatcher:
             if tray is not None and self._is_mixed(tray):
                 self._ready.take_apart()
                 continue
-            if self._is_vain(flight, lost, vain):
+            if tray is None and self._is_vain(flight, lost, vain):
                 line.popleft()
                 continue
             child = max(room, key=room.__getitem__, default=None)
@@ -272,7 +272,11 @@ class Dispatcher:
     def _line_up(self, flight: Flight) -> None:
         """Let a flight wait for a child: for one of its own, if it has ended its process before."""
         flight.lined_up_at = time.monotonic()
-        if flight.short:
+        tray = flight.whole_tray
+        if tray is not None and self._suspects.knows_one_of(tray):
+            for each in tray.take_waiting():
+                self._line_up(each)
+        elif flight.short:
             self._short.append(flight)
         else:
             (self._suspects.waiting if self._suspects.knows(flight) else self._ready).append(flight)

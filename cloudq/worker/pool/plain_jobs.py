@@ -83,4 +83,5 @@ def by_shape(batch: Sequence[Outcome]) -> list[Sequence[pipe.Message]]:
             if not isinstance(each, pipe.PackedSettlement):
                 ends.setdefault(each[0], []).append(each[1])
     plain = [jobs.ends(each) for jobs, each in ends.items()]
-    return [outcomes for outcomes in (single, plain) if outcomes]
+    # Of two outcomes of one call the first counts, which is a success if any of them is.
+    return [outcomes for outcomes in (plain, single) if outcomes]

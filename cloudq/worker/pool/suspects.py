@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
-from cloudq.worker.in_flight import Flight
+from cloudq.worker.in_flight import Flight, Tray
 
 # A call whose process died this often because of others goes free no more: it runs alone.
 _MOST_RESTARTS = 3
@@ -60,6 +60,13 @@ class Suspects:
         if not self._culprits or flight.job is None:
             return False
         return flight.job.message.id in self._culprits
+
+    def knows_one_of(self, tray: Tray) -> bool:
+        """Tell whether an earlier delivery of one of these calls has ended its process."""
+        calls = tray.calls
+        return bool(self._culprits) and any(
+            calls.id(number) in self._culprits for number in range(tray.given, len(calls))
+        )
 
     def add(self, flights: Iterable[Flight]) -> None:
         """Suspect these, of which one has ended the process that they shared.
