@@ -44,7 +44,7 @@ def events(
     after = since_of(since) or None
     app = target.open()
     with app:
-        level = app.conf.task_events
+        level = app.runtime.event_level
         states = states_of(state) if state else (FINAL if level is Level.FINAL else TRACKED)
         warn_unrecorded(level, FINAL)
         note("waiting for events; press Ctrl-C to stop")

@@ -71,7 +71,7 @@ def list_tasks(
     with app:
         reader = reader_of(app)
         events = reader.newest(names=name, states=states, since=after, limit=count)
-        level = app.conf.task_events
+        level = app.runtime.event_level
     if json:
         emit([event_json(event, args=args) for event in events])
         return
@@ -111,7 +111,7 @@ def show(
     app = target.open()
     with app:
         trail = reader_of(app).trail(id)
-        level = app.conf.task_events
+        level = app.runtime.event_level
     if trail is None:
         complain(f"no record of task {id}: it has not finished, or its record has expired")
         return 1
