@@ -226,7 +226,7 @@ def pause(app: CloudQ, name: str, *, by: Actor) -> PauseDone:
     look(app, name)
     mark = Pause(queue=name, at=app.runtime.clock(), by=by.who)
     before = QueuePauses(app.control.backend).add(mark)
-    told = _tell(app, "pause_consumer", name)
+    told = _tell(app, name)
     write(app, by, "pause", f"queue {name}", count=len(told))
     return PauseDone(
         queue=name, paused=True, changed=before is None, workers=told, notes=(FUNCTIONS_GO_ON,)
@@ -238,16 +238,16 @@ def resume(app: CloudQ, name: str, *, by: Actor) -> PauseDone:
     changed = QueuePauses(app.control.backend).remove(name)
     if not changed:
         require_known(app, name)
-    told = _tell(app, "resume_consumer", name)
+    told = _tell(app, name)
     write(app, by, "resume", f"queue {name}", count=len(told))
     return PauseDone(queue=name, paused=False, changed=changed, workers=told)
 
 
-def _tell(app: CloudQ, command: str, name: str) -> list[str]:
+def _tell(app: CloudQ, name: str) -> list[str]:
     """Tell the live workers that receive from the queue; return their names."""
     hearts = app.control.heartbeats
     concerned = [heart for heart in hearts.alive() if name in heart.queues]
-    made = commands.make(command, {"queue": name}, lasts=_OBEYED, reply=False)
+    made = commands.make("heed_pauses", {}, lasts=_OBEYED, reply=False)
     return [heart.hostname for heart in commands.send(hearts, concerned, made)]
 
 
