@@ -20,6 +20,7 @@ from cloudq.messages.values import from_wire, to_wire
 from cloudq.operations import dead_letters
 from cloudq.operations.audit import Actor, write
 from cloudq.operations.dead_letters import DeadFilter
+from cloudq.operations.queues import PurgeDone, require_known
 from cloudq.operations.seen import Seen
 from cloudq.text import describe
 
@@ -114,6 +115,15 @@ def delete(
     letters, found = _letters(app, chosen, queue, most)
     failed = _each_part(app, letters, _deleted, rate=None, told=told)
     return _finished(app, by, "delete dead letters", (chosen, queue), letters, failed, found)
+
+
+def purge(app: CloudQ, queue: str, *, by: Actor) -> PurgeDone:
+    """Delete all dead letters of a queue, however many there are. Raises `BrokerError`."""
+    require_known(app, queue)
+    with app.broker.asking("purge the dead letters of", queue) as admin:
+        purged = admin.purge_dead(queue)
+    write(app, by, "purge dead letters", f"queue {queue}", count=purged.count)
+    return PurgeDone(queue=queue, deleted=purged.count, settles=purged.settles)
 
 
 def edited(app: CloudQ, message: TaskMessage, edit: Edit) -> TaskMessage:

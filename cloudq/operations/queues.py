@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -92,26 +92,36 @@ def own_queues(app: CloudQ) -> list[str]:
     return sorted({*named, *used})
 
 
-def queues(app: CloudQ, names: Sequence[str] | None = None) -> list[QueueRow]:
+def queues(
+    app: CloudQ, names: Sequence[str] | None = None, *, known: bool = False
+) -> list[QueueRow]:
     """Look at queues, by default the app's. A queue that cannot be looked at has its `problem`.
 
-    Costs what `queue` costs for each, and a query for their pauses.
+    `known` says that the names are those of queues that are there. Costs what `queue` costs for
+    each, and a query for their pauses.
     """
     chosen = own_queues(app) if names is None else list(names)
+    known = known or names is None
     paused = pauses(app)
     billed = bool(chosen) and app.broker.limits(chosen[0]).billed
-    rows = side_by_side(partial(_row_or_problem, app), chosen, billed=billed)
+    rows = side_by_side(partial(_row_or_problem, app, known), chosen, billed=billed)
     return [replace(row, pause=paused.get(row.queue)) for row in rows]
 
 
 def queue(app: CloudQ, name: str) -> QueueRow:
     """Look at one queue. Raises `BrokerError`, `BackendError`, also for one that is not there."""
-    return replace(_row(look(app, name)), pause=pauses(app).get(name))
+    return row_of(app, name, pauses(app))
 
 
-def look(app: CloudQ, name: str) -> QueueStats:
+def row_of(app: CloudQ, name: str, paused: Mapping[str, Pause]) -> QueueRow:
+    """Look at one queue, whose pauses are known. Raises as `queue`."""
+    return replace(_row(look(app, name)), pause=paused.get(name))
+
+
+def look(app: CloudQ, name: str, *, known: bool = False) -> QueueStats:
     """Return a queue's stats, including delayed messages kept in the backend.
 
+    Unless it is `known` to be there, an embedded broker is asked whether it is, if it is empty.
     Raises `BrokerError` and `BackendError`.
     """
     with app.broker.asking("look at", name) as admin:
@@ -119,14 +129,14 @@ def look(app: CloudQ, name: str) -> QueueStats:
     if app.broker.stores_delayed(name):
         parked = len(app.broker.scheduled(name, count=MOST_DELAYED))
         stats = replace(stats, delayed=(stats.delayed or 0) + parked)
-    if stats.exact and not any((stats.ready, stats.delayed, stats.leased, stats.dead)):
+    if not known and stats.exact and not any((stats.ready, stats.delayed, stats.leased, stats.dead)):
         require_known(app, name)
     return stats
 
 
-def _row_or_problem(app: CloudQ, name: str) -> QueueRow:
+def _row_or_problem(app: CloudQ, known: bool, name: str) -> QueueRow:
     try:
-        return _row(look(app, name))
+        return _row(look(app, name, known=known))
     except CloudQError as error:
         return QueueRow(queue=name, problem=str(error))
 

@@ -11,7 +11,7 @@ from cloudq.driver import Peeked
 from cloudq.errors import DecodeError
 from cloudq.messages.bundle import Bundle, Unread
 from cloudq.messages.message import TaskMessage
-from cloudq.text import AsIs, describe, json_text, masked, one_line, text_of
+from cloudq.text import AsIs, describe, iso_time, json_text, masked, one_line, text_of
 
 # An exception's class and a colon begin the reason of a task that failed.
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,200}): ")
@@ -59,6 +59,11 @@ class Seen:
         return found[1] if found else None
 
     @property
+    def retries(self) -> int | None:
+        """The number of retries of its call; None where it has not one."""
+        return self.message.retries if self.message else None
+
+    @property
     def body(self) -> str:
         """The body as text, for one that cannot be decoded."""
         return self.peeked.body.decode(errors="backslashreplace")
@@ -97,8 +102,8 @@ class Seen:
             "message_id": self.peeked.id,
             "queue": self.queue,
             "task": self.task or None,
-            "attempts": self.peeked.attempts,
-            "sent_at": self.peeked.sent_at,
+            "retries": self.retries,
+            "sent_at": iso_time(self.peeked.sent_at),
             "reason": self.reason,
             "exception": self.exception,
             "message": AsIs(message),
