@@ -59,7 +59,7 @@ class FailedLetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadDone:
-    """What became of letters: `done` of `chosen` were handled, the others `failed`.
+    """The outcome for letters: `done` of `chosen` were handled, the others `failed`.
 
     `seen` and `complete` are those of the search that chose them.
     """

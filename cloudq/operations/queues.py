@@ -129,7 +129,11 @@ def look(app: CloudQ, name: str, *, known: bool = False) -> QueueStats:
     if app.broker.stores_delayed(name):
         parked = len(app.broker.scheduled(name, count=MOST_DELAYED))
         stats = replace(stats, delayed=(stats.delayed or 0) + parked)
-    if not known and stats.exact and not any((stats.ready, stats.delayed, stats.leased, stats.dead)):
+    if (
+        not known
+        and stats.exact
+        and not any((stats.ready, stats.delayed, stats.leased, stats.dead))
+    ):
         require_known(app, name)
     return stats
 

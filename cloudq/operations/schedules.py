@@ -55,7 +55,7 @@ class ScheduleList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudSchedules:
-    """What the cloud's scheduler holds against what the code says.
+    """The difference between what the cloud's scheduler holds and what the code says.
 
     `plan` has the changes that would bring it in line; None where there is no scheduler, for the
     reason `problem`. `timers` are lines for clouds whose functions have timers instead.

@@ -38,7 +38,7 @@ MOST_RETRIED = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revoked:
-    """What became of a revocation: the ids that had not ended, and those that had."""
+    """The outcome of a revocation: the ids that had not ended, and those that had."""
 
     revoked: Sequence[str]
     ended: Sequence[str]
@@ -66,7 +66,7 @@ class NotAgain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryDone:
-    """What became of a retry by a filter; `found` is the search that chose the tasks."""
+    """The outcome of a retry by a filter; `found` is the search that chose the tasks."""
 
     again: Sequence[Again]
     failed: Sequence[NotAgain]
@@ -101,16 +101,14 @@ def run_again(
     id: str,
     *,
     by: Actor,
-    args: Sequence[Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
+    edit: Edit | None = None,
 ) -> Again:
     """Run a task again, with its recorded arguments or those of its dead letter.
 
-    Positional arguments are replaced by `args`, and named ones changed by `kwargs`. A task with a
+    With `edit` some of them are changed. A task with a
     dead letter goes on as that letter, with its id; any other becomes a new call on its queue.
     Raises `ConfigurationError` where the task has not ended, or its arguments are not known.
     """
-    edit = None if args is None and not kwargs else Edit(args=args, kwargs=kwargs or {})
     found = life(app, id, graph=False)
     if found is None:
         raise ConfigurationError(

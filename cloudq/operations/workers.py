@@ -56,7 +56,7 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerDetail:
-    """What a worker has told of itself: its `stats` and `active` tasks, None without a reply."""
+    """The reply of a worker about itself: its `stats` and `active` tasks, None without a reply."""
 
     worker: WorkerRow
     stats: Mapping[str, Any] | None = None

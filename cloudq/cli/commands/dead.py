@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
-import orjson
 import typer
 
 from cloudq.app import CloudQ
@@ -23,27 +21,27 @@ from cloudq.cli.commands.dead_options import (
     TaskOption,
     chosen_by,
 )
+from cloudq.cli.commands.dead_output import (
+    counted,
+    show_found,
+    show_groups,
+    show_queues,
+    tell_done,
+    tell_dry,
+    tell_incomplete,
+)
 from cloudq.cli.commands.queues import tell_purged
-from cloudq.cli.messages import list_messages
+from cloudq.cli.edits import edit_of
 from cloudq.cli.options import JsonOption, Target, YesOption, common, require_file
-from cloudq.cli.output import complain, confirm, emit, fields, local, note, say, since, table
+from cloudq.cli.output import confirm, emit, fields, local, note, since
 from cloudq.errors import ConfigurationError
-from cloudq.messages.json_text import is_list, is_object
 from cloudq.operations import dead_actions, dead_letters, queues
 from cloudq.operations.audit import local_actor
-from cloudq.operations.dead_actions import DeadDone, Edit
-from cloudq.operations.dead_letters import By, DeadFilter, DeadSearch
+from cloudq.operations.dead_letters import DeadFilter, DeadSearch
 from cloudq.operations.seen import Seen
-from cloudq.text import AsIs, iso_time
+from cloudq.text import AsIs
 
 cli = typer.Typer(no_args_is_help=True, help="List, redrive, delete and export dead letters.")
-
-_GROUPS: Mapping[str, By] = {
-    "reason": "reason",
-    "exception": "exception",
-    "task": "task",
-    "age": "age",
-}
 
 
 @cli.command("list")
@@ -76,13 +74,13 @@ def list_dead(
     require_file(app)
     with app:
         if by is not None:
-            _show_groups(app, by, chosen, queue, json=json)
+            show_groups(app, by, chosen, queue, json=json)
         elif queue is None and chosen.is_empty:
-            _show_queues(app, json=json)
+            show_queues(app, json=json)
         else:
             most = count if chosen.is_empty else dead_letters.MOST
             found = dead_letters.search(app, chosen, queue, limit=count, most=most)
-            _show_found(app, found, chosen, queue, json=json)
+            show_found(app, found, chosen, queue, json=json)
 
 
 @cli.command()
@@ -157,18 +155,18 @@ def redrive(
     """
     given = (task, error, reason, exception, older_than, newer_than)
     chosen = _chosen(ids, everything, chosen_by(*given, ids=ids))
-    changes = None if edit is None else _edit(edit)
+    changes = None if edit is None else edit_of(edit)
     app = target.open()
     require_file(app)
     with app:
         letters, found = _selected(app, chosen, queue, most)
         if dry_run or not letters:
-            return _dry(letters, found, queue, json=json)
+            return tell_dry(letters, found, queue, json=json)
         where = f" to {queue!r}" if queue else " to their queues"
         change = f" with other {changes}" if changes else ""
-        confirm(f"Send {_counted(letters, found)} back{where}{change}?", queue or "all", yes=yes)
+        confirm(f"Send {counted(letters, found)} back{where}{change}?", queue or "all", yes=yes)
         done = dead_actions.redrive(app, letters, queue, by=local_actor(), rate=rate, edit=changes)
-    return _tell("sent again", done, found, json=json)
+    return tell_done("sent again", done, found, json=json)
 
 
 @cli.command()
@@ -202,12 +200,12 @@ def delete(
     with app:
         letters, found = _selected(app, chosen, queue, most)
         if dry_run or not letters:
-            return _dry(letters, found, queue, json=json)
+            return tell_dry(letters, found, queue, json=json)
         where = f" of {queue!r}" if queue else ""
-        question = f"Delete {_counted(letters, found)}{where} permanently?"
+        question = f"Delete {counted(letters, found)}{where} permanently?"
         confirm(question, queue or "all", yes=yes)
         done = dead_actions.delete(app, letters, queue, by=local_actor())
-    return _tell("deleted", done, found, json=json)
+    return tell_done("deleted", done, found, json=json)
 
 
 @cli.command()
@@ -253,7 +251,7 @@ def export(
         found = dead_letters.search(app, chosen, queue)
     for seen in found.letters:
         emit(seen.as_json(), indent=False)
-    _tell_incomplete(found)
+    tell_incomplete(found)
     note(f"{found.scope} exported")
 
 
@@ -281,137 +279,6 @@ def _selected(
             f"no dead letter {', '.join(missing)}: see `cloudq dead list{where}`"
         )
     return list(found.letters if most is None else found.letters[:most]), found
-
-
-def _edit(text: str) -> Edit:
-    try:
-        read: Any = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise ConfigurationError(f"--edit {text}: not JSON: {error}") from error
-    if is_list(read):
-        return Edit(args=read)
-    if is_object(read):
-        return Edit(kwargs=read)
-    raise ConfigurationError(f"--edit {text}: give a JSON object or a JSON list")
-
-
-def _counted(letters: list[Seen], found: DeadSearch) -> str:
-    if len(letters) < found.matched:
-        return f"{len(letters):,} of {found.matched:,} dead letters"
-    return f"{len(letters):,} dead letters"
-
-
-# ---- showing
-
-
-def _show_queues(app: CloudQ, *, json: bool) -> None:
-    found = dead_letters.summary(app)
-    if json:
-        emit([asdict(each) | {"newest_at": iso_time(each.newest_at)} for each in found])
-        return
-    table(
-        ["QUEUE", "DEAD", "NEWEST", "REASONS"],
-        [
-            [
-                each.queue,
-                each.count,
-                each.newest_at and f"{since(each.newest_at)} ago",
-                each.problem or "; ".join(each.reasons) or None,
-            ]
-            for each in found
-        ],
-        empty="no queues",
-    )
-    if any(each.count for each in found):
-        _tell_cost(app)
-
-
-def _show_groups(
-    app: CloudQ, by: str, chosen: DeadFilter, queue: str | None, *, json: bool
-) -> None:
-    kind = _GROUPS.get(by)
-    if kind is None:
-        raise ConfigurationError(f"--by {by}: it is one of {', '.join(_GROUPS)}")
-    found = dead_letters.groups(app, kind, chosen, queue)
-    if json:
-        emit(
-            [
-                {
-                    "name": group.name,
-                    "count": group.count,
-                    "newest_at": iso_time(group.newest_at),
-                    "oldest_at": iso_time(group.oldest_at),
-                    "queues": list(group.queues),
-                }
-                for group in found.groups
-            ]
-        )
-        return
-    rows = [
-        [group.name, group.count, since(group.newest_at), ", ".join(group.queues)]
-        for group in found.groups
-    ]
-    table([kind.upper(), "COUNT", "NEWEST", "QUEUES"], rows, empty="no dead letters")
-    _tell_incomplete(found.search)
-
-
-def _show_found(
-    app: CloudQ, found: DeadSearch, chosen: DeadFilter, queue: str | None, *, json: bool
-) -> None:
-    if json:
-        emit([seen.as_json() for seen in found.letters])
-        return
-    of = "" if chosen.is_empty else f" of {chosen}"
-    where = f" in {queue!r}" if queue else ""
-    empty = f"no dead letters{of}{where}"
-    list_messages(found.letters, dead=True, empty=empty, queues=queue is None)
-    if len(found.letters) < found.matched:
-        note(f"{len(found.letters):,} of {found.matched:,} are shown: -n shows more")
-    if not chosen.is_empty:
-        _tell_incomplete(found)
-    _tell_cost(app)
-
-
-def _dry(letters: list[Seen], found: DeadSearch, queue: str | None, *, json: bool) -> int:
-    if json:
-        emit({"dry_run": True, "chosen": len(letters), "matched": found.matched} | _scope(found))
-        return 0
-    where = f" in {queue!r}" if queue else ""
-    empty = f"no matching dead letters{where}"
-    list_messages(letters[:20], dead=True, empty=empty, queues=queue is None)
-    if len(letters) > 20:
-        note(f"the first 20 of {len(letters):,}")
-    _tell_incomplete(found)
-    note(f"dry run: {_counted(letters, found)} chosen, nothing was done")
-    return 0
-
-
-def _tell(verb: str, done: DeadDone, found: DeadSearch, *, json: bool) -> int:
-    if json:
-        emit(asdict(done) | _scope(found))
-        return 1 if done.failed else 0
-    say(f"{done.done} dead letters {verb}")
-    for failed in done.failed:
-        complain(f"{failed.id}: {failed.reason}", kind="not done")
-    _tell_incomplete(found)
-    return 1 if done.failed else 0
-
-
-def _scope(found: DeadSearch) -> dict[str, object]:
-    return {"seen": found.seen, "complete": found.complete}
-
-
-def _tell_incomplete(found: DeadSearch) -> None:
-    for queue, problem in found.problems.items():
-        complain(f"{queue} was left out: {problem}", kind="warning")
-    if not found.complete and not found.problems:
-        note(f"only the first {found.seen:,} dead letters were read: run this again for the rest")
-
-
-def _tell_cost(app: CloudQ) -> None:
-    remark = queues.peek_cost(app)
-    if remark:
-        note(remark)
 
 
 def add_to(program: typer.Typer) -> None:
