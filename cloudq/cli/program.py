@@ -25,7 +25,7 @@ COMMANDS = {
         name: f"cloudq.cli.commands.{name}"
         for name in (
             *("worker", "beat", "schedules", "multi", "call", "result", "graph", "queues", "dead"),
-            *("inspect", "control", "status", "cost", "events", "tasks", "migrate", "sweep"),
+            *("inspect", "control", "status", "top", "cost", "events", "tasks", "migrate", "sweep"),
             *("brokers", "doctor", "demo"),
         )
     },
