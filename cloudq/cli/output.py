@@ -27,7 +27,6 @@ _TERMINALS = frozenset({"FORCE_COLOR", "TTY_COMPATIBLE"})
 
 if TYPE_CHECKING:  # loaded where something is drawn: that takes longer than most commands
     from rich.console import Console, RenderableType
-    from rich.table import Table
     from rich.text import Text
 
 

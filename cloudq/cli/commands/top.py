@@ -14,7 +14,6 @@ from cloudq.cli.output import console, emit, note, print_drawn
 from cloudq.operations.overview import Overview, is_billed, overview
 from cloudq.text import iso_time
 
-
 # Lines, more than there are rows: what is printed is not cut.
 _ENDLESS = 10_000
 

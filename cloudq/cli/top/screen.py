@@ -16,9 +16,10 @@ from cloudq.operations.queues import QueueRow
 from cloudq.operations.workers import RunningTask, WorkerRow
 
 _BARS = "▁▂▃▄▅▆▇█"
-_NARROW = 100
-# Lines of the head, the foot, and the titles and heads of four tables with a line between each.
-_FIXED = 4 + 4 * 2 + 3
+_NARROW, _NARROWEST = 100, 64
+_LOW = 24
+# Lines of the head and the foot, of the titles and heads of four tables, and one behind each.
+_FIXED, _GAPS = 2 + 4 * 2, 5
 _LEAST = 1
 
 
@@ -71,12 +72,16 @@ SORTS: Mapping[str, Callable[[QueueRow], tuple[float, str]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Block:
-    """A table: its title, columns and rows; those to the right in narrow terminals are left out."""
+    """A table: its title, columns and rows.
+
+    In narrow terminals the `wide` columns are left out, in the narrowest also the `middle` ones.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Text]]
     wide: frozenset[str] = frozenset()
+    middle: frozenset[str] = frozenset()
     empty: str = "none"
 
 
@@ -90,15 +95,17 @@ def drawn(
         _running(seen, view),
         _failures(seen, view),
     ]
-    room = max(len(blocks), height - _FIXED - len(seen.problems))
+    gap = [Text("")] if height >= _LOW else []
+    gaps = _GAPS if gap else 0
+    room = max(len(blocks), height - _FIXED - gaps - len(seen.problems))
     shares = _shares([max(1, len(block.rows)) for block in blocks], room)
-    parts: list[RenderableType] = [_head(seen, view, name), Text("")]
+    parts: list[RenderableType] = [_head(seen, view, name), *gap]
     for problem, why in seen.problems.items():
         parts.append(Text(safe(f"{problem}: {why}"), "red", no_wrap=True, overflow="ellipsis"))
     if view.filter or view.typing:
         blocks = [replace(block, empty="none that match") for block in blocks]
     for block, share in zip(blocks, shares, strict=True):
-        parts += [*_table(block, share, width), Text("")]
+        parts += [*_table(block, share, width), *gap]
     if foot:
         parts.append(Text(safe(foot), "dim", no_wrap=True, overflow="ellipsis"))
     return Group(*parts)
@@ -139,6 +146,7 @@ def _queues(seen: Overview, view: View) -> _Block:
         title=f"QUEUES by {view.sort}",
         columns=("QUEUE", "READY", "RUNNING", "DELAYED", "OLDEST", "DEAD", "STATE"),
         rows=[_queue(row) for row in rows],
+        middle=frozenset({"DELAYED", "OLDEST"}),
     )
 
 
@@ -163,6 +171,7 @@ def _workers(seen: Overview, view: View) -> _Block:
         columns=("WORKER", "STATE", "RUNNING", "WAITING", "DONE", "FAILED", "UP", "QUEUES"),
         rows=[_worker(row) for row in rows],
         wide=frozenset({"UP", "QUEUES"}),
+        middle=frozenset({"WAITING"}),
         empty="no worker in this store",
     )
 
@@ -202,6 +211,7 @@ def _failures(seen: Overview, view: View) -> _Block:
         title="FAILURES of the last hour",
         columns=("TASK", "COUNT", "LAST HOUR", "LATEST", "ERROR"),
         rows=[_failure(row) for row in rows],
+        middle=frozenset({"LAST HOUR", "LATEST"}),
     )
 
 
@@ -225,10 +235,13 @@ _NAMES = frozenset({"QUEUE", "WORKER", "TASK"})
 
 
 def _table(block: _Block, most: int, width: int) -> list[RenderableType]:
-    parts: list[RenderableType] = [Text(block.title, "bold cyan")]
+    count = f", {most} of {len(block.rows):,}" if most < len(block.rows) else ""
+    title = Text(f"{block.title}{count}", "bold cyan", no_wrap=True, overflow="ellipsis")
     if not block.rows:
-        return [*parts, Text(block.empty, "dim")]
+        return [title, Text(block.empty, "dim")]
     left_out = block.wide if width < _NARROW else frozenset[str]()
+    if width < _NARROWEST:
+        left_out |= block.middle
     grid = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), expand=False)
     places = [place for place, name in enumerate(block.columns) if name not in left_out]
     for place in places:
@@ -241,13 +254,9 @@ def _table(block: _Block, most: int, width: int) -> list[RenderableType]:
             min_width=len(name) if name in _NUMBERS else min(8, len(name)),
             max_width=max(12, width // 3) if name in _NAMES else None,
         )
-    shown = block.rows if len(block.rows) <= most else block.rows[: max(0, most - 1)]
-    for row in shown:
+    for row in block.rows[:most]:
         grid.add_row(*(row[place] for place in places))
-    parts.append(grid)
-    if len(shown) < len(block.rows):
-        parts.append(Text(f"and {len(block.rows) - len(shown):,} more", "dim"))
-    return parts
+    return [title, grid]
 
 
 def _shares(wanted: Sequence[int], room: int) -> list[int]:
