@@ -17,6 +17,7 @@ from pathlib import Path
 from textwrap import dedent
 from types import ModuleType, TracebackType
 from typing import Self
+from urllib.request import urlopen
 
 from cloudq.app import CloudQ
 from cloudq.testing import drain
@@ -201,6 +202,8 @@ class Shell:
         """Start what runs on; one of its kind that runs already is stopped first."""
         name = words[1]
         self._stop(name)
+        if name == "dashboard":
+            words = [*words, "--port", "0"]  # tests at the same time have one each
         log = self.folder / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -212,6 +215,8 @@ class Shell:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
+        if name == "dashboard":
+            _look(log.read_text().split()[0])
 
     def _stop(self, name: str) -> None:
         """Stop a command: cold, since a page has nothing left to run by then."""
@@ -225,6 +230,13 @@ class Shell:
                 process.wait(0.5)
             except subprocess.TimeoutExpired:
                 continue
+
+
+def _look(address: str) -> None:
+    """Open a page as a browser does."""
+    with urlopen(address, timeout=PATIENCE) as answer:
+        assert answer.status == 200
+        assert b"<html" in answer.read()
 
 
 class Session:
