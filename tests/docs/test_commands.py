@@ -201,6 +201,7 @@ def _(scene: Scene) -> Words:
     app = blocks(DOCS / "how-to" / "schedule-tasks.md")[0]
     (scene.shell.folder / "shop.py").write_text(app.text)
     if scene.heading != "Use the cloud's scheduler":
+        scene.shell.run(Command(line="cloudq queues create default"))
         return {}
     aws = scene.aws()
     group, prefix = unique("pages"), unique("pages-")
