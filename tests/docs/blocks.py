@@ -31,7 +31,7 @@ _FENCE = re.compile(
 _FILE = re.compile(r"# ([\w/]+\.py)\n")
 # What a test must not do or does otherwise: the demo and the local clouds have tests of their own.
 _ELSEWHERE = ("git clone", "pip install", "make ")
-_STAYING = {"worker": "tasks  ", "beat": "leads", "events": "", "top": "", "dashboard": "http://"}
+_STAYING = {"worker": "tasks  ", "beat": "leads", "events": "", "dashboard": "http://"}
 """Commands that run until they are stopped, with what they print when they are ready."""
 
 

@@ -166,12 +166,15 @@ def _(scene: Scene) -> Words:
     page = DOCS / "how-to" / "monitor-and-control.md"
     own = [block.text for block in blocks(page) if "control_command" in block.text]
     ids = scene.shop("\n\n".join(["", *own]))
-    if scene.heading not in {"Serve metrics"}:
+    if scene.heading == "Run failed tasks again":
+        scene.shell.environment["CLOUDQ_APP"] = "shop.tasks:app"
+    if scene.heading != "Serve metrics":  # it starts a worker by itself
         scene.worker()
     return {
         "0198f1c2-7d2e-7c3a-9b1e-0c5d3f6a7b88": ids["later"],
         "ID...": ids["later"],
         "show ID": f"show {ids['badly']}",
+        "run-again ID": f"run-again {ids['badly']}",
         "9100": f"{free_port()}",
         "0.0.0.0": "127.0.0.1",
     }
