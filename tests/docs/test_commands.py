@@ -194,6 +194,20 @@ def _(scene: Scene) -> Words:
     return {}
 
 
+@story("use-in-a-web-application")
+def _(scene: Scene) -> Words:
+    folder = scene.shell.folder
+    for package in ("mysite", "orders"):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").write_text("")
+    (folder / "mysite" / "__init__.py").write_text("from mysite.queue import app as app\n")
+    (folder / "mysite" / "settings.py").write_text('INSTALLED_APPS = ["orders"]\n')
+    page = DOCS / "how-to" / "use-in-a-web-application.md"
+    scene.shell.read(block for block in blocks(page) if block.file)
+    port = f"{free_port()}"
+    return {"5000": port, "8000": port}
+
+
 @story("compose-workflows")
 def _(scene: Scene) -> Words:
     return {"RESULT_ID": scene.shop()["flow"]}
