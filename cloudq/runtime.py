@@ -18,6 +18,7 @@ from cloudq.driver.loader import open_backend, open_broker, open_scheduler
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import new_id
 from cloudq.results.backend import Backend
+from cloudq.results.ends_log import EndsLog
 from cloudq.results.events import KEPT, History
 from cloudq.results.record import State
 from cloudq.settings import Level, Settings
@@ -125,7 +126,7 @@ class Runtime:
         """True where calls that succeed, or that start, have events of their own. Opens nothing."""
         opened = self._backend
         if opened is not None:
-            return opened.history is not None and opened.history.keeps(State.SUCCESS)
+            return opened.history is not None and opened.history.keeps_successes
         return State.SUCCESS in KEPT[self.event_level]
 
     @property
@@ -161,6 +162,7 @@ class Runtime:
             if self._broker is not None:
                 self._broker.close()
             if self._backend is not None:
+                self._backend.write_ends()
                 self._backend.close()
             self._broker = self._backend = None
 
@@ -189,25 +191,28 @@ class Runtime:
 
     def _open_backend(self, url: str) -> Backend:
         conf = self.conf
+        driver = self.services.open_backend(url)
         return Backend(
-            self.services.open_backend(url),
+            driver,
             url=url,
             reopen=partial(self.services.open_backend, url),
             expires=conf.result_expires,
-            history=self._history(),
+            history=self._history(is_free=not driver.limits.billed),
             clock=self.clock,
         )
 
-    def _history(self) -> History | None:
+    def _history(self, *, is_free: bool) -> History | None:
         conf = self.conf
         if self.event_level is Level.NONE:
             return None
+        logs_ends = is_free and conf.task_events is None
         return History(
             self.event_level,
             expires=conf.task_events_expires,
             arguments=conf.task_events_args,
             max_body=conf.max_body,
             clock=self.clock,
+            ends=EndsLog(self.clock, conf.task_events_expires) if logs_ends else None,
         )
 
 

@@ -135,12 +135,19 @@ def too_late(pair: Settled) -> Settled:
 def events_of(settled: Sequence[Settled], history: History) -> list[Item]:
     """Make the items of events that are recorded; one that cannot be made is only logged."""
     made: list[Item] = []
+    ended: list[Record] = []
+    logs_successes = history.logs_successes
     for delivery, settlement in settled:
-        if not history.keeps(settlement.state):
+        state = settlement.state
+        if state is State.SUCCESS and logs_successes and settlement.record is not None:
+            ended.append(settlement.record)  # most are such
+            continue
+        if state not in history.told:
             continue
         try:
-            body = body_of(delivery)
-            made += history.items(happened(delivery, settlement, history.clock()), body)
+            record = happened(delivery, settlement, history.clock())
+            made += history.items(record, body_of(delivery))
         except Exception as error:  # nothing waits for an event
             log.warning("an event of task %s is not recorded: %s", settlement.task_id, error)
-    return made
+    due = history.ends.add(ended) if ended and history.ends is not None else None
+    return made if due is None else [*made, due]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import inf
 from uuid import UUID
 
 from cloudq.amounts import count, seconds
+from cloudq.driver import Page
 from cloudq.results.backend import Backend
+from cloudq.results.ends import ends
 from cloudq.results.events import (
-    KEPT,
     NAMES,
     Event,
     event_of,
@@ -22,7 +24,6 @@ from cloudq.results.events import (
 )
 from cloudq.results.record import TERMINAL, Record, State
 from cloudq.results.stored import readable
-from cloudq.settings import Level
 
 FINAL = tuple(state for state in State if state in TERMINAL)
 TRACKED = (*FINAL, State.STARTED, State.RETRY)
@@ -44,11 +45,6 @@ class Trail:
 
     record: Record
     events: Sequence[Event] = ()
-
-
-def recorded(level: Level) -> tuple[State, ...]:
-    """Return the states that a level records."""
-    return tuple(state for state in TRACKED if state in KEPT[level])
 
 
 class Reader:
@@ -91,6 +87,22 @@ class Reader:
             if after is None:
                 return
 
+    def ends(
+        self,
+        *,
+        states: Collection[State] = FINAL,
+        since: float = 0.0,
+        until: float = inf,
+    ) -> Iterator[Event]:
+        """Yield the logged ends, newest first: those of stores whose requests are free."""
+        if self._backend.driver.limits.billed:
+            return iter(())
+        self._backend.write_ends()  # those of this process, as in a test
+        return ends(self._query, now=self._backend.clock(), since=since, until=until, states=states)
+
+    def _query(self, partition: str, after: str | None, limit: int) -> Page:
+        return self._backend.query(partition, after=after, limit=limit)
+
     def newest(
         self,
         *,
@@ -113,6 +125,10 @@ class Reader:
         found: list[Event] = []
         for name, state in kinds:
             found += self._of(name, state, since, limit)
+        logged = self.ends(states=states, since=since)
+        if names is not None:
+            logged = (event for event in logged if event.task in names)
+        found += islice(logged, limit)
         found.sort(key=lambda event: (-event.at, event.id))
         return found[:limit]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import chain
+from math import inf
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ from cloudq.app import CloudQ
 from cloudq.canvas.graph import Graph, graph_of
 from cloudq.messages.json_text import is_list, is_object
 from cloudq.messages.values import from_wire
-from cloudq.monitoring.event_log import FINAL, Reader, recorded
+from cloudq.monitoring.event_log import FINAL, TRACKED, Reader
 from cloudq.results.events import Event
 from cloudq.results.outline import outlines_in
 from cloudq.results.record import FAILED, Record, State
@@ -169,12 +170,16 @@ def newest(app: CloudQ, chosen: TaskFilter) -> Iterator[Event]:
         reader.of_kind(task, state, since=chosen.since, until=chosen.until)
         for task, state in wanted
     ]
+    until = inf if chosen.until is None else chosen.until
+    streams.append(reader.ends(states=chosen.states, since=chosen.since, until=until))
     return heapq.merge(*streams, key=_newest_first)
 
 
 def recorded_states(app: CloudQ) -> tuple[State, ...]:
     """Return the states that the workers of this app record, as far as its settings tell."""
-    return recorded(app.runtime.event_level)
+    backend = app.backend
+    history = backend.history if backend is not None else None
+    return () if history is None else tuple(state for state in TRACKED if state in history.told)
 
 
 def life(app: CloudQ, id: str, *, graph: bool = True) -> TaskLife | None:

@@ -272,16 +272,22 @@ class Backend(Driven[BackendDriver]):
     def note(self, record: Record, body: bytes = b"") -> None:
         """Record an event, if events of its state are recorded; a failure is only logged."""
         items = self.history.items(record, body) if self.history is not None else []
-        if not items:
-            return
+        self._note(items, f"an event of task {record.id} is")
+
+    def write_ends(self, *, due: bool = False) -> None:
+        """Write the ends that wait to be logged, with `due` if it is time; a failure is logged."""
+        log_of = self.history.ends if self.history is not None else None
+        item = None if log_of is None else log_of.take(due=due)
+        self._note([] if item is None else [item], "ends are")
+
+    def _note(self, items: Sequence[Item], what: str) -> None:
         try:
-            failures = self.put(items)
+            failures = self.put(items) if items else {}
         except BackendError as error:
-            log.warning("an event of task %s is not recorded: %s", record.id, error)
+            log.warning("%s not recorded: %s", what, error)
             return
         if failures:
-            reason = next(iter(failures.values())).reason
-            log.warning("an event of task %s is not recorded: %s", record.id, reason)
+            log.warning("%s not recorded: %s", what, next(iter(failures.values())).reason)
 
     # ---- items
 

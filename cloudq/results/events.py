@@ -12,6 +12,8 @@ from cloudq.driver.forks import renew_after_fork
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode
 from cloudq.messages.values import json_bytes
+from cloudq.results.ends_log import EndsLog
+from cloudq.results.newest_first import sort_of
 from cloudq.results.record import FAILED, TERMINAL, Record, State
 from cloudq.results.stored import reading, typed
 from cloudq.settings import Level
@@ -27,8 +29,6 @@ KEPT: Mapping[Level, frozenset[State]] = {
 }
 """The states of which each level records an event."""
 
-# Sort keys count down, so that a query, which goes up, begins with the newest. Until 2286.
-_END = 9_999_999_999_999_999
 # An event should fit into one write unit of 1 KB, arguments and all.
 _LONGEST_ERROR, _LONGEST_ARGS = 300, 300
 # The item of a name is written again after this part of its life.
@@ -68,6 +68,7 @@ class History:
     """Makes the items of events. Safe to use from many threads.
 
     Events are kept for `expires` seconds. With `arguments` those of the calls are kept with them.
+    Ends that have no event go into the log `ends`, if there is one.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class History:
         arguments: bool,
         max_body: int,
         clock: Clock = real_time,
+        ends: EndsLog | None = None,
     ) -> None:
         self.level = level
         self.clock = clock
@@ -87,6 +89,11 @@ class History:
         self._renew()
         self._named: dict[str, float] = {}
         self._kept = KEPT[level]
+        self.ends = ends
+        self.told = self._kept if ends is None else self._kept | TERMINAL
+        # Asked at each call; to look a state up in a set takes longer.
+        self.keeps_successes = State.SUCCESS in self._kept
+        self.logs_successes = ends is not None and not self.keeps_successes
         renew_after_fork(self, History._renew)
 
     def _renew(self) -> None:
@@ -99,11 +106,13 @@ class History:
     def items(self, record: Record, body: bytes = b"") -> list[Item]:
         """Make the items of a task in this state; `body` is the message with its arguments.
 
+        An end that is logged with others makes one when it is their time.
         The same record gives the same key, so that a second write is none more. The first event
         of a task and state in this process comes with an item for its name.
         """
         if not self.keeps(record.state):
-            return []
+            due = self.ends.add([record]) if self.ends and record.terminal else None
+            return [] if due is None else [due]
         now = self.clock()
         # A state that a later one follows has no end: STARTED has its start, RETRY neither.
         at = record.finished_at or (record.started_at if record.state is State.STARTED else None)
@@ -164,11 +173,6 @@ def kind_in(name: str) -> tuple[str, State | None]:
 def partition_of(task: str, state: State) -> str:
     """The partition of the events of one task in one state."""
     return f"events#{task}#{state.value}"
-
-
-def sort_of(at: float, id: str = "", retries: int = 0) -> str:
-    """Return the sort key of an event; without an id it sorts before all others of its time."""
-    return f"{_END - round(at * 1_000_000):016d}#{retries}#{id}"
 
 
 def key_of(task: str, state: State, at: float, id: str, retries: int) -> Key:

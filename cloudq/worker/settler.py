@@ -17,6 +17,8 @@ from cloudq.execution.bundles import Held, Part, whole_of
 from cloudq.execution.consume import Consumer
 from cloudq.execution.settlement import NEVER, Action, Settled, Settlement
 from cloudq.execution.spoiled import replace_record, spoiled
+from cloudq.results.backend import Backend
+from cloudq.results.bundle_item import PlainEnd
 from cloudq.worker.control.counters import Counters
 from cloudq.worker.in_flight import Ends, Flight, Tray
 from cloudq.worker.work_off import Crew
@@ -223,6 +225,8 @@ class Settler:
         try:
             if backend is not None and not self._consumer.log.isEnabledFor(logging.DEBUG):
                 revoked = backend.bundles.add_plain(parcel.name, tray.end, placed, parcel.delivered)
+                if revoked is not None:
+                    _log_ends(backend, tray, placed)
         except BaseException as error:  # as above
             pass_ends(error)
             if isinstance(error, BackendError) and error.code not in NEVER:
@@ -320,6 +324,16 @@ def _is_bare(settlement: Settlement) -> bool:
         and settlement.unique_claim is None
         and settlement.failed_steps is None
     )
+
+
+def _log_ends(backend: Backend, tray: Tray, placed: Sequence[PlainEnd]) -> None:
+    """Log plain ends, where ends are logged; what is refused holds nothing back."""
+    history = backend.history
+    if history is None or history.ends is None or not history.logs_successes:
+        return
+    numbers = [number for number, *_ in placed]
+    history.ends.add_bundle(tray.end, tray.parcel.name, numbers)
+    backend.write_ends(due=True)
 
 
 def _guarded(flight: Flight, settlement: Settlement, now: float) -> Settlement:

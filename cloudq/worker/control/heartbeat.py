@@ -119,6 +119,7 @@ class HeartbeatSender:
             # One that was paused before this worker had an item for commands is seen here.
             self.read_pauses(backend)
         self._first = False
+        backend.write_ends(due=True)  # if none ended since, no commit has written them
         # Commands that were run can still be there: an earlier update arrived late.
         fresh = waiting - self._handled
         self._handled = waiting
