@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, dataclass_transform
 
 from cloudq.driver.forks import imported
@@ -309,7 +310,7 @@ class TaskMessage:
         raise AttributeError(f"a message does not change: make a copy with another {name}")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TaskMessage) and self.__dict__ == other.__dict__
+        return isinstance(other, TaskMessage) and _all(self) == _all(other)
 
     __hash__ = None  # pyright: ignore[reportAssignmentType, reportGeneralTypeIssues]
 
@@ -333,11 +334,10 @@ class TaskMessage:
 
     def changed(self) -> dict[str, Any]:
         """Return the fields that have not their defaults."""
-        values = self.__dict__
         return {
-            name: values[name]
-            for name in FIELDS
-            if name not in DEFAULTS or values[name] != DEFAULTS[name]
+            name: value
+            for name, value in zip(FIELDS, _all(self), strict=True)
+            if name not in DEFAULTS or value != DEFAULTS[name]
         }
 
 
@@ -347,6 +347,10 @@ DEFAULTS: dict[str, Any] = {
     name: each.fresh() for name, each in FIELDS.items() if not each.is_required
 }
 """The fields that need not be given, in their order, and what they are then."""
+for _name_of in DEFAULTS:  # of the class, so that a message is as small as what it was given
+    if _name_of not in ("args", "kwargs"):
+        setattr(TaskMessage, _name_of, DEFAULTS[_name_of])
+_all = attrgetter(*FIELDS)
 _set = object.__setattr__  # messages are frozen
 
 
@@ -362,19 +366,22 @@ def given_fields(message: TaskMessage) -> dict[str, Any]:
     return {name: values[name] for name in message.model_fields_set}
 
 
-def from_given_fields(fields: dict[str, Any]) -> TaskMessage:
-    """Make a message of the fields of another, without checking them again."""
+def from_given_fields(fields: dict[str, Any], given: frozenset[str] | None = None) -> TaskMessage:
+    """Make a message of the fields of another, without checking them again.
+
+    `given` are their names, from who has them at hand. A list or dict that is no field given is
+    shared by all messages.
+    """
     message = TaskMessage.__new__(TaskMessage)
-    _fill(message, fields)
+    _fill(message, fields, given)
     return message
 
 
-def _fill(message: TaskMessage, fields: dict[str, Any]) -> None:
-    # The lists and objects among the defaults: each message has its own.
-    calls: Named = {"chain": [], "link": [], "link_error": []}
-    own: Named = {**DEFAULTS, "args": [], "kwargs": {}, "headers": {}, **calls, **fields}
-    _set(message, "__dict__", own)
-    _set(message, "_given", frozenset(fields))
+def _fill(
+    message: TaskMessage, fields: dict[str, Any], given: frozenset[str] | None = None
+) -> None:
+    _set(message, "__dict__", {"args": [], "kwargs": {}, **fields})
+    _set(message, "_given", given or frozenset(fields))
 
 
 def from_object(fields: object) -> TaskMessage | None:
