@@ -18,7 +18,8 @@ from cloudq.driver.loader import open_backend, open_broker, open_scheduler
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import new_id
 from cloudq.results.backend import Backend
-from cloudq.results.events import History
+from cloudq.results.events import KEPT, History
+from cloudq.results.record import State
 from cloudq.settings import Level, Settings
 
 if TYPE_CHECKING:  # an app that sends and runs nothing starts without them
@@ -115,12 +116,17 @@ class Runtime:
         return new_id() if opened is None else opened.new_id()
 
     @property
+    def event_level(self) -> Level:
+        """The events of which each is recorded by itself."""
+        return self.conf.task_events or Level.FAILED
+
+    @property
     def keeps_events(self) -> bool:
-        """True where events of tasks are recorded. Opens nothing."""
+        """True where calls that succeed, or that start, have events of their own. Opens nothing."""
         opened = self._backend
         if opened is not None:
-            return opened.history is not None
-        return self.conf.task_events is not Level.NONE
+            return opened.history is not None and opened.history.keeps(State.SUCCESS)
+        return State.SUCCESS in KEPT[self.event_level]
 
     @property
     def scheduler(self) -> OneTimeSchedules | None:
@@ -194,10 +200,10 @@ class Runtime:
 
     def _history(self) -> History | None:
         conf = self.conf
-        if conf.task_events is Level.NONE:
+        if self.event_level is Level.NONE:
             return None
         return History(
-            conf.task_events,
+            self.event_level,
             expires=conf.task_events_expires,
             arguments=conf.task_events_args,
             max_body=conf.max_body,

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import date, time
+from datetime import UTC, date, datetime, time
 from enum import Enum
 from functools import cache
 from typing import Any, cast
@@ -204,6 +204,13 @@ def block(value: object, *, indent: str = "") -> str:
 
 def _escape(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
+
+
+def iso_time(moment: float | None) -> str | None:
+    """Write a moment in epoch seconds as JSON has it everywhere: ISO 8601, in UTC."""
+    if moment is None:
+        return None
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 
 def text_of(value: object) -> str:

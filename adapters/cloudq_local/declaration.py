@@ -8,4 +8,5 @@ MEMORY = Adapter(sample="memory://", default_backend="{broker}")
 SQLITE = Adapter(
     sample="sqlite:///{folder}/limits.db",
     default_backend="{broker}",
+    local_file="cloudq_local.sqlite_paths:file_of",
 )

@@ -8,6 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cloudq.driver import Address
 from cloudq.errors import ConfigurationError
 
 INBOX = "-inbox"
@@ -78,6 +79,11 @@ def make_room(log: str) -> None:
             os.ftruncate(opened, size)
     finally:
         os.close(opened)
+
+
+def file_of(address: Address) -> Path | None:
+    """Return the path of the file of an address; None for one that names none."""
+    return database_file(address.path) if address.path else None
 
 
 def database_file(path: str) -> Path:

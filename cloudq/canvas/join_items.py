@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cloudq.canvas.slots import SHARD, join_key, shard_key
-from cloudq.driver import Change, Check, ConditionFailed, Item, Op, Value
+from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
 from cloudq.errors import BackendError, ChordError
 from cloudq.messages.json_text import is_object
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
 from cloudq.results.call_marks import is_before
+from cloudq.results.events import sort_of
 from cloudq.results.record import Record, State
 from cloudq.results.stored import OddItem, is_list, json_in
 
@@ -22,14 +23,33 @@ EXPIRED = "the join {} has expired: raise the setting result_expires"
 """The error of a join that is not in the store."""
 
 
+JOINS = "joins"
+"""The partition that lists joins, the newest first, in stores whose requests are free."""
+
+
 def store_joins(items: Sequence[Item], backend: Backend) -> None:
     """Store the items of joins, before any member is sent. Raises `BackendError`."""
+    if items and not backend.driver.limits.billed:
+        items = [*items, *_listed(items, backend.clock())]
     failures = backend.put(items) if items else {}
     if failures:
         first = next(iter(failures.values()))
         raise BackendError(
             f"a part of the workflow was not stored: {first.reason}", code=first.code
         )
+
+
+def _listed(items: Sequence[Item], now: float) -> list[Item]:
+    """Return the items that list the joins among these."""
+    roots = [item for item in items if "follows" in item.fields]
+    return [
+        Item(
+            key=Key(JOINS, sort_of(now, root.key.partition.removeprefix("join#"))),
+            fields={"at": now},
+            expires=root.expires,
+        )
+        for root in roots
+    ]
 
 
 def members_of(join: str, backend: Backend) -> list[str] | None:

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,7 @@ from cloudq.amounts import shown
 from cloudq.app import CloudQ
 from cloudq.app.loading import failed, load_app
 from cloudq.clock import patience
+from cloudq.driver.loader import missing_file
 from cloudq.errors import ConfigurationError
 
 P = ParamSpec("P")
@@ -194,6 +196,20 @@ def refuse_memory(app: CloudQ) -> None:
             f"{inside} exists only within one process, so this command cannot share it with a "
             "worker: use a file, such as -b sqlite:///cloudq.db"
         )
+
+
+def require_file(app: CloudQ) -> None:
+    """Raise `ConfigurationError` if a file of the app is not there: to read must not make it."""
+    for url in (app.conf.broker, app.conf.backend_url):
+        file = None if url is None else missing_file(url)
+        if file is not None:
+            beside = [each.name for each in file.parent.glob(f"*{file.suffix}")]
+            close = get_close_matches(file.name, beside, n=1)
+            meant = f"is {close[0]} meant? " if close else ""
+            raise ConfigurationError(
+                f"there is no file {file}: {meant}the first call, a worker or "
+                "`cloudq queues create NAME` makes it"
+            )
 
 
 def chosen_queues(target: Target, app: CloudQ, given: Sequence[str] | None) -> list[str]:

@@ -26,8 +26,7 @@ _INDENT = "  "
 _TERMINALS = frozenset({"FORCE_COLOR", "TTY_COMPATIBLE"})
 
 if TYPE_CHECKING:  # loaded where something is drawn: that takes longer than most commands
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, RenderableType
     from rich.text import Text
 
 
@@ -143,7 +142,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
         )
     for row in listed:
         grid.add_row(*row)
-    _print(grid)
+    print_drawn(grid)
 
 
 def fields(pairs: Iterable[tuple[str, object]]) -> None:
@@ -156,7 +155,7 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
     for name, value in pairs:
         if value is not None:
             grid.add_row(name, _cell(value))
-    _print(grid)
+    print_drawn(grid)
 
 
 def confirm(question: str, name: str, *, yes: bool) -> None:
@@ -210,7 +209,8 @@ def shorten(text: str, length: int) -> str:
     return flat if len(flat) <= length else flat[: length - 1] + "…"
 
 
-def _print(grid: Table) -> None:
+def print_drawn(grid: RenderableType) -> None:
+    """Print what rich draws, of parts that are safe already."""
     output = console()
     if output.is_terminal:
         output.print(grid)

@@ -25,8 +25,8 @@ COMMANDS = {
         name: f"cloudq.cli.commands.{name}"
         for name in (
             *("worker", "beat", "schedules", "multi", "call", "result", "graph", "queues", "dead"),
-            *("inspect", "control", "status", "cost", "events", "tasks", "migrate", "sweep"),
-            *("brokers", "doctor", "demo"),
+            *("inspect", "control", "status", "top", "cost", "events", "tasks", "migrate", "sweep"),
+            *("dashboard", "brokers", "doctor", "demo"),
         )
     },
     "deploy": "cloudq_deploy.command",

@@ -59,6 +59,10 @@ class Adapter:
     tariff: str | None = None
     """The `cloudq.driver.billing.Tariff` of its calls, as `module:name`; None: they are free."""
 
+    local_file: str | None = None
+    """Of what lies in a file that is made at its first use: its path, by a function of the URL's
+    `Address`, as `module:name`."""
+
     def to_install(self, entry: EntryPoint) -> str | None:
         """Return the argument of `pip install` that brings the SDK of an entry point's adapter."""
         if self.extra is None or entry.distribution is None:

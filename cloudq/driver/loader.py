@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -57,6 +59,16 @@ def open_backend(url: str) -> BackendDriver:
 def open_scheduler(url: str) -> object:
     """Open the `cloudq.driver.schedulers.SchedulerDriver` of a URL. Raises `ConfigurationError`."""
     return _open("scheduler", parse(url))
+
+
+def missing_file(url: str) -> Path | None:
+    """Return the path of the file behind a URL if it is not there yet; None for all other URLs."""
+    named = adapter(url).local_file
+    if named is None:
+        return None
+    module, _, name = named.partition(":")
+    file: Path | None = getattr(import_module(module), name)(parse(url))
+    return None if file is None or file.exists() else file
 
 
 def check_scheme(kind: str, url: str) -> None:

@@ -155,6 +155,11 @@ BUILTIN: tuple[Spec, ...] = (
     Spec(
         name="cancel_consumer", kind="control", help="Stop consuming from a queue.", args=(_QUEUE,)
     ),
+    Spec(
+        name="heed_pauses",
+        kind="control",
+        help="Read again which queues are paused; `cloudq queues pause` sends it.",
+    ),
     Spec(name="shutdown", kind="control", help="Stop after the running tasks have finished."),
 )
 

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from uuid import UUID
 
 from cloudq.amounts import count, seconds
 from cloudq.results.backend import Backend
-from cloudq.results.events import NAMES, Event, event_of, key_of, partition_of, sort_of
+from cloudq.results.events import (
+    KEPT,
+    NAMES,
+    Event,
+    event_of,
+    key_of,
+    kind_in,
+    partition_of,
+    sort_of,
+)
 from cloudq.results.record import TERMINAL, Record, State
 from cloudq.results.stored import readable
+from cloudq.settings import Level
 
 FINAL = tuple(state for state in State if state in TERMINAL)
 TRACKED = (*FINAL, State.STARTED, State.RETRY)
 
 _PAGE = 100
+# What follows the first page is read for counts, and in larger pages.
+_LARGER_PAGE = 500
 # Events are written shortly after their time, by hosts whose clocks differ.
 _LATE = 15.0
 # Most events that `follow` reads at once.
@@ -34,6 +46,11 @@ class Trail:
     events: Sequence[Event] = ()
 
 
+def recorded(level: Level) -> tuple[State, ...]:
+    """Return the states that a level records."""
+    return tuple(state for state in TRACKED if state in KEPT[level])
+
+
 class Reader:
     """Reads the events of one store. Every method raises `BackendError`."""
 
@@ -42,14 +59,37 @@ class Reader:
 
     def names(self) -> list[str]:
         """The names of tasks with events. One query for each hundred."""
-        found: list[str] = []
+        return sorted({task for task, _ in self.kinds(TRACKED)})
+
+    def kinds(self, states: Iterable[State]) -> list[tuple[str, State]]:
+        """Return the tasks that have events of these states, with each. One query a hundred."""
+        wanted = list(states)
+        found: set[tuple[str, State]] = set()
         after: str | None = None
         while True:
-            page = self._backend.query(NAMES, after=after, limit=_PAGE)
-            found += [item.key.sort for item in page.items]
+            page = self._backend.query(NAMES, after=after, limit=_LARGER_PAGE)
+            for item in page.items:
+                task, state = kind_in(item.key.sort)
+                found |= {(task, each) for each in wanted if state in (None, each)}
             after = page.next
             if after is None:
-                return found
+                return sorted(found)
+
+    def of_kind(
+        self, task: str, state: State, *, since: float = 0.0, until: float | None = None
+    ) -> Iterator[Event]:
+        """Yield the events of one task and state, newest first, read page by page as needed."""
+        after = None if until is None else sort_of(until)
+        size = _PAGE
+        while True:
+            page = self._backend.query(partition_of(task, state), after=after, limit=size)
+            for event in readable(page.items, event_of):
+                if event.at < since:
+                    return
+                yield event
+            after, size = page.next, _LARGER_PAGE
+            if after is None:
+                return
 
     def newest(
         self,
@@ -65,10 +105,14 @@ class Reader:
         """
         count(limit, "limit")
         seconds(since, "since", most=inf)
+        kinds = (
+            self.kinds(states)
+            if names is None
+            else [(name, state) for name in names for state in states]
+        )
         found: list[Event] = []
-        for name in self.names() if names is None else names:
-            for state in states:
-                found += self._of(name, state, since, limit)
+        for name, state in kinds:
+            found += self._of(name, state, since, limit)
         found.sort(key=lambda event: (-event.at, event.id))
         return found[:limit]
 

@@ -12,12 +12,20 @@ from cloudq.driver.immutable import immutable
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode
 from cloudq.messages.values import json_bytes
-from cloudq.results.record import TERMINAL, Record, State
+from cloudq.results.record import FAILED, TERMINAL, Record, State
 from cloudq.results.stored import reading, typed
 from cloudq.settings import Level
 
 NAMES = "events"
-"""The partition that lists the names of tasks with events, one item each."""
+"""The partition that lists the names of tasks with events, one item for each of their states."""
+
+KEPT: Mapping[Level, frozenset[State]] = {
+    Level.NONE: frozenset(),
+    Level.FAILED: FAILED,
+    Level.FINAL: TERMINAL,
+    Level.TRACKED: TERMINAL | {State.STARTED, State.RETRY},
+}
+"""The states of which each level records an event."""
 
 # Sort keys count down, so that a query, which goes up, begins with the newest. Until 2286.
 _END = 9_999_999_999_999_999
@@ -78,6 +86,7 @@ class History:
         self._max_body = max_body
         self._renew()
         self._named: dict[str, float] = {}
+        self._kept = KEPT[level]
         renew_after_fork(self, History._renew)
 
     def _renew(self) -> None:
@@ -85,15 +94,13 @@ class History:
 
     def keeps(self, state: State | None) -> bool:
         """True if an event of this state is recorded."""
-        if self.level is Level.NONE or state is None:
-            return False
-        return state in TERMINAL or self.level is Level.TRACKED
+        return state in self._kept
 
     def items(self, record: Record, body: bytes = b"") -> list[Item]:
         """Make the items of a task in this state; `body` is the message with its arguments.
 
         The same record gives the same key, so that a second write is none more. The first event
-        of a task in this process comes with an item for its name.
+        of a task and state in this process comes with an item for its name.
         """
         if not self.keeps(record.state):
             return []
@@ -115,17 +122,18 @@ class History:
         expires = now + self._expires
         key = key_of(record.task, record.state, at or now, record.id, record.retries)
         made = [Item(key=key, fields=fields, expires=expires)]
-        if self._is_new(record.task, now):
-            made.append(Item(key=Key(NAMES, record.task), fields={"at": now}, expires=expires))
+        name = name_of(record.task, record.state)
+        if self._is_new(name, now):
+            made.append(Item(key=Key(NAMES, name), fields={"at": now}, expires=expires))
         return made
 
-    def _is_new(self, task: str, now: float) -> bool:
+    def _is_new(self, name: str, now: float) -> bool:
         with self._lock:
             if len(self._named) > _NAMED:  # senders may name tasks that nobody has
                 self._named.clear()
-            if now - self._named.get(task, 0.0) < self._expires * _REFRESHED:
+            if now - self._named.get(name, 0.0) < self._expires * _REFRESHED:
                 return False
-            self._named[task] = now
+            self._named[name] = now
             return True
 
     def _args(self, body: bytes) -> str | None:
@@ -140,6 +148,17 @@ class History:
         except EncodeError:  # an integer, say, that JSON in Python has and orjson has not
             return None
         return text if len(text) <= _LONGEST_ARGS else f"{text[:_LONGEST_ARGS]}…"
+
+
+def name_of(task: str, state: State) -> str:
+    """The sort key of the item that says that a task has events of a state."""
+    return f"{state.value}#{task}"
+
+
+def kind_in(name: str) -> tuple[str, State | None]:
+    """Return the task and the state that `name_of` named; of an older release's, the task alone."""
+    state, _, task = name.partition("#")
+    return (task, State(state)) if state in State.__members__ and task else (name, None)
 
 
 def partition_of(task: str, state: State) -> str:

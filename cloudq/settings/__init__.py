@@ -35,6 +35,7 @@ class Level(StrEnum):
     """The events of a task that are recorded."""
 
     NONE = "none"
+    FAILED = "failed"  # what failed for good, and was rejected
     FINAL = "final"  # how tasks ended
     TRACKED = "tracked"  # also that they started, and were retried
 
@@ -119,11 +120,12 @@ class Settings:
         default={}, description='message format written to a queue: {"orders": "celery"}'
     )
     task_track_started: bool = setting(default=False, description="store STARTED and RETRY too")
-    task_events: Level = setting(
-        default=Level.NONE,
+    task_events: Level | None = setting(
+        default=None,
         choices=Level,
-        description='events to record: "none"; "final": the end of each task; "tracked": also its '
-        "starts and retries",
+        description='events to record: "none"; "failed": the failures; "final": the end of each '
+        'task; "tracked": also its starts and retries. Unset: the failures, and where requests are '
+        "free, all ends",
     )
     task_events_args: bool = setting(default=True, description="events include the arguments")
     task_events_expires: float = setting(

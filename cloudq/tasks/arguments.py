@@ -179,6 +179,11 @@ class Arguments:
         plain = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
         return plain, len(plain) < len(parameters)
 
+    @property
+    def places(self) -> Sequence[str]:
+        """The names of the parameters that may be given by their place, in order."""
+        return [p.name for p in self._signature.parameters.values() if p.kind in _POSITIONAL]
+
     def restore(self, value: Any) -> Any:
         """Convert a stored result to the function's return type, if its hint carries a model."""
         if self._returned is None:

@@ -90,6 +90,8 @@ class Poller:
         if self._broker.limits(queue).polls_outlive_callers:
             self._first_lease = min(self._lease, FIRST)
         self._stopping = threading.Event()
+        self._going = threading.Event()  # not set while it is paused
+        self._going.set()
         self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._reached = False
         self._asked_at: float | None = None  # of the receive under way, if it has slots
@@ -125,12 +127,33 @@ class Poller:
     def stop(self) -> None:
         """Receive no more; a receive that is under way ends by itself, or by its driver."""
         self._stopping.set()
+        self._going.set()
         for helper in self._beside:
             helper.set()
+
+    def pause(self) -> bool:
+        """Receive nothing until `resume`; False if it was paused already.
+
+        What a receive that is under way brings goes back.
+        """
+        if not self._going.is_set() or self._stopping.is_set():
+            return False
+        self._going.clear()
+        log.info("queue %s is paused: nothing is received from it until it is resumed", self.queue)
+        return True
+
+    def resume(self) -> bool:
+        """Receive again; False if it was not paused."""
+        if self._going.is_set():
+            return False
+        log.info("queue %s is resumed", self.queue)
+        self._going.set()
+        return True
 
     def _run(self) -> None:
         busy = True
         while not self._stopping.is_set():
+            self._going.wait()
             try:
                 busy = self._busy() if busy else self._idle()
             except BaseException as error:  # if the thread ended, its queue would stand still
@@ -168,16 +191,22 @@ class Poller:
             return False
         flights = self._hold(self._receive(free, self._wait))
         left = flights
+        if not self._going.is_set():  # it was paused meanwhile
+            self._give_back(left)
+            return False
         while left:
             slots = self._slots.take(self.queue, len(left), ahead=self._ahead)
             if not slots:
-                self._flights.remove(left)
-                self._broker.release([flight.delivery for flight in left])
+                self._give_back(left)
                 return False
             self._opener.open(left[:slots])
             left = left[slots:]
         # A worker of one slot learns nothing from one message.
         return self._is_full(len(flights), free) and self._slots.total > 1
+
+    def _give_back(self, flights: Sequence[Flight]) -> None:
+        self._flights.remove(flights)
+        self._broker.release([flight.delivery for flight in flights])
 
     def _is_full(self, received: int, asked: int) -> bool:
         """Tell whether a receive came back full, and have others made beside the next ones.
@@ -202,15 +231,20 @@ class Poller:
         while not self._stopping.is_set():
             asked.wait(_LATE if place < _LATE_HELPERS else None)
             asked.clear()
+            if not self._going.is_set():
+                continue
             late = self._asked_at if place < _LATE_HELPERS else None
             try:
-                while self._full > place + 1 and self._received_beside(self._most):
+                while self._has_more(place) and self._received_beside(self._most):
                     pass
                 while late is not None and self._is_late(late) and self._received_beside():
                     pass
             except BaseException as error:  # the poller tells, and makes pauses
                 pass_ends(error)
                 log.debug("a receive from %s beside another failed", self.queue, exc_info=error)
+
+    def _has_more(self, place: int) -> bool:
+        return self._full > place + 1 and self._going.is_set()
 
     def _is_late(self, asked_at: float) -> bool:
         """Tell whether the receive of that time is still under way, and late."""

@@ -160,7 +160,8 @@ class Settler:
     def _may_skip(self, pairs: Sequence[Pair]) -> bool:
         """Tell whether these, of which nothing is to be made durable, need no thread for that."""
         backend = self._consumer.backend
-        if backend is not None and backend.history is not None:
+        history = backend.history if backend is not None else None
+        if history is not None and any(history.keeps(settled.state) for _, settled in pairs):
             return False
         return self._consumer.broker.limits(pairs[0][0].delivery.queue).billed
 

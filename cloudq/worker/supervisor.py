@@ -119,7 +119,11 @@ class Worker:
         )
         commands = WorkerCommands(self._actions)
         self._heartbeat = HeartbeatSender(
-            heart=commands.heart, run=commands.run, every=app.conf.worker_heartbeat, ledger=ledger
+            heart=commands.heart,
+            run=commands.run,
+            every=app.conf.worker_heartbeat,
+            ledger=ledger,
+            heed=self._actions.heed_pauses,
         )
         self._beat = _beat_thread(app, options)
 
@@ -199,6 +203,7 @@ class Worker:
         self._settler.start()
         self._delayed.start()
         self._pool.fill()
+        self._heartbeat.read_pauses(self._app.backend)
         for poller in self._pollers:
             poller.start()
         self._heartbeat.start(self._app.backend)

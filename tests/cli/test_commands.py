@@ -142,7 +142,7 @@ def test_a_mistyped_queue_is_no_empty_one(command, args):
     assert "there is no queue 'mial'" in ran.err
     assert "did you mean 'mail'?" in ran.err
     assert len(ran.err.splitlines()) == 1
-    assert command("queues", "list", "-b", "sqlite:///q.db").lines == ["mail"]
+    assert command("queues", "list", "--names", "-b", "sqlite:///q.db").lines == ["mail"]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,7 @@ def test_a_call_to_a_queue_that_nobody_reads_says_so(
 
 def test_a_queue_that_was_used_or_is_configured_is_known(command):
     broker = ("-b", "sqlite:///shop.db")
+    assert command("queues", "create", "mine", *broker).code == 0
     assert command("queues", "stats", "default", *broker).code == 0
     sent = command("call", *APP, "shop.add", "1", "2", "--queue", "once")
     assert sent.code == 0, sent.err
@@ -198,8 +199,12 @@ def test_a_unique_call_that_was_purged_holds_no_key(command, tmp_path, monkeypat
 
 def test_queues_are_made_listed_and_purged(command):
     assert command("queues", "create", "b", "ab", "-b", "sqlite:///q.db", "--store").code == 0
-    assert command("queues", "list", "-b", "sqlite:///q.db").lines == ["ab", "b"]
-    assert command("queues", "list", "a", "-b", "sqlite:///q.db", "--json").json == ["ab"]
+    assert command("queues", "list", "--names", "-b", "sqlite:///q.db").lines == ["ab", "b"]
+    [row] = command("queues", "list", "a", "-b", "sqlite:///q.db", "--json").json
+    assert (row["queue"], row["ready"], row["running"], row["dead"]) == ("ab", 0, 0, 0)
+    listed = command("queues", "list", "-b", "sqlite:///q.db").lines
+    assert listed[0].split() == ["QUEUE", "READY", "RUNNING", "DELAYED", "DEAD", "OLDEST"]
+    assert listed[1].split()[:2] == ["ab", "0"]
     command("call", "any", "--force", "-Q", "b", "-b", "sqlite:///q.db")
     purged = command("queues", "purge", "b", "-b", "sqlite:///q.db", "--yes")
     assert purged.out == "deleted 1 messages in 'b'\n"
@@ -219,6 +224,8 @@ def test_a_purge_asks_at_a_terminal(project):
         os.close(near)
         return code
 
+    with CloudQ("shop", broker=f"sqlite:///{project}/shop.db") as app:
+        app.send_task("any")
     assert purge(b"no") == 1
     assert purge(b"default") == 0
 
@@ -233,9 +240,10 @@ def test_dead_letters_are_chosen_by_task_and_deleted(command, project, monkeypat
     driver.close()
     found = command("dead", "list", *APP, "default", "--task", "one.*", "--json").json
     assert [letter["message"]["task"] for letter in found] == ["one.task"]
-    deleted = command("dead", "purge", *APP, "default", "--task", "one.*", "--yes")
+    deleted = command("dead", "delete", *APP, "default", "--task", "one.*", "--yes")
     assert deleted.out == "1 dead letters deleted\n"
-    assert "deleted 1 messages" in command("dead", "purge", *APP, "default", "--yes").out
+    purged = command("dead", "purge", *APP, "default", "--yes")
+    assert purged.out == "deleted 1 dead letters of 'default'\n"
 
 
 def test_brokers_and_their_limits_are_listed(command):
@@ -301,7 +309,7 @@ def test_a_reader_that_leaves_is_no_error(project):
     for name in names:
         driver.send(name, [Outgoing(id=name, body=b"{}")])
     driver.close()
-    args = f"{sys.executable} -m cloudq queues list -b sqlite:///many.db | head -1"
+    args = f"{sys.executable} -m cloudq queues list --names -b sqlite:///many.db | head -1"
     done = subprocess.run(args, cwd=project, shell=True, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("q0\n", "")
 
@@ -382,6 +390,7 @@ def test_a_mistyped_command_is_guessed_among_all(capsys):
 
 
 def test_json_is_all_that_is_on_standard_output(command):
+    command("queues", "create", "mail")
     for args in (["queues", "stats"], ["brokers"], ["doctor"], ["result", "x"]):
         assert orjson.loads(command(*args, "--json").out) is not None
 

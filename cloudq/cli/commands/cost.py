@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,22 +21,16 @@ from cloudq.cli.cost_output import (
 )
 from cloudq.cli.options import JsonOption, Target, common, refuse_memory
 from cloudq.cli.output import note
-from cloudq.driver import is_ordered
-from cloudq.driver.adapters import adapter
-from cloudq.driver.billing import Tariff
-from cloudq.driver.loader import check_scheme
 from cloudq.errors import CloudQError, ConfigurationError
-from cloudq.monitoring.costs.bill import bill
 from cloudq.monitoring.costs.plan import Plan, measured, parts, tasks_a_day
 from cloudq.monitoring.costs.prices import (
-    PriceTable,
     check_region,
     checked_prices,
     known_tariffs,
     prices_in_file,
 )
 from cloudq.monitoring.costs.savings import savings
-from cloudq.monitoring.costs.sheet import Span, from_bytes, together
+from cloudq.operations.costs import Prices, costs, counted, plan_of, prices_of
 
 _PLAN = "A plan"
 _PRICES = "Prices"
@@ -59,22 +52,6 @@ class By(StrEnum):
     BOTH = "both"
     TASK = "task"
     QUEUE = "queue"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Prices:
-    """The prices to go by: the services of the app, and the user's own prices."""
-
-    broker: Tariff | None
-    store: Tariff | None
-    own: Mapping[str, float]
-
-    @property
-    def tariffs(self) -> list[Tariff]:
-        return [tariff for tariff in (self.broker, self.store) if tariff is not None]
-
-    def table(self) -> PriceTable:
-        return PriceTable(known_tariffs(), self.own)
 
 
 SinceOption = Annotated[Since, typer.Option(help="The last hour or the last day.")]
@@ -163,7 +140,7 @@ def cost(
     if list_prices:
         show_prices(known.table(), json=json)
         return
-    plan = _plan(app, sent_together=sent_together, bundle=bundle)
+    plan = plan_of(app, sent_together=sent_together, bundle=bundle)
     with app:
         if estimate is None:
             _show_counted(app, known, since, by, plan, json=json)
@@ -181,7 +158,7 @@ def cost(
     _estimate(replace(plan, **given, tasks=wanted), known, app, json=json, is_measured=is_measured)
 
 
-def _estimate(plan: Plan, known: _Prices, app: CloudQ, *, json: bool, is_measured: bool) -> None:
+def _estimate(plan: Plan, known: Prices, app: CloudQ, *, json: bool, is_measured: bool) -> None:
     table = known.table()
     found = parts(plan, known.broker, known.store, table)
     ways = savings(plan, known.broker, known.store, table)
@@ -193,43 +170,30 @@ def _estimate(plan: Plan, known: _Prices, app: CloudQ, *, json: bool, is_measure
 
 
 def _show_counted(
-    app: CloudQ, known: _Prices, since: Since, by: By, plan: Plan, *, json: bool
+    app: CloudQ, known: Prices, since: Since, by: By, plan: Plan, *, json: bool
 ) -> None:
     """Show what workers have counted."""
     refuse_memory(app)
     shown = Shown(tariffs=known.tariffs, own=known.own, urls=_urls(app))
-    workers, span = _counted(app, since)
-    table = known.table()
-    made = bill(span.sheet, table, sent_together=plan.together)
-    now = time.time()
-    start = min((slot for slot in span.profile), default=0) * span.length
-    plan = replace(measured(span.sheet, max(1.0, now - start), plan), workers=max(1, workers))
-    ways = savings(plan, known.broker, known.store, table) if made.lines else []
+    found = costs(app, day=since is Since.DAY, prices=known, plan=plan)
+    made, times = found.bill, (found.start, found.end)
     if json:
-        emit_bill(made, span.sheet, table, ways, shown, times=(start, now), workers=workers)
+        table, ways = known.table(), found.savings
+        emit_bill(made, found.sheet, table, ways, shown, times=times, workers=found.workers)
         return
-    if not made.lines:
-        note(_nothing(app, known))
+    if found.nothing is not None:
+        note(found.nothing)
         return
     lines = made.by(queue=by is not By.TASK, task=by is not By.QUEUE)
-    show_bill(made, lines, ways, shown, times=(start, now), workers=workers)
+    show_bill(made, lines, found.savings, shown, times=times, workers=found.workers)
 
 
-def _counted(app: CloudQ, since: Since) -> tuple[int, Span]:
-    """Return the number of workers that have counted something, and their sum."""
-    backend = app.backend
-    written = app.control.heartbeats.usages() if backend is not None else []
-    usages = [usage for data in written if (usage := from_bytes(data)) is not None]
-    found = together(usages, time.time())
-    return len(usages), found.hour if since is Since.HOUR else found.day
-
-
-def _from_counts(app: CloudQ, known: _Prices, plan: Plan) -> tuple[Plan, bool]:
+def _from_counts(app: CloudQ, known: Prices, plan: Plan) -> tuple[Plan, bool]:
     """Return the plan with the averages of the last day, if the store has any."""
     if known.store is None:
         return plan, False
     try:
-        workers, span = _counted(app, Since.DAY)
+        workers, span = counted(app, day=True)
     except CloudQError as error:
         note(f"without averages of your tasks: {error}")
         return plan, False
@@ -239,21 +203,10 @@ def _from_counts(app: CloudQ, known: _Prices, plan: Plan) -> tuple[Plan, bool]:
     return replace(found, workers=max(1, workers)), True
 
 
-def _prices(app: CloudQ, file: Path | None, given: Sequence[str]) -> _Prices:
+def _prices(app: CloudQ, file: Path | None, given: Sequence[str]) -> Prices:
     """Take the user's prices: an option wins over the file, and that over the setting."""
-    own = checked_prices(app.conf.prices, "the setting prices")
-    if file is not None:
-        own |= prices_in_file(file)
-    own |= checked_prices(dict(map(_pair, given)), "--price")
-    store = app.conf.backend_url
-    check_scheme("broker", app.conf.broker)
-    if store is not None:
-        check_scheme("backend", store)
-    return _Prices(
-        broker=adapter(app.conf.broker).load_tariff(),
-        store=adapter(store).load_tariff() if store is not None else None,
-        own=own,
-    )
+    own = {} if file is None else prices_in_file(file)
+    return prices_of(app, own | checked_prices(dict(map(_pair, given)), "--price"))
 
 
 def _pair(text: str) -> tuple[str, object]:
@@ -269,20 +222,6 @@ def _pair(text: str) -> tuple[str, object]:
         ) from None
 
 
-def _plan(app: CloudQ, *, sent_together: int, bundle: int) -> Plan:
-    conf = app.conf
-    return Plan(
-        tasks=0,
-        together=sent_together,
-        bundle=bundle,
-        stored=0 if conf.task_ignore_result else 1,
-        reads=0 if conf.task_ignore_result else 1,
-        poll_wait=20.0 if conf.worker_poll_wait is None else conf.worker_poll_wait,
-        heartbeat=conf.worker_heartbeat,
-        ordered=is_ordered(conf.task_default_queue),
-    )
-
-
 def _size(value: int | None, option: str) -> int | None:
     if value is not None and value > _LARGEST:
         raise ConfigurationError(f"{option} is {value:,}: give bytes, {_LARGEST:,} at most")
@@ -291,18 +230,6 @@ def _size(value: int | None, option: str) -> int | None:
 
 def _urls(app: CloudQ) -> tuple[str, str | None]:
     return app.conf.broker, app.conf.backend_url
-
-
-def _nothing(app: CloudQ, known: _Prices) -> str:
-    """Say why nothing is counted, and what to do."""
-    advice = '"cloudq cost --estimate 5M/day" estimates without counts'
-    if not known.tariffs:
-        return f"{app.conf.broker} costs nothing: its requests are not billed"
-    if app.conf.backend_url is None:
-        return f"nothing is counted: workers leave their counts in the result store; {advice}"
-    if not app.conf.worker_heartbeat:
-        return f"nothing is counted: worker_heartbeat is 0, and the counts go with it; {advice}"
-    return f"nothing is counted yet: no worker has sent a heartbeat with counts; {advice}"
 
 
 def add_to(program: typer.Typer) -> None:

@@ -1,89 +1,117 @@
-"""`cloudq dead`: lists, redrives and deletes dead letters."""
+"""`cloudq dead`: lists, redrives, deletes and exports dead letters."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from cloudq.app import CloudQ
-from cloudq.cli.commands.queues import QueueArgument, check_known, look, looking, tell_purged
-from cloudq.cli.messages import Seen, as_json, dumped, list_messages, read
-from cloudq.cli.options import JsonOption, Target, YesOption, common
-from cloudq.cli.output import complain, confirm, emit, fields, local, note, say, since
-from cloudq.driver import Failure
+from cloudq.cli.commands.dead_options import (
+    AllOption,
+    ErrorOption,
+    ExceptionOption,
+    IdsArgument,
+    MostOption,
+    NewerOption,
+    OlderOption,
+    QueueArgument,
+    ReasonOption,
+    TaskOption,
+    chosen_by,
+)
+from cloudq.cli.commands.dead_output import (
+    counted,
+    show_found,
+    show_groups,
+    show_queues,
+    tell_done,
+    tell_dry,
+    tell_incomplete,
+)
+from cloudq.cli.commands.queues import tell_purged
+from cloudq.cli.edits import edit_of
+from cloudq.cli.options import JsonOption, Target, YesOption, common, require_file
+from cloudq.cli.output import confirm, emit, fields, local, note, since
 from cloudq.errors import ConfigurationError
+from cloudq.operations import dead_actions, dead_letters, queues
+from cloudq.operations.audit import local_actor
+from cloudq.operations.dead_letters import DeadFilter, DeadSearch
+from cloudq.operations.seen import Seen
 from cloudq.text import AsIs
 
-cli = typer.Typer(no_args_is_help=True, help="List, redrive and delete dead letters.")
-
-# Dead letters that a search reads at most.
-_MOST = 10_000
-
-IdsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="ID", help="Ids, as `dead list` shows them.")
-]
-TaskOption = Annotated[
-    str | None,
-    typer.Option("--task", metavar="GLOB", help="Only tasks whose name matches, such as 'shop.*'."),
-]
-AllOption = Annotated[bool, typer.Option("--all", help="All dead letters of the queue.")]
+cli = typer.Typer(no_args_is_help=True, help="List, redrive, delete and export dead letters.")
 
 
 @cli.command("list")
 @common
 def list_dead(
     target: Target,
-    queue: QueueArgument,
+    queue: QueueArgument = None,
     count: Annotated[
         int, typer.Option("-n", "--count", min=1, help="Maximum number to show.")
     ] = 20,
     task: TaskOption = None,
+    error: ErrorOption = None,
+    reason: ReasonOption = None,
+    exception: ExceptionOption = None,
+    older_than: OlderOption = None,
+    newer_than: NewerOption = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="reason|exception|task|age", help="Count them in groups."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """List a queue's dead letters with their reasons."""
+    """List dead letters with their reasons.
+
+    Without a queue: the number of each queue with the newest reasons, or with options all dead
+    letters that match.
+    """
+    chosen = chosen_by(task, error, reason, exception, older_than, newer_than)
     app = target.open()
+    require_file(app)
     with app:
-        found = _read(app, queue, count if task is None else _MOST)
-    chosen = _select(found, (), task)[:count]
-    if json:
-        emit([as_json(seen) for seen in chosen])
-        return
-    of = f" of tasks {task!r}" if task else ""
-    list_messages(chosen, dead=True, empty=f"no dead letters{of} in {queue!r}")
-    looking(app)
+        if by is not None:
+            show_groups(app, by, chosen, queue, json=json)
+        elif queue is None and chosen.is_empty:
+            show_queues(app, json=json)
+        else:
+            most = count if chosen.is_empty else dead_letters.MOST
+            found = dead_letters.search(app, chosen, queue, limit=count, most=most)
+            show_found(app, found, chosen, queue, json=json)
 
 
 @cli.command()
 @common
 def show(
     target: Target,
-    queue: QueueArgument,
+    queue: Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.")],
     id: Annotated[str, typer.Argument(metavar="ID", help="Id of the task or message.")],
     json: JsonOption = False,
 ) -> None:
     """Show one dead letter in full."""
     app = target.open()
+    require_file(app)
     with app:
-        seen = _select(_read(app, queue, _MOST), (id,), None)[0]
+        seen = dead_letters.one(app, queue, id)
     if json:
-        emit(as_json(seen))
+        emit(seen.as_json())
         return
     content: object = seen.message.changed() if seen.message else None
     if content is None and seen.calls:
-        content = dumped(seen)
+        content = [call.changed() for call in seen.calls]
     sent = local(seen.peeked.sent_at)
     fields(
         (
             ("id", seen.id),
             ("message", seen.peeked.id if seen.peeked.id != seen.id else None),
-            ("reason", seen.peeked.reason or "none: moved here by the service"),
-            ("deliveries", seen.peeked.attempts),
+            ("reason", seen.reason or "none: moved here by the service"),
+            ("retries", seen.retries),
             ("sent", sent and f"{sent}, {since(seen.peeked.sent_at)} ago"),
             ("problem", seen.problem),
-            ("body", None if content else AsIs(_text(seen))),
+            ("body", None if content else AsIs(seen.body)),
         )
     )
     if content:
@@ -94,108 +122,163 @@ def show(
 @common
 def redrive(
     target: Target,
-    queue: QueueArgument,
+    queue: QueueArgument = None,
     ids: IdsArgument = None,
     everything: AllOption = False,
     task: TaskOption = None,
+    error: ErrorOption = None,
+    reason: ReasonOption = None,
+    exception: ExceptionOption = None,
+    older_than: OlderOption = None,
+    newer_than: NewerOption = None,
+    most: MostOption = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, metavar="N", help="Send so many a second.")
+    ] = None,
+    edit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help='Change arguments: an object changes those it names, as {"sku": "b"}; a list '
+            "replaces all positional ones.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list what would be sent.")
     ] = False,
     yes: YesOption = False,
+    json: JsonOption = False,
 ) -> int:
-    """Send dead letters back to their queue.
+    """Send dead letters back to their queues.
 
-    Choose them by id, with --all, or with --task GLOB.
+    Choose them by id, by options or with --all. Without a queue: of all queues.
     """
+    given = (task, error, reason, exception, older_than, newer_than)
+    chosen = _chosen(ids, everything, chosen_by(*given, ids=ids))
+    changes = None if edit is None else edit_of(edit)
     app = target.open()
+    require_file(app)
     with app:
-        chosen = _chosen(app, queue, ids, everything, task)
-        if dry_run or not chosen:
-            list_messages(chosen, dead=True, empty=f"no matching dead letters in {queue!r}")
-            note(f"dry run: {len(chosen)} would be sent again, nothing was done")
-            return 0
-        confirm(f"Send {len(chosen)} dead letters back to {queue!r}?", queue, yes=yes)
-        with app.broker.asking("redrive to", queue) as admin:
-            failures = admin.redrive(queue, [seen.peeked for seen in chosen])
-    return _tell("sent again", chosen, failures)
+        letters, found = _selected(app, chosen, queue, most)
+        if dry_run or not letters:
+            return tell_dry(letters, found, queue, json=json)
+        where = f" to {queue!r}" if queue else " to their queues"
+        change = f" with other {changes}" if changes else ""
+        confirm(f"Send {counted(letters, found)} back{where}{change}?", queue or "all", yes=yes)
+        done = dead_actions.redrive(app, letters, queue, by=local_actor(), rate=rate, edit=changes)
+    return tell_done("sent again", done, found, json=json)
+
+
+@cli.command()
+@common
+def delete(
+    target: Target,
+    queue: QueueArgument = None,
+    ids: IdsArgument = None,
+    everything: AllOption = False,
+    task: TaskOption = None,
+    error: ErrorOption = None,
+    reason: ReasonOption = None,
+    exception: ExceptionOption = None,
+    older_than: OlderOption = None,
+    newer_than: NewerOption = None,
+    most: MostOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would be deleted.")
+    ] = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> int:
+    """Delete dead letters permanently.
+
+    Choose them by id, by options or with --all. Without a queue: of all queues.
+    """
+    given = (task, error, reason, exception, older_than, newer_than)
+    chosen = _chosen(ids, everything, chosen_by(*given, ids=ids))
+    app = target.open()
+    require_file(app)
+    with app:
+        letters, found = _selected(app, chosen, queue, most)
+        if dry_run or not letters:
+            return tell_dry(letters, found, queue, json=json)
+        where = f" of {queue!r}" if queue else ""
+        question = f"Delete {counted(letters, found)}{where} permanently?"
+        confirm(question, queue or "all", yes=yes)
+        done = dead_actions.delete(app, letters, queue, by=local_actor())
+    return tell_done("deleted", done, found, json=json)
 
 
 @cli.command()
 @common
 def purge(
     target: Target,
-    queue: QueueArgument,
+    queue: Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.")],
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Delete all dead letters of a queue permanently, however many there are."""
+    app = target.open()
+    require_file(app)
+    with app:
+        before = queues.look(app, queue)
+        count = "the" if before.dead is None else str(before.dead)
+        confirm(f"Delete {count} dead letters of {queue!r} permanently?", queue, yes=yes)
+        done = dead_actions.purge(app, queue, by=local_actor())
+    if json:
+        emit(asdict(done))
+        return
+    tell_purged(done, f"dead letters of {queue!r}")
+
+
+@cli.command()
+@common
+def export(
+    target: Target,
+    queue: QueueArgument = None,
     ids: IdsArgument = None,
     task: TaskOption = None,
-    yes: YesOption = False,
-) -> int:
-    """Delete dead letters permanently.
-
-    Choose them by id or with --task GLOB; otherwise all are deleted.
-    """
+    error: ErrorOption = None,
+    reason: ReasonOption = None,
+    exception: ExceptionOption = None,
+    older_than: OlderOption = None,
+    newer_than: NewerOption = None,
+) -> None:
+    """Print dead letters as JSON lines, one each, with their messages as on the wire."""
+    chosen = chosen_by(task, error, reason, exception, older_than, newer_than, ids=ids)
     app = target.open()
+    require_file(app)
     with app:
-        if not ids and task is None:
-            before = look(app, queue)
-            count = "the" if before.dead is None else str(before.dead)
-            confirm(f"Delete {count} dead letters of {queue!r} permanently?", queue, yes=yes)
-            with app.broker.asking("purge the dead letters of", queue) as admin:
-                tell_purged(admin.purge_dead(queue), before.dead_queue or f"{queue}, dead letters")
-            return 0
-        chosen = _chosen(app, queue, ids, False, task)
-        if not chosen:
-            say(f"no matching dead letters in {queue!r}")
-            return 0
-        confirm(f"Delete {len(chosen)} dead letters of {queue!r} permanently?", queue, yes=yes)
-        with app.broker.asking("delete the dead letters of", queue) as admin:
-            failures = admin.delete_dead(queue, [seen.peeked for seen in chosen])
-    return _tell("deleted", chosen, failures)
+        found = dead_letters.search(app, chosen, queue)
+    for seen in found.letters:
+        emit(seen.as_json(), indent=False)
+    tell_incomplete(found)
+    note(f"{found.scope} exported")
 
 
-def _text(seen: Seen) -> str:
-    return seen.peeked.body.decode(errors="backslashreplace")
+# ---- choosing
 
 
-def _chosen(
-    app: CloudQ, queue: str, ids: Sequence[str] | None, everything: bool, task: str | None
-) -> list[Seen]:
-    if not ids and not everything and task is None:
-        raise ConfigurationError("no dead letters chosen: give their ids, --all or --task GLOB")
+def _chosen(ids: list[str] | None, everything: bool, chosen: DeadFilter) -> DeadFilter:
+    if chosen.is_empty and not everything:
+        raise ConfigurationError(
+            "no dead letters chosen: give their ids, an option such as --task GLOB, or --all"
+        )
     if ids and everything:
         raise ConfigurationError("give ids or --all, not both")
-    found = _read(app, queue, _MOST)
-    if len(found) == _MOST:
-        note(f"only the first {_MOST} dead letters were read: run this again for the rest")
-    return _select(found, ids or (), task)
+    return chosen
 
 
-def _read(app: CloudQ, queue: str, count: int) -> list[Seen]:
-    with app.broker.asking("look at the dead letters of", queue) as admin:
-        found = admin.peek_dead(queue, count=count)
-    if not found:
-        check_known(app, queue)
-    return [read(peeked, app, queue) for peeked in found]
-
-
-def _select(found: Sequence[Seen], ids: Sequence[str], task: str | None) -> list[Seen]:
-    missing = [id for id in ids if not any(seen.goes_by(id) for seen in found)]
+def _selected(
+    app: CloudQ, chosen: DeadFilter, queue: str | None, most: int | None
+) -> tuple[list[Seen], DeadSearch]:
+    found = dead_letters.search(app, chosen, queue)
+    missing = dead_letters.missing_ids(found, chosen)
     if missing:
+        where = f" {queue}" if queue else ""
         raise ConfigurationError(
-            f"no dead letter {', '.join(missing)}: see `cloudq dead list QUEUE`"
+            f"no dead letter {', '.join(missing)}: see `cloudq dead list{where}`"
         )
-    return [
-        seen
-        for seen in found
-        if (not ids or any(seen.goes_by(id) for id in ids))
-        and (task is None or any(fnmatchcase(name, task) for name in seen.tasks))
-    ]
-
-
-def _tell(done: str, chosen: Sequence[Seen], failures: Sequence[Failure]) -> int:
-    say(f"{len(chosen) - len(failures)} dead letters {done}")
-    for failure in failures:
-        complain(f"{chosen[failure.index].id}: {failure.reason} ({failure.code})", kind="not done")
-    return 1 if failures else 0
+    return list(found.letters if most is None else found.letters[:most]), found
 
 
 def add_to(program: typer.Typer) -> None:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloudq.app import CloudQ
-from cloudq.cli.commands.queues import look
 from cloudq.cli.commands.result import outcome
 from cloudq.cli.demo.progress import view
 from cloudq.cli.demo.worker import LocalWorker
@@ -28,6 +27,7 @@ from cloudq.cli.options import Target, common, refuse_memory
 from cloudq.cli.output import fields, note, say
 from cloudq.driver import Code
 from cloudq.errors import CloudQError, ConfigurationError, ServiceError
+from cloudq.operations.queues import look
 from cloudq.results.record import State
 
 if TYPE_CHECKING:

@@ -11,17 +11,16 @@ from cloudq.cli.commands.tasks import (
     Names,
     Since,
     States,
-    event_json,
-    line_of,
     reader_of,
     since_of,
     states_of,
     warn_unrecorded,
 )
+from cloudq.cli.commands.tasks_output import event_json, line_of
 from cloudq.cli.options import JsonOption, Target, common
 from cloudq.cli.output import emit, note, say
 from cloudq.monitoring.event_log import FINAL, TRACKED
-from cloudq.settings import Level
+from cloudq.operations.tasks import recorded_states
 
 
 @common
@@ -44,9 +43,9 @@ def events(
     after = since_of(since) or None
     app = target.open()
     with app:
-        level = app.conf.task_events
-        states = states_of(state) if state else (FINAL if level is Level.FINAL else TRACKED)
-        warn_unrecorded(level, FINAL)
+        kept = recorded_states(app)
+        states = states_of(state) if state else (kept or TRACKED)
+        warn_unrecorded(kept, FINAL)
         note("waiting for events; press Ctrl-C to stop")
         shown = 0
         for event in reader_of(app).follow(names=name, states=states, since=after):

@@ -1,9 +1,9 @@
-"""`cloudq queues`: lists, inspects, creates and empties queues."""
+"""`cloudq queues`: lists, inspects, creates, pauses, empties and deletes queues."""
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -11,20 +11,28 @@ import typer
 from cloudq.app import CloudQ
 from cloudq.app.near import near_queue
 from cloudq.broker.deliveries import queue_deliveries
-from cloudq.broker.purge import purge_delayed
-from cloudq.cli.messages import as_json, list_messages, read
-from cloudq.cli.options import JsonOption, Target, YesOption, chosen_queues, common
-from cloudq.cli.output import confirm, duration, emit, note, say, table
-from cloudq.driver import Code, Purged, QueueStats, StoreAdmin
-from cloudq.driver.adapters import adapter
-from cloudq.errors import BackendError, BrokerError, CloudQError, ConfigurationError
+from cloudq.cli.messages import list_messages
+from cloudq.cli.options import (
+    JsonOption,
+    Target,
+    YesOption,
+    chosen_queues,
+    common,
+    refuse_memory,
+    require_file,
+)
+from cloudq.cli.output import complain, confirm, duration, emit, local, note, say, table
+from cloudq.driver import StoreAdmin
+from cloudq.errors import BackendError, CloudQError, ConfigurationError
+from cloudq.operations import queues as operations
+from cloudq.operations.audit import local_actor
+from cloudq.operations.queues import PauseDone, PurgeDone, QueueRow
 from cloudq.results.backend import Backend
-from cloudq.tasks.limits.unique import note_purged
+from cloudq.text import iso_time
 
-cli = typer.Typer(no_args_is_help=True, help="List, inspect, create and empty queues.")
-
-# Delayed messages in the result store are counted up to this number.
-_MOST_COUNTED = 1000
+cli = typer.Typer(
+    no_args_is_help=True, help="List, inspect, create, pause, empty and delete queues."
+)
 
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.")]
 
@@ -34,18 +42,32 @@ QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the
 def list_queues(
     target: Target,
     prefix: Annotated[str, typer.Argument(help="List only names that start with this.")] = "",
+    names: Annotated[
+        bool, typer.Option("--names", help="Print names alone, one a line, for scripts.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """List the broker's queues, without dead-letter queues."""
+    """List the broker's queues with their numbers, without dead-letter queues.
+
+    Makes a few requests for each queue; --names makes one in all.
+    """
     app = target.open()
-    with app, app.broker.asking("list the queues", prefix or "*") as admin:
-        names = list(admin.list(prefix))
-    if json:
-        emit(names)
+    require_file(app)
+    with app:
+        found = operations.queue_names(app, prefix)
+        rows = [] if names else operations.queues(app, found, known=True)
+    if names:
+        if json:
+            emit(found)
+            return
+        for name in found:
+            say(name)
+    elif json:
+        emit([row_json(row) for row in rows])
         return
-    for name in names:
-        say(name)
-    if not names:
+    elif rows:
+        show_rows(rows)
+    if not found:
         note(f"no queues{f' that start with {prefix!r}' if prefix else ''} on {app.conf.broker}")
 
 
@@ -59,26 +81,56 @@ def stats(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show the message counts of queues."""
+    """Show the message counts of these queues."""
     app = target.open()
+    require_file(app)
     with app:
-        found = [look(app, queue) for queue in chosen_queues(target, app, queues)]
+        paused = operations.pauses(app)
+        rows = [
+            operations.row_of(app, queue, paused) for queue in chosen_queues(target, app, queues)
+        ]
     if json:
-        emit([asdict(each) for each in found])
+        emit([row_json(row) for row in rows])
         return
-    columns = ["QUEUE", "READY", "DELAYED", "RUNNING", "DEAD", "OLDEST"]
-    rows = [
-        [each.queue, each.ready, each.delayed, each.leased, each.dead, duration(each.oldest_age)]
-        for each in found
+    show_rows(rows)
+
+
+def show_rows(rows: Sequence[QueueRow]) -> None:
+    """Print queues with their numbers."""
+    columns = ["QUEUE", "READY", "RUNNING", "DELAYED", "DEAD", "OLDEST"]
+    cells: list[list[object]] = [
+        [row.queue, row.ready, row.running, row.delayed, row.dead, duration(row.oldest_age)]
+        for row in rows
     ]
-    if any(each.dead_queue for each in found):
+    if any(row.pause for row in rows):
+        columns.append("STATE")
+        cells = [[*cell, _paused(row)] for cell, row in zip(cells, rows, strict=True)]
+    if any(row.dead_queue for row in rows):
         columns.append("DEAD LETTERS IN")
-        rows = [[*row, each.dead_queue] for row, each in zip(rows, found, strict=True)]
-    table(columns, rows, empty="no queues")
-    if any(each.ready is None for each in found):
+        cells = [[*cell, row.dead_queue] for cell, row in zip(cells, rows, strict=True)]
+    table(columns, cells, empty="no queues")
+    for row in rows:
+        if row.problem:
+            complain(row.problem, kind=row.queue)
+    known = [row for row in rows if not row.problem]
+    if any(row.ready is None for row in known):
         note("this service does not report message counts: see its monitoring")
-    elif not all(each.exact for each in found):
+    elif not all(row.exact for row in known):
         note("the service's counts are approximate and lag by up to a minute")
+
+
+def row_json(row: QueueRow) -> dict[str, object]:
+    """Return a queue as plain JSON."""
+    plain: dict[str, object] = asdict(row)
+    if row.pause is not None:
+        plain["pause"] = {"at": iso_time(row.pause.at), "by": row.pause.by}
+    return plain
+
+
+def _paused(row: QueueRow) -> str | None:
+    if row.pause is None:
+        return None
+    return f"paused by {row.pause.by}, {local(row.pause.at)}"
 
 
 @cli.command()
@@ -93,46 +145,126 @@ def peek(
 ) -> None:
     """Show waiting messages without removing them."""
     app = target.open()
+    require_file(app)
     with app:
-        with app.broker.asking("look into", queue) as admin:
-            peeked = admin.peek(queue, count=count)
-        if not peeked:
-            check_known(app, queue)
-        messages = [read(each, app, queue) for each in peeked]
+        messages = operations.peek(app, queue, count=count)
     if json:
-        emit([as_json(seen) for seen in messages])
+        emit([seen.as_json() for seen in messages])
         return
     list_messages(messages, dead=False, empty=f"no messages waiting in {queue!r}")
-    looking(app)
+    if remark := operations.peek_cost(app):
+        note(remark)
 
 
 @cli.command()
 @common
-def purge(target: Target, queue: QueueArgument, yes: YesOption = False) -> None:
+def purge(
+    target: Target, queue: QueueArgument, yes: YesOption = False, json: JsonOption = False
+) -> None:
     """Delete all messages of a queue.
 
     This includes running and delayed messages. Dead letters are kept.
     """
     app = target.open()
+    require_file(app)
     with app:
-        before = look(app, queue)
-        counts = (before.ready, before.delayed, before.leased)
-        known = sum(count or 0 for count in counts)
-        confirm(
-            f"Delete {'' if before.exact else 'about '}{known} messages in {queue!r} "
-            f"on {app.conf.broker}{f', {before.leased} of which run now' * bool(before.leased)}?",
-            queue,
-            yes=yes,
-        )
-        at = app.runtime.clock()
-        with app.broker.asking("purge", queue) as admin:
-            purged = admin.purge(queue)
-        parked = purge_delayed(app.broker, queue)
-        if app.backend is not None:
-            note_purged(app.backend, queue, at)
-    tell_purged(purged, queue)
-    if parked:
-        say(f"deleted {parked} delayed messages of {queue!r} in {app.conf.backend_url}")
+        before = operations.queue(app, queue)
+        confirm(f"Delete {_held(before)} on {app.conf.broker}?", queue, yes=yes)
+        done = operations.purge(app, queue, by=local_actor())
+    if json:
+        emit(asdict(done))
+        return
+    tell_purged(done, f"messages in {queue!r}")
+    if done.delayed:
+        say(f"deleted {done.delayed} delayed messages of {queue!r} in {app.conf.backend_url}")
+
+
+def tell_purged(done: PurgeDone, what: str) -> None:
+    """Print the outcome of a purge."""
+    count = "all" if done.deleted is None else str(done.deleted)
+    if not done.settles:
+        say(f"deleted {count} {what}")
+        return
+    about = "" if done.deleted is None else "about "
+    say(f"deleting {about}{count} {what}: this takes up to {done.settles:g} s")
+    note("messages that run or arrive meanwhile are deleted too")
+
+
+def _held(row: QueueRow) -> str:
+    known = sum(count or 0 for count in (row.ready, row.delayed, row.running))
+    runs = f", {row.running} of which run now" if row.running else ""
+    return f"{'' if row.exact else 'about '}{known} messages in {row.queue!r}{runs}"
+
+
+@cli.command()
+@common
+def delete(
+    target: Target,
+    queues: Annotated[list[str], typer.Argument(metavar="QUEUE", help="Queues to delete.")],
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Delete queues with their messages and their dead letters."""
+    app = target.open()
+    require_file(app)
+    with app:
+        rows = [operations.queue(app, queue) for queue in dict.fromkeys(queues)]
+        for row in rows:
+            dead = f" and {row.dead} dead letters" if row.dead else ""
+            question = f"Delete the queue {row.queue!r} on {app.conf.broker}, with {_held(row)}"
+            confirm(f"{question}{dead}?", row.queue, yes=yes)
+            operations.delete(app, row.queue, by=local_actor())
+            if not json:
+                say(f"deleted the queue {row.queue!r}")
+    if json:
+        emit([row_json(row) for row in rows])
+
+
+@cli.command()
+@common
+def pause(target: Target, queue: QueueArgument, json: JsonOption = False) -> None:
+    """Keep workers from receiving from a queue until `resume`.
+
+    Tasks that were received end. Workers that start later heed it too. Functions that a platform
+    starts for the queue are not paused.
+    """
+    app = _with_store(target)
+    with app:
+        done = operations.pause(app, queue, by=local_actor())
+    _tell_pause(done, json=json)
+
+
+@cli.command()
+@common
+def resume(target: Target, queue: QueueArgument, json: JsonOption = False) -> None:
+    """Let workers receive from a paused queue again."""
+    app = _with_store(target)
+    with app:
+        done = operations.resume(app, queue, by=local_actor())
+    _tell_pause(done, json=json)
+
+
+def _with_store(target: Target) -> CloudQ:
+    app = target.open()
+    refuse_memory(app)
+    require_file(app)
+    return app
+
+
+def _tell_pause(done: PauseDone, *, json: bool) -> None:
+    if json:
+        emit(asdict(done))
+        return
+    state = "paused" if done.paused else "resumed"
+    if done.changed:
+        say(f"{done.queue} is {state}")
+    else:
+        say(f"{done.queue} is paused already" if done.paused else f"{done.queue} was not paused")
+    if done.workers:
+        count = len(done.workers)
+        note(f"{count} live worker{'s' * (count != 1)} told, heeded at the next heartbeat")
+    for remark in done.notes:
+        note(remark)
 
 
 @cli.command()
@@ -185,41 +317,6 @@ def create(
             say(_create_store(app.backend))
 
 
-def look(app: CloudQ, queue: str) -> QueueStats:
-    """Return a queue's stats, including delayed messages kept in the backend.
-
-    Raises `BrokerError` and `BackendError`.
-    """
-    with app.broker.asking("look at", queue) as admin:
-        stats = admin.stats(queue)
-    if app.broker.stores_delayed(queue):
-        parked = len(app.broker.scheduled(queue, count=_MOST_COUNTED))
-        stats = replace(stats, delayed=(stats.delayed or 0) + parked)
-    if stats.exact and not any((stats.ready, stats.delayed, stats.leased, stats.dead)):
-        check_known(app, queue)
-    return stats
-
-
-def check_known(app: CloudQ, queue: str) -> None:
-    """Raise `BrokerError` for a queue of an embedded broker that was never made, used or named.
-
-    Such a broker makes a queue at its first message, and shows any other as empty. The clouds
-    know theirs.
-    """
-    if app.broker.limits(queue).billed:
-        return
-    with app.broker.asking("list the queues", "*") as admin:
-        known = sorted({*admin.list(), *app.queues()})
-    if queue not in known:
-        close = difflib.get_close_matches(queue, known, n=1)
-        meant = f"did you mean {close[0]!r}? " if close else ""
-        text = (
-            f"there is no queue {queue!r} on {app.conf.broker}: {meant}"
-            '"cloudq queues list" shows all, "cloudq queues create NAME" makes one'
-        )
-        raise BrokerError(text, code=Code.NOT_FOUND)
-
-
 def unread(app: CloudQ, queue: str) -> str | None:
     """Say that nobody reads this queue, as far as can be seen; None where somebody may.
 
@@ -229,8 +326,7 @@ def unread(app: CloudQ, queue: str) -> str | None:
     own = {*app.queues(), *app.queues(priorities=False)}
     if queue in own or app.broker.limits(queue).billed:
         return None
-    with app.broker.asking("list the queues", "*") as admin:
-        used = admin.list()
+    used = operations.queue_names(app)
     read = _read_by_workers(app)
     if queue in read:
         return None
@@ -247,26 +343,6 @@ def _read_by_workers(app: CloudQ) -> set[str]:
         return {queue for heart in app.control.heartbeats.alive() for queue in heart.queues}
     except CloudQError:  # no store, or none that may be asked: a remark is not worth an error
         return set()
-
-
-def looking(app: CloudQ) -> None:
-    """Print a note if showing messages has a cost on this broker."""
-    remark = adapter(app.conf.broker).peek_cost
-    if remark:
-        note(remark)
-
-
-def tell_purged(purged: Purged, queue: str) -> None:
-    """Print the outcome of a purge."""
-    count = "all" if purged.count is None else str(purged.count)
-    if not purged.settles:
-        say(f"deleted {count} messages in {queue!r}")
-        return
-    say(
-        f"deleting {'' if purged.count is None else 'about '}{count} messages in {queue!r}: "
-        f"this takes up to {purged.settles:g} s"
-    )
-    note("messages that run or arrive meanwhile are deleted too")
 
 
 def _create_store(backend: Backend | None) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json as json_text
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
-from operator import attrgetter
 from typing import Annotated, Any
 
 import typer
@@ -16,9 +16,12 @@ from cloudq.cli.commands import schedules_apply
 from cloudq.cli.options import JsonOption, Target, YesOption, common, refuse_memory
 from cloudq.cli.output import confirm, emit, note, say, table
 from cloudq.errors import ConfigurationError
+from cloudq.operations import schedules as operations
+from cloudq.operations.audit import local_actor
+from cloudq.operations.schedules import ScheduleRow
 from cloudq.schedules.cloud_cron import clouds_at
-from cloudq.schedules.entry import CatchUp, Entry, RunOptions, utc
-from cloudq.schedules.schedules import Schedule, local
+from cloudq.schedules.entry import CatchUp, RunOptions, utc
+from cloudq.schedules.schedules import local
 from cloudq.schedules.when import When, at, crontab, every, solar
 
 cli = typer.Typer(no_args_is_help=True, help="Show and change periodic tasks.")
@@ -35,57 +38,32 @@ def list_schedules(target: Target, json: JsonOption = False) -> None:
     """Show the schedules of the app, from its code and made at run time."""
     app = target.load()
     with app:
-        now = utc(app.runtime.clock())
-        found = sorted(app.schedules.all().values(), key=attrgetter("name"))
-        leader = app.schedules.states.leader() if app.backend is not None else None
-        rows = [_described(scheduled, now) for scheduled in found]
+        found = operations.schedules(app)
     if json:
-        emit({"leader": leader, "schedules": rows})
+        rows = [_row_json(row) for row in found.schedules]
+        emit({"leader": found.leader, "schedules": rows})
         return
     table(
         ["NAME", "WHEN", "ZONE", "TASK", "STATE", "NEXT", "RUNS"],
-        [[row[key] for key in _COLUMNS] for row in rows],
+        [_row(row) for row in found.schedules],
         empty="no schedules",
     )
-    note(
-        f"sent by {leader}"
-        if leader
-        else "no beat is running (`cloudq beat` or a cloud's scheduler sends these)"
-    )
+    if found.leader:
+        note(f"sent by {found.leader}")
+    elif found.schedules:
+        note("no beat is running (`cloudq beat` or a cloud's scheduler sends these)")
 
 
-_COLUMNS = ("name", "when", "timezone", "task", "state", "next", "runs")
+def _row(row: ScheduleRow) -> list[object]:
+    if row.problem is not None:
+        return [row.name, None, None, None, row.problem, None, None]
+    following = row.next and row.next.strftime("%a %Y-%m-%d %H:%M:%S %Z")
+    return [row.name, row.when, row.timezone, row.task, row.state, following, row.runs]
 
 
-def _described(scheduled: Schedule, now: datetime) -> dict[str, Any]:
-    entry, state = scheduled.entry, scheduled.state
-    if entry is None:
-        return dict.fromkeys(_COLUMNS, None) | {"name": scheduled.name, "state": scheduled.error}
-    following = next(entry.runs(now), None) if scheduled.active else None
-    return {
-        "name": entry.name,
-        "when": str(entry.when),
-        "timezone": entry.timezone,
-        "task": entry.task,
-        "state": _state(scheduled, entry, now),
-        "next": None if following is None else local(following, entry),
-        "runs": state.runs,
-        "last": None if state.last is None else utc(state.last).isoformat(),
-        "stored": entry.stored,
-        "args": list(entry.args),
-        "kwargs": dict(entry.kwargs),
-        "options": dict(entry.options),
-    }
-
-
-def _state(scheduled: Schedule, entry: Entry, now: datetime) -> str:
-    if scheduled.state.paused:
-        return "paused"
-    if not entry.enabled:
-        return "off"
-    if entry.over(now):
-        return "over"
-    return "at run time" if entry.stored else "on"
+def _row_json(row: ScheduleRow) -> dict[str, Any]:
+    times = {"next": row.next and row.next.isoformat(), "last": row.last and row.last.isoformat()}
+    return asdict(row) | times
 
 
 @cli.command("next")
@@ -136,7 +114,7 @@ def next_runs(
 def pause(target: Target, name: Name) -> None:
     """Pause a schedule until `resume`; beats notice within seconds."""
     with _kept(target) as app:
-        app.schedules.pause(name)
+        operations.pause(app, name, by=local_actor())
     say(f"{name} is paused")
 
 
@@ -145,7 +123,7 @@ def pause(target: Target, name: Name) -> None:
 def resume(target: Target, name: Name) -> None:
     """Resume a paused schedule. Runs missed during the pause are skipped."""
     with _kept(target) as app:
-        app.schedules.resume(name)
+        operations.resume(app, name, by=local_actor())
     say(f"{name} runs again")
 
 
@@ -154,7 +132,7 @@ def resume(target: Target, name: Name) -> None:
 def run_now(target: Target, name: Name) -> None:
     """Send the task of a schedule now, in addition to its runs; print the task's id."""
     with _kept(target) as app:
-        say(app.schedules.run_now(name).id)
+        say(operations.run_now(app, name, by=local_actor()))
 
 
 @cli.command()
@@ -164,7 +142,7 @@ def delete(target: Target, name: Name, yes: YesOption = False) -> None:
     with _kept(target) as app:
         app.schedules.entry(name)
         confirm(f"Delete the schedule {name!r}?", name, yes=yes)
-        app.schedules.delete(name)
+        operations.delete(app, name, by=local_actor())
     say(f"deleted {name}")
 
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
-from cloudq.app import CloudQ
 from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq.cli.output import confirm, emit, note, say
-from cloudq.driver import loader as plugins
 from cloudq.driver.adapters import adapter
-from cloudq.driver.schedulers import SchedulerDriver
-from cloudq.errors import ConfigurationError
-from cloudq.schedules.cloud_cron import ncrontab
+from cloudq.operations import schedules as operations
 from cloudq.schedules.cloud_sync import Plan, Scheduler, Step
 
 SchedulerOption = Annotated[
@@ -65,36 +61,12 @@ def apply(
 @contextmanager
 def _opened(target: Target, url: str | None) -> Generator[Scheduler]:
     app = target.load()
-    url = url or app.conf.scheduler
-    without = adapter(url or app.conf.broker).no_scheduler
+    without = adapter(url or app.conf.scheduler or app.conf.broker).no_scheduler
     if without is not None:
-        _show_timers(app)
-        raise ConfigurationError(without)
-    if url is None:
-        known = [adapter(entry.name).example for entry in plugins.installed("scheduler")]
-        raise ConfigurationError(
-            "no scheduler given: use --scheduler URL, or set scheduler="
-            f", for example {' or '.join(filter(None, known))}"
-        )
-    driver = cast("SchedulerDriver", plugins.open_scheduler(url))
-    with app:
-        cloud = Scheduler(app.schedules, driver, url=url.partition("?")[0])
-        try:
-            yield cloud
-        finally:
-            cloud.close()
-
-
-def _show_timers(app: CloudQ) -> None:
-    """Show each schedule as the timer of a function, for clouds that have no scheduler."""
-    for entry in app.schedules.declared().values():
-        try:
-            lines = ncrontab(entry)
-        except ConfigurationError as error:
-            note(str(error))
-            continue
-        for line in lines:
-            note(f'{entry.name}: Timer(schedule="{line}", task="{entry.task}"), {entry.timezone}')
+        for line in operations.timers(app):
+            note(line)
+    with app, operations.opened(app, url) as cloud:
+        yield cloud
 
 
 def _counted(changes: int) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
-from operator import itemgetter
 
 import typer
 
 from cloudq.cli.commands.inspect import NOBODY
 from cloudq.cli.options import JsonOption, Target, common, refuse_memory
-from cloudq.cli.output import duration, emit, note, since, table
-from cloudq.monitoring.heartbeats import Heartbeat
+from cloudq.cli.output import emit, note, since, table
+from cloudq.operations import workers as operations
+from cloudq.operations.workers import WorkerRow
+from cloudq.text import iso_time
 
 
 @common
@@ -23,37 +23,42 @@ def status(target: Target, json: JsonOption = False) -> int:
     app = target.open()
     refuse_memory(app)
     with app:
-        workers = app.control.heartbeats.all()
-    now = time.time()
-    living = [heart for heart in workers if heart.alive(now)]
+        rows = operations.workers(app)
+    living = [row for row in rows if row.alive]
     if json:
-        emit([{"alive": heart.alive(now), **asdict(heart)} for heart in workers])
+        emit([_as_json(row) for row in rows])
         return 0 if living else 1
-    if not workers:
+    if not rows:
         note(NOBODY)
         return 1
     columns = ["WORKER", "STATE", "SEEN", "UP", "RUNNING", "WAITING", "DONE", "FAILED", "QUEUES"]
-    table(columns, [_row(heart, now) for heart in workers], empty="")
-    longest = sorted((task for heart in living for task in heart.longest), key=itemgetter(2))
+    table(columns, [_row(row) for row in rows], empty="")
+    longest = operations.running(rows)
     if longest:
-        id, name, began = longest[0]
-        note(f"longest running: {name} {id}, for {duration(now - began)}")
+        first = longest[0]
+        note(f"longest running: {first.task} {first.id}, for {since(first.since)}")
     note("cloud functions have no heartbeat and are not shown")
     return 0 if living else 1
 
 
-def _row(heart: Heartbeat, now: float) -> list[object]:
-    slots = heart.processes * heart.threads
+def _as_json(row: WorkerRow) -> dict[str, object]:
+    plain: dict[str, object] = asdict(row)
+    plain |= {"started": iso_time(row.started), "seen": iso_time(row.seen)}
+    tasks = [asdict(task) | {"since": iso_time(task.since)} for task in row.longest]
+    return plain | {"longest": tasks}
+
+
+def _row(row: WorkerRow) -> list[object]:
     return [
-        heart.hostname,
-        "up" if heart.alive(now) else "silent",
-        f"{since(heart.seen)} ago",
-        since(heart.started),
-        f"{heart.running}/{slots}",
-        heart.waiting,
-        heart.done,
-        heart.failed,
-        ", ".join(heart.queues),
+        row.name,
+        "up" if row.alive else "silent",
+        f"{since(row.seen)} ago",
+        since(row.started),
+        f"{row.running}/{row.slots}",
+        row.waiting,
+        row.done,
+        row.failed,
+        ", ".join(row.queues),
     ]
 
 

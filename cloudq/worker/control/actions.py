@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -46,6 +46,7 @@ class Actions:
         self._pool = pool
         self._delayed = delayed
         self._pollers = pollers
+        self._paused: frozenset[str] = frozenset()
         self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     # ---- see
@@ -152,6 +153,8 @@ class Actions:
             self._delayed.add(queue)
         self._parts.slots.add(queue)
         poller = Poller(queue, self._parts, added=True)
+        if queue in self._paused:
+            poller.pause()
         self._pollers.append(poller)
         poller.start()
         return True
@@ -171,6 +174,18 @@ class Actions:
                 poller.stop()
         self._parts.slots.remove(queue)
         return True
+
+    def heed_pauses(self, paused: Collection[str]) -> None:
+        """Receive nothing from these queues, and again from those that were paused before.
+
+        What was received is run.
+        """
+        self._paused = frozenset(paused)
+        for poller in self._pollers:
+            if poller.queue in self._paused:
+                poller.pause()
+            else:
+                poller.resume()
 
     # ---- the worker
 

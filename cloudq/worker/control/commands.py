@@ -19,6 +19,7 @@ from cloudq.messages.body import decode
 from cloudq.messages.message import TaskMessage
 from cloudq.monitoring.commands import Command
 from cloudq.monitoring.heartbeats import Heartbeat
+from cloudq.monitoring.queue_pauses import QueuePauses
 from cloudq.results.record import State
 from cloudq.text import describe, json_text, masked
 from cloudq.worker.control.actions import Actions
@@ -64,6 +65,7 @@ class WorkerCommands:
             "autoscale": self._autoscale,
             "add_consumer": self._add_consumer,
             "cancel_consumer": self._cancel_consumer,
+            "heed_pauses": self._heed_pauses,
             "shutdown": self._shutdown,
         }
 
@@ -249,6 +251,12 @@ class WorkerCommands:
     def _cancel_consumer(self, queue: str) -> dict[str, str]:
         gone = self.worker.ignore(queue)
         return {"ok": f"no longer consuming from {queue}" if gone else f"not consuming {queue!r}"}
+
+    def _heed_pauses(self) -> dict[str, str]:
+        # By the marks in the store: two commands may come in one beat, or late.
+        paused = QueuePauses(self.app.control.backend).all()
+        self.worker.heed_pauses(paused)
+        return {"ok": f"paused: {', '.join(paused) or 'none'}"}
 
     def _shutdown(self) -> dict[str, str]:
         self.worker.request_stop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from operator import attrgetter
 
 from cloudq.clock import Backoff
@@ -17,6 +17,7 @@ from cloudq.driver.log import Log
 from cloudq.errors import BackendError
 from cloudq.monitoring.commands import Command, answer
 from cloudq.monitoring.heartbeats import Heartbeat, Heartbeats
+from cloudq.monitoring.queue_pauses import QueuePauses
 from cloudq.results.backend import Backend
 from cloudq.text import describe
 from cloudq.worker.control.ledger import Ledger
@@ -38,7 +39,8 @@ class HeartbeatSender:
     """Sends a heartbeat every `every` seconds, in a thread; none for 0.
 
     `heart` makes the heartbeat, `run` carries out a command and returns its reply. `ledger` has
-    the counts of requests that go along.
+    the counts of requests that go along. `heed` is given the queues that are paused: before the
+    first beat and after it, and where requests cost nothing after each.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class HeartbeatSender:
         run: Callable[[Command], object],
         every: float,
         ledger: Ledger | None = None,
+        heed: Callable[[Collection[str]], None] | None = None,
     ) -> None:
         self._heartbeat_of = heart
         self._run_command = run
         self._every = every
         self._ledger = ledger
+        self._heed = heed
         self._lively_until = 0.0
         self._first = True
         # Commands that were run, and may still be in the item.
@@ -111,6 +115,9 @@ class HeartbeatSender:
         )
         if self._first and earlier and self._ledger is not None:
             self._ledger.adopt(earlier)
+        if self._first or not backend.driver.limits.billed:
+            # One that was paused before this worker had an item for commands is seen here.
+            self.read_pauses(backend)
         self._first = False
         # Commands that were run can still be there: an earlier update arrived late.
         fresh = waiting - self._handled
@@ -121,6 +128,15 @@ class HeartbeatSender:
         found = [command for text in fresh if (command := Command.of(text)) is not None]
         for command in sorted(found, key=attrgetter("sent", "id")):
             self._obey(command, backend, heart.hostname)
+
+    def read_pauses(self, backend: Backend | None) -> None:
+        """Heed the pauses in the store, one query; if it does not answer, those that are known."""
+        if backend is None or self._heed is None or not self._every:
+            return
+        try:
+            self._heed(QueuePauses(backend).all())
+        except BackendError as error:
+            log.warning("it is not known whether queues are paused: %s", error)
 
     def _usage(self) -> bytes:
         return self._ledger.usage() if self._ledger is not None else b""

@@ -1,0 +1,1 @@
+"""`cloudq top` at work: what is drawn, the keys, and the loop."""

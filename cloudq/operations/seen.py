@@ -1,0 +1,132 @@
+"""Messages of queues and dead letters as an operator sees them: decoded, or with the problem."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cloudq.app import CloudQ
+from cloudq.driver import Peeked
+from cloudq.errors import DecodeError
+from cloudq.messages.bundle import Bundle, Unread
+from cloudq.messages.message import TaskMessage
+from cloudq.text import AsIs, describe, iso_time, json_text, masked, one_line, text_of
+
+# An exception's class and a colon begin the reason of a task that failed.
+_EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,200}): ")
+_CUT = "…"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A message of `queue`, decoded, or with the `problem` why it cannot be decoded.
+
+    `message` is its call, None for one with the calls of a bundle; `calls` are those that can be
+    read.
+    """
+
+    queue: str
+    peeked: Peeked
+    message: TaskMessage | None = None
+    calls: Sequence[TaskMessage] = ()
+    problem: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The id of the task, or of the message if it has not one call."""
+        return self.message.id if self.message else self.peeked.id
+
+    @property
+    def task(self) -> str:
+        """The name of the task, or the names of those in the bundle."""
+        return ", ".join(self.tasks)
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """The names of its tasks, each once."""
+        return list(dict.fromkeys(call.task for call in self.calls))
+
+    @property
+    def reason(self) -> str | None:
+        """The reason of a dead letter; None for one that the service has moved by itself."""
+        return self.peeked.reason
+
+    @property
+    def exception(self) -> str | None:
+        """The class of the exception that a dead letter's reason begins with."""
+        found = _EXCEPTION.match(self.peeked.reason or "")
+        return found[1] if found else None
+
+    @property
+    def retries(self) -> int | None:
+        """The number of retries of its call; None where it has not one."""
+        return self.message.retries if self.message else None
+
+    @property
+    def body(self) -> str:
+        """The body as text, for one that cannot be decoded."""
+        return self.peeked.body.decode(errors="backslashreplace")
+
+    def goes_by(self, id: str) -> bool:
+        """Tell whether `id` names this message, or a call in it."""
+        # An id with control characters is shown, and so copied, with them escaped.
+        names = (self.peeked.id, *(call.id for call in self.calls))
+        return any(id in (name, one_line(masked(text_of(name)))) for name in names)
+
+    def arguments(self, longest: int = 40) -> str:
+        """Return the arguments as written in Python, shortened, with secrets masked.
+
+        Of a bundle those of its first call, and of what cannot be read the body.
+        """
+        if not self.calls:
+            return _short(self.body, longest)
+        first = self.calls[0]
+        positional = map(json_text, first.args)
+        # As a mapping, so that a secret is known by its name.
+        named = (f"{key}={json_text(value)}" for key, value in masked(first.kwargs).items())
+        shown = _short(", ".join((*positional, *named)), longest)
+        if self.message is None:
+            return _short(f"{len(self.calls)} calls: {shown}, ...", longest)
+        return shown
+
+    def as_json(self) -> dict[str, object]:
+        """Return it as plain JSON: `message` as on the wire, or `body` if unreadable.
+
+        One with the calls of a bundle has them in `calls`.
+        """
+        message = self.message.changed() if self.message else None
+        calls = [call.changed() for call in self.calls]
+        return {
+            "id": self.id,
+            "message_id": self.peeked.id,
+            "queue": self.queue,
+            "task": self.task or None,
+            "retries": self.retries,
+            "sent_at": iso_time(self.peeked.sent_at),
+            "reason": self.reason,
+            "exception": self.exception,
+            "message": AsIs(message),
+            "problem": self.problem,
+            "body": None if self.calls else AsIs(self.body),
+            **({} if message or not calls else {"calls": AsIs(calls)}),
+        }
+
+
+def read(peeked: Peeked, app: CloudQ, queue: str) -> Seen:
+    """Decode a message of a queue, or keep the reason why that fails."""
+    try:
+        found = app.runtime.codec.read(peeked.body, queue=queue, limit=app.conf.max_body)
+    except DecodeError as error:
+        return Seen(queue=queue, peeked=peeked, problem=describe(error))
+    if not isinstance(found, Bundle):
+        return Seen(queue=queue, peeked=peeked, message=found, calls=[found])
+    calls = [call for call in found.calls if not isinstance(call, Unread)]
+    unread = [call.reason for call in found.calls if isinstance(call, Unread)]
+    problem = f"{len(unread)} calls cannot be read: {unread[0]}" if unread else None
+    return Seen(queue=queue, peeked=peeked, calls=calls, problem=problem)
+
+
+def _short(text: str, longest: int) -> str:
+    flat = one_line(masked(" ".join(text.split())))
+    return flat if len(flat) <= longest else flat[: longest - 1] + _CUT

@@ -1,0 +1,192 @@
+"""Workflows under way: the joins of groups and chords, and the members that are still missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cloudq.app import CloudQ
+from cloudq.canvas.graph import Graph, graph_of
+from cloudq.canvas.join_items import JOINS, members_in, number_in
+from cloudq.canvas.slots import SHARD, join_key, shard_key
+from cloudq.driver import Item, Value
+from cloudq.messages.json_text import is_object
+from cloudq.results.backend import Backend
+from cloudq.results.record import Record, State
+from cloudq.results.stored import OddItem, json_in
+
+MOST = 200
+"""Joins that a list looks through at most."""
+MOST_MISSING = 1000
+"""Missing members that are named at most."""
+NOT_LISTED = (
+    "workflows cannot be listed in this store without reading all of it: give the id of a task, "
+    "a group or a chord"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A member of a workflow that has not ended; its state is PENDING where nothing is known."""
+
+    id: str
+    task: str
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workflow:
+    """A group or chord whose members are joined.
+
+    `state` is "under way", "done" (its body was sent) or "failed". `left` of its `count` members
+    have not succeeded; `missing` names them, up to a thousand. `body` is the id and the task that
+    follow. `started` is epoch seconds, None where it is not known.
+    """
+
+    id: str
+    state: str
+    count: int
+    left: int
+    body: tuple[str, str]
+    failed: str | None = None
+    started: float | None = None
+    missing: Sequence[Member] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowList:
+    """The workflows that are under way, newest first.
+
+    `seen` is the number that was looked through; without `complete` there are more. `problem` says
+    why a store cannot list them.
+    """
+
+    workflows: Sequence[Workflow]
+    seen: int = 0
+    complete: bool = True
+    problem: str | None = None
+
+
+def workflows(app: CloudQ, *, limit: int = 50, all_states: bool = False) -> WorkflowList:
+    """List the groups and chords that are under way, with the number of members that are left.
+
+    Only stores whose requests are free keep such a list. Costs two reads for each hundred.
+    Raises `BackendError`, and `ConfigurationError` without a store.
+    """
+    backend = app.control.backend
+    if backend.driver.limits.billed:
+        return WorkflowList(workflows=(), complete=False, problem=NOT_LISTED)
+    page = backend.query(JOINS, limit=MOST)
+    started = {item.key.sort.split("#", 2)[2]: _started(item) for item in page.items}
+    roots = backend.get([join_key(id) for id in started])
+    found: list[Workflow] = []
+    for id, at in started.items():
+        root = roots.get(join_key(id))
+        if root is None or not (all_states or _state_of(root) == "under way"):
+            continue
+        found.append(_workflow(id, root, backend, at, named=False))
+        if len(found) == limit:
+            break
+    complete = page.next is None and len(found) < limit
+    return WorkflowList(workflows=found, seen=len(started), complete=complete)
+
+
+def workflow(app: CloudQ, id: str) -> Workflow | None:
+    """Look at one join by its id, or by that of the task it starts; None if it is not there.
+
+    Names the members that are missing. Costs a read, and one for each hundred members.
+    """
+    backend = app.control.backend
+    root = backend.get([join_key(id)]).get(join_key(id))
+    if root is None:
+        record = backend.record(id)
+        if record is None or record.join is None:
+            return None
+        id = record.join
+        root = backend.get([join_key(id)]).get(join_key(id))
+    return None if root is None else _workflow(id, root, backend, None, named=True)
+
+
+def graph(app: CloudQ, id: str) -> Graph | None:
+    """Return the graph around a task or a saved group; None if the store does not know the id."""
+    return graph_of(id, app.control.backend)
+
+
+def _workflow(
+    id: str, root: Item, backend: Backend, started: float | None, *, named: bool
+) -> Workflow:
+    left = _left(id, root, backend)
+    records: Mapping[str, Record] = {}
+    missing: list[Member] = []
+    if named:
+        ids = left[:MOST_MISSING]
+        records = backend.records(ids) if ids else {}
+        missing = [_member(each, records.get(each)) for each in ids]
+    failed = root.fields.get("failed")
+    return Workflow(
+        id=id,
+        state=_state_of(root),
+        count=int(number_in(root.fields.get("count"))),
+        left=len(left),
+        body=_body_of(root),
+        failed=failed if isinstance(failed, str) else None,
+        started=started,
+        missing=missing,
+    )
+
+
+def _left(join: str, root: Item, backend: Backend) -> list[str]:
+    """Return the ids of the members that have not succeeded, of the shards that are not done."""
+    open_shards = root.fields.get("shards")
+    numbers = sorted(map(int, open_shards)) if isinstance(open_shards, frozenset) else []
+    keys = {number: shard_key(join, number) for number in numbers}
+    items = backend.get(list(keys.values()))
+    found: list[str] = []
+    for number, key in keys.items():
+        item = items.get(key)
+        if item is None:
+            continue
+        ids: Any = json_in(item, "ids")
+        left = item.fields.get("left")
+        open_ones: frozenset[str] = left if isinstance(left, frozenset) else frozenset()
+        found += [
+            str(each) for place, each in enumerate(ids) if str(number * SHARD + place) in open_ones
+        ]
+    return found
+
+
+def _member(id: str, record: Record | None) -> Member:
+    if record is None:
+        return Member(id=id, task="", state=State.PENDING)
+    return Member(id=id, task=record.task, state=record.state)
+
+
+def _state_of(root: Item) -> str:
+    if root.fields.get("failed"):
+        return "failed"
+    return "done" if root.fields.get("sent") else "under way"
+
+
+def _body_of(root: Item) -> tuple[str, str]:
+    try:
+        follows: Any = json_in(root, "follows")
+    except OddItem:
+        return "", ""
+    if not is_object(follows):
+        return "", ""
+    node: Any = follows.get("node")
+    name = node.get("task") if is_object(node) else None
+    return str(follows.get("body") or ""), str(name or "")
+
+
+def _started(item: Item) -> float | None:
+    at: Value = item.fields.get("at")
+    return float(at) if isinstance(at, int | float) else None
+
+
+def member_ids(app: CloudQ, join: str) -> list[str]:
+    """Return the ids of all members of a join, in order; none if the join is gone."""
+    backend = app.control.backend
+    root = backend.get([join_key(join)]).get(join_key(join))
+    return [] if root is None else members_in(join, root, backend)
