@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 from cloudq.amounts import count, seconds
 from cloudq.clock import grown
+from cloudq.driver.immutable import immutable
 from cloudq.errors import InvalidArguments, did_you_mean
 
 # Celery's defaults for what a policy leaves out.
@@ -20,7 +20,7 @@ _POLICY: Mapping[str, float] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class PublishPolicy:
     """The number of retries, and the pauses before them, in seconds.
 

@@ -121,7 +121,8 @@ class Backend(Driven[BackendDriver]):
         if not placed:
             return self._records_apart(ids, consistent=consistent)
         bundled = {id: place for id in placed if (place := place_of(id))}
-        series = {id: place for id in placed if (place := place_in_series(id))}
+        rest = placed if len(bundled) < len(placed) else ()
+        series = {id: place for id in rest if (place := place_in_series(id))}
         if not bundled:
             return self.series.records(ids, series, consistent=consistent, own=own)
         others = [id for id in ids if id not in series]
