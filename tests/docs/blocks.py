@@ -167,6 +167,7 @@ class Shell:
     ) -> None:
         self.folder = folder
         self.loosely = loosely
+        self.typed = ""  # what is typed where a command asks
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**os.environ, "PATH": path, "COLUMNS": "200", **(environment or {})}
         self._running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
@@ -211,13 +212,14 @@ class Shell:
             self.environment |= dict(word.split("=", 1) for word in words[1:])
         elif words[0] == "cd":
             self.folder /= words[1]
-        elif " ".join(words[:2]) in _STAYING:
+        elif " ".join(words[:2]) in _STAYING and "--add-user" not in words:
             self._start(words)
         else:
             done = subprocess.run(
                 ["bash", "-c", command.line],
                 cwd=self.folder,
                 env=self.environment,
+                input=self.typed,
                 capture_output=True,
                 text=True,
                 timeout=PATIENCE,
@@ -233,7 +235,7 @@ class Shell:
         """Start what runs on; one of its kind that runs already is stopped first."""
         name = " ".join(words[:2])
         self._stop(name)
-        if name == "cloudq dashboard":
+        if name == "cloudq dashboard" and "--port" not in words:
             words = [*words, "--port", "0"]  # tests at the same time have one each
         log = self.folder / f"{name.replace(' ', '-')}.log"
         with log.open("wb") as output:
@@ -247,7 +249,7 @@ class Shell:
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
         if name == "cloudq dashboard":
-            _look(log.read_text().split()[0])
+            _look(re.findall(r"http://\S+", log.read_text())[0])
 
     def _stop(self, name: str) -> None:
         """Stop a command: cold, since a page has nothing left to run by then."""

@@ -194,6 +194,18 @@ def _(scene: Scene) -> Words:
     return {}
 
 
+@story("use-the-dashboard")
+def _(scene: Scene) -> Words:
+    scene.shop()
+    scene.shell.typed = "a long password\n"
+    port = f"{free_port()}"
+    return {
+        "dashboard -A shop.tasks:app": f"dashboard -A shop.tasks:app --port {port}",
+        "5555": port,
+        "0.0.0.0": "127.0.0.1",
+    }
+
+
 @story("use-in-a-web-application")
 def _(scene: Scene) -> Words:
     folder = scene.shell.folder
@@ -258,6 +270,17 @@ def test_the_commands_of_a_section_run(
     with Shell(tmp_path, loosely=True) as shell:
         words = STORIES[page.stem](Scene(heading=heading, shell=shell, request=request))
         shell.read(found, words)
+
+
+def test_the_dashboard_is_mounted_as_its_page_says(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with Shell(tmp_path, {"DASHBOARD_TOKEN": "a long text that nobody guesses"}) as shell:
+        Scene(heading="", shell=shell, request=request).shop()
+        shell.read(b for b in blocks(DOCS / "how-to" / "use-the-dashboard.md") if b.file)
+        (tmp_path / "settings.py").write_text('SECRET_KEY = "x"\nALLOWED_HOSTS = ["*"]\n')
+        shell.environment["DJANGO_SETTINGS_MODULE"] = "settings"
+        shell.run(Command(line="python -c 'from web import app; from asgi import application'"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
