@@ -81,7 +81,7 @@ print(json.dumps({"badly": badly[0].id, "flow": flow.id, "later": later.id}))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What a section is read in: a shell, and the servers that a test can ask for."""
+    """The surroundings of a section: a shell, and the servers that a test can ask for."""
 
     heading: str
     shell: Shell
