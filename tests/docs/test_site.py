@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,11 +29,11 @@ _ASKED = re.compile(
 """What a browser fetches by itself; a link that a reader clicks is none of it."""
 
 
-def build(place: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def build(place: Path, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Build the site into a folder, as `make site` does into build/site."""
     return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(place), *options],
-        cwd=ROOT,
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(place)],
+        cwd=root,
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
@@ -94,6 +95,27 @@ def test_it_can_be_searched(site: Path) -> None:
     index = json.loads((site / "0.1" / "search" / "search_index.json").read_text())
     found = {entry["location"] for entry in index["docs"] if "dead letters" in entry["text"]}
     assert any(location.startswith("how-to/operate-in-production.html") for location in found)
+
+
+@pytest.mark.parametrize(
+    ("page", "link"),
+    [
+        ("docs/glossary.md", "how-to/nowhere.md"),
+        ("docs/glossary.md", "design.md#no-such-heading"),
+        ("docs/glossary.md", "../tools/nothing.md"),
+        ("SECURITY.md", "docs/nothing.md"),
+    ],
+)
+def test_a_link_that_leads_nowhere_fails_the_build(page: str, link: str, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    for folder in ("docs", "tools", "examples", "localstack"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (*ROOT.glob("*.md"), ROOT / "mkdocs.yml", ROOT / "pyproject.toml"):
+        shutil.copy(file, root)
+    (root / page).write_text(f"{(ROOT / page).read_text()}\n[there]({link})\n")
+    done = build(tmp_path / "site", root)
+    assert done.returncode == 1
+    assert link.partition("#")[0] in done.stderr
 
 
 def test_versions_stay_beside_each_other_and_the_newest_is_shown(site: Path) -> None:
