@@ -276,18 +276,16 @@ class Backend(Driven[BackendDriver]):
 
     def write_ends(self, *, due: bool = False) -> None:
         """Write the ends that wait to be logged, with `due` if it is time; a failure is logged."""
-        log_of = self.history.ends if self.history is not None else None
-        item = None if log_of is None else log_of.take(due=due)
-        self._note([] if item is None else [item], "ends are")
+        ends = self.history.ends if self.history is not None else None
+        if ends is not None and (item := ends.take(due=due)) is not None:
+            self._note([item], "ends are")
 
     def _note(self, items: Sequence[Item], what: str) -> None:
         try:
-            failures = self.put(items) if items else {}
+            for failure in (self.put(items) if items else {}).values():
+                log.warning("%s not recorded: %s", what, failure.reason)
         except BackendError as error:
             log.warning("%s not recorded: %s", what, error)
-            return
-        if failures:
-            log.warning("%s not recorded: %s", what, next(iter(failures.values())).reason)
 
     # ---- items
 
