@@ -11,6 +11,7 @@ from cloudq.app import CloudQ
 from cloudq.broker.purge import purge_delayed
 from cloudq.driver import Code, Purged, QueueStats
 from cloudq.driver.adapters import adapter
+from cloudq.driver.log import Log
 from cloudq.errors import BrokerError, CloudQError, ConfigurationError
 from cloudq.execution.side_by_side import side_by_side
 from cloudq.monitoring import commands
@@ -18,6 +19,8 @@ from cloudq.monitoring.queue_pauses import Pause, QueuePauses
 from cloudq.operations.audit import Actor, write
 from cloudq.operations.seen import Seen, read
 from cloudq.tasks.limits.unique import note_purged
+
+log = Log("cloudq.operations")
 
 MOST_DELAYED = 1000
 """Delayed messages in the result store are counted up to this number."""
@@ -102,7 +105,11 @@ def queues(
     """
     chosen = own_queues(app) if names is None else list(names)
     known = known or names is None
-    paused = pauses(app)
+    try:
+        paused = pauses(app)
+    except CloudQError as error:  # a store that is down hides no queue
+        log.warning("it is not known which queues are paused: %s", error)
+        paused = {}
     billed = bool(chosen) and app.broker.limits(chosen[0]).billed
     rows = side_by_side(partial(_row_or_problem, app, known), chosen, billed=billed)
     return [replace(row, pause=paused.get(row.queue)) for row in rows]

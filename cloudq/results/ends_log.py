@@ -1,8 +1,8 @@
-"""The log of ends, as it is written: how tasks ended, many in one item, where requests are free.
+"""The log of ends, as it is written: tasks that succeeded, many in one item, on free requests.
 
 An end costs 50 bytes of an item and not an item of its own: it waits for others for half a second,
-in memory. A process that is killed loses the log of that moment, and no record. Failures are
-events, and not in here.
+in memory. A process that is killed loses the log of that moment, and no record. All other ends are
+events, so that they are found among many successes.
 """
 
 from __future__ import annotations
