@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,15 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.operations import audit, dead_letters, overview, queues, tasks, workers
+from cloudq.operations.audit import Actor
 from cloudq.operations.dead_letters import DeadFilter
 from cloudq.operations.tasks import FAILURES, TaskFilter
 from cloudq.results.record import Record, State
+from cloudq.testing import drain
 from cloudq_local.sqlite_broker import SQLiteBroker
-from tests.operations.conftest import define
+from localstack.servers import Endpoint
+from tests.operations.conftest import define, prepare
+from tests.servers import unique
 
 TASKS, LETTERS = 100_000, 1_000
 # Seconds: 60 ms on a machine that does nothing else, and what a busy one takes besides.
@@ -124,3 +129,61 @@ def _timed(app: CloudQ, read: Callable[[CloudQ], object]) -> float:
     begin = time.perf_counter()
     read(app)
     return time.perf_counter() - begin
+
+
+# ---- requests on SQS and DynamoDB
+
+EXPECTED: dict[str, tuple[Callable[[CloudQ], object], int]] = {
+    # Two queues with a dead-letter queue each, of which a look at either is a request; the pauses.
+    "queues": (queues.queues, 2 * 2 + 1),
+    "workers": (workers.workers, 1),
+    # The names of what has failed, and one for each of two tasks.
+    "failures": (lambda app: tasks.search(app, FAILURES), 1 + 2),
+    "failures of one name": (
+        lambda app: tasks.search(app, TaskFilter(name="shop.fail", states=(State.FAILURE,))),
+        1 + 1,
+    ),
+    # Its record, and the event of its end.
+    "a task's life": (lambda app: tasks.life(app, "known", graph=False), 2),
+    "audit log of today": (lambda app: audit.read(app, limit=1, since=time.time() - 60), 1),
+    "overview": (overview.overview, (2 * 2 + 1) + (1 + 1 + 2 + 1) + 2),
+}
+
+
+@pytest.fixture(scope="module")
+def billed(aws: Endpoint) -> Iterator[CloudQ]:
+    """An app on SQS and DynamoDB with two tasks that have failed."""
+    with CloudQ(
+        "shop",
+        broker=f"sqs://?endpoint_url={aws.url}&prefix={unique()}-",
+        backend=f"dynamodb://{unique()}?endpoint_url={aws.url}",
+    ) as app:
+        define(app)
+        prepare(app)
+        app.tasks["shop.fail"].apply_async(("no luck",), task_id="known")
+        app.tasks["shop.charge"].delay("gone")
+        app.tasks["shop.add"].delay(1, 2)
+        drain(app)
+        audit.write(app, Actor(who="ana"), "look", "at it")
+        queues.queues(app)  # learns the addresses of the queues
+        yield app
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_page_s_read_makes_few_requests_and_no_scan(billed: CloudQ, name: str) -> None:
+    read, expected = EXPECTED[name]
+    before = spent(billed)
+    read(billed)
+    made = spent(billed) - before
+    print(f"{name}: {sum(made.values())} requests: {dict(made)}")
+    assert sum(made.values()) == expected
+    assert not any("scan" in call.lower() for call in made)
+
+
+def spent(app: CloudQ) -> Counter[str]:
+    """Count the requests so far, by call."""
+    found: Counter[str] = Counter()
+    for meter in app.runtime.meters():
+        for spot, row in meter.rows().items():
+            found[spot.call] += row.requests
+    return found
