@@ -202,7 +202,7 @@ def require_file(app: CloudQ) -> None:
     """Raise `ConfigurationError` if a file of the app is not there: to read must not make it."""
     for url in (app.conf.broker, app.conf.backend_url):
         file = None if url is None else missing_file(url)
-        if file is not None:
+        if file is not None and file.parent.is_dir():  # else to open it says what is wrong
             beside = [each.name for each in file.parent.glob(f"*{file.suffix}")]
             close = get_close_matches(file.name, beside, n=1)
             meant = f"is {close[0]} meant? " if close else ""
