@@ -230,7 +230,7 @@ def require_file(app: CloudQ) -> None:
 def refuse_missing(url: str | None) -> None:
     """Raise `ConfigurationError` if the file that a URL names is not there."""
     file = None if url is None else missing_file(url)
-    if file is not None:
+    if file is not None and file.parent.is_dir():  # else to open it says what is wrong
         close = near(file.name, [each.name for each in file.parent.glob(f"*{file.suffix}")])
         meant = f"is {close} meant? " if close else ""
         raise ConfigurationError(

@@ -68,7 +68,7 @@ def missing_file(url: str) -> Path | None:
         return None
     module, _, name = named.partition(":")
     file: Path | None = getattr(import_module(module), name)(parse(url))
-    return None if file is None or file.exists() else file
+    return None if file is None or file.exists() or file.is_symlink() else file
 
 
 def check_scheme(kind: str, url: str) -> None:

@@ -94,11 +94,11 @@ class Reader:
         since: float = 0.0,
         until: float = inf,
     ) -> Iterator[Event]:
-        """Yield the logged ends, newest first: those of stores whose requests are free."""
-        if self._backend.driver.limits.billed:
+        """Yield the logged successes, newest first: those of stores whose requests are free."""
+        if self._backend.driver.limits.billed or State.SUCCESS not in states:
             return iter(())
         self._backend.write_ends()  # those of this process, as in a test
-        return ends(self._query, now=self._backend.clock(), since=since, until=until, states=states)
+        return ends(self._query, now=self._backend.clock(), since=since, until=until)
 
     def _query(self, partition: str, after: str | None, limit: int) -> Page:
         return self._backend.query(partition, after=after, limit=limit)

@@ -107,8 +107,8 @@ def queues(
     known = known or names is None
     try:
         paused = pauses(app)
-    except CloudQError as error:
-        log.warning("the pauses of queues cannot be read: %s", error)
+    except CloudQError as error:  # a store that is down hides no queue
+        log.warning("it is not known which queues are paused: %s", error)
         paused = {}
     billed = bool(chosen) and app.broker.limits(chosen[0]).billed
     rows = side_by_side(partial(_row_or_problem, app, known), chosen, billed=billed)

@@ -50,9 +50,8 @@ _OUTAGES = frozenset({Code.THROTTLED, Code.UNREACHABLE})
 LONGEST_MARK = 31 * 86_400.0
 """Seconds for which a revocation is kept: no message waits for longer without being looked at."""
 # How often a record that changes meanwhile is looked at again before it is replaced.
-_RACES = 10
+_RACES, _TRIES = 10, 3
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-_TRIES = 3
 # The first pause between looks for what comes with a heartbeat, say the reply to a command.
 _SOON = 0.05
 _NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
@@ -277,18 +276,15 @@ class Backend(Driven[BackendDriver]):
 
     def write_ends(self, *, due: bool = False) -> None:
         """Write the ends that wait to be logged, with `due` if it is time; a failure is logged."""
-        log_of = self.history.ends if self.history is not None else None
-        item = None if log_of is None else log_of.take(due=due)
-        self._note([] if item is None else [item], "ends are")
+        if (ends := self.history and self.history.ends) and (item := ends.take(due=due)):
+            self._note([item], "ends are")
 
     def _note(self, items: Sequence[Item], what: str) -> None:
         try:
-            failures = self.put(items) if items else {}
+            for failure in (self.put(items) if items else {}).values():
+                log.warning("%s not recorded: %s", what, failure.reason)
         except BackendError as error:
             log.warning("%s not recorded: %s", what, error)
-            return
-        if failures:
-            log.warning("%s not recorded: %s", what, next(iter(failures.values())).reason)
 
     # ---- items
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any
 
@@ -18,7 +18,11 @@ from cloudq.results.newest_first import sort_of, time_in
 from cloudq.results.record import State
 from cloudq.results.stored import OddItem, readable, reading
 
-_PAGE = 100
+# A page has items of as many ends together, as far as those before it tell.
+_FIRST, _LARGEST, _ENDS = 2, 100, 500
+_BYTES = 50
+# So many ends wait for those of items that were written earlier, and may be newer.
+_MOST_WAITING = 5000
 # An end is written this much later than it happens, at most, as far as a search heeds it.
 _LATE = 5.0
 # A log without an end for so many days is taken to end there.
@@ -34,7 +38,6 @@ def ends(
     now: float,
     since: float = 0.0,
     until: float = inf,
-    states: Collection[State] = tuple(State),
 ) -> Iterator[Event]:
     """Yield the ends of the log, newest first, read page by page as needed.
 
@@ -42,16 +45,15 @@ def ends(
     """
     begin = min(now + 60.0, until + _LATE)
     waiting: list[tuple[float, int, Event]] = []
-    known: set[tuple[str, str]] = set()
+    known: set[str] = set()
     count = 0
     for item in _items(query, begin, since):
         for written, events in readable([item], _events_in):
-            while waiting and -waiting[0][0] > written:
+            while waiting and (-waiting[0][0] > written or len(waiting) > _MOST_WAITING):
                 yield heapq.heappop(waiting)[2]
             for event in events:
-                mark = (event.id, event.state.value)
-                if since <= event.at <= until and event.state in states and mark not in known:
-                    known.add(mark)
+                if since <= event.at <= until and event.id not in known:
+                    known.add(event.id)
                     count += 1
                     heapq.heappush(waiting, (-event.at, count, event))
     while waiting:
@@ -60,15 +62,19 @@ def ends(
 
 def _items(query: Query, begin: float, since: float) -> Iterator[Item]:
     """Yield the items of the log from `begin` back to `since`."""
-    day, empty = begin, 0
+    day, empty, size = begin, 0, _FIRST
     while day // DAY >= since // DAY and empty < _MOST_EMPTY:
         empty += 1
         after: str | None = sort_of(begin)
         while after is not None:
-            page = query(partition_of(day), after, _PAGE)
+            page = query(partition_of(day), after, size)
             for item in page.items:
                 empty = 0
                 yield item
+            if page.items:
+                length = sum(len(str(item.fields.get("rows"))) for item in page.items)
+                size = _ENDS * _BYTES * len(page.items) // max(1, length)
+                size = min(max(size, _FIRST), _LARGEST)
             after = page.next
         day -= DAY
 

@@ -1,8 +1,8 @@
-"""The log of ends, as it is written: how tasks ended, many in one item, where requests are free.
+"""The log of ends, as it is written: tasks that succeeded, many in one item, on free requests.
 
 An end costs 50 bytes of an item and not an item of its own: it waits for others for half a second,
-in memory. A process that is killed loses the log of that moment, and no record. Failures are
-events, and not in here.
+in memory. A process that is killed loses the log of that moment, and no record. All other ends are
+events, so that they are found among many successes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,39 @@ def partition_of(at: float) -> str:
     return f"ends#{int(at // DAY)}"
 
 
+class _Group:
+    """Ends of one task, queue and state: plain values, which the collector does not look through.
+
+    `first` stands for what they have in common.
+    """
+
+    __slots__ = ("began", "ended", "first", "ids")
+
+    def __init__(self, first: Record) -> None:
+        self.first = first
+        self.ids: list[str] = []
+        self.began: list[float | None] = []
+        self.ended: list[float | None] = []
+
+    def row(self, now: float) -> Mapping[str, object]:
+        """Write them, with whole numbers, which are short."""
+        first = self.first
+        return {
+            "task": first.task,
+            "state": str(first.state),
+            "queue": first.queue,
+            "retries": first.retries,
+            "error": (first.error or "")[:_LONGEST] or None,
+            "ids": _together(self.ids),
+            # Milliseconds before the item was written, and microseconds that it took.
+            "ago": [int((now - (ended or now)) * 1000) for ended in self.ended],
+            "took": [
+                int((ended - began) * 1_000_000) if ended and began else None
+                for began, ended in zip(self.began, self.ended, strict=True)
+            ],
+        }
+
+
 class EndsLog:
     """Gathers the ends of one process. Safe to use from many threads.
 
@@ -43,7 +76,7 @@ class EndsLog:
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
-        self._records: list[Record] = []
+        self._groups: dict[tuple[object, ...], _Group] = {}
         self._bundles: list[Mapping[str, object]] = []
         self._worker: str | None = None
         self._count = 0
@@ -53,7 +86,16 @@ class EndsLog:
         """Take in the ends of calls; return the item that is due to be written, None for none."""
         with self._lock:
             now = self._begun(len(records), records[0].worker)
-            self._records += records
+            last: tuple[object, ...] = ()
+            group = _Group(records[0])
+            for record in records:
+                kind = record.task, record.queue, record.retries, record.error, record.state
+                if kind != last:  # to look it up takes longer
+                    group = self._groups.setdefault(kind, _Group(record))
+                    last = kind
+                group.ids.append(record.id)
+                group.began.append(record.started_at)
+                group.ended.append(record.finished_at)
             return self._due(now)
 
     def add_bundle(self, shared: Record, bundle: str, numbers: Sequence[int]) -> None:
@@ -86,46 +128,16 @@ class EndsLog:
     def _taken(self, now: float) -> Item | None:
         if not self._count:
             return None
-        rows = [*_groups(self._records, now), *self._bundles]
-        first = self._records[0].id if self._records else str(self._bundles[0]["bundle"])
-        self._records, self._bundles, self._count = [], [], 0
+        rows = [*(group.row(now) for group in self._groups.values()), *self._bundles]
+        # No two processes have ended the same call in the same microsecond.
+        first = next((group.ids[0] for group in self._groups.values()), None)
+        name = first or str(self._bundles[0]["bundle"])
+        self._groups, self._bundles, self._count = {}, [], 0
         fields: dict[str, Value] = {"rows": orjson.dumps(rows).decode()}
         if self._worker is not None:
             fields["worker"] = self._worker
-        key = Key(partition_of(now), sort_of(now, first))
+        key = Key(partition_of(now), sort_of(now, name))
         return Item(key=key, fields=fields, expires=now + self._expires)
-
-
-def _groups(records: Sequence[Record], now: float) -> list[Mapping[str, object]]:
-    """Write ends as rows, those of one task, queue and state together."""
-    groups: dict[tuple[object, ...], list[Record]] = {}
-    last: tuple[object, ...] = ()
-    members: list[Record] = []
-    for record in records:
-        kind = record.task, record.queue, record.retries, record.error, record.state
-        if kind != last:  # to look it up takes longer
-            members = groups.setdefault(kind, [])
-            last = kind
-        members.append(record)
-    return [
-        {
-            "task": members[0].task,
-            "state": str(members[0].state),
-            "queue": members[0].queue,
-            "retries": members[0].retries,
-            "error": (members[0].error or "")[:_LONGEST] or None,
-            "ids": _together([record.id for record in members]),
-            # Whole numbers are short: milliseconds before the item, and microseconds it took.
-            "ago": [int((now - (record.finished_at or now)) * 1000) for record in members],
-            "took": [
-                int((record.finished_at - record.started_at) * 1_000_000)
-                if record.finished_at and record.started_at
-                else None
-                for record in members
-            ],
-        }
-        for members in groups.values()
-    ]
 
 
 def _together(ids: list[str]) -> str | list[str]:

@@ -34,6 +34,8 @@ _LONGEST_ERROR, _LONGEST_ARGS = 300, 300
 # The item of a name is written again after this part of its life.
 _REFRESHED = 0.5
 _NAMED = 10_000
+# Ends that are found among many others only if they lie by themselves.
+_SELDOM = TERMINAL - {State.SUCCESS}
 
 
 @immutable
@@ -68,7 +70,7 @@ class History:
     """Makes the items of events. Safe to use from many threads.
 
     Events are kept for `expires` seconds. With `arguments` those of the calls are kept with them.
-    Ends that have no event go into the log `ends`, if there is one.
+    Successes that have no event go into the log `ends`, if there is one.
     """
 
     def __init__(
@@ -88,9 +90,9 @@ class History:
         self._max_body = max_body
         self._renew()
         self._named: dict[str, float] = {}
-        self._kept = KEPT[level]
+        self._kept = KEPT[level] if ends is None else KEPT[level] | _SELDOM
         self.ends = ends
-        self.told = self._kept if ends is None else self._kept | TERMINAL
+        self.told = self._kept if ends is None else self._kept | {State.SUCCESS}
         # Asked at each call; to look a state up in a set takes longer.
         self.keeps_successes = State.SUCCESS in self._kept
         self.logs_successes = ends is not None and not self.keeps_successes
@@ -106,12 +108,14 @@ class History:
     def items(self, record: Record, body: bytes = b"") -> list[Item]:
         """Make the items of a task in this state; `body` is the message with its arguments.
 
-        An end that is logged with others makes one when it is their time.
+        A success that is logged with others makes one when it is their time.
         The same record gives the same key, so that a second write is none more. The first event
         of a task and state in this process comes with an item for its name.
         """
         if not self.keeps(record.state):
-            due = self.ends.add([record]) if self.ends and record.terminal else None
+            if self.ends is None or record.state is not State.SUCCESS:
+                return []
+            due = self.ends.add([record])
             return [] if due is None else [due]
         now = self.clock()
         # A state that a later one follows has no end: STARTED has its start, RETRY neither.

@@ -40,7 +40,7 @@ def test_nobody_there_says_what_to_look_at(command):
 
 def test_queues_are_made_peeked_and_purged(command, where):
     assert command("queues", "create", "q", "--store", *where).code == 0
-    assert command("queues", "list", *where).lines == ["q"]
+    assert command("queues", "list", "--names", *where).lines == ["q"]
     command("call", "any.task", "7", "--force", "-Q", "q", *where)
     peeked = command("queues", "peek", "q", *where)
     assert "any.task" in peeked.out

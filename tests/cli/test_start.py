@@ -39,7 +39,8 @@ def test_the_version_is_told_without_loading_the_program(tmp_path: Path) -> None
 
 
 def test_a_list_of_queues_draws_nothing_and_validates_nothing(tmp_path: Path) -> None:
-    words = ["queues", "list", "-b", f"sqlite:///{tmp_path}/queues.db"]
+    words = ["queues", "list", "--names", "-b", f"sqlite:///{tmp_path}/queues.db"]
+    (tmp_path / "queues.db").touch()
     late = {"pydantic", "rich.console", "importlib.metadata", "asyncio", "psutil", "boto3"}
     late |= {"cloudq.worker", "cloudq.execution.executor", "multiprocessing"}
     assert not late & loaded_by(words, tmp_path)

@@ -166,7 +166,7 @@ def _(scene: Scene) -> Words:
     page = DOCS / "how-to" / "monitor-and-control.md"
     own = [block.text for block in blocks(page) if "control_command" in block.text]
     ids = scene.shop("\n\n".join(["", *own]))
-    if scene.heading == "Run failed tasks again":
+    if scene.heading == "Look up what became of tasks":
         scene.shell.environment["CLOUDQ_APP"] = "shop.tasks:app"
     if scene.heading != "Serve metrics":  # it starts a worker by itself
         scene.worker()

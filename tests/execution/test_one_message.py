@@ -334,7 +334,7 @@ def test_an_event_that_cannot_be_made_stops_no_outcome(monkeypatch: pytest.Monke
     with Bench(task_events="final") as app:
         app.task(name="t")(_nothing)
         backend = app.results
-        history: Any = app.runtime._history()  # pyright: ignore[reportPrivateUsage]
+        history: Any = app.runtime._history(is_free=False)  # pyright: ignore[reportPrivateUsage]
         backend.history = history
         done = pairs(app, "a", "bad")
         items: Callable[..., list[Item]] = history.items
