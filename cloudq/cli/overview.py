@@ -18,6 +18,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     },
     "Look": {
         "top": "Show queues, workers, running tasks and failures, live.",
+        "dashboard": "Show the same in a browser, and act on it.",
         "status": "Show the workers, as of their last heartbeats.",
         "result": "Show states and results of tasks, or wait for them.",
         "tasks": "List finished and failed tasks, show one, run some again.",
