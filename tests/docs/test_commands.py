@@ -272,17 +272,6 @@ def test_the_commands_of_a_section_run(
         shell.read(found, words)
 
 
-def test_the_dashboard_is_mounted_as_its_page_says(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    with Shell(tmp_path, {"DASHBOARD_TOKEN": "a long text that nobody guesses"}) as shell:
-        Scene(heading="", shell=shell, request=request).shop()
-        shell.read(b for b in blocks(DOCS / "how-to" / "use-the-dashboard.md") if b.file)
-        (tmp_path / "settings.py").write_text('SECRET_KEY = "x"\nALLOWED_HOSTS = ["*"]\n')
-        shell.environment["DJANGO_SETTINGS_MODULE"] = "settings"
-        shell.run(Command(line="python -c 'from web import app; from asgi import application'"))
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_no_page_has_commands_that_no_test_runs(page: Path) -> None:
     commands = [block for _, found in sections(page) for block in run_here(found)]
