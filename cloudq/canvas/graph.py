@@ -31,10 +31,15 @@ class Vertex:
 
 @dataclass(slots=True)
 class Graph:
-    """Vertices by id, and the ids that each one leads to. `cut` means that some were left out."""
+    """Vertices by id, and the ids that each one leads to. `cut` means that some were left out.
+
+    `bodies` has the steps that follow a group's members, by the group's id; the group leads to
+    them too.
+    """
 
     vertices: dict[str, Vertex] = field(default_factory=dict[str, Vertex])
     edges: dict[str, list[str]] = field(default_factory=dict[str, "list[str]"])
+    bodies: dict[str, list[str]] = field(default_factory=dict[str, "list[str]"])
     cut: bool = False
 
     def follows(self, id: str) -> Sequence[str]:
@@ -108,6 +113,8 @@ class _Search:
             firsts.append(id if before is None else firsts[before])
             if before is not None:
                 self._edge(rows[before][0], id)
+                if rows[before][2] is not None:
+                    self._body(rows[before][0], id)
         return firsts[-1]
 
     @staticmethod
@@ -136,6 +143,7 @@ class _Search:
     def _join(self, join: str, body: str) -> None:
         self._group(join)
         self._edge(join, body)
+        self._body(join, body)
         if join in self._joins:
             return
         self._joins.add(join)
@@ -149,6 +157,11 @@ class _Search:
 
     def _group(self, id: str) -> None:
         self.graph.vertices.setdefault(id, Vertex(id=id, name="group"))
+
+    def _body(self, group: str, body: str) -> None:
+        bodies = self.graph.bodies.setdefault(group, [])
+        if body in self.graph.vertices and body not in bodies:
+            bodies.append(body)
 
     def _edge(self, start: str, end: str) -> None:
         if start not in self.graph.vertices or end not in self.graph.vertices:

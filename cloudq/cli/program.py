@@ -26,7 +26,7 @@ COMMANDS = {
         for name in (
             *("worker", "beat", "schedules", "multi", "call", "result", "graph", "queues", "dead"),
             *("inspect", "control", "status", "top", "cost", "events", "tasks", "migrate", "sweep"),
-            *("brokers", "doctor", "demo"),
+            *("dashboard", "brokers", "doctor", "demo"),
         )
     },
     "deploy": "cloudq_deploy.command",
