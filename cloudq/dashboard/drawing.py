@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from cloudq.canvas.graph import Graph, Vertex
 from cloudq.dashboard.visit import Visit
+from cloudq.dashboard.words import plural
 from cloudq.text import masked, one_line
 
 _WIDE, _TALL, _ACROSS, _DOWN, _EDGE = 172, 40, 56, 14, 12
@@ -38,7 +39,7 @@ def picture(graph: Graph, visit: Visit, current: str = "") -> Markup:
     width = max(box.x for box in boxes.values()) + _WIDE + _EDGE
     height = max(box.y for box in boxes.values()) + _TALL + _EDGE
     lines = _lines(graph, boxes)
-    drawn = [_drawn(box, visit, current) for box in dict.fromkeys(boxes.values())]
+    drawn = [_drawn(graph, box, visit, current) for box in dict.fromkeys(boxes.values())]
     told = f"Workflow of {len(graph.vertices)} tasks and groups"
     return Markup(
         '<svg class="graph" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="group" '
@@ -160,7 +161,7 @@ def _lines(graph: Graph, boxes: Mapping[str, Box]) -> list[Markup]:
     return list(made.values())
 
 
-def _drawn(box: Box, visit: Visit, current: str) -> Markup:
+def _drawn(graph: Graph, box: Box, visit: Visit, current: str) -> Markup:
     place = Markup('<g transform="translate({x:.0f},{y:.0f})"').format(x=box.x, y=box.y)
     rect = Markup('<rect width="{}" height="{}" rx="8"/>').format(_WIDE, _TALL)
     if box.vertex is None:
@@ -170,11 +171,12 @@ def _drawn(box: Box, visit: Visit, current: str) -> Markup:
             place, f"{box.more} more: {said}", rect, text
         )
     state = str(box.vertex.state) if box.vertex.state else "GROUP"
+    second = state if box.vertex.state else plural(len(graph.follows(box.id)), "member")
     name = one_line(masked(box.vertex.name))
     told = f"{name} {state} {one_line(box.id)}"
     mark = " current" if box.id == current else ""
     inside = Markup('{} class="box {}{}"><title>{}</title>{}{}</g>').format(
-        place, state.lower(), mark, told, rect, _texts(name, state)
+        place, state.lower(), mark, told, rect, _texts(name, second)
     )
     if box.vertex.state is None:
         return inside

@@ -160,6 +160,8 @@ class Gate:
     def _user(self, headers: Headers, peer: str, session: Session | None, path: str) -> User | None:
         """Find out who asks; None for nobody that is known. Raises `Refusal`."""
         if self._access.is_open:
+            if not _is_loopback(peer) or "x-forwarded-for" in headers:
+                raise Refusal(403, "this dashboard has no user, and is for its own machine alone")
             return self._access.open_user
         by_proxy = self._access.by_proxy(peer, headers)
         if by_proxy is not None:
@@ -305,6 +307,13 @@ def _host_name(host: str) -> str | None:
         return None
     is_plain = parts.netloc == host and "@" not in host and bool(name)
     return name.lower().rstrip(".") if is_plain and name else None
+
+
+def _is_loopback(peer: str) -> bool:
+    try:
+        return ipaddress.ip_address(peer).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_address(name: str) -> bool:

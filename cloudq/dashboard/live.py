@@ -16,6 +16,9 @@ from cloudq.dashboard.looks import Looks, Watch
 from cloudq.dashboard.render import fragment
 from cloudq.dashboard.views import BY_PATH, View
 from cloudq.dashboard.visit import Form, Visit
+from cloudq.driver.log import Log
+
+log = Log("cloudq.dashboard")
 
 MOST_STREAMS = 500
 """The pages that may be open at a time."""
@@ -115,7 +118,12 @@ class Hub:
         while True:
             await asyncio.sleep(pause)
             began = time.monotonic()
-            html = await asyncio.to_thread(self._rendered, channel.view, channel.visit)
+            try:
+                html = await asyncio.to_thread(self._rendered, channel.view, channel.visit)
+            except Exception:  # the readers see what was there last; the next look may go well
+                log.exception("the page %s cannot be renewed", channel.view.path)
+                pause = max(_LONGEST, pause)
+                continue
             took = time.monotonic() - began
             pause = max(self._looks.refresh, min(took / _SHARE, _LONGEST))
             tag = hashlib.sha256(html.encode()).digest()

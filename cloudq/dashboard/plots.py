@@ -9,7 +9,9 @@ from markupsafe import Markup, escape
 from cloudq.dashboard.words import DASH, number
 
 
-def sparkline(values: Sequence[float], label: str, *, width: int = 160, height: int = 36) -> Markup:
+def sparkline(
+    values: Sequence[float], label: str, *, kind: str = "", width: int = 160, height: int = 36
+) -> Markup:
     """Draw values over time as a line with the area below it."""
     if not values:
         return DASH
@@ -23,10 +25,11 @@ def sparkline(values: Sequence[float], label: str, *, width: int = 160, height: 
     area = f"0,{height} {line} {points[-1][0]:.1f},{height}"
     told = f"{label}: {number(values[-1])} now, {number(max(values))} at most"
     return Markup(
-        '<svg class="plot line" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" '
+        '<svg class="plot line {kind}" viewBox="0 0 {w} {h}" width="{w}" height="{h}" '
+        'preserveAspectRatio="none" role="img" '
         'aria-label="{told}"><title>{told}</title><polygon class="area" points="{area}"/>'
         '<polyline class="stroke" points="{line}"/></svg>'
-    ).format(w=width, h=height, told=told, area=area, line=line)
+    ).format(kind=kind, w=width, h=height, told=told, area=area, line=line)
 
 
 def bars(

@@ -47,6 +47,7 @@ def templates() -> Environment:
         "meter": plots.meter,
         "picture": drawing.picture,
         "keep": words.keep,
+        "dash": words.DASH,
     }
     made.globals.update(named)
     return made

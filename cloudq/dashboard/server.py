@@ -19,7 +19,7 @@ _QUEUED = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a dashboard listens, and what browsers call it."""
+    """The address of a dashboard, and the names and the path by which browsers call it."""
 
     host: str = "127.0.0.1"
     port: int = 5555

@@ -1,1 +1,1 @@
-"""What a page may do: each action is planned, confirmed with its number, and then carried out."""
+"""The actions of the pages: each is planned, confirmed with its number, and then carried out."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloudq.dashboard.visit import Visit
+from cloudq.operations import tasks
 from cloudq.operations.seen import Seen
 from cloudq.results.events import Event
 from cloudq.text import json_text, masked
@@ -66,8 +67,18 @@ def _task_row(event: Event, visit: Visit) -> TaskRow:
         took=event.took,
         tries=event.retries + 1,
         error=": ".join(filter(None, (event.error_type, event.error))) or None,
-        arguments=event.args if visit.operates else None,
+        arguments=_call(event.args) if visit.operates and event.args else None,
     )
+
+
+def _call(text: str) -> str:
+    """Write the recorded arguments of a call as Python does."""
+    kept = tasks.arguments_in(text)
+    if not kept.whole:
+        return text
+    # As a mapping, so that a secret is known by its name.
+    named = (f"{name}={json_text(value)}" for name, value in masked(kept.kwargs).items())
+    return ", ".join((*map(json_text, kept.args), *named))
 
 
 def letter_rows(letters: Sequence[Seen], visit: Visit) -> list[LetterRow]:

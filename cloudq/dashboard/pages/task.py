@@ -17,7 +17,7 @@ from cloudq.dashboard.visit import Visit
 from cloudq.messages.json_text import is_object
 from cloudq.operations import tasks
 from cloudq.operations.tasks import TaskLife
-from cloudq.text import masked
+from cloudq.text import json_text, masked
 
 _MOST_CHILDREN = 100
 
@@ -119,10 +119,14 @@ def _graph(found: TaskLife) -> Graph | None:
 
 
 def _arguments(found: TaskLife, visit: Visit) -> str | None:
+    """Write the recorded arguments, one a line."""
     kept = found.arguments
     if kept is None or not visit.operates:
         return None
-    return pretty(orjson.loads(kept.text)) if kept.whole else str(masked(kept.text))
+    if not kept.whole:
+        return str(masked(kept.text))
+    named = (f"{name} = {json_text(value)}" for name, value in masked(kept.kwargs).items())
+    return "\n".join((*map(json_text, kept.args), *named))
 
 
 def _json(text: str | None) -> Any:

@@ -69,6 +69,8 @@
     const opened = all("details[open] > summary", live).map((each) => each.textContent);
     const left = all(".wide", live).map((each) => each.scrollLeft);
     live.innerHTML = html;
+    // What all readers share has no token: a form gets the one of this reader's session.
+    all("input[name=csrf]", live).forEach((field) => { field.value = one("meta[name=csrf]").content; });
     ready(live);
     all("details > summary", live).forEach((each) => {
       if (opened.includes(each.textContent)) each.parentElement.open = true;
