@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from cloudq.dashboard.words import DASH, number
+from cloudq.dashboard.words import DASH, number, shown
 
 
 def sparkline(
@@ -23,7 +23,7 @@ def sparkline(
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     area = f"0,{height} {line} {points[-1][0]:.1f},{height}"
-    told = f"{label}: {number(values[-1])} now, {number(max(values))} at most"
+    told = shown(f"{label}: {number(values[-1])} now, {number(max(values))} at most")
     return Markup(
         '<svg class="plot line {kind}" viewBox="0 0 {w} {h}" width="{w}" height="{h}" '
         'preserveAspectRatio="none" role="img" '
@@ -51,7 +51,7 @@ def bars(
                 h=f"{tall:.2f}",
             )
         )
-    told = f"{label}: {number(sum(values))} in all, {number(max(values))} at most at a time"
+    told = shown(f"{label}: {number(sum(values))} in all, {number(max(values))} at most at a time")
     return Markup(
         '<svg class="plot bars {kind}" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" '
         'aria-label="{told}"><title>{told}</title>{parts}</svg>'
@@ -66,4 +66,4 @@ def meter(value: float, most: float, label: str, *, width: int = 90, height: int
         '<svg class="plot meter {level}" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" '
         'aria-label="{label}"><title>{label}</title><rect class="back" width="{w}" height="{h}" '
         'rx="4"/><rect class="fill" width="{fill}" height="{h}" rx="4"/></svg>'
-    ).format(level=level, w=width, h=height, label=escape(label), fill=f"{width * share:.1f}")
+    ).format(level=level, w=width, h=height, label=shown(label), fill=f"{width * share:.1f}")

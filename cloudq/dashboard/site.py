@@ -148,9 +148,9 @@ def asgi(
     """Make the dashboard of an app as an ASGI app, to be served or mounted.
 
     `access` says who may use it (see `cloudq.dashboard.access`); left out, whoever comes from this
-    machine may operate, and nobody else comes in. `hosts` are the names of the site: a browser that calls another is
-    refused. `refresh` are the seconds between two looks of an open page: 2, or 15 where requests
-    are billed. Raises `ConfigurationError`.
+    machine may operate, and nobody else comes in. `hosts` are the names of the site: a browser that
+    calls another is refused. `refresh` are the seconds between two looks of an open page: 2, or 15
+    where requests are billed. Raises `ConfigurationError`.
     """
     return Site(app, access=access or Access(), refresh=refresh).asgi(hosts)
 

@@ -27,8 +27,11 @@ def shown(value: object) -> Markup | str | float:
 
 
 def keep(value: object) -> Markup:
-    """Return text escaped and otherwise as it is, for what a form sends back."""
-    return escape(text_of(value))
+    """Return text that a form sends back as it is; hidden signs are written as numbers."""
+    text = escape(text_of(value))
+    if text.isprintable():
+        return text
+    return Markup("".join(each if each.isprintable() else f"&#{ord(each)};" for each in text))
 
 
 def lines(value: object) -> Markup:

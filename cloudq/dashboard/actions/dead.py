@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from cloudq.app import CloudQ
-from cloudq.dashboard.actions.edits import edit_of
+from cloudq.dashboard.actions.edits import changes, edit_of
 from cloudq.dashboard.actions.plan import Action, Done, Plan, Told
 from cloudq.dashboard.pages import dead as page
 from cloudq.dashboard.pages.rows import letter_rows
@@ -31,7 +31,7 @@ def _redrive(app: CloudQ, visit: Visit) -> Plan:
     edit = _edit(visit, found.letters)
     details = [f"They go back to their queue, {rate:g} a second."] if rate else []
     if edit is not None:
-        details.append(f"With other {edit}; each is checked against its task's parameters.")
+        details.append(f"With {changes(edit)}, checked against the parameters of the task.")
     count = len(found.letters)
     return Plan(
         question=f"Redrive {plural(count, 'dead letter')}?",

@@ -44,6 +44,13 @@ def edit_of(
     )
 
 
+def changes(edit: Edit) -> str:
+    """Say what an edit changes."""
+    places = ["other arguments by place"] if edit.args is not None else []
+    names = [f"another {name}" for name in edit.kwargs]
+    return ", ".join([*places, *names])
+
+
 def restored(given: Any, before: Any) -> Any:
     """Return what was given, with the secrets of `before` where it has them hidden."""
     if given in (before, masked(before)):

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from cloudq.app import CloudQ
-from cloudq.dashboard.actions.edits import edit_of
+from cloudq.dashboard.actions.edits import changes, edit_of
 from cloudq.dashboard.actions.plan import Action, Done, Plan, Told
 from cloudq.dashboard.pages import tasks as tasks_page
 from cloudq.dashboard.pages.rows import task_rows
@@ -55,7 +55,7 @@ def _terminate(app: CloudQ, visit: Visit) -> Plan:
     )
 
 
-def _revoked(app: CloudQ, id: str, terminate: bool, by: Actor, told: Told) -> Done:
+def _revoked(app: CloudQ, id: str, terminate: bool, by: Actor, progress: Told) -> Done:
     done = task_actions.revoke(app, [id], by=by, terminate=terminate)
     if done.ended:
         return Done(text=f"Task {id} had ended already")
@@ -76,7 +76,7 @@ def _again(app: CloudQ, visit: Visit) -> Plan:
     if edit is not None and kept is not None and kept.whole:
         is_same = (edit.args, edit.kwargs) in ((kept.args, kept.kwargs), (None, kept.kwargs))
         edit = None if is_same else edit
-    how = f" with other {edit}" if edit is not None else ""
+    how = f" with {changes(edit)}" if edit is not None else ""
     return Plan(
         question=f"Run {found.record.task} again{how}?",
         button="Run 1 task again",
@@ -86,9 +86,8 @@ def _again(app: CloudQ, visit: Visit) -> Plan:
     )
 
 
-def _ran_again(app: CloudQ, id: str, edit: Edit | None, by: Actor, told: Told) -> Done:
-    args, kwargs = (None, None) if edit is None else (edit.args, edit.kwargs)
-    done = task_actions.run_again(app, id, by=by, args=args, kwargs=kwargs)
+def _ran_again(app: CloudQ, id: str, edit: Edit | None, by: Actor, progress: Told) -> Done:
+    done = task_actions.run_again(app, id, by=by, edit=edit)
     return Done(text=f"{done.task} runs again as {done.id}", link=f"/task?id={done.id}")
 
 
@@ -113,7 +112,7 @@ def _retry(app: CloudQ, visit: Visit) -> Plan:
     )
 
 
-def _retried(app: CloudQ, chosen: TaskFilter, found: TaskSearch, by: Actor, told: Told) -> Done:
+def _retried(app: CloudQ, chosen: TaskFilter, found: TaskSearch, by: Actor, progress: Told) -> Done:
     done = task_actions.retry(app, chosen, by=by, found=found)
     failed = [f"{each.task} {each.id}: {each.reason}" for each in done.failed[:_MOST_TOLD]]
     if len(done.failed) > _MOST_TOLD:
@@ -150,7 +149,7 @@ def _purge(app: CloudQ, visit: Visit) -> Plan:
     )
 
 
-def _purged(app: CloudQ, name: str, by: Actor, told: Told) -> Done:
+def _purged(app: CloudQ, name: str, by: Actor, progress: Told) -> Done:
     done = queues.purge(app, name, by=by)
     count = "all" if done.deleted is None else f"{done.deleted + done.delayed:,}"
     later = f"; this takes up to {done.settles:g} s" if done.settles else ""
@@ -184,7 +183,7 @@ def _resume(app: CloudQ, visit: Visit) -> Plan:
 
 
 def _paused(
-    app: CloudQ, name: str, act: Callable[..., queues.PauseDone], by: Actor, told: Told
+    app: CloudQ, name: str, act: Callable[..., queues.PauseDone], by: Actor, progress: Told
 ) -> Done:
     done: queues.PauseDone = act(app, name, by=by)
     state = "paused" if done.paused else "resumed"
@@ -236,7 +235,7 @@ def _pool(app: CloudQ, visit: Visit) -> Plan:
 
 
 def _told_worker(
-    app: CloudQ, name: str, command: str, arguments: dict[str, object], by: Actor, told: Told
+    app: CloudQ, name: str, command: str, arguments: dict[str, object], by: Actor, progress: Told
 ) -> Done:
     workers.tell(app, command, arguments, by=by, worker=name)
     return Done(text=f"Worker {name} is told: {command}; it obeys at its next heartbeat")
@@ -257,7 +256,7 @@ def _run_now(app: CloudQ, visit: Visit) -> Plan:
     )
 
 
-def _ran_now(app: CloudQ, name: str, by: Actor, told: Told) -> Done:
+def _ran_now(app: CloudQ, name: str, by: Actor, progress: Told) -> Done:
     id = schedules.run_now(app, name, by=by)
     return Done(text=f"Schedule {name} runs now as {id}", link=f"/task?id={id}")
 
@@ -289,7 +288,7 @@ def _schedule(verb: str, app: CloudQ, visit: Visit) -> Plan:
 
 
 def _scheduled(
-    app: CloudQ, name: str, act: Callable[..., None], ends: str, by: Actor, told: Told
+    app: CloudQ, name: str, act: Callable[..., None], ends: str, by: Actor, progress: Told
 ) -> Done:
     act(app, name, by=by)
     return Done(text=f"Schedule {name} {ends}")
