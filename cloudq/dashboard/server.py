@@ -11,6 +11,7 @@ import uvicorn
 
 from cloudq.app import CloudQ
 from cloudq.dashboard.access import Access
+from cloudq.dashboard.render import prepare
 from cloudq.dashboard.site import asgi
 from cloudq.errors import ConfigurationError
 
@@ -67,6 +68,7 @@ def run(
     app: CloudQ, listener: socket.socket, place: Place, access: Access, refresh: float | None
 ) -> None:
     """Serve until a signal ends it."""
+    prepare()
     names = [*place.hosts, *([] if place.is_loopback else [place.host])]
     config = uvicorn.Config(
         asgi(app, access=access, hosts=names, refresh=refresh),

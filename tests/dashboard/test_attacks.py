@@ -28,7 +28,10 @@ from cloudq.testing import drain
 from tests.dashboard.conftest import SECRET, USERS, signed_in
 from tests.dashboard.shop import OWN, Browser, fill
 
-EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> \u202egnp.exe\u2066 \x1b[2J\x00 {{7*7}}"
+EVIL = (
+    "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> "
+    "\u202egnp.exe\u2066 \x1b[2J\x00 {{7*7}}"
+)
 ACTIONS = ("redrive", "delete-dead", "purge", "pause-queue", "revoke", "run-now", "shutdown")
 
 
