@@ -305,7 +305,7 @@ _SCREENS = {
 
 def test_axe_finds_nothing_and_every_screen_has_its_picture(world: World, tmp_path: Path) -> None:
     chrome, app = world.chrome, world.app
-    folder = Path(os.environ.get("CLOUDQ_PICTURES") or tmp_path)
+    folder = Path(os.environ.get("DASHBOARD_PICTURES") or tmp_path)
     billed = app.broker.limits("default").billed
     failed, total = world.task("shop.charge", "FAILURE"), world.task("shop.total")
     screens = _SCREENS | {
