@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from cloudq.dashboard.site import asgi
 from cloudq.errors import ConfigurationError
 
 _QUEUED = 128
+_NICE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,5 +92,7 @@ def run(site: ASGIApp, listener: socket.socket, place: Place) -> None:
         h11_max_incomplete_event_size=32_768,
         limit_concurrency=1_000,
     )
+    # Workers on this machine go first: who looks must not slow down what is looked at.
+    os.nice(_NICE)
     with listener:
         uvicorn.Server(config).run(sockets=[listener])

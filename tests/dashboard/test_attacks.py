@@ -1,4 +1,4 @@
-"""What strangers try: their text in every field, forged forms, guesses, replays, odd requests."""
+"""Attacks: strangers' text in every field, forged forms, guesses, replays, odd requests."""
 
 from __future__ import annotations
 

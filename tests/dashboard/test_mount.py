@@ -30,7 +30,7 @@ urlpatterns = [path("hello", _hello)]
 
 @pytest.fixture
 def program(app: CloudQ, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """What the first block of the page has made."""
+    """The names that the first block of the page makes."""
     monkeypatch.setenv("DASHBOARD_TOKEN", _TOKEN)
     module = ModuleType("shop.tasks")
     module.__dict__["app"] = app

@@ -1,4 +1,4 @@
-"""What a look at each page costs on SQS and DynamoDB is what the page of the manual says."""
+"""The billed requests of a look at each page are those that the manual tells."""
 
 from __future__ import annotations
 
