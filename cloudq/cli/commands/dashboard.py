@@ -74,7 +74,7 @@ ProxyOption = Annotated[
     typer.Option(
         "--proxy",
         metavar="ADDRESS",
-        help="Address or network of that proxy; repeatable.",
+        help="Address or network of the proxy in front, to be believed; repeatable.",
         rich_help_panel=_USERS,
     ),
 ]
