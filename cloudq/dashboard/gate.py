@@ -91,6 +91,7 @@ class Gate:
         sessions: Sessions,
         throttle: Throttle,
         refused: Callable[[Refusal, str], Response],
+        app_name: str = "",
     ) -> None:
         self._inner = inner
         self._access = access
@@ -98,6 +99,7 @@ class Gate:
         self._sessions = sessions
         self._throttle = throttle
         self._refused = refused
+        self._app_name = app_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -155,6 +157,7 @@ class Gate:
             form=form,
             theme=theme if theme in THEMES else "auto",
             peer=self._access.client(peer, headers),
+            app_name=self._app_name,
         )
         return visit, began
 
