@@ -25,7 +25,7 @@ MOST_STREAMS = 500
 # A proxy ends a connection on which nothing is said.
 _KEPT_ALIVE = 15.0
 # A page may take this share of the time between two renderings.
-_SHARE = 0.05
+_SHARE = 0.01
 _LONGEST = 60.0
 
 _Key = tuple[str, bool, str]

@@ -105,11 +105,7 @@ def queues(
     """
     chosen = own_queues(app) if names is None else list(names)
     known = known or names is None
-    try:
-        paused = pauses(app)
-    except CloudQError as error:  # a store that is down hides no queue
-        log.warning("it is not known which queues are paused: %s", error)
-        paused = {}
+    paused = known_pauses(app)
     billed = bool(chosen) and app.broker.limits(chosen[0]).billed
     rows = side_by_side(partial(_row_or_problem, app, known), chosen, billed=billed)
     return [replace(row, pause=paused.get(row.queue)) for row in rows]
@@ -117,7 +113,7 @@ def queues(
 
 def queue(app: CloudQ, name: str) -> QueueRow:
     """Look at one queue. Raises `BrokerError`, `BackendError`, also for one that is not there."""
-    return row_of(app, name, pauses(app))
+    return row_of(app, name, known_pauses(app))
 
 
 def row_of(app: CloudQ, name: str, paused: Mapping[str, Pause]) -> QueueRow:
@@ -235,6 +231,18 @@ def delete(app: CloudQ, name: str, *, by: Actor) -> QueueRow:
 def pauses(app: CloudQ) -> dict[str, Pause]:
     """Read the pauses of queues, by name. One query; none without a store."""
     return {} if app.backend is None else QueuePauses(app.backend).all()
+
+
+def known_pauses(app: CloudQ) -> dict[str, Pause]:
+    """Read the pauses as `pauses` does; none where the store does not answer, or may not be read.
+
+    It hides no queue: who looks at one may have no right to the store.
+    """
+    try:
+        return pauses(app)
+    except CloudQError as error:
+        log.info("it is not known which queues are paused: %s", error)
+        return {}
 
 
 def pause(app: CloudQ, name: str, *, by: Actor) -> PauseDone:

@@ -97,7 +97,7 @@ def test_without_credentials_one_line_says_how_to_get_some(command, args, cure):
 
 def test_queues_are_made_called_peeked_and_purged(command, where):
     assert command("queues", "create", "q", "--store", *where).code == 0
-    assert command("queues", "list", *where).lines == ["q"]
+    assert command("queues", "list", "--names", *where).lines == ["q"]
     sent = command("call", "any.task", "7", "--force", "-Q", "q", *where)
     assert sent.code == 0, sent
     assert "any.task" in command("queues", "peek", "q", *where).out

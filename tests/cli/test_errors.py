@@ -85,7 +85,7 @@ def is_one_line(text: str) -> bool:
         (("queues", "peek"), "Missing argument 'QUEUE'"),
         (("queues", "create"), "name the queues to create"),
         (("queues", "purge", "default"), "There is no terminal to confirm at: add --yes"),
-        (("dead", "redrive", "default"), "give their ids, --all or --task"),
+        (("dead", "redrive", "default"), "give their ids, an option such as --task GLOB, or --all"),
         (("dead", "show", "default", "x"), "no dead letter x"),
         (("demo", "missing"), "missing does not exist"),
         (("demo", ".", "-b", "sqlite:///a.db", "--backend", "none"), "add --backend URL"),
@@ -97,7 +97,8 @@ def is_one_line(text: str) -> bool:
         (("worker", "-A", "shop", "--backend", "memory://"), "exists only within one process"),
     ],
 )
-def test_a_bad_input_is_one_line_that_says_what_to_do(command, args, says):
+def test_a_bad_input_is_one_line_that_says_what_to_do(command, project, args, says):
+    (project / "cloudq.db").touch()  # else it is told that there is none
     ran = command(*args)
     assert (ran.code, ran.out) == (2, "")
     assert is_one_line(ran.err)

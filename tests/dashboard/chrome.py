@@ -126,7 +126,7 @@ class Chrome:
         ]
 
     def complaints(self) -> list[str]:
-        """Return what the browser has complained of: scripts, styles, requests that were refused."""
+        """Return what the browser has complained of: refused scripts, styles and requests."""
         return [str(entry["message"]) for entry in self.driver.get_log("browser")]
 
     def picture(self, file: Path) -> None:

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from cloudq.dashboard.render import prepare
 from cloudq.testing import eventually
 
 
 @contextmanager
 def served(asgi: ASGIApp, root_path: str = "") -> Generator[int]:
     """Serve an ASGI app on a free port; at the end wait for its thread."""
+    prepare()
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         asgi,

@@ -171,6 +171,7 @@ def test_two_hundred_of_344_are_redriven_by_a_filter_after_a_dry_run(world: Worl
     chrome.press("Redrive all 200")
     chrome.await_text("Redrive 200 dead letters?")
     chrome.await_text("Nothing is done yet")
+    _looked_at(chrome, "confirm")
     assert dead_letters.search(world.app, queue="default").matched == _LETTERS
     chrome.press("Redrive 200")
     chrome.await_text("200 dead letters redriven")
@@ -178,6 +179,32 @@ def test_two_hundred_of_344_are_redriven_by_a_filter_after_a_dry_run(world: Worl
     assert (entry.who, entry.count) == ("olga", _CHOSEN)
     # They fail again, for the address is still none.
     _all_dead(world)
+
+
+def test_a_redrive_at_a_rate_is_watched_and_stopped(world: World) -> None:
+    _all_dead(world)
+    chrome = world.chrome
+    chrome.open("/dead?exception=ValueError")
+    chrome.type("form[action='/act/redrive'] input[name=rate]", "2")
+    chrome.press("Redrive all 144")
+    chrome.press("Redrive 144")
+    chrome.await_text("Under way")
+    _looked_at(chrome, "job")
+    chrome.press("Stop")
+    chrome.await_text("Stopped after")
+    _all_dead(world)
+
+
+def _looked_at(chrome: Chrome, name: str) -> None:
+    """Look at a page that no path leads to."""
+    assert chrome.faults() == []
+    folder = os.environ.get("DASHBOARD_PICTURES")
+    for dark in (False, True) if folder else ():
+        for width in (1440, 390):
+            chrome.resize(width, dark=dark)
+            shade = "dark" if dark else "light"
+            chrome.picture(Path(str(folder)) / f"{name}-{width}-{shade}.png")
+    chrome.resize(1440)
 
 
 def test_arguments_are_changed_and_a_letter_runs(world: World) -> None:
@@ -305,7 +332,7 @@ _SCREENS = {
 
 def test_axe_finds_nothing_and_every_screen_has_its_picture(world: World, tmp_path: Path) -> None:
     chrome, app = world.chrome, world.app
-    folder = Path(os.environ.get("CLOUDQ_PICTURES") or tmp_path)
+    folder = Path(os.environ.get("DASHBOARD_PICTURES") or tmp_path)
     billed = app.broker.limits("default").billed
     failed, total = world.task("shop.charge", "FAILURE"), world.task("shop.total")
     screens = _SCREENS | {
@@ -350,6 +377,6 @@ def test_signing_out_ends_the_session(world: World) -> None:
     chrome.open("/")
     chrome.press("Sign out")
     eventually(lambda: chrome.path.startswith("/login"))
-    assert chrome.faults() == []
+    _looked_at(chrome, "login")
     chrome.open("/queues")
     assert chrome.path.startswith("/login")

@@ -22,7 +22,7 @@ PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")} - {ROOT / "C
 HOW_TO = "\n".join(page.read_text() for page in (ROOT / "docs" / "how-to").glob("*.md"))
 FILES = ROOT / "cloudq" / "cli" / "commands"
 # Names of files, and of loggers that handlers of all clouds write to.
-NOT_CODE = {"cloudq.db", "cloudq.toml", "cloudq.functions", "cloudq.lambda", "cloudq.audit"}
+NOT_CODE = {"cloudq.audit", "cloudq.db", "cloudq.toml", "cloudq.functions", "cloudq.lambda"}
 
 
 def exists(name: str) -> bool:

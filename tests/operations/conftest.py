@@ -17,7 +17,7 @@ ANA = Actor(who="ana", via="test")
 
 @pytest.fixture
 def by() -> Actor:
-    """Who acts in tests."""
+    """The actor of tests."""
     return ANA
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,6 @@ from cloudq.operations import audit, overview, queues, schedules, workers, workf
 from cloudq.operations.audit import Actor
 from cloudq.testing import drain
 from localstack.servers import Endpoint
-from tests.support.bench import Bench
 
 
 def test_queues_have_numbers_or_a_problem(shop: CloudQ) -> None:
@@ -105,7 +105,7 @@ def test_a_chord_under_way_names_who_is_missing(shop: CloudQ) -> None:
         assert seen is not None
         assert len(seen.missing) == 2
     drain(shop)
-    assert workflows.workflows(shop).workflows == []
+    assert list(workflows.workflows(shop).workflows) == []
     done = workflows.workflow(shop, result.id)
     assert done is not None
     assert (done.state, done.left, list(done.missing)) == ("done", 0, [])
@@ -164,11 +164,14 @@ def test_an_overview_has_rates_from_the_second_look_on(shop: CloudQ) -> None:
     assert second.problems == {}
 
 
-def test_a_store_that_is_down_hides_no_queue(app: Bench) -> None:
-    app.store.down.add("all")
-    seen = overview.overview(app)
-    assert [row.queue for row in seen.queues] == ["default"]
-    assert "store" in seen.problems
+def test_a_store_that_is_down_hides_no_queue(tmp_path: Path) -> None:
+    broker, nowhere = f"sqlite:///{tmp_path}/q.db", "dynamodb://t?endpoint_url=http://127.0.0.1:9"
+    with CloudQ("shop", broker=broker, backend=nowhere) as app:
+        app.send_task("any")
+        seen = overview.overview(app)
+    assert [(row.queue, row.ready) for row in seen.queues] == [("default", 1)]
+    assert "cannot read" in seen.problems["store"]
+    assert list(seen.workers) == []
 
 
 def test_a_worker_that_is_not_there_is_told(quick: CloudQ, by: Actor) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from cloudq.app import CloudQ
-from cloudq.cli.commands.dead_options import (
+from cloudq.cli.commands.queues import tell_purged
+from cloudq.cli.dead_options import (
     AllOption,
     ErrorOption,
     ExceptionOption,
@@ -21,7 +22,7 @@ from cloudq.cli.commands.dead_options import (
     TaskOption,
     chosen_by,
 )
-from cloudq.cli.commands.dead_output import (
+from cloudq.cli.dead_output import (
     counted,
     show_found,
     show_groups,
@@ -30,7 +31,6 @@ from cloudq.cli.commands.dead_output import (
     tell_dry,
     tell_incomplete,
 )
-from cloudq.cli.commands.queues import tell_purged
 from cloudq.cli.edits import edit_of
 from cloudq.cli.options import JsonOption, Target, YesOption, common, require_file
 from cloudq.cli.output import confirm, emit, fields, local, note, since

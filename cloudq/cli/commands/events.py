@@ -16,9 +16,9 @@ from cloudq.cli.commands.tasks import (
     states_of,
     warn_unrecorded,
 )
-from cloudq.cli.commands.tasks_output import event_json, line_of
 from cloudq.cli.options import JsonOption, Target, common, refuse_missing
 from cloudq.cli.output import emit, note, say
+from cloudq.cli.tasks_output import event_json, line_of
 from cloudq.monitoring.event_log import FINAL, TRACKED
 from cloudq.operations.tasks import recorded_states
 

@@ -85,7 +85,7 @@ def stats(
     app = target.open()
     require_file(app)
     with app:
-        paused = operations.pauses(app)
+        paused = operations.known_pauses(app)
         rows = [
             operations.row_of(app, queue, paused) for queue in chosen_queues(target, app, queues)
         ]

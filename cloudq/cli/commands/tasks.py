@@ -11,10 +11,10 @@ import typer
 
 from cloudq.app import CloudQ
 from cloudq.cli.commands.result import as_json
-from cloudq.cli.commands.tasks_output import event_json, show_life, why
 from cloudq.cli.edits import edit_of
 from cloudq.cli.options import JsonOption, Target, YesOption, common, refuse_memory, require_file
 from cloudq.cli.output import complain, confirm, duration, emit, local, note, say, table
+from cloudq.cli.tasks_output import event_json, show_life, why
 from cloudq.cli.times import moment
 from cloudq.errors import ConfigurationError
 from cloudq.monitoring.event_log import FINAL, TRACKED, Reader

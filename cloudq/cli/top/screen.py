@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cloudq.cli.output import duration, safe, since
+from cloudq.cli.output import duration, since, styled
 from cloudq.operations.overview import Overview, Series
 from cloudq.operations.queues import QueueRow
 from cloudq.operations.workers import RunningTask, WorkerRow
@@ -95,19 +95,19 @@ def drawn(
         _running(seen, view),
         _failures(seen, view),
     ]
-    gap = [Text("")] if height >= _LOW else []
+    gap = [_text("")] if height >= _LOW else []
     gaps = _GAPS if gap else 0
     room = max(len(blocks), height - _FIXED - gaps - len(seen.problems))
     shares = _shares([max(1, len(block.rows)) for block in blocks], room)
     parts: list[RenderableType] = [_head(seen, view, name), *gap]
     for problem, why in seen.problems.items():
-        parts.append(Text(safe(f"{problem}: {why}"), "red", no_wrap=True, overflow="ellipsis"))
+        parts.append(_line(f"{problem}: {why}", "red"))
     if view.filter or view.typing:
         blocks = [replace(block, empty="none that match") for block in blocks]
     for block, share in zip(blocks, shares, strict=True):
         parts += [*_table(block, share, width), *gap]
     if foot:
-        parts.append(Text(safe(foot), "dim", no_wrap=True, overflow="ellipsis"))
+        parts.append(_line(foot, "dim"))
     return Group(*parts)
 
 
@@ -121,7 +121,7 @@ def bars(counts: Sequence[int]) -> str:
 
 def _head(seen: Overview, view: View, name: str) -> Text:
     moment = time.strftime("%H:%M:%S", time.localtime(seen.at))
-    parts: list[str | tuple[str, str]] = [(safe(name), "bold"), f"  {moment}"]
+    parts: list[str | tuple[str, str]] = [(name, "bold"), f"  {moment}"]
     rates = seen.rates
     if rates is not None:
         parts.append(f"  in {_rate(rates.arriving)}/s  out {_rate(rates.ending)}/s  ")
@@ -131,9 +131,7 @@ def _head(seen: Overview, view: View, name: str) -> Text:
         parts.append(f"  ${seen.costs.dollars_a_month:,.2f} a month")
     if view.paused:
         parts.append(("  PAUSED", "bold yellow"))
-    line = Text.assemble(*parts)
-    line.no_wrap, line.overflow = True, "ellipsis"
-    return line
+    return _cut(styled(*parts))
 
 
 def _rate(value: float) -> str:
@@ -158,7 +156,7 @@ def _queue(row: QueueRow) -> Sequence[Text]:
         _number(row.ready),
         _number(row.running),
         _number(row.delayed),
-        Text(duration(row.oldest_age)),
+        _text(duration(row.oldest_age)),
         _number(row.dead, "red"),
         _text(state, style),
     )
@@ -181,11 +179,11 @@ def _worker(row: WorkerRow) -> Sequence[Text]:
     return (
         _text(row.name),
         state,
-        Text(f"{row.running}/{row.slots}"),
+        _text(f"{row.running}/{row.slots}"),
         _number(row.waiting),
         _number(row.done),
         _number(row.failed, "red"),
-        Text(since(row.started)),
+        _text(since(row.started)),
         _text(", ".join(row.queues)),
     )
 
@@ -202,7 +200,7 @@ def _running(seen: Overview, view: View) -> _Block:
 
 
 def _task(row: RunningTask) -> Sequence[Text]:
-    return Text(since(row.since)), _text(row.task), _text(row.worker), _text(row.id)
+    return _text(since(row.since)), _text(row.task), _text(row.worker), _text(row.id)
 
 
 def _failures(seen: Overview, view: View) -> _Block:
@@ -218,9 +216,9 @@ def _failures(seen: Overview, view: View) -> _Block:
 def _failure(row: Series) -> Sequence[Text]:
     return (
         _text(row.task),
-        Text(f"{row.total:,}{'+' if row.more else ''}", "red"),
-        Text(bars(row.counts), "red"),
-        Text(f"{since(row.latest_at)} ago"),
+        _text(f"{row.total:,}{'+' if row.more else ''}", "red"),
+        _text(bars(row.counts), "red"),
+        _text(f"{since(row.latest_at)} ago"),
         _text(row.latest or ""),
     )
 
@@ -236,9 +234,9 @@ _NAMES = frozenset({"QUEUE", "WORKER", "TASK"})
 
 def _table(block: _Block, most: int, width: int) -> list[RenderableType]:
     count = f", {most} of {len(block.rows):,}" if most < len(block.rows) else ""
-    title = Text(f"{block.title}{count}", "bold cyan", no_wrap=True, overflow="ellipsis")
+    title = _line(f"{block.title}{count}", "bold cyan")
     if not block.rows:
-        return [title, Text(block.empty, "dim")]
+        return [title, _text(block.empty, "dim")]
     left_out = block.wide if width < _NARROW else frozenset[str]()
     if width < _NARROWEST:
         left_out |= block.middle
@@ -271,9 +269,18 @@ def _shares(wanted: Sequence[int], room: int) -> list[int]:
     return shares
 
 
+def _line(value: str, style: str) -> Text:
+    return _cut(styled((value, style)))
+
+
+def _cut(line: Text) -> Text:
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
+
+
 def _text(value: str, style: str = "") -> Text:
-    return Text(safe(value), style)
+    return styled((value, style))
 
 
 def _number(value: int | None, style: str = "") -> Text:
-    return Text("-" if value is None else f"{value:,}", style if value else "")
+    return _text("-" if value is None else f"{value:,}", style if value else "")
