@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from cloudq.amounts import CENTURY, seconds, shown
 from cloudq.broker.retry import PublishPolicy, publish_policy
-from cloudq.errors import InvalidArguments
+from cloudq.errors import InvalidArguments, did_you_mean
 from cloudq.messages.codec import unknown_form
 from cloudq.tasks.callback import Callback
 from cloudq.tasks.priorities import check_priority
@@ -201,8 +201,5 @@ def check_names(options: CallOptions) -> None:
     known = CallOptions.__annotations__
     for name in options:
         if name not in known:
-            import difflib
-
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" did you mean {close[0]}?" if close else ""
-            raise TypeError(f"there is no call option {name!r}:{hint} known: {', '.join(known)}")
+            hint = did_you_mean(name, known, otherwise=f"known: {', '.join(known)}")
+            raise TypeError(f"there is no call option {name!r}: {hint}")

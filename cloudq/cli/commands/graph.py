@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cloudq.canvas.graph import FORMATS, MOST, graph_of
-from cloudq.cli.options import Target, common
+from cloudq.cli.options import Target, common, refuse_missing
 from cloudq.cli.output import complain, say
 
 
@@ -34,6 +34,7 @@ def graph(
     Takes the id of any finished task, or of a saved group.
     """
     app = target.open()
+    refuse_missing(app.conf.backend_url)
     with app:
         found = graph_of(id, app.AsyncResult(id).backend)
     if found is None:
