@@ -271,13 +271,10 @@ class Settings:
         raise AttributeError(f"there is no setting {name!r}: {hint}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Change one setting. Raises pydantic's `ValidationError`, a `ValueError`.
-
-        Raises `ConfigurationError` for a name that is no setting.
-        """
+        """Change one setting. Raises `ValueError`: pydantic's, or for a name that is none."""
         if name not in DECLARED:
             hint = did_you_mean(name, DECLARED, otherwise=f"known: {', '.join(DECLARED)}")
-            raise ConfigurationError(f"there is no setting {name!r}: {hint}")
+            raise ValueError(f"there is no setting {name!r}: {hint}")
         values = self.values() | {name: value}  # one may not go with another
         made = plain(DECLARED, values)
         if made is None:

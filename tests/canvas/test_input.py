@@ -96,7 +96,7 @@ def test_a_text_that_is_no_unicode_is_named_by_its_place(
         (lambda t: t.add.s(1, 2) | t.add.s(3, 4), r"step 2: add.*too many positional"),
         (lambda t: t.add.s(1, 2) | t.add.s(), r"step 2: add.*missing a required argument"),
         (lambda t: group(t.same.s(1), t.add.s(1)), r"member 2: add.*missing a required"),
-        (lambda t: chord([t.same.s(1)], t.total.s(b=1)), r"body: total.*unexpected keyword"),
+        (lambda t: chord([t.same.s(1)], t.total.s(b=1)), r"body: total.*there is no parameter 'b'"),
         (lambda t: chord((t.same.s(1) for _ in range(2)), t.add.s()), r"add.*missing"),
         (lambda t: t.add.s(1, 2).link(t.add.s(1, 2)), r"callback 1: add.*too many"),
     ],

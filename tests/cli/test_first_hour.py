@@ -169,6 +169,7 @@ def test_a_file_that_makes_no_app_is_not_imported(
 
 
 def test_a_broker_that_is_named_needs_no_app(folder: Path) -> None:
+    (folder / "cloudq.db").touch()
     (folder / "tasks.py").write_text(TASKS + "raise RuntimeError\n")
     assert main(["queues", "list", "-b", "sqlite:///cloudq.db"]) == 0
     assert main(["queues", "list"]) == 2
