@@ -22,6 +22,8 @@ from cloudq.text import AsIs, block, json_text, masked, one_line, safe_json, tex
 # A pipe has no width, and its reader wants whole lines.
 _PIPE_WIDTH = 400
 _INDENT = "  "
+# The longest word that no column breaks: a reason may have a path in it.
+_LONG_WORD = 32
 # By these rich takes what is no terminal for one.
 _TERMINALS = frozenset({"FORCE_COLOR", "TTY_COMPATIBLE"})
 
@@ -121,7 +123,10 @@ def styled(*parts: str | tuple[str, str]) -> Text:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Print a table, numbers aligned right. Without rows, print `empty`."""
+    """Print a table, numbers aligned right. Without rows, print `empty`.
+
+    On a terminal that is too narrow for its words each row is a block of its own.
+    """
     listed = [[_cell(cell) for cell in row] for row in rows]
     if not listed:
         say(empty)
@@ -129,10 +134,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
     from rich.table import Table
 
     grid = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    least = 0
     for place, column in enumerate(columns):
-        numeric = all(_is_number(row[place].plain) for row in listed)
+        texts = [row[place].plain for row in listed]
+        numeric = all(map(_is_number, texts))
         # Names and ids are copied from the screen, so they are never wrapped; other text is.
         fixed = column in ("QUEUE", "ID")
+        least += 2 + max(len(column), *(_least(text, whole=fixed or numeric) for text in texts))
         grid.add_column(
             column,
             justify="right" if numeric else "left",
@@ -140,9 +148,26 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
             no_wrap=fixed or numeric,
             overflow="ignore" if fixed else "fold",
         )
+    output = console()
+    if output.is_terminal and least - 2 > output.width:
+        _blocks(columns, listed)
+        return
     for row in listed:
         grid.add_row(*row)
     print_drawn(grid)
+
+
+def _least(text: str, *, whole: bool) -> int:
+    """Return the width in which a cell breaks between words only; very long ones may break."""
+    return len(text) if whole else max((min(len(w), _LONG_WORD) for w in text.split()), default=0)
+
+
+def _blocks(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
+    for place, row in enumerate(rows):
+        if place:
+            say("")
+        cells = zip(columns, row, strict=True)
+        fields((column, None if cell.plain == "-" else cell) for column, cell in cells)
 
 
 def fields(pairs: Iterable[tuple[str, object]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -269,3 +270,31 @@ def test_amounts_are_written_as_people_do() -> None:
         *(90, 90, 7200, 259_200),
         *(None, None, None, None),
     ]
+
+
+# ---- narrow terminals
+
+ROWS = """
+from cloudq.cli.output import table
+id = "01a22c62-01f9-7271-97d5-38e6f5858999"
+rows = [(id, "shop.tasks.send_invoice", 12, "a long reason why")]
+table(("ID", "TASK", "TRIES", "REASON"), rows, empty="none")
+"""
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_table_breaks_no_word(folder: Path, width: int) -> None:
+    main_end, other = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(width)}
+    subprocess.run(
+        [sys.executable, "-c", ROWS], stdout=other, timeout=60, check=True, env=environment
+    )
+    os.close(other)
+    with os.fdopen(main_end, "rb") as terminal:
+        shown = os.read(terminal.fileno(), 65536).decode()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    words = {word for line in lines for word in line.split()}
+    assert {"shop.tasks.send_invoice", "01a22c62-01f9-7271-97d5-38e6f5858999", "reason"} <= words
+    assert max(len(line.rstrip()) for line in lines) <= width
+    is_table = lines[0].split() == ["ID", "TASK", "TRIES", "REASON"]
+    assert is_table == (width > 60)
