@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,15 @@ def test_a_wait_that_nobody_answers_says_who_is_missing(
     assert "no live worker" not in capsys.readouterr().err
 
 
+def read_all(terminal: int) -> str:
+    """Read what was written to the other end of a terminal that is closed."""
+    found = b""
+    with os.fdopen(terminal, "rb", buffering=0) as end, suppress(OSError):
+        while part := end.read(65536):
+            found += part
+    return found.decode()
+
+
 def at_a_terminal(folder: Path, *words: str) -> str:
     main_end, other = pty.openpty()
     done = subprocess.run(
@@ -130,10 +140,9 @@ def at_a_terminal(folder: Path, *words: str) -> str:
         check=False,
     )
     os.close(other)
-    with os.fdopen(main_end, "rb") as terminal:
-        shown = os.read(terminal.fileno(), 65536)
+    shown = read_all(main_end)
     assert done.returncode == 0, shown
-    return shown.decode()
+    return shown
 
 
 def test_a_call_at_a_terminal_names_the_next_command(folder: Path) -> None:
@@ -290,8 +299,7 @@ def test_a_table_breaks_no_word(folder: Path, width: int) -> None:
         [sys.executable, "-c", ROWS], stdout=other, timeout=60, check=True, env=environment
     )
     os.close(other)
-    with os.fdopen(main_end, "rb") as terminal:
-        shown = os.read(terminal.fileno(), 65536).decode()
+    shown = read_all(main_end)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
     words = {word for line in lines for word in line.split()}
     assert {"shop.tasks.send_invoice", "01a22c62-01f9-7271-97d5-38e6f5858999", "reason"} <= words
