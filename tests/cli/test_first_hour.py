@@ -197,7 +197,6 @@ def test_a_broker_that_is_named_needs_no_app(folder: Path) -> None:
         ("events", "-n", "1"),
         ("inspect", "ping"),
         ("control", "revoke", "x"),
-        ("cost",),
         ("sweep",),
         ("schedules", "list", "-A", "tasks"),
         ("migrate", "sqlite:///clodq.db", "sqlite:///other.db"),
