@@ -37,7 +37,12 @@ def test_it_indexes_retries_sums_and_says_what_to_type_next(command, files, demo
     ran = command(*demo)
     assert (ran.code, ran.err) == (0, "")
     assert "files: 5 of 5" in ran.out
-    for line in ("files         5", "lines         10", "words         15", "a retry       failed 2 times"):
+    for line in (
+        "files         5",
+        "lines         10",
+        "words         15",
+        "a retry       failed 2 times",
+    ):
         assert line in ran.out
     assert "called most   call 10" in ran.out
     assert (project / "kept" / "demo.db").is_file()
