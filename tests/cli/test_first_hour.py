@@ -18,6 +18,7 @@ from cloudq.amounts import counted, span
 from cloudq.cli import main
 from cloudq.errors import did_you_mean, near
 from cloudq.monitoring.heartbeats import Heartbeat
+from cloudq.testing import drain
 
 TASKS = """
 from datetime import datetime
@@ -118,6 +119,27 @@ def test_a_wait_that_nobody_answers_says_who_is_missing(
         app.control.heartbeats.beat(Heartbeat(hostname="a", seen=2e9 * 2, queues=["default"]))
     assert main(["call", "tasks.add", "1", "--wait", "0.1"]) == 1
     assert "no live worker" not in capsys.readouterr().err
+
+
+def test_times_are_given_as_people_write_them(folder: Path) -> None:
+    assert main(["call", "tasks.add", "1", "--countdown", "2m", "--expires", "10m"]) == 0
+    with CloudQ("look", broker="sqlite:///cloudq.db") as app:
+        assert app.broker.receive("default", count=1, wait=0.0, lease=5) == []
+        with app.broker.asking("look at", "default") as admin:
+            assert admin.stats("default").delayed == 1
+
+
+def test_a_wait_for_a_result_needs_no_number(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with CloudQ("shop", broker="sqlite:///cloudq.db") as app:
+        task = app.task(name="twice")(lambda n: 2 * n)
+        result = task.delay(4)
+        drain(app)
+    assert main(["result", "--wait", result.id]) == 0
+    assert main(["result", result.id, "--wait"]) == 0
+    assert main(["result", result.id, "--wait", "2m"]) == 0
+    assert capsys.readouterr().out.count("value     8") == 3
 
 
 def read_all(terminal: int) -> str:
