@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from cloudq.canvas.join_items import members_of
 from cloudq.messages.json_text import json_text
@@ -14,6 +14,8 @@ from cloudq.results.record import Record, State
 
 # The most vertices in a graph: nobody can read a larger picture.
 MOST = 2000
+# Members alike that each have a line of their own.
+_ALIKE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +33,15 @@ class Vertex:
 
 @dataclass(slots=True)
 class Graph:
-    """Vertices by id, and the ids that each one leads to. `cut` means that some were left out."""
+    """Vertices by id, and the ids that each one leads to. `cut` means that some were left out.
+
+    `bodies` has the steps that follow a group's members, by the group's id; the group leads to
+    them too.
+    """
 
     vertices: dict[str, Vertex] = field(default_factory=dict[str, Vertex])
     edges: dict[str, list[str]] = field(default_factory=dict[str, "list[str]"])
+    bodies: dict[str, list[str]] = field(default_factory=dict[str, "list[str]"])
     cut: bool = False
 
     def follows(self, id: str) -> Sequence[str]:
@@ -108,6 +115,8 @@ class _Search:
             firsts.append(id if before is None else firsts[before])
             if before is not None:
                 self._edge(rows[before][0], id)
+                if rows[before][2] is not None:
+                    self._body(rows[before][0], id)
         return firsts[-1]
 
     @staticmethod
@@ -136,6 +145,7 @@ class _Search:
     def _join(self, join: str, body: str) -> None:
         self._group(join)
         self._edge(join, body)
+        self._body(join, body)
         if join in self._joins:
             return
         self._joins.add(join)
@@ -150,6 +160,11 @@ class _Search:
     def _group(self, id: str) -> None:
         self.graph.vertices.setdefault(id, Vertex(id=id, name="group"))
 
+    def _body(self, group: str, body: str) -> None:
+        bodies = self.graph.bodies.setdefault(group, [])
+        if body in self.graph.vertices and body not in bodies:
+            bodies.append(body)
+
     def _edge(self, start: str, end: str) -> None:
         if start not in self.graph.vertices or end not in self.graph.vertices:
             return
@@ -159,7 +174,10 @@ class _Search:
 
 
 def as_text(graph: Graph) -> Iterator[str]:
-    """Yield the lines of a tree; a vertex that several lead to is expanded only once."""
+    """Yield the lines of a tree; a vertex that several lead to is expanded only once.
+
+    Of many members of one name and state, with nothing below them, a line says how many they are.
+    """
     shown: set[str] = set()
     for root in graph.roots():
         yield from _branch(graph, root, shown, "", "")
@@ -175,13 +193,29 @@ def _branch(graph: Graph, id: str, shown: set[str], head: str, rest: str) -> Ite
         if again:
             continue
         shown.add(id)
-        ends = graph.follows(id)
+        alone, many = _folded(graph, graph.follows(id), shown)
+        for label, ids in many.items():
+            last = "└─ " if not alone and label == [*many][-1] else "├─ "
+            yield f"{rest}{last}{len(ids)} x {label}: {ids[0]}, {ids[1]}, ..."
         below = [
             (end, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
-            for number, end in enumerate(ends, 1)
-            for last in (number == len(ends),)
+            for number, end in enumerate(alone, 1)
+            for last in (number == len(alone),)
         ]
         stack += reversed(below)
+
+
+def _folded(
+    graph: Graph, ends: Sequence[str], shown: set[str]
+) -> tuple[list[str], Mapping[str, list[str]]]:
+    """Part the ids below a vertex: those of lines of their own, and many alike by their label."""
+    alike: dict[str, list[str]] = {}
+    for end in ends:
+        if not graph.follows(end) and end not in shown:
+            alike.setdefault(graph.vertices[end].label, []).append(end)
+    many = {label: ids for label, ids in alike.items() if len(ids) > _ALIKE}
+    folded = {id for ids in many.values() for id in ids}
+    return [end for end in ends if end not in folded], many
 
 
 def as_dot(graph: Graph) -> Iterator[str]:
@@ -195,6 +229,15 @@ def as_dot(graph: Graph) -> Iterator[str]:
         for end in ends:
             yield f'  "{start}" -> "{end}";'
     yield "}"
+
+
+def as_json(graph: Graph) -> dict[str, object]:
+    """Return the vertices and edges as plain JSON."""
+    return {
+        "tasks": [asdict(vertex) for vertex in graph.vertices.values()],
+        "edges": [[start, end] for start, ends in graph.edges.items() for end in ends],
+        "cut": graph.cut,
+    }
 
 
 def as_mermaid(graph: Graph) -> Iterator[str]:
