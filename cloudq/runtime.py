@@ -10,7 +10,7 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from cloudq.clock import Clock, real_time
-from cloudq.driver import BackendDriver, BrokerDriver
+from cloudq.driver import BackendDriver, BrokerDriver, StoreLimits
 from cloudq.driver.billing import Meter, meter_of
 from cloudq.driver.forks import imported, renew_after_fork
 from cloudq.driver.immutable import immutable
@@ -197,15 +197,15 @@ class Runtime:
             url=url,
             reopen=partial(self.services.open_backend, url),
             expires=conf.result_expires,
-            history=self._history(is_free=not driver.limits.billed),
+            history=self._history(driver.limits),
             clock=self.clock,
         )
 
-    def _history(self, *, is_free: bool) -> History | None:
+    def _history(self, limits: StoreLimits) -> History | None:
         conf = self.conf
         if self.event_level is Level.NONE:
             return None
-        logs_ends = is_free and conf.task_events is None
+        logs_ends = limits.shared and not limits.billed and conf.task_events is None
         return History(
             self.event_level,
             expires=conf.task_events_expires,

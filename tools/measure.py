@@ -254,7 +254,7 @@ def journey(root: Path) -> Iterator[Figure]:
     )
     frames, files = map(int, done.stdout.split())
     yield Figure(name="frames from delay to the driver", value=frames, ceiling=5)
-    yield Figure(name="files that one call visits", value=files, ceiling=36)
+    yield Figure(name="files that one call visits", value=files, ceiling=34)
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from cloudq.driver import (
 from cloudq.driver.forks import HOLD, hold_while_forking, renew_after_fork
 from cloudq_local.items import Fields, Refusal, changed, holds, size, stored
 
-LIMITS = StoreLimits(put=256, get=256, item=16 << 20, billed=False)
+LIMITS = StoreLimits(put=256, get=256, item=16 << 20, billed=False, shared=False)
 
 # How many writes go by between two sweeps of expired items.
 SWEEP_EVERY = 256

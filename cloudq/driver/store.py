@@ -90,7 +90,8 @@ class StoreLimits:
     """The limits of a store: items per `put` or `delete`, keys per `get`, bytes per item.
 
     `bills_kilobytes` says that a write of a few bytes costs as much as one of a kilobyte, and more
-    than reads do: small records of calls made at one time are then written together.
+    than reads do: small records of calls made at one time are then written together. `shared` is
+    False for a store that ends with its process: nobody else looks into that.
     """
 
     put: int
@@ -98,6 +99,7 @@ class StoreLimits:
     item: int
     billed: bool = True
     bills_kilobytes: bool = False
+    shared: bool = True
 
 
 class BackendDriver(Protocol):

@@ -20,15 +20,8 @@ from cloudq.execution.bundles import Part, body_of, by_parcel, dispose_parts
 from cloudq.execution.idempotency import end_claim
 from cloudq.execution.leaving import leave_joins
 from cloudq.execution.outgoing import send_outgoing, store_new_joins
-from cloudq.execution.settlement import NEVER, Action, Batch, FailedSteps, Settled
-from cloudq.execution.sharing import (
-    add_to_bundle,
-    add_to_series,
-    events_of,
-    let_stand,
-    sharing,
-    too_late,
-)
+from cloudq.execution.settlement import NEVER, Action, Batch, FailedSteps, Settled, happened
+from cloudq.execution.sharing import add_to_bundle, add_to_series, let_stand, sharing, too_late
 from cloudq.execution.side_by_side import side_by_side
 from cloudq.execution.spoiled import (
     is_one_s_own,
@@ -38,7 +31,7 @@ from cloudq.execution.spoiled import (
 )
 from cloudq.messages.ids import IS_PLACED, place_of
 from cloudq.results.backend import Backend
-from cloudq.results.record import to_item
+from cloudq.results.record import Record, State, to_item
 from cloudq.tasks.limits.unique import free_key
 
 log = Log("cloudq.execution")
@@ -146,7 +139,7 @@ def _write_records(batch: Batch, backend: Backend) -> None:
     if plain:
         _store(batch, plain, backend)
     for pairs in by_parcel(bundled) if bundled else ():
-        add_to_bundle(batch, pairs, backend)
+        add_to_bundle(batch, pairs, _events(pairs, backend), backend)
     if not fenced:
         return
     advance = partial(_advanced, backend=backend)
@@ -191,8 +184,7 @@ def _store(batch: Batch, settled: list[Settled], backend: Backend) -> None:
         if calls.is_whole:
             items.append(backend.series.item(calls.series, calls.ends))
             owners.append(calls.settled)
-    if backend.history is not None:
-        items += events_of(settled, backend.history)
+    items += _events(settled, backend)
     try:
         failures = backend.put(items) if items else {}
     except BackendError as error:
@@ -208,8 +200,7 @@ def _store(batch: Batch, settled: list[Settled], backend: Backend) -> None:
 def items_of(settled: Sequence[Settled], backend: Backend) -> list[Item]:
     """Make the items of outcomes, and of their events."""
     items, _ = _owned_items(settled, backend)
-    if backend.history is not None:
-        items += events_of(settled, backend.history)
+    items += _events(settled, backend)
     return items
 
 
@@ -371,3 +362,27 @@ def _dispose(settled: Sequence[Settled], broker: Broker) -> list[Refused]:
     for reason, deliveries in burials.items():
         refused += broker.dead_letter(deliveries, reason=reason)
     return refused
+
+
+def _events(settled: Sequence[Settled], backend: Backend) -> list[Item]:
+    """Make the items of events that are recorded; one that cannot be made is only logged."""
+    history = backend.history
+    if history is None:
+        return []
+    made: list[Item] = []
+    ended: list[Record] = []
+    logs_successes = history.logs_successes
+    for delivery, settlement in settled:
+        state = settlement.state
+        if state is State.SUCCESS and logs_successes and settlement.record is not None:
+            ended.append(settlement.record)  # most are such
+            continue
+        if state not in history.told:
+            continue
+        try:
+            record = happened(delivery, settlement, history.clock())
+            made += history.items(record, body_of(delivery))
+        except Exception as error:  # nothing waits for an event
+            log.warning("an event of task %s is not recorded: %s", settlement.task_id, error)
+    due = history.ends.add(ended) if ended and history.ends is not None else None
+    return made if due is None else [*made, due]

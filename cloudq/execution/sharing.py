@@ -8,13 +8,12 @@ from dataclasses import dataclass, field, replace
 from cloudq.driver import Item
 from cloudq.driver.log import Log
 from cloudq.errors import BackendError
-from cloudq.execution.bundles import Part, body_of
-from cloudq.execution.settlement import Action, Batch, Settled, happened
+from cloudq.execution.bundles import Part
+from cloudq.execution.settlement import Action, Batch, Settled
 from cloudq.execution.side_by_side import side_by_side
 from cloudq.messages.ids import IS_PLACED, SERIES, place_in_series, place_of
 from cloudq.results.backend import Backend
 from cloudq.results.bundle_item import is_same
-from cloudq.results.events import History
 from cloudq.results.record import Record, State
 from cloudq.results.series import is_small
 
@@ -69,15 +68,18 @@ def add_to_series(batch: Batch, together: Sequence[Together], backend: Backend) 
             batch.fail(calls.settled, error)
 
 
-def add_to_bundle(batch: Batch, settled: list[Settled], backend: Backend) -> None:
-    """Write the ends of calls of one bundle, in one request; an end that stands there counts."""
+def add_to_bundle(
+    batch: Batch, settled: list[Settled], events: Sequence[Item], backend: Backend
+) -> None:
+    """Write the ends of calls of one bundle, in one request; an end that stands there counts.
+
+    `events` are the items of their events.
+    """
     first = settled[0][0]
     assert isinstance(first, Part)
     placed = [_placed(pair, first.parcel.name) for pair in settled]
     records = dict(placed)
-    extras = [pair[1].extra for pair in settled if pair[1].extra is not None]
-    if backend.history is not None:
-        extras += events_of(settled, backend.history)
+    extras = [*(pair[1].extra for pair in settled if pair[1].extra is not None), *events]
     try:
         for failure in (backend.put(extras) if extras else {}).values():
             raise BackendError(failure.reason, code=failure.code)
@@ -130,24 +132,3 @@ def too_late(pair: Settled) -> Settled:
         settlement.state,
     )
     return delivery, replace(settlement, action=Action.NOTHING)
-
-
-def events_of(settled: Sequence[Settled], history: History) -> list[Item]:
-    """Make the items of events that are recorded; one that cannot be made is only logged."""
-    made: list[Item] = []
-    ended: list[Record] = []
-    logs_successes = history.logs_successes
-    for delivery, settlement in settled:
-        state = settlement.state
-        if state is State.SUCCESS and logs_successes and settlement.record is not None:
-            ended.append(settlement.record)  # most are such
-            continue
-        if state not in history.told:
-            continue
-        try:
-            record = happened(delivery, settlement, history.clock())
-            made += history.items(record, body_of(delivery))
-        except Exception as error:  # nothing waits for an event
-            log.warning("an event of task %s is not recorded: %s", settlement.task_id, error)
-    due = history.ends.add(ended) if ended and history.ends is not None else None
-    return made if due is None else [*made, due]
