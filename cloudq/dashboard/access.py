@@ -57,8 +57,9 @@ class Password:
 class Access:
     """The ways in. With none of them everybody who reaches the port is let in, as `open_role`.
 
-    `tokens` maps a token to its user. `proxy_header` names the header in which a proxy of one of
-    `proxies` (addresses or networks) says who has signed in there; such a user has `proxy_role`.
+    `tokens` maps a token to its user. `proxies` (addresses or networks) are believed when they say
+    for whom they ask, and whether by https; `proxy_header` names the header in which they say who
+    has signed in there, and such a user has `proxy_role`.
     """
 
     passwords: Sequence[Password] = ()
@@ -107,6 +108,12 @@ class Access:
         name = headers.get(self.proxy_header, "")
         return User(name=name, role=self.proxy_role) if _NAME.fullmatch(name) else None
 
+    def client(self, peer: str, headers: Mapping[str, str]) -> str:
+        """Return the address of a browser: the one that a trusted proxy tells, else the peer's."""
+        if not self.is_proxy(peer):
+            return peer
+        return headers.get("x-forwarded-for", "").rpartition(",")[2].strip()[:100] or peer
+
     def is_proxy(self, peer: str | None) -> bool:
         """Tell whether an address is that of a trusted proxy."""
         try:
@@ -136,8 +143,6 @@ def access(
             f"the header {proxy_header!r} is believed from a named proxy only: name its address, "
             "such as --proxy 10.0.0.5"
         )
-    if proxies and proxy_header is None:
-        raise ConfigurationError("--proxy goes with --proxy-user-header, which names the user")
     if token is not None and not _SHORTEST_TOKEN <= len(token) <= _LONGEST:
         raise ConfigurationError(
             f"the token has {len(token)} characters: it needs {_SHORTEST_TOKEN} at least, such as "

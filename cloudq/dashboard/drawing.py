@@ -181,13 +181,13 @@ def _drawn(graph: Graph, box: Box, visit: Visit, current: str) -> Markup:
     if box.vertex.state is None:
         return inside
     link = visit.url("/task", id=box.id)
-    return Markup('<a href="{}" aria-label="{}">{}</a>').format(link, told, inside)
+    return Markup('<a href="{}">{}</a>').format(link, inside)
 
 
 def _texts(first: str, second: str) -> Markup:
-    return Markup('<text x="12" y="17" class="name">{}</text><text x="12" y="32">{}</text>').format(
-        _cut(first), _cut(second)
-    )
+    return Markup(
+        '<text x="12" y="17" class="name">{}</text> <text x="12" y="32">{}</text>'
+    ).format(_cut(first), _cut(second))
 
 
 def _cut(text: str) -> str:

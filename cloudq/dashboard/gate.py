@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import parse_qs, quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -69,13 +69,14 @@ class Hosts:
         return name in self.names or _is_address(name)
 
 
-@dataclass(frozen=True, slots=True)
 class Refusal(Exception):
     """A request that is refused: the status, and the reason for people."""
 
-    status: int
-    reason: str
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    def __init__(self, status: int, reason: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.headers = headers or {}
 
 
 class Gate:
@@ -90,6 +91,7 @@ class Gate:
         sessions: Sessions,
         throttle: Throttle,
         refused: Callable[[Refusal, str], Response],
+        app_name: str = "",
     ) -> None:
         self._inner = inner
         self._access = access
@@ -97,6 +99,7 @@ class Gate:
         self._sessions = sessions
         self._throttle = throttle
         self._refused = refused
+        self._app_name = app_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -153,7 +156,8 @@ class Gate:
             query=query,
             form=form,
             theme=theme if theme in THEMES else "auto",
-            peer=peer,
+            peer=self._access.client(peer, headers),
+            app_name=self._app_name,
         )
         return visit, began
 
@@ -168,16 +172,16 @@ class Gate:
             return by_proxy
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and path.startswith("/api/"):
-            return self._by_token(token.strip(), peer)
+            return self._by_token(token.strip(), self._access.client(peer, headers))
         return session.user if session is not None else None
 
-    def _by_token(self, token: str, peer: str) -> User | None:
-        wait = self._throttle.wait(peer)
+    def _by_token(self, token: str, client: str) -> User | None:
+        wait = self._throttle.wait(client)
         if wait:
             raise Refusal(429, "too many wrong tokens", {"retry-after": str(int(wait) + 1)})
         found = self._access.by_token(token)
         if found is None:
-            self._throttle.wrong(peer)
+            self._throttle.wrong(client)
         return found
 
     def _check_origin(self, headers: Headers) -> None:

@@ -25,7 +25,7 @@ MOST_STREAMS = 500
 # A proxy ends a connection on which nothing is said.
 _KEPT_ALIVE = 15.0
 # A page may take this share of the time between two renderings.
-_SHARE = 0.05
+_SHARE = 0.01
 _LONGEST = 60.0
 
 _Key = tuple[str, bool, str]
@@ -91,17 +91,18 @@ class Hub:
             if channel.task is None:
                 channel.task = asyncio.create_task(self._renew(channel))
             yield b"retry: 4000\n\n"
-            number = channel.number
+            # Who comes later gets what the others have seen last.
+            number = 0
             while valid():
+                if channel.number != number:
+                    number = channel.number
+                    yield channel.data
+                    continue
                 try:
                     async with asyncio.timeout(_KEPT_ALIVE):
                         await channel.changed.wait()
                 except TimeoutError:
                     yield b": still here\n\n"
-                    continue
-                if channel.number != number:
-                    number = channel.number
-                    yield channel.data
             yield b"event: over\ndata: signed out\n\n"
         finally:
             channel.readers -= 1

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 _MOST = 500
 # A look may take this share of the time between two of them.
-_SHARE = 0.05
+_SHARE = 0.01
 _SLOWEST = 60.0
 
 

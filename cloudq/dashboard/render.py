@@ -53,6 +53,12 @@ def templates() -> Environment:
     return made
 
 
+def prepare() -> None:
+    """Compile all templates, so that no first reader waits for that."""
+    for name in templates().list_templates(extensions=["html"]):
+        templates().get_template(name)
+
+
 def fragment(template: str, visit: Visit, values: Mapping[str, Any]) -> str:
     """Render a template with the values of a page."""
     return templates().get_template(template).render(visit=visit, **values)

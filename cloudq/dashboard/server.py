@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from cloudq.app import CloudQ
 from cloudq.dashboard.access import Access
+from cloudq.dashboard.render import prepare
 from cloudq.dashboard.site import asgi
 from cloudq.errors import ConfigurationError
 
 _QUEUED = 128
+_NICE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +67,18 @@ def bound(place: Place) -> socket.socket:
     return listener
 
 
-def run(
-    app: CloudQ, listener: socket.socket, place: Place, access: Access, refresh: float | None
-) -> None:
-    """Serve until a signal ends it."""
+def made(app: CloudQ, place: Place, access: Access, refresh: float | None) -> ASGIApp:
+    """Make the dashboard of a place, ready for its first reader. Raises `ConfigurationError`."""
     names = [*place.hosts, *([] if place.is_loopback else [place.host])]
+    site = asgi(app, access=access, hosts=names, refresh=refresh)
+    prepare()
+    return site
+
+
+def run(site: ASGIApp, listener: socket.socket, place: Place) -> None:
+    """Serve until a signal ends it; the listener is closed then."""
     config = uvicorn.Config(
-        asgi(app, access=access, hosts=names, refresh=refresh),
+        site,
         root_path=place.path,
         log_level="warning",
         access_log=False,
@@ -83,4 +92,7 @@ def run(
         h11_max_incomplete_event_size=32_768,
         limit_concurrency=1_000,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    # Workers on this machine go first: who looks must not slow down what is looked at.
+    os.nice(_NICE)
+    with listener:
+        uvicorn.Server(config).run(sockets=[listener])

@@ -89,6 +89,7 @@ class Site:
             sessions=self.sessions,
             throttle=self.throttle,
             refused=refused,
+            app_name=self.app.name,
         )
 
     def _page(self, view: View, request: Request) -> Response:
@@ -104,7 +105,7 @@ class Site:
             for url in (self.app.conf.broker, self.app.conf.backend_url)
             if url is not None
         ]
-        return {"app_name": self.app.name, "billed": any(billed), "refresh": self.looks.refresh}
+        return {"billed": any(billed), "refresh": self.looks.refresh}
 
     async def _live(self, request: Request) -> Response:
         visit = visit_of(request)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 # Wrong tries that cost nothing, and the pause after the next ones: it doubles each time.
 _FREE, _FIRST, _LONGEST = 5, 2.0, 900.0
-# Whoever guesses at a name must not keep its owner out for long.
+# Whoever guesses at a name, or everywhere, must not keep others out for long.
 _LONGEST_OF_NAME = 30.0
 NAME = "name:"
 """Begins the key of a user's name."""
@@ -51,7 +51,7 @@ class Throttle:
                 for key in keys
                 if key in self._tries
             ]
-            return max([self._all.wait(now, _FREE_OF_ALL), *waits])
+            return max([self._all.wait(now, _FREE_OF_ALL, _LONGEST_OF_NAME), *waits])
 
     def wrong(self, *keys: str) -> None:
         """Count a wrong try."""

@@ -47,6 +47,7 @@ class Visit:
     form: Form = field(default_factory=Form)
     theme: str = "auto"
     peer: str = ""
+    app_name: str = ""
 
     @property
     def operates(self) -> bool:

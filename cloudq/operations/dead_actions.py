@@ -83,11 +83,13 @@ def redrive(
     most: int | None = None,
     told: Told | None = None,
     audited: bool = True,
+    said: str | None = None,
 ) -> DeadDone:
     """Send dead letters to their queues again: those a filter chooses, or that were read.
 
     With `rate` so many a second, with `edit` as new messages of the same id with other
-    arguments, with `most` so many at most. Without `audited` the caller logs it. Raises
+    arguments, with `most` so many at most. Without `audited` the caller logs it; `said` are words
+    for the log that say how letters were chosen. Raises
     `BrokerError` when the letters cannot be read, and `ConfigurationError` for a filter of ids
     that are not there.
     """
@@ -96,7 +98,7 @@ def redrive(
     failed = _each_part(app, letters, act, rate=rate, told=told)
     how = f" with other {edit}" if edit is not None else ""
     actor = by if audited else None
-    return _finished(app, actor, f"redrive{how}", (chosen, queue), letters, failed, found)
+    return _finished(app, actor, f"redrive{how}", (said or chosen, queue), letters, failed, found)
 
 
 def delete(
@@ -107,6 +109,7 @@ def delete(
     by: Actor,
     most: int | None = None,
     told: Told | None = None,
+    said: str | None = None,
 ) -> DeadDone:
     """Delete dead letters for good: those a filter chooses, or that were read.
 
@@ -114,7 +117,9 @@ def delete(
     """
     letters, found = _letters(app, chosen, queue, most)
     failed = _each_part(app, letters, _deleted, rate=None, told=told)
-    return _finished(app, by, "delete dead letters", (chosen, queue), letters, failed, found)
+    return _finished(
+        app, by, "delete dead letters", (said or chosen, queue), letters, failed, found
+    )
 
 
 def purge(app: CloudQ, queue: str, *, by: Actor) -> PurgeDone:
@@ -274,13 +279,13 @@ def _finished(
     app: CloudQ,
     by: Actor | None,
     action: str,
-    asked: tuple[DeadFilter | Sequence[Seen], str | None],
+    asked: tuple[str | DeadFilter | Sequence[Seen], str | None],
     letters: Sequence[Seen],
     failed: Sequence[FailedLetter],
     found: tuple[int, bool],
 ) -> DeadDone:
     chosen, queue = asked
-    what = str(chosen) if isinstance(chosen, DeadFilter) else f"{len(letters)} chosen"
+    what = str(chosen) if isinstance(chosen, str | DeadFilter) else f"{len(letters)} chosen"
     done = len(letters) - len(failed)
     outcome = "done" if not failed else f"{len(failed)} not done: {failed[0].reason}"
     where = f"queue {queue}" if queue else "all queues"

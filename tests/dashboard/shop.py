@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 from starlette.testclient import TestClient
 
 from cloudq import CloudQ, chord, crontab
-from cloudq.testing import drain
+from cloudq.testing import drain, eventually
 
 OWN = "http://127.0.0.1:5555"
 
@@ -40,6 +42,17 @@ def shop(broker: str, **settings: Any) -> CloudQ:
     @app.task(name="shop.total")
     def total(values: list[int]) -> int:
         return sum(values)
+
+    @app.task(bind=True, name="shop.gated")
+    def gated(self: Any, name: str, number: int) -> int:
+        """Wait until a test opens the gate."""
+        self.update_state(state="PROGRESS", meta={"current": 1, "total": 4})
+        eventually((Path(os.environ["SHOP_GATES"]) / name).exists)
+        return number
+
+    @app.task(name="shop.gates")
+    def gates() -> None:  # pyright: ignore[reportUnusedFunction]
+        chord([gated.s(f"gate-{n}", n) for n in range(3)], total.s()).delay()
 
     @app.task(name="shop.mail", queue="mail")
     def mail(to: str) -> str:  # pyright: ignore[reportUnusedFunction]

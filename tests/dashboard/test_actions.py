@@ -227,6 +227,7 @@ def test_letters_are_downloaded_as_json_lines(browser: Browser, app: CloudQ) -> 
     assert ("local", "export dead letters", 3) in _log(app)
 
 
+@pytest.mark.slow
 def test_a_slow_redrive_is_watched_and_stopped(browser: Browser, app: CloudQ) -> None:
     fill(app, letters=8)
     browser.open("/dead")

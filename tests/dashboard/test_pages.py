@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cloudq.dashboard.access import Access
 from cloudq.dashboard.site import Site
 from cloudq.dashboard.views import VIEWS
 from cloudq.testing import drain
+from tests.dashboard.serving import served
 from tests.dashboard.shop import Browser, fill, shop
 
 
@@ -187,6 +189,18 @@ def test_a_dashboard_works_below_a_path(app: CloudQ) -> None:
     assert browser.status == 200
     assert "Queue mail is paused" in browser.text
     assert browser.path.startswith("/ops/cloudq/")
+
+
+def test_a_proxy_that_takes_a_path_off_is_told_by_root_path(site: Site) -> None:
+    with served(site.asgi(()), root_path="/cloudq") as port:
+        browser = http.client.HTTPConnection("127.0.0.1", port)
+        browser.request("GET", "/queues")
+        text = browser.getresponse().read().decode()
+        assert 'href="/cloudq/tasks"' in text
+        assert 'data-live="/cloudq/live?view=%2Fqueues"' in text
+        browser.request("GET", "/static/app.css")
+        assert browser.getresponse().read().startswith(b"/*")
+        browser.close()
 
 
 def test_pages_answer_with_a_strict_policy_and_no_script_of_their_own(browser: Browser) -> None:

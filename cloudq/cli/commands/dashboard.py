@@ -74,7 +74,7 @@ ProxyOption = Annotated[
     typer.Option(
         "--proxy",
         metavar="ADDRESS",
-        help="Address or network of that proxy; repeatable.",
+        help="Address or network of the proxy in front, to be believed; repeatable.",
         rich_help_panel=_USERS,
     ),
 ]
@@ -148,6 +148,7 @@ def _serve(
     with app:
         # The names of tasks and queues are those of the app's modules.
         app.load()
+        site = server.made(app, place, access, refresh)
         listener = server.bound(place)
         number = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
@@ -156,7 +157,7 @@ def _serve(
             note(f"everybody on this machine may {access.open_role}: --password-file adds users")
         elif not place.is_loopback:
             note("passwords and pages go unencrypted here: put a proxy with https in front")
-        server.run(app, listener, place, access, refresh)
+        server.run(site, listener, place)
 
 
 def _add_user(name: str, role: str | None) -> None:

@@ -137,9 +137,11 @@ def _redriven(
     rate: float | None,
     edit: Edit | None,
     by: Actor,
-    told: Told,
+    progress: Told,
 ) -> Done:
-    done = dead_actions.redrive(app, letters, queue, by=by, rate=rate, edit=edit, told=told)
+    done = dead_actions.redrive(
+        app, letters, queue, by=by, rate=rate, edit=edit, told=progress, said=_said(chosen)
+    )
     return _done(done, "redriven")
 
 
@@ -149,9 +151,20 @@ def _deleted(
     queue: str | None,
     letters: Sequence[Seen],
     by: Actor,
-    told: Told,
+    progress: Told,
 ) -> Done:
-    return _done(dead_actions.delete(app, letters, queue, by=by, told=told), "deleted")
+    return _done(
+        dead_actions.delete(app, letters, queue, by=by, told=progress, said=_said(chosen)),
+        "deleted",
+    )
+
+
+def _said(chosen: DeadFilter) -> str:
+    """Return the words of the audit log for a choice: the ids themselves, where they are few."""
+    if not chosen.ids:
+        return f"all that match: {chosen}"
+    few = ", ".join(chosen.ids[:5])
+    return few if len(chosen.ids) <= 5 else f"{few} and {len(chosen.ids) - 5} more"
 
 
 def _done(done: DeadDone, verb: str) -> Done:

@@ -61,9 +61,11 @@
     stream.addEventListener("over", () => { close(); tell("Signed out", "off"); });
     stream.addEventListener("error", () => tell("No connection: trying again", "off"));
   }
+  const alarms = (live) => all(".tile.alarm", live).map((each) => each.innerText.replace(/\s+/g, " ").trim()).join(", ");
   function swap(html) {
     const live = one("[data-live]");
     if (!live) return;
+    const before = alarms(live);
     const held = document.activeElement, inside = held && live.contains(held);
     const at = inside ? held.getAttribute("href") : null;
     const opened = all("details[open] > summary", live).map((each) => each.textContent);
@@ -72,6 +74,8 @@
     // What all readers share has no token: a form gets the one of this reader's session.
     all("input[name=csrf]", live).forEach((field) => { field.value = one("meta[name=csrf]").content; });
     ready(live);
+    // A reader who hears the page is told of what is wrong, and not of each new number.
+    if (alarms(live) !== before) one("#told").textContent = alarms(live);
     all("details > summary", live).forEach((each) => {
       if (opened.includes(each.textContent)) each.parentElement.open = true;
     });

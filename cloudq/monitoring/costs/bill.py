@@ -49,6 +49,8 @@ _KINDS: Mapping[str, str] = {
     "firing": "(schedules)",
     "beat": "(schedules)",
     "schedules": "(schedules)",
+    "paused": "(paused queues)",
+    "audit": "(audit log)",
     "": "(other)",
 }
 

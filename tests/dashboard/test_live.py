@@ -1,0 +1,125 @@
+"""Open pages are live: one look for all of them, and none while there are none."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+from cloudq import CloudQ
+from cloudq.dashboard.looks import Looks, Watch
+from cloudq.dashboard.site import Site
+from cloudq.errors import CloudQError
+from cloudq.testing import eventually
+from tests.dashboard.conftest import signed_in
+from tests.dashboard.serving import Stream, served
+
+
+def test_a_page_that_is_open_shows_what_has_changed(site: Site, app: CloudQ) -> None:
+    with served(site.asgi(())) as port:
+        page = Stream(port, "/queues")
+        name, data = page.next()
+        assert name == "part"
+        assert ">mail</a>" in json.loads(data)
+        app.send_task("shop.mail", ["x"])
+        _, data = page.next()
+        assert '<td data-name="Ready" class="num">1</td>' in json.loads(data)
+        page.close()
+
+
+def test_fifty_open_pages_are_one_look(site: Site, app: CloudQ) -> None:
+    with served(site.asgi(())) as port:
+        pages = [Stream(port, "/") for _ in range(50)]
+        eventually(lambda: site.hub.readers == 50)
+        app.send_task("shop.mail", ["x"])
+        with ThreadPoolExecutor(50) as pool:
+            seen = list(pool.map(Stream.next, pages))
+        assert len(seen) == 50
+        # As many parts as one page has, for each rendering, and no more.
+        parts = 5
+        assert site.looks.made <= parts * site.hub.renderings
+        assert site.hub.renderings <= 10
+        for page in pages:
+            page.close()
+        eventually(lambda: site.hub.readers == 0)
+
+
+def test_nothing_is_asked_while_no_page_is_open(site: Site) -> None:
+    with served(site.asgi(())) as port:
+        page = Stream(port, "/")
+        page.next()
+        page.close()
+        eventually(lambda: site.hub.readers == 0)
+        before = site.hub.renderings
+        other = Stream(port, "/workers")
+        other.next()
+        assert site.hub.renderings == before + 1, "the page that was left is not rendered"
+        other.close()
+
+
+def test_a_page_ends_when_its_reader_signs_out(guarded: Site, app: CloudQ) -> None:
+    with served(guarded.asgi(())) as port:
+        olga = signed_in(guarded, "olga")
+        cookie = f"cloudq_session={olga.client.cookies['cloudq_session']}"
+        page = Stream(port, "/queues", cookie)
+        assert page.next()[0] == "part"
+        olga.open("/")
+        olga.press("Sign out")
+        app.send_task("shop.mail", ["x"])
+        names = [name for name, _ in page.events()]
+        page.close()
+        assert names[-1] == "over"
+        late = Stream(port, "/queues", cookie)
+        late.close()
+        assert late.status == 401
+
+
+def test_what_all_readers_share_has_no_token(guarded: Site) -> None:
+    with served(guarded.asgi(())) as port:
+        olga = signed_in(guarded, "olga")
+        olga.open("/schedules")
+        token = olga.csrf()
+        page = Stream(port, "/schedules", f"cloudq_session={olga.client.cookies['cloudq_session']}")
+        html = json.loads(page.next()[1])
+        assert "Run now" in html
+        assert token not in html
+        page.close()
+
+
+def test_a_reader_who_only_looks_gets_no_buttons_and_no_arguments(guarded: Site) -> None:
+    with served(guarded.asgi(())) as port:
+        for name, sees in (("olga", True), ("lars", False)):
+            who = signed_in(guarded, name)
+            cookie = f"cloudq_session={who.client.cookies['cloudq_session']}"
+            page = Stream(port, "/schedules", cookie)
+            assert ("Run now" in json.loads(page.next()[1])) is sees
+            page.close()
+
+
+# ---- looks
+
+
+def test_a_look_is_made_once_for_all_who_ask(app: CloudQ) -> None:
+    looks = Looks(app, refresh=60.0)
+    made: list[int] = []
+    with ThreadPoolExecutor(20) as pool:
+        parts = list(pool.map(lambda _: looks.part("key", made.append, 1), range(20)))
+    assert made == [1]
+    assert len({id(part) for part in parts}) == 1
+    looks.forget()
+    looks.part("key", made.append, 2)
+    assert made == [1, 2]
+
+
+def test_an_error_is_a_part_and_is_not_asked_for_again_at_once(app: CloudQ) -> None:
+    looks = Looks(app, refresh=60.0)
+    tries: list[int] = []
+
+    def fails() -> None:
+        tries.append(1)
+        raise CloudQError("the store is down")
+
+    watch = Watch(looks)
+    for _ in range(3):
+        assert watch.part("key", fails).error == "the store is down"
+    assert tries == [1]
+    assert watch.requests_an_hour == 0
