@@ -174,6 +174,7 @@ def _(scene: Scene) -> Words:
         "0198f1c2-7d2e-7c3a-9b1e-0c5d3f6a7b88": ids["later"],
         "ID...": ids["later"],
         "show ID": f"show {ids['badly']}",
+        "app ID": f"app {ids['badly']}",
         "run-again ID": f"run-again {ids['badly']}",
         "9100": f"{free_port()}",
         "0.0.0.0": "127.0.0.1",
