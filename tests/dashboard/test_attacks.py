@@ -233,6 +233,18 @@ def test_a_session_is_new_at_sign_in_and_gone_at_sign_out(guarded: Site) -> None
         assert answer.status_code == 303, "a replayed session is one of nobody"
 
 
+def test_who_signs_in_again_leaves_no_session_behind(guarded: Site) -> None:
+    browser = signed_in(guarded, "olga")
+    before = browser.client.cookies["cloudq_session"]
+    browser.open("/")
+    fields = [("csrf", browser.csrf()), ("name", "lars"), ("password", SECRET)]
+    browser.send("/login", fields)
+    assert "lars, looks only" in browser.open("/")
+    fresh = Browser(guarded.asgi(()))
+    fresh.client.cookies.set("cloudq_session", before)
+    assert fresh.client.get("/", follow_redirects=False).status_code == 303
+
+
 def test_a_forged_cookie_is_nobody_s(guarded: Site) -> None:
     olga = signed_in(guarded, "olga")
     good = olga.client.cookies["cloudq_session"]
@@ -336,8 +348,10 @@ def test_what_is_too_large_or_odd_is_refused(browser: Browser) -> None:
     csrf, own = browser.csrf(), {"origin": OWN}
     big = {"csrf": csrf, "name": "x" * (MOST_BYTES + 1)}
     assert browser.client.post("/act/purge", data=big, headers=own).status_code == 413
-    many = "&".join(f"id={n}" for n in range(13_000)) + f"&csrf={csrf}"
+    pieces = (b"x" * 100_000 for _ in range(11))  # of a length that nobody tells
     form = {**own, "content-type": "application/x-www-form-urlencoded"}
+    assert browser.client.post("/act/purge", content=pieces, headers=form).status_code == 413
+    many = "&".join(f"id={n}" for n in range(13_000)) + f"&csrf={csrf}"
     assert browser.client.post("/act/redrive", content=many, headers=form).status_code == 400
     wrong = {**own, "content-type": "application/json"}
     assert browser.client.post("/act/purge", content="{}", headers=wrong).status_code == 415
