@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from collections.abc import MutableMapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -348,9 +350,7 @@ def test_what_is_too_large_or_odd_is_refused(browser: Browser) -> None:
     csrf, own = browser.csrf(), {"origin": OWN}
     big = {"csrf": csrf, "name": "x" * (MOST_BYTES + 1)}
     assert browser.client.post("/act/purge", data=big, headers=own).status_code == 413
-    pieces = (b"x" * 100_000 for _ in range(11))  # of a length that nobody tells
     form = {**own, "content-type": "application/x-www-form-urlencoded"}
-    assert browser.client.post("/act/purge", content=pieces, headers=form).status_code == 413
     many = "&".join(f"id={n}" for n in range(13_000)) + f"&csrf={csrf}"
     assert browser.client.post("/act/redrive", content=many, headers=form).status_code == 400
     wrong = {**own, "content-type": "application/json"}
@@ -363,6 +363,33 @@ def test_what_is_too_large_or_odd_is_refused(browser: Browser) -> None:
     assert browser.client.get("/dead?page=99999&older=nan&by=nothing").is_success
     bad = {"csrf": csrf, "name": "default"}
     assert browser.client.post("/act/no-such", data=bad, headers=own).status_code == 404
+
+
+def test_a_body_of_no_told_length_is_not_read_to_its_end(site: Site) -> None:
+    read: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        read.append(1)
+        return {"type": "http.request", "body": b"x" * 100_000, "more_body": len(read) < 1000}
+
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    names = {"host": "127.0.0.1", "origin": "http://127.0.0.1"}
+    names["content-type"] = "application/x-www-form-urlencoded"
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/act/purge",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in names.items()],
+        "client": ("127.0.0.1", 1),
+    }
+    asyncio.run(site.asgi(())(scope, receive, send))  # pyright: ignore[reportArgumentType]
+    assert sent[0]["status"] == 413
+    assert len(read) < 20
 
 
 def test_a_stream_is_one_of_a_known_page(browser: Browser) -> None:
