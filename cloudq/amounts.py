@@ -1,7 +1,8 @@
-"""Checks the amounts that callers give: seconds, and counts."""
+"""Checks the amounts that callers give, seconds and counts, and writes amounts in sentences."""
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import timedelta
 
@@ -10,6 +11,8 @@ from cloudq.errors import CloudQError, InvalidArguments
 CENTURY = 36_525 * 86_400.0
 """The longest time that may be given, in seconds: times in messages end with the year 9999."""
 _DIGITS = 20
+_SPAN = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([smhd])", re.ASCII)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def seconds(
@@ -47,6 +50,17 @@ def count(
     end = "on" if most == sys.maxsize else f"to {most}"
     of = f" of {unit}" if unit else ""
     raise error(f"{name} is {shown(given)}: it must be a whole number{of} from {least} {end}")
+
+
+def span(text: str) -> float | None:
+    """Read a time as people write it, 90s, 10m, 2h or 3d, as seconds; None if it is none."""
+    found = _SPAN.fullmatch(text.strip())
+    return None if found is None else float(found[1]) * _UNITS[found[2]]
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Write a number with its noun: 1 task, 2 tasks, 3 entries."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def shown(given: object) -> str:

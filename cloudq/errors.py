@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cloudq.text import masked
+
+# Share of letters in place from which one name is taken for another mistyped: mial and mail.
+_CLOSE = 0.75
 
 DISTRIBUTION = "cloudq-tasks"
 """The name that cloudq is installed by. The import and the command are called `cloudq`."""
@@ -15,6 +18,19 @@ DISTRIBUTION = "cloudq-tasks"
 def install_hint(*extras: str) -> str:
     """The command that installs cloudq with these extras, for a message that advises it."""
     return f'pip install "{DISTRIBUTION}[{",".join(extras)}]"'
+
+
+def near(name: str, known: Iterable[str]) -> str | None:
+    """The one of these names that is probably meant by a mistyped one; None if none is close."""
+    import difflib  # in the moment of an error alone
+
+    return next(iter(difflib.get_close_matches(name, [*known], n=1, cutoff=_CLOSE)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str], *, otherwise: str = "") -> str:
+    """The question whether a near name is meant, for a message; `otherwise` if none is near."""
+    close = near(name, known)
+    return otherwise if close is None else f"did you mean {close}?"
 
 
 class CloudQError(Exception):

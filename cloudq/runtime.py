@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import tzinfo
 from functools import cache, partial
 from threading import RLock
@@ -14,6 +13,7 @@ from cloudq.clock import Clock, real_time
 from cloudq.driver import BackendDriver, BrokerDriver
 from cloudq.driver.billing import Meter, meter_of
 from cloudq.driver.forks import imported, renew_after_fork
+from cloudq.driver.immutable import immutable
 from cloudq.driver.loader import open_backend, open_broker, open_scheduler
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import new_id
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # an app that sends and runs nothing starts without them
     from cloudq.broker.one_time import OneTimeSchedules
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Services:
     """The outside world of an app: the time, and the drivers behind its URLs.
 

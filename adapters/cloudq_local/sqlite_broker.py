@@ -111,18 +111,26 @@ class SQLiteBroker:
     def receive(self, queue: str, *, count: int, wait: float, lease: float) -> Sequence[Delivery]:
         """Lease up to `count` messages for `lease` s; with none there, wait up to `wait` s."""
         deadline = time.monotonic() + wait
-        if wait <= 0 or queue not in self._quiet:
+        if wait <= 0:
+            return self._take(queue, count, lease)[0]
+        ear = self._bell.listening(queue)
+        if ear is None and queue not in self._quiet:
             taken, _ = self._take(queue, count, lease)
-            if taken or wait <= 0:
+            if taken:
                 return taken
-        with self._bell.listen(queue) as ear:
+        ear = ear or self._bell.listen(queue)
+        is_woken = False
+        try:
             # Listen first and look then: what is sent in between rings.
             while True:
                 taken, first = self._take(queue, count, lease)
                 left = deadline - time.monotonic()
                 if taken or left <= 0:
                     return taken
-                ear.wait(min(left, LONGEST_WAIT, first - self._times.now()))
+                is_woken = ear.wait(min(left, LONGEST_WAIT, first - self._times.now()))
+        finally:
+            # One that was woken hears; where messages wait for their receiver none need ring.
+            ear.close(lingers=is_woken)
 
     def ack(self, deliveries: Sequence[Delivery]) -> Sequence[Failure]:
         """Delete for good; a lease lost to someone else is a `Failure`."""

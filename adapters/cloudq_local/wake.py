@@ -71,7 +71,8 @@ class Bell:
 
     Each listener is a socket in a directory named by the file's real path. The names are hashes
     because a socket's path has room for about 100 bytes. To rename a socket costs a fifth of what
-    it costs to make one, so those of listeners that have ended are kept for the next.
+    it costs to make one, so those of listeners that have ended are kept for the next. One for each
+    topic may linger: it keeps its name, and whoever listens next has missed nothing meanwhile.
     """
 
     def __init__(self, file: Path) -> None:
@@ -81,6 +82,7 @@ class Bell:
         self._socket.setblocking(False)
         self._prefixes: dict[str, str] = {}
         self._resting: deque[_Bound] = deque()
+        self._lingering: dict[str, _Bound] = {}
         self._is_closed = False
         self._is_deserted = False  # there was no directory when it was read last
         renew_after_fork(self, Bell._in_child)
@@ -88,6 +90,7 @@ class Bell:
     def _in_child(self) -> None:
         """Leave the kept sockets to the parent: each would take the other's wake-ups."""
         self._resting.clear()
+        self._lingering.clear()
 
     def ring(self, topic: str) -> None:
         """Wake every listener of the topic; costs one directory read when there is none."""
@@ -128,14 +131,25 @@ class Bell:
 
         Where it cannot listen it hears none, and its waits end by themselves.
         """
+        if (ear := self.listening(topic)) is not None:
+            ear.drain()
+            return ear
         prefix = self._prefix(topic)
         while self._resting:
             with contextlib.suppress(IndexError):  # another thread has taken the last
                 bound = self._resting.pop()
                 if bound.rename(f"{self._path}/{prefix}{bound.name}"):
                     bound.drain()
-                    return Ear(self, bound)
-        return Ear(self, self._bound(prefix))
+                    return Ear(self, topic, bound)
+        return Ear(self, topic, self._bound(prefix))
+
+    def listening(self, topic: str) -> Ear | None:
+        """Return a listener that has heard every ring since the last one was closed to linger.
+
+        None where none lingers: a new one hears what comes from then on.
+        """
+        bound = self._lingering.pop(topic, None)
+        return None if bound is None else Ear(self, topic, bound)
 
     def _bound(self, prefix: str) -> _Bound:
         """Make a socket that listens; one without a path where that cannot be."""
@@ -160,6 +174,11 @@ class Bell:
             if name.startswith(_RESTING):
                 self._ring(f"{self._path}/{name}")
 
+    def linger(self, topic: str, bound: _Bound) -> None:
+        """Let the socket of a listener that has ended listen on for the next one of its topic."""
+        if self._is_closed or self._lingering.setdefault(topic, bound) is not bound:
+            self.rest(bound)
+
     def rest(self, bound: _Bound) -> None:
         """Keep the socket of a listener that has ended for the next, if there are few."""
         if (
@@ -176,6 +195,8 @@ class Bell:
         self._is_closed = True
         while self._resting:
             self._resting.pop().close()
+        while self._lingering:
+            self._lingering.popitem()[1].close()
         self._socket.close()
         with contextlib.suppress(OSError):
             self._folder.rmdir()
@@ -226,8 +247,9 @@ class _Bound:
 class Ear:
     """One listener: a socket that keeps a wake-up until `wait` takes it."""
 
-    def __init__(self, bell: Bell, bound: _Bound) -> None:
+    def __init__(self, bell: Bell, topic: str, bound: _Bound) -> None:
         self._bell = bell
+        self._topic = topic
         self._bound = bound
         self._is_closed = False
 
@@ -254,6 +276,10 @@ class Ear:
         self._bound.drain()
         return True
 
+    def drain(self) -> None:
+        """Forget the wake-ups that came."""
+        self._bound.drain()
+
     def wake(self) -> None:
         """End the wait of another thread, or the next one."""
         with contextlib.suppress(OSError):
@@ -264,11 +290,14 @@ class Ear:
         """Return the socket's descriptor, readable once it was rung."""
         return self._bound.socket.fileno()
 
-    def close(self) -> None:
-        """Stop listening."""
+    def close(self, *, lingers: bool = False) -> None:
+        """Stop listening, or with `lingers` leave that to the next listener to the topic."""
         if not self._is_closed:
             self._is_closed = True
             if self._bound.path:
-                self._bell.rest(self._bound)
+                if lingers:
+                    self._bell.linger(self._topic, self._bound)
+                else:
+                    self._bell.rest(self._bound)
             else:
                 self._bound.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudq.app import CloudQ
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, did_you_mean
 from cloudq.settings.sources import WrongSource
 from cloudq.text import text_of
 
@@ -67,11 +67,8 @@ def _why(module: str, error: BaseException) -> str:
 
 def _near_module(name: str) -> str | None:
     """Ask whether a module of the current directory is meant, if one has nearly this name."""
-    from difflib import get_close_matches
-
     here = Path.cwd()
     modules = [path.stem for path in here.glob("*.py")]
     packages = [path.parent.name for path in here.glob("*/__init__.py")]
     names = [found for found in sorted((*modules, *packages)) if found.isidentifier()]
-    close = get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]}?" if close else None
+    return did_you_mean(name, names) or None

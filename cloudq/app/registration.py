@@ -8,7 +8,7 @@ from types import MethodType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeGuard, TypeVar, cast, overload
 
 from cloudq.app.functions import as_function, module_of, same
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, did_you_mean
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.hooks import HOOKS, Hooks
 from cloudq.tasks.limits.keys import check_keys
@@ -24,6 +24,16 @@ S = TypeVar("S")
 
 # What can be said of many tasks at once.
 _CLASS_OPTIONS = TaskOptions.__annotations__.keys() - {"name", "base", "aliases"}
+
+# Options that other task queues have, by what to do instead.
+_FOREIGN = {
+    "acks_late": "leave it out, since a message is always acknowledged after its task has ended",
+    "acks_on_failure_or_timeout": "leave it out; dead_letter=True keeps a failed task's message",
+    "reject_on_worker_lost": "leave it out, since a dead worker's messages always come again",
+    "retries": "did you mean max_retries?",
+    "queue_name": "did you mean queue?",
+    "actor_name": "did you mean name?",
+}
 
 
 class Decorator(Protocol):
@@ -65,11 +75,10 @@ def check_task_options(options: dict[str, Any]) -> TaskOptions:
     known = TaskOptions.__annotations__
     for option in options:
         if option not in known:
-            import difflib
-
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f" did you mean {close[0]}?" if close else ""
-            raise TypeError(f"there is no task option {option!r}:{hint} known: {', '.join(known)}")
+            hint = _FOREIGN.get(option) or did_you_mean(option, known)
+            raise TypeError(
+                f"there is no task option {option!r}: {hint or 'known: ' + ', '.join(known)}"
+            )
     return cast("TaskOptions", options)
 
 

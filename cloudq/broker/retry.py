@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 from cloudq.amounts import count, seconds
 from cloudq.clock import grown
-from cloudq.errors import InvalidArguments
+from cloudq.driver.immutable import immutable
+from cloudq.errors import InvalidArguments, did_you_mean
 
 # Celery's defaults for what a policy leaves out.
 _POLICY: Mapping[str, float] = {
@@ -20,7 +20,7 @@ _POLICY: Mapping[str, float] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class PublishPolicy:
     """The number of retries, and the pauses before them, in seconds.
 
@@ -62,10 +62,7 @@ def _read(policy: Mapping[str, Any]) -> PublishPolicy:
         )
     for name, value in policy.items():
         if name not in _POLICY:
-            import difflib
-
-            close = difflib.get_close_matches(str(name), _POLICY, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(_POLICY)}"
+            hint = did_you_mean(str(name), _POLICY, otherwise=f"known: {', '.join(_POLICY)}")
             raise InvalidArguments(f"retry_policy has no {name!r}: {hint}")
         (count if name == "max_retries" else seconds)(value, f"retry_policy: {name}")
     whole = {**_POLICY, **policy}

@@ -10,6 +10,7 @@ from itertools import count
 from math import inf
 
 from cloudq import signals
+from cloudq.amounts import counted
 from cloudq.broker import publish_signals
 from cloudq.broker.one_time import OneTimeSchedules
 from cloudq.broker.retry import PublishPolicy
@@ -184,7 +185,8 @@ def tell(messages: Sequence[TaskMessage], answers: Mapping[int, Answer]) -> None
         return
     first = rejected[0]
     raise PublishError(
-        f"{len(rejected)} of {len(messages)} messages were not sent: {first.reason} ({first.code})",
+        f"{len(rejected)} of {counted(len(messages), 'message')} not sent: {first.reason} "
+        f"({first.code})",
         code=first.code,
         rejected=rejected,
     )

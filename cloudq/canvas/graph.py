@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from cloudq.canvas.join_items import members_of
 from cloudq.messages.json_text import json_text
@@ -14,6 +14,8 @@ from cloudq.results.record import Record, State
 
 # The most vertices in a graph: nobody can read a larger picture.
 MOST = 2000
+# Members alike that each have a line of their own.
+_ALIKE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +174,10 @@ class _Search:
 
 
 def as_text(graph: Graph) -> Iterator[str]:
-    """Yield the lines of a tree; a vertex that several lead to is expanded only once."""
+    """Yield the lines of a tree; a vertex that several lead to is expanded only once.
+
+    Of many members of one name and state, with nothing below them, a line says how many they are.
+    """
     shown: set[str] = set()
     for root in graph.roots():
         yield from _branch(graph, root, shown, "", "")
@@ -188,13 +193,29 @@ def _branch(graph: Graph, id: str, shown: set[str], head: str, rest: str) -> Ite
         if again:
             continue
         shown.add(id)
-        ends = graph.follows(id)
+        alone, many = _folded(graph, graph.follows(id), shown)
+        for label, ids in many.items():
+            last = "└─ " if not alone and label == [*many][-1] else "├─ "
+            yield f"{rest}{last}{len(ids)} x {label}: {ids[0]}, {ids[1]}, ..."
         below = [
             (end, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
-            for number, end in enumerate(ends, 1)
-            for last in (number == len(ends),)
+            for number, end in enumerate(alone, 1)
+            for last in (number == len(alone),)
         ]
         stack += reversed(below)
+
+
+def _folded(
+    graph: Graph, ends: Sequence[str], shown: set[str]
+) -> tuple[list[str], Mapping[str, list[str]]]:
+    """Part the ids below a vertex: those of lines of their own, and many alike by their label."""
+    alike: dict[str, list[str]] = {}
+    for end in ends:
+        if not graph.follows(end) and end not in shown:
+            alike.setdefault(graph.vertices[end].label, []).append(end)
+    many = {label: ids for label, ids in alike.items() if len(ids) > _ALIKE}
+    folded = {id for ids in many.values() for id in ids}
+    return [end for end in ends if end not in folded], many
 
 
 def as_dot(graph: Graph) -> Iterator[str]:
@@ -208,6 +229,15 @@ def as_dot(graph: Graph) -> Iterator[str]:
         for end in ends:
             yield f'  "{start}" -> "{end}";'
     yield "}"
+
+
+def as_json(graph: Graph) -> dict[str, object]:
+    """Return the vertices and edges as plain JSON."""
+    return {
+        "tasks": [asdict(vertex) for vertex in graph.vertices.values()],
+        "edges": [[start, end] for start, ends in graph.edges.items() for end in ends],
+        "cut": graph.cut,
+    }
 
 
 def as_mermaid(graph: Graph) -> Iterator[str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from cloudq.amounts import counted
 from cloudq.canvas.freeze import (
     end_of,
     final_id,
@@ -218,7 +219,8 @@ class Starter:
             for join in cut:
                 self._joins.abandon(join, f"only a part of its header was sent: {error}")
             raise PartlyStarted(
-                f"the workflow was started in part, {len(unsent)} tasks were not sent: {error}",
+                f"the workflow was started in part, {counted(len(unsent), 'task')} not sent: "
+                f"{error}",
                 sent=[*before, *sent],
                 unsent=sorted(unsent),
             ) from error
@@ -354,7 +356,7 @@ def _partly_started(results: Sequence[Any]) -> Generator[None]:
         if not results:
             raise
         raise PartlyStarted(
-            f"the workflow was started in part, {len(results)} members were sent: "
+            f"the workflow was started in part, {counted(len(results), 'member')} sent: "
             f"{type(error).__name__}: {error}",
             sent=_ids(results),
             unsent=(),

@@ -18,11 +18,13 @@ from typing import Any
 
 import cloudq
 from cloudq import settings
+from cloudq.amounts import counted
 from cloudq.app import CloudQ
 from cloudq.broker.broker import Broker
 from cloudq.cli.messages import backend_example
 from cloudq.cli.options import Target
 from cloudq.cli.output import duration
+from cloudq.cli.readers import is_cloud, nobody_reads
 from cloudq.driver import Change, Check, ConditionFailed, Item, Op, QueueStats, Sweeping
 from cloudq.driver.adapters import declared
 from cloudq.driver.loader import parse
@@ -126,8 +128,8 @@ def application(target: Target) -> tuple[CloudQ | None, list[Finding]]:
                 "import them in its module, or use include=[...]",
             )
         ]
-    names = ", ".join(sorted(app.tasks))
-    return app, [ok("app", f"{target.path}: {len(app.tasks)} tasks: {names}"), *_schedules(app)]
+    names = f"{counted(len(app.tasks), 'task')}: {', '.join(sorted(app.tasks))}"
+    return app, [ok("app", f"{target.path}: {names}"), *_schedules(app)]
 
 
 def _schedules(app: CloudQ) -> Iterator[Finding]:
@@ -267,6 +269,22 @@ def _queue(opened: Broker, queue: str) -> Iterator[Finding]:
     yield _receive(opened, queue, stats.ready)
 
 
+def readers(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
+    """Check that a live worker reads each queue; that functions do cannot be seen from here."""
+    if app.conf.backend_url is None:
+        return
+    for queue in queues or app.queues():
+        remark = nobody_reads(app, queue)
+        what = f"workers of {queue}"
+        if remark is None:
+            yield ok(what, "a live worker reads it")
+        elif is_cloud(app):
+            yield skip(what, remark)
+        else:
+            reason, _, todo = remark.partition(": ")
+            yield warn(what, reason, todo)
+
+
 def _counts(stats: QueueStats) -> str:
     counts = {"ready": stats.ready, "delayed": stats.delayed, "running": stats.leased}
     known = [f"{count} {name}" for name, count in counts.items() if count is not None]
@@ -342,7 +360,8 @@ def _source(
 
 
 def _shown(name: str, value: Any) -> str:
-    return repr(masked({name: value})[name])
+    hidden = masked({name: value})[name]
+    return repr(str(hidden) if isinstance(hidden, str) else hidden)
 
 
 def _version(package: str) -> str | None:

@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -20,9 +19,11 @@ import typer
 from cloudq.amounts import shown
 from cloudq.app import CloudQ
 from cloudq.app.loading import failed, load_app
+from cloudq.cli.finding import Found, app_of
+from cloudq.cli.output import note
 from cloudq.clock import patience
 from cloudq.driver.loader import missing_file
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, near
 
 P = ParamSpec("P")
 
@@ -36,7 +37,8 @@ AppOption = Annotated[
         "-A",
         "--app",
         metavar="MODULE[:NAME]",
-        help="The app, such as shop.tasks:app. Default: CLOUDQ_APP.",
+        help="The app, such as shop.tasks:app. Default: CLOUDQ_APP, [tool.cloudq] app of "
+        "pyproject.toml, tasks.py or app.py.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -81,8 +83,17 @@ class Target:
 
     @property
     def path(self) -> str | None:
-        """The app's `module:attribute`, from the option or the environment."""
+        """The app's `module:attribute`: the option's, the environment's, or the folder's."""
+        found = self._found
+        return self._named or (found.path if found is not None else None)
+
+    @property
+    def _named(self) -> str | None:
         return self.app or os.environ.get("CLOUDQ_APP") or None
+
+    @property
+    def _found(self) -> Found | None:
+        return None if self._named else app_of(Path.cwd())
 
     @property
     def words(self) -> str:
@@ -97,22 +108,34 @@ class Target:
         return {name: value for name, value in given.items() if value is not None}
 
     def open(self) -> CloudQ:
-        """Load the app, or make one without tasks if none is named. Raises `ConfigurationError`."""
-        if self.path is None:
+        """Load the app, or make one without tasks if there is none. Raises `ConfigurationError`.
+
+        With a broker the command needs no app, so none is guessed.
+        """
+        found = self._found
+        guessed = found is not None and found.is_guessed
+        if self.path is None or (guessed and self.broker is not None):
             return CloudQ(broker=self.broker, backend=self.backend)
-        return self.load()
+        return self._load(self.path)
 
     def load(self) -> CloudQ:
         """Load the app with its tasks. Raises `ConfigurationError`, also when none is named."""
-        if self.path is None:
+        path, found = self.path, self._found
+        if path is None:
             raise ConfigurationError(
-                "no app given: use -A MODULE:NAME, such as -A shop.tasks:app, or set CLOUDQ_APP"
+                "no app given: use -A MODULE:NAME, such as -A shop.tasks:app, or set CLOUDQ_APP; a "
+                "tasks.py or app.py that makes one is found by itself"
             )
-        _check_path(self.path)
+        if found is not None and found.is_guessed:
+            note(f"using the app in {found.file} (-A names another)")
+        return self._load(path)
+
+    def _load(self, path: str) -> CloudQ:
+        _check_path(path)
         if str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
         try:
-            return load_app(self.path, self.overrides)
+            return load_app(path, self.overrides)
         except ConfigurationError as error:
             place = _place(error.__cause__)
             raise ConfigurationError(f"{error}{place}") from (error.__cause__ or error)
@@ -120,7 +143,7 @@ class Target:
             raise
         except BaseException as error:  # of the user's modules, those in `include` too
             raise ConfigurationError(
-                f"loading {self.path} failed: {failed(error)}{_place(error)}"
+                f"loading {path} failed: {failed(error)}{_place(error)}"
             ) from error
 
 
@@ -201,15 +224,19 @@ def refuse_memory(app: CloudQ) -> None:
 def require_file(app: CloudQ) -> None:
     """Raise `ConfigurationError` if a file of the app is not there: to read must not make it."""
     for url in (app.conf.broker, app.conf.backend_url):
-        file = None if url is None else missing_file(url)
-        if file is not None and file.parent.is_dir():  # else to open it says what is wrong
-            beside = [each.name for each in file.parent.glob(f"*{file.suffix}")]
-            close = get_close_matches(file.name, beside, n=1)
-            meant = f"is {close[0]} meant? " if close else ""
-            raise ConfigurationError(
-                f"there is no file {file}: {meant}the first call, a worker or "
-                "`cloudq queues create NAME` makes it"
-            )
+        refuse_missing(url)
+
+
+def refuse_missing(url: str | None) -> None:
+    """Raise `ConfigurationError` if the file that a URL names is not there."""
+    file = None if url is None else missing_file(url)
+    if file is not None and file.parent.is_dir():  # else to open it says what is wrong
+        close = near(file.name, [each.name for each in file.parent.glob(f"*{file.suffix}")])
+        meant = f"is {close} meant? " if close else ""
+        raise ConfigurationError(
+            f"there is no file {file}: {meant}the first call, a worker or "
+            "`cloudq queues create NAME` makes it"
+        )
 
 
 def chosen_queues(target: Target, app: CloudQ, given: Sequence[str] | None) -> list[str]:

@@ -15,7 +15,16 @@ import cloudq
 from cloudq.cli.coercion import spare_pydantic
 from cloudq.cli.options import AppOption, BackendOption, BrokerOption, DebugOption, Target
 from cloudq.cli.output import complain, complain_of, say, say_block
-from cloudq.errors import CloudQError, ConfigurationError, install_hint
+from cloudq.driver import Code
+from cloudq.errors import (
+    CloudQError,
+    ConfigurationError,
+    EncodeError,
+    InvalidArguments,
+    ServiceError,
+    UnknownTask,
+    install_hint,
+)
 from cloudq.text import describe, text_of
 
 # The commands in the order of the help (groups come last there), each with its module, whose
@@ -36,6 +45,15 @@ COMMANDS = {
 _WITH_VALUE = frozenset({"-A", "--app", "-b", "--broker", "--backend"})
 
 _HELP = ("-h", "--help")
+
+_WRONG_USE = (ConfigurationError, InvalidArguments, UnknownTask, EncodeError)
+# Errors of a service about names and rights, which are a matter of configuration.
+_WRONG_NAME = frozenset(
+    {
+        *(Code.NOT_FOUND, Code.EXISTS, Code.INVALID, Code.UNSUPPORTED),
+        *(Code.CREDENTIALS, Code.DENIED),
+    }
+)
 
 OK, FAILED, UNUSABLE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
@@ -154,13 +172,20 @@ def _report(error: Exception) -> int:
         return FAILED
     if isinstance(error, CloudQError):
         complain(describe(error))
-        return UNUSABLE
+        return UNUSABLE if _is_wrong_use(error) else FAILED
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         complain(f"{error.filename}: {error.strerror}")
         return UNUSABLE
     said = f"{type(error).__name__}: {text_of(error)}"
     complain(f"{said} (unexpected; --debug shows the traceback)")
     return FAILED
+
+
+def _is_wrong_use(error: CloudQError) -> bool:
+    """Tell whether the words or the settings are wrong, and not a service, a task or a wait."""
+    if isinstance(error, ServiceError):
+        return error.code in _WRONG_NAME
+    return isinstance(error, _WRONG_USE)
 
 
 def _usage(error: typer.TyperException) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from cloudq.driver.entry_points import EntryPoint, entry_points
+from cloudq.driver.immutable import immutable
 
 if TYPE_CHECKING:
     from cloudq.driver.billing import Tariff
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _GROUP = "cloudq.adapters"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Adapter:
     """Facts about one URL scheme, declared by the package that provides its driver.
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from cloudq.driver.forks import renew_after_fork
+from cloudq.driver.immutable import immutable
 from cloudq.driver.queues import is_ordered
 
 SEND, RECEIVE, POLL, ACK, EXTEND = "send", "receive", "poll", "ack", "extend"
@@ -58,7 +59,7 @@ class Spent:
         self.units += other.units * share
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Price:
     """The list price of `per` units, in US dollars; `unit` says in words what is counted."""
 
@@ -67,7 +68,7 @@ class Price:
     per: int = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Rate:
     """The rule by which one kind of call is billed at one price.
 
@@ -96,7 +97,7 @@ class Rate:
         return (found if found > self.least else self.least) * self.factor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Tariff:
     """The prices of a service, and how its calls are billed.
 

@@ -1,9 +1,11 @@
-"""Dataclasses of which many are made a second: immutable by their types, cheap to make."""
+"""Dataclasses that are immutable by their types: cheap to define, and cheap to make."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TypeVar, dataclass_transform
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from typing import Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
@@ -13,6 +15,37 @@ def immutable(cls: type[T]) -> type[T]:
     """Make a keyword-only dataclass with slots, whose fields are not to be set.
 
     Type checkers refuse that, Python does not: making an object with twenty fields takes about six
-    times as long where the class is frozen.
+    times as long where the class is frozen. Objects are equal, and have the same hash, where their
+    fields are. Those methods and `repr` are written once and not generated for each class, which
+    takes two thirds of the time that a dataclass needs: it is spent by each `import cloudq`.
     """
-    return dataclass(slots=True, kw_only=True, unsafe_hash=True)(cls)
+    own = cls.__dict__
+    made: Any = dataclass(slots=True, kw_only=True, eq=False, repr=False)(cls)
+    compared = [each.name for each in fields(made) if each.compare]
+    if compared and "__eq__" not in own:
+        made.__eq__, made.__hash__ = _equality(attrgetter(*compared))
+    if "__repr__" not in own:
+        made.__repr__ = _repr
+    return made
+
+
+def _equality(
+    compared: Callable[[object], object],
+) -> tuple[Callable[[object, object], bool], Callable[[object], int]]:
+    """Return `__eq__` and `__hash__` of a class whose compared fields the getter returns."""
+
+    def eq(self: object, other: object) -> bool:
+        if other.__class__ is not self.__class__:
+            return NotImplemented
+        return compared(self) == compared(other)
+
+    def made_hash(self: object) -> int:
+        return hash(compared(self))
+
+    return eq, made_hash
+
+
+def _repr(self: Any) -> str:
+    shown = (each.name for each in fields(self) if each.repr)
+    said = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+    return f"{self.__class__.__qualname__}({said})"

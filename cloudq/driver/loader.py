@@ -12,7 +12,7 @@ from cloudq.driver import Address, BackendDriver, BrokerDriver
 from cloudq.driver.adapters import adapter
 from cloudq.driver.entry_points import EntryPoint, entry_points, forget
 from cloudq.driver.forks import Whole
-from cloudq.errors import CloudQError, ConfigurationError
+from cloudq.errors import CloudQError, ConfigurationError, did_you_mean
 from cloudq.text import describe, masked_url
 
 # An adapter's first use imports its service's SDK, which takes a second or two.
@@ -117,11 +117,6 @@ def _find(kind: str, scheme: str) -> EntryPoint:
         forget()  # it may have been installed since, as in a notebook
         found = {entry.name: entry for entry in installed(kind)}
     if scheme not in found:
-        import difflib
-
-        close = difflib.get_close_matches(scheme, found, n=1)
-        hint = f" did you mean {close[0]}?" if close else ""
-        raise ConfigurationError(
-            f'no {kind} for "{scheme}://":{hint} installed: {", ".join(found)}'
-        )
+        hint = f"{did_you_mean(scheme, found)} installed: {', '.join(found)}".lstrip()
+        raise ConfigurationError(f'no {kind} for "{scheme}://": {hint}')
     return found[scheme]

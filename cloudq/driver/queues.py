@@ -7,7 +7,6 @@ wrap errors: the portable `Broker` and `Backend` do that once, for every service
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from cloudq.driver.immutable import immutable
@@ -33,7 +32,7 @@ def suffixed(queue: str, suffix: str) -> str:
     return queue + suffix
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Limits:
     """The limits of one queue of a service, as data. Times are in seconds, sizes in bytes."""
 
@@ -180,7 +179,7 @@ class StoreBeside(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Scheduled:
     """A message that waits for its time, `due` (epoch seconds). `handle` names it; opaque."""
 

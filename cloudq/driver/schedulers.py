@@ -6,14 +6,14 @@ A driver for periodic jobs may also send single messages: `OneTimeScheduler`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
+from cloudq.driver.immutable import immutable
 from cloudq.driver.values import Code
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Job:
     """One entry of a cloud's scheduler: it sends `body` to `queue` at the times of `expression`.
 
@@ -86,7 +86,7 @@ class SchedulerDriver(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class OneTimeEntry:
     """One entry of a cloud's scheduler that sends `body` to `queue` at `time`, once.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -41,7 +41,7 @@ class Op(StrEnum):
     CONTAINS = "contains"  # the stored set has the value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Check:
     """One condition on one field; with `or_absent` it also holds where the field is absent."""
 
@@ -51,7 +51,7 @@ class Check:
     or_absent: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Change:
     """One atomic change of one item, made only when every check in `when` holds.
 
@@ -77,7 +77,7 @@ class ConditionFailed(Exception):
         self.current = current
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Page:
     """Some items of a partition in the order of their sort keys; `next` continues, None = end."""
 
@@ -85,7 +85,7 @@ class Page:
     next: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class StoreLimits:
     """The limits of a store: items per `put` or `delete`, keys per `get`, bytes per item.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
+
+from cloudq.driver.immutable import immutable
 
 Value = str | bytes | int | float | bool | frozenset[str] | None
 """The types of an `Item`'s fields; an empty set and an absent field are the same."""
@@ -26,7 +28,7 @@ class Code(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Address:
     """A broker's or a backend's URL, taken apart: `scheme://host/path?options`.
 
@@ -42,7 +44,7 @@ class Address:
     url: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Failure:
     """One element of a batch that the service refused: its place in the batch, and the reason."""
 

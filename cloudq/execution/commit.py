@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from cloudq.amounts import counted
 from cloudq.broker.broker import Broker, Refused
 from cloudq.canvas.joins import Joins
 from cloudq.canvas.tails import StepsLost, calls_of, record_all
@@ -70,7 +71,7 @@ def commit(
             each(batch, partial(leave_joins, joins=joins), recorded=True)
             each(batch, partial(_end_unique_claims, backend=backend), recorded=True)
     if batch.failed and batch.error is None:
-        refused = f"{len(batch.failed)} records were not taken"
+        refused = f"{counted(len(batch.failed), 'record')} not taken"
         batch.error = BackendError(refused, code=Code.THROTTLED)
     return batch
 

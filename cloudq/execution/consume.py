@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import itemgetter
 
+from cloudq.amounts import counted
 from cloudq.broker.broker import Broker, Refused
 from cloudq.driver import Code, Delivery, StoreBeside
 from cloudq.driver.log import Log
@@ -131,7 +132,7 @@ class Consumer:
         if refused:
             first = refused[0]
             raise BrokerError(
-                f"{len(refused)} messages were not settled: {first.reason}", code=first.code
+                f"{counted(len(refused), 'message')} not settled: {first.reason}", code=first.code
             )
         return batch.ready
 
@@ -158,9 +159,9 @@ class Consumer:
 
     def _tell(self, pairs: Sequence[Settled]) -> None:
         tells_all = self.log.isEnabledFor(logging.DEBUG)
-        for _, settlement in pairs:
+        for delivery, settlement in pairs:
             if tells_all or settlement.reason or settlement.error is not None:
-                log_outcome(self.log, settlement, traceback=self._tracebacks)
+                log_outcome(self.log, settlement, delivery, traceback=self._tracebacks)
             if self._heard is not None:
                 self._heard(settlement)
 
@@ -250,8 +251,12 @@ def _is_plain(pair: Settled) -> bool:
     )
 
 
-def log_outcome(log: Log, settlement: Settlement, *, traceback: bool = False) -> None:
+def log_outcome(
+    log: Log, settlement: Settlement, delivery: Delivery, *, traceback: bool = False
+) -> None:
     """Log one line for one outcome, with the task's name, id and state as fields.
+
+    What cannot be read has neither, and goes by the message's id and queue.
 
     A failure is a warning, or with `traceback` an error. Another outcome with a reason is
     information, and a plain success is for debugging.
@@ -265,11 +270,13 @@ def log_outcome(log: Log, settlement: Settlement, *, traceback: bool = False) ->
         level = logging.ERROR
     if not log.isEnabledFor(level):
         return
+    call = f"task {settlement.task or '?'} {settlement.task_id or '?'}"
+    if not settlement.task and not settlement.task_id:
+        call = f"message {delivery.id} of {delivery.queue}"
     log.log(
         level,
-        "task %s %s: %s%s",
-        settlement.task or "?",
-        settlement.task_id or "?",
+        "%s: %s%s",
+        call,
         settlement.state or settlement.action,
         f" ({settlement.reason})" if settlement.reason else "",
         exc_info=shown,

@@ -181,7 +181,7 @@ def plain(message: TaskMessage, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         root_id=message.root or message.id,
         parent_id=message.parent,
         group=message.group,
-        headers=message.headers,
+        headers=dict(message.headers),
         shadow=message.shadow,
         call=message.call,
     )
@@ -222,7 +222,7 @@ def request_of(
         group=message.group,
         eta=_datetime(message.not_before),
         expires=_datetime(message.expires),
-        headers=message.headers,
+        headers=dict(message.headers),
         depth=message.depth,
         slot=message.slot,
         shadow=message.shadow,

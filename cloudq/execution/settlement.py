@@ -12,7 +12,8 @@ from cloudq.canvas.slots import MemberResult
 from cloudq.driver import Code, Delivery, Item, Key, Limits, Value
 from cloudq.driver.immutable import immutable
 from cloudq.errors import CloudQError, InvalidArguments
-from cloudq.messages.message import MOST, TaskMessage
+from cloudq.messages.fields import MOST
+from cloudq.messages.message import TaskMessage
 from cloudq.results.record import Record, State
 from cloudq.tasks.limits.unique import unique_key
 

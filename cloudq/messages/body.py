@@ -8,15 +8,9 @@ import orjson
 
 from cloudq.driver.forks import imported
 from cloudq.errors import DecodeError
+from cloudq.messages.fields import END_OF_TIME
 from cloudq.messages.json_text import has_unusual
-from cloudq.messages.message import (
-    DEFAULTS,
-    END_OF_TIME,
-    VERSION,
-    TaskMessage,
-    WrongField,
-    from_object,
-)
+from cloudq.messages.message import DEFAULTS, VERSION, TaskMessage, WrongField, from_object
 from cloudq.messages.serializers import PICKLE, unpickled
 from cloudq.messages.size import MOST_CONTAINERS, check_text, check_written
 from cloudq.messages.values import (

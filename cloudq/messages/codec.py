@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Self
 
 import orjson
@@ -19,6 +19,7 @@ import orjson
 from cloudq.clock import Clock, real_time
 from cloudq.driver.ends import pass_ends
 from cloudq.driver.forks import imported
+from cloudq.driver.immutable import immutable
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode, encode, fields_of, version_of
 from cloudq.messages.bundle import BUNDLE_VERSION, START, Bundle, Unread, read_bundle, write_bundle
@@ -42,7 +43,7 @@ _DEEPEST = 200  # levels of JSON, as many as the reader of a plain message takes
 _CLOCKS = 60.0  # seconds that the clocks of two machines may differ
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Codec:
     """Writes and reads the bodies of one app, of at most `limit` bytes.
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from cloudq.driver.entry_points import EntryPoint
+from cloudq.driver.immutable import immutable
 from cloudq.driver.loader import installed
 from cloudq.errors import ConfigurationError
 from cloudq.messages.message import TaskMessage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class MessageFormat:
     """Another program's messages: functions that read, write and recognize them.
 

@@ -10,71 +10,40 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, dataclass_transform
 
 from cloudq.driver.forks import imported
+from cloudq.messages.fields import (
+    BOUNDS,
+    END_OF_TIME,
+    LONGEST_LIMIT,
+    MOST,
+    NAME,
+    SLOT,
+    Field,
+    field,
+)
 from cloudq.messages.json_text import is_list, is_object
 
 VERSION = 1
 
 CELERY = "celery"
 
-MOST = 2**31 - 1
-"""The bound of every count in a message: fences, which are made of counts, fit into 53 bits."""
-END_OF_TIME = 253_402_300_799  # Python's datetime ends with the year 9999
-LONGEST_LIMIT = 36_525 * 86_400.0
-"""The longest time limit: a century, in seconds."""
-
-# No name has a control character: names are keys of stores, and stand in logs and terminals.
-_NAME = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
-_SLOT = r"^[0-9]{1,9}@[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,255}$"
-
-BOUNDS: Mapping[str, Mapping[str, Any]] = {
-    "Name": {"max_length": 255, "pattern": _NAME},
-    "SlotText": {"pattern": _SLOT},
-    "Key": {"max_length": 2048},
-    # A queue may be known by its URL.
-    "QueueName": {"max_length": 2048, "pattern": _NAME},
-    "Word": {"max_length": 32, "pattern": _NAME},
-    "Version": {"ge": -MOST, "le": MOST},
-    "Count": {"ge": 0, "le": MOST},
-    "Time": {"ge": 0, "lt": END_OF_TIME, "allow_inf_nan": False},
-    "Limit": {"gt": 0, "le": LONGEST_LIMIT, "allow_inf_nan": False},
-    # W3C's baggage may have 8,192 bytes.
-    "HeaderText": {"max_length": 16_384},
-    "Headers": {"max_length": 256},
-}
-"""The bounds of each kind of field, under pydantic's names."""
-
 _UNSURE: Any = object()
 
 
-class Field:
-    """The default of a field, its meaning and its kind."""
+class _Fresh:
+    """The default of a list or a dict: each message makes its own, when it is first looked at."""
 
-    __slots__ = ("default", "description", "factory", "is_optional", "kind", "min_length", "take")
+    def __init__(self, name: str, declared: Field) -> None:
+        self._name, self._factory = name, declared.factory
 
-    def __init__(self, default: Any, factory: Any, description: str, min_length: int) -> None:
-        self.default, self.factory = default, factory
-        self.description, self.min_length = description, min_length
-        self.kind, self.is_optional = "", False
-        self.take: Callable[[Any], Any]
-
-    @property
-    def is_required(self) -> bool:
-        """True where a message cannot do without it."""
-        return self.default is ... and self.factory is None
-
-    def fresh(self) -> Any:
-        """Return the default; a list or a dict is a new one."""
-        return self.default if self.factory is None else self.factory()
-
-
-def field(
-    *, default: Any = ..., default_factory: Any = None, description: str = "", min_length: int = 0
-) -> Any:
-    """Declare a field of a message as an attribute; the hint names its kind."""
-    return Field(default, default_factory, description, min_length)
+    def __get__(self, message: object, owner: type[Any]) -> Any:
+        made = self._factory()
+        if message is not None:
+            message.__dict__[self._name] = made
+        return made
 
 
 def fields_of(declared: type[Any]) -> dict[str, Field]:
@@ -129,7 +98,7 @@ def _name(least: int, most: int, value: Any) -> Any:
         return _UNSURE
     if value.isascii():
         return value if value.isprintable() else _UNSURE
-    return value if re.fullmatch(_NAME, value) and _is_text(value) else _UNSURE
+    return value if re.fullmatch(NAME, value) and _is_text(value) else _UNSURE
 
 
 def _key(value: Any) -> Any:
@@ -137,7 +106,7 @@ def _key(value: Any) -> Any:
 
 
 def _slot(value: Any) -> Any:
-    is_slot = type(value) is str and re.fullmatch(_SLOT, value)
+    is_slot = type(value) is str and re.fullmatch(SLOT, value)
     return value if is_slot and _is_text(value) else _UNSURE
 
 
@@ -277,7 +246,9 @@ class TaskMessage:
     ignore_result: Switch | None = field(default=None, description="absent: as the task says")
     group_key: Key | None = field(default=None, description="ordering key on ordered queues")
     dedup_key: Key | None = field(default=None, description="keeps a second message out")
-    idempotency_key: Key | None = field(default=None, description="runs once among its equals")
+    idempotency_key: Key | None = field(
+        default=None, description="calls with an equal key run once"
+    )
     chain: Calls = field(default_factory=Calls, description="signatures to run after it")
     link: Calls = field(default_factory=Calls, description="callbacks, with its value")
     link_error: Calls = field(default_factory=Calls, description="callbacks of its failure")
@@ -309,7 +280,7 @@ class TaskMessage:
         raise AttributeError(f"a message does not change: make a copy with another {name}")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TaskMessage) and self.__dict__ == other.__dict__
+        return isinstance(other, TaskMessage) and _all(self) == _all(other)
 
     __hash__ = None  # pyright: ignore[reportAssignmentType, reportGeneralTypeIssues]
 
@@ -333,11 +304,10 @@ class TaskMessage:
 
     def changed(self) -> dict[str, Any]:
         """Return the fields that have not their defaults."""
-        values = self.__dict__
         return {
-            name: values[name]
-            for name in FIELDS
-            if name not in DEFAULTS or values[name] != DEFAULTS[name]
+            name: value
+            for name, value in zip(FIELDS, _all(self), strict=True)
+            if name not in DEFAULTS or value != DEFAULTS[name]
         }
 
 
@@ -347,6 +317,11 @@ DEFAULTS: dict[str, Any] = {
     name: each.fresh() for name, each in FIELDS.items() if not each.is_required
 }
 """The fields that need not be given, in their order, and what they are then."""
+for _name_of, _each in FIELDS.items():  # of the class: a message is as small as its call
+    if not _each.is_required:
+        _makes = _each.factory is not None
+        setattr(TaskMessage, _name_of, _Fresh(_name_of, _each) if _makes else _each.default)
+_all = attrgetter(*FIELDS)
 _set = object.__setattr__  # messages are frozen
 
 
@@ -362,18 +337,24 @@ def given_fields(message: TaskMessage) -> dict[str, Any]:
     return {name: values[name] for name in message.model_fields_set}
 
 
-def from_given_fields(fields: dict[str, Any]) -> TaskMessage:
-    """Make a message of the fields of another, without checking them again."""
+def from_given_fields(fields: dict[str, Any], given: frozenset[str] | None = None) -> TaskMessage:
+    """Make a message of the fields of another, without checking them again.
+
+    `given` are their names, from who makes many messages of the same fields.
+    """
     message = TaskMessage.__new__(TaskMessage)
-    _fill(message, fields)
+    if given is None:
+        _fill(message, fields)
+    else:
+        _set(message, "__dict__", fields)
+        _set(message, "_given", given)
     return message
 
 
 def _fill(message: TaskMessage, fields: dict[str, Any]) -> None:
-    # The lists and objects among the defaults: each message has its own.
+    # A message that was received is looked at: its own lists and dicts are cheaper made together.
     calls: Named = {"chain": [], "link": [], "link_error": []}
-    own: Named = {**DEFAULTS, "args": [], "kwargs": {}, "headers": {}, **calls, **fields}
-    _set(message, "__dict__", own)
+    _set(message, "__dict__", {"args": [], "kwargs": {}, "headers": {}, **calls, **fields})
     _set(message, "_given", frozenset(fields))
 
 

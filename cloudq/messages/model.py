@@ -12,15 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
 from cloudq.driver.forks import Whole
-from cloudq.messages.message import (
-    BOUNDS,
-    FIELDS,
-    VERSION,
-    Field,
-    TaskMessage,
-    WrongField,
-    from_given_fields,
-)
+from cloudq.messages.fields import BOUNDS, Field
+from cloudq.messages.message import FIELDS, VERSION, TaskMessage, WrongField, from_given_fields
 
 # Of the threads that need the model first one builds it, and no fork cuts it short.
 _BUILDING, _ONE = Whole(), RLock()

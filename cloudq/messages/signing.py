@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from cloudq.driver.immutable import immutable
 from cloudq.errors import DecodeError
 
 KEY_ID = r"[A-Za-z0-9._-]{1,64}"
@@ -14,7 +15,7 @@ SHORTEST_KEY = 32  # characters, as long as the hash of HMAC-SHA256
 _SIGNED = rb'\{"v":2,"key":"(' + KEY_ID.encode() + rb')","sig":"([A-Za-z0-9_-]{43})",'
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Keyring:
     """The keys whose signatures are accepted, by their ids, and the id of the key that signs."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cloudq.errors import ConfigurationError
-from cloudq.messages.message import LONGEST_LIMIT
+from cloudq.messages.fields import LONGEST_LIMIT
 from cloudq.messages.model import Name, QueueName
 from cloudq.tasks.limits.rules import rate_of
 

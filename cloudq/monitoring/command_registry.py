@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from math import inf
 from typing import Any, Literal
 
-from cloudq.errors import ConfigurationError
+from cloudq.amounts import counted
+from cloudq.errors import ConfigurationError, did_you_mean
 
 Kind = Literal["inspect", "control"]
 Run = Callable[..., Any]
@@ -51,7 +51,7 @@ class Spec:
         required = sum(arg.required for arg in self.args)
         if len(given) < required or (len(given) > len(self.args) and not self.variadic):
             raise ConfigurationError(
-                f"command {self.name} got {len(given)} arguments; usage: {self.usage()}"
+                f"command {self.name} got {counted(len(given), 'argument')}; usage: {self.usage()}"
             )
         found: dict[str, Any] = {}
         for place, arg in enumerate(self.args):
@@ -173,14 +173,16 @@ class CommandRegistry:
     def specs(self, kind: Kind) -> list[Spec]:
         return [spec for spec in self._specs.values() if spec.kind == kind]
 
-    def find(self, name: str) -> Spec:
-        """The command of that name. Raises `ConfigurationError`."""
+    def find(self, name: str, kind: Kind | None = None) -> Spec:
+        """The command of that name; one of `kind` is meant. Raises `ConfigurationError`."""
         spec = self._specs.get(name)
         if spec is None:
-            close = get_close_matches(name, self._specs, n=1)
-            hint = f" did you mean {close[0]}?" if close else ""
-            known = ", ".join(self._specs)
-            raise ConfigurationError(f"there is no command {name!r}:{hint} known: {known}")
+            known = [spec.name for spec in self.specs(kind)] if kind else [*self._specs]
+            # A command of the other kind is told as such, if it is the one that is meant.
+            hint = did_you_mean(name, [*known, *self._specs], otherwise="")
+            raise ConfigurationError(
+                f"there is no command {name!r}: {hint or 'known: ' + ', '.join(known)}"
+            )
         return spec
 
     def add(

@@ -140,6 +140,8 @@ def edited(app: CloudQ, message: TaskMessage, edit: Edit) -> TaskMessage:
     kwargs = dict(message.kwargs)
     task = app.tasks.get(message.task)
     places = list(task.arguments.places[: len(args)]) if task is not None else []
+    if task is None and args and edit.kwargs:
+        raise ConfigurationError(unknown_places(message.task))
     for name, value in edit.kwargs.items():
         if name in places and name not in kwargs:
             args[places.index(name)] = to_wire(value)
@@ -149,6 +151,14 @@ def edited(app: CloudQ, message: TaskMessage, edit: Edit) -> TaskMessage:
         plain = {name: from_wire(value) for name, value in kwargs.items()}
         task.arguments.check([from_wire(arg) for arg in args], plain)
     return message.model_copy(update={"args": args, "kwargs": kwargs})
+
+
+def unknown_places(task: str) -> str:
+    """Say why an argument cannot be changed by its name."""
+    return (
+        f"this app has no task {task!r}, so it is not known which of its positional arguments has "
+        "which name: use the app's own (-A), or give all of them as a list"
+    )
 
 
 _Act = Callable[[CloudQ, str, Sequence[Seen]], Sequence[Failure]]

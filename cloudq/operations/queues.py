@@ -101,7 +101,7 @@ def queues(
     """Look at queues, by default the app's. A queue that cannot be looked at has its `problem`.
 
     `known` says that the names are those of queues that are there. Costs what `queue` costs for
-    each, and a query for their pauses.
+    each, and a query for their pauses, which are not told while the store is down.
     """
     chosen = own_queues(app) if names is None else list(names)
     known = known or names is None

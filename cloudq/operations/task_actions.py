@@ -270,6 +270,8 @@ def _changed(
     kwargs = dict(given[1])
     task = app.tasks.get(name)
     places = list(task.arguments.places[: len(args)]) if task is not None else []
+    if task is None and args and edit.kwargs:
+        raise ConfigurationError(dead_actions.unknown_places(name))
     for key, value in edit.kwargs.items():
         if key in places and key not in kwargs:
             args[places.index(key)] = value

@@ -8,6 +8,7 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from cloudq.amounts import counted
 from cloudq.broker.retry import PublishPolicy
 from cloudq.driver import Code
 from cloudq.errors import (
@@ -112,7 +113,7 @@ class Batch:
         if rejected:
             first = rejected[0]
             raise PublishError(
-                f"{len(rejected)} of {self._sent} calls were not sent: "
+                f"{len(rejected)} of {counted(self._sent, 'call')} not sent: "
                 f"{first.id}: {first.reason} ({first.code})",
                 code=first.code,
                 rejected=rejected,

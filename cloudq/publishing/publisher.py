@@ -218,7 +218,9 @@ class Publisher:
 
     def result_of(self, task: Task[..., R], task_id: str) -> AsyncResult[R]:
         """Return the result of a call of this task."""
-        return self.results.of(id_text(task_id), task)
+        result = self.results.of(id_text(task_id), task)
+        result.restore_each = task.arguments.restore_each
+        return result
 
     def post(
         self,

@@ -8,7 +8,7 @@ from fnmatch import translate
 from importlib import import_module
 from typing import Any, TypeGuard
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, did_you_mean
 from cloudq.tasks.task import Task
 
 Route = Mapping[str, Any]
@@ -112,10 +112,7 @@ class Router:
             )
         for option in given:
             if option not in self._known:
-                import difflib
-
-                close = difflib.get_close_matches(str(option), self._known, n=1)
-                hint = f"did you mean {close[0]}?" if close else "a queue is named by queue"
+                hint = did_you_mean(str(option), self._known, otherwise="a queue is named by queue")
                 raise ConfigurationError(
                     f"task_routes: the route of {name} has {option!r}, which is no option of a "
                     f"call: {hint}"

@@ -50,8 +50,7 @@ _OUTAGES = frozenset({Code.THROTTLED, Code.UNREACHABLE})
 LONGEST_MARK = 31 * 86_400.0
 """Seconds for which a revocation is kept: no message waits for longer without being looked at."""
 # How often a record that changes meanwhile is looked at again before it is replaced.
-_RACES, _TRIES = 10, 3
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_RACES, _TRIES, _SHORTEST_PAUSE, _LONGEST_PAUSE = 10, 3, 1.0, 30.0
 # The first pause between looks for what comes with a heartbeat, say the reply to a command.
 _SOON = 0.05
 _NEVER = frozenset({Code.INVALID, Code.TOO_LARGE})
@@ -120,7 +119,8 @@ class Backend(Driven[BackendDriver]):
         if not placed:
             return self._records_apart(ids, consistent=consistent)
         bundled = {id: place for id in placed if (place := place_of(id))}
-        series = {id: place for id in placed if (place := place_in_series(id))}
+        rest = placed if len(bundled) < len(placed) else ()
+        series = {id: place for id in rest if (place := place_in_series(id))}
         if not bundled:
             return self.series.records(ids, series, consistent=consistent, own=own)
         others = [id for id in ids if id not in series]

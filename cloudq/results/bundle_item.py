@@ -14,7 +14,7 @@ from cloudq.driver import Check, Item, Key, Op, Value
 from cloudq.messages.ids import bundled_id
 from cloudq.messages.json_text import flat_json_text, is_list, is_object
 from cloudq.results.call_marks import is_older
-from cloudq.results.record import Record, State, from_fields, to_fields, usable
+from cloudq.results.record import Record, State, from_usable, to_fields, usable
 
 PARTS, REVOKED, UNTIL = "parts", "revoked", "until"
 """The fields with the number of parts that were written, with the places of revoked calls, and with
@@ -120,6 +120,7 @@ def opened(bundle: str, part: bytes) -> Iterator[tuple[int, Record | None]]:
         return
     if not is_object(plain) or not is_object(plain.get("all")) or not is_list(plain.get("calls")):
         return
+    shared = usable(plain["all"])
     for entry in plain["calls"]:
         if not is_list(entry) or len(entry) != 2 or type(entry[0]) is not int:
             continue
@@ -127,8 +128,7 @@ def opened(bundle: str, part: bytes) -> Iterator[tuple[int, Record | None]]:
         if fields is None:
             yield number, None
         elif is_object(fields):
-            given = usable({**plain["all"], **fields})
-            yield number, from_fields(bundled_id(bundle, number), given)
+            yield number, from_usable(bundled_id(bundle, number), shared | usable(fields))
 
 
 def part_of(records: Mapping[int, Record | None], *, exact: bool = False) -> bytes:

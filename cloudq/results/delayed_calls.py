@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 
+from cloudq.amounts import counted
 from cloudq.driver import Change, Check, ConditionFailed, Op
 from cloudq.errors import BackendError
 from cloudq.results.backend import LONGEST_MARK, Backend
@@ -35,7 +36,7 @@ def note_scheduled(backend: Backend, places: Places) -> None:
     failures = backend.put(items)
     if failures:
         first = next(iter(failures.values()))
-        raise BackendError(f"{len(failures)} records: {first.reason}", code=first.code)
+        raise BackendError(f"{counted(len(failures), 'record')}: {first.reason}", code=first.code)
 
 
 def note_named(backend: Backend, places: Places) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from cloudq.clock import Clock, real_time
 from cloudq.driver import Item, Key, Value
 from cloudq.driver.forks import renew_after_fork
+from cloudq.driver.immutable import immutable
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode
 from cloudq.messages.values import json_bytes
@@ -38,7 +38,7 @@ _NAMED = 10_000
 _SELDOM = TERMINAL - {State.SUCCESS}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Event:
     """One event of one task, at `at` (epoch seconds).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from enum import StrEnum
 from operator import attrgetter
 from typing import Any
@@ -49,7 +49,7 @@ def is_same_try(one: int, other: int) -> bool:
     return one // _RETRY_WEIGHT == other // _RETRY_WEIGHT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class DelayedMessage:
     """A delayed message: its queue, and the handle that cancels it."""
 
@@ -185,7 +185,7 @@ def to_item(record: Record, expires: float | None) -> Item:
 
 def from_item(item: Item) -> Record:
     """Return the record in an item. Fields of newer releases, or of no fit type, are ignored."""
-    return from_fields(item.key.partition.removeprefix("task#"), usable(item.fields))
+    return from_usable(item.key.partition.removeprefix("task#"), usable(item.fields))
 
 
 def usable(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,12 +197,14 @@ def usable(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_fields(task_id: str, fields: Mapping[str, Any]) -> Record:
     """The record of a task that has these fields stored, as `from_item`."""
-    state = _STATES.get(fields.get("state"), State.PENDING)
     if fields.keys() <= RECORD_FIELDS:
-        values: dict[str, Any] = {**fields, "state": state}
-    else:
-        values = {name: value for name, value in fields.items() if name in RECORD_FIELDS}
-        values["state"] = state
+        return from_usable(task_id, {**fields})
+    return from_usable(task_id, {k: v for k, v in fields.items() if k in RECORD_FIELDS})
+
+
+def from_usable(task_id: str, values: dict[str, Any]) -> Record:
+    """The record of a task that has these fields stored, as `usable` returns them."""
+    values["state"] = _STATES.get(values.get("state"), State.PENDING)
     if values.get("scheduled") is not None:
         values["scheduled"] = DelayedMessage.from_text(str(values["scheduled"]))
     return Record(id=task_id, **values)

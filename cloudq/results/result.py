@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from cloudq.amounts import seconds
 from cloudq.clock import patience
-from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.errors import ConfigurationError, DecodeError, InvalidArguments
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
 from cloudq.results.call_marks import is_before
@@ -22,6 +22,9 @@ from cloudq.results.terminate import ResultActions, Signal, Termination, actions
 from cloudq.results.waiting import ALLOWED, RUNNING_IN, Promise, Wait, refuse_vain
 
 R = TypeVar("R")
+
+# Calls that run another task on many items.
+_OF_MANY = frozenset({"cloudq.map", "cloudq.starmap"})
 
 
 def _as_is(value: Any) -> Any:
@@ -43,6 +46,8 @@ class AsyncResult(Generic[R]):
     promise: Promise | None = None
     # The mark that tells this call from earlier ones of its id, if the caller gave the id.
     call: str | None = None
+    # Makes the values of a call that ran the task on many items whole: one of `map`, by its id.
+    restore_each: Callable[[Any], Any] | None = None
 
     def __init__(
         self,
@@ -116,7 +121,18 @@ class AsyncResult(Generic[R]):
     def _given(self, record: Record, propagate: bool) -> R:
         """Return the value of the record of its end; raise or return its exception."""
         if record.state == State.SUCCESS:
-            return self.restore(load_value(record.value) if record.value else None)
+            value = load_value(record.value) if record.value else None
+            if self.restore_each is not None and record.task in _OF_MANY - {self.task}:
+                return self.restore_each(value)
+            try:
+                return self.restore(value)
+            except DecodeError as error:
+                if record.task in ("", self.task):
+                    raise
+                raise DecodeError(
+                    f"{self.id} is a call of {record.task} and not of {self.task}: read it with "
+                    f"app.AsyncResult(id), or as a result of its own task ({error})"
+                ) from error
         error = failure(record)
         if propagate:
             raise error

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal as signals
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 from cloudq.amounts import seconds
+from cloudq.driver.immutable import immutable
 from cloudq.errors import ConfigurationError
 from cloudq.results.record import DelayedMessage
 
@@ -18,7 +18,7 @@ Signal = str | int | None
 """A signal by name or number, as in Celery; None stands for SIGTERM."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Termination:
     """A request to end running tasks by a signal.
 
@@ -52,7 +52,7 @@ def signal_name(given: Signal) -> str:
     return name.upper()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class ResultActions:
     """The functions of an app that a result needs beyond the store.
 

@@ -213,7 +213,7 @@ class Beat:
                 "schedule %s was due at %s and no beat was running: %s",
                 entry.name,
                 utc(active.due),
-                f"{len(run_times)} missed runs are sent now"
+                f"missed runs that are sent now: {len(run_times)}"
                 if run_times
                 else "its missed runs are skipped",
             )

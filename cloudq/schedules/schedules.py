@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +9,7 @@ from itertools import islice
 from typing import Any, TypeVar, Unpack
 
 from cloudq.amounts import count as whole
-from cloudq.errors import ConfigurationError, InvalidArguments
+from cloudq.errors import ConfigurationError, InvalidArguments, did_you_mean
 from cloudq.publishing.publisher import Publisher
 from cloudq.results.result import AsyncResult
 from cloudq.runtime import Runtime
@@ -118,11 +117,11 @@ class Schedules:
     def _check_task(self, entry: Entry) -> None:
         task = self._tasks.get(entry.task)
         if task is None:
-            close = difflib.get_close_matches(entry.task, self._tasks, n=1)
-            hint = f" did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(
+                entry.task, self._tasks, otherwise="is its module in the app's include?"
+            )
             raise ConfigurationError(
-                f"schedule {entry.name!r}: task {entry.task!r} is not registered:{hint} is its "
-                "module in the app's include?"
+                f"schedule {entry.name!r}: task {entry.task!r} is not registered: {hint}"
             )
         try:
             task.arguments.check(entry.args, entry.kwargs)
@@ -175,9 +174,8 @@ class Schedules:
             return Schedule(name=name, entry=code[name], state=state or ScheduleState())
         if state is not None and state.text is not None:
             return self._read(name, state)
-        close = difflib.get_close_matches(name, [*self.all(code)], n=1)
-        hint = f": did you mean {close[0]!r}?" if close else ""
-        raise ConfigurationError(f"there is no schedule {name!r}{hint}")
+        hint = did_you_mean(name, self.all(code), otherwise="`cloudq schedules list` shows all")
+        raise ConfigurationError(f"there is no schedule {name!r}: {hint}")
 
     def entry(self, name: str) -> Entry:
         """The entry of this name. Raises `ConfigurationError`, also for one that is unreadable."""

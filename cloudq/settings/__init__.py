@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from cloudq.driver.adapters import default_backend
 from cloudq.driver.loader import installed
-from cloudq.errors import DISTRIBUTION, ConfigurationError
+from cloudq.errors import DISTRIBUTION, ConfigurationError, did_you_mean
 from cloudq.settings.fields import plain, setting, settings_of
 from cloudq.settings.sources import (
     CELERY_NAMES,
@@ -260,8 +260,21 @@ class Settings:
         defaults = {name: field.fresh() for name, field in DECLARED.items() if name not in made}
         self.__dict__.update(defaults, **made, _given=frozenset(made))
 
+    def __getattr__(self, name: str) -> Any:
+        """Raise `AttributeError` for what is no setting, with the one that is probably meant."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in ("update", "setdefault"):
+            hint = "settings are changed by app.configure(name=value)"
+        else:
+            hint = did_you_mean(name, DECLARED, otherwise="the page Settings lists all")
+        raise AttributeError(f"there is no setting {name!r}: {hint}")
+
     def __setattr__(self, name: str, value: Any) -> None:
-        """Change one setting. Raises pydantic's `ValidationError`, a `ValueError`."""
+        """Change one setting. Raises `ValueError`: pydantic's, or for a name that is none."""
+        if name not in DECLARED:
+            hint = did_you_mean(name, DECLARED, otherwise=f"known: {', '.join(DECLARED)}")
+            raise ValueError(f"there is no setting {name!r}: {hint}")
         values = self.values() | {name: value}  # one may not go with another
         made = plain(DECLARED, values)
         if made is None:

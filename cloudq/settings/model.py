@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 
 import cloudq.settings as declared
 from cloudq.amounts import CENTURY
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, did_you_mean
 from cloudq.settings.fields import MOST
 from cloudq.settings.sources import WrongSource, config_file, variable_of
 from cloudq.text import masked, text_of
@@ -157,11 +157,8 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
         name = ".".join(map(str, item["loc"][: 1 if is_secret else None])) or "settings"
         origin = _origin(name, values)
         if item["type"] == "extra_forbidden":
-            import difflib
-
-            close = difflib.get_close_matches(name, declared.DECLARED, n=1)
             known = f"known: {', '.join(declared.DECLARED)}"
-            hint = f"did you mean {close[0]}?" if close else known
+            hint = did_you_mean(name, declared.DECLARED, otherwise=known)
             lines.append(f"there is no setting {name!r}{origin}: {hint}")
         else:
             # Keys are never shown, nor their ids, which may be keys, nor all settings at once.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack, get_args, get_origin, get_type_hi
 
 from cloudq.driver.forks import imported
 from cloudq.driver.log import Log
-from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments
+from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments, did_you_mean
 from cloudq.messages.canonical import canonical, canonical_text
 from cloudq.messages.values import dump_value, from_wire, to_wire
 from cloudq.tasks.hints import carries_model, hints_of, is_typed_dict, of_result, signature_of
@@ -220,9 +220,19 @@ class Arguments:
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise InvalidArguments(f"{self.name}{self._signature}: {error}") from error
+            # Python tells of the first fault alone, and of a missing one before an unknown one.
+            said = self._unknown(kwargs) or str(error)
+            raise InvalidArguments(f"{self.name}{self._signature}: {said}") from error
         if len(self._fitting) < _MOST_FORMS:
             self._fitting.add(form)
+
+    def _unknown(self, kwargs: Mapping[str, Any]) -> str:
+        names, is_open = self.parameters
+        unknown = [name for name in kwargs if name not in names]
+        if is_open or not unknown:
+            return ""
+        hint = did_you_mean(unknown[0], names)
+        return f"there is no parameter {unknown[0]!r}{': ' if hint else ''}{hint}"
 
     def _each(
         self, validate: Validate, args: Sequence[Any], kwargs: Mapping[str, Any]

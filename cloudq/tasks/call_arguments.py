@@ -26,6 +26,10 @@ async def in_thread(delay: Callable[..., T], args: Sequence[Any], kwargs: Mappin
 
 def call_arguments(args: Any, kwargs: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """Return both, None as none. Raises `InvalidArguments` for anything that is no arguments."""
+    if kwargs is not None and not hasattr(args, "__iter__") and not hasattr(kwargs, "__iter__"):
+        raise InvalidArguments(
+            f"two arguments where one list of them belongs: write [{args!r:.50}, {kwargs!r:.50}]"
+        )
     return positional(args), by_name(kwargs)
 
 
@@ -36,8 +40,8 @@ def positional(args: Any) -> Sequence[Any]:
     if issubclass(type(args), list | tuple):
         return args
     raise InvalidArguments(
-        f"arguments must be a list or tuple, and not a {type(args).__qualname__}: "
-        "a single one is written [value]"
+        f"arguments must be a list or tuple, and not {_article(args)}: a single one is written "
+        "[value], and `delay(1, 2)` takes them one by one"
     )
 
 
@@ -47,7 +51,8 @@ def by_name(kwargs: Any) -> Mapping[str, Any]:
         return {}
     if not issubclass(type(kwargs), Mapping):
         raise InvalidArguments(
-            f"keyword arguments must be a mapping, and not a {type(kwargs).__qualname__}"
+            f"keyword arguments must be a mapping, and not {_article(kwargs)}: all positional ones "
+            "go into one list, as in apply_async([1, 2])"
         )
     is_plain = True
     for name in kwargs:
@@ -57,6 +62,11 @@ def by_name(kwargs: Any) -> Mapping[str, Any]:
             raise InvalidArguments(f"keyword arguments have {name!r}: each name must be a text")
         is_plain = False  # a member of a StrEnum, say
     return kwargs if is_plain else {str.__str__(key): value for key, value in kwargs.items()}
+
+
+def _article(given: Any) -> str:
+    name = type(given).__qualname__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def id_text(given: Any) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from datetime import UTC, datetime, tzinfo
 from operator import attrgetter
 from typing import Any, TypedDict
 
 from cloudq.amounts import CENTURY, seconds, shown
 from cloudq.broker.retry import PublishPolicy, publish_policy
-from cloudq.errors import InvalidArguments
+from cloudq.driver.immutable import immutable
+from cloudq.errors import InvalidArguments, did_you_mean
 from cloudq.messages.codec import unknown_form
 from cloudq.tasks.callback import Callback
 from cloudq.tasks.priorities import check_priority
@@ -63,7 +64,7 @@ _IN_MESSAGE = {"in_message": True}  # the message has a field of the same name
 _CALLER_ONLY = {"caller_only": True}  # concerns the sending alone: no route or retry may set it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Options:
     """The options of one call, checked. A new option is a field here and a line in `CallOptions`.
 
@@ -201,8 +202,5 @@ def check_names(options: CallOptions) -> None:
     known = CallOptions.__annotations__
     for name in options:
         if name not in known:
-            import difflib
-
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" did you mean {close[0]}?" if close else ""
-            raise TypeError(f"there is no call option {name!r}:{hint} known: {', '.join(known)}")
+            hint = did_you_mean(name, known, otherwise=f"known: {', '.join(known)}")
+            raise TypeError(f"there is no call option {name!r}: {hint}")

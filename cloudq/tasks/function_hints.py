@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, cast
 
 from cloudq.amounts import count
+from cloudq.driver.immutable import immutable
 from cloudq.errors import ConfigurationError
 
 _VARIABLE = r"[A-Za-z][A-Za-z0-9_]*"
@@ -22,7 +23,7 @@ _NUMBERS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class FunctionHints:
     """Hints for a deployment; None means its default. Workers ignore them.
 

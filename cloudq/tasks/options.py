@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypedDict
 
 from cloudq.amounts import CENTURY, count, seconds
 from cloudq.clock import grown
+from cloudq.driver.immutable import immutable
 from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.messages.codec import unknown_form
 from cloudq.messages.ids import MOST_OF_A_BUNDLE
@@ -67,7 +68,7 @@ class TaskOptions(TypedDict, total=False):
     env: Mapping[str, str] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Policy:
     """The rules for running and retrying a task; None = the app's setting.
 

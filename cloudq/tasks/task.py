@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from cloudq.amounts import count
+from cloudq.driver.immutable import immutable
 from cloudq.errors import MaxRetriesExceeded
 from cloudq.results.eager import EagerResult
 from cloudq.results.result import AsyncResult
@@ -52,7 +53,7 @@ def is_awaited(value: object) -> bool:
     return hasattr(type(value), "__await__") and not isinstance(value, AsyncResult)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Prepared(Generic[R]):
     """A call that is not sent yet; `app.publish` sends many of them."""
 

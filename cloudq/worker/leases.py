@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 
+from cloudq.amounts import counted
 from cloudq.broker.broker import Broker
 from cloudq.driver import Code, Delivery
 from cloudq.driver.ends import pass_ends
@@ -167,7 +168,9 @@ class Leases:
                 self._lost(flight)
         passing = [refusal for refusal in refused.values() if refusal.code is not Code.LEASE_LOST]
         if passing:
-            log.warning("could not extend %d leases: %s", len(passing), passing[0].reason)
+            log.warning(
+                "could not extend %s: %s", counted(len(passing), "lease"), passing[0].reason
+            )
 
     @staticmethod
     def _lost(flight: Flight) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import cloudq
+from cloudq.amounts import counted
 from cloudq.app import CloudQ
 from cloudq.app.near import near_queue
 from cloudq.driver.adapters import declared
@@ -123,9 +124,9 @@ def banner(app: CloudQ, options: WorkerOptions) -> Iterator[str]:
         if meant is not None:
             yield f"         no task has the queue {name}: is {meant} meant?"
     yield (
-        f"slots    {_processes(options)} x {options.threads} threads"
+        f"slots    {_processes(options)} x {counted(options.threads, 'thread')}"
         + (f", {options.pool}" if options.pool is not PoolKind.PROCESSES else "")
-        + (f", replaced after {recycled} tasks" if recycled else "")
+        + (f", replaced after {counted(recycled, 'task')}" if recycled else "")
     )
     yield f"leases   {options.lease:g} s, kept extended; grace at stop {options.grace:g} s"
     yield f"tasks    {len(app.tasks)}: {', '.join(sorted(app.tasks)) or 'none: is include set?'}"
@@ -135,4 +136,4 @@ def _processes(options: WorkerOptions) -> str:
     if options.autoscale is not None:
         most, least = options.autoscale
         return f"{least} to {most} processes"
-    return f"{options.processes} processes" if options.processes > 1 else "1 process"
+    return counted(options.processes, "process", "processes")

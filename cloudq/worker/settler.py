@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from cloudq.amounts import counted
 from cloudq.driver import Code, Delivery
 from cloudq.driver.ends import pass_ends
 from cloudq.driver.log import Log
@@ -153,7 +154,7 @@ class Settler:
         """
         back = list(flights)
         if len(back) > _FEW:
-            log.info("%d tasks go back to their queues: %s", len(back), reason)
+            log.info("%s back to the queues: %s", counted(len(back), "task"), reason)
             reason = ""
         self.settle([(flight, flight.released(reason, after)) for flight in back])
 

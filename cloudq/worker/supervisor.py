@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from cloudq import signals
+from cloudq.amounts import counted
 from cloudq.app import CloudQ
 from cloudq.driver import Code, EndsReceives
 from cloudq.driver.ends import pass_ends
@@ -290,7 +291,7 @@ class Worker:
             log.exception("the receives under way could not be ended, and are waited for")
 
     def _stop_cold(self) -> bool:
-        log.warning("stopping cold: %d tasks go back to their queues", len(self._flights))
+        log.warning("stopping cold: %s back to the queues", counted(len(self._flights), "task"))
         self._pool.kill()
         back = [
             flight

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, did_you_mean
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -64,11 +63,9 @@ def _explain(
         name = str(item["loc"][0]) if item["loc"] else "deploy"
         place = f"--{name.replace('_', '-')}" if name in given else f"{table} {name}"
         if item["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(name, model.model_fields, n=1)
-            hint = f"did you mean {close[0]}?" if close else ""
-            lines.append(
-                f"{place}: there is no such option; {hint} known: {', '.join(model.model_fields)}"
-            )
+            known = f"known: {', '.join(model.model_fields)}"
+            hint = did_you_mean(name, model.model_fields, otherwise=known)
+            lines.append(f"{place}: there is no such option: {hint}")
         else:
             lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}")
     return "; ".join(lines)

@@ -96,7 +96,7 @@ def test_a_text_that_is_no_unicode_is_named_by_its_place(
         (lambda t: t.add.s(1, 2) | t.add.s(3, 4), r"step 2: add.*too many positional"),
         (lambda t: t.add.s(1, 2) | t.add.s(), r"step 2: add.*missing a required argument"),
         (lambda t: group(t.same.s(1), t.add.s(1)), r"member 2: add.*missing a required"),
-        (lambda t: chord([t.same.s(1)], t.total.s(b=1)), r"body: total.*unexpected keyword"),
+        (lambda t: chord([t.same.s(1)], t.total.s(b=1)), r"body: total.*there is no parameter 'b'"),
         (lambda t: chord((t.same.s(1) for _ in range(2)), t.add.s()), r"add.*missing"),
         (lambda t: t.add.s(1, 2).link(t.add.s(1, 2)), r"callback 1: add.*too many"),
     ],
@@ -294,7 +294,7 @@ def test_a_replacement_with_a_wrong_option_starts_nothing(app: Bench, t: Tasks, 
 def test_a_group_sent_in_part_says_what_was_sent(app: Bench, t: Tasks) -> None:
     members = [t.same.s(n).set(task_id=f"id-{n}") for n in range(4)]
     app.wire.refuse = lambda m: Code.INVALID if m.id == "id-2" else None
-    with pytest.raises(PartlyStarted, match="1 tasks were not sent") as caught:
+    with pytest.raises(PartlyStarted, match="1 task not sent") as caught:
         group(members).delay()
     assert caught.value.sent == ("id-0", "id-1", "id-3")
     assert caught.value.unsent == ("id-2",)
@@ -329,7 +329,7 @@ def test_a_generator_that_raises_tells_what_was_sent(app: Bench, t: Tasks, joine
     node: Any = group(members())
     if joined:
         node = chord(members(), t.total.s().set(task_id="the-body"))
-    with pytest.raises(PartlyStarted, match="1000 members were sent: OSError") as caught:
+    with pytest.raises(PartlyStarted, match="1,000 members sent: OSError") as caught:
         node.delay()
     assert len(caught.value.sent) == app.left() == 1000
     assert isinstance(caught.value.__cause__, OSError)
@@ -345,7 +345,7 @@ def test_a_broker_that_fails_in_the_middle_of_a_stream(app: Bench, t: Tasks) -> 
         return Code.INVALID if len(sent) > 1990 else None
 
     app.wire.refuse = refuse
-    with pytest.raises(PartlyStarted, match="10 tasks were not sent") as caught:
+    with pytest.raises(PartlyStarted, match="10 tasks not sent") as caught:
         group(t.same.s(number) for number in range(3000)).delay()
     assert len(caught.value.sent) == 1990
     assert len(caught.value.unsent) == 10

@@ -74,7 +74,7 @@ def test_nobody_there_says_what_to_look_at(command, url):
     start = time.monotonic()
     for args in (["queues", "stats", "q"], ["call", "any", "--force"]):
         ran = command(*args, "-b", url)
-        assert (ran.code, ran.err.count("\n")) == (2, 1), (args, ran)
+        assert (ran.code, ran.err.count("\n")) == (1, 1), (args, ran)
         assert "no answer: check the URL" in ran.err, (args, ran)
     assert time.monotonic() - start < 2 * SOON  # not the minutes that an SDK goes on for
 
@@ -128,6 +128,7 @@ def test_a_sweep_deletes_what_has_expired(command, azure):
 
 
 def test_a_store_that_sweeps_itself_says_so(command, project):
+    (project / "r.db").touch()
     ran = command("sweep", "--backend", "sqlite:///r.db")
     assert (ran.code, "deletes expired items itself" in ran.out) == (0, True)
     ran = command("sweep", "--backend", "none")

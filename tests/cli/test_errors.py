@@ -43,14 +43,24 @@ def is_one_line(text: str) -> bool:
         ((*CALL, "shop.add", "--kwargs", "[]"), "must be a JSON object"),
         ((*CALL, "shop.add", "1", "2", "--eta", "soon"), "give a time such as"),
         ((*CALL, "shop.add", "1", "2", "--countdown", "-3"), "a number of seconds from 0 on"),
-        ((*CALL, "shop.add", "1", "2", "--wait", "0.1"), "is a worker running on its queue?"),
         (
             (*CALL, "shop.add", "1", "2", "--countdown", "nan"),
             "--countdown is nan: give a number of seconds",
         ),
         ((*CALL, "shop.add", "1", "2", "--expires", "inf"), "a century at most"),
         ((*CALL, "shop.add", "1", "2", "--wait", "nan"), "--wait is nan"),
-        (("result", "x", "-A", "shop", "--wait", "nan"), "'--wait'"),
+        (("result", "x", "-A", "shop", "--wait", "nan"), "--wait is nan"),
+        ((*CALL, "shop.add", "1", "2", "--wait", "5x"), "'5x' is not a time: give seconds, or a"),
+        (("result", "x", "-A", "shop", "--wait", "5x"), "such as 90s, 10m or 2h"),
+        ((*CALL, "shop.add", "1", "2", "--countdown", "5 min"), "'5 min' is not a time"),
+        (("worker", "-A", "shop", "--threads", "four"), "'four' is not a whole number (see"),
+        (("worker", "-A", "shop", "-c", "0"), "'0' is out of range: give 1 or more"),
+        (("worker", "-A", "shop", "--metrics-port", "x" * 99), "x...' is not a whole number"),
+        (("worker", "-A", "shop", "--metrics-port", "70000"), "give from 0 to 65535"),
+        (("cost", "--reads", "some"), "'some' is not a number"),
+        ((*CALL, "shop.add", "two", "3"), "shop.add: a is 'two', and its type is int"),
+        ((*CALL, "shop.add", "a=2", "b=x"), "shop.add: b is 'x', and its type is int"),
+        ((*CALL, "shop.zzz"), "has no task 'shop.zzz': it has shop.add, shop.fail, shop.send (--"),
         (("worker", "-A", "shop", "--lease", "nan"), "'--lease'"),
         (
             ("worker", "-A", "shop", "--grace", "inf"),
@@ -92,6 +102,26 @@ def test_a_bad_input_is_one_line_that_says_what_to_do(command, project, args, sa
     ran = command(*args)
     assert (ran.code, ran.out) == (2, "")
     assert is_one_line(ran.err)
+    assert says in ran.err
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ((*CALL, "shop.add", "1", "2", "--wait", "0.1"), "is a worker running on its queue?"),
+        (("result", "x", "-A", "shop", "--backend", "sqlite:///own.db", "--wait", "0.1"), "ended"),
+        (("queues", "list", "-b", "sqs://us-east-1"), "sqs"),
+    ],
+)
+def test_what_fails_without_wrong_words_ends_with_1(command, project, args, says):
+    (project / "own.db").touch()
+    unreachable = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+    }
+    ran = command(*args, env=unreachable)
+    assert (ran.code, is_one_line(ran.err)) == (1, True)
     assert says in ran.err
 
 

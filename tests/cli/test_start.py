@@ -65,7 +65,8 @@ def read(option: Any, value: Any) -> Any:
     try:
         made = option.get_runtime_param().coerce(value, param=option, ctx=context)
     except Exception as error:
-        return type(error), str(error)
+        # What is wrong with a number is said in words of ours.
+        return type(error), "" if option.type_descriptor.annotation in (int, float) else str(error)
     return type(made), repr(made)
 
 

@@ -315,7 +315,7 @@ def test_the_project_file_is_read_for_google(
     file.write_text(file.read_text() + "memroy = 1\n")
     assert main(["deploy", "plan", "google", "-A", "shop.tasks:app"]) == 2
     error = capsys.readouterr().err
-    assert "[tool.cloudq.deploy.google] memroy: there is no such option; did you mean memory?" in (
+    assert "[tool.cloudq.deploy.google] memroy: there is no such option: did you mean memory?" in (
         error
     )
     assert main(["deploy", "plan", "aws", "-A", "shop.tasks:app"]) == 0, "it is none of AWS's"

@@ -219,7 +219,7 @@ def _export(laptop: Laptop, printed: str) -> None:
 def _schedules_are_the_clouds(laptop: Laptop, plan: Plan) -> None:
     """`cloudq schedules` finds the stack's entries to be its own; a pause is no change by hand."""
     laptop.calls.take()
-    assert "no changes: 3 schedules in cloudq-shop" in laptop.run("schedules", "plan")
+    assert "no changes: 3 schedules in cloudq-shop: up to date" in laptop.run("schedules", "plan")
     laptop.run("schedules", "pause", "minutely")
     assert "~ update minutely" in laptop.run("schedules", "apply", "--yes")
     assert "no changes" in laptop.deploy("apply", "aws", "--yes"), "and a second apply has none"

@@ -196,7 +196,7 @@ def test_architectures_may_be_as_machines_say() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("memroy = 1", "there is no such option; did you mean memory?"),
+        ("memroy = 1", "there is no such option: did you mean memory?"),
         ("runtime = 'python2.7'", "none of python3.11"),
         ("log_retention = 2", "CloudWatch keeps logs"),
         ("architecture = 'sparc'", "[tool.cloudq.deploy] architecture"),

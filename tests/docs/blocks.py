@@ -10,34 +10,60 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import dedent
 from types import ModuleType, TracebackType
 from typing import Self
+from urllib.request import urlopen
 
 from cloudq.app import CloudQ
 from cloudq.testing import drain
 from cloudq.testing.waiting import PATIENCE
 
-_FENCE = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"(?:^ *<!-- (?P<mark>[^\n]*) -->\n)?"
+    r"^(?P<indent> *)```(?P<language>[a-z]*)\n(?P<text>.*?)^(?P=indent)```$",
+    re.MULTILINE | re.DOTALL,
+)
 _FILE = re.compile(r"# ([\w/]+\.py)\n")
+# What a test must not do or does otherwise: the demo and the local clouds have tests of their own.
+_ELSEWHERE = ("git clone", "pip install", "make ")
+_STAYING = {"worker": "tasks  ", "beat": "leads", "events": "", "top": "", "dashboard": "http://"}
+"""Commands that run until they are stopped, with what they print when they are ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One fenced block: its language, its text, and the line that its text starts on."""
+    """One fenced block: its language, its text, and the line that its text starts on.
+
+    A comment on the line above is its mark: `<!-- exit 1 -->` for a command that fails, as the page
+    says, and `<!-- not run: it needs an account -->` for a block that no test can run.
+    """
 
     language: str
     text: str
     line: int
+    mark: str = ""
 
     @property
     def file(self) -> str | None:
         """The file that a Python block is: its first line is a comment with the name."""
         found = _FILE.match(self.text)
         return found[1] if found and self.language == "python" else None
+
+    @property
+    def why_not(self) -> str | None:
+        """The reason why no test runs this block; None if one does."""
+        before, _, reason = self.mark.partition("not run: ")
+        return reason if reason and not before else None
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of each of its commands."""
+        return int(self.mark.removeprefix("exit ")) if self.mark.startswith("exit ") else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,23 +78,35 @@ def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page."""
     text = page.read_text()
     return [
-        Block(language=m[1], text=m[2], line=text.count("\n", 0, m.start()) + 2)
+        Block(
+            language=m["language"],
+            text=dedent(m["text"]) if m["indent"] else m["text"],
+            line=text.count("\n", 0, m.start("text")) + 1,
+            mark=m["mark"] or "",
+        )
         for m in _FENCE.finditer(text)
     ]
 
 
-def section(page: Path, heading: str) -> list[Block]:
-    """The blocks under a heading, up to the next heading of any level."""
-    text = page.read_text()
-    inside = {block.line + n for block in blocks(page) for n in range(block.text.count("\n"))}
+def sections(page: Path) -> list[tuple[str, list[Block]]]:
+    """The headings of a page, each with the blocks up to the next heading of any level."""
+    text, every = page.read_text(), blocks(page)
+    inside = {block.line + n for block in every for n in range(block.text.count("\n"))}
     headings = [
         (number, line.lstrip("#").strip())
         for number, line in enumerate(text.splitlines(), 1)
         if line.startswith("#") and number not in inside  # a comment in a block is none
     ]
-    first = next(number for number, title in headings if title == heading)
-    last = next((number for number, _ in headings if number > first), text.count("\n") + 1)
-    return [block for block in blocks(page) if first < block.line < last]
+    ends = [number for number, _ in headings[1:]] + [text.count("\n") + 1]
+    return [
+        (title, [block for block in every if first < block.line < last])
+        for (first, title), last in zip(headings, ends, strict=True)
+    ]
+
+
+def section(page: Path, heading: str) -> list[Block]:
+    """The blocks under a heading, up to the next heading of any level."""
+    return next(found for title, found in sections(page) if title == heading)
 
 
 def commands(block: Block) -> list[Command]:
@@ -82,21 +120,49 @@ def commands(block: Block) -> list[Command]:
     return [Command(line=line, output=output) for line, output in found]
 
 
-def matches(shown: Sequence[str], printed: str) -> bool:
-    """Tell whether a page's output is what was printed; `...` stands for anything."""
-    parts = (re.escape(line.strip()).replace(r"\.\.\.", ".*") for line in shown)
-    text = "\n".join(line.strip() for line in printed.strip().splitlines())
+def matches(shown: Sequence[str], printed: str, loosely: bool = False) -> bool:
+    """Tell whether a page's output is what was printed; `...` stands for anything.
+
+    Loosely, ids, times, spans and numbers may be others, and columns wider: the page shows a
+    system of another size.
+    """
+    read = _loose if loosely else str.strip
+    parts = (re.escape(read(line)).replace(r"\.\.\.", ".*") for line in shown)
+    text = "\n".join(read(line) for line in printed.splitlines() if line.strip())
     return re.fullmatch("\n".join(parts), text, re.DOTALL) is not None
+
+
+_LOOSE = (
+    (r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "ID"),
+    (r"(?:\b[A-Z][a-z]{2} )?\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: UTC)?", "TIME"),
+    (r"\b\d\d:\d\d:\d\d\b", "CLOCK"),
+    (r"\b\d+(?:\.\d+)?(?:ms|s|m|h|d)(?: \d+[a-z])?\b", "SPAN"),
+    (r"\b\d+\b", "N"),
+    (r"\s+", " "),
+)
+
+
+def _loose(line: str) -> str:
+    for pattern, kind in _LOOSE:
+        line = re.sub(pattern, kind, line)
+    return line.strip()
+
+
+Words = Mapping[str, str]
+"""Names and addresses of a test, in place of those that a page has."""
 
 
 class Shell:
     """A reader at a terminal: remembers what was exported, leaves workers running to the end."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None, loosely: bool = False
+    ) -> None:
         self.folder = folder
+        self.loosely = loosely
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**os.environ, "PATH": path, "COLUMNS": "200", **(environment or {})}
-        self._workers: list[subprocess.Popen[bytes]] = []
+        self._running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -107,15 +173,39 @@ class Shell:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop_workers()
+        for name in [*self._running]:
+            self._stop(name)
 
-    def run(self, command: Command) -> None:
-        """Run one command; fails when it fails, or prints other things than the page says."""
+    def read(self, read: Iterable[Block], instead: Words | None = None, add: bool = False) -> None:
+        """Do as the blocks say, where `instead` has other words for some of theirs.
+
+        A Python block that names a file becomes that file, or with `add` is written at its end.
+        """
+        for block in read:
+            for shown, meant in (instead or {}).items():
+                block = replace(block, text=block.text.replace(shown, meant))
+            if block.why_not:
+                continue
+            if block.file:
+                with (self.folder / block.file).open("a" if add else "w") as file:
+                    file.write(f"\n\n{block.text}" if add else block.text)
+            elif block.language == "python":
+                (self.folder / "snippet.py").write_text(block.text)
+                self.run(Command(line="python snippet.py"))
+            elif block.language == "console":
+                for command in commands(block):
+                    if not command.line.startswith(_ELSEWHERE):
+                        self.run(command, block.exit_code)
+
+    def run(self, command: Command, exit_code: int = 0) -> None:
+        """Run one command; fails when it ends or prints otherwise than the page says."""
         words = shlex.split(command.line)
         if words[0] == "export":
             self.environment |= dict(word.split("=", 1) for word in words[1:])
-        elif words[:2] == ["cloudq", "worker"]:
-            self._start_worker(words)
+        elif words[0] == "cd":
+            self.folder /= words[1]
+        elif words[0] == "cloudq" and words[1] in _STAYING and "--once" not in words:
+            self._start(words)
         else:
             done = subprocess.run(
                 ["bash", "-c", command.line],
@@ -126,34 +216,51 @@ class Shell:
                 timeout=PATIENCE,
                 check=False,
             )
-            assert done.returncode == 0, f"$ {command.line}\n{done.stdout}{done.stderr}"
+            said = f"$ {command.line}\n{done.stdout}{done.stderr}"
+            assert done.returncode == exit_code, said
             if command.output:
-                assert matches(command.output, done.stdout), f"$ {command.line}\n{done.stdout}"
+                printed = done.stdout + (done.stderr if exit_code else "")
+                assert matches(command.output, printed, self.loosely), said
 
-    def _start_worker(self, words: Sequence[str]) -> None:
-        self.stop_workers()
-        log = self.folder / "worker.log"
+    def _start(self, words: Sequence[str]) -> None:
+        """Start what runs on; one of its kind that runs already is stopped first."""
+        name = words[1]
+        self._stop(name)
+        if name == "dashboard":
+            words = [*words, "--port", "0"]  # tests at the same time have one each
+        log = self.folder / f"{name}.log"
         with log.open("wb") as output:
-            worker = subprocess.Popen(
+            process = subprocess.Popen(
                 words, cwd=self.folder, env=self.environment, stdout=output, stderr=output
             )
-        self._workers.append(worker)
+        self._running[name] = process, log
         deadline = time.monotonic() + PATIENCE
-        while b"tasks  " not in log.read_bytes():
-            assert worker.poll() is None, log.read_text()
+        while _STAYING[name] not in log.read_text():
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
+        if name == "dashboard":
+            _look(log.read_text().split()[0])
 
-    def stop_workers(self) -> None:
-        """Stop the workers: cold, since a page has nothing left to run by then."""
-        for worker in self._workers:
-            while worker.poll() is None:
-                worker.send_signal(signal.SIGTERM)
-                try:
-                    worker.wait(0.5)
-                except subprocess.TimeoutExpired:
-                    continue
-        self._workers.clear()
+    def _stop(self, name: str) -> None:
+        """Stop a command: cold, since a page has nothing left to run by then."""
+        if name not in self._running:
+            return
+        process, log = self._running.pop(name)
+        assert process.poll() is None, f"cloudq {name} has ended by itself:\n{log.read_text()}"
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def _look(address: str) -> None:
+    """Open a page as a browser does."""
+    with urlopen(address, timeout=PATIENCE) as answer:
+        assert answer.status == 200
+        assert b"<html" in answer.read()
 
 
 class Session:

@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from cloudq import CloudQ
-from cloudq.driver import QueueAdmin
 from cloudq.driver import loader as plugins
 from cloudq.errors import ConfigurationError
 from cloudq.messages.body import decode
 from cloudq.messages.bundle import read_bundle, write_bundle
 from cloudq.messages.message import TaskMessage
-from cloudq.testing import eventually
 from localstack.servers import Endpoint
-from tests.docs.blocks import Block, Command, Shell, blocks, commands, section, session
+from tests.docs.blocks import Command, Shell, Words, blocks, section, session
 from tests.servers import unique
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,30 +49,19 @@ def test_python_blocks_of_a_page_run(
                 shared.run(block, page)
 
 
-def test_readme_on_this_machine(tmp_path: Path) -> None:
-    """The quick start: everything before the clouds."""
-    text = README.read_text()
-    last = text[: text.index("## Run it on a cloud")].count("\n")
+def test_readme(tmp_path: Path) -> None:
     with Shell(tmp_path) as shell:
-        _read(shell, (block for block in blocks(README) if block.line < last))
+        shell.read(blocks(README))
 
 
-def test_tutorial_with_a_worker_of_its_own(tmp_path: Path) -> None:
+def test_first_tutorial(tmp_path: Path) -> None:
     """As a reader does it: what is shown of a file is added to that file."""
+    page = ROOT / "docs" / "tutorial" / "first-tasks.md"
     with Shell(tmp_path) as shell:
-        for block in blocks(ROOT / "docs" / "tutorial" / "first-tasks.md"):
-            if block.file:
-                with (tmp_path / block.file).open("a") as file:
-                    file.write(f"\n\n{block.text}")
-            elif block.language == "console":
-                for command in commands(block):
-                    shell.run(command)
+        shell.read(blocks(page), add=True)
 
 
-# ---- the README on a cloud
-
-Words = Mapping[str, str]
-"""What a test's servers are called, in place of what the page says."""
+# ---- the pages of the clouds
 
 
 def _aws(request: pytest.FixtureRequest) -> tuple[Words, Words]:
@@ -97,7 +81,7 @@ def _google(request: pytest.FixtureRequest) -> tuple[Words, Words]:
         "FIRESTORE_EMULATOR_HOST": f"127.0.0.1:{firestore.port}",
     }
     ports = (f"127.0.0.1:{port}" for port in (8085, 8086))
-    project = unique("readme")  # other tests read the same page on the same servers
+    project = unique("pages")  # other tests read the same page on the same servers
     projects = {"my-project": project, "cloudq-local": project}
     return hosts, projects | dict(zip(ports, hosts.values(), strict=True))
 
@@ -107,49 +91,34 @@ def _azure(request: pytest.FixtureRequest) -> tuple[Words, Words]:
     backend: str = request.getfixturevalue("tables").environment["CLOUDQ_BACKEND"]
     return {}, {
         "servicebus://my-namespace": broker,
-        "aztables://myaccount/cloudq": backend,
+        "aztables://myaccount/cloudq": f'"{backend}"',
         "servicebus://127.0.0.1:5672?emulator=true&admin=127.0.0.1:5300": broker,
         "127.0.0.1:10002": backend.partition("http://")[2].partition("/")[0],
     }
 
 
 CLOUDS: Mapping[str, Callable[[pytest.FixtureRequest], tuple[Words, Words]]] = {
-    "AWS": _aws,
-    "Google Cloud": _google,
-    "Azure": _azure,
+    "run-on-aws": _aws,
+    "run-on-google-cloud": _google,
+    "run-on-azure": _azure,
 }
 
 
 @pytest.mark.parametrize("place", ["there", "here"])
-@pytest.mark.parametrize("cloud", CLOUDS)
-def test_readme_on_a_cloud(
-    cloud: str, place: str, tmp_path: Path, request: pytest.FixtureRequest
+@pytest.mark.parametrize("name", CLOUDS)
+def test_a_page_of_a_cloud(
+    name: str, place: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """The lines for the real services run as well, but against the local ones."""
-    environment, instead = CLOUDS[cloud](request)
-    there, here = section(README, cloud)
+    environment, instead = CLOUDS[name](request)
+    page = HOW_TO / f"{name}.md"
+    install, there, here, use = section(page, "Set up")
+    rest = [block for block in blocks(page) if block.line > use.line]
     with Shell(tmp_path, environment) as shell:
-        _read(shell, (block for block in blocks(README) if block.file))
-        _read(shell, [there if place == "there" else here], instead)
-        _read(shell, section(README, "Run it on a cloud"))
-
-
-def test_readme_in_a_function(tmp_path: Path) -> None:
-    with Shell(tmp_path) as shell:
-        _read(shell, (block for block in blocks(README) if block.file))
-        shell.run(Command(line="python -c 'import function'"))
-
-
-def test_readme_moves_what_is_queued(tmp_path: Path, aws: Endpoint) -> None:
-    app = CloudQ("moving", broker=f"sqlite:///{tmp_path}/cloudq.db")
-    sent = {app.send_task("tasks.add", (n, n)).id for n in range(3)}
-    app.close()
-    with Shell(tmp_path, aws.environment) as shell:
-        _read(shell, section(README, "Move to another broker"))
-    with closing(plugins.open_broker(f"sqs://us-east-1?endpoint_url={aws.url}")) as driver:
-        assert isinstance(driver, QueueAdmin)
-        admin = driver
-        eventually(lambda: sent <= {seen.id for seen in admin.peek("default", count=100)})
+        shell.read(block for block in blocks(README) if block.file)
+        shell.read([install, there if place == "there" else here, use], instead)
+        if place == "there":
+            shell.read([block for block in rest if block.language == "console"], instead)
 
 
 # ---- the pages
@@ -161,7 +130,7 @@ def test_functions_of_a_page_can_be_deployed(name: str, tmp_path: Path) -> None:
     files = [block for block in blocks(HOW_TO / f"{name}.md") if block.file]
     assert files
     with Shell(tmp_path, {"CLOUDQ_BROKER": "memory://"}) as shell:
-        _read(shell, files)
+        shell.read(files)
         for block in files:
             module = (block.file or "").removesuffix(".py")
             shell.run(Command(line=f"python -W error::UserWarning -c 'import {module}'"))
@@ -210,23 +179,3 @@ def test_json_blocks_of_the_wire_page_are_messages() -> None:
         message = decode(block.text.encode(), limit=1 << 20)
         fields = json.loads(block.text)
         assert {name: getattr(message, name) for name in fields} == fields
-
-
-def _read(shell: Shell, read: Iterable[Block], instead: Words | None = None) -> None:
-    """Do as the blocks say, where `instead` has other words for some of theirs."""
-    for block in read:
-        for shown, meant in (instead or {}).items():
-            block = replace(block, text=block.text.replace(shown, meant))
-        if block.file:
-            (shell.folder / block.file).write_text(block.text)
-        elif block.language == "python":
-            (shell.folder / "snippet.py").write_text(block.text)
-            shell.run(Command(line="python snippet.py"))
-        elif block.language == "console":
-            for command in commands(block):
-                if not command.line.startswith(_ELSEWHERE):
-                    shell.run(command)
-
-
-# What a test must not do or does otherwise: the demo and the local clouds have tests of their own.
-_ELSEWHERE = ("git clone", "cd ", "pip install", "make ")

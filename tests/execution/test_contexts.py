@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cloudq import CloudQ, ConfigurationError, State, Task, signals
+from cloudq import CloudQ, ConfigurationError, State, Task, current_request, signals
 from cloudq.testing import drain, worker
 from cloudq.testing.waiting import PATIENCE
 
@@ -252,3 +252,25 @@ def test_a_hook_or_receiver_that_nobody_would_await_is_refused(plain: CloudQ) ->
         signals.task_success.connect(hear)
     with pytest.raises(TypeError, match=r"task_success.connect: .*hear.* is async"):
         signals.task_success.connect(sender="work")(hear)
+
+
+@pytest.mark.parametrize("bundle", [None, 2])
+def test_what_a_task_writes_into_its_request_is_its_own(bundle: int | None) -> None:
+    app = CloudQ("own", broker="memory://own", backend="memory://own")
+    seen: list[tuple[dict[str, str], list[int], dict[str, int]]] = []
+
+    @app.task
+    def write(*args: int, **kwargs: int) -> None:
+        request = current_request.get()
+        assert request is not None
+        headers: Any = request.headers
+        seen.append((dict(headers), list(request.args), dict(request.kwargs)))
+        headers["mine"] = "x"
+
+    with app:
+        results = app.publish([write.prepare() for _ in range(2)], bundle=bundle)
+        drain(app)
+        assert [result.get() for result in results] == [None, None]
+        write.delay()
+        drain(app)
+    assert seen == [({}, [], {})] * 3

@@ -19,7 +19,8 @@ from cloudq.execution.outcomes import Outcomes
 from cloudq.execution.settlement import Action, Settled, copy_of
 from cloudq.messages.bundle import Bundle
 from cloudq.messages.codec import Codec
-from cloudq.messages.message import MOST, TaskMessage
+from cloudq.messages.fields import MOST
+from cloudq.messages.message import TaskMessage
 from cloudq.messages.optional import library
 from cloudq.results.record import key
 from cloudq.testing import drain

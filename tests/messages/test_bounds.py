@@ -11,7 +11,8 @@ import pytest
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import arguments, decode, encode
 from cloudq.messages.codec import Codec
-from cloudq.messages.message import LONGEST_LIMIT, MOST, TaskMessage
+from cloudq.messages.fields import LONGEST_LIMIT, MOST
+from cloudq.messages.message import TaskMessage
 from cloudq.messages.signing import Keyring
 from cloudq.messages.values import from_wire, load_value, to_wire
 

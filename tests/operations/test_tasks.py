@@ -180,3 +180,17 @@ def test_an_end_fits_all_conditions_or_is_not_chosen(event: Event, chosen: TaskF
     names = ("id", "name", "states", "queue", "worker", "since", "until", "error")
     parts = [TaskFilter(**{name: getattr(chosen, name)}) for name in names]
     assert chosen.matches(event) == all(part.matches(event) for part in parts)
+
+
+def test_a_name_is_no_argument_where_its_task_is_not_known(quick: CloudQ, by: Actor) -> None:
+    failed = quick.tasks["shop.charge"].delay("gone")
+    other = quick.tasks["shop.fail"].delay("no luck")
+    drain(quick)
+    with CloudQ("shop", broker=quick.conf.broker) as bare:
+        for id in (failed.id, other.id):
+            with pytest.raises(ConfigurationError, match="use the app's own"):
+                task_actions.run_again(bare, id, by=by, edit=Edit(kwargs={"sku": "pear"}))
+        again = task_actions.run_again(bare, failed.id, by=by, edit=Edit(args=["pear"]))
+    assert again.redriven
+    drain(quick)
+    assert failed.get(timeout=10) == "pear"

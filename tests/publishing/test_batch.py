@@ -74,7 +74,7 @@ def test_waiting_before_the_end_says_so(app: Bench, task: Any) -> None:
 
 def test_refused_calls_are_named_and_the_others_sent(app: Bench, task: Any) -> None:
     app.wire.refuse = lambda message: Code.INVALID if b'"bad"' in message.body else None
-    with pytest.raises(PublishError, match="2 of 4 calls were not sent") as caught, app.batch():
+    with pytest.raises(PublishError, match="2 of 4 calls not sent") as caught, app.batch():
         results = [task.delay(each) for each in ("a", "bad", "b", "bad")]
     assert [rejected.index for rejected in caught.value.rejected] == [1, 3]
     assert [rejected.id for rejected in caught.value.rejected] == [results[1].id, results[3].id]
@@ -86,7 +86,7 @@ def test_refused_calls_are_named_and_the_others_sent(app: Bench, task: Any) -> N
 
 def test_a_call_that_can_never_be_sent_stops_no_other(app: Bench, task: Any) -> None:
     app.wire.change_limits = lambda limits: replace(limits, body=2000, batch_body=10_000)
-    with pytest.raises(PublishError, match="1 of 3 calls were not sent") as caught, app.batch():
+    with pytest.raises(PublishError, match="1 of 3 calls not sent") as caught, app.batch():
         results = [task.delay(each) for each in ("a", "x" * 5000, "b")]
     assert [(each.index, each.code) for each in caught.value.rejected] == [(1, Code.TOO_LARGE)]
     drain(app)
@@ -110,7 +110,7 @@ def test_an_outage_is_told_with_the_error_of_the_block(app: Bench, task: Any) ->
     app.broker._sleep = lambda seconds: None
     with pytest.raises(RuntimeError) as caught:
         raising(app, task)
-    assert "1 of 1 calls were not sent" in caught.value.__notes__[0]
+    assert "1 of 1 call not sent" in caught.value.__notes__[0]
 
 
 def test_wrong_arguments_are_refused_at_the_call(app: Bench, task: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cloudq import CloudQ
 from cloudq.errors import InvalidArguments
-from cloudq.messages.message import TaskMessage, given_fields
+from cloudq.messages.message import FIELDS, TaskMessage, given_fields
 from cloudq.testing import drain
 
 
@@ -36,8 +36,8 @@ def adder(app: CloudQ) -> Any:
 
 
 def shape(message: TaskMessage) -> tuple[Any, ...]:
-    fields = {name: value for name, value in vars(message).items() if name not in ("id", "sent_at")}
-    types = {name: type(value) for name, value in message.__dict__.items()}
+    fields = {name: getattr(message, name) for name in FIELDS if name not in ("id", "sent_at")}
+    types = {name: type(getattr(message, name)) for name in FIELDS}
     return fields, types, message.model_fields_set
 
 

@@ -254,8 +254,11 @@ class TestAtRunTime:
             add("x", "note", every(6))
         add("x", "note", every(6), replace=True)
         assert shop.app.schedules.entry("x").when == every(6)
-        with pytest.raises(ConfigurationError, match="no schedule 'xx': did you mean 'x'"):
+        with pytest.raises(ConfigurationError, match="no schedule 'xx': `cloudq schedules list`"):
             shop.app.schedules.pause("xx")
+        add("nightly", "note", every(6))
+        with pytest.raises(ConfigurationError, match="no schedule 'nightyl': did you mean nightly"):
+            shop.app.schedules.pause("nightyl")
 
     def test_one_that_cannot_be_read_stops_no_other(
         self, shop: Shop, caplog: pytest.LogCaptureFixture

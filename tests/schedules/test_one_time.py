@@ -301,7 +301,7 @@ class TestRefusals:
             shop = Shop(aws, scheduler=proxy.url)
             proxy.refuse("POST", 403, "AccessDeniedException")
             calls = [shop.note.options(countdown=n).prepare() for n in (0, 2 * HOUR)]
-            with pytest.raises(PublishError, match="1 of 2 messages were not sent") as caught:
+            with pytest.raises(PublishError, match="1 of 2 messages not sent") as caught:
                 shop.app.publish(calls)
             assert [each.index for each in caught.value.rejected] == [1]
             assert shop.waiting() == 1

@@ -114,9 +114,7 @@ def test_a_task_keeps_the_look_of_its_function(app: Bench) -> None:
 
 
 def test_an_unknown_task_option_is_a_type_error_that_lists_the_known(app: Bench) -> None:
-    with pytest.raises(
-        TypeError, match=r"no task option 'max_retry': did you mean max_retries\? known: name"
-    ):
+    with pytest.raises(TypeError, match=r"no task option 'max_retry': did you mean max_retries\?$"):
         app.task(max_retry=3)  # type: ignore[call-overload]
 
 

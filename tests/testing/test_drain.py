@@ -85,7 +85,7 @@ def test_drain_says_when_a_message_cannot_be_settled(app: Bench) -> None:
     task: Any = app.task(lambda: 1)
     task.delay()
     app.wire.down.add("ack")
-    with pytest.raises(BrokerError, match="1 messages were not settled") as error:
+    with pytest.raises(BrokerError, match="1 message not settled") as error:
         drain(app)
     assert error.value.code == Code.UNREACHABLE
 

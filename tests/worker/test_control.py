@@ -297,7 +297,7 @@ def test_without_a_heartbeat_nobody_is_there(
     assert sqlite_place.app.control.heartbeats.all() == []
     asked = cloudq(sqlite_place, "inspect", "ping")
     assert asked.returncode == 1
-    assert "functions have no heartbeat" in asked.stderr
+    assert "no live worker found in this store: `cloudq worker` starts one" in asked.stderr
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cloudq.amounts import counted
 from cloudq.cli.commands.worker import FormatOption, Level, LevelOption, LogFormat
 from cloudq.cli.options import Target, common, refuse_memory
 from cloudq.cli.pidfile import held
@@ -53,7 +54,11 @@ def beat(
             thread.ask()
 
         previous = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
-        log.info("beat of %s, %d schedules in its code", app.name, len(app.schedules.declared()))
+        log.info(
+            "beat of %s, %s in its code",
+            app.name,
+            counted(len(app.schedules.declared()), "schedule"),
+        )
         try:
             thread.run()
         finally:

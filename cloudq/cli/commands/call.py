@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-import orjson
 import typer
-from typer.core import TyperCommand
 
+from cloudq.amounts import span
 from cloudq.app import CloudQ
+from cloudq.cli.arguments import json_list, json_object, read_words
 from cloudq.cli.commands.queues import unread
-from cloudq.cli.commands.result import as_json, outcome
+from cloudq.cli.commands.result import Wait, WaitCommand, as_json, check_wait, outcome
 from cloudq.cli.options import JsonOption, Target, common, refuse_memory
 from cloudq.cli.output import complain, emit, emit_written, note, say
-from cloudq.errors import ConfigurationError, InvalidArguments, UnknownTask
-from cloudq.messages.values import is_list, is_object
+from cloudq.cli.readers import nobody_reads
+from cloudq.errors import (
+    ConfigurationError,
+    InvalidArguments,
+    ResultTimeout,
+    UnknownTask,
+    near,
+)
 from cloudq.results.record import Record, State
-from cloudq.results.result import wait_for
+from cloudq.results.result import AsyncResult, wait_for
 from cloudq.text import AsIs
 
 _NEGATIVE = re.compile(r"-[0-9.]")
+# Seconds of a wait until it is looked at whether anybody works on the queue.
+_UNANSWERED = 5.0
+# Tasks that are listed where none has nearly the name.
+_LISTED = 20
 
 
-class CallCommand(TyperCommand):
-    """A command with a `--wait` whose value is optional, and with arguments below zero."""
+class CallCommand(WaitCommand):
+    """A command with arguments below zero."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        following = [*args[1:], ""]
-        bare = [
-            "--wait=inf" if arg == "--wait" and not _is_number(after) else arg
-            for arg, after in zip(args, following, strict=True)
-        ]
         # A leading space keeps -5 from being read as an option, and means the same in JSON.
-        return super().parse_args(ctx, [f" {arg}" if _NEGATIVE.match(arg) else arg for arg in bare])
+        return super().parse_args(ctx, [f" {arg}" if _NEGATIVE.match(arg) else arg for arg in args])
 
 
 Args = Annotated[
     list[str] | None,
-    typer.Argument(metavar="ARG", help="Arguments as JSON; what is not JSON is a string."),
+    typer.Argument(
+        metavar="ARG",
+        help="Arguments, by place or NAME=VALUE: JSON, else a string, as the hints say.",
+    ),
 ]
 ArgsJson = Annotated[
     str | None, typer.Option("--args", metavar="JSON", help="All arguments, as a JSON list.")
@@ -62,7 +70,7 @@ Eta = Annotated[
 ]
 Expires = Annotated[
     str | None,
-    typer.Option(metavar="SECONDS|TIME", help="Do not run after this delay or time."),
+    typer.Option(metavar="SECONDS|TIME", help="Do not run after this delay, such as 10m, or time."),
 ]
 TaskId = Annotated[
     str | None, typer.Option(metavar="ID", help="Id of the new task. Default: a random one.")
@@ -78,13 +86,6 @@ UniqueKey = Annotated[
 Priority = Annotated[
     int | None,
     typer.Option(metavar="0-9", help="Priority on queues that have priorities; 9 is first."),
-]
-Wait = Annotated[
-    float | None,
-    typer.Option(
-        metavar="[SECONDS]",
-        help="Wait for the result and print it; without SECONDS, wait forever.",
-    ),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Send even if the app does not know the task.")
@@ -117,6 +118,7 @@ def call(
 
     cloudq call -A shop.tasks:app shop.tasks.add 2 3 --wait
     """
+    check_wait(wait)
     app = target.open() if force else target.load()
     refuse_memory(app)
     if task not in app.tasks and not force:
@@ -133,22 +135,53 @@ def call(
         "priority": priority,
     }
     options = {key: value for key, value in given.items() if value is not None}
-    positional = arguments(args or (), args_json)
+    positional, named = _arguments(app, task, args or (), args_json, kwargs_json)
     with app:
         remark = None if queue is None else unread(app, queue)
-        sent = app.send_task(task, positional, _object("--kwargs", kwargs_json), **options)
+        sent = app.send_task(task, positional, named, **options)
         if remark is not None:
             note(remark)
         if wait is None:
             emit({"id": sent.id}, indent=False) if json else say(AsIs(sent.id))
+            if sys.stdout.isatty() and app.backend is not None:
+                note(f"its result: cloudq result{target.words} --wait {sent.id}")
             return 0
-        timeout = None if math.isinf(wait) else wait
         try:
-            [record] = wait_for([sent], timeout=timeout)
+            record = _waited(app, sent, task, queue, wait)
         except KeyboardInterrupt:
             note(f"the task is not stopped; its result: cloudq result{target.words} {sent.id}")
             raise
     return _print_end(record, target, json=json)
+
+
+def _arguments(
+    app: CloudQ, task: str, words: Sequence[str], args: str | None, kwargs: str | None
+) -> tuple[list[Any], dict[str, Any]]:
+    """Read the arguments that are given one by one, and those that are given as JSON."""
+    positional, named = read_words(app, task, words)
+    if args is not None:
+        if positional:
+            raise InvalidArguments("give the arguments one by one or as --args, not both")
+        positional = json_list("--args", args)
+    return positional, json_object("--kwargs", kwargs) | named
+
+
+def _waited(
+    app: CloudQ, sent: AsyncResult[Any], task: str, queue: str | None, wait: float
+) -> Record:
+    """Wait for the end of a call; say so if nobody seems to work on its queue.
+
+    Raises `ResultTimeout`.
+    """
+    if wait > _UNANSWERED:
+        try:
+            return wait_for([sent], timeout=_UNANSWERED)[0]
+        except ResultTimeout:
+            remark = nobody_reads(app, queue or app.queues(task)[0])
+            if remark is not None:
+                note(remark)
+            wait -= _UNANSWERED
+    return wait_for([sent], timeout=None if math.isinf(wait) else wait)[0]
 
 
 def _print_end(record: Record, target: Target, *, json: bool) -> int:
@@ -163,18 +196,6 @@ def _print_end(record: Record, target: Target, *, json: bool) -> int:
     return 0 if record.state == State.SUCCESS else 1
 
 
-def arguments(texts: Sequence[str], whole: str | None) -> list[Any]:
-    """Read the positional arguments: each JSON or else a string; or all as one JSON list."""
-    if whole is None:
-        return [_value(text) for text in texts]
-    if texts:
-        raise InvalidArguments("give the arguments one by one or as --args, not both")
-    value = _parse("--args", whole)
-    if not is_list(value):
-        raise InvalidArguments(f"--args must be a JSON list such as '[1, \"a\"]', not {whole}")
-    return value
-
-
 def moment(option: str, text: str) -> datetime:
     """Read an ISO time, local if it names no zone. Raises `InvalidArguments`."""
     try:
@@ -186,30 +207,10 @@ def moment(option: str, text: str) -> datetime:
 
 
 def _expiry(text: str) -> float | datetime:
-    return float(text) if _is_number(text) else moment("--expires", text)
-
-
-def _object(option: str, text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {}
-    value = _parse(option, text)
-    if not is_object(value):
-        raise InvalidArguments(f"{option} must be a JSON object such as '{{\"a\": 1}}', not {text}")
-    return value
-
-
-def _parse(option: str, text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidArguments(f"{option} is not JSON: {error}") from error
-
-
-def _value(text: str) -> object:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
+    seconds = span(text)
+    if seconds is None:
+        return float(text) if _is_number(text) else moment("--expires", text)
+    return seconds
 
 
 def _is_number(text: str) -> bool:
@@ -225,12 +226,19 @@ def _unknown(app: CloudQ, name: str) -> str:
         raise ConfigurationError(
             f"app {app.name!r} has no tasks: import them in its module, or use include=[...]"
         )
-    last = {known.rpartition(".")[2]: known for known in app.tasks}
-    close = difflib.get_close_matches(name, app.tasks, n=3, cutoff=0.5) or [
-        last[match] for match in difflib.get_close_matches(name.rpartition(".")[2], last, n=3)
-    ]
-    hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(app.tasks)}"
+    hint = _meant(name, app.tasks)
     return f"app {app.name!r} has no task {name!r}: {hint} (--force sends it anyway)"
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    # The modules that tasks share make all of them look alike.
+    last = {task.rpartition(".")[2]: task for task in known}
+    close = near(name.rpartition(".")[2], last)
+    if close is not None:
+        return f"did you mean {last[close]}?"
+    listed = sorted(known)
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return f"it has {', '.join(listed[:_LISTED])}{more}"
 
 
 def add_to(program: typer.Typer) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cloudq.amounts import counted
 from cloudq.cli import checks
 from cloudq.cli.checks import Finding, Status
 from cloudq.cli.options import JsonOption, Target, common
@@ -38,7 +39,7 @@ def doctor(
     fields((finding.status.value, _line(finding)) for finding in findings)
     say("")
     say(
-        f"{failed} failed, {warned} warning{'' if warned == 1 else 's'}"
+        f"{failed} failed, {counted(warned, 'warning')}"
         if failed or warned
         else "no problems found"
     )
@@ -56,6 +57,7 @@ def examine(target: Target, queues: list[str] | None) -> list[Finding]:
         findings += checks.configuration(app, target)
         findings += checks.broker(app, queues)
         findings += checks.backend(app)
+        findings += checks.readers(app, queues)
     return findings
 
 

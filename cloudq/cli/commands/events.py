@@ -16,7 +16,7 @@ from cloudq.cli.commands.tasks import (
     states_of,
     warn_unrecorded,
 )
-from cloudq.cli.options import JsonOption, Target, common
+from cloudq.cli.options import JsonOption, Target, common, refuse_missing
 from cloudq.cli.output import emit, note, say
 from cloudq.cli.tasks_output import event_json, line_of
 from cloudq.monitoring.event_log import FINAL, TRACKED
@@ -42,6 +42,7 @@ def events(
     """
     after = since_of(since) or None
     app = target.open()
+    refuse_missing(app.conf.backend_url)
     with app:
         kept = recorded_states(app)
         states = states_of(state) if state else (kept or TRACKED)

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from cloudq.canvas.graph import FORMATS, MOST, graph_of
-from cloudq.cli.options import Target, common
-from cloudq.cli.output import complain, say
+from cloudq.canvas.graph import FORMATS, MOST, as_json, graph_of
+from cloudq.cli.options import JsonOption, Target, common, refuse_missing
+from cloudq.cli.output import complain, emit, say
+from cloudq.errors import ConfigurationError
 
 
 class Format(StrEnum):
@@ -28,12 +29,16 @@ def graph(
         Format,
         typer.Option("--format", "-f", help="A tree as text, or input for Graphviz or Mermaid."),
     ] = Format.TEXT,
+    json: JsonOption = False,
 ) -> int:
     """Show the workflow of a task, with the state of each task.
 
     Takes the id of any finished task, or of a saved group.
     """
+    if json and format is not Format.TEXT:
+        raise ConfigurationError("give --format or --json, not both")
     app = target.open()
+    refuse_missing(app.conf.backend_url)
     with app:
         found = graph_of(id, app.AsyncResult(id).backend)
     if found is None:
@@ -42,6 +47,9 @@ def graph(
             "save() a group when you start it), or its record has expired"
         )
         return 1
+    if json:
+        emit(as_json(found))
+        return 0
     for line in FORMATS[format](found):
         say(line)
     if found.cut:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from cloudq.app import CloudQ
-from cloudq.cli.options import JsonOption, Target, common, refuse_memory
-from cloudq.cli.output import complain, emit, say
+from cloudq.cli.options import JsonOption, Target, common, refuse_memory, refuse_missing
+from cloudq.cli.output import complain, emit, note, say
+from cloudq.cli.readers import is_cloud
 from cloudq.errors import ConfigurationError
 from cloudq.messages.values import is_list, is_object
 from cloudq.monitoring.command_registry import BUILTIN, Kind, Spec
@@ -75,6 +76,7 @@ def ask(
     with app:
         spec = _find(app, kind, command)
         arguments = spec.parse(words)
+        refuse_missing(app.conf.backend_url)
         if spec.name == "revoke":
             return _revoke(app, arguments["task_id"], json=json)
         chosen = chosen_workers(app, destination)
@@ -92,7 +94,7 @@ def ask(
     if json:
         emit(found)
     if not chosen:
-        complain(NOBODY, kind="note")
+        complain(nobody(app), kind="note")
         return 1
     silent = [heart.hostname for heart in chosen if heart.hostname not in found]
     for name in silent:
@@ -101,20 +103,28 @@ def ask(
     return 1 if failed or not found else 0
 
 
-NOBODY = (
-    "no live worker found in this store (cloud functions have no heartbeat and cannot be asked; "
-    "they do obey revocations)"
-)
+def nobody(app: CloudQ) -> str:
+    """Say that no worker is there, and what else may run tasks."""
+    if is_cloud(app):
+        return (
+            "no live worker found in this store (cloud functions have no heartbeat and cannot be "
+            "asked; they do obey revocations)"
+        )
+    return "no live worker found in this store: `cloudq worker` starts one"
 
 
 def _revoke(app: CloudQ, ids: list[str], *, json: bool) -> int:
     """Record revocations; no worker has to reply."""
+    known = app.AsyncResult(ids[0]).backend.records(ids) if ids else {}
     done = {id: app.AsyncResult(id).revoke() for id in ids}
     if json:
         emit(done)
         return 0
     for id, revoked in done.items():
         say(f"{id}: {'revoked' if revoked else 'has already finished'}")
+    new = [id for id in ids if id not in known and done[id]]
+    if new:
+        note(f"nothing is recorded of {', '.join(new)}: it will not start, if there is such a task")
     return 0
 
 
@@ -143,7 +153,7 @@ def chosen_workers(app: CloudQ, destination: str | None) -> list[Heartbeat]:
 
 
 def _find(app: CloudQ, kind: Kind, name: str) -> Spec:
-    spec = app.control.registry.find(name)
+    spec = app.control.registry.find(name, kind)
     if spec.kind != kind:
         raise ConfigurationError(
             f"{name} is not a command of {kind}: use cloudq {spec.kind} {name}"

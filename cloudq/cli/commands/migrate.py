@@ -24,8 +24,9 @@ from rich.progress import (
     TextColumn,
 )
 
+from cloudq.amounts import counted
 from cloudq.broker.migration import Endpoint, Migration, Moved, Options, Preview, Report
-from cloudq.cli.options import JsonOption, Target, YesOption, common
+from cloudq.cli.options import JsonOption, Target, YesOption, common, refuse_missing
 from cloudq.cli.output import complain, confirm, console, emit, note, safe, say, table
 from cloudq.driver import loader as plugins
 from cloudq.driver.adapters import adapter
@@ -119,6 +120,7 @@ def _move(
 ) -> int:
     """Show the plan, ask, move the messages, and return the exit code."""
     source_url, target_url = urls
+    refuse_missing(source_url)
     stop = Event()
     with _opened(target, source_url, target_url) as (source, sink, backend), _Progress(json) as bar:
         migration = Migration(
@@ -298,8 +300,12 @@ def _count(seen: Preview) -> int | None:
 def _amount(seen: Sequence[Preview]) -> str:
     counts = [_count(each) for each in seen]
     known = sum(count or 0 for count in counts)
-    amount = "all messages" if None in counts else f"{known:,} messages"
-    return f"{amount} in {len(seen)} queues" if len(seen) != 1 else f"{amount} in {seen[0].queue!r}"
+    amount = "all messages" if None in counts else counted(known, "message")
+    return (
+        f"{amount} in {counted(len(seen), 'queue')}"
+        if len(seen) != 1
+        else f"{amount} in {seen[0].queue!r}"
+    )
 
 
 def _tell_plan(seen: Sequence[Preview]) -> None:
@@ -325,7 +331,8 @@ def _warn(each: Preview) -> None:
     hidden = (each.stats.delayed or 0) - each.listed
     if hidden > 0:
         note(
-            f"{each.queue}: {hidden} delayed messages cannot be listed; use --wait to wait for them"
+            f"{each.queue}: {counted(hidden, 'delayed message')} cannot be listed; use --wait to "
+            "wait for them"
         )
     if each.stats.leased:
         note(f"{each.queue}: {each.stats.leased} messages are running: stop the workers first")

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+import re
+from typing import Annotated, Any
 
 import orjson
 import typer
+from typer.core import TyperCommand
 
-from cloudq.cli.options import JsonOption, Target, common
+from cloudq.cli.options import JsonOption, Target, common, refuse_missing
 from cloudq.cli.output import complain, duration, emit, fields, local, say, say_trace
-from cloudq.errors import ResultTimeout
+from cloudq.errors import ConfigurationError, ResultTimeout
 from cloudq.results.record import Record, State
 from cloudq.results.result import AsyncResult, wait_for
 from cloudq.text import AsIs
+
+# A number or a time after a --wait, right or wrong, and no id: 5, 2.5, 10m, 5x, inf.
+_VALUE = re.compile(r"[0-9.][\w.]{0,11}|inf|nan")
+
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        metavar="[SECONDS]",
+        help="Wait for the result and print it; without SECONDS, wait forever.",
+    ),
+]
+
+
+class WaitCommand(TyperCommand):
+    """A command with a `--wait` whose value may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        following = [*args[1:], ""]
+        return super().parse_args(
+            ctx,
+            [
+                "--wait=inf" if arg == "--wait" and not _VALUE.fullmatch(after) else arg
+                for arg, after in zip(args, following, strict=True)
+            ],
+        )
 
 
 @common
 def result(
     target: Target,
     ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of tasks.")],
-    wait: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="SECONDS", help="Wait up to this long for the end."),
-    ] = None,
+    wait: Wait = None,
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show the tracebacks of failed tasks.")
     ] = False,
@@ -32,7 +57,9 @@ def result(
 
     --json prints one object per line. With --wait the exit code is 0 only if all succeeded.
     """
+    check_wait(wait)
     app = target.open()
+    refuse_missing(app.conf.backend_url)
     with app:
         results = [app.AsyncResult(id) for id in ids]
         timeout = _wait(results, wait)
@@ -48,7 +75,7 @@ def result(
         _show(record, traceback=traceback)
     if timeout is not None:
         complain(str(timeout))
-        return 2
+        return 1
     done = all(record.state == State.SUCCESS for record in records)
     return 0 if done or wait is None else 1
 
@@ -73,6 +100,12 @@ def as_json(record: Record) -> dict[str, object]:
     }
 
 
+def check_wait(wait: float | None) -> None:
+    """Raise `ConfigurationError` for what is no time to wait."""
+    if wait is not None and not wait >= 0:
+        raise ConfigurationError(f"--wait is {wait:g}: give seconds, or a time such as 10m")
+
+
 def outcome(record: Record) -> str:
     """Describe the end of a task that did not succeed, in one line."""
     error = ": ".join(filter(None, (record.error_type, record.error)))
@@ -83,7 +116,7 @@ def _wait(results: list[AsyncResult[object]], wait: float | None) -> ResultTimeo
     if wait is None:
         return None
     try:
-        wait_for(results, timeout=wait)
+        wait_for(results, timeout=None if math.isinf(wait) else wait)
     except ResultTimeout as error:
         return error
     return None
@@ -123,7 +156,7 @@ def _show(record: Record, *, traceback: bool) -> None:
 
 def add_to(program: typer.Typer) -> None:
     """Add `result` to the commands of `cloudq`."""
-    program.command()(result)
+    program.command(cls=WaitCommand)(result)
 
 
 def _plain(text: str | None) -> AsIs | None:

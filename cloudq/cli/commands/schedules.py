@@ -13,7 +13,7 @@ import typer
 
 from cloudq.app import CloudQ
 from cloudq.cli.commands import schedules_apply
-from cloudq.cli.options import JsonOption, Target, YesOption, common, refuse_memory
+from cloudq.cli.options import JsonOption, Target, YesOption, common, refuse_memory, refuse_missing
 from cloudq.cli.output import confirm, emit, note, say, table
 from cloudq.errors import ConfigurationError
 from cloudq.operations import schedules as operations
@@ -37,6 +37,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.
 def list_schedules(target: Target, json: JsonOption = False) -> None:
     """Show the schedules of the app, from its code and made at run time."""
     app = target.load()
+    refuse_missing(app.conf.backend_url)
     with app:
         found = operations.schedules(app)
     if json:

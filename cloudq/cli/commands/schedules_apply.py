@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cloudq.amounts import counted
 from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq.cli.output import confirm, emit, note, say
 from cloudq.driver.adapters import adapter
@@ -52,7 +53,8 @@ def apply(
         if not json:
             _show(found)
         if found.steps:
-            confirm(f"Apply {_counted(len(found.steps))} to {found.group}?", found.group, yes=yes)
+            changes = counted(len(found.steps), "change")
+            confirm(f"Apply {changes} to {found.group}?", found.group, yes=yes)
             cloud.apply(found, _print_nothing if json else _told)
     if json:
         emit(_as_json(found))
@@ -69,10 +71,6 @@ def _opened(target: Target, url: str | None) -> Generator[Scheduler]:
         yield cloud
 
 
-def _counted(changes: int) -> str:
-    return "1 change" if changes == 1 else f"{changes} changes"
-
-
 def _show(plan: Plan) -> None:
     for step in plan.steps:
         say(f"{_SIGNS[step.action]} {step.action} {step.name}")
@@ -81,7 +79,7 @@ def _show(plan: Plan) -> None:
         for name, (have, want) in step.parts.items():
             say(f"    {name}: {want}" if have is None else f"    {name}: {have} -> {want}")
     if not plan.steps:
-        say(f"no changes: {len(plan.equal)} schedules in {plan.group} are up to date")
+        say(f"no changes: {counted(len(plan.equal), 'schedule')} in {plan.group}: up to date")
     for name in plan.foreign:
         note(f"{name} in {plan.group} does not belong to this app and is left unchanged")
     for name, why in plan.over.items():

@@ -6,9 +6,10 @@ from dataclasses import asdict
 
 import typer
 
-from cloudq.cli.commands.inspect import NOBODY
-from cloudq.cli.options import JsonOption, Target, common, refuse_memory
+from cloudq.cli.commands.inspect import nobody
+from cloudq.cli.options import JsonOption, Target, common, refuse_memory, refuse_missing
 from cloudq.cli.output import emit, note, since, table
+from cloudq.cli.readers import is_cloud
 from cloudq.operations import workers as operations
 from cloudq.operations.workers import WorkerRow
 from cloudq.text import iso_time
@@ -22,6 +23,7 @@ def status(target: Target, json: JsonOption = False) -> int:
     """
     app = target.open()
     refuse_memory(app)
+    refuse_missing(app.conf.backend_url)
     with app:
         rows = operations.workers(app)
     living = [row for row in rows if row.alive]
@@ -29,7 +31,7 @@ def status(target: Target, json: JsonOption = False) -> int:
         emit([_as_json(row) for row in rows])
         return 0 if living else 1
     if not rows:
-        note(NOBODY)
+        note(nobody(app))
         return 1
     columns = ["WORKER", "STATE", "SEEN", "UP", "RUNNING", "WAITING", "DONE", "FAILED", "QUEUES"]
     table(columns, [_row(row) for row in rows], empty="")
@@ -37,7 +39,8 @@ def status(target: Target, json: JsonOption = False) -> int:
     if longest:
         first = longest[0]
         note(f"longest running: {first.task} {first.id}, for {since(first.since)}")
-    note("cloud functions have no heartbeat and are not shown")
+    if is_cloud(app):
+        note("cloud functions have no heartbeat and are not shown")
     return 0 if living else 1
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from cloudq.cli.options import JsonOption, Target, common
+from cloudq.amounts import counted
+from cloudq.cli.options import JsonOption, Target, common, refuse_missing
 from cloudq.cli.output import emit, say
 from cloudq.errors import ConfigurationError
 
@@ -15,7 +16,9 @@ def sweep(target: Target, json: JsonOption = False) -> None:
 
     Reads the whole table. Other stores delete expired results themselves.
     """
-    with target.open() as app:
+    app = target.open()
+    refuse_missing(app.conf.backend_url)
+    with app:
         if app.backend is None:
             raise ConfigurationError("no backend to sweep: add --backend URL")
         swept = app.backend.sweep()
@@ -25,7 +28,7 @@ def sweep(target: Target, json: JsonOption = False) -> None:
     elif swept is None:
         say(f"{url} deletes expired items itself")
     else:
-        say(f"deleted {swept} expired items in {url}")
+        say(f"deleted {counted(swept, 'expired item')} in {url}")
 
 
 def add_to(program: typer.Typer) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cloudq.amounts import counted
 from cloudq.cli.demo import tasks
 from cloudq.cli.demo.progress import ProgressView
 from cloudq.cli.demo.tasks import app
@@ -83,7 +84,7 @@ def _wait(
         moved = now if fresh else moved
         if now - moved > _STUCK:
             raise CloudQError(
-                f"no task has finished for {_STUCK:g} s, {len(waiting)} are left: "
+                f"no task has finished for {_STUCK:g} s, {counted(len(waiting), 'task')} left: "
                 f"see the worker's log, {worker.log}"
             )
         retries = sum(record.retries for record in ended)

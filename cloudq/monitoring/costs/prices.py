@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from cloudq.driver.adapters import adapter, declared
 from cloudq.driver.billing import FREE, Price, Spent, Spot, Tariff
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, did_you_mean
 from cloudq.messages.json_text import is_object
 from cloudq.monitoring.costs.sheet import Sheet
 from cloudq.text import describe
@@ -70,8 +69,7 @@ def checked_prices(own: Mapping[str, Any], origin: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in own.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            hint = did_you_mean(name, known, otherwise=f"there are {', '.join(known)}")
             raise ConfigurationError(f"{origin}: there is no price {name[:60]!r}: {hint}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigurationError(

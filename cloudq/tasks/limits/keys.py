@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
+from cloudq.driver.immutable import immutable
 from cloudq.errors import CloudQError, ConfigurationError, InvalidArguments
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.limits.rules import KeyRule, check_template, key_text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Keys:
     """The rules that make the keys of a task's calls; a key given with a call comes first."""
 

@@ -6,10 +6,10 @@ import math
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 from cloudq.amounts import seconds, shown
+from cloudq.driver.immutable import immutable
 from cloudq.errors import ConfigurationError, InvalidArguments
 from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.call_options import LONGEST_WAIT
@@ -28,7 +28,7 @@ _LONGEST_KEY = 500
 _UNIQUE_FOR = 86_400.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Rate:
     """A rate of `count` calls in `seconds`, evenly spread, with bursts of one second's worth."""
 
@@ -50,7 +50,7 @@ class Rate:
         return f"{self.count:g}/{unit}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Concurrency:
     """Runs at most `most` calls of one key at a time."""
 
@@ -58,7 +58,7 @@ class Concurrency:
     most: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Throttle:
     """The limits of a task. `rate` applies to each worker, `global_rate` to all together.
 

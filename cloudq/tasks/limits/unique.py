@@ -10,9 +10,10 @@ then on none of these counts, and where another call has the claim already, it d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cloudq.driver import Change, Check, ConditionFailed, Item, Key, Op, Value
+from cloudq.driver.immutable import immutable
 from cloudq.driver.log import Log
 from cloudq.errors import BackendError, ConfigurationError, PublishError, ServiceError
 from cloudq.messages.message import TaskMessage
@@ -43,7 +44,7 @@ _FIELDS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class Sent:
     """The call that stands for one: itself, or the equal call that is queued or runs.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from cloudq import settings
 from cloudq.app import CloudQ
 from cloudq.driver import BackendDriver, BrokerDriver, VirtualTime
 from cloudq.driver import loader as plugins
+from cloudq.driver.immutable import immutable
 from cloudq.errors import ConfigurationError
 from cloudq.messages.message import new_id
 from cloudq.runtime import Services
@@ -18,7 +18,7 @@ from cloudq.testing.kit.clock import VirtualClock
 from cloudq.testing.kit.faults import FaultPlan
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@immutable
 class InMemoryServices(Services):
     """In-memory services of an app under test, with the test's clock and faults if any."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, NoReturn, Self
 
 from cloudq.driver import Code
 from cloudq.driver.ends import Died
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, did_you_mean
 
 BROKER_CALLS = ("send", "receive", "ack", "release", "extend", "dead_letter")
 STORE_CALLS = ("put", "get", "update", "query", "delete")
@@ -170,9 +169,8 @@ class Rules:
     @staticmethod
     def _check_call(call: str, known: tuple[str, ...]) -> None:
         if call not in known:
-            close = difflib.get_close_matches(call, known, n=1)
-            hint = f" did you mean {close[0]!r}?" if close else ""
-            raise ConfigurationError(f"there is no call {call!r}:{hint} known: {', '.join(known)}")
+            hint = did_you_mean(call, known, otherwise=f"known: {', '.join(known)}")
+            raise ConfigurationError(f"there is no call {call!r}: {hint}")
 
     # ---- the end
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from cloudq.amounts import counted
 from cloudq.driver.log import Log
 from cloudq.errors import TimeLimitExceeded
 from cloudq.execution.executor import Executor
@@ -78,10 +79,10 @@ class Crashes:
     def _lose(self, child: Child, left: Sequence[Flight]) -> None:
         """Give back the task that was alone in a child when that died."""
         log.error(
-            "child %d died (exit code %s) with %d tasks%s",
+            "child %d died (exit code %s) with %s%s",
             child.pid,
             child.process.returncode,
-            len(left),
+            counted(len(left), "task"),
             "".join(f": {f.job.message.id} comes back" for f in left if f.job),
         )
         self._finish([(f, f.released("its process died", after=_LOST_AFTER)) for f in left])

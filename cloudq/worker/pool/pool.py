@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 
+from cloudq.amounts import counted
 from cloudq.clock import Backoff
 from cloudq.driver.log import Log
 from cloudq.errors import ConfigurationError
@@ -271,7 +272,7 @@ class ProcessPool:
         self._dispatcher.retire_idle()
         for child in self.children:
             if child.retiring and not child.busy and not child.stopped:
-                log.info("child %d leaves after %d tasks", child.pid, child.given)
+                log.info("child %d leaves after %s", child.pid, counted(child.given, "task"))
                 child.stop()
 
     def _remove_the_dead(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cloudq.amounts import counted
 from cloudq_deploy.aws.plan import Function, Plan
 from cloudq_deploy.costs import Assumed, Cost
 
@@ -30,8 +31,8 @@ def idle(plan: Plan) -> Sequence[Cost]:
     polls = sum(_POLLS * (_SQS_FIFO if queue.fifo else _SQS) / _MILLION for queue in plan.queues)
     warm = sum(_warm(function) for function in plan.functions)
     found = [
-        Cost(of=f"polling {len(plan.queues)} idle queues", amount=polls),
-        Cost(of=f"{len(plan.alarms)} alarms", amount=len(plan.alarms) * _ALARM),
+        Cost(of=f"polling {counted(len(plan.queues), 'idle queue')}", amount=polls),
+        Cost(of=counted(len(plan.alarms), "alarm"), amount=len(plan.alarms) * _ALARM),
         Cost(of="functions kept warm", amount=warm),
     ]
     return [cost for cost in found if cost.amount]

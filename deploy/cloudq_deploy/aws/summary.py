@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cloudq.amounts import counted
 from cloudq_deploy.aws.plan import Function, Plan, Queue
 
 Row = tuple[str, str, str]
@@ -44,7 +45,7 @@ def _function(function: Function) -> Iterator[Row]:
     reserved = function.reserved_concurrency
     more = "" if reserved is None else f", reserved {reserved}"
     more += f", {function.provisioned} kept warm" if function.provisioned else ""
-    more += f", {len(function.layers)} layers" if function.layers else ""
+    more += f", {counted(len(function.layers), 'layer')}" if function.layers else ""
     yield (
         "function",
         function.name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cloudq.amounts import counted
 from cloudq_deploy.azure.plan import Plan
 from cloudq_deploy.costs import Assumed, Cost
 
@@ -28,7 +29,7 @@ def idle(plan: Plan) -> Sequence[Cost]:
     ready = sum(queue.always_ready for queue in plan.queues) * plan.function_app.memory / 1024
     found = [
         Cost(of="the namespace of Service Bus", amount=_NAMESPACE[plan.premium]),
-        Cost(of=f"{len(plan.alerts)} alerts", amount=len(plan.alerts) * _ALERT),
+        Cost(of=counted(len(plan.alerts), "alert"), amount=len(plan.alerts) * _ALERT),
         Cost(of="instances that are always ready", amount=ready * _MONTH * _READY),
     ]
     return [cost for cost in found if cost.amount]

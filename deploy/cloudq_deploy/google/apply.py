@@ -30,6 +30,7 @@ from google.pubsub_v1.types import (
     UpdateTopicRequest,
 )
 
+from cloudq.amounts import counted
 from cloudq.errors import ConfigurationError, ServiceError
 from cloudq_deploy.google.plan import Plan, Queue
 from cloudq_deploy.google.planner import ownership
@@ -154,7 +155,7 @@ def carry_out(
         except GoogleAPICallError as error:
             raise ServiceError(
                 f"cannot {change.action} {change.kind} {change.name}: {error}. {number} of "
-                f"{len(changes)} changes were made: apply again to go on",
+                f"{counted(len(changes), 'change')} made: apply again to go on",
                 code=error_code(error),
             ) from error
         tell(change)

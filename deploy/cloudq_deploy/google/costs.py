@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cloudq.amounts import counted
 from cloudq_deploy.costs import Assumed, Cost
 from cloudq_deploy.google.plan import Function, Plan
 
@@ -30,8 +31,10 @@ def idle(plan: Plan) -> Sequence[Cost]:
     """Estimate a month in which no task is called."""
     warm = sum(each.min_instances * _MONTH * _warm(each) for each in plan.functions)
     found = [
-        Cost(of=f"{len(plan.jobs)} jobs of Cloud Scheduler", amount=len(plan.jobs) * _JOB),
-        Cost(of=f"{len(plan.alerts)} alert conditions", amount=len(plan.alerts) * _ALERT),
+        Cost(
+            of=f"{counted(len(plan.jobs), 'job')} of Cloud Scheduler", amount=len(plan.jobs) * _JOB
+        ),
+        Cost(of=counted(len(plan.alerts), "alert condition"), amount=len(plan.alerts) * _ALERT),
         Cost(of="instances kept warm", amount=warm),
     ]
     return [cost for cost in found if cost.amount]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -24,28 +23,23 @@ from cloudq_local import sqlite_inbox
 from cloudq_local.items import Refusal
 from cloudq_local.sqlite import open_broker
 from cloudq_local.sqlite_broker import SQLiteBroker
+from tests.adapters.local.inboxes import QUEUE, address_in, inbox_of, opened, received, rows, sent
 from tests.adapters.local.test_sqlite_processes import process
-
-QUEUE = "queue"
 
 
 @pytest.fixture
 def address(tmp_path: Path) -> Address:
-    path = str(tmp_path / "queue.db")
-    return Address(scheme="sqlite", path=path, options={"synchronous": "normal"})
+    return address_in(tmp_path)
 
 
 @pytest.fixture
 def inbox(address: Address) -> Path:
-    return Path(f"{address.path}-inbox")
+    return inbox_of(address)
 
 
 @pytest.fixture
 def driver(address: Address) -> Iterator[SQLiteBroker]:
-    with closing(open_broker(address)) as driver:
-        driver.create(QUEUE, lease=60, max_deliveries=5)
-        driver.send(QUEUE, [outgoing()])  # from now on the queue is known
-        driver.purge(QUEUE)
+    with closing(opened(address)) as driver:
         yield driver
 
 
@@ -53,30 +47,6 @@ def driver(address: Address) -> Iterator[SQLiteBroker]:
 def another(address: Address) -> Iterator[SQLiteBroker]:
     with closing(open_broker(address)) as another:
         yield another
-
-
-def sent(driver: SQLiteBroker, count: int = 1, size: int = 10) -> list[str]:
-    """Send messages one by one, and return their ids."""
-    ids = list[str]()
-    for _ in range(count):
-        message = outgoing(body=os.urandom(size))
-        assert not driver.send(QUEUE, [message])
-        ids.append(message.id)
-    return ids
-
-
-def received(driver: SQLiteBroker) -> list[str]:
-    """Receive and ack all that is there, and return the ids in their order."""
-    ids = list[str]()
-    while deliveries := driver.receive(QUEUE, count=100, wait=0, lease=60):
-        assert not driver.ack(deliveries)
-        ids += [delivery.id for delivery in deliveries]
-    return ids
-
-
-def rows(address: Address) -> int:
-    with closing(sqlite3.connect(address.path)) as connection:
-        return connection.execute("SELECT count(*) FROM messages").fetchone()[0]
 
 
 def test_a_plain_message_is_appended_and_then_taken_in(

@@ -6,7 +6,6 @@ import ctypes
 import fcntl
 import os
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,27 +21,17 @@ from cloudq.testing.waiting import PATIENCE
 from cloudq_local import sqlite_inbox
 from cloudq_local.sqlite import open_backend, open_broker
 from cloudq_local.sqlite_broker import SQLiteBroker
-
-QUEUE = "queue"
+from tests.adapters.local.inboxes import QUEUE, address_in, inbox_of, opened, received, rows, sent
 
 
 @pytest.fixture
 def address(tmp_path: Path) -> Address:
-    path = str(tmp_path / "queue.db")
-    return Address(scheme="sqlite", path=path, options={"synchronous": "normal"})
+    return address_in(tmp_path)
 
 
 @pytest.fixture
 def inbox(address: Address) -> Path:
-    return Path(f"{address.path}-inbox")
-
-
-def opened(address: Address) -> SQLiteBroker:
-    """Open a broker that knows the queue, so that it appends what it sends."""
-    driver = open_broker(address)
-    driver.send(QUEUE, [outgoing()])
-    driver.purge(QUEUE)
-    return driver
+    return inbox_of(address)
 
 
 @pytest.fixture
@@ -55,26 +44,6 @@ def driver(address: Address) -> Iterator[SQLiteBroker]:
 def another(driver: SQLiteBroker, address: Address) -> Iterator[SQLiteBroker]:
     with closing(opened(address)) as another:
         yield another
-
-
-def sent(driver: SQLiteBroker, count: int = 1) -> list[str]:
-    messages = [outgoing() for _ in range(count)]
-    for message in messages:
-        assert not driver.send(QUEUE, [message])
-    return [message.id for message in messages]
-
-
-def received(driver: SQLiteBroker) -> list[str]:
-    ids = list[str]()
-    while deliveries := driver.receive(QUEUE, count=100, wait=0, lease=60):
-        assert not driver.ack(deliveries)
-        ids += [delivery.id for delivery in deliveries]
-    return ids
-
-
-def rows(address: Address) -> int:
-    with closing(sqlite3.connect(address.path)) as connection:
-        return connection.execute("SELECT count(*) FROM messages").fetchone()[0]
 
 
 def is_unlocked(inbox: Path) -> bool:

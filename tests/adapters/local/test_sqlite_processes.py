@@ -8,15 +8,16 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from statistics import median
+from threading import Thread
 
 import pytest
 
-from cloudq.driver import Address, Change, Code, Item, Key
+from cloudq.driver import Address, BrokerDriver, Change, Code, Delivery, Item, Key
 from cloudq.errors import ConfigurationError
 from cloudq.testing import collect, outgoing
 from cloudq.testing.waiting import PATIENCE
@@ -281,3 +282,51 @@ def test_numbers_beyond_json_come_back(address: Address, value: float) -> None:
     backend.put([Item(key=Key("a"), fields={"n": value, "nil": None})])
     assert backend.get([Key("a")], consistent=True)[Key("a")].fields == {"n": value, "nil": None}
     backend.close()
+
+
+def listeners(file: Path) -> list[str]:
+    with closing(Bell(file)) as bell:
+        folder = bell._folder  # pyright: ignore[reportPrivateUsage]
+        return [each.name for each in folder.iterdir()] if folder.is_dir() else []
+
+
+def receive_woken(file: Path, broker: BrokerDriver, other: BrokerDriver) -> None:
+    """Receive a message that is sent once the receiver waits."""
+    taken: list[Delivery] = []
+    waiting = Thread(
+        target=lambda: taken.extend(broker.receive("q", count=10, wait=PATIENCE, lease=60))
+    )
+    waiting.start()
+    while all(name.startswith("-") for name in listeners(file)):
+        time.sleep(0.001)
+    other.send("q", [outgoing(body=b"woken")])
+    waiting.join(PATIENCE)
+    assert [each.body for each in taken] == [b"woken"]
+
+
+def test_a_receiver_that_was_woken_listens_on(address: Address) -> None:
+    file = Path(address.path)
+    with closing(open_broker(address)) as broker, closing(open_broker(address)) as other:
+        receive_woken(file, broker, other)
+        [name] = listeners(file)
+        assert not name.startswith("-")
+        other.send("q", [outgoing(body=b"next")])  # while the first is in hand
+        began = time.monotonic()
+        [found] = broker.receive("q", count=10, wait=PATIENCE, lease=60)
+        assert found.body == b"next"
+        assert time.monotonic() - began < PATIENCE / 2
+        [name] = listeners(file)
+        assert name.startswith("-")  # messages that wait for their receiver need not ring
+
+
+def test_one_that_listens_on_hears_again_after_its_directory_was_removed(address: Address) -> None:
+    file = Path(address.path)
+    with closing(open_broker(address)) as broker, closing(open_broker(address)) as other:
+        receive_woken(file, broker, other)
+        with closing(Bell(file)) as bell:
+            folder = bell._folder  # pyright: ignore[reportPrivateUsage]
+            for each in folder.iterdir():
+                each.unlink()
+        assert not folder.is_dir()
+        assert not broker.receive("q", count=10, wait=1.5, lease=60)  # by the look of each second
+        receive_woken(file, broker, other)

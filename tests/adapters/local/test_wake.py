@@ -97,6 +97,53 @@ def test_where_the_directory_was_cleaned_up_a_new_socket_is_made(bell: Bell) -> 
         assert ear.wait(0)
 
 
+def test_one_that_lingers_misses_nothing(bell: Bell) -> None:
+    first = bell.listen(TOPIC)
+    path = first.path
+    assert bell.listening(TOPIC) is None
+    first.close(lingers=True)
+    assert names(bell) == [Path(path).name]
+    bell.ring(TOPIC)
+    assert bell.listening(OTHER) is None
+    ear = bell.listening(TOPIC)
+    assert ear is not None
+    assert ear.path == path
+    assert bell.listening(TOPIC) is None
+    assert ear.wait(0)
+    assert not ear.wait(0)
+    ear.close(lingers=True)
+    bell.ring(TOPIC)
+    with bell.listen(TOPIC) as new:  # it hears what comes from then on
+        assert new.path == path
+        assert not new.wait(0)
+    assert names(bell) == [f"-{Path(path).name[-8:]}"]
+
+
+def test_one_lingers_for_each_topic_and_none_after_the_end(tmp_path: Path) -> None:
+    bell = Bell(tmp_path / "queue.db")
+    for topic in (TOPIC, TOPIC, OTHER):
+        bell.listen(topic).close(lingers=True)
+    two = [bell.listen(TOPIC) for _ in range(2)]
+    for ear in two:
+        ear.close(lingers=True)
+    assert [name.startswith("-") for name in names(bell)] == [True, False, False]
+    late = bell.listen(TOPIC)
+    bell.close()
+    late.close(lingers=True)
+    assert names(bell) == []
+
+
+def test_a_forked_process_leaves_one_that_lingers_to_its_parent(bell: Bell) -> None:
+    bell.listen(TOPIC).close(lingers=True)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if bell.listening(TOPIC) is None else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    ear = bell.listening(TOPIC)
+    assert ear is not None
+    ear.close()
+
+
 def rest(file: Path, pipe: Connection) -> None:
     """Keep a socket at rest until killed."""
     bell = Bell(file)

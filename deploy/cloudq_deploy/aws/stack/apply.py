@@ -10,6 +10,7 @@ from typing import Protocol
 
 from botocore.exceptions import ClientError
 
+from cloudq.amounts import counted
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.render.cloudformation import template
 from cloudq_deploy.aws.stack.access import Aws, DeployError, asking, code_of
@@ -221,9 +222,9 @@ def _execute(aws: Aws, proposed: ChangeSet, terminal: Terminal) -> None:
         status, why = follow(aws, stack, known, tell)
     except KeyboardInterrupt:
         terminal.note(
-            f"interrupted after {len(done)} of {len(proposed.changes)} resources: AWS goes on "
-            f"changing stack {stack}, or rolls it back. `cloudq deploy status` shows its state; "
-            "when it is done, `cloudq deploy apply` goes on from there, and `cloudq deploy "
+            f"interrupted after {len(done)} of {counted(len(proposed.changes), 'resource')}: AWS "
+            f"goes on changing stack {stack}, or rolls it back. `cloudq deploy status` shows its "
+            "state; when it is done, `cloudq deploy apply` goes on from there, and `cloudq deploy "
             "destroy` deletes it"
         )
         raise
