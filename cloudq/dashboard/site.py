@@ -25,7 +25,6 @@ from cloudq.dashboard.sessions import Sessions
 from cloudq.dashboard.throttle import Throttle
 from cloudq.dashboard.views import VIEWS, View
 from cloudq.dashboard.visit import Visit, visit_of
-from cloudq.driver.adapters import adapter
 from cloudq.driver.log import Log
 from cloudq.errors import CloudQError, ConfigurationError
 from cloudq.operations import audit, dead_letters
@@ -100,12 +99,7 @@ class Site:
 
     def _said(self) -> dict[str, object]:
         """Return what every page tells of the app."""
-        billed = [
-            adapter(url).tariff is not None
-            for url in (self.app.conf.broker, self.app.conf.backend_url)
-            if url is not None
-        ]
-        return {"billed": any(billed), "refresh": self.looks.refresh}
+        return {"billed": is_billed(self.app), "refresh": self.looks.refresh}
 
     async def _live(self, request: Request) -> Response:
         visit = visit_of(request)

@@ -103,13 +103,21 @@ def test_a_secret_that_is_hidden_stays_what_it_was(browser: Browser, app: CloudQ
     id = fill(app, letters=1)
     browser.open(f"/letter?queue=default&id={id}")
     assert '"api_key": "***"'.replace('"', "&#34;") in browser.text
-    browser.press("Redrive with these", args="[3]")
+    browser.press("Redrive with these", args="[3]", kwargs='{"address": "x", "api_key": "***"}')
     browser.press("Redrive 1")
     drain(app, ["default"])
     letter = dead_letters.one(app, "default", id)
     assert letter.message is not None
-    assert letter.message.kwargs["api_key"] == "k-123456789"
+    assert letter.message.kwargs == {"address": "x", "api_key": "k-123456789"}
     assert letter.message.args == [3]
+
+
+def test_a_secret_that_nobody_knows_is_no_value(browser: Browser, app: CloudQ) -> None:
+    id = fill(app, letters=1)
+    browser.open(f"/letter?queue=default&id={id}")
+    browser.press("Redrive with these", kwargs='{"address": "***"}')
+    assert browser.status == 409
+    assert "stands for a secret" in browser.text
 
 
 def test_arguments_that_do_not_fit_are_refused_and_nothing_is_lost(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from collections.abc import MutableMapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -233,6 +235,18 @@ def test_a_session_is_new_at_sign_in_and_gone_at_sign_out(guarded: Site) -> None
         assert answer.status_code == 303, "a replayed session is one of nobody"
 
 
+def test_who_signs_in_again_leaves_no_session_behind(guarded: Site) -> None:
+    browser = signed_in(guarded, "olga")
+    before = browser.client.cookies["cloudq_session"]
+    browser.open("/")
+    fields = [("csrf", browser.csrf()), ("name", "lars"), ("password", SECRET)]
+    browser.send("/login", fields)
+    assert "lars, looks only" in browser.open("/")
+    fresh = Browser(guarded.asgi(()))
+    fresh.client.cookies.set("cloudq_session", before)
+    assert fresh.client.get("/", follow_redirects=False).status_code == 303
+
+
 def test_a_forged_cookie_is_nobody_s(guarded: Site) -> None:
     olga = signed_in(guarded, "olga")
     good = olga.client.cookies["cloudq_session"]
@@ -336,8 +350,8 @@ def test_what_is_too_large_or_odd_is_refused(browser: Browser) -> None:
     csrf, own = browser.csrf(), {"origin": OWN}
     big = {"csrf": csrf, "name": "x" * (MOST_BYTES + 1)}
     assert browser.client.post("/act/purge", data=big, headers=own).status_code == 413
-    many = "&".join(f"id={n}" for n in range(13_000)) + f"&csrf={csrf}"
     form = {**own, "content-type": "application/x-www-form-urlencoded"}
+    many = "&".join(f"id={n}" for n in range(13_000)) + f"&csrf={csrf}"
     assert browser.client.post("/act/redrive", content=many, headers=form).status_code == 400
     wrong = {**own, "content-type": "application/json"}
     assert browser.client.post("/act/purge", content="{}", headers=wrong).status_code == 415
@@ -349,6 +363,33 @@ def test_what_is_too_large_or_odd_is_refused(browser: Browser) -> None:
     assert browser.client.get("/dead?page=99999&older=nan&by=nothing").is_success
     bad = {"csrf": csrf, "name": "default"}
     assert browser.client.post("/act/no-such", data=bad, headers=own).status_code == 404
+
+
+def test_a_body_of_no_told_length_is_not_read_to_its_end(site: Site) -> None:
+    read: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        read.append(1)
+        return {"type": "http.request", "body": b"x" * 100_000, "more_body": len(read) < 1000}
+
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    names = {"host": "127.0.0.1", "origin": "http://127.0.0.1"}
+    names["content-type"] = "application/x-www-form-urlencoded"
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/act/purge",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in names.items()],
+        "client": ("127.0.0.1", 1),
+    }
+    asyncio.run(site.asgi(())(scope, receive, send))  # pyright: ignore[reportArgumentType]
+    assert sent[0]["status"] == 413
+    assert len(read) < 20
 
 
 def test_a_stream_is_one_of_a_known_page(browser: Browser) -> None:
