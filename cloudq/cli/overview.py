@@ -56,9 +56,9 @@ OPTIONS: Mapping[str, str] = {
 
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 130 interrupted."
 
-_ABOUT = "A task queue on the clouds' own queues: SQS, Pub/Sub, Service Bus, or a SQLite file."
-# Commands of an extra, by the module without which they do not run.
-_NEEDS = {"init": "boto3", "deploy": "boto3"}
+_ABOUT = "A task queue on the queues that your cloud already offers, or on a SQLite file."
+# Commands of an extra, by a module that is there with it alone.
+_NEEDS = {"init": "uv", "deploy": "uv"}
 _MARGIN = 26
 
 

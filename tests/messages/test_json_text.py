@@ -40,6 +40,8 @@ PLACES = {
     "adapters/cloudq_gcp/cloud_tasks.py": "one message in base64",
     "cloudq/testing/kit/proxy.py": "an emulator's answer",
     "adapters/cloudq_aws/checks.py": "two texts",
+    "cloudq/dashboard/live.py": "a text of ours",
+    "cloudq/results/ends_log.py": "ids, names and whole numbers of ours",
     "adapters/cloudq_aws/lean/request.py": "a driver's request, as flat as fields and messages",
     "adapters/cloudq_aws/partial.py": "a request that the SDK has written",
     "adapters/cloudq_aws/sqs_admin.py": "a queue's policy",

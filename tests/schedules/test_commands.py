@@ -75,6 +75,8 @@ def test_next_runs_are_local_and_clouds_that_differ_are_named(run: Command) -> N
 
 
 def test_schedules_are_listed_paused_and_run(run: Command) -> None:
+    assert "there is no file" in run("schedules", "list", *APP)[2]  # to look must not make it
+    assert run("queues", "create", *APP, "default")[0] == 0
     code, out, err = run("schedules", "list", *APP)
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["NAME", "nightly", "often"]
@@ -215,6 +217,7 @@ def test_azure_has_no_scheduler_and_what_to_do_is_said(
 
 
 def test_what_is_over_is_said(run: Command) -> None:
+    assert run("queues", "create", *APP, "default")[0] == 0
     with Path(next(Path.cwd().glob("shop_*.py"))).open("a") as file:
         file.write(OVER)
     listed = orjson.loads(run("schedules", "list", *APP, "--json")[1])["schedules"]

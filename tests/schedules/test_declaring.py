@@ -340,7 +340,7 @@ def test_unnamed_periodic_tasks_of_one_call_are_refused(kind: type[CloudQ]) -> N
     [
         ({"args": "ann"}, "arguments must be a list or tuple, and not a str"),
         ({"args": {1, 2}}, "arguments must be a list or tuple, and not a set"),
-        ({"args": 5}, "arguments must be a list or tuple, and not a int"),
+        ({"args": 5}, "arguments must be a list or tuple, and not an int"),
         ({"args": b"ab"}, "arguments must be a list or tuple, and not a bytes"),
         ({"kwargs": [1]}, "keyword arguments must be a mapping, and not a list"),
         ({"kwargs": "ab"}, "keyword arguments must be a mapping, and not a str"),
