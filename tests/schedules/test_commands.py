@@ -217,9 +217,9 @@ def test_azure_has_no_scheduler_and_what_to_do_is_said(
 
 
 def test_what_is_over_is_said(run: Command) -> None:
-    assert run("queues", "create", *APP, "default")[0] == 0
     with Path(next(Path.cwd().glob("shop_*.py"))).open("a") as file:
         file.write(OVER)
+    assert run("queues", "create", *APP, "default")[0] == 0
     listed = orjson.loads(run("schedules", "list", *APP, "--json")[1])["schedules"]
     assert {row["name"]: row["state"] for row in listed}["past"] == "over"
     out = run("schedules", "next", *APP, "past")[1]
