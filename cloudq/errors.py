@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cloudq.text import masked
+
+_PYDANTIC = (
+    (r"^Input should be a valid integer(, got .*)?$", "it must be a whole number"),
+    (r"^Input should be a valid number$", "it must be a number"),
+    (r"^Input should be a finite number$", "it must be a number with an end"),
+    (r"^Input should be a valid boolean(, .*)?$", "it must be true or false"),
+    (r"^Input should be a valid string$", "it must be a text"),
+    (r"^Input should be greater than or equal to (.+)$", r"it must be \1 or more"),
+    (r"^Input should be greater than (.+)$", r"it must be above \1"),
+    (r"^Input should be less than or equal to (.+)$", r"it must be \1 at most"),
+    (r"^Input should be less than (.+)$", r"it must be below \1"),
+    (r"^Input should be ", "it must be "),
+)
 
 # Share of letters in place from which one name is taken for another mistyped: mial and mail.
 _CLOSE = 0.75
@@ -31,6 +45,14 @@ def did_you_mean(name: str, known: Iterable[str], *, otherwise: str = "") -> str
     """The question whether a near name is meant, for a message; `otherwise` if none is near."""
     close = near(name, known)
     return otherwise if close is None else f"did you mean {close}?"
+
+
+def plainly(message: str) -> str:
+    """A message of pydantic about a setting or an option, in the words of our own messages."""
+    said = message.removeprefix("Value error, ").partition(", unable to parse ")[0]
+    for theirs, ours in _PYDANTIC:
+        said = re.sub(theirs, ours, said)
+    return said
 
 
 class CloudQError(Exception):

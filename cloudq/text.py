@@ -59,7 +59,7 @@ _NAMED = (
 # and what our own messages say of a setting or an option after its name.
 _VALUE = (
     r"(?!(?:KEY|NAME|SECRET|TOKEN|PASSWORD|VALUE|\.\.\.|…|\*\*\*)(?![\w.*-]))"
-    r"(?!(?:did you mean|known:|it takes|they come|(?:Input|Keys|Value) should) )"
+    r"(?!(?:did you mean|known:|it takes|it must|they come|(?:Input|Keys|Value) should) )"
     r"(?:'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\"|\\\"[^\"\\]{0,512}\\\""
     r"|[\[({][^\])}]{0,512}[\])}]|(?:(?![\"'](?:[\s,;)}\]]|$))[^&;\s])+)"
 )

@@ -212,6 +212,11 @@ def spawn(spec: Spec, port: int, *, leash: bool = True) -> Server:
     return Server(spec=spec, ports=ports, endpoint=endpoint, process=process)
 
 
+def check_ports(spec: Spec, port: int) -> None:
+    """Raise `UpError` if a port of a server is taken: to be known before it is installed."""
+    _ports(spec, port)
+
+
 def launch(spec: Spec, port: int = 0, *, leash: bool = True) -> Server:
     """Start a server and wait until it is ready. Port 0: a free one. Raises `UpError`."""
     for _ in range(0 if port else 2):
@@ -240,7 +245,8 @@ def _ports(spec: Spec, port: int) -> tuple[int, ...]:
         if number and taken(number):
             raise UpError(
                 f"port {number} is taken: is a server running already? stop it"
-                f" (python localstack/up.py {spec.cloud} --stop), or use --port 0"
+                f' (make localstack ARGS="{spec.cloud} --stop", or Ctrl-C where it runs), or take'
+                f' a free port (make localstack ARGS="{spec.cloud} --port 0")'
             )
     return tuple(number or _free_port() for number in wanted)
 

@@ -39,6 +39,7 @@ from localstack.servers import (
     Server,
     Spec,
     UpError,
+    check_ports,
     launch,
     spawn,
 )
@@ -52,8 +53,15 @@ def bring_up(specs: Sequence[Spec], port: int | None, *, leash: bool) -> list[Se
     """Start the servers in parallel; reports those that cannot run here, and skips them."""
     spawned: list[Server] = []
     ready: list[Server] = []
+    free: list[Spec] = []
+    for spec in specs:  # all of them, before anything is installed
+        try:
+            check_ports(spec, spec.ports[0] if port is None else port)
+            free.append(spec)
+        except UpError as error:
+            _complain(f"{spec.name} is left out: {error}")
     try:
-        for spec in specs:
+        for spec in free:
             try:
                 spawned.append(spawn(spec, spec.ports[0] if port is None else port, leash=leash))
             except UpError as error:

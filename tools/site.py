@@ -77,7 +77,7 @@ def on_post_build(config: MkDocsConfig) -> None:
     ]
     (place / "versions.json").write_text(f"{json.dumps(listed, indent=2)}\n")
     (place / "index.html").write_text(
-        "<!doctype html>\n<title>cloudq</title>\n"
+        '<!doctype html>\n<title>cloudq</title>\n<link rel="icon" href="data:,">\n'
         f'<meta http-equiv="refresh" content="0; url={found[0]}/index.html">\n'
         f'<a href="{found[0]}/index.html">Documentation of cloudq {found[0]}</a>\n'
     )

@@ -6,8 +6,8 @@ This is the one place with state of the process: the apps there are, and the cur
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any, TypeVar, cast, overload
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 from weakref import WeakSet, ref
 
 from cloudq.driver.forks import renew_after_fork
@@ -15,7 +15,12 @@ from cloudq.errors import ConfigurationError
 from cloudq.tasks.task import Task
 from cloudq.tasks.task_app import TaskApp
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from cloudq.app.registration import BoundDecorator, Decorator
+    from cloudq.tasks.options import TaskOptions
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Definition = Callable[[TaskApp], Task[..., Any]]
 """TaskApp one shared task with an app, and gives the task there."""
@@ -115,9 +120,13 @@ class SharedTask:
 
 
 @overload
-def shared_task(function: Callable[..., Any], /) -> Task[..., Any]: ...
+def shared_task(function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
 @overload
-def shared_task(**options: Any) -> Callable[[Callable[..., Any]], Task[..., Any]]: ...
+def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def shared_task(*, bind: Literal[True], **options: Unpack[TaskOptions]) -> BoundDecorator: ...
+@overload
+def shared_task(*, bind: Literal[False] = False, **options: Unpack[TaskOptions]) -> Decorator: ...
 def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function a task of every app of the process: for libraries and Django apps.
 

@@ -22,6 +22,9 @@ from cloudq.text import AsIs, block, json_text, masked, one_line, safe_json, tex
 # A pipe has no width, and its reader wants whole lines.
 _PIPE_WIDTH = 400
 _INDENT = "  "
+# The longest word that no column breaks: a reason may have a path in it.
+_LONG_WORD = 32
+_GAP = 2
 # By these rich takes what is no terminal for one.
 _TERMINALS = frozenset({"FORCE_COLOR", "TTY_COMPATIBLE"})
 
@@ -121,28 +124,75 @@ def styled(*parts: str | tuple[str, str]) -> Text:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Print a table, numbers aligned right. Without rows, print `empty`."""
+    """Print a table, numbers aligned right. Without rows, print `empty`.
+
+    On a terminal that is too narrow for its words each row is a block of its own.
+    """
     listed = [[_cell(cell) for cell in row] for row in rows]
     if not listed:
         say(empty)
         return
     from rich.table import Table
 
+    texts = [[row[place].plain for row in listed] for place in range(len(columns))]
+    # Names and ids are copied from the screen, so they are never wrapped; other text is.
+    fixed = [column in ("QUEUE", "ID") for column in columns]
+    # A number on two lines would be read as two.
+    numeric = [all(map(_is_number, column)) for column in texts]
+    output = console()
+    widths = _widths(columns, texts, [*map(any, zip(fixed, numeric, strict=True))], output.width)
+    if output.is_terminal and widths is None:
+        _blocks(columns, listed)
+        return
     grid = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for place, column in enumerate(columns):
-        numeric = all(_is_number(row[place].plain) for row in listed)
-        # Names and ids are copied from the screen, so they are never wrapped; other text is.
-        fixed = column in ("QUEUE", "ID")
         grid.add_column(
             column,
-            justify="right" if numeric else "left",
-            # A number on two lines would be read as two.
-            no_wrap=fixed or numeric,
-            overflow="ignore" if fixed else "fold",
+            justify="right" if numeric[place] else "left",
+            no_wrap=fixed[place] or numeric[place],
+            overflow="ignore" if fixed[place] else "fold",
+            width=widths[place] if widths else None,
         )
     for row in listed:
         grid.add_row(*row)
     print_drawn(grid)
+
+
+def _widths(
+    columns: Sequence[str], texts: Sequence[Sequence[str]], whole: Sequence[bool], width: int
+) -> list[int] | None:
+    """Return the widths of columns in which no word breaks; None if they do not fit."""
+    from rich.cells import cell_len
+
+    least = [
+        max(len(column), *(_least(text, whole=whole[place]) for text in texts[place]))
+        for place, column in enumerate(columns)
+    ]
+    spare = width - sum(least) - _GAP * (len(columns) - 1)
+    if spare < 0:
+        return None
+    for place, column in enumerate(texts):  # what is left goes to the first that can use it
+        more = min(spare, max(0, *(cell_len(text) - least[place] for text in column)))
+        least[place] += more
+        spare -= more
+    return least
+
+
+def _least(text: str, *, whole: bool) -> int:
+    """Return the width in which a cell breaks between words only; very long ones may break."""
+    from rich.cells import cell_len
+
+    if whole:
+        return cell_len(text)
+    return max((min(cell_len(word), _LONG_WORD) for word in text.split()), default=0)
+
+
+def _blocks(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
+    for place, row in enumerate(rows):
+        if place:
+            say("")
+        cells = zip(columns, row, strict=True)
+        fields((column, None if cell.plain == "-" else cell) for column, cell in cells)
 
 
 def fields(pairs: Iterable[tuple[str, object]]) -> None:

@@ -15,6 +15,7 @@ import cloudq
 from cloudq.cli.coercion import spare_pydantic
 from cloudq.cli.options import AppOption, BackendOption, BrokerOption, DebugOption, Target
 from cloudq.cli.output import complain, complain_of, say, say_block
+from cloudq.cli.overview import EXIT_CODES
 from cloudq.driver import Code
 from cloudq.errors import (
     CloudQError,
@@ -86,7 +87,7 @@ def program(names: Iterable[str] = COMMANDS) -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         context_settings={"help_option_names": list(_HELP), "max_content_width": 100},
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 130 interrupted.",
+        epilog=EXIT_CODES,
     )
     cli.callback()(root)
     for module in dict.fromkeys(COMMANDS[name] for name in names):

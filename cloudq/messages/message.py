@@ -246,9 +246,7 @@ class TaskMessage:
     ignore_result: Switch | None = field(default=None, description="absent: as the task says")
     group_key: Key | None = field(default=None, description="ordering key on ordered queues")
     dedup_key: Key | None = field(default=None, description="keeps a second message out")
-    idempotency_key: Key | None = field(
-        default=None, description="calls with an equal key run once"
-    )
+    idempotency_key: Key | None = field(default=None, description="runs only once per key")
     chain: Calls = field(default_factory=Calls, description="signatures to run after it")
     link: Calls = field(default_factory=Calls, description="callbacks, with its value")
     link_error: Calls = field(default_factory=Calls, description="callbacks of its failure")

@@ -157,6 +157,12 @@ class Heartbeats:
             if after is None:
                 return
 
+    def of(self, hostname: str) -> Heartbeat | None:
+        """Return the heartbeat of a worker; None if nothing is stored of it. One request."""
+        found = self._backend.get([_key(hostname)]).values()
+        beats = [item for item in found if "seen" in item.fields]
+        return next(iter(readable(beats, _heartbeat_of)), None)
+
     def alive(self) -> list[Heartbeat]:
         """Return the heartbeats of the live workers."""
         now = time.time()

@@ -22,13 +22,7 @@ from cloudq.driver.advice import explain
 from cloudq.driver.forks import Driven, renew_after_fork
 from cloudq.driver.log import Log
 from cloudq.errors import BackendError, CloudQError
-from cloudq.messages.ids import (
-    IS_PLACED,
-    Place,
-    SeriesIds,
-    place_in_series,
-    place_of,
-)
+from cloudq.messages.ids import IS_PLACED, Place, SeriesIds, place_in_series, place_of
 from cloudq.messages.message import new_id
 from cloudq.results.bundles import BundleStore
 from cloudq.results.call_marks import is_older

@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 
 import cloudq.settings as declared
 from cloudq.amounts import CENTURY
-from cloudq.errors import ConfigurationError, did_you_mean
+from cloudq.errors import ConfigurationError, did_you_mean, plainly
 from cloudq.settings.fields import MOST
 from cloudq.settings.sources import WrongSource, config_file, variable_of
 from cloudq.text import masked, text_of
@@ -167,7 +167,7 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
                 if item["loc"] and not is_secret
                 else ""
             )
-            said = item["msg"].removeprefix("Value error, ")
+            said = plainly(item["msg"])
             of_one = f"setting {name!r}{origin}: " if item["loc"] else ""
             lines.append(f"{of_one}{said}{got}")
     return "; ".join(lines)

@@ -1,18 +1,16 @@
-"""Workflow nodes: signatures of single calls, and the chains, groups and chords made of them.
-
-Names and rules are Celery's (its user guide, "Canvas"); `signature_json` reads written nodes.
-"""
+"""Workflow nodes: signatures of calls, and chains, groups and chords, by the names of Celery."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Self, TypeGuard, TypeVar, Unpack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeGuard, TypeVar, Unpack, overload
 
 from cloudq.errors import InvalidArguments
 from cloudq.messages.message import new_id
 from cloudq.messages.values import to_wire
 from cloudq.results.groups import GroupResult
+from cloudq.results.result import AsyncResult
 from cloudq.tasks.call_arguments import by_name, in_thread, positional
 from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.callback import Callback, Called, app_of, callbacks, extend, node_of, nodes_in
@@ -34,7 +32,11 @@ class Node(Callback, Generic[R]):
     links: list[Node[Any]]
     link_errors: list[Node[Any]]
 
-    def __or__(self, other: Node[S]) -> Node[S]:
+    @overload
+    def __or__(self, other: group[S]) -> group[S]: ...  # it ends as a group does
+    @overload
+    def __or__(self, other: Node[S]) -> Node[S]: ...
+    def __or__(self, other: Node[S]) -> Node[Any]:
         try:
             return joined(nodes_in([self, other]))
         except RecursionError as error:
@@ -89,11 +91,11 @@ class Node(Callback, Generic[R]):
 
     on_error = link_error
 
-    def delay(self, /, *args: Any, **kwargs: Any) -> Any:
+    def delay(self, /, *args: Any, **kwargs: Any) -> AsyncResult[R]:
         """Start the node; arguments go before those of its first tasks."""
         return self.apply_async(args, kwargs)
 
-    async def adelay(self, /, *args: Any, **kwargs: Any) -> Any:
+    async def adelay(self, /, *args: Any, **kwargs: Any) -> AsyncResult[R]:
         """Start the node without blocking the event loop."""
         return await in_thread(self.delay, args, kwargs)
 
@@ -102,11 +104,12 @@ class Node(Callback, Generic[R]):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
-    ) -> Any:
+    ) -> AsyncResult[R]:
         """Start the node with options for its first tasks."""
         node = self.clone().set(**options) if options else self
         app = app_of(self)
-        return self._empty_result() if app is None else app.start(node, args, kwargs or {})
+        result: Any = self._empty_result() if app is None else app.start(node, args, kwargs or {})
+        return result
 
     def apply(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         """Run the whole node in this process, without a queue."""
@@ -155,20 +158,15 @@ class Signature(Node[R]):
             self.kwargs |= kwargs
 
     def set(self, *, immutable: bool | None = None, **options: Unpack[CallOptions]) -> Self:
-        if immutable is not None:
-            self.immutable = immutable
+        self.immutable = self.immutable if immutable is None else immutable
         self.options |= self._linked(options)
         return self
 
     def _kind_dict(self) -> dict[str, Any]:
-        made: dict[str, Any] = {"task": self.task}
-        if self.args:
-            made["args"] = [to_wire(arg) for arg in self.args]
-        if self.kwargs:
-            made["kwargs"] = {key: to_wire(value) for key, value in self.kwargs.items()}
-        if self.immutable:
-            made["immutable"] = True
-        return made
+        kwargs = {key: to_wire(value) for key, value in self.kwargs.items()}
+        parts: dict[str, Any] = {"args": list(map(to_wire, self.args)), "kwargs": kwargs}
+        parts["immutable"] = self.immutable
+        return {"task": self.task} | {name: value for name, value in parts.items() if value}
 
 
 class chain(Node[R]):  # noqa: N801 (Celery's name)
@@ -227,6 +225,12 @@ class group(Node[list[R]]):  # noqa: N801 (Celery's name)
         given: Any = (n for n in nodes if (is_group(n) and n.is_stream) or not is_empty(n))
         self._members = Members[Node[R]](given, lazy=lazy)
 
+    if TYPE_CHECKING:  # what starts is many calls
+        delay: Callable[..., GroupResult[R]]  # type: ignore
+        adelay: Callable[..., Any]  # type: ignore
+        apply_async: Callable[..., GroupResult[R]]  # type: ignore
+        __call__: Callable[..., GroupResult[R]]  # type: ignore
+
     def __repr__(self) -> str:
         inside = "..." if self.is_stream else ", ".join(map(repr, self.tasks))
         return f"group({inside})"
@@ -250,10 +254,6 @@ class group(Node[list[R]]):  # noqa: N801 (Celery's name)
         for member in members:
             member.call_back(kind, made, again=again)
         return self
-
-    def link(self, callback: Node[Any]) -> Self:
-        """Run a callback, without a value, once the first member has succeeded."""
-        return super().link(callback)
 
     @property
     def tasks(self) -> list[Node[R]]:
@@ -316,8 +316,7 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
         return self.header, self.body
 
     def _kind_dict(self) -> dict[str, Any]:
-        header = [member.to_dict() for member in self.header.tasks]
-        return {"chord": header, "body": self.body.to_dict()}
+        return {"chord": [m.to_dict() for m in self.header.tasks], "body": self.body.to_dict()}
 
     def call_back(self, kind: Called, given: Iterable[Node[Any]], again: bool = False) -> Self:
         if made := list(given):

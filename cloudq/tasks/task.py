@@ -8,7 +8,7 @@ from copy import copy, deepcopy
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from cloudq.amounts import count
 from cloudq.driver.immutable import immutable
@@ -212,11 +212,15 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         """Return the result of one of this task's calls, by its id."""
         return self._app.publisher.result_of(self, task_id)
 
+    @overload
+    def s(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature[R]: ...
+    @overload
+    def s(self, /, *args: Any, **kwargs: Any) -> Signature[R]: ...
     def s(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
         """Make a signature: a call to be made later, with all or some of its arguments."""
         return Signature(self.name, args, kwargs, self._given(), app=self._app)
 
-    def si(self, /, *args: Any, **kwargs: Any) -> Signature[R]:
+    def si(self, /, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
         """Make an immutable signature, which takes no value of the task before it."""
         return Signature(self.name, args, kwargs, self._given(), immutable=True, app=self._app)
 

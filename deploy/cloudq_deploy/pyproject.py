@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cloudq.errors import ConfigurationError, did_you_mean
+from cloudq.errors import ConfigurationError, did_you_mean, plainly
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -67,5 +67,5 @@ def _explain(
             hint = did_you_mean(name, model.model_fields, otherwise=known)
             lines.append(f"{place}: there is no such option: {hint}")
         else:
-            lines.append(f"{place}: {item['msg'].removeprefix('Value error, ')}")
+            lines.append(f"{place}: {plainly(item['msg'])}")
     return "; ".join(lines)

@@ -175,7 +175,7 @@ def test_debug_shows_the_traceback_of_the_cause(command, project):
 @pytest.mark.parametrize(
     ("env", "says"),
     [
-        ({"CLOUDQ_LEASE": "abc"}, "setting 'lease' from CLOUDQ_LEASE: Input should be a valid"),
+        ({"CLOUDQ_LEASE": "abc"}, "setting 'lease' from CLOUDQ_LEASE: it must be a number"),
         ({"CLOUDQ_INCLUDE": "[1]"}, "CLOUDQ_INCLUDE"),
         ({"CLOUDQ_LEASE": "1", "CLOUDQ_CONFIG": "none.toml"}, "none.toml"),
     ],
@@ -200,7 +200,7 @@ def test_a_setting_of_the_program_is_told_with_its_place(command, project):
     [
         (
             {"CLOUDQ_LEASE": "long"},
-            "setting 'lease' from CLOUDQ_LEASE: Input should be a valid number",
+            "setting 'lease' from CLOUDQ_LEASE: it must be a number",
         ),
         ({"CLOUDQ_CONFIG": "gone.toml"}, "CLOUDQ_CONFIG names gone.toml"),
         ({"CLOUDQ_APP": "gone:app"}, "there is no module 'gone' here"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from cloudq.amounts import counted, span
 from cloudq.cli import main
 from cloudq.errors import did_you_mean, near
 from cloudq.monitoring.heartbeats import Heartbeat
+from cloudq.testing import drain
 
 TASKS = """
 from datetime import datetime
@@ -118,6 +121,36 @@ def test_a_wait_that_nobody_answers_says_who_is_missing(
     assert "no live worker" not in capsys.readouterr().err
 
 
+def test_times_are_given_as_people_write_them(folder: Path) -> None:
+    assert main(["call", "tasks.add", "1", "--countdown", "2m", "--expires", "10m"]) == 0
+    with CloudQ("look", broker="sqlite:///cloudq.db") as app:
+        assert app.broker.receive("default", count=1, wait=0.0, lease=5) == []
+        with app.broker.asking("look at", "default") as admin:
+            assert admin.stats("default").delayed == 1
+
+
+def test_a_wait_for_a_result_needs_no_number(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with CloudQ("shop", broker="sqlite:///cloudq.db") as app:
+        task = app.task(name="twice")(lambda n: 2 * n)
+        result = task.delay(4)
+        drain(app)
+    assert main(["result", "--wait", result.id]) == 0
+    assert main(["result", result.id, "--wait"]) == 0
+    assert main(["result", result.id, "--wait", "2m"]) == 0
+    assert capsys.readouterr().out.count("value     8") == 3
+
+
+def read_all(terminal: int) -> str:
+    """Read what was written to the other end of a terminal that is closed."""
+    found = b""
+    with os.fdopen(terminal, "rb", buffering=0) as end, suppress(OSError):
+        while part := end.read(65536):
+            found += part
+    return found.decode()
+
+
 def at_a_terminal(folder: Path, *words: str) -> str:
     main_end, other = pty.openpty()
     done = subprocess.run(
@@ -129,10 +162,9 @@ def at_a_terminal(folder: Path, *words: str) -> str:
         check=False,
     )
     os.close(other)
-    with os.fdopen(main_end, "rb") as terminal:
-        shown = os.read(terminal.fileno(), 65536)
+    shown = read_all(main_end)
     assert done.returncode == 0, shown
-    return shown.decode()
+    return shown
 
 
 def test_a_call_at_a_terminal_names_the_next_command(folder: Path) -> None:
@@ -187,7 +219,6 @@ def test_a_broker_that_is_named_needs_no_app(folder: Path) -> None:
         ("events", "-n", "1"),
         ("inspect", "ping"),
         ("control", "revoke", "x"),
-        ("cost",),
         ("sweep",),
         ("schedules", "list", "-A", "tasks"),
         ("migrate", "sqlite:///clodq.db", "sqlite:///other.db"),
@@ -269,3 +300,30 @@ def test_amounts_are_written_as_people_do() -> None:
         *(90, 90, 7200, 259_200),
         *(None, None, None, None),
     ]
+
+
+# ---- narrow terminals
+
+ROWS = """
+from cloudq.cli.output import table
+id = "01a22c62-01f9-7271-97d5-38e6f5858999"
+rows = [(id, "shop.tasks.send_invoice", 12, "a long reason why")]
+table(("ID", "TASK", "TRIES", "REASON"), rows, empty="none")
+"""
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_table_breaks_no_word(folder: Path, width: int) -> None:
+    main_end, other = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(width)}
+    subprocess.run(
+        [sys.executable, "-c", ROWS], stdout=other, timeout=60, check=True, env=environment
+    )
+    os.close(other)
+    shown = read_all(main_end)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    words = {word for line in lines for word in line.split()}
+    assert {"shop.tasks.send_invoice", "01a22c62-01f9-7271-97d5-38e6f5858999", "reason"} <= words
+    assert max(len(line.rstrip()) for line in lines) <= width
+    is_table = lines[0].split() == ["ID", "TASK", "TRIES", "REASON"]
+    assert is_table == (width > 60)

@@ -81,7 +81,7 @@ def test_what_was_moved_runs_there(command, project):
     )
     try:
         stats = ("queues", "stats", "second", "-b", TO, "--json")
-        eventually(lambda: not any(command(*stats).json[0][key] for key in ("ready", "leased")))
+        eventually(lambda: not any(command(*stats).json[0][key] for key in ("ready", "running")))
         assert command(*stats).json[0]["dead"] == 0
     finally:
         worker.terminate()
@@ -188,7 +188,7 @@ def test_a_signal_ends_it_after_the_batch_at_hand(command, project, number):
     assert process.returncode == 1, (out, err)
     assert "interrupted, all held messages were released; run the same command again" in err
     stats = command("queues", "stats", "default", "-b", FROM, "--json").json[0]
-    assert stats["leased"] == 0
+    assert stats["running"] == 0
     assert stats["ready"] > 0
     assert inside(project, "a.db") + inside(project, "b.db") == expected
     ran = command("migrate", FROM, TO, "--yes")

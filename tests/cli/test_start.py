@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from cloudq.cli.coercion import spare_pydantic
+from cloudq.cli.overview import OPTIONS, SECTIONS, overview
 from cloudq.cli.program import COMMANDS, program
 
 
@@ -36,6 +37,28 @@ def loaded_by(words: list[str], folder: Path) -> set[str]:
 def test_the_version_is_told_without_loading_the_program(tmp_path: Path) -> None:
     loaded = loaded_by(["--version"], tmp_path)
     assert not {"typer", "cloudq.cli.program", "cloudq.app", "inspect"} & loaded
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_the_help_is_told_without_loading_the_program(tmp_path: Path, words: list[str]) -> None:
+    loaded = loaded_by(words, tmp_path)
+    assert not {"typer", "rich", "cloudq.cli.program", "cloudq.app", "inspect"} & loaded
+
+
+def test_the_help_has_every_command_and_option() -> None:
+    told = [name for section in SECTIONS.values() for name in section]
+    assert sorted(told) == sorted(COMMANDS), "cloudq/cli/overview.py tells of each command once"
+    whole = typer.main.get_command(program(()))
+    options = {name for option in whole.params for name in option.opts} | {"-h", "--help"}
+    shown = {word.strip(",") for words in OPTIONS for word in words.split() if word[0] == "-"}
+    assert shown == options
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_the_help_fits_the_terminal(width: int) -> None:
+    lines = overview(width, bold=False).splitlines()
+    assert max(map(len, lines)) <= max(min(width, 100), 50)
+    assert any(line.startswith("  worker  ") for line in lines)
 
 
 def test_a_list_of_queues_draws_nothing_and_validates_nothing(tmp_path: Path) -> None:

@@ -31,7 +31,14 @@ _FENCE = re.compile(
 _FILE = re.compile(r"# ([\w/]+\.py)\n")
 # What a test must not do or does otherwise: the demo and the local clouds have tests of their own.
 _ELSEWHERE = ("git clone", "pip install", "make ")
-_STAYING = {"worker": "tasks  ", "beat": "leads", "events": "", "top": "", "dashboard": "http://"}
+_STAYING = {
+    "cloudq worker": "tasks  ",
+    "cloudq beat": "leads",
+    "cloudq events": "",
+    "cloudq dashboard": "http://",
+    "flask --app": "Running on",
+    "uvicorn aweb:web": "Uvicorn running",
+}
 """Commands that run until they are stopped, with what they print when they are ready."""
 
 
@@ -160,6 +167,7 @@ class Shell:
     ) -> None:
         self.folder = folder
         self.loosely = loosely
+        self.typed = ""  # what is typed where a command asks
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**os.environ, "PATH": path, "COLUMNS": "200", **(environment or {})}
         self._running: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
@@ -204,13 +212,14 @@ class Shell:
             self.environment |= dict(word.split("=", 1) for word in words[1:])
         elif words[0] == "cd":
             self.folder /= words[1]
-        elif words[0] == "cloudq" and words[1] in _STAYING and "--once" not in words:
+        elif " ".join(words[:2]) in _STAYING and "--add-user" not in words:
             self._start(words)
         else:
             done = subprocess.run(
                 ["bash", "-c", command.line],
                 cwd=self.folder,
                 env=self.environment,
+                input=self.typed,
                 capture_output=True,
                 text=True,
                 timeout=PATIENCE,
@@ -224,11 +233,11 @@ class Shell:
 
     def _start(self, words: Sequence[str]) -> None:
         """Start what runs on; one of its kind that runs already is stopped first."""
-        name = words[1]
+        name = " ".join(words[:2])
         self._stop(name)
-        if name == "dashboard":
+        if name == "cloudq dashboard" and "--port" not in words:
             words = [*words, "--port", "0"]  # tests at the same time have one each
-        log = self.folder / f"{name}.log"
+        log = self.folder / f"{name.replace(' ', '-')}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 words, cwd=self.folder, env=self.environment, stdout=output, stderr=output
@@ -239,15 +248,15 @@ class Shell:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
-        if name == "dashboard":
-            _look(log.read_text().split()[0])
+        if name == "cloudq dashboard":
+            _look(re.findall(r"http://\S+", log.read_text())[0])
 
     def _stop(self, name: str) -> None:
         """Stop a command: cold, since a page has nothing left to run by then."""
         if name not in self._running:
             return
         process, log = self._running.pop(name)
-        assert process.poll() is None, f"cloudq {name} has ended by itself:\n{log.read_text()}"
+        assert process.poll() is None, f"{name} has ended by itself:\n{log.read_text()}"
         while process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:

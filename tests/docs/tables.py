@@ -171,11 +171,11 @@ def _parts(value: type[Any]) -> Iterator[str]:
             continue
         shown = name if isinstance(part, property) else f"{name}{_signature(plain)}"
         if plain.__doc__:
-            yield f"  - `{shown}`: {_first_sentence(plain)}"
+            yield f"    - `{shown}`: {_first_sentence(plain)}"
         else:
             brief.append(shown)
     if brief:
-        yield f"  - also {_listed(brief)}"
+        yield f"    - also {_listed(brief)}"
 
 
 def _own(value: type[Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the page "cloudq beside others" says of cloudq is held by tests, and its figures are known.
+"""The claims of the page "cloudq beside others" are held by tests, and its figures are known.
 
 Each claim names a test that fails when the claim is no longer true. The figures are those of the
 benchmark's table in docs/design.md.

@@ -81,7 +81,7 @@ print(json.dumps({"badly": badly[0].id, "flow": flow.id, "later": later.id}))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What a section is read in: a shell, and the servers that a test can ask for."""
+    """The surroundings of a section: a shell, and the servers that a test can ask for."""
 
     heading: str
     shell: Shell
@@ -166,13 +166,16 @@ def _(scene: Scene) -> Words:
     page = DOCS / "how-to" / "monitor-and-control.md"
     own = [block.text for block in blocks(page) if "control_command" in block.text]
     ids = scene.shop("\n\n".join(["", *own]))
-    if scene.heading not in {"Serve metrics"}:
+    if scene.heading == "Look up what became of tasks":
+        scene.shell.environment["CLOUDQ_APP"] = "shop.tasks:app"
+    if scene.heading != "Serve metrics":  # it starts a worker by itself
         scene.worker()
     return {
         "0198f1c2-7d2e-7c3a-9b1e-0c5d3f6a7b88": ids["later"],
         "ID...": ids["later"],
         "show ID": f"show {ids['badly']}",
         "app ID": f"app {ids['badly']}",
+        "run-again ID": f"run-again {ids['badly']}",
         "9100": f"{free_port()}",
         "0.0.0.0": "127.0.0.1",
     }
@@ -190,6 +193,32 @@ def _(scene: Scene) -> Words:
 def _(scene: Scene) -> Words:
     scene.shop()
     return {}
+
+
+@story("use-the-dashboard")
+def _(scene: Scene) -> Words:
+    scene.shop()
+    scene.shell.typed = "a long password\n"
+    port = f"{free_port()}"
+    return {
+        "dashboard -A shop.tasks:app": f"dashboard -A shop.tasks:app --port {port}",
+        "5555": port,
+        "0.0.0.0": "127.0.0.1",
+    }
+
+
+@story("use-in-a-web-application")
+def _(scene: Scene) -> Words:
+    folder = scene.shell.folder
+    for package in ("mysite", "orders"):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").write_text("")
+    (folder / "mysite" / "__init__.py").write_text("from mysite.queue import app as app\n")
+    (folder / "mysite" / "settings.py").write_text('INSTALLED_APPS = ["orders"]\n')
+    page = DOCS / "how-to" / "use-in-a-web-application.md"
+    scene.shell.read(block for block in blocks(page) if block.file)
+    port = f"{free_port()}"
+    return {"5000": port, "8000": port}
 
 
 @story("compose-workflows")

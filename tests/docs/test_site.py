@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from cloudq.testing import eventually
 from cloudq.testing.waiting import PATIENCE
+from tests.dashboard.chrome import Chrome, window
 
 ROOT = Path(__file__).resolve().parents[2]
 _ASKED = re.compile(
@@ -22,11 +29,11 @@ _ASKED = re.compile(
 """What a browser fetches by itself; a link that a reader clicks is none of it."""
 
 
-def build(place: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def build(place: Path, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Build the site into a folder, as `make site` does into build/site."""
     return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(place), *options],
-        cwd=ROOT,
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(place)],
+        cwd=root,
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
@@ -90,9 +97,74 @@ def test_it_can_be_searched(site: Path) -> None:
     assert any(location.startswith("how-to/operate-in-production.html") for location in found)
 
 
+@pytest.mark.parametrize(
+    ("page", "link"),
+    [
+        ("docs/glossary.md", "how-to/nowhere.md"),
+        ("docs/glossary.md", "design.md#no-such-heading"),
+        ("docs/glossary.md", "../tools/nothing.md"),
+        ("SECURITY.md", "NOTHING.md"),
+    ],
+)
+def test_a_link_that_leads_nowhere_fails_the_build(page: str, link: str, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    for folder in ("docs", "tools", "examples", "localstack"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (*ROOT.glob("*.md"), ROOT / "mkdocs.yml", ROOT / "pyproject.toml"):
+        shutil.copy(file, root)
+    (root / page).write_text(f"{(ROOT / page).read_text()}\n[there]({link})\n")
+    done = build(tmp_path / "site", root)
+    assert done.returncode == 1
+    assert link.partition("#")[0] in done.stderr
+
+
 def test_versions_stay_beside_each_other_and_the_newest_is_shown(site: Path) -> None:
     listed = json.loads((site / "versions.json").read_text())
     assert [each["version"] for each in listed] == ["0.1", "0.0.10", "0.0.9"]
     assert [each["aliases"] for each in listed] == [["latest"], [], []]
     assert (site / "0.0.9" / "index.html").read_text() == "an earlier version"
     assert "url=0.1/index.html" in (site / "index.html").read_text()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files, and logs nothing."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
+
+
+@pytest.fixture
+def browser(site: Path) -> Iterator[Chrome]:
+    """Chromium on a web server that has nothing but the site's files."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield from window(lambda: f"http://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.slow
+def test_a_reader_finds_a_page_by_a_word(browser: Chrome) -> None:
+    browser.open("/")
+    eventually(lambda: browser.path == "/0.1/index.html")
+    browser.type("input.md-search__input", "poison message")
+    browser.find(".md-search-result__item a")
+    assert "Runbooks" in browser.find(".md-search-result__list").text
+    assert "0.1" in browser.find(".md-version").text
+    # A script that asked another server would be told of the page's policy here.
+    assert browser.complaints() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1440, 390])
+def test_pages_fit_the_window(browser: Chrome, width: int) -> None:
+    browser.resize(width)
+    for page in ("index", "how-to/runbooks", "explanation/cloudq-beside-others"):
+        browser.open(f"/0.1/{page}.html")
+        browser.find(".md-content h1")
+        content, seen = browser.width()
+        assert content <= seen, page

@@ -205,6 +205,7 @@ def test_a_taken_port_is_explained(aws: Endpoint) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1
     assert f"port {aws.port} is taken" in done.stderr
+    assert 'make localstack ARGS="aws --port 0"' in done.stderr
 
 
 def test_a_port_for_many_servers_is_refused() -> None:

@@ -97,8 +97,8 @@ def test_celery_is_not_loaded_before_a_queue_asks_for_it(tmp_path: Path) -> None
 
 
 def test_a_format_that_is_not_installed_is_refused_by_the_settings() -> None:
-    with pytest.raises(ConfigurationError, match="Input should be 'cloudq' or 'celery'") as caught:
+    with pytest.raises(ConfigurationError, match="it must be 'cloudq' or 'celery'") as caught:
         CloudQ("shop", queue_accept={"q": ["amqp"]})
     assert "setting 'queue_accept.q.0'" in str(caught.value)
-    with pytest.raises(ConfigurationError, match="Input should be 'cloudq' or 'celery'"):
+    with pytest.raises(ConfigurationError, match="it must be 'cloudq' or 'celery'"):
         CloudQ("shop", queue_produce={"q": ["celery"]})

@@ -46,6 +46,15 @@ def test_threads_is_one_process_with_tasks_side_by_side(life: Place) -> None:
     assert "1 process x 4 threads, threads" in worker.log()
 
 
+def test_a_second_worker_of_one_name_is_told(life: Place) -> None:
+    first = life.start("--pool", "solo", "-n", "same")
+    until(lambda: life.app.control.heartbeats.of("same") is not None, what="it is seen")
+    second = life.start("--pool", "solo", "-n", "same")
+    until(lambda: "a worker named same was seen" in second.log(), what="it is warned")
+    assert "1 process x 1 thread, solo" in second.log()
+    assert "a worker named" not in first.log()
+
+
 def test_solo_runs_one_after_the_other(life: Place) -> None:
     life.start("--pool", "solo")
     assert len(set(pids(life, "nap", 3, "x", 0.1))) == 1

@@ -19,7 +19,7 @@ from cloudq.cli.cost_output import (
     show_plan,
     show_prices,
 )
-from cloudq.cli.options import JsonOption, Target, common, refuse_memory, refuse_missing
+from cloudq.cli.options import JsonOption, Target, common, refuse_memory
 from cloudq.cli.output import note
 from cloudq.errors import CloudQError, ConfigurationError
 from cloudq.monitoring.costs.plan import Plan, measured, parts, tasks_a_day
@@ -174,7 +174,6 @@ def _show_counted(
 ) -> None:
     """Show what workers have counted."""
     refuse_memory(app)
-    refuse_missing(app.conf.backend_url)
     shown = Shown(tariffs=known.tariffs, own=known.own, urls=_urls(app))
     found = costs(app, day=since is Since.DAY, prices=known, plan=plan)
     made, times = found.bill, (found.start, found.end)

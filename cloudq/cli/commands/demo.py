@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloudq.amounts import counted
 from cloudq.app import CloudQ
 from cloudq.cli.commands.result import outcome
 from cloudq.cli.demo.progress import view
@@ -176,7 +177,8 @@ def _stoppable() -> Generator[None]:
 
 def _introduce(app: CloudQ, files: int, processes: int, threads: int) -> None:
     say(f"{files:,} files, one task each, on {app.conf.broker}")
-    say(f"one worker: {processes} processes with {threads} threads each")
+    each = f" with {counted(threads, 'thread')} each"
+    say(f"one worker: {counted(processes, 'process', 'processes')}{each}")
 
 
 def _report(app: CloudQ, done: Done, target: Target, where: Path) -> None:
@@ -193,8 +195,9 @@ def _report(app: CloudQ, done: Done, target: Target, where: Path) -> None:
             ("words", f"{total.words:,}"),
             ("called most", "  ".join(f"{name} {count:,}" for name, count in top)),
             ("tasks", f"{len(done.records):,}" + (f", {failed} failed" if failed else "")),
-            ("retries", f"{sum(record.retries for record in done.records)}"),
-            ("speed", f"{len(ran) / span:,.0f} tasks/s, {done.seconds:.1f} s in total"),
+            ("one call", f"{1000 * done.round_trip:.1f} ms from `delay` to its value (median)"),
+            ("a retry", f"failed {counted(_retries(done), 'time')}, then succeeded"),
+            ("together", f"{len(ran) / span:,.0f} files read and indexed a second"),
             ("results", app.conf.backend_url),
             ("worker's log", where / "worker.log"),
         )
@@ -210,6 +213,11 @@ def _report(app: CloudQ, done: Done, target: Target, where: Path) -> None:
     ):
         say(f"  # {remark}", style="dim")
         say(f"  {_paste(*command)}")
+
+
+def _retries(done: Done) -> int:
+    """Count the retries of all tasks of the job."""
+    return sum(record.retries for record in done.records)
 
 
 def _urls(target: Target) -> list[str]:

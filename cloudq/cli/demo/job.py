@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from cloudq.amounts import counted
@@ -22,6 +23,7 @@ _CHUNK = 100
 # Results fetched per poll, and the pause between polls.
 _WINDOW, _PAUSE = 300, 0.1
 _STUCK = 60.0
+_TRIPS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,7 @@ class Done:
     unsteady: AsyncResult[str]
     summary: AsyncResult[tasks.Index]
     records: list[Record]
+    round_trip: float
     seconds: float
 
 
@@ -51,13 +54,27 @@ def run(files: Sequence[str], worker: LocalWorker, progress: ProgressView) -> Do
     records += _wait(sums, worker, progress)
     summary = tasks.summarize.delay([each.get() for each in sums])
     records += _wait([summary], worker, progress, before=len(sums))
+    progress.step("calls, one after the other", _TRIPS)
+    round_trip = _round_trip(progress)
     return Done(
         files=indexed,
         unsteady=unsteady,
         summary=summary,
         records=records,
+        round_trip=round_trip,
         seconds=time.monotonic() - started,
     )
+
+
+def _round_trip(progress: ProgressView) -> float:
+    """Return the median time in seconds from a call to its value, of calls one after the other."""
+    taken: list[float] = []
+    for number in range(_TRIPS):
+        began = time.monotonic()
+        tasks.unsteady.delay(0).get(timeout=_STUCK)
+        taken.append(time.monotonic() - began)
+        progress.show(number + 1, 0, 0.0)
+    return median(taken)
 
 
 def _wait(

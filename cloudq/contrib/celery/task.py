@@ -85,4 +85,5 @@ def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -
     """Make a function a task of every app; see `cloudq.shared_task`."""
     if function is not None:
         return shared.shared_task(function)
-    return shared.shared_task(**task_options(options, of="@shared_task", warned=set()))
+    made: Any = shared.shared_task
+    return made(**task_options(options, of="@shared_task", warned=set()))

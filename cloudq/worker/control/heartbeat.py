@@ -83,6 +83,7 @@ class HeartbeatSender:
             self._every = min(self._every, _UNBILLED)
         heartbeats = Heartbeats(backend)
         backoff = Backoff(2 * self._every, _LONGEST_PAUSE, jitter=_JITTER)
+        self._look_for_namesake(heartbeats)
         while True:
             try:
                 self._beat(heartbeats, backend)
@@ -107,6 +108,23 @@ class HeartbeatSender:
         lively = time.monotonic() < self._lively_until
         pause = min(_LIVELY, self._every) if lively else self._every
         return pause * random.uniform(1.0 - _JITTER, 1.0)
+
+    def _look_for_namesake(self, heartbeats: Heartbeats) -> None:
+        """Warn of a live worker of the same name: the two share one item of the store."""
+        own = self._heartbeat_of(self._every)
+        now = time.time()
+        try:
+            other = heartbeats.of(own.hostname)
+        except BackendError:
+            return  # the first beat tells of it
+        if other is not None and other.alive(now) and other.pid != own.pid:
+            log.warning(
+                "a worker named %s was seen %.0f s ago (pid %d): if it still runs, `status` shows "
+                "and commands reach only one of the two; -n NAME names this one",
+                own.hostname,
+                max(0.0, now - other.seen),
+                other.pid,
+            )
 
     def _beat(self, heartbeats: Heartbeats, backend: Backend) -> None:
         heart = self._heartbeat_of(self._every)

@@ -8,13 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import orjson
 import typer
 
+from cloudq.amounts import span
+from cloudq.cli.arguments import read_words
 from cloudq.cli.options import JsonOption, Target, YesOption, common
 from cloudq.cli.output import emit, local, note, say, table
-from cloudq.errors import ConfigurationError
-from cloudq.text import AsIs
+from cloudq.errors import ConfigurationError, did_you_mean
+from cloudq.text import AsIs, iso_time
 from cloudq_deploy.aws.iam import ROLES, Place, document, schedule_groups, statements, trust
 from cloudq_deploy.aws.iam_deployer import deployer
 from cloudq_deploy.cli.options import (
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 OnlyAws = Annotated[
     Literal["aws"], typer.Argument(metavar="[aws]", help="The cloud: this command is for AWS only.")
 ]
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def _planned(target: Target, **options: object) -> AwsDeployment:
@@ -137,7 +136,7 @@ def logs_command(
     endpoint_url: Endpoint = None,
     json: JsonOption = False,
 ) -> None:
-    """Print the functions' logs."""
+    """Print the functions' logs. --json prints one object per line."""
     from cloudq_deploy.aws.stack import running
 
     made = _planned(target, stack=stack, region=region, profile=profile, endpoint_url=endpoint_url)
@@ -146,16 +145,16 @@ def logs_command(
     start = time.time() - _seconds(since)
     for line in running.lines(aws, chosen, since=start, text=text, follow=follow):
         if json:
-            emit(asdict(line), indent=False)
+            emit(asdict(line) | {"at": iso_time(line.at)}, indent=False)
         else:
             say(f"{local(line.at)} {line.function}: {line.text}")
 
 
 def _seconds(given: str) -> float:
-    try:
-        return float(given[:-1]) * _UNITS[given[-1]]
-    except (ValueError, KeyError, IndexError) as error:
-        raise ConfigurationError(f"--since {given!r}: write it as 90s, 10m, 2h or 3d") from error
+    found = span(given)
+    if found is None:
+        raise ConfigurationError(f"--since {given!r}: write it as 90s, 10m, 2h or 3d")
+    return found
 
 
 def _function(plan: Plan, name: str) -> Function:
@@ -192,18 +191,13 @@ def invoke_command(
     plan, aws = made.plan, made.aws
     function = next((each for each in plan.functions if task in each.tasks), None)
     if function is None:
-        known = ", ".join(name for each in plan.functions for name in each.tasks)
-        raise ConfigurationError(f"task {task!r} is not registered: the app has {known}")
-    answer = running.invoke(aws, function, task, [_value(each) for each in arguments or ()], {})
+        known = [name for each in plan.functions for name in each.tasks]
+        hint = did_you_mean(task, known, otherwise=f"the app has {', '.join(known)}")
+        raise ConfigurationError(f"task {task!r} is not registered: {hint}")
+    args, kwargs = read_words(made.app, task, arguments or ())
+    answer = running.invoke(aws, function, task, args, kwargs)
     emit(AsIs(answer))
     return int(answer.get("state") == "FAILURE")
-
-
-def _value(text: str) -> Any:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
 
 
 # ---- rollback

@@ -8,28 +8,32 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from cloudq.app import CloudQ
 from cloudq.cli.output import confirm, note, say
 from cloudq.errors import ConfigurationError
 from cloudq_deploy.aws import costs, terraform
 from cloudq_deploy.aws.image import write_dockerfile
-from cloudq_deploy.aws.options import AwsOptions, read_aws_options
+from cloudq_deploy.aws.options import AwsOptions, own_architecture, read_aws_options
 from cloudq_deploy.aws.package import LAYOUT, LIMIT
 from cloudq_deploy.aws.plan import Plan
 from cloudq_deploy.aws.planner import plan_of
+from cloudq_deploy.aws.remembered import again, metadata
 from cloudq_deploy.aws.render import cloudformation, sam
 from cloudq_deploy.aws.stack.access import Aws, DeployError
-from cloudq_deploy.aws.stack.apply import Code, apply, roll_back
+from cloudq_deploy.aws.stack.apply import Code, apply, check_first, roll_back
 from cloudq_deploy.aws.stack.bucket import Bucket
-from cloudq_deploy.aws.stack.destroy import destroy
-from cloudq_deploy.aws.stack.state import StackState, check_ours, look
+from cloudq_deploy.aws.stack.destroy import destroy, destroy_left
+from cloudq_deploy.aws.stack.leftovers import left_over
+from cloudq_deploy.aws.stack.state import StackState, check_ours, look, template_of
 from cloudq_deploy.aws.summary import summary
 from cloudq_deploy.aws.terminal import CommandLine
 from cloudq_deploy.bundle.archive import Limit, Package
 from cloudq_deploy.bundle.build import build
 from cloudq_deploy.bundle.report import report
 from cloudq_deploy.costs import Assumed, Cost
+from cloudq_deploy.pyproject import own_runtime, read_table
 
 FORMATS: Mapping[str, Callable[[Plan], dict[str, Any]]] = {
     "cloudformation": cloudformation.template,
@@ -63,7 +67,9 @@ def planned(app: CloudQ, entry: str, folder: Path, given: Mapping[str, Any]) -> 
     rest = {name: value for name, value in given.items() if name not in Access.__slots__}
     options = read_aws_options(folder, rest)
     plan = plan_of(app, entry, options, sdk_region=access.sdk_region)
-    return AwsDeployment(plan=plan, options=options, folder=folder, access=access)
+    return AwsDeployment(
+        plan=plan, options=options, folder=folder, access=access, app=app, given=given
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +80,8 @@ class AwsDeployment:
     options: AwsOptions
     folder: Path
     access: Access
+    app: CloudQ
+    given: Mapping[str, Any]
 
     @property
     def stack(self) -> str:
@@ -161,9 +169,29 @@ class AwsDeployment:
 
         Raises `ConfigurationError`, `DeployError`.
         """
-        bucket = self.bucket
-        self.state()
-        terminal = CommandLine(yes=yes, json=json)
+        _ = self.bucket  # the credentials are right
+        state = self.state()
+        if state is not None and not state.review:
+            self._as_before().make(adopt=adopt, yes=yes, json=json)
+            return
+        if not adopt:
+            check_first(self.aws, self.plan)
+        self.make(adopt=adopt, yes=yes, json=json)
+
+    def _as_before(self) -> AwsDeployment:
+        """Return the deployment with the options that the last apply was given, if they stand."""
+        stated = read_table(self.folder)
+        found = again(template_of(self.aws, self.stack), self.given, stated)
+        if not found:
+            return self
+        options = " ".join(f"--{name} {value}" for name, value in found.items())
+        note(f"as the last apply: {options} (give another, or change [tool.cloudq.deploy])")
+        return planned(self.app, self.plan.entry, self.folder, {**self.given, **found})
+
+    def make(self, *, adopt: bool, yes: bool, json: bool) -> None:
+        """Build the code, and make the stack equal to the plan. Raises as `apply`."""
+        self._note_stand_in()
+        bucket, terminal = self.bucket, CommandLine(yes=yes, json=json)
         outputs = apply(
             self.aws,
             self.plan,
@@ -172,10 +200,24 @@ class AwsDeployment:
             bucket=bucket,
             adopt=adopt,
             ignore_drift=self.access.ignore_drift,
+            metadata=metadata(self.given, read_table(self.folder), self.options),
         )
         terminal.outputs(outputs)
         if outputs and not json:
             self._say_how_to_call(outputs.get("Scheduler"))
+
+    def _note_stand_in(self) -> None:
+        """Warn of a stand-in on this machine, which runs functions as this machine can."""
+        host = urlsplit(self.access.endpoint_url or "").hostname
+        here = (own_runtime(), own_architecture())
+        runtime, architecture = self.options.runtime, self.options.architecture
+        if host in ("localhost", "127.0.0.1", "::1") and (runtime, architecture) != here:
+            note(
+                f"{self.access.endpoint_url} is a stand-in: it runs functions with its own Python "
+                f"on this machine ({' '.join(here)}), and packages with compiled parts for "
+                f"{runtime} {architecture} may not load there: --runtime {here[0]} "
+                f"--architecture {here[1]}"
+            )
 
     def _code(self, *, json: bool) -> Code:
         if self.options.package == "zip":
@@ -212,8 +254,9 @@ class AwsDeployment:
         """
         bucket, name = self.bucket, self.plan.stack
         if self.state() is None:
-            raise DeployError(f"there is no stack {name}: nothing was deleted")
-        kept = "Its queues and its table are kept."
+            self._destroy_left(data=data, yes=yes)
+            return
+        kept = "Its queues and table are kept."
         fate = "All its messages and results are deleted too." if data else kept
         confirm(f"Delete stack {name}? {fate}", name, yes=yes)
         group = self.plan.scheduling.one_time_group if self.plan.scheduling else None
@@ -224,4 +267,15 @@ class AwsDeployment:
             say(f"kept {each.physical}")
         say(f"deleted stack {name}")
         if left:
-            note("to delete these too: cloudq deploy apply --adopt, then destroy --data")
+            note("to delete these too: cloudq deploy destroy --data")
+
+    def _destroy_left(self, *, data: bool, yes: bool) -> None:
+        """Delete the queues and the table that the stack has left, after its own end."""
+        name = self.plan.stack
+        left = left_over(self.aws, self.plan) if data else []
+        if not left:
+            raise DeployError(f"there is no stack {name}: nothing was deleted")
+        for each in left:
+            say(f"left by stack {name}: {each.physical}")
+        confirm("Delete these, with all their messages and results?", name, yes=yes)
+        destroy_left(self.aws, left, CommandLine(yes=True))

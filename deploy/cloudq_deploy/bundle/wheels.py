@@ -57,7 +57,8 @@ def explain(output: str, pins: Pins, platform: Platform) -> str:
     if named and _NO_WHEEL.search(flat):
         return (
             f"no wheel of {named[0]} for {platform.wheels} and Python {platform.python}: choose a "
-            "version that has one, another --architecture or --runtime, or --package image; "
+            'version that has one, another --architecture or --runtime, or package = "image" in '
+            "[tool.cloudq.deploy]; "
             f"uv says: {flat}"
         )
     return f"the dependencies cannot be installed: {flat}"

@@ -18,6 +18,7 @@ from cloudq_deploy.cli.options import (
     Region,
     Runtime,
     Stack,
+    note_environment,
     planned,
 )
 
@@ -59,6 +60,7 @@ def apply_command(
         architecture=architecture,
         ignore_drift=ignore_drift,
     )
+    note_environment(cloud)
     deployment.apply(adopt=adopt, yes=yes, json=json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,9 @@ import typer
 
 from cloudq.app import CloudQ
 from cloudq.cli.options import Target
+from cloudq.cli.output import note
 from cloudq.errors import ConfigurationError
+from cloudq.text import masked_url
 from cloudq_deploy.deployment import CloudName, Deployment, planner
 
 Cloud = Annotated[CloudName, typer.Argument(metavar="[aws|google|azure]", help="The cloud.")]
@@ -60,6 +63,17 @@ def planned(
         given["endpoint_url"] = endpoint_url
     app, entry = loaded(target)
     return planner(cloud)(app, entry, Path.cwd(), given)
+
+
+def note_environment(cloud: CloudName) -> None:
+    """Say which variables name the queues and the table: they may be left from something else."""
+    heeded = [
+        f"{name}={masked_url(os.environ[name])}"
+        for name in ("CLOUDQ_BROKER", "CLOUDQ_BACKEND")
+        if os.environ.get(name)
+    ]
+    if heeded and cloud == "aws":
+        note(f"queues and table are named by {' and '.join(heeded)}: unset it for the stack's own")
 
 
 def given_options(cloud: CloudName, options: dict[str, object]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from cloudq_deploy.cli.options import (
     Region,
     Runtime,
     Stack,
+    note_environment,
     planned,
 )
 from cloudq_deploy.costs import Assumed, Cost, total
@@ -70,6 +71,7 @@ def plan_command(
         items.append((f"a million tasks of {name}", "together", f"{total(costs):.2f}"))
     table(("COSTS", "OF", "USD"), items, empty="no costs")
     note(f"assumed: {assumptions}")
+    note_environment(cloud)
 
 
 def _costs_json(

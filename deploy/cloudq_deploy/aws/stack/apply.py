@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from botocore.exceptions import ClientError
 
@@ -18,7 +18,7 @@ from cloudq_deploy.aws.stack.adopt import adoptable, importing
 from cloudq_deploy.aws.stack.bucket import Bucket, Release
 from cloudq_deploy.aws.stack.changes import ChangeSet, Proposal, discard, propose
 from cloudq_deploy.aws.stack.drift import Drift, drift
-from cloudq_deploy.aws.stack.foreign import check_free
+from cloudq_deploy.aws.stack.foreign import check_free, check_names
 from cloudq_deploy.aws.stack.state import StackState, check_ours, check_ready, look
 from cloudq_deploy.aws.stack.watch import Event, follow, seen
 
@@ -60,15 +60,18 @@ def apply(
     bucket: Bucket,
     adopt: bool = False,
     ignore_drift: bool = False,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Mapping[str, str] | None:
     """Make the stack equal to the plan; returns its outputs, or None if the answer was no.
+
+    `metadata` is kept in the stack's template.
 
     Raises `DeployError`: before anything is changed, or after a failure and its rollback.
     """
     parameters = {"CodeBucket": bucket.name, "CodeKey": bucket.code_key(code.digest)}
     if code.image:
         parameters = {"ImageUri": code.image}
-    made = template(plan, code.digest)
+    made = template(plan, code.digest) | dict(metadata or {})
     # A rollback needs the parameters as well as the template.
     proposal = Proposal(stack=plan.stack, template=made, parameters=parameters, tags=plan.tags)
     if adopt and not _adopt(aws, plan, proposal, terminal, bucket):
@@ -79,6 +82,15 @@ def apply(
     return change(
         aws, plan.app, proposal, terminal, bucket=bucket, upload=upload, ignore_drift=ignore_drift
     )
+
+
+def check_first(aws: Aws, plan: Plan) -> None:
+    """Raise `DeployError` if the first apply of a stack would meet what somebody else owns.
+
+    It is checked again before the change: this is for what is known before the code is built.
+    """
+    made = template(plan, "")
+    check_names(aws, made["Resources"], made)
 
 
 def _adopt(aws: Aws, plan: Plan, proposal: Proposal, terminal: Terminal, bucket: Bucket) -> bool:
@@ -113,7 +125,7 @@ def roll_back(
             f"stack {stack} has no earlier release to go back to: nothing was changed"
         )
     earlier: Release = bucket.release(releases[1])
-    terminal.note(f"going back to the release of {earlier.at}")
+    terminal.note(f"the release of {earlier.at} would be in force again:")
     proposal = Proposal(
         stack=stack, template=earlier.template, parameters=earlier.parameters, tags=tags
     )

@@ -51,7 +51,7 @@ def destroy(
             terminal.note(
                 f"interrupted: AWS goes on deleting stack {stack}, and keeps its queues, its table "
                 "and its code. `cloudq deploy status` shows when the stack is gone; to delete the "
-                "rest, apply with --adopt and destroy with --data"
+                "rest then, run `cloudq deploy destroy --data`"
             )
             raise
         if status != "DELETE_COMPLETE":
@@ -61,13 +61,18 @@ def destroy(
                 "the resources that are left"
             )
     if data:
-        for each in kept:
-            _delete(aws, each)
-            terminal.note(f"deleted {each.physical}")
+        destroy_left(aws, kept, terminal)
         if one_time_group is not None and _deleted_group(aws, one_time_group):
             terminal.note(f"deleted {one_time_group}")
     bucket.clear()
     return [] if data else [each for each in kept if _is_there(aws, each)]
+
+
+def destroy_left(aws: Aws, left: Sequence[Resource], terminal: Terminal) -> None:
+    """Delete the queues and tables that a deleted stack has left. Raises `DeployError`."""
+    for each in left:
+        _delete(aws, each)
+        terminal.note(f"deleted {each.physical}")
 
 
 def _deleted_group(aws: Aws, group: str) -> bool:

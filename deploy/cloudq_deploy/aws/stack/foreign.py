@@ -55,20 +55,26 @@ def _look(aws: Aws, kind: str, name: str) -> None:
 
 def check_free(aws: Aws, changes: Iterable[Change], template: Mapping[str, Any]) -> None:
     """Raise `DeployError` if a resource to be added exists, because somebody else owns it."""
-    for change in changes:
-        if change.action != "Add" or change.kind not in _KINDS:
+    check_names(aws, [change.name for change in changes if change.action == "Add"], template)
+
+
+def check_names(aws: Aws, names: Iterable[str], template: Mapping[str, Any]) -> None:
+    """Raise `DeployError` if one of these resources of a template exists already."""
+    for resource in names:
+        kind = template["Resources"][resource]["Type"]
+        if kind not in _KINDS:
             continue
-        own: dict[str, Any] = template["Resources"][change.name]["Properties"]
+        own: dict[str, Any] = template["Resources"][resource]["Properties"]
         name = next(own[key] for key in own if key in _NAMES)
         with asking(f"look for {name}"):
             try:
-                _look(aws, change.kind, name)
+                _look(aws, kind, name)
             except ClientError as error:
                 if code_of(error) in _ABSENT:
                     continue
                 raise
         raise DeployError(
-            f"{_KINDS[change.kind]} {name} exists already and is not part of this stack: "
-            f"{_ADVICE.get(change.kind, '')}choose other names (--stack, or prefix= of the "
+            f"{_KINDS[kind]} {name} exists already and is not part of this stack: "
+            f"{_ADVICE.get(kind, '')}choose other names (--stack, or prefix= of the "
             "broker's URL); nothing was changed"
         )
