@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -88,6 +88,10 @@ class Chrome:
                         element.click()
                         return True
                 except StaleElementReferenceException:  # the page has renewed itself
+                    return False
+                except WebDriverException as error:
+                    if "does not belong to the document" not in str(error):
+                        raise
                     return False
             return False
 

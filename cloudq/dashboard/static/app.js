@@ -61,10 +61,20 @@
     stream.addEventListener("over", () => { close(); tell("Signed out", "off"); });
     stream.addEventListener("error", () => tell("No connection: trying again", "off"));
   }
+  // What is pressed stays until it is let go: else the click would be lost.
+  let pressed = false, waiting = null;
+  document.addEventListener("pointerdown", () => { pressed = true; });
+  for (const name of ["pointerup", "pointercancel"]) {
+    document.addEventListener(name, () => setTimeout(() => {
+      pressed = false;
+      if (waiting !== null) swap(waiting);
+    }));
+  }
   const alarms = (live) => all(".tile.alarm", live).map((each) => each.innerText.replace(/\s+/g, " ").trim()).join(", ");
   function swap(html) {
     const live = one("[data-live]");
-    if (!live) return;
+    waiting = pressed ? html : null;
+    if (!live || pressed) return;
     const before = alarms(live);
     const held = document.activeElement, inside = held && live.contains(held);
     const at = inside ? held.getAttribute("href") : null;
