@@ -42,6 +42,8 @@ def test_it_indexes_retries_sums_and_says_what_to_type_next(command, files, demo
         "lines         10",
         "words         15",
         "a retry       failed 2 times",
+        "a chord       100 squares, and then their sum: 328,350",
+        "a kill        a process was killed amid 16 tasks: none was lost",
     ):
         assert line in ran.out
     assert "called most   call 10" in ran.out

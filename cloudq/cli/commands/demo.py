@@ -183,7 +183,8 @@ def _introduce(app: CloudQ, files: int, processes: int, threads: int) -> None:
 
 def _report(app: CloudQ, done: Done, target: Target, where: Path) -> None:
     total = done.summary.get()
-    ran = [r for r in done.records if r.started_at and r.finished_at]
+    members, survivors = counted(done.members, "square"), counted(done.survivors, "task")
+    ran = [r for each in done.files if (r := each.final) and r.started_at and r.finished_at]
     span = max(r.finished_at or 0 for r in ran) - min(r.started_at or 0 for r in ran)
     failed = sum(record.state != State.SUCCESS for record in done.records)
     top = Counter(total.called).most_common(8)
@@ -197,6 +198,11 @@ def _report(app: CloudQ, done: Done, target: Target, where: Path) -> None:
             ("tasks", f"{len(done.records):,}" + (f", {failed} failed" if failed else "")),
             ("one call", f"{1000 * done.round_trip:.1f} ms from `delay` to its value (median)"),
             ("a retry", f"failed {counted(_retries(done), 'time')}, then succeeded"),
+            ("a chord", f"{members}, and then their sum: {done.squares:,}"),
+            (
+                "a kill",
+                f"a process was killed amid {survivors}: none was lost",
+            ),
             ("together", f"{len(ran) / span:,.0f} files read and indexed a second"),
             ("results", app.conf.backend_url),
             ("worker's log", where / "worker.log"),

@@ -16,6 +16,7 @@ from cloudq.cli.demo.worker import LocalWorker
 from cloudq.errors import CloudQError
 from cloudq.results.record import Record
 from cloudq.results.result import AsyncResult
+from cloudq.tasks.signature import chord
 
 _FAILURES = 2
 # Indexes in one call of `summarize`: a message of some 150 kB.
@@ -24,6 +25,7 @@ _CHUNK = 100
 _WINDOW, _PAUSE = 300, 0.1
 _STUCK = 60.0
 _TRIPS = 50
+_MEMBERS, _AMID = 100, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,9 @@ class Done:
 
     files: list[AsyncResult[tasks.Index]]
     unsteady: AsyncResult[str]
+    members: int
+    squares: int
+    survivors: int
     summary: AsyncResult[tasks.Index]
     records: list[Record]
     round_trip: float
@@ -54,11 +59,21 @@ def run(files: Sequence[str], worker: LocalWorker, progress: ProgressView) -> Do
     records += _wait(sums, worker, progress)
     summary = tasks.summarize.delay([each.get() for each in sums])
     records += _wait([summary], worker, progress, before=len(sums))
+    progress.step("a chord", 1)
+    members = [tasks.square.s(number) for number in range(_MEMBERS)]
+    summed = chord(members, tasks.total.s()).delay()
+    records += _wait([summed], worker, progress)
+    progress.step("a process is killed amid its tasks", _AMID)
+    survivors = app.publish([tasks.deadly.prepare(number) for number in range(_AMID)])
+    records += _wait(survivors, worker, progress)
     progress.step("calls, one after the other", _TRIPS)
     round_trip = _round_trip(progress)
     return Done(
         files=indexed,
         unsteady=unsteady,
+        members=_MEMBERS,
+        squares=summed.get(),
+        survivors=sum(result.successful() for result in survivors),
         summary=summary,
         records=records,
         round_trip=round_trip,

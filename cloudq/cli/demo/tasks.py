@@ -1,9 +1,12 @@
-"""Tasks that index text files, one per file, and a task that adds up the indexes."""
+"""Tasks that index text files and add up the indexes, and tasks that fail or kill their process."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import signal
+import time
 from collections import Counter
 from dataclasses import dataclass
 from keyword import kwlist
@@ -66,3 +69,24 @@ def unsteady(self: Task[..., str], failures: int) -> str:
     if self.request.retries < failures:
         raise ConnectionError(f"down at try {self.request.retries + 1}")
     return f"up at try {self.request.retries + 1}"
+
+
+@app.task
+def square(number: int) -> int:
+    """Square a number: one of the members of a chord."""
+    return number * number
+
+
+@app.task
+def total(numbers: list[int]) -> int:
+    """Add up the members' values: the body of a chord."""
+    return sum(numbers)
+
+
+@app.task(bind=True)
+def deadly(self: Task[..., int], number: int) -> int:
+    """Return the number; at its first delivery 0 kills its process, as a lack of memory does."""
+    time.sleep(0.2)
+    if number == 0 and self.request.attempts == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
