@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from cloudq import amounts
 from cloudq.app import CloudQ
 from cloudq.cli.messages import list_messages
 from cloudq.cli.output import complain, emit, note, say, since, table
@@ -27,7 +28,7 @@ def counted(letters: list[Seen], found: DeadSearch) -> str:
     """Count the letters chosen, of those that match if they are more."""
     if len(letters) < found.matched:
         return f"{len(letters):,} of {found.matched:,} dead letters"
-    return f"{len(letters):,} dead letters"
+    return amounts.counted(len(letters), "dead letter")
 
 
 def show_queues(app: CloudQ, *, json: bool) -> None:
@@ -119,7 +120,7 @@ def tell_done(verb: str, done: DeadDone, found: DeadSearch, *, json: bool) -> in
     if json:
         emit(asdict(done) | _scope(found))
         return 1 if done.failed else 0
-    say(f"{done.done} dead letters {verb}")
+    say(f"{amounts.counted(done.done, 'dead letter')} {verb}")
     for failed in done.failed:
         complain(f"{failed.id}: {failed.reason}", kind="not done")
     tell_incomplete(found)

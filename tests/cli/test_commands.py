@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def test_a_call_is_sent_run_and_its_result_read(command, worker):
     id = sent.json["id"]
     read = command("result", *APP, id, "--wait", "60", "--json")
     assert (read.code, read.json["state"], read.json["value"]) == (0, "SUCCESS", 5)
+    assert re.fullmatch(r"[0-9-]{10}T[0-9:.]{12}\+00:00", read.json["finished_at"])
     shown = command("result", id, "-b", "sqlite:///shop.db")
     assert "shop.add" in shown.out
     assert "value     5" in shown.out
@@ -58,7 +60,7 @@ def test_a_failed_call_is_told_and_its_letter_sent_again(command, worker):
     assert "no [stock]" in command("dead", "show", *APP, "default", id).out
     assert "nothing was done" in command("dead", "redrive", *APP, "default", id, "--dry-run").err
     assert command("dead", "redrive", *APP, "default", id, "--yes").out == (
-        "1 dead letters sent again\n"
+        "1 dead letter sent again\n"
     )
     trace = command("result", *APP, id, "--traceback").out
     assert "Traceback (most recent call last)" in trace
@@ -207,7 +209,7 @@ def test_queues_are_made_listed_and_purged(command):
     assert listed[1].split()[:2] == ["ab", "0"]
     command("call", "any", "--force", "-Q", "b", "-b", "sqlite:///q.db")
     purged = command("queues", "purge", "b", "-b", "sqlite:///q.db", "--yes")
-    assert purged.out == "deleted 1 messages in 'b'\n"
+    assert purged.out == "deleted 1 message in 'b'\n"
 
 
 def test_a_purge_asks_at_a_terminal(project):
@@ -241,9 +243,9 @@ def test_dead_letters_are_chosen_by_task_and_deleted(command, project, monkeypat
     found = command("dead", "list", *APP, "default", "--task", "one.*", "--json").json
     assert [letter["message"]["task"] for letter in found] == ["one.task"]
     deleted = command("dead", "delete", *APP, "default", "--task", "one.*", "--yes")
-    assert deleted.out == "1 dead letters deleted\n"
+    assert deleted.out == "1 dead letter deleted\n"
     purged = command("dead", "purge", *APP, "default", "--yes")
-    assert purged.out == "deleted 1 dead letters of 'default'\n"
+    assert purged.out == "deleted 1 dead letter of 'default'\n"
 
 
 def test_brokers_and_their_limits_are_listed(command):

@@ -68,7 +68,7 @@ def test_a_redrive_by_a_filter_counts_first(command: Run, history: CloudQ) -> No
     dry = command("dead", "redrive", *APP, "--error", "no", "--dry-run")
     assert (dry.code, "2 dead letters chosen, nothing was done" in dry.err) == (0, True)
     ran = command("dead", "redrive", *APP, "--error", "no", "--limit", "1", "--rate", "5", "--yes")
-    assert ran.out == "1 dead letters sent again\n"
+    assert ran.out == "1 dead letter sent again\n"
     edit = ("--edit", '{"what": "new"}')
     done = command("dead", "redrive", *APP, "--error", "no", *edit, "--yes", "--json").json
     assert (done["done"], done["failed"]) == (1, [])
@@ -114,7 +114,7 @@ def test_a_task_is_shown_with_its_times(command: Run, history: CloudQ) -> None:
 def test_failed_tasks_run_again_by_a_filter_and_one_by_one(command: Run, history: CloudQ) -> None:
     dry = command("tasks", "retry", *APP, "--error", "no", "--dry-run")
     assert (dry.code, "2 tasks chosen, nothing was done" in dry.err) == (0, True)
-    assert command("tasks", "retry", *APP, "--error", "luck", "--yes").out == "1 tasks run again\n"
+    assert command("tasks", "retry", *APP, "--error", "luck", "--yes").out == "1 task run again\n"
     again = command("tasks", "retry", *APP, "--error", "luck", "--yes")
     assert (again.code, "sent again, or deleted" in again.err) == (1, True)
     [one] = command("tasks", "list", *APP, "--error", "stock", "--json").json

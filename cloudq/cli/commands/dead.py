@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cloudq import amounts
 from cloudq.app import CloudQ
 from cloudq.cli.commands.queues import tell_purged
 from cloudq.cli.dead_options import (
@@ -221,13 +222,17 @@ def purge(
     require_file(app)
     with app:
         before = queues.look(app, queue)
-        count = "the" if before.dead is None else str(before.dead)
-        confirm(f"Delete {count} dead letters of {queue!r} permanently?", queue, yes=yes)
+        count = (
+            "all dead letters"
+            if before.dead is None
+            else amounts.counted(before.dead, "dead letter")
+        )
+        confirm(f"Delete {count} of {queue!r} permanently?", queue, yes=yes)
         done = dead_actions.purge(app, queue, by=local_actor())
     if json:
         emit(asdict(done))
         return
-    tell_purged(done, f"dead letters of {queue!r}")
+    tell_purged(done, "dead letter", f"of {queue!r}")
 
 
 @cli.command()

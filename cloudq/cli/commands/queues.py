@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cloudq.amounts import counted
 from cloudq.app import CloudQ
 from cloudq.app.near import near_queue
 from cloudq.broker.deliveries import queue_deliveries
@@ -174,26 +175,26 @@ def purge(
     if json:
         emit(asdict(done))
         return
-    tell_purged(done, f"messages in {queue!r}")
+    tell_purged(done, "message", f"in {queue!r}")
     if done.delayed:
         say(f"deleted {done.delayed} delayed messages of {queue!r} in {app.conf.backend_url}")
 
 
-def tell_purged(done: PurgeDone, what: str) -> None:
-    """Print the outcome of a purge."""
-    count = "all" if done.deleted is None else str(done.deleted)
+def tell_purged(done: PurgeDone, noun: str, where: str) -> None:
+    """Print the outcome of a purge of what the noun says, say of messages in a queue."""
+    count = f"all {noun}s" if done.deleted is None else counted(done.deleted, noun)
     if not done.settles:
-        say(f"deleted {count} {what}")
+        say(f"deleted {count} {where}")
         return
     about = "" if done.deleted is None else "about "
-    say(f"deleting {about}{count} {what}: this takes up to {done.settles:g} s")
+    say(f"deleting {about}{count} {where}: this takes up to {done.settles:g} s")
     note("messages that run or arrive meanwhile are deleted too")
 
 
 def _held(row: QueueRow) -> str:
     known = sum(count or 0 for count in (row.ready, row.delayed, row.running))
     runs = f", {row.running} of which run now" if row.running else ""
-    return f"{'' if row.exact else 'about '}{known} messages in {row.queue!r}{runs}"
+    return f"{'' if row.exact else 'about '}{counted(known, 'message')} in {row.queue!r}{runs}"
 
 
 @cli.command()
@@ -210,7 +211,7 @@ def delete(
     with app:
         rows = [operations.queue(app, queue) for queue in dict.fromkeys(queues)]
         for row in rows:
-            dead = f" and {row.dead} dead letters" if row.dead else ""
+            dead = f" and {counted(row.dead, 'dead letter')}" if row.dead else ""
             question = f"Delete the queue {row.queue!r} on {app.conf.broker}, with {_held(row)}"
             confirm(f"{question}{dead}?", row.queue, yes=yes)
             operations.delete(app, row.queue, by=local_actor())

@@ -15,7 +15,7 @@ from cloudq.cli.output import complain, duration, emit, fields, local, say, say_
 from cloudq.errors import ConfigurationError, ResultTimeout
 from cloudq.results.record import Record, State
 from cloudq.results.result import AsyncResult, wait_for
-from cloudq.text import AsIs
+from cloudq.text import AsIs, iso_time
 
 # A number or a time after a --wait, right or wrong, and no id: 5, 2.5, 10m, 5x, inf.
 _VALUE = re.compile(r"[0-9.][\w.]{0,11}|inf|nan")
@@ -94,8 +94,8 @@ def as_json(record: Record) -> dict[str, object]:
         "retries": record.retries,
         "queue": record.queue,
         "worker": record.worker,
-        "started_at": record.started_at,
-        "finished_at": record.finished_at,
+        "started_at": iso_time(record.started_at),
+        "finished_at": iso_time(record.finished_at),
         "revoked": record.revoked,
     }
 

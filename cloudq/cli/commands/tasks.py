@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from cloudq.amounts import counted
 from cloudq.app import CloudQ
 from cloudq.cli.commands.result import as_json
 from cloudq.cli.edits import edit_of
@@ -170,7 +171,7 @@ def retry(
         events = task_actions.distinct(found.rows)
         if dry_run or not events:
             return _dry(events, found, json=json)
-        confirm(f"Run {len(events):,} tasks again?", "retry", yes=yes)
+        confirm(f"Run {counted(len(events), 'task')} again?", "retry", yes=yes)
         done = task_actions.retry(app, chosen, by=local_actor(), most=most, found=found)
     return _tell(done, json=json)
 
@@ -308,7 +309,7 @@ def _dry(events: Sequence[Event], found: TaskSearch, *, json: bool) -> int:
     if len(events) > 20:
         note(f"the first 20 of {len(events):,}")
     tell_scope(found)
-    note(f"dry run: {len(events):,} tasks chosen, nothing was done")
+    note(f"dry run: {counted(len(events), 'task')} chosen, nothing was done")
     return 0
 
 
@@ -316,7 +317,7 @@ def _tell(done: RetryDone, *, json: bool) -> int:
     if json:
         emit({"again": list(map(asdict, done.again)), "failed": list(map(asdict, done.failed))})
         return 1 if done.failed else 0
-    say(f"{len(done.again):,} tasks run again")
+    say(f"{counted(len(done.again), 'task')} run again")
     for failed in done.failed:
         complain(f"{failed.task} {failed.id}: {failed.reason}", kind="not run")
     return 1 if done.failed else 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from cloudq.amounts import counted
 from cloudq.app import CloudQ
 from cloudq.dashboard.actions.edits import changes, edit_of
 from cloudq.dashboard.actions.plan import Action, Done, Plan, Told
@@ -151,9 +152,10 @@ def _purge(app: CloudQ, visit: Visit) -> Plan:
 
 def _purged(app: CloudQ, name: str, by: Actor, progress: Told) -> Done:
     done = queues.purge(app, name, by=by)
-    count = "all" if done.deleted is None else f"{done.deleted + done.delayed:,}"
+    known = None if done.deleted is None else done.deleted + done.delayed
+    count = "all messages" if known is None else counted(known, "message")
     later = f"; this takes up to {done.settles:g} s" if done.settles else ""
-    return Done(text=f"Deleted {count} messages of {name}{later}")
+    return Done(text=f"Deleted {count} of {name}{later}")
 
 
 def _pause(app: CloudQ, visit: Visit) -> Plan:
