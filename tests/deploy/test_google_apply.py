@@ -164,7 +164,7 @@ def test_what_is_of_others_is_refused_or_adopted(stack: Stack) -> None:
     ours = f"cloudq-app=shop, cloudq-stack={stack.name}"
     assert updates[subscription]["labels"] == ("", ours)
     assert "ack deadline" in updates[subscription]
-    with pytest.raises(ServiceError, match=r"labels is not a known .*2 of 3 changes were made"):
+    with pytest.raises(ServiceError, match=r"labels is not a known .*2 of 3 changes made"):
         stack.apply(plan, adopt=True)
     labelled = {"cloudq-app": "shop", "cloudq-stack": "other"}
     stack.requests.publisher.create_topic(request={"name": f"{topic}c", "labels": labelled})

@@ -147,6 +147,9 @@ def client(aws: Endpoint, service: str) -> Any:
 
 def test_the_whole_loop(laptop: Laptop, guarded_aws: Endpoint) -> None:
     aws = guarded_aws
+    # Without an answer nothing is made, and what was proposed is taken back.
+    assert "nothing was changed" in laptop.deploy("apply", "aws", code=2)
+    assert leftovers(aws) == {}
     first = laptop.deploy("apply", "aws", "--yes")
     assert "28 to add" in first
     _export(laptop, first)
@@ -194,7 +197,7 @@ def test_the_whole_loop(laptop: Laptop, guarded_aws: Endpoint) -> None:
     # Data outlives the stack, unless it is told to go.
     kept = laptop.deploy("destroy", "--yes")
     assert kept.count("kept ") == 6
-    assert "exists already and is not part of this stack" in laptop.deploy("apply", "--yes", code=2)
+    assert "exists already and is not part of this stack" in laptop.deploy("apply", "--yes", code=1)
     adopted = laptop.deploy("apply", "--adopt", "--yes")
     assert "6 to take over" in adopted
     assert queue.admin.stats("mail").dead == 1, "its dead letters are still there"
@@ -280,7 +283,7 @@ def drifting(laptop: Laptop, aws: Endpoint) -> None:
     url = sqs.get_queue_url(QueueName="shop-mail")["QueueUrl"]
     sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": "30"})
     assert "VisibilityTimeout is 30" in laptop.deploy("status", "--drift")
-    refusal = laptop.deploy("apply", "--yes", code=2)
+    refusal = laptop.deploy("apply", "--yes", code=1)
     assert "was changed by hand: MailQueue.VisibilityTimeout is 30" in refusal
     sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": "180"})
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cloudq import BackendError, CloudQ, DecodeError, State
-from cloudq.driver import Code, Delivery, Item, Outgoing
+from cloudq.driver import Code, Delivery, Item, Outgoing, StoreLimits
 from cloudq.execution.commit import commit
 from cloudq.execution.interrupt import Alarm, Alarms
 from cloudq.execution.outcomes import Outcomes
@@ -27,6 +27,9 @@ from cloudq.testing import drain
 from tests.servers import unique
 from tests.support.bench import Bench
 from tests.support.faults import Outage
+
+# The limits of a store that bills requests: each end that is recorded is an event.
+BILLED = StoreLimits(put=25, get=100, item=1 << 10)
 
 
 @pytest.fixture
@@ -334,7 +337,7 @@ def test_an_event_that_cannot_be_made_stops_no_outcome(monkeypatch: pytest.Monke
     with Bench(task_events="final") as app:
         app.task(name="t")(_nothing)
         backend = app.results
-        history: Any = app.runtime._history(is_free=False)  # pyright: ignore[reportPrivateUsage]
+        history: Any = app.runtime._history(BILLED)  # pyright: ignore[reportPrivateUsage]
         backend.history = history
         done = pairs(app, "a", "bad")
         items: Callable[..., list[Item]] = history.items
