@@ -29,6 +29,8 @@ _PUBLIC = ("/static/", "/healthz")
 _OWN = frozenset({"/login", "/logout", "/theme"})
 THEME = "cloudq_theme"
 _FORM = "application/x-www-form-urlencoded"
+# Who comes through a proxy on this machine may come from anywhere.
+_OF_PROXIES = ("x-forwarded-for", "forwarded", "x-real-ip", "via")
 
 SECURITY: Mapping[str, str] = {
     "content-security-policy": (
@@ -164,7 +166,7 @@ class Gate:
     def _user(self, headers: Headers, peer: str, session: Session | None, path: str) -> User | None:
         """Find out who asks; None for nobody that is known. Raises `Refusal`."""
         if self._access.is_open:
-            if not _is_loopback(peer) or "x-forwarded-for" in headers:
+            if not _is_loopback(peer) or any(name in headers for name in _OF_PROXIES):
                 raise Refusal(403, "this dashboard has no user, and is for its own machine alone")
             return self._access.open_user
         by_proxy = self._access.by_proxy(peer, headers)

@@ -422,7 +422,8 @@ def test_an_open_dashboard_serves_its_own_machine_alone(site: Site) -> None:
     for peer in ("10.0.0.9", "testclient", "2001:db8::1"):
         assert Browser(site.asgi(()), peer=peer).client.get("/").status_code == 403
     near = Browser(site.asgi(()))
-    assert near.client.get("/", headers={"x-forwarded-for": "10.0.0.9"}).status_code == 403
+    for proxied in ("x-forwarded-for", "x-real-ip", "forwarded", "via"):
+        assert near.client.get("/", headers={proxied: "10.0.0.9"}).status_code == 403
 
 
 def _proxied(role: str = "operate") -> Access:
