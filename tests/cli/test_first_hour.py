@@ -327,3 +327,14 @@ def test_a_table_breaks_no_word(folder: Path, width: int) -> None:
     assert max(len(line.rstrip()) for line in lines) <= width
     is_table = lines[0].split() == ["ID", "TASK", "TRIES", "REASON"]
     assert is_table == (width > 60)
+
+
+def test_a_result_of_which_nothing_is_recorded_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with CloudQ("shop", broker="sqlite:///cloudq.db") as app:
+        done = app.task(name="twice")(lambda n: 2 * n).delay(4)
+        drain(app)
+    assert main(["result", done.id]) == 0
+    assert main(["result", done.id, "nope"]) == 1
+    assert "nothing is recorded of nope: not finished, or no such task" in capsys.readouterr().err

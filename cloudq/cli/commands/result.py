@@ -55,7 +55,8 @@ def result(
 ) -> int:
     """Show the states and results of tasks.
 
-    --json prints one object per line. With --wait the exit code is 0 only if all succeeded.
+    --json prints one object per line. With --wait the exit code is 0 only if all succeeded;
+    without it, if something is recorded of each.
     """
     check_wait(wait)
     app = target.open()
@@ -76,8 +77,14 @@ def result(
     if timeout is not None:
         complain(str(timeout))
         return 1
-    done = all(record.state == State.SUCCESS for record in records)
-    return 0 if done or wait is None else 1
+    unknown = [id for id in ids if id not in found]
+    if unknown and wait is None:
+        complain(
+            f"nothing is recorded of {', '.join(unknown[:3])}{' ...' if unknown[3:] else ''}: not "
+            "finished, or no such task"
+        )
+        return 1
+    return 0 if all(record.state == State.SUCCESS for record in records) or wait is None else 1
 
 
 def as_json(record: Record) -> dict[str, object]:
