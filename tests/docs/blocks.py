@@ -144,7 +144,8 @@ _LOOSE = (
     (r"(?:\b[A-Z][a-z]{2} )?\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: UTC)?", "TIME"),
     (r"\b\d\d:\d\d:\d\d\b", "CLOCK"),
     (r"\b\d+(?:\.\d+)?(?:ms|s|m|h|d)(?: \d+[a-z])?\b", "SPAN"),
-    (r"\b\d+\b", "N"),
+    (r"\b\d+(?:,\d{3})*\b", "N"),
+    (r"\bN ((?:[a-z]+ )?[a-z]+?)s\b", r"N \1"),  # one message, two messages
     (r"\s+", " "),
 )
 
