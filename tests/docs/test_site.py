@@ -26,7 +26,7 @@ _ASKED = re.compile(
     r"|url\([\"']?(?P<css>[^)\"']+)"
     r"|@import\s+[\"'](?P<imported>[^\"']+)"
 )
-"""What a browser fetches by itself; a link that a reader clicks is none of it."""
+"""Matches the addresses that a browser fetches by itself, and no link that a reader clicks."""
 
 
 def build(place: Path, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
