@@ -97,6 +97,8 @@ class _Traces(logging.Filter):
         if record.exc_info and not record.exc_text:
             try:
                 text = logging.Formatter().formatException(record.exc_info)
+            except (SoftTimeLimitExceeded, TimeLimitExceeded):
+                raise
             except BaseException as error:  # one of the user's that cannot be shown
                 pass_ends(error)
                 text = f"a traceback that cannot be made: {type(error).__name__}"

@@ -135,13 +135,18 @@ def unknown(message: TaskMessage, error: BaseException) -> None:
 
 
 def unmade(id: str, error: BaseException) -> None:
-    """Log that the outcome of a call cannot be made; a handler calls methods of the error."""
+    """Log that the outcome of a call cannot be made."""
+    _log("the outcome of task %s cannot be made", id, error)
+
+
+def _log(text: str, about: object, error: BaseException) -> None:
+    """Log an error of the user's. Whoever shows it calls its methods, which may end a process."""
     try:
-        log.error("the outcome of task %s cannot be made", id, exc_info=error)
+        log.error(text, about, exc_info=error)
     except Died:
         raise
     except BaseException:
-        log.error("the outcome of task %s cannot be made, nor its error be shown", id)
+        log.error(text + "; its error cannot be shown", about)
 
 
 def _state(settlement: Settlement, value: object) -> str:
@@ -156,8 +161,8 @@ def _tell(signal: signals.Signal, sender: object, **named: Any) -> None:
         signal.send(sender, **named)
     except Died:
         raise
-    except BaseException:
-        log.exception("a receiver of %s tried to end the process", signal.name)
+    except BaseException as error:
+        _log("a receiver of %s tried to end the process", signal.name, error)
 
 
 def _hook(hook: Callable[..., None], *given: Any) -> None:
@@ -165,8 +170,8 @@ def _hook(hook: Callable[..., None], *given: Any) -> None:
         hook(*given)
     except Died:
         raise
-    except BaseException:  # the user's code, after the end: the outcome stands
-        log.exception("a hook raised: %r", hook)
+    except BaseException as error:  # the user's code, after the end: the outcome stands
+        _log("a hook raised: %r", hook, error)
 
 
 def plain(message: TaskMessage, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Request:

@@ -35,7 +35,7 @@ class Own(BaseException):
     """An error of a library past `except Exception`, as gevent's timeouts and pytest's ends are."""
 
 
-LEAVING = [SystemExit(9), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(), Own()]
+LEAVING = [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, Own]
 
 
 def leaving(error: BaseException) -> type[Task[..., Any]]:
@@ -46,9 +46,9 @@ def leaving(error: BaseException) -> type[Task[..., Any]]:
     return Leaving
 
 
-@pytest.fixture(params=LEAVING, ids=repr)
+@pytest.fixture(params=LEAVING, ids=lambda kind: kind.__name__)
 def error(request: pytest.FixtureRequest) -> BaseException:
-    return request.param
+    return request.param(9)  # one for each test: an error keeps what it was raised beside
 
 
 def test_what_a_call_sets_no_other_sees(plain: CloudQ) -> None:
@@ -167,6 +167,33 @@ def test_an_exception_whose_own_methods_leave_fails_its_call(
     ends = [plain.send_task(name) for name in ("odd", "work")]
     drain(plain)
     assert [end.state for end in ends] == [State.FAILURE, State.SUCCESS]
+
+
+def test_what_leaves_beside_an_exception_that_cannot_be_shown_ends_nothing(
+    plain: CloudQ, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    def leave(*given: Any) -> Any:
+        raise error
+
+    odd = type("Odd", (Exception,), {"__cause__": property(leave)})
+
+    def leaves(*given: Any, **named: Any) -> Any:
+        try:
+            raise odd
+        except odd:
+            raise type(error)(9)  # beside the odd one, its context
+
+    hooked = type("Hooked", (Task,), {"on_success": leaves})
+    task: Any = plain.task(name="work", base=hooked)(lambda: "value")
+    signals.task_received.connect(leaves)
+    try:
+        result = task.delay()
+        drain(plain)
+    finally:
+        signals.task_received.disconnect(leaves)
+    assert result.get(timeout=PATIENCE) == "value"
+    assert "a receiver of task_received tried to end the process" in caplog.text
+    assert "a hook raised" in caplog.text
 
 
 def test_an_exception_without_a_text_is_tried_again_although_its_retry_is_told(
