@@ -58,6 +58,19 @@ def span(text: str) -> float | None:
     return None if found is None else float(found[1]) * _UNITS[found[2]]
 
 
+def lasting(seconds: float) -> str:
+    """Write a time span in at most two units: 40ms, 4.2s, 3m 20s, 5h 1m, 2d 3h."""
+    if seconds < 1:
+        return f"{max(0.0, seconds) * 1000:.0f}ms"
+    if seconds < 60:
+        return f"{seconds:.2g}s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m {rest}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes}m" if hours < 24 else f"{hours // 24}d {hours % 24}h"
+
+
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Write a number with its noun: 1 task, 2 tasks, 3 entries."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from cloudq.canvas.join_items import members_of
+from cloudq.canvas.join_items import body_in, members_of
+from cloudq.canvas.slots import join_key
 from cloudq.messages.json_text import json_text
 from cloudq.results.backend import Backend
 from cloudq.results.groups import group_outline
@@ -55,7 +56,7 @@ class Graph:
 
 
 def graph_of(id: str, backend: Backend) -> Graph | None:
-    """Build the graph around a task or a saved group; None if the store does not know the id.
+    """Build the graph around a task, a chord or a saved group; None if the store knows no such id.
 
     Costs one batched read for each step from the task to the farthest vertex.
     """
@@ -66,8 +67,14 @@ def graph_of(id: str, backend: Backend) -> Graph | None:
     else:
         search.want(id)
     search.run()
-    if outline is None and id not in search.records and not search.graph.edges:
+    if outline is not None or id in search.records or search.graph.edges:
+        return search.graph
+    root = backend.get([join_key(id)]).get(join_key(id))
+    if root is None:
         return None
+    search = _Search(backend)
+    search.join(id, *body_in(root))
+    search.run()
     return search.graph
 
 
@@ -118,6 +125,12 @@ class _Search:
                 if rows[before][2] is not None:
                     self._body(rows[before][0], id)
         return firsts[-1]
+
+    def join(self, join: str, body: str, name: str) -> None:
+        """Add a chord's members and the task that follows them, which may not have begun."""
+        self.want(body)
+        self.graph.vertices[body] = Vertex(id=body, name=name or "task", state=State.PENDING)
+        self._join(join, body)
 
     @staticmethod
     def _shown(rows: Outline) -> Iterator[Row]:

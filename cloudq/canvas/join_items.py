@@ -52,6 +52,19 @@ def _listed(items: Sequence[Item], now: float) -> list[Item]:
     ]
 
 
+def body_in(root: Item) -> tuple[str, str]:
+    """Return the id and the task of what follows a join's members, as its item has them."""
+    try:
+        follows: Any = json_in(root, "follows")
+    except OddItem:
+        return "", ""
+    if not is_object(follows):
+        return "", ""
+    node: Any = follows.get("node")
+    name = node.get("task") if is_object(node) else None
+    return str(follows.get("body") or ""), str(name or "")
+
+
 def members_of(join: str, backend: Backend) -> list[str] | None:
     """Return the ids of the tasks whose values a join collects; None if the join is gone."""
     root = backend.get([join_key(join)]).get(join_key(join))

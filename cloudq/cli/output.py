@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
+from cloudq.amounts import lasting
 from cloudq.errors import ConfigurationError
 from cloudq.text import AsIs, block, json_text, masked, one_line, safe_json, text_of
 
@@ -228,17 +229,7 @@ def ask(question: str) -> bool:
 
 def duration(seconds: float | None) -> str:
     """Write a time span in at most two units: 40ms, 4.2s, 3m 20s, 5h 1m, 2d 3h."""
-    if seconds is None:
-        return "-"
-    if seconds < 1:
-        return f"{max(0.0, seconds) * 1000:.0f}ms"
-    if seconds < 60:
-        return f"{seconds:.2g}s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m {rest}s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes}m" if hours < 24 else f"{hours // 24}d {hours % 24}h"
+    return "-" if seconds is None else lasting(seconds)
 
 
 def since(moment: float | None) -> str:

@@ -23,8 +23,10 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "result": "Show states and results of tasks, or wait for them.",
         "tasks": "List finished and failed tasks, show one, run some again.",
         "graph": "Show the workflow of a task.",
+        "workflows": "List groups and chords under way, and who is missing.",
         "events": "Follow the events of tasks.",
         "cost": "Show what tasks cost, and what would save.",
+        "audit": "Show what operators did, and when.",
     },
     "Operate": {
         "queues": "List, make, look into, pause, empty and delete queues.",

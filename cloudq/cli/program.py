@@ -34,9 +34,9 @@ COMMANDS = {
     **{
         name: f"cloudq.cli.commands.{name}"
         for name in (
-            *("worker", "beat", "schedules", "multi", "call", "result", "graph", "queues", "dead"),
-            *("inspect", "control", "status", "top", "cost", "events", "tasks", "migrate", "sweep"),
-            *("dashboard", "brokers", "doctor", "demo"),
+            *("worker", "beat", "schedules", "multi", "call", "result", "graph", "workflows"),
+            *("queues", "dead", "inspect", "control", "status", "top", "cost", "events", "tasks"),
+            *("migrate", "sweep", "dashboard", "audit", "brokers", "doctor", "demo"),
         )
     },
     "deploy": "cloudq_deploy.command",
@@ -144,11 +144,16 @@ def _program_for(arguments: Sequence[str]) -> typer.Typer:
 
 
 def _prepare(command: Any) -> None:
-    """Have options read without pydantic, and no `<bool>` shown behind those without a value."""
+    """Have options read without pydantic, and their help shown as it is written.
+
+    No `<bool>` stands behind those without a value, and nothing in brackets passes for a style.
+    """
     context = typer.Context(command, help_option_names=list(_HELP))
     for option in command.get_params(context):
         if getattr(option, "is_flag", False):
             option.metavar = ""
+        if getattr(option, "help", None):
+            option.help = option.help.replace("[", r"\[")
         spare_pydantic(option)
     for inner in getattr(command, "commands", {}).values():
         _prepare(inner)

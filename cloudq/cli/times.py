@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import time
 from datetime import datetime
 
+from cloudq import amounts
 from cloudq.errors import ConfigurationError
-
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-_SPAN = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([smhd]?)", re.ASCII)
 
 
 def span(option: str, given: str | None) -> float | None:
     """Read a span as seconds; None for none. Raises `ConfigurationError`."""
     if given is None:
         return None
-    found = _SPAN.fullmatch(given.strip())
+    found = (
+        amounts.span(f"{given.strip()}s") if given.strip()[-1:].isdigit() else amounts.span(given)
+    )
     if found is None:
         raise ConfigurationError(f"{option} {given}: give a span such as 90s, 10m, 2h or 3d")
-    return float(found[1]) * _UNITS[found[2]]
+    return found
 
 
 def moment(option: str, given: str | None) -> float | None:
@@ -29,9 +28,9 @@ def moment(option: str, given: str | None) -> float | None:
     """
     if given is None:
         return None
-    found = _SPAN.fullmatch(given.strip())
-    if found is not None and found[2]:
-        return time.time() - float(found[1]) * _UNITS[found[2]]
+    found = amounts.span(given)
+    if found is not None:
+        return time.time() - found
     try:
         return datetime.fromisoformat(given).astimezone().timestamp()
     except (ValueError, OverflowError) as error:

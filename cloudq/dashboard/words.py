@@ -8,6 +8,7 @@ from math import isfinite
 
 from markupsafe import Markup, escape
 
+from cloudq.amounts import lasting
 from cloudq.text import block, masked, one_line, text_of
 
 DASH = Markup('<span class="none">&ndash;</span>')
@@ -55,17 +56,7 @@ def when(moment: float | None) -> Markup:
 
 def duration(seconds: float | None) -> Markup | str:
     """Write a time span in at most two units: 40ms, 4.2s, 3m 20s, 5h 1m, 2d 3h."""
-    if seconds is None or not isfinite(seconds):
-        return DASH
-    if seconds < 1:
-        return f"{max(0.0, seconds) * 1000:.0f}ms"
-    if seconds < 60:
-        return f"{seconds:.2g}s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m {rest}s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes}m" if hours < 24 else f"{hours // 24}d {hours % 24}h"
+    return DASH if seconds is None or not isfinite(seconds) else lasting(seconds)
 
 
 def since(moment: float | None) -> Markup | str:

@@ -286,4 +286,5 @@ def _task_of(found: TaskLife) -> str:
 
 def _named(ids: Sequence[str]) -> str:
     shown = ", ".join(ids[:5])
-    return f"task {shown}" if len(ids) <= 5 else f"tasks {shown} and {len(ids) - 5} more"
+    many = "tasks" if len(ids) > 1 else "task"
+    return f"{many} {shown}" if len(ids) <= 5 else f"{many} {shown} and {len(ids) - 5} more"

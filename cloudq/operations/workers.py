@@ -9,7 +9,7 @@ from typing import Any
 
 from cloudq.app import CloudQ
 from cloudq.errors import ConfigurationError
-from cloudq.messages.json_text import is_object
+from cloudq.messages.json_text import is_list, is_object
 from cloudq.monitoring.heartbeats import Heartbeat
 from cloudq.operations.audit import Actor, write
 
@@ -124,9 +124,23 @@ def tell(
     replies = app.control.call(
         command, arguments, destination=destination, reply=timeout != 0, timeout=timeout or None
     )
-    words = ", ".join(f"{name}={value}" for name, value in (arguments or {}).items())
-    write(app, by, command, f"{worker or 'all workers'} {words}".strip(), outcome=_outcome(replies))
+    log_told(app, command, arguments or {}, replies, by=by, workers=destination)
     return replies
+
+
+def log_told(
+    app: CloudQ,
+    command: str,
+    arguments: Mapping[str, Any],
+    replies: Mapping[str, Any],
+    *,
+    by: Actor,
+    workers: Sequence[str] | None,
+) -> None:
+    """Write into the audit log that these workers, or all, were sent a command."""
+    words = " ".join(f"{name}={_word(value)}" for name, value in arguments.items())
+    names = "all workers" if workers is None else ", ".join(workers)
+    write(app, by, command, f"{names} {words}".strip(), outcome=_outcome(replies))
 
 
 def shutdown(app: CloudQ, name: str, *, by: Actor) -> None:
@@ -181,3 +195,7 @@ def _outcome(replies: Mapping[str, Any]) -> str:
         if is_object(reply) and "error" in reply
     ]
     return "; ".join(errors) or "done"
+
+
+def _word(value: object) -> str:
+    return ",".join(map(str, value)) if is_list(value) else str(value)

@@ -8,13 +8,14 @@ from typing import Any
 
 from cloudq.app import CloudQ
 from cloudq.canvas.graph import Graph, graph_of
-from cloudq.canvas.join_items import JOINS, members_in, number_in
+from cloudq.canvas.join_items import JOINS, body_in, members_in, number_in
 from cloudq.canvas.slots import SHARD, join_key, shard_key
 from cloudq.driver import Item, Value
-from cloudq.messages.json_text import is_object
 from cloudq.results.backend import Backend
-from cloudq.results.record import Record, State
-from cloudq.results.stored import OddItem, json_in
+from cloudq.results.groups import group_outline
+from cloudq.results.outline import Outline
+from cloudq.results.record import TERMINAL, Record, State
+from cloudq.results.stored import json_in
 
 MOST = 200
 """Joins that a list looks through at most."""
@@ -78,7 +79,7 @@ def workflows(app: CloudQ, *, limit: int = 50, all_states: bool = False) -> Work
     if backend.driver.limits.billed:
         return WorkflowList(workflows=(), complete=False, problem=NOT_LISTED)
     page = backend.query(JOINS, limit=MOST)
-    started = {item.key.sort.split("#", 2)[2]: _started(item) for item in page.items}
+    started = {_join_of(item): _started(item) for item in page.items}
     roots = backend.get([join_key(id) for id in started])
     found: list[Workflow] = []
     for id, at in started.items():
@@ -93,24 +94,68 @@ def workflows(app: CloudQ, *, limit: int = 50, all_states: bool = False) -> Work
 
 
 def workflow(app: CloudQ, id: str) -> Workflow | None:
-    """Look at one join by its id, or by that of the task it starts; None if it is not there.
+    """Look at a chord by its id or that of the task it starts, or at a saved group.
 
-    Names the members that are missing. Costs a read, and one for each hundred members.
+    Names the members that are missing. Costs a read or two, and one for each hundred members.
+    Returns None if it is not there: without free requests, the task that a chord starts is known
+    once it has begun. Raises `BackendError`, and `ConfigurationError` without a store.
     """
     backend = app.control.backend
+    join = id
     root = backend.get([join_key(id)]).get(join_key(id))
     if root is None:
-        record = backend.record(id)
-        if record is None or record.join is None:
-            return None
-        id = record.join
-        root = backend.get([join_key(id)]).get(join_key(id))
-    return None if root is None else _workflow(id, root, backend, None, named=True)
+        join = _join_before(id, backend) or ""
+        root = backend.get([join_key(join)]).get(join_key(join)) if join else None
+    if root is not None:
+        return _workflow(join, root, backend, None, named=True)
+    outline = group_outline(id, backend)
+    return None if outline is None else _group(id, outline, backend)
 
 
 def graph(app: CloudQ, id: str) -> Graph | None:
-    """Return the graph around a task or a saved group; None if the store does not know the id."""
-    return graph_of(id, app.control.backend)
+    """Return the graph around a task, a chord or a saved group; None if the store knows no such id.
+
+    Costs one batched read for each step from the task to the farthest one. Raises `BackendError`,
+    and `ConfigurationError` without a store.
+    """
+    backend = app.control.backend
+    found = graph_of(id, backend)
+    if found is not None:
+        return found
+    join = _join_before(id, backend)
+    return None if join is None else graph_of(join, backend)
+
+
+def _join_before(id: str, backend: Backend) -> str | None:
+    """Return the id of the join that starts a task, by the task's record or the joins under way."""
+    record = backend.record(id)
+    if record is not None:
+        return record.join
+    if backend.driver.limits.billed:
+        return None
+    page = backend.query(JOINS, limit=MOST)
+    joins = {join_key(join): join for join in map(_join_of, page.items)}
+    roots = backend.get(list(joins))
+    return next((joins[key] for key, root in roots.items() if body_in(root)[0] == id), None)
+
+
+def _group(id: str, outline: Outline, backend: Backend) -> Workflow:
+    ids = [outline[place][0] for place in outline[-1][2] or ()]
+    records = backend.records(ids[:MOST_MISSING])
+    ended = [record for record in records.values() if record.state in TERMINAL]
+    failed = next((each for each in ended if each.state is not State.SUCCESS), None)
+    done = {each.id for each in ended}
+    missing = [_member(each, records.get(each)) for each in ids if each not in done]
+    left = len(ids) - len(done)
+    return Workflow(
+        id=id,
+        state="failed" if failed is not None else "under way" if left else "done",
+        count=len(ids),
+        left=left,
+        body=("", ""),
+        failed=None if failed is None else f"{failed.task} {failed.id}: {failed.state}",
+        missing=missing[:MOST_MISSING],
+    )
 
 
 def _workflow(
@@ -129,7 +174,7 @@ def _workflow(
         state=_state_of(root),
         count=int(number_in(root.fields.get("count"))),
         left=len(left),
-        body=_body_of(root),
+        body=body_in(root),
         failed=failed if isinstance(failed, str) else None,
         started=started,
         missing=missing,
@@ -168,16 +213,8 @@ def _state_of(root: Item) -> str:
     return "done" if root.fields.get("sent") else "under way"
 
 
-def _body_of(root: Item) -> tuple[str, str]:
-    try:
-        follows: Any = json_in(root, "follows")
-    except OddItem:
-        return "", ""
-    if not is_object(follows):
-        return "", ""
-    node: Any = follows.get("node")
-    name = node.get("task") if is_object(node) else None
-    return str(follows.get("body") or ""), str(name or "")
+def _join_of(item: Item) -> str:
+    return item.key.sort.split("#", 2)[2]
 
 
 def _started(item: Item) -> float | None:

@@ -372,6 +372,8 @@ def test_the_help_shows_flags_without_a_value(capsys, words):
     shown = capsys.readouterr().out
     assert "--help" in shown
     assert "bool" not in shown
+    if words != ("queues",) and words:  # what stands in brackets is no style of the terminal's
+        assert "[tool.cloudq]" in shown
 
 
 def test_the_longest_running_task_is_one_of_a_living_worker(command, project):

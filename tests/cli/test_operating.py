@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cloudq import CloudQ
+from cloudq import CloudQ, chord, group
 from cloudq.cli.top.keys import BACKSPACE, ENTER, ESCAPE
 from cloudq.cli.top.loop import obeyed
 from cloudq.cli.top.screen import View, bars
 from cloudq.testing import drain
+from cloudq.testing.waiting import PATIENCE
 from tests.cli.conftest import Run
 
 APP = ("-A", "shop:app")
@@ -184,3 +185,49 @@ def test_keys_sort_filter_pause_and_quit() -> None:
 def test_small_bars_show_counts() -> None:
     assert bars([0, 0]) == "▁▁"
     assert bars([0, 1, 8, 4]) == "▁▂█▅"
+
+
+def test_what_was_done_is_in_the_audit_log(command: Run, history: CloudQ) -> None:
+    assert command("audit", *APP).out == "nobody has acted in this time\n"
+    command("dead", "redrive", *APP, "--error", "stock", "--yes")
+    command("control", "revoke", *APP, "a-task", "another")
+    command("queues", "pause", *APP, "mail")
+    found = command("audit", *APP, "--json").json
+    told = [(each["action"], each["via"]) for each in found]
+    assert told == [(action, "cli") for action in ("pause", "revoke", "redrive")]
+    assert (found[1]["count"], found[1]["at"][10]) == (2, "T")
+    only = command("audit", *APP, "--action", "revoke")
+    assert (len(only.lines), "tasks a-task, another" in only.out) == (2, True)
+    assert command("audit", *APP, "-n", "1").err.startswith("the newest 1")
+    assert command("audit", *APP, "--who", "nobody", "--json").json == []
+    assert command("audit", *APP, "--since", "then").code == 2
+
+
+def test_workflows_under_way_are_listed_with_who_is_missing(command: Run, history: CloudQ) -> None:
+    assert command("workflows", *APP).out == "no group or chord is under way\n"
+    add = history.tasks["shop.add"]
+    total = history.task(name="shop.total")(sum)
+    result = chord([add.s(n, n) for n in range(3)], total.s()).apply_async()
+    flow = command("workflows", *APP, "--json").json["workflows"][0]
+    assert (flow["state"], flow["count"], flow["left"]) == ("under way", 3, 3)
+    listed = command("workflows", *APP).lines
+    assert listed[0].split() == ["ID", "STATE", "DONE", "OF", "THEN", "SINCE"]
+    assert "shop.total" in listed[1]
+    shown = command("workflows", *APP, flow["id"]).out
+    assert "0 of 3" in shown
+    assert shown.count("PENDING") == 3
+    assert command("workflows", *APP, result.id).out == shown
+    for id in (flow["id"], result.id):
+        drawn = command("graph", *APP, id)
+        assert (len(drawn.lines), "shop.total" in drawn.lines[-1]) == (5, True)
+    drain(history)
+    assert result.get(timeout=PATIENCE) == 6
+    assert command("workflows", *APP).out == "no group or chord is under way\n"
+    assert "done" in command("workflows", *APP, "--all").out
+    saved = group(add.s(1, 2), add.s(3, 4)).apply_async()
+    saved.save()
+    assert "0 of 2" in command("workflows", *APP, saved.id).out
+    drain(history)
+    assert "2 of 2" in command("workflows", *APP, saved.id).out
+    unknown = command("workflows", *APP, "nothing")
+    assert (unknown.code, "knows no chord or group nothing" in unknown.err) == (1, True)

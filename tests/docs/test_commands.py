@@ -65,7 +65,7 @@ def report() -> str:
 PAST = """
 import json
 
-from cloudq import chain
+from cloudq import chain, chord
 from cloudq.testing import drain
 from shop.tasks import add, app, charge
 
@@ -76,6 +76,10 @@ drain(app)
 later = add.apply_async((1, 2), countdown=3600)
 waiting = [add.delay(n, n) for n in range(3)]
 print(json.dumps({"badly": badly[0].id, "flow": flow.id, "later": later.id}))
+"""
+CHORD = """
+total = app.task(name="total")(sum)
+print(json.dumps({"flow": flow.id, "chord": chord([add.s(1, 1)], total.s()).apply_async().id}))
 """
 
 
@@ -103,7 +107,7 @@ class Scene:
             timeout=PATIENCE,
             check=True,
         )
-        return json.loads(done.stdout)
+        return json.loads(done.stdout.splitlines()[-1])
 
     def worker(self) -> None:
         """Start a worker of the shop."""
@@ -223,7 +227,8 @@ def _(scene: Scene) -> Words:
 
 @story("compose-workflows")
 def _(scene: Scene) -> Words:
-    return {"RESULT_ID": scene.shop()["flow"]}
+    shop = scene.shop(past=PAST + CHORD)
+    return {"RESULT_ID": shop["flow"], "CHORD_ID": shop["chord"]}
 
 
 @story("schedule-tasks")

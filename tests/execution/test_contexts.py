@@ -178,10 +178,9 @@ def test_what_leaves_beside_an_exception_that_cannot_be_shown_ends_nothing(
     odd = type("Odd", (Exception,), {"__cause__": property(leave)})
 
     def leaves(*given: Any, **named: Any) -> Any:
-        try:
-            raise odd
-        except odd:
-            raise type(error)(9)  # beside the odd one, its context
+        left = type(error)(9)
+        left.__context__ = odd()
+        raise left
 
     hooked = type("Hooked", (Task,), {"on_success": leaves})
     task: Any = plain.task(name="work", base=hooked)(lambda: "value")

@@ -252,6 +252,16 @@ def test_the_command_line_asks_and_tells(pair: Place, cloudq: Cloudq) -> None:
     wrong = cloudq(pair, "control", "terminate", "SIGUSR1", waiting.id)
     assert wrong.returncode == 2
     assert "a task is ended by one of" in wrong.stderr
+    assert cloudq(pair, "control", "terminate", "SIGTERM", waiting.id).returncode == 0
+    done = json.loads(cloudq(pair, "audit", "--json").stdout)
+    told = [(each["action"], each["what"], each["outcome"]) for each in done]
+    assert told == [
+        ("terminate", f"all workers signal=SIGTERM task_id={waiting.id}", "done"),
+        ("revoke", f"task {waiting.id}", "done"),
+        ("set_level", "two level=0", "two: SystemExit: level 0 is none"),
+        ("set_level", "two level=12", "two: ValueError: level 12 is above 9"),
+        ("set_level", "two level=7", "done"),
+    ]
 
 
 def test_a_worker_that_was_killed_is_told_from_the_living(

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from cloudq.canvas.graph import FORMATS, MOST, as_json, graph_of
+from cloudq.canvas.graph import FORMATS, MOST, as_json
 from cloudq.cli.options import JsonOption, Target, common, refuse_missing
 from cloudq.cli.output import complain, emit, say
 from cloudq.errors import ConfigurationError
+from cloudq.operations import workflows as operations
 
 
 class Format(StrEnum):
@@ -24,7 +25,9 @@ class Format(StrEnum):
 @common
 def graph(
     target: Target,
-    id: Annotated[str, typer.Argument(metavar="RESULT_ID", help="Id of a task or a group.")],
+    id: Annotated[
+        str, typer.Argument(metavar="RESULT_ID", help="Id of a task, a chord or a saved group.")
+    ],
     format: Annotated[
         Format,
         typer.Option("--format", "-f", help="A tree as text, or input for Graphviz or Mermaid."),
@@ -33,14 +36,14 @@ def graph(
 ) -> int:
     """Show the workflow of a task, with the state of each task.
 
-    Takes the id of any finished task, or of a saved group.
+    Takes the id of a task, of a chord under way, or of a saved group.
     """
     if json and format is not Format.TEXT:
         raise ConfigurationError("give --format or --json, not both")
     app = target.open()
     refuse_missing(app.conf.backend_url)
     with app:
-        found = graph_of(id, app.AsyncResult(id).backend)
+        found = operations.graph(app, id)
     if found is None:
         complain(
             f"no record of {id}: it has not finished (give the id of a task that ran before it, or "

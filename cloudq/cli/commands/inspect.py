@@ -14,6 +14,9 @@ from cloudq.errors import ConfigurationError
 from cloudq.messages.values import is_list, is_object
 from cloudq.monitoring.command_registry import BUILTIN, Kind, Spec
 from cloudq.monitoring.heartbeats import Heartbeat
+from cloudq.operations import task_actions
+from cloudq.operations.audit import local_actor
+from cloudq.operations.workers import log_told
 
 Words = Annotated[
     list[str] | None,
@@ -80,17 +83,21 @@ def ask(
         if spec.name == "revoke":
             return _revoke(app, arguments["task_id"], json=json)
         chosen = chosen_workers(app, destination)
-        name, arguments = _recorded(app, spec, arguments)
+        name, sent = _recorded(app, spec, arguments)
         found: dict[str, Any] = {}
         if chosen:
             found = app.control.call(
                 name,
-                arguments,
+                sent,
                 destination=[heart.hostname for heart in chosen],
                 timeout=timeout,
                 # Replies may take seconds, so each is shown as it arrives.
                 heard=None if json else _show,
             )
+            if kind == "control":
+                names = None if destination is None else [heart.hostname for heart in chosen]
+                by = local_actor()
+                log_told(app, spec.name, arguments, found, by=by, workers=names)
     if json:
         emit(found)
     if not chosen:
@@ -116,7 +123,8 @@ def nobody(app: CloudQ) -> str:
 def _revoke(app: CloudQ, ids: list[str], *, json: bool) -> int:
     """Record revocations; no worker has to reply."""
     known = app.AsyncResult(ids[0]).backend.records(ids) if ids else {}
-    done = {id: app.AsyncResult(id).revoke() for id in ids}
+    ended = task_actions.revoke(app, ids, by=local_actor()).ended
+    done = {id: id not in ended for id in ids}
     if json:
         emit(done)
         return 0
