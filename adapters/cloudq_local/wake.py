@@ -16,6 +16,7 @@ import select
 import socket
 import stat
 import tempfile
+import weakref
 from collections import deque
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,14 @@ from cloudq.errors import ConfigurationError
 
 LONGEST_WAIT = 1.0
 """Seconds after which a waiter looks at the file without having been woken."""
+
+
+def _socket(owner: object) -> socket.socket:
+    """Make a socket that is closed with its owner: not to close an app is no fault to tell."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    made.setblocking(False)
+    weakref.finalize(owner, made.close)
+    return made
 
 
 def _digest(text: str, size: int) -> str:
@@ -78,8 +87,7 @@ class Bell:
     def __init__(self, file: Path) -> None:
         self._folder = _private_root() / _digest(os.path.realpath(file), 6)
         self._path = os.fspath(self._folder)  # a sender reads it each time
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._socket = _socket(self)
         self._prefixes: dict[str, str] = {}
         self._resting: deque[_Bound] = deque()
         self._lingering: dict[str, _Bound] = {}
@@ -178,6 +186,8 @@ class Bell:
         """Let the socket of a listener that has ended listen on for the next one of its topic."""
         if self._is_closed or self._lingering.setdefault(topic, bound) is not bound:
             self.rest(bound)
+        elif self._is_closed:  # in the meantime, by another thread
+            self._empty()
 
     def rest(self, bound: _Bound) -> None:
         """Keep the socket of a listener that has ended for the next, if there are few."""
@@ -187,27 +197,33 @@ class Bell:
             or not bound.rename(f"{self._path}/{_RESTING}{bound.name}")
         ):
             bound.close()
-        else:
-            self._resting.append(bound)
+            return
+        self._resting.append(bound)
+        if self._is_closed:  # in the meantime, by another thread
+            self._empty()
 
     def close(self) -> None:
         """Remove the directory too, when nobody listens any more."""
         self._is_closed = True
-        while self._resting:
-            self._resting.pop().close()
-        while self._lingering:
-            self._lingering.popitem()[1].close()
+        self._empty()
         self._socket.close()
         with contextlib.suppress(OSError):
             self._folder.rmdir()
+
+    def _empty(self) -> None:
+        with contextlib.suppress(IndexError):  # another thread empties it too
+            while True:
+                self._resting.pop().close()
+        with contextlib.suppress(KeyError):
+            while True:
+                self._lingering.popitem()[1].close()
 
 
 class _Bound:
     """A socket with a path in the directory of wake-ups, "" if it has none."""
 
     def __init__(self) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.setblocking(False)
+        self.socket = _socket(self)
         self.name = secrets.token_hex(4)
         self.path = ""
         self._poll = select.poll()

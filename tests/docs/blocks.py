@@ -308,10 +308,13 @@ class Session:
         del sys.modules[self._module.__name__]
 
     def _work(self) -> None:
-        """A worker of one slot in this process, for the app that the page has made by now."""
+        """A worker of one slot in this process, for the app that the page has used by now.
+
+        Until it sends something the page may configure it, as its reader does before a worker runs.
+        """
         while not self._stopped.wait(0.01):
             app = getattr(self._module, "app", None)
-            if isinstance(app, CloudQ):
+            if isinstance(app, CloudQ) and app.runtime.is_open:
                 with self._running:
                     drain(app)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from multiprocessing.connection import Connection
@@ -12,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudq.testing.waiting import PATIENCE
 from cloudq_local.wake import Bell
 
 TOPIC, OTHER = "topic", "other"
@@ -184,3 +188,46 @@ def test_a_forked_process_takes_no_wake_up_of_its_parent(bell: Bell) -> None:
         assert Path(ear.path).name[-8:] == path.name[-8:], "the child has left it alone"
         bell.ring(TOPIC)
         assert ear.wait(0)
+
+
+def test_an_app_that_nobody_closes_leaves_nothing_to_be_told(tmp_path: Path) -> None:
+    program = f"""
+import gc
+from cloudq import CloudQ
+from cloudq.testing import drain
+
+app = CloudQ(broker="sqlite:///{tmp_path}/q.db")
+work = app.task(name="work")(lambda: 1)
+for closes in (True, False, False):
+    result = work.delay()
+    drain(app)
+    assert result.get(timeout=60) == 1
+    if closes:
+        app.close()
+work.delay()
+try:
+    app.AsyncResult("none").get(timeout=0.05)
+except Exception:
+    pass
+del app, work, result
+gc.collect()
+"""
+    words = [sys.executable, "-X", "dev", "-W", "error", "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert "unclosed <socket" not in done.stderr
+
+
+def test_a_listener_that_ends_as_its_bell_is_closed_is_closed_too(tmp_path: Path) -> None:
+    for lingers in (True, False):
+        for _ in range(50):
+            bell = Bell(tmp_path / "file")
+            ears = [bell.listen(f"topic-{number}") for number in range(4)]
+            threads = [
+                threading.Thread(target=ear.close, kwargs={"lingers": lingers}) for ear in ears
+            ]
+            threads.insert(2, threading.Thread(target=bell.close))
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert [ear.path for ear in ears] == [""] * 4
