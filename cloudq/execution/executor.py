@@ -161,9 +161,10 @@ class Executor:
         self._gate.change_rate(task, read)
         return read
 
-    def rate_limit(self, task: str) -> Rate | None:
-        """Return the rate of a task in this worker; None means no limit."""
-        return self._gate.rate(task, self.tasks[task].policy.throttle)
+    def task_limits(self, task: str) -> tuple[Rate | None, float | None, float | None]:
+        """Return a task's rate, soft and hard time limit in this worker; None means no limit."""
+        rate = self._gate.rate(task, self.tasks[task].policy.throttle)
+        return rate, *self._outcomes.task_limits(task)
 
     def sort(self, deliveries: Sequence[Delivery]) -> Opened:
         """Sort deliveries, and bundles of plain calls apart; what the store refuses waits."""

@@ -367,10 +367,14 @@ class Outcomes:
 
     def limits(self, message: TaskMessage) -> tuple[float | None, float | None]:
         """Return the soft and the hard time limit of a call: its own, the task's, or the app's."""
-        policy, conf = self._tasks[message.task].policy, self._runtime.conf
-        own = self.time_limits.get(message.task, (policy.soft_time_limit, policy.time_limit))
-        soft = message.soft_time_limit or own[0] or conf.task_soft_time_limit
-        return soft, message.time_limit or own[1] or conf.task_time_limit
+        soft, hard = self.task_limits(message.task)
+        return message.soft_time_limit or soft, message.time_limit or hard
+
+    def task_limits(self, name: str) -> tuple[float | None, float | None]:
+        """Return a task's soft and hard time limit in this process: its own or the app's."""
+        policy, conf = self._tasks[name].policy, self._runtime.conf
+        soft, hard = self.time_limits.get(name, (policy.soft_time_limit, policy.time_limit))
+        return soft or conf.task_soft_time_limit, hard or conf.task_time_limit
 
     def limits_of(self, job: Job) -> tuple[float | None, float | None]:
         """Return the soft and the hard time limit of a run."""

@@ -110,11 +110,10 @@ class Chrome:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
-    def width(self) -> tuple[int, int]:
-        """Return the width of what is on the page, and that of the window."""
-        script = "return [document.documentElement.scrollWidth, window.innerWidth]"
-        found: list[int] = self.driver.execute_script(script)
-        return found[0], found[1]
+    def width(self) -> int:
+        """Return the width of what is on the page; a phone's window grows with it."""
+        found: int = self.driver.execute_script("return document.documentElement.scrollWidth")
+        return found
 
     def faults(self) -> list[str]:
         """Return what axe finds wrong with the page: the rules of WCAG A and AA, and good ways."""

@@ -15,6 +15,7 @@ from cloudq import CloudQ
 from cloudq.dashboard.site import Site
 from cloudq.operations import audit, dead_letters, queues
 from cloudq.testing import eventually
+from cloudq.testing.waiting import PATIENCE
 from tests.dashboard.chrome import Chrome
 from tests.dashboard.conftest import SECRET, USERS
 from tests.dashboard.serving import served
@@ -276,10 +277,12 @@ def test_a_schedule_is_run_now(world: World) -> None:
 
 def test_a_worker_is_asked(world: World) -> None:
     chrome = world.chrome
+    world.app.control.rate_limit("shop.add", "600/s", reply=True, timeout=PATIENCE)
     chrome.open("/workers")
     chrome.press("worker-1")
     chrome.press("Ask it")
-    chrome.await_text("Its numbers")
+    chrome.await_text("Rates and limits in this worker")
+    chrome.await_text("600/s")
     chrome.await_text("Memory")
 
 
@@ -351,9 +354,8 @@ def test_axe_finds_nothing_and_every_screen_has_its_picture(world: World, tmp_pa
                 chrome.open(path)
                 chrome.find("main h1")
                 found += [f"{name} {width}: {fault}" for fault in chrome.faults()]
-                wide, window = chrome.width()
-                if wide > window:
-                    found.append(f"{name} is {wide} wide in a window of {window}")
+                if (wide := chrome.width()) > width:
+                    found.append(f"{name} is {wide} wide in a window of {width}")
                 shade = "dark" if dark else "light"
                 cloud = "aws" if billed else "sqlite"
                 chrome.picture(folder / f"{cloud}-{name}-{width}-{shade}.png")

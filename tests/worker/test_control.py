@@ -178,6 +178,13 @@ def test_processes_and_limits_change_while_a_worker_runs(two: Place) -> None:
     assert "ran longer than 1 s" in str(error)
     soft = control.time_limit("drill_tasks.nap", soft=0.5, hard=20, reply=True, timeout=PATIENCE)
     assert len(ok(soft)) == 2
+    control.rate_limit("drill_tasks.hold", "600/m", reply=True, timeout=PATIENCE)
+    told = control.inspect(timeout=PATIENCE).stats() or {}
+    for each in told.values():
+        assert each["limits"]["drill_tasks.hold"] == {"rate_limit": "600/m"}
+        assert each["limits"]["drill_tasks.nap"] == {"soft_time_limit": 0.5, "time_limit": 20.0}
+        assert "drill_tasks.pid" not in each["limits"]
+    assert len(told) == 2
     late = app.send_task("drill_tasks.nap", ["soft", 3.0], queue=two.queue)
     assert type(late.get(timeout=PATIENCE, propagate=False)).__name__ == "SoftTimeLimitExceeded"
     for worker in two.workers:  # the processes that take their place know of it

@@ -8,10 +8,9 @@ from typing import Any
 
 from cloudq.app import CloudQ
 from cloudq.dashboard.looks import Part, Watch
-from cloudq.dashboard.pages.rows import pretty
 from cloudq.dashboard.visit import Visit
 from cloudq.errors import ConfigurationError
-from cloudq.messages.json_text import is_object
+from cloudq.messages.json_text import is_list, is_object
 from cloudq.operations import workers
 from cloudq.operations.workers import RunningTask, WorkerDetail, WorkerRow
 
@@ -29,13 +28,30 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """The reply of a worker: its numbers as JSON, its memory in bytes, and what runs in it."""
+    """The reply of a worker: memory in bytes, seconds of CPU, counts, limits, what runs in it.
 
-    replied: bool
-    stats: str | None
+    `ends` counts by state, `tasks` by task, with the rate and the time limits that are in force.
+    """
+
     memory: int | None
-    pool: Mapping[str, Any]
+    cpu: float | None
+    uptime: float | None
+    pids: Sequence[str]
+    children_end_after: str
+    ends: Sequence[tuple[str, float]]
+    tasks: Sequence[TaskLimits]
     active: Sequence[RunningTask]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLimits:
+    """A task in a worker: how many have ended, its rate, and its time limits in seconds."""
+
+    task: str
+    ended: float
+    rate: str | None
+    soft: float | None
+    hard: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +87,46 @@ def _told(app: CloudQ, name: str) -> Told:
     found: WorkerDetail = workers.detail(app, name, timeout=_PATIENCE)
     if found.stats is None:
         raise ConfigurationError(f"{name} did not reply within {_PATIENCE:.0f} s")
-    pool = found.stats.get("pool")
+    stats, pool, usage = found.stats, _object(found.stats, "pool"), _object(found.stats, "rusage")
+    times = [_number(usage.get("utime")), _number(usage.get("stime"))]
+    pids = pool.get("processes")
+    counts = {state: _number(count) or 0 for state, count in _object(stats, "states").items()}
     return Told(
-        replied=True,
-        stats=pretty(found.stats),
         memory=found.memory,
-        pool=pool if is_object(pool) else {},
+        cpu=sum(each for each in times if each is not None) if any(times) else None,
+        uptime=_number(stats.get("uptime")),
+        pids=[str(pid) for pid in pids] if is_list(pids) else [],
+        children_end_after=str(pool.get("max-tasks-per-child", "N/A")),
+        ends=sorted(counts.items()),
+        tasks=_limits(_object(stats, "total"), _object(stats, "limits")),
         active=[_running(task, name) for task in found.active or ()],
     )
+
+
+def _limits(ended: Mapping[str, Any], limits: Mapping[str, Any]) -> list[TaskLimits]:
+    found: list[TaskLimits] = []
+    for task in sorted({*ended, *limits}):
+        own = _object(limits, task)
+        rate = own.get("rate_limit")
+        found.append(
+            TaskLimits(
+                task=task,
+                ended=_number(ended.get(task)) or 0,
+                rate=rate if isinstance(rate, str) else None,
+                soft=_number(own.get("soft_time_limit")),
+                hard=_number(own.get("time_limit")),
+            )
+        )
+    return found
+
+
+def _object(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = values.get(name)
+    return found if is_object(found) else {}
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, int | float) else None
 
 
 def _running(task: Mapping[str, Any], name: str) -> RunningTask:

@@ -33,6 +33,10 @@
   }
   setInterval(() => { if (!document.hidden) times(document); }, 10000);
 
+  // On a narrow screen the pages are a strip, and this one's name may be past its edge.
+  const pages = one(".side nav"), current = one(".side nav [aria-current]");
+  if (current) pages.scrollLeft = current.offsetLeft - pages.offsetLeft - (pages.clientWidth - current.offsetWidth) / 2;
+
   // ---- the live part of a page: one stream, closed while nobody looks
   let stream = null, paused = sessionStorage.getItem("paused") === "yes";
   const state = () => one("#pulse-text"), dot = () => one("#pulse-dot");

@@ -118,6 +118,17 @@ class Actions:
         now = self._parts.executor.change_rate_limit(task, rate)
         return "new rate limit set successfully" if now else "rate limit disabled successfully"
 
+    def limits(self) -> dict[str, dict[str, str | float]]:
+        """Return the rate and the time limits of each task that has any, as they are now."""
+        found: dict[str, dict[str, str | float]] = {}
+        for task in self.app.tasks:
+            rate, soft, hard = self._parts.executor.task_limits(task)
+            own = {"rate_limit": rate and str(rate), "soft_time_limit": soft, "time_limit": hard}
+            given = {name: limit for name, limit in own.items() if limit}
+            if given:
+                found[task] = given
+        return found
+
     # ---- processes
 
     def resize(self, by: int) -> int:

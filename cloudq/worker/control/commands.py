@@ -161,6 +161,7 @@ class WorkerCommands:
                 "max-tasks-per-child": worker.options.max_tasks_per_child or "N/A",
             },
             "prefetch_count": 0,
+            "limits": worker.limits(),
             "rusage": {
                 "utime": cpu.user,
                 "stime": cpu.system,

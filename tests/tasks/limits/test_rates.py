@@ -163,7 +163,7 @@ def test_a_worker_can_be_given_another_rate(app: Bench) -> None:
     task, runs = rated(app, rate_limit="1/h")
     app.publish(task.prepare(n) for n in range(10))
     assert turn(app) == 1
-    assert str(app.runner.rate_limit("t")) == "1/h"
+    assert str(app.runner.task_limits("t")[0]) == "1/h"
     assert app.runner.change_rate_limit("t", 0) is None
     app.clock.ahead += FARTHEST + 2
     turn(app)
