@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import threading
 from functools import partial
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -20,7 +19,7 @@ from cloudq.dashboard.looks import Looks
 from cloudq.dashboard.render import page, trouble
 from cloudq.dashboard.sessions import COOKIE, Session, Sessions
 from cloudq.dashboard.throttle import NAME, Throttle
-from cloudq.dashboard.visit import THEMES, Visit, visit_of
+from cloudq.dashboard.visit import THEMES, Visit, split_url, visit_of
 from cloudq.errors import CloudQError
 from cloudq.operations import audit
 from cloudq.operations.audit import Actor
@@ -236,7 +235,8 @@ def _notice(session: Session | None, done: Done) -> None:
 
 def _local(path: str) -> str:
     """Return a path of this dashboard; its start page for anything that leads elsewhere."""
-    parts = urlsplit(path)
+    parts = split_url(path)
     is_local = path.startswith("/") and not path.startswith(("//", "/\\"))
     has_odd = any(sign in path for sign in "\\\r\n\t") or not path.isprintable()
-    return "/" if parts.netloc or parts.scheme or not is_local or has_odd else path
+    leads_off = parts is None or bool(parts.netloc or parts.scheme)
+    return "/" if leads_off or not is_local or has_odd else path

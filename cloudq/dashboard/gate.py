@@ -6,9 +6,9 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cloudq.dashboard.access import Access, User
 from cloudq.dashboard.sessions import COOKIE, Session, Sessions
 from cloudq.dashboard.throttle import Throttle
-from cloudq.dashboard.visit import NAME, THEMES, Form, Visit
+from cloudq.dashboard.visit import NAME, THEMES, Form, Visit, split_url
 
 MOST_BYTES = 1_000_000
 """The largest body of a form."""
@@ -110,7 +110,7 @@ class Gate:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        headers = Headers(scope=scope)
+        headers = _joined(scope)
         is_secure = self._is_secure(scope, headers)
         try:
             visit, began = await self._admitted(scope, receive, headers)
@@ -125,7 +125,7 @@ class Gate:
         await (turned_away or self._inner)(scope, receive, door)
 
     async def _admitted(
-        self, scope: Scope, receive: Receive, headers: Headers
+        self, scope: Scope, receive: Receive, headers: Mapping[str, str]
     ) -> tuple[Visit, Session | None]:
         """Return the visit, and the session if it begins with it. Raises `Refusal`."""
         if not self._hosts.allows(headers.get("host", "")):
@@ -163,7 +163,9 @@ class Gate:
         )
         return visit, began
 
-    def _user(self, headers: Headers, peer: str, session: Session | None, path: str) -> User | None:
+    def _user(
+        self, headers: Mapping[str, str], peer: str, session: Session | None, path: str
+    ) -> User | None:
         """Find out who asks; None for nobody that is known. Raises `Refusal`."""
         if self._access.is_open:
             if not _is_loopback(peer) or any(name in headers for name in _OF_PROXIES):
@@ -186,7 +188,7 @@ class Gate:
             self._throttle.wrong(client)
         return found
 
-    def _check_origin(self, headers: Headers) -> None:
+    def _check_origin(self, headers: Mapping[str, str]) -> None:
         """Refuse a form that a page of another site has sent, whatever else it knows."""
         site = headers.get("sec-fetch-site", "same-origin")
         origin = headers.get("origin")
@@ -194,10 +196,11 @@ class Gate:
             origin = referrer
         if site not in ("same-origin", "none") or origin is None:
             raise Refusal(403, "the form comes from another site, or from nowhere")
-        if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        parts = split_url(origin)
+        if parts is None or parts.netloc.lower() != headers.get("host", "").lower():
             raise Refusal(403, "the form comes from another site")
 
-    def _is_secure(self, scope: Scope, headers: Headers) -> bool:
+    def _is_secure(self, scope: Scope, headers: Mapping[str, str]) -> bool:
         """Tell whether the browser came by https, also where that ends at a trusted proxy."""
         if scope.get("scheme") == "https":
             return True
@@ -263,6 +266,20 @@ def cookie_header(name: str, value: str, base: str, is_secure: bool, age: int | 
     return "; ".join(parts)
 
 
+def _joined(scope: Scope) -> dict[str, str]:
+    """Return the headers by name; one that was sent more than once has all its values.
+
+    A proxy adds its word to what a browser has claimed: the last of a list is the proxy's, and a
+    name that is said twice is that of nobody.
+    """
+    found: dict[str, str] = {}
+    for raw, value in scope["headers"]:
+        name, text = raw.decode("latin-1").lower(), value.decode("latin-1")
+        sign = "; " if name == "cookie" else ", "
+        found[name] = f"{found[name]}{sign}{text}" if name in found else text
+    return found
+
+
 def _place(scope: Scope) -> tuple[str, str]:
     """Return the path under which the dashboard is, and the path below it."""
     base = str(scope.get("root_path", "")).rstrip("/")
@@ -271,7 +288,7 @@ def _place(scope: Scope) -> tuple[str, str]:
     return base, below or "/"
 
 
-async def _body(receive: Receive, headers: Headers) -> Form:
+async def _body(receive: Receive, headers: Mapping[str, str]) -> Form:
     """Read a form, as far as one may be long. Raises `Refusal`."""
     if headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         raise Refusal(415, f"a form is sent as {_FORM}")
@@ -305,14 +322,10 @@ def _fields(raw: bytes, longest: int, name: str) -> Form:
 
 def _host_name(host: str) -> str | None:
     """Return the name in a Host header, without its port; None for what is no host."""
-    try:
-        parts = urlsplit(f"//{host}")
-        _ = parts.port
-        name = parts.hostname
-    except ValueError:
+    parts = split_url(f"//{host}")
+    if parts is None or parts.netloc != host or "@" in host:
         return None
-    is_plain = parts.netloc == host and "@" not in host and bool(name)
-    return name.lower().rstrip(".") if is_plain and name else None
+    return (parts.hostname or "").lower().rstrip(".") or None
 
 
 def _is_loopback(peer: str) -> bool:

@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import orjson
 from starlette.responses import Response, StreamingResponse
@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from cloudq.dashboard.looks import Looks, Watch
 from cloudq.dashboard.render import fragment
 from cloudq.dashboard.views import BY_PATH, View
-from cloudq.dashboard.visit import Form, Visit
+from cloudq.dashboard.visit import Form, Visit, split_url
 from cloudq.driver.log import Log
 
 log = Log("cloudq.dashboard")
@@ -59,9 +59,9 @@ class Hub:
 
     def respond(self, visit: Visit, valid: Callable[[], bool]) -> Response:
         """Answer with the stream of the page that a visit names in `view`; `valid` ends it."""
-        parts = urlsplit(visit.query.get("view"))
-        view = BY_PATH.get(parts.path)
-        if view is None or not view.live or parts.netloc:
+        parts = split_url(visit.query.get("view"))
+        view = BY_PATH.get(parts.path) if parts is not None else None
+        if parts is None or view is None or not view.live or parts.netloc:
             return Response("there is no such page\n", status_code=404, media_type="text/plain")
         if self.readers >= MOST_STREAMS:
             return Response("too many pages are open\n", 503, media_type="text/plain")

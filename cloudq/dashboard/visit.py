@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlencode
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from markupsafe import Markup, escape
 from starlette.requests import HTTPConnection
@@ -79,6 +79,16 @@ def visit_of(request: HTTPConnection) -> Visit:
     """Return the visit that the gate has made of a request."""
     found: Visit = request.scope[NAME]
     return found
+
+
+def split_url(text: str) -> SplitResult | None:
+    """Return the parts of what a stranger gives as a URL; None for what cannot be one."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
 
 
 def guest(base: str = "") -> Visit:
