@@ -20,6 +20,8 @@ from cloudq.dashboard.visit import NAME, THEMES, Form, Visit, split_url
 
 MOST_BYTES = 1_000_000
 """The largest body of a form."""
+# A form of somebody who has not signed in has a name and a password.
+_MOST_OF_NOBODY = 16_000
 _MOST_FIELDS = 12_000
 _LONGEST_QUERY = 8_000
 _METHODS = frozenset({"GET", "HEAD", "POST"})
@@ -141,7 +143,7 @@ class Gate:
         form = Form()
         if scope["method"] == "POST":
             self._check_origin(headers)
-            form = await _body(receive, headers)
+            form = await _body(receive, headers, MOST_BYTES if user else _MOST_OF_NOBODY)
             if session is None or not self._sessions.checks(session, form.get("csrf")):
                 raise Refusal(403, "the form is too old, or is not of this page: load it again")
             if path not in _OWN and (user is None or not user.may_operate):
@@ -288,23 +290,23 @@ def _place(scope: Scope) -> tuple[str, str]:
     return base, below or "/"
 
 
-async def _body(receive: Receive, headers: Mapping[str, str]) -> Form:
-    """Read a form, as far as one may be long. Raises `Refusal`."""
+async def _body(receive: Receive, headers: Mapping[str, str], most: int) -> Form:
+    """Read a form of so many bytes at most. Raises `Refusal`."""
     if headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         raise Refusal(415, f"a form is sent as {_FORM}")
     length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > MOST_BYTES:
-        raise Refusal(413, f"a form has {MOST_BYTES:,} bytes at most")
+    if not length.isdecimal() or int(length) > most:
+        raise Refusal(413, f"a form has {most:,} bytes at most")
     data = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Refusal(400, "the form was not sent whole")
         data += message.get("body", b"")
-        if len(data) > MOST_BYTES:
-            raise Refusal(413, f"a form has {MOST_BYTES:,} bytes at most")
+        if len(data) > most:
+            raise Refusal(413, f"a form has {most:,} bytes at most")
         if not message.get("more_body"):
-            return _fields(bytes(data), MOST_BYTES, "form")
+            return _fields(bytes(data), most, "form")
 
 
 def _fields(raw: bytes, longest: int, name: str) -> Form:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 import pytest
 from starlette.testclient import TestClient
 
 from cloudq import CloudQ
 from cloudq.dashboard.access import Access, access
+from cloudq.dashboard.connections import Connection
 from cloudq.dashboard.site import Site
+from cloudq.testing import eventually
 from tests.dashboard.conftest import SECRET, USERS
+from tests.dashboard.serving import Stream, served
 from tests.dashboard.shop import OWN, Browser
 
 BAD_URLS = ["//[", "http://[::1", "//a\u2100b", "http://127.0.0.1:99999999/", "/x\u202ey"]
@@ -24,7 +30,7 @@ def test_what_is_no_url_is_answered_and_leads_nowhere(guarded: Site, url: str) -
     )
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     assert browser.client.get("/live", params={"view": url}).status_code == 404
-    sent = browser.client.post("/logout", headers={"origin": url.encode()})
+    sent = browser.client.post("/logout", headers=[(b"origin", url.encode())])
     assert sent.status_code == 403
     assert "content-security-policy" in sent.headers
 
@@ -51,3 +57,87 @@ def test_a_name_that_is_said_twice_is_that_of_nobody(app: CloudQ) -> None:
     for names in (("olga", "lars"), ("lars", "olga"), ("olga", "")):
         headers = [("x-user", name) for name in names]
         assert client.get("/", headers=headers).status_code == 403
+
+
+# ---- requests that never end
+
+
+class _Hasty(Connection):
+    patience = 0.5
+    most = 20
+
+
+def _asked(port: int, start: bytes) -> socket.socket:
+    asked = socket.create_connection(("127.0.0.1", port), timeout=10)
+    asked.sendall(start)
+    return asked
+
+
+def _answers(port: int) -> bool:
+    with _asked(port, b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n") as asked:
+        return asked.recv(100).startswith(b"HTTP/1.1 200")
+
+
+HEAD = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx-slow:"
+FORM = (
+    b"POST /login HTTP/1.1\r\nhost: 127.0.0.1\r\norigin: http://127.0.0.1\r\n"
+    b"content-type: application/x-www-form-urlencoded\r\ncontent-length: 900\r\n\r\na"
+)
+SECOND = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" + HEAD
+
+
+@pytest.mark.parametrize("start", [b"", HEAD, FORM, SECOND])
+def test_a_request_that_does_not_end_is_not_waited_for(guarded: Site, start: bytes) -> None:
+    with served(guarded.asgi(()), connection=_Hasty) as port, _asked(port, start) as slow:
+        began = time.monotonic()
+
+        def is_closed() -> bool:
+            try:
+                slow.send(b"x")  # a byte now and then does not prolong it
+                slow.setblocking(False)
+                return not slow.recv(10_000)
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+            finally:
+                slow.setblocking(True)
+
+        eventually(is_closed)
+        assert time.monotonic() - began < 5
+
+
+def test_who_opens_many_connections_and_says_nothing_keeps_nobody_out(guarded: Site) -> None:
+    class Patient(_Hasty):
+        patience = 600.0
+
+    with served(guarded.asgi(()), connection=Patient) as port:
+        held = [_asked(port, start) for start in (b"", HEAD, FORM) * 20]
+        try:
+            assert _answers(port)
+            assert _answers(port)
+        finally:
+            for each in held:
+                each.close()
+
+
+def test_an_open_page_is_no_slow_request(site: Site) -> None:
+    with served(site.asgi(()), connection=_Hasty) as port:
+        stream = Stream(port, "/")
+        began = time.monotonic()
+        assert stream.next()[0] == "part"
+        while time.monotonic() - began < 2 * _Hasty.patience:
+            assert _answers(port)
+        held = [_asked(port, HEAD) for _ in range(40)]
+        site.app.send_task("shop.mail", ["a@example.com"])
+        assert stream.next()[0] == "part", "it goes on"
+        stream.close()
+        for each in held:
+            each.close()
+
+
+def test_who_has_not_signed_in_sends_short_forms_alone(guarded: Site) -> None:
+    browser = Browser(guarded.asgi(()))
+    browser.open("/login")
+    fields = [("csrf", browser.csrf()), ("name", "x" * 20_000), ("password", SECRET)]
+    assert browser.send("/login", fields).status_code == 413
