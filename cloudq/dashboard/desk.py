@@ -13,13 +13,13 @@ from cloudq.app import CloudQ
 from cloudq.dashboard.access import Access, User
 from cloudq.dashboard.actions import dead, others
 from cloudq.dashboard.actions.plan import Action, Done, Plan
-from cloudq.dashboard.gate import THEME, cookie_header
+from cloudq.dashboard.gate import THEME
 from cloudq.dashboard.jobs import Job, Jobs, new_job
 from cloudq.dashboard.looks import Looks
 from cloudq.dashboard.render import page, trouble
-from cloudq.dashboard.sessions import COOKIE, Session, Sessions
-from cloudq.dashboard.throttle import NAME, Throttle
-from cloudq.dashboard.visit import THEMES, Visit, split_url, visit_of
+from cloudq.dashboard.sessions import KNOWN, SESSION, Session, Sessions
+from cloudq.dashboard.throttle import Guess, Throttle
+from cloudq.dashboard.visit import THEMES, Visit, cookie_header, split_url, visit_of
 from cloudq.errors import CloudQError
 from cloudq.operations import audit
 from cloudq.operations.audit import Actor
@@ -63,10 +63,11 @@ class Desk:
         visit = visit_of(request)
         form, session = visit.form, visit.session
         name, after = form.get("name").strip()[:200], form.get("next")
-        keys = (visit.peer, f"{NAME}{name}")
+        browser = self._sessions.recognises(visit.cookie(KNOWN), name)
+        guess = Guess(address=visit.peer, name=name, browser=browser)
         # One at a time: a hundred guesses at once cost no more memory than one.
         with self._one_at_a_time:
-            wait = self._throttle.wait(*keys)
+            wait = self._throttle.wait(guess)
             if wait:
                 text = f"Too many wrong tries: wait {int(wait) + 1} s."
                 answer = self._form(visit, after, name=name, error=text, status=429)
@@ -74,18 +75,21 @@ class Desk:
                 return answer
             user = self._known(name, form.get("password"))
             if user is None:
-                self._throttle.wrong(*keys)
+                self._throttle.wrong(guess)
             else:
-                self._throttle.right(*keys)
+                self._throttle.right(guess)
         if user is None:
-            audit.log.warning("a sign-in failed: name %r from %s", name, visit.peer)
+            # What is typed in the wrong field may be a password.
+            said = name if self._access.knows(name) else "unknown"
+            audit.log.warning("a sign-in failed: name %s, from %s", said, visit.peer)
             text = "This name and password do not go together."
             return self._form(visit, after, name=name, error=text, status=401)
         if session is not None:
             self._sessions.end(session)
         begun = self._sessions.begin(user)
         answer = RedirectResponse(visit.base + _local(after), status_code=303)
-        self._set(answer, request, COOKIE, self._sessions.cookie(begun))
+        _set(answer, visit, SESSION, self._sessions.cookie(begun))
+        _set(answer, visit, KNOWN, self._sessions.recognised(name), age=_YEAR)
         return answer
 
     def sign_out(self, request: Request) -> Response:
@@ -94,7 +98,7 @@ class Desk:
         if visit.session is not None:
             self._sessions.end(visit.session)
         answer = RedirectResponse(visit.url("/login"), status_code=303)
-        self._set(answer, request, COOKIE, "", age=0)
+        _set(answer, visit, SESSION, "", age=0)
         return answer
 
     def theme(self, request: Request) -> Response:
@@ -103,7 +107,7 @@ class Desk:
         chosen = visit.form.get("theme")
         answer = RedirectResponse(visit.base + _local(visit.form.get("back")), status_code=303)
         if chosen in THEMES:
-            self._set(answer, request, THEME, chosen, age=_YEAR)
+            _set(answer, visit, THEME, chosen, age=_YEAR)
         return answer
 
     def _known(self, name: str, secret: str) -> User | None:
@@ -123,15 +127,6 @@ class Desk:
             "here": "/login",
         }
         return page("login.html", visit, values, status=status)
-
-    @staticmethod
-    def _set(
-        answer: Response, request: Request, name: str, value: str, *, age: int | None = None
-    ) -> None:
-        visit = visit_of(request)
-        is_secure = bool(request.scope.get("cloudq.secure"))
-        header = cookie_header(name, value, visit.base, is_secure, age)
-        answer.headers.append("set-cookie", header)
 
     # ---- acting
 
@@ -224,6 +219,11 @@ class Desk:
     def _failed(visit: Visit, text: str, back: str) -> Response:
         values = {"title": "Not done", "text": text, "here": back.partition("?")[0]}
         return page("trouble.html", visit, values | {"back": back}, status=409)
+
+
+def _set(answer: Response, visit: Visit, name: str, value: str, *, age: int | None = None) -> None:
+    header = cookie_header(name, value, visit.base, visit.is_secure, age)
+    answer.headers.append("set-cookie", header)
 
 
 def _notice(session: Session | None, done: Done) -> None:

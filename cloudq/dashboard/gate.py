@@ -14,9 +14,17 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloudq.dashboard.access import Access, User
-from cloudq.dashboard.sessions import COOKIE, Session, Sessions
-from cloudq.dashboard.throttle import Throttle
-from cloudq.dashboard.visit import NAME, THEMES, Form, Visit, split_url
+from cloudq.dashboard.sessions import SESSION, Session, Sessions
+from cloudq.dashboard.throttle import Guess, Throttle
+from cloudq.dashboard.visit import (
+    NAME,
+    THEMES,
+    Form,
+    Visit,
+    cookie_header,
+    cookie_name,
+    split_url,
+)
 
 MOST_BYTES = 1_000_000
 """The largest body of a form."""
@@ -115,7 +123,7 @@ class Gate:
         headers = _joined(scope)
         is_secure = self._is_secure(scope, headers)
         try:
-            visit, began = await self._admitted(scope, receive, headers)
+            visit, began = await self._admitted(scope, receive, headers, is_secure)
         except Refusal as refusal:
             response = self._answer(refusal, scope)
             await response(scope, receive, _with(send, scope, None, is_secure=is_secure))
@@ -127,7 +135,7 @@ class Gate:
         await (turned_away or self._inner)(scope, receive, door)
 
     async def _admitted(
-        self, scope: Scope, receive: Receive, headers: Mapping[str, str]
+        self, scope: Scope, receive: Receive, headers: Mapping[str, str], is_secure: bool
     ) -> tuple[Visit, Session | None]:
         """Return the visit, and the session if it begins with it. Raises `Refusal`."""
         if not self._hosts.allows(headers.get("host", "")):
@@ -138,7 +146,7 @@ class Gate:
         base, path = _place(scope)
         peer = (scope.get("client") or ("", 0))[0]
         cookies = cookie_parser(headers.get("cookie", ""))
-        session = self._sessions.find(cookies.get(COOKIE, ""))
+        session = self._sessions.find(cookies.get(cookie_name(SESSION, base, is_secure), ""))
         user = self._user(headers, peer, session, path)
         form = Form()
         if scope["method"] == "POST":
@@ -151,7 +159,7 @@ class Gate:
         began = None
         if session is None and not path.startswith((*_PUBLIC, "/api/", "/live")):
             session = began = self._sessions.begin(None)
-        theme = cookies.get(THEME, "auto")
+        theme = cookies.get(cookie_name(THEME, base, is_secure), "auto")
         visit = Visit(
             user=user,
             session=session,
@@ -160,6 +168,8 @@ class Gate:
             query=query,
             form=form,
             theme=theme if theme in THEMES else "auto",
+            cookies=cookies,
+            is_secure=is_secure,
             peer=self._access.client(peer, headers),
             app_name=self._app_name,
         )
@@ -182,12 +192,13 @@ class Gate:
         return session.user if session is not None else None
 
     def _by_token(self, token: str, client: str) -> User | None:
-        wait = self._throttle.wait(client)
+        guess = Guess(address=client)
+        wait = self._throttle.wait(guess)
         if wait:
             raise Refusal(429, "too many wrong tokens", {"retry-after": str(int(wait) + 1)})
         found = self._access.by_token(token)
         if found is None:
-            self._throttle.wrong(client)
+            self._throttle.wrong(guess)
         return found
 
     def _check_origin(self, headers: Mapping[str, str]) -> None:
@@ -248,24 +259,13 @@ def _with(send: Send, scope: Scope, cookie: str | None, *, is_secure: bool) -> S
                 headers[name] = value
             headers.setdefault("cache-control", "no-store")
             # What a page has set itself, at sign-in and sign-out, stands.
-            has_own = any(value.startswith(COOKIE) for value in headers.getlist("set-cookie"))
+            has_own = any(SESSION in value for value in headers.getlist("set-cookie"))
             if cookie is not None and not has_own:
-                headers.append("set-cookie", cookie_header(COOKIE, cookie, base, is_secure))
+                headers.append("set-cookie", cookie_header(SESSION, cookie, base, is_secure))
             message["headers"] = headers.raw
         await send(message)
 
-    scope["cloudq.secure"] = is_secure
     return door
-
-
-def cookie_header(name: str, value: str, base: str, is_secure: bool, age: int | None = None) -> str:
-    """Write a Set-Cookie header that no script and no other site can use."""
-    parts = [f"{name}={value}", f"Path={base or '/'}", "HttpOnly", "SameSite=Strict"]
-    if age is not None:
-        parts.append(f"Max-Age={age}")
-    if is_secure:
-        parts.append("Secure")
-    return "; ".join(parts)
 
 
 def _joined(scope: Scope) -> dict[str, str]:

@@ -46,6 +46,8 @@ class Visit:
     query: Form = field(default_factory=Form)
     form: Form = field(default_factory=Form)
     theme: str = "auto"
+    cookies: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_secure: bool = False
     peer: str = ""
     app_name: str = ""
 
@@ -53,6 +55,10 @@ class Visit:
     def operates(self) -> bool:
         """Tell whether the user may act, and may see arguments."""
         return self.user is not None and self.user.may_operate
+
+    def cookie(self, name: str) -> str:
+        """Return the value of a cookie that this dashboard has set."""
+        return self.cookies.get(cookie_name(name, self.base, self.is_secure), "")
 
     @property
     def csrf(self) -> str:
@@ -79,6 +85,25 @@ def visit_of(request: HTTPConnection) -> Visit:
     """Return the visit that the gate has made of a request."""
     found: Visit = request.scope[NAME]
     return found
+
+
+def cookie_name(name: str, base: str, is_secure: bool) -> str:
+    """Return the name under which a browser keeps a cookie.
+
+    With its prefix no other site of the domain, and nobody on the way, can set it in its place.
+    """
+    return f"__Host-{name}" if is_secure and not base else name
+
+
+def cookie_header(name: str, value: str, base: str, is_secure: bool, age: int | None = None) -> str:
+    """Write a Set-Cookie header that no script and no other site can use."""
+    name = cookie_name(name, base, is_secure)
+    parts = [f"{name}={value}", f"Path={base or '/'}", "HttpOnly", "SameSite=Strict"]
+    if age is not None:
+        parts.append(f"Max-Age={age}")
+    if is_secure:
+        parts.append("Secure")
+    return "; ".join(parts)
 
 
 def split_url(text: str) -> SplitResult | None:

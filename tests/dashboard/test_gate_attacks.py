@@ -12,6 +12,7 @@ from cloudq import CloudQ
 from cloudq.dashboard.access import Access, access
 from cloudq.dashboard.connections import Connection
 from cloudq.dashboard.site import Site
+from cloudq.dashboard.throttle import Guess
 from cloudq.testing import eventually
 from tests.dashboard.conftest import SECRET, USERS
 from tests.dashboard.serving import Stream, served
@@ -57,6 +58,80 @@ def test_a_name_that_is_said_twice_is_that_of_nobody(app: CloudQ) -> None:
     for names in (("olga", "lars"), ("lars", "olga"), ("olga", "")):
         headers = [("x-user", name) for name in names]
         assert client.get("/", headers=headers).status_code == 403
+
+
+# ---- guesses
+
+
+def _tries(site: Site, name: str, password: str, peer: str, browser: Browser | None = None) -> int:
+    browser = browser or Browser(site.asgi(()), peer=peer)
+    browser.open("/login")
+    fields = [("csrf", browser.csrf()), ("name", name), ("password", password)]
+    data = dict(fields)
+    answer = browser.client.post(
+        "/login", data=data, headers={"origin": OWN}, follow_redirects=False
+    )
+    return answer.status_code
+
+
+def test_a_sign_in_of_one_s_own_makes_no_guess_at_others_free(guarded: Site) -> None:
+    seen: list[int] = []
+    for number in range(6):
+        seen.append(_tries(guarded, f"olga{number}", "wrong wrong", "10.0.0.1"))
+        _tries(guarded, "lars", SECRET, "10.0.0.1")
+    assert seen == [401] * 5 + [429]
+
+
+def test_who_mistypes_before_a_right_one_waits_no_longer_for_it(guarded: Site) -> None:
+    for _ in range(3):
+        for _ in range(4):
+            assert _tries(guarded, "olga", "wrong wrong", "10.0.0.1") == 401
+        assert _tries(guarded, "olga", SECRET, "10.0.0.1") == 303
+
+
+def test_the_addresses_of_one_network_are_one(guarded: Site) -> None:
+    seen = [_tries(guarded, f"n{n}", "wrong wrong", f"2001:db8::{n:x}") for n in range(6)]
+    assert seen == [401] * 5 + [429]
+    assert _tries(guarded, "olga", SECRET, "2001:db8:0:1::1") == 303
+    assert _tries(guarded, "olga", SECRET, "::ffff:10.0.0.1") == 303
+
+
+def test_whoever_guesses_at_a_name_keeps_its_owner_s_browser_not_out(guarded: Site) -> None:
+    own = Browser(guarded.asgi(()))
+    assert _tries(guarded, "olga", SECRET, "", own) == 303
+    own.open("/")
+    own.press("Sign out")
+    for number in range(120):
+        guarded.throttle.wrong(Guess(address=f"10.1.0.{number}", name="olga"))
+    for _ in range(20):  # as where a proxy is not named, and all have its address
+        guarded.throttle.wrong(Guess(address="127.0.0.1", name="olga"))
+    assert _tries(guarded, "olga", SECRET, "10.2.0.1") == 429
+    assert _tries(guarded, "lars", SECRET, "", own) == 429, "it is known for its owner alone"
+    assert _tries(guarded, "olga", SECRET, "", own) == 303
+    seen = [_tries(guarded, "olga", "wrong wrong", "", own) for _ in range(6)]
+    assert seen == [401] * 5 + [429], "it does not guess for free"
+
+
+def test_what_is_typed_for_a_name_is_not_logged(
+    guarded: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    _tries(guarded, "my very password", "olga", "10.0.0.1")
+    _tries(guarded, "olga", "wrong wrong", "10.0.0.1")
+    assert "very password" not in caplog.text
+    assert "name olga, from 10.0.0.1" in caplog.text
+
+
+def test_no_other_site_of_the_domain_sets_the_cookie_of_a_secure_one(guarded: Site) -> None:
+    client = TestClient(guarded.asgi(()), base_url="https://127.0.0.1", client=("127.0.0.1", 1))
+    given = client.get("/login").headers["set-cookie"]
+    assert given.startswith("__Host-cloudq_session=")
+    assert "Path=/;" in given
+    session = given.partition("=")[2].partition(";")[0]
+    forged = TestClient(guarded.asgi(()), base_url="https://127.0.0.1", client=("127.0.0.1", 1))
+    answer = forged.get("/login", headers={"cookie": f"cloudq_session={session}"})
+    assert "set-cookie" in answer.headers, "it begins a session of its own"
+    answer = forged.get("/login", headers={"cookie": f"__Host-cloudq_session={session}"})
+    assert "set-cookie" not in answer.headers
 
 
 # ---- requests that never end
