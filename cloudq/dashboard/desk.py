@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
+from dataclasses import replace
 from functools import partial
 
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from cloudq.dashboard.actions.plan import Action, Done, Plan
 from cloudq.dashboard.gate import THEME
 from cloudq.dashboard.jobs import Job, Jobs, new_job
 from cloudq.dashboard.looks import Looks
+from cloudq.dashboard.questions import Question, Questions
 from cloudq.dashboard.render import page, trouble
 from cloudq.dashboard.sessions import KNOWN, SESSION, Session, Sessions
 from cloudq.dashboard.throttle import Guess, Throttle
@@ -30,7 +31,6 @@ ACTIONS = {action.name: action for action in (*dead.ACTIONS, *others.ACTIONS)}
 
 # Longer ones are watched on a page of their own.
 _PATIENCE = 1.5
-_MOST_ONCE = 200
 _YEAR = 31_536_000
 
 
@@ -47,7 +47,7 @@ class Desk:
         self._throttle = throttle
         self._jobs = Jobs(self._stopped)
         self._one_at_a_time = threading.Lock()
-        self._used: dict[str, None] = {}
+        self._questions = Questions()
 
     # ---- signing in
 
@@ -137,21 +137,20 @@ class Desk:
         if action is None:
             return trouble("No such action", "There is no such action.", visit, status=404)
         back = _local(visit.form.get("back") or action.back)
+        confirmed = bool(visit.form.get("confirmed"))
+        if confirmed:
+            question = self._questions.answer(visit.form.get("once"), _session(visit), action.name)
+            if question is None:
+                return self._failed(visit, "This was sent already, and is done once.", back)
+            visit = replace(visit, confirmed=question.things)
         try:
             plan = action.plan(self._app, visit)
         except CloudQError as error:
             return self._failed(visit, describe(error), back)
-        once = visit.form.get("once")
         if plan.nothing is not None:
             return self._failed(visit, plan.nothing, back)
-        if not visit.form.get("confirmed"):
+        if not confirmed:
             return self._ask(visit, action, plan, back)
-        with self._one_at_a_time:
-            if not once or once in self._used:
-                return self._failed(visit, "This was sent already, and is done once.", back)
-            self._used[once] = None
-            while len(self._used) > _MOST_ONCE * 50:
-                del self._used[next(iter(self._used))]
         return self._carried_out(visit, plan, back)
 
     def _ask(self, visit: Visit, action: Action, plan: Plan, back: str) -> Response:
@@ -159,12 +158,13 @@ class Desk:
         kept = [(name, value) for name in action.fields for value in form.all(name)]
         if "id" not in action.fields and form.get("scope") != "all":
             kept += [("id", value) for value in form.all("id")]
+        asked = Question(session=_session(visit), action=action.name, things=plan.things)
         values = {
             "plan": plan,
             "action": action,
             "kept": kept,
             "back": back,
-            "once": secrets.token_urlsafe(16),
+            "once": self._questions.ask(asked),
             "here": action.back,
         }
         return page("confirm.html", visit, values)
@@ -180,6 +180,8 @@ class Desk:
         # What is quick is over when its answer is sent; one that is not told of a number is.
         job.over.wait(_PATIENCE if plan.long else None)
         if job.ended is None:
+            # It may be stopped, or end with this process: that it has begun is known.
+            audit.write(self._app, actor, "begin", job.question, outcome="under way")
             return RedirectResponse(visit.url("/job", id=job.id), status_code=303)
         self._looks.forget()
         if job.error is not None:
@@ -207,18 +209,24 @@ class Desk:
         job = self._jobs.find(visit.form.get("id"))
         if job is None:
             return trouble("No such action", "It is over, or never was.", visit, status=404)
-        job.stopping = True
+        job.stopped_by = visit.user.name if visit.user is not None else job.who
         job.over.wait(_PATIENCE)
         return RedirectResponse(visit.url("/job", id=job.id), status_code=303)
 
     def _stopped(self, job: Job) -> None:
-        by = Actor(who=job.who, via="dashboard")
-        audit.write(self._app, by, "stop", job.question, count=job.handled, outcome=job.error or "")
+        by = Actor(who=job.stopped_by or job.who, via="dashboard")
+        what = f"{job.question} (begun by {job.who})"
+        audit.write(self._app, by, "stop", what, count=job.handled, outcome=job.error or "")
 
     @staticmethod
     def _failed(visit: Visit, text: str, back: str) -> Response:
         values = {"title": "Not done", "text": text, "here": back.partition("?")[0]}
         return page("trouble.html", visit, values | {"back": back}, status=409)
+
+
+def _session(visit: Visit) -> str:
+    assert visit.session is not None  # the gate takes no form without one
+    return visit.session.id
 
 
 def _set(answer: Response, visit: Visit, name: str, value: str, *, age: int | None = None) -> None:

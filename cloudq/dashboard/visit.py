@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlencode, urlsplit
 
@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 from starlette.requests import HTTPConnection
 
 from cloudq.dashboard.access import User
+from cloudq.dashboard.questions import Thing
 from cloudq.dashboard.sessions import Session
 
 NAME = "cloudq.visit"
@@ -37,7 +38,10 @@ class Form:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """A request that has passed the gate. `base` is the path under which the dashboard is."""
+    """A request that has passed the gate. `base` is the path under which the dashboard is.
+
+    `confirmed` are the things that an action was confirmed for: it changes no others.
+    """
 
     user: User | None
     session: Session | None
@@ -49,6 +53,7 @@ class Visit:
     cookies: Mapping[str, str] = field(default_factory=dict[str, str])
     is_secure: bool = False
     peer: str = ""
+    confirmed: Set[Thing] | None = None
     app_name: str = ""
 
     @property
