@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 from cloudq import CloudQ
 from cloudq.dashboard.live import MOST_OF_ONE
@@ -146,6 +147,25 @@ def test_a_look_is_made_once_for_all_who_ask(app: CloudQ) -> None:
     looks.forget()
     looks.part("key", made.append, 2)
     assert made == [1, 2]
+
+
+def test_who_asks_for_a_slow_look_waits_not_as_long_as_it_takes(app: CloudQ) -> None:
+    looks = Looks(app, refresh=60.0)
+    looks.patience = 0.05
+    begun, over = Event(), Event()
+
+    def slow() -> str:
+        begun.set()
+        over.wait(60)
+        return "seen"
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(looks.part, "key", slow)
+        begun.wait(60)
+        assert "takes long" in (looks.part("key", slow).error or "")
+        over.set()
+        assert first.result().value == "seen"
+    assert looks.part("key", slow).value == "seen"
 
 
 def test_an_error_is_a_part_and_is_not_asked_for_again_at_once(app: CloudQ) -> None:
