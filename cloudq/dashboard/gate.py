@@ -25,6 +25,7 @@ from cloudq.dashboard.visit import (
     cookie_name,
     split_url,
 )
+from cloudq.operations import audit
 
 MOST_BYTES = 1_000_000
 """The largest body of a form."""
@@ -155,6 +156,7 @@ class Gate:
             if session is None or not self._sessions.checks(session, form.get("csrf")):
                 raise Refusal(403, "the form is too old, or is not of this page: load it again")
             if path not in _OWN and (user is None or not user.may_operate):
+                audit.log.warning("%s may not operate: %s is refused", user and user.name, path)
                 raise Refusal(403, "your role only looks: this needs the role operate")
         began = None
         if session is None and not path.startswith((*_PUBLIC, "/api/", "/live")):

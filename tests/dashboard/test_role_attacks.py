@@ -39,6 +39,15 @@ def test_what_is_wrong_in_a_message_is_told_without_it(
         assert HIDDEN not in lars.client.get(f"/api/v1{api}").text
 
 
+def test_what_is_refused_is_in_the_program_s_log(
+    guarded: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    lars = signed_in(guarded, "lars")
+    lars.open("/queues")
+    assert lars.send("/act/purge", [("csrf", lars.csrf()), ("name", "mail")]).status_code == 403
+    assert "lars may not operate: /act/purge is refused" in caplog.text
+
+
 def test_what_the_cloud_s_scheduler_sends_is_hidden() -> None:
     parts = {"Target.Input": (f'{{"args": ["{HIDDEN}"]}}', None), "State": ("ENABLED", "DISABLED")}
     step = Step(action="update", name="daily", parts=parts)
