@@ -84,6 +84,10 @@ class Access:
         """The user of a dashboard without users."""
         return User(name="local", role=self.open_role)
 
+    def knows(self, name: str) -> bool:
+        """Tell whether there is a password of this name."""
+        return any(each.user.name == name for each in self.passwords)
+
     def by_password(self, name: str, password: str) -> User | None:
         """Return the user with this password; as slow for an unknown name as for a known one."""
         if len(password) > _LONGEST:

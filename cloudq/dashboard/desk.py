@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
+from dataclasses import replace
 from functools import partial
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -14,13 +13,14 @@ from cloudq.app import CloudQ
 from cloudq.dashboard.access import Access, User
 from cloudq.dashboard.actions import dead, others
 from cloudq.dashboard.actions.plan import Action, Done, Plan
-from cloudq.dashboard.gate import THEME, cookie_header
+from cloudq.dashboard.gate import THEME
 from cloudq.dashboard.jobs import Job, Jobs, new_job
 from cloudq.dashboard.looks import Looks
+from cloudq.dashboard.questions import Question, Questions
 from cloudq.dashboard.render import page, trouble
-from cloudq.dashboard.sessions import COOKIE, Session, Sessions
-from cloudq.dashboard.throttle import NAME, Throttle
-from cloudq.dashboard.visit import THEMES, Visit, visit_of
+from cloudq.dashboard.sessions import KNOWN, SESSION, Session, Sessions
+from cloudq.dashboard.throttle import Guess, Throttle
+from cloudq.dashboard.visit import THEMES, Visit, cookie_header, split_url, visit_of
 from cloudq.errors import CloudQError
 from cloudq.operations import audit
 from cloudq.operations.audit import Actor
@@ -31,7 +31,6 @@ ACTIONS = {action.name: action for action in (*dead.ACTIONS, *others.ACTIONS)}
 
 # Longer ones are watched on a page of their own.
 _PATIENCE = 1.5
-_MOST_ONCE = 200
 _YEAR = 31_536_000
 
 
@@ -48,7 +47,7 @@ class Desk:
         self._throttle = throttle
         self._jobs = Jobs(self._stopped)
         self._one_at_a_time = threading.Lock()
-        self._used: dict[str, None] = {}
+        self._questions = Questions()
 
     # ---- signing in
 
@@ -64,10 +63,11 @@ class Desk:
         visit = visit_of(request)
         form, session = visit.form, visit.session
         name, after = form.get("name").strip()[:200], form.get("next")
-        keys = (visit.peer, f"{NAME}{name}")
+        browser = self._sessions.recognises(visit.cookie(KNOWN), name)
+        guess = Guess(address=visit.peer, name=name, browser=browser)
         # One at a time: a hundred guesses at once cost no more memory than one.
         with self._one_at_a_time:
-            wait = self._throttle.wait(*keys)
+            wait = self._throttle.wait(guess)
             if wait:
                 text = f"Too many wrong tries: wait {int(wait) + 1} s."
                 answer = self._form(visit, after, name=name, error=text, status=429)
@@ -75,18 +75,21 @@ class Desk:
                 return answer
             user = self._known(name, form.get("password"))
             if user is None:
-                self._throttle.wrong(*keys)
+                self._throttle.wrong(guess)
             else:
-                self._throttle.right(*keys)
+                self._throttle.right(guess)
         if user is None:
-            audit.log.warning("a sign-in failed: name %r from %s", name, visit.peer)
+            # What is typed in the wrong field may be a password.
+            said = name if self._access.knows(name) else "unknown"
+            audit.log.warning("a sign-in failed: name %s, from %s", said, visit.peer)
             text = "This name and password do not go together."
             return self._form(visit, after, name=name, error=text, status=401)
         if session is not None:
             self._sessions.end(session)
         begun = self._sessions.begin(user)
         answer = RedirectResponse(visit.base + _local(after), status_code=303)
-        self._set(answer, request, COOKIE, self._sessions.cookie(begun))
+        _set(answer, visit, SESSION, self._sessions.cookie(begun))
+        _set(answer, visit, KNOWN, self._sessions.recognised(name), age=_YEAR)
         return answer
 
     def sign_out(self, request: Request) -> Response:
@@ -95,7 +98,7 @@ class Desk:
         if visit.session is not None:
             self._sessions.end(visit.session)
         answer = RedirectResponse(visit.url("/login"), status_code=303)
-        self._set(answer, request, COOKIE, "", age=0)
+        _set(answer, visit, SESSION, "", age=0)
         return answer
 
     def theme(self, request: Request) -> Response:
@@ -104,7 +107,7 @@ class Desk:
         chosen = visit.form.get("theme")
         answer = RedirectResponse(visit.base + _local(visit.form.get("back")), status_code=303)
         if chosen in THEMES:
-            self._set(answer, request, THEME, chosen, age=_YEAR)
+            _set(answer, visit, THEME, chosen, age=_YEAR)
         return answer
 
     def _known(self, name: str, secret: str) -> User | None:
@@ -125,15 +128,6 @@ class Desk:
         }
         return page("login.html", visit, values, status=status)
 
-    @staticmethod
-    def _set(
-        answer: Response, request: Request, name: str, value: str, *, age: int | None = None
-    ) -> None:
-        visit = visit_of(request)
-        is_secure = bool(request.scope.get("cloudq.secure"))
-        header = cookie_header(name, value, visit.base, is_secure, age)
-        answer.headers.append("set-cookie", header)
-
     # ---- acting
 
     def act(self, request: Request) -> Response:
@@ -143,21 +137,20 @@ class Desk:
         if action is None:
             return trouble("No such action", "There is no such action.", visit, status=404)
         back = _local(visit.form.get("back") or action.back)
+        confirmed = bool(visit.form.get("confirmed"))
+        if confirmed:
+            question = self._questions.answer(visit.form.get("once"), _session(visit), action.name)
+            if question is None:
+                return self._failed(visit, "This was sent already, and is done once.", back)
+            visit = replace(visit, confirmed=question.things)
         try:
             plan = action.plan(self._app, visit)
         except CloudQError as error:
             return self._failed(visit, describe(error), back)
-        once = visit.form.get("once")
         if plan.nothing is not None:
             return self._failed(visit, plan.nothing, back)
-        if not visit.form.get("confirmed"):
+        if not confirmed:
             return self._ask(visit, action, plan, back)
-        with self._one_at_a_time:
-            if not once or once in self._used:
-                return self._failed(visit, "This was sent already, and is done once.", back)
-            self._used[once] = None
-            while len(self._used) > _MOST_ONCE * 50:
-                del self._used[next(iter(self._used))]
         return self._carried_out(visit, plan, back)
 
     def _ask(self, visit: Visit, action: Action, plan: Plan, back: str) -> Response:
@@ -165,12 +158,13 @@ class Desk:
         kept = [(name, value) for name in action.fields for value in form.all(name)]
         if "id" not in action.fields and form.get("scope") != "all":
             kept += [("id", value) for value in form.all("id")]
+        asked = Question(session=_session(visit), action=action.name, things=plan.things)
         values = {
             "plan": plan,
             "action": action,
             "kept": kept,
             "back": back,
-            "once": secrets.token_urlsafe(16),
+            "once": self._questions.ask(asked),
             "here": action.back,
         }
         return page("confirm.html", visit, values)
@@ -186,6 +180,8 @@ class Desk:
         # What is quick is over when its answer is sent; one that is not told of a number is.
         job.over.wait(_PATIENCE if plan.long else None)
         if job.ended is None:
+            # It may be stopped, or end with this process: that it has begun is known.
+            audit.write(self._app, actor, "begin", job.question, outcome="under way")
             return RedirectResponse(visit.url("/job", id=job.id), status_code=303)
         self._looks.forget()
         if job.error is not None:
@@ -213,18 +209,29 @@ class Desk:
         job = self._jobs.find(visit.form.get("id"))
         if job is None:
             return trouble("No such action", "It is over, or never was.", visit, status=404)
-        job.stopping = True
+        job.stopped_by = visit.user.name if visit.user is not None else job.who
         job.over.wait(_PATIENCE)
         return RedirectResponse(visit.url("/job", id=job.id), status_code=303)
 
     def _stopped(self, job: Job) -> None:
-        by = Actor(who=job.who, via="dashboard")
-        audit.write(self._app, by, "stop", job.question, count=job.handled, outcome=job.error or "")
+        by = Actor(who=job.stopped_by or job.who, via="dashboard")
+        what = f"{job.question} (begun by {job.who})"
+        audit.write(self._app, by, "stop", what, count=job.handled, outcome=job.error or "")
 
     @staticmethod
     def _failed(visit: Visit, text: str, back: str) -> Response:
         values = {"title": "Not done", "text": text, "here": back.partition("?")[0]}
         return page("trouble.html", visit, values | {"back": back}, status=409)
+
+
+def _session(visit: Visit) -> str:
+    assert visit.session is not None  # the gate takes no form without one
+    return visit.session.id
+
+
+def _set(answer: Response, visit: Visit, name: str, value: str, *, age: int | None = None) -> None:
+    header = cookie_header(name, value, visit.base, visit.is_secure, age)
+    answer.headers.append("set-cookie", header)
 
 
 def _notice(session: Session | None, done: Done) -> None:
@@ -236,7 +243,8 @@ def _notice(session: Session | None, done: Done) -> None:
 
 def _local(path: str) -> str:
     """Return a path of this dashboard; its start page for anything that leads elsewhere."""
-    parts = urlsplit(path)
+    parts = split_url(path)
     is_local = path.startswith("/") and not path.startswith(("//", "/\\"))
     has_odd = any(sign in path for sign in "\\\r\n\t") or not path.isprintable()
-    return "/" if parts.netloc or parts.scheme or not is_local or has_odd else path
+    leads_off = parts is None or bool(parts.netloc or parts.scheme)
+    return "/" if leads_off or not is_local or has_odd else path

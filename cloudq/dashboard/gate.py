@@ -6,20 +6,31 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloudq.dashboard.access import Access, User
-from cloudq.dashboard.sessions import COOKIE, Session, Sessions
-from cloudq.dashboard.throttle import Throttle
-from cloudq.dashboard.visit import NAME, THEMES, Form, Visit
+from cloudq.dashboard.sessions import SESSION, Session, Sessions
+from cloudq.dashboard.throttle import Guess, Throttle
+from cloudq.dashboard.visit import (
+    NAME,
+    THEMES,
+    Form,
+    Visit,
+    cookie_header,
+    cookie_name,
+    split_url,
+)
+from cloudq.operations import audit
 
 MOST_BYTES = 1_000_000
 """The largest body of a form."""
+# A form of somebody who has not signed in has a name and a password.
+_MOST_OF_NOBODY = 16_000
 _MOST_FIELDS = 12_000
 _LONGEST_QUERY = 8_000
 _METHODS = frozenset({"GET", "HEAD", "POST"})
@@ -110,10 +121,10 @@ class Gate:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        headers = Headers(scope=scope)
+        headers = _joined(scope)
         is_secure = self._is_secure(scope, headers)
         try:
-            visit, began = await self._admitted(scope, receive, headers)
+            visit, began = await self._admitted(scope, receive, headers, is_secure)
         except Refusal as refusal:
             response = self._answer(refusal, scope)
             await response(scope, receive, _with(send, scope, None, is_secure=is_secure))
@@ -125,7 +136,7 @@ class Gate:
         await (turned_away or self._inner)(scope, receive, door)
 
     async def _admitted(
-        self, scope: Scope, receive: Receive, headers: Headers
+        self, scope: Scope, receive: Receive, headers: Mapping[str, str], is_secure: bool
     ) -> tuple[Visit, Session | None]:
         """Return the visit, and the session if it begins with it. Raises `Refusal`."""
         if not self._hosts.allows(headers.get("host", "")):
@@ -136,20 +147,21 @@ class Gate:
         base, path = _place(scope)
         peer = (scope.get("client") or ("", 0))[0]
         cookies = cookie_parser(headers.get("cookie", ""))
-        session = self._sessions.find(cookies.get(COOKIE, ""))
+        session = self._sessions.find(cookies.get(cookie_name(SESSION, base, is_secure), ""))
         user = self._user(headers, peer, session, path)
         form = Form()
         if scope["method"] == "POST":
             self._check_origin(headers)
-            form = await _body(receive, headers)
+            form = await _body(receive, headers, MOST_BYTES if user else _MOST_OF_NOBODY)
             if session is None or not self._sessions.checks(session, form.get("csrf")):
                 raise Refusal(403, "the form is too old, or is not of this page: load it again")
             if path not in _OWN and (user is None or not user.may_operate):
+                audit.log.warning("%s may not operate: %s is refused", user and user.name, path)
                 raise Refusal(403, "your role only looks: this needs the role operate")
         began = None
         if session is None and not path.startswith((*_PUBLIC, "/api/", "/live")):
             session = began = self._sessions.begin(None)
-        theme = cookies.get(THEME, "auto")
+        theme = cookies.get(cookie_name(THEME, base, is_secure), "auto")
         visit = Visit(
             user=user,
             session=session,
@@ -158,12 +170,16 @@ class Gate:
             query=query,
             form=form,
             theme=theme if theme in THEMES else "auto",
+            cookies=cookies,
+            is_secure=is_secure,
             peer=self._access.client(peer, headers),
             app_name=self._app_name,
         )
         return visit, began
 
-    def _user(self, headers: Headers, peer: str, session: Session | None, path: str) -> User | None:
+    def _user(
+        self, headers: Mapping[str, str], peer: str, session: Session | None, path: str
+    ) -> User | None:
         """Find out who asks; None for nobody that is known. Raises `Refusal`."""
         if self._access.is_open:
             if not _is_loopback(peer) or any(name in headers for name in _OF_PROXIES):
@@ -178,15 +194,16 @@ class Gate:
         return session.user if session is not None else None
 
     def _by_token(self, token: str, client: str) -> User | None:
-        wait = self._throttle.wait(client)
+        guess = Guess(address=client)
+        wait = self._throttle.wait(guess)
         if wait:
             raise Refusal(429, "too many wrong tokens", {"retry-after": str(int(wait) + 1)})
         found = self._access.by_token(token)
         if found is None:
-            self._throttle.wrong(client)
+            self._throttle.wrong(guess)
         return found
 
-    def _check_origin(self, headers: Headers) -> None:
+    def _check_origin(self, headers: Mapping[str, str]) -> None:
         """Refuse a form that a page of another site has sent, whatever else it knows."""
         site = headers.get("sec-fetch-site", "same-origin")
         origin = headers.get("origin")
@@ -194,10 +211,11 @@ class Gate:
             origin = referrer
         if site not in ("same-origin", "none") or origin is None:
             raise Refusal(403, "the form comes from another site, or from nowhere")
-        if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        parts = split_url(origin)
+        if parts is None or parts.netloc.lower() != headers.get("host", "").lower():
             raise Refusal(403, "the form comes from another site")
 
-    def _is_secure(self, scope: Scope, headers: Headers) -> bool:
+    def _is_secure(self, scope: Scope, headers: Mapping[str, str]) -> bool:
         """Tell whether the browser came by https, also where that ends at a trusted proxy."""
         if scope.get("scheme") == "https":
             return True
@@ -243,24 +261,27 @@ def _with(send: Send, scope: Scope, cookie: str | None, *, is_secure: bool) -> S
                 headers[name] = value
             headers.setdefault("cache-control", "no-store")
             # What a page has set itself, at sign-in and sign-out, stands.
-            has_own = any(value.startswith(COOKIE) for value in headers.getlist("set-cookie"))
+            has_own = any(SESSION in value for value in headers.getlist("set-cookie"))
             if cookie is not None and not has_own:
-                headers.append("set-cookie", cookie_header(COOKIE, cookie, base, is_secure))
+                headers.append("set-cookie", cookie_header(SESSION, cookie, base, is_secure))
             message["headers"] = headers.raw
         await send(message)
 
-    scope["cloudq.secure"] = is_secure
     return door
 
 
-def cookie_header(name: str, value: str, base: str, is_secure: bool, age: int | None = None) -> str:
-    """Write a Set-Cookie header that no script and no other site can use."""
-    parts = [f"{name}={value}", f"Path={base or '/'}", "HttpOnly", "SameSite=Strict"]
-    if age is not None:
-        parts.append(f"Max-Age={age}")
-    if is_secure:
-        parts.append("Secure")
-    return "; ".join(parts)
+def _joined(scope: Scope) -> dict[str, str]:
+    """Return the headers by name; one that was sent more than once has all its values.
+
+    A proxy adds its word to what a browser has claimed: the last of a list is the proxy's, and a
+    name that is said twice is that of nobody.
+    """
+    found: dict[str, str] = {}
+    for raw, value in scope["headers"]:
+        name, text = raw.decode("latin-1").lower(), value.decode("latin-1")
+        sign = "; " if name == "cookie" else ", "
+        found[name] = f"{found[name]}{sign}{text}" if name in found else text
+    return found
 
 
 def _place(scope: Scope) -> tuple[str, str]:
@@ -271,23 +292,23 @@ def _place(scope: Scope) -> tuple[str, str]:
     return base, below or "/"
 
 
-async def _body(receive: Receive, headers: Headers) -> Form:
-    """Read a form, as far as one may be long. Raises `Refusal`."""
+async def _body(receive: Receive, headers: Mapping[str, str], most: int) -> Form:
+    """Read a form of so many bytes at most. Raises `Refusal`."""
     if headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         raise Refusal(415, f"a form is sent as {_FORM}")
     length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > MOST_BYTES:
-        raise Refusal(413, f"a form has {MOST_BYTES:,} bytes at most")
+    if not length.isdecimal() or int(length) > most:
+        raise Refusal(413, f"a form has {most:,} bytes at most")
     data = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Refusal(400, "the form was not sent whole")
         data += message.get("body", b"")
-        if len(data) > MOST_BYTES:
-            raise Refusal(413, f"a form has {MOST_BYTES:,} bytes at most")
+        if len(data) > most:
+            raise Refusal(413, f"a form has {most:,} bytes at most")
         if not message.get("more_body"):
-            return _fields(bytes(data), MOST_BYTES, "form")
+            return _fields(bytes(data), most, "form")
 
 
 def _fields(raw: bytes, longest: int, name: str) -> Form:
@@ -305,14 +326,10 @@ def _fields(raw: bytes, longest: int, name: str) -> Form:
 
 def _host_name(host: str) -> str | None:
     """Return the name in a Host header, without its port; None for what is no host."""
-    try:
-        parts = urlsplit(f"//{host}")
-        _ = parts.port
-        name = parts.hostname
-    except ValueError:
+    parts = split_url(f"//{host}")
+    if parts is None or parts.netloc != host or "@" in host:
         return None
-    is_plain = parts.netloc == host and "@" not in host and bool(name)
-    return name.lower().rstrip(".") if is_plain and name else None
+    return (parts.hostname or "").lower().rstrip(".") or None
 
 
 def _is_loopback(peer: str) -> bool:

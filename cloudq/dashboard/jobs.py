@@ -36,13 +36,13 @@ class Job:
     ended: float | None = None
     done: Done | None = None
     error: str | None = None
-    stopping: bool = False
+    stopped_by: str | None = None
     over: threading.Event = field(default_factory=threading.Event)
 
     def told(self, handled: int) -> None:
         """Note how far it is. Raises `Stopped` where it is to stop."""
         self.handled = handled
-        if self.stopping:
+        if self.stopped_by is not None:
             raise Stopped
 
 
@@ -87,6 +87,7 @@ class Jobs:
         except Exception as error:  # classes of the user's are made from arguments in here
             log.exception("the action %s failed", job.question)
             job.error = f"it failed: {describe(error)}"
+            self._stopped(job)
         finally:
             job.ended = time.time()
             job.over.set()

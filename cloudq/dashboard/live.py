@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import orjson
 from starlette.responses import Response, StreamingResponse
@@ -15,13 +16,17 @@ from starlette.responses import Response, StreamingResponse
 from cloudq.dashboard.looks import Looks, Watch
 from cloudq.dashboard.render import fragment
 from cloudq.dashboard.views import BY_PATH, View
-from cloudq.dashboard.visit import Form, Visit
+from cloudq.dashboard.visit import Form, Visit, split_url
 from cloudq.driver.log import Log
 
 log = Log("cloudq.dashboard")
 
 MOST_STREAMS = 500
 """The pages that may be open at a time."""
+MOST_OF_ONE = 100
+"""Those of one user: nobody takes the places of all others."""
+# Then a page asks again: who has signed in at a proxy is judged by it anew.
+_LONGEST_STREAM = 3600.0
 # A proxy ends a connection on which nothing is said.
 _KEPT_ALIVE = 15.0
 # A page may take this share of the time between two renderings.
@@ -50,6 +55,8 @@ class Hub:
     def __init__(self, looks: Looks) -> None:
         self._looks = looks
         self._channels: dict[_Key, _Channel] = {}
+        self._of_user: Counter[str] = Counter()
+        self.longest = _LONGEST_STREAM
         self.renderings = 0
 
     @property
@@ -59,11 +66,12 @@ class Hub:
 
     def respond(self, visit: Visit, valid: Callable[[], bool]) -> Response:
         """Answer with the stream of the page that a visit names in `view`; `valid` ends it."""
-        parts = urlsplit(visit.query.get("view"))
-        view = BY_PATH.get(parts.path)
-        if view is None or not view.live or parts.netloc:
+        parts = split_url(visit.query.get("view"))
+        view = BY_PATH.get(parts.path) if parts is not None else None
+        if parts is None or view is None or not view.live or parts.netloc:
             return Response("there is no such page\n", status_code=404, media_type="text/plain")
-        if self.readers >= MOST_STREAMS:
+        who = visit.user.name if visit.user is not None else ""
+        if self.readers >= MOST_STREAMS or self._of_user[who] >= MOST_OF_ONE:
             return Response("too many pages are open\n", 503, media_type="text/plain")
         try:
             query = Form(fields=dict(parse_qs(parts.query, max_num_fields=100)))
@@ -77,16 +85,18 @@ class Hub:
             query=query,
             theme=visit.theme,
         )
-        stream = self._stream(view, shown, valid)
+        stream = self._stream(view, shown, valid, who)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     async def _stream(
-        self, view: View, visit: Visit, valid: Callable[[], bool]
+        self, view: View, visit: Visit, valid: Callable[[], bool], who: str
     ) -> AsyncIterator[bytes]:
         key = (visit.here, visit.operates, visit.base)
         channel = self._channels.setdefault(key, _Channel(view, visit))
         channel.readers += 1
+        self._of_user[who] += 1
+        until = time.monotonic() + self.longest
         try:
             if channel.task is None:
                 channel.task = asyncio.create_task(self._renew(channel))
@@ -94,6 +104,8 @@ class Hub:
             # Who comes later gets what the others have seen last.
             number = 0
             while valid():
+                if time.monotonic() >= until:
+                    return
                 if channel.number != number:
                     number = channel.number
                     yield channel.data
@@ -105,6 +117,7 @@ class Hub:
                     yield b": still here\n\n"
             yield b"event: over\ndata: signed out\n\n"
         finally:
+            self._of_user -= Counter({who: 1})
             channel.readers -= 1
             if not channel.readers:
                 if channel.task is not None:

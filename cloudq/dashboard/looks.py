@@ -21,6 +21,8 @@ _MOST = 500
 # A look may take this share of the time between two of them.
 _SHARE = 0.01
 _SLOWEST = 60.0
+_PATIENCE = 3.0
+_BUSY = "this is being looked at, which takes long: load the page again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class Looks:
     def __init__(self, app: CloudQ, refresh: float) -> None:
         self.app = app
         self.refresh = refresh
+        self.patience = _PATIENCE
         self.made = 0
         self._lock = threading.Lock()
         self._counting = threading.Lock()
@@ -61,9 +64,15 @@ class Looks:
     def part(
         self, key: object, make: Callable[..., T], *args: Any, ttl: float | None = None
     ) -> Part[T]:
-        """Return what `make(*args)` returns, or has returned a moment ago; or its `CloudQError`."""
+        """Return what `make(*args)` returns, or has returned a moment ago; or its `CloudQError`.
+
+        Where another makes this look, and that takes long, it returns the look before: else a few
+        who ask for one that is slow would take all the threads of all pages.
+        """
         kept = self._of(key)
-        with kept.lock:
+        if not kept.lock.acquire(timeout=self.patience):
+            return kept.part or Part(error=_BUSY, at=self.app.runtime.clock())
+        try:
             now = time.monotonic()
             if kept.part is None or now >= kept.until:
                 kept.part = self._look(make, args)
@@ -72,6 +81,8 @@ class Looks:
                 slower = min(kept.part.seconds / _SHARE, _SLOWEST)
                 kept.until = time.monotonic() + max(pause, slower)
             return kept.part
+        finally:
+            kept.lock.release()
 
     def forget(self) -> None:
         """Look anew at everything, after an action."""

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from cloudq.app import CloudQ
 from cloudq.dashboard.access import Access
+from cloudq.dashboard.connections import Connection
 from cloudq.dashboard.render import prepare
 from cloudq.dashboard.site import asgi
 from cloudq.errors import ConfigurationError
@@ -77,9 +78,20 @@ def made(app: CloudQ, place: Place, access: Access, refresh: float | None) -> AS
 
 def run(site: ASGIApp, listener: socket.socket, place: Place) -> None:
     """Serve until a signal ends it; the listener is closed then."""
-    config = uvicorn.Config(
+    # Workers on this machine go first: who looks must not slow down what is looked at.
+    os.nice(_NICE)
+    with listener:
+        uvicorn.Server(config(site, place.path)).run(sockets=[listener])
+
+
+def config(
+    site: ASGIApp, path: str = "", connection: type[Connection] = Connection
+) -> uvicorn.Config:
+    """Return the settings of a server that strangers can reach."""
+    return uvicorn.Config(
         site,
-        root_path=place.path,
+        root_path=path,
+        http=connection,
         log_level="warning",
         access_log=False,
         # Which peer is a proxy, and what it may say, is the gate's to judge.
@@ -90,9 +102,4 @@ def run(site: ASGIApp, listener: socket.socket, place: Place) -> None:
         # An open page never ends its request by itself.
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=32_768,
-        limit_concurrency=1_000,
     )
-    # Workers on this machine go first: who looks must not slow down what is looked at.
-    os.nice(_NICE)
-    with listener:
-        uvicorn.Server(config).run(sockets=[listener])

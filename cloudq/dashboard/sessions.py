@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from cloudq.dashboard.access import User
 
-COOKIE = "cloudq_session"
-"""The name of the cookie."""
+SESSION, KNOWN = "cloudq_session", "cloudq_known"
+"""The names of the cookies: of the session, and of a browser in which somebody has signed in."""
 
 IDLE, LONGEST = 8 * 3600.0, 24 * 3600.0
 """Seconds until a session ends that nobody uses, and in any case."""
@@ -85,6 +85,18 @@ class Sessions:
     def checks(self, session: Session, token: str) -> bool:
         """Tell whether a CSRF token is that of this session."""
         return hmac.compare_digest(token.encode(errors="replace"), session.csrf.encode())
+
+    def recognised(self, name: str) -> str:
+        """Return the value of a cookie for a browser in which this name has signed in."""
+        id = secrets.token_urlsafe(16)
+        return f"{id}.{self._signed(f'known:{id}:{name}')}"
+
+    def recognises(self, cookie: str, name: str) -> str:
+        """Return the id of a browser in which this name has signed in; "" of any other."""
+        id, _, signature = cookie.partition(".")
+        expected = self._signed(f"known:{id}:{name}").encode()
+        fits = hmac.compare_digest(signature.encode(errors="replace"), expected)
+        return id if fits else ""
 
     def _signed(self, text: str) -> str:
         return hmac.new(self._key, text.encode(errors="replace"), hashlib.sha256).hexdigest()

@@ -103,6 +103,8 @@ class Site:
 
     async def _live(self, request: Request) -> Response:
         visit = visit_of(request)
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
         return self.hub.respond(visit, partial(self._still_there, visit))
 
     def _still_there(self, visit: Visit) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from urllib.parse import urlencode
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 from markupsafe import Markup, escape
 from starlette.requests import HTTPConnection
 
 from cloudq.dashboard.access import User
+from cloudq.dashboard.questions import Thing
 from cloudq.dashboard.sessions import Session
 
 NAME = "cloudq.visit"
@@ -37,7 +38,10 @@ class Form:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """A request that has passed the gate. `base` is the path under which the dashboard is."""
+    """A request that has passed the gate. `base` is the path under which the dashboard is.
+
+    `confirmed` are the things that an action was confirmed for: it changes no others.
+    """
 
     user: User | None
     session: Session | None
@@ -46,13 +50,20 @@ class Visit:
     query: Form = field(default_factory=Form)
     form: Form = field(default_factory=Form)
     theme: str = "auto"
+    cookies: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_secure: bool = False
     peer: str = ""
+    confirmed: Set[Thing] | None = None
     app_name: str = ""
 
     @property
     def operates(self) -> bool:
         """Tell whether the user may act, and may see arguments."""
         return self.user is not None and self.user.may_operate
+
+    def cookie(self, name: str) -> str:
+        """Return the value of a cookie that this dashboard has set."""
+        return self.cookies.get(cookie_name(name, self.base, self.is_secure), "")
 
     @property
     def csrf(self) -> str:
@@ -79,6 +90,35 @@ def visit_of(request: HTTPConnection) -> Visit:
     """Return the visit that the gate has made of a request."""
     found: Visit = request.scope[NAME]
     return found
+
+
+def cookie_name(name: str, base: str, is_secure: bool) -> str:
+    """Return the name under which a browser keeps a cookie.
+
+    With its prefix no other site of the domain, and nobody on the way, can set it in its place.
+    """
+    return f"__Host-{name}" if is_secure and not base else name
+
+
+def cookie_header(name: str, value: str, base: str, is_secure: bool, age: int | None = None) -> str:
+    """Write a Set-Cookie header that no script and no other site can use."""
+    name = cookie_name(name, base, is_secure)
+    parts = [f"{name}={value}", f"Path={base or '/'}", "HttpOnly", "SameSite=Strict"]
+    if age is not None:
+        parts.append(f"Max-Age={age}")
+    if is_secure:
+        parts.append("Secure")
+    return "; ".join(parts)
+
+
+def split_url(text: str) -> SplitResult | None:
+    """Return the parts of what a stranger gives as a URL; None for what cannot be one."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
 
 
 def guest(base: str = "") -> Visit:

@@ -48,7 +48,7 @@ def model() -> type[BaseModel]:
 @cache
 def _built() -> type[BaseModel]:
     fields: dict[str, Any] = {name: _declared(each) for name, each in FIELDS.items()}
-    config = ConfigDict(frozen=True, extra="ignore")
+    config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
     made = create_model("TaskMessage", __config__=config, __doc__=TaskMessage.__doc__, **fields)
     # Pydantic makes some more at a model's first use, which no fork may cut short either.
     made.model_validate({"id": "-", "task": "-"})

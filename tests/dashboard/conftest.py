@@ -17,6 +17,7 @@ HASHED = hash_password(SECRET)
 USERS = Access(
     passwords=[
         Password(user=User(name="olga", role=Role.OPERATE), hashed=HASHED),
+        Password(user=User(name="olaf", role=Role.OPERATE), hashed=HASHED),
         Password(user=User(name="lars", role=Role.LOOK), hashed=HASHED),
     ],
     tokens={"t0ken-of-sixteen-characters": User(name="ci", role=Role.LOOK)},
@@ -44,7 +45,7 @@ def browser(site: Site) -> Browser:
 
 @pytest.fixture
 def guarded(app: CloudQ) -> Site:
-    """A dashboard with users: olga may operate, lars only looks."""
+    """A dashboard with users: olga and olaf may operate, lars only looks."""
     return Site(app, access=USERS, refresh=0.5)
 
 

@@ -11,25 +11,20 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from cloudq.dashboard.connections import Connection
 from cloudq.dashboard.render import prepare
+from cloudq.dashboard.server import config
 from cloudq.testing import eventually
 
 
 @contextmanager
-def served(asgi: ASGIApp, root_path: str = "") -> Generator[int]:
-    """Serve an ASGI app on a free port; at the end wait for its thread."""
+def served(
+    asgi: ASGIApp, root_path: str = "", connection: type[Connection] = Connection
+) -> Generator[int]:
+    """Serve an ASGI app as the command does, on a free port; at the end wait for its thread."""
     prepare()
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        asgi,
-        log_level="error",
-        lifespan="off",
-        ws="none",
-        proxy_headers=False,
-        timeout_graceful_shutdown=1,
-        root_path=root_path,
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(config(asgi, root_path, connection))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     try:

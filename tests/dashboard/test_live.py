@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 from cloudq import CloudQ
+from cloudq.dashboard.live import MOST_OF_ONE
 from cloudq.dashboard.looks import Looks, Watch
 from cloudq.dashboard.site import Site
 from cloudq.errors import CloudQError
 from cloudq.testing import eventually
 from tests.dashboard.conftest import signed_in
 from tests.dashboard.serving import Stream, served
+from tests.dashboard.shop import Browser
 
 
 def test_a_page_that_is_open_shows_what_has_changed(site: Site, app: CloudQ) -> None:
@@ -95,6 +98,42 @@ def test_a_reader_who_only_looks_gets_no_buttons_and_no_arguments(guarded: Site)
             page.close()
 
 
+def test_one_user_takes_not_the_places_of_others(guarded: Site) -> None:
+    with served(guarded.asgi(())) as port:
+        cookies = [
+            f"cloudq_session={signed_in(guarded, name).client.cookies['cloudq_session']}"
+            for name in ("lars", "lars", "olga")
+        ]
+        pages = [
+            Stream(port, f"/tasks?q={number}", cookies[number % 2]) for number in range(MOST_OF_ONE)
+        ]
+        assert {page.status for page in pages} == {200}
+        one_more, other = Stream(port, "/", cookies[0]), Stream(port, "/", cookies[2])
+        assert (one_more.status, other.status) == (503, 200)
+        for page in (*pages, one_more, other):
+            page.close()
+        eventually(lambda: guarded.hub.readers == 0)
+        again = Stream(port, "/", cookies[0])
+        assert again.status == 200
+        again.close()
+
+
+def test_a_stream_ends_in_time_and_is_asked_for_anew(guarded: Site, app: CloudQ) -> None:
+    guarded.hub.longest = 0.1
+    with served(guarded.asgi(())) as port:
+        olga = signed_in(guarded, "olga")
+        page = Stream(port, "/", f"cloudq_session={olga.client.cookies['cloudq_session']}")
+        names = [name for name, _ in page.events()]
+        assert "over" not in names, "the page opens it again"
+        page.close()
+
+
+def test_whoever_asks_for_the_headers_alone_opens_no_stream(browser: Browser) -> None:
+    answer = browser.client.head("/live", params={"view": "/"})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
 # ---- looks
 
 
@@ -108,6 +147,25 @@ def test_a_look_is_made_once_for_all_who_ask(app: CloudQ) -> None:
     looks.forget()
     looks.part("key", made.append, 2)
     assert made == [1, 2]
+
+
+def test_who_asks_for_a_slow_look_waits_not_as_long_as_it_takes(app: CloudQ) -> None:
+    looks = Looks(app, refresh=60.0)
+    looks.patience = 0.05
+    begun, over = Event(), Event()
+
+    def slow() -> str:
+        begun.set()
+        over.wait(60)
+        return "seen"
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(looks.part, "key", slow)
+        begun.wait(60)
+        assert "takes long" in (looks.part("key", slow).error or "")
+        over.set()
+        assert first.result().value == "seen"
+    assert looks.part("key", slow).value == "seen"
 
 
 def test_an_error_is_a_part_and_is_not_asked_for_again_at_once(app: CloudQ) -> None:

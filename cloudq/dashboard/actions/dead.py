@@ -11,6 +11,7 @@ from cloudq.dashboard.actions.edits import changes, edit_of
 from cloudq.dashboard.actions.plan import Action, Done, Plan, Told
 from cloudq.dashboard.pages import dead as page
 from cloudq.dashboard.pages.rows import letter_rows
+from cloudq.dashboard.questions import Thing
 from cloudq.dashboard.visit import Visit
 from cloudq.dashboard.words import plural
 from cloudq.errors import ConfigurationError
@@ -39,6 +40,7 @@ def _redrive(app: CloudQ, visit: Visit) -> Plan:
         number=count,
         run=partial(_redriven, app, chosen, queue, found.letters, rate, edit),
         scope=_scope(found, chosen),
+        things={_thing(seen) for seen in found.letters},
         details=details,
         letters=letter_rows(found.letters[:_SHOWN], visit),
         long=True,
@@ -55,6 +57,7 @@ def _delete(app: CloudQ, visit: Visit) -> Plan:
         number=count,
         run=partial(_deleted, app, chosen, queue, found.letters),
         scope=_scope(found, chosen),
+        things={_thing(seen) for seen in found.letters},
         details=["This cannot be undone. Download them first if in doubt."],
         letters=letter_rows(found.letters[:_SHOWN], visit),
         danger=True,
@@ -86,10 +89,9 @@ def _chosen(app: CloudQ, visit: Visit) -> tuple[DeadFilter, str | None, DeadSear
         )
     everything = dead_letters.search(app, EVERYTHING, queue)
     letters = page.chosen_of(everything, chosen, app.runtime.clock())
-    confirmed = form.get("confirmed")
-    if confirmed.isdigit():
-        # Never more than the number that was confirmed; what is new comes last.
-        letters = letters[: int(confirmed)]
+    if visit.confirmed is not None:
+        # What has come since was not shown, and is left.
+        letters = [seen for seen in letters if _thing(seen) in visit.confirmed]
     found = DeadSearch(
         letters=letters,
         matched=len(letters),
@@ -98,6 +100,10 @@ def _chosen(app: CloudQ, visit: Visit) -> tuple[DeadFilter, str | None, DeadSear
         problems=everything.problems,
     )
     return chosen, queue, found
+
+
+def _thing(seen: Seen) -> Thing:
+    return seen.queue, seen.peeked.id
 
 
 def _scope(found: DeadSearch, chosen: DeadFilter) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -94,11 +95,10 @@ def _ran_again(app: CloudQ, id: str, edit: Edit | None, by: Actor, progress: Tol
 
 def _retry(app: CloudQ, visit: Visit) -> Plan:
     chosen = tasks_page.filter_of(visit.form, app.runtime.clock())
-    most = task_actions.MOST_RETRIED
-    confirmed = visit.form.get("confirmed")
-    if confirmed.isdigit():
-        most = min(most, int(confirmed))
-    found = tasks.search(app, chosen, limit=most)
+    found = tasks.search(app, chosen, limit=task_actions.MOST_RETRIED)
+    if visit.confirmed is not None:
+        # What has ended since was not shown, and is left.
+        found = replace(found, rows=[e for e in found.rows if ("task", e.id) in visit.confirmed])
     count = len(task_actions.distinct(found.rows))
     return Plan(
         question=f"Run {plural(count, 'task')} again?",
@@ -106,6 +106,7 @@ def _retry(app: CloudQ, visit: Visit) -> Plan:
         number=count,
         run=partial(_retried, app, chosen, found),
         scope=f"{found.scope}: {chosen}",
+        things={("task", event.id) for event in found.rows},
         details=["Each runs with the arguments that it had, as far as they are recorded."],
         tasks=task_rows(found.rows[:_SHOWN], visit),
         long=True,
@@ -137,7 +138,10 @@ def _purge(app: CloudQ, visit: Visit) -> Plan:
     counts = (row.ready, row.delayed, row.running)
     known = sum(count or 0 for count in counts)
     about = "" if row.exact else "about "
-    details = ["Running and delayed messages are deleted too. Dead letters stay."]
+    details = [
+        "Running and delayed messages are deleted too, and what comes until then.",
+        "Dead letters stay.",
+    ]
     if row.running:
         details.append(f"{row.running:,} of them run now.")
     return Plan(

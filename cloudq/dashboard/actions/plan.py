@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from cloudq.app import CloudQ
 from cloudq.dashboard.pages.rows import LetterRow, TaskRow
+from cloudq.dashboard.questions import Thing
 from cloudq.dashboard.visit import Visit
 from cloudq.operations.audit import Actor
 
@@ -31,7 +32,8 @@ class Plan:
     """An action that waits for its confirmation.
 
     `question` is asked, `button` has the number in it. `scope` says of how many the number is.
-    `run` carries it out, for at most `number` things; with `long` it is told of its progress.
+    `run` carries it out; with `long` it is told of its progress. `things` are those that it changes
+    where they were chosen: no others are when it is confirmed.
     """
 
     question: str
@@ -39,6 +41,7 @@ class Plan:
     number: int | None
     run: Callable[[Actor, Told], Done]
     scope: str = ""
+    things: Set[Thing] | None = None
     details: Sequence[str] = ()
     letters: Sequence[LetterRow] = ()
     tasks: Sequence[TaskRow] = ()

@@ -41,7 +41,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A change that would bring the cloud's scheduler in line: `parts` as "name: have -> want"."""
+    """A change that would bring the cloud's scheduler in line.
+
+    `parts` are as "name: have -> want", or names alone where the values are hidden.
+    """
 
     action: str
     name: str
@@ -79,7 +82,7 @@ def data(watch: Watch, visit: Visit) -> Page:
     found = watch.part(("schedules", visit.operates), _found, app, visit)
     cloud: Part[Cloud] | None = None
     if visit.query.get("cloud"):
-        cloud = watch.part("cloud", _cloud, app, ttl=30.0)
+        cloud = watch.part(("cloud", visit.operates), _cloud, app, visit, ttl=30.0)
     return Page(
         found=found,
         cloud=cloud,
@@ -111,12 +114,12 @@ def _row(row: schedules.ScheduleRow, visit: Visit) -> Row:
     )
 
 
-def _cloud(app: CloudQ) -> Cloud:
+def _cloud(app: CloudQ, visit: Visit) -> Cloud:
     held = schedules.cloud(app)
     plan = held.plan
     return Cloud(
         group=plan.group if plan is not None else "",
-        changes=[_change(step) for step in plan.steps] if plan is not None else (),
+        changes=[change_of(step, visit) for step in plan.steps] if plan is not None else (),
         equal=len(plan.equal) if plan is not None else 0,
         foreign=plan.foreign if plan is not None else (),
         problem=held.problem,
@@ -124,7 +127,10 @@ def _cloud(app: CloudQ) -> Cloud:
     )
 
 
-def _change(step: Step) -> Change:
+def change_of(step: Step, visit: Visit) -> Change:
+    """Tell of a step; to who only looks the names of what differs, since it may be the message."""
+    if not visit.operates:
+        return Change(action=step.action, name=step.name, parts=list(step.parts))
     parts = step.parts.items() if step.action != "delete" else ()
     return Change(
         action=step.action,
