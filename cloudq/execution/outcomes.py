@@ -337,7 +337,7 @@ class Outcomes:
         most: int | None
         if isinstance(error, Retry):
             most = error.max_retries
-        elif autoretried(task, error):
+        elif task.policy.retries_by_itself(error):
             most = task.policy.retry_kwargs.get("max_retries")
         else:
             return False
@@ -379,14 +379,6 @@ class Outcomes:
     def limits_of(self, job: Job) -> tuple[float | None, float | None]:
         """Return the soft and the hard time limit of a run."""
         return job.limits or self.limits(job.message)
-
-
-def autoretried(task: Task[..., Any], error: BaseException) -> bool:
-    """Say if the task retries by itself after this exception."""
-    policy = task.policy
-    return isinstance(error, policy.autoretry_for) and not isinstance(
-        error, policy.dont_autoretry_for
-    )
 
 
 def member_result_of(message: TaskMessage, record: Record) -> MemberResult | None:

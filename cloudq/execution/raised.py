@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloudq.errors import Ignore, Reject, Replaced, Retry
-from cloudq.execution.outcomes import Job, Outcomes, autoretried
+from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.settlement import Action, Settlement, unrecorded
 from cloudq.tasks.checkpoints import Continued, Superseded
 from cloudq.tasks.task import Task
@@ -32,7 +32,7 @@ def settle_raised(
             countdown=error.countdown,
             changes=error.changes,
         )
-    if autoretried(task, error):
+    if task.policy.retries_by_itself(error):
         given = task.policy.retry_kwargs
         return outcomes.retry(
             job,

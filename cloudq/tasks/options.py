@@ -119,6 +119,12 @@ class Policy:
         longest = grown(self.retry_backoff, retries, self.retry_backoff_max)
         return random.uniform(0.0, longest) if self.retry_jitter else longest
 
+    def retries_by_itself(self, error: BaseException) -> bool:
+        """Say if the task retries by itself after this exception."""
+        if isinstance(error, self.dont_autoretry_for):
+            return False
+        return isinstance(error, self.autoretry_for)
+
 
 def policy(name: str, options: TaskOptions) -> Policy:
     """Turn decorator options into a policy. Raises `ConfigurationError` for impossible ones."""
