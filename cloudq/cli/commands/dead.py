@@ -28,8 +28,8 @@ from cloudq.cli.dead_output import (
     show_found,
     show_groups,
     show_queues,
+    tell_chosen,
     tell_done,
-    tell_dry,
     tell_incomplete,
 )
 from cloudq.cli.edits import edit_of
@@ -162,7 +162,8 @@ def redrive(
     with app:
         letters, found = _selected(app, chosen, queue, most)
         if dry_run or not letters:
-            return tell_dry(letters, found, queue, json=json)
+            action = None if dry_run else "redrive"
+            return tell_chosen(app, letters, found, chosen, queue, action=action, json=json)
         where = f" to {queue!r}" if queue else " to their queues"
         change = f" with other {changes}" if changes else ""
         confirm(f"Send {counted(letters, found)} back{where}{change}?", queue or "all", yes=yes)
@@ -201,7 +202,8 @@ def delete(
     with app:
         letters, found = _selected(app, chosen, queue, most)
         if dry_run or not letters:
-            return tell_dry(letters, found, queue, json=json)
+            action = None if dry_run else "delete dead letters"
+            return tell_chosen(app, letters, found, chosen, queue, action=action, json=json)
         where = f" of {queue!r}" if queue else ""
         question = f"Delete {counted(letters, found)}{where} permanently?"
         confirm(question, queue or "all", yes=yes)

@@ -86,6 +86,7 @@ def next_runs(
     Notes times that differ on a cloud's scheduler, such as at daylight-saving changes.
     """
     app = target.load()
+    refuse_missing(app.conf.backend_url)
     with app:
         entry = app.schedules.entry(name)
         start = utc(app.runtime.clock()) if after is None else entry.bound(after)
@@ -114,7 +115,7 @@ def next_runs(
 @common
 def pause(target: Target, name: Name) -> None:
     """Pause a schedule until `resume`; beats notice within seconds."""
-    with _kept(target) as app:
+    with _there(target) as app:
         operations.pause(app, name, by=local_actor())
     say(f"{name} is paused")
 
@@ -123,7 +124,7 @@ def pause(target: Target, name: Name) -> None:
 @common
 def resume(target: Target, name: Name) -> None:
     """Resume a paused schedule. Runs missed during the pause are skipped."""
-    with _kept(target) as app:
+    with _there(target) as app:
         operations.resume(app, name, by=local_actor())
     say(f"{name} runs again")
 
@@ -140,7 +141,7 @@ def run_now(target: Target, name: Name) -> None:
 @common
 def delete(target: Target, name: Name, yes: YesOption = False) -> None:
     """Delete a schedule that was made at run time."""
-    with _kept(target) as app:
+    with _there(target) as app:
         app.schedules.entry(name)
         confirm(f"Delete the schedule {name!r}?", name, yes=yes)
         operations.delete(app, name, by=local_actor())
@@ -224,6 +225,12 @@ def add(
 def _kept(target: Target) -> CloudQ:
     app = target.load()
     refuse_memory(app)
+    return app
+
+
+def _there(target: Target) -> CloudQ:
+    app = _kept(target)
+    refuse_missing(app.conf.backend_url)
     return app
 
 
