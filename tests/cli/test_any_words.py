@@ -137,3 +137,16 @@ def test_a_doctor_says_that_a_store_alone_is_not_there(
     said = " ".join(capsys.readouterr().out.split())
     assert "warn backend: there is no file " in said
     assert not (folder / "clodq.db").exists()
+
+
+def test_the_next_runs_of_the_code_need_no_file(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timed = "from cloudq import every\n\napp.periodic(every(60), name='tidy', args=(1,))(add)\n"
+    (folder / "tasks.py").write_text(TASKS + timed)
+    words = ("-A", "tasks", "-b", "sqlite:///clodq.db")
+    assert main(["schedules", "next", "tidy", "-n", "2", *words]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["schedules", "next", "tidyy", *words]) == 2
+    assert "did you mean tidy" in capsys.readouterr().err
+    assert not (folder / "clodq.db").exists()

@@ -174,12 +174,13 @@ FILTERS = st.builds(
     since=st.floats(0, 100),
     until=st.one_of(st.none(), st.floats(0, 100)),
     error=st.sampled_from([None, "STOCK", "valueerror: no"]),
+    words=st.sampled_from([None, "STOCK", "Add", "a"]),
 )
 
 
 @given(EVENTS, FILTERS)
 def test_an_end_fits_all_conditions_or_is_not_chosen(event: Event, chosen: TaskFilter) -> None:
-    names = ("id", "name", "states", "queue", "worker", "since", "until", "error")
+    names = ("id", "name", "states", "queue", "worker", "since", "until", "error", "words")
     parts = [TaskFilter(**{name: getattr(chosen, name)}) for name in names]
     assert chosen.matches(event) == all(part.matches(event) for part in parts)
 

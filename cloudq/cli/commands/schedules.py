@@ -13,9 +13,17 @@ import typer
 
 from cloudq.app import CloudQ
 from cloudq.cli.commands import schedules_apply
-from cloudq.cli.options import JsonOption, Target, YesOption, common, refuse_memory, refuse_missing
+from cloudq.cli.options import (
+    JsonOption,
+    Target,
+    YesOption,
+    common,
+    missing_at,
+    refuse_memory,
+    refuse_missing,
+)
 from cloudq.cli.output import confirm, emit, note, say, table
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, did_you_mean
 from cloudq.operations import schedules as operations
 from cloudq.operations.audit import local_actor
 from cloudq.operations.schedules import ScheduleRow
@@ -86,9 +94,14 @@ def next_runs(
     Notes times that differ on a cloud's scheduler, such as at daylight-saving changes.
     """
     app = target.load()
-    refuse_missing(app.conf.backend_url)
     with app:
-        entry = app.schedules.entry(name)
+        declared = app.schedules.declared()
+        if name not in declared and missing_at(app.conf.backend_url) is not None:
+            meant = did_you_mean(name, declared)
+            if meant:
+                raise ConfigurationError(f"there is no schedule {name!r}: {meant}")
+            refuse_missing(app.conf.backend_url)  # where those made at run time are
+        entry = declared.get(name) or app.schedules.entry(name)
         start = utc(app.runtime.clock()) if after is None else entry.bound(after)
         assert start is not None  # `after` is not None
         moments = list(islice(entry.runs(start), count))
