@@ -32,12 +32,13 @@ def counted(letters: list[Seen], found: DeadSearch) -> str:
     return amounts.counted(len(letters), "dead letter")
 
 
-def show_queues(app: CloudQ, *, json: bool) -> None:
-    """Print the dead letters of each queue as numbers and newest reasons."""
+def show_queues(app: CloudQ, *, json: bool) -> int:
+    """Print the dead letters of each queue as numbers and newest reasons; return the exit code."""
     found = dead_letters.summary(app)
+    code = 1 if found and all(each.problem for each in found) else 0
     if json:
         emit([asdict(each) | {"newest_at": iso_time(each.newest_at)} for each in found])
-        return
+        return code
     table(
         ["QUEUE", "DEAD", "NEWEST", "REASONS"],
         [
@@ -53,6 +54,7 @@ def show_queues(app: CloudQ, *, json: bool) -> None:
     )
     if any(each.count for each in found):
         _tell_cost(app)
+    return code
 
 
 def show_groups(app: CloudQ, by: str, chosen: DeadFilter, queue: str | None, *, json: bool) -> None:

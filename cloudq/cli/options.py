@@ -263,7 +263,7 @@ def chosen_queues(target: Target, app: CloudQ, given: Sequence[str] | None) -> l
     default = app.queues()
     if target.opened is not None or app.broker.limits(default[0]).billed:
         return default
-    with app.broker.asking("list the queues", "*") as admin:
+    with app.broker.asking("list the queues that match", "*") as admin:
         return list(admin.list()) or default
 
 

@@ -64,7 +64,7 @@ def list_dead(
         typer.Option("--by", metavar="reason|exception|task|age", help="Count them in groups."),
     ] = None,
     json: JsonOption = False,
-) -> None:
+) -> int:
     """List dead letters with their reasons.
 
     Without a queue: the number of each queue with the newest reasons, or with options all dead
@@ -77,11 +77,12 @@ def list_dead(
         if by is not None:
             show_groups(app, by, chosen, queue, json=json)
         elif queue is None and chosen.is_empty:
-            show_queues(app, json=json)
+            return show_queues(app, json=json)
         else:
             most = count if chosen.is_empty else dead_letters.MOST
             found = dead_letters.search(app, chosen, queue, limit=count, most=most)
             show_found(app, found, chosen, queue, json=json)
+    return 0
 
 
 @cli.command()

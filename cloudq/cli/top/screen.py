@@ -104,6 +104,10 @@ def drawn(
         parts.append(_line(f"{problem}: {why}", "red"))
     if view.filter or view.typing:
         blocks = [replace(block, empty="none that match") for block in blocks]
+    if "store" in seen.problems:  # what cannot be read is not nothing
+        blocks = [blocks[0], *(replace(block, empty="not known") for block in blocks[1:])]
+    if "queues" in seen.problems:
+        blocks[0] = replace(blocks[0], empty="not known")
     for block, share in zip(blocks, shares, strict=True):
         parts += [*_table(block, share, width), *gap]
     if foot:
