@@ -204,11 +204,10 @@ def life(app: CloudQ, id: str, *, graph: bool = True) -> TaskLife | None:
     found = graph_of(id, backend) if graph and (record.parent or record.children) else None
     if found is None and graph and record.join:
         found = graph_of(id, backend)
-    kept = next((event.args for event in trail.events if event.args), None)
     return TaskLife(
         record=record,
         events=trail.events,
-        arguments=None if kept is None else arguments_in(kept),
+        arguments=None if trail.args is None else arguments_in(trail.args),
         children=_children(record),
         graph=found,
     )

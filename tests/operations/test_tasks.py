@@ -104,6 +104,12 @@ def test_a_task_with_a_dead_letter_goes_on_as_that_letter(shop: CloudQ, by: Acto
     drain(shop)
     assert failed.get(timeout=10) == "pear"
     assert dead_letters.search(shop).matched == 0
+    found = tasks.life(shop, failed.id)
+    assert found is not None
+    assert found.arguments is None  # those of the first run are not those of the last
+    assert shop.backend is not None
+    if not shop.backend.driver.limits.billed:
+        assert [event.state for event in found.events] == [State.FAILURE, State.SUCCESS]
 
 
 def test_what_cannot_run_again_says_what_to_do(quick: CloudQ, by: Actor) -> None:
