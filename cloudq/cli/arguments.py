@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from inspect import Parameter
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import orjson
 
 from cloudq.app import CloudQ
-from cloudq.errors import InvalidArguments
+from cloudq.errors import InvalidArguments, did_you_mean
 from cloudq.messages.values import is_list, is_object
 from cloudq.tasks.hints import hints_of, signature_of
 
@@ -40,7 +41,7 @@ def read_words(app: CloudQ, task: str, words: Sequence[str]) -> tuple[list[Any],
     hints = hints_of(task, function.function)
     plain = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     star = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "")
-    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for word in words:
@@ -49,7 +50,10 @@ def read_words(app: CloudQ, task: str, words: Sequence[str]) -> tuple[list[Any],
             kwargs[found[1]] = _heeding(task, found[1], hints.get(found[1], Any), found[2])
             continue
         name = plain[len(args)] if len(args) < len(plain) else star
-        args.append(_heeding(task, name, hints.get(name, Any), word))
+        hint = hints.get(name, Any)
+        if found is not None and not (name and _may_be_text(hint)):
+            raise InvalidArguments(_unnamed(task, found[1], named, parameters))
+        args.append(_heeding(task, name, hint, word))
     return args, kwargs
 
 
@@ -115,6 +119,17 @@ def _takes(kind: Any, value: Any) -> bool:
     if taken is None:
         return True
     return isinstance(value, taken) and (not isinstance(value, bool) or bool in taken)
+
+
+def _unnamed(task: str, name: str, named: list[str], parameters: list[Parameter]) -> str:
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return f"{task} has no parameter {name!r} of its own: give it in --kwargs"
+    listed = f"it has {', '.join(named)}" if named else "it has none that goes by its name"
+    return f"{task} has no parameter {name!r}: {did_you_mean(name, named, otherwise=listed)}"
+
+
+def _may_be_text(hint: Any) -> bool:
+    return any(_takes(kind, "") for kind in _kinds(hint))
 
 
 def _is_json(word: str) -> bool:

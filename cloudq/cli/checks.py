@@ -22,9 +22,9 @@ from cloudq.amounts import counted
 from cloudq.app import CloudQ
 from cloudq.broker.broker import Broker
 from cloudq.cli.messages import backend_example
-from cloudq.cli.options import Target
+from cloudq.cli.options import Target, missing_at
 from cloudq.cli.output import duration
-from cloudq.cli.readers import is_cloud, nobody_reads
+from cloudq.cli.readers import is_cloud, nobody_reads, read_queues
 from cloudq.driver import Change, Check, ConditionFailed, Item, Op, QueueStats, Sweeping
 from cloudq.driver.adapters import declared
 from cloudq.driver.loader import parse
@@ -118,7 +118,7 @@ def application(target: Target) -> tuple[CloudQ | None, list[Finding]]:
         app = target.open()
     except CloudQError as error:
         return None, [fail("app", error)]
-    if target.path is None:
+    if target.opened is None:
         return app, [skip("app", "none given: use -A to check its tasks and queues too")]
     if not app.tasks:
         return app, [
@@ -165,6 +165,10 @@ def configuration(app: CloudQ, target: Target) -> Iterator[Finding]:
 def broker(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
     """Check that the broker is reachable, its queues exist, and messages may be received."""
     yield from _directory("broker", app.conf.broker)
+    missing = missing_at(app.conf.broker)
+    if missing is not None:
+        yield _absent("broker", missing)
+        return
     try:
         opened = app.broker
     except CloudQError as error:
@@ -190,6 +194,11 @@ def backend(app: CloudQ) -> Iterator[Finding]:
         return
     if url != app.conf.broker:
         yield from _directory("backend", url)
+    missing = missing_at(url)
+    if missing is not None:
+        if url != app.conf.broker:
+            yield _absent("backend", missing)
+        return
     try:
         opened = app.backend
     except CloudQError as error:
@@ -271,12 +280,15 @@ def _queue(opened: Broker, queue: str) -> Iterator[Finding]:
 
 def readers(app: CloudQ, queues: Sequence[str] | None) -> Iterator[Finding]:
     """Check that a live worker reads each queue; that functions do cannot be seen from here."""
-    if app.conf.backend_url is None:
+    url = app.conf.backend_url
+    if url is None or missing_at(url) is not None:
         return
     for queue in queues or app.queues():
         remark = nobody_reads(app, queue)
         what = f"workers of {queue}"
-        if remark is None:
+        if read_queues(app) is None:
+            yield skip(what, "not known: the heartbeats of workers cannot be read")
+        elif remark is None:
             yield ok(what, "a live worker reads it")
         elif is_cloud(app):
             yield skip(what, remark)
@@ -324,6 +336,12 @@ def _directory(what: str, url: str) -> Iterator[Finding]:
         yield fail(f"{what} file", f"{file} or its folder is not writable by this user")
     else:
         yield _space(f"{what} file", file)
+
+
+def _absent(what: str, missing: str) -> Finding:
+    """Say that a file is not there; to open it would make it."""
+    detail, _, todo = missing.partition(": ")
+    return warn(what, detail, todo)
 
 
 def _space(what: str, file: Path) -> Finding:

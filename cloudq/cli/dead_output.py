@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from cloudq import amounts
 from cloudq.app import CloudQ
+from cloudq.cli.guesses import task_meant
 from cloudq.cli.messages import list_messages
 from cloudq.cli.output import complain, emit, note, say, since, table
 from cloudq.errors import ConfigurationError
@@ -31,12 +32,13 @@ def counted(letters: list[Seen], found: DeadSearch) -> str:
     return amounts.counted(len(letters), "dead letter")
 
 
-def show_queues(app: CloudQ, *, json: bool) -> None:
-    """Print the dead letters of each queue as numbers and newest reasons."""
+def show_queues(app: CloudQ, *, json: bool) -> int:
+    """Print the dead letters of each queue as numbers and newest reasons; return the exit code."""
     found = dead_letters.summary(app)
+    code = 1 if found and all(each.problem for each in found) else 0
     if json:
         emit([asdict(each) | {"newest_at": iso_time(each.newest_at)} for each in found])
-        return
+        return code
     table(
         ["QUEUE", "DEAD", "NEWEST", "REASONS"],
         [
@@ -52,6 +54,7 @@ def show_queues(app: CloudQ, *, json: bool) -> None:
     )
     if any(each.count for each in found):
         _tell_cost(app)
+    return code
 
 
 def show_groups(app: CloudQ, by: str, chosen: DeadFilter, queue: str | None, *, json: bool) -> None:
@@ -89,9 +92,7 @@ def show_found(
     if json:
         emit([seen.as_json() for seen in found.letters])
         return
-    of = "" if chosen.is_empty else f" of {chosen}"
-    where = f" in {queue!r}" if queue else ""
-    empty = f"no dead letters{of}{where}"
+    empty = _none(app, found, chosen, queue)
     list_messages(found.letters, dead=True, empty=empty, queues=queue is None)
     if len(found.letters) < found.matched:
         note(f"{len(found.letters):,} of {found.matched:,} are shown: -n shows more")
@@ -100,18 +101,32 @@ def show_found(
     _tell_cost(app)
 
 
-def tell_dry(letters: list[Seen], found: DeadSearch, queue: str | None, *, json: bool) -> int:
-    """Print what would be acted on; return the exit code."""
+def tell_chosen(
+    app: CloudQ,
+    letters: list[Seen],
+    found: DeadSearch,
+    chosen: DeadFilter,
+    queue: str | None,
+    *,
+    action: str | None,
+    json: bool,
+) -> int:
+    """Print what would be acted on; return the exit code.
+
+    `action` is one that finds nothing to act on; None is a dry run.
+    """
+    if json and action is not None:
+        return tell_done(action, DeadDone(action=action, done=0, chosen=0), found, json=True)
     if json:
         emit({"dry_run": True, "chosen": len(letters), "matched": found.matched} | _scope(found))
         return 0
-    where = f" in {queue!r}" if queue else ""
-    empty = f"no matching dead letters{where}"
+    empty = _none(app, found, chosen, queue)
     list_messages(letters[:20], dead=True, empty=empty, queues=queue is None)
     if len(letters) > 20:
         note(f"the first 20 of {len(letters):,}")
     tell_incomplete(found)
-    note(f"dry run: {counted(letters, found)} chosen, nothing was done")
+    kind = "dry run: " if action is None else ""
+    note(f"{kind}{counted(letters, found)} chosen, nothing was done")
     return 0
 
 
@@ -125,6 +140,16 @@ def tell_done(verb: str, done: DeadDone, found: DeadSearch, *, json: bool) -> in
         complain(f"{failed.id}: {failed.reason}", kind="not done")
     tell_incomplete(found)
     return 1 if done.failed else 0
+
+
+def _none(app: CloudQ, found: DeadSearch, chosen: DeadFilter, queue: str | None) -> str:
+    """Say that nothing was found, of how many, and what task may be meant."""
+    where = f" in {queue!r}" if queue else ""
+    if not found.seen:
+        return f"no dead letters{where}"
+    close = None if chosen.task is None else task_meant(chosen.task, app.tasks)
+    hint = "" if close is None else f": --task {chosen.task}: did you mean {close}?"
+    return f"none of {amounts.counted(found.seen, 'dead letter')}{where} matches{hint}"
 
 
 def _scope(found: DeadSearch) -> dict[str, object]:

@@ -88,6 +88,13 @@ class Target:
         return self._named or (found.path if found is not None else None)
 
     @property
+    def opened(self) -> str | None:
+        """The path of the app that `open` loads; None if it makes one without tasks."""
+        found = self._found
+        guessed = found is not None and found.is_guessed
+        return None if guessed and self.broker is not None else self.path
+
+    @property
     def _named(self) -> str | None:
         return self.app or os.environ.get("CLOUDQ_APP") or None
 
@@ -112,11 +119,10 @@ class Target:
 
         With a broker the command needs no app, so none is guessed.
         """
-        found = self._found
-        guessed = found is not None and found.is_guessed
-        if self.path is None or (guessed and self.broker is not None):
+        path = self.opened
+        if path is None:
             return CloudQ(broker=self.broker, backend=self.backend)
-        return self._load(self.path)
+        return self._load(path)
 
     def load(self) -> CloudQ:
         """Load the app with its tasks. Raises `ConfigurationError`, also when none is named."""
@@ -229,14 +235,25 @@ def require_file(app: CloudQ) -> None:
 
 def refuse_missing(url: str | None) -> None:
     """Raise `ConfigurationError` if the file that a URL names is not there."""
+    missing = missing_at(url)
+    if missing is not None:
+        raise ConfigurationError(missing)
+
+
+def missing_at(url: str | None) -> str | None:
+    """Say that the file that a URL names is not there, and what to do; None if it is.
+
+    Also None where its folder is missing: to open it says so.
+    """
     file = None if url is None else missing_file(url)
-    if file is not None and file.parent.is_dir():  # else to open it says what is wrong
-        close = near(file.name, [each.name for each in file.parent.glob(f"*{file.suffix}")])
-        meant = f"is {close} meant? " if close else ""
-        raise ConfigurationError(
-            f"there is no file {file}: {meant}the first call, a worker or "
-            "`cloudq queues create NAME` makes it"
-        )
+    if file is None or not file.parent.is_dir():
+        return None
+    close = near(file.name, [each.name for each in file.parent.glob(f"*{file.suffix}")])
+    meant = f"is {close} meant? " if close else ""
+    return (
+        f"there is no file {file}: {meant}the first call, a worker or "
+        "`cloudq queues create NAME` makes it"
+    )
 
 
 def chosen_queues(target: Target, app: CloudQ, given: Sequence[str] | None) -> list[str]:
@@ -244,9 +261,9 @@ def chosen_queues(target: Target, app: CloudQ, given: Sequence[str] | None) -> l
     if given:
         return list(given)
     default = app.queues()
-    if target.path is not None or app.broker.limits(default[0]).billed:
+    if target.opened is not None or app.broker.limits(default[0]).billed:
         return default
-    with app.broker.asking("list the queues", "*") as admin:
+    with app.broker.asking("list the queues that match", "*") as admin:
         return list(admin.list()) or default
 
 

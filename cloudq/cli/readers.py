@@ -12,14 +12,21 @@ def is_cloud(app: CloudQ) -> bool:
     return adapter(app.conf.broker).tariff is not None
 
 
-def nobody_reads(app: CloudQ, queue: str) -> str | None:
-    """Say that no live worker reads this queue; None where one does, or nobody can know."""
+def read_queues(app: CloudQ) -> set[str] | None:
+    """Return the queues that live workers read; None without a store that may be asked."""
     try:
         alive = app.control.heartbeats.alive()
-    except CloudQError:  # no store, or none that may be asked
+    except CloudQError:
         return None
-    read = {name for heart in alive for name in heart.queues}
-    if queue in read or any(name.startswith(f"{queue}-") for name in read):  # of a priority
+    return {name for heart in alive for name in heart.queues}
+
+
+def nobody_reads(app: CloudQ, queue: str) -> str | None:
+    """Say that no live worker reads this queue; None where one does, or nobody can know."""
+    read = read_queues(app)
+    if read is None or queue in read:
+        return None
+    if any(name.startswith(f"{queue}-") for name in read):  # of a priority
         return None
     functions = " (a cloud function may)" if is_cloud(app) else ""
     others = f" ({', '.join(sorted(read))} has one)" if read else ""

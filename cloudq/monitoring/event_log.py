@@ -22,7 +22,7 @@ from cloudq.results.events import (
     partition_of,
     sort_of,
 )
-from cloudq.results.record import TERMINAL, Record, State
+from cloudq.results.record import FAILED, TERMINAL, Record, State
 from cloudq.results.stored import readable
 
 FINAL = tuple(state for state in State if state in TERMINAL)
@@ -41,10 +41,15 @@ _RETRIES = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trail:
-    """One task's record and its events, oldest first."""
+    """One task's record and its events, oldest first.
+
+    `args` are the arguments of its last run, as an event has kept them: a task may be redriven
+    with others.
+    """
 
     record: Record
     events: Sequence[Event] = ()
+    args: str | None = None
 
 
 class Reader:
@@ -175,7 +180,10 @@ class Reader:
             watcher.close()
 
     def trail(self, id: str) -> Trail | None:
-        """Read a task's record and events; None for an unknown or expired task."""
+        """Read a task's record and events; None for an unknown or expired task.
+
+        Failures before a redrive are found where requests are free, among the newest of its name.
+        """
         record = self._backend.record(id)
         if record is None:
             return None
@@ -186,14 +194,44 @@ class Reader:
         keys = [key_of(record.task, state, at, id, record.retries) for state, at in moments if at]
         events = readable(self._backend.get(keys).values(), event_of)
         if record.retries:
-            events += self._retries(record)
-        return Trail(record=record, events=sorted(events, key=lambda event: event.at))
+            events += self._picked(record, State.RETRY, record.finished_at)
+        free = not self._backend.driver.limits.billed
+        others = self._before(record, events) if free else []
+        return Trail(
+            record=record,
+            events=sorted([*events, *others], key=lambda event: event.at),
+            args=next((event.args for event in events if event.args), None),
+        )
 
-    def _retries(self, record: Record) -> list[Event]:
-        """The retries of one task, picked from those of all tasks of its name."""
-        last = record.finished_at or time.time()
+    def _before(self, record: Record, events: Sequence[Event]) -> list[Event]:
+        """Read the ends of one task that have no event at the time of its record.
+
+        These are failures before it ran again, and a success that is logged with others.
+        """
+        known = {(event.state, event.at) for event in events}
+        failed = [end for state in FAILED for end in self._picked(record, state, None)]
+        found = [event for event in failed if (event.state, event.at) not in known]
+        if record.state is State.SUCCESS and record.finished_at and not events:
+            took = record.finished_at - record.started_at if record.started_at else None
+            found.append(
+                Event(
+                    id=record.id,
+                    task=record.task,
+                    state=record.state,
+                    at=record.finished_at,
+                    queue=record.queue,
+                    worker=record.worker,
+                    took=took,
+                    retries=record.retries,
+                )
+            )
+        return found
+
+    def _picked(self, record: Record, state: State, until: float | None) -> list[Event]:
+        """The events of one task in a state, picked from those of all tasks of its name."""
+        last = until or time.time() + _LATE
         page = self._backend.query(
-            partition_of(record.task, State.RETRY), after=sort_of(last), limit=_RETRIES
+            partition_of(record.task, state), after=sort_of(last), limit=_RETRIES
         )
         born = _born(record.id)
         events = readable(page.items, event_of)

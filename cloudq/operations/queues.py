@@ -81,7 +81,7 @@ class PauseDone:
 
 def queue_names(app: CloudQ, prefix: str = "") -> list[str]:
     """List the broker's queues, without dead-letter queues. Raises `BrokerError`."""
-    with app.broker.asking("list the queues", prefix or "*") as admin:
+    with app.broker.asking("list the queues that match", prefix or "*") as admin:
         return list(admin.list(prefix))
 
 

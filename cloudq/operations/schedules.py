@@ -90,7 +90,7 @@ def row_of(scheduled: Schedule, now: datetime) -> ScheduleRow:
         task=entry.task,
         state=_state(scheduled, entry, now),
         next=None if following is None else following.astimezone(entry.zone),
-        last=None if state.last is None else utc(state.last).astimezone(entry.zone),
+        last=None if state.sent is None else utc(state.sent).astimezone(entry.zone),
         runs=state.runs,
         stored=entry.stored,
         args=list(entry.args),

@@ -31,7 +31,8 @@ class TaskFilter:
 
     `name` is a glob of the task's name; `states` are those of `FINAL`, or also STARTED and RETRY
     where these are recorded; `since` and `until` are epoch seconds; `error` is a text in the type
-    or the text of the error, in any case.
+    or the text of the error, in any case; `words` a text in the name or in the error, in any case,
+    or the beginning of the id.
     """
 
     id: str | None = None
@@ -42,6 +43,7 @@ class TaskFilter:
     since: float = 0.0
     until: float | None = None
     error: str | None = None
+    words: str | None = None
 
     def matches(self, event: Event) -> bool:
         """Tell whether an end fits."""
@@ -54,7 +56,13 @@ class TaskFilter:
             and (self.queue is None or event.queue == self.queue)
             and (self.worker is None or event.worker == self.worker)
             and (self.error is None or self.error.casefold() in _error_of(event).casefold())
+            and (self.words is None or self._has_words(event))
         )
+
+    def _has_words(self, event: Event) -> bool:
+        words = (self.words or "").casefold()
+        texts = event.task.casefold(), _error_of(event).casefold()
+        return event.id.startswith(words) or any(words in text for text in texts)
 
     def __str__(self) -> str:
         given = {name: getattr(self, name) for name in self.__slots__ if name != "states"}
@@ -196,11 +204,10 @@ def life(app: CloudQ, id: str, *, graph: bool = True) -> TaskLife | None:
     found = graph_of(id, backend) if graph and (record.parent or record.children) else None
     if found is None and graph and record.join:
         found = graph_of(id, backend)
-    kept = next((event.args for event in trail.events if event.args), None)
     return TaskLife(
         record=record,
         events=trail.events,
-        arguments=None if kept is None else arguments_in(kept),
+        arguments=None if trail.args is None else arguments_in(trail.args),
         children=_children(record),
         graph=found,
     )

@@ -36,11 +36,13 @@ def leader_key(app: str) -> Key:
 class ScheduleState:
     """The state of one schedule. `last`: epoch time up to which its runs have been handled.
 
-    `spec` is the fingerprint of the entry that `last` belongs to, `text` the entry itself as JSON
-    if it was made at run time.
+    That is also set where a schedule begins and where it is resumed; `sent` is the time of the last
+    run that was sent. `spec` is the fingerprint of the entry that `last` belongs to, `text` the
+    entry itself as JSON if it was made at run time.
     """
 
     last: float | None = None
+    sent: float | None = None
     spec: str = ""
     paused: bool = False
     runs: int = 0
@@ -90,7 +92,9 @@ class ScheduleStates:
     def ran(self, entry: Entry, last: float, runs: int) -> None:
         """Record that its runs up to `last` are handled, and that `runs` of them were sent."""
         increment = {"runs": runs} if runs else {}
-        changed = {"last": last, "spec": entry.fingerprint}
+        changed: dict[str, Value] = {"last": last, "spec": entry.fingerprint}
+        if runs:
+            changed["sent"] = last
         # Two beats may record this; the later time is kept.
         later = Check(field="last", op=Op.LT, value=last, or_absent=True)
         try:
@@ -154,14 +158,20 @@ class ScheduleStates:
 
 def _state_of(item: Item) -> ScheduleState:
     fields = item.fields
-    last, runs, text = _number(fields.get("last")), fields.get("runs"), fields.get("entry")
+    runs, text = fields.get("runs"), fields.get("entry")
     return ScheduleState(
-        last=last if last is not None and 0 <= last < _LATEST else None,
+        last=_moment(fields.get("last")),
+        sent=_moment(fields.get("sent")),
         spec=str(fields.get("spec", "")),
         paused=bool(fields.get("paused")),
         runs=int(_number(runs) or 0),
         text=text if isinstance(text, str) else None,
     )
+
+
+def _moment(value: Value) -> float | None:
+    number = _number(value)
+    return number if number is not None and 0 <= number < _LATEST else None
 
 
 def _number(value: Value) -> float | None:

@@ -257,6 +257,7 @@ def test_brokers_and_their_limits_are_listed(command):
 
 
 def test_doctor_finds_nothing_wrong_with_a_good_app(command):
+    assert command("queues", "create", *APP).code == 0
     ran = command("doctor", *APP, "--json")
     assert (ran.code, ran.json["ok"]) == (0, True)
     statuses = {each["what"]: each["status"] for each in ran.json["checks"]}

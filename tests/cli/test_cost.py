@@ -199,6 +199,11 @@ class TestCounted:
 
 
 class TestNothing:
+    @pytest.fixture(autouse=True)
+    def _files(self, project: Path) -> None:
+        for name in ("cloudq.db", "shop.db"):
+            (project / name).touch()
+
     def test_what_is_not_billed_costs_nothing(self, command: Run) -> None:
         ran = command("cost")
         assert (ran.code, ran.out) == (0, "")

@@ -53,6 +53,8 @@ def test_a_file_with_room_is_well_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    assert main(["queues", "create", "default", "--broker", "sqlite:///x.db"]) == 0
+    capsys.readouterr()
     for _ in range(2):
         assert main(["doctor", "--broker", "sqlite:///x.db", "--json"]) == 0
         checks = json.loads(capsys.readouterr().out)["checks"]

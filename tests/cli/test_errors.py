@@ -245,3 +245,19 @@ def test_arguments_over_the_limit_are_refused_before_sending(command, project):
     ran = command("call", "-A", "big", "x")
     assert (ran.code, is_one_line(ran.err)) == (2, True)
     assert "store the data elsewhere and pass its key" in ran.err
+
+
+def test_what_cannot_be_read_is_not_told_as_nothing(command, project):
+    words = ("-b", "sqs://us-east-1", "--backend", "dynamodb://t?region=us-east-1")
+    unreachable: dict[str, str | None] = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+    }
+    seen = command("top", "--once", *words, env=unreachable)
+    assert seen.out.count("not known") == 3
+    for wrong in ("no worker in this store", "nothing runs", "none"):
+        assert wrong not in seen.out.splitlines()
+    assert "warning: store: " in seen.err
+    assert "check the URL, the region and the network" in seen.err
+    assert command("dead", "list", *words, env=unreachable).code == 1

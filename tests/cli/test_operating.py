@@ -57,7 +57,10 @@ def test_dead_letters_are_chosen_by_filters(command: Run, history: CloudQ) -> No
     found = command("dead", "list", *APP, "--error", "STOCK", "--json").json
     assert [each["reason"] for each in found] == ["ValueError: no stock"]
     assert "T" in found[0]["sent_at"]
-    assert command("dead", "list", *APP, "--exception", "KeyError").lines[0].startswith("no dead")
+    none = command("dead", "list", *APP, "--exception", "KeyError").lines[0]
+    assert none == "none of 3 dead letters matches"
+    hint = "none of 3 dead letters in 'default' matches: --task fial: did you mean shop.fail?"
+    assert hint in command("dead", "list", *APP, "default", "--task", "fial").out
     assert command("dead", "list", *APP, "--older-than", "1h", "--json").json == []
     grouped = command("dead", "list", *APP, "--by", "exception", "--json").json
     assert [(each["name"], each["count"]) for each in grouped] == [("ValueError", 3)]
@@ -78,6 +81,21 @@ def test_a_redrive_by_a_filter_counts_first(command: Run, history: CloudQ) -> No
     refused = command("dead", "redrive", *APP, "--all", "--edit", '{"size": 1}', "--yes")
     assert (refused.code, "size" in refused.err) == (1, True)
     assert command("dead", "redrive", *APP, "--yes").code == 2
+
+
+def test_what_finds_nothing_is_no_dry_run(command: Run, history: CloudQ) -> None:
+    for args in (
+        ("dead", "redrive", "--task", "nope"),
+        ("dead", "delete", "--task", "nope"),
+        ("tasks", "retry", "--task", "nope"),
+    ):
+        ran = command(*args, *APP, "--yes")
+        assert (ran.code, "chosen, nothing was done" in ran.err) == (0, True)
+        assert "dry run" not in ran.err
+        assert "dry run: 0 " in command(*args, *APP, "--dry-run").err
+        assert "dry_run" not in command(*args, *APP, "--yes", "--json").json
+        assert command(*args, *APP, "--dry-run", "--json").json["dry_run"] is True
+    assert "did you mean 'shop.add'?" in command("tasks", "list", *APP, "--name", "ad").out
 
 
 def test_dead_letters_are_exported_as_lines(command: Run, history: CloudQ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -68,3 +69,20 @@ def test_it_fits_and_nothing_of_strangers_is_obeyed(width: int, height: int, row
     assert "\x1b" not in captured.get()
     assert "\u202e" not in captured.get()
     assert not rows or "[bold]" in captured.get()
+
+
+def test_a_long_error_leaves_the_name_and_the_count_whole() -> None:
+    seen = overview(0)
+    long = "unknown task: " + "is its module in the app's include? " * 9
+    failures = [
+        Series(task=f"shop.tasks.{n}", counts=[1], span=1.0, total=44, latest=long, latest_at=1.0)
+        for n in ("price", "stock")
+    ]
+    output = Console(file=io.StringIO(), width=60, force_terminal=False, legacy_windows=False)
+    with output.capture() as captured:
+        output.print(drawn(replace(seen, failures=failures), View(), "s", width=60, height=30))
+    lines = captured.get().splitlines()
+    for name in ("price", "stock"):
+        [line] = [line for line in lines if name in line]
+        assert line.split()[:3] == [f"shop.tasks.{name}", "44", "unknown"]
+        assert len(line) <= 60

@@ -55,6 +55,9 @@ def test_tasks_are_found_by_state_name_error_and_id(browser: Browser, app: Cloud
     assert "0 of 0 tasks" in browser.open("/tasks?queue=mail")
     assert "6 of 6 tasks" in browser.open("/tasks?q=refused")
     assert "1 of 1 tasks" in browser.open("/tasks?q=shop.add")
+    assert "1 of 1 tasks" in browser.open("/tasks?q=ADD")
+    assert "1 of 1 tasks" in browser.open(f"/tasks?q={id[:-1]}")
+    assert "0 of 0 tasks" in browser.open("/tasks?q=nothing")
 
 
 def test_a_scope_is_said_plainly(browser: Browser, app: CloudQ) -> None:

@@ -121,6 +121,11 @@ def test_schedules_are_shown_paused_and_run(quick: CloudQ, by: Actor) -> None:
     [row] = schedules.schedules(quick).schedules
     assert (row.state, row.next) == ("paused", None)
     schedules.resume(quick, "daily", by=by)
+    [row] = schedules.schedules(quick).schedules
+    assert (row.state, row.runs, row.last) == ("on", 0, None)  # to resume is no run
+    quick.schedules.states.ran(quick.schedules.entry("daily"), time.time() + 60, 2)
+    [row] = schedules.schedules(quick).schedules
+    assert (row.runs, row.last is None) == (2, False)
     id = schedules.run_now(quick, "daily", by=by)
     drain(quick)
     assert quick.AsyncResult(id).get(timeout=10) == 3

@@ -104,6 +104,12 @@ def test_a_task_with_a_dead_letter_goes_on_as_that_letter(shop: CloudQ, by: Acto
     drain(shop)
     assert failed.get(timeout=10) == "pear"
     assert dead_letters.search(shop).matched == 0
+    found = tasks.life(shop, failed.id)
+    assert found is not None
+    assert found.arguments is None  # those of the first run are not those of the last
+    assert shop.backend is not None
+    if not shop.backend.driver.limits.billed:
+        assert [event.state for event in found.events] == [State.FAILURE, State.SUCCESS]
 
 
 def test_what_cannot_run_again_says_what_to_do(quick: CloudQ, by: Actor) -> None:
@@ -174,12 +180,13 @@ FILTERS = st.builds(
     since=st.floats(0, 100),
     until=st.one_of(st.none(), st.floats(0, 100)),
     error=st.sampled_from([None, "STOCK", "valueerror: no"]),
+    words=st.sampled_from([None, "STOCK", "Add", "a"]),
 )
 
 
 @given(EVENTS, FILTERS)
 def test_an_end_fits_all_conditions_or_is_not_chosen(event: Event, chosen: TaskFilter) -> None:
-    names = ("id", "name", "states", "queue", "worker", "since", "until", "error")
+    names = ("id", "name", "states", "queue", "worker", "since", "until", "error", "words")
     parts = [TaskFilter(**{name: getattr(chosen, name)}) for name in names]
     assert chosen.matches(event) == all(part.matches(event) for part in parts)
 

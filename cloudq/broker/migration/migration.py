@@ -88,7 +88,7 @@ class Migration:
         options = self.options
         queues = list(dict.fromkeys(options.queues))
         if not queues:
-            with self.source.broker.asking("list the queues", "*") as admin:
+            with self.source.broker.asking("list the queues that match", "*") as admin:
                 queues = list(admin.list())
         unknown = [name for name in options.names if name not in queues]
         if unknown:

@@ -16,6 +16,7 @@ from cloudq.app import CloudQ
 from cloudq.cli.arguments import json_list, json_object, read_words
 from cloudq.cli.commands.queues import unread
 from cloudq.cli.commands.result import Wait, WaitCommand, as_json, check_wait, outcome
+from cloudq.cli.guesses import task_meant
 from cloudq.cli.options import JsonOption, Target, common, refuse_memory
 from cloudq.cli.output import complain, emit, emit_written, note, say
 from cloudq.cli.readers import nobody_reads
@@ -24,7 +25,6 @@ from cloudq.errors import (
     InvalidArguments,
     ResultTimeout,
     UnknownTask,
-    near,
 )
 from cloudq.results.record import Record, State
 from cloudq.results.result import AsyncResult, wait_for
@@ -231,11 +231,9 @@ def _unknown(app: CloudQ, name: str) -> str:
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
-    # The modules that tasks share make all of them look alike.
-    last = {task.rpartition(".")[2]: task for task in known}
-    close = near(name.rpartition(".")[2], last)
+    close = task_meant(name, known)
     if close is not None:
-        return f"did you mean {last[close]}?"
+        return f"did you mean {close}?"
     listed = sorted(known)
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
     return f"it has {', '.join(listed[:_LISTED])}{more}"

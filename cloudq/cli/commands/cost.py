@@ -19,7 +19,7 @@ from cloudq.cli.cost_output import (
     show_plan,
     show_prices,
 )
-from cloudq.cli.options import JsonOption, Target, common, refuse_memory
+from cloudq.cli.options import JsonOption, Target, common, missing_at, refuse_memory, require_file
 from cloudq.cli.output import note
 from cloudq.errors import CloudQError, ConfigurationError
 from cloudq.monitoring.costs.plan import Plan, measured, parts, tasks_a_day
@@ -143,6 +143,7 @@ def cost(
     plan = plan_of(app, sent_together=sent_together, bundle=bundle)
     with app:
         if estimate is None:
+            require_file(app)
             _show_counted(app, known, since, by, plan, json=json)
             return
         wanted = tasks_a_day(estimate)
@@ -190,7 +191,7 @@ def _show_counted(
 
 def _from_counts(app: CloudQ, known: Prices, plan: Plan) -> tuple[Plan, bool]:
     """Return the plan with the averages of the last day, if the store has any."""
-    if known.store is None:
+    if known.store is None or missing_at(app.conf.backend_url) is not None:
         return plan, False
     try:
         workers, span = counted(app, day=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloudq.cli.options import Target, common, refuse_memory
+from cloudq.cli.options import Target, common, missing_at, refuse_memory
 from cloudq.cli.output import note, say
 from cloudq.errors import ConfigurationError, install_hint
 
@@ -145,6 +145,10 @@ def _serve(
     server.check(place, access)
     app = target.open()
     refuse_memory(app)
+    # It may be started before all else: the page is there, and a mistyped name is told.
+    for missing in dict.fromkeys(map(missing_at, (app.conf.broker, app.conf.backend_url))):
+        if missing is not None:
+            note(missing)
     with app:
         # The names of tasks and queues are those of the app's modules.
         app.load()

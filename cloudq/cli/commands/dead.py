@@ -28,8 +28,8 @@ from cloudq.cli.dead_output import (
     show_found,
     show_groups,
     show_queues,
+    tell_chosen,
     tell_done,
-    tell_dry,
     tell_incomplete,
 )
 from cloudq.cli.edits import edit_of
@@ -64,7 +64,7 @@ def list_dead(
         typer.Option("--by", metavar="reason|exception|task|age", help="Count them in groups."),
     ] = None,
     json: JsonOption = False,
-) -> None:
+) -> int:
     """List dead letters with their reasons.
 
     Without a queue: the number of each queue with the newest reasons, or with options all dead
@@ -77,11 +77,12 @@ def list_dead(
         if by is not None:
             show_groups(app, by, chosen, queue, json=json)
         elif queue is None and chosen.is_empty:
-            show_queues(app, json=json)
+            return show_queues(app, json=json)
         else:
             most = count if chosen.is_empty else dead_letters.MOST
             found = dead_letters.search(app, chosen, queue, limit=count, most=most)
             show_found(app, found, chosen, queue, json=json)
+    return 0
 
 
 @cli.command()
@@ -162,7 +163,8 @@ def redrive(
     with app:
         letters, found = _selected(app, chosen, queue, most)
         if dry_run or not letters:
-            return tell_dry(letters, found, queue, json=json)
+            action = None if dry_run else "redrive"
+            return tell_chosen(app, letters, found, chosen, queue, action=action, json=json)
         where = f" to {queue!r}" if queue else " to their queues"
         change = f" with other {changes}" if changes else ""
         confirm(f"Send {counted(letters, found)} back{where}{change}?", queue or "all", yes=yes)
@@ -201,7 +203,8 @@ def delete(
     with app:
         letters, found = _selected(app, chosen, queue, most)
         if dry_run or not letters:
-            return tell_dry(letters, found, queue, json=json)
+            action = None if dry_run else "delete dead letters"
+            return tell_chosen(app, letters, found, chosen, queue, action=action, json=json)
         where = f" of {queue!r}" if queue else ""
         question = f"Delete {counted(letters, found)}{where} permanently?"
         confirm(question, queue or "all", yes=yes)

@@ -296,7 +296,7 @@ def create(
     Existing queues are left unchanged.
     """
     app = target.open()
-    names = list(queues or (app.queues() if target.path else ()))
+    names = list(queues or (app.queues() if target.opened else ()))
     if not names and not store:
         raise ConfigurationError(
             "no queues given: name the queues to create, or use -A for those of an app"

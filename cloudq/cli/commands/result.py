@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from typing import Annotated, Any
 
 import orjson
@@ -33,12 +34,11 @@ class WaitCommand(TyperCommand):
     """A command with a `--wait` whose value may be left out."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        following = [*args[1:], ""]
         return super().parse_args(
             ctx,
             [
                 "--wait=inf" if arg == "--wait" and not _VALUE.fullmatch(after) else arg
-                for arg, after in zip(args, following, strict=True)
+                for arg, after in pairwise([*args, ""])
             ],
         )
 

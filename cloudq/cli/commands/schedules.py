@@ -13,9 +13,17 @@ import typer
 
 from cloudq.app import CloudQ
 from cloudq.cli.commands import schedules_apply
-from cloudq.cli.options import JsonOption, Target, YesOption, common, refuse_memory, refuse_missing
+from cloudq.cli.options import (
+    JsonOption,
+    Target,
+    YesOption,
+    common,
+    missing_at,
+    refuse_memory,
+    refuse_missing,
+)
 from cloudq.cli.output import confirm, emit, note, say, table
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, did_you_mean
 from cloudq.operations import schedules as operations
 from cloudq.operations.audit import local_actor
 from cloudq.operations.schedules import ScheduleRow
@@ -87,7 +95,13 @@ def next_runs(
     """
     app = target.load()
     with app:
-        entry = app.schedules.entry(name)
+        declared = app.schedules.declared()
+        if name not in declared and missing_at(app.conf.backend_url) is not None:
+            meant = did_you_mean(name, declared)
+            if meant:
+                raise ConfigurationError(f"there is no schedule {name!r}: {meant}")
+            refuse_missing(app.conf.backend_url)  # where those made at run time are
+        entry = declared.get(name) or app.schedules.entry(name)
         start = utc(app.runtime.clock()) if after is None else entry.bound(after)
         assert start is not None  # `after` is not None
         moments = list(islice(entry.runs(start), count))
@@ -114,7 +128,7 @@ def next_runs(
 @common
 def pause(target: Target, name: Name) -> None:
     """Pause a schedule until `resume`; beats notice within seconds."""
-    with _kept(target) as app:
+    with _there(target) as app:
         operations.pause(app, name, by=local_actor())
     say(f"{name} is paused")
 
@@ -123,7 +137,7 @@ def pause(target: Target, name: Name) -> None:
 @common
 def resume(target: Target, name: Name) -> None:
     """Resume a paused schedule. Runs missed during the pause are skipped."""
-    with _kept(target) as app:
+    with _there(target) as app:
         operations.resume(app, name, by=local_actor())
     say(f"{name} runs again")
 
@@ -140,7 +154,7 @@ def run_now(target: Target, name: Name) -> None:
 @common
 def delete(target: Target, name: Name, yes: YesOption = False) -> None:
     """Delete a schedule that was made at run time."""
-    with _kept(target) as app:
+    with _there(target) as app:
         app.schedules.entry(name)
         confirm(f"Delete the schedule {name!r}?", name, yes=yes)
         operations.delete(app, name, by=local_actor())
@@ -224,6 +238,12 @@ def add(
 def _kept(target: Target) -> CloudQ:
     app = target.load()
     refuse_memory(app)
+    return app
+
+
+def _there(target: Target) -> CloudQ:
+    app = _kept(target)
+    refuse_missing(app.conf.backend_url)
     return app
 
 

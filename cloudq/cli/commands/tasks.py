@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated
@@ -13,6 +12,7 @@ from cloudq.amounts import counted
 from cloudq.app import CloudQ
 from cloudq.cli.commands.result import as_json
 from cloudq.cli.edits import edit_of
+from cloudq.cli.guesses import task_meant
 from cloudq.cli.options import JsonOption, Target, YesOption, common, refuse_memory, require_file
 from cloudq.cli.output import complain, confirm, duration, emit, local, note, say, table
 from cloudq.cli.tasks_output import event_json, show_life, why
@@ -35,7 +35,12 @@ Names = Annotated[
 ]
 NameOption = Annotated[
     str | None,
-    typer.Option("--name", metavar="GLOB", help="Only tasks whose name matches, such as 'shop.*'."),
+    typer.Option(
+        "--name",
+        "--task",
+        metavar="GLOB",
+        help="Only tasks whose name matches, such as 'shop.*'.",
+    ),
 ]
 States = Annotated[
     list[str] | None,
@@ -170,7 +175,8 @@ def retry(
         found = operations.search(app, chosen, limit=most, most=10_000)
         events = task_actions.distinct(found.rows)
         if dry_run or not events:
-            return _dry(events, found, json=json)
+            hint = _name_hint(app, name) if not events else None
+            return _dry(events, found, hint, dry=dry_run, json=json)
         confirm(f"Run {counted(len(events), 'task')} again?", "retry", yes=yes)
         done = task_actions.retry(app, chosen, by=local_actor(), most=most, found=found)
     return _tell(done, json=json)
@@ -289,27 +295,28 @@ def _row(event: Event) -> list[object]:
 
 def _name_hint(app: CloudQ, name: str | None) -> str | None:
     """Say what name may be meant by one that nobody has."""
-    if name is None or any(sign in name for sign in "*?["):
+    if name is None:
         return None
-    known = {*Reader(app.control.backend).names(), *app.tasks}
-    close = difflib.get_close_matches(name, known - {name}, n=1)
-    if name in known or not close:
-        return None
-    return f" of {name!r}: did you mean {close[0]!r}?"
+    close = task_meant(name, {*Reader(app.control.backend).names(), *app.tasks})
+    return None if close is None else f" of {name!r}: did you mean {close!r}?"
 
 
-def _dry(events: Sequence[Event], found: TaskSearch, *, json: bool) -> int:
+def _dry(
+    events: Sequence[Event], found: TaskSearch, hint: str | None, *, dry: bool, json: bool
+) -> int:
+    if json and not dry:
+        return _tell(RetryDone(again=(), failed=(), found=found), json=True)
     if json:
         rows = [event_json(event, args=False) for event in events]
         emit({"dry_run": True, "tasks": rows, "complete": found.complete})
         return 0
     columns = ["TIME", "STATE", "TASK", "ID", "ERROR"]
     rows = [[local(e.at), str(e.state), e.task, e.id, why(e)] for e in events[:20]]
-    table(columns, rows, empty="no matching tasks")
+    table(columns, rows, empty=f"no matching tasks{hint or ''}")
     if len(events) > 20:
         note(f"the first 20 of {len(events):,}")
     tell_scope(found)
-    note(f"dry run: {counted(len(events), 'task')} chosen, nothing was done")
+    note(f"{'dry run: ' if dry else ''}{counted(len(events), 'task')} chosen, nothing was done")
     return 0
 
 

@@ -10,7 +10,7 @@ import typer
 
 from cloudq.app import CloudQ
 from cloudq.cli.options import JsonOption, Target, common, refuse_memory, require_file
-from cloudq.cli.output import console, emit, note, print_drawn
+from cloudq.cli.output import complain, console, emit, note, print_drawn
 from cloudq.operations.overview import Overview, is_billed, overview
 from cloudq.text import iso_time
 
@@ -48,6 +48,8 @@ def top(
                 emit(as_json(seen))
                 return
             _print(app, seen)
+            for part, why in seen.problems.items():  # whole, where the table has cut them
+                complain(f"{part}: {why}", kind="warning")
             if not once:
                 note("no terminal to draw on: printed once")
             return

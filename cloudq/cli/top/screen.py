@@ -104,6 +104,10 @@ def drawn(
         parts.append(_line(f"{problem}: {why}", "red"))
     if view.filter or view.typing:
         blocks = [replace(block, empty="none that match") for block in blocks]
+    if "store" in seen.problems:  # what cannot be read is not nothing
+        blocks = [blocks[0], *(replace(block, empty="not known") for block in blocks[1:])]
+    if "queues" in seen.problems:
+        blocks[0] = replace(blocks[0], empty="not known")
     for block, share in zip(blocks, shares, strict=True):
         parts += [*_table(block, share, width), *gap]
     if foot:
@@ -242,19 +246,37 @@ def _table(block: _Block, most: int, width: int) -> list[RenderableType]:
         left_out |= block.middle
     grid = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), expand=False)
     places = [place for place, name in enumerate(block.columns) if name not in left_out]
-    for place in places:
-        name = block.columns[place]
+    rows = [[row[place] for place in places] for row in block.rows[:most]]
+    names = [block.columns[place] for place in places]
+    limits = _limits(names, rows, width)
+    for name, limit in zip(names, limits, strict=True):
         grid.add_column(
             name,
             justify="right" if name in _NUMBERS else "left",
             no_wrap=True,
             overflow="ellipsis",
             min_width=len(name) if name in _NUMBERS else min(8, len(name)),
-            max_width=max(12, width // 3) if name in _NAMES else None,
+            max_width=limit,
         )
-    for row in block.rows[:most]:
-        grid.add_row(*(row[place] for place in places))
+    for row in rows:
+        grid.add_row(*row)
     return [title, grid]
+
+
+def _limits(
+    names: Sequence[str], rows: Sequence[Sequence[Text]], width: int
+) -> Sequence[int | None]:
+    """Return the widest that each column may be: a text at the end has what the others leave."""
+    limits = [max(12, width // 3) if name in _NAMES else None for name in names]
+    if names[-1] not in _NUMBERS | _NAMES:
+        widths = [
+            max(len(name), *(row[place].cell_len for row in rows))
+            for place, name in enumerate(names[:-1])
+        ]
+        # Two signs stand between columns.
+        taken = sum(min(wide, limits[place] or wide) + 2 for place, wide in enumerate(widths))
+        limits[-1] = max(len(names[-1]), width - taken)
+    return limits
 
 
 def _shares(wanted: Sequence[int], room: int) -> list[int]:

@@ -18,7 +18,7 @@ from cloudq.results.record import State
 SPANS: Mapping[str, float] = {"10m": 600, "1h": 3600, "6h": 21_600, "1d": 86_400, "7d": 604_800}
 """The spans that can be chosen, in seconds."""
 PARAMETERS: Mapping[str, str] = {
-    "q": "an id, a name with * and ?, or a text of the error",
+    "q": "an id or its beginning, a name with * and ? or a part of it, or a text of the error",
     "id": "id of the task",
     "name": "name of the task, with * and ?",
     "state": "SUCCESS, FAILURE, REVOKED, REJECTED, STARTED or RETRY; or failed",
@@ -83,11 +83,10 @@ def filter_of(query: Form, now: float) -> TaskFilter:
     words = query.get("q").strip()[:_LONGEST]
     id, name, error = query.get("id").strip(), query.get("name").strip(), query.get("error").strip()
     if words and _ID.fullmatch(words):
-        id = id or words
+        id, words = id or words, ""
     elif words and re.fullmatch(r"[\w.*?-]+", words) and ("." in words or "*" in words):
         name = name or (words if "*" in words else f"*{words}*")
-    elif words:
-        error = error or words
+        words = ""
     return TaskFilter(
         id=id[:_LONGEST] or None,
         name=name[:_LONGEST] or None,
@@ -95,6 +94,7 @@ def filter_of(query: Form, now: float) -> TaskFilter:
         queue=query.get("queue")[:_LONGEST] or None,
         worker=query.get("worker")[:_LONGEST] or None,
         error=error[:_LONGEST] or None,
+        words=words or None,
         since=_since(query.get("since"), now),
         until=_moment(query.get("until")),
     )

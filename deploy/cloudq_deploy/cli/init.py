@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +45,7 @@ def init(
     target = folder or Path(name)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigurationError(
-            f"{target} exists already: nothing was written; choose another name, or --in"
+            f"{target} exists already: nothing was written; choose another name, or --in FOLDER"
         )
     words = {_PACKAGE: package, _NAME: name, _PYTHON: own_runtime().removeprefix("python")}
     for path, text in _templates(files("cloudq_deploy") / "scaffold", ""):
@@ -52,7 +53,8 @@ def init(
         written.parent.mkdir(parents=True, exist_ok=True)
         written.write_text(_filled(text, words))
         say(f"wrote {written}")
-    say(f"cd {target} && make test, then make worker in one terminal and make call in another")
+    tests = "make test" if find_spec("pytest") else "pip install pytest && make test"
+    say(f"cd {target} && {tests}, then make worker in one terminal and make call in another")
 
 
 def _templates(folder: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
