@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from cloudq.amounts import counted
 from cloudq.errors import ConfigurationError
 from cloudq.text import one_line
 
@@ -149,8 +150,9 @@ def access(
         )
     if token is not None and not _SHORTEST_TOKEN <= len(token) <= _LONGEST:
         raise ConfigurationError(
-            f"the token has {len(token)} characters: it needs {_SHORTEST_TOKEN} at least, such as "
-            f"those of `python -c 'import secrets; print(secrets.token_urlsafe())'`"
+            f"the token has {counted(len(token), 'character')}: it needs {_SHORTEST_TOKEN} at "
+            f"least, {_LONGEST:,} at most, such as those of "
+            "`python -c 'import secrets; print(secrets.token_urlsafe())'`"
         )
     user = User(name="token", role=given or Role.LOOK)
     return Access(
@@ -167,6 +169,11 @@ def read_passwords(path: Path) -> list[Password]:
     """Read lines of `name:role:hash`. Raises `ConfigurationError` that names the line."""
     try:
         text = path.read_text()
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"there is no file of passwords {path}: `cloudq dashboard --add-user NAME` prints a "
+            "line for it"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"cannot read the passwords in {path}: {error}") from error
     found: list[Password] = []

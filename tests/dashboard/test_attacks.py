@@ -451,7 +451,7 @@ def test_a_header_is_believed_from_the_named_proxy_alone(app: CloudQ) -> None:
         ({"proxy_header": "X-User", "proxies": ["nowhere"]}, "no address"),
         ({"token": "short"}, "16 at least"),
         ({"role": "root"}, "no role"),
-        ({"passwords": Path("/nonexistent/users")}, "cannot read"),
+        ({"passwords": Path("/nonexistent/users")}, "there is no file of passwords"),
     ],
 )
 def test_wrong_ways_in_are_told(given: dict[str, Any], says: str) -> None:
