@@ -6,12 +6,25 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, cast, overload
 
 from cloudq import app, settings
+from cloudq.app.functions import main_module
+from cloudq.app.registration import register
+from cloudq.contrib.celery.attributes import OPTIONS
 from cloudq.contrib.celery.conf import Conf, check_name, read_source
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
-from cloudq.contrib.celery.task import Task, call_options, task_options, translate
+from cloudq.contrib.celery.task import (
+    Task,
+    call_options,
+    has_run,
+    is_task,
+    own_keywords,
+    run_of,
+    task_options,
+    translate,
+    without_none,
+)
 from cloudq.errors import ConfigurationError
 from cloudq.results import groups as results
 from cloudq.results import result
@@ -20,6 +33,7 @@ from cloudq.schedules.entry import periodic_entry
 from cloudq.settings import DECLARED, Settings
 from cloudq.signals import Signal
 from cloudq.tasks import task
+from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.signature import Node
 
 if TYPE_CHECKING:  # not loaded in programs that only publish
@@ -80,6 +94,7 @@ class Celery(app.CloudQ):
         namespace: str | None = None,
         config_source: object = None,
         set_as_current: bool = True,
+        strict_typing: bool = True,
         task_cls: type[Any] | str | None = None,
         changes: Mapping[str, Any] | None = None,
         **values: Any,
@@ -90,6 +105,7 @@ class Celery(app.CloudQ):
                 "another says app.set_default()"
             )
         self.main = main
+        self.strict_typing = strict_typing
         self.warned: set[str] = set()
         self._raw: dict[str, Any] = {}
         self._name = f"Celery({main!r})"
@@ -197,14 +213,55 @@ class Celery(app.CloudQ):
             docs/how-to/move-from-celery.md.
             """
             made = task_options(options, of=f"{self._name}.task", warned=self.warned)
+            made = own_keywords(made, self.task_cls)
+            if not self.strict_typing:
+                made.setdefault("typing", False)
             decorate = super().task(**made)
             return decorate if function is None else decorate(function)
 
     def register_task(self, task: Any, **options: Any) -> task.Task[..., Any]:
-        """Register a task that is written as a class with a method `run`."""
-        kind: type[Any] = task if isinstance(task, type) else type(task)
-        name = vars(kind).get("name") or f"{kind.__module__}.{kind.__name__}"
-        return self.task(name=name, base=kind, bind=True, **options)(vars(kind)["run"])
+        """Register a task that is written as a class with a method `run`: an object of it.
+
+        The object itself is the task. Raises `ConfigurationError`.
+        """
+        given: Any = task
+        made: Any = given() if isinstance(task, type) else given
+        kind: type[Any] = made.__class__
+        held: dict[str, Any] = made.__dict__
+        if not is_task(made):
+            raise ConfigurationError(
+                f"register_task: {kind.__name__} is no task: derive it from Task of "
+                "cloudq.contrib.celery"
+            )
+        if "function" in held:  # it is one of a function, perhaps another app's
+            again = {"name": made.name, "bind": made.bind, "base": kind}
+            return self.task(**{**made.declared, **again, **options})(made.function)
+        if not has_run(kind):
+            raise ConfigurationError(f"register_task: {kind.__name__} has no method run")
+        own = {name: value for name, value in held.items() if name in OPTIONS}
+        found = task_options(
+            without_none({**own, **options}), of=f"class {kind.__name__}", warned=self.warned
+        )
+        name = getattr(made, "name", None) or self.gen_task_name(kind.__name__, kind.__module__)
+        function, bind = run_of(kind)
+        return register(
+            function,
+            cast("TaskOptions", {**found, "name": name, "base": kind}),
+            bind=bind,
+            app=self,
+            tasks=self.tasks,
+            base=kind,
+            instance=made,
+        )
+
+    @property
+    def Task(self) -> type[Any]:  # noqa: N802 (Celery's name)
+        """The class of this app's tasks, for classes of one's own: `class Base(app.Task)`."""
+        return self.task_cls
+
+    def gen_task_name(self, name: str, module: str) -> str:
+        """Return the name of a task that is given none."""
+        return f"{main_module() if module == '__main__' else module}.{name}"
 
     def send_task(
         self,

@@ -1,0 +1,275 @@
+"""Celery's tasks: attributes that are read and set, classes, and keywords of one's own."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from cloudq import ConfigurationError, InvalidArguments
+from cloudq.contrib.celery import Celery, IgnoredByCloudQ, Task, shared_task
+from cloudq.contrib.celery.attributes import REFUSED, Attribute, Attributes
+from cloudq.contrib.celery.exceptions import Retry
+from cloudq.contrib.celery.pytest import (
+    celery_app,
+    celery_config,
+    celery_parameters,
+    celery_worker,
+)
+from cloudq.testing import Worker
+from cloudq.testing.waiting import PATIENCE
+
+__all__ = ["celery_app", "celery_config", "celery_parameters", "celery_worker"]
+
+
+def _run(self: Any) -> int:
+    return 1
+
+
+def _same(a: Any) -> Any:
+    return a
+
+
+class TestClasses:
+    def test_an_object_keeps_its_state_and_is_the_task(
+        self, celery_app: Any, celery_worker: Worker
+    ) -> None:
+        class Store(Task[..., Any]):
+            def __init__(self, bucket: str) -> None:
+                self.bucket = bucket
+
+            def run(self, key: str) -> str:
+                return f"{self.bucket}/{key}"
+
+        made = Store("b1")
+        assert made("k") == "b1/k"
+        registered = celery_app.register_task(made)
+        assert registered is made
+        assert celery_app.tasks[made.name] is made
+        assert made.name == f"{__name__}.Store"
+        assert (made("k"), made.apply(("k",)).get()) == ("b1/k", "b1/k")
+        assert made.delay("k").get(timeout=PATIENCE) == "b1/k"
+        assert made.s("k").delay().get(timeout=PATIENCE) == "b1/k"
+
+    def test_two_objects_of_a_class_are_two_tasks(self, celery_app: Any) -> None:
+        class Store(Task[..., Any]):
+            def __init__(self, bucket: str) -> None:
+                self.name = f"store.{bucket}"
+                self.bucket = bucket
+                self.max_retries = 7
+
+            def run(self) -> str:
+                return self.bucket
+
+        one, other = map(celery_app.register_task, (Store("a"), Store("b")))
+        assert (one.name, one.apply().get()) == ("store.a", "a")
+        assert (other.name, other.apply().get()) == ("store.b", "b")
+        assert one.policy.max_retries == one.max_retries == 7
+
+    def test_run_may_be_inherited(self, celery_app: Any) -> None:
+        class Base(celery_app.Task):
+            abstract = True
+            factor = 2
+            track_started = True
+
+            def run(self, number: int) -> int:
+                return self.factor * number
+
+        class Triple(Base):
+            name = "triple"
+            factor = 3
+
+        task = celery_app.register_task(Triple)
+        assert (task(2), task.apply((2,)).get(), task.name) == (6, 6, "triple")
+        assert (task.track_started, task.policy.track_started) == (True, True)
+
+    def test_what_cannot_be_a_task_says_why(self, celery_app: Any) -> None:
+        class Nothing(Task[..., Any]):
+            pass
+
+        class Plain:
+            def run(self) -> None: ...
+
+        with pytest.raises(ConfigurationError, match="no method run"):
+            celery_app.register_task(Nothing())
+        with pytest.raises(ConfigurationError, match="derive it from Task"):
+            celery_app.register_task(Plain())
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("acks_late", False), ("routing_key", "other"), ("store_errors_even_if_ignored", True)],
+    )
+    def test_what_the_decorator_refuses_is_refused_everywhere(
+        self, celery_app: Any, name: str, value: Any
+    ) -> None:
+        kind: Any = type("Base", (celery_app.Task,), {name: value, "run": _run})
+        with pytest.raises(ConfigurationError, match=name):
+            celery_app.task(base=kind)(lambda: 1)
+        with pytest.raises(ConfigurationError, match=name):
+            celery_app.register_task(kind())
+        task = celery_app.task(name="work")(lambda: 1)
+        with pytest.raises(ConfigurationError, match=name):
+            setattr(task, name, value)
+        assert name not in vars(task)
+
+    def test_what_a_class_has_takes_effect(self, celery_app: Any) -> None:
+        class Base(celery_app.Task):
+            typing = False
+            rate_limit = None
+            acks_late = None
+            time_limit = 5
+            throws = (KeyError,)
+
+        with pytest.warns(IgnoredByCloudQ, match="throws"):
+            task = celery_app.task(base=Base, name="work")(_same)
+        assert task.policy.time_limit == 5
+        with pytest.raises(TypeError):
+            task.apply((1, 2)).get()
+
+
+class TestAttributes:
+    def test_those_that_are_set_take_effect(self, celery_app: Any) -> None:
+        task: Any = celery_app.task(name="work", max_retries=1)(lambda: 1)
+        task.time_limit = 9
+        task.max_retries = 7
+        task.rate_limit = "5/m"
+        task.ignore_result = True
+        task.default_retry_delay = 2
+        policy = task.policy
+        assert (policy.time_limit, policy.max_retries, policy.ignore_result) == (9, 7, True)
+        assert policy.throttle is not None
+        assert policy.default_retry_delay == 2
+        assert (task.time_limit, task.max_retries, task.rate_limit) == (9, 7, "5/m")
+        task.max_retries = None
+        assert task.policy.retry_forever
+        del task.max_retries, task.time_limit
+        assert (task.policy.max_retries, task.max_retries) == (1, 1)
+        assert (task.policy.time_limit, task.time_limit) == (None, None)
+        assert task.policy.ignore_result is True
+        celery_app.conf.task_annotations = {"*": {"time_limit": 3, "ignore_result": False}}
+        assert (task.time_limit, task.policy.ignore_result) == (3, True)
+
+    def test_those_that_are_wrong_say_why_and_change_nothing(self, celery_app: Any) -> None:
+        task: Any = celery_app.task(name="work", time_limit=4)(lambda: 1)
+        for name, value in (("time_limit", "soon"), ("soft_time_limit", 9), ("aliases", ["x"])):
+            with pytest.raises(ConfigurationError, match=name):
+                setattr(task, name, value)
+            assert name not in vars(task)
+        task.ignore_result = True
+        assert (task.policy.time_limit, task.policy.soft_time_limit) == (4, None)
+
+    def test_what_is_patched_on_a_shared_task_reaches_self(self, celery_app: Any) -> None:
+        @shared_task(bind=True, name="shared.flaky", max_retries=2)
+        def flaky(self: Any) -> None:
+            try:
+                raise KeyError("gone")
+            except KeyError as error:
+                raise self.retry(exc=error) from error
+
+        celery_app.set_current()
+        task: Any = flaky
+        with patch.object(task, "retry", side_effect=Retry()) as retry:
+            with pytest.raises(Retry):
+                task()
+            assert isinstance(retry.call_args.kwargs["exc"], KeyError)
+        with pytest.raises(KeyError):
+            task()
+        with patch.object(task, "max_retries", 9):
+            assert celery_app.tasks["shared.flaky"].policy.max_retries == 9
+        assert celery_app.tasks["shared.flaky"].policy.max_retries == 2
+        task.time_limit = 8
+        assert celery_app.tasks["shared.flaky"].policy.time_limit == 8
+
+    def test_run_and_hooks_may_be_patched(self, celery_app: Any) -> None:
+        task: Any = celery_app.task(name="work")(lambda: 1)
+        with patch.object(task, "run", return_value=2), patch.object(task, "on_success") as hook:
+            assert (task(), task.apply().get()) == (2, 2)
+            assert hook.called
+        assert (task(), task.apply().get()) == (1, 1)
+
+    def test_all_of_celerys_can_be_read(self, celery_app: Any) -> None:
+        task: Any = celery_app.task(name="work", serializer="yaml", rate_limit=3)(lambda: 1)
+        names = [name for name, value in vars(Attributes).items() if isinstance(value, Attribute)]
+        assert len(names) > 30
+        assert {name: getattr(task, name) for name in names}["serializer"] == "yaml"
+        assert (task.rate_limit, task.default_retry_delay, task.acks_late) == (3, 180, True)
+        assert (Task.max_retries, Task.default_retry_delay) == (3, 180)
+        assert task.backend is celery_app.backend
+
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_those_that_there_are_not_say_why(self, celery_app: Any, name: str) -> None:
+        task = celery_app.task(name="work")(lambda: 1)
+        with pytest.raises(AttributeError, match=name) as caught:
+            getattr(task, name)
+        assert REFUSED[name] in str(caught.value)
+
+    def test_a_request_may_be_pushed_for_a_test(self, celery_app: Any) -> None:
+        @celery_app.task(bind=True, max_retries=1)
+        def work(self: Any) -> int:
+            return self.request.retries
+
+        task: Any = work
+        task.push_request(retries=4, id="one")
+        assert (task(), task.request.id) == (4, "one")
+        task.pop_request()
+        assert task() == 0
+
+
+class TestKeywords:
+    def test_own_keywords_are_attributes(self, celery_app: Any, celery_worker: Worker) -> None:
+        seen: list[Any] = []
+
+        def on_success(self: Any, value: Any, *more: Any) -> None:
+            seen.append((self.db, value))
+
+        @celery_app.task(bind=True, db="orders", on_success=on_success)
+        def work(self: Any) -> str:
+            return self.db
+
+        @shared_task(bind=True, name="shared.db", db="users")
+        def other(self: Any) -> str:
+            return self.db
+
+        assert work.delay().get(timeout=PATIENCE) == "orders"
+        assert seen == [("orders", "orders")]
+        celery_app.set_current()
+        assert (other(), celery_app.tasks["shared.db"].db) == ("users", "users")
+
+    def test_what_looks_like_a_misspelled_option_is_refused(self, celery_app: Any) -> None:
+        for name in ("max_retry", "acks_lately", "time_limits"):
+            with pytest.raises(TypeError, match=name):
+                celery_app.task(**{name: 1})
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    def test_without_typing_the_call_of_the_function_tells(
+        self, celery_app: Any, celery_worker: Worker
+    ) -> None:
+        @celery_app.task(typing=False)
+        def work(a: int) -> int:
+            return a
+
+        result = work.delay(1, 2)
+        with pytest.raises(TypeError):
+            result.get(timeout=PATIENCE)
+        assert work.delay(3).get(timeout=PATIENCE) == 3
+        task: Any = celery_app.task(name="other")(_same)
+        with pytest.raises(InvalidArguments):
+            task.delay()
+        task.typing = False
+        assert task.delay().id
+        lax: Any = Celery("lax", broker="memory://lax", strict_typing=False)
+        assert lax.task(name="other")(_same).delay().id
+
+    def test_a_call_may_have_another_name_in_logs(
+        self, celery_app: Any, celery_worker: Worker
+    ) -> None:
+        class Named(Task[..., Any]):
+            def shadow_name(self, args: Any, kwargs: Any, options: Any) -> str:
+                return f"named.{args[0]}"
+
+        @celery_app.task(base=Named, bind=True)
+        def work(self: Any, a: str) -> str:
+            return self.request.shadow
+
+        assert work.delay("x").get(timeout=PATIENCE) == "named.x"
