@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 
 from cloudq import ConfigurationError, InvalidArguments
-from cloudq.contrib.celery import Celery, IgnoredByCloudQ, Task, shared_task
+from cloudq.contrib.celery import Celery, IgnoredByCloudQ, Task, chord, shared_task
 from cloudq.contrib.celery.attributes import REFUSED, Attribute, Attributes
 from cloudq.contrib.celery.exceptions import Retry
 from cloudq.contrib.celery.pytest import (
@@ -17,7 +17,7 @@ from cloudq.contrib.celery.pytest import (
     celery_parameters,
     celery_worker,
 )
-from cloudq.testing import Worker
+from cloudq.testing import Worker, eventually
 from cloudq.testing.waiting import PATIENCE
 
 __all__ = ["celery_app", "celery_config", "celery_parameters", "celery_worker"]
@@ -273,3 +273,76 @@ class TestKeywords:
             return self.request.shadow
 
         assert work.delay("x").get(timeout=PATIENCE) == "named.x"
+
+
+class TestErrbacks:
+    @pytest.mark.parametrize("eagerly", [False, True])
+    def test_they_get_the_call_the_exception_and_the_traceback(
+        self, celery_app: Any, celery_worker: Worker, eagerly: bool
+    ) -> None:
+        seen: list[Any] = []
+
+        @celery_app.task
+        def boom(x: int) -> None:
+            raise ValueError("bad", x)
+
+        @celery_app.task(bind=True)
+        def told(self: Any, request: Any, exc: Any, traceback: Any, more: str = "") -> None:
+            seen.append((request, exc, traceback, more, self.request.id))
+
+        @celery_app.task
+        def star(*args: Any) -> None:
+            seen.append((*args, "", ""))
+
+        @celery_app.task
+        def old(task_id: str) -> None:
+            seen.append(task_id)
+
+        for errback in (told.s(), told.s(more="m"), star.s(), old.s()):
+            seen.clear()
+            send = boom.apply if eagerly else boom.apply_async
+            result = send((3,), link_error=errback)
+            eventually(lambda: seen)
+            if errback.task == old.name:
+                assert seen == [result.id]
+                continue
+            [(request, exc, traceback, more, own_id)] = seen
+            assert (request.id, request.get("task"), request.args) == (result.id, boom.name, [3])
+            assert (request.get("nothing", 5), request.errbacks, request.kwargs) == (5, None, {})
+            assert type(exc) is ValueError
+            assert exc.args == (("('bad', 3)",) if eagerly else ("bad", 3))
+            assert "boom" in traceback
+            assert more in ("", "m")
+            assert own_id != result.id
+
+    def test_a_dict_is_passed_as_it_is(self, celery_app: Any, celery_worker: Worker) -> None:
+        @celery_app.task
+        def show(*args: Any) -> Any:
+            return args
+
+        for first in ({"id": 1}, {"id": 1, "task": 2, "retries": 3, "own": 4}):
+            assert show.delay(first, "a", "b").get(timeout=PATIENCE) == [first, "a", "b"]
+
+
+def test_a_request_has_celerys_fields(celery_app: Any, celery_worker: Worker) -> None:
+    @celery_app.task(bind=True)
+    def show(self: Any, *args: Any) -> Any:
+        request = self.request
+        called = [len(each or ()) for each in (request.callbacks, request.errbacks, request.chain)]
+        texts = [request.argsrepr, request.kwargsrepr, request.lang]
+        headers = [request.get("tenant"), request.get("nothing", 5), request.headers.get("tenant")]
+        return [called, texts, headers, request.group_index, request.ignore_result]
+
+    plain = show.apply_async((1,), headers={"tenant": "t"}, link_error=show.si()).get(PATIENCE)
+    assert plain == [[0, 1, 0], ["(1,)", "{}", "py"], ["t", 5, "t"], None, False]
+    linked = show.apply_async(link=show.si()).get(timeout=PATIENCE)
+    assert linked[0] == [1, 0, 0]
+    [one, other] = chord([show.s(), show.s()], show.si())().parent.get(timeout=PATIENCE)
+    assert [one[3], other[3]] == [0, 1]
+
+    @celery_app.task(bind=True)
+    def missing(self: Any) -> Any:
+        return self.request.nothing
+
+    with pytest.raises(AttributeError, match="nothing"):
+        missing.apply().get()

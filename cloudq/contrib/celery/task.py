@@ -18,6 +18,7 @@ from cloudq.contrib.celery.attributes import (
     check_settable,
     refuse,
 )
+from cloudq.contrib.celery.context import with_error
 from cloudq.contrib.celery.current import the_app
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
 from cloudq.errors import ConfigurationError
@@ -87,8 +88,12 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         return name in vars(self) or getattr(type(self), name) is not getattr(Task, name)
 
     def _calls_itself(self) -> bool:
-        """Say if calls run `__call__` or a `run` of the task's own, and not the bare function."""
-        return self._overrides("__call__") or "run" in vars(self)
+        """Say if calls run `__call__` or a `run` of the task's own, and not the bare function.
+
+        A task of three arguments may be an error callback, for which `__call__` makes them.
+        """
+        own = self._overrides("__call__") or "run" in vars(self)
+        return own or self.arguments.takes(3)
 
     def _set_up(self, function: Callable[..., Any], **parts: Any) -> None:
         super()._set_up(function, **parts)
@@ -109,8 +114,15 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         return task_options(without_none(found), of=f"class {cls.__name__}", warned=set())
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here, also of a class that is no task yet."""
-        return self.run(*args, **kwargs)
+        """Run the function here, also of a class that is no task yet.
+
+        An error callback gets the failed call, its exception and its traceback.
+        """
+        given: Any = args
+        if len(given) > 2 and type(given[0]) is dict and "_app" in vars(self):
+            stored = not self.request.is_eager and not self.request.called_directly
+            given = with_error(given, self._app.runtime, stored=stored)
+        return self.run(*given, **kwargs)
 
     @property
     def app(self) -> Any:
