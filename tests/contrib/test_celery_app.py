@@ -19,11 +19,16 @@ from cloudq.contrib.celery.app import REFUSED
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
 from cloudq.contrib.celery.pytest import (
     celery_app,
+    celery_class_tasks,
     celery_config,
+    celery_includes,
     celery_parameters,
     celery_session_app,
     celery_session_worker,
     celery_worker,
+    celery_worker_parameters,
+    celery_worker_pool,
+    use_celery_app_trap,
 )
 from cloudq.contrib.celery.rules import Fate, Rule
 from cloudq.contrib.celery.task import call_options
@@ -33,11 +38,16 @@ from cloudq.testing.waiting import PATIENCE
 
 __all__ = [
     "celery_app",
+    "celery_class_tasks",
     "celery_config",
+    "celery_includes",
     "celery_parameters",
     "celery_session_app",
     "celery_session_worker",
     "celery_worker",
+    "celery_worker_parameters",
+    "celery_worker_pool",
+    "use_celery_app_trap",
 ]
 
 # What the layer takes from rooms that another branch brings.

@@ -13,14 +13,29 @@ from cloudq.contrib.celery.attributes import REFUSED, Attribute, Attributes
 from cloudq.contrib.celery.exceptions import Retry
 from cloudq.contrib.celery.pytest import (
     celery_app,
+    celery_class_tasks,
     celery_config,
+    celery_includes,
     celery_parameters,
     celery_worker,
+    celery_worker_parameters,
+    celery_worker_pool,
+    use_celery_app_trap,
 )
 from cloudq.testing import Worker, eventually
 from cloudq.testing.waiting import PATIENCE
 
-__all__ = ["celery_app", "celery_config", "celery_parameters", "celery_worker"]
+__all__ = [
+    "celery_app",
+    "celery_class_tasks",
+    "celery_config",
+    "celery_includes",
+    "celery_parameters",
+    "celery_worker",
+    "celery_worker_parameters",
+    "celery_worker_pool",
+    "use_celery_app_trap",
+]
 
 
 def _run(self: Any) -> int:
