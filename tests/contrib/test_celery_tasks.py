@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 
 from cloudq import ConfigurationError, InvalidArguments
-from cloudq.contrib.celery import Celery, IgnoredByCloudQ, Task, chord, shared_task
+from cloudq.contrib.celery import (
+    Celery,
+    IgnoredByCloudQ,
+    Task,
+    chain,
+    chord,
+    crontab,
+    exceptions,
+    group,
+    shared_task,
+)
 from cloudq.contrib.celery.attributes import REFUSED, Attribute, Attributes
 from cloudq.contrib.celery.exceptions import Retry
 from cloudq.contrib.celery.pytest import (
@@ -288,6 +299,110 @@ class TestKeywords:
             return self.request.shadow
 
         assert work.delay("x").get(timeout=PATIENCE) == "named.x"
+
+
+class TestEager:
+    def test_ends_are_celerys(self, celery_app: Any) -> None:
+        @celery_app.task(ignore_result=True)
+        def kept() -> int:
+            return 6
+
+        @celery_app.task
+        def ignored() -> None:
+            raise exceptions.Ignore
+
+        @celery_app.task
+        def rejected() -> None:
+            raise exceptions.Reject("why", True)
+
+        @celery_app.task
+        def add(a: int, b: int) -> int:
+            return a + b
+
+        assert (kept.apply().get(), kept.apply().result) == (6, 6)
+        result = ignored.apply()
+        assert (result.state, result.get(), result.successful()) == ("IGNORED", None, False)
+        assert isinstance(result.result, exceptions.Ignore)
+        result = rejected.apply()
+        assert (result.state, result.get()) == ("REJECTED", None)
+        assert isinstance(result.result, exceptions.Reject)
+        assert chain(ignored.s(), add.si(1, 1)).apply().successful() is False
+        celery_app.conf.task_always_eager = True
+        assert kept.delay().get() == 6
+        assert rejected.delay().state == "REJECTED"
+
+    def test_exceptions_are_raised_where_celery_raises_them(self, celery_app: Any) -> None:
+        @celery_app.task
+        def boom(*args: Any) -> None:
+            raise KeyError("x")
+
+        @celery_app.task
+        def good(*args: Any) -> int:
+            return 1
+
+        @celery_app.task(bind=True, max_retries=2, default_retry_delay=0)
+        def again(self: Any) -> None:
+            raise self.retry(exc=OSError("busy"))
+
+        workflows: list[Any] = [
+            chain(boom.s(), good.s()),
+            chain(good.s(), boom.s()),
+            group(good.s(), boom.s()),
+        ]
+        assert boom.apply().state == "FAILURE"
+        with pytest.raises(KeyError):
+            boom.apply(throw=True)
+        with pytest.raises(KeyError):
+            workflows[0].apply()
+        for workflow in workflows[1:]:
+            assert workflow.apply().failed()
+        with pytest.raises(OSError, match="busy"):
+            again.apply().get()
+        with pytest.raises(Retry) as caught:
+            again.apply(throw=True)
+        assert isinstance(caught.value.exc, OSError)
+        celery_app.conf.task_eager_propagates = True
+        assert boom.apply(throw=False).state == "FAILURE"
+        for call in (boom.apply, *(workflow.apply for workflow in workflows)):
+            with pytest.raises(KeyError):
+                call()
+        celery_app.conf.task_always_eager = True
+        for call in (boom.delay, *(workflow.delay for workflow in workflows)):
+            with pytest.raises(KeyError):
+                call()
+        with pytest.raises(Retry):
+            again.delay()
+        assert chain(good.s(), good.s()).delay().get() == 1
+
+
+def test_exceptions_are_made_as_celerys(celery_app: Any, celery_worker: Worker) -> None:
+    cause = KeyError("k")
+    made = Retry("busy", cause, 5)
+    assert (made.message, made.exc, made.when, made.countdown) == ("busy", cause, 5, 5)
+    assert Retry(exc=cause, when=datetime.now(UTC) + timedelta(hours=1)).countdown == pytest.approx(
+        3600, abs=60
+    )
+    rejected = exceptions.Reject("why", True)
+    assert (rejected.reason, rejected.requeue) == ("why", True)
+    spent = exceptions.MaxRetriesExceededError("no", task_args=(1,), task_kwargs={"a": 2})
+    assert (spent.task_args, spent.task_kwargs, str(spent)) == ((1,), {"a": 2}, "no")
+
+    @celery_app.task(bind=True, max_retries=0)
+    def gives_up(self: Any, a: int, b: int = 0) -> None:
+        raise self.retry()
+
+    for result in (gives_up.apply((1,), {"b": 2}), gives_up.delay(1, b=2)):
+        with pytest.raises(exceptions.MaxRetriesExceededError) as caught:
+            result.get(timeout=PATIENCE)
+        assert list(caught.value.task_args) == [1]
+        assert caught.value.task_kwargs == {"b": 2}
+
+
+@pytest.mark.parametrize("wrong", [{"minute": 60}, {"hour": "x"}, {"day_of_month": 0}])
+def test_a_wrong_crontab_is_a_value_error(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))) as caught:
+        crontab(**wrong)
+    assert isinstance(caught.value, ConfigurationError)
 
 
 class TestErrbacks:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, cast, overload
 
 from cloudq import app, settings
+from cloudq.app.eager import Eager
 from cloudq.app.functions import main_module
 from cloudq.app.registration import register
 from cloudq.contrib.celery.attributes import OPTIONS
 from cloudq.contrib.celery.conf import Conf, check_name, read_source
+from cloudq.contrib.celery.eager import CeleryEager
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.task import (
     Task,
@@ -28,11 +31,13 @@ from cloudq.contrib.celery.task import (
 from cloudq.errors import ConfigurationError
 from cloudq.results import groups as results
 from cloudq.results import result
+from cloudq.results.eager import EagerResult
 from cloudq.results.waiting import Places
 from cloudq.schedules.entry import periodic_entry
 from cloudq.settings import DECLARED, Settings
 from cloudq.signals import Signal
 from cloudq.tasks import task
+from cloudq.tasks.call_options import Options
 from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.signature import Node
 
@@ -287,6 +292,27 @@ class Celery(app.CloudQ):
         """Run a workflow here and now, whose calls may have Celery's options."""
         translate(node, self.warned)
         return super().start_eagerly(node, args, kwargs)
+
+    def apply(
+        self,
+        task: task.Task[..., R],
+        options: Options,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        throw: bool | None = None,
+    ) -> EagerResult[R]:
+        """Run a task here. What it raises is raised with `throw`, or `task_eager_propagates`."""
+        eager = self._eager()
+        eager.raises = self.conf.task_eager_propagates if throw is None else throw
+        result = eager.apply(task, replace(options, ignore_result=False), args, kwargs)
+        if eager.raises:
+            result.get()
+        return result
+
+    def _eager(self) -> Eager:
+        made = CeleryEager(self.executor(is_eager=True), self._every_task, self.publisher.builder)
+        made.raises = self.conf.task_eager_propagates
+        return made
 
     def executor(self, **options: Unpack[ExecutorOptions]) -> Executor:
         """Make what runs this app's deliveries; no task waits for another, as in Celery."""

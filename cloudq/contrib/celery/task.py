@@ -22,9 +22,11 @@ from cloudq.contrib.celery.context import with_error
 from cloudq.contrib.celery.current import the_app
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
 from cloudq.errors import ConfigurationError
+from cloudq.results.eager import EagerResult
 from cloudq.results.result import AsyncResult
 from cloudq.tasks import task
 from cloudq.tasks.arguments import Arguments
+from cloudq.tasks.call_arguments import call_arguments
 from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.hooks import HOOKS
 from cloudq.tasks.options import TaskOptions
@@ -188,6 +190,22 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         options = self._named(args, kwargs, options)
         made = call_options(options, of=f"{self.name}.apply_async", warned=warned)
         return super().apply_async(() if args is None else args, kwargs, **made)
+
+    def apply(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        throw: bool | None = None,
+        **options: Any,
+    ) -> EagerResult[R]:
+        """Run a call here. What it raises is raised with `throw`, or `task_eager_propagates`."""
+        warned: set[str] = vars(self._app).setdefault("warned", set())
+        options = self._named(args or (), kwargs or {}, options)
+        made: Any = call_options(options, of=f"{self.name}.apply", warned=warned)
+        return self.app.apply(
+            self, self._merged(made), *call_arguments(args or (), kwargs), throw=throw
+        )
 
     def signature(
         self,
