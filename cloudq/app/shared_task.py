@@ -33,7 +33,8 @@ class Apps:
         self._renew()
         self._all: WeakSet[TaskApp] = WeakSet()
         self._definitions: list[Definition] = []
-        self._latest: ref[TaskApp] | None = None
+        self.latest: ref[TaskApp] | None = None
+        """The app that was made last, of those that are to be current."""
         self._default: TaskApp | None = None
         self._here = threading.local()
         renew_after_fork(self, Apps._renew)
@@ -47,7 +48,7 @@ class Apps:
             for definition in self._definitions:
                 definition(app)
             self._all.add(app)
-            self._latest = ref(app)
+            self.latest = ref(app)
 
     def define(self, definition: Definition) -> None:
         """Give a shared task to every app, also those to come."""
@@ -62,8 +63,8 @@ class Apps:
         Raises `ConfigurationError` where there is none.
         """
         app = getattr(self._here, "app", None) or self._default
-        if app is None and self._latest is not None:
-            app = self._latest()
+        if app is None and self.latest is not None:
+            app = self.latest()
         if app is None:
             raise ConfigurationError(
                 "there is no app yet: import the module with CloudQ(...) before a shared task is "

@@ -13,9 +13,11 @@ from cloudq import app, settings
 from cloudq.app.eager import Eager
 from cloudq.app.functions import main_module
 from cloudq.app.registration import register
+from cloudq.app.shared_task import APPS
 from cloudq.contrib.celery.attributes import OPTIONS
 from cloudq.contrib.celery.conf import Conf, check_name, read_source
 from cloudq.contrib.celery.eager import CeleryEager
+from cloudq.contrib.celery.names import REFUSED, AppNames
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.task import (
     Task,
@@ -29,8 +31,7 @@ from cloudq.contrib.celery.task import (
     without_none,
 )
 from cloudq.errors import ConfigurationError
-from cloudq.results import groups as results
-from cloudq.results import result
+from cloudq.results import groups, result
 from cloudq.results.eager import EagerResult
 from cloudq.results.waiting import Places
 from cloudq.schedules.entry import periodic_entry
@@ -57,32 +58,8 @@ _OPENED_WITH = frozenset({"broker", "backend", "result_expires", "publish_retrie
 
 NO_BEAT = "run `cloudq beat -A module:app`, or `cloudq worker --beat`"
 
-# Parts of Celery's app that have no counterpart, and why.
-REFUSED = {
-    "amqp": "queues are the cloud's: see app.broker and `cloudq queues`",
-    "pool": "the broker keeps its connections: see app.broker",
-    "producer_pool": "the broker keeps its connections: see app.broker",
-    "producer_or_acquire": "send with app.send_task or app.publish",
-    "connection": "the broker keeps its connections: see app.broker",
-    "connection_for_read": "the broker keeps its connections: see app.broker",
-    "connection_for_write": "the broker keeps its connections: see app.broker",
-    "connection_or_acquire": "the broker keeps its connections: see app.broker",
-    "broker_connection": "the broker keeps its connections: see app.broker",
-    "default_producer": "send with app.send_task or app.publish",
-    "events": "events are recorded: see `cloudq events` and `cloudq tasks list`",
-    "loader": "there are no loaders: app.load() imports what include names",
-    "log": "a worker logs as its command line says; the library configures nothing",
-    "steps": "parts of the worker cannot be exchanged: use signals or middleware",
-    "user_options": "the worker's command line takes no more options",
-    "select_queues": "name the queues of a worker with -Q",
-    "setup_security": "messages are signed with the setting signing_keys",
-    "worker_main": "run `cloudq worker -A module:app`",
-    "Worker": "run `cloudq worker -A module:app`",
-    "WorkController": "run `cloudq worker -A module:app`",
-}
 
-
-class Celery(app.CloudQ):
+class Celery(AppNames, app.CloudQ):
     """A `CloudQ` app with Celery's constructor, configuration and names.
 
     `main` is its name. Settings have the names in `settings_table`, in lower or upper case;
@@ -104,11 +81,6 @@ class Celery(app.CloudQ):
         changes: Mapping[str, Any] | None = None,
         **values: Any,
     ) -> None:
-        if not set_as_current:
-            raise ConfigurationError(
-                f"Celery({main!r}): set_as_current=False: the app made last is current until "
-                "another says app.set_default()"
-            )
         self.main = main
         self.strict_typing = strict_typing
         self.warned: set[str] = set()
@@ -120,7 +92,11 @@ class Celery(app.CloudQ):
         given = {**(changes or {}), **values, **given}
         made = self._taken(given)
         self._raw |= given
+        before = APPS.latest
         super().__init__(main or "celery", task_cls=_class(task_cls), **made)
+        self.set_as_current = set_as_current
+        if not set_as_current:
+            APPS.latest = before
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
 
@@ -283,10 +259,19 @@ class Celery(app.CloudQ):
         made = call_options(options, of=f"send_task({name!r})", warned=self.warned)
         return super().send_task(name, given, kwargs, **made)
 
-    def start(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Send a workflow, whose calls may have Celery's options."""
+    def start(
+        self,
+        node: Node[Any] | Sequence[str] | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Send a workflow, whose calls may have Celery's options. Refuses a command line."""
+        if not isinstance(node, Node):
+            raise ConfigurationError(
+                f"{self._name}.start: an app runs no commands: run `cloudq worker -A module:app`"
+            )
         translate(node, self.warned)
-        return super().start(node, args, kwargs)
+        return super().start(node, args, kwargs or {})
 
     def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a workflow here and now, whose calls may have Celery's options."""
@@ -320,8 +305,12 @@ class Celery(app.CloudQ):
 
     # ---- results
 
-    def GroupResult(self, id: str) -> results.GroupResult[Any] | None:  # noqa: N802
-        """Return the group saved under an id: Celery's `GroupResult.restore`."""
+    def GroupResult(  # noqa: N802 (Celery's name)
+        self, id: str, results: Sequence[Any] | None = None
+    ) -> Any:
+        """Return a group of these results, else the group saved under an id, if there is one."""
+        if results is not None:
+            return groups.GroupResult[Any](id, list(results))
         return self.restore_group(id)
 
     # ---- periodic tasks
