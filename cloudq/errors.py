@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from cloudq.text import masked
@@ -67,6 +69,10 @@ class ConfigurationError(CloudQError):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*map(masked, args))
+
+
+class ScheduleError(ConfigurationError, ValueError):
+    """A schedule cannot be: a `crontab` of a minute 60, say."""
 
 
 class UnknownTask(CloudQError):
@@ -194,28 +200,48 @@ class TimeLimitExceeded(CloudQError):
 
 
 class MaxRetriesExceeded(CloudQError):
-    """`self.retry()` was called without an exception when no retries were left."""
+    """`self.retry()` was called without an exception when no retries were left.
+
+    `task_args` and `task_kwargs` are the arguments of the call.
+    """
+
+    def __init__(
+        self,
+        *args: object,
+        task_args: Sequence[Any] = (),
+        task_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(*args)
+        self.task_args = task_args
+        self.task_kwargs = task_kwargs or {}
 
 
 class Retry(CloudQError):
     """Raised by a task (through `self.retry`) to be run again later.
 
     `countdown` is the delay in seconds, None for the task's own back-off. `changes` are fields of
-    the message that the next try has otherwise: its arguments, its queue.
+    the message that the next try has otherwise: its arguments, its queue. By place it takes
+    Celery's `exc` and `when`, which is a countdown or a time.
     """
 
     def __init__(
         self,
-        message: str = "retry",
+        message: str | None = None,
+        exc: BaseException | None = None,
+        when: float | datetime | None = None,
         *,
         countdown: float | None = None,
         cause: BaseException | None = None,
         max_retries: int | None = None,
         changes: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.countdown = countdown
-        self.cause = cause
+        super().__init__(message or "retry")
+        self.message = message
+        self.when = when
+        if countdown is None and isinstance(when, datetime):
+            countdown = max(0.0, when.timestamp() - time.time())
+        self.countdown = when if countdown is None and isinstance(when, int | float) else countdown
+        self.cause = cause or exc
         self.max_retries = max_retries
         self.changes = changes or {}
 
@@ -247,7 +273,7 @@ class Reject(CloudQError):
     What is put back comes again after about a second, at most `max_deliveries` times in all.
     """
 
-    def __init__(self, reason: str = "rejected by the task", *, requeue: bool = False) -> None:
+    def __init__(self, reason: object = "rejected by the task", requeue: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.requeue = requeue

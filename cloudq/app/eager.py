@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from cloudq.canvas.eager import EagerWorkflows
 from cloudq.driver import Delivery
-from cloudq.errors import ConfigurationError, Replaced
+from cloudq.errors import ConfigurationError, Replaced, Retry
 from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action
@@ -24,7 +24,13 @@ R = TypeVar("R")
 
 
 class Eager:
-    """Runs one app's calls in the caller's thread."""
+    """Runs one app's calls in the caller's thread.
+
+    With `raises` a call that is to be retried raises that, and is not.
+    """
+
+    result_type: type[EagerResult[Any]] = EagerResult
+    raises = False
 
     def __init__(
         self, executor: Executor, tasks: Mapping[str, Task[..., Any]], builder: MessageBuilder
@@ -53,6 +59,9 @@ class Eager:
                 return in_its_place
             if settlement.resend is None or settlement.state is not State.RETRY:
                 break
+            if self.raises:
+                error = settlement.error
+                raise error if isinstance(error, Retry) else Retry(cause=error) from error
             message = settlement.resend
         ended = State.SUCCESS if settlement.action is Action.ACK else State.REJECTED
         record = settlement.record or Record(
@@ -62,12 +71,12 @@ class Eager:
             error=settlement.reason or None,
         )
         if settlement.error is not None and record.state is not State.REJECTED:
-            return EagerResult(record, error=settlement.error, message=message)
+            return self.result_type(record, error=settlement.error, message=message)
         if settlement.record is None:  # nothing is kept of its value
             because = as_ignored(record) if settlement.reason == IGNORED else None
-            return EagerResult(record, because=because, message=message)
+            return self.result_type(record, because=because, message=message)
         restore = task.arguments.results(args, kwargs).restore
-        return EagerResult(record, restore=restore, message=message)
+        return self.result_type(record, restore=restore, message=message)
 
     def start(self, node: Node[Any]) -> AnyResult:
         """Run a workflow; its result, which has ended."""

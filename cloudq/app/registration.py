@@ -17,6 +17,7 @@ from cloudq.tasks.options import TaskOptions, policy
 from cloudq.tasks.request import Middleware
 from cloudq.tasks.task import Task
 from cloudq.tasks.task_app import TaskApp
+from cloudq.tasks.unchecked import Unchecked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,10 +91,11 @@ def register(
     app: TaskApp,
     tasks: dict[str, Task[..., Any]],
     base: type[Task[..., Any]],
+    instance: Task[..., Any] | None = None,
 ) -> Task[..., Any]:
     """Make the task of a function and enter it into `tasks`, under its aliases too.
 
-    `base` is the class of a task whose options name no other.
+    `base` is the class of a task whose options name no other; an `instance` becomes the task.
 
     Raises `ConfigurationError` for a name that is taken or options that cannot be.
     """
@@ -112,21 +114,16 @@ def register(
             "makes, or one decorator wraps, are different functions)"
         )
     base = _task_class(name, options.get("base")) or base
-    options = cast("TaskOptions", {**_class_options(base), **options})
+    options = cast("TaskOptions", {**base.class_options(_CLASS_OPTIONS), **options})
     made = policy(name, options)
-    arguments = Arguments(name, function, bound=bind, everything=options.get("pydantic", False))
+    checked = Arguments if options.get("typing", True) else Unchecked
+    arguments = checked(name, function, bound=bind, everything=options.get("pydantic", False))
     parameters, is_open = arguments.parameters
     check_templates(name, made.throttle, parameters, open=is_open)
     check_keys(name, made.keys, parameters, open=is_open)
-    task: Task[..., Any] = base.made(
-        function,
-        name=name,
-        app=app,
-        policy=made,
-        arguments=arguments,
-        bind=bind,
-    )
-    task.declared = options
+    make = base.made if instance is None else instance.adopt
+    parts: dict[str, Any] = {"name": name, "app": app, "policy": made, "arguments": arguments}
+    task: Task[..., Any] = make(function, **parts, declared=options, bind=bind)
     _check_hooks(task)
     annotations = app.runtime.conf.task_annotations
     if annotations is not None:
@@ -185,17 +182,10 @@ def _is_task_class(given: object) -> TypeGuard[type[Task[..., Any]]]:
     return isinstance(given, type) and issubclass(given, Task)
 
 
-def _class_options(base: type[Task[..., Any]]) -> dict[str, Any]:
-    """The options that a task's class has as attributes, for all tasks of that class."""
-    kinds: list[type[Any]] = [kind for kind in reversed(base.__mro__) if not issubclass(Task, kind)]
-    found = {name: value for kind in kinds for name, value in vars(kind).items()}
-    return {name: value for name, value in found.items() if name in _CLASS_OPTIONS}
-
-
 # ---- the setting `task_annotations`
 
 # What is settled when the task is made.
-_FIXED = frozenset({"name", "base", "aliases", "pydantic"})
+_FIXED = frozenset({"name", "base", "aliases", "pydantic", "typing"})
 
 
 def annotate(task: Task[..., Any], source: object) -> None:
@@ -221,7 +211,19 @@ def annotate(task: Task[..., Any], source: object) -> None:
             )
     task.find_hooks()
     _check_hooks(task)
-    made = policy(task.name, cast("TaskOptions", {**task.declared, **options}))
+    _apply_options(task, options)
+
+
+def apply_changes(task: Task[..., Any]) -> None:
+    """Apply the options that were set on the task itself. Raises `ConfigurationError`."""
+    source = task.app.runtime.conf.task_annotations
+    found = {**_first(source, task), **_first(source, None)}
+    _apply_options(task, {name: value for name, value in found.items() if name not in HOOKS})
+
+
+def _apply_options(task: Task[..., Any], annotations: Mapping[str, Any]) -> None:
+    """Give a task the policy of all its options: declared, annotated, and set on itself."""
+    made = policy(task.name, cast("TaskOptions", {**task.declared, **annotations, **task.changed}))
     parameters, is_open = task.arguments.parameters
     check_templates(task.name, made.throttle, parameters, open=is_open)
     check_keys(task.name, made.keys, parameters, open=is_open)

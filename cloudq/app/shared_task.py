@@ -33,7 +33,8 @@ class Apps:
         self._renew()
         self._all: WeakSet[TaskApp] = WeakSet()
         self._definitions: list[Definition] = []
-        self._latest: ref[TaskApp] | None = None
+        self.latest: ref[TaskApp] | None = None
+        """The app that was made last, of those that are to be current."""
         self._default: TaskApp | None = None
         self._here = threading.local()
         renew_after_fork(self, Apps._renew)
@@ -47,7 +48,7 @@ class Apps:
             for definition in self._definitions:
                 definition(app)
             self._all.add(app)
-            self._latest = ref(app)
+            self.latest = ref(app)
 
     def define(self, definition: Definition) -> None:
         """Give a shared task to every app, also those to come."""
@@ -62,8 +63,8 @@ class Apps:
         Raises `ConfigurationError` where there is none.
         """
         app = getattr(self._here, "app", None) or self._default
-        if app is None and self._latest is not None:
-            app = self._latest()
+        if app is None and self.latest is not None:
+            app = self.latest()
         if app is None:
             raise ConfigurationError(
                 "there is no app yet: import the module with CloudQ(...) before a shared task is "
@@ -85,10 +86,16 @@ class SharedTask:
     """Stands for the task of this name in the current app, whichever that is when it is used."""
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
-        self._function = function
-        self._options = options
-        self.__doc__ = function.__doc__
-        self.__wrapped__ = function
+        vars(self).update(
+            _function=function,
+            _options=options,
+            _tasks={},
+            __doc__=function.__doc__,
+            __wrapped__=function,
+            __module__=function.__module__,
+            __name__=getattr(function, "__name__", None) or repr(function),
+            __qualname__=getattr(function, "__qualname__", None) or repr(function),
+        )
 
     def _task(self) -> Task[..., Any]:
         # Registering again gives the task that is there: an app may be older than the process's
@@ -96,7 +103,7 @@ class SharedTask:
         return self._define(APPS.current())
 
     def _define(self, app: TaskApp) -> Task[..., Any]:
-        found: dict[int, Any] = vars(self).setdefault("_tasks", {})
+        found: dict[int, Any] = vars(self)["_tasks"]
         key = id(app)
         known = found.get(key)
         if known is not None and known[0]() is app:
@@ -114,6 +121,12 @@ class SharedTask:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._task(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._task(), name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._task(), name)
 
     def __repr__(self) -> str:
         return f"<shared task {self._function.__module__}.{self._function.__qualname__}>"

@@ -189,6 +189,7 @@ def plain(message: TaskMessage, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         headers=dict(message.headers),
         shadow=message.shadow,
         call=message.call,
+        message=message,
     )
 
 
@@ -232,6 +233,7 @@ def request_of(
         slot=message.slot,
         shadow=message.shadow,
         call=message.call,
+        message=message,
         fence=job.fence,
         progress=job.progress,
         children=[],

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ScheduleError
 
 Field = str | int | Iterable[int]
 """A field as users write it: `7`, `"1-5"`, `"*/15"`, `"mon,wed"`, `[0, 30]`."""
@@ -74,42 +74,42 @@ def numbers(kind: Kind, given: object) -> frozenset[int]:
     elif isinstance(given, Iterable) and not isinstance(given, bytes | bytearray | Mapping):
         found = frozenset(_number(kind, each) for each in given)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     else:
-        raise ConfigurationError(
+        raise ScheduleError(
             f"crontab: {kind.name} is {given!r}: give a number, numbers, or text such as '*/5'"
         )
     if not found:
-        raise ConfigurationError(f"crontab: {kind.name} is empty: give '*' for every value")
+        raise ScheduleError(f"crontab: {kind.name} is empty: give '*' for every value")
     return found
 
 
 def _part(kind: Kind, part: str) -> Iterable[int]:
     match = _PART.fullmatch(part)
     if match is None:
-        raise ConfigurationError(
+        raise ScheduleError(
             f"crontab: {kind.name} has {part!r}: known are numbers, names, 'a-b', '*', "
             "each with '/step', and lists of these with commas"
         )
     first, last, step = match["first"], match["last"], match["step"]
     if first == "*":
         if last is not None:
-            raise ConfigurationError(f"crontab: {kind.name} has {part!r}: '*' cannot start a range")
+            raise ScheduleError(f"crontab: {kind.name} has {part!r}: '*' cannot start a range")
         span = sorted(kind.all)
     elif last is not None:
         span = _span(kind, _number(kind, first, in_range=True), _number(kind, last, in_range=True))
         if not span:
-            raise ConfigurationError(
+            raise ScheduleError(
                 f"crontab: {kind.name} has {part!r}: 7 is Sunday at the end of a range; at its "
                 "start write 0"
             )
     else:
         span = [_number(kind, first)]
         if step is not None:
-            raise ConfigurationError(
+            raise ScheduleError(
                 f"crontab: {kind.name} has {part!r}: a step needs a range, as in "
                 f"'{first}-{kind.last}/{step}'"
             )
     if step is not None and int(step) == 0:
-        raise ConfigurationError(f"crontab: {kind.name} has {part!r}: a step is 1 or more")
+        raise ScheduleError(f"crontab: {kind.name} has {part!r}: a step is 1 or more")
     chosen = span[:: int(step or 1)]
     return [number % _SUNDAY for number in chosen] if kind is DAY_OF_WEEK else chosen
 
@@ -131,16 +131,16 @@ def _number(kind: Kind, given: object, *, in_range: bool = False) -> int:
             if name in names:
                 return names.index(name) + kind.first
         known = f": known are {', '.join(kind.names).lower()}" if kind.names else ""
-        raise ConfigurationError(f"crontab: {kind.name} has {given!r}, which is no number{known}")
+        raise ScheduleError(f"crontab: {kind.name} has {given!r}, which is no number{known}")
     if isinstance(given, bool) or not isinstance(given, int | str):
-        raise ConfigurationError(f"crontab: {kind.name} has {given!r}, which is no number")
+        raise ScheduleError(f"crontab: {kind.name} has {given!r}, which is no number")
     number = int(given)
     if kind is DAY_OF_WEEK and number == _SUNDAY:
         return _SUNDAY if in_range else 0
     if not kind.first <= number <= kind.last:
         shown = number if abs(number) < 10**9 else "a number of many digits"  # too long for str()
         last = _SUNDAY if kind is DAY_OF_WEEK else kind.last
-        raise ConfigurationError(
+        raise ScheduleError(
             f"crontab: {kind.name} has {shown}: it goes from {kind.first} to {last}"
         )
     return number

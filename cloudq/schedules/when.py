@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from cloudq.amounts import CENTURY, shown
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ScheduleError
 from cloudq.schedules import cron_fields as fields
 from cloudq.schedules.cron_fields import Field
 
@@ -55,7 +55,7 @@ class crontab:  # noqa: N801 (Celery's name)
         days: Days = "both"
         if isinstance(minute, str) and len(minute.split()) > 1:
             if not all(other == "*" for other in (hour, day_of_week, day_of_month, month_of_year)):
-                raise ConfigurationError(
+                raise ScheduleError(
                     f"crontab: {minute!r} is a whole line: leave the other fields out"
                 )
             minute, hour, day_of_month, month_of_year, day_of_week = _line(minute)
@@ -80,7 +80,7 @@ class crontab:  # noqa: N801 (Celery's name)
         longest = max(fields.LONGEST_MONTH[month - 1] for month in self.month_of_year)
         if self.days == "both" and min(self.day_of_month) > longest:
             months = fields.text(fields.MONTH_OF_YEAR, self.month_of_year, names=True)
-            raise ConfigurationError(
+            raise ScheduleError(
                 f"crontab: day {min(self.day_of_month)} is never in {months}: it would never run"
             )
 
@@ -132,9 +132,9 @@ def read_crontab(line: str, days: str) -> crontab:
 def _line(line: str) -> list[str]:
     parts = line.split()
     if line.strip().startswith("@"):
-        raise ConfigurationError(f"crontab: {line!r}: write the five fields, as in '0 0 * * *'")
+        raise ScheduleError(f"crontab: {line!r}: write the five fields, as in '0 0 * * *'")
     if len(parts) != 5:
-        raise ConfigurationError(
+        raise ScheduleError(
             f"crontab: {line!r} has {len(parts)} fields, not the five of cron: minute, hour, "
             "day of the month, month, day of the week"
         )
@@ -154,9 +154,9 @@ class every:  # noqa: N801 (beside crontab)
     def __init__(self, period: float | timedelta) -> None:
         seconds = period.total_seconds() if isinstance(period, timedelta) else period
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"every({period!r}): give seconds, or a timedelta")
+            raise ScheduleError(f"every({period!r}): give seconds, or a timedelta")
         if not 0.001 <= seconds <= CENTURY:
-            raise ConfigurationError(
+            raise ScheduleError(
                 f"every({shown(period)}): give a period from a millisecond to a century, in seconds"
             )
         object.__setattr__(self, "seconds", float(seconds))
@@ -174,7 +174,7 @@ def check_year(
 ) -> None:
     """Raise `ConfigurationError` for a time near the ends of the calendar."""
     if not first <= time.year <= last:
-        raise ConfigurationError(
+        raise ScheduleError(
             f"{what} is {time}: give a time of the years {first} to {last}, or leave it out"
         )
 
@@ -187,7 +187,7 @@ class at:  # noqa: N801 (beside crontab)
 
     def __init__(self, time: datetime) -> None:
         if not isinstance(time, datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"at({time!r}): give a datetime")
+            raise ScheduleError(f"at({time!r}): give a datetime")
         check_year(time, "at")
         object.__setattr__(self, "time", time)
 
@@ -209,11 +209,11 @@ class solar:  # noqa: N801 (Celery's name)
 
     def __init__(self, event: str, lat: float, lon: float) -> None:
         if event not in SOLAR_EVENTS:
-            raise ConfigurationError(f"solar: no event {event!r}: known: {', '.join(SOLAR_EVENTS)}")
+            raise ScheduleError(f"solar: no event {event!r}: known: {', '.join(SOLAR_EVENTS)}")
         for name, value, most in (("lat", lat, 90), ("lon", lon, 180)):
             is_number = isinstance(value, int | float) and not isinstance(value, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
             if not is_number or not -most <= value <= most:
-                raise ConfigurationError(
+                raise ScheduleError(
                     f"solar: {name} is {shown(value)}: it goes from -{most} to {most}"
                 )
         object.__setattr__(self, "event", event)
@@ -238,7 +238,7 @@ def when_of(given: object) -> When:
         return every(given)
     if isinstance(given, datetime):
         return at(given)
-    raise ConfigurationError(
+    raise ScheduleError(
         f"a schedule is {given!r}: give crontab(...), every(...), at(...), solar(...), seconds "
         "or a timedelta"
     )

@@ -99,7 +99,9 @@ class BoundTask:
             countdown = checked_countdown(countdown)
         if allowed is not None and request.retries >= allowed:
             raise exc or MaxRetriesExceeded(
-                f"{self.name} was retried {request.retries} times and may not be again"
+                f"{self.name} was retried {request.retries} times and may not be again",
+                task_args=tuple(request.args),
+                task_kwargs=dict(request.kwargs),
             )
         given: Any = options
         retry = Retry(

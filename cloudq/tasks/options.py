@@ -51,6 +51,7 @@ class TaskOptions(TypedDict, total=False):
     group_key: KeyRule
     dedup_key: KeyRule
     pydantic: bool
+    typing: bool  # False: arguments are not checked against the function at the call
     base: type[Hooks]  # a subclass of Task
     aliases: Iterable[str]
     retry_kwargs: Mapping[str, Any]
@@ -129,7 +130,7 @@ class Policy:
 def policy(name: str, options: TaskOptions) -> Policy:
     """Turn decorator options into a policy. Raises `ConfigurationError` for impossible ones."""
     values: dict[str, Any] = dict(options)
-    for key in ("name", "pydantic", "base", "aliases"):
+    for key in ("name", "pydantic", "typing", "base", "aliases"):
         values.pop(key, None)
     unknown = set(values.get("retry_kwargs", ())) - {"max_retries", "countdown"}
     if unknown:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from cloudq.driver.immutable import immutable
+from cloudq.messages.message import TaskMessage
 from cloudq.tasks.checkpoints import Progress
 
 
@@ -51,6 +52,7 @@ class Request:
     children: list[Any] = field(default_factory=_nothing, compare=False)  # what it has started
     asked: list[BaseException] = field(default_factory=_nothing, repr=False)
     call: str | None = None  # tells it from other calls of its id, if the caller gave the id
+    message: TaskMessage | None = field(default=None, compare=False, repr=False)
 
     @property
     def kept_as(self) -> str:
@@ -78,6 +80,109 @@ class Request:
     def correlation_id(self) -> str:
         """The id of the call, as in Celery."""
         return self.id
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a field or a header of the call, or the default if it has none of this name."""
+        return getattr(self, name, default)
+
+    def __getattr__(self, name: str) -> Any:
+        # While it is copied it has no headers yet, and to look for them would look for ever.
+        found = None if name == "headers" or name[:2] == "__" else self.headers.get(name)
+        if found is None:
+            raise AttributeError(f"a request has no {name!r}, and no header of this name")
+        return found
+
+    @property
+    def callbacks(self) -> list[Any] | None:
+        """The signatures that are called with its value, as dictionaries; None for none."""
+        return (self.message and list(self.message.link)) or None
+
+    @property
+    def errbacks(self) -> list[Any] | None:
+        """The signatures that are called if it fails, as dictionaries; None for none."""
+        return (self.message and list(self.message.link_error)) or None
+
+    @property
+    def chain(self) -> list[Any] | None:
+        """The signatures that follow it, the next one last, as dictionaries; None for none."""
+        return (self.message and list(reversed(self.message.chain))) or None
+
+    @property
+    def chord(self) -> str | None:
+        """The id of the chord that it is a member of; None for none."""
+        return None if self.slot is None else self.slot.partition("@")[2]
+
+    @property
+    def group_index(self) -> int | None:
+        """Its place among the members of its chord; None for none."""
+        return None if self.slot is None else int(self.slot.partition("@")[0])
+
+    @property
+    def taskset(self) -> str | None:
+        """The id of its group."""
+        return self.group
+
+    @property
+    def ignore_result(self) -> bool:
+        """Whether its caller has asked for its result to be ignored."""
+        return bool(self.message and self.message.ignore_result)
+
+    @property
+    def replaced_task_nesting(self) -> int:
+        """How often a task of its id was replaced."""
+        return self.message.replaced if self.message else 0
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """The properties that a message of Celery's would have."""
+        return {
+            "correlation_id": self.id,
+            "content_type": "application/json",
+            "content_encoding": "utf-8",
+            "delivery_info": self.delivery_info,
+            "reply_to": None,
+            "priority": None,
+        }
+
+    @property
+    def argsrepr(self) -> str:
+        """The positional arguments as text."""
+        return repr(tuple(self.args))
+
+    @property
+    def kwargsrepr(self) -> str:
+        """The keyword arguments as text."""
+        return repr(dict(self.kwargs))
+
+    @property
+    def lang(self) -> str:
+        """The language of tasks."""
+        return "py"
+
+    @property
+    def origin(self) -> None:
+        """None: a message does not tell which process has sent it."""
+        return None
+
+    @property
+    def stamps(self) -> Mapping[str, Any]:
+        """Empty: there are no stamps; a call carries headers."""
+        return {}
+
+    @property
+    def stamped_headers(self) -> None:
+        """None: there are no stamps; a call carries headers."""
+        return None
+
+    @property
+    def logfile(self) -> None:
+        """None: the library configures no logging."""
+        return None
+
+    @property
+    def loglevel(self) -> None:
+        """None: the library configures no logging."""
+        return None
 
     @property
     def reply_to(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import replace
 from functools import partial
@@ -81,6 +81,7 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         app: TaskApp,
         policy: Policy,
         arguments: Arguments,
+        declared: TaskOptions | None = None,
         bind: bool = False,
         call_options: Options | None = None,
     ) -> None:
@@ -88,7 +89,9 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         self.is_coroutine = inspect.iscoroutinefunction(function)
         self.name = name
         self.policy = policy
-        self.declared: TaskOptions = {}  # the decorator's options, which annotations override
+        # The options of its class and its decorator, which annotations override.
+        self.declared: TaskOptions = declared or {}
+        self.changed: TaskOptions = {}  # those set on the task itself, above all others
         self.arguments = arguments
         self.bind = bind
         self._app = app
@@ -116,6 +119,21 @@ class Task(BoundTask, Hooks, Generic[P, R]):
         if _init_of(cls) is not _init_of(Task):
             cls.__init__(task)
         return task
+
+    def adopt(self, function: Callable[..., Any], **parts: Any) -> Self:
+        """Make this object, which its program has made, the task of a function."""
+        self._set_up(function, **parts)
+        return self
+
+    @classmethod
+    def class_options(cls, names: Collection[str]) -> dict[str, Any]:
+        """Return the options that the class has as attributes, for all tasks of it.
+
+        `names` are those that there are.
+        """
+        kinds: list[type[Any]] = [kind for kind in reversed(cls.__mro__) if kind not in _BASES]
+        found = {name: value for kind in kinds for name, value in vars(kind).items()}
+        return {name: value for name, value in found.items() if name in names}
 
     def find_hooks(self) -> None:
         """Note whether any hook is overridden, by the class or on this task itself."""
@@ -279,6 +297,9 @@ class Task(BoundTask, Hooks, Generic[P, R]):
             return self._call_options
         check_names(options)
         return replace(self._call_options, **options)
+
+
+_BASES = frozenset[type[Any]](Task.__mro__)
 
 
 class KnownTasks(Mapping[str, Task[..., Any]]):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import subprocess
+import sys
 import warnings
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,16 @@ from cloudq.contrib.celery.app import REFUSED
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
 from cloudq.contrib.celery.pytest import (
     celery_app,
+    celery_class_tasks,
     celery_config,
+    celery_includes,
     celery_parameters,
     celery_session_app,
     celery_session_worker,
     celery_worker,
+    celery_worker_parameters,
+    celery_worker_pool,
+    use_celery_app_trap,
 )
 from cloudq.contrib.celery.rules import Fate, Rule
 from cloudq.contrib.celery.task import call_options
@@ -33,11 +40,16 @@ from cloudq.testing.waiting import PATIENCE
 
 __all__ = [
     "celery_app",
+    "celery_class_tasks",
     "celery_config",
+    "celery_includes",
     "celery_parameters",
     "celery_session_app",
     "celery_session_worker",
     "celery_worker",
+    "celery_worker_parameters",
+    "celery_worker_pool",
+    "use_celery_app_trap",
 ]
 
 # What the layer takes from rooms that another branch brings.
@@ -284,8 +296,47 @@ class TestNames:
         assert (app.main, app.name) == ("shop", "shop")
         assert app.conf.include == ["shop.orders"]
         assert (app.conf.task_time_limit, app.conf.task_soft_time_limit) == (5, 2)
-        with pytest.raises(ConfigurationError, match="set_default"):
-            Celery("shop", set_as_current=False)
+
+    def test_an_app_need_not_be_current(self) -> None:
+        first = Celery("first", broker="memory://names")
+        second = Celery("second", broker="memory://names", set_as_current=False)
+        assert (first.set_as_current, second.set_as_current) == (True, False)
+        assert layer.current_app == first
+
+    def test_the_apps_small_parts_are_celerys(self, celery_app: Celery) -> None:
+        celery_app.conf.timezone = "Europe/Vienna"
+        now = celery_app.now()
+        assert abs((now - datetime.now(UTC)).total_seconds()) < 60
+        assert str(celery_app.timezone) == str(now.tzinfo) == "Europe/Vienna"
+        assert not celery_app.uses_utc_timezone()
+        assert celery_app.either("timezone", None, 3) == 3
+        assert celery_app.either("timezone", None) == "Europe/Vienna"
+        assert celery_app.oid == celery_app.oid != Celery("other", broker="memory://names").oid
+        assert celery_app.thread_oid
+        assert (celery_app.current_task, celery_app.current_worker_task) == (None, None)
+        assert "timezone: 'Europe/Vienna'" in celery_app.bugreport()
+        assert "cloudq:" in celery_app.bugreport()
+        assert celery_app.gen_task_name("add", "shop.tasks") == "shop.tasks.add"
+        assert celery_app.annotations == ()
+        celery_app.finalize()
+        with pytest.raises(ConfigurationError, match="cloudq worker"):
+            celery_app.start(["worker"])
+        result = celery_app.send_task("far.away")
+        assert list(celery_app.ResultSet([result])) == [result]
+        assert celery_app.GroupResult("one", [result]).id == "one"
+
+    def test_a_signature_needs_no_app(self) -> None:
+        code = (
+            "from cloudq.contrib.celery import signature, shared_task, Celery\n"
+            "call = signature('add', args=(1, 2))\n"
+            "@shared_task\n"
+            "def add(a, b): return a + b\n"
+            "assert (add.__name__, add.__module__) == ('add', '__main__')\n"
+            "assert (call.task, call.args) == ('add', (1, 2))\n"
+            "app = Celery('shop', broker='memory://')\n"
+            "assert signature('add').app is app\n"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 class TestCurrent:

@@ -326,3 +326,35 @@ def test_names_of_a_module_that_only_look_like_settings_are_left_alone(
         warnings.simplefilter("error")
         app.config_from_object(config)
     assert "redis_url" not in app.conf
+
+
+def test_settings_that_are_not_given_can_be_read() -> None:
+    app = Celery("shop", broker="memory://shop", changes={"pages": 3})
+    conf = app.conf
+    assert (conf.broker_pool_limit, conf.worker_prefetch_multiplier) == (10, 1)
+    assert (conf.task_acks_late, conf["enable_utc"], conf.redis_host) == (True, True, None)
+    names = {rule.name for rule in SETTINGS.rules}
+    assert names <= set(conf)
+    assert len(dict(conf)) == len(conf) > 200
+    assert conf.without_defaults() == {"pages": 3, "broker_url": "memory://shop"}
+    assert conf.get_by_parts("task", "time", "limit") is None
+    app.conf.update(security_key=None, own_password="geheim", own_url="sqs://me:geheim@there")
+    assert "pages: 3" in conf.humanize()
+    assert "geheim" not in conf.humanize(with_defaults=True)
+    with pytest.raises(AttributeError, match="nobody_has"):
+        _ = conf.nobody_has
+
+
+def test_of_an_object_only_settings_are_read() -> None:
+    class Source:
+        CELERY_TASK_TIME_LIMIT = 7
+        task_soft_time_limit = 3
+
+        @property
+        def SECRET_KEY(self) -> str:  # noqa: N802
+            raise RuntimeError("there is none")
+
+    for namespace, found in (("CELERY", (7, None)), (None, (7, 3))):
+        app = Celery("shop", broker="memory://shop")
+        app.config_from_object(Source(), namespace=namespace)
+        assert (app.conf.task_time_limit, app.conf.task_soft_time_limit) == found

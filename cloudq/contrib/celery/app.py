@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, cast, overload
 
 from cloudq import app, settings
+from cloudq.app.eager import Eager
+from cloudq.app.functions import main_module
+from cloudq.app.registration import register
+from cloudq.app.shared_task import APPS
+from cloudq.contrib.celery.attributes import OPTIONS
 from cloudq.contrib.celery.conf import Conf, check_name, read_source
+from cloudq.contrib.celery.eager import CeleryEager
+from cloudq.contrib.celery.names import REFUSED, AppNames
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
-from cloudq.contrib.celery.task import Task, call_options, task_options, translate
+from cloudq.contrib.celery.task import (
+    Task,
+    call_options,
+    has_run,
+    is_task,
+    own_keywords,
+    run_of,
+    task_options,
+    translate,
+    without_none,
+)
 from cloudq.errors import ConfigurationError
-from cloudq.results import groups as results
-from cloudq.results import result
+from cloudq.results import groups, result
+from cloudq.results.eager import EagerResult
 from cloudq.results.waiting import Places
 from cloudq.schedules.entry import periodic_entry
 from cloudq.settings import DECLARED, Settings
 from cloudq.signals import Signal
 from cloudq.tasks import task
+from cloudq.tasks.call_options import Options
+from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.signature import Node
 
 if TYPE_CHECKING:  # not loaded in programs that only publish
@@ -38,32 +58,8 @@ _OPENED_WITH = frozenset({"broker", "backend", "result_expires", "publish_retrie
 
 NO_BEAT = "run `cloudq beat -A module:app`, or `cloudq worker --beat`"
 
-# Parts of Celery's app that have no counterpart, and why.
-REFUSED = {
-    "amqp": "queues are the cloud's: see app.broker and `cloudq queues`",
-    "pool": "the broker keeps its connections: see app.broker",
-    "producer_pool": "the broker keeps its connections: see app.broker",
-    "producer_or_acquire": "send with app.send_task or app.publish",
-    "connection": "the broker keeps its connections: see app.broker",
-    "connection_for_read": "the broker keeps its connections: see app.broker",
-    "connection_for_write": "the broker keeps its connections: see app.broker",
-    "connection_or_acquire": "the broker keeps its connections: see app.broker",
-    "broker_connection": "the broker keeps its connections: see app.broker",
-    "default_producer": "send with app.send_task or app.publish",
-    "events": "events are recorded: see `cloudq events` and `cloudq tasks list`",
-    "loader": "there are no loaders: app.load() imports what include names",
-    "log": "a worker logs as its command line says; the library configures nothing",
-    "steps": "parts of the worker cannot be exchanged: use signals or middleware",
-    "user_options": "the worker's command line takes no more options",
-    "select_queues": "name the queues of a worker with -Q",
-    "setup_security": "messages are signed with the setting signing_keys",
-    "worker_main": "run `cloudq worker -A module:app`",
-    "Worker": "run `cloudq worker -A module:app`",
-    "WorkController": "run `cloudq worker -A module:app`",
-}
 
-
-class Celery(app.CloudQ):
+class Celery(AppNames, app.CloudQ):
     """A `CloudQ` app with Celery's constructor, configuration and names.
 
     `main` is its name. Settings have the names in `settings_table`, in lower or upper case;
@@ -80,16 +76,13 @@ class Celery(app.CloudQ):
         namespace: str | None = None,
         config_source: object = None,
         set_as_current: bool = True,
+        strict_typing: bool = True,
         task_cls: type[Any] | str | None = None,
         changes: Mapping[str, Any] | None = None,
         **values: Any,
     ) -> None:
-        if not set_as_current:
-            raise ConfigurationError(
-                f"Celery({main!r}): set_as_current=False: the app made last is current until "
-                "another says app.set_default()"
-            )
         self.main = main
+        self.strict_typing = strict_typing
         self.warned: set[str] = set()
         self._raw: dict[str, Any] = {}
         self._name = f"Celery({main!r})"
@@ -99,7 +92,11 @@ class Celery(app.CloudQ):
         given = {**(changes or {}), **values, **given}
         made = self._taken(given)
         self._raw |= given
+        before = APPS.latest
         super().__init__(main or "celery", task_cls=_class(task_cls), **made)
+        self.set_as_current = set_as_current
+        if not set_as_current:
+            APPS.latest = before
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
 
@@ -197,14 +194,55 @@ class Celery(app.CloudQ):
             docs/how-to/move-from-celery.md.
             """
             made = task_options(options, of=f"{self._name}.task", warned=self.warned)
+            made = own_keywords(made, self.task_cls)
+            if not self.strict_typing:
+                made.setdefault("typing", False)
             decorate = super().task(**made)
             return decorate if function is None else decorate(function)
 
     def register_task(self, task: Any, **options: Any) -> task.Task[..., Any]:
-        """Register a task that is written as a class with a method `run`."""
-        kind: type[Any] = task if isinstance(task, type) else type(task)
-        name = vars(kind).get("name") or f"{kind.__module__}.{kind.__name__}"
-        return self.task(name=name, base=kind, bind=True, **options)(vars(kind)["run"])
+        """Register a task that is written as a class with a method `run`: an object of it.
+
+        The object itself is the task. Raises `ConfigurationError`.
+        """
+        given: Any = task
+        made: Any = given() if isinstance(task, type) else given
+        kind: type[Any] = made.__class__
+        held: dict[str, Any] = made.__dict__
+        if not is_task(made):
+            raise ConfigurationError(
+                f"register_task: {kind.__name__} is no task: derive it from Task of "
+                "cloudq.contrib.celery"
+            )
+        if "function" in held:  # it is one of a function, perhaps another app's
+            again = {"name": made.name, "bind": made.bind, "base": kind}
+            return self.task(**{**made.declared, **again, **options})(made.function)
+        if not has_run(kind):
+            raise ConfigurationError(f"register_task: {kind.__name__} has no method run")
+        own = {name: value for name, value in held.items() if name in OPTIONS}
+        found = task_options(
+            without_none({**own, **options}), of=f"class {kind.__name__}", warned=self.warned
+        )
+        name = getattr(made, "name", None) or self.gen_task_name(kind.__name__, kind.__module__)
+        function, bind = run_of(kind)
+        return register(
+            function,
+            cast("TaskOptions", {**found, "name": name, "base": kind}),
+            bind=bind,
+            app=self,
+            tasks=self.tasks,
+            base=kind,
+            instance=made,
+        )
+
+    @property
+    def Task(self) -> type[Any]:  # noqa: N802 (Celery's name)
+        """The class of this app's tasks, for classes of one's own: `class Base(app.Task)`."""
+        return self.task_cls
+
+    def gen_task_name(self, name: str, module: str) -> str:
+        """Return the name of a task that is given none."""
+        return f"{main_module() if module == '__main__' else module}.{name}"
 
     def send_task(
         self,
@@ -221,15 +259,45 @@ class Celery(app.CloudQ):
         made = call_options(options, of=f"send_task({name!r})", warned=self.warned)
         return super().send_task(name, given, kwargs, **made)
 
-    def start(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Send a workflow, whose calls may have Celery's options."""
+    def start(
+        self,
+        node: Node[Any] | Sequence[str] | None = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Send a workflow, whose calls may have Celery's options. Refuses a command line."""
+        if not isinstance(node, Node):
+            raise ConfigurationError(
+                f"{self._name}.start: an app runs no commands: run `cloudq worker -A module:app`"
+            )
         translate(node, self.warned)
-        return super().start(node, args, kwargs)
+        return super().start(node, args, kwargs or {})
 
     def start_eagerly(self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a workflow here and now, whose calls may have Celery's options."""
         translate(node, self.warned)
         return super().start_eagerly(node, args, kwargs)
+
+    def apply(
+        self,
+        task: task.Task[..., R],
+        options: Options,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        throw: bool | None = None,
+    ) -> EagerResult[R]:
+        """Run a task here. What it raises is raised with `throw`, or `task_eager_propagates`."""
+        eager = self._eager()
+        eager.raises = self.conf.task_eager_propagates if throw is None else throw
+        result = eager.apply(task, replace(options, ignore_result=False), args, kwargs)
+        if eager.raises:
+            result.get()
+        return result
+
+    def _eager(self) -> Eager:
+        made = CeleryEager(self.executor(is_eager=True), self._every_task, self.publisher.builder)
+        made.raises = self.conf.task_eager_propagates
+        return made
 
     def executor(self, **options: Unpack[ExecutorOptions]) -> Executor:
         """Make what runs this app's deliveries; no task waits for another, as in Celery."""
@@ -237,8 +305,12 @@ class Celery(app.CloudQ):
 
     # ---- results
 
-    def GroupResult(self, id: str) -> results.GroupResult[Any] | None:  # noqa: N802
-        """Return the group saved under an id: Celery's `GroupResult.restore`."""
+    def GroupResult(  # noqa: N802 (Celery's name)
+        self, id: str, results: Sequence[Any] | None = None
+    ) -> Any:
+        """Return a group of these results, else the group saved under an id, if there is one."""
+        if results is not None:
+            return groups.GroupResult[Any](id, list(results))
         return self.restore_group(id)
 
     # ---- periodic tasks

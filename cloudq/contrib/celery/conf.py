@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, cast
 
@@ -11,8 +12,37 @@ from cloudq.contrib.celery.rules import Fate
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.errors import ConfigurationError
 from cloudq.settings import DECLARED, Settings
+from cloudq.text import masked
 
 _OWN = ("_settings", "_given", "_update")
+_SECRET = re.compile("password|secret|token|_key|signing", re.IGNORECASE)
+
+# Celery's defaults of settings that are ignored here, for programs that read them.
+DEFAULTS: Mapping[str, Any] = {
+    "beat_max_loop_interval": 0,
+    "beat_schedule_filename": "celerybeat-schedule",
+    "beat_scheduler": "celery.beat:PersistentScheduler",
+    "beat_sync_every": 0,
+    "broker_connection_max_retries": 100,
+    "broker_connection_retry": True,
+    "broker_connection_timeout": 4,
+    "broker_heartbeat": 120,
+    "broker_pool_limit": 10,
+    "result_cache_max": -1,
+    "result_chord_join_timeout": 3.0,
+    "result_chord_retry_interval": 1.0,
+    "result_extended": False,
+    "task_create_missing_queues": True,
+    "task_default_delivery_mode": 2,
+    "task_default_queue_type": "classic",
+    "task_remote_tracebacks": False,
+    "worker_hijack_root_logger": True,
+    "worker_lost_wait": 10.0,
+    "worker_proc_alive_timeout": 4.0,
+    "worker_redirect_stdouts": True,
+    "worker_redirect_stdouts_level": "WARNING",
+    "worker_soft_shutdown_timeout": 0.0,
+}
 
 
 class Conf:
@@ -52,6 +82,8 @@ class Conf:
             return self._given[name]
         if plain in KEPT:
             return {}
+        if rule is not None and rule.fate is not Fate.CARRIED:  # what cloudq does anyway
+            return rule.fine[0] if rule.fine else DEFAULTS.get(plain)
         raise AttributeError(f"there is no setting {name!r}" + (f": {rule.why}" if rule else ""))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -79,6 +111,46 @@ class Conf:
             self.update({name: default})
         return getattr(self, name)
 
+    def keys(self) -> list[str]:
+        """Return the names of all settings: Celery's, cloudq's, and the program's own."""
+        return sorted({*SETTINGS.names(), *DECLARED, *KEPT, *self._given})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def values(self) -> list[Any]:
+        """Return the values of all settings."""
+        return [self.get(name) for name in self.keys()]
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Return the names and the values of all settings."""
+        return [(name, self.get(name)) for name in self.keys()]
+
+    def without_defaults(self) -> dict[str, Any]:
+        """Return the settings that the program has given."""
+        return dict(self._given)
+
+    def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
+        """Return settings by name, with the secrets masked in those that are texts."""
+        found = dict(self.items()) if with_defaults else self.without_defaults()
+        if not censored:
+            return found
+        hidden = {name for name in found if _SECRET.search(name)}
+        shown = {name: masked(v) if isinstance(v, str) else v for name, v in found.items()}
+        return {name: "********" if name in hidden else value for name, value in shown.items()}
+
+    def humanize(self, with_defaults: bool = False, censored: bool = True) -> str:
+        """Return the settings as lines of text."""
+        found = self.table(with_defaults, censored)
+        return "\n".join(f"{name}: {value!r}" for name, value in sorted(found.items()))
+
+    def get_by_parts(self, *parts: str) -> Any:
+        """Return the setting whose name consists of these words."""
+        return self["_".join(part for part in parts if part)]
+
     def update(self, *sources: Mapping[str, Any] | Iterable[tuple[str, Any]], **named: Any) -> None:
         """Change settings, overriding all others. `ConfigurationError` means that none changed."""
         values: dict[str, Any] = {}
@@ -103,20 +175,15 @@ def read_source(source: object, namespace: str | None, *, silent: bool) -> dict[
             if silent:
                 return {}
             raise ConfigurationError(f"cannot import the settings {source!r}: {error}") from error
+    prefix = "" if namespace is None else f"{namespace.upper().rstrip('_')}_"
     if isinstance(source, Mapping):
-        entries = dict(cast("Mapping[str, Any]", source))
-    else:
-        entries = {name: getattr(source, name) for name in dir(source) if name[0] != "_"}
-        if namespace is None:  # a module also has names that are not settings
-            entries = {name: value for name, value in entries.items() if is_setting(name)}
-    if namespace is None:
-        return {_plain(name): value for name, value in entries.items()}
-    prefix = f"{namespace.upper().rstrip('_')}_"
-    return {
-        _plain(name, prefix): value
-        for name, value in entries.items()
-        if name.upper().startswith(prefix)
-    }
+        entries = cast("Mapping[str, Any]", source)
+        names = [name for name in entries if name.upper().startswith(prefix)]
+        return {_plain(name, prefix): entries[name] for name in names}
+    # Of a module only what is a setting is read: its other names may be expensive, or raise.
+    names = [name for name in dir(source) if name[0] != "_" and name.upper().startswith(prefix)]
+    names = names if prefix else list(filter(is_setting, names))
+    return {_plain(name, prefix): getattr(source, name) for name in names}
 
 
 def is_setting(name: str) -> bool:

@@ -11,7 +11,7 @@ from cloudq.errors import ConfigurationError
 from cloudq.results import groups as results
 from cloudq.results import result
 from cloudq.tasks.request import current_request
-from cloudq.tasks.signature import Node, group
+from cloudq.tasks.signature import Node, Signature, group
 
 
 def the_app() -> CloudQ:
@@ -100,6 +100,9 @@ def signature(
         return varies
     immutable = bool(more.pop("immutable", False))
     given = {**(options or {}), **more}
+    if app is None and isinstance(varies, str) and not current_app:
+        # Of no app yet: it has one when it is called, as a part of a workflow of an app.
+        return Signature(varies, args, kwargs, given, immutable=immutable)
     return (app or the_app()).signature(varies, args, kwargs, immutable=immutable, **given)
 
 

@@ -38,8 +38,8 @@ TASK_OPTIONS = Table(
             fine=(None,),
         ),
         *refused(
-            "arguments are checked against the function at the call: give it *args, **kwargs",
-            "typing strict_typing",
+            "it is the app's, Celery(strict_typing=False); a task's is typing=False",
+            "strict_typing",
             fine=(True,),
         ),
         *refused(
@@ -72,6 +72,7 @@ TASK_OPTIONS = Table(
             "arguments and results are not logged",
             "resultrepr_maxsize",
         ),
+        carried("typing"),
         carried("time_limit", read=seconds),
         carried("soft_time_limit", read=seconds),
         carried("expires", read=seconds),

@@ -1,0 +1,76 @@
+"""Calls that run at once, and their results, as Celery has them."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+from cloudq.app.eager import Eager
+from cloudq.contrib.celery.states import IGNORED
+from cloudq.errors import Ignore, Reject
+from cloudq.results import eager
+from cloudq.results.groups import GroupResult
+from cloudq.results.record import Record, State
+from cloudq.tasks.signature import Node, chain
+
+R = TypeVar("R")
+
+
+class EagerResult(eager.EagerResult[R]):
+    """The result of an eager call; `get()` of one that was ignored or rejected gives None."""
+
+    @property
+    def state(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """A `State`, or IGNORED."""
+        return IGNORED if self.ignored else super().state
+
+    @property
+    def status(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The same as `state`."""
+        return self.state
+
+    @property
+    def result(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The value, or the exception: also `Ignore` and `Reject`, which `get()` does not raise."""
+        if self.ignored:
+            return Ignore()
+        return Reject(self.record.error or "") if self._is_rejected() else super().result
+
+    def successful(self) -> bool:
+        """Say if the task has returned."""
+        return not self.ignored and super().successful()
+
+    def _is_rejected(self) -> bool:
+        return self.record.state == State.REJECTED
+
+    def _given(self, record: Record, propagate: bool) -> R:
+        return cast("R", None) if self._is_rejected() else super()._given(record, propagate)
+
+
+class CeleryEager(Eager):
+    """Runs calls at once; with `raises` an exception of a task is raised, and a retry too."""
+
+    result_type = EagerResult
+    raises = False
+
+    def start(self, node: Node[Any]) -> Any:
+        """Run a workflow. A chain whose middle has failed raises that, others if they are to."""
+        made = super().start(node)
+        if self.raises or isinstance(node, chain):
+            raise_first(made, whole=self.raises)
+        return made
+
+
+def raise_first(made: Any, *, whole: bool) -> None:
+    """Raise the first exception of what has ended; without `whole` that of the steps before it."""
+    before: list[Any] = []
+    step = made
+    while step is not None:
+        before.append(step)
+        step = step.parent
+    for each in reversed(before if whole else before[1:]):
+        members: list[Any] = getattr(each, "results", [each])
+        for member in members:
+            if isinstance(member, GroupResult):
+                raise_first(member, whole=True)
+            elif member.state == State.FAILURE:
+                member.get()

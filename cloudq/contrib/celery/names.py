@@ -1,0 +1,142 @@
+"""The small parts of Celery's app: its clock, its ids, its report, and what is current."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, tzinfo
+from functools import cached_property
+from typing import Any, TypeVar
+
+from cloudq.contrib.celery.conf import Conf
+from cloudq.contrib.celery.current import the_task
+from cloudq.messages.message import new_id
+from cloudq.results.groups import ResultSet
+from cloudq.runtime import Runtime
+
+T = TypeVar("T")
+
+_PARTS = "parts of the app cannot be exchanged: derive a class from Celery, or use middleware"
+
+# Parts of Celery's app that have no counterpart, and why.
+REFUSED = {
+    "amqp": "queues are the cloud's: see app.broker and `cloudq queues`",
+    "pool": "the broker keeps its connections: see app.broker",
+    "producer_pool": "the broker keeps its connections: see app.broker",
+    "producer_or_acquire": "send with app.send_task or app.publish",
+    "connection": "the broker keeps its connections: see app.broker",
+    "connection_for_read": "the broker keeps its connections: see app.broker",
+    "connection_for_write": "the broker keeps its connections: see app.broker",
+    "connection_or_acquire": "the broker keeps its connections: see app.broker",
+    "broker_connection": "the broker keeps its connections: see app.broker",
+    "default_producer": "send with app.send_task or app.publish",
+    "events": "events are recorded: see `cloudq events` and `cloudq tasks list`",
+    "loader": "there are no loaders: app.load() imports what include names",
+    "log": "a worker logs as its command line says; the library configures nothing",
+    "steps": "parts of the worker cannot be exchanged: use signals or middleware",
+    "user_options": "the worker's command line takes no more options",
+    "select_queues": "name the queues of a worker with -Q",
+    "setup_security": "messages are signed with the setting signing_keys",
+    "worker_main": "run `cloudq worker -A module:app`",
+    "Worker": "run `cloudq worker -A module:app`",
+    "WorkController": "run `cloudq worker -A module:app`",
+    "Pickler": "an app is not pickled: each process imports it",
+    "amqp_cls": _PARTS,
+    "backend_cls": "the store is named by result_backend",
+    "builtin_fixups": _PARTS,
+    "control_cls": _PARTS,
+    "create_task_cls": "app.Task is the class of this app's tasks",
+    "events_cls": _PARTS,
+    "loader_cls": _PARTS,
+    "log_cls": _PARTS,
+    "registry_cls": _PARTS,
+    "subclass_with_self": _PARTS,
+    "config_from_cmdline": "settings come from the code, a file and the environment",
+    "prepare_config": "settings are read when they are given: see app.config_from_object",
+    "on_configure": "connect to app.on_after_configure",
+    "on_after_fork": "connect to the signal worker_process_init",
+    "on_init": "derive a class from Celery, and extend its __init__",
+    "type_checker": "arguments are checked by the function's signature; typing=False leaves it out",
+}
+
+
+class AppNames:
+    """The methods and attributes of Celery's app that need nothing but its settings."""
+
+    IS_WINDOWS = sys.platform == "win32"
+    SYSTEM = platform.system()
+    autofinalize = True
+    configured = True
+    finalized = True
+    runtime: Runtime
+    load: Callable[[], None]
+
+    @property
+    def conf(self) -> Conf:
+        """The settings."""
+        raise NotImplementedError
+
+    @property
+    def timezone(self) -> tzinfo:
+        """The time zone of the setting `timezone`."""
+        return self.runtime.zone
+
+    def uses_utc_timezone(self) -> bool:
+        """Say if the time zone is UTC."""
+        return str(self.timezone) == "UTC"
+
+    def now(self) -> datetime:
+        """Return the time by the app's clock, in its time zone."""
+        return datetime.fromtimestamp(self.runtime.clock(), UTC).astimezone(self.timezone)
+
+    @property
+    def current_task(self) -> Any:
+        """The task that runs in this thread; None for none."""
+        return the_task()
+
+    @property
+    def current_worker_task(self) -> Any:
+        """The same as `current_task`."""
+        return the_task()
+
+    @property
+    def annotations(self) -> Sequence[Any]:
+        """The setting `task_annotations`, as a list."""
+        found = self.runtime.conf.task_annotations
+        return () if found is None else (found,)
+
+    @cached_property
+    def oid(self) -> str:
+        """An id of this app in this process."""
+        return new_id()
+
+    @property
+    def thread_oid(self) -> str:
+        """The same as `oid`: no reply is kept for a thread."""
+        return self.oid
+
+    def finalize(self, auto: bool = False) -> None:
+        """Import the modules of the app, as a worker does; tasks are made when declared."""
+        self.load()
+
+    def either(self, default_key: str, *defaults: T) -> T | Any:
+        """Return the first value that is not None, else the setting of this name."""
+        return next((value for value in defaults if value is not None), self.conf.get(default_key))
+
+    def bugreport(self) -> str:
+        """Return the versions and the settings that a report of a bug should have."""
+        from importlib.metadata import version
+
+        return "\n".join(
+            [
+                f"software -> cloudq:{version('cloudq-tasks')} py:{platform.python_version()}",
+                f"platform -> system:{platform.system()} imp:{platform.python_implementation()}",
+                "",
+                self.conf.humanize(),
+            ]
+        )
+
+    def ResultSet(self, results: Sequence[Any]) -> ResultSet[Any]:  # noqa: N802 (Celery's name)
+        """Return several results as one."""
+        return ResultSet(list(results))
