@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, overload
 
 from cloudq import app, settings
+from cloudq.contrib.celery import results as result_names
 from cloudq.contrib.celery.conf import Conf, check_name, read_source
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.task import Task, call_options, task_options, translate
 from cloudq.errors import ConfigurationError
-from cloudq.results import groups as results
 from cloudq.results import result
 from cloudq.results.waiting import Places
 from cloudq.schedules.entry import periodic_entry
@@ -63,7 +63,7 @@ REFUSED = {
 }
 
 
-class Celery(app.CloudQ):
+class Celery(result_names.ResultMakers, app.CloudQ):
     """A `CloudQ` app with Celery's constructor, configuration and names.
 
     `main` is its name. Settings have the names in `settings_table`, in lower or upper case;
@@ -100,6 +100,7 @@ class Celery(app.CloudQ):
         made = self._taken(given)
         self._raw |= given
         super().__init__(main or "celery", task_cls=_class(task_cls), **made)
+        self._results.kind = result_names.AsyncResult
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
 
@@ -234,12 +235,6 @@ class Celery(app.CloudQ):
     def executor(self, **options: Unpack[ExecutorOptions]) -> Executor:
         """Make what runs this app's deliveries; no task waits for another, as in Celery."""
         return super().executor(**{**options, "places": Places(0)})
-
-    # ---- results
-
-    def GroupResult(self, id: str) -> results.GroupResult[Any] | None:  # noqa: N802
-        """Return the group saved under an id: Celery's `GroupResult.restore`."""
-        return self.restore_group(id)
 
     # ---- periodic tasks
 
