@@ -186,6 +186,8 @@ def _other(value: object, depth: int) -> object:
     for base, plain in _BASES:
         if isinstance(value, base):
             return to_wire(plain(value), depth)
+    if (ids := getattr(type(value), "as_tuple", None)) is not None:  # a result, by its ids
+        return to_wire(ids(value), depth)
     raise EncodeError(
         f"a {type(value).__module__}.{type(value).__qualname__} cannot be sent: "
         "pass plain values, dataclasses, pydantic models or an id to look it up by"

@@ -30,7 +30,7 @@ R = TypeVar("R")
 class ResultFactory:
     """Makes results that read one app's store and take delayed messages out of its queues.
 
-    `tasks` are those of the app, the built-in ones among them.
+    `tasks` are those of the app, the built-in ones among them. `kind` is the class of the results.
     """
 
     def __init__(
@@ -41,13 +41,14 @@ class ResultFactory:
     ) -> None:
         self._runtime = runtime
         self._tasks = tasks
+        self.kind: type[AsyncResult[Any]] = AsyncResult
         self._actions = ResultActions(
             take_back=self._take_back, terminate=terminate, children=self._children
         )
 
     def of(self, task_id: str, task: Task[..., R]) -> AsyncResult[R]:
         """Return the result of a call of this task."""
-        return AsyncResult(
+        return self.kind(
             task_id,
             self._runtime.backend,
             restore=task.arguments.restore,
@@ -91,7 +92,7 @@ class ResultFactory:
 
         Raises `InvalidArguments` for what is no id.
         """
-        return AsyncResult(
+        return self.kind(
             id_text(task_id),
             self._runtime.backend,
             actions=self._actions,

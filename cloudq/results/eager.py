@@ -41,6 +41,15 @@ class EagerResult(AsyncResult[R]):
         self._because = because
         self.ignored = because is not None and record.state is State.SUCCESS
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process."""
+        own = {"restore", "_backend", "actions", "message"}
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.restore, self._backend, self.actions, self.message = _as_is, None, None, None
+
     @property
     def unsuccessful(self) -> Record | None:
         """The end that what follows gets; None where it may start, after a success."""

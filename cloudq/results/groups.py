@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from cloudq.driver import Item, Key
@@ -11,6 +12,7 @@ from cloudq.messages.json_text import json_text
 from cloudq.results.backend import Backend
 from cloudq.results.lineage import paired, parents_of, revoked_of
 from cloudq.results.looks import read_all
+from cloudq.results.names import OnEnd, SetNames, Told, told_between
 from cloudq.results.outline import Outline, add_row, checked, from_json, outlines_in, to_json
 from cloudq.results.record import Record, State, failure
 from cloudq.results.result import AsyncResult, wait_for
@@ -20,7 +22,7 @@ from cloudq.results.terminate import Signal, Termination, actions_of
 R = TypeVar("R")
 
 
-class ResultSet(Generic[R]):
+class ResultSet(SetNames, Generic[R]):
     """Results that are waited for together. Each look at them is one batched read."""
 
     def __init__(self, results: Iterable[AsyncResult[R] | ResultSet[Any]]) -> None:
@@ -66,19 +68,32 @@ class ResultSet(Generic[R]):
         timeout: float | None = None,
         propagate: bool = True,
         interval: float | None = None,
-        *,
+        callback: OnEnd | None = None,
+        no_ack: bool = True,
+        on_message: Told | None = None,
         disable_sync_subtasks: bool = True,
+        on_interval: Callable[[], object] | None = None,
     ) -> list[Any]:
         """Wait for all; their values in their order.
 
         Raises what the first failed one raised, `ResultTimeout`, or within a task `WaitInTask`,
         as `AsyncResult.get`; with `propagate=False` exceptions stand in the place of values.
+        A `callback` gets each id and value instead, and the list is empty.
         """
-        given = disable_sync_subtasks
-        wait_for(self.leaves(), timeout=timeout, interval=interval, disable_sync_subtasks=given)
-        return [result.get(0, propagate, disable_sync_subtasks=given) for result in self.results]
-
-    join = get
+        given, leaves = disable_sync_subtasks, self.leaves()
+        wait = partial(wait_for, leaves, interval=interval, disable_sync_subtasks=given)
+        told_between(wait, timeout, interval, on_interval)
+        if on_message is not None:
+            for leaf in leaves:
+                leaf.tell(on_message)
+        values: list[Any] = []
+        for result in self._members():
+            value = result.get(0, propagate, disable_sync_subtasks=given)
+            if callback is None:
+                values.append(value)
+            else:
+                callback(result.id, value)
+        return values
 
     def __await__(self) -> Generator[Any, None, list[Any]]:
         return self._awaited().__await__()
@@ -90,6 +105,9 @@ class ResultSet(Generic[R]):
         # Those that wait at the same time are looked at in the same reads.
         await gather(*self.leaves(), return_exceptions=True)
         return [await result for result in self.results]
+
+    def _members(self) -> list[Any]:
+        return self.results
 
     def ready(self) -> bool:
         """True when all have ended."""
@@ -181,6 +199,22 @@ class GroupResult(ResultSet[R]):
     def __repr__(self) -> str:
         return f"<GroupResult {self.id} of {len(self)}>"
 
+    def __str__(self) -> str:
+        return self.id
+
+    def __bool__(self) -> bool:
+        return bool(self.id or self.results)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether it is the result of the same group, or its id."""
+        if isinstance(other, GroupResult):
+            found: GroupResult[Any] = other
+            return found.id == self.id and found.results == self.results
+        return other == self.id if isinstance(other, str) else NotImplemented
+
     @property
     def children(self) -> list[AsyncResult[R] | ResultSet[Any]]:
         """The members' results."""
@@ -208,6 +242,11 @@ class GroupResult(ResultSet[R]):
         if not leaves:
             raise InvalidArguments("an empty group has nothing to save")
         save_group(self, leaves[0].backend)
+
+    def delete(self) -> None:
+        """Delete what `save` stored."""
+        for leaf in self.leaves()[:1]:
+            leaf.backend.delete([_group_key(self.id)])
 
     @staticmethod
     def restore(id: str, app: Any) -> GroupResult[Any] | None:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from math import inf
 from typing import Any, Generic, TypeVar, cast
 
@@ -17,6 +18,7 @@ from cloudq.results.backend import Backend
 from cloudq.results.call_marks import is_before
 from cloudq.results.lineage import failed_of, paired, revoked_of
 from cloudq.results.looks import ended_of, wait_for_all
+from cloudq.results.names import OnEnd, ResultNames, Told, told_between
 from cloudq.results.record import TERMINAL, Record, State, failure
 from cloudq.results.terminate import ResultActions, Signal, Termination, actions_of
 from cloudq.results.waiting import ALLOWED, RUNNING_IN, Promise, Wait, refuse_vain
@@ -31,7 +33,7 @@ def _as_is(value: Any) -> Any:
     return value
 
 
-class AsyncResult(Generic[R]):
+class AsyncResult(ResultNames, Generic[R]):
     """A handle on one call of a task, by its id.
 
     Cheap: it holds no connection and asks the backend only when asked. `await result` gives the
@@ -69,7 +71,10 @@ class AsyncResult(Generic[R]):
         return f"<AsyncResult {self.id}>"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, AsyncResult) and cast("AsyncResult[Any]", other).id == self.id
+        """Tell whether it is a result of the same id, or that id."""
+        if isinstance(other, AsyncResult):
+            return cast("AsyncResult[Any]", other).id == self.id
+        return other == self.id if isinstance(other, str) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -79,7 +84,11 @@ class AsyncResult(Generic[R]):
         timeout: float | None = None,
         propagate: bool = True,
         interval: float | None = None,
-        *,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: OnEnd | None = None,
+        on_message: Told | None = None,
+        on_interval: Callable[[], object] | None = None,
         disable_sync_subtasks: bool = True,
     ) -> R:
         """Wait for the task and return its value.
@@ -89,10 +98,25 @@ class AsyncResult(Generic[R]):
         exception is returned instead. `interval` is the longest pause between two looks, for
         stores that cannot wake their readers. Within a task it raises `WaitInTask` where that
         might wait for ever, unless `disable_sync_subtasks` is False.
+
+        `callback` gets the id and the value, `on_message` what is recorded of the end, and
+        `on_interval` is called while it waits. `no_ack` changes nothing, since no queue is read,
+        nor does `follow_parents`: the failure of an earlier task of a chain ends the wait.
         """
         given = disable_sync_subtasks
-        [record] = wait_for([self], timeout=timeout, interval=interval, disable_sync_subtasks=given)
-        return self._given(record, propagate)
+        wait = partial(wait_for, [self], interval=interval, disable_sync_subtasks=given)
+        told = on_interval is not None
+        [record] = (
+            told_between(wait, timeout, interval, on_interval) if told else wait(timeout=timeout)
+        )
+        if self._then:
+            self.end_seen()
+        if on_message is not None:
+            self.tell(on_message)
+        value = self._given(record, propagate)
+        if callback is not None:
+            callback(self.id, value)
+        return value
 
     def __await__(self) -> Generator[Any, None, R]:
         return self._awaited().__await__()
@@ -155,6 +179,8 @@ class AsyncResult(Generic[R]):
             found = Record(id=self.id, state=State.PENDING)
         if found.terminal:
             self.final = found
+            if self._then:
+                self.end_seen()
         return found
 
     @property
@@ -293,6 +319,10 @@ class AsyncResult(Generic[R]):
         record = Record(id=self.id, state=State.PENDING, call=self.call)
         return self.backend.revoke(self.id) if self.backend.advance(record) is None else None
 
+    def end_unrecorded(self) -> Record | None:
+        """Return the end that an ignored call counts as having, None where a wait is refused."""
+        return None
+
     def forget(self) -> None:
         """Delete the record."""
         self.backend.forget(self.id)
@@ -323,12 +353,17 @@ def wait_for(
         )
     ended = {result.id: result.final for result in results if result.final is not None}
     before = {result.id: found for result in results if (found := _before(result))}
+    for result in results:
+        if result.final is not None:
+            continue
+        end = result.end_unrecorded() if result.ignored else None
+        if end is not None:
+            ended[result.id] = end
+        elif result.ignored or result.promise is not None:
+            refuse_vain(result)
     waiting = deque(result for result in results if result.id not in ended)
     if not waiting:
         return [ended[result.id] for result in results]
-    for result in waiting:
-        if result.ignored or result.promise is not None:
-            refuse_vain(result)
     promised = [result for result in waiting if result.promise is not None]
     timeout = patience(timeout)
     longest = inf if interval is None else seconds(interval, "interval")

@@ -14,6 +14,7 @@ from cloudq.amounts import count
 from cloudq.driver.immutable import immutable
 from cloudq.errors import MaxRetriesExceeded
 from cloudq.results.eager import EagerResult
+from cloudq.results.names import ResultNames, SetNames
 from cloudq.results.result import AsyncResult
 from cloudq.results.waiting import Promise
 from cloudq.tasks.arguments import Arguments
@@ -50,7 +51,7 @@ def _init_of(kind: type[Any]) -> object:
 
 def is_awaited(value: object) -> bool:
     """Say if what a function returned is awaited for its value; the result of a call is not."""
-    return hasattr(type(value), "__await__") and not isinstance(value, AsyncResult)
+    return hasattr(type(value), "__await__") and not isinstance(value, ResultNames | SetNames)
 
 
 @immutable

@@ -392,7 +392,7 @@ class TestCurrent:
         found = layer.GroupResult.restore(result.id)
         assert found is not None
         assert found.get(timeout=PATIENCE) == [2, 4]
-        assert celery_app.GroupResult("none") is None
+        assert celery_app.GroupResult.restore("none") is None
 
     def test_a_task_may_be_a_class(self, celery_app: Celery, celery_worker: Worker) -> None:
         class Double(layer.Task):

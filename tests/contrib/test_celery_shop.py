@@ -24,6 +24,9 @@ SHOP = ROOT / "examples" / "celery_shop"
 
 # What day.py printed on Celery 5.7 (tests/contrib/real_celery.py).
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "celery_shop.json").read_text())
+# Of a failed chord Celery raises the member's error or ChordError, as its store happens to be read;
+# with Redis it is always the member's.
+WITH_REDIS = {"unknown item": "LookupError"}
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ def shop(tmp_path: Path) -> Iterator[Path]:
 def test_a_day_on_cloudq_is_a_day_on_celery(shop: Path) -> None:
     came = json.loads(_run(shop, "day.py"))
     assert came.keys() == RECORDED.keys()
-    for what, recorded in RECORDED.items():
+    for what, recorded in (RECORDED | WITH_REDIS).items():
         assert came[what] == recorded, what
 
 

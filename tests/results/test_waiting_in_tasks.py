@@ -237,18 +237,12 @@ def ignored(app: Any) -> Iterator[Any]:
     yield chain(child.s(1), silent.s()).delay()
     yield group([child.s(1), silent.s(2)]).delay()
     yield silent.apply_async((1,), link=child.s())
-    if isinstance(app, Celery):
-        yield group([child.s(1).set(ignore_result=True)]).apply_async()
-    else:
-        [sent] = app.publish([silent.prepare(1)])
-        yield sent
+    [sent] = app.publish([silent.prepare(1)])
+    yield sent
 
 
-@pytest.mark.parametrize("kind", ["app", "celery"])
-def test_what_is_never_recorded_is_not_waited_for(
-    kind: str, request: pytest.FixtureRequest
-) -> None:
-    for result in ignored(request.getfixturevalue(kind)):
+def test_what_is_never_recorded_is_not_waited_for(app: Any) -> None:
+    for result in ignored(app):
         with pytest.raises(ConfigurationError, match=r"is not recorded, since .* ignore_result"):
             result.get()
 

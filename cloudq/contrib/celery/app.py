@@ -14,6 +14,7 @@ from cloudq.app.eager import Eager
 from cloudq.app.functions import main_module
 from cloudq.app.registration import register
 from cloudq.app.shared_task import APPS
+from cloudq.contrib.celery import results as result_names
 from cloudq.contrib.celery.attributes import OPTIONS
 from cloudq.contrib.celery.conf import Conf, check_name, read_source
 from cloudq.contrib.celery.eager import CeleryEager
@@ -31,7 +32,7 @@ from cloudq.contrib.celery.task import (
     without_none,
 )
 from cloudq.errors import ConfigurationError
-from cloudq.results import groups, result
+from cloudq.results import result
 from cloudq.results.eager import EagerResult
 from cloudq.results.waiting import Places
 from cloudq.schedules.entry import periodic_entry
@@ -59,7 +60,7 @@ _OPENED_WITH = frozenset({"broker", "backend", "result_expires", "publish_retrie
 NO_BEAT = "run `cloudq beat -A module:app`, or `cloudq worker --beat`"
 
 
-class Celery(AppNames, app.CloudQ):
+class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
     """A `CloudQ` app with Celery's constructor, configuration and names.
 
     `main` is its name. Settings have the names in `settings_table`, in lower or upper case;
@@ -97,6 +98,7 @@ class Celery(AppNames, app.CloudQ):
         self.set_as_current = set_as_current
         if not set_as_current:
             APPS.latest = before
+        self._results.kind = result_names.AsyncResult
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
 
@@ -302,16 +304,6 @@ class Celery(AppNames, app.CloudQ):
     def executor(self, **options: Unpack[ExecutorOptions]) -> Executor:
         """Make what runs this app's deliveries; no task waits for another, as in Celery."""
         return super().executor(**{**options, "places": Places(0)})
-
-    # ---- results
-
-    def GroupResult(  # noqa: N802 (Celery's name)
-        self, id: str, results: Sequence[Any] | None = None
-    ) -> Any:
-        """Return a group of these results, else the group saved under an id, if there is one."""
-        if results is not None:
-            return groups.GroupResult[Any](id, list(results))
-        return self.restore_group(id)
 
     # ---- periodic tasks
 

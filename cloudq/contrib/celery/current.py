@@ -8,8 +8,7 @@ from typing import Any, cast
 from cloudq.app import CloudQ
 from cloudq.app.shared_task import APPS
 from cloudq.errors import ConfigurationError
-from cloudq.results import groups as results
-from cloudq.results import result
+from cloudq.results import groups, result
 from cloudq.tasks.request import current_request
 from cloudq.tasks.signature import Node, Signature, group
 
@@ -63,10 +62,17 @@ current_task = Current("current_task", the_task)
 class _ById(type):
     """Makes `AsyncResult(id)` return the app's own result, and count as an instance of it."""
 
-    def __call__(cls, id: str, *args: Any, app: CloudQ | None = None, **more: Any) -> Any:
-        if args or more:
-            raise TypeError(f"AsyncResult({id!r}): give the id, and app= for another app's")
-        return (app or the_app()).AsyncResult(id)
+    def __call__(
+        cls,
+        id: str,
+        backend: None = None,
+        task_name: str | None = None,
+        app: CloudQ | None = None,
+        parent: Any = None,
+    ) -> Any:
+        made = (app or the_app()).AsyncResult(id)
+        made.parent = parent
+        return made
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, result.AsyncResult)
@@ -76,13 +82,29 @@ class AsyncResult(result.AsyncResult[Any], metaclass=_ById):
     """The result of a call by its id, in the current app or in `app`."""
 
 
-class GroupResult(results.GroupResult[Any]):
+class _OfGroup(type):
+    """Makes the result of a group, and counts each result of a group as an instance."""
+
+    def __call__(
+        cls,
+        id: Any = None,
+        results: Sequence[Any] | None = None,
+        parent: Any = None,
+        **more: Any,
+    ) -> groups.GroupResult[Any]:
+        return groups.GroupResult(id, list(results or ()), parent=parent)
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, groups.GroupResult)
+
+
+class GroupResult(groups.GroupResult[Any], metaclass=_OfGroup):
     """The results of a group; `restore` finds a saved one."""
 
     @staticmethod
-    def restore(
-        id: str, app: CloudQ | None = None, *, backend: None = None
-    ) -> results.GroupResult[Any] | None:
+    def restore(  # pyright: ignore[reportIncompatibleMethodOverride] (the app is the last)
+        id: str, backend: None = None, app: CloudQ | None = None
+    ) -> groups.GroupResult[Any] | None:
         """Return the group saved under an id, None if there is none."""
         return (app or the_app()).restore_group(id)
 

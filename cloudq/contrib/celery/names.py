@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from cloudq.contrib.celery.conf import Conf
 from cloudq.contrib.celery.current import the_task
 from cloudq.messages.message import new_id
-from cloudq.results.groups import ResultSet
 from cloudq.runtime import Runtime
 
 T = TypeVar("T")
@@ -136,7 +135,3 @@ class AppNames:
                 self.conf.humanize(),
             ]
         )
-
-    def ResultSet(self, results: Sequence[Any]) -> ResultSet[Any]:  # noqa: N802 (Celery's name)
-        """Return several results as one."""
-        return ResultSet(list(results))

@@ -1,7 +1,8 @@
 """The names of `celery.result`."""
 
 from cloudq.contrib.celery.current import AsyncResult, GroupResult
-from cloudq.results.eager import EagerResult
+from cloudq.contrib.celery.results import CeleryEagerResult as EagerResult
+from cloudq.contrib.celery.results import result_from_tuple
 from cloudq.results.groups import ResultSet
 from cloudq.results.waiting import allow_join_result, denied_join_result
 
@@ -12,4 +13,5 @@ __all__ = [
     "ResultSet",
     "allow_join_result",
     "denied_join_result",
+    "result_from_tuple",
 ]
