@@ -1,0 +1,118 @@
+"""A Django project on real queues, with the processes of a worker: SQLite, and SQS's stand-in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import django
+import pytest
+
+from localstack.servers import Endpoint
+from tests.docs.blocks import Command, Shell
+from tests.servers import unique
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import asyncio, json, os, time
+import django
+os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
+django.setup()
+from datetime import timedelta
+from django.tasks import default_task_backend as backend
+from django.utils import timezone
+from cloudq.contrib.django import app
+from letters import tasks
+
+
+def ended(*results):
+    for result in results:
+        app.AsyncResult(result.id).get(timeout=120, propagate=False)
+        result.refresh()
+    return [(str(result.status), result.attempts) for result in results]
+
+
+first = tasks.thank.enqueue(3)
+failed = tasks.fail.enqueue()
+later = tasks.thank.using(run_after=timezone.now() + timedelta(seconds=2)).enqueue(4)
+awaited = asyncio.run(tasks.athank.aenqueue(5))
+ends = ended(first, failed, later, awaited)
+print(json.dumps({
+    "ends": ends,
+    "values": [one.return_value for one in (first, later, awaited)],
+    "error": failed.errors[0].exception_class.__name__,
+    "waited": (later.started_at - later.task.run_after).total_seconds() >= 0,
+    "got": tasks.thank.get_result(first.id).worker_ids == first.worker_ids,
+    "supports": [backend.supports_defer, backend.supports_async_task,
+                 backend.supports_get_result, backend.supports_priority],
+}))
+"""
+MORE = """
+
+@task
+def fail() -> None:
+    raise LookupError("gone")
+
+
+@task(queue_name="letters")
+async def athank(orders: int) -> str:
+    return f"{orders}"
+"""
+NO_TASKS = f"django.tasks is of Django 6, and this is {django.__version__}"
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    """A terminal in a copy of the example, with two tasks more."""
+    folder = tmp_path / "shop"
+    ignore = shutil.ignore_patterns("__pycache__", "*.sqlite3", "*.db")
+    shutil.copytree(ROOT / "examples" / "django_shop", folder, ignore=ignore)
+    with (folder / "letters" / "tasks.py").open("a") as file:
+        file.write(MORE)
+    (folder / "program.py").write_text(PROGRAM)
+    with Shell(folder) as shell:
+        shell.run(Command(line="python manage.py migrate -v0"))
+        yield shell
+
+
+def on_sqs(shell: Shell, aws: Endpoint) -> None:
+    """Have the project use queues of its own in the stand-in, and make them."""
+    given = {n: v for n, v in aws.environment.items() if not n.startswith("CLOUDQ_")}
+    given["SHOP_BROKER"] = f"sqs://eu-west-1?prefix={unique('django-')}"
+    given["SHOP_BACKEND"] = aws.environment["CLOUDQ_BACKEND"]
+    shell.environment |= given
+    queues = "default letters" if django.VERSION >= (6,) else "default"
+    shell.run(Command(line=f"python manage.py cloudq queues create --store {queues}"))
+
+
+def tasks_of_django_run(shell: Shell) -> None:
+    shell.run(Command(line="python manage.py cloudq worker --processes 2"))
+    shell.run(Command(line="python program.py > found.json"))
+    found = json.loads((shell.folder / "found.json").read_text())
+    assert found == {
+        "ends": [["SUCCESSFUL", 1], ["FAILED", 1], ["SUCCESSFUL", 1], ["SUCCESSFUL", 1]],
+        "values": ["Thank you for 3 orders!", "Thank you for 4 orders!", "5"],
+        "error": "LookupError",
+        "waited": True,
+        "got": True,
+        "supports": [True, True, True, False],
+    }
+
+
+@pytest.mark.skipif(django.VERSION < (6,), reason=NO_TASKS)
+def test_djangos_tasks_run_from_sqlite(shell: Shell) -> None:
+    tasks_of_django_run(shell)
+
+
+@pytest.mark.skipif(django.VERSION < (6,), reason=NO_TASKS)
+def test_djangos_tasks_run_from_sqs(shell: Shell, aws: Endpoint) -> None:
+    on_sqs(shell, aws)
+    tasks_of_django_run(shell)
+
+
+def test_calls_on_commit_run_from_sqs(shell: Shell, aws: Endpoint) -> None:
+    on_sqs(shell, aws)
+    shell.run(Command(line="python manage.py cloudq worker --processes 1"))
+    shell.run(Command(line="python manage.py place 3 | grep 'charged 600 for 3 orders'"))
