@@ -10,6 +10,7 @@ from pathlib import Path
 import django
 import pytest
 
+from cloudq.testing import eventually
 from localstack.servers import Endpoint
 from tests.docs.blocks import Command, Shell
 from tests.servers import unique
@@ -60,6 +61,50 @@ def fail() -> None:
 async def athank(orders: int) -> str:
     return f"{orders}"
 """
+DYING = """
+
+import os, time
+from pathlib import Path
+from typing import Any
+from django.dispatch import receiver
+from django.tasks.signals import task_finished
+
+
+@task(takes_context=True)
+def dies_once(context: Any) -> int:
+    here = Path("died")
+    if not here.exists():
+        here.touch()
+        os.kill(os.getpid(), 9)
+    return context.attempt
+
+
+@task
+def hangs() -> None:
+    time.sleep(600)
+
+
+@receiver(task_finished)
+def note(sender: Any, task_result: Any, **more: Any) -> None:
+    with open("finished", "a") as file:
+        print(task_result.task.name, task_result.status, len(task_result.errors), file=file)
+"""
+DEATHS = """
+import json, os
+import django
+os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
+django.setup()
+from cloudq.contrib.django import app
+from letters import tasks
+
+results = tasks.dies_once.enqueue(), tasks.hangs.enqueue()
+for result in results:
+    app.AsyncResult(result.id).get(timeout=120, propagate=False)
+    result.refresh()
+died, hung = results
+print(json.dumps([died.return_value, died.attempts, len(died.worker_ids), str(hung.status),
+                  hung.errors[0].exception_class.__name__]))
+"""
 NO_TASKS = f"django.tasks is of Django 6, and this is {django.__version__}"
 
 
@@ -104,6 +149,24 @@ def tasks_of_django_run(shell: Shell) -> None:
 @pytest.mark.skipif(django.VERSION < (6,), reason=NO_TASKS)
 def test_djangos_tasks_run_from_sqlite(shell: Shell) -> None:
     tasks_of_django_run(shell)
+
+
+@pytest.mark.skipif(django.VERSION < (6,), reason=NO_TASKS)
+def test_a_task_whose_process_dies_is_told_of(shell: Shell) -> None:
+    for file, text in (
+        ("letters/tasks.py", DYING),
+        ("shop/settings.py", "\nCLOUDQ_TASK_TIME_LIMIT = 3\nCLOUDQ_LEASE = 2\n"),
+        ("deaths.py", DEATHS),
+    ):
+        with (shell.folder / file).open("a") as opened:
+            opened.write(text)
+    shell.run(Command(line="python manage.py cloudq worker --processes 2 --threads 1"))
+    shell.run(Command(line="python deaths.py > found.json"))
+    found = json.loads((shell.folder / "found.json").read_text())
+    assert found == [2, 2, 2, "FAILED", "TimeLimitExceeded"]
+    finished = shell.folder / "finished"
+    eventually(lambda: finished.exists() and len(finished.read_text().splitlines()) == 2)
+    assert sorted(finished.read_text().splitlines()) == ["dies_once SUCCESSFUL 0", "hangs FAILED 1"]
 
 
 @pytest.mark.skipif(django.VERSION < (6,), reason=NO_TASKS)
