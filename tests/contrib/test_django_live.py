@@ -105,6 +105,26 @@ died, hung = results
 print(json.dumps([died.return_value, died.attempts, len(died.worker_ids), str(hung.status),
                   hung.errors[0].exception_class.__name__]))
 """
+LAMBDA = """
+import json, os
+os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
+from cloudq.contrib.django.project import app
+from cloudq_aws import lambda_handler
+handler = lambda_handler(app)
+
+from letters import tasks
+from tests.functions.aws.events import Context, EventSource
+
+results = tasks.thank.enqueue(7), tasks.fail.enqueue(), tasks.athank.enqueue(8)
+reported = []
+for queue in ("letters", "default"):
+    source = EventSource(app, os.environ["PREFIX"] + queue)
+    event = source.take(2 if queue == "letters" else 1)
+    reported += source.settle(handler(event, Context()))
+for result in results:
+    result.refresh()
+print(json.dumps([reported, [str(result.status) for result in results], results[2].return_value]))
+"""
 NO_TASKS = f"django.tasks is of Django 6, and this is {django.__version__}"
 
 
@@ -124,8 +144,10 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 def on_sqs(shell: Shell, aws: Endpoint) -> None:
     """Have the project use queues of its own in the stand-in, and make them."""
+    prefix = unique("django-")
     given = {n: v for n, v in aws.environment.items() if not n.startswith("CLOUDQ_")}
-    given["SHOP_BROKER"] = f"sqs://eu-west-1?prefix={unique('django-')}"
+    given["SHOP_BROKER"] = f"sqs://eu-west-1?prefix={prefix}"
+    given |= {"PREFIX": prefix, "PYTHONPATH": str(ROOT)}
     given["SHOP_BACKEND"] = aws.environment["CLOUDQ_BACKEND"]
     shell.environment |= given
     queues = "default letters" if django.VERSION >= (6,) else "default"
@@ -179,3 +201,12 @@ def test_calls_on_commit_run_from_sqs(shell: Shell, aws: Endpoint) -> None:
     on_sqs(shell, aws)
     shell.run(Command(line="python manage.py cloudq worker --processes 1"))
     shell.run(Command(line="python manage.py place 3 | grep 'charged 600 for 3 orders'"))
+
+
+@pytest.mark.skipif(django.VERSION < (6,), reason=NO_TASKS)
+def test_djangos_tasks_run_in_a_lambda_function(shell: Shell, aws: Endpoint) -> None:
+    on_sqs(shell, aws)
+    (shell.folder / "function.py").write_text(LAMBDA)
+    shell.run(Command(line="python function.py > found.json"))
+    found = json.loads((shell.folder / "found.json").read_text())
+    assert found == [[], ["SUCCESSFUL", "FAILED", "SUCCESSFUL"], "8"]
