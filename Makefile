@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test check format docs site bench localstack mutate clean
+.PHONY: help demo quick django test check format docs site bench localstack mutate clean
 # The targets share one environment, so they run one after the other; tests use JOBS processes.
 .NOTPARALLEL:
 
@@ -37,6 +37,10 @@ demo: $(CORE) ## see it work on this machine: no account, no server, no docker
 
 quick: $(TEST) ## run the tests on memory and SQLite: no server, no process, under a minute
 	@$(BIN)/python -m pytest --quick -n 4 --dist worksteal -r fE $(ARGS)
+
+django: $(TEST) ## run the tests of cloudq.contrib.django; PYTHON=python3.12 VENV=... for Django 6
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/contrib/test_django_*.py \
+	  tests/execution/test_django.py $(ARGS)
 
 test: $(DEV) ## run all tests, drills shortened; ARGS="-k sqs" chooses, JOBS=6 processes
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)

@@ -63,7 +63,24 @@ def _close_old(database: Any) -> Sequence[Any]:
             connection.close()
         else:
             connection.close_if_unusable_or_obsolete()
+            # The next query asks first if the server has closed it meanwhile: where a request
+            # would be sent again by its user, a task would have failed for good.
+            connection.health_check_enabled = True
     return in_transaction
+
+
+def before_fork() -> None:
+    """Close the connections of this thread: what loading the app has opened, no two may share.
+
+    Nothing is done where the program has not configured Django.
+    """
+    conf: Any = sys.modules.get("django.conf")
+    if conf is None or not conf.settings.configured:
+        return
+    _close_all()
+    cache: Any = sys.modules.get("django.core.cache")
+    if cache is not None:
+        cache.close_caches()
 
 
 async def with_own_connections(call: Awaitable[Any]) -> Any:
@@ -82,7 +99,7 @@ async def with_own_connections(call: Awaitable[Any]) -> Any:
 
 
 def _close_all() -> None:
-    """Close the connections of a thread that ends."""
+    """Close the connections of this thread."""
     try:
         database: Any = import_module("django.db")
         database.connections.close_all()

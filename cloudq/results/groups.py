@@ -210,9 +210,8 @@ class GroupResult(ResultSet[R]):
 
     def __eq__(self, other: object) -> bool:
         """Tell whether it is the result of the same group, or its id."""
-        if isinstance(other, GroupResult):
-            found: GroupResult[Any] = other
-            return found.id == self.id and found.results == self.results
+        if isinstance(other, type(self)):
+            return other.id == self.id and other.results == self.results
         return other == self.id if isinstance(other, str) else NotImplemented
 
     @property

@@ -68,7 +68,13 @@ def test_it_is_mounted_under_fastapi(program: dict[str, object]) -> None:
 
 def test_it_stands_beside_django(program: dict[str, object]) -> None:
     if not settings.configured:
-        settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY="x" * 50)
+        settings.configure(
+            ROOT_URLCONF=__name__,
+            ALLOWED_HOSTS=["*"],
+            SECRET_KEY="x" * 50,
+            # For tests that come later in this process, which has configured Django by then.
+            DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        )
         django.setup()
     settings.ROOT_URLCONF = __name__
     settings.ALLOWED_HOSTS = ["*"]

@@ -213,7 +213,7 @@ class Shell:
             self.environment |= dict(word.split("=", 1) for word in words[1:])
         elif words[0] == "cd":
             self.folder /= words[1]
-        elif " ".join(words[:2]) in _STAYING and "--add-user" not in words:
+        elif _name(words) in _STAYING and "--add-user" not in words:
             self._start(words)
         else:
             done = subprocess.run(
@@ -234,7 +234,7 @@ class Shell:
 
     def _start(self, words: Sequence[str]) -> None:
         """Start what runs on; one of its kind that runs already is stopped first."""
-        name = " ".join(words[:2])
+        name = _name(words)
         self._stop(name)
         if name == "cloudq dashboard" and "--port" not in words:
             words = [*words, "--port", "0"]  # tests at the same time have one each
@@ -264,6 +264,12 @@ class Shell:
                 process.wait(0.5)
             except subprocess.TimeoutExpired:
                 continue
+
+
+def _name(words: Sequence[str]) -> str:
+    """Return the program and its command; `python manage.py cloudq` is cloudq."""
+    of_django = [*words[:3]] == ["python", "manage.py", "cloudq"]
+    return " ".join(words[2:4] if of_django else words[:2])
 
 
 def _look(address: str) -> None:

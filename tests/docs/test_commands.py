@@ -225,6 +225,23 @@ def _(scene: Scene) -> Words:
     return {"5000": port, "8000": port}
 
 
+@story("use-django")
+def _(scene: Scene) -> Words:
+    folder = scene.shell.folder
+    for package in ("mysite", "orders"):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").write_text("")
+    (folder / "manage.py").write_text(
+        "import os, sys\n"
+        'os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"\n'
+        "from django.core.management import execute_from_command_line\n"
+        "execute_from_command_line(sys.argv)\n"
+    )
+    page = DOCS / "how-to" / "use-django.md"
+    scene.shell.read(block for block in blocks(page) if block.file)
+    return {}
+
+
 @story("compose-workflows")
 def _(scene: Scene) -> Words:
     shop = scene.shop(past=PAST + CHORD)

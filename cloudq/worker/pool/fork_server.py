@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from cloudq.app import CloudQ
 from cloudq.driver.log import Log
+from cloudq.execution import django
 from cloudq.worker.options import WorkerOptions
 from cloudq.worker.pool.child_main import SIGNALS
 from cloudq.worker.pool.fork_main import ANSWER, FORK, Answer, serve, unfit
@@ -95,6 +96,7 @@ class ForkServer:
         self._is_there = False
         if before is None or not options.fork or options.pool is PoolKind.GEVENT:
             return
+        django.before_fork()
         reason = unfit(before)
         if reason is not None:
             log.info("importing the app %s: its processes are started anew, not forked", reason)

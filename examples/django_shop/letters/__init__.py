@@ -1,0 +1,1 @@
+"""Letters to customers, written by the tasks of Django 6."""
