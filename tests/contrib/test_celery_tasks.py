@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from pydantic import BaseModel
 
 from cloudq import ConfigurationError, InvalidArguments
 from cloudq.contrib.celery import (
@@ -33,6 +34,7 @@ from cloudq.contrib.celery.pytest import (
     celery_worker_pool,
     use_celery_app_trap,
 )
+from cloudq.tasks.call_options import Options
 from cloudq.testing import Worker, eventually
 from cloudq.testing.waiting import PATIENCE
 
@@ -47,6 +49,10 @@ __all__ = [
     "celery_worker_pool",
     "use_celery_app_trap",
 ]
+
+
+class Point(BaseModel):
+    x: int
 
 
 def _run(self: Any) -> int:
@@ -476,3 +482,64 @@ def test_a_request_has_celerys_fields(celery_app: Any, celery_worker: Worker) ->
 
     with pytest.raises(AttributeError, match="nothing"):
         missing.apply().get()
+
+
+class TestCallOptions:
+    @pytest.mark.filterwarnings("ignore::cloudq.contrib.celery.IgnoredByCloudQ")
+    def test_headers_may_be_of_any_json(self, celery_app: Any, celery_worker: Worker) -> None:
+        @celery_app.task(bind=True)
+        def show(self: Any) -> Any:
+            request = self.request
+            return [dict(request.headers), request.get("n"), request.tenant]
+
+        given = {"n": 5, "flag": True, "tenant": "t", "none": None, "list": [1, "a"]}
+        options: Any = {"headers": given, "compression": "gzip", "argsrepr": "(***)"}
+        expected = [given, 5, "t"]
+        assert show.apply_async(**options).get(timeout=PATIENCE) == expected
+        assert show.s().set(**options).delay().get(timeout=PATIENCE) == expected
+        assert show.apply(headers=given).get() == expected
+        with pytest.raises(ConfigurationError, match="JSON"):
+            show.apply_async(headers={"a": object()})
+        with pytest.raises(ConfigurationError, match="brotli"):
+            show.apply_async(compression="brotli")
+
+    def test_a_priority_on_a_plain_queue_is_told_of_once(
+        self, celery_app: Any, celery_worker: Worker
+    ) -> None:
+        @celery_app.task
+        def work() -> int:
+            return 1
+
+        @celery_app.task(priority=3)
+        def other() -> int:
+            return 2
+
+        with pytest.warns(IgnoredByCloudQ, match="priority_queues"):
+            result = work.apply_async(priority=9)
+        assert other.delay().get(timeout=PATIENCE) == 2
+        assert result.get(timeout=PATIENCE) == 1
+        app: Any = Celery("levels", broker="memory://levels", priority_queues=["celery"])
+        [message] = [app.publisher.builder.queue_of("x", (), {}, Options(priority=9))]
+        assert message == "celery-high"
+
+    def test_throw_is_for_calls_that_run_at_once(self, celery_app: Any) -> None:
+        @celery_app.task
+        def boom() -> None:
+            raise KeyError("x")
+
+        assert boom.apply_async(throw=True).id
+        celery_app.conf.task_always_eager = True
+        assert boom.apply_async(throw=False).failed()
+        with pytest.raises(KeyError):
+            boom.apply_async(throw=True)
+
+    def test_a_model_comes_back_as_celery_gives_it(
+        self, celery_app: Any, celery_worker: Worker
+    ) -> None:
+        @celery_app.task(pydantic=True)
+        def move(point: Point) -> Point:
+            assert isinstance(point, Point)
+            return Point(x=point.x + 1)
+
+        for result in (move.delay({"x": 1}), move.delay(Point(x=1)), move.apply(({"x": 1},))):
+            assert result.get(timeout=PATIENCE) == {"x": 2}

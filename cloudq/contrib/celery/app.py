@@ -18,6 +18,7 @@ from cloudq.contrib.celery.attributes import OPTIONS
 from cloudq.contrib.celery.conf import Conf, check_name, read_source
 from cloudq.contrib.celery.eager import CeleryEager
 from cloudq.contrib.celery.names import REFUSED, AppNames
+from cloudq.contrib.celery.rules import tell_once
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.task import (
     Task,
@@ -94,11 +95,24 @@ class Celery(AppNames, app.CloudQ):
         self._raw |= given
         before = APPS.latest
         super().__init__(main or "celery", task_cls=_class(task_cls), **made)
+        self.publisher.builder.is_plain = self._is_plain
         self.set_as_current = set_as_current
         if not set_as_current:
             APPS.latest = before
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
+
+    def _is_plain(self, queue: str) -> bool:
+        """Say if a queue has no priorities; one that is given there is told of once."""
+        if queue in self.runtime.conf.priority_queues:
+            return False
+        tell_once(
+            "priority",
+            f"{self._name}: queue {queue!r} has no priorities, so that of a call is ignored: "
+            f'declare them with priority_queues=["{queue}"]',
+            self.warned,
+        )
+        return True
 
     # ---- settings
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from inspect import getattr_static
 from typing import Any, ParamSpec, TypeVar, overload
@@ -21,6 +21,7 @@ from cloudq.contrib.celery.attributes import (
 from cloudq.contrib.celery.context import with_error
 from cloudq.contrib.celery.current import the_app
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
+from cloudq.contrib.celery.values import read_headers
 from cloudq.errors import ConfigurationError
 from cloudq.results.eager import EagerResult
 from cloudq.results.result import AsyncResult
@@ -99,6 +100,8 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
 
     def _set_up(self, function: Callable[..., Any], **parts: Any) -> None:
         super()._set_up(function, **parts)
+        if self.declared.get("pydantic"):
+            self.arguments = PlainResult(self.name, function, bound=self.bind, everything=True)
         self.wrapped = self._calls_itself()
 
     def _translated(self, options: Mapping[str, Any]) -> Any:
@@ -130,6 +133,14 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
     def app(self) -> Any:
         """The app that the task belongs to; of one that is not registered, the current app."""
         return vars(self).get("_app") or the_app()
+
+    @property
+    def request(self) -> Request:
+        """The call that is running, with headers of the types that they were given."""
+        request = super().request
+        return (
+            replace(request, headers=read_headers(request.headers)) if request.headers else request
+        )
 
     def push_request(self, **fields: Any) -> None:
         """Have `self.request` be a call with these fields, until `pop_request`: for tests."""
@@ -188,6 +199,9 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         """Send a call with options. Raises `ConfigurationError` for a refused one."""
         warned: set[str] = vars(self._app).setdefault("warned", set())
         options = self._named(args, kwargs, options)
+        throw = options.pop("throw", None)
+        if throw is not None and self._app.runtime.conf.task_always_eager:
+            return self.apply(args, kwargs, throw=throw, **options)
         made = call_options(options, of=f"{self.name}.apply_async", warned=warned)
         return super().apply_async(() if args is None else args, kwargs, **made)
 
@@ -230,6 +244,18 @@ def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
         if value is not None or name in TaskOptions.__annotations__
     }
+
+
+class PlainResult(Arguments):
+    """Arguments of a task with `pydantic=True`, whose caller gets the value as it is stored."""
+
+    def restore(self, value: Any) -> Any:
+        """Return the value: of a model its dictionary."""
+        return value
+
+    def restore_each(self, values: Any) -> Any:
+        """Return the values: of models their dictionaries."""
+        return values
 
 
 def arguments_of(task: task.Task[..., Any]) -> Arguments:
