@@ -155,6 +155,21 @@ class Request:
         return repr(dict(self.kwargs))
 
     @property
+    def task_id(self) -> str:
+        """The id of the call, as receivers of signals know it in Celery."""
+        return self.id
+
+    @property
+    def task_name(self) -> str:
+        """The name of the task, as receivers of signals know it in Celery."""
+        return self.task
+
+    @property
+    def name(self) -> str:
+        """The name of the task, as receivers of signals know it in Celery."""
+        return self.task
+
+    @property
     def lang(self) -> str:
         """The language of tasks."""
         return "py"

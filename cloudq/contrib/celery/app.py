@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, cast, overload
 
 from cloudq import app, settings
@@ -15,14 +14,15 @@ from cloudq.app.functions import main_module
 from cloudq.app.registration import register
 from cloudq.app.shared_task import APPS
 from cloudq.contrib.celery.attributes import OPTIONS
-from cloudq.contrib.celery.conf import Conf, check_name, read_source
+from cloudq.contrib.celery.conf import Conf, check_beat_schedule, check_name, read_source
+from cloudq.contrib.celery.control import Control
 from cloudq.contrib.celery.eager import CeleryEager
 from cloudq.contrib.celery.names import REFUSED, AppNames
 from cloudq.contrib.celery.rules import tell_once
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.task import (
-    Task,
     call_options,
+    class_of,
     has_run,
     is_task,
     own_keywords,
@@ -94,7 +94,7 @@ class Celery(AppNames, app.CloudQ):
         made = self._taken(given)
         self._raw |= given
         before = APPS.latest
-        super().__init__(main or "celery", task_cls=_class(task_cls), **made)
+        super().__init__(main or "celery", task_cls=class_of(task_cls), **made)
         self.publisher.builder.is_plain = self._is_plain
         self.set_as_current = set_as_current
         if not set_as_current:
@@ -180,6 +180,7 @@ class Celery(AppNames, app.CloudQ):
         for name in values:
             check_name(name)
         kept = {name for name in values if name in KEPT}
+        check_beat_schedule(values.get("beat_schedule"))
         settings = {name: value for name, value in values.items() if name not in kept}
         made = SETTINGS.apply(settings, of=self._name, ours=DECLARED, warned=self.warned)
         own = {name for name in made if name not in DECLARED}
@@ -327,6 +328,11 @@ class Celery(AppNames, app.CloudQ):
             return groups.GroupResult[Any](id, list(results))
         return self.restore_group(id)
 
+    @cached_property
+    def control(self) -> Control:
+        """Looks into live workers and tells them what to do, under Celery's names."""
+        return Control(self.runtime, self._results, self.queues)
+
     # ---- periodic tasks
 
     @cached_property
@@ -383,14 +389,3 @@ class Celery(AppNames, app.CloudQ):
         if name in REFUSED:
             raise AttributeError(f"a cloudq app has no {name}: {REFUSED[name]}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-
-def _class(given: type[Any] | str | None) -> type[Any]:
-    """Return the class of an app's tasks, importing it if it is given by its dotted name."""
-    if isinstance(given, str):
-        home, _, name = given.replace(":", ".").rpartition(".")
-        try:
-            return getattr(import_module(home), name)
-        except (ImportError, AttributeError) as error:
-            raise ConfigurationError(f"task_cls={given!r} is no class: {error}") from error
-    return given or Task

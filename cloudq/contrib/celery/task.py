@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from importlib import import_module
 from inspect import getattr_static
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -341,3 +342,14 @@ def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -
         return shared.shared_task(function)
     made: Any = shared.shared_task
     return made(**task_options(options, of="@shared_task", warned=set()))
+
+
+def class_of(given: type[Any] | str | None) -> type[Any]:
+    """Return the class of an app's tasks, importing it if it is given by its dotted name."""
+    if isinstance(given, str):
+        home, _, name = given.replace(":", ".").rpartition(".")
+        try:
+            return getattr(import_module(home), name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError(f"task_cls={given!r} is no class: {error}") from error
+    return given or Task
