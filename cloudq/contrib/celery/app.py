@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, overload
 
 from cloudq import app, settings
 from cloudq.app.eager import Eager
@@ -40,7 +40,6 @@ from cloudq.settings import DECLARED, Settings
 from cloudq.signals import Signal
 from cloudq.tasks import task
 from cloudq.tasks.call_options import Options
-from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.signature import Node
 
 if TYPE_CHECKING:  # not loaded in programs that only publish
@@ -240,9 +239,10 @@ class Celery(AppNames, app.CloudQ):
         )
         name = getattr(made, "name", None) or self.gen_task_name(kind.__name__, kind.__module__)
         function, bind = run_of(kind)
+        taken: Any = {**found, "name": name, "base": kind}
         return register(
             function,
-            cast("TaskOptions", {**found, "name": name, "base": kind}),
+            taken,
             bind=bind,
             app=self,
             tasks=self.tasks,

@@ -214,7 +214,7 @@ _JSON_HEADERS = "celery-json"
 
 def headers(value: Any) -> dict[str, str]:
     """Return headers as texts. Raises `ValueError` for a value that is no JSON."""
-    given = cast("Mapping[str, Any]", value)
+    given: Mapping[str, Any] = value
     made = {name: each for name, each in given.items() if isinstance(each, str)}
     others = {name: each for name, each in given.items() if not isinstance(each, str)}
     if not others:
