@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
@@ -49,6 +50,10 @@ __all__ = [
     "celery_worker_pool",
     "use_celery_app_trap",
 ]
+
+
+class Named(Task[..., Any]):
+    """A base that is given by its name."""
 
 
 class Point(BaseModel):
@@ -246,6 +251,37 @@ class TestAttributes:
         assert (task(), task.request.id) == (4, "one")
         task.pop_request()
         assert task() == 0
+
+
+def test_a_shared_task_is_the_current_apps_task(celery_app: Any) -> None:
+    @shared_task(name="shared.same", mark=1)
+    def same() -> int:
+        return 1
+
+    celery_app.set_current()
+    shared: Any = same
+    task = celery_app.tasks["shared.same"]
+    assert shared == task
+    assert shared != celery_app.task(name="other")(_same)
+    assert isinstance(shared, Task)
+    assert pickle.loads(pickle.dumps(task)) is task
+    assert task.options(countdown=5) is not task
+    assert (task.request.id, Task.name) == (None, None)
+
+
+def test_a_base_may_be_given_by_its_name(celery_app: Any) -> None:
+    task = celery_app.task(name="named", base=f"{__name__}.Named", mark=2)(_same)
+    assert (isinstance(task, Named), task.mark) == (True, 2)
+    assert isinstance(celery_app.task(name="plain", base=f"{__name__}:Named")(_same), Named)
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        celery_app.task(base="nowhere.Base")(_same)
+
+
+def test_an_exchange_beside_a_queue_says_no_more(celery_app: Any, celery_worker: Worker) -> None:
+    task = celery_app.task(name="work")(_same)
+    options: Any = {"queue": "celery", "exchange": "celery", "routing_key": "celery"}
+    assert task.apply_async((1,), **options).get(timeout=PATIENCE) == 1
+    assert celery_app.send_task("work", (2,), **options).get(timeout=PATIENCE) == 2
 
 
 class TestKeywords:

@@ -100,6 +100,7 @@ class Attributes:
     exchange: Any = _always(None)
     expires: Any = Attribute(None, _policy("expires"))
     ignore_result: Any = Attribute(None, _or_setting("ignore_result", "task_ignore_result"))
+    name: Any = None
     max_retries: Any = Attribute(3, _max_retries)
     priority: Any = Attribute(None, _policy("priority"))
     queue: Any = Attribute(None, _policy("queue"))

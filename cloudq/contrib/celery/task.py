@@ -36,6 +36,8 @@ from cloudq.tasks.request import Request, current_request
 from cloudq.tasks.signature import Node, Signature
 from cloudq.tasks.unchecked import Unchecked
 
+_EXCHANGE = ("exchange", "routing_key", "exchange_type")
+
 REQUEST_FIELDS = frozenset(each.name for each in fields(Request))
 
 P = ParamSpec("P")
@@ -138,10 +140,19 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
     @property
     def request(self) -> Request:
         """The call that is running, with headers of the types that they were given."""
-        request = super().request
-        return (
-            replace(request, headers=read_headers(request.headers)) if request.headers else request
-        )
+        found = super().request
+        if found.called_directly and not found.id:
+            none: Any = None
+            return replace(found, id=none)
+        return replace(found, headers=read_headers(found.headers)) if found.headers else found
+
+    def __reduce__(self) -> Any:
+        return task_named, (self.name,)
+
+    def __copy__(self) -> Any:
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self))
+        return made
 
     def push_request(self, **fields: Any) -> None:
         """Have `self.request` be a call with these fields, until `pop_request`: for tests."""
@@ -277,6 +288,11 @@ def has_run(kind: type[Any]) -> bool:
     return kind.run is not vars(task.Task)["run"]
 
 
+def task_named(name: str) -> Any:
+    """Return a task of the current app, for those that are pickled."""
+    return the_app().tasks[name]
+
+
 def run_of(kind: type[Any]) -> tuple[Callable[..., Any], bool]:
     """Return the function of a task that is written as a class, and whether it gets the task."""
     found = getattr_static(kind, "run")
@@ -295,9 +311,9 @@ def own_keywords(options: dict[str, Any], base: type[Any]) -> dict[str, Any]:
         if name not in known and not get_close_matches(name, known, n=1, cutoff=0.8)
     }
     if not own:
-        return options
+        return {**options, "base": class_of(options["base"])} if options.get("base") else options
     kept = {name: value for name, value in options.items() if name not in own}
-    base = kept.get("base") or base
+    base = class_of(kept.get("base") or base)
     kept["base"] = type(base.__name__, (base,), {"__module__": base.__module__, **own})
     return kept
 
@@ -327,6 +343,8 @@ def task_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> di
 def call_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
     """Translate a call's options to cloudq's, without None. Raises `ConfigurationError`."""
     given = {name: value for name, value in options.items() if value is not None}
+    if "queue" in given:  # which is what they come to
+        given = {name: value for name, value in given.items() if name not in _EXCHANGE}
     # Callbacks are parameters of their own where calls take them.
     ours = {*CallOptions.__annotations__, "link", "link_error"}
     return CALL_OPTIONS.apply(given, of=of, ours=ours, warned=warned)
@@ -351,5 +369,5 @@ def class_of(given: type[Any] | str | None) -> type[Any]:
         try:
             return getattr(import_module(home), name)
         except (ImportError, AttributeError) as error:
-            raise ConfigurationError(f"task_cls={given!r} is no class: {error}") from error
+            raise ConfigurationError(f"{given!r} is no class of tasks: {error}") from error
     return given or Task
