@@ -35,6 +35,7 @@ from cloudq.contrib.celery.pytest import (
     celery_worker_pool,
     use_celery_app_trap,
 )
+from cloudq.contrib.celery.testing import start_worker
 from cloudq.tasks.call_options import Options
 from cloudq.testing import Worker, eventually
 from cloudq.testing.waiting import PATIENCE
@@ -149,6 +150,30 @@ class TestClasses:
         with pytest.raises(ConfigurationError, match=name):
             setattr(task, name, value)
         assert name not in vars(task)
+
+    def test_what_a_class_overrides_is_called_or_refused(self, celery_app: Any) -> None:
+        bound: list[Any] = []
+
+        class Bound(celery_app.Task):
+            @classmethod
+            def on_bound(cls, app: Any) -> None:
+                bound.append(app)
+
+            def apply_async(
+                self, args: Any = None, kwargs: Any = None, *more: Any, **o: Any
+            ) -> Any:
+                return super().apply_async(args, kwargs, *more, **{**o, "queue": "mine"})
+
+        task = celery_app.task(base=Bound, name="bound")(_same)
+        assert bound == [celery_app]
+        sent = [task.apply_async((1,), None, "my-id"), task.delay(2), task.s(3).delay()]
+        assert sent[0].id == "my-id"
+        with start_worker(celery_app, queues="mine"):
+            assert [result.get(timeout=PATIENCE) for result in sent] == [1, 2, 3]
+        for name in ("on_replace", "start_strategy", "from_config"):
+            kind: Any = type("Odd", (celery_app.Task,), {name: _run, "run": _run})
+            with pytest.raises(ConfigurationError, match=name):
+                celery_app.register_task(kind())
 
     def test_what_a_class_has_takes_effect(self, celery_app: Any) -> None:
         class Base(celery_app.Task):

@@ -16,6 +16,7 @@ from cloudq.contrib.celery.attributes import (
     OPTIONS,
     Attribute,
     Attributes,
+    check_class,
     check_settable,
     refuse,
 )
@@ -106,6 +107,7 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         if self.declared.get("pydantic"):
             self.arguments = PlainResult(self.name, function, bound=self.bind, everything=True)
         self.wrapped = self._calls_itself()
+        self.on_bound(self._app)
 
     def _translated(self, options: Mapping[str, Any]) -> Any:
         warned: set[str] = vars(self._app).setdefault("warned", set())
@@ -114,6 +116,7 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
     @classmethod
     def class_options(cls, names: Collection[str]) -> dict[str, Any]:
         """Return the options that the class has as attributes. Raises `ConfigurationError`."""
+        check_class(cls)
         found = {
             name: value
             for name, value in super().class_options(OPTIONS & {*names, *OPTIONS}).items()
@@ -153,6 +156,10 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         made = type(self).__new__(type(self))
         vars(made).update(vars(self))
         return made
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Do something when a task of this class is made for an app. Override it."""
 
     def push_request(self, **fields: Any) -> None:
         """Have `self.request` be a call with these fields, until `pop_request`: for tests."""
@@ -206,9 +213,16 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         self,
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        producer: None = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
         **options: Any,
     ) -> AsyncResult[R]:
         """Send a call with options. Raises `ConfigurationError` for a refused one."""
+        named = {"task_id": task_id, "producer": producer, "shadow": shadow}
+        options = {**options, **named, "link": link, "link_error": link_error}
         warned: set[str] = vars(self._app).setdefault("warned", set())
         options = self._named(args, kwargs, options)
         throw = options.pop("throw", None)
