@@ -72,6 +72,13 @@ class Apps:
             )
         return app
 
+    def has_current(self) -> bool:
+        """Say if there is an app."""
+        try:
+            return bool(self.current())
+        except ConfigurationError:
+            return False
+
     def set_current(self, app: TaskApp | None) -> None:
         self._here.app = app
 
@@ -114,7 +121,12 @@ class SharedTask:
 
     @property
     def __class__(self) -> type:  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
-        return Task
+        return type(self._task()) if APPS.has_current() else Task
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (APPS.has_current() and self._task() is other)
+
+    __hash__ = object.__hash__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._task()(*args, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +38,8 @@ _PLAIN_FIELDS = frozenset({"id", "task", "args", "kwargs", "queue", "sent_at"})
 
 class MessageBuilder:
     """Builds the messages of one app's calls. `tasks` may grow; other names are sent unchecked."""
+
+    is_plain: Callable[[str], bool] | None = None  # of a queue whose calls have no priority
 
     def __init__(self, runtime: Runtime, tasks: Mapping[str, Task[..., Any]]) -> None:
         self._runtime = runtime
@@ -251,7 +253,7 @@ class MessageBuilder:
         priority = options.priority
         if priority is None and task is not None:
             priority = task.policy.priority
-        if priority is None:
+        if priority is None or (self.is_plain is not None and self.is_plain(queue)):
             return queue
         return queue_for(queue, priority, self._runtime.conf.priority_queues)
 
@@ -263,10 +265,7 @@ class MessageBuilder:
         options: Options,
         **fields: Any,
     ) -> TaskMessage:
-        """Build the message of a routed call from wire values. Raises `InvalidArguments`.
-
-        Raises `ConfigurationError` for a priority on a queue that has none.
-        """
+        """Build the message of a routed call from wire values. Raises as `queue_of`."""
         message = self._message(name, args, kwargs, options, fields)
         tracing = open_tracing(self._runtime.conf.tracing)
         return message if tracing is None else in_span(tracing, message)

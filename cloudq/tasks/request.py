@@ -124,12 +124,12 @@ class Request:
 
     @property
     def ignore_result(self) -> bool:
-        """Whether its caller has asked for its result to be ignored."""
+        """True if its caller has asked for its result to be ignored."""
         return bool(self.message and self.message.ignore_result)
 
     @property
     def replaced_task_nesting(self) -> int:
-        """How often a task of its id was replaced."""
+        """The number of times that a task of its id was replaced."""
         return self.message.replaced if self.message else 0
 
     @property
@@ -153,6 +153,21 @@ class Request:
     def kwargsrepr(self) -> str:
         """The keyword arguments as text."""
         return repr(dict(self.kwargs))
+
+    @property
+    def task_id(self) -> str:
+        """The id of the call, as receivers of signals know it in Celery."""
+        return self.id
+
+    @property
+    def task_name(self) -> str:
+        """The name of the task, as receivers of signals know it in Celery."""
+        return self.task
+
+    @property
+    def name(self) -> str:
+        """The name of the task, as receivers of signals know it in Celery."""
+        return self.task
 
     @property
     def lang(self) -> str:

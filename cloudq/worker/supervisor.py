@@ -305,6 +305,16 @@ class Worker:
         self._stop_threads()
         return False
 
+    @property
+    def app(self) -> CloudQ:
+        """The app whose tasks it runs."""
+        return self._app
+
+    @property
+    def hostname(self) -> str:
+        """Its name, as in `cloudq status`."""
+        return self._options.hostname
+
     def _stop_threads(self) -> None:
         self._heartbeat.stop()
         self._settler.stop()

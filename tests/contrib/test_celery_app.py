@@ -18,6 +18,8 @@ from cloudq import ConfigurationError, signals
 from cloudq.contrib import celery as layer
 from cloudq.contrib.celery import Celery, IgnoredByCloudQ, chain, chord, exceptions, group, states
 from cloudq.contrib.celery.app import REFUSED
+from cloudq.contrib.celery.control import REFUSED as REFUSED_OF_CONTROL
+from cloudq.contrib.celery.control import REFUSED_OF_INSPECT, with_times
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
 from cloudq.contrib.celery.pytest import (
     celery_app,
@@ -34,6 +36,7 @@ from cloudq.contrib.celery.pytest import (
 )
 from cloudq.contrib.celery.rules import Fate, Rule
 from cloudq.contrib.celery.task import call_options
+from cloudq.contrib.celery.worker.control import control_command, inspect_command
 from cloudq.results.record import State
 from cloudq.testing import Worker, drain, eventually
 from cloudq.testing.waiting import PATIENCE
@@ -465,3 +468,61 @@ def test_control_and_inspect_have_celerys_names(celery_app: Celery) -> None:
     for name in ("active", "reserved", "scheduled", "registered", "revoked", "stats", "conf"):
         assert inspect.ismethod(getattr(control.inspect(), name)), name
     assert control.inspect(timeout=0.01).ping() is None
+    assert control.inspect(timeout=0.01).scheduled() is None
+    assert control.discard_all() in (None, 0)
+    for there, reasons in ((control, REFUSED_OF_CONTROL), (control.inspect(), REFUSED_OF_INSPECT)):
+        for name, reason in reasons.items():
+            with pytest.raises(AttributeError, match=name) as caught:
+                getattr(there, name)
+            assert reason in str(caught.value)
+            assert not hasattr(there, "nothing")
+
+
+def test_what_is_scheduled_has_its_time_as_text() -> None:
+    given = [{"eta": 0.5, "request": {"id": "one"}}, {"eta": None}]
+    assert with_times(given)[0]["eta"] == "1970-01-01T00:00:00.500000+00:00"
+    assert with_times(given)[1]["eta"] is None
+    assert with_times("no such command") == "no such command"
+
+
+def test_commands_of_ones_own_have_celerys_decorators(celery_app: Celery) -> None:
+    celery_app.set_current()
+
+    @control_command(args=[("n", int)], signature="[N=1]", help="Sets it.")
+    def set_level(state: Any, n: int) -> Any:
+        return {"ok": n}
+
+    @inspect_command()
+    def level(state: Any) -> Any:
+        return 1
+
+    registry = celery_app.control.registry
+    assert registry.find("set_level", "control").run is set_level
+    assert registry.find("level", "inspect").run is level
+    with pytest.raises(ConfigurationError, match="alias"):
+        control_command(alias="lvl")
+
+
+def test_a_schedule_that_is_relative_is_refused_at_once() -> None:
+    entry = {"task": "add", "schedule": 30.0, "relative": True}
+    with pytest.raises(ConfigurationError, match="start="):
+        Celery("shop", broker="memory://shop", changes={"beat_schedule": {"often": entry}})
+    app = Celery("shop", broker="memory://shop")
+    with pytest.raises(ConfigurationError, match="start="):
+        app.conf.beat_schedule = {"often": entry}
+
+
+def test_receivers_of_signals_know_the_call(celery_app: Celery, celery_worker: Worker) -> None:
+    seen: list[Any] = []
+
+    def receive(sender: Any = None, request: Any = None, **more: Any) -> None:
+        seen.append((request.id, request.task_id, request.name, request.task_name))
+
+    work = celery_app.task(name="work")(lambda: 1)
+    layer.signals.task_received.connect(receive)
+    try:
+        result = work.delay()
+        result.get(timeout=PATIENCE)
+    finally:
+        layer.signals.task_received.disconnect(receive)
+    assert seen == [(result.id, result.id, "work", "work")]

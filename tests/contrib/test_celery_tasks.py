@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from pydantic import BaseModel
 
 from cloudq import ConfigurationError, InvalidArguments
 from cloudq.contrib.celery import (
@@ -33,6 +35,8 @@ from cloudq.contrib.celery.pytest import (
     celery_worker_pool,
     use_celery_app_trap,
 )
+from cloudq.contrib.celery.testing import start_worker
+from cloudq.tasks.call_options import Options
 from cloudq.testing import Worker, eventually
 from cloudq.testing.waiting import PATIENCE
 
@@ -47,6 +51,14 @@ __all__ = [
     "celery_worker_pool",
     "use_celery_app_trap",
 ]
+
+
+class Named(Task[..., Any]):
+    """A base that is given by its name."""
+
+
+class Point(BaseModel):
+    x: int
 
 
 def _run(self: Any) -> int:
@@ -138,6 +150,30 @@ class TestClasses:
         with pytest.raises(ConfigurationError, match=name):
             setattr(task, name, value)
         assert name not in vars(task)
+
+    def test_what_a_class_overrides_is_called_or_refused(self, celery_app: Any) -> None:
+        bound: list[Any] = []
+
+        class Bound(celery_app.Task):
+            @classmethod
+            def on_bound(cls, app: Any) -> None:
+                bound.append(app)
+
+            def apply_async(
+                self, args: Any = None, kwargs: Any = None, *more: Any, **o: Any
+            ) -> Any:
+                return super().apply_async(args, kwargs, *more, **{**o, "queue": "mine"})
+
+        task = celery_app.task(base=Bound, name="bound")(_same)
+        assert bound == [celery_app]
+        sent = [task.apply_async((1,), None, "my-id"), task.delay(2), task.s(3).delay()]
+        assert sent[0].id == "my-id"
+        with start_worker(celery_app, queues="mine"):
+            assert [result.get(timeout=PATIENCE) for result in sent] == [1, 2, 3]
+        for name in ("on_replace", "start_strategy", "from_config"):
+            kind: Any = type("Odd", (celery_app.Task,), {name: _run, "run": _run})
+            with pytest.raises(ConfigurationError, match=name):
+                celery_app.register_task(kind())
 
     def test_what_a_class_has_takes_effect(self, celery_app: Any) -> None:
         class Base(celery_app.Task):
@@ -240,6 +276,37 @@ class TestAttributes:
         assert (task(), task.request.id) == (4, "one")
         task.pop_request()
         assert task() == 0
+
+
+def test_a_shared_task_is_the_current_apps_task(celery_app: Any) -> None:
+    @shared_task(name="shared.same", mark=1)
+    def same() -> int:
+        return 1
+
+    celery_app.set_current()
+    shared: Any = same
+    task = celery_app.tasks["shared.same"]
+    assert shared == task
+    assert shared != celery_app.task(name="other")(_same)
+    assert isinstance(shared, Task)
+    assert pickle.loads(pickle.dumps(task)) is task
+    assert task.options(countdown=5) is not task
+    assert (task.request.id, Task.name) == (None, None)
+
+
+def test_a_base_may_be_given_by_its_name(celery_app: Any) -> None:
+    task = celery_app.task(name="named", base=f"{__name__}.Named", mark=2)(_same)
+    assert (isinstance(task, Named), task.mark) == (True, 2)
+    assert isinstance(celery_app.task(name="plain", base=f"{__name__}:Named")(_same), Named)
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        celery_app.task(base="nowhere.Base")(_same)
+
+
+def test_an_exchange_beside_a_queue_says_no_more(celery_app: Any, celery_worker: Worker) -> None:
+    task = celery_app.task(name="work")(_same)
+    options: Any = {"queue": "celery", "exchange": "celery", "routing_key": "celery"}
+    assert task.apply_async((1,), **options).get(timeout=PATIENCE) == 1
+    assert celery_app.send_task("work", (2,), **options).get(timeout=PATIENCE) == 2
 
 
 class TestKeywords:
@@ -476,3 +543,64 @@ def test_a_request_has_celerys_fields(celery_app: Any, celery_worker: Worker) ->
 
     with pytest.raises(AttributeError, match="nothing"):
         missing.apply().get()
+
+
+class TestCallOptions:
+    @pytest.mark.filterwarnings("ignore::cloudq.contrib.celery.IgnoredByCloudQ")
+    def test_headers_may_be_of_any_json(self, celery_app: Any, celery_worker: Worker) -> None:
+        @celery_app.task(bind=True)
+        def show(self: Any) -> Any:
+            request = self.request
+            return [dict(request.headers), request.get("n"), request.tenant]
+
+        given = {"n": 5, "flag": True, "tenant": "t", "none": None, "list": [1, "a"]}
+        options: Any = {"headers": given, "compression": "gzip", "argsrepr": "(***)"}
+        expected = [given, 5, "t"]
+        assert show.apply_async(**options).get(timeout=PATIENCE) == expected
+        assert show.s().set(**options).delay().get(timeout=PATIENCE) == expected
+        assert show.apply(headers=given).get() == expected
+        with pytest.raises(ConfigurationError, match="JSON"):
+            show.apply_async(headers={"a": object()})
+        with pytest.raises(ConfigurationError, match="brotli"):
+            show.apply_async(compression="brotli")
+
+    def test_a_priority_on_a_plain_queue_is_told_of_once(
+        self, celery_app: Any, celery_worker: Worker
+    ) -> None:
+        @celery_app.task
+        def work() -> int:
+            return 1
+
+        @celery_app.task(priority=3)
+        def other() -> int:
+            return 2
+
+        with pytest.warns(IgnoredByCloudQ, match="priority_queues"):
+            result = work.apply_async(priority=9)
+        assert other.delay().get(timeout=PATIENCE) == 2
+        assert result.get(timeout=PATIENCE) == 1
+        app: Any = Celery("levels", broker="memory://levels", priority_queues=["celery"])
+        [message] = [app.publisher.builder.queue_of("x", (), {}, Options(priority=9))]
+        assert message == "celery-high"
+
+    def test_throw_is_for_calls_that_run_at_once(self, celery_app: Any) -> None:
+        @celery_app.task
+        def boom() -> None:
+            raise KeyError("x")
+
+        assert boom.apply_async(throw=True).id
+        celery_app.conf.task_always_eager = True
+        assert boom.apply_async(throw=False).failed()
+        with pytest.raises(KeyError):
+            boom.apply_async(throw=True)
+
+    def test_a_model_comes_back_as_celery_gives_it(
+        self, celery_app: Any, celery_worker: Worker
+    ) -> None:
+        @celery_app.task(pydantic=True)
+        def move(point: Point) -> Point:
+            assert isinstance(point, Point)
+            return Point(x=point.x + 1)
+
+        for result in (move.delay({"x": 1}), move.delay(Point(x=1)), move.apply(({"x": 1},))):
+            assert result.get(timeout=PATIENCE) == {"x": 2}

@@ -167,9 +167,11 @@ def progress(self: Task[..., str]) -> str:
 
 
 def _tell(signal: signals.Signal, name: str) -> None:
-    def receiver(**_: object) -> None:
+    def receiver(sender: Any = None, **_: object) -> None:
         if "DRILL_LEDGER" in os.environ:
             note(f"signal {name} {os.getpid()}")
+            if name == "worker_ready":
+                note(f"hostname {sender.hostname} of {sender.app.name}")
 
     signal.connect(receiver, weak=False)
 

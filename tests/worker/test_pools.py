@@ -146,6 +146,9 @@ def test_signals_of_a_worker_and_its_processes(life: Place) -> None:
     assert worker.stop() == 0
     told = [entry.split()[1:] for entry in life.entries() if entry.startswith("signal")]
     ours = str(worker.process.pid)
+    [hostname] = [entry for entry in life.entries() if entry.startswith("hostname")]
+    assert hostname.split()[2:] == ["of", "life"]
+    assert hostname.split()[1].endswith(ours)
     assert [name for name, process in told if process == ours] == [
         "worker_init",
         "worker_ready",

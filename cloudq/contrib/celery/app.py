@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, Unpack, overload
 
 from cloudq import app, settings
 from cloudq.app.eager import Eager
@@ -16,13 +15,15 @@ from cloudq.app.registration import register
 from cloudq.app.shared_task import APPS
 from cloudq.contrib.celery import results as result_names
 from cloudq.contrib.celery.attributes import OPTIONS
-from cloudq.contrib.celery.conf import Conf, check_name, read_source
+from cloudq.contrib.celery.conf import Conf, check_beat_schedule, check_name, read_source
+from cloudq.contrib.celery.control import Control
 from cloudq.contrib.celery.eager import CeleryEager
 from cloudq.contrib.celery.names import REFUSED, AppNames
+from cloudq.contrib.celery.rules import tell_once
 from cloudq.contrib.celery.settings_table import KEPT, SETTINGS, modern
 from cloudq.contrib.celery.task import (
-    Task,
     call_options,
+    class_of,
     has_run,
     is_task,
     own_keywords,
@@ -40,7 +41,6 @@ from cloudq.settings import DECLARED, Settings
 from cloudq.signals import Signal
 from cloudq.tasks import task
 from cloudq.tasks.call_options import Options
-from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.signature import Node
 
 if TYPE_CHECKING:  # not loaded in programs that only publish
@@ -94,13 +94,26 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         made = self._taken(given)
         self._raw |= given
         before = APPS.latest
-        super().__init__(main or "celery", task_cls=_class(task_cls), **made)
+        super().__init__(main or "celery", task_cls=class_of(task_cls), **made)
+        self.publisher.builder.is_plain = self._is_plain
         self.set_as_current = set_as_current
         if not set_as_current:
             APPS.latest = before
         self._results.kind = result_names.AsyncResult
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
+
+    def _is_plain(self, queue: str) -> bool:
+        """Say if a queue has no priorities; one that is given there is told of once."""
+        if queue in self.runtime.conf.priority_queues:
+            return False
+        tell_once(
+            "priority",
+            f"{self._name}: queue {queue!r} has no priorities, so that of a call is ignored: "
+            f'declare them with priority_queues=["{queue}"]',
+            self.warned,
+        )
+        return True
 
     # ---- settings
 
@@ -168,6 +181,7 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         for name in values:
             check_name(name)
         kept = {name for name in values if name in KEPT}
+        check_beat_schedule(values.get("beat_schedule"))
         settings = {name: value for name, value in values.items() if name not in kept}
         made = SETTINGS.apply(settings, of=self._name, ours=DECLARED, warned=self.warned)
         own = {name for name in made if name not in DECLARED}
@@ -227,9 +241,10 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         )
         name = getattr(made, "name", None) or self.gen_task_name(kind.__name__, kind.__module__)
         function, bind = run_of(kind)
+        taken: Any = {**found, "name": name, "base": kind}
         return register(
             function,
-            cast("TaskOptions", {**found, "name": name, "base": kind}),
+            taken,
             bind=bind,
             app=self,
             tasks=self.tasks,
@@ -305,6 +320,11 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         """Make what runs this app's deliveries; no task waits for another, as in Celery."""
         return super().executor(**{**options, "places": Places(0)})
 
+    @cached_property
+    def control(self) -> Control:
+        """Looks into live workers and tells them what to do, under Celery's names."""
+        return Control(self.runtime, self._results, self.queues)
+
     # ---- periodic tasks
 
     @cached_property
@@ -361,14 +381,3 @@ class Celery(AppNames, result_names.ResultMakers, app.CloudQ):
         if name in REFUSED:
             raise AttributeError(f"a cloudq app has no {name}: {REFUSED[name]}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-
-def _class(given: type[Any] | str | None) -> type[Any]:
-    """Return the class of an app's tasks, importing it if it is given by its dotted name."""
-    if isinstance(given, str):
-        home, _, name = given.replace(":", ".").rpartition(".")
-        try:
-            return getattr(import_module(home), name)
-        except (ImportError, AttributeError) as error:
-            raise ConfigurationError(f"task_cls={given!r} is no class: {error}") from error
-    return given or Task

@@ -25,6 +25,9 @@ REFUSED = {
     "from_config": "a task reads the app's settings when it is used: give options to @app.task",
     "request_stack": "the running call is self.request; tests use push_request and pop_request",
     "send_event": "events are the worker's own: record a state with self.update_state",
+    "add_trail": "a result knows the tasks before it, whoever made them",
+    "on_replace": "a task is replaced by raising: override `replace` of the class",
+    "annotate": "the setting task_annotations is applied when the task is made",
     "add_around": "write a middleware, CloudQ(middleware=[...]), or a base class's __call__",
 }
 
@@ -100,6 +103,7 @@ class Attributes:
     exchange: Any = _always(None)
     expires: Any = Attribute(None, _policy("expires"))
     ignore_result: Any = Attribute(None, _or_setting("ignore_result", "task_ignore_result"))
+    name: Any = None
     max_retries: Any = Attribute(3, _max_retries)
     priority: Any = Attribute(None, _policy("priority"))
     queue: Any = Attribute(None, _policy("queue"))
@@ -129,6 +133,13 @@ def refuse(name: str, kind: type[Any]) -> NoReturn:
     if name in REFUSED:
         raise AttributeError(f"a cloudq task has no {name}: {REFUSED[name]}")
     raise AttributeError(f"{kind.__name__!r} object has no attribute {name!r}")
+
+
+def check_class(kind: type[Any]) -> None:
+    """Raise `ConfigurationError` for a class that overrides what nothing here would call."""
+    for name, why in REFUSED.items():
+        if any(name in vars(each) for each in kind.__mro__):
+            raise ConfigurationError(f"class {kind.__name__}: {name} has no effect here: {why}")
 
 
 def check_settable(name: str, task: str) -> None:

@@ -205,6 +205,17 @@ def check_name(name: str) -> None:
         raise ConfigurationError(f"there is no setting {name!r}: did you mean {close[0]}?")
 
 
+def check_beat_schedule(schedule: object) -> None:
+    """Raise `ConfigurationError` for an entry that counts from the start of a beat."""
+    entries: Mapping[str, Any] = schedule if isinstance(schedule, Mapping) else {}  # pyright: ignore[reportUnknownVariableType]
+    for name, entry in entries.items():
+        if isinstance(entry, Mapping) and cast("Mapping[str, Any]", entry).get("relative"):
+            raise ConfigurationError(
+                f"beat_schedule: entry {name!r}: relative=True counts from the start of a beat, "
+                "and several may run: give start="
+            )
+
+
 def _plain(name: str, prefix: str = "") -> str:
     """Return the name used in the tables; the program's own names are unchanged."""
     bare = name[len(prefix) :]

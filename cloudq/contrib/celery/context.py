@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from cloudq.errors import BackendError, CloudQError
 from cloudq.messages.values import from_wire
@@ -94,7 +94,7 @@ def with_error(args: tuple[Any, ...], runtime: Runtime, *, stored: bool) -> tupl
     """
     if len(args) < 3 or not _is_failed_call(args[0]) or not isinstance(args[1], str):
         return args
-    given, told, traceback = cast("tuple[dict[str, Any], str, str | None]", args[:3])
+    given, told, traceback = args[:3]
     request = Context(given)
     request.args = [from_wire(arg) for arg in given.get("args", ())]
     request.kwargs = {name: from_wire(arg) for name, arg in given.get("kwargs", {}).items()}
@@ -106,10 +106,10 @@ def with_error(args: tuple[Any, ...], runtime: Runtime, *, stored: bool) -> tupl
     return (request, failure(record), traceback, *args[3:])
 
 
-def _is_failed_call(given: object) -> bool:
+def _is_failed_call(given: Any) -> bool:
     if type(given) is not dict:
         return False
-    names = list(cast("dict[str, Any]", given))
+    names: list[Any] = [*given]
     return tuple(names[:3]) == _ALWAYS and _KNOWN.issuperset(names)
 
 

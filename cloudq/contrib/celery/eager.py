@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from cloudq.app.eager import Eager
 from cloudq.contrib.celery.states import IGNORED
@@ -43,7 +43,8 @@ class EagerResult(eager.EagerResult[R]):
         return self.record.state == State.REJECTED
 
     def _given(self, record: Record, propagate: bool) -> R:
-        return cast("R", None) if self._is_rejected() else super()._given(record, propagate)
+        nothing: Any = None
+        return nothing if self._is_rejected() else super()._given(record, propagate)
 
 
 class CeleryEager(Eager):

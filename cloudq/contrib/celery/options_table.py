@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloudq.contrib.celery.rules import Table, carried, ignored, refused
-from cloudq.contrib.celery.values import publish_policy_of, seconds
+from cloudq.contrib.celery.values import compression, headers, publish_policy_of, seconds
 
 _NO_EXCHANGE = "there are no exchanges: a call goes to a queue, name it with queue="
 _CONNECTION = "the app keeps the connection, and opens it when it is first used"
@@ -72,7 +72,22 @@ TASK_OPTIONS = Table(
             "arguments and results are not logged",
             "resultrepr_maxsize",
         ),
+        *refused(
+            "an eager result is its caller's alone",
+            "store_eager_result",
+            fine=(False, None),
+        ),
+        *refused(
+            "a worker's parts cannot be exchanged: use middleware",
+            "Request Strategy",
+        ),
+        *refused(
+            "models are validated and written as their own configuration says: see ConfigDict",
+            "pydantic_strict pydantic_context pydantic_dump_kwargs",
+            fine=(None,),
+        ),
         carried("typing"),
+        carried("compression", read=compression),
         carried("time_limit", read=seconds),
         carried("soft_time_limit", read=seconds),
         carried("expires", read=seconds),
@@ -105,6 +120,28 @@ CALL_OPTIONS = Table(
             "a result knows the tasks before it, whoever made them",
             "add_to_parent",
         ),
+        *ignored(
+            "arguments are not logged, and a message has them once",
+            "argsrepr kwargsrepr",
+        ),
+        *ignored(
+            "a message says by itself in what form it is",
+            "content_type content_encoding",
+        ),
+        *ignored(
+            "queues are made with `cloudq queues create`",
+            "declare",
+        ),
+        *refused(
+            "a message has headers, and no other properties: give headers={...}",
+            "app_id cluster_id message_id timestamp type user_id expiration",
+        ),
+        *refused(
+            "a call carries headers, and no stamps: give headers={...}",
+            "stamped_headers",
+        ),
+        carried("compression", read=compression),
+        carried("headers", read=headers),
         carried("retry"),
         carried("retry_policy", read=publish_policy_of),
         carried("expires", read=seconds),

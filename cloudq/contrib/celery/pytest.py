@@ -79,7 +79,7 @@ def celery_enable_logging() -> bool:
 
 @pytest.fixture(scope="session")
 def use_celery_app_trap() -> bool:
-    """Whether the use of a current app is an error; override this fixture to have that."""
+    """False. A trap for the use of a current app is refused: shared tasks need one."""
     return False
 
 

@@ -120,10 +120,14 @@ class Table:
         return made
 
     def _warn(self, rule: Rule, name: str, of: str, warned: set[str]) -> None:
-        if name in warned:
-            return
-        warned.add(name)
         text = f"{of}: the {self.what} {name} has no meaning here and is ignored: {rule.why}"
+        tell_once(name, text, warned)
+
+
+def tell_once(name: str, text: str, warned: set[str]) -> None:
+    """Warn of what is ignored, unless `warned` has its name already."""
+    if name not in warned:
+        warned.add(name)
         warnings.warn(text, IgnoredByCloudQ, stacklevel=_callers())
 
 

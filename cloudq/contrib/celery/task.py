@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
+from importlib import import_module
 from inspect import getattr_static
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -15,12 +16,14 @@ from cloudq.contrib.celery.attributes import (
     OPTIONS,
     Attribute,
     Attributes,
+    check_class,
     check_settable,
     refuse,
 )
 from cloudq.contrib.celery.context import with_error
 from cloudq.contrib.celery.current import the_app
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
+from cloudq.contrib.celery.values import read_headers
 from cloudq.errors import ConfigurationError
 from cloudq.results.eager import EagerResult
 from cloudq.results.result import AsyncResult
@@ -33,6 +36,8 @@ from cloudq.tasks.options import TaskOptions
 from cloudq.tasks.request import Request, current_request
 from cloudq.tasks.signature import Node, Signature
 from cloudq.tasks.unchecked import Unchecked
+
+_EXCHANGE = ("exchange", "routing_key", "exchange_type")
 
 REQUEST_FIELDS = frozenset(each.name for each in fields(Request))
 
@@ -99,7 +104,10 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
 
     def _set_up(self, function: Callable[..., Any], **parts: Any) -> None:
         super()._set_up(function, **parts)
+        if self.declared.get("pydantic"):
+            self.arguments = PlainResult(self.name, function, bound=self.bind, everything=True)
         self.wrapped = self._calls_itself()
+        self.on_bound(self._app)
 
     def _translated(self, options: Mapping[str, Any]) -> Any:
         warned: set[str] = vars(self._app).setdefault("warned", set())
@@ -108,6 +116,7 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
     @classmethod
     def class_options(cls, names: Collection[str]) -> dict[str, Any]:
         """Return the options that the class has as attributes. Raises `ConfigurationError`."""
+        check_class(cls)
         found = {
             name: value
             for name, value in super().class_options(OPTIONS & {*names, *OPTIONS}).items()
@@ -130,6 +139,27 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
     def app(self) -> Any:
         """The app that the task belongs to; of one that is not registered, the current app."""
         return vars(self).get("_app") or the_app()
+
+    @property
+    def request(self) -> Request:
+        """The call that is running, with headers of the types that they were given."""
+        found = super().request
+        if found.called_directly and not found.id:
+            none: Any = None
+            return replace(found, id=none)
+        return replace(found, headers=read_headers(found.headers)) if found.headers else found
+
+    def __reduce__(self) -> Any:
+        return task_named, (self.name,)
+
+    def __copy__(self) -> Any:
+        made = type(self).__new__(type(self))
+        vars(made).update(vars(self))
+        return made
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Do something when a task of this class is made for an app. Override it."""
 
     def push_request(self, **fields: Any) -> None:
         """Have `self.request` be a call with these fields, until `pop_request`: for tests."""
@@ -183,11 +213,21 @@ class Task(Attributes, task.Task[P, R]):  # pyright: ignore[reportIncompatibleMe
         self,
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        producer: None = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
         **options: Any,
     ) -> AsyncResult[R]:
         """Send a call with options. Raises `ConfigurationError` for a refused one."""
+        named = {"task_id": task_id, "producer": producer, "shadow": shadow}
+        options = {**options, **named, "link": link, "link_error": link_error}
         warned: set[str] = vars(self._app).setdefault("warned", set())
         options = self._named(args, kwargs, options)
+        throw = options.pop("throw", None)
+        if throw is not None and self._app.runtime.conf.task_always_eager:
+            return self.apply(args, kwargs, throw=throw, **options)
         made = call_options(options, of=f"{self.name}.apply_async", warned=warned)
         return super().apply_async(() if args is None else args, kwargs, **made)
 
@@ -232,6 +272,18 @@ def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+class PlainResult(Arguments):
+    """Arguments of a task with `pydantic=True`, whose caller gets the value as it is stored."""
+
+    def restore(self, value: Any) -> Any:
+        """Return the value: of a model its dictionary."""
+        return value
+
+    def restore_each(self, values: Any) -> Any:
+        """Return the values: of models their dictionaries."""
+        return values
+
+
 def arguments_of(task: task.Task[..., Any]) -> Arguments:
     """Make what checks the arguments of a task, by its options as they are now."""
     options = {**task.declared, **task.changed}
@@ -248,6 +300,11 @@ def is_task(given: object) -> bool:
 def has_run(kind: type[Any]) -> bool:
     """Say if a class of tasks has a method `run` of its own, or inherits one."""
     return kind.run is not vars(task.Task)["run"]
+
+
+def task_named(name: str) -> Any:
+    """Return a task of the current app, for those that are pickled."""
+    return the_app().tasks[name]
 
 
 def run_of(kind: type[Any]) -> tuple[Callable[..., Any], bool]:
@@ -268,9 +325,9 @@ def own_keywords(options: dict[str, Any], base: type[Any]) -> dict[str, Any]:
         if name not in known and not get_close_matches(name, known, n=1, cutoff=0.8)
     }
     if not own:
-        return options
+        return {**options, "base": class_of(options["base"])} if options.get("base") else options
     kept = {name: value for name, value in options.items() if name not in own}
-    base = kept.get("base") or base
+    base = class_of(kept.get("base") or base)
     kept["base"] = type(base.__name__, (base,), {"__module__": base.__module__, **own})
     return kept
 
@@ -300,6 +357,8 @@ def task_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> di
 def call_options(options: Mapping[str, Any], *, of: str, warned: set[str]) -> dict[str, Any]:
     """Translate a call's options to cloudq's, without None. Raises `ConfigurationError`."""
     given = {name: value for name, value in options.items() if value is not None}
+    if "queue" in given:  # which is what they come to
+        given = {name: value for name, value in given.items() if name not in _EXCHANGE}
     # Callbacks are parameters of their own where calls take them.
     ours = {*CallOptions.__annotations__, "link", "link_error"}
     return CALL_OPTIONS.apply(given, of=of, ours=ours, warned=warned)
@@ -315,3 +374,14 @@ def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -
         return shared.shared_task(function)
     made: Any = shared.shared_task
     return made(**task_options(options, of="@shared_task", warned=set()))
+
+
+def class_of(given: type[Any] | str | None) -> type[Any]:
+    """Return the class of an app's tasks, importing it if it is given by its dotted name."""
+    if isinstance(given, str):
+        home, _, name = given.replace(":", ".").rpartition(".")
+        try:
+            return getattr(import_module(home), name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError(f"{given!r} is no class of tasks: {error}") from error
+    return given or Task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, cast
@@ -205,3 +206,33 @@ def _route(pattern: Any, route: Any) -> Any:
     for name in foreign:
         del options[name]
     return options
+
+
+_JSON_HEADERS = "celery-json"
+"""The header that names those whose values are no texts, and are sent as JSON."""
+
+
+def headers(value: Any) -> dict[str, str]:
+    """Return headers as texts. Raises `ValueError` for a value that is no JSON."""
+    given: Mapping[str, Any] = value
+    made = {name: each for name, each in given.items() if isinstance(each, str)}
+    others = {name: each for name, each in given.items() if not isinstance(each, str)}
+    if not others:
+        return made
+    try:
+        texts = {name: json.dumps(each) for name, each in others.items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a header's value is text or JSON: {error}") from error
+    return {**made, **texts, _JSON_HEADERS: json.dumps(sorted(texts))}
+
+
+def read_headers(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return headers with the types that they were given."""
+    named = given.get(_JSON_HEADERS)
+    if not isinstance(named, str):
+        return given
+    made = {name: value for name, value in given.items() if name != _JSON_HEADERS}
+    try:
+        return {**made, **{name: json.loads(made[name]) for name in json.loads(named)}}
+    except (KeyError, TypeError, ValueError):  # another program wrote it
+        return given

@@ -1,0 +1,1 @@
+"""The part of `celery.worker` that programs use: commands of their own."""
