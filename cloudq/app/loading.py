@@ -16,7 +16,8 @@ from cloudq.text import text_of
 def load_app(path: str, overrides: Mapping[str, Any] | None = None) -> CloudQ:
     """Import an app, `shop.tasks:app` or, where a module has just one, `shop.tasks`.
 
-    `overrides` are settings above the app's own. The modules in its `include` are imported too.
+    `overrides` are settings above the app's own, but that their `include` adds to it. The modules
+    in its `include` are imported too.
     Raises `ConfigurationError`, caused by the import's own error where there was one.
     """
     module_name, _, attribute = path.partition(":")
@@ -42,10 +43,17 @@ def load_app(path: str, overrides: Mapping[str, Any] | None = None) -> CloudQ:
             else f"{module_name} has no CloudQ app in it: name the module that calls CloudQ(...)"
         )
     if overrides:
-        app.configure(**overrides)
+        app.configure(**_added(app, overrides))
     app.load()
     app.set_default()
     return app
+
+
+def _added(app: CloudQ, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    if "include" not in overrides:
+        return dict(overrides)
+    both = [*app.conf.include, *overrides["include"]]
+    return {**overrides, "include": list(dict.fromkeys(both))}
 
 
 def failed(error: BaseException) -> str:

@@ -6,8 +6,8 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -70,11 +70,15 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for con
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The app that a command acts on, by its path, and URLs that replace the app's own."""
+    """The app that a command acts on, by its path, and URLs that replace the app's own.
+
+    So do the `settings`, which no option gives but those of Celery's command line.
+    """
 
     app: str | None = None
     broker: str | None = None
     backend: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def over(self, other: Target) -> Target:
         """Return this target, with the values of `other` where it has none."""
@@ -109,10 +113,11 @@ class Target:
         return "".join(f" {name} {quote(value)}" for name, value in given.items() if value)
 
     @property
-    def overrides(self) -> dict[str, str]:
+    def overrides(self) -> dict[str, Any]:
         """The settings that override the app's own."""
         given = {"broker": self.broker, "backend": self.backend}
-        return {name: value for name, value in given.items() if value is not None}
+        urls = {name: value for name, value in given.items() if value is not None}
+        return {**self.settings, **urls}
 
     def open(self) -> CloudQ:
         """Load the app, or make one without tasks if there is none. Raises `ConfigurationError`.

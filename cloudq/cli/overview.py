@@ -40,6 +40,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Set up": {
         "doctor": "Check settings, app, broker and backend.",
         "brokers": "List brokers and backends with their limits.",
+        "celery": "Take Celery's command line: celery -A proj worker -l INFO.",
         "init": "Make a new project with tasks, tests and a deployment.",
         "deploy": "Plan, build and apply the cloud resources of an app.",
     },

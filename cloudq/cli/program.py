@@ -36,7 +36,7 @@ COMMANDS = {
         for name in (
             *("worker", "beat", "schedules", "multi", "call", "result", "graph", "workflows"),
             *("queues", "dead", "inspect", "control", "status", "top", "cost", "events", "tasks"),
-            *("migrate", "sweep", "dashboard", "audit", "brokers", "doctor", "demo"),
+            *("migrate", "sweep", "dashboard", "audit", "brokers", "doctor", "demo", "celery"),
         )
     },
     "deploy": "cloudq_deploy.command",
@@ -76,7 +76,8 @@ def root(
     ] = False,
 ) -> None:
     """Run, inspect and deploy tasks on the queues of SQS, Pub/Sub, Service Bus or SQLite."""
-    context.obj = Target(app=app, broker=broker, backend=backend)
+    given = Target(app=app, broker=broker, backend=backend)
+    context.obj = given.over(context.obj) if isinstance(context.obj, Target) else given
 
 
 def program(names: Iterable[str] = COMMANDS) -> typer.Typer:
@@ -99,8 +100,11 @@ def program(names: Iterable[str] = COMMANDS) -> typer.Typer:
     return cli
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; an error is one line on standard error."""
+def main(argv: Sequence[str] | None = None, target: Target | None = None) -> int:
+    """Run one command and return its exit code; an error is one line on standard error.
+
+    What the words do not say of the app is taken from `target`.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         command = typer.main.get_command(_program_for(arguments))
@@ -109,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # What is imported stays: the collector need not look through it, not at the end either.
             gc.freeze()
             gc.enable()
-        code = command.main(arguments, prog_name="cloudq", standalone_mode=False)
+        code = command.main(arguments, prog_name="cloudq", standalone_mode=False, obj=target)
         sys.stdout.flush()
     except BrokenPipeError:
         # Nothing is left to flush at exit: whoever read our output has gone.

@@ -1,6 +1,6 @@
 """A day in the shop: sends every kind of work, and prints what came of it as JSON.
 
-Start a worker first: `cloudq worker -A shop.app -Q shop,billing`.
+Start a worker first: `cloudq celery -A shop.app worker -l INFO -Q shop,billing`.
 """
 
 from __future__ import annotations

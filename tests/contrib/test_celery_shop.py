@@ -34,7 +34,9 @@ def shop(tmp_path: Path) -> Iterator[Path]:
     """A copy of the shop with a worker that takes its queues."""
     folder = tmp_path / "shop"
     shutil.copytree(SHOP, folder, ignore=shutil.ignore_patterns("__pycache__", "*.db", "*.txt"))
-    command = [sys.executable, "-m", "cloudq", "worker", "-A", "shop.app", "-Q", "shop,billing"]
+    # As a project's start script has it, with `cloudq celery` in place of `celery`.
+    line = "celery -A shop.app worker --loglevel INFO -c 2 -P prefork -E -O fair -Q shop,billing"
+    command = [sys.executable, "-m", "cloudq", *line.split(), "--without-gossip", "-n", "w1@%h"]
     log = folder / "worker.log"
     with log.open("wb") as file:
         worker = subprocess.Popen(

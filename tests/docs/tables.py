@@ -20,6 +20,9 @@ from pydantic_core import PydanticUndefined
 
 import cloudq
 from cloudq.app.app import PLUMBING
+from cloudq.cli.celery import rules as command_line
+from cloudq.cli.celery.help import fate_of, said_of
+from cloudq.cli.celery.table import COMMANDS, EVERYWHERE, OPTIONS
 from cloudq.contrib.celery.options_table import CALL_OPTIONS, TASK_OPTIONS
 from cloudq.contrib.celery.rules import Fate, Table
 from cloudq.contrib.celery.settings_table import SETTINGS
@@ -130,6 +133,32 @@ def celery(table: Table) -> Iterator[str]:
     order = list(Fate)
     for (fate, said, fine), names in sorted(rows.items(), key=lambda row: order.index(row[0][0])):
         yield f"| {_listed(names)} | {fate} | {said.replace('|', '/')} | {fine} |"
+
+
+def celery_commands() -> Iterator[str]:
+    """The commands of Celery's command line, each with what it is here."""
+    rows: dict[str, list[str]] = {}
+    for command in COMMANDS:
+        said = fate_of(command)
+        rows.setdefault(said if command.why else f"`{said}`", []).append(command.name)
+    yield "| command | here |"
+    yield "|---|---|"
+    for said, names in rows.items():
+        yield f"| {_listed(names)} | {said} |"
+
+
+def celery_options() -> Iterator[str]:
+    """The options of Celery's command line, each with its fate."""
+    yield "| command | option | | | no matter if |"
+    yield "|---|---|---|---|---|"
+    for command, rules in {"": EVERYWHERE, **OPTIONS}.items():
+        for rule in rules:
+            carried = rule.fate is command_line.Fate.CARRIED
+            fine = ", ".join(f"`{value or 'given'}`" for value in rule.fine)
+            names = ", ".join(f"`{name}`" for name in rule.names)
+            place = f"`{command}`" if command else "all"
+            said = said_of(rule).replace(f" {rule.to}", f" `{rule.to}`") if carried else rule.why
+            yield f"| {place} | {names} | {rule.fate} | {said} | {fine} |"
 
 
 def reference() -> Iterator[str]:
@@ -295,6 +324,8 @@ MADE: Sequence[tuple[str, str, Callable[[], Iterator[str]]]] = (
     ("how-to/move-from-celery.md", "celery settings", lambda: celery(SETTINGS)),
     ("how-to/move-from-celery.md", "celery task options", lambda: celery(TASK_OPTIONS)),
     ("how-to/move-from-celery.md", "celery call options", lambda: celery(CALL_OPTIONS)),
+    ("how-to/celery-command-line.md", "celery commands", celery_commands),
+    ("how-to/celery-command-line.md", "celery options", celery_options),
     ("reference/settings.md", "settings", settings),
     ("reference/brokers-and-backends.md", "brokers", brokers),
     ("reference/brokers-and-backends.md", "backends", backends),

@@ -199,6 +199,12 @@ def _(scene: Scene) -> Words:
     return {}
 
 
+@story("celery-command-line")
+def _(scene: Scene) -> Words:
+    scene.shop()
+    return {}
+
+
 @story("use-the-dashboard")
 def _(scene: Scene) -> Words:
     scene.shop()

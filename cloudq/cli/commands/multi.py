@@ -43,19 +43,21 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One worker: its name, the options of `cloudq worker`, and its files."""
+    """One worker: its name, the options of the `program` that it runs, and its files."""
 
     name: str
     options: Sequence[str]
     pidfile: Path
     logfile: Path
+    program: Sequence[str] = ("worker",)
 
     @property
     def command(self) -> list[str]:
         """The command line that runs this worker."""
-        hostname = f"{self.name}@{socket.gethostname()}"
-        files = ["--pidfile", str(self.pidfile)]
-        return [sys.executable, "-m", "cloudq", "worker", *self.options, "-n", hostname, *files]
+        here = socket.gethostname()
+        whole = self.name if "@" in self.name else f"{self.name}@{here}"
+        own = ["-n", whole.replace("%h", here), "--pidfile", str(self.pidfile)]
+        return [sys.executable, "-m", "cloudq", *self.program, *self.options, *own]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class Order:
     pidfile: str = "%n.pid"
     logfile: str = "%n.log"
     timeout: float = 60.0
+    program: Sequence[str] = ("worker",)
 
     def nodes(self) -> list[Node]:
         """Return the workers, each with its own options after the shared ones."""
@@ -77,6 +80,7 @@ class Order:
                 options=[*self.options, *self._own(place, name)],
                 pidfile=Path(_filled(self.pidfile, name)).absolute(),
                 logfile=Path(_filled(self.logfile, name)).absolute(),
+                program=self.program,
             )
             for place, name in enumerate(self.names, 1)
         ]
@@ -105,6 +109,11 @@ def multi(
     order = parsed(context.args)
     target = context.obj if isinstance(context.obj, Target) else Target()
     order = replace(order, options=[*_named(target), *order.options])
+    return carry_out(verb, order)
+
+
+def carry_out(verb: Verb, order: Order) -> int:
+    """Do to the workers what the verb says; return the exit code."""
     if verb is Verb.SYSTEMD:
         # It is a file to be used, so the URLs that were given stand in it whole.
         say_block(AsIs(unit(order)))
@@ -116,15 +125,18 @@ def multi(
     return 0 if fine else 1
 
 
-def parsed(words: Sequence[str]) -> Order:
-    """Read names, then options. Raises `ConfigurationError`."""
+def parsed(words: Sequence[str], prefix: str = "worker") -> Order:
+    """Read names, or a number of names with this prefix, then options.
+
+    Raises `ConfigurationError`.
+    """
     left = list(words)
     names: list[str] = []
     while left and not left[0].startswith("-"):
         names.append(left.pop(0))
     if len(names) == 1 and names[0].isdigit():
-        names = [f"worker{number}" for number in range(1, int(names[0]) + 1)]
-    names = names or ["worker1"]
+        names = [f"{prefix}{number}" for number in range(1, int(names[0]) + 1)]
+    names = names or [f"{prefix}1"]
     if len(set(names)) < len(names):
         raise ConfigurationError(f"multi: a name is given twice: {' '.join(names)}")
     order = Order(names=names, options=[], own=[])
@@ -269,7 +281,9 @@ def _means(part: str, place: int, name: str) -> bool:
 
 
 def _filled(pattern: str, name: str) -> str:
-    return pattern.replace("%n", name).replace("%h", socket.gethostname())
+    before, _, host = name.partition("@")
+    here = socket.gethostname()
+    return pattern.replace("%n", before).replace("%h", host.replace("%h", here) or here)
 
 
 def _next(left: list[str], option: str) -> str:

@@ -53,6 +53,12 @@ Queues = Annotated[
         help="Queues to consume, N as the weight. Default: the app's queues.",
     ),
 ]
+ExcludeQueues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-X", "--exclude-queues", metavar="NAME,...", help="Queues not to consume, of the app's."
+    ),
+]
 Processes = Annotated[
     int | None,
     typer.Option(
@@ -142,6 +148,7 @@ class Given:
     """The command line's worker options; None where the app's settings decide."""
 
     queues: Sequence[str]
+    exclude_queues: Sequence[str] = ()
     processes: int | None
     threads: int | None
     pool: PoolKind | None
@@ -163,6 +170,7 @@ class Given:
 def worker(
     target: Target,
     queues: Queues = None,
+    exclude_queues: ExcludeQueues = None,
     processes: Processes = None,
     threads: Threads = None,
     pool: Pool = None,
@@ -189,6 +197,7 @@ def worker(
         return run_reloading([word for word in sys.argv[1:] if word != "--autoreload"], Path.cwd())
     given = Given(
         queues=queues or (),
+        exclude_queues=exclude_queues or (),
         processes=processes,
         threads=threads,
         pool=pool,
@@ -234,12 +243,9 @@ def worker_options(app: CloudQ, target: Target, given: Given) -> WorkerOptions:
         default_processes=conf.worker_processes if kind is PoolKind.PROCESSES else None,
         default_threads=conf.worker_threads,
     )
-    default_queues = [(name, 1) for name in app.queues(priorities=False)]
     options = WorkerOptions(
         app_path=target.path or "",
-        queues=weighted(
-            weights(given.queues) if given.queues else default_queues, conf.priority_queues
-        ),
+        queues=weighted(_chosen(app, given), conf.priority_queues),
         processes=processes,
         threads=threads,
         pool=kind,
@@ -260,6 +266,16 @@ def worker_options(app: CloudQ, target: Target, given: Given) -> WorkerOptions:
         metrics_host=given.metrics_host,
     )
     return options if given.hostname is None else replace(options, hostname=given.hostname)
+
+
+def _chosen(app: CloudQ, given: Given) -> Sequence[tuple[str, int]]:
+    """Return the queues to consume with their weights. Raises `ConfigurationError` if none."""
+    own = [(name, 1) for name in app.queues(priorities=False)]
+    left_out = {name for name, _ in weights(given.exclude_queues)}
+    queues = [each for each in weights(given.queues) or own if each[0] not in left_out]
+    if not queues:
+        raise ConfigurationError("no queue is left to consume: --exclude-queues names all")
+    return queues
 
 
 def poll_wait(given: float | None) -> float:

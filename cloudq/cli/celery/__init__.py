@@ -1,0 +1,1 @@
+"""Celery's command line, carried over to cloudq's: `cloudq celery ...`."""
