@@ -151,10 +151,11 @@ def xstarmap(task: Any, it: Any) -> Node[Any]:
 
 
 def _task(given: Any) -> Any:
+    call: Any = given  # not narrowed: the types of its arguments are of no use here
     if not isinstance(given, Node):
-        return given
-    name = getattr(cast("Any", given), "task", "")
-    app = cast("Any", given).app or the_app()
+        return call
+    name: str = getattr(call, "task", "")  # a chain has none
+    app = call.app or the_app()
     if name not in app.tasks:
         raise ConfigurationError(f"{given!r} is no call of a task that is registered")
     return app.tasks[name]
