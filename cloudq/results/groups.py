@@ -211,7 +211,7 @@ class GroupResult(ResultSet[R]):
     def __eq__(self, other: object) -> bool:
         """Tell whether it is the result of the same group, or its id."""
         if isinstance(other, GroupResult):
-            found: GroupResult[Any] = other
+            found: Any = cast("Any", other)
             return found.id == self.id and found.results == self.results
         return other == self.id if isinstance(other, str) else NotImplemented
 

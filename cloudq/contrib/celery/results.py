@@ -105,10 +105,9 @@ class ResultMakers:
 
 def result_from_tuple(r: Any, app: Any = None) -> Any:
     """Return the result of which `as_tuple` gave this; a result is returned as it is."""
-    if isinstance(r, result.AsyncResult | ResultSet):
-        return r
     made: Any = app or APPS.current()
-    return groups.from_tuple(r, made.AsyncResult)
+    given = getattr(r, "as_tuple", None)
+    return r if given is not None else groups.from_tuple(r, made.AsyncResult)
 
 
 class _Eager(type):
