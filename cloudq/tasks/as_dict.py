@@ -124,6 +124,11 @@ class AsDict(dict[str, Any]):
             del self[key]
         return found
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Pickle the attributes, of which the dictionary is made, and the program's own keys."""
+        kind = type(self)
+        return kind.__new__, (kind,), vars(self), None, iter(self.kept.items())
+
     def copy(self) -> Any:
         """Return a copy of the signature."""
         return self.__deepcopy__({})
