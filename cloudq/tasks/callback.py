@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, cast
 
 from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments
 from cloudq.messages.values import to_wire
+from cloudq.tasks.as_dict import AsDict
 from cloudq.tasks.members import Members
 from cloudq.tasks.steps import Steps
 from cloudq.tasks.task_app import TaskApp
@@ -19,22 +20,27 @@ CALLBACKS = 1000
 _PLAIN = frozenset({str, int})
 
 
-class Callback:
+class Callback(AsDict):
     """Anything that `link` and `link_error` take: a signature or a node composed of some."""
 
     is_call = False  # true of a signature, which is one call of one task
 
-    def __init__(self) -> None:
-        self.app: TaskApp | None = None
+    def __init__(self, app: TaskApp | None = None) -> None:
+        self.app = app
         self.id: str | None = None
         self.options: dict[str, Any] = {}
         self.links: list[Any] = []
         self.link_errors: list[Any] = []
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Callback) or _differ(self, other):
+        if not isinstance(other, Callback):
+            return isinstance(other, dict) and self._view() == other
+        if _differ(self, other):
             return False
         return self.to_dict() == other.to_dict()
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -48,6 +54,20 @@ class Callback:
         if not isinstance(id, str) or not id:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidArguments(f"task_id is {id!r}: give a text, or leave it out")
         self.id = id
+
+    def call_back(self, kind: Called, given: Iterable[Any], again: bool = False) -> Self:
+        """Add callbacks, not those that are there unless `again`; one given twice is two calls."""
+        raise NotImplementedError
+
+    def link(self, callback: Any) -> Self:
+        """Run a callback with the value once this node has succeeded."""
+        return self.call_back("links", [callback])
+
+    def link_error(self, errback: Any) -> Self:
+        """Run a callback once a task of this node has failed, of a group for each that fails."""
+        return self.call_back("link_errors", [errback])
+
+    on_error = link_error
 
     def to_dict(self) -> dict[str, Any]:
         """Return the node as JSON values, which `app.signature` turns into a node again."""
@@ -85,10 +105,11 @@ class Callback:
         if id(self) in above:
             raise InvalidArguments("the workflow contains itself")
         above = (*above, id(self))
-        made = copy.copy(self)
+        made = type(self).__new__(type(self))
+        for name, value in self.kept.items():
+            made.keep(name, value)
         for name, value in vars(self).items():
-            if name != "app":
-                setattr(made, name, _copied(value, above))
+            setattr(made, name, value if name == "app" else _copied(value, above))
         return made
 
 

@@ -14,6 +14,7 @@ from cloudq.results.result import AsyncResult
 from cloudq.tasks.call_arguments import by_name, in_thread, positional
 from cloudq.tasks.call_options import CallOptions
 from cloudq.tasks.callback import Callback, Called, app_of, callbacks, extend, node_of, nodes_in
+from cloudq.tasks.celery_names import CeleryNames
 from cloudq.tasks.members import Members
 from cloudq.tasks.steps import COLLECT, NESTED, Steps, steps_of
 from cloudq.tasks.task_app import TaskApp
@@ -22,7 +23,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
-class Node(Callback, Generic[R]):
+class Node(CeleryNames, Callback, Generic[R]):
     """A part of a workflow. `a | b` runs b after a, with a's value as its first argument.
 
     `set`, `link` and `link_error` change a node in place, as Celery's do; `clone` makes a copy.
@@ -32,21 +33,26 @@ class Node(Callback, Generic[R]):
     links: list[Node[Any]]
     link_errors: list[Node[Any]]
 
-    @overload
-    def __or__(self, other: group[S]) -> group[S]: ...  # it ends as a group does
+    @overload  # one that ends as a group does
+    def __or__(self, other: group[S]) -> group[S]: ...
     @overload
     def __or__(self, other: Node[S]) -> Node[S]: ...
-    def __or__(self, other: Node[S]) -> Node[Any]:
+    def __or__(self, other: Node[S]) -> Node[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:
             return joined(nodes_in([self, other]))
         except RecursionError as error:
             raise InvalidArguments("the workflow contains itself, or is nested too deep") from error
 
-    def clone(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Self:
-        """Copy this node deeply, with arguments put before its own."""
+    def clone(
+        self,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Self:
+        """Copy this node deeply, with arguments put before its own, and with more options."""
         made = copy.deepcopy(self)
         made.prepend(positional(args), by_name(kwargs))
-        return made
+        return made.set(**options) if options else made
 
     def prepend(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Put arguments before those of the first tasks; immutable signatures take none."""
@@ -81,16 +87,6 @@ class Node(Callback, Generic[R]):
         extend(self, kind, [each for each in given if not is_empty(each)], again)
         return self
 
-    def link(self, callback: Node[Any]) -> Self:
-        """Run a callback with the value once this node has succeeded."""
-        return self.call_back("links", [callback])
-
-    def link_error(self, errback: Node[Any]) -> Self:
-        """Run a callback once a task of this node has failed, of a group for each that fails."""
-        return self.call_back("link_errors", [errback])
-
-    on_error = link_error
-
     def delay(self, /, *args: Any, **kwargs: Any) -> AsyncResult[R]:
         """Start the node; arguments go before those of its first tasks."""
         return self.apply_async(args, kwargs)
@@ -106,8 +102,7 @@ class Node(Callback, Generic[R]):
         **options: Unpack[CallOptions],
     ) -> AsyncResult[R]:
         """Start the node with options for its first tasks."""
-        node = self.clone().set(**options) if options else self
-        app = app_of(self)
+        node, app = self.clone(**options) if options else self, app_of(self)
         result: Any = self._empty_result() if app is None else app.start(node, args, kwargs or {})
         return result
 
@@ -137,13 +132,16 @@ class Signature(Node[R]):
         immutable: bool = False,
         app: TaskApp | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(app)
         self.task = task
         self.args = tuple(positional(args))
         self.kwargs = dict(by_name(kwargs))
         self.options = dict(self._linked(options or {}))
         self.immutable = immutable
-        self.app = app
+
+    def _call(self) -> dict[str, Any]:
+        named = {"task": self.task, "args": self.args, "kwargs": self.kwargs}
+        return {**named, "immutable": self.immutable}
 
     def __repr__(self) -> str:
         shown = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]
@@ -174,6 +172,8 @@ class chain(Node[R]):  # noqa: N801 (Celery's name)
 
     A group with a node after it becomes a chord: that node gets the list of the group's values.
     """
+
+    subtask_type = "chain"
 
     def __init__(self, *tasks: Node[Any] | Iterable[Node[Any]]) -> None:
         super().__init__()
@@ -218,6 +218,8 @@ class chain(Node[R]):  # noqa: N801 (Celery's name)
 class group(Node[list[R]]):  # noqa: N801 (Celery's name)
     """Nodes that run at the same time. Members from a generator are read as they are sent."""
 
+    subtask_type = "group"
+
     def __init__(self, *tasks: Node[R] | Iterable[Node[R]]) -> None:
         super().__init__()
         lazy = len(tasks) == 1 and isinstance(tasks[0], Iterator)
@@ -237,9 +239,6 @@ class group(Node[list[R]]):  # noqa: N801 (Celery's name)
 
     def __len__(self) -> int:
         return len(self.tasks)
-
-    def __bool__(self) -> bool:
-        return True
 
     @property
     def is_stream(self) -> bool:
@@ -279,6 +278,8 @@ class chord(Node[R]):  # noqa: N801 (Celery's name)
 
     `chord(header)(body)` is `chord(header, body)()`.
     """
+
+    subtask_type = "chord"
 
     def __init__(
         self, header: Node[Any] | Iterable[Node[Any]], body: Node[R] | None = None

@@ -8,13 +8,20 @@ from typing import Any
 from cloudq.errors import InvalidArguments
 from cloudq.messages.values import from_wire
 from cloudq.tasks.call_options import CallOptions
-from cloudq.tasks.signature import Node, Signature, chain, chord, group
+from cloudq.tasks.signature import Node, Signature, chain, chord, group, is_node
 from cloudq.tasks.stored_steps import StoredSteps
 from cloudq.tasks.task_app import TaskApp
 
 
 def from_dict(made: Mapping[str, Any], app: TaskApp | None = None) -> Node[Any]:
-    """Read a node. Raises `InvalidArguments` for values that describe none."""
+    """Read a node, from Celery's form of it too.
+
+    Raises `InvalidArguments` for values that describe none.
+    """
+    if is_node(made):
+        return made.clone()
+    if "subtask_type" in made:
+        made = _from_celery(made)
     node = _kind(made, app)
     node.id = made.get("id")
     node.options = {
@@ -26,6 +33,25 @@ def from_dict(made: Mapping[str, Any], app: TaskApp | None = None) -> Node[Any]:
     node.links = [from_dict(callback, app) for callback in made.get("link", ())]
     node.link_errors = [from_dict(errback, app) for errback in made.get("link_error", ())]
     return node
+
+
+def _from_celery(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a dictionary of Celery's describes, as `Node.to_dict` writes it."""
+    options: dict[str, Any] = dict(made.get("options") or {})
+    given: Any = made.get("kwargs") or {}
+    read: dict[str, Any] = {"id": options.pop("task_id", None)}
+    read |= {name: options.pop(name, None) or () for name in ("link", "link_error")}
+    read["options"] = options
+    match made["subtask_type"]:
+        case "chain" | "group" as kind:
+            return {**read, kind: list(given.get("tasks") or ())}
+        case "chord":
+            header: Any = given.get("header") or ()
+            members: Any = header["kwargs"]["tasks"] if "kwargs" in header else header
+            return {**read, "chord": list(members), "body": given.get("body")}
+        case _:
+            own = {name: made[name] for name in ("task", "args", "kwargs", "immutable")}
+            return read | own
 
 
 def _kind(made: Mapping[str, Any], app: TaskApp | None) -> Node[Any]:

@@ -35,11 +35,11 @@ from cloudq.contrib.celery.exceptions import (
 from cloudq.contrib.celery.results import CeleryEagerResult as EagerResult
 from cloudq.contrib.celery.rules import IgnoredByCloudQ
 from cloudq.contrib.celery.schedules import crontab, schedule, solar
+from cloudq.contrib.celery.signatures import Signature, chain, chord, group
 from cloudq.contrib.celery.task import Task, shared_task
 from cloudq.messages.message import new_id as uuid
 from cloudq.monitoring.task_logger import get_task_logger
 from cloudq.results.groups import ResultSet
-from cloudq.tasks.signature import Signature, chain, chord, group
 
 __all__ = [
     "AsyncResult",

@@ -1,7 +1,7 @@
 """The names of `celery.canvas`."""
 
 from cloudq.contrib.celery.current import chunks, maybe_signature, signature, xmap, xstarmap
-from cloudq.tasks.signature import Signature, chain, chord, group
+from cloudq.contrib.celery.signatures import Signature, chain, chord, group
 
 __all__ = [
     "Signature",

@@ -10,7 +10,7 @@ from cloudq.app.shared_task import APPS
 from cloudq.errors import ConfigurationError
 from cloudq.results import groups, result
 from cloudq.tasks.request import current_request
-from cloudq.tasks.signature import Node, Signature, group
+from cloudq.tasks.signature import Node, Signature, group, is_node
 
 
 def the_app() -> CloudQ:
@@ -118,11 +118,13 @@ def signature(
     **more: Any,
 ) -> Node[Any]:
     """A call by the task's name or from its dictionary, in the current app or in `app`."""
-    if isinstance(varies, Node):
-        return varies
+    if is_node(varies):
+        return varies.clone()
+    if isinstance(varies, Mapping):
+        return (app or the_app()).signature(varies)
     immutable = bool(more.pop("immutable", False))
     given = {**(options or {}), **more}
-    if app is None and isinstance(varies, str) and not current_app:
+    if app is None and not current_app:
         # Of no app yet: it has one when it is called, as a part of a workflow of an app.
         return Signature(varies, args, kwargs, given, immutable=immutable)
     return (app or the_app()).signature(varies, args, kwargs, immutable=immutable, **given)
@@ -132,7 +134,7 @@ def maybe_signature(
     varies: Mapping[str, Any] | Node[Any] | None, app: CloudQ | None = None
 ) -> Node[Any] | None:
     """Return a signature from a dictionary; a signature and None are returned as they are."""
-    return None if varies is None else signature(varies, app=app)
+    return varies if varies is None or is_node(varies) else signature(varies, app=app)
 
 
 def chunks(task: Any, it: Any, n: int) -> group[Any]:
