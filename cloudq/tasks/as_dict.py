@@ -8,7 +8,6 @@ from typing import Any, Self
 from cloudq.errors import InvalidArguments
 
 _CALLBACKS = {"link": "links", "link_error": "link_errors"}
-_MISSING: Any = object()
 
 
 class AsDict(dict[str, Any]):
@@ -116,12 +115,11 @@ class AsDict(dict[str, Any]):
             self[key] = default
         return self[key]
 
-    def pop(self, key: str, default: Any = _MISSING) -> Any:
-        found = self.get(key, default)
-        if found is _MISSING:
-            raise KeyError(key)
-        if key in self:
-            del self[key]
+    def pop(self, key: str, *default: Any) -> Any:
+        if key not in self and default:
+            return default[0]
+        found = self[key]
+        del self[key]
         return found
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
