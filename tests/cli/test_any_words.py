@@ -42,6 +42,7 @@ APART = ("multi", "deploy", "brokers", "migrate")
 WORDS = {
     ("inspect",): ["ping"],
     ("control",): ["revoke", "x"],
+    ("celery",): ["purge", "--force"],
     ("dead", "redrive"): ["--all"],
     ("dead", "delete"): ["--all"],
 }
