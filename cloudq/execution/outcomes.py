@@ -337,7 +337,7 @@ class Outcomes:
         most: int | None
         if isinstance(error, Retry):
             most = error.max_retries
-        elif task.policy.retries_by_itself(error):
+        elif task.policy.retries_by_itself(job.message.id, error):
             most = task.policy.retry_kwargs.get("max_retries")
         else:
             return False

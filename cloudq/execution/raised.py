@@ -32,7 +32,7 @@ def settle_raised(
             countdown=error.countdown,
             changes=error.changes,
         )
-    if task.policy.retries_by_itself(error):
+    if task.policy.retries_by_itself(job.message.id, error):
         given = task.policy.retry_kwargs
         return outcomes.retry(
             job,

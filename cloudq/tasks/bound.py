@@ -19,7 +19,7 @@ from cloudq.tasks.arguments import Arguments
 from cloudq.tasks.call_arguments import by_name, positional
 from cloudq.tasks.call_options import CALLER_ONLY, CallOptions, Options, checked_countdown, zoned
 from cloudq.tasks.checkpoints import Continued, load, recall, remember, save
-from cloudq.tasks.options import Policy
+from cloudq.tasks.options import Policy, spend_retries
 from cloudq.tasks.request import Request, current_request
 from cloudq.tasks.signature import Node
 from cloudq.tasks.task_app import TaskApp
@@ -81,7 +81,8 @@ class BoundTask:
         `args` and `kwargs` replace the arguments, `options` those of the call. Raises, so that
         nothing after it runs; with `throw=False` it returns, and the task is retried when the
         function ends, whatever it returns or raises. Raises `exc`, or `MaxRetriesExceeded`
-        without one, when no retries are left; called outside of a worker, `exc` itself. Raises
+        without one, when no retries are left; called outside of a worker, `exc` itself. A
+        `max_retries` given here counts for `autoretry_for` too, which sees what is raised. Raises
         `InvalidArguments` for a time that is none, or more than ten years away.
         """
         request = self.request
@@ -98,11 +99,14 @@ class BoundTask:
         if countdown is not None:
             countdown = checked_countdown(countdown)
         if allowed is not None and request.retries >= allowed:
-            raise exc or MaxRetriesExceeded(
+            error = exc or MaxRetriesExceeded(
                 f"{self.name} was retried {request.retries} times and may not be again",
                 task_args=tuple(request.args),
                 task_kwargs=dict(request.kwargs),
             )
+            if max_retries is not None:
+                spend_retries(request.id, error)
+            raise error
         given: Any = options
         retry = Retry(
             str(exc or "retry"),

@@ -120,11 +120,21 @@ class Policy:
         longest = grown(self.retry_backoff, retries, self.retry_backoff_max)
         return random.uniform(0.0, longest) if self.retry_jitter else longest
 
-    def retries_by_itself(self, error: BaseException) -> bool:
-        """Say if the task retries by itself after this exception."""
-        if isinstance(error, self.dont_autoretry_for):
+    def retries_by_itself(self, id: str, error: BaseException) -> bool:
+        """Say if the task retries a call by itself after this exception."""
+        if isinstance(error, self.dont_autoretry_for) or error.__dict__.get(_SPENT) == id:
             return False
         return isinstance(error, self.autoretry_for)
+
+
+# The mark of an exception for which a call has asked for a retry that may not be.
+_SPENT = "_cloudq_spent"
+
+
+def spend_retries(id: str, error: BaseException) -> None:
+    """Have a call not be retried by its task after this exception."""
+    if isinstance(error, BaseException):  # pyright: ignore[reportUnnecessaryIsInstance]
+        error.__dict__[_SPENT] = id  # a class is raised as well, and has no such place
 
 
 def policy(name: str, options: TaskOptions) -> Policy:

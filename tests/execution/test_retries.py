@@ -39,6 +39,9 @@ def failing(app: CloudQ, times: int = 10**9, **options: Any) -> Any:
     return failing
 
 
+SHARED = LookupError("one object of all calls")
+
+
 def test_an_error_that_is_named_is_retried_until_it_goes_well(app: Bench) -> None:
     task = failing(app, 2, autoretry_for=[OSError])
     result = task.delay()
@@ -127,6 +130,26 @@ def test_the_call_to_retry_may_allow_more_than_the_task(app: Bench) -> None:
     asks.delay()
     app.work()
     assert len(runs) == 5
+
+
+@pytest.mark.parametrize("given", [None, SHARED], ids=["no exc", "exc"])
+def test_the_retries_of_the_call_to_retry_count_where_the_task_retries_by_itself(
+    app: Bench, given: Exception | None
+) -> None:
+    tries: list[str] = []
+
+    @app.task(name="t", bind=True, autoretry_for=[Exception], max_retries=3, default_retry_delay=0)
+    def t(self: Any, how: str) -> None:
+        tries.append(how)
+        if how == "asks":
+            raise self.retry(exc=given, max_retries=0)
+        raise SHARED
+
+    ends = [t.delay("asks"), t.delay("raises")]
+    app.work()
+    assert [end.state for end in ends] == [State.FAILURE] * 2
+    # What one call has raised so says nothing of another's, although it is one object.
+    assert (tries.count("asks"), tries.count("raises")) == (1, 4)
 
 
 def test_a_raised_retry_is_a_retry_also_without_bind(app: Bench) -> None:
