@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import dedent
@@ -184,6 +184,9 @@ class Shell:
     ) -> None:
         for name in [*self._running]:
             self._stop(name)
+        for file in self.folder.rglob("*.pid"):  # of workers in the background, where a test fails
+            with suppress(OSError, ValueError):
+                os.kill(int(file.read_text()), signal.SIGTERM)
 
     def read(self, read: Iterable[Block], instead: Words | None = None, add: bool = False) -> None:
         """Do as the blocks say, where `instead` has other words for some of theirs.
