@@ -26,6 +26,7 @@ ROOMS = {
     "clouds": "Google and Azure: requests and CPU a task",
     "workflows": "chains, groups and chords",
     "control": "heartbeats, and asking workers",
+    "pages": "the dashboard: server time of its pages",
 }
 _SDKS = ("boto3", "botocore", "google.cloud", "azure", "aws_lambda_powertools")
 
