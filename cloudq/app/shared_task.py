@@ -115,9 +115,13 @@ class SharedTask:
         known = found.get(key)
         if known is not None and known[0]() is app:
             return known[1]
-        task = cast("Task[..., Any]", app.task(**self._options)(self._function))
+        task = cast("Task[..., Any]", app.task(**self._options_for(app))(self._function))
         found[key] = (ref(app), task)
         return task
+
+    def _options_for(self, app: TaskApp) -> dict[str, Any]:
+        """Return the options with which an app makes its task."""
+        return self._options
 
     @property
     def __class__(self) -> type:  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
@@ -160,9 +164,16 @@ def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -
     `app.set_default()`, else the app that was made last.
     """
 
+    decorate = sharing(SharedTask, options)
+    return decorate if function is None else decorate(function)
+
+
+def sharing(kind: type[SharedTask], options: dict[str, Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Return what makes a function a task of every app."""
+
     def decorate(function: Callable[..., Any]) -> Any:
-        shared = SharedTask(function, options)
+        shared = kind(function, options)
         APPS.define(shared._define)  # pyright: ignore[reportPrivateUsage]
         return shared
 
-    return decorate if function is None else decorate(function)
+    return decorate

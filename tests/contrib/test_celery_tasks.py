@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 from pydantic import BaseModel
 
-from cloudq import ConfigurationError, InvalidArguments
+from cloudq import CloudQ, ConfigurationError, InvalidArguments
 from cloudq.contrib.celery import (
     Celery,
     IgnoredByCloudQ,
@@ -292,6 +292,18 @@ def test_a_shared_task_is_the_current_apps_task(celery_app: Any) -> None:
     assert pickle.loads(pickle.dumps(task)) is task
     assert task.options(countdown=5) is not task
     assert (task.request.id, Task.name) == (None, None)
+
+
+def test_a_shared_task_with_keywords_of_its_own_is_one_of_plain_apps_too(celery_app: Any) -> None:
+    with CloudQ("plain", broker="memory://plain-shared") as plain:
+
+        @shared_task(name="shared.owned", mark=3)
+        def owned() -> int:
+            return 1
+
+        assert celery_app.tasks["shared.owned"].mark == 3
+        made: Any = plain.tasks["shared.owned"]
+        assert (made.mark, made()) == (3, 1)
 
 
 def test_a_base_may_be_given_by_its_name(celery_app: Any) -> None:

@@ -32,6 +32,7 @@ PLACES = {
     "cloudq/messages/serializers.py": "what `json_text` has written; pickle checks by itself",
     "cloudq/worker/pool/pipe.py": "decoded messages and records; pickle checks by itself",
     "cloudq/execution/direct_call.py": "checked just before",
+    "cloudq/contrib/django/task_results.py": "arguments that are checked just before, flat fields",
     "cloudq/text.py": "what it has cut at 150 levels",
     "cloudq/schedules/entry.py": "arguments that `to_wire` has written, and flat fields",
     "cloudq/testing/contracts/scheduling.py": "a list of texts",

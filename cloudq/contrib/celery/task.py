@@ -370,10 +370,18 @@ def shared_task(function: Callable[P, R], /) -> task.Task[P, R]: ...
 def shared_task(**options: Any) -> Callable[[Callable[..., R]], task.Task[..., R]]: ...
 def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function a task of every app; see `cloudq.shared_task`."""
-    if function is not None:
-        return shared.shared_task(function)
-    made: Any = shared.shared_task
-    return made(**task_options(options, of="@shared_task", warned=set()))
+    decorate = shared.sharing(
+        CelerySharedTask, task_options(options, of="@shared_task", warned=set())
+    )
+    return decorate if function is None else decorate(function)
+
+
+class CelerySharedTask(shared.SharedTask):
+    """A shared task whose own keywords apps without Celery's names have too."""
+
+    def _options_for(self, app: Any) -> dict[str, Any]:
+        options = super()._options_for(app)
+        return options if hasattr(app, "strict_typing") else own_keywords(options, Task)
 
 
 def class_of(given: type[Any] | str | None) -> type[Any]:

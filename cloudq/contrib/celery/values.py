@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
+from cloudq.errors import EncodeError
+from cloudq.messages.json_text import json_text
+
 STORES = "dynamodb://, firestore://, aztables:// or sqlite://"
 _BROKERS = "sqs://, pubsub://, servicebus:// or sqlite://"
 _FOREIGN_BROKERS = (
@@ -220,10 +223,10 @@ def headers(value: Any) -> dict[str, str]:
     if not others:
         return made
     try:
-        texts = {name: json.dumps(each) for name, each in others.items()}
-    except (TypeError, ValueError) as error:
+        texts = {name: json_text(each).decode() for name, each in others.items()}
+    except EncodeError as error:
         raise ValueError(f"a header's value is text or JSON: {error}") from error
-    return {**made, **texts, _JSON_HEADERS: json.dumps(sorted(texts))}
+    return {**made, **texts, _JSON_HEADERS: json_text(sorted(texts)).decode()}
 
 
 def read_headers(given: Mapping[str, Any]) -> Mapping[str, Any]:

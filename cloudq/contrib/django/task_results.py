@@ -19,6 +19,7 @@ from django.utils.timezone import make_naive
 from cloudq.app import CloudQ
 from cloudq.driver import Item, Key
 from cloudq.errors import BackendError
+from cloudq.messages.json_text import check_levels
 from cloudq.messages.values import load_value
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record, State
@@ -80,6 +81,7 @@ class Call:
 
     def keep(self, store: Backend) -> None:
         """Store the call, so that its result can be asked for. Raises `BackendError`."""
+        check_levels([*self.args, *self.kwargs.values()])
         known_for = max(self.run_after or 0.0, store.clock()) + store.expires
         fields = {
             "path": self.path,
