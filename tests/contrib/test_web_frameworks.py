@@ -255,6 +255,7 @@ def test_calls_of_savepoints_are_sent_with_the_whole_transaction(
         shop.send_on_commit(session, gone)
         session.close()
         session.commit()
+        assert session.info[shop.HELD] == {}
         drain(shop.app)
     engine.dispose()
     assert sorted(calls) == [1, 3]
