@@ -21,7 +21,7 @@ from sqlalchemy.orm import (
 from cloudq import AsyncResult, CloudQ, Prepared
 
 app = CloudQ("shop")
-HELD, SENT = "calls to send", "calls that the last commit sent"
+HELD, COMMITTED, SENT = "calls to send", "what has committed", "calls that were sent last"
 
 
 def send_on_commit(session: Session, call: Prepared[Any]) -> None:
@@ -31,22 +31,26 @@ def send_on_commit(session: Session, call: Prepared[Any]) -> None:
 
 
 @event.listens_for(Session, "after_commit")
-def _send(session: Session) -> None:
-    """Send what was held back; a savepoint hands it to the transaction around it."""
-    held: dict[SessionTransaction, list[Prepared[Any]]] = session.info.get(HELD, {})
-    savepoint = session.get_nested_transaction()
-    ended = savepoint or session.get_transaction()
-    calls = held.pop(ended, []) if ended is not None else []
-    if savepoint is None:
-        session.info[SENT] = app.publish(calls)
-    elif calls and savepoint.parent is not None:
-        held.setdefault(savepoint.parent, []).extend(calls)
+def _committed(session: Session) -> None:
+    """Note what has committed: it ends next."""
+    session.info[COMMITTED] = session.get_nested_transaction() or session.get_transaction()
 
 
 @event.listens_for(Session, "after_transaction_end")
-def _forget(session: Session, transaction: SessionTransaction) -> None:
-    """Forget what is still held back when a transaction ends: it was rolled back."""
-    session.info.get(HELD, {}).pop(transaction, None)
+def _ended(session: Session, transaction: SessionTransaction) -> None:
+    """Send what was held back; a savepoint hands it to the transaction around it.
+
+    What was not committed is forgotten. The session can be used again, also where sending fails.
+    """
+    held: dict[SessionTransaction, list[Prepared[Any]]] = session.info.get(HELD, {})
+    calls = held.pop(transaction, [])
+    if session.info.get(COMMITTED) is not transaction:
+        return
+    del session.info[COMMITTED]
+    if transaction.parent is None:
+        session.info[SENT] = app.publish(calls) if calls else []
+    elif calls:
+        held.setdefault(transaction.parent, []).extend(calls)
 
 
 class Base(DeclarativeBase):
