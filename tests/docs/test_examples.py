@@ -54,7 +54,7 @@ def test_checksums(tmp_path: Path) -> None:
 def test_each_example_has_a_test() -> None:
     programs = {path.stem for path in EXAMPLES.glob("*.py")}
     assert programs == {*CASES, "checksums"}
-    # Programs in functions: test_function_examples and tests/functions/aws; the shops: contrib.
+    # Programs in functions: test_function_examples and tests/functions/aws; shops and web: contrib.
     folders = {file.parent.name for file in EXAMPLES.glob("*/*.py")}
     functions = {"lambda_app", "google_function", "azure_function"}
-    assert folders == {*functions, "celery_shop", "django_shop"}
+    assert folders == {*functions, "celery_shop", "django_shop", "web"}
