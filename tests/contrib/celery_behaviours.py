@@ -1357,7 +1357,7 @@ def _connects(signal: Any) -> Any:
 def seen_by(
     name: str, what: Callable[..., Any], start: Callable[[], Any], sender: Any = None
 ) -> Any:
-    """What a receiver of a signal makes of it, of the calls that a program starts."""
+    """Give what a receiver makes of a signal, of the calls that a program starts."""
     seen: list[Any] = []
     signal = getattr(signals, name)
 
