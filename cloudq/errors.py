@@ -75,8 +75,10 @@ class ScheduleError(ConfigurationError, ValueError):
     """A schedule cannot be: a `crontab` of a minute 60, say."""
 
 
-class UnknownTask(CloudQError):
+class UnknownTask(CloudQError, KeyError):
     """No task of that name is registered in this app."""
+
+    __str__ = Exception.__str__  # a KeyError shows the repr of its text
 
 
 class InvalidArguments(CloudQError, TypeError):
@@ -224,6 +226,8 @@ class Retry(CloudQError):
     Celery's `exc` and `when`, which is a countdown or a time.
     """
 
+    is_eager = False
+
     def __init__(
         self,
         message: str | None = None,
@@ -250,6 +254,10 @@ class Retry(CloudQError):
         """The cause, by Celery's name."""
         return self.cause
 
+    def humanize(self) -> str:
+        """Say when the next try is."""
+        return f"in {self.when}s" if isinstance(self.when, int | float) else f"at {self.when}"
+
 
 class Replaced(CloudQError):
     """Raised by a task (through `self.replace`) to have a workflow run in its place."""
@@ -274,6 +282,9 @@ class Reject(CloudQError):
     """
 
     def __init__(self, reason: object = "rejected by the task", requeue: bool = False) -> None:
-        super().__init__(reason)
+        super().__init__(reason, requeue)
         self.reason = reason
         self.requeue = requeue
+
+    def __str__(self) -> str:
+        return str(self.reason)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain as together
 from typing import Any, NoReturn, Self
 
-from cloudq.errors import ConfigurationError
+from cloudq.errors import ConfigurationError, UnknownTask
 from cloudq.messages.message import new_id
 from cloudq.results.groups import GroupResult
 
@@ -56,6 +56,13 @@ class CeleryNames:
     def name(self) -> str:
         """The name of the task."""
         return self.as_node()["task"]
+
+    def run_here(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the task's function here, as a call of the task does. Raises `UnknownTask`."""
+        node = self.as_node().clone(args, kwargs)
+        if (task := self.type) is None:
+            raise UnknownTask(f"no task is named {node.task!r} in this process")
+        return task(*node.args, **node.kwargs)
 
     def __invert__(self) -> Any:
         """Start the node and wait for its value: `~task.s(1)`."""

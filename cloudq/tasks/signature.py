@@ -111,7 +111,7 @@ class Node(CeleryNames, Callback, Generic[R]):
         app = app_of(self)
         return self._empty_result() if app is None else app.start_eagerly(self, args, kwargs or {})
 
-    __call__ = delay  # `group(...)()` and `chain(...)()` start in Celery
+    __call__ = delay  # `group(...)()` and `chain(...)()` start, `task.s()()` does not
 
     def _empty_result(self) -> GroupResult[Any] | None:
         return None if isinstance(self, chain) else GroupResult[Any](new_id(), [])
@@ -121,6 +121,7 @@ class Signature(Node[R]):
     """One call of one task, with all or some of its arguments."""
 
     is_call = True
+    __call__ = CeleryNames.run_here  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,
@@ -140,8 +141,7 @@ class Signature(Node[R]):
         self.immutable = immutable
 
     def _call(self) -> dict[str, Any]:
-        named = {"task": self.task, "args": self.args, "kwargs": self.kwargs}
-        return {**named, "immutable": self.immutable}
+        return {key: getattr(self, key) for key in ("task", "args", "kwargs", "immutable")}
 
     def __repr__(self) -> str:
         shown = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]

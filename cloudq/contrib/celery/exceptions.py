@@ -54,6 +54,19 @@ __all__ = [
     "WorkerLostError",
 ]
 
+
+class AlwaysEagerIgnored(UserWarning):
+    """Nothing warns with it here: `send_task` sends whatever task_always_eager is."""
+
+
+class CDeprecationWarning(DeprecationWarning):
+    """Nothing warns with it here."""
+
+
+class CPendingDeprecationWarning(PendingDeprecationWarning):
+    """Nothing warns with it here."""
+
+
 # Celery's exceptions without a counterpart, and why.
 REFUSED = {
     "TaskPredicate": "Retry, Ignore and Reject are caught by their own names",

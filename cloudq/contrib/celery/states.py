@@ -20,3 +20,27 @@ UNREADY_STATES = frozenset[str]({PENDING, RECEIVED, STARTED, REJECTED, RETRY}) -
 EXCEPTION_STATES = frozenset[str]({RETRY, FAILURE, REVOKED})
 PROPAGATE_STATES = READY_STATES - {SUCCESS}
 ALL_STATES = READY_STATES | UNREADY_STATES
+
+# The first of two states is the one that is shown; states that are not named stand before None.
+_ORDER = (SUCCESS, FAILURE, None, REVOKED, STARTED, RECEIVED, REJECTED, RETRY, PENDING)
+
+
+def precedence(name: str | None) -> int:
+    """Return the place of a state in the order of progress, 0 for the furthest."""
+    return _ORDER.index(name if name in _ORDER else None)
+
+
+class state(str):  # noqa: N801 (Celery's name)
+    """A state that is compared by its progress: `state("PENDING") < state("SUCCESS")`."""
+
+    def __gt__(self, other: str) -> bool:
+        return precedence(self) < precedence(other)
+
+    def __ge__(self, other: str) -> bool:
+        return precedence(self) <= precedence(other)
+
+    def __lt__(self, other: str) -> bool:
+        return precedence(self) > precedence(other)
+
+    def __le__(self, other: str) -> bool:
+        return precedence(self) >= precedence(other)
