@@ -255,7 +255,7 @@ def test_calls_are_sent_when_their_transaction_commits(tmp_path: Path) -> None:
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The recipe for SQLAlchemy in this process, over a queue in memory."""
-    monkeypatch.setenv("CLOUDQ_BROKER", "memory://")
+    monkeypatch.setenv("CLOUDQ_BROKER", "memory://web")
     monkeypatch.syspath_prepend(EXAMPLES)
     shop = importlib.import_module("after_commit")
     yield shop

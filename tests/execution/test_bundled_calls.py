@@ -21,7 +21,7 @@ from tests.support.bench import Bench
 
 @pytest.fixture
 def app() -> Iterator[CloudQ]:
-    with CloudQ("bundled", broker="memory://", default_retry_delay=0.0) as app:
+    with CloudQ("bundled", broker="memory://bundled-calls", default_retry_delay=0.0) as app:
         yield app
 
 
@@ -267,7 +267,7 @@ def test_an_unknown_task_is_dead_lettered_alone(app: CloudQ) -> None:
 
 
 def test_an_eager_app_runs_each(app: CloudQ) -> None:
-    with CloudQ("eager", broker="memory://", task_always_eager=True) as eager:
+    with CloudQ("eager", broker="memory://bundled-calls", task_always_eager=True) as eager:
 
         @eager.task(bundle=3)
         def work(n: int) -> int:

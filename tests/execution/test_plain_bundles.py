@@ -24,7 +24,7 @@ HOST = "here"
 
 @pytest.fixture
 def app() -> Iterator[CloudQ]:
-    with CloudQ("plain", broker="memory://", default_retry_delay=0.0) as app:
+    with CloudQ("plain", broker="memory://plain-bundles", default_retry_delay=0.0) as app:
         yield app
 
 

@@ -77,7 +77,7 @@ ONE: dict[str, Any] = {
 @pytest.mark.parametrize("name", ONE)
 def test_a_call_that_cannot_be_read_harms_no_neighbour(name: str) -> None:
     ran: list[int] = []
-    with CloudQ("forged", broker="memory://") as app:
+    with CloudQ("forged", broker="memory://forged") as app:
         app.task(name="t")(lambda n=0: ran.append(n))
         calls = [{"n": 0, "args": [1]}, ONE[name], {"n": 2, "args": [2]}]
         app.broker.driver.send("default", [Outgoing(id="forged", body=body(calls=calls))])

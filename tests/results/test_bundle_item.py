@@ -52,7 +52,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 
 @pytest.fixture
 def plain() -> Iterator[Backend]:
-    with CloudQ("bundles", broker="memory://") as app:
+    with CloudQ("bundles", broker="memory://bundle-items") as app:
         assert app.backend is not None
         yield app.backend
 

@@ -24,7 +24,7 @@ class Child:
     """A pool of threads for one task, and the supervisor's end of its connection."""
 
     def __init__(self, function: Callable[[int], object]) -> None:
-        self.app = CloudQ("threads", broker="memory://", backend="memory://")
+        self.app = CloudQ("threads", broker="memory://threads", backend="memory://threads")
         self.app.task(name="run")(function)
         self.supervisor, self.own = Pipe()
         executor = self.app.executor(places=Places(MOST))

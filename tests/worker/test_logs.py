@@ -147,7 +147,7 @@ def test_the_banner_shows_no_secret() -> None:
 def test_the_banner_asks_about_a_queue_that_is_nearly_one_of_the_app(
     queue: str, meant: str | None
 ) -> None:
-    with CloudQ("shop", broker="memory://") as app:
+    with CloudQ("shop", broker="memory://logs") as app:
         app.task(name="send", queue="mail")(print)
         options = WorkerOptions(app_path="x", queues=((queue, 2),), processes=1, threads=1)
         asked = [line.strip() for line in banner(app, options) if "meant" in line]

@@ -81,7 +81,7 @@ def _ended(number: int, success: object) -> Ended:
 
 @pytest.fixture
 def hands() -> Iterator[Hands]:
-    with CloudQ("trays", broker="memory://") as app:
+    with CloudQ("trays", broker="memory://trays") as app:
         hands = Hands(app)
         yield hands
         hands.settler.stop()
