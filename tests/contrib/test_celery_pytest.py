@@ -19,7 +19,7 @@ pytest_plugins = ("cloudq.contrib.celery.pytest",)
 
 @pytest.fixture(scope="session")
 def celery_config():
-    return {"broker_url": "memory://celery-pytest", "result_backend": "cache+memory://", "task_time_limit": 9}
+    return {"broker_url": "memory://own", "result_backend": "cache+memory://", "task_time_limit": 9}
 
 @pytest.fixture(scope="session")
 def celery_worker_parameters():
