@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cloudq.driver import Address, BackendDriver, BrokerDriver
 from cloudq.driver.adapters import adapter
+from cloudq.driver.blobs import Blobs
 from cloudq.driver.entry_points import EntryPoint, entry_points, forget
 from cloudq.driver.forks import Whole
 from cloudq.errors import CloudQError, ConfigurationError, did_you_mean
@@ -61,6 +62,11 @@ def open_scheduler(url: str) -> object:
     return _open("scheduler", parse(url))
 
 
+def open_blobs(url: str) -> Blobs:
+    """Open the driver of a blob store's URL. Raises `ConfigurationError`."""
+    return _open("blob", parse(url))
+
+
 def missing_file(url: str) -> Path | None:
     """Return the path of the file behind a URL if it is not there yet; None for all other URLs."""
     named = adapter(url).local_file
@@ -77,7 +83,10 @@ def check_scheme(kind: str, url: str) -> None:
 
 
 def installed(kind: str) -> Sequence[EntryPoint]:
-    """Return the entry points of a kind, "broker", "backend", "scheduler" or "format", by name."""
+    """Return the entry points of a kind, by name.
+
+    The kinds are "broker", "backend", "scheduler", "blob" and "format".
+    """
     return entry_points(f"cloudq.{kind}s")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cloudq.testing.contracts.backend import BackendContract
+    from cloudq.testing.contracts.blobs import BlobsContract
     from cloudq.testing.contracts.broker import BrokerContract
     from cloudq.testing.contracts.ordering import OrderingContract
     from cloudq.testing.contracts.queue_admin import AdminDriver, QueueAdminContract
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdminDriver",
     "BackendContract",
+    "BlobsContract",
     "BrokerContract",
     "Fault",
     "FaultPlan",
@@ -55,6 +57,7 @@ __all__ = [
 _CONTRACTS = {
     "AdminDriver": "contracts.queue_admin",
     "BackendContract": "contracts.backend",
+    "BlobsContract": "contracts.blobs",
     "BrokerContract": "contracts.broker",
     "OrderingContract": "contracts.ordering",
     "OneTimeContract": "contracts.schedule",

@@ -1,0 +1,195 @@
+"""Blobs as files of a folder: `file:///var/lib/shop/payloads`, or `file:///payloads` beside here.
+
+A path with one slash after the host is relative to the current folder, as that of `sqlite:///` is;
+one with two is absolute. Files can be read by this user alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from bisect import bisect_right
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from cloudq.driver import Address, Code, Failure
+from cloudq.driver.blobs import BLOB_KEY, Blob, BlobGone, BlobPage
+from cloudq.errors import ConfigurationError
+from cloudq_local.options import check_options
+
+_PART = 1 << 20
+# Where a blob is while it is written, as one of this key: what a dead process left is swept too.
+_PARTS = "parts/unwritten"
+_TRIES = 100
+
+_CODES = {
+    errno.ENOSPC: Code.THROTTLED,  # somebody may make room
+    errno.EDQUOT: Code.THROTTLED,
+    errno.EACCES: Code.DENIED,
+    errno.EPERM: Code.DENIED,
+    errno.EROFS: Code.DENIED,
+    errno.EMFILE: Code.THROTTLED,
+    errno.ENFILE: Code.THROTTLED,
+    errno.EFBIG: Code.TOO_LARGE,
+    errno.ENOENT: Code.NOT_FOUND,
+}
+
+
+def open_blobs(address: Address) -> BlobFiles:
+    """The driver of a `file://` URL. Raises `ConfigurationError`."""
+    check_options(address, ())
+    if address.host:
+        raise ConfigurationError(
+            f"{address.url} names the host {address.host!r}: write file:///folder for a folder "
+            "here, file:////var/folder for an absolute path"
+        )
+    if not address.path:
+        raise ConfigurationError("file:// names no folder: write file:///payloads, say")
+    if "\0" in address.path:
+        raise ConfigurationError(f"{address.path!r} is no path: it has a NUL in it")
+    return BlobFiles(Path(os.path.abspath(address.path)))
+
+
+class BlobFiles:
+    """A `Blobs` and `BlobAdmin` of files in one folder, which is made when it is first needed."""
+
+    most_deleted = 1000
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, key: str, content: BinaryIO, size: int) -> None:
+        path = self._path(key)
+        part = self._folder / _PARTS / path.name
+        self._make(part.parent)
+        opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(opened, "wb", buffering=0) as file:
+                _copy(content, file, size)
+            self._move(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+    def read(self, key: str, *, start: int = 0) -> Generator[bytes]:
+        try:
+            opened = os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError as error:
+            raise BlobGone(key) from error
+        file = os.fdopen(opened, "rb", buffering=0)
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            file.close()
+            raise BlobGone(key)
+        file.seek(start)
+        return _parts(file)
+
+    def delete(self, keys: Sequence[str]) -> Sequence[Failure]:
+        failed: list[Failure] = []
+        for index, key in enumerate(keys):
+            path = self._path(key)
+            try:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # its owner has others, or none was ever there
+                    path.parent.rmdir()
+            except OSError as error:
+                reason = error.strerror or str(error)
+                failed.append(Failure(index=index, code=self.error_code(error), reason=reason))
+        return failed
+
+    def list(self, *, after: str | None, limit: int) -> BlobPage:
+        found: list[Blob] = []
+        for key, status in self._found(after or ""):
+            if len(found) == limit:
+                return BlobPage(blobs=found, next=found[-1].key)
+            found.append(Blob(key=key, size=status.st_size, written=status.st_mtime))
+        return BlobPage(blobs=found)
+
+    def _found(self, after: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield the keys behind one, in order."""
+        kind_after, _, rest = after.partition("/")
+        for kind in _names(self._folder, kind_after, itself=True):
+            owner_after = rest.partition("/")[0] if kind == kind_after else ""
+            for owner in _names(self._folder / kind, owner_after, itself=True):
+                folder = self._folder / kind / owner
+                is_first = kind == kind_after and owner == owner_after
+                for name in _names(folder, after.rpartition("/")[2] if is_first else ""):
+                    key = f"{kind}/{owner}/{name}"
+                    with suppress(FileNotFoundError):  # deleted meanwhile
+                        status = os.lstat(folder / name)
+                        if BLOB_KEY.fullmatch(key) and stat.S_ISREG(status.st_mode):
+                            yield key, status
+
+    def create_place(self, *, expires: float) -> None:
+        """Make the folder. Files have no rule that deletes them: `cloudq sweep` does."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def check_place(self) -> None:
+        place = self._folder if self._folder.exists() else _nearest(self._folder)
+        if os.access(place, os.R_OK | os.W_OK | os.X_OK):
+            return
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._folder))
+
+    def error_code(self, error: Exception) -> Code:
+        if isinstance(error, OSError) and error.errno is not None:
+            return _CODES.get(error.errno, Code.UNREACHABLE)
+        return Code.INVALID if isinstance(error, ValueError) else Code.UNKNOWN
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+    def _move(self, part: Path, path: Path) -> None:
+        """Give a written file its name. Its folder is deleted by others whenever it is empty."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                self._make(path.parent)
+                os.rename(part, path)
+                return
+            except (FileNotFoundError, FileExistsError):
+                if not tries_left:
+                    raise
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder of blobs, and those around it, which only this user can look into."""
+        for each in (self._folder, folder.parent, folder):
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _path(self, key: str) -> Path:
+        if BLOB_KEY.fullmatch(key) is None:  # it may lead anywhere
+            raise ValueError(f"{key!r:.100} is no key of a blob")
+        return self._folder / key
+
+
+def _copy(content: BinaryIO, file: BinaryIO, size: int) -> None:
+    content.seek(0)
+    left = size
+    while left:
+        part = content.read(min(_PART, left))
+        if not part:
+            raise ValueError(f"the content has {size - left:,} bytes, not {size:,}")
+        view = memoryview(part)
+        while view:
+            view = view[file.write(view) :]
+        left -= len(part)
+
+
+def _parts(file: BinaryIO) -> Generator[bytes]:
+    with file:
+        while part := file.read(_PART):
+            yield part
+
+
+def _names(folder: Path, after: str, *, itself: bool = False) -> Sequence[str]:
+    """Return the names in a folder behind one, in order; none where there is no such folder."""
+    try:
+        names = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    start = bisect_right(names, after)
+    return names[start - 1 :] if itself and start and names[start - 1] == after else names[start:]
+
+
+def _nearest(folder: Path) -> Path:
+    return next((each for each in folder.parents if each.exists()), folder)
