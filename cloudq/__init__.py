@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         MaxRetriesExceeded,
         MessageTooLarge,
         PartlyStarted,
+        PayloadError,
+        PayloadGone,
         PublishError,
         Reject,
         ResultTimeout,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
         WaitInTask,
         WorkerLost,
     )
+    from cloudq.messages.files import File
     from cloudq.monitoring.task_logger import get_task_logger
     from cloudq.results.eager import EagerResult
     from cloudq.results.groups import GroupResult, ResultSet
@@ -59,6 +62,7 @@ __all__ = [
     "DecodeError",
     "EagerResult",
     "EncodeError",
+    "File",
     "GroupResult",
     "Ignore",
     "InvalidArguments",
@@ -67,6 +71,8 @@ __all__ = [
     "Middleware",
     "Node",
     "PartlyStarted",
+    "PayloadError",
+    "PayloadGone",
     "Prepared",
     "PublishError",
     "Reject",
@@ -114,6 +120,7 @@ _HOMES = {
     "DecodeError": "cloudq.errors",
     "EagerResult": "cloudq.results.eager",
     "EncodeError": "cloudq.errors",
+    "File": "cloudq.messages.files",
     "GroupResult": "cloudq.results.groups",
     "Ignore": "cloudq.errors",
     "InvalidArguments": "cloudq.errors",
@@ -121,6 +128,8 @@ _HOMES = {
     "MessageTooLarge": "cloudq.errors",
     "Middleware": "cloudq.tasks.request",
     "PartlyStarted": "cloudq.errors",
+    "PayloadError": "cloudq.errors",
+    "PayloadGone": "cloudq.errors",
     "Node": "cloudq.tasks.signature",
     "Prepared": "cloudq.tasks.task",
     "PublishError": "cloudq.errors",

@@ -121,6 +121,14 @@ class BackendError(ServiceError):
     """The result backend refused or failed."""
 
 
+class PayloadError(ServiceError):
+    """The store of large payloads refused or failed."""
+
+
+class PayloadGone(CloudQError):
+    """A large payload is not in its store any more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
     """One message of a publish that the broker did not take: its place in the call, and why."""

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 from cloudq.clock import Clock, real_time
 from cloudq.driver import BackendDriver, BrokerDriver, StoreLimits
 from cloudq.driver.billing import Meter, meter_of
+from cloudq.driver.blobs import Blobs
 from cloudq.driver.forks import imported, renew_after_fork
 from cloudq.driver.immutable import immutable
-from cloudq.driver.loader import open_backend, open_broker, open_scheduler
+from cloudq.driver.loader import open_backend, open_blobs, open_broker, open_scheduler
 from cloudq.messages.codec import Codec
 from cloudq.messages.message import new_id
 from cloudq.results.backend import Backend
 from cloudq.results.ends_log import EndsLog
 from cloudq.results.events import KEPT, History
+from cloudq.results.large import LargeValues
 from cloudq.results.record import State
 from cloudq.settings import Level, Settings
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:  # an app that sends and runs nothing starts without them
 
     from cloudq.broker.broker import Broker
     from cloudq.broker.one_time import OneTimeSchedules
+    from cloudq.messages.payloads import Payloads
 
 
 @immutable
@@ -45,6 +48,7 @@ class Services:
     open_broker: Callable[[str], BrokerDriver] = open_broker
     open_backend: Callable[[str], BackendDriver] = open_backend
     open_scheduler: Callable[[str], object] = open_scheduler
+    open_blobs: Callable[[str], Blobs] = open_blobs
 
 
 class Runtime:
@@ -63,6 +67,7 @@ class Runtime:
         self._broker: Broker | None = None
         self._backend: Backend | None = None
         self._scheduler: OneTimeSchedules | None = None
+        self._payloads: Payloads | None = None
         renew_after_fork(self, Runtime._in_child)
 
     def _in_child(self) -> None:
@@ -147,9 +152,30 @@ class Runtime:
                 )
             return self._scheduler
 
+    def payloads(self) -> Payloads | None:
+        """Return the store of large payloads, opened at its first use; None without one."""
+        opened = self._payloads
+        if opened is not None:
+            return opened
+        with self.lock:
+            conf, url = self.conf, self.conf.payload_url
+            if self._payloads is None and url is not None:
+                imported("cloudq.messages.payloads")
+                from cloudq.messages.payloads import Payloads
+
+                self._payloads = Payloads(
+                    self.services.open_blobs(url),
+                    url=url,
+                    most=conf.payload_limit,
+                    clock=self.clock,
+                    sleep=self.services.sleep,
+                    reopen=partial(self.services.open_blobs, url),
+                )
+            return self._payloads
+
     def meters(self) -> list[Meter]:
         """Return the meters of the drivers that are open in this process and have one."""
-        parts = (self._broker, self._backend, self._scheduler)
+        parts = (self._broker, self._backend, self._scheduler, self._payloads)
         opened = [each.opened for each in parts if each is not None]
         return [meter for driver in opened if (meter := meter_of(driver)) is not None]
 
@@ -164,24 +190,28 @@ class Runtime:
             if self._backend is not None:
                 self._backend.write_ends()
                 self._backend.close()
-            self._broker = self._backend = None
+            if self._payloads is not None:
+                self._payloads.close()
+            self._broker = self._backend = self._payloads = None
 
     def _open_broker(self) -> Broker:
         imported("cloudq.broker.broker")  # no fork cuts that short
         from cloudq.broker.broker import Broker
+        from cloudq.broker.claim_check import ClaimCheck
         from cloudq.broker.delayed import DelayedStore
 
-        conf = self.conf
+        conf, codec = self.conf, self.codec
         return Broker(
             self.services.open_broker(conf.broker),
             url=conf.broker,
             reopen=partial(self.services.open_broker, conf.broker),
             publish_retries=conf.publish_retries,
             delayed_store=DelayedStore(self._store) if conf.backend_url is not None else None,
-            codec=self.codec,
+            codec=codec,
             clock=self.clock,
             sleep=self.services.sleep,
             bundle_bytes=conf.bundle_bytes,
+            claims=ClaimCheck(codec, self.payloads, conf.payload_store_over),
         )
 
     def _store(self) -> Backend:
@@ -199,6 +229,7 @@ class Runtime:
             expires=conf.result_expires,
             history=self._history(driver.limits),
             clock=self.clock,
+            large=LargeValues(self.payloads, conf.payload_store_over),
         )
 
     def _history(self, limits: StoreLimits) -> History | None:

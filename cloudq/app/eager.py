@@ -12,9 +12,11 @@ from cloudq.execution.executor import Executor
 from cloudq.execution.outcomes import Job
 from cloudq.execution.settlement import Action
 from cloudq.messages.body import encode
+from cloudq.messages.payload_places import storing
 from cloudq.publishing.builder import MessageBuilder
 from cloudq.results.eager import EagerResult
 from cloudq.results.groups import AnyResult
+from cloudq.results.large import LargeValues
 from cloudq.results.record import IGNORED, Record, State, as_ignored
 from cloudq.tasks.call_options import CallOptions, Options
 from cloudq.tasks.signature import Node
@@ -47,7 +49,8 @@ class Eager:
         if options.link or options.link_error:
             linked: Any = self.start(task.linked(options, args, kwargs))
             return linked
-        message = self._builder.of_call(task, options, args, kwargs)
+        opens = self._executor.runtime.payloads
+        message = storing(opens, self._builder.of_call, task, options, args, kwargs)
         encode(message)  # refuses what no message can hold, as `send` does
         while True:
             delivery = Delivery(
@@ -71,12 +74,17 @@ class Eager:
             error=settlement.reason or None,
         )
         if settlement.error is not None and record.state is not State.REJECTED:
-            return self.result_type(record, error=settlement.error, message=message)
+            return self._ended(record, error=settlement.error, message=message)
         if settlement.record is None:  # nothing is kept of its value
             because = as_ignored(record) if settlement.reason == IGNORED else None
-            return self.result_type(record, because=because, message=message)
+            return self._ended(record, because=because, message=message)
         restore = task.arguments.results(args, kwargs).restore
-        return self.result_type(record, restore=restore, message=message)
+        return self._ended(record, restore=restore, message=message)
+
+    def _ended(self, record: Record, **more: Any) -> EagerResult[Any]:
+        result = self.result_type(record, **more)
+        result.loads = LargeValues(self._executor.runtime.payloads).load
+        return result
 
     def start(self, node: Node[Any]) -> AnyResult:
         """Run a workflow; its result, which has ended."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cloudq import signals
 from cloudq.broker import publish_signals
+from cloudq.broker.claim_check import ClaimCheck
 from cloudq.broker.company import Companies
 from cloudq.broker.delayed import DelayedStore
 from cloudq.broker.deliveries import Refused
@@ -64,10 +65,9 @@ _NO_HANDLES: Mapping[str, str] = MappingProxyType({})
 class Broker(Driven[BrokerDriver]):
     """Sends and receives task messages on one queue service. Safe to use from many threads.
 
-    `delayed_store` keeps delayed messages for queues that cannot delay. The body of a bundle has
-    at most `bundle_bytes`. `reopen` gives another driver, for a process that was forked from the
-    driver's.
-    Every method raises `BrokerError` when the service refuses the call as a whole.
+    `delayed_store` keeps delayed messages for queues that cannot delay, `claims` encodes large
+    ones. The body of a bundle has at most `bundle_bytes`. `reopen` gives another driver after a
+    fork. Every method raises `BrokerError` when the service refuses the call as a whole.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Broker(Driven[BrokerDriver]):
         clock: Clock = real_time,
         sleep: Callable[[float], None] = time.sleep,
         bundle_bytes: int = 65_536,
+        claims: ClaimCheck | None = None,
         reopen: Callable[[], BrokerDriver] | None = None,
     ) -> None:
         super().__init__(driver, reopen)
@@ -92,6 +93,7 @@ class Broker(Driven[BrokerDriver]):
         self.clock = clock
         self._sleep = sleep
         self._bundle_bytes = bundle_bytes
+        self._claims = claims or ClaimCheck(self.codec)
         self._companies = Companies(lambda: self.driver)
 
     def limits(self, queue: str) -> Limits:
@@ -175,7 +177,7 @@ class Broker(Driven[BrokerDriver]):
         """Send one message that is not delayed, once; None if it was sent. Raises as `send`."""
         driver, queue = self.driver, message.queue
         limits = driver.limits(queue)
-        body, stores = self.codec.encode(message), self._delayed_store is not None
+        body, stores = self._claims.encode(message, limits.body), self._delayed_store is not None
         outgoing = fitted(message, body, limits, 0.0, url=self.url, stores_delayed=stores)
         began = time.monotonic()
         try:
@@ -218,7 +220,7 @@ class Broker(Driven[BrokerDriver]):
     @cached_property
     def _sorter(self) -> Sorter:
         return Sorter(
-            codec=self.codec,
+            claims=self._claims,
             limits=self.limits,
             way_of=self.way_of,
             url=self.url,

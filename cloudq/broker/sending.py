@@ -12,6 +12,7 @@ from math import inf
 from cloudq import signals
 from cloudq.amounts import counted
 from cloudq.broker import publish_signals
+from cloudq.broker.claim_check import ClaimCheck
 from cloudq.broker.one_time import OneTimeSchedules
 from cloudq.broker.retry import PublishPolicy
 from cloudq.driver import ORDERED_SUFFIX, Code, Failure, Limits, Outgoing
@@ -22,7 +23,6 @@ from cloudq.errors import (
     Rejected,
     ServiceError,
 )
-from cloudq.messages.codec import Codec
 from cloudq.messages.ids import place_of
 from cloudq.messages.message import TaskMessage, new_id
 
@@ -202,7 +202,8 @@ def fitted(
     if len(body) > limits.body:
         raise MessageTooLarge(
             f"the message for {message.task} is {len(body):,} bytes and {url} takes "
-            f"{limits.body:,}: store the data elsewhere and pass its key"
+            f"{limits.body:,}: set payload_store, say to s3://bucket/prefix, and its large "
+            "arguments go there by themselves"
         )
     delay = max(0.0, message.not_before - now) if message.not_before else 0.0
     if delay and not limits.max_delay and not stores_delayed:
@@ -256,7 +257,7 @@ _BundleKey = tuple[str, str, str | None, str | None]
 class Sorter:
     """Sorts messages for one broker; a bundle has a body of at most `bundle_bytes`."""
 
-    codec: Codec
+    claims: ClaimCheck
     limits: Callable[[str], Limits]
     way_of: Callable[[str, Outgoing], Way]
     url: str
@@ -280,7 +281,7 @@ class Sorter:
                     _lot(lots, message.queue, Way.PLAIN).messages[place] = _LATER
                 together.append(place)
                 continue
-            outgoing = self._fitted(message, self.codec.encode(message), now)
+            outgoing = self._alone(message, now)
             way = self.way_of(message.queue, outgoing)
             if one_time is not None and one_time.takes(
                 message, outgoing.body, self.limits(message.queue), now
@@ -301,9 +302,9 @@ class Sorter:
         """Put calls into as few messages as their size allows."""
         first = messages[places[0]]
         if len(places) == 1:
-            lot.messages[places[0]] = self._fitted(first, self.codec.encode(first), now)
+            lot.messages[places[0]] = self._alone(first, now)
             return
-        body = self.codec.encode_bundle([messages[place] for place in places])
+        body = self.claims.codec.encode_bundle([messages[place] for place in places])
         if len(body) > min(self.limits(first.queue).body, self.bundle_bytes):
             half = len(places) // 2
             self._bundle(lot, messages, places[:half], now)
@@ -312,6 +313,10 @@ class Sorter:
         # Another message than the one that these calls may have been in before.
         lot.messages[places[0]] = replace(self._fitted(first, body, now), id=new_id())
         lot.members[places[0]] = places
+
+    def _alone(self, message: TaskMessage, now: float) -> Outgoing:
+        body = self.claims.encode(message, self.limits(message.queue).body)
+        return self._fitted(message, body, now)
 
     def _fitted(self, message: TaskMessage, body: bytes, now: float) -> Outgoing:
         return fitted(

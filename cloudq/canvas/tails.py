@@ -17,8 +17,8 @@ import orjson
 from cloudq.canvas.freeze import final_id, walk
 from cloudq.driver import Item, Key, Value
 from cloudq.errors import CloudQError, DecodeError, InvalidArguments
+from cloudq.messages.json_text import json_bytes
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.values import json_bytes
 from cloudq.results.backend import Backend
 from cloudq.results.record import Record
 from cloudq.results.stored import is_list

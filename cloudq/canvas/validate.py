@@ -8,7 +8,8 @@ from typing import Any
 
 from cloudq.canvas.freeze import EMPTY
 from cloudq.errors import ConfigurationError, EncodeError, InvalidArguments
-from cloudq.messages.values import json_bytes, to_wire
+from cloudq.messages.json_text import json_bytes
+from cloudq.messages.values import to_wire
 from cloudq.publishing.builder import MessageBuilder
 from cloudq.runtime import Runtime
 from cloudq.tasks.arguments import LATER

@@ -33,6 +33,7 @@ from cloudq.errors import (
     PublishError,
 )
 from cloudq.messages.message import TaskMessage, new_id
+from cloudq.messages.payload_places import writing
 from cloudq.publishing.builder import depth_below
 from cloudq.publishing.publisher import Publisher
 from cloudq.results.backend import Backend
@@ -73,7 +74,8 @@ class Workflows:
         self, node: Node[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AnyResult | None:
         """Send the first tasks of a node; return its result, None for an empty chain."""
-        result = self._starter.start(node, args, kwargs, self._place())
+        with writing(self._runtime.payloads):
+            result = self._starter.start(node, args, kwargs, self._place())
         parent = current_request.get()
         if parent is not None and result is not None:
             parent.children.append(outline_of(result))
@@ -84,8 +86,9 @@ class Workflows:
 
         Raises `InvalidArguments`, `ConfigurationError` and `EncodeError`, before anything is sent.
         """
-        self.checks.check(node)
-        return self.planner.in_place_of(message, node)
+        with writing(self._runtime.payloads):
+            self.checks.check(node)
+            return self.planner.in_place_of(message, node)
 
     def add_to_chord(self, node: Node[Any]) -> AsyncResult[Any]:
         """Add a member to the header that the running task belongs to, and send it."""
@@ -95,13 +98,14 @@ class Workflows:
                 "add_to_chord: the running task is no member of a chord's header: "
                 "call it inside one"
             )
-        self.checks.check(node)
-        slot = Slot.from_wire(request.slot)
-        place = self._starter.marked(node, self._place())
-        made = frozen(node, in_slot=True)
-        added = joins.add(slot, final_id(made))
-        place = replace(place, slot=added, group=slot.join)
-        self._starter.carry_out(self.planner.start(made, Before(), place))
+        with writing(self._runtime.payloads):
+            self.checks.check(node)
+            slot = Slot.from_wire(request.slot)
+            place = self._starter.marked(node, self._place())
+            made = frozen(node, in_slot=True)
+            added = joins.add(slot, final_id(made))
+            place = replace(place, slot=added, group=slot.join)
+            self._starter.carry_out(self.planner.start(made, Before(), place))
         return self._make(end_of(made))
 
     def gather(self, join: str) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from cloudq.driver import Address, BackendDriver, BrokerDriver
 from cloudq.driver.adapters import adapter
@@ -69,12 +69,23 @@ def open_blobs(url: str) -> Blobs:
 
 def missing_file(url: str) -> Path | None:
     """Return the path of the file behind a URL if it is not there yet; None for all other URLs."""
+    file = _local_file(url)
+    return None if file is None or file.exists() or file.is_symlink() else file
+
+
+def default_payloads(url: str) -> str | None:
+    """Return the URL of the store of large payloads beside a broker's file; None without one."""
+    file = _local_file(url)
+    return None if file is None else f"file:///{quote(str(file))}-payloads"
+
+
+def _local_file(url: str) -> Path | None:
     named = adapter(url).local_file
     if named is None:
         return None
     module, _, name = named.partition(":")
     file: Path | None = getattr(import_module(module), name)(parse(url))
-    return None if file is None or file.exists() or file.is_symlink() else file
+    return file
 
 
 def check_scheme(kind: str, url: str) -> None:

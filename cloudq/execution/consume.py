@@ -186,7 +186,21 @@ class Consumer:
                 break
             again = {id(each.delivery) for each in refused}
             waiting = [pair for pair in waiting if id(pair[0]) in again]
+        self.free(pairs, refused)
         return refused
+
+    def free(self, pairs: Sequence[Settled], refused: Sequence[Refused] = ()) -> None:
+        """Delete the payloads that nobody needs, since the messages with claims to them are gone.
+
+        A failure is only logged: they expire.
+        """
+        if not any(settlement.frees for _, settlement in pairs):
+            return
+        kept = {id(each.delivery) for each in refused}
+        payloads = self.executor.runtime.payloads()
+        if payloads is not None:
+            gone = (settlement for delivery, settlement in pairs if id(delivery) not in kept)
+            payloads.delete([key for settlement in gone for key in settlement.frees])
 
 
 def _of(jobs: Sequence[Job], settled: Sequence[Settled]) -> list[Delivery]:
@@ -248,6 +262,7 @@ def _is_plain(pair: Settled) -> bool:
         or settlement.member_result
         or settlement.unique_claim
         or settlement.failed_steps
+        or settlement.frees
     )
 
 

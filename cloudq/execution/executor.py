@@ -19,24 +19,26 @@ from cloudq.canvas.workflows import Workflows
 from cloudq.driver import Delivery
 from cloudq.driver.ends import Died
 from cloudq.driver.log import Log
-from cloudq.errors import ServiceError, UnknownTask
+from cloudq.errors import PayloadError, PayloadGone, ServiceError, UnknownTask
 from cloudq.execution import idempotency, lifecycle
 from cloudq.execution.admission import Admission
 from cloudq.execution.call import FunctionCall, RunAsync, Surroundings, run_coroutine
 from cloudq.execution.equal_calls import EqualCalls
 from cloudq.execution.interrupt import Alarms
+from cloudq.execution.large_results import as_null, written
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.plain_run import PlainRun
 from cloudq.execution.raised import settle_raised
 from cloudq.execution.settlement import NEVER, Settled, Settlement
+from cloudq.execution.started import tell_started
 from cloudq.execution.unpacking import Opened
-from cloudq.execution.unstarted import unstarted
+from cloudq.execution.unstarted import PAYLOAD_PAUSE, unstarted
 from cloudq.messages.body import arguments as arguments_of
 from cloudq.messages.message import TaskMessage
+from cloudq.messages.payload_places import READING
 from cloudq.messages.plain_calls import PlainCalls
 from cloudq.publishing.tracing import open_tracing
 from cloudq.results.backend import Backend
-from cloudq.results.record import State
 from cloudq.results.waiting import Places
 from cloudq.runtime import Runtime
 from cloudq.tasks.limits.concurrency import PermitRequest
@@ -193,6 +195,7 @@ class Executor:
             calls,
             delivery,
             task=None if is_told else self.tasks.get(calls[0].task),
+            runtime=self.runtime,
             outcomes=self._outcomes,
             call=self._call,
             surroundings=self._surroundings,
@@ -225,10 +228,7 @@ class Executor:
             if job.message.chain:
                 message = self._workflows.planner.tails.with_next_steps(job.message)
                 job = job if message is job.message else replace(job, message=message)
-            args, kwargs = arguments_of(job.message)
-            if job.message.gather is not None:
-                args = [self._workflows.gather(job.message.gather), *args]
-            args, kwargs = task.arguments.read(args, kwargs)
+            args, kwargs = task.arguments.read(*self._given(job.message))
             wait = enter(job, task, args, kwargs) if enter is not None else None
             if wait is not None:
                 return self._outcomes.over_limit(job, wait)
@@ -243,6 +243,10 @@ class Executor:
             return unstarted(self._outcomes, job, self.backend, error)
         except Died:
             raise
+        except PayloadGone as error:
+            if self.runtime.conf.payload_gone == "wait":
+                return self._outcomes.later(job, PAYLOAD_PAUSE, str(error))
+            return self._unrun(job, task, error, started)
         except BaseException as error:  # also what the user's validators and key function raise
             return self._unrun(job, task, error, started)
         if isinstance(claim, Settlement):
@@ -252,6 +256,17 @@ class Executor:
         with claim:
             settlement = self._begun(job, task, args, kwargs, started)
         return self._equal_calls.settled(settlement, job.message, claim)
+
+    def _given(self, message: TaskMessage) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments of a call, with those that lie in stores."""
+        token = READING.set(self.runtime.payloads)
+        try:
+            args, kwargs = arguments_of(message)
+            if message.gather is not None:
+                args = [self._workflows.gather(message.gather), *args]
+            return args, kwargs
+        finally:
+            READING.reset(token)
 
     def _begun(
         self,
@@ -265,7 +280,8 @@ class Executor:
         unique = self.backend if job.message.unique_key is not None else None
         if unique is not None and (why := begin(unique, job.message)):
             return self._admission.revoked(job, why)
-        self._tell_started(job, task, started)
+        if not self._is_eager:
+            tell_started(self.runtime, self._outcomes, job, task, started)
         context = Context(
             request=lifecycle.request_of(
                 job,
@@ -329,36 +345,18 @@ class Executor:
         try:
             results = task.arguments.results(context.args, context.kwargs)
             is_unread = self._outcomes.is_unread(job.message)
-            text = "null" if is_unread else results.written_result(value)
+            write = as_null if is_unread else results.written_result
+            text = written(self.runtime, self._outcomes, job.message, write, value)
             settlement = self._outcomes.succeeded(job, text, started)
             if settlement.record is None:
                 settlement = idempotency.keep(settlement, job.message, task, results, value)
             return settlement, value
         except Died:
             raise
+        except PayloadError as error:  # its value is not stored, so it has not ended
+            return unstarted(self._outcomes, job, self.backend, error), error
         except BaseException as error:  # also what the value's own methods raise
             return self._outcomes.failed(job, error, started), error
-
-    def _tell_started(self, job: Job, task: Task[..., Any], started: float) -> None:
-        """Record that a call has started, where the task or the event log keeps that."""
-        is_tracked = self._outcomes.tracks(task) and not self._outcomes.ignores_result(job.message)
-        if not (is_tracked or self.runtime.keeps_events):
-            return  # and the store is not opened for it: that loads a cloud's SDK
-        backend = self.backend
-        if backend is None:
-            return
-        history = backend.history
-        is_kept = history is not None and history.keeps(State.STARTED)
-        if not (is_tracked or is_kept):
-            return
-        record = self._outcomes.record(job, State.STARTED, started)
-        if is_tracked:
-            try:
-                backend.advance(record)
-            except ServiceError as error:  # the task can still run, and its end is recorded
-                log.warning("task %s: STARTED is not recorded: %s", job.message.id, error)
-        if is_kept:
-            backend.note(record)
 
     def _entered(
         self,

@@ -96,6 +96,7 @@ class Invocation(Consumer):
             self.log.warning(
                 "message %s stays in %s: %s", delivery.id, delivery.queue, settlement.reason
             )
+        self.free([pair for pair in done if pair[1].action not in KEPT])
         return kept
 
     def _wholes(self, pairs: Sequence[Settled]) -> list[Settled]:

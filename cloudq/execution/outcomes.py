@@ -21,6 +21,7 @@ from cloudq.execution.settlement import (
     Settlement,
     copy_of,
     delivered_before,
+    freed_by,
     unrecorded,
 )
 from cloudq.messages.message import TaskMessage
@@ -80,7 +81,7 @@ class Outcomes:
         self._workflows = workflows
         self._tasks = tasks
         self._hostname = hostname
-        self._is_eager = is_eager
+        self.is_eager = is_eager
         # The soft and hard time limits that an operator has set in this worker, by task.
         self.time_limits: dict[str, tuple[float | None, float | None]] = {}
 
@@ -271,6 +272,7 @@ class Outcomes:
             fenced=job.is_conditional,
             unique_claim=unique_key(message) if message.unique_key is not None else None,
             failed_steps=failed_steps_of(message, record),
+            frees=freed_by(message, action, failed=record.state is not State.SUCCESS),
             error=error,
         )
 
@@ -325,7 +327,7 @@ class Outcomes:
 
     def stays_in_place(self, delivery: Delivery) -> bool:
         """Say if a retry must be the same message, since a copy would lose its place."""
-        limits = EAGER if self._is_eager else self._runtime.broker.limits(delivery.queue)
+        limits = EAGER if self.is_eager else self._runtime.broker.limits(delivery.queue)
         return limits.keeps_place(delivery.group)
 
     def retries(self, task: Task[..., Any]) -> int | None:

@@ -12,12 +12,15 @@ from cloudq.driver import Delivery
 from cloudq.driver.ends import Died
 from cloudq.execution import lifecycle
 from cloudq.execution.call import Surroundings
+from cloudq.execution.large_results import written
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.raised import settle_raised
 from cloudq.execution.settlement import Settlement
+from cloudq.messages.payload_places import READING
 from cloudq.messages.plain_calls import PlainCalls
 from cloudq.messages.values import from_wire
 from cloudq.results.record import State
+from cloudq.runtime import Runtime
 from cloudq.tasks.request import Call, Context, Request, current_request
 from cloudq.tasks.task import Task
 
@@ -38,6 +41,7 @@ class PlainRun:
         delivery: Delivery,
         *,
         task: Task[..., Any] | None,
+        runtime: Runtime,
         outcomes: Outcomes,
         call: Call,
         surroundings: Surroundings,
@@ -48,6 +52,7 @@ class PlainRun:
         self._calls = calls
         self._delivery = delivery
         self._task = task
+        self._runtime = runtime
         self._outcomes = outcomes
         self._call = call
         self._surroundings = surroundings
@@ -96,8 +101,12 @@ class PlainRun:
         started = self._clock()
         try:
             given = self._calls.arguments(index)
-            args = from_wire(given[0])
-            kwargs = {key: from_wire(value) for key, value in given[1].items()}
+            token = READING.set(self._runtime.payloads)
+            try:
+                args = from_wire(given[0])
+                kwargs = {key: from_wire(value) for key, value in given[1].items()}
+            finally:
+                READING.reset(token)
             args, kwargs = task.arguments.read(args, kwargs)
         except Died:
             raise
@@ -138,7 +147,9 @@ class PlainRun:
         try:
             if raised is None:
                 results = task.arguments.results(context.args, context.kwargs)
-                text = results.written_result(value)
+                message = self._calls[0]  # they keep their results alike
+                write = results.written_result
+                text = written(self._runtime, self._outcomes, message, write, value)
                 if not request.children and not lifecycle.is_watched(task):
                     return (None if text == "null" else text), started, self._clock()
                 settlement = self._outcomes.succeeded(self.job(index), text, started)

@@ -10,6 +10,7 @@ from typing import Any
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult
 from cloudq.driver import Code, Delivery, Item, Key, Limits, Value
+from cloudq.driver.forks import imported
 from cloudq.driver.immutable import immutable
 from cloudq.errors import CloudQError, InvalidArguments
 from cloudq.messages.fields import MOST
@@ -63,8 +64,9 @@ class Settlement:
     record, `drop`, the claim of an idempotent call, is ended, unless a later delivery than that of
     `claim_fence` has it; `member_result` is reported to the task's chord, `unique_claim`, the
     claim of a unique call, is ended, and `failed_steps`, the steps of its chain that will never
-    run, are recorded with the same end. `error` stays in this process. `name` is that of the
-    task where `task` is another name for it in logs.
+    run, are recorded with the same end. `frees` are keys of payloads that nobody needs once the
+    message is acked. `error` stays in this process. `name` is that of the task where `task` is
+    another name for it in logs.
     """
 
     action: Action
@@ -84,6 +86,7 @@ class Settlement:
     member_result: MemberResult | None = None
     unique_claim: Key | None = None
     failed_steps: FailedSteps | None = None
+    frees: Sequence[str] = ()
     error: BaseException | None = field(default=None, compare=False)
     name: str | None = None
 
@@ -158,7 +161,24 @@ def unrecorded(
         member_result=member_result,
         failed_steps=failed_steps,
         unique_claim=unique_key(message) if ends and message.unique_key is not None else None,
+        frees=freed_by(message, action) if resend is None else (),
     )
+
+
+def freed_by(message: TaskMessage, action: Action, *, failed: bool = False) -> Sequence[str]:
+    """Return the keys of the payloads of a call that has ended; a dead letter keeps its own.
+
+    Those of what follows it are among them if it has `failed`, so that nothing does.
+    """
+    if action is not Action.ACK:
+        return ()
+    given = [*message.args, *message.kwargs.values()]
+    if failed:
+        given += [*message.chain, *message.link]
+    if not any(type(value) is dict for value in given):  # as most
+        return ()
+    keys: Sequence[str] = imported("cloudq.messages.payloads").keys_in(given)
+    return keys
 
 
 _COUNTS = ("retries", "replaced", "continued", "waits")

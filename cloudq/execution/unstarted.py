@@ -15,6 +15,8 @@ log = Log("cloudq.execution")
 
 # The pause of a call that something else than the store has refused, in seconds.
 _PAUSE = 5.0
+PAYLOAD_PAUSE = 60.0
+"""The pause of a call whose payload is not in its store any more, in seconds."""
 
 
 def unstarted(

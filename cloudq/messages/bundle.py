@@ -17,7 +17,14 @@ from cloudq.driver.immutable import immutable
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import at_fault, fields_to_send, unknown_version, writable
 from cloudq.messages.ids import MOST_OF_A_BUNDLE, bundled_id, is_bundle
-from cloudq.messages.json_text import MAX_LEVELS, check_levels, has_unusual, is_list, is_object
+from cloudq.messages.json_text import (
+    MAX_LEVELS,
+    check_levels,
+    has_unusual,
+    is_list,
+    is_object,
+    json_bytes,
+)
 from cloudq.messages.message import (
     DEFAULTS,
     VERSION,
@@ -28,7 +35,7 @@ from cloudq.messages.message import (
 )
 from cloudq.messages.plain_calls import PlainCalls, changeable, copied, plain_row
 from cloudq.messages.size import MOST_CONTAINERS, check_text, check_written
-from cloudq.messages.values import check_depth, json_bytes, plain_numbers
+from cloudq.messages.values import check_depth, plain_numbers
 
 BUNDLE_VERSION = 3
 START = b'{"v":3,'

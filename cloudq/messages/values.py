@@ -17,7 +17,7 @@ import orjson
 
 from cloudq.driver.forks import imported
 from cloudq.errors import DecodeError, EncodeError
-from cloudq.messages.json_text import is_list, is_object, json_text
+from cloudq.messages.json_text import is_list, is_object, json_bytes
 from cloudq.messages.model_classes import is_model, is_root_model
 from cloudq.messages.numbers import decimal_of, decimal_text, float_of, integer_of, integer_text
 from cloudq.messages.size import spread, spread_pairs
@@ -174,6 +174,8 @@ _DISTINCT = _SCALARS | {int} | (_TAGGED.keys() - {bytearray, Decimal})
 
 
 def _other(value: object, depth: int) -> object:
+    if (own := getattr(type(value), "__wire__", None)) is not None:  # of a payload store
+        return own(value)
     if isinstance(value, Enum):
         # A tuple stays one, since the members of the class are found by their values.
         return _hashable(value.value, depth + 1)
@@ -321,7 +323,17 @@ def _dict_of(pairs: Any) -> dict[Any, Any]:
     )
 
 
+def _fetched(content: Any) -> Any:
+    return imported("cloudq.messages.payloads").read_claim(content)
+
+
+def _file_of(content: Any) -> Any:
+    return imported("cloudq.messages.files").read_file(content)
+
+
 _DECODERS: Mapping[str, Callable[[Any], object]] = {
+    "$blob": _fetched,
+    "$file": _file_of,
     "$datetime": read_datetime,
     "$date": date.fromisoformat,
     "$time": read_time,
@@ -357,15 +369,6 @@ def load_value(text: str) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH:
         check_depth(plain)
     return from_wire(plain)
-
-
-def json_bytes(value: object) -> bytes:
-    """Write plain JSON as compact UTF-8 that every broker accepts. Raises `EncodeError`."""
-    body = json_text(value)
-    # Legal in JSON and in UTF-8, but outside the XML character set that SQS accepts.
-    if body.find(b"\xef\xbf") >= 0:  # `in` takes it for a number first, which costs an exception
-        body = body.replace(b"\xef\xbf\xbe", b"\\ufffe").replace(b"\xef\xbf\xbf", b"\\uffff")
-    return body
 
 
 def plain_numbers(value: Any) -> Any:

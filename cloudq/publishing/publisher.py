@@ -11,6 +11,7 @@ from cloudq.broker.retry import PublishPolicy
 from cloudq.driver.log import Log
 from cloudq.errors import BackendError, ConfigurationError, InvalidArguments
 from cloudq.messages.message import TaskMessage, new_id
+from cloudq.messages.payload_places import storing
 from cloudq.publishing.batch import OPEN, Batch, checked_bundle
 from cloudq.publishing.builder import MessageBuilder
 from cloudq.publishing.numbers import Numbers
@@ -61,7 +62,7 @@ class Publisher:
             return task.app.start(task.linked(options, args, kwargs), (), {})
         if self._runtime.conf.task_always_eager:
             return self._at_once(task, options, args, kwargs)
-        message = self.builder.of_call(task, options, args, kwargs)
+        message = storing(self._runtime.payloads, self.builder.of_call, task, options, args, kwargs)
         if options.task_id is not None:
             message = self._marked(message, options)
         batch = OPEN.get()
@@ -88,7 +89,7 @@ class Publisher:
 
         Raises as `send`, but for the broker.
         """
-        return self.builder.copied(task, options, args, kwargs)
+        return storing(self._runtime.payloads, self.builder.copied, task, options, args, kwargs)
 
     def promised(self, task: Task[..., R], options: Options) -> AsyncResult[R]:
         """Return the result of a call that is to be sent later."""
@@ -189,7 +190,13 @@ class Publisher:
         options = Options.of(given)
         if self._runtime.conf.task_always_eager:
             raise ConfigurationError(f"task {name!r} is not registered, so it cannot run eagerly")
-        message = self.builder.of_name(name, options, *call_arguments(args, kwargs))
+        message = storing(
+            self._runtime.payloads,
+            self.builder.of_name,
+            name,
+            options,
+            *call_arguments(args, kwargs),
+        )
         message = self._marked(message, options)
         if message.unique_key is not None:
             [sent] = self._send_unique([message], [options])
@@ -214,7 +221,8 @@ class Publisher:
 
     def message_of(self, call: Prepared[Any], numbers: Numbers | None = None) -> TaskMessage:
         """Make the message of a call as it would be sent now. Raises as `task.delay`."""
-        return self.builder.of_call(call.task, call.options, call.args, call.kwargs, numbers)
+        given = call.task, call.options, call.args, call.kwargs
+        return storing(self._runtime.payloads, self.builder.of_call, *given, numbers)
 
     def result_of(self, task: Task[..., R], task_id: str) -> AsyncResult[R]:
         """Return the result of a call of this task."""

@@ -28,6 +28,7 @@ from cloudq.results.bundles import BundleStore
 from cloudq.results.call_marks import is_older
 from cloudq.results.changes import advance, claim_of, make, replacement, revocation
 from cloudq.results.events import History
+from cloudq.results.large import LargeValues
 from cloudq.results.looker import LOOK_EVERY, Looker
 from cloudq.results.pauses import Pauses, Poller, UsualTimes
 from cloudq.results.record import Record, from_item, key, to_item
@@ -65,10 +66,12 @@ class Backend(Driven[BackendDriver]):
         expires: float = 86_400.0,
         history: History | None = None,
         clock: Clock = real_time,
+        large: LargeValues | None = None,
         reopen: Callable[[], BackendDriver] | None = None,
     ) -> None:
         super().__init__(driver, reopen)
         self.history = history
+        self.large = large or LargeValues()
         self.clock = clock
         self.url = url
         self.expires = expires
@@ -254,7 +257,9 @@ class Backend(Driven[BackendDriver]):
         self.store([record])
 
     def forget(self, task_id: str) -> None:
-        """Delete the record of a task."""
+        """Delete the record of a task, and its value in the payload store."""
+        if self.large.payloads() is not None:
+            self.large.forget(self.record(task_id))
         if (place := place_of(task_id)) is not None:
             self.bundles.forget(place.bundle, place.number)
         elif (place := place_in_series(task_id)) is not None:

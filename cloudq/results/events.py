@@ -11,7 +11,7 @@ from cloudq.driver.forks import renew_after_fork
 from cloudq.driver.immutable import immutable
 from cloudq.errors import DecodeError, EncodeError
 from cloudq.messages.body import decode
-from cloudq.messages.values import json_bytes
+from cloudq.messages.json_text import json_bytes
 from cloudq.results.ends_log import EndsLog
 from cloudq.results.newest_first import sort_of
 from cloudq.results.record import FAILED, TERMINAL, Record, State

@@ -50,6 +50,8 @@ class AsyncResult(ResultNames, Generic[R]):
     call: str | None = None
     # Makes the values of a call that ran the task on many items whole: one of `map`, by its id.
     restore_each: Callable[[Any], Any] | None = None
+    # Reads the value of one that is recorded nowhere.
+    loads: Callable[[str], Any] = staticmethod(load_value)
 
     def __init__(
         self,
@@ -145,7 +147,8 @@ class AsyncResult(ResultNames, Generic[R]):
     def _given(self, record: Record, propagate: bool) -> R:
         """Return the value of the record of its end; raise or return its exception."""
         if record.state == State.SUCCESS:
-            value = load_value(record.value) if record.value else None
+            load = self.loads if self._backend is None else self._backend.large.load
+            value = load(record.value) if record.value else None
             if self.restore_each is not None and record.task in _OF_MANY - {self.task}:
                 return self.restore_each(value)
             try:

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from cloudq.driver.adapters import default_backend
-from cloudq.driver.loader import installed
+from cloudq.driver.loader import default_payloads, installed
 from cloudq.errors import DISTRIBUTION, ConfigurationError, did_you_mean
 from cloudq.settings.fields import plain, setting, settings_of
 from cloudq.settings.sources import (
@@ -166,6 +166,32 @@ class Settings:
     max_body: int = setting(
         default=16_777_216, ge=1024, description="largest decompressed message body, in bytes"
     )
+    payload_store: str | None = setting(
+        default=None,
+        description="URL of the store of large arguments and results: s3://, gs://, azblob:// or "
+        'file://; "none" turns it off. Unset: beside the file of a SQLite broker',
+    )
+    payload_store_over: int | None = setting(
+        default=None,
+        ge=1024,
+        description="messages and results of more bytes go to `payload_store`. Unset: those that "
+        "the queue or the result store does not take",
+    )
+    payload_limit: int = setting(
+        default=1_073_741_824, ge=1024, description="largest value in `payload_store`, in bytes"
+    )
+    payload_gone: Literal["fail", "wait"] = setting(
+        default="fail",
+        choices=("fail", "wait"),
+        description="a task whose argument is not in `payload_store` any more fails, or its "
+        "message waits",
+    )
+    payload_expires: float = setting(
+        default=1_296_000.0,
+        gt=0,
+        description="how long payloads are kept that nobody has deleted: the rule of the bucket, "
+        "and `cloudq sweep`",
+    )
     max_depth: int = setting(
         default=1000, ge=1, description="longest chain of tasks that call each other"
     )
@@ -315,6 +341,13 @@ class Settings:
         if self.backend is not None:
             return None if self.backend == "none" else self.backend
         return default_backend(self.broker)
+
+    @property
+    def payload_url(self) -> str | None:
+        """URL of the store of large payloads: the setting, else one beside the broker's file."""
+        if self.payload_store is not None:
+            return None if self.payload_store == "none" else self.payload_store
+        return default_payloads(self.broker)
 
 
 DECLARED = settings_of(Settings)

@@ -17,6 +17,7 @@ from cloudq.errors import (
     InvalidArguments,
 )
 from cloudq.messages.json_text import is_list
+from cloudq.messages.payload_places import NotStored
 from cloudq.messages.values import dump_value, from_wire, load_value, to_wire
 from cloudq.tasks import typed_dicts
 from cloudq.tasks.came_back import came_back, classes_of
@@ -57,6 +58,8 @@ def check_comes_back(task: str, name: str, of: TypeAdapter[Any], value: Any) -> 
         raise EncodeError(
             f"{task}: {place} would arrive as what its own type refuses: {why}"
         ) from error
+    except NotStored:
+        raise
     except CloudQError as error:
         raise EncodeError(f"{task}: {name}: {error}") from error
     if not came_back(value, read, classes_of(of)):

@@ -14,10 +14,10 @@ import pytest
 
 from cloudq.errors import CloudQError, ConfigurationError, EncodeError
 from cloudq.messages.body import encode
-from cloudq.messages.json_text import MAX_LEVELS, json_text
+from cloudq.messages.json_text import MAX_LEVELS, json_bytes, json_text
 from cloudq.messages.message import TaskMessage
 from cloudq.messages.serializers import pickled
-from cloudq.messages.values import dump_value, json_bytes, to_wire
+from cloudq.messages.values import dump_value, to_wire
 from cloudq.monitoring.commands import make
 
 ROOT = Path(__file__).parents[2]

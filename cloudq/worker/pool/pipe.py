@@ -79,6 +79,7 @@ class PackedSettlement(NamedTuple):
     failed_steps: PackedSteps | None
     starts: tuple[Sequence[PackedItem], Sequence[bytes]] | None
     member_result: tuple[str, Fields] | None
+    frees: Sequence[str]
     name: str | None
     took: float
 
@@ -235,6 +236,7 @@ def pack_settlement(number: int, settled: Settlement, took: float = 0.0) -> Pack
         _pack_steps(settled.failed_steps) if settled.failed_steps else None,
         _pack_plan(starts) if starts else None,
         (member.slot.to_wire(), to_fields(member.record)) if member else None,
+        settled.frees,
         settled.name,
         took,
     )
@@ -262,6 +264,7 @@ def unpack_settlement(packed: PackedSettlement) -> Settlement:
         member_result=_unpack_member(task_id, *packed.member_result)
         if packed.member_result
         else None,
+        frees=packed.frees,
         name=packed.name,
     )
 

@@ -1,0 +1,132 @@
+"""Puts large arguments of messages into the payload store, and claims in their places."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from cloudq.driver.forks import imported
+from cloudq.messages.codec import Codec
+from cloudq.messages.json_text import is_list, is_object, json_bytes
+from cloudq.messages.message import TaskMessage
+from cloudq.messages.serializers import PICKLE
+
+if TYPE_CHECKING:
+    from cloudq.messages.payloads import Claim, Payloads
+
+# Values of fewer bytes are not worth a claim, which has 200 of them.
+_SMALL = 1024
+_CALLS = ("chain", "link", "link_error")
+
+
+class ClaimCheck:
+    """Encodes messages; what makes them too large for their queue goes to the payload store.
+
+    `over` is a smaller size from which on it goes there; None: what the queue takes. `payloads`
+    opens the store, and returns None where there is none.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        payloads: Callable[[], Payloads | None] = lambda: None,
+        over: int | None = None,
+    ) -> None:
+        self.codec = codec
+        self._payloads = payloads
+        self._over = inf if over is None else over
+
+    def encode(self, message: TaskMessage, most: int) -> bytes:
+        """Encode a message, if it can be to a body of up to `most` bytes.
+
+        Raises as `Codec.encode`, and `PayloadError`.
+        """
+        body = self.codec.encode(message)
+        most = int(min(most, self._over))
+        if len(body) <= most or message.protocol is not None or message.serializer == PICKLE:
+            return body
+        payloads = self._payloads()
+        return body if payloads is None else self._reduced(message, body, most, payloads)
+
+    def _reduced(self, message: TaskMessage, body: bytes, most: int, payloads: Payloads) -> bytes:
+        """Replace the largest values by claims until the body fits, and store them; else none."""
+        kind: str = imported("cloudq.messages.payloads").MESSAGES
+        sized = sorted(_sized(_calls_in(message)), key=lambda each: -len(each[1]))
+        claims: dict[int, Claim] = {}
+        contents: list[tuple[Claim, bytes]] = []
+        excess = len(body) - most
+        for value, text in sized:
+            if excess <= 0:
+                break
+            claim, content = payloads.claim(kind, value, text)
+            claims[id(value)] = claim
+            contents.append((claim, content))
+            excess -= len(text) - len(json_bytes(claim.to_wire()))
+        if not claims:
+            return body
+        small = self.codec.encode(message.model_copy(update=_with_claims(message, claims)))
+        if len(small) >= len(body) or (len(small) > most and self._over is inf):
+            return body
+        for claim, content in contents:
+            payloads.store(claim.key, io.BytesIO(content), claim.size)
+        return small
+
+
+def _calls_in(message: TaskMessage) -> dict[str, Any]:
+    """Return what of a message has arguments: its own, and those of the calls that follow."""
+    calls = {name: each for name in _CALLS if (each := getattr(message, name))}
+    return {"args": message.args, "kwargs": message.kwargs, **calls}
+
+
+def _sized(node: Any) -> Iterator[tuple[Any, bytes]]:
+    """Yield the arguments worth a claim, with their JSON."""
+    for value in _arguments(node):
+        if type(value) is str or is_list(value) or (is_object(value) and "$blob" not in value):
+            text = json_bytes(value)
+            if len(text) >= _SMALL:
+                yield value, text
+
+
+def _arguments(node: Any) -> Iterator[Any]:
+    """Yield each argument of a call, and of the calls in it."""
+    if is_list(node):
+        for each in node:
+            yield from _arguments(each)
+    elif is_object(node):
+        for name, inside in node.items():
+            if name == "args" and is_list(inside):
+                yield from inside
+            elif name == "kwargs" and is_object(inside):
+                yield from inside.values()
+            else:
+                yield from _arguments(inside)
+
+
+def _with_claims(message: TaskMessage, claims: Mapping[int, Claim]) -> dict[str, Any]:
+    """Return the changed fields of a message."""
+    return _replaced(_calls_in(message), partial(_swapped, claims))
+
+
+def _swapped(claims: Mapping[int, Claim], value: Any) -> Any:
+    claim = claims.get(id(value))
+    return value if claim is None else claim.to_wire()
+
+
+def _replaced(node: Any, swap: Callable[[Any], Any]) -> Any:
+    """Copy a call with other arguments."""
+    if is_list(node):
+        return [_replaced(each, swap) for each in node]
+    if not is_object(node):
+        return node
+    made: dict[str, Any] = {}
+    for name, inside in node.items():
+        if name == "args" and is_list(inside):
+            made[name] = list(map(swap, inside))
+        elif name == "kwargs" and is_object(inside):
+            made[name] = {key: swap(value) for key, value in inside.items()}
+        else:
+            made[name] = _replaced(inside, swap)
+    return made
