@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cloudq import signals
 from cloudq.broker import publish_signals
-from cloudq.broker.claim_check import ClaimCheck
+from cloudq.broker.claim_check import NEVER_LARGE, ClaimCheck
 from cloudq.broker.company import Companies
 from cloudq.broker.delayed import DelayedStore
 from cloudq.broker.deliveries import Refused
@@ -65,9 +65,8 @@ _NO_HANDLES: Mapping[str, str] = MappingProxyType({})
 class Broker(Driven[BrokerDriver]):
     """Sends and receives task messages on one queue service. Safe to use from many threads.
 
-    `delayed_store` keeps delayed messages for queues that cannot delay, `claims` encodes large
-    ones. The body of a bundle has at most `bundle_bytes`. `reopen` gives another driver after a
-    fork. Every method raises `BrokerError` when the service refuses the call as a whole.
+    `delayed_store` keeps delayed messages for queues that cannot delay. Bundles have at most
+    `bundle_bytes`. `reopen` gives another driver after a fork. Every method raises `BrokerError`.
     """
 
     def __init__(
@@ -128,9 +127,9 @@ class Broker(Driven[BrokerDriver]):
         it is due later than the service (or `LONGEST_HOP`) allows. Where the service cannot delay,
         it is kept in the result store. `one_time` takes calls for distant times.
 
-        `policies` has retry policies by message id, for calls with one of their own. Returns the
-        handles for `unschedule` or `one_time`, by message id, of messages that wait a minute or
-        more. Raises `MessageTooLarge` and `ConfigurationError` before anything is sent, and
+        `policies` has retry policies of calls with their own, by message id. Returns handles for
+        `unschedule` or `one_time`, by message id, of messages that wait a minute or more. Raises
+        `MessageTooLarge`, `PayloadError` and `ConfigurationError` before anything is sent, and
         `PublishError` for messages that the service refused.
         """
         if signals.before_task_publish.connections:
@@ -177,7 +176,9 @@ class Broker(Driven[BrokerDriver]):
         """Send one message that is not delayed, once; None if it was sent. Raises as `send`."""
         driver, queue = self.driver, message.queue
         limits = driver.limits(queue)
-        body, stores = self._claims.encode(message, limits.body), self._delayed_store is not None
+        body, stores = self.codec.encode(message), self._delayed_store is not None
+        if len(body) > NEVER_LARGE:
+            body = self._claims.fit(message, body, limits.body)
         outgoing = fitted(message, body, limits, 0.0, url=self.url, stores_delayed=stores)
         began = time.monotonic()
         try:
@@ -270,16 +271,15 @@ class Broker(Driven[BrokerDriver]):
         With `every` the store is read only if the last read is that many seconds ago, or if a
         message that this process knows of is due. Raises `BackendError` as well.
         """
-        if self._delayed_store is None or not self.stores_delayed(queue):
-            return None
-        if every and not self._delayed_store.worth_a_look(queue, every=every):
+        store = self._delayed_store if self.stores_delayed(queue) else None
+        if store is None or (every and not store.worth_a_look(queue, every=every)):
             return None
 
         def send(batch: Sequence[Outgoing]) -> Sequence[Failure]:
             with self.trying("send to", queue):
                 return self.driver.send(queue, batch)
 
-        return self._delayed_store.send_due(queue, send, batch=min(self.limits(queue).batch, 100))
+        return store.send_due(queue, send, batch=min(self.limits(queue).batch, 100))
 
     def wait_for_delayed(self, timeout: float) -> None:
         """Wait until this process stores a delayed message, or for `timeout` seconds."""

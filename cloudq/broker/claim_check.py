@@ -17,6 +17,8 @@ from cloudq.messages.serializers import PICKLE
 if TYPE_CHECKING:
     from cloudq.messages.payloads import Claim, Payloads
 
+NEVER_LARGE = 1024
+"""Bytes of a body that any queue and any setting takes."""
 # Values of fewer bytes are not worth a claim, which has 200 of them.
 _SMALL = 1024
 _CALLS = ("chain", "link", "link_error")
@@ -40,11 +42,15 @@ class ClaimCheck:
         self._over = inf if over is None else over
 
     def encode(self, message: TaskMessage, most: int) -> bytes:
-        """Encode a message, if it can be to a body of up to `most` bytes.
-
-        Raises as `Codec.encode`, and `PayloadError`.
-        """
+        """Encode a message for a queue that takes `most` bytes. Raises as `Codec`, and `fit`."""
         body = self.codec.encode(message)
+        return body if len(body) <= NEVER_LARGE else self.fit(message, body, most)
+
+    def fit(self, message: TaskMessage, body: bytes, most: int) -> bytes:
+        """Return the body of a message, of up to `most` bytes if it can be. Raises `PayloadError`.
+
+        Raises `ConfigurationError` for a value that is larger than the app allows.
+        """
         most = int(min(most, self._over))
         if len(body) <= most or message.protocol is not None or message.serializer == PICKLE:
             return body

@@ -178,28 +178,28 @@ class Consumer:
 
         A message whose lease is lost is not among them: another process has it, and settles it.
         """
+        # What has an end on record is not run again, so a process that dies now leaves nothing.
+        self.free([pair for pair in pairs if pair[1].record is not None])
         waiting = pairs
         refused: list[Refused] = []
+        kept: set[int] = set()
         for _ in range(self._tries):
-            refused = [r for r in dispose(waiting, self.broker) if r.code is not Code.LEASE_LOST]
+            answers = dispose(waiting, self.broker)
+            refused = [each for each in answers if each.code is not Code.LEASE_LOST]
+            kept |= {id(each.delivery) for each in answers if each.code is Code.LEASE_LOST}
             if not refused:
                 break
             again = {id(each.delivery) for each in refused}
             waiting = [pair for pair in waiting if id(pair[0]) in again]
-        self.free(pairs, refused)
+        kept |= {id(each.delivery) for each in refused}
+        self.free([pair for pair in pairs if pair[1].record is None and id(pair[0]) not in kept])
         return refused
 
-    def free(self, pairs: Sequence[Settled], refused: Sequence[Refused] = ()) -> None:
-        """Delete the payloads that nobody needs, since the messages with claims to them are gone.
-
-        A failure is only logged: they expire.
-        """
-        if not any(settlement.frees for _, settlement in pairs):
-            return
-        kept = {id(each.delivery) for each in refused}
-        payloads = self.executor.runtime.payloads()
+    def free(self, pairs: Sequence[Settled]) -> None:
+        """Delete the payloads that acked messages had; a failure is only logged: they expire."""
+        gone = [pair[1] for pair in pairs if pair[1].frees and pair[1].action is Action.ACK]
+        payloads = self.executor.runtime.payloads() if gone else None
         if payloads is not None:
-            gone = (settlement for delivery, settlement in pairs if id(delivery) not in kept)
             payloads.delete([key for settlement in gone for key in settlement.frees])
 
 

@@ -25,7 +25,7 @@ from cloudq.execution.admission import Admission
 from cloudq.execution.call import FunctionCall, RunAsync, Surroundings, run_coroutine
 from cloudq.execution.equal_calls import EqualCalls
 from cloudq.execution.interrupt import Alarms
-from cloudq.execution.large_results import as_null, written
+from cloudq.execution.large_results import NEVER_LARGE, put_away
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.plain_run import PlainRun
 from cloudq.execution.raised import settle_raised
@@ -35,7 +35,7 @@ from cloudq.execution.unpacking import Opened
 from cloudq.execution.unstarted import PAYLOAD_PAUSE, unstarted
 from cloudq.messages.body import arguments as arguments_of
 from cloudq.messages.message import TaskMessage
-from cloudq.messages.payload_places import READING
+from cloudq.messages.payload_places import READING, NotStored, storing
 from cloudq.messages.plain_calls import PlainCalls
 from cloudq.publishing.tracing import open_tracing
 from cloudq.results.backend import Backend
@@ -243,11 +243,9 @@ class Executor:
             return unstarted(self._outcomes, job, self.backend, error)
         except Died:
             raise
-        except PayloadGone as error:
-            if self.runtime.conf.payload_gone == "wait":
-                return self._outcomes.later(job, PAYLOAD_PAUSE, str(error))
-            return self._unrun(job, task, error, started)
         except BaseException as error:  # also what the user's validators and key function raise
+            if isinstance(error, PayloadGone) and self.runtime.conf.payload_gone == "wait":
+                return self._outcomes.later(job, PAYLOAD_PAUSE, str(error))
             return self._unrun(job, task, error, started)
         if isinstance(claim, Settlement):
             return claim
@@ -280,7 +278,7 @@ class Executor:
         unique = self.backend if job.message.unique_key is not None else None
         if unique is not None and (why := begin(unique, job.message)):
             return self._admission.revoked(job, why)
-        if not self._is_eager:
+        if not self._is_eager and (self.runtime.keeps_events or self._outcomes.tracks(task)):
             tell_started(self.runtime, self._outcomes, job, task, started)
         context = Context(
             request=lifecycle.request_of(
@@ -345,8 +343,12 @@ class Executor:
         try:
             results = task.arguments.results(context.args, context.kwargs)
             is_unread = self._outcomes.is_unread(job.message)
-            write = as_null if is_unread else results.written_result
-            text = written(self.runtime, self._outcomes, job.message, write, value)
+            try:
+                text = "null" if is_unread else results.written_result(value)
+            except NotStored:  # it has a file in it
+                text = storing(self.runtime.payloads, results.written_result, value)
+            if len(text) > NEVER_LARGE:
+                text = put_away(self.runtime, self._outcomes, job.message, text)
             settlement = self._outcomes.succeeded(job, text, started)
             if settlement.record is None:
                 settlement = idempotency.keep(settlement, job.message, task, results, value)

@@ -21,10 +21,9 @@ from cloudq.execution.settlement import (
     Settlement,
     copy_of,
     delivered_before,
-    freed_by,
     unrecorded,
 )
-from cloudq.messages.message import TaskMessage
+from cloudq.messages.message import TaskMessage, payloads_of
 from cloudq.publishing.builder import too_deep
 from cloudq.results.record import IGNORED, TERMINAL, Record, State, as_ignored, fence
 from cloudq.runtime import Runtime
@@ -272,7 +271,7 @@ class Outcomes:
             fenced=job.is_conditional,
             unique_claim=unique_key(message) if message.unique_key is not None else None,
             failed_steps=failed_steps_of(message, record),
-            frees=freed_by(message, action, failed=record.state is not State.SUCCESS),
+            frees=payloads_of(message, follow=record.state is not State.SUCCESS),
             error=error,
         )
 

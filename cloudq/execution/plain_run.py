@@ -12,11 +12,11 @@ from cloudq.driver import Delivery
 from cloudq.driver.ends import Died
 from cloudq.execution import lifecycle
 from cloudq.execution.call import Surroundings
-from cloudq.execution.large_results import written
+from cloudq.execution.large_results import NEVER_LARGE, put_away
 from cloudq.execution.outcomes import Job, Outcomes
 from cloudq.execution.raised import settle_raised
 from cloudq.execution.settlement import Settlement
-from cloudq.messages.payload_places import READING
+from cloudq.messages.payload_places import READING, storing
 from cloudq.messages.plain_calls import PlainCalls
 from cloudq.messages.values import from_wire
 from cloudq.results.record import State
@@ -147,9 +147,9 @@ class PlainRun:
         try:
             if raised is None:
                 results = task.arguments.results(context.args, context.kwargs)
-                message = self._calls[0]  # they keep their results alike
-                write = results.written_result
-                text = written(self._runtime, self._outcomes, message, write, value)
+                text = storing(self._runtime.payloads, results.written_result, value)
+                if len(text) > NEVER_LARGE:  # all calls keep their results, or none
+                    text = put_away(self._runtime, self._outcomes, self._calls[0], text)
                 if not request.children and not lifecycle.is_watched(task):
                     return (None if text == "null" else text), started, self._clock()
                 settlement = self._outcomes.succeeded(self.job(index), text, started)

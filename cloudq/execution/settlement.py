@@ -10,11 +10,10 @@ from typing import Any
 from cloudq.canvas.plan import Plan
 from cloudq.canvas.slots import MemberResult
 from cloudq.driver import Code, Delivery, Item, Key, Limits, Value
-from cloudq.driver.forks import imported
 from cloudq.driver.immutable import immutable
 from cloudq.errors import CloudQError, InvalidArguments
 from cloudq.messages.fields import MOST
-from cloudq.messages.message import TaskMessage
+from cloudq.messages.message import TaskMessage, payloads_of
 from cloudq.results.record import Record, State
 from cloudq.tasks.limits.unique import unique_key
 
@@ -161,24 +160,8 @@ def unrecorded(
         member_result=member_result,
         failed_steps=failed_steps,
         unique_claim=unique_key(message) if ends and message.unique_key is not None else None,
-        frees=freed_by(message, action) if resend is None else (),
+        frees=payloads_of(message) if action is Action.ACK and resend is None else (),
     )
-
-
-def freed_by(message: TaskMessage, action: Action, *, failed: bool = False) -> Sequence[str]:
-    """Return the keys of the payloads of a call that has ended; a dead letter keeps its own.
-
-    Those of what follows it are among them if it has `failed`, so that nothing does.
-    """
-    if action is not Action.ACK:
-        return ()
-    given = [*message.args, *message.kwargs.values()]
-    if failed:
-        given += [*message.chain, *message.link]
-    if not any(type(value) is dict for value in given):  # as most
-        return ()
-    keys: Sequence[str] = imported("cloudq.messages.payloads").keys_in(given)
-    return keys
 
 
 _COUNTS = ("retries", "replaced", "continued", "waits")

@@ -271,4 +271,4 @@ def _checked(text: str, what: str) -> str:
 def _guessed(name: str) -> str | None:
     import mimetypes
 
-    return mimetypes.guess_type(name)[0]
+    return mimetypes.guess_type(name)[0] if isinstance(name, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, dataclass_transform
@@ -360,6 +360,20 @@ def from_object(fields: object) -> TaskMessage | None:
     """Make a message of what was read from JSON; None where the model has to judge it."""
     taken = plain(FIELDS, fields, copies=False) if is_object(fields) else None
     return None if taken is None else from_given_fields(taken)
+
+
+def payloads_of(message: TaskMessage, *, follow: bool = False) -> Sequence[str]:
+    """Return the keys of the payloads of a call; with `follow`, also of what follows its success.
+
+    Files are not among them: other calls may have them too.
+    """
+    given = [*message.args, *message.kwargs.values()]
+    if follow:
+        given += [*message.chain, *message.link]
+    if not any(type(value) is dict for value in given):  # as most
+        return ()
+    keys: Sequence[str] = imported("cloudq.messages.payloads").keys_in(given)
+    return keys
 
 
 def new_id() -> str:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from cloudq.errors import EncodeError
-
-if TYPE_CHECKING:  # few processes need it
-    from cloudq.messages.payloads import Payloads
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Opens = Callable[[], "Payloads | None"]
-"""Opens the payload store of an app; None where it has none."""
+Opens = Callable[[], Any]
+"""Opens the `Payloads` of an app, which few processes need; None where it has none."""
 
 READING: ContextVar[Opens | None] = ContextVar("payloads_read", default=None)
 """The store from which values are fetched as they are read; None where claims stay claims."""

@@ -19,7 +19,7 @@ import orjson
 from cloudq.clock import Backoff, Clock, real_time
 from cloudq.driver import Code
 from cloudq.driver.advice import explain
-from cloudq.driver.blobs import BLOB_KEY, BlobGone, Blobs
+from cloudq.driver.blobs import BLOB_KEY, BlobAdmin, BlobGone, Blobs
 from cloudq.driver.forks import Driven
 from cloudq.driver.immutable import immutable
 from cloudq.driver.log import Log
@@ -222,6 +222,48 @@ class Payloads(Driven[Blobs]):
                 continue
             for failure in failures:
                 log.warning("%s stays until it expires: %s", batch[failure.index], failure.reason)
+
+    def sweep(self, *, older: float) -> tuple[int, int]:
+        """Delete blobs that were written more than `older` seconds ago; how many, and their bytes.
+
+        For places without a rule that does it.
+        """
+        count, size, after = 0, 0, None
+        before = self._clock() - older
+        while True:
+            with self.trying("list", "payloads"):
+                page = self.driver.list(after=after, limit=self.driver.most_deleted)
+            old = [blob for blob in page.blobs if blob.written < before]
+            if old:
+                with self.trying("delete", old[0].key):
+                    failures = self.driver.delete([blob.key for blob in old])
+                stays = {failure.index for failure in failures}
+                gone = [blob.size for index, blob in enumerate(old) if index not in stays]
+                count, size = count + len(gone), size + sum(gone)
+                if failures:
+                    first = failures[0]
+                    raise PayloadError(f"{old[first.index].key}: {first.reason}", code=first.code)
+            if page.next is None:
+                return count, size
+            after = page.next
+
+    def create(self, *, expires: float) -> bool:
+        """Make the place, with a rule that deletes what is older; False where it makes itself."""
+        if not isinstance(self.driver, BlobAdmin):
+            return False
+        with self.trying("create the place of", "payloads"):
+            self.driver.create_place(expires=expires)
+        return True
+
+    def check(self) -> None:
+        """Write a small payload, read it, and delete it."""
+        content = b"cloudq-doctor"
+        claim, _ = self.claim(MESSAGES, content.decode(), content)
+        self.store(claim.key, io.BytesIO(content), len(content))
+        self.value(claim)
+        with self.trying("delete", claim.key):
+            for failure in self.driver.delete([claim.key]):
+                raise PayloadError(failure.reason, code=failure.code)
 
     def ended(self, verb: str, name: str, error: BaseException | None) -> None:
         """Raise `PayloadError` in place of what the driver raised."""

@@ -11,7 +11,7 @@ from cloudq.broker.retry import PublishPolicy
 from cloudq.driver.log import Log
 from cloudq.errors import BackendError, ConfigurationError, InvalidArguments
 from cloudq.messages.message import TaskMessage, new_id
-from cloudq.messages.payload_places import storing
+from cloudq.messages.payload_places import NotStored, storing
 from cloudq.publishing.batch import OPEN, Batch, checked_bundle
 from cloudq.publishing.builder import MessageBuilder
 from cloudq.publishing.numbers import Numbers
@@ -62,7 +62,11 @@ class Publisher:
             return task.app.start(task.linked(options, args, kwargs), (), {})
         if self._runtime.conf.task_always_eager:
             return self._at_once(task, options, args, kwargs)
-        message = storing(self._runtime.payloads, self.builder.of_call, task, options, args, kwargs)
+        build = self.builder.of_call
+        try:
+            message = build(task, options, args, kwargs)
+        except NotStored:  # it has a file in it
+            message = storing(self._runtime.payloads, build, task, options, args, kwargs)
         if options.task_id is not None:
             message = self._marked(message, options)
         batch = OPEN.get()

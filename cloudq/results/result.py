@@ -147,8 +147,10 @@ class AsyncResult(ResultNames, Generic[R]):
     def _given(self, record: Record, propagate: bool) -> R:
         """Return the value of the record of its end; raise or return its exception."""
         if record.state == State.SUCCESS:
-            load = self.loads if self._backend is None else self._backend.large.load
-            value = load(record.value) if record.value else None
+            text = record.value or "null"
+            is_here = '{"$' not in text  # no part of it lies in a payload store
+            large = None if is_here or self._backend is None else self._backend.large
+            value = self.loads(text) if large is None else large.load(text)
             if self.restore_each is not None and record.task in _OF_MANY - {self.task}:
                 return self.restore_each(value)
             try:

@@ -333,9 +333,9 @@ class EachResult:
         """Convert each value to the return type of the task."""
         return self._of.restore_each(values)
 
-    def written_result(self, values: Any) -> str:
+    def written_result(self, value: Any) -> str:
         """Write the values as JSON text. Raises `EncodeError` for one that would not come back."""
-        return self._of.written_results(values)
+        return self._of.written_results(value)
 
 
 @cache

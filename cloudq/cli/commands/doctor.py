@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cloudq.amounts import counted
-from cloudq.cli import checks
+from cloudq.cli import checks, payload_checks
 from cloudq.cli.checks import Finding, Status
 from cloudq.cli.options import JsonOption, Target, common
 from cloudq.cli.output import emit, fields, say, styled
@@ -57,6 +57,7 @@ def examine(target: Target, queues: list[str] | None) -> list[Finding]:
         findings += checks.configuration(app, target)
         findings += checks.broker(app, queues)
         findings += checks.backend(app)
+        findings += payload_checks.payloads(app)
         findings += checks.readers(app, queues)
     return findings
 

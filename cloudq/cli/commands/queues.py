@@ -288,7 +288,11 @@ def create(
     ] = None,
     store: Annotated[
         bool,
-        typer.Option("--store", "--table", help="Also create the table of the result backend."),
+        typer.Option(
+            "--store",
+            "--table",
+            help="Also create the table of the result backend, and the bucket of payload_store.",
+        ),
     ] = False,
 ) -> None:
     """Create queues with their dead-letter queues.
@@ -316,6 +320,9 @@ def create(
             say(f"Created queue {name!r} with a dead-letter queue on {conf.broker}")
         if store:
             say(_create_store(app.backend))
+            payloads = app.runtime.payloads()
+            if payloads is not None and payloads.create(expires=conf.payload_expires):
+                say(f"Created the place of payloads {payloads.url}")
 
 
 def unread(app: CloudQ, queue: str) -> str | None:
