@@ -254,6 +254,12 @@ def _(scene: Scene) -> Words:
     return {"RESULT_ID": shop["flow"], "CHORD_ID": shop["chord"]}
 
 
+@story("send-large-payloads")
+def _(scene: Scene) -> Words:
+    scene.shell.run(Command(line="cloudq queues create default --broker sqlite:///large.db"))
+    return {}
+
+
 @story("schedule-tasks")
 def _(scene: Scene) -> Words:
     app = blocks(DOCS / "how-to" / "schedule-tasks.md")[0]

@@ -27,6 +27,7 @@ PYTHON_PAGES = (
     "how-to/follow-and-shape-a-task",
     "how-to/limit-and-order-tasks",
     "how-to/schedule-tasks",
+    "how-to/send-large-payloads",
     "how-to/serialize-and-sign",
     "how-to/write-and-call-tasks",
     "reference/message-format",

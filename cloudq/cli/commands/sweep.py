@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from cloudq.amounts import counted
-from cloudq.cli.options import JsonOption, Target, common, refuse_missing
+from cloudq.cli.options import JsonOption, Target, common, missing_at, refuse_missing
 from cloudq.cli.output import emit, say
 from cloudq.errors import ConfigurationError
 
@@ -22,7 +22,8 @@ def sweep(target: Target, json: JsonOption = False) -> None:
     app = target.open()
     refuse_missing(app.conf.backend_url)
     with app:
-        payloads = app.runtime.payloads()
+        is_there = app.conf.payload_store is not None or missing_at(app.conf.broker) is None
+        payloads = app.runtime.payloads() if is_there else None
         if app.backend is None and payloads is None:
             raise ConfigurationError("no backend to sweep: add --backend URL")
         told: dict[str, Any] = {}
