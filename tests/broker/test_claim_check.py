@@ -87,7 +87,7 @@ def test_many_small_ones_are_refused_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_over_is_no_limit(app: CloudQ, tmp_path: Path) -> None:
-    """What cannot be made smaller goes as it is, where the queue takes it."""
+    """A message that cannot be made smaller goes as it is, where the queue takes it."""
     with app:
         app.send_task("take", ["x" * 900] * 10)
         assert sent(app)[0]["args"] == ["x" * 900] * 10
