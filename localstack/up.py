@@ -30,7 +30,7 @@ if not __package__:  # run as a file; the folder of one has a google.py and an a
 from localstack import detached
 from localstack.aws import LOCALSTACK, MINISTACK
 from localstack.azure import SERVICEBUS, TABLES
-from localstack.google import FIRESTORE, PUBSUB
+from localstack.google import FIRESTORE, PUBSUB, STORAGE
 from localstack.servers import (
     FOREIGN,
     ROOT,
@@ -45,7 +45,7 @@ from localstack.servers import (
 )
 
 CLOUDS = {"aws": "AWS", "google": "Google Cloud", "azure": "Azure"}
-SPECS = (MINISTACK, LOCALSTACK, PUBSUB, FIRESTORE, TABLES, SERVICEBUS)
+SPECS = (MINISTACK, LOCALSTACK, PUBSUB, FIRESTORE, STORAGE, TABLES, SERVICEBUS)
 NAMES = (*CLOUDS, *(spec.name for spec in SPECS))
 
 

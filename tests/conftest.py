@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from cloudq.app.shared_task import APPS
 from localstack.aws import MINISTACK, REGION
 from localstack.azure import SERVICEBUS, TABLES
-from localstack.google import FIRESTORE, PUBSUB
+from localstack.google import FIRESTORE, PUBSUB, STORAGE
 from localstack.servers import FOREIGN, Endpoint, Spec
 from tests.servers import serving
 from tests.support.models import read_once
@@ -89,6 +89,13 @@ def pubsub(shared: Callable[[Spec], Endpoint]) -> Endpoint:
 def firestore(shared: Callable[[Spec], Endpoint]) -> Endpoint:
     """Google's own emulator of Firestore."""
     return shared(FIRESTORE)
+
+
+@pytest.fixture(scope="session")
+def storage(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """An emulator of Google's Cloud Storage, which answers one request at a time."""
+    with serving(STORAGE) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session")

@@ -141,6 +141,8 @@ class S3:
             if _code(error) == "InvalidRange":  # it ends before
                 return _nothing()
             raise
+        if start and not reply.get("ContentRange", "").startswith(f"bytes {start}-"):
+            raise cut("it lacks the range that was asked for")
         return _parts(reply["Body"])
 
     def delete(self, keys: Sequence[str]) -> Sequence[Failure]:

@@ -173,6 +173,13 @@ def test_a_blob_that_comes_cut_is_an_error(liar: Answering, misled: S3) -> None:
     assert misled.error_code(caught.value) is Code.UNREACHABLE
 
 
+def test_a_range_that_is_none_is_an_error(liar: Answering, misled: S3) -> None:
+    liar.answers = [Answer(body=b"all of it, from its start")]
+    with pytest.raises(Exception, match="lacks the range") as caught:
+        misled.read(new_key(), start=5)
+    assert misled.error_code(caught.value) is Code.UNREACHABLE
+
+
 def test_a_404_that_is_not_of_s3_says_nothing_of_a_blob(liar: Answering, misled: S3) -> None:
     liar.answers = [Answer(status=404, body=b"<html>no such page</html>")]
     with pytest.raises(Exception) as caught:
