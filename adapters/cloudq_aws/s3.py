@@ -142,6 +142,7 @@ class S3:
                 return _nothing()
             raise
         if start and not reply.get("ContentRange", "").startswith(f"bytes {start}-"):
+            reply["Body"].close()
             raise cut("it lacks the range that was asked for")
         return _parts(reply["Body"])
 
