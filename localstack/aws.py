@@ -51,7 +51,7 @@ def _exports(backend: str) -> Callable[[Sequence[int]], Mapping[str, str]]:
 MINISTACK = Spec(
     name="ministack",
     cloud="aws",
-    services="SQS, DynamoDB, EventBridge Scheduler, Lambda, CloudFormation",
+    services="SQS, DynamoDB, S3, EventBridge Scheduler, Lambda, CloudFormation",
     lacks="queue move tasks; purges are immediate; delays over 900 s are taken",
     ports=(4566,),
     command=python_module(

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from cloudq.app.shared_task import APPS
 from localstack.aws import MINISTACK, REGION
-from localstack.azure import SERVICEBUS, TABLES
+from localstack.azure import BLOBS, SERVICEBUS, TABLES
 from localstack.google import FIRESTORE, PUBSUB, STORAGE
 from localstack.servers import FOREIGN, Endpoint, Spec
 from tests.servers import serving
@@ -102,6 +102,12 @@ def storage(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 def tables(shared: Callable[[Spec], Endpoint]) -> Endpoint:
     """Microsoft's own emulator of Table storage."""
     return shared(TABLES)
+
+
+@pytest.fixture(scope="session")
+def blobs(shared: Callable[[Spec], Endpoint]) -> Endpoint:
+    """Microsoft's own emulator of Blob storage."""
+    return shared(BLOBS)
 
 
 @pytest.fixture(scope="session")
