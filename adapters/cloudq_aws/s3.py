@@ -23,7 +23,7 @@ from cloudq.driver.blob_content import NoBlob, checked, part_of
 from cloudq.driver.blobs import BLOB_KEY, Blob, BlobGone, BlobPage
 from cloudq.errors import ConfigurationError
 from cloudq_aws.answers import cut, told
-from cloudq_aws.client import Access, access
+from cloudq_aws.client import access
 from cloudq_aws.errors import advice, entry_code, error_code, response_of
 from cloudq_aws.metering import meter_s3
 
@@ -67,7 +67,9 @@ def open_blobs(address: Address) -> S3:
     prefix = address.path.strip("/")
     if prefix and not _PREFIX.fullmatch(prefix):
         raise ConfigurationError(f"{address.url}: a prefix is of letters, digits, - _ . and /")
-    return S3(access(address), bucket=address.host, prefix=prefix and f"{prefix}/")
+    reach = access(address)
+    client = cast("S3Client", reach.client("s3"))
+    return S3(client, region=reach.region, bucket=address.host, prefix=prefix and f"{prefix}/")
 
 
 class S3:
@@ -75,10 +77,10 @@ class S3:
 
     most_deleted = 1000
 
-    def __init__(self, reach: Access, *, bucket: str, prefix: str = "") -> None:
-        self.client = cast("S3Client", reach.client("s3"))
+    def __init__(self, client: S3Client, *, region: str, bucket: str, prefix: str = "") -> None:
+        self.client = client
         self.meter = meter_s3(self.client, prefix=prefix)
-        self._region = reach.region
+        self._region = region
         self._bucket = bucket
         self._prefix = prefix
 
@@ -225,7 +227,7 @@ class S3:
             if least := reply.get("TransitionDefaultMinimumObjectSize"):
                 others["TransitionDefaultMinimumObjectSize"] = least
         ours: LifecycleRuleUnionTypeDef = {
-            "ID": f"cloudq {self._prefix}".strip(),
+            "ID": rule_id(self._prefix),
             "Status": "Enabled",
             "Filter": {"Prefix": self._prefix},
             "Expiration": {"Days": days},
@@ -266,6 +268,11 @@ class S3:
 
     def _name(self, key: str) -> str:
         return self._prefix + checked(key)
+
+
+def rule_id(prefix: str) -> str:
+    """Return the id of the rule that deletes old blobs under a prefix."""
+    return f"cloudq {prefix}".strip()
 
 
 def _code(error: Exception) -> str:

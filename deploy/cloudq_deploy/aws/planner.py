@@ -24,6 +24,7 @@ from cloudq_deploy.aws.plan import (
     Alarm,
     Feed,
     Function,
+    Payloads,
     Plan,
     Queue,
     Schedule,
@@ -44,7 +45,7 @@ from cloudq_deploy.requirements import (
 # All regions have this form, later ones too; a misspelt one has not.
 _REGION = re.compile(r"[a-z]+(-[a-z]+)?-(north|south|central|(north|south)?(east|west))-\d+")
 _RETENTION = 14 * 24 * 3600  # seconds; SQS keeps a message no longer
-_RESERVED = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND")
+_RESERVED = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND", "CLOUDQ_PAYLOAD_STORE")
 
 
 def plan_of(
@@ -76,6 +77,7 @@ def plan_of(
         for queue in (_queue(app, options, name, prefix, functions, feeds) for name in names)
     ]
     table = _table(app, options, stack)
+    payloads = _payloads(app, region)
     scheduling = _scheduling(app, options, schedules, stack, region, prefix)
     alarms = _alarms(options, stack, queues, functions, scheduling) if options.alarms else ()
     plan = Plan(
@@ -95,6 +97,10 @@ def plan_of(
         tags={**options.tags, "cloudq:app": app.name, "cloudq:stack": stack},
         broker=f"sqs://{region}" + (f"?{urlencode({'prefix': prefix})}" if prefix else ""),
         backend=f"dynamodb://{table.name}?region={region}" if table else "none",
+        payloads=payloads,
+        payload_store=f"s3://{payloads.bucket}/{payloads.prefix}?region={region}"
+        if payloads
+        else None,
     )
     limits.check(plan)
     return plan
@@ -255,6 +261,25 @@ def _table(app: CloudQ, options: AwsOptions, stack: str) -> Table | None:
     address = parse(url)
     named = address.host if address.scheme == "dynamodb" else ""
     return Table(name=named or stack, kms_key=options.kms_key)
+
+
+def _payloads(app: CloudQ, region: str) -> Payloads | None:
+    """The place of large payloads, if the app's own is in S3."""
+    url: str | None = getattr(app.conf, "payload_url", None)
+    expires: float = getattr(app.conf, "payload_expires", 1_296_000.0)
+    address = parse(url) if url is not None else None
+    if address is None or address.scheme != "s3":
+        return None
+    if (named := address.options.get("region", region)) != region:
+        raise ConfigurationError(
+            f"payload_store {url} is in {named}, and the functions are in {region}: put both in one"
+        )
+    prefix = address.path.strip("/")
+    return Payloads(
+        bucket=address.host,
+        prefix=prefix and f"{prefix}/",
+        days=max(1, math.ceil(expires / 86_400)),
+    )
 
 
 def _alarms(
