@@ -28,7 +28,8 @@ USED = {
         "firestore_database firestore_field logging_project_bucket_config logging_project_sink "
         "monitoring_alert_policy project_iam_member pubsub_subscription "
         "pubsub_subscription_iam_member pubsub_topic pubsub_topic_iam_member service_account "
-        "service_account_iam_member storage_bucket storage_bucket_object data_google_project"
+        "service_account_iam_member storage_bucket storage_bucket_iam_member "
+        "storage_bucket_object data_google_project"
     ),
     "azurerm": (
         "application_insights function_app_flex_consumption log_analytics_workspace "

@@ -35,6 +35,7 @@ from cloudq_deploy.aws.schedules import group_name, of_beat, schedules_of
 from cloudq_deploy.requirements import (
     AnyTask,
     merged,
+    payload_place,
     plain,
     queue_names,
     reads,
@@ -265,21 +266,16 @@ def _table(app: CloudQ, options: AwsOptions, stack: str) -> Table | None:
 
 def _payloads(app: CloudQ, region: str) -> Payloads | None:
     """The place of large payloads, if the app's own is in S3."""
-    url: str | None = getattr(app.conf, "payload_url", None)
-    expires: float = getattr(app.conf, "payload_expires", 1_296_000.0)
-    address = parse(url) if url is not None else None
-    if address is None or address.scheme != "s3":
+    found = payload_place(app, "s3")
+    if found is None:
         return None
+    address, prefix, days = found
     if (named := address.options.get("region", region)) != region:
         raise ConfigurationError(
-            f"payload_store {url} is in {named}, and the functions are in {region}: put both in one"
+            f"payload_store {address.url} is in {named}, and the functions are in {region}: put "
+            "both in one region"
         )
-    prefix = address.path.strip("/")
-    return Payloads(
-        bucket=address.host,
-        prefix=prefix and f"{prefix}/",
-        days=max(1, math.ceil(expires / 86_400)),
-    )
+    return Payloads(bucket=address.host, prefix=prefix, days=days)
 
 
 def _alarms(
