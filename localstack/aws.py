@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from localstack.servers import HOST, Spec, install, run
+from localstack.servers import HOST, Spec, python_module
 
 REGION = "us-east-1"
 TABLE = "cloudq"
-
-
-def _python(
-    name: str, module: str, packages: tuple[str, ...]
-) -> Callable[[Sequence[int]], list[str]]:
-    """Runs a module of packages that pin a botocore of their own."""
-
-    def make(home: Path) -> None:
-        run([sys.executable, "-m", "venv", "--clear", str(home)], "making a virtual environment")
-        run(
-            [str(home / "bin" / "python"), "-m", "pip", "install", "-q", *packages],
-            "pip install",
-            "It needs a network, or a package mirror that pip is told of"
-            " (PIP_INDEX_URL, pip.conf):",
-        )
-
-    def command(_: Sequence[int]) -> list[str]:
-        home = install(name, (sys.version, *packages), make)
-        return [str(home / "bin" / "python"), "-m", module]
-
-    return command
 
 
 def _ministack_settings(ports: Sequence[int], folder: Path) -> dict[str, str]:
@@ -73,10 +51,10 @@ def _exports(backend: str) -> Callable[[Sequence[int]], Mapping[str, str]]:
 MINISTACK = Spec(
     name="ministack",
     cloud="aws",
-    services="SQS, DynamoDB, EventBridge Scheduler, Lambda, CloudFormation",
+    services="SQS, DynamoDB, S3, EventBridge Scheduler, Lambda, CloudFormation",
     lacks="queue move tasks; purges are immediate; delays over 900 s are taken",
     ports=(4566,),
-    command=_python(
+    command=python_module(
         "ministack",
         "ministack",
         ("ministack==1.5.33", "boto3==1.43.106", "aws-sam-translator>=1.90"),
@@ -91,7 +69,7 @@ LOCALSTACK = Spec(
     services="SQS",
     lacks="DynamoDB and Lambda (they want a download or docker), schedules never fire",
     ports=(4566,),
-    command=_python(
+    command=python_module(
         "localstack",
         "localstack.runtime.main",
         (

@@ -1,10 +1,10 @@
-"""The Azure services: Microsoft's Azurite for tables, and a Service Bus of our own."""
+"""The Azure services: Microsoft's Azurite for tables and blobs, and a Service Bus of our own."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from localstack.servers import HOST, ROOT, Spec, UpError, install, run
@@ -25,18 +25,23 @@ def _install_azurite(home: Path) -> None:
     )
 
 
-def _azurite(ports: Sequence[int]) -> list[str]:
-    node = shutil.which("node")
-    if node is None:
-        raise UpError("no Node.js: Azurite runs on it (on Debian, apt install nodejs npm)")
-    home = install("azurite", (AZURITE,), _install_azurite)
-    # The SDK asks for newer API versions, and for headers, than Azurite knows of.
-    return [
-        *(node, str(home / "node_modules/azurite/dist/src/table/main.js")),
-        *("--tableHost", HOST, "--tablePort", str(ports[0])),
-        *("--inMemoryPersistence", "--skipApiVersionCheck", "--loose"),
-        *("--disableTelemetry", "--silent"),
-    ]
+def _azurite(service: str) -> Callable[[Sequence[int]], list[str]]:
+    """Runs one service of Azurite, each of which is a program."""
+
+    def command(ports: Sequence[int]) -> list[str]:
+        node = shutil.which("node")
+        if node is None:
+            raise UpError("no Node.js: Azurite runs on it (on Debian, apt install nodejs npm)")
+        home = install("azurite", (AZURITE,), _install_azurite)
+        # The SDK asks for newer API versions, and for headers, than Azurite knows of.
+        return [
+            *(node, str(home / f"node_modules/azurite/dist/src/{service}/main.js")),
+            *(f"--{service}Host", HOST, f"--{service}Port", str(ports[0])),
+            *("--inMemoryPersistence", "--skipApiVersionCheck", "--loose"),
+            *("--disableTelemetry", "--silent"),
+        ]
+
+    return command
 
 
 TABLES = Spec(
@@ -45,11 +50,20 @@ TABLES = Spec(
     services="Table storage",
     lacks="keys are checked, but not roles; a partition has no throughput limit",
     ports=(10002,),
-    command=_azurite,
+    command=_azurite("table"),
     exports=lambda ports: {
         "CLOUDQ_BACKEND": f"aztables://{ACCOUNT}/{TABLE}"
         f"?endpoint=http://{HOST}:{ports[0]}/{ACCOUNT}",
     },
+)
+BLOBS = Spec(
+    name="blobs",
+    cloud="azure",
+    services="Blob storage",
+    lacks="keys are checked, but not roles; rules delete nothing",
+    ports=(10000,),
+    command=_azurite("blob"),
+    exports=lambda _: {},
 )
 SERVICEBUS = Spec(
     name="servicebus",

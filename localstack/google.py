@@ -1,4 +1,4 @@
-"""Google's own emulators of Pub/Sub and Firestore, run from the Cloud SDK without `gcloud`."""
+"""Google's own emulators of Pub/Sub and Firestore, without `gcloud`, and one of Cloud Storage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from localstack.servers import HOST, Spec, UpError, run
+from localstack.servers import HOST, Spec, UpError, python_module, run
 
 PROJECT = "cloudq-local"
 DATABASE = "cloudq"
@@ -99,4 +99,19 @@ FIRESTORE = Spec(
     },
     health="/",
     patience=60,
+)
+STORAGE = Spec(
+    name="storage",
+    cloud="google",
+    services="Cloud Storage",
+    lacks="one request at a time; lists have one page; rules delete nothing; nobody is refused",
+    ports=(9023,),
+    command=python_module(
+        "storage",
+        "gcp_storage_emulator",
+        ("gcp-storage-emulator==2026.7.19", "google-crc32c==1.9.0"),
+        lambda ports: ("start", "--host", HOST, "--port", str(ports[0]), "--in-memory", "--quiet"),
+    ),
+    exports=lambda ports: {"STORAGE_EMULATOR_HOST": f"http://{HOST}:{ports[0]}"},
+    health="/",
 )

@@ -181,6 +181,30 @@ def run(command: Sequence[str], what: str, hint: str = "") -> str:
     return done.stdout
 
 
+def python_module(
+    name: str,
+    module: str,
+    packages: tuple[str, ...],
+    arguments: Callable[[Sequence[int]], Sequence[str]] = lambda _: (),
+) -> Callable[[Sequence[int]], list[str]]:
+    """Return the command of a server in Python, in a virtual environment of its own."""
+
+    def make(home: Path) -> None:
+        run([sys.executable, "-m", "venv", "--clear", str(home)], "making a virtual environment")
+        run(
+            [str(home / "bin" / "python"), "-m", "pip", "install", "-q", *packages],
+            "pip install",
+            "It needs a network, or a package mirror that pip is told of"
+            " (PIP_INDEX_URL, pip.conf):",
+        )
+
+    def command(ports: Sequence[int]) -> list[str]:
+        home = install(name, (sys.version, *packages), make)
+        return [str(home / "bin" / "python"), "-m", module, *arguments(ports)]
+
+    return command
+
+
 def spawn(spec: Spec, port: int, *, leash: bool = True) -> Server:
     """Start the server without waiting for it. Port 0: a free one. Raises `UpError`."""
     ports = _ports(spec, port)

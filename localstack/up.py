@@ -29,8 +29,8 @@ if not __package__:  # run as a file; the folder of one has a google.py and an a
 
 from localstack import detached
 from localstack.aws import LOCALSTACK, MINISTACK
-from localstack.azure import SERVICEBUS, TABLES
-from localstack.google import FIRESTORE, PUBSUB
+from localstack.azure import BLOBS, SERVICEBUS, TABLES
+from localstack.google import FIRESTORE, PUBSUB, STORAGE
 from localstack.servers import (
     FOREIGN,
     ROOT,
@@ -45,7 +45,7 @@ from localstack.servers import (
 )
 
 CLOUDS = {"aws": "AWS", "google": "Google Cloud", "azure": "Azure"}
-SPECS = (MINISTACK, LOCALSTACK, PUBSUB, FIRESTORE, TABLES, SERVICEBUS)
+SPECS = (MINISTACK, LOCALSTACK, PUBSUB, FIRESTORE, STORAGE, TABLES, BLOBS, SERVICEBUS)
 NAMES = (*CLOUDS, *(spec.name for spec in SPECS))
 
 
@@ -127,7 +127,12 @@ def _by_cloud(servers: Sequence[Server]) -> Mapping[str, list[Endpoint]]:
 
 def _seed_all(servers: Sequence[Server]) -> bool:
     """Seed each cloud, and tell whether all succeeded."""
-    found = _by_cloud(servers)
+    seeded = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND")
+    found = {
+        cloud: endpoints
+        for cloud, endpoints in _by_cloud(servers).items()
+        if any(name in endpoint.environment for endpoint in endpoints for name in seeded)
+    }
     with ThreadPoolExecutor() as pool:
         seeding = {cloud: pool.submit(seed, *endpoints) for cloud, endpoints in found.items()}
     well = True

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 
 from cloudq.app.shared_task import APPS
 from localstack.aws import MINISTACK, REGION
-from localstack.azure import SERVICEBUS, TABLES
-from localstack.google import FIRESTORE, PUBSUB
+from localstack.azure import BLOBS, SERVICEBUS, TABLES
+from localstack.google import FIRESTORE, PUBSUB, STORAGE
 from localstack.servers import FOREIGN, Endpoint, Spec
 from tests.servers import serving
 from tests.support.models import read_once
@@ -92,9 +92,22 @@ def firestore(shared: Callable[[Spec], Endpoint]) -> Endpoint:
 
 
 @pytest.fixture(scope="session")
+def storage(isolated: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """An emulator of Google's Cloud Storage, which answers one request at a time."""
+    with serving(STORAGE) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
 def tables(shared: Callable[[Spec], Endpoint]) -> Endpoint:
     """Microsoft's own emulator of Table storage."""
     return shared(TABLES)
+
+
+@pytest.fixture(scope="session")
+def blobs(shared: Callable[[Spec], Endpoint]) -> Endpoint:
+    """Microsoft's own emulator of Blob storage."""
+    return shared(BLOBS)
 
 
 @pytest.fixture(scope="session")

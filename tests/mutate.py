@@ -143,6 +143,40 @@ TARGETS = (
         tests="adapters/azure/test_tables.py adapters/azure/test_tables_service.py",
         patience="6",
     ),
+    Target(
+        driver="file",
+        module="cloudq_local.blob_files",
+        cls="BlobFiles",
+        select="Contract",
+        tests="adapters/local/test_blob_files.py",
+        patience="2",
+        # The folder is made when it is first needed, and is never missing.
+        excused=frozenset({"create_place does nothing", "check_place does nothing"}),
+    ),
+    Target(
+        driver="s3",
+        module="cloudq_aws.s3",
+        cls="S3",
+        select="Contract",
+        tests="adapters/aws/test_s3.py",
+        patience="6",
+    ),
+    Target(
+        driver="gs",
+        module="cloudq_gcp.cloud_storage",
+        cls="CloudStorage",
+        select="Contract",
+        tests="adapters/gcp/test_cloud_storage.py",
+        patience="6",
+    ),
+    Target(
+        driver="azblob",
+        module="cloudq_azure.blob_storage",
+        cls="BlobStorage",
+        select="Contract",
+        tests="adapters/azure/test_blob_storage.py",
+        patience="6",
+    ),
 )
 
 
@@ -160,10 +194,9 @@ class Verdict:
 def mutations(target: Target) -> list[str]:
     """Return the names of the mutations that this class can have."""
     cls = getattr(import_module(target.module), target.cls)
-    known = mutation_plugin.BACKEND if hasattr(cls, "put") else mutation_plugin.BROKER
     return [
         name
-        for name, (method, _) in known.items()
+        for name, (method, _) in mutation_plugin.known(cls).items()
         if hasattr(cls, method) and name not in target.excused
     ]
 

@@ -5,14 +5,16 @@ The variable is `module:Class:mutation`, a mutation being a name of `MUTATIONS`.
 
 from __future__ import annotations
 
+import io
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 from cloudq.driver import Change, Check, Code, Op, Page, Purged
+from cloudq.driver.blobs import BlobGone, BlobPage
 from cloudq.testing import waiting
 
 Method = Callable[..., Any]
@@ -201,6 +203,105 @@ def weakened(frm: Op, to: Op) -> Callable[..., Method]:
     return make
 
 
+def half(original: Method, cls: Any) -> Method:
+    """Store the first half of a content."""
+    return lambda self, key, content, size: original(self, key, content, size // 2)
+
+
+def short(original: Method, cls: Any) -> Method:
+    """Store what there is of a content, be it less than was said."""
+
+    def broken(self: Any, key: str, content: Any, size: int) -> None:
+        there = content.seek(0, os.SEEK_END)
+        original(self, key, content, min(size, there))
+
+    return broken
+
+
+def at_once(original: Method, cls: Any) -> Method:
+    """Read a content in one part."""
+
+    def broken(self: Any, key: str, content: Any, size: int) -> None:
+        content.seek(0)
+        original(self, key, io.BytesIO(content.read()), size)
+
+    return broken
+
+
+def from_here(original: Method, cls: Any) -> Method:
+    """Store a content from where somebody has left it."""
+
+    class Rest(io.BytesIO):
+        def __init__(self, content: Any) -> None:
+            self.content = content
+            self.begun = content.tell()
+
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            return self.content.seek(self.begun + offset)
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            return self.content.read(size)
+
+    return lambda self, key, content, size: original(
+        self, key, Rest(content), max(0, size - content.tell())
+    )
+
+
+def empty_if_gone(original: Method, cls: Any) -> Method:
+    """Take a missing blob for an empty one."""
+
+    def broken(self: Any, key: str, *, start: int = 0) -> Any:
+        try:
+            return original(self, key, start=start)
+        except BlobGone:
+            return (part for part in ())
+
+    return broken
+
+
+def late(original: Method, cls: Any) -> Method:
+    """Open a blob when its first part is asked for."""
+
+    def broken(self: Any, key: str, *, start: int = 0) -> Any:
+        yield from original(self, key, start=start)
+
+    return broken
+
+
+def reading(change: Callable[[list[bytes]], Sequence[bytes]]) -> Callable[..., Method]:
+    """Change the parts of a blob that is read."""
+
+    def make(original: Method, cls: Any) -> Method:
+        def broken(self: Any, key: str, *, start: int = 0) -> Any:
+            parts = list(original(self, key, start=start))
+            return (part for part in change(parts))
+
+        return broken
+
+    return make
+
+
+def from_start(original: Method, cls: Any) -> Method:
+    """Read a blob from its start, whatever was asked."""
+    return lambda self, key, *, start=0: original(self, key)
+
+
+def from_next(original: Method, cls: Any) -> Method:
+    """Read a blob from one byte later."""
+    return lambda self, key, *, start=0: original(self, key, start=start + bool(start))
+
+
+def no_more(page: BlobPage) -> BlobPage:
+    return BlobPage(blobs=page.blobs)
+
+
+def unknown(**fixed: Any) -> Callable[[BlobPage], BlobPage]:
+    def change(page: BlobPage) -> BlobPage:
+        return BlobPage(blobs=[replace(blob, **fixed) for blob in page.blobs], next=page.next)
+
+    return change
+
+
 BROKER: dict[str, Mutation] = {
     "send does nothing": ("send", nothing),
     "send loses the last of a batch": ("send", first_only),
@@ -359,6 +460,42 @@ BACKEND: dict[str, Mutation] = {
     "watch is deaf": ("watch", lambda *_: lambda self: Deaf()),
 }
 
+BLOBS: dict[str, Mutation] = {
+    "put does nothing": ("put", nothing),
+    "put stores half": ("put", half),
+    "put stores what is short": ("put", short),
+    "put reads all at once": ("put", at_once),
+    "put does not begin at the start": ("put", from_here),
+    "read ignores its start": ("read", from_start),
+    "read begins a byte later": ("read", from_next),
+    "read stops before the end": ("read", reading(lambda parts: parts[:-1] or parts)),
+    "read returns all at once": ("read", reading(lambda parts: [b"".join(parts)])),
+    "read takes missing for empty": ("read", empty_if_gone),
+    "read tells too late that one is gone": ("read", late),
+    "delete does nothing": ("delete", nothing),
+    "delete loses the last of a batch": ("delete", first_only),
+    "delete deletes the first alone": (
+        "delete",
+        lambda original, cls: lambda self, keys: original(self, keys[:1]),
+    ),
+    "list is empty": ("list", lambda *_: lambda self, **named: BlobPage(blobs=())),
+    "list ignores after": ("list", passing(lambda named: {"after": None})),
+    "list ends too soon": ("list", after(no_more)),
+    "list gives more than asked": ("list", passing(lambda named: {"limit": 1000})),
+    "list forgets sizes": ("list", after(unknown(size=0))),
+    "list forgets times": ("list", after(unknown(written=0.0))),
+    "error_code knows nothing": ("error_code", after(lambda _: Code.UNKNOWN)),
+    "create_place does nothing": ("create_place", nothing),
+    "check_place does nothing": ("check_place", nothing),
+}
+
+
+def known(cls: Any) -> Mapping[str, Mutation]:
+    """Return the mutations of a driver's class, by its protocol."""
+    if hasattr(cls, "read"):
+        return BLOBS
+    return BACKEND if hasattr(cls, "put") else BROKER
+
 
 def pytest_configure() -> None:
     """Break the method; the tests then run as ever."""
@@ -370,6 +507,6 @@ def pytest_configure() -> None:
     if not name:
         return
     cls = getattr(import_module(module), cls_name)
-    method, make = (BACKEND if hasattr(cls, "put") else BROKER)[name]
+    method, make = known(cls)[name]
     cls.unbroken = getattr(cls, method)
     setattr(cls, method, make(cls.unbroken, cls))

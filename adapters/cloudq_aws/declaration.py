@@ -1,4 +1,4 @@
-"""Declares SQS, DynamoDB and EventBridge Scheduler to cloudq, without loading boto3."""
+"""Declares SQS, DynamoDB, S3 and EventBridge Scheduler to cloudq, without loading boto3."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ DYNAMODB = Adapter(
     environment=_NOBODY,
     loggers=_LOGGERS,
     tariff="cloudq_aws.prices:DYNAMODB",
+)
+S3 = Adapter(
+    extra="aws",
+    sample="s3://bucket/payloads?region=us-east-1",
+    environment=_NOBODY,
+    loggers=_LOGGERS,
+    tariff="cloudq_aws.prices:S3",
 )
 EVENTBRIDGE = Adapter(
     extra="aws",

@@ -1,4 +1,4 @@
-"""Classifies the errors of botocore, SQS and DynamoDB.
+"""Classifies the errors of botocore, SQS, DynamoDB and S3.
 
 botocore is not loaded for it: an error can be one of its own only where it is loaded already.
 """
@@ -18,11 +18,19 @@ _CODES = {
     "QueueDoesNotExist": Code.NOT_FOUND,
     "ResourceNotFoundException": Code.NOT_FOUND,
     "TableNotFoundException": Code.NOT_FOUND,
+    "NoSuchBucket": Code.NOT_FOUND,
+    "NoSuchKey": Code.NOT_FOUND,
+    "404": Code.NOT_FOUND,  # of a HEAD, whose answer has no text
     "QueueAlreadyExists": Code.EXISTS,
     "QueueNameExists": Code.EXISTS,
     "ConflictException": Code.EXISTS,
     "ResourceInUseException": Code.EXISTS,
+    "BucketAlreadyExists": Code.EXISTS,
+    "BucketAlreadyOwnedByYou": Code.EXISTS,
+    "403": Code.DENIED,
     "AccessDenied": Code.DENIED,
+    "AllAccessDisabled": Code.DENIED,
+    "InvalidObjectState": Code.DENIED,  # in an archive
     "AccessDeniedException": Code.DENIED,
     "AWS.SimpleQueueService.AccessDenied": Code.DENIED,
     "KMS.AccessDeniedException": Code.DENIED,
@@ -33,9 +41,11 @@ _CODES = {
     "ExpiredToken": Code.CREDENTIALS,
     "ExpiredTokenException": Code.CREDENTIALS,
     "IncompleteSignature": Code.CREDENTIALS,
+    "InvalidAccessKeyId": Code.CREDENTIALS,
     "InvalidClientTokenId": Code.CREDENTIALS,
     "InvalidSecurity": Code.CREDENTIALS,
     "InvalidSignatureException": Code.CREDENTIALS,
+    "InvalidToken": Code.CREDENTIALS,
     "MissingAuthenticationToken": Code.CREDENTIALS,
     "MissingAuthenticationTokenException": Code.CREDENTIALS,
     "RequestExpired": Code.CREDENTIALS,
@@ -48,6 +58,7 @@ _CODES = {
     "KMS.ThrottlingException": Code.THROTTLED,
     "KmsThrottled": Code.THROTTLED,
     "LimitExceededException": Code.THROTTLED,
+    "OperationAborted": Code.THROTTLED,  # somebody else changes the bucket
     # 120,000 messages in flight: the queue takes no more receives until some are settled.
     "OverLimit": Code.THROTTLED,
     "PurgeQueueInProgress": Code.THROTTLED,
@@ -61,6 +72,11 @@ _CODES = {
     "ThrottlingException": Code.THROTTLED,
     "TooManyRequestsException": Code.THROTTLED,
     "TransactionConflictException": Code.THROTTLED,
+    # What was sent came otherwise, or not whole.
+    "BadDigest": Code.UNREACHABLE,
+    "IncompleteBody": Code.UNREACHABLE,
+    "XAmzContentSHA256Mismatch": Code.UNREACHABLE,
+    "NoSuchUpload": Code.UNREACHABLE,  # somebody's rule was faster
     "InternalError": Code.UNREACHABLE,
     "InternalFailure": Code.UNREACHABLE,
     "InternalServerError": Code.UNREACHABLE,
@@ -68,6 +84,7 @@ _CODES = {
     "ServiceUnavailable": Code.UNREACHABLE,
     "AWS.SimpleQueueService.BatchRequestTooLong": Code.TOO_LARGE,
     "BatchRequestTooLong": Code.TOO_LARGE,
+    "EntityTooLarge": Code.TOO_LARGE,
     "ItemCollectionSizeLimitExceededException": Code.TOO_LARGE,
     "RequestEntityTooLarge": Code.TOO_LARGE,
     "AWS.SimpleQueueService.MessageNotInflight": Code.LEASE_LOST,
@@ -77,6 +94,12 @@ _CODES = {
     "InvalidAction": Code.UNSUPPORTED,
     "UnknownOperationException": Code.UNSUPPORTED,
     "UnsupportedOperation": Code.UNSUPPORTED,
+    # The bucket is in another region than the URL says.
+    "301": Code.INVALID,
+    "AuthorizationHeaderMalformed": Code.INVALID,
+    "IllegalLocationConstraintException": Code.INVALID,
+    "PermanentRedirect": Code.INVALID,
+    "InvalidBucketName": Code.INVALID,
     "InvalidMessageContents": Code.INVALID,
     "InvalidParameterValue": Code.INVALID,
     "MissingParameter": Code.INVALID,
@@ -112,6 +135,8 @@ _CLASSES: tuple[tuple[str, Code], ...] = (
     ("ParamValidationError", Code.INVALID),
     ("HTTPClientError", Code.UNREACHABLE),  # refused, timed out, cut off, no such host
     ("ConnectionError", Code.UNREACHABLE),
+    ("IncompleteReadError", Code.UNREACHABLE),  # of a stream that was cut
+    ("FlexibleChecksumError", Code.UNREACHABLE),
 )
 _ROOTS = ("ClientError", "BotoCoreError")
 

@@ -25,7 +25,7 @@ from cloudq.driver.billing import (
     Spot,
 )
 from cloudq_aws.lean.early import listen
-from cloudq_aws.prices import DYNAMODB, SQS
+from cloudq_aws.prices import DYNAMODB, S3, SQS
 
 if TYPE_CHECKING:
     from botocore.model import OperationModel
@@ -43,6 +43,15 @@ _DYNAMODB_CALLS: Mapping[str, str] = {
     "PutItem": UPDATE,
     "Query": QUERY,
     "GetItem": LOOK,
+}
+_S3_CALLS: Mapping[str, str] = {
+    "PutObject": PUT,
+    "CreateMultipartUpload": PUT,
+    "UploadPart": PUT,
+    "CompleteMultipartUpload": PUT,
+    "GetObject": GET,
+    "ListObjectsV2": QUERY,
+    "DeleteObjects": DELETE,
 }
 # Bytes of the attribute with which each message is sent: its name, its type and a UUID.
 _ATTRIBUTE = 51
@@ -100,6 +109,21 @@ def meter_dynamodb(client: object) -> Meter:
         meter.add(spot, _tries(parsed), items, _used(parsed) or rate.units(items, 0))
 
     _listen(client, "dynamodb", answered, _asking)
+    return meter
+
+
+def meter_s3(client: object, *, prefix: str) -> Meter:
+    """Count a client's requests by the kind of blob; `prefix` is that of all keys."""
+    meter = Meter(S3)
+
+    def answered(model: OperationModel, parsed: _Given, context: dict[str, Any], **_: Any) -> None:
+        given: _Given = context.get(_GIVEN, {})
+        kind = str(given.get("Key", "")).removeprefix(prefix).partition("/")[0]
+        call = _S3_CALLS.get(model.name, OTHER)
+        objects = len(given["Delete"]["Objects"]) if call == DELETE else 1
+        meter.count(call, kind, requests=_tries(parsed), items=objects)
+
+    _listen(client, "s3", answered, _keep)
     return meter
 
 

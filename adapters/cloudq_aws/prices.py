@@ -1,8 +1,8 @@
-"""The prices of SQS, DynamoDB and EventBridge Scheduler, and what their requests are billed for.
+"""The prices of SQS, DynamoDB, S3 and EventBridge Scheduler, and what their requests are billed as.
 
 SQS bills each started 64 KB of a request or an answer, whatever the number of its messages.
 DynamoDB bills each item: a write by each started KB, a read by each started 4 KB, and half of that
-for reads that may be behind.
+for reads that may be behind. S3 bills requests, whatever their size.
 """
 
 from __future__ import annotations
@@ -65,6 +65,22 @@ DYNAMODB = Tariff(
         LOOK: _LATE_READ,
         QUERY: _QUERY,
     },
+)
+S3 = Tariff(
+    service="S3",
+    regions=_REGIONS,
+    date=_DATE,
+    source="https://aws.amazon.com/s3/pricing/",
+    prices={
+        "s3_write": Price(dollars=5.00, unit="request that writes or lists, of one part or all"),
+        "s3_read": Price(dollars=0.40, unit="request that reads"),
+    },
+    calls={
+        PUT: (Rate(price="s3_write"),),
+        QUERY: (Rate(price="s3_write"),),
+        GET: (Rate(price="s3_read"),),
+    },
+    said=("what is stored is not counted: $0.023 for a GB and month, by the hour",),
 )
 EVENTBRIDGE = Tariff(
     service="EventBridge Scheduler",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -27,6 +28,15 @@ _READ_TIMEOUT = 30
 _CONNECT_TIMEOUT = 3
 # Tries of one request, the first included, by the SDK's rules and pauses.
 _ATTEMPTS = 3
+
+# S3's global endpoint, the SDK's own choice in its first region, is in the file that is not read.
+_S3 = Config(s3={"us_east_1_regional_endpoint": "regional"})
+# Of its stand-ins few are known under a name for each bucket, or know all checksums.
+_S3_STAND_IN = Config(
+    s3={"us_east_1_regional_endpoint": "regional", "addressing_style": "path"},
+    request_checksum_calculation="when_required",
+)
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 def session_for(region: str) -> Session:
@@ -72,6 +82,9 @@ def client_of(
         read_timeout=_READ_TIMEOUT,
         max_pool_connections=_CONNECTIONS,
     )
+    if service == "s3":
+        is_stand_in = endpoint_url or any(map(os.environ.get, _ENDPOINTS))
+        config = config.merge(_S3_STAND_IN if is_stand_in else _S3)
     made = make(service, region_name=region, endpoint_url=endpoint_url, config=config)
     client = cast("BaseClient", made)
     guard(client)

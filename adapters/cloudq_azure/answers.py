@@ -26,6 +26,7 @@ _ATOM = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?<(?:\w+:)?(?:feed|
 # Statuses that say how things are, and not only that a request has failed; 202 has many parts.
 _OF_TABLES = frozenset({200, 202, 404, 409, 412})
 _OF_QUEUES = frozenset({200, 201})
+_OF_BLOBS = frozenset({200, 201, 202, 206, 404, 409, 412, 416})
 
 
 def of_tables(answer: Response) -> bool:
@@ -39,6 +40,11 @@ def of_tables(answer: Response) -> bool:
         return isinstance(read, dict)
     error: object = read.get("odata.error") if read else None
     return isinstance(error, dict) and "code" in cast("dict[str, Any]", error)
+
+
+def of_blobs(answer: Response) -> bool:
+    """Tell whether an answer can be that of Blob storage, whose content is anybody's."""
+    return answer.status_code not in _OF_BLOBS or "x-ms-request-id" in answer.headers
 
 
 def of_queues(answer: Response) -> bool:

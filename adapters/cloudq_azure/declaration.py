@@ -1,4 +1,4 @@
-"""Declares Service Bus and Table storage to cloudq, without loading Azure's packages."""
+"""Declares Service Bus, Table and Blob storage to cloudq, without loading Azure's packages."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ TABLES = Adapter(
     sample="aztables://devstoreaccount1/cloudq",
     loggers=_LOGGERS,
     tariff="cloudq_azure.prices:TABLES",
+)
+BLOB_STORAGE = Adapter(
+    extra="azure",
+    sample="azblob://devstoreaccount1/cloudq/payloads",
+    loggers=_LOGGERS,
+    tariff="cloudq_azure.prices:BLOB_STORAGE",
 )
 # Names under which people look for a scheduler there.
 FUNCTIONS = Adapter(extra="azure", no_scheduler=_NO_SCHEDULER, loggers=_LOGGERS)

@@ -1,4 +1,4 @@
-"""Classifies the errors of Azure's SDKs: Service Bus, Table storage, identity, and HTTP."""
+"""Classifies the errors of Azure's SDKs: Service Bus, Storage, identity, and HTTP."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ import azure.servicebus.exceptions as bus
 from cloudq.driver import Code
 from cloudq.driver.conditional import Refusal
 
-# The error codes of Table storage, and of the ones that all of Azure Storage shares.
+# The error codes of Table and Blob storage, and of the ones that all of Azure Storage shares.
 _CODES = {
     "ResourceNotFound": Code.NOT_FOUND,
     "TableNotFound": Code.NOT_FOUND,
     "TableBeingDeleted": Code.THROTTLED,  # for up to 40 s; the name can be used again then
     "EntityNotFound": Code.NOT_FOUND,
+    "ContainerNotFound": Code.NOT_FOUND,
+    "ContainerDisabled": Code.DENIED,
+    "ContainerBeingDeleted": Code.THROTTLED,  # as with a table
+    "BlobNotFound": Code.NOT_FOUND,
     "ResourceAlreadyExists": Code.EXISTS,
     "TableAlreadyExists": Code.EXISTS,
     "EntityAlreadyExists": Code.EXISTS,
+    "ContainerAlreadyExists": Code.EXISTS,
+    "BlobAlreadyExists": Code.EXISTS,
     "AccountIsDisabled": Code.DENIED,
     "AuthorizationFailure": Code.DENIED,
     "AuthorizationPermissionMismatch": Code.DENIED,
@@ -27,7 +33,10 @@ _CODES = {
     "AuthorizationResourceTypeMismatch": Code.DENIED,
     "AuthorizationServiceMismatch": Code.DENIED,
     "AuthorizationSourceIPMismatch": Code.DENIED,
+    "BlobArchived": Code.DENIED,
+    "BlobImmutableDueToPolicy": Code.DENIED,
     "InsufficientAccountPermissions": Code.DENIED,
+    "LeaseIdMissing": Code.DENIED,  # somebody holds it
     "KeyBasedAuthenticationNotPermitted": Code.DENIED,
     "PublicAccessNotPermitted": Code.DENIED,
     "AuthenticationFailed": Code.CREDENTIALS,
@@ -40,6 +49,8 @@ _CODES = {
     "ConditionNotMet": Code.THROTTLED,
     "UpdateConditionNotSatisfied": Code.THROTTLED,
     "InternalError": Code.UNREACHABLE,
+    "InvalidBlockList": Code.UNREACHABLE,  # somebody else wrote the blob meanwhile
+    "Md5Mismatch": Code.UNREACHABLE,
     "OperationTimedOut": Code.UNREACHABLE,
     "EntityTooLarge": Code.TOO_LARGE,
     "PropertyValueTooLarge": Code.TOO_LARGE,
@@ -143,8 +154,11 @@ def error_code(error: Exception) -> Code:
     """Return the code of an error of Azure's SDKs."""
     if isinstance(error, Refusal):
         return error.code
-    if isinstance(error, core.HttpResponseError) and (found := _of_answer(error)):
-        return found
+    if isinstance(error, core.HttpResponseError):
+        if found := _of_answer(error):
+            return found
+        if error.response is None and isinstance(error.inner_exception, Exception):
+            return error_code(error.inner_exception)  # of a part of a blob that came cut
     if found := next((code for kind, code in _CLASSES if isinstance(error, kind)), None):
         return found
     if isinstance(error, core.HttpResponseError):

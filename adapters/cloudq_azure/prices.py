@@ -1,8 +1,8 @@
-"""The prices of Service Bus and Table storage, and what their requests are billed for.
+"""The prices of Service Bus, Table and Blob storage, and what their requests are billed for.
 
 Service Bus bills operations: each message sent, received, settled or renewed is one for each
 started 64 KB, in a batch or not. The premium tier bills its units by the hour instead. Table
-storage bills transactions, that is requests.
+storage bills transactions, that is requests, and Blob storage does by their kind.
 """
 
 from __future__ import annotations
@@ -54,4 +54,20 @@ TABLES = Tariff(
     # An update reads and then writes.
     calls=dict.fromkeys((PUT, GET, QUERY, DELETE), _TRANSACTION)
     | {UPDATE: (Rate(price="tables_transaction", each=True, factor=2),)},
+)
+BLOB_STORAGE = Tariff(
+    service="Blob storage",
+    regions=_REGIONS,
+    date=_DATE,
+    source="https://azure.microsoft.com/pricing/details/storage/blobs/",
+    prices={
+        "blob_write": Price(dollars=5.00, unit="request that writes or lists, hot tier, LRS"),
+        "blob_read": Price(dollars=0.40, unit="request that reads, hot tier, LRS"),
+    },
+    calls={
+        PUT: (Rate(price="blob_write"),),
+        QUERY: (Rate(price="blob_write"),),
+        GET: (Rate(price="blob_read"),),
+    },
+    said=("what is stored is not counted: $0.018 for a GB and month",),
 )

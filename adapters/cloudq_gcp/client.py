@@ -128,11 +128,13 @@ def access(
     *,
     options: tuple[str, ...] = (),
     emulator_variable: str = "PUBSUB_EMULATOR_HOST",
+    needs_project: bool = True,
 ) -> Access:
     """Read the URL's options, find project and credentials. Raises `ConfigurationError`.
 
     `options` are those that the caller reads itself. What the URL leaves open comes from the
     normal environment of Google's libraries: variables, `gcloud auth`, the machine's account.
+    The project is the URL's host, or its option `project` where none is needed.
     """
     known = sorted((*_COMMON, *options))
     unknown = [name for name in address.options if name not in known]
@@ -148,13 +150,14 @@ def access(
     emulator = emulator or (None if endpoint else os.environ.get(emulator_variable) or None)
     credentials, implied = (None, None) if emulator else _credentials(address.scheme)
     named = (os.environ.get(name) for name in _PROJECT_VARIABLES)
-    project = address.host or next(filter(None, named), None) or implied
-    if not project:
+    given = address.host if needs_project else address.options.get("project")
+    project = given or next(filter(None, named), None) or implied or ""
+    if not project and needs_project:
         raise ConfigurationError(
             f"no Google project for {address.scheme}://: write {address.scheme}://my-project,"
             " or set GOOGLE_CLOUD_PROJECT"
         )
-    if not _PROJECT.fullmatch(project):
+    if project and not _PROJECT.fullmatch(project):
         raise ConfigurationError(
             f'"{project}" in {address.url or address.scheme} is not the id of a Google project'
         )

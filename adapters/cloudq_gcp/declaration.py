@@ -1,4 +1,4 @@
-"""Declares Pub/Sub, Firestore and Cloud Scheduler to cloudq, without loading Google's packages."""
+"""Declares Google Cloud's services to cloudq, without loading Google's packages."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ FIRESTORE = Adapter(
     sample="firestore://project/cloudq?emulator=127.0.0.1:1",
     loggers=_LOGGERS,
     tariff="cloudq_gcp.prices:FIRESTORE",
+)
+CLOUD_STORAGE = Adapter(
+    extra="gcp",
+    sample="gs://bucket/payloads?emulator=127.0.0.1:1",
+    loggers=_LOGGERS,
+    tariff="cloudq_gcp.prices:CLOUD_STORAGE",
 )
 CLOUD_SCHEDULER = Adapter(
     extra="gcp", example="cloudscheduler://PROJECT/LOCATION", loggers=_LOGGERS

@@ -1,7 +1,8 @@
-"""The prices of Pub/Sub with Cloud Tasks, and of Firestore, and what their requests are billed for.
+"""The prices of Pub/Sub with Cloud Tasks, Firestore and Cloud Storage, and how they are billed.
 
 Pub/Sub bills the bytes that are published or delivered, 1000 for each such request at least; acks
-and leases are free. Firestore bills documents, in a batch or not, whatever their size.
+and leases are free. Firestore bills documents, in a batch or not, whatever their size. Cloud
+Storage bills requests, an upload in parts as one.
 """
 
 from __future__ import annotations
@@ -58,4 +59,20 @@ FIRESTORE = Tariff(
         DELETE: (Rate(price="firestore_delete", each=True),),
     },
     said=("the deletes of expired documents are not counted: one for each that is stored",),
+)
+CLOUD_STORAGE = Tariff(
+    service="Cloud Storage",
+    regions=("us-central1",),
+    date=_DATE,
+    source="https://cloud.google.com/storage/pricing",
+    prices={
+        "cloud_storage_write": Price(dollars=5.00, unit="object written, or list (class A)"),
+        "cloud_storage_read": Price(dollars=0.40, unit="object read (class B)"),
+    },
+    calls={
+        PUT: (Rate(price="cloud_storage_write"),),
+        QUERY: (Rate(price="cloud_storage_write"),),
+        GET: (Rate(price="cloud_storage_read"),),
+    },
+    said=("what is stored is not counted: $0.020 for a GB and month, by the second",),
 )

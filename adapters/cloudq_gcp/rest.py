@@ -104,7 +104,7 @@ def _whole(text: str, chunk_size: int = 1, decode_unicode: bool = False) -> Iter
 
 
 def _error(response: requests.Response) -> sdk.GoogleAPICallError:
-    told = _told(response)
+    told = error_in(response)
     text = str(told.get("message") or response.reason or "no reason was given")
     given: Any = told.get("details")
     details = (
@@ -127,8 +127,8 @@ def _tells(detail: dict[str, Any]) -> bool:
     return detail.get("@type") == _ERROR_INFO and isinstance(detail.get("metadata", {}), dict)
 
 
-def _told(response: requests.Response) -> dict[str, Any]:
-    """The error in an answer, of which one of many parts is a list."""
+def error_in(response: requests.Response) -> dict[str, Any]:
+    """Return the error in an answer, {} for none; an answer of many parts is a list."""
     try:
         told: Any = response.json()
     except ValueError:

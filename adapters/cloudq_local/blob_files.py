@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cloudq.driver import Address, Code, Failure
+from cloudq.driver.blob_content import checked, part_of
 from cloudq.driver.blobs import BLOB_KEY, Blob, BlobGone, BlobPage
 from cloudq.errors import ConfigurationError
 from cloudq_local.options import check_options
@@ -157,22 +158,14 @@ class BlobFiles:
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _path(self, key: str) -> Path:
-        if BLOB_KEY.fullmatch(key) is None:  # it may lead anywhere
-            raise ValueError(f"{key!r:.100} is no key of a blob")
-        return self._folder / key
+        return self._folder / checked(key)
 
 
 def _copy(content: BinaryIO, file: BinaryIO, size: int) -> None:
-    content.seek(0)
-    left = size
-    while left:
-        part = content.read(min(_PART, left))
-        if not part:
-            raise ValueError(f"the content has {size - left:,} bytes, not {size:,}")
-        view = memoryview(part)
+    for start in range(0, size, _PART):
+        view = memoryview(part_of(content, start, size, _PART))
         while view:
             view = view[file.write(view) :]
-        left -= len(part)
 
 
 def _parts(file: BinaryIO) -> Generator[bytes]:

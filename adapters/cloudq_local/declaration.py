@@ -1,4 +1,4 @@
-"""Declares the embedded brokers and backends to cloudq."""
+"""Declares the embedded brokers, backends and blob stores to cloudq."""
 
 from __future__ import annotations
 
@@ -10,3 +10,4 @@ SQLITE = Adapter(
     default_backend="{broker}",
     local_file="cloudq_local.sqlite_paths:file_of",
 )
+FILE = Adapter(sample="file:///{folder}/payloads")

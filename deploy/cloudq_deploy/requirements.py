@@ -1,4 +1,4 @@
-"""The requirements of an app's tasks, for any cloud: queues, hints, timeouts, schedules."""
+"""The requirements of an app's tasks, for any cloud: queues, hints, payloads, schedules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from cloudq.app import CloudQ
-from cloudq.driver import ORDERED_SUFFIX
+from cloudq.driver import ORDERED_SUFFIX, Address
+from cloudq.driver.loader import parse
 from cloudq.errors import ConfigurationError
 from cloudq.schedules.schedules import Schedule
 from cloudq.schedules.state import ScheduleState
@@ -129,3 +130,17 @@ def declared_schedules(app: CloudQ) -> list[Schedule]:
         Schedule(name=name, entry=entry, state=ScheduleState())
         for name, entry in app.schedules.declared().items()
     ]
+
+
+def payload_place(app: CloudQ, scheme: str) -> tuple[Address, str, int] | None:
+    """Return the app's payload store if its URL has this scheme.
+
+    That is its address, what all keys in it begin with, and the days that payloads are kept.
+    """
+    url: str | None = getattr(app.conf, "payload_url", None)
+    expires: float = getattr(app.conf, "payload_expires", 1_296_000.0)
+    address = parse(url) if url is not None else None
+    if address is None or address.scheme != scheme:
+        return None
+    prefix = address.path.strip("/")
+    return address, prefix and f"{prefix}/", max(1, math.ceil(expires / 86_400))

@@ -28,18 +28,21 @@ USED = {
         "firestore_database firestore_field logging_project_bucket_config logging_project_sink "
         "monitoring_alert_policy project_iam_member pubsub_subscription "
         "pubsub_subscription_iam_member pubsub_topic pubsub_topic_iam_member service_account "
-        "service_account_iam_member storage_bucket storage_bucket_object data_google_project"
+        "service_account_iam_member storage_bucket storage_bucket_iam_member "
+        "storage_bucket_object data_google_project"
     ),
     "azurerm": (
         "application_insights function_app_flex_consumption log_analytics_workspace "
         "monitor_metric_alert resource_group role_assignment service_plan servicebus_namespace "
-        "servicebus_queue storage_account storage_container storage_table user_assigned_identity"
+        "servicebus_queue storage_account storage_container storage_management_policy "
+        "storage_table user_assigned_identity"
     ),
     "aws": (
         "cloudwatch_log_group cloudwatch_metric_alarm data_aws_caller_identity data_aws_partition "
         "dynamodb_table iam_role iam_role_policy iam_role_policy_attachment lambda_alias "
         "lambda_event_source_mapping lambda_function lambda_function_recursion_config "
-        "lambda_provisioned_concurrency_config scheduler_schedule scheduler_schedule_group "
+        "lambda_provisioned_concurrency_config s3_bucket s3_bucket_lifecycle_configuration "
+        "s3_bucket_public_access_block scheduler_schedule scheduler_schedule_group "
         "sqs_queue"
     ),
 }

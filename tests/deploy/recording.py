@@ -26,6 +26,16 @@ _ACTIONS = {
     "s3:ListObjectsV2": "s3:ListBucket",
     "s3:HeadObject": "s3:GetObject",
     "s3:PutPublicAccessBlock": "s3:PutBucketPublicAccessBlock",
+    "s3:GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
+    "s3:PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
+    "s3:DeleteObjects": "s3:DeleteObject",
+    **dict.fromkeys(
+        (
+            f"s3:{name}"
+            for name in ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload")
+        ),
+        "s3:PutObject",
+    ),
     "lambda:Invoke": "lambda:InvokeFunction",
 }
 # Whoever has credentials may ask whose they are.
@@ -70,6 +80,8 @@ class Calls:
         return [f"stack/{name}/{_MADE_UP}"]
 
     def _s3(self, _: str, params: dict[str, Any]) -> Iterable[str]:
+        if "Delete" in params:
+            return [f"{params['Bucket']}/{each['Key']}" for each in params["Delete"]["Objects"]]
         return ["/".join(params[name] for name in ("Bucket", "Key") if name in params)]
 
     def _lambda(self, _: str, params: dict[str, Any]) -> Iterable[str]:

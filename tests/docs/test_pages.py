@@ -138,9 +138,9 @@ def test_functions_of_a_page_can_be_deployed(name: str, tmp_path: Path) -> None:
 
 
 OPTIONS = {
-    "run-on-aws": ("sqs", "dynamodb"),
-    "run-on-google-cloud": ("pubsub", "firestore"),
-    "run-on-azure": ("servicebus", "aztables"),
+    "run-on-aws": ("sqs", "dynamodb", "s3"),
+    "run-on-google-cloud": ("pubsub", "firestore", "gs"),
+    "run-on-azure": ("servicebus", "aztables", "azblob"),
 }
 
 
@@ -151,18 +151,22 @@ def test_a_page_has_every_option_of_its_urls(page: str) -> None:
     shown: dict[str, set[str]] = {scheme: set() for scheme in OPTIONS[page]}
     for row in table.splitlines()[1:]:
         names, of = row.split("|")[1:3]
-        for scheme in OPTIONS[page] if of.strip() == "both" else [of.strip()]:
+        for scheme in OPTIONS[page] if of.strip() == "all" else of.strip().split(", "):
             shown[scheme] |= set(re.findall(r"`(\w+)`", names))
     assert shown == {scheme: _known(scheme) for scheme in OPTIONS[page]}
 
 
 def _known(scheme: str) -> set[str]:
     """The options of a URL, as the driver lists them to one who asks for another."""
-    broker = scheme in {entry.name for entry in plugins.installed("broker")}
-    opened = plugins.open_broker if broker else plugins.open_backend
-    place = "somewhere" if broker or scheme == "dynamodb" else "somewhere/table"
+    opened = {"broker": plugins.open_broker, "backend": plugins.open_backend}
+    [kind] = [
+        kind
+        for kind in ("broker", "backend", "blob")
+        if scheme in {entry.name for entry in plugins.installed(kind)}
+    ]
+    place = "somewhere" if kind == "broker" or scheme == "dynamodb" else "somewhere/table"
     with pytest.raises(ConfigurationError) as refused:
-        opened(f"{scheme}://{place}?no_such_option=1")
+        opened.get(kind, plugins.open_blobs)(f"{scheme}://{place}?no_such_option=1")
     return set(re.split(r"[,\s]+", str(refused.value).partition("it knows ")[2]))
 
 

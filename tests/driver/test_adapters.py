@@ -203,7 +203,7 @@ def test_declarations_load_no_sdk_and_no_driver() -> None:
 
 def test_every_scheme_that_can_be_opened_is_declared() -> None:
     names = {entry.name for entry, _ in declared()}
-    for kind in ("broker", "backend", "scheduler"):
+    for kind in ("broker", "backend", "scheduler", "blob"):
         assert {entry.name for entry in installed(kind)} <= names
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from cloudq.driver.entry_points import EntryPoint, entry_points, forget
 
-GROUPS = [f"cloudq.{kind}" for kind in ("brokers", "backends", "schedulers", "formats", "adapters")]
+KINDS = ("brokers", "backends", "schedulers", "blobs", "formats", "adapters")
+GROUPS = [f"cloudq.{kind}" for kind in KINDS]
 
 
 def by_metadata(group: str) -> list[tuple[str, str]]:

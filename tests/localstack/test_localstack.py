@@ -21,13 +21,13 @@ from cloudq.driver import loader as plugins
 from cloudq.testing import eventually
 from cloudq.testing.waiting import PATIENCE
 from localstack.aws import MINISTACK
-from localstack.azure import AZURITE, SERVICEBUS, TABLES
-from localstack.google import FIRESTORE, PUBSUB
+from localstack.azure import AZURITE, BLOBS, SERVICEBUS, TABLES
+from localstack.google import FIRESTORE, PUBSUB, STORAGE
 from localstack.servers import Endpoint, Spec, UpError, spawn, start
 from tests.servers import lacking
 
 UP = Path(__file__).parents[2] / "localstack" / "up.py"
-SPECS = (MINISTACK, PUBSUB, FIRESTORE, TABLES, SERVICEBUS)
+SPECS = (MINISTACK, PUBSUB, FIRESTORE, STORAGE, TABLES, BLOBS, SERVICEBUS)
 COMPOSE = UP.with_name("docker-compose.yml")
 NOWHERE = "http://127.0.0.1:9/"
 
@@ -216,7 +216,7 @@ def test_a_port_for_many_servers_is_refused() -> None:
 
 
 def test_what_cannot_run_here_is_told_in_a_line_each(tmp_path: Path) -> None:
-    command = [sys.executable, str(UP), "google", "azurite", "--port", "0"]
+    command = [sys.executable, str(UP), "pubsub", "firestore", "azurite", "--port", "0"]
     environment = os.environ | {"PATH": str(tmp_path)}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -281,10 +281,12 @@ def test_without_packages_the_installer_says_why(
 def test_containers_are_where_the_servers_are() -> None:
     services = yaml.safe_load(COMPOSE.read_text())["services"]
     published = [port for service in services.values() for port in service.get("ports", ())]
-    expected = [f"127.0.0.1:{port}:{port}" for spec in SPECS for port in spec.ports]
+    in_docker = [spec for spec in SPECS if spec is not STORAGE]
+    expected = [f"127.0.0.1:{port}:{port}" for spec in in_docker for port in spec.ports]
     assert sorted(published) == sorted(expected)
     # It has no shell to ask with; servicebus-ready asks instead.
     assert [name for name, service in services.items() if "healthcheck" not in service] == [
         "servicebus"
     ]
-    assert services["tables"]["image"].endswith(AZURITE.replace("@", ":"))
+    for name in ("tables", "blobs"):
+        assert services[name]["image"].endswith(AZURITE.replace("@", ":"))

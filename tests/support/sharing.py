@@ -22,12 +22,12 @@ from typing import Any
 
 import pytest
 
-from localstack.azure import TABLES
+from localstack.azure import BLOBS, TABLES
 from localstack.google import FIRESTORE, PUBSUB
 from localstack.servers import HOST, Endpoint, Spec, UpError, start
 from tests.servers import SERVER, lacking
 
-SHARED = (PUBSUB, FIRESTORE, TABLES)
+SHARED = (PUBSUB, FIRESTORE, TABLES, BLOBS)
 """The servers that are dear to start, and where no test minds what others have made.
 
 Each process has the others to itself: they cost little, and tests count or order faults there."""

@@ -238,6 +238,8 @@ class AwsDeployment:
             say(f"  export AWS_ENDPOINT_URL='{self.access.endpoint_url}'")
         say(f"  export CLOUDQ_BROKER='{self.plan.broker}'")
         say(f"  export CLOUDQ_BACKEND='{self.plan.backend}'")
+        if self.plan.payload_store:
+            say(f"  export CLOUDQ_PAYLOAD_STORE='{self.plan.payload_store}'")
         if scheduler:
             say(f"  export CLOUDQ_SCHEDULER='{scheduler}'")
 

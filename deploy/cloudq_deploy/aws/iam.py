@@ -40,6 +40,9 @@ _CONSUMING = (
     "sqs:GetQueueAttributes",
     "sqs:ReceiveMessage",
 )
+# Without the right to list, S3 answers 403 in place of 404 for a payload that is gone.
+_PAYLOADS = ("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject")
+_PAYLOADS_THERE = "s3:ListBucket"
 _LOGGING = ("logs:CreateLogStream", "logs:PutLogEvents")
 
 
@@ -142,7 +145,7 @@ def trust(service: str, place: Place, sources: Sequence[Arn] = ()) -> Document:
 def statements(plan: Plan, role: Role) -> list[Statement]:
     """The rights of a role on the whole plan; those of a deployer are in `iam_deployer`."""
     if role == "producer":
-        return [_send(plan.queues), *_results(plan), *_one_time_calls(plan)]
+        return [_send(plan.queues), *_results(plan), *_payloads(plan), *_one_time_calls(plan)]
     if role == "worker":
         return [*_worker(plan, plan.queues), _look(plan, _CHECKING, _LISTING)]
     if role == "scheduler":
@@ -162,7 +165,14 @@ def of_function(plan: Plan, function: Function) -> list[Statement]:
 def _worker(plan: Plan, queues: Sequence[Queue]) -> list[Statement]:
     consume = Statement(sid="Consume", actions=_CONSUMING, resources=_arns(queues))
     dead = Statement(sid="DeadLetter", actions=_SENDING, resources=_dead_arns(queues))
-    return [_send(plan.queues), consume, dead, *_results(plan), *_one_time_calls(plan)]
+    return [
+        _send(plan.queues),
+        consume,
+        dead,
+        *_results(plan),
+        *_payloads(plan),
+        *_one_time_calls(plan),
+    ]
 
 
 def _send(queues: Sequence[Queue]) -> Statement:
@@ -171,6 +181,17 @@ def _send(queues: Sequence[Queue]) -> Statement:
 
 def _results(plan: Plan) -> list[Statement]:
     return [Statement(sid="Results", actions=_RESULTS, resources=_table(plan)), *_keys(plan)]
+
+
+def _payloads(plan: Plan) -> list[Statement]:
+    if plan.payloads is None:
+        return []
+    bucket = plan.payloads.bucket
+    objects = [Arn("s3", f"{bucket}/{plan.payloads.prefix}*")]
+    return [
+        Statement(sid="Payloads", actions=_PAYLOADS, resources=objects),
+        Statement(sid="PayloadsThere", actions=[_PAYLOADS_THERE], resources=[Arn("s3", bucket)]),
+    ]
 
 
 def _look(plan: Plan, *actions: str) -> Statement:
@@ -312,6 +333,7 @@ def _operator(plan: Plan) -> list[Statement]:
         Statement(sid="Queues", actions=handle, resources=[*both, *lost]),
         Statement(sid="Revoke", actions=["scheduler:DeleteSchedule"], resources=entries),
         *_results(plan),
+        *_payloads(plan),
         _look(plan, _LISTING),
         Statement(sid="Logs", actions=["logs:FilterLogEvents"], resources=logs),
         Statement(sid="Functions", actions=["lambda:InvokeFunction"], resources=functions),

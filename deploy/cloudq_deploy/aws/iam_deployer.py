@@ -37,6 +37,13 @@ _BUCKET = (
     "s3:ListBucket",
     "s3:PutBucketPublicAccessBlock",
 )
+_PAYLOADS = (
+    "s3:CreateBucket",
+    "s3:GetLifecycleConfiguration",
+    "s3:ListBucket",
+    "s3:PutBucketPublicAccessBlock",
+    "s3:PutLifecycleConfiguration",
+)
 _OBJECTS = ("s3:DeleteObject", "s3:GetObject", "s3:PutObject")
 
 
@@ -68,6 +75,7 @@ def client_part(plan: Plan, bucket: str = "") -> list[Statement]:
         ),
         Statement(sid="Bucket", actions=_BUCKET, resources=[Arn("s3", bucket)] if bucket else []),
         Statement(sid="Code", actions=_OBJECTS, resources=objects),
+        Statement(sid="Payloads", actions=_PAYLOADS, resources=_payloads(plan)),
     ]
 
 
@@ -288,6 +296,10 @@ def _queues(plan: Plan) -> list[Arn]:
 
 def _table(plan: Plan) -> list[Arn]:
     return [Arn("dynamodb", f"table/{plan.table.name}")] if plan.table else []
+
+
+def _payloads(plan: Plan) -> list[Arn]:
+    return [Arn("s3", plan.payloads.bucket)] if plan.payloads else []
 
 
 def _functions(plan: Plan) -> list[Arn]:

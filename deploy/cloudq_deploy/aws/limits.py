@@ -25,6 +25,7 @@ _NAMES = Naming(
         "schedule": (64, r"[0-9A-Za-z_.-]+"),
         "schedule group": (64, r"[0-9A-Za-z_.-]+"),
         "alarm": (255, r"\S.*"),
+        "bucket": (63, r"[a-z0-9][a-z0-9.-]+[a-z0-9]"),
     },
 )
 _LONGEST = 900
@@ -43,6 +44,7 @@ def check(plan: Plan) -> None:
     _NAMES.check("function", [function.name for function in plan.functions], "--stack or the queue")
     _NAMES.check("role", [function.role for function in plan.functions], "--stack or the queue")
     _NAMES.check("table", [plan.table.name] if plan.table else [], "the table in the backend's URL")
+    _NAMES.check("bucket", [plan.payloads.bucket] if plan.payloads else [], "payload_store")
     _NAMES.check("alarm", [alarm.name for alarm in plan.alarms], "--stack or the queue")
     _NAMES.check("schedule", [schedule.name for schedule in plan.schedules], "the schedule")
     if plan.scheduling:

@@ -88,6 +88,18 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Payloads:
+    """The bucket of large payloads, and what their keys begin with: "" or a folder and a slash.
+
+    They are deleted when they are `days` old. The bucket may have more in it, and stays.
+    """
+
+    bucket: str
+    prefix: str
+    days: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """An entry of EventBridge Scheduler that sends a message to a queue.
 
@@ -159,6 +171,8 @@ class Plan:
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     broker: str = ""
     backend: str = "none"
+    payloads: Payloads | None = None
+    payload_store: str | None = None
     permissions_boundary: str | None = None
 
     def as_json(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from cloudq_deploy.aws.plan import (
     Alarm,
     Feed,
     Function,
+    Payloads,
     Plan,
     Queue,
     Schedule,
@@ -34,6 +35,7 @@ from cloudq_deploy.aws.schedules import group_name, of_beat, schedules_of
 from cloudq_deploy.requirements import (
     AnyTask,
     merged,
+    payload_place,
     plain,
     queue_names,
     reads,
@@ -44,7 +46,7 @@ from cloudq_deploy.requirements import (
 # All regions have this form, later ones too; a misspelt one has not.
 _REGION = re.compile(r"[a-z]+(-[a-z]+)?-(north|south|central|(north|south)?(east|west))-\d+")
 _RETENTION = 14 * 24 * 3600  # seconds; SQS keeps a message no longer
-_RESERVED = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND")
+_RESERVED = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND", "CLOUDQ_PAYLOAD_STORE")
 
 
 def plan_of(
@@ -76,6 +78,7 @@ def plan_of(
         for queue in (_queue(app, options, name, prefix, functions, feeds) for name in names)
     ]
     table = _table(app, options, stack)
+    payloads = _payloads(app, region)
     scheduling = _scheduling(app, options, schedules, stack, region, prefix)
     alarms = _alarms(options, stack, queues, functions, scheduling) if options.alarms else ()
     plan = Plan(
@@ -95,6 +98,10 @@ def plan_of(
         tags={**options.tags, "cloudq:app": app.name, "cloudq:stack": stack},
         broker=f"sqs://{region}" + (f"?{urlencode({'prefix': prefix})}" if prefix else ""),
         backend=f"dynamodb://{table.name}?region={region}" if table else "none",
+        payloads=payloads,
+        payload_store=f"s3://{payloads.bucket}/{payloads.prefix}?region={region}"
+        if payloads
+        else None,
     )
     limits.check(plan)
     return plan
@@ -255,6 +262,20 @@ def _table(app: CloudQ, options: AwsOptions, stack: str) -> Table | None:
     address = parse(url)
     named = address.host if address.scheme == "dynamodb" else ""
     return Table(name=named or stack, kms_key=options.kms_key)
+
+
+def _payloads(app: CloudQ, region: str) -> Payloads | None:
+    """The place of large payloads, if the app's own is in S3."""
+    found = payload_place(app, "s3")
+    if found is None:
+        return None
+    address, prefix, days = found
+    if (named := address.options.get("region", region)) != region:
+        raise ConfigurationError(
+            f"payload_store {address.url} is in {named}, and the functions are in {region}: put "
+            "both in one region"
+        )
+    return Payloads(bucket=address.host, prefix=prefix, days=days)
 
 
 def _alarms(

@@ -26,6 +26,11 @@ def summary(plan: Plan) -> Iterator[Row]:
         )
     if plan.table:
         yield "table", plan.table.name, f"{plan.table.billing}, TTL on {plan.table.ttl}"
+    if plan.payloads:
+        settings = (
+            f"large payloads under {plan.payloads.prefix or '/'}, kept {plan.payloads.days} d"
+        )
+        yield "bucket", plan.payloads.bucket, f"{settings}; it belongs to no stack, and stays"
     yield from _schedules(plan)
     for alarm in plan.alarms:
         yield "alarm", alarm.name, f"{alarm.metric} of {alarm.of} above {alarm.threshold:g}"

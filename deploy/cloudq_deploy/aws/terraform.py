@@ -10,6 +10,7 @@ from typing import Any
 
 from cloudq.errors import ConfigurationError
 from cloudq_aws.eventbridge import properties as schedule_properties
+from cloudq_aws.s3 import rule_id
 from cloudq_deploy.aws.iam import (
     XRAY,
     Place,
@@ -25,6 +26,7 @@ from cloudq_deploy.aws.plan import (
     Alarm,
     Feed,
     Function,
+    Payloads,
     Plan,
     Queue,
     Schedule,
@@ -56,6 +58,8 @@ def configuration(plan: Plan) -> Configuration:
         resources.add("aws_sqs_queue", queue.name, _queue(queue))
     if plan.table:
         resources.add("aws_dynamodb_table", "results", _table(plan.table))
+    if plan.payloads:
+        _add_payloads(plan.payloads, resources)
     for function in plan.functions:
         _add_function(plan, function, resources)
     for feed in plan.mappings:
@@ -158,6 +162,28 @@ def _table(table: Table) -> dict[str, Any]:
         **encryption,
         **_KEPT,
     }
+
+
+def _add_payloads(payloads: Payloads, resources: Resources) -> None:
+    bucket = {"bucket": "${aws_s3_bucket.payloads.id}"}
+    resources.add("aws_s3_bucket", "payloads", {"bucket": payloads.bucket, **_KEPT})
+    blocked = (
+        "block_public_acls",
+        "block_public_policy",
+        "ignore_public_acls",
+        "restrict_public_buckets",
+    )
+    private = bucket | dict.fromkeys(blocked, True)
+    resources.add("aws_s3_bucket_public_access_block", "payloads", private)
+    rule = {
+        "id": rule_id(payloads.prefix),
+        "status": "Enabled",
+        "filter": {"prefix": payloads.prefix},
+        "expiration": {"days": payloads.days},
+        "noncurrent_version_expiration": {"noncurrent_days": 1},
+        "abort_incomplete_multipart_upload": {"days_after_initiation": 1},
+    }
+    resources.add("aws_s3_bucket_lifecycle_configuration", "payloads", bucket | {"rule": [rule]})
 
 
 def _role(plan: Plan, name: str, who: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def grants(plan: Plan) -> Iterator[Grant]:
         yield Grant(
             role="Storage Table Data Contributor", kind="table", on=plan.table, why="results"
         )
-    # The host makes containers there for its keys, its leases of timers, and the zip.
+    # The host makes containers there for its keys, leases of timers, and the zip. Large payloads
+    # are in one of their own.
     yield Grant(
         role="Storage Blob Data Owner", kind="account", on=plan.account, why="the Functions host"
     )

@@ -22,6 +22,7 @@ _NAMES = Naming(
         "function": (127, r"[A-Za-z][A-Za-z0-9_-]*"),
         "storage account": (24, r"[a-z0-9]{3,}"),
         "table": (63, r"[A-Za-z][A-Za-z0-9]{2,}"),
+        "container": (63, r"[a-z0-9](?!.*--)[a-z0-9-]+[a-z0-9]"),
         "identity": (128, r"[A-Za-z0-9][A-Za-z0-9_-]{2,}"),
     },
 )
@@ -66,6 +67,8 @@ def check(plan: Plan) -> None:
     _NAMES.check("identity", [plan.identity], "--stack")
     if plan.table is not None:
         _NAMES.check("table", [plan.table], "the table in the backend's URL")
+    if plan.payloads is not None:
+        _NAMES.check("container", [plan.payloads.container], "payload_store")
     seen: set[str] = set()
     for queue in plan.queues:
         _NAMES.check("queue", [queue.full_name], "the queue, or prefix= of the broker's URL")

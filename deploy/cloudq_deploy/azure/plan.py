@@ -72,6 +72,18 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Payloads:
+    """The container of large payloads, and what their names begin with: "" or a folder and a slash.
+
+    They are deleted when they are `days` old.
+    """
+
+    container: str
+    prefix: str
+    days: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """All resources of one stack. `entry` is the app's `module:attribute`.
 
@@ -99,6 +111,16 @@ class Plan:
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     broker: str = ""
     backend: str = "none"
+    payloads: Payloads | None = None
+
+    @property
+    def payload_store(self) -> str | None:
+        """Return the URL of the payload store."""
+        if self.payloads is None:
+            return None
+        return f"azblob://{self.account}/{self.payloads.container}/{self.payloads.prefix}".rstrip(
+            "/"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values."""

@@ -18,13 +18,23 @@ from cloudq.schedules.when import crontab
 from cloudq.tasks.function_hints import FunctionHints
 from cloudq_deploy.azure import limits
 from cloudq_deploy.azure.options import AzureOptions
-from cloudq_deploy.azure.plan import Alert, FunctionApp, Plan, Queue, Refused, Timer
-from cloudq_deploy.requirements import merged, queue_names, reads, tasks_of, timeout_of
+from cloudq_deploy.azure.plan import Alert, FunctionApp, Payloads, Plan, Queue, Refused, Timer
+from cloudq_deploy.requirements import (
+    merged,
+    payload_place,
+    queue_names,
+    reads,
+    tasks_of,
+    timeout_of,
+)
 
 _LOCKS = (5, 300)
 _MOST_DELIVERIES = 2000
 _TABLE = "cloudq"
-_RESERVED = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND", "CLOUDQ_INVOCATION_TIMEOUT")
+_RESERVED = (
+    *("CLOUDQ_BROKER", "CLOUDQ_BACKEND", "CLOUDQ_PAYLOAD_STORE"),
+    "CLOUDQ_INVOCATION_TIMEOUT",
+)
 _UTC = frozenset({"UTC", "Etc/UTC"})
 _NAMING = ("prefix", "tier")
 # Options of a schedule's call that a timer can pass on.
@@ -67,6 +77,7 @@ def plan_of(app: CloudQ, entry: str, options: AzureOptions) -> Plan:
         tags={**options.tags, "cloudq-app": app.name, "cloudq-stack": stack},
         broker=f"servicebus://{namespace}" + (f"?{urlencode(url_options)}" if url_options else ""),
         backend=f"aztables://{account}/{table}" if table else "none",
+        payloads=_payloads(app, account),
     )
     limits.check(plan)
     return plan
@@ -186,6 +197,21 @@ def _store(app: CloudQ, options: AzureOptions, stack: str) -> tuple[str, str | N
             f"[tool.cloudq.deploy.azure] is {options.account}: leave one of them out"
         )
     return address.host or own, address.path or _TABLE
+
+
+def _payloads(app: CloudQ, account: str) -> Payloads | None:
+    """The place of large payloads, if the app's own is in Blob storage."""
+    found = payload_place(app, "azblob")
+    if found is None:
+        return None
+    address, path, days = found
+    if not address.options.get("endpoint") and address.host != account:
+        raise ConfigurationError(
+            f"payload_store {address.url} is in the account {address.host}, and the stack's is "
+            f"{account}: name one in both, or account in [tool.cloudq.deploy.azure]"
+        )
+    container, _, prefix = path.partition("/")
+    return Payloads(container=container, prefix=prefix, days=days)
 
 
 def _timers(app: CloudQ) -> Iterator[Timer | Refused]:

@@ -23,6 +23,9 @@ def summary(plan: Plan) -> Iterator[Row]:
     yield "storage", plan.account, f"{plan.replication}: data of the Functions host, and the zip"
     if plan.table is not None:
         yield "table", plan.table, "results; `cloudq sweep` once a day deletes expired ones"
+    if plan.payloads is not None:
+        kept = f"large payloads under {plan.payloads.prefix or '/'}, kept {plan.payloads.days} d"
+        yield "container", plan.payloads.container, kept
     yield "identity", plan.identity, "the function app runs as it"
     for grant in grants(plan):
         yield "grant", grant.role, f"{plan.identity} on {grant.kind} {grant.on}: {grant.why}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloudq_deploy.azure.iam import Grant, grants
-from cloudq_deploy.azure.plan import Alert, Plan, Queue
+from cloudq_deploy.azure.plan import Alert, Payloads, Plan, Queue
 from cloudq_deploy.terraform import literal
 from cloudq_deploy.terraform import terraform_name as named
 
@@ -94,6 +94,25 @@ def _add_storage(plan: Plan, placed: Mapping[str, Any], resources: Resources) ->
         name = "${azurerm_storage_account.store.name}"
         table = {"name": plan.table, "storage_account_name": name, **_KEPT}
         resources.add("storage_table", "results", table)
+
+    if plan.payloads is not None:
+        payloads = container | {"name": plan.payloads.container, **_KEPT}
+        resources.add("storage_container", "payloads", payloads)
+        resources.add("storage_management_policy", "store", _rules(plan.payloads))
+
+
+def _rules(payloads: Payloads) -> dict[str, Any]:
+    """The rules of the account, which has one list of them."""
+    name = "${azurerm_storage_container.payloads.name}"
+    rule = {
+        "name": "cloudq-payloads",
+        "enabled": True,
+        "filters": {"blob_types": ["blockBlob"], "prefix_match": [f"{name}/{payloads.prefix}"]},
+        "actions": {
+            "base_blob": {"delete_after_days_since_modification_greater_than": payloads.days}
+        },
+    }
+    return {"storage_account_id": "${azurerm_storage_account.store.id}", "rule": [rule]}
 
 
 def _add_logs(plan: Plan, placed: Mapping[str, Any], resources: Resources) -> None:
@@ -209,6 +228,7 @@ def settings(plan: Plan) -> dict[str, str]:
         "AZURE_CLIENT_ID": client,  # the identity that the adapters use
         "CLOUDQ_BROKER": plan.broker,
         "CLOUDQ_BACKEND": plan.backend,
+        **({"CLOUDQ_PAYLOAD_STORE": plan.payload_store} if plan.payload_store else {}),
         **{f"ServiceBusConnection__{name}": value for name, value in bus.items()},
         "AzureWebJobsStorage__accountName": plan.account,
         **{f"AzureWebJobsStorage__{name}": value for name, value in managed.items()},

@@ -34,7 +34,7 @@ from cloudq_gcp.cloud_scheduler import open_scheduler
 from cloudq_gcp.pubsub_requests import Requests
 
 # The resources that `apply` does not make.
-_OTHERS = "accounts, rights, the database, the bucket, the functions and the pushes to them"
+_OTHERS = "accounts, rights, the database, the buckets, the functions and the pushes to them"
 _SIGNS = {"create": "+", "update": "~", "delete": "-"}
 
 
@@ -175,6 +175,8 @@ class GoogleDeployment:
         say("to call its tasks from here:")
         say(f"  export CLOUDQ_BROKER='{self.plan.broker}'")
         say(f"  export CLOUDQ_BACKEND='{self.plan.backend}'")
+        if self.plan.payloads:
+            say(f"  export CLOUDQ_PAYLOAD_STORE='{self.plan.payloads.url}'")
         note(
             f"not made by apply: {_OTHERS}, and alerts. Make all but the alerts with the script of "
             "`cloudq deploy export google -f gcloud`. Or make everything, with these topics and "

@@ -58,14 +58,24 @@ def prepared(plan: Plan) -> Iterator[Command]:
             *(f"--location={plan.location}", "--type=firestore-native", "--delete-protection"),
             *place,
         ]
-    if store is not None:
-        yield ["cloudq", "queues", "create", "--store", "--backend", plan.backend]
+    # It makes the bucket of payloads with its rule, too.
+    if store is not None or plan.payloads is not None:
+        create = ["cloudq", "queues", "create", "--store", "--backend", plan.backend]
+        yield [*_payloads(plan), *create]
     bucket = f"gs://{plan.bucket}"
     yield [
         *("gcloud", "storage", "buckets", "create", bucket, f"--location={plan.location}"),
         *("--uniform-bucket-level-access", "--public-access-prevention", *place),
     ]
     yield ["gcloud", "storage", "cp", f"build/{plan.stack}-google.zip", f"{bucket}/code.zip"]
+
+
+def _payloads(plan: Plan) -> Command:
+    """The variable by which `cloudq` knows the payload store that it makes."""
+    if plan.payloads is None:
+        return []
+    place = f"project={plan.project}&location={plan.location}"
+    return ["env", f"CLOUDQ_PAYLOAD_STORE={plan.payloads.url}?{place}"]
 
 
 def _deploy(plan: Plan, function: Function) -> Command:
@@ -123,6 +133,7 @@ def _grant(plan: Plan, grant: Grant) -> Command:
         "topic": ["pubsub", "topics", "add-iam-policy-binding", grant.on],
         "subscription": ["pubsub", "subscriptions", "add-iam-policy-binding", grant.on],
         "function": ["run", "services", "add-iam-policy-binding", grant.on],
+        "bucket": ["storage", "buckets", "add-iam-policy-binding", f"gs://{grant.on}"],
         "account": ["iam", "service-accounts", "add-iam-policy-binding", plan.email(grant.on)],
         "project": ["projects", "add-iam-policy-binding", grant.on],
     }

@@ -12,7 +12,7 @@ from typing import Literal
 
 from cloudq_deploy.google.plan import Plan, Queue
 
-Kind = Literal["topic", "subscription", "function", "account", "project"]
+Kind = Literal["topic", "subscription", "function", "account", "bucket", "project"]
 Who = Literal["tasks", "push", "pubsub"]
 
 
@@ -51,6 +51,16 @@ def grants(plan: Plan) -> Iterator[Grant]:
         on=plan.push_account,
         why="signs pushes in its name",
     )
+    if plan.payloads:
+        # It has more than the payloads need, but there is no smaller one that may list: without,
+        # Cloud Storage answers 403 in place of 404 for one that is gone.
+        yield Grant(
+            who="tasks",
+            role="roles/storage.objectUser",
+            kind="bucket",
+            on=plan.payloads.bucket,
+            why="large payloads",
+        )
     if plan.store:
         yield Grant(
             who="tasks",

@@ -72,6 +72,7 @@ def check(plan: Plan) -> None:
     _NAMES.check("service account", [plan.runtime_account, plan.push_account], "--stack")
     _NAMES.check("database", [plan.store.database] if plan.store else [], "--stack")
     _NAMES.check("bucket", [plan.bucket], "--stack")
+    _NAMES.check("bucket", [plan.payloads.bucket] if plan.payloads else [], "payload_store")
     seen: set[str] = set()
     for function in plan.functions:
         if function.name in seen:

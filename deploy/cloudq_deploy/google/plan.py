@@ -69,6 +69,23 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Payloads:
+    """The bucket of large payloads, and what their keys begin with: "" or a folder and a slash.
+
+    They are deleted when they are `days` old.
+    """
+
+    bucket: str
+    prefix: str
+    days: int
+
+    @property
+    def url(self) -> str:
+        """Return the URL of the payload store."""
+        return f"gs://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """A schedule that Cloud Scheduler cannot run, with the reason."""
 
@@ -117,6 +134,7 @@ class Plan:
     delays: str = ""
     broker: str = ""
     backend: str = "none"
+    payloads: Payloads | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values."""

@@ -22,11 +22,12 @@ from cloudq.schedules.cloud_sync import Scheduler
 from cloudq.tasks.function_hints import FunctionHints
 from cloudq_deploy.google import limits
 from cloudq_deploy.google.options import GoogleOptions
-from cloudq_deploy.google.plan import Alert, Function, Plan, Queue, Refused, Store
+from cloudq_deploy.google.plan import Alert, Function, Payloads, Plan, Queue, Refused, Store
 from cloudq_deploy.requirements import (
     AnyTask,
     declared_schedules,
     merged,
+    payload_place,
     plain,
     queue_names,
     reads,
@@ -41,7 +42,10 @@ _ATTEMPTS = (5, 100)
 _COLLECTION = "cloudq"
 # Options of the app's own URL that name resources; the others tell a machine how to connect.
 _NAMING = ("prefix", "subscription", "dead", "exactly_once", "tasks", "account")
-_RESERVED = ("CLOUDQ_BROKER", "CLOUDQ_BACKEND", "CLOUDQ_INVOCATION_TIMEOUT")
+_RESERVED = (
+    *("CLOUDQ_BROKER", "CLOUDQ_BACKEND", "CLOUDQ_PAYLOAD_STORE"),
+    "CLOUDQ_INVOCATION_TIMEOUT",
+)
 
 
 def plan_of(app: CloudQ, entry: str, options: GoogleOptions) -> Plan:
@@ -85,6 +89,7 @@ def plan_of(app: CloudQ, entry: str, options: GoogleOptions) -> Plan:
         delays=url_options.get("tasks", ""),
         broker=f"pubsub://{project}" + (f"?{urlencode(url_options)}" if url_options else ""),
         backend=f"firestore://{project}/{store.collection}{database}" if store else "none",
+        payloads=_payloads(app),
     )
     limits.check(plan)
     return plan
@@ -241,6 +246,15 @@ def _store(app: CloudQ, project: str, stack: str) -> Store | None:
         database=address.options.get("database") or "(default)",
         collection=address.path or _COLLECTION,
     )
+
+
+def _payloads(app: CloudQ) -> Payloads | None:
+    """The place of large payloads, if the app's own is in Cloud Storage."""
+    found = payload_place(app, "gs")
+    if found is None:
+        return None
+    address, prefix, days = found
+    return Payloads(bucket=address.host, prefix=prefix, days=days)
 
 
 def _jobs(

@@ -18,6 +18,9 @@ def summary(plan: Plan) -> Iterator[Row]:
     for function in plan.functions:
         yield _function(function)
     yield "bucket", plan.bucket, "the functions' zip"
+    if plan.payloads:
+        kept = f"large payloads under {plan.payloads.prefix or '/'}, kept {plan.payloads.days} d"
+        yield "bucket", plan.payloads.bucket, kept
     if plan.store:
         where = f"collection {plan.store.collection}, TTL on {plan.store.ttl}, no indexes"
         yield "database", plan.store.database, where

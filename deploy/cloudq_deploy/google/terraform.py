@@ -8,7 +8,7 @@ from typing import Any
 
 from cloudq.driver.schedulers import Job
 from cloudq_deploy.google.iam import Grant, grants
-from cloudq_deploy.google.plan import Alert, Function, Plan, Queue
+from cloudq_deploy.google.plan import Alert, Function, Payloads, Plan, Queue
 from cloudq_deploy.terraform import literal
 from cloudq_deploy.terraform import terraform_name as named
 
@@ -31,6 +31,8 @@ def configuration(plan: Plan) -> Configuration:
     for function in plan.functions:
         resources.add("cloudfunctions2_function", function.name, _function(plan, function))
     _add_store(plan, resources)
+    if plan.payloads:
+        resources.add("storage_bucket", "payloads", _payloads(plan, plan.payloads))
     for number, grant in enumerate(grants(plan), start=1):
         kind, values = _granted(plan, grant)
         resources.add(kind, f"{grant.who}-{grant.role.rpartition('.')[2]}-{number}", values)
@@ -195,6 +197,8 @@ def _function(plan: Plan, function: Function) -> dict[str, Any]:
 def environment(plan: Plan, function: Function) -> dict[str, str]:
     """All environment variables of a function."""
     own = {"CLOUDQ_BROKER": plan.broker, "CLOUDQ_BACKEND": plan.backend}
+    if plan.payloads:
+        own["CLOUDQ_PAYLOAD_STORE"] = plan.payloads.url
     return dict(sorted({**function.env, **own}.items()))
 
 
@@ -228,6 +232,23 @@ def _add_store(plan: Plan, resources: Resources) -> None:
         resources.add("firestore_field", name, values)
 
 
+def _payloads(plan: Plan, payloads: Payloads) -> dict[str, Any]:
+    condition: dict[str, Any] = {"age": payloads.days}
+    if payloads.prefix:
+        condition["matches_prefix"] = [payloads.prefix]
+    return {
+        "name": payloads.bucket,
+        "location": "${var.region}",
+        "uniform_bucket_level_access": True,
+        "public_access_prevention": "enforced",
+        # Else what is deleted is kept, and billed, for another week.
+        "soft_delete_policy": {"retention_duration_seconds": 0},
+        "lifecycle_rule": [{"action": {"type": "Delete"}, "condition": condition}],
+        "labels": dict(plan.labels),
+        **_KEPT,
+    }
+
+
 def _granted(plan: Plan, grant: Grant) -> tuple[str, dict[str, Any]]:
     agent = f"serviceAccount:service-{_NUMBER}@gcp-sa-pubsub.iam.gserviceaccount.com"
     members = {
@@ -246,6 +267,11 @@ def _granted(plan: Plan, grant: Grant) -> tuple[str, dict[str, Any]]:
         service = f"${{google_cloudfunctions2_function.{place}.name}}"
         values = {"service": service, "location": "${var.region}", **given}
         return "cloud_run_service_iam_member", values
+    if grant.kind == "bucket":
+        return "storage_bucket_iam_member", {
+            "bucket": "${google_storage_bucket.payloads.name}",
+            **given,
+        }
     if grant.kind == "account":
         account = f"${{google_service_account.{place}.name}}"
         return "service_account_iam_member", {"service_account_id": account, **given}

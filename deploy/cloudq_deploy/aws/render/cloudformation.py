@@ -246,8 +246,10 @@ def function_properties(plan: Plan, function: Function) -> dict[str, Any]:
 
 
 def environment(plan: Plan, function: Function, place: Place) -> dict[str, str]:
-    """The function's variables: its own, and the URLs of broker, backend and scheduler."""
+    """The function's variables: its own, and the URLs of broker, stores and scheduler."""
     found = {**function.env, "CLOUDQ_BROKER": plan.broker, "CLOUDQ_BACKEND": plan.backend}
+    if plan.payload_store:
+        found["CLOUDQ_PAYLOAD_STORE"] = plan.payload_store
     url = scheduler_url(plan, place)
     if url is not None and plan.scheduling is not None and plan.scheduling.one_time_group:
         found["CLOUDQ_SCHEDULER"] = url

@@ -19,6 +19,7 @@ from cloudq_deploy.aws.stack.bucket import Bucket, Release
 from cloudq_deploy.aws.stack.changes import ChangeSet, Proposal, discard, propose
 from cloudq_deploy.aws.stack.drift import Drift, drift
 from cloudq_deploy.aws.stack.foreign import check_free, check_names
+from cloudq_deploy.aws.stack.payloads import prepare_payloads
 from cloudq_deploy.aws.stack.state import StackState, check_ours, check_ready, look
 from cloudq_deploy.aws.stack.watch import Event, follow, seen
 
@@ -79,9 +80,26 @@ def apply(
     upload = None
     if code.path is not None:
         upload = partial(_upload, bucket, code.path, parameters["CodeKey"], terminal)
-    return change(
-        aws, plan.app, proposal, terminal, bucket=bucket, upload=upload, ignore_drift=ignore_drift
+    outputs = change(
+        aws,
+        plan.app,
+        proposal,
+        terminal,
+        bucket=bucket,
+        upload=partial(_before, aws, plan, upload),
+        ignore_drift=ignore_drift,
     )
+    if outputs is not None and plan.payloads is not None:  # its rule is no change of the stack
+        prepare_payloads(aws, plan.payloads)
+    return outputs
+
+
+def _before(aws: Aws, plan: Plan, upload: Callable[[], None] | None) -> None:
+    """Make what the stack needs and is not in it."""
+    if upload is not None:
+        upload()
+    if plan.payloads is not None:
+        prepare_payloads(aws, plan.payloads)
 
 
 def check_first(aws: Aws, plan: Plan) -> None:
