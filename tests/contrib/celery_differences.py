@@ -68,10 +68,6 @@ DIFFERENT: dict[str, str] = {
     "app: a task made twice is one": "two functions of one name are an error, never one of them",
     "call: an unknown serializer": "it is a TypeError, as all wrong options of calls are",
     "call: a set": "sets, and more that Celery refuses, are carried",
-    **_each("crontab", "text", "the text is that of the declaration in cloudq"),
-    **_each("schedule", "text, its number, human_seconds", "a schedule has its `seconds`"),
-    **_each("crontab", "its own questions of time", "times are asked of `cloudq schedules`"),
-    **_each("schedule", "its own questions of time", "times are asked of `cloudq schedules`"),
     **_each(
         "state",
         "READY_STATES, UNREADY_STATES, PROPAGATE_STATES, ALL_STATES",

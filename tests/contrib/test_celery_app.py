@@ -282,7 +282,7 @@ class TestNames:
 
     def test_schedules_are_those_of_cloudq(self) -> None:
         assert layer.solar("sunset", 48.2, 16.4) == cloudq.solar("sunset", 48.2, 16.4)
-        assert layer.crontab is cloudq.crontab
+        assert layer.crontab(minute=5) == cloudq.crontab(minute=5)
         assert layer.schedule(30.0) == cloudq.every(30)
         with pytest.raises(ConfigurationError, match="start="):
             layer.schedule(30.0, relative=True)
