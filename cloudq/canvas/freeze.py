@@ -60,6 +60,7 @@ def _frozen(node: Node[Any], *, in_slot: bool, numbers: Numbers | None) -> Node[
         return node
     if isinstance(node, chain):
         return _frozen_chain(node, in_slot=in_slot, numbers=numbers)
+    node.pass_on()
     if isinstance(node, chord):
         return _frozen_chord(node, in_slot=in_slot, numbers=numbers)
     if isinstance(node, StoredSteps):
@@ -91,6 +92,7 @@ def _frozen_chain(node: chain[Any], *, in_slot: bool, numbers: Numbers | None) -
 def joined_steps(node: chain[Any]) -> list[Node[Any]]:
     """Return the steps of a chain and of those in it, with its callbacks moved to its steps."""
     parts: list[Node[Any]] = []
+    node.pass_on()
     for step in node.tasks:
         parts += joined_steps(step) if isinstance(step, chain) else [_with_plain_body(step)]
     simple = joined(parts)
@@ -133,6 +135,7 @@ def flattened(members: Iterable[Node[Any]]) -> Iterator[Node[Any]]:
     """Yield the members of a group, with those of groups directly in it in their place."""
     for member in members:
         if is_group(member):
+            member.pass_on()
             yield from flattened(member.stream())
         else:
             yield member

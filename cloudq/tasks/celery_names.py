@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Self
 from cloudq.errors import ConfigurationError, UnknownTask
 from cloudq.messages.message import new_id
 from cloudq.results.groups import GroupResult
+from cloudq.tasks.callback import first_app
 
 
 class CeleryNames:
@@ -26,15 +27,18 @@ class CeleryNames:
     def _call(self) -> dict[str, Any]:
         """Return the name that Celery gives to the kind of node, and its parts as arguments."""
         node, name = self.as_node(), f"celery.{self.subtask_type}"
+        immutable = vars(self).get("immutable", False)
         parts: dict[str, Any] = {"tasks": node.tasks}
         if self.subtask_type == "chord":
             parts = {"header": parts["tasks"], "body": node.body, "kwargs": {}}
-        return {"task": name, "args": (), "kwargs": parts}
+        return {"task": name, "args": (), "kwargs": parts, "immutable": immutable}
 
     def __getattr__(self, name: str) -> Any:
         # Of a composed signature; a single one has attributes of these names.
         if name in ("task", "args", "kwargs", "immutable") and self.subtask_type is not None:
             return self.as_node()[name]
+        if name == "app":
+            return first_app(self.as_node())
         if name == "tasks" and self.subtask_type == "chord":
             return self.as_node().header.tasks
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -78,6 +82,19 @@ class CeleryNames:
     def set_immutable(self, immutable: bool) -> None:
         """Let the node take no value of earlier tasks, or take it again."""
         self.as_node().set(immutable=immutable)
+
+    def told(self, immutable: bool | None, options: dict[str, Any]) -> Self:
+        """Note what was set of a composed node, for those who look; its first tasks have it."""
+        self.options |= options
+        if immutable is not None and self.subtask_type == "chain":
+            vars(self)["immutable"] = immutable
+        return self
+
+    def pass_on(self) -> None:
+        """Give the options of a composed node, however they were set, to its first tasks."""
+        if self.options:
+            for node in self.as_node().first():
+                node.set(**self.options)
 
     def replace(
         self,

@@ -73,7 +73,7 @@ class Node(CeleryNames, Callback, Generic[R]):
             self.take_id(id)
         for node in self.first():
             node.set(immutable=immutable, **given)
-        return self
+        return self.told(immutable, given)
 
     def _linked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Add the callbacks among the options to this node, and return the other options."""

@@ -209,3 +209,58 @@ def test_frozen_nodes_are_sent_with_their_ids(t: Sums, case: tuple[Any, Any]) ->
     assert sent.id == frozen.id
     drain(t.app)
     assert frozen.get(timeout=1) == sent.get(timeout=1) == value
+
+
+class TestOptionsOfAChain:
+    def test_what_is_set_can_be_read(self, t: Sums) -> None:
+        steps = t.add.s(1, 2) | t.add.s(3)
+        assert steps.set(countdown=5, queue="q").options == {"countdown": 5, "queue": "q"}
+        assert steps.clone(countdown=7)["options"] == {"countdown": 7, "queue": "q"}
+        assert steps["options"] == {"countdown": 5, "queue": "q"}
+        assert steps.tasks[0].options == {"countdown": 5, "queue": "q"}
+        assert steps.tasks[1].options == {}
+        read = signature(json.loads(json.dumps(steps)))
+        assert (read["options"], read.delay().id != steps.delay().id) == (steps["options"], True)
+
+    @pytest.mark.parametrize("kind", ["chain", "group", "chord"])
+    def test_what_is_put_among_them_takes_effect(self, t: Sums, kind: str) -> None:
+        members = [t.add.s(1, 2), t.add.s(3, 4)]
+        nodes = {"chain": members[0] | t.add.s(3), "group": group(members)}
+        node: Any = {**nodes, "chord": chord(members, t.total.s())}[kind]
+        node["options"].update(queue="other")
+        node.delay()
+        assert not drain(t.app, queues=["celery"])
+        assert len(drain(t.app, queues=["other"])) == (1 if kind == "chain" else 2)
+        inside: Any = chord([node, t.add.s(1, 1)], t.total.s())
+        inside.delay()
+        assert drain(t.app, queues=["other"])
+
+    def test_an_immutable_one_takes_no_value(self, t: Sums) -> None:
+        steps: Any = t.add.s(1, 2) | t.add.s(3)
+        for make in (lambda: steps.set_immutable(True), lambda: steps.update(immutable=True)):
+            make()
+            assert (steps["immutable"], steps.immutable) == (True, True)
+            results = [steps.delay(9), chain(t.add.s(1, 1), steps)()]
+            drain(t.app)
+            assert [result.get(timeout=10) for result in results] == [6, 6]
+            steps.set_immutable(False)
+            assert (steps["immutable"], steps.tasks[0].immutable) == (False, False)
+
+    def test_a_workflow_has_the_app_of_its_tasks(self, t: Sums) -> None:
+        one = t.add.s(1, 2)
+        nodes: list[Any] = [one | one, group(one, one), chord([one], one), chord([one | one], one)]
+        for node in nodes:
+            assert node.app is t.app
+        empty: Any = group([])
+        assert empty.app is None
+        with Celery("other", broker="memory://other", set_as_current=False) as other:
+            assert group([one], app=other).app is other
+
+    def test_chunks_are_a_group(self, t: Sums) -> None:
+        parts: Any = t.add.chunks([(1, 2), (3, 4), (5, 6)], 2)
+        assert (len(parts.group()), type(parts.group()).__name__) == (2, "group")
+        results = [parts(), parts.group()(), (parts | t.run.si("x")).tasks]
+        drain(t.app)
+        assert [result.get(timeout=10) for result in results[:2]] == [[[3, 7], [11]]] * 2
+        assert len(results[2]) == 2
+        assert pickle.loads(pickle.dumps(parts)) == parts

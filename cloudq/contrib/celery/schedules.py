@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self
 
 from cloudq.contrib.celery.signatures import current
 from cloudq.errors import ConfigurationError
@@ -74,7 +74,8 @@ class BaseSchedule:
 
     def _next_after(self, time: datetime) -> datetime:
         """Return the first run after a time."""
-        return next(runs(cast("when.When", self), time, self.tz, start=None))
+        mine: Any = self  # one of the kinds below
+        return next(runs(mine, time, self.tz, start=None))
 
     def remaining_estimate(self, last_run_at: datetime) -> timedelta:
         """Return how long it is until the run after `last_run_at`; negative if that is past."""
